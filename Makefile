@@ -1,0 +1,56 @@
+# make demo   set up and ask a video (VIDEO=path takes yours; QUESTION="..." asks something else)
+# make test   set up and run the tests
+# make check  what must hold before a commit: format, lint, types, floors, tests
+# make fix    what can be mended by machine · make docs  pages and gallery · make clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+VIDEO ?=
+QUESTION ?= When does the light turn on?
+MODEL ?= nano
+DEMO := out/demo
+
+.PHONY: demo test check fix docs clean
+.DEFAULT_GOAL := check
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "timechat needs Python 3.11 or later: set PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "timechat needs Python 3.11 or later, $(PYTHON) is older: set PYTHON=..."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.core
+	mkdir -p $(DEMO)
+ifeq ($(VIDEO),)
+	$(BIN)/python examples/draw_demo.py $(DEMO)/demo.mp4
+	$(BIN)/timechat ask $(DEMO)/demo.mp4 "$(QUESTION)" --model "$(MODEL)" --max-new-tokens 48 --html $(DEMO)/answer.html
+else
+	$(BIN)/timechat ask "$(VIDEO)" "$(QUESTION)" --model "$(MODEL)" --max-new-tokens 48 --html $(DEMO)/answer.html
+endif
+	@echo "the same answer as a page: $(DEMO)/answer.html"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/make_docs.py
+
+clean:
+	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,111 @@
+"""`timechat convert`: the original's checkpoints into one folder."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from timechat.cli.screen import Screen
+
+
+def convert(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder to make.")],
+    from_dir: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="CKPT_DIR", help="The original's files, laid out as it says."),
+    ] = None,
+    vit: Annotated[Path | None, typer.Option(metavar="FILE", help="eva_vit_g.pth")] = None,
+    qformer: Annotated[Path | None, typer.Option(metavar="FILE", help="instruct_blip_vicuna7b_trimmed.pth")] = None,
+    llm: Annotated[Path | None, typer.Option(metavar="DIR", help="llama-2-7b-chat-hf")] = None,
+    timechat: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="timechat_7b.pth or another fine-tuned checkpoint.")
+    ] = None,
+    video_llama: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="VL_LLaMA_2_7B_Finetuned.pth: makes the start of stage-2 training."),
+    ] = None,
+    bert_vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="vocab.txt of bert-base-uncased.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Any part of a TimeChatConfig; it wins.")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the LoRA adapter into the weights.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no report.")] = False,
+) -> None:
+    """Convert original checkpoints, given by --from CKPT_DIR or one by one, into OUT_DIR."""
+    if timechat is not None and video_llama is not None:
+        raise ValueError("--timechat and --video-llama were both given; give one of them")
+    overrides = _read_overrides(config)
+    screen = Screen(quiet=quiet)
+    with screen.working("looking into the files"):
+        from timechat.model.conversion import OriginalFiles
+        from timechat.model.conversion import convert as convert_files
+
+        files = OriginalFiles.find(
+            from_dir,
+            vit=vit,
+            qformer=qformer,
+            llm=llm,
+            timechat=timechat,
+            video_llama=video_llama,
+            bert_vocab=bert_vocab,
+        )
+    with _ending_cleanly(), screen.progress() as progress:
+        report = convert_files(
+            files,
+            out_dir,
+            overrides=overrides,
+            merge=merge,
+            progress=lambda done, total: progress("write", done, total),
+        )
+    for line in report.lines():
+        screen.say(line)
+    screen.note("the original weights are for research only, see `timechat info` for their terms")
+    typer.echo(out_dir)
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Have a closed terminal and `kill` end the work as an exit does, so that nothing half written stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    wanted = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+    before = {number: signal.getsignal(number) for number in wanted}
+    # What is ignored stays so: nohup.
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+
+    def end(number: int, _: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # the cleaning up is not to be cut short
+        sys.exit(128 + number)
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _read_overrides(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        overrides = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"--config {path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path} is no JSON: {error}") from error
+    if not isinstance(overrides, dict):
+        raise ValueError(
+            f'--config {path} holds a {type(overrides).__name__}; expected an object like {{"window_size": 32}}'
+        )
+    return overrides

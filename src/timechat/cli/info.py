@@ -1,0 +1,105 @@
+"""`timechat info`: what a checkpoint holds, or what a video is."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from timechat.model.summary import ModelSummary
+    from timechat.video import VideoInfo
+
+
+def info(
+    target: Annotated[str, typer.Argument(metavar="MODEL_OR_VIDEO", help="nano, a converted folder, or a video.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell what a checkpoint holds, or what a video is and what would be sampled."""
+    if target == "nano" or Path(target).is_dir():
+        from timechat.model.summary import summarize_model
+
+        facts, lines = _model_facts(summarize_model(target)), _model_lines
+    else:
+        from timechat.video import probe_video
+
+        facts, lines = _video_facts(probe_video(target)), _video_lines
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for line in lines(facts):
+        typer.echo(line)
+
+
+def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
+    config = summary.config
+    parts = [asdict(part) for part in summary.parts]
+    return {
+        "parts": parts,
+        "parameters": sum(part.parameters for part in summary.parts),
+        "bytes": sum(part.num_bytes for part in summary.parts),
+        "num_frames": config.max_frame_positions,
+        "image_size": config.vision_config.image_size,
+        "window_size": config.window_size,
+        "stride": config.stride,
+        "num_video_tokens": config.num_video_tokens(config.max_frame_positions),
+        "timestamp_tokenizer": config.timestamp_tokenizer,
+        "lora_alpha": config.lora_alpha,
+        "is_trained": summary.is_trained,
+        "terms": _original_terms() if summary.is_original else [],
+    }
+
+
+def _original_terms() -> list[str]:
+    from timechat.download import original_parts
+
+    return list(dict.fromkeys(f"{part.licence.title}: {part.licence.terms}" for part in original_parts()))
+
+
+def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
+    for part in facts["parts"]:
+        dtypes = ", ".join(part["dtypes"])
+        yield f"{part['name']:<15} {part['parameters']:>14,} parameters  {_size(part['num_bytes']):>9}  {dtypes}"
+    yield f"{'in all':<15} {facts['parameters']:>14,} parameters  {_size(facts['bytes']):>9}"
+    size = facts["image_size"]
+    yield f"sampling        {facts['num_frames']} frames of {size}x{size} pixels, as uniform in time as frames allow"
+    yield (
+        f"window          {facts['window_size']} frames every {facts['stride']}: "
+        f"{facts['num_video_tokens']} video tokens for {facts['num_frames']} frames"
+    )
+    yield f"time sentences  in the {facts['timestamp_tokenizer']} vocabulary"
+    if not facts["is_trained"]:
+        yield "weights         untrained (random): answers mean nothing"
+    for terms in facts["terms"]:
+        yield f"terms           {terms}"
+
+
+def _video_facts(video: "VideoInfo") -> dict[str, Any]:
+    from timechat.model.configuration import TimeChatConfig
+
+    num_frames = TimeChatConfig.max_frame_positions
+    sampled = min(num_frames, video.num_frames) if video.num_frames else num_frames
+    return asdict(video) | {"sampled_frames": sampled, "seconds_between_samples": video.duration / sampled}
+
+
+def _video_lines(facts: dict[str, Any]) -> Iterator[str]:
+    from timechat.events import format_time
+
+    yield f"{facts['name']}: {facts['format']}, {format_time(facts['duration'])} long"
+    rate = f"{facts['fps']:.3f} frames a second on average" if facts["fps"] else "rate unknown"
+    frames = f", {facts['num_frames']} frames" if facts["num_frames"] else ""
+    turned = f", turned by {facts['rotation']} degrees" if facts["rotation"] else ""
+    pictures = f"{facts['codec']} {facts['width']}x{facts['height']} {facts['pixel_format']}"
+    yield f"pictures  {pictures}, {rate}{frames}{turned}"
+    for stream in facts["streams"]:
+        chosen = " (sampled)" if stream["index"] == facts["stream"] else ""
+        language = f", {stream['language']}" if stream["language"] else ""
+        yield f"stream {stream['index']}  {stream['kind']}: {stream['codec']}{language}{chosen}"
+    gap = facts["seconds_between_samples"]
+    yield f"sampling  {facts['sampled_frames']} frames, one every {gap:.2f} s"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

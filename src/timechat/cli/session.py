@@ -1,0 +1,91 @@
+"""One video and one model, as the commands bring them together."""
+
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from timechat.cli.screen import Screen
+from timechat.cli.settings import ChatSettings
+
+if TYPE_CHECKING:
+    from timechat.events import Task
+    from timechat.pipeline import EncodedVideo, TimeChat
+
+Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video.")]
+
+_TOO_SMALL_TO_SHARE = 20_000_000  # parameters: below, cores wait for each other longer than they work
+
+
+class Session:
+    """Opens the video once, checks what can be checked, and loads the model last.
+
+    Attributes:
+        notes: What was said about model and video.
+    """
+
+    def __init__(self, video: str, settings: ChatSettings, screen: Screen) -> None:
+        self._video, self._settings, self._screen = video, settings, screen
+        self._source: str | IO[bytes] = video
+        self._open_files = ExitStack()
+        self.notes: tuple[str, ...] = ()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open_files.close()
+
+    def check(self, task: "Task", words: str | None) -> None:
+        """Find bad input while it is still cheap: before any model is loaded."""
+        from timechat.tasks import build_question, find_preset
+        from timechat.video import probe_video
+        from timechat.video.sampling import Request
+
+        find_preset(self._settings.preset)
+        build_question(task, words, preset=self._settings.preset)
+        self._settings.decoding()
+        options = self._settings.sampling_options()
+        timeout = options.pop("timeout")
+        Request(**{**options, "num_frames": options["num_frames"] or 1}, timestamps=None)
+        self._source = self._read_once()
+        probe_video(self._source, timeout=timeout)
+
+    def look(self) -> tuple["TimeChat", "EncodedVideo"]:
+        """Load the model, decode and encode the video; say what is to be said about both."""
+        timechat = self._load_model()
+        with self._screen.progress() as progress:
+            encoded = timechat.encode(self._source, progress=progress, **self._settings.sampling_options())
+        encoded = replace(encoded, name=self._video)
+        self.notes = (*timechat.notes, *encoded.notes)
+        for note in self.notes:
+            self._screen.note(note)
+        return timechat, encoded
+
+    def _load_model(self) -> "TimeChat":
+        settings = self._settings
+        with self._screen.working("loading the model"):
+            import torch
+
+            from timechat.pipeline import TimeChat
+
+            timechat = TimeChat.from_pretrained(
+                settings.model, device=settings.device, dtype=settings.dtype, lora_scale=settings.lora_scale
+            )
+        if timechat.model.num_parameters() < _TOO_SMALL_TO_SHARE:
+            torch.set_num_threads(1)
+        return timechat
+
+    def _read_once(self) -> str | IO[bytes]:
+        """Copy a pipe into a temporary file: it is looked into more than once, but can be read only once."""
+        if not Path(self._video).is_fifo():
+            return self._video
+        file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
+        with Path(self._video).open("rb") as pipe:
+            shutil.copyfileobj(pipe, file)
+        file.seek(0)
+        return file

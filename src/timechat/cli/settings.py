@@ -1,0 +1,196 @@
+"""Options that commands share: declared once, spread over the commands' signatures."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from timechat.tasks import Decoding
+
+Result = TypeVar("Result")
+
+_SAMPLING = "Which frames are looked at"
+_DECODING = "How the answer is written"
+_OUTPUT = "Where the answer goes"
+
+
+class Format(StrEnum):
+    """Forms of an answer."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
+    SRT = "srt"
+    VTT = "vtt"
+    CSV = "csv"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model answers, and where it runs."""
+
+    model: Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")] = (
+        "nano"
+    )
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 on CPUs.")] = "auto"
+    lora_scale: Annotated[
+        float | None,
+        typer.Option(help="Strength of the LoRA adapter; 0.625 is advised for question answering."),
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes.")] = False
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Which frames are looked at."""
+
+    num_frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames spread over the video.", rich_help_panel=_SAMPLING)
+    ] = None
+    fps: Annotated[float | None, typer.Option(help="Frames a second instead.", rich_help_panel=_SAMPLING)] = None
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Most frames with --fps.", rich_help_panel=_SAMPLING)
+    ] = None
+    start: Annotated[float | None, typer.Option(help="Look from this second on.", rich_help_panel=_SAMPLING)] = None
+    end: Annotated[float | None, typer.Option(help="Look up to this second.", rich_help_panel=_SAMPLING)] = None
+    keyframes: Annotated[
+        bool,
+        typer.Option(
+            "--keyframes",
+            help="Take the nearest keyframes, with their true times: faster, coarser.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = False
+
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which reading the video is given up.", rich_help_panel=_SAMPLING)
+    ] = 600.0
+
+    def sampling_options(self) -> dict[str, Any]:
+        """Return these options as `TimeChat.encode` takes them."""
+        return {
+            "num_frames": self.num_frames,
+            "fps": self.fps,
+            "max_frames": self.max_frames,
+            "start": self.start,
+            "end": self.end,
+            "sampling": "keyframes" if self.keyframes else "exact",
+            "timeout": self.timeout,
+        }
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How the answer is written."""
+
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=_DECODING)
+    ] = 512
+    sample: Annotated[
+        bool,
+        typer.Option("--sample", help="Draw the answer, as the original does.", rich_help_panel=_DECODING),
+    ] = False
+    temperature: Annotated[float, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 1.0
+    top_p: Annotated[float, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 0.9
+    top_k: Annotated[int, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 50
+    seed: Annotated[int, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 42
+    preset: Annotated[str, typer.Option(help="Wording of the question.", rich_help_panel=_DECODING)] = "timechat@1"
+
+    def decoding(self) -> "Decoding":
+        """Return these options as the pipeline takes them."""
+        from timechat.tasks import Decoding
+
+        return Decoding(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.sample,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where the answer goes, and in which form."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_OUTPUT)] = False
+    format: Annotated[Format, typer.Option("--format", help="Form of the answer.", rich_help_panel=_OUTPUT)] = (
+        Format.TEXT
+    )
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write to this file instead of stdout.", rich_help_panel=_OUTPUT),
+    ] = None
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page with video and timeline too.", rich_help_panel=_OUTPUT),
+    ] = None
+
+    def check_output(self, video: str) -> None:
+        """Refuse, before any work is done, a place that cannot be written to or must not be."""
+        places = [path for path in (self.output, self.html) if path is not None]
+        if len(places) == 2 and places[0].absolute() == places[1].absolute():
+            raise ValueError(f"--output and --html both name {places[0]}; give them different files")
+        for path in places:
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder; name a file in it")
+            if not path.absolute().parent.is_dir():
+                raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
+            if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+                raise ValueError(f"{path} cannot be written: permission denied")
+            if path.exists() and Path(video).exists() and path.samefile(video):
+                raise ValueError(f"{path} is the video itself; name another file")
+
+
+@dataclass(frozen=True)
+class ChatSettings(DecodingSettings, SamplingSettings, ModelSettings):
+    """What a conversation needs to know."""
+
+
+@dataclass(frozen=True)
+class TaskSettings(OutputSettings, ChatSettings):
+    """What one question needs to know."""
+
+
+def takes_settings(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Spread parameters that are settings classes into one option a field.
+
+    Typer reads a command's options from its signature; this writes that signature.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    own = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in groups
+    ]
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=get_type_hints(group, include_extras=True)[field.name],
+        )
+        for group in groups.values()
+        for field in fields(group)
+    ]
+
+    @functools.wraps(command)
+    def flat(**values: Any) -> Result:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        return command(**values)
+
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    flat.__signature__ = inspect.Signature([*keyword_only, *options])  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in [*keyword_only, *options]}
+    return flat

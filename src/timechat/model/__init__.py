@@ -1,0 +1,1 @@
+"""The TimeChat model as `transformers` classes, and the way from the original checkpoints to it."""

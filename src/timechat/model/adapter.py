@@ -1,0 +1,125 @@
+"""The LoRA adapter of the language model: a plain PEFT folder beside the weights, `lora/`."""
+
+from pathlib import Path
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils import cached_file
+
+from timechat.errors import CheckpointError
+
+ADAPTER_FOLDER = "lora"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_NAME = "default"
+_PEFT_PREFIX = "base_model.model."
+
+
+def find_adapter(path_or_hub_id: str, **hub_options: object) -> Path | None:
+    """Return the local folder of a checkpoint's adapter, fetched from the hub if need be, or None."""
+    files = [
+        cached_file(
+            path_or_hub_id,
+            name,
+            subfolder=ADAPTER_FOLDER,
+            _raise_exceptions_for_missing_entries=False,
+            **hub_options,
+        )
+        for name in (CONFIG_FILE, WEIGHTS_FILE)
+    ]
+    if any(files) and not all(files):
+        missing = WEIGHTS_FILE if files[0] else CONFIG_FILE
+        raise CheckpointError(f"{path_or_hub_id}: the LoRA adapter has lost its {missing}; convert or fetch it again")
+    return Path(files[0]).parent if all(files) else None
+
+
+def load_adapter(language_model: nn.Module, folder: Path) -> None:
+    """Put the adapter of `folder` into the language model, active and frozen.
+
+    Raises:
+        CheckpointError: A weight of the adapter is missing, unexpected or of another shape.
+    """
+    attach_adapter(language_model, LoraConfig.from_pretrained(folder))
+    tensors = {
+        key.removeprefix(_PEFT_PREFIX).replace(".weight", f".{_NAME}.weight"): tensor
+        for key, tensor in load_file(folder / WEIGHTS_FILE).items()
+    }
+    expected = {name for name, _ in language_model.named_parameters() if is_adapter_key(name)}
+    if tensors.keys() != expected:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE} does not fit the language model: "
+            f"missing {sorted(expected - tensors.keys())[:3]}, unexpected {sorted(tensors.keys() - expected)[:3]}; "
+            "convert the checkpoint again"
+        )
+    try:
+        language_model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit the language model: {error}") from error
+
+
+def attach_adapter(language_model: nn.Module, lora_config: LoraConfig) -> None:
+    """Wrap the targeted layers of the language model with fresh LoRA layers, in place."""
+    inject_adapter_in_model(lora_config, language_model, adapter_name=_NAME)
+    language_model.timechat_lora_config = lora_config
+    for layer in _lora_layers(language_model):
+        layer.requires_grad_(False)
+        layer.train(language_model.training)  # new layers come in training mode, with dropout
+        layer.lora_A.float()
+        layer.lora_B.float()  # as in the original, whatever the format of the weights beneath
+
+
+def has_adapter(language_model: nn.Module) -> bool:
+    """Say whether an adapter is in place (and not merged away)."""
+    return getattr(language_model, "timechat_lora_config", None) is not None
+
+
+def save_adapter(language_model: nn.Module, folder: Path, lora_alpha: float) -> None:
+    """Write the adapter as a PEFT folder that `PeftModel.from_pretrained` reads as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        _PEFT_PREFIX + name.replace(f".{_NAME}.weight", ".weight"): tensor.detach().cpu().contiguous()
+        for name, tensor in language_model.state_dict().items()
+        if is_adapter_key(name)
+    }
+    config: LoraConfig = language_model.timechat_lora_config
+    config.lora_alpha = lora_alpha
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+def set_adapter_scale(language_model: nn.Module, scale: float) -> None:
+    """Set what the adapter's product is multiplied with: `lora_alpha / r`; 0 switches the adapter off."""
+    for layer in _lora_layers(language_model):
+        layer.scaling[_NAME] = scale
+
+
+def adapter_scale(language_model: nn.Module) -> float | None:
+    """Return what the adapter's product is multiplied with at present, None without an adapter."""
+    return next((float(layer.scaling[_NAME]) for layer in _lora_layers(language_model)), None)
+
+
+def merge_adapter(language_model: nn.Module) -> None:
+    """Fold the adapter into the weights at its present scale and remove the LoRA layers, in place."""
+    for layer_name, layer in list(language_model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
+            parent_name, _, child = layer_name.rpartition(".")
+            setattr(language_model.get_submodule(parent_name), child, layer.get_base_layer())
+    language_model.timechat_lora_config = None  # type: ignore[assignment]
+
+
+def base_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without the adapter, under the names that they had before it came."""
+    return {key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if not is_adapter_key(key)}
+
+
+def is_adapter_key(key: str) -> bool:
+    """Say whether a parameter's name belongs to a LoRA layer."""
+    return ".lora_A." in key or ".lora_B." in key
+
+
+def _lora_layers(language_model: nn.Module) -> list[LoraLayer]:
+    return [module for module in language_model.modules() if isinstance(module, LoraLayer)]

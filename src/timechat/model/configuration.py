@@ -1,0 +1,122 @@
+"""TimeChatConfig: what a checkpoint is."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import (
+    AutoConfig,
+    Blip2QFormerConfig,
+    InstructBlipQFormerConfig,
+    PreTrainedConfig,
+)
+from transformers.configuration_utils import SubConfigSpec
+
+__all__ = ["TimeChatConfig"]
+
+
+@strict
+class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Sizes and constants of a TimeChat model; the defaults are those of the published 7B checkpoint.
+
+    Attributes:
+        vision_config: The vision tower: EVA ViT-g, or any tower that `AutoModel` builds.
+        qformer_config: The image Q-Former, which reads one frame together with its timestamp.
+        video_qformer_config: The video Q-Former, which reads one window of frames.
+        text_config: The language model: LLaMA-2, or any causal language model.
+        num_query_tokens: Learned queries of the image Q-Former, per frame.
+        num_video_query_tokens: Learned queries of the video Q-Former, per window.
+        window_size: Frames in one window of the video Q-Former; 0 reads the whole video as one window.
+        stride: Frames from the start of one window to the start of the next.
+        max_frame_positions: Rows of the frame position embedding; positions restart after as many frames.
+        timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
+            with, `"llama"` what it trained with (and how it answers MVBench).
+        vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
+            1e-5), which differs from the 1e-6 inside the tower. None leaves the tower's own.
+        image_token_id: Id that stands for one video token in `input_ids`. It may lie outside of the
+            vocabulary, as in the original.
+        lora_alpha: Strength of the LoRA adapter: its product is scaled by `lora_alpha / r`. The authors
+            advise 20 (of r = 32) for question answering.
+        has_lora: Whether an adapter belongs to the saved weights, as the folder `lora/` beside them.
+        is_trained: False for random weights, which say so with every answer.
+    """
+
+    model_type = "timechat"
+    sub_configs_defaults: ClassVar = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
+        "qformer_config": SubConfigSpec(config_class=InstructBlipQFormerConfig),
+        "video_qformer_config": SubConfigSpec(config_class=Blip2QFormerConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: Any = None
+    qformer_config: Any = None
+    video_qformer_config: Any = None
+    text_config: Any = None
+    num_query_tokens: int = 32
+    num_video_query_tokens: int = 32
+    window_size: int = 32
+    stride: int = 32
+    max_frame_positions: int = 96
+    timestamp_tokenizer: str = "bert"
+    vision_post_layernorm_eps: float | None = 1e-5
+    image_token_id: int = 32000
+    lora_alpha: float | int = 32
+    has_lora: bool = False
+    is_trained: bool = True
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: object) -> None:
+        if self.video_qformer_config is None:
+            self.video_qformer_config = {}
+        if isinstance(self.video_qformer_config, dict):
+            self.video_qformer_config = VIDEO_QFORMER_DEFAULTS | self.video_qformer_config
+        if self.qformer_config is None:
+            self.qformer_config = {}
+        if isinstance(self.qformer_config, dict):
+            self.qformer_config = _QFORMER_DEFAULTS | self.qformer_config
+        super().__post_init__(**kwargs)
+        # The widths that must agree are one fact each, so they follow from where they are made.
+        self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        self.video_qformer_config.encoder_hidden_size = self.qformer_config.hidden_size
+        self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        self._check()
+
+    def _check(self) -> None:
+        at_least_one = ("num_query_tokens", "num_video_query_tokens", "max_frame_positions")
+        for name in at_least_one + (("stride",) if self.window_size else ()):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}; set it in TimeChatConfig({name}=...)"
+                )
+        if self.window_size < 0:
+            raise ValueError(
+                f"window_size must be at least 1 frame, or 0 for one window over the whole video, "
+                f"got {self.window_size}; set it in TimeChatConfig(window_size=...)"
+            )
+        if self.timestamp_tokenizer not in ("bert", "llama"):
+            raise ValueError(
+                f"timestamp_tokenizer must be 'bert' or 'llama', got {self.timestamp_tokenizer!r}; "
+                "set it in TimeChatConfig(timestamp_tokenizer=...)"
+            )
+
+    def window_starts(self, num_frames: int) -> range:
+        """First frame of every window over a video of `num_frames` frames; the last window may be shorter."""
+        if self.window_size == 0:
+            return range(1)
+        return range(0, num_frames, self.stride)
+
+    def num_video_tokens(self, num_frames: int) -> int:
+        """Tokens that the language model sees for a video of `num_frames` frames."""
+        return self.num_video_query_tokens * len(self.window_starts(num_frames))
+
+
+_QFORMER_DEFAULTS = {
+    "vocab_size": 30523,  # BERT's words and [DEC]
+    "pad_token_id": None,  # the original trains the padding's embedding like any other
+}
+VIDEO_QFORMER_DEFAULTS = {
+    "num_hidden_layers": 2,
+    "cross_attention_frequency": 1,
+    "encoder_hidden_size": 768,
+    "use_qformer_text_input": False,
+}

@@ -1,0 +1,60 @@
+"""Frames and their times → frame tokens: the vision tower and the timestamp-aware image Q-Former."""
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, InstructBlipQFormerModel, InstructBlipVisionModel, PreTrainedConfig
+
+from timechat.model.configuration import TimeChatConfig
+
+
+class FrameEncoder(nn.Module):
+    """Read each frame together with the sentence that says when it was sampled.
+
+    The tower is EVA ViT-g in the published checkpoints. The image Q-Former is InstructBLIP's, with the
+    time sentence in the place of the instruction. Unlike InstructBLIP, TimeChat hands on *every* position
+    of the Q-Former, text positions included.
+    """
+
+    def __init__(self, config: TimeChatConfig) -> None:
+        super().__init__()
+        self.vision_model = _build_vision_model(config.vision_config)
+        if config.vision_post_layernorm_eps is not None and hasattr(self.vision_model, "post_layernorm"):
+            self.vision_model.post_layernorm.eps = config.vision_post_layernorm_eps  # type: ignore[union-attr]
+        self.qformer = InstructBlipQFormerModel(config.qformer_config)
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, config.qformer_config.hidden_size))
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode frames, each on its own.
+
+        Args:
+            pixel_values: `(frames, 3, height, width)`, normalised.
+            input_ids: `(frames, tokens)`, the time sentence of each frame.
+            attention_mask: `(frames, tokens)`, 1 for real tokens.
+
+        Returns:
+            `(frames, num_query_tokens + tokens, hidden)`: the states of the queries, then of the text.
+            Positions of padding are computed and returned as well; the original passes them on too.
+        """
+        image_states = self.vision_states(pixel_values)  # (frames, patches + 1, vision hidden)
+        num_frames = image_states.shape[0]
+        query_embeds = self.query_tokens.expand(num_frames, -1, -1)
+        query_mask = attention_mask.new_ones(num_frames, query_embeds.shape[1])
+        outputs = self.qformer(
+            input_ids=input_ids,
+            attention_mask=torch.cat([query_mask, attention_mask], dim=1),
+            query_embeds=query_embeds,
+            encoder_hidden_states=image_states.to(self.query_tokens.dtype),
+        )
+        return outputs.last_hidden_state  # type: ignore[no-any-return]
+
+    def vision_states(self, pixel_values: Tensor) -> Tensor:
+        """Return the tower's normed states, `(frames, patches + 1, hidden)`, for `(frames, 3, height, width)`."""
+        dtype = next(self.vision_model.parameters()).dtype
+        return self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _build_vision_model(config: PreTrainedConfig) -> nn.Module:
+    """Build the tower; InstructBLIP's own is not among the classes that `AutoModel` knows."""
+    if config.model_type == "instructblip_vision_model":
+        return InstructBlipVisionModel(config)  # type: ignore[no-any-return]
+    return AutoModel.from_config(config)  # type: ignore[no-any-return]

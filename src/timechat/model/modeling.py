@@ -1,0 +1,347 @@
+"""TimeChatForConditionalGeneration: frame encoder + sliding video Q-Former + language model."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    Cache,
+    GenerationMixin,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import logging
+
+from timechat.errors import CheckpointError
+from timechat.model import adapter
+from timechat.model.configuration import TimeChatConfig
+from timechat.model.frame_encoder import FrameEncoder
+from timechat.model.video_qformer import SlidingVideoQFormer
+
+_VIDEO_INPUTS = ("pixel_values", "qformer_input_ids", "qformer_attention_mask", "video_sizes")
+
+
+class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """How `transformers` initialises, saves and loads a TimeChat model."""
+
+    config_class = TimeChatConfig
+    base_model_prefix = ""
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ("past_key_values",)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, FrameEncoder | SlidingVideoQFormer):
+            nn.init.normal_(module.query_tokens, std=0.02)
+
+
+class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """A language model that is shown a video as timed tokens.
+
+    `input_ids` hold `config.image_token_id` where video tokens belong, `config.num_video_tokens(frames)`
+    times a video; `TimeChatProcessor` writes them.
+    """
+
+    def __init__(self, config: TimeChatConfig, *, keep_vision_in_float32: bool = False) -> None:
+        """Build the model.
+
+        Args:
+            config: Its sizes.
+            keep_vision_in_float32: Let `from_pretrained(dtype=...)` load only the language model in that dtype;
+                for CPUs on which half precision is slow, where a large language model still has to fit.
+        """
+        super().__init__(config)
+        if keep_vision_in_float32:
+            self._keep_in_fp32_modules_strict = ["frame_encoder", "video_qformer"]
+        self.frame_encoder = FrameEncoder(config)
+        self.video_qformer = SlidingVideoQFormer(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved model, strictly; its LoRA adapter, where it has one, is active at `config.lora_alpha`.
+
+        Raises:
+            CheckpointError: A weight is missing, unexpected or of another shape, or the adapter is not whole.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        with quiet_transformers():
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        _check_loaded(pretrained_model_name_or_path, info)
+        hub_options = {
+            key: kwargs[key]
+            for key in ("cache_dir", "revision", "token", "local_files_only", "force_download")
+            if key in kwargs
+        }
+        if folder := adapter.find_adapter(str(pretrained_model_name_or_path), **hub_options):
+            adapter.load_adapter(model.language_model, folder)
+            model.set_lora_scale()
+        elif model.config.has_lora:
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} has lost its LoRA adapter: the folder {adapter.ADAPTER_FOLDER}/ is "
+                "missing; convert or fetch it again"
+            )
+        return (model, info) if wants_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *args: Any,
+        state_dict: Mapping[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write config and weights in safetensors, and the LoRA adapter as a PEFT folder `lora/` beside them."""
+        self.config.has_lora = self.has_lora
+        state_dict = adapter.base_state_dict(dict(self.state_dict() if state_dict is None else state_dict))
+        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        if self.has_lora:
+            folder = Path(save_directory) / adapter.ADAPTER_FOLDER
+            adapter.save_adapter(self.language_model, folder, self.config.lora_alpha)
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether a LoRA adapter is in place."""
+        return adapter.has_adapter(self.language_model)
+
+    @property
+    def lora_scale(self) -> float | None:
+        """Strength of the LoRA adapter at present: `lora_alpha / r`; None without one."""
+        return adapter.adapter_scale(self.language_model)
+
+    def set_lora_scale(self, lora_scale: float | None = None) -> None:
+        """Set the strength of the LoRA adapter: the factor of its product.
+
+        Args:
+            lora_scale: `lora_alpha / r`; 0 switches the adapter off, the authors advise 20 / 32 for question
+                answering. None means the config's `lora_alpha` over the adapter's rank.
+        """
+        if not self.has_lora:
+            if lora_scale is None:
+                return
+            raise ValueError(
+                f"lora_scale={lora_scale} was given, but this model has no LoRA adapter (it may be merged); "
+                "leave lora_scale out"
+            )
+        if lora_scale is not None and not math.isfinite(lora_scale):
+            raise ValueError(f"lora_scale must be a finite number, such as 0.625, got {lora_scale}")
+        if lora_scale is None:
+            lora_scale = self.config.lora_alpha / self.language_model.timechat_lora_config.r
+        adapter.set_adapter_scale(self.language_model, lora_scale)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's embedding layer."""
+        return self.language_model.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's embedding layer."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the language model's head."""
+        return self.language_model.get_output_embeddings()  # type: ignore[no-any-return]
+
+    def get_frame_features(
+        self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor
+    ) -> Tensor:
+        """Encode frames one by one; the part of the work that can be cut into pieces anywhere.
+
+        Args:
+            pixel_values: `(batch, frames, 3, height, width)`.
+            qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame.
+            qformer_attention_mask: `(batch, frames, tokens)`.
+
+        Returns:
+            `(batch, frames, num_query_tokens + tokens, Q-Former hidden)`.
+        """
+        batch, num_frames = pixel_values.shape[:2]
+        if qformer_input_ids.shape[:2] != (batch, num_frames):
+            raise ValueError(
+                f"pixel_values hold {num_frames} frames of {batch} videos, but qformer_input_ids have the "
+                f"shape {tuple(qformer_input_ids.shape)}; expected ({batch}, {num_frames}, tokens)"
+            )
+        frame_tokens = self.frame_encoder(
+            pixel_values.flatten(0, 1), qformer_input_ids.flatten(0, 1), qformer_attention_mask.flatten(0, 1)
+        )
+        return frame_tokens.unflatten(0, (batch, num_frames))  # type: ignore[no-any-return]
+
+    def get_video_features(
+        self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor
+    ) -> Tensor:
+        """Turn videos of one length into the tokens that the language model sees.
+
+        Args:
+            pixel_values: `(batch, frames, 3, height, width)`.
+            qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame. Padding is masked
+                inside of the image Q-Former, but its states are handed on, as in the original: results
+                depend on how far sentences are padded. The processor pads per video.
+            qformer_attention_mask: `(batch, frames, tokens)`.
+
+        Returns:
+            `(batch, windows * num_video_query_tokens, text hidden size)`.
+        """
+        frame_tokens = self.get_frame_features(pixel_values, qformer_input_ids, qformer_attention_mask)
+        return self.video_qformer(frame_tokens)  # type: ignore[no-any-return]
+
+    def embed_prompt(self, input_ids: Tensor, video_features: Tensor) -> Tensor:
+        """Look up the prompt's embeddings and put the video tokens in their places.
+
+        Args:
+            input_ids: `(batch, sequence)` with `config.image_token_id` where video tokens belong.
+            video_features: `(..., text hidden)`, as many vectors as there are such places, in order.
+
+        Returns:
+            `(batch, sequence, text hidden)`.
+        """
+        is_video = input_ids == self.config.image_token_id
+        video_features = video_features.flatten(0, -2)  # (video tokens, text hidden)
+        if (width := self.config.text_config.hidden_size) != video_features.shape[-1]:
+            raise ValueError(
+                f"video tokens are {video_features.shape[-1]} wide, the language model is {width} wide; encode the "
+                "video with this model"
+            )
+        if (num_places := int(is_video.sum())) != video_features.shape[0]:
+            raise ValueError(
+                f"the prompt has {num_places} places for video tokens, but the video gives "
+                f"{video_features.shape[0]}; let TimeChatProcessor write the prompt for the same frames"
+            )
+        # The placeholder's id has no row of its own in the original's embeddings.
+        inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_video, 0))
+        video_features = video_features.to(inputs_embeds.device, inputs_embeds.dtype)
+        return inputs_embeds.masked_scatter(is_video[..., None], video_features)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
+        video_sizes: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Predict the next token of each position; with `labels`, also the loss.
+
+        Args:
+            input_ids: `(batch, sequence)`, or None where `inputs_embeds` are given.
+            attention_mask: `(batch, sequence)`, 0 for padding on either side.
+            pixel_values: `(batch, frames, 3, height, width)`, padded to the longest video of the batch.
+            qformer_input_ids: `(batch, frames, tokens)`.
+            qformer_attention_mask: `(batch, frames, tokens)`.
+            video_sizes: `(batch, 2)`, frames and prompt tokens that are real in each video: a video is
+                encoded as if it were alone. None takes the tensors as they are.
+            inputs_embeds: `(batch, sequence, text hidden)` instead of all of the above but the mask.
+            position_ids: `(batch, sequence)`; by default counted over real positions.
+            past_key_values: What the language model remembers of earlier positions.
+            labels: `(batch, sequence)`, -100 where no loss is wanted.
+            **kwargs: Passed to the language model (`use_cache`, `logits_to_keep`, ...).
+
+        Returns:
+            The language model's own output.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds: exactly one of them")
+        if pixel_values is not None:
+            if input_ids is None or qformer_input_ids is None or qformer_attention_mask is None:
+                raise ValueError(
+                    "pixel_values need input_ids, qformer_input_ids and qformer_attention_mask beside them; "
+                    "TimeChatProcessor makes all four"
+                )
+            video_features = self._batch_video_features(
+                pixel_values, qformer_input_ids, qformer_attention_mask, video_sizes
+            )
+            inputs_embeds = self.embed_prompt(input_ids, video_features)
+            input_ids = None
+        if attention_mask is not None and attention_mask.ndim == 2:
+            attention_mask = attention_mask.long()
+        if position_ids is None and attention_mask is not None and past_key_values is None:
+            position_ids = (attention_mask.cumsum(-1) - 1).masked_fill(attention_mask == 0, 1)
+        return self.language_model(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            **kwargs,
+        )
+
+    def _batch_video_features(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, video_sizes: Tensor | None
+    ) -> Tensor:
+        """Encode a batch of videos, each cut to its real size, into `(video tokens of all, text hidden)`."""
+        if video_sizes is None:
+            return self.get_video_features(pixel_values, input_ids, attention_mask).flatten(0, 1)
+        features = [
+            self.get_video_features(
+                pixel_values[i : i + 1, :frames],
+                input_ids[i : i + 1, :frames, :tokens],
+                attention_mask[i : i + 1, :frames, :tokens],
+            )[0]
+            for i, (frames, tokens) in enumerate(video_sizes.tolist())
+        ]
+        return torch.cat(features)  # (video tokens of all, text hidden)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Show the video once: after the first step it lives in the cache."""
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            kwargs = {key: value for key, value in kwargs.items() if key not in _VIDEO_INPUTS}
+        return super().prepare_inputs_for_generation(  # type: ignore[no-any-return]
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+
+
+AutoConfig.register("timechat", TimeChatConfig, exist_ok=True)
+
+
+def _check_loaded(name: str | Path, info: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that does not fill the model exactly."""
+    wrong = {what: sorted(map(str, info[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
+    if any(wrong.values()):
+        told = "; ".join(f"{what}: {', '.join(keys[:5])} ({len(keys)} in all)" for what, keys in wrong.items() if keys)
+        raise CheckpointError(f"{name} does not hold this model's weights: {told}; convert or fetch it again")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep reports and advice of the library, which our users cannot act on, off the screen."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    _auto_class.register(TimeChatConfig, TimeChatForConditionalGeneration, exist_ok=True)

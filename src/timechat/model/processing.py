@@ -1,0 +1,297 @@
+"""TimeChatProcessor: frames and words → tensors, token ids → text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from timechat.model.configuration import TimeChatConfig
+from timechat.prompts import (
+    SYSTEM_PROMPT,
+    TRAINING_SYSTEM_PROMPT,
+    VIDEO_PLACEHOLDER,
+    ChatStyle,
+    Message,
+    frame_prompt,
+    render_chat,
+    video_message,
+)
+from timechat.video import Frames
+
+IGNORED_LABEL = -100
+_MAX_FRAME_PROMPT_TOKENS = 32
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
+    """Applies the wording of `timechat.prompts` and the two tokenizers.
+
+    Args:
+        tokenizer: The language model's tokenizer, with `<ImageHere>` as one special token.
+        qformer_tokenizer: The image Q-Former's tokenizer (BERT).
+        config: The model's config. It is saved once, as `config.json`, and read from there.
+        image_mean: Per channel of pixels scaled to 0..1.
+        image_std: Per channel of pixels scaled to 0..1.
+        chat_style: How a conversation is written: `"llama_2"` or `"vicuna"`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        qformer_tokenizer: PreTrainedTokenizerBase,
+        config: TimeChatConfig,
+        image_mean: Sequence[float] = _CLIP_MEAN,
+        image_std: Sequence[float] = _CLIP_STD,
+        chat_style: ChatStyle = "llama_2",
+    ) -> None:
+        super().__init__(tokenizer, qformer_tokenizer)
+        self.config = config
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+        self.chat_style: ChatStyle = chat_style
+
+    def __call__(
+        self,
+        frames: Frames | Sequence[Frames],
+        questions: str | Sequence[str],
+        *,
+        system: str = SYSTEM_PROMPT,
+    ) -> BatchFeature:
+        """Prepare a batch for `model.generate`: one question a video, left padded.
+
+        Args:
+            frames: One or more videos, of any lengths.
+            questions: As many questions.
+            system: System prompt of every conversation.
+
+        Returns:
+            `input_ids` and `attention_mask` `(batch, sequence)`, `pixel_values`
+            `(batch, frames, 3, height, width)`, `qformer_input_ids` and `qformer_attention_mask`
+            `(batch, frames, tokens)`, `video_sizes` `(batch, 2)`. A video of a batch is encoded exactly as
+            if it were alone.
+        """
+        videos = [frames] if isinstance(frames, Frames) else list(frames)
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        if len(videos) != len(questions):
+            raise ValueError(f"got {len(videos)} videos and {len(questions)} questions; give one question a video")
+        prompts = [
+            self.encode_prompt(self.render_prompt(video.timestamps, question, system=system), len(video.timestamps))
+            for video, question in zip(videos, questions, strict=True)
+        ]
+        batch = self.pad_videos([self.encode_frames(video) for video in videos])
+        batch["input_ids"], batch["attention_mask"] = pad_left(prompts, self.pad_token_id)
+        return BatchFeature(batch)
+
+    def encode_frames(self, frames: Frames) -> dict[str, Tensor]:
+        """Prepare one video for the frame encoder.
+
+        Returns:
+            `pixel_values` `(frames, 3, height, width)`, `qformer_input_ids` and `qformer_attention_mask`
+            `(frames, tokens)`, padded to the longest time sentence of this video.
+        """
+        input_ids, attention_mask = self.encode_timestamps(frames.timestamps)
+        return {
+            "pixel_values": self.normalize(frames),
+            "qformer_input_ids": input_ids,
+            "qformer_attention_mask": attention_mask,
+        }
+
+    @staticmethod
+    def pad_videos(videos: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack videos of different lengths, and note the real size of each as `video_sizes` `(batch, 2)`."""
+        sizes = torch.tensor([list(video["qformer_input_ids"].shape) for video in videos])
+        frames, tokens = sizes.amax(dim=0).tolist()
+        batch = {
+            key: torch.stack([_grow(video[key], frames, tokens) for video in videos])
+            for key in ("pixel_values", "qformer_input_ids", "qformer_attention_mask")
+        }
+        return {**batch, "video_sizes": sizes}
+
+    def normalize(self, frames: Frames) -> Tensor:
+        """Return pixels as the tower wants them: `(frames, 3, size, size)` float32, stretched to its size."""
+        size = self.config.vision_config.image_size
+        if frames.pixels.shape[1:3] != (size, size):
+            frames = Frames.from_images(frames.pixels, frames.timestamps, duration=frames.duration, size=size)
+        pixels = torch.from_numpy(np.ascontiguousarray(frames.pixels.transpose(0, 3, 1, 2)))
+        mean = torch.tensor(self.image_mean).view(3, 1, 1)
+        std = torch.tensor(self.image_std).view(3, 1, 1)
+        return (pixels.float() / 255 - mean) / std
+
+    def encode_timestamps(self, timestamps: Sequence[float] | np.ndarray) -> tuple[Tensor, Tensor]:
+        """Tokenise the time sentences of one video's frames.
+
+        Returns:
+            Ids and mask, each `(frames, tokens)`, right padded to this video's longest sentence.
+        """
+        tokenizer = {"bert": self.qformer_tokenizer, "llama": self.tokenizer}[self.config.timestamp_tokenizer]
+        rows = [
+            tokenizer(frame_prompt(timestamp), truncation=True, max_length=_MAX_FRAME_PROMPT_TOKENS).input_ids
+            for timestamp in timestamps
+        ]
+        pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        return _pad(rows, pad_token_id, side="right")
+
+    def render_prompt(
+        self,
+        timestamps: Sequence[float] | np.ndarray,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        system: str = SYSTEM_PROMPT,
+    ) -> str:
+        """Write the conversation up to where the model's answer begins.
+
+        Args:
+            timestamps: `(frames,)` seconds.
+            question: The question to be answered.
+            history: Earlier (question, answer) pairs about the same video.
+            system: System prompt.
+        """
+        messages = []
+        for asked, answer in history:
+            messages += [Message("user", asked), Message("assistant", answer)]
+        messages += [Message("user", question), Message("assistant", None)]
+        # The original joins video and question with a space of its own: two spaces stand before the question.
+        messages[0] = Message("user", f"{video_message(timestamps)} {messages[0].text}")
+        return render_chat(system, messages, style=self.chat_style)
+
+    def encode_prompt(self, prompt: str, num_frames: int) -> list[int]:
+        """Tokenise a rendered prompt with room for the video's tokens.
+
+        The text on either side of the video is tokenised by itself, as the original does at inference.
+        """
+        before, found, after = prompt.partition(VIDEO_PLACEHOLDER)
+        if not found or VIDEO_PLACEHOLDER in after:
+            raise ValueError(
+                f"the prompt must hold {VIDEO_PLACEHOLDER} exactly once, got {prompt.count(VIDEO_PLACEHOLDER)} "
+                "times; take it out of the question"
+            )
+        video = [self.config.image_token_id] * self.config.num_video_tokens(num_frames)
+        before_ids: list[int] = self.tokenizer(before).input_ids
+        after_ids: list[int] = self.tokenizer(after, add_special_tokens=False).input_ids
+        return before_ids + video + after_ids
+
+    def encode_training(
+        self,
+        timestamps: Sequence[float] | np.ndarray,
+        turns: Sequence[tuple[str, str]],
+        *,
+        max_length: int = 2048,
+        system: str = TRAINING_SYSTEM_PROMPT,
+    ) -> tuple[list[int], list[int]]:
+        """Tokenise a whole conversation, with labels on the answers.
+
+        Labels follow the original: loss on each answer, the space before its `</s>`, and the `</s>`; none on
+        what the user said. The conversation is tokenised as one string, unlike at inference.
+
+        Args:
+            timestamps: `(frames,)` seconds.
+            turns: (question, answer) pairs.
+            max_length: Tokens kept, from the left.
+            system: System prompt; the published checkpoints were trained with a blank one.
+
+        Returns:
+            Token ids and labels (-100 where there is no loss), of one length.
+        """
+        num_tokens = self.config.num_video_tokens(len(timestamps))
+        messages = [
+            Message(role, text)  # type: ignore[arg-type]
+            for question, answer in turns
+            for role, text in (("user", question), ("assistant", answer))
+        ]
+        opening = video_message(timestamps, num_placeholders=num_tokens)
+        messages[0] = Message("user", f"{opening}{messages[0].text}")
+        text = render_chat(system, messages, style="llama_2")
+        input_ids: list[int] = self.tokenizer(text).input_ids[:max_length]
+        return input_ids, self._answer_labels(text, input_ids)
+
+    def _answer_labels(self, text: str, input_ids: list[int]) -> list[int]:
+        labels = [IGNORED_LABEL] * len(input_ids)
+        position = 1  # the BOS token
+        for turn in text.split("</s>"):
+            parts = turn.split("[/INST] ")
+            if not turn or len(parts) != 2:
+                break
+            # Of the instruction's tokens, the BOS and the last space are not part of what the round holds.
+            instruction_length = len(self.tokenizer(f"{parts[0]}[/INST] ").input_ids) - 2
+            turn_length = len(self.tokenizer(turn).input_ids)  # its BOS counts for the turn's </s>
+            answer = slice(position + instruction_length, position + turn_length)
+            labels[answer] = input_ids[answer]
+            position += turn_length
+        return labels
+
+    def decode(self, token_ids: Tensor | Sequence[int], **kwargs: Any) -> str:
+        """Return the text of an answer, without special tokens and outer white space."""
+        text: str = self.tokenizer.decode(token_ids, **{"skip_special_tokens": True, **kwargs})
+        return text.strip()
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills the prompts of a batch (masked everywhere)."""
+        pad_token_id: int | None = self.tokenizer.pad_token_id
+        return 0 if pad_token_id is None else pad_token_id
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """Name the parts that are saved in files of their own."""
+        return ["tokenizer", "qformer_tokenizer"]
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: str, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        tokenizers = super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+        return [*tokenizers, TimeChatConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> Any:
+        """Write the tokenizers and the processor; also the config, unless the model wrote it already."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        if not _has_config(save_directory):
+            self.config.save_pretrained(save_directory)
+        return saved
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `processor_config.json` holds; the model's config stands in `config.json` alone."""
+        return {key: value for key, value in super().to_dict().items() if key != "config"}
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Pad prompts on the left; returns ids and mask, each `(batch, sequence)`."""
+    return _pad(rows, pad_token_id, side="left")
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Pad training samples on the right; returns ids and mask, each `(batch, sequence)`."""
+    return _pad(rows, pad_token_id, side="right")
+
+
+def _pad(rows: Sequence[Sequence[int]], pad_token_id: int, *, side: str) -> tuple[Tensor, Tensor]:
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = 1
+    return ids, mask
+
+
+def _grow(tensor: Tensor, frames: int, tokens: int) -> Tensor:
+    """Fill up with zeros: frames always, tokens where the tensor holds ids."""
+    shape = (frames, tokens) if tensor.ndim == 2 else (frames, *tensor.shape[1:])
+    grown = tensor.new_zeros(shape)
+    grown[: tensor.shape[0], : tensor.shape[1]] = tensor
+    return grown
+
+
+def _has_config(folder: str) -> bool:
+    from pathlib import Path
+
+    return (Path(folder) / "config.json").exists()
+
+
+AutoProcessor.register(TimeChatConfig, TimeChatProcessor, exist_ok=True)

@@ -1,0 +1,52 @@
+"""Frame tokens → video tokens: the sliding video Q-Former."""
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerModel
+
+from timechat.model.configuration import TimeChatConfig
+
+
+class SlidingVideoQFormer(nn.Module):
+    """Compress windows of frames into a fixed number of tokens each, in the language model's width.
+
+    Number of tokens thus grows with the length of the video: `num_video_query_tokens` a window (section 3.2
+    of the TimeChat paper, arXiv:2312.02051).
+    """
+
+    def __init__(self, config: TimeChatConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden_size = config.video_qformer_config.hidden_size
+        self.frame_positions = nn.Embedding(config.max_frame_positions, config.qformer_config.hidden_size)
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_video_query_tokens, hidden_size))
+        self.qformer = Blip2QFormerModel(config.video_qformer_config)
+        self.projection = nn.Linear(hidden_size, config.text_config.hidden_size)
+
+    def forward(self, frame_tokens: Tensor) -> Tensor:
+        """Compress frame tokens into video tokens, one window of frames at a time.
+
+        Args:
+            frame_tokens: `(batch, frames, tokens, hidden)`, every frame real. Frame positions restart after
+                `max_frame_positions` frames, so a video may have any number of them.
+
+        Returns:
+            `(batch, windows * num_video_query_tokens, text hidden)`, windows in time order.
+        """
+        num_frames = frame_tokens.shape[1]
+        positions = torch.arange(num_frames, device=frame_tokens.device) % self.config.max_frame_positions
+        position_embeds = self.frame_positions(positions)[:, None]  # (frames, 1, hidden)
+        frame_tokens = frame_tokens.to(position_embeds.dtype) + position_embeds
+        size = self.config.window_size or num_frames
+        windows = [
+            self._compress(frame_tokens[:, start : start + size]) for start in self.config.window_starts(num_frames)
+        ]
+        return torch.cat(windows, dim=1)  # (batch, windows * num_video_query_tokens, text hidden)
+
+    def _compress(self, window: Tensor) -> Tensor:
+        """Turn one window, `(batch, frames, tokens, hidden)`, into `(batch, num_video_query_tokens, text hidden)`."""
+        outputs = self.qformer(
+            query_embeds=self.query_tokens.expand(window.shape[0], -1, -1),
+            encoder_hidden_states=window.flatten(1, 2),  # (batch, frames * tokens, hidden)
+        )
+        return self.projection(outputs.last_hidden_state)  # type: ignore[no-any-return]

@@ -1,0 +1,254 @@
+"""`load_frames` and `probe_video`: the way from a source to `Frames`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+import av.error
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from timechat.errors import VideoError
+from timechat.video.decoding import decode_all, decode_wanted
+from timechat.video.frames import Frames, VideoInfo
+from timechat.video.index import Index, build_index, read_packets, seconds
+from timechat.video.pictures import Size, height_width, resize, to_pixels
+from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, Request
+from timechat.video.source import Opener, VideoSource, open_source, reason
+
+DEFAULT_TIMEOUT = 600.0
+"""Seconds of wall time that one file may take before it is given up."""
+
+
+def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
+    """Tell what a video is by its header and its first picture; cheap, whatever its length.
+
+    Args:
+        source: as in `load_frames`. What can be read only once (a pipe) is used up by this.
+        timeout: seconds of wall time after which the file is given up.
+
+    Raises:
+        VideoError: It is missing, empty, no video, or not even one picture can be decoded.
+    """
+    with open_source(source, timeout) as opener:
+        return read_packets(opener, only_first_picture=True)[1]
+
+
+def load_frames(
+    source: VideoSource | Frames,
+    *,
+    num_frames: int | None = DEFAULT_NUM_FRAMES,
+    fps: float | None = None,
+    max_frames: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    timestamps: ArrayLike | None = None,
+    size: Size | None = None,
+    sampling: Literal["exact", "keyframes"] = "exact",
+    clock: Literal["video", "container"] = "video",
+    timeout: float = DEFAULT_TIMEOUT,
+    workers: int | None = None,
+) -> Frames:
+    """Load frames of a video with the times at which they are shown.
+
+    By default `num_frames` frames are spread evenly over the video, each the one on screen at its time; a video
+    with fewer frames gives all it has. On files with a constant frame rate these are exactly the frames that the
+    original TimeChat takes. Frames are always in time order; one that is on screen at several of the wanted
+    times is repeated, with its own time.
+
+    Args:
+        source: Path (or `file://`), `http(s)` address, bytes, binary file object (its position moves), or `Frames`,
+            which are sampled and resized by the same rules. A server that sends files only as a whole is read once,
+            into a temporary file.
+        num_frames: How many frames, spread evenly; None means the default.
+        fps: Frames per second of video instead of a number of frames; never more than the video has.
+        max_frames: At most so many frames; where `fps` would give more they are spread evenly.
+        start: Seconds; only what is shown from here on, beginning with the frame on screen then.
+        end: Seconds; only what is shown before.
+        timestamps: Seconds; the frame on screen at each of these times. The result bears the frames' own times.
+        size: Height and width in pixels, or one number for both. Pictures are stretched to it by the decoder
+            library's bicubic filter, as in the original. None keeps the displayed size.
+        sampling: `keyframes` takes the keyframe nearest to each wanted frame, with the keyframe's own time, each
+            once: many times faster on long files, at the price of being up to half a keyframe interval away
+            from where `exact` looks, and of fewer frames where the file has few keyframes.
+        clock: `video` starts when the first frame is shown. `container` keeps the file's own times, for
+            this call's arguments and result alike.
+        timeout: Seconds of wall time after which the file is given up.
+        workers: Threads to decode with; None takes all cores.
+
+    Returns:
+        Frames whose `notes` count every loss.
+
+    Raises:
+        VideoError: The video cannot be read, or nothing is shown in the part asked for.
+    """
+    wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
+    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
+    request = Request(num_frames, fps, max_frames, start, end, wanted_times, sampling)
+    size = None if size is None else height_width(size)
+    if isinstance(source, Frames):
+        return _resample(source, request, size)
+    with open_source(source, timeout) as opener:
+        return _load(opener, request, size, clock == "container", workers or _num_cores())
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Decoded frames and the timeline they were chosen from.
+
+    Attributes:
+        pixels: uint8 `(frames, height, width, 3)`.
+        timestamps: `(frames,)` seconds.
+        times: `(all frames,)` seconds.
+        end_time: seconds, when the last frame leaves the screen.
+        notes: losses and trades.
+    """
+
+    pixels: NDArray[np.uint8]
+    timestamps: NDArray[np.float64]
+    times: NDArray[np.float64]
+    end_time: float
+    notes: list[str]
+
+
+def _load(opener: Opener, request: Request, size: tuple[int, int] | None, keep_clock: bool, workers: int) -> Frames:
+    found, info, time_base = read_packets(opener, only_first_picture=False)
+    index = build_index(found, time_base)
+    size = size or (info.height, info.width)
+    sample = _sample_by_index(opener, info, index, request, size, keep_clock, workers) if index.is_trusted else None
+    if sample is None:
+        sample = _sample_in_order(opener, info, index, request, size, keep_clock)
+    duration = float(sample.end_time - sample.times[0])
+    notes = (*found.losses(duration, info), *request.notes(sample.end_time), *sample.notes)
+    info = replace(info, num_frames=len(sample.times), duration=duration)
+    return Frames(sample.pixels, sample.timestamps, duration, info, notes)
+
+
+def _sample_by_index(
+    opener: Opener,
+    info: VideoInfo,
+    index: Index,
+    request: Request,
+    size: tuple[int, int],
+    keep_clock: bool,
+    workers: int,
+) -> _Sample | None:
+    """Choose by the packets' times, decode what is needed. None if the file does not hold what they promise."""
+    zero = 0 if keep_clock else int(index.frame_pts[0])
+    times = seconds(index.frame_pts - zero, index.time_base)
+    end_time = float(seconds(np.array(index.end - zero), index.time_base))
+    chosen = request.choose(times, end_time, float(index.time_base), opener.name)
+    notes: list[str] = []
+    if request.sampling == "keyframes":
+        keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
+        chosen, notes = _nearest_keyframes(times, chosen, keyframes)
+    wanted, rows = np.unique(chosen, return_inverse=True)
+    result = decode_wanted(opener, info, index, wanted, size, workers)
+    if result.missing and not result.errors:
+        return None
+    if len(result.missing) == len(wanted):
+        raise VideoError(
+            f"{opener.name}: is damaged: none of the {len(wanted)} frames wanted, from {times[wanted[0]]:.3f} to "
+            f"{times[wanted[-1]]:.3f} s, can be decoded; try another part of it with start and end"
+        )
+    is_there = np.array([int(pts) not in result.missing for pts in index.frame_pts[wanted]])
+    if not is_there.all():
+        first = times[wanted[~is_there][0]]
+        notes.append(
+            f"{(~is_there).sum()} of {len(wanted)} frames wanted are damaged and left out, the first at {first:.3f} s"
+        )
+    if result.suspect:
+        notes.append(f"{len(result.suspect)} of {len(wanted)} frames follow damage and may show it")
+    rows = rows[is_there[rows]]
+    is_whole = len(rows) == len(wanted) and bool(is_there.all())
+    return _Sample(result.pixels if is_whole else result.pixels[rows], times[wanted[rows]], times, end_time, notes)
+
+
+def _nearest_keyframes(
+    times: NDArray[np.float64], chosen: NDArray[np.int64], keyframes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """The keyframe nearest to each chosen frame, each once; a stretch asked for is left only if it has none."""
+    if not len(keyframes):
+        return chosen, ["no keyframe of the file is shown: exact frames were taken"]
+    inside = keyframes[(keyframes >= chosen[0]) & (keyframes <= chosen[-1])]
+    candidates = inside if len(inside) else keyframes
+    after = np.clip(np.searchsorted(times[candidates], times[chosen]), 1, max(1, len(candidates) - 1))
+    before, after = candidates[after - 1], candidates[np.minimum(after, len(candidates) - 1)]
+    is_before = times[chosen] - times[before] <= times[after] - times[chosen]
+    nearest = np.where(is_before, before, after)
+    distance = float(np.abs(times[nearest] - times[chosen]).max())
+    taken = np.unique(nearest)
+    note = f"{len(taken)} keyframes stand for {len(chosen)} frames, up to {distance:.3f} s away from them"
+    return taken, [note] if distance else []
+
+
+def _sample_in_order(
+    opener: Opener, info: VideoInfo, index: Index, request: Request, size: tuple[int, int], keep_clock: bool
+) -> _Sample:
+    """Decode a file twice from start to end: first for its times, then for the frames wanted."""
+    ticks = [frame.pts for frame in decode_all(opener, info)]
+    if not ticks:
+        raise VideoError(f"{opener.name}: is damaged: no frame can be decoded")
+    rate = info.fps or 25.0
+    times, notes = _times_in_order(ticks, index.time_base, rate)
+    if keep_clock:
+        times += info.start_time
+    end_time = float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate))
+    chosen = request.choose(times, end_time, float(index.time_base), opener.name)
+    wanted, rows = np.unique(chosen, return_inverse=True)
+    pictures = _pictures_at(opener, info, wanted, size)
+    if request.sampling == "keyframes":
+        notes.append("the file has no usable index: exact frames were taken, not keyframes")
+    return _Sample(pictures[rows], times[chosen], times, end_time, notes)
+
+
+def _times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
+    """Seconds since the first frame, for frames in the order in which they are shown."""
+    known = np.array([tick for tick in ticks if tick is not None], dtype=np.int64)
+    if len(known) < len(ticks):
+        note = f"the file gives no usable times: its frames are taken to follow each other at {rate:g} a second"
+        return np.arange(len(ticks)) / rate, [note]
+    gaps = seconds(np.diff(known), time_base)
+    set_back = gaps <= 0
+    if not set_back.any():
+        return seconds(known - known[0], time_base), []
+    gaps[set_back] = np.median(gaps[~set_back]) if not set_back.all() else 1 / rate
+    note = f"the file's clock is set back {set_back.sum()} times: times are counted on from there"
+    return np.concatenate([[0.0], np.cumsum(gaps)]), [note]
+
+
+def _pictures_at(
+    opener: Opener, info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Frames with these numbers, `(wanted frames, height, width, 3)`, by decoding from the start."""
+    pictures = np.empty((len(wanted), *size, 3), np.uint8)
+    row = 0
+    try:
+        for number, frame in enumerate(decode_all(opener, info)):
+            if number == wanted[row]:
+                pictures[row] = to_pixels(frame, *size)
+                row += 1
+            if row == len(wanted):
+                return pictures
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{opener.name}: is damaged: a frame cannot be converted: {reason(error)}") from error
+    raise VideoError(f"{opener.name}: is damaged: it decodes differently each time it is read")
+
+
+def _resample(frames: Frames, request: Request, size: tuple[int, int] | None) -> Frames:
+    """Sample ready-made frames by the rules for files."""
+    end_time = max(frames.duration, float(frames.timestamps[-1]))
+    chosen = request.choose(frames.timestamps, end_time, TIME_SLACK, "frames")
+    is_whole = len(chosen) == len(frames)
+    pixels = frames.pixels if is_whole else frames.pixels[chosen]
+    if size is not None and pixels.shape[1:3] != size:
+        pixels = np.stack([resize(picture, *size) for picture in pixels])
+    notes = (*frames.notes, *request.notes(end_time))
+    return Frames(pixels, frames.timestamps[chosen], frames.duration, frames.source, notes)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

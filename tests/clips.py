@@ -1,0 +1,227 @@
+"""Clock clips: drawn videos in which every picture shows its own number, so that its true time can be read off."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS, COLUMNS = 3, 4  # one bit in each block: numbers up to 4095
+WIDTH, HEIGHT = 160, 96
+
+CONSTANT_25 = [Fraction(i, 25) for i in range(75)]
+NTSC = [Fraction(i * 1001, 30000) for i in range(90)]
+VARIABLE = [
+    Fraction(ms, 1000)
+    for ms in itertools.accumulate([0] + [(7 * i * i) % 90 + 10 for i in range(40)] + [900] + [5] * 20)
+]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A drawn file and the truth about it.
+
+    Attributes:
+        times: seconds on the video's clock at which picture number i is shown; None if it is trimmed away.
+    """
+
+    path: Path
+    times: Sequence[Fraction | None]
+    duration: Fraction
+
+    @property
+    def shown(self) -> list[tuple[Fraction, int]]:
+        """`(time, number)` of all displayed pictures in display order."""
+        return sorted((time, number) for number, time in enumerate(self.times) if time is not None)
+
+    def on_screen(self, time: float | Fraction) -> int:
+        """Number of the picture on screen at a time, by looking through all of them."""
+        return max((pair for pair in self.shown if pair[0] <= time), default=self.shown[0])[1]
+
+
+def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """Black and white blocks that spell `number` in binary, `(height, width, 3)`."""
+    bits = (number >> np.arange(ROWS * COLUMNS) & 1).reshape(ROWS, COLUMNS)
+    rows = np.arange(height) * ROWS // height
+    columns = np.arange(width) * COLUMNS // width
+    gray = np.where(bits[rows][:, columns] == 1, 220, 30).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+def read_numbers(pixels: NDArray[np.uint8]) -> list[int]:
+    """The numbers that pictures `(frames, height, width, 3)` of any size show."""
+    height, width = pixels.shape[1:3]
+    centre_rows = (2 * np.arange(ROWS) + 1) * height // (2 * ROWS)
+    centre_columns = (2 * np.arange(COLUMNS) + 1) * width // (2 * COLUMNS)
+    bits = pixels[:, centre_rows][:, :, centre_columns].mean(axis=-1) > 125
+    return [int((b.ravel() << np.arange(ROWS * COLUMNS)).sum()) for b in bits]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to draw a clip.
+
+    Attributes:
+        times: seconds, one for each picture.
+        trimmed: seconds cut from the start by an edit list: pictures before are in the file but not shown.
+        offset: seconds, the container's time of the first picture.
+        rotation: degrees clockwise by which players turn the stored picture.
+    """
+
+    suffix: str = ".mp4"
+    times: Sequence[Fraction] = field(default_factory=lambda: CONSTANT_25)
+    codec: str = "libx264"
+    pixel_format: str = "yuv420p"
+    options: dict[str, str] = field(default_factory=dict)
+    width: int = WIDTH
+    height: int = HEIGHT
+    time_base: Fraction = Fraction(1, 90000)
+    trimmed: Fraction = Fraction(0)
+    offset: Fraction = Fraction(0)
+    rotation: int = 0
+    muxer: str | None = None
+    b_frames: int | None = None
+    rate: Fraction = Fraction(25)
+
+
+X264 = {"preset": "veryfast", "crf": "20", "g": "24", "sc_threshold": "0"}
+
+RECIPES = {
+    "constant rate": Recipe(options=X264),
+    "constant rate without B-frames": Recipe(options={**X264, "bf": "0"}),
+    "constant rate, one long group": Recipe(options={**X264, "g": "500", "bf": "3"}),
+    "29.97 fps": Recipe(times=NTSC, options={**X264, "bf": "3"}, rate=Fraction(30000, 1001)),
+    "29.97 fps in Matroska's milliseconds": Recipe(
+        ".mkv", NTSC, options={**X264, "bf": "3"}, time_base=Fraction(1, 1000), rate=Fraction(30000, 1001)
+    ),
+    "variable rate": Recipe(times=VARIABLE, options=X264),
+    "variable rate in Matroska": Recipe(".mkv", VARIABLE, options={**X264, "bf": "3"}, time_base=Fraction(1, 1000)),
+    "starts at 7 s": Recipe(".mkv", options=X264, offset=Fraction(7)),
+    "starts at 7 s, in MP4": Recipe(options=X264, offset=Fraction(7)),
+    "transport stream": Recipe(".ts", options={**X264, "bf": "3"}, offset=Fraction(3)),
+    "many B-frames": Recipe(options={**X264, "bf": "8", "b_strategy": "0", "x264-params": "b-pyramid=normal"}),
+    "open groups of pictures": Recipe(options={**X264, "bf": "3", "x264-params": "open-gop=1:b-adapt=0"}),
+    "open groups of pictures, variable rate, in Matroska": Recipe(
+        ".mkv", VARIABLE, options={**X264, "bf": "3", "x264-params": "open-gop=1"}, time_base=Fraction(1, 1000)
+    ),
+    "intra refresh": Recipe(options={**X264, "bf": "0", "x264-params": "intra-refresh=1"}),
+    "edit list trims the start": Recipe(options={**X264, "bf": "3"}, trimmed=Fraction(14, 25)),
+    "edit list trims past a keyframe": Recipe(options={**X264, "bf": "3"}, trimmed=Fraction(31, 25)),
+    "variable rate and edit list": Recipe(times=VARIABLE, options={**X264, "bf": "3"}, trimmed=VARIABLE[9]),
+    "turned by 90 degrees": Recipe(options=X264, rotation=90),
+    "turned by 180 degrees": Recipe(options=X264, rotation=180),
+    "turned by 270 degrees": Recipe(options=X264, rotation=270),
+    "odd size": Recipe(options=X264, pixel_format="yuv444p", width=161, height=97),
+    "10 bit": Recipe(options=X264, pixel_format="yuv420p10le"),
+    "HEVC": Recipe(codec="libx265", options={"preset": "ultrafast", "x265-params": "log-level=0:keyint=24:bframes=3"}),
+    "HEVC 10 bit, variable rate": Recipe(
+        times=VARIABLE,
+        codec="libx265",
+        pixel_format="yuv420p10le",
+        options={"preset": "ultrafast", "x265-params": "log-level=0:keyint=24:bframes=3"},
+    ),
+    "VP9 of odd size": Recipe(
+        ".webm",
+        VARIABLE,
+        "libvpx-vp9",
+        options={"deadline": "realtime", "cpu-used": "8", "g": "24"},
+        width=161,
+        height=97,
+        time_base=Fraction(1, 1000),
+    ),
+    "VP9 with hidden frames": Recipe(
+        ".webm",
+        codec="libvpx-vp9",
+        options={"deadline": "good", "cpu-used": "5", "g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"},
+        time_base=Fraction(1, 1000),
+    ),
+    "VP8 with hidden frames": Recipe(
+        ".webm",
+        codec="libvpx",
+        options={"deadline": "good", "cpu-used": "5", "g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"},
+        time_base=Fraction(1, 1000),
+    ),
+    "AV1": Recipe(".mkv", codec="libsvtav1", options={"preset": "12", "g": "24"}, time_base=Fraction(1, 1000)),
+    "MPEG-4 in AVI, B-frames without times": Recipe(
+        ".avi", codec="mpeg4", options={"g": "24", "b": "2000000"}, time_base=Fraction(1, 25), b_frames=2
+    ),
+    "MPEG-2": Recipe(
+        ".mpg", codec="mpeg2video", options={"g": "12", "b": "4000000"}, time_base=Fraction(1, 25), b_frames=2
+    ),
+    "raw H.264 without times": Recipe(".h264", options={**X264, "bf": "3"}, muxer="h264", time_base=Fraction(1, 25)),
+    "motion JPEG": Recipe(".mov", codec="mjpeg", pixel_format="yuvj420p", options={"q": "3"}),
+    "fragmented MP4": Recipe(options={**X264, "bf": "3"}, muxer="mp4"),
+}
+
+
+def draw_clip(recipe: Recipe, path: Path) -> Clip:
+    """Encode a clip and tell when each of its pictures is shown."""
+    flags = {"movflags": "frag_keyframe+empty_moov"} if recipe.muxer == "mp4" else {}
+    with av.open(str(path), "w", format=recipe.muxer, options={"avoid_negative_ts": "disabled", **flags}) as container:
+        stream = container.add_stream(recipe.codec, rate=recipe.rate, options=recipe.options)
+        stream.width, stream.height = recipe.width, recipe.height
+        stream.pix_fmt = recipe.pixel_format
+        stream.codec_context.time_base = recipe.time_base
+        stream.time_base = recipe.time_base
+        stream.codec_context.thread_count = 1
+        if recipe.b_frames is not None:
+            stream.codec_context.max_b_frames = recipe.b_frames
+        ticks = [round((time + recipe.offset - recipe.trimmed) / recipe.time_base) for time in recipe.times]
+        gaps = dict(zip(ticks, np.diff([*ticks, 2 * ticks[-1] - ticks[-2]]).tolist(), strict=True))
+        frames = [av.VideoFrame.from_ndarray(_stored(i, recipe), format="rgb24") for i in range(len(ticks))]
+        for frame, pts in zip([*frames, None], [*ticks, None], strict=True):
+            if frame is not None:
+                frame.pts, frame.time_base = pts, recipe.time_base
+            for packet in stream.encode(frame):
+                packet.duration = gaps[packet.pts]
+                container.mux(packet)
+    if recipe.rotation:
+        _turn(path, recipe.rotation)
+    zero = round(recipe.offset / recipe.time_base)
+    times = [(pts - zero) * recipe.time_base if pts >= zero else None for pts in ticks]
+    return Clip(path, times, (ticks[-1] + gaps[ticks[-1]] - zero) * recipe.time_base)
+
+
+def _stored(number: int, recipe: Recipe) -> NDArray[np.uint8]:
+    """The picture as it must lie in the file to be upright on display."""
+    if recipe.rotation % 180:
+        upright = picture(number, recipe.height, recipe.width)
+    else:
+        upright = picture(number, recipe.width, recipe.height)
+    return np.ascontiguousarray(np.rot90(upright, recipe.rotation // 90))
+
+
+def _turn(path: Path, degrees_clockwise: int) -> None:
+    """Write a display rotation into the track header of an MP4 file (ISO 14496-12, 8.3.2)."""
+    one = 1 << 16
+    cos, sin = {90: (0, one), 180: (-one, 0), 270: (0, -one)}[degrees_clockwise]
+    matrix = np.array([cos, sin, 0, -sin, cos, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = matrix
+    path.write_bytes(data)
+
+
+def draw_sound(path: Path, seconds: float = 1.0, cover: NDArray[np.uint8] | None = None) -> Path:
+    """Write an audio file, with cover art if a picture `(height, width, 3)` is given."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac" if path.suffix in (".m4a", ".mp4") else "mp3", rate=44100)
+        if cover is not None:
+            art = container.add_stream("png", rate=1)
+            art.width, art.height, art.pix_fmt = cover.shape[1], cover.shape[0], "rgb24"
+            art.disposition = av.stream.Disposition.attached_pic
+            container.mux(art.encode(av.VideoFrame.from_ndarray(cover, format="rgb24")))
+            container.mux(art.encode(None))
+        tone = np.sin(np.arange(int(44100 * seconds)) / 20).astype(np.float32)[None]
+        for start in range(0, tone.shape[1], 1024):
+            block = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], format="fltp", layout="mono")
+            block.sample_rate, block.pts = 44100, start
+            container.mux(sound.encode(block))
+        container.mux(sound.encode(None))
+    return path

@@ -1,0 +1,47 @@
+"""Models that many tests share, made once a session."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
+from timechat.model.conversion import OriginalFiles, convert
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded original checkpoint, converted."""
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    files = OriginalFiles.find(**golden_checkpoint(timechat="timechat_7b.pth"))
+    convert(files, folder, overrides=GOLDEN_OVERRIDES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_model(converted: Path) -> TimeChatForConditionalGeneration:
+    model = TimeChatForConditionalGeneration.from_pretrained(converted, attn_implementation="eager").eval()
+    assert model.dtype == torch.float32
+    return model
+
+
+@pytest.fixture(scope="session")
+def golden_processor(converted: Path) -> TimeChatProcessor:
+    return TimeChatProcessor.from_pretrained(converted)
+
+
+@pytest.fixture(scope="session")
+def llama_processor(golden_processor: TimeChatProcessor) -> TimeChatProcessor:
+    """The processor as the original trains: time sentences in the language model's vocabulary."""
+    return with_timestamps(golden_processor, "llama")
+
+
+def with_timestamps(processor: TimeChatProcessor, vocabulary: str) -> TimeChatProcessor:
+    config = copy.deepcopy(processor.config)
+    config.timestamp_tokenizer = vocabulary
+    return TimeChatProcessor(processor.tokenizer, processor.qformer_tokenizer, config)

@@ -1,0 +1,263 @@
+"""The command, as a user calls it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clips import RECIPES, draw_clip
+from timechat import __version__
+from timechat.cli import main
+
+FAST = ["--max-new-tokens", "4", "--num-frames", "4"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clock.mp4"
+    draw_clip(RECIPES["constant rate"], path)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Call the command in this process; returns exit status, stdout and stderr."""
+    sys.argv = ["timechat", *map(str, arguments)]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Call the command with bad input; returns its one line."""
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("timechat: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_ask_prints_the_answer_to_stdout_and_notes_to_stderr(capsys, clip):
+    status, out, err = run(capsys, "ask", clip, "What happens?", *FAST)
+    assert status == 0
+    assert out.endswith("\n")
+    assert err == "note: the built-in nano model has untrained (random) weights: its answers mean nothing\n"
+
+
+def test_json_has_the_fixed_keys(capsys, clip):
+    _, out, _ = run(capsys, "ask", clip, "What happens?", "--json", *FAST)
+    answer = json.loads(out)
+    assert {"video", "duration", "task", "text", "events", "model", "notes"} <= answer.keys()
+    assert answer["video"] == str(clip)
+    assert answer["task"] == "ask"
+    assert answer["notes"][0].startswith("the built-in nano model has untrained")
+
+
+@pytest.mark.parametrize(
+    ("command", "task"),
+    [
+        (["caption"], "dense_caption"),
+        (["ground", "a light"], "grounding"),
+        (["highlights"], "highlights"),
+        (["highlights", "a light"], "highlights"),
+        (["steps"], "steps"),
+        (["summarize"], "summary"),
+        (["transcribe"], "transcribe"),
+    ],
+)
+def test_every_task_has_its_command(capsys, clip, command, task):
+    name, *words = command
+    status, out, _ = run(capsys, name, clip, *words, "--json", *FAST)
+    assert status == 0
+    assert json.loads(out)["task"] == task
+
+
+@pytest.mark.parametrize(("form", "start"), [("srt", ""), ("vtt", "WEBVTT"), ("csv", "start,end"), ("jsonl", "")])
+def test_every_format_is_written(capsys, clip, form, start):
+    status, out, _ = run(capsys, "caption", clip, "--format", form, *FAST)
+    assert status == 0
+    assert out.startswith(start)
+
+
+def test_output_and_page_are_written_to_files(capsys, clip, tmp_path):
+    page, table = tmp_path / "answer.html", tmp_path / "events.csv"
+    status, out, _ = run(capsys, "caption", clip, "--format", "csv", "-o", table, "--html", page, *FAST)
+    assert (status, out) == (0, "")
+    assert table.read_text().startswith("start,end,caption,score")
+    assert "<video" in page.read_text()
+
+
+def test_places_that_cannot_be_written_are_refused_before_any_work(capsys, clip, tmp_path):
+    for options, says in (
+        (["--html", tmp_path / "none" / "p.html"], "there is no folder"),
+        (["-o", tmp_path], "is a folder"),
+        (["-o", clip], "is the video itself"),
+        (["-o", tmp_path / "x", "--html", tmp_path / "x"], "both name"),
+    ):
+        assert says in refused(capsys, "ask", clip, "x", "--model", "./nowhere", *options)
+
+
+def test_a_video_can_come_through_a_pipe(clip):
+    command = f"cat '{clip}' | '{sys.executable}' -m timechat ask /dev/stdin x --json {' '.join(FAST)}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert json.loads(done.stdout)["video"] == "/dev/stdin"
+
+
+def test_quiet_keeps_stderr_empty(capsys, clip):
+    assert run(capsys, "ask", clip, "What?", "--quiet", *FAST)[2] == ""
+
+
+def test_the_converted_model_answers(capsys, clip, converted):
+    status, out, err = run(capsys, "ask", clip, "When?", "--model", converted, "--json", *FAST)
+    assert status == 0
+    assert json.loads(out)["model"] == str(converted)
+    assert "untrained" not in err
+
+
+def test_chat_remembers_what_was_said(capsys, clip, monkeypatch):
+    questions = iter(["What happens?", "and then?", ""])
+    monkeypatch.setattr("builtins.input", lambda: next(questions))
+    status, out, err = run(capsys, "chat", clip, *FAST)
+    assert status == 0
+    assert out.count("\n") == 2
+    assert "4 frames" in err
+
+
+def test_chat_forgets_the_oldest_question_where_the_conversation_is_too_long(capsys, clip, monkeypatch):
+    questions = iter([*["What happens, in many words? " * 100] * 3, "what is <ImageHere>?", ""])
+    monkeypatch.setattr("builtins.input", lambda: next(questions))
+    status, _, err = run(capsys, "chat", clip, *FAST)
+    assert status == 0
+    assert "its oldest question is forgotten" in err
+    assert "<ImageHere> exactly once" in err
+
+
+def test_info_tells_what_a_model_holds(capsys, converted):
+    _, out, _ = run(capsys, "info", converted, "--json")
+    facts = json.loads(out)
+    assert [part["name"] for part in facts["parts"]] == [
+        "vision tower",
+        "image Q-Former",
+        "video Q-Former",
+        "language model",
+        "LoRA adapter",
+    ]
+    assert facts["window_size"] == 32
+    assert any("non-commercial" in terms for terms in facts["terms"])
+    assert "LoRA adapter" in run(capsys, "info", converted)[1]
+
+
+def test_info_tells_what_a_video_is(capsys, clip):
+    _, out, _ = run(capsys, "info", clip, "--json")
+    assert json.loads(out)["codec"] == "h264"
+    assert "h264" in run(capsys, "info", clip)[1]
+
+
+def test_convert_prints_the_folder_and_reports_on_stderr(capsys, tmp_path):
+    from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
+
+    (tmp_path / "config.json").write_text(json.dumps(GOLDEN_OVERRIDES))
+    options = [
+        part
+        for name, path in golden_checkpoint(timechat="timechat_7b.pth").items()
+        for part in (f"--{name.replace('_', '-')}", path)
+    ]
+    status, out, err = run(capsys, "convert", *options, "--config", tmp_path / "config.json", tmp_path / "model")
+    assert (status, out) == (0, f"{tmp_path / 'model'}\n")
+    assert "timechat_7b.pth: 187 keys used" in err
+    assert "ignored blocks.3" in err
+
+
+# What must not work, and says so in one line with exit status 2.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["ask"], "Missing argument 'VIDEO'"),
+        (["ask", "nowhere.mp4", "x"], "nowhere.mp4"),
+        (["ask", ".", "x"], "folder"),
+        (["nothing"], "No such command 'nothing'"),
+        (["--nothing"], "No such option"),
+        (["convert", "out"], "--vit"),
+        (["convert", "out", "--from", "nowhere"], "nowhere is no folder"),
+        (["convert", "out", "--timechat", "a", "--video-llama", "b"], "give one of them"),
+        (["convert", "out", "--config", "nowhere.json"], "nowhere.json does not exist"),
+        (["info", "."], "no config.json"),
+    ],
+)
+def test_bad_input_gets_one_line(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_is_probed_before_any_model_is_loaded(capsys, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    assert "empty.mp4" in refused(capsys, "ask", tmp_path / "empty.mp4", "x", "--model", "./no-such-model")
+
+
+def test_options_that_make_no_sense_get_one_line(capsys, clip):
+    assert "no prompt preset" in refused(capsys, "ask", clip, "x", "--preset", "mine", "--model", "./nowhere")
+    assert "temperature" in refused(capsys, "ask", clip, "x", "--sample", "--temperature", 0, "--model", "./nowhere")
+    assert "grounding needs a query" in refused(capsys, "ground", clip, " ")
+    assert "there is no model './nowhere'" in refused(capsys, "ask", clip, "x", "--model", "./nowhere")
+    assert "no LoRA adapter" in refused(capsys, "ask", clip, "x", "--lora-scale", "0.5")
+
+
+def test_a_video_that_takes_too_long_is_given_up(capsys, clip):
+    assert "not read within" in refused(capsys, "ask", clip, "x", "--timeout", "0", "--model", "./nowhere")
+
+
+def test_debug_shows_where_an_error_comes_from(capsys, monkeypatch):
+    monkeypatch.setenv("TIMECHAT_DEBUG", "")
+    sys.argv = ["timechat", "--debug", "ask", "nowhere.mp4", "x"]
+    with pytest.raises(Exception, match=r"nowhere\.mp4"):
+        main()
+
+
+# The process as a whole.
+
+
+def timechat(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "timechat", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def test_help_and_import_load_no_torch():
+    code = "import sys, timechat, timechat.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_and_version_answer():
+    assert "highlights" in timechat("--help").stdout
+    assert timechat("--version").stdout == f"timechat {__version__}\n"
+
+
+def test_ctrl_c_ends_with_130_and_leaves_nothing(clip, tmp_path):
+    pipe, out = tmp_path / "film", tmp_path / "out.txt"
+    os.mkfifo(pipe)
+    heeds = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - shells let background jobs ignore it
+    command = [sys.executable, "-m", "timechat", "caption", str(pipe), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
+    with pipe.open("wb", buffering=0) as film:  # opens when the command has begun to read, however busy the machine
+        film.write(clip.read_bytes()[:1000])  # and now it waits for the rest
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_results_go_to_a_pipe_that_may_close_early(clip):
+    command = (
+        f"'{sys.executable}' -m timechat caption '{clip}' --format json --max-new-tokens 4 --num-frames 4 | head -1"
+    )
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,130 @@
+"""What the pages say is so: their Python prints what they say it prints, their --help texts are the real ones."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^(?:```|~~~~)sh\n(.*?)^(?:```|~~~~)", re.DOTALL | re.MULTILINE)
+PRINTED = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
+LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+@pytest.fixture(scope="module")
+def make_docs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "docs" / "make_docs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def demo_clip(make_docs, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("docs") / "demo.mp4"
+    make_docs.draw_demo(path)
+    return path
+
+
+@pytest.fixture
+def _one_thread():
+    """Threads cost a tiny model more than they give, above all beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pages_with_python() -> list[str]:
+    return [page for page in PAGES if PYTHON.search((ROOT / page).read_text())]
+
+
+def test_the_readme_shows_python():
+    assert "README.md" in pages_with_python()
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize("page", pages_with_python())
+def test_python_on_the_page_prints_what_it_says(page, demo_clip, tmp_path, monkeypatch, capsys):
+    (tmp_path / "demo.mp4").symlink_to(demo_clip)
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "page"}
+    for code in PYTHON.findall((ROOT / page).read_text()):
+        capsys.readouterr()
+        exec(compile(code, page, "exec"), names)
+        printed = capsys.readouterr().out.splitlines()
+        promised = PRINTED.findall(code)
+        assert len(printed) >= len(promised)
+        for text, promise in zip(printed, promised, strict=False):
+            assert is_as_promised(text, promise), f"{page} promises {promise!r}, but {text!r} was printed"
+
+
+def is_as_promised(text: str, promise: str) -> bool:
+    """In a promise, … stands for anything."""
+    return re.fullmatch(".*".join(map(re.escape, promise.split("…"))), text) is not None
+
+
+def test_every_command_has_its_section(make_docs):
+    from typer.main import get_command
+
+    from timechat.cli import app
+
+    assert list(make_docs.COMMANDS) == list(get_command(app).commands)
+
+
+def test_help_texts_on_the_page_are_the_real_ones(make_docs):
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert page == make_docs.cli_page() + "\n", "docs/cli.md is out of date: run `make docs`"
+
+
+def test_a_terminal_shows_the_same_help(make_docs):
+    without_colours = {"COLUMNS": str(make_docs.HELP_WIDTH), "_TYPER_FORCE_DISABLE_TERMINAL": "1", "NO_COLOR": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "timechat", "ask", "--help"],
+        env={**os.environ, **without_colours, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    lines = [line.rstrip() for line in shown.strip("\n").splitlines()]
+    assert "\n".join(lines).replace("python -m timechat", "timechat") == make_docs.help_text("ask")
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE-WEIGHTS.md"])
+def test_links_inside_the_repository_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    targets = [link or picture for link, picture in LINK.findall(text)]
+    files = [target.partition("#")[0] for target in targets if not target.startswith(("http", "#"))]
+    missing = [file for file in files if not (ROOT / page).parent.joinpath(file).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_shell_lines_name_real_options(page):
+    from typer.main import get_command
+
+    from timechat.cli import app
+
+    commands = get_command(app).commands
+    blocks = SHELL.findall((ROOT / page).read_text())
+    for line in re.findall(r"^timechat .*$", "\n".join(blocks), re.MULTILINE):
+        words = line.partition("  #")[0].split()
+        assert words[1] in commands or words[1].startswith("--"), line
+        known = {option for parameter in commands[words[1]].params for option in parameter.opts} | {"--help"}
+        assert {word for word in words[2:] if word.startswith("--")} <= known, line
+
+
+def test_the_architecture_page_names_every_file():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "src" / "timechat"
+    parts = [*package.glob("*.py"), *package.glob("model/*.py"), *(p for p in package.iterdir() if p.is_dir())]
+    names = [f"{part.name}/" if part.is_dir() else part.name for part in parts if not part.name.startswith("__")]
+    assert [name for name in names if name not in page] == []
