@@ -1,6 +1,7 @@
 # make demo   set up and ask a video (VIDEO=path takes yours; QUESTION="..." asks something else)
 # make test   set up and run the tests
 # make check  what must hold before a commit: format, lint, types, floors, tests
+# make nano   train the built-in model from nothing (hours; may be stopped, goes on where it stopped)
 # make fix    what can be mended by machine · make docs  pages and gallery · make clean
 
 PYTHON ?= python3
@@ -11,7 +12,10 @@ QUESTION ?= When does the light turn on?
 MODEL ?= nano
 DEMO := out/demo
 
-.PHONY: demo test check fix docs clean
+# Large tensors come and go in every step: keep their memory instead of giving it back each time.
+NANO_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
+
+.PHONY: demo test check fix docs nano clean
 .DEFAULT_GOAL := check
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -48,6 +52,12 @@ check: $(VENV)/.dev
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Trains the built-in model from nothing, stage after stage; may be stopped at any time, the next call goes on.
+# MINUTES=110 stops with a checkpoint after that long.
+nano: $(VENV)/.dev
+	test -f out/nano/start/config.json || $(BIN)/python -m timechat.training.nano out/nano/start
+	$(NANO_ENV) $(BIN)/timechat train recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES))
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_docs.py

@@ -38,6 +38,10 @@ COMMANDS = {
     "info": "timechat info film.mp4",
     "download": "timechat download CKPT_DIR",
     "convert": "timechat convert --from CKPT_DIR OUT_DIR",
+    "data draw": "timechat data draw films --clips 100 --seed 1 --level 1",
+    "data check": "timechat data check instruct_time.json --videos videos --strict",
+    "data encode": "timechat data encode films/records.jsonl --model OUT_DIR --out features",
+    "train": "timechat train recipes/stage2_finetune_charades.yaml --set model.checkpoint=OUT_DIR",
 }
 
 # ---------------------------------------------------------------------------------------------------- the commands
@@ -49,7 +53,7 @@ def help_text(command: str | None = None) -> str:
 
     from timechat.cli import app
 
-    arguments = [command, "--help"] if command else ["--help"]
+    arguments = [*command.split(), "--help"] if command else ["--help"]
     output = io.StringIO()
     plain = {"MAX_WIDTH": HELP_WIDTH, "FORCE_TERMINAL": False}
     with (

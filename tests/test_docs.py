@@ -72,12 +72,21 @@ def is_as_promised(text: str, promise: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, promise.split("…"))), text) is not None
 
 
-def test_every_command_has_its_section(make_docs):
+def commands() -> dict:
+    """Every command by its name; those of a group as "group command"."""
     from typer.main import get_command
 
     from timechat.cli import app
 
-    assert list(make_docs.COMMANDS) == list(get_command(app).commands)
+    found = {}
+    for name, command in get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {each}": inner[each] for each in inner}
+    return found
+
+
+def test_every_command_has_its_section(make_docs):
+    assert sorted(make_docs.COMMANDS) == sorted(commands())
 
 
 def test_help_texts_on_the_page_are_the_real_ones(make_docs):
@@ -109,16 +118,16 @@ def test_links_inside_the_repository_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_shell_lines_name_real_options(page):
-    from typer.main import get_command
-
-    from timechat.cli import app
-
-    commands = get_command(app).commands
+    known_commands = commands()
     blocks = SHELL.findall((ROOT / page).read_text())
     for line in re.findall(r"^timechat .*$", "\n".join(blocks), re.MULTILINE):
         words = line.partition("  #")[0].split()
-        assert words[1] in commands or words[1].startswith("--"), line
-        known = {option for parameter in commands[words[1]].params for option in parameter.opts} | {"--help"}
+        if words[1].startswith("--"):
+            continue
+        name = next((name for name in (" ".join(words[1:3]), words[1]) if name in known_commands), None)
+        assert name is not None, line
+        options = (parameter.opts + parameter.secondary_opts for parameter in known_commands[name].params)
+        known = {"--help"}.union(*options)
         assert {word for word in words[2:] if word.startswith("--")} <= known, line
 
 

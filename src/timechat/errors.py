@@ -15,3 +15,11 @@ class CheckpointError(TimeChatError):
 
 class DownloadError(TimeChatError):
     """A file that could not be fetched whole."""
+
+
+class TrainingError(TimeChatError):
+    """A training run that cannot go on: its loss is no number, or what it left behind does not fit."""
+
+
+class DataError(TimeChatError):
+    """Training data that cannot be used: a malformed record, or too many videos that cannot be read."""

@@ -136,7 +136,7 @@ class TimeChat:
 
         Args:
             video: Path, address, bytes, open file, or `Frames`.
-            num_frames: Frames spread evenly over the video; None takes as many as the model was trained with.
+            num_frames: Frames spread evenly over the video; None samples as the model's config says.
             fps: Frames a second instead.
             max_frames: Most frames to take with `fps`.
             start: Seconds; look from here on.
@@ -156,11 +156,13 @@ class TimeChat:
         ):
             frames = video  # ready-made frames are taken as they are
         else:
+            chosen: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "max_frames": max_frames}
+            if num_frames is None and fps is None and timestamps is None:
+                limit = {} if max_frames is None else {"max_frames": max_frames}
+                chosen = self.model.config.default_sampling() | limit
             frames = load_frames(
                 video,
-                num_frames=self.model.config.max_frame_positions if num_frames is None else num_frames,
-                fps=fps,
-                max_frames=max_frames,
+                **chosen,
                 start=start,
                 end=end,
                 timestamps=timestamps,

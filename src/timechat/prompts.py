@@ -42,9 +42,29 @@ def frame_message(timestamps: Iterable[float]) -> str:
     return f"The video contains {len(times)} frames sampled at {', '.join(times)} seconds. "
 
 
-def video_message(timestamps: Iterable[float], *, num_placeholders: int = 1) -> str:
-    """Return what stands before the first question: the video's place, then the times of its frames."""
-    return f"<Video>{VIDEO_PLACEHOLDER * num_placeholders}</Video> {frame_message(timestamps)}"
+def video_message(timestamps: Iterable[float], *, num_placeholders: int = 1, names_times: bool = True) -> str:
+    """Return what stands before the first question: the video's place, then the times of its frames.
+
+    Args:
+        timestamps: Seconds, of each frame.
+        num_placeholders: How often the video's place is written.
+        names_times: Whether the frames' times are told in words too, as in the original.
+    """
+    times = frame_message(timestamps) if names_times else ""
+    return f"<Video>{VIDEO_PLACEHOLDER * num_placeholders}</Video> {times}"
+
+
+def spoken_text(speech: Iterable[tuple[float, float, str]]) -> str:
+    """Write what is said in a video, `(start, end, words)` in seconds, as instructions and answers quote it."""
+    lines = [f"{start:.1f} - {end:.1f} seconds, {words} " for start, end, words in speech]
+    return f"Transcribed speech: {''.join(lines) or 'None.'}"
+
+
+def spoken_question(question: str, speech: Iterable[tuple[float, float, str]]) -> str:
+    """Return the question with what is said in the video before it, unless it brings that already."""
+    if question.startswith("Transcribed speech:"):
+        return question
+    return f"{spoken_text(speech)} Based on the video content and possible transcribed speech, {question}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,14 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
         "parts": parts,
         "parameters": sum(part.parameters for part in summary.parts),
         "bytes": sum(part.num_bytes for part in summary.parts),
-        "num_frames": config.max_frame_positions,
+        "num_frames": None if config.fps else config.max_frame_positions,
+        "fps": config.fps,
+        "max_frames": config.max_frames,
         "image_size": config.vision_config.image_size,
         "window_size": config.window_size,
         "stride": config.stride,
-        "num_video_tokens": config.num_video_tokens(config.max_frame_positions),
+        "num_video_query_tokens": config.num_video_query_tokens,
+        "num_video_tokens": None if config.fps else config.num_video_tokens(config.max_frame_positions),
         "timestamp_tokenizer": config.timestamp_tokenizer,
         "lora_alpha": config.lora_alpha,
         "is_trained": summary.is_trained,
@@ -64,11 +67,17 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{part['name']:<15} {part['parameters']:>14,} parameters  {_size(part['num_bytes']):>9}  {dtypes}"
     yield f"{'in all':<15} {facts['parameters']:>14,} parameters  {_size(facts['bytes']):>9}"
     size = facts["image_size"]
-    yield f"sampling        {facts['num_frames']} frames of {size}x{size} pixels, as uniform in time as frames allow"
-    yield (
-        f"window          {facts['window_size']} frames every {facts['stride']}: "
-        f"{facts['num_video_tokens']} video tokens for {facts['num_frames']} frames"
-    )
+    if facts["fps"]:
+        most = f", at most {facts['max_frames']}" if facts["max_frames"] else ""
+        yield f"sampling        {facts['fps']:g} frames of {size}x{size} pixels a second{most}"
+    else:
+        number = facts["num_frames"]
+        yield f"sampling        {number} frames of {size}x{size} pixels, as uniform in time as frames allow"
+    window = f"window          {facts['window_size']} frames every {facts['stride']}: "
+    if facts["fps"]:
+        yield f"{window}{facts['num_video_query_tokens']} video tokens each"
+    else:
+        yield f"{window}{facts['num_video_tokens']} video tokens for {facts['num_frames']} frames"
     yield f"time sentences  in the {facts['timestamp_tokenizer']} vocabulary"
     if not facts["is_trained"]:
         yield "weights         untrained (random): answers mean nothing"

@@ -28,6 +28,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         window_size: Frames in one window of the video Q-Former; 0 reads the whole video as one window.
         stride: Frames from the start of one window to the start of the next.
         max_frame_positions: Rows of the frame position embedding; positions restart after as many frames.
+        fps: Frames a second that videos are sampled with by default. None, as in the original, spreads
+            `max_frame_positions` frames evenly over a video of any length.
+        max_frames: With `fps`, the most frames of a video by default.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
             with, `"llama"` what it trained with (and how it answers MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
@@ -57,6 +60,8 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     window_size: int = 32
     stride: int = 32
     max_frame_positions: int = 96
+    fps: float | int | None = None
+    max_frames: int | None = None
     timestamp_tokenizer: str = "bert"
     vision_post_layernorm_eps: float | None = 1e-5
     image_token_id: int = 32000
@@ -76,7 +81,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             self.qformer_config = _QFORMER_DEFAULTS | self.qformer_config
         super().__post_init__(**kwargs)
         # The widths that must agree are one fact each, so they follow from where they are made.
-        self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        self.qformer_config.encoder_hidden_size = _vision_width(self.vision_config)
         self.video_qformer_config.encoder_hidden_size = self.qformer_config.hidden_size
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         self._check()
@@ -99,6 +104,12 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
                 "set it in TimeChatConfig(timestamp_tokenizer=...)"
             )
 
+    def default_sampling(self) -> dict[str, Any]:
+        """How a video is sampled where nobody says otherwise, as arguments of `load_frames`."""
+        if self.fps is None:
+            return {"num_frames": self.max_frame_positions}
+        return {"fps": self.fps, "max_frames": self.max_frames}
+
     def window_starts(self, num_frames: int) -> range:
         """First frame of every window over a video of `num_frames` frames; the last window may be shorter."""
         if self.window_size == 0:
@@ -108,6 +119,11 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     def num_video_tokens(self, num_frames: int) -> int:
         """Tokens that the language model sees for a video of `num_frames` frames."""
         return self.num_video_query_tokens * len(self.window_starts(num_frames))
+
+
+def _vision_width(config: PreTrainedConfig) -> int:
+    """Width of what the tower gives; convolutional towers have one for each stage."""
+    return int(config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1])
 
 
 _QFORMER_DEFAULTS = {

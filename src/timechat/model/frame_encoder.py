@@ -1,5 +1,7 @@
 """Frames and their times → frame tokens: the vision tower and the timestamp-aware image Q-Former."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, InstructBlipQFormerModel, InstructBlipVisionModel, PreTrainedConfig
@@ -10,8 +12,9 @@ from timechat.model.configuration import TimeChatConfig
 class FrameEncoder(nn.Module):
     """Read each frame together with the sentence that says when it was sampled.
 
-    The tower is EVA ViT-g in the published checkpoints. The image Q-Former is InstructBLIP's, with the
-    time sentence in the place of the instruction. Unlike InstructBLIP, TimeChat hands on *every* position
+    The tower is EVA ViT-g in the published checkpoints. Another may take its place; one that gives a feature map,
+    as convolutional networks do, gets a learned embedding of the places on it. The image Q-Former is InstructBLIP's,
+    with the time sentence in the place of the instruction. Unlike InstructBLIP, TimeChat hands on *every* position
     of the Q-Former, text positions included.
     """
 
@@ -20,6 +23,8 @@ class FrameEncoder(nn.Module):
         self.vision_model = _build_vision_model(config.vision_config)
         if config.vision_post_layernorm_eps is not None and hasattr(self.vision_model, "post_layernorm"):
             self.vision_model.post_layernorm.eps = config.vision_post_layernorm_eps  # type: ignore[union-attr]
+        if size := feature_map_size(config.vision_config):
+            self.map_positions = nn.Parameter(torch.zeros(size * size, config.qformer_config.encoder_hidden_size))
         self.qformer = InstructBlipQFormerModel(config.qformer_config)
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, config.qformer_config.hidden_size))
 
@@ -35,22 +40,39 @@ class FrameEncoder(nn.Module):
             `(frames, num_query_tokens + tokens, hidden)`: the states of the queries, then of the text.
             Positions of padding are computed and returned as well; the original passes them on too.
         """
-        image_states = self.vision_states(pixel_values)  # (frames, patches + 1, vision hidden)
-        num_frames = image_states.shape[0]
+        return self.read_frames(self.vision_states(pixel_values), input_ids, attention_mask)
+
+    def read_frames(self, vision_states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Do what `forward` does after the tower, whose states are `(frames, patches + 1, vision hidden)`."""
+        num_frames = vision_states.shape[0]
         query_embeds = self.query_tokens.expand(num_frames, -1, -1)
         query_mask = attention_mask.new_ones(num_frames, query_embeds.shape[1])
         outputs = self.qformer(
             input_ids=input_ids,
             attention_mask=torch.cat([query_mask, attention_mask], dim=1),
             query_embeds=query_embeds,
-            encoder_hidden_states=image_states.to(self.query_tokens.dtype),
+            encoder_hidden_states=vision_states.to(self.query_tokens.dtype),
         )
         return outputs.last_hidden_state  # type: ignore[no-any-return]
 
     def vision_states(self, pixel_values: Tensor) -> Tensor:
-        """Return the tower's normed states, `(frames, patches + 1, hidden)`, for `(frames, 3, height, width)`."""
+        """Return the tower's normed states, `(frames, places, hidden)`, for `(frames, 3, height, width)`.
+
+        Places are patches and the class token, or those of a feature map, row by row.
+        """
         dtype = next(self.vision_model.parameters()).dtype
-        return self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state  # type: ignore[no-any-return]
+        states: Tensor = self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state
+        if states.ndim == 4:  # (frames, hidden, height, width)
+            states = states.flatten(2).transpose(1, 2) + self.map_positions.to(dtype)  # (frames, places, hidden)
+        return states
+
+
+def feature_map_size(config: PreTrainedConfig) -> int | None:
+    """Places along one side of the map that a convolutional tower gives; None for a tower that gives a sequence."""
+    if config.model_type != "resnet":
+        return None
+    halvings: int = 1 + len(config.hidden_sizes) + int(config.downsample_in_first_stage)
+    return math.ceil(int(config.image_size) / (1 << halvings))
 
 
 def _build_vision_model(config: PreTrainedConfig) -> nn.Module:

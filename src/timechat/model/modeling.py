@@ -27,7 +27,14 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FrameEncoder
 from timechat.model.video_qformer import SlidingVideoQFormer
 
-_VIDEO_INPUTS = ("pixel_values", "qformer_input_ids", "qformer_attention_mask", "video_sizes")
+_VIDEO_INPUTS = (
+    "pixel_values",
+    "vision_states",
+    "frame_tokens",
+    "qformer_input_ids",
+    "qformer_attention_mask",
+    "video_sizes",
+)
 
 
 class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
@@ -47,6 +54,8 @@ class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         super()._init_weights(module)
         if isinstance(module, FrameEncoder | SlidingVideoQFormer):
             nn.init.normal_(module.query_tokens, std=0.02)
+        if isinstance(module, FrameEncoder) and hasattr(module, "map_positions"):
+            nn.init.normal_(module.map_positions, std=0.5)
 
 
 class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -158,45 +167,64 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         return self.language_model.get_output_embeddings()  # type: ignore[no-any-return]
 
     def get_frame_features(
-        self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor
+        self,
+        pixel_values: Tensor | None,
+        qformer_input_ids: Tensor,
+        qformer_attention_mask: Tensor,
+        *,
+        vision_states: Tensor | None = None,
     ) -> Tensor:
         """Encode frames one by one; the part of the work that can be cut into pieces anywhere.
 
         Args:
-            pixel_values: `(batch, frames, 3, height, width)`.
+            pixel_values: `(batch, frames, 3, height, width)`, or None where `vision_states` are given.
             qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame.
             qformer_attention_mask: `(batch, frames, tokens)`.
+            vision_states: `(batch, frames, places, vision hidden)`, what the vision tower made of the frames.
 
         Returns:
             `(batch, frames, num_query_tokens + tokens, Q-Former hidden)`.
         """
-        batch, num_frames = pixel_values.shape[:2]
+        frames = pixel_values if vision_states is None else vision_states
+        if frames is None or (pixel_values is not None and vision_states is not None):
+            raise ValueError("give either pixel_values or vision_states: exactly one of them")
+        batch, num_frames = frames.shape[:2]
         if qformer_input_ids.shape[:2] != (batch, num_frames):
             raise ValueError(
-                f"pixel_values hold {num_frames} frames of {batch} videos, but qformer_input_ids have the "
-                f"shape {tuple(qformer_input_ids.shape)}; expected ({batch}, {num_frames}, tokens)"
+                f"{'pixel_values' if vision_states is None else 'vision_states'} hold {num_frames} frames of {batch} "
+                f"videos, but qformer_input_ids have the shape {tuple(qformer_input_ids.shape)}; expected ({batch}, "
+                f"{num_frames}, tokens)"
             )
-        frame_tokens = self.frame_encoder(
-            pixel_values.flatten(0, 1), qformer_input_ids.flatten(0, 1), qformer_attention_mask.flatten(0, 1)
+        encode = self.frame_encoder if vision_states is None else self.frame_encoder.read_frames
+        frame_tokens = encode(
+            frames.flatten(0, 1), qformer_input_ids.flatten(0, 1), qformer_attention_mask.flatten(0, 1)
         )
         return frame_tokens.unflatten(0, (batch, num_frames))  # type: ignore[no-any-return]
 
     def get_video_features(
-        self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor
+        self,
+        pixel_values: Tensor | None,
+        qformer_input_ids: Tensor,
+        qformer_attention_mask: Tensor,
+        *,
+        vision_states: Tensor | None = None,
     ) -> Tensor:
         """Turn videos of one length into the tokens that the language model sees.
 
         Args:
-            pixel_values: `(batch, frames, 3, height, width)`.
+            pixel_values: `(batch, frames, 3, height, width)`, or None where `vision_states` are given.
             qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame. Padding is masked
                 inside of the image Q-Former, but its states are handed on, as in the original: results
                 depend on how far sentences are padded. The processor pads per video.
             qformer_attention_mask: `(batch, frames, tokens)`.
+            vision_states: `(batch, frames, places, vision hidden)`, what the vision tower made of the frames.
 
         Returns:
             `(batch, windows * num_video_query_tokens, text hidden size)`.
         """
-        frame_tokens = self.get_frame_features(pixel_values, qformer_input_ids, qformer_attention_mask)
+        frame_tokens = self.get_frame_features(
+            pixel_values, qformer_input_ids, qformer_attention_mask, vision_states=vision_states
+        )
         return self.video_qformer(frame_tokens)  # type: ignore[no-any-return]
 
     def embed_prompt(self, input_ids: Tensor, video_features: Tensor) -> Tensor:
@@ -234,6 +262,8 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         qformer_input_ids: Tensor | None = None,
         qformer_attention_mask: Tensor | None = None,
         video_sizes: Tensor | None = None,
+        vision_states: Tensor | None = None,
+        frame_tokens: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -244,12 +274,17 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
 
         Args:
             input_ids: `(batch, sequence)`, or None where `inputs_embeds` are given.
-            attention_mask: `(batch, sequence)`, 0 for padding on either side.
+            attention_mask: `(batch, sequence)`, 0 for padding on either side; or `(batch, 1, sequence, sequence)`,
+                True where a row may look, together with `position_ids`.
             pixel_values: `(batch, frames, 3, height, width)`, padded to the longest video of the batch.
             qformer_input_ids: `(batch, frames, tokens)`.
             qformer_attention_mask: `(batch, frames, tokens)`.
             video_sizes: `(batch, 2)`, frames and prompt tokens that are real in each video: a video is
                 encoded as if it were alone. None takes the tensors as they are.
+            vision_states: `(batch, frames, places, vision hidden)` in place of `pixel_values`: what the
+                vision tower made of them.
+            frame_tokens: `(batch, frames, num_query_tokens + tokens, Q-Former hidden)` in place of `pixel_values`
+                and their time sentences: what `get_frame_features` made of them.
             inputs_embeds: `(batch, sequence, text hidden)` instead of all of the above but the mask.
             position_ids: `(batch, sequence)`; by default counted over real positions.
             past_key_values: What the language model remembers of earlier positions.
@@ -261,14 +296,23 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds: exactly one of them")
-        if pixel_values is not None:
-            if input_ids is None or qformer_input_ids is None or qformer_attention_mask is None:
+        given = [tensor for tensor in (pixel_values, vision_states, frame_tokens) if tensor is not None]
+        if len(given) > 1:
+            raise ValueError("give one of pixel_values, vision_states and frame_tokens: they stand for the same video")
+        if given:
+            sentences = (qformer_input_ids, qformer_attention_mask)
+            if input_ids is None or (frame_tokens is None and any(ids is None for ids in sentences)):
                 raise ValueError(
                     "pixel_values need input_ids, qformer_input_ids and qformer_attention_mask beside them; "
                     "TimeChatProcessor makes all four"
                 )
-            video_features = self._batch_video_features(
-                pixel_values, qformer_input_ids, qformer_attention_mask, video_sizes
+            video_features = self.batch_video_features(
+                pixel_values=pixel_values,
+                vision_states=vision_states,
+                frame_tokens=frame_tokens,
+                qformer_input_ids=qformer_input_ids,
+                qformer_attention_mask=qformer_attention_mask,
+                video_sizes=video_sizes,
             )
             inputs_embeds = self.embed_prompt(input_ids, video_features)
             input_ids = None
@@ -286,21 +330,44 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
             **kwargs,
         )
 
-    def _batch_video_features(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, video_sizes: Tensor | None
+    def batch_video_features(
+        self,
+        *,
+        pixel_values: Tensor | None = None,
+        vision_states: Tensor | None = None,
+        frame_tokens: Tensor | None = None,
+        qformer_input_ids: Tensor | None = None,
+        qformer_attention_mask: Tensor | None = None,
+        video_sizes: Tensor | None = None,
     ) -> Tensor:
-        """Encode a batch of videos, each cut to its real size, into `(video tokens of all, text hidden)`."""
-        if video_sizes is None:
-            return self.get_video_features(pixel_values, input_ids, attention_mask).flatten(0, 1)
-        features = [
-            self.get_video_features(
-                pixel_values[i : i + 1, :frames],
-                input_ids[i : i + 1, :frames, :tokens],
-                attention_mask[i : i + 1, :frames, :tokens],
-            )[0]
-            for i, (frames, tokens) in enumerate(video_sizes.tolist())
-        ]
-        return torch.cat(features)  # (video tokens of all, text hidden)
+        """Encode videos of different lengths, each as if it were alone; arguments as in `forward`.
+
+        Returns:
+            `(video tokens of all, text hidden)`.
+        """
+
+        def cut(tensor: Tensor | None, i: int, *sizes: int) -> Tensor | None:
+            return None if tensor is None else tensor[(slice(i, i + 1), *map(slice, sizes))]
+
+        def encode(i: int, frames: int, tokens: int) -> Tensor:
+            if frame_tokens is not None:
+                tokens += self.config.num_query_tokens
+                return self.video_qformer(frame_tokens[i : i + 1, :frames, :tokens])[0]  # type: ignore[no-any-return]
+            ids, mask = cut(qformer_input_ids, i, frames, tokens), cut(qformer_attention_mask, i, frames, tokens)
+            assert ids is not None
+            assert mask is not None
+            states = cut(vision_states, i, frames)
+            return self.get_video_features(cut(pixel_values, i, frames), ids, mask, vision_states=states)[0]
+
+        if video_sizes is not None:
+            return torch.cat([encode(i, *size) for i, size in enumerate(video_sizes.tolist())])
+        if frame_tokens is not None:
+            return self.video_qformer(frame_tokens).flatten(0, 1)  # type: ignore[no-any-return]
+        assert qformer_input_ids is not None
+        assert qformer_attention_mask is not None
+        return self.get_video_features(
+            pixel_values, qformer_input_ids, qformer_attention_mask, vision_states=vision_states
+        ).flatten(0, 1)
 
     def prepare_inputs_for_generation(
         self,

@@ -37,6 +37,8 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         image_mean: Per channel of pixels scaled to 0..1.
         image_std: Per channel of pixels scaled to 0..1.
         chat_style: How a conversation is written: `"llama_2"` or `"vicuna"`.
+        names_frame_times: Whether the prompt tells the times of the frames in words as well, as in the original.
+            The video tokens carry them in any case.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         image_mean: Sequence[float] = _CLIP_MEAN,
         image_std: Sequence[float] = _CLIP_STD,
         chat_style: ChatStyle = "llama_2",
+        names_frame_times: bool = True,
     ) -> None:
         super().__init__(tokenizer, qformer_tokenizer)
         self.config = config
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
         self.chat_style: ChatStyle = chat_style
+        self.names_frame_times = names_frame_times
 
     def __call__(
         self,
@@ -156,7 +160,8 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
             messages += [Message("user", asked), Message("assistant", answer)]
         messages += [Message("user", question), Message("assistant", None)]
         # The original joins video and question with a space of its own: two spaces stand before the question.
-        messages[0] = Message("user", f"{video_message(timestamps)} {messages[0].text}")
+        opening = video_message(timestamps, names_times=self.names_frame_times)
+        messages[0] = Message("user", f"{opening} {messages[0].text}")
         return render_chat(system, messages, style=self.chat_style)
 
     def encode_prompt(self, prompt: str, num_frames: int) -> list[int]:
@@ -203,7 +208,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
             for question, answer in turns
             for role, text in (("user", question), ("assistant", answer))
         ]
-        opening = video_message(timestamps, num_placeholders=num_tokens)
+        opening = video_message(timestamps, num_placeholders=num_tokens, names_times=self.names_frame_times)
         messages[0] = Message("user", f"{opening}{messages[0].text}")
         text = render_chat(system, messages, style="llama_2")
         input_ids: list[int] = self.tokenizer(text).input_ids[:max_length]

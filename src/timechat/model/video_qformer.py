@@ -38,13 +38,18 @@ class SlidingVideoQFormer(nn.Module):
         position_embeds = self.frame_positions(positions)[:, None]  # (frames, 1, hidden)
         frame_tokens = frame_tokens.to(position_embeds.dtype) + position_embeds
         size = self.config.window_size or num_frames
-        windows = [
-            self._compress(frame_tokens[:, start : start + size]) for start in self.config.window_starts(num_frames)
-        ]
-        return torch.cat(windows, dim=1)  # (batch, windows * num_video_query_tokens, text hidden)
+        starts = self.config.window_starts(num_frames)
+        whole = [frame_tokens[:, start : start + size] for start in starts if start + size <= num_frames]
+        cut_off = [frame_tokens[:, start:] for start in starts if start + size > num_frames]
+        video_tokens = []
+        if whole:  # all of one length, so all in one go
+            windows = torch.stack(whole, dim=1).flatten(0, 1)  # (batch * windows, frames, tokens, hidden)
+            video_tokens.append(self._compress(windows).unflatten(0, (-1, len(whole))).flatten(1, 2))
+        video_tokens += [self._compress(window) for window in cut_off]
+        return torch.cat(video_tokens, dim=1)  # (batch, windows * num_video_query_tokens, text hidden)
 
     def _compress(self, window: Tensor) -> Tensor:
-        """Turn one window, `(batch, frames, tokens, hidden)`, into `(batch, num_video_query_tokens, text hidden)`."""
+        """Turn windows, `(windows, frames, tokens, hidden)`, into `(windows, num_video_query_tokens, text hidden)`."""
         outputs = self.qformer(
             query_embeds=self.query_tokens.expand(window.shape[0], -1, -1),
             encoder_hidden_states=window.flatten(1, 2),  # (batch, frames * tokens, hidden)

@@ -49,6 +49,7 @@ def load_frames(
     size: Size | None = None,
     sampling: Literal["exact", "keyframes"] = "exact",
     clock: Literal["video", "container"] = "video",
+    generator: np.random.Generator | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     workers: int | None = None,
 ) -> Frames:
@@ -76,6 +77,7 @@ def load_frames(
             from where `exact` looks, and of fewer frames where the file has few keyframes.
         clock: `video` starts when the first frame is shown. `container` keeps the file's own times, for
             this call's arguments and result alike.
+        generator: Draws where in its interval each frame is taken, for training; None takes the start of each.
         timeout: Seconds of wall time after which the file is given up.
         workers: Threads to decode with; None takes all cores.
 
@@ -87,7 +89,7 @@ def load_frames(
     """
     wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
     num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
-    request = Request(num_frames, fps, max_frames, start, end, wanted_times, sampling)
+    request = Request(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
     size = None if size is None else height_width(size)
     if isinstance(source, Frames):
         return _resample(source, request, size)

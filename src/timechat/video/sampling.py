@@ -28,6 +28,21 @@ def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
     return indices[:n]
 
 
+def random_indices(num_available: int, num_frames: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """One frame index from each of `num_frames` equal intervals, any of the interval's frames.
+
+    The original never takes an interval's last frame, and random frames of the whole video where an interval has
+    but one: a slip that is not repeated here.
+
+    Returns:
+        `(min(num_frames, num_available),)`, rising, each index once.
+    """
+    n = min(num_frames, num_available)
+    borders = np.arange(n + 1) * num_available // n
+    drawn: NDArray[np.int64] = generator.integers(borders[:-1], borders[1:])
+    return drawn
+
+
 def is_constant_rate(times: NDArray[np.float64], tick: float) -> bool:
     """True if frame times lie on an even grid, up to the rounding of the container's clock.
 
@@ -53,6 +68,7 @@ def sample_indices(
     end: float | None = None,
     timestamps: ArrayLike | None = None,
     tick: float = TIME_SLACK,
+    generator: np.random.Generator | None = None,
 ) -> NDArray[np.int64]:
     """Choose frames by the times at which they are on screen; options as in `load_frames`.
 
@@ -66,6 +82,7 @@ def sample_indices(
         end: seconds.
         timestamps: seconds, instead of all the above.
         tick: seconds, the container's time base: times may be rounded by up to this much.
+        generator: draws a frame from each interval; None takes the first.
 
     Returns:
         Rising frame indices; one that is on screen at several of the wanted times appears that often.
@@ -91,13 +108,15 @@ def sample_indices(
     slack = TIME_SLACK
     if is_constant_rate(times[first:last], tick):
         if fps is None or count > limit:
-            return first + uniform_indices(num_available, min(count, limit))
+            count = min(count, limit)
+            if generator is not None:
+                return first + random_indices(num_available, count, generator)
+            return first + uniform_indices(num_available, count)
         slack += _rounding(step, tick)
-    if fps is not None and count <= limit:
-        wanted = begin + np.arange(count) / fps
-    else:
-        count = min(count, limit)
-        wanted = begin + np.arange(count) * ((stop - begin) / count)
+    grid_fps = fps if count <= limit else None
+    count = min(count, limit)
+    steps = np.arange(count) + (0.0 if generator is None else generator.random(count))
+    wanted = begin + (steps * ((stop - begin) / count) if grid_fps is None else steps / grid_fps)
     return np.clip(on_screen(times, wanted, slack), first, last - 1)
 
 
@@ -131,6 +150,7 @@ class Request:
     end: float | None
     timestamps: tuple[float, ...] | None
     sampling: str
+    generator: np.random.Generator | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "max_frames"):
@@ -150,6 +170,8 @@ class Request:
                 raise ValueError("timestamps already say which frames: leave out fps, max_frames, start and end")
             if not self.timestamps or not np.isfinite(self.timestamps).all():
                 raise ValueError(f"timestamps must be one or more times in seconds, got {self.timestamps}")
+        if self.generator is not None and self.timestamps is not None:
+            raise ValueError("timestamps already say which frames: leave out generator")
         if self.sampling not in ("exact", "keyframes"):
             raise ValueError(f"sampling must be 'exact' or 'keyframes', got {self.sampling!r}")
 
@@ -166,6 +188,7 @@ class Request:
                 end=self.end,
                 timestamps=self.timestamps,
                 tick=tick,
+                generator=self.generator,
             )
         except ValueError as error:
             raise VideoError(f"{name}: {error}; its pictures run from {times[0]:.3f} to {end_time:.3f} s") from error

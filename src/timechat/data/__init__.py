@@ -1,0 +1,1 @@
+"""Annotations and drawn films → instruction records → batches."""

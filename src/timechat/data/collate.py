@@ -1,0 +1,56 @@
+"""Samples → one batch: everything padded on the right, and the real size of every video beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from timechat.data.dataset import Sample
+from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor, pad_right
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples as the model takes them: `model(**batch.inputs)` gives the loss.
+
+    Attributes:
+        step: Number of the batch.
+        inputs: One of `pixel_values` `(batch, frames, 3, height, width)`, `vision_states` and `frame_tokens` `(batch,
+            frames, tokens, hidden)`; `qformer_input_ids` and `qformer_attention_mask` `(batch, frames, tokens)`;
+            `video_sizes` `(batch, 2)`; `input_ids`, `attention_mask` and `labels` `(batch, sequence)`.
+        samples: What it was made of.
+    """
+
+    step: int
+    inputs: dict[str, Tensor]
+    samples: tuple[Sample, ...]
+
+    @property
+    def record_ids(self) -> list[str]:
+        """Ids of the records, in order."""
+        return [sample.record.id for sample in self.samples]
+
+
+def collate(samples: Sequence[Sample], processor: TimeChatProcessor, *, step: int = 0) -> Batch:
+    """Stack samples of different lengths.
+
+    Each video is encoded by the model as if it were alone: `video_sizes` tells what is real of it.
+    """
+    videos = [sample.video for sample in samples]
+    inputs = {key: _stack([video[key] for video in videos]) for key in videos[0]}
+    inputs["video_sizes"] = torch.tensor([list(video["qformer_input_ids"].shape) for video in videos])
+    inputs["input_ids"], inputs["attention_mask"] = pad_right(
+        [sample.input_ids for sample in samples], processor.pad_token_id
+    )
+    inputs["labels"], _ = pad_right([sample.labels for sample in samples], IGNORED_LABEL)
+    return Batch(step, inputs, tuple(samples))
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of different sizes, each filled up with zeros at its ends."""
+    shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *shape)
+    for row, tensor in zip(stacked, tensors, strict=True):
+        row[tuple(map(slice, tensor.shape))] = tensor
+    return stacked

@@ -1,0 +1,83 @@
+"""Batches of one process: samples made in parallel, batches handed out in order."""
+
+from collections.abc import Generator, Iterator
+from itertools import count
+
+from timechat.data.collate import Batch, collate
+from timechat.data.dataset import InstructionDataset
+from timechat.data.losses import LossReport
+from timechat.data.parallel import in_order
+
+
+class BatchLoader:
+    """The batches that one process trains on, the same whatever the number of workers.
+
+    Batch `k` of all processes together is one stretch of samples, of which each process takes its part in turn: two
+    processes see what one with twice the batch sees.
+
+    Attributes:
+        report: What could not be learned from.
+    """
+
+    def __init__(
+        self,
+        dataset: InstructionDataset,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 2,
+        batches_ahead: int = 2,
+        report: LossReport | None = None,
+    ) -> None:
+        """Prepare to load.
+
+        Args:
+            dataset: Makes samples.
+            batch_size: Samples of a batch on each process. The dataset's mixture must have been made for
+                `batch_size * world_size`.
+            rank: Number of this process.
+            world_size: Number of processes.
+            workers: Threads that make samples; 0 makes each batch when it is asked for.
+            batches_ahead: Batches that may wait to be asked for.
+            report: Where losses are counted; by default a report without a file.
+        """
+        if batch_size < 1 or world_size < 1 or batches_ahead < 1:
+            raise ValueError(
+                "batch_size, world_size and batches_ahead must be at least 1, got "
+                f"{batch_size}, {world_size} and {batches_ahead}"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
+        dataset.mixture.check_batches(batch_size * world_size)
+        self.report = report or LossReport()
+        self._dataset = dataset
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._workers, self._ahead = workers, batches_ahead * batch_size
+
+    def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
+        """Give the batches of this process from number `first_step` on, without end.
+
+        Closing the iterator (or leaving its loop and dropping it) ends the threads, and writes the report.
+
+        Raises:
+            DataError: Too many videos cannot be read, or features are missing.
+        """
+        made = in_order(self._numbers(first_step), self._dataset.__getitem__, workers=self._workers, ahead=self._ahead)
+        try:
+            for step in count(first_step):
+                samples = []
+                for _ in range(self._batch_size):
+                    _, sample = next(made)
+                    self.report.add(sample.losses)
+                    samples.append(sample)
+                yield collate(samples, self._dataset.processor, step=step)
+        finally:
+            made.close()
+            self.report.write()
+
+    def _numbers(self, first_step: int) -> Iterator[int]:
+        """Numbers of this process's samples."""
+        for step in count(first_step):
+            first = (step * self._world_size + self._rank) * self._batch_size
+            yield from range(first, first + self._batch_size)

@@ -1,0 +1,144 @@
+"""Which record a sample of a run is: a pure function of the seed and the sample's number.
+
+So neither an interruption nor the number of processes or workers changes what a run sees.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.data.records import Record
+from timechat.errors import DataError
+
+_BLOCK = 4096  # units whose sources are drawn together
+_CHOICE, _ORDER, _SAMPLE = 1, 2, 3  # what a stream of random numbers is for
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of records, and its share of the samples.
+
+    Attributes:
+        name: In reports.
+        records: At least one.
+        weight: Share of the samples, relative to the other sources' weights, whatever their sizes: the original
+            draws from all of its sets equally often.
+    """
+
+    name: str
+    records: Sequence[Record] = field(repr=False)
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise DataError(f"the source {self.name!r} holds no record")
+        if not (np.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"the weight of the source {self.name!r} must be above 0, got {self.weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sample comes from.
+
+    Attributes:
+        source: Index of the source.
+        index: Index of the record in its source.
+        epoch: How often the source was read through before.
+    """
+
+    source: int
+    index: int
+    epoch: int
+
+
+class Mixture:
+    """Sources shuffled and mixed into one endless sequence of samples.
+
+    Each source is read in a fresh random order again and again. Where batches are not mixed, all samples of a
+    batch, over all processes, come from one source, drawn by the weights: as in the original.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], *, seed: int, batch_size: int = 1, mixed_batches: bool = False
+    ) -> None:
+        """Prepare to mix.
+
+        Args:
+            sources: What is mixed.
+            seed: Of order and choice.
+            batch_size: Samples of a batch on all processes together.
+            mixed_batches: Draw a source for every sample instead of for every batch.
+        """
+        if not sources:
+            raise ValueError("sources must name at least one set of records, got none")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        self.sources = tuple(sources)
+        self.seed = seed
+        self._batch_size = batch_size
+        self._unit = 1 if mixed_batches else batch_size  # samples that share a source
+        weights = np.array([source.weight for source in sources])
+        self._borders = np.cumsum(weights / weights.sum())
+        self._taken = [np.zeros(len(sources), dtype=np.int64)]  # units of each source before each block
+        self._lock = threading.Lock()
+        self._choices = lru_cache(maxsize=8)(self._draw_choices)
+        self._order = lru_cache(maxsize=4 * len(self.sources))(self._draw_order)
+
+    def locate(self, number: int, *, skipped: int = 0) -> Place:
+        """Tell which record sample `number` is.
+
+        Args:
+            number: Of the sample, counted from 0 over all processes.
+            skipped: Records to pass over, in the source's order of that epoch.
+        """
+        unit, offset = divmod(number, self._unit)
+        block, row = divmod(unit, _BLOCK)
+        choices = self._choices(block)
+        source = int(choices[row])
+        taken = int(self._taken_before(block)[source] + (choices[:row] == source).sum())
+        size = len(self.sources[source].records)
+        epoch, position = divmod(taken * self._unit + offset, size)
+        # Within the epoch, so that as many skips as there are records meet each of them once.
+        return Place(source, int(self._order(source, epoch)[(position + skipped) % size]), epoch)
+
+    def check_batches(self, batch_size: int) -> None:
+        """Refuse to be cut into batches of another size than was said."""
+        if self._unit > 1 and batch_size != self._batch_size:
+            raise ValueError(
+                f"the mixture was made for batches of {self._batch_size} samples on all processes together, got "
+                f"{batch_size}; make it with Mixture(..., batch_size={batch_size})"
+            )
+
+    def record(self, place: Place) -> Record:
+        """Return the record at a place."""
+        return self.sources[place.source].records[place.index]
+
+    def generator(self, number: int, *, skipped: int = 0) -> np.random.Generator:
+        """Return the source of all chance in making sample `number`."""
+        return np.random.default_rng([self.seed, _SAMPLE, number, skipped])
+
+    def _draw_choices(self, block: int) -> NDArray[np.int64]:
+        """Sources of the units of a block, `(_BLOCK,)`."""
+        drawn = np.random.default_rng([self.seed, _CHOICE, block]).random(_BLOCK)
+        choices: NDArray[np.int64] = np.searchsorted(self._borders[:-1], drawn, side="right")
+        return choices
+
+    def _draw_order(self, source: int, epoch: int) -> NDArray[np.int64]:
+        """Order of a source's records in one epoch, `(records,)`."""
+        generator = np.random.default_rng([self.seed, _ORDER, source, epoch])
+        order: NDArray[np.int64] = generator.permutation(len(self.sources[source].records))
+        return order
+
+    def _taken_before(self, block: int) -> NDArray[np.int64]:
+        """Units of each source before a block, `(sources,)`."""
+        with self._lock:
+            while len(self._taken) <= block:
+                counts = np.bincount(self._choices(len(self._taken) - 1), minlength=len(self.sources))
+                self._taken.append(self._taken[-1] + counts)
+            return self._taken[block]

@@ -1,0 +1,255 @@
+"""Instruction records: what is said about which part of which video, one JSON object a line."""
+
+import difflib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from timechat.errors import DataError
+from timechat.events import Event, Task
+from timechat.parsing import parse_events
+from timechat.prompts import Message, Role
+
+Clock = Literal["video", "part"]
+
+_REQUIRED = ("video", "messages")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvent(Event):
+    """An event of a record.
+
+    Attributes:
+        id: The same wherever the same event of the same video appears, or None where nobody said.
+        extra: What else its line says.
+    """
+
+    id: str | int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A conversation about a video, or about a part of it.
+
+    Attributes:
+        video: Path or address of the video.
+        messages: Questions and answers in turn: the user's first, the assistant's last.
+        id: Name of the record in reports; unique within its file.
+        start: Seconds; only what is shown from here on is looked at.
+        end: Seconds; only what is shown before is looked at.
+        clock: Where the times in messages and events start: at the video's first frame, or at `start`, as if
+            the part were a file of its own.
+        duration: Length of the video in seconds, where known.
+        task: What is asked: `grounding`, `dense_caption`, ...
+        query: What was looked for, where the task has a query.
+        source: The data set it comes from.
+        transcript: What is said in the video and when, or None where nobody listened. Not part of the messages.
+        annotated_events: Events that the record's file lists, or None where it lists none.
+        extra: Further keys of its line, kept as they are.
+    """
+
+    video: str
+    messages: tuple[Message, ...]
+    id: str = ""
+    start: float | None = None
+    end: float | None = None
+    clock: Clock = "video"
+    duration: float | None = None
+    task: str = "ask"
+    query: str | None = None
+    source: str = ""
+    transcript: tuple[Event, ...] | None = None
+    annotated_events: tuple[RecordEvent, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.video:
+            raise ValueError("video must be the path or the address of a video, got an empty text")
+        roles = [message.role for message in self.messages]
+        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+            raise ValueError(f"messages must be of user and assistant in turn, in pairs, got {roles}")
+        for message in self.messages:
+            if not isinstance(message.text, str):
+                raise ValueError(f"the content of a message must be text, got {message.text!r}")
+        for name in ("start", "end", "duration"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (isinstance(seconds, int | float) and seconds >= 0):
+                raise ValueError(f"{name} must be seconds, at least 0, got {seconds!r}")
+        if self.start is not None and self.end is not None and not self.start < self.end:
+            raise ValueError(f"start must be before end, got start={self.start} and end={self.end}")
+        if self.clock not in get_args(Clock):
+            raise ValueError(f"clock must be one of {', '.join(get_args(Clock))}, got {self.clock!r}")
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """The conversation as (question, answer) pairs."""
+        texts = [message.text or "" for message in self.messages]
+        return list(zip(texts[::2], texts[1::2], strict=True))
+
+    @cached_property
+    def events(self) -> tuple[RecordEvent, ...]:
+        """The events that the file lists; else those that the answers tell."""
+        if self.annotated_events is not None:
+            return self.annotated_events
+        parsed = [event for _, answer in self.turns for event in parse_events(answer, task=_task_of(answer)).events]
+        return tuple(RecordEvent(e.start, e.end, e.caption, e.score) for e in parsed)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Record":
+        """Make a record of a JSON object.
+
+        Raises:
+            ValueError: A key is missing or holds what it must not.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a record must be a JSON object, got {type(data).__name__}")
+        for key in _REQUIRED:
+            if key not in data:
+                raise ValueError(f"a record needs {key!r}, got {_keys(data)}{_meant(key, data)}")
+        known = {f.name for f in fields(cls)} - {"annotated_events", "extra"}
+        values = {key: value for key, value in data.items() if key in known}
+        return cls(
+            **values
+            | {
+                "id": str(data.get("id", "")),
+                "messages": tuple(_message(message) for message in data["messages"]),
+                "transcript": _optional(data.get("transcript"), _line_of_speech),
+                "annotated_events": _optional(data.get("events"), _event),
+            },
+            extra={key: value for key, value in data.items() if key not in known | {"events"}},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as a JSON object; what is not known is left out."""
+        values = {
+            "id": self.id,
+            "video": self.video,
+            "start": self.start,
+            "end": self.end,
+            "clock": None if self.clock == "video" else self.clock,
+            "duration": self.duration,
+            "task": None if self.task == "ask" else self.task,
+            "query": self.query,
+            "source": self.source,
+            "messages": [{"role": message.role, "content": message.text} for message in self.messages],
+            "events": None if self.annotated_events is None else [_event_dict(e) for e in self.annotated_events],
+            "transcript": None
+            if self.transcript is None
+            else [{"start": e.start, "end": e.end, "text": e.caption} for e in self.transcript],
+        }
+        return {key: value for key, value in values.items() if value not in (None, "")} | dict(self.extra)
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """Read records of ours, one a line; empty lines are passed over.
+
+    Raises:
+        DataError: A line is no record; the message names file and line.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                with located(f"{path}:{number}"):
+                    record = Record.from_dict(json.loads(line))
+                yield record
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write records one a line, whole or not at all."""
+    write_lines(path, (record.to_dict() for record in records))
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON objects one a line: the file appears when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Turn what is wrong with a line or an item into a `DataError` that says where it stands."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: is no JSON: {error.msg} at column {error.colno}") from error
+    except KeyError as error:
+        raise DataError(f"{place}: the key {error} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _message(data: Any) -> Message:
+    if not isinstance(data, Mapping) or "role" not in data or "content" not in data:
+        raise ValueError(f'a message must be {{"role", "content"}}, got {_keys(data)}')
+    if data["role"] not in get_args(Role):
+        raise ValueError(f"the role of a message must be one of {', '.join(get_args(Role))}, got {data['role']!r}")
+    return Message(data["role"], data["content"])
+
+
+def _event(data: Any) -> RecordEvent:
+    if not isinstance(data, Mapping) or "start" not in data or "end" not in data:
+        raise ValueError(f'an event must be {{"start", "end", "caption", ...}}, got {_keys(data)}')
+    known = {"start", "end", "caption", "score", "id"}
+    extra = {key: value for key, value in data.items() if key not in known}
+    return RecordEvent(**{key: data[key] for key in known & set(data)}, extra=extra)
+
+
+def _event_dict(event: RecordEvent) -> dict[str, Any]:
+    values = {"id": event.id, "start": event.start, "end": event.end, "caption": event.caption, "score": event.score}
+    return {key: value for key, value in values.items() if value is not None} | dict(event.extra)
+
+
+def _line_of_speech(data: Any) -> Event:
+    text = data.get("text", data.get("caption")) if isinstance(data, Mapping) else None
+    if text is None or "start" not in data or "end" not in data:
+        raise ValueError(f'a line of the transcript must be {{"start", "end", "text"}}, got {_keys(data)}')
+    return Event(data["start"], data["end"], text)
+
+
+def _optional(items: Any, make: Any) -> tuple[Any, ...] | None:
+    if items is None:
+        return None
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise ValueError(f"events and transcript must be lists, got {type(items).__name__}")
+    return tuple(make(item) for item in items)
+
+
+def _task_of(answer: str) -> Task:
+    """Tell by an answer's first words what was asked, so that its numbers are understood as meant."""
+    return next((task for opening, task in _OPENINGS if opening.match(answer)), "ask")
+
+
+_OPENINGS: tuple[tuple[re.Pattern[str], Task], ...] = (
+    (re.compile(r"\s*The given query happens in"), "grounding"),
+    (re.compile(r"\s*There are \d+ highlight"), "highlights"),
+    (re.compile(r"\s*The highlight timestamps"), "summary"),
+    (re.compile(r"\s*Transcribed speech:"), "transcribe"),
+    (re.compile(r"\s*\d+(?:\.\d+)? - \d+(?:\.\d+)? seconds"), "dense_caption"),
+)
+
+
+def _keys(data: Any) -> str:
+    return f"the keys {', '.join(map(str, data))}" if isinstance(data, Mapping) else repr(data)
+
+
+def _meant(key: str, data: Mapping[str, Any]) -> str:
+    """Point out a key that is spelt nearly like the one that is missing."""
+    close = difflib.get_close_matches(key, [str(name) for name in data], n=1)
+    return f"; is {close[0]!r} a slip?" if close else ""

@@ -1,0 +1,1 @@
+"""Scores of predictions against the truth, one file a task: numbers in, numbers out, no model and no torch."""

@@ -1,0 +1,85 @@
+"""Temporal grounding: how well one predicted span covers the span that was asked for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+THRESHOLDS = (0.3, 0.5, 0.7)
+Span = tuple[float, float]
+"""Start and end in seconds."""
+
+
+def temporal_iou(spans: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
+    """Temporal IoU as the original grounding script has it: overlap over the hull of both spans.
+
+    The two differ from intersection over union only where spans do not meet, and then both are 0. A span whose end
+    comes before its start scores 0. Two moments at the same time are the same, hence 1.
+
+    Args:
+        spans: `(..., 2)` seconds.
+        others: `(..., 2)` seconds; broadcast against `spans`.
+
+    Returns:
+        `(...)`, from 0 to 1.
+    """
+    a, b = _check_spans(spans), _check_spans(others)
+    overlap = np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0])
+    hull = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
+    is_moment = (hull == 0) & (overlap == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        iou = np.where(hull > 0, np.maximum(overlap, 0.0) / hull, 0.0)
+    return np.where(is_moment, 1.0, iou)
+
+
+def answered_iou(predicted: Sequence[Span | None], truth: ArrayLike) -> NDArray[np.float64]:
+    """IoU of each query's answer; a query without one (None) counts as 0.
+
+    Args:
+        predicted: As many spans as there are queries, None where no span could be read.
+        truth: `(queries, 2)` seconds.
+
+    Returns:
+        `(queries,)`.
+    """
+    spans = _check_spans(truth)
+    if spans.shape != (len(predicted), 2):
+        raise ValueError(f"got {len(predicted)} predictions for truth of the shape {spans.shape}; give one a query")
+    if not len(predicted):
+        return np.zeros(0)
+    filled = np.array([(np.nan, np.nan) if span is None else span for span in predicted], dtype=np.float64)
+    return np.where(np.isnan(filled[:, 0]), 0.0, temporal_iou(np.nan_to_num(filled), spans))
+
+
+def per_query(ious: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, NDArray[np.float64]]:
+    """What each query adds to each figure: 1 or 0 for recall at 1, its IoU for the mean.
+
+    Args:
+        ious: `(...)`; missing answers are 0.
+        thresholds: IoU from which (inclusive) an answer counts as right.
+
+    Returns:
+        `r1_iou_0.3`, ... and `miou`, each of the shape of `ious`.
+    """
+    values = np.asarray(ious, dtype=np.float64)
+    return {f"r1_iou_{t}": (values >= t).astype(np.float64) for t in thresholds} | {"miou": values}
+
+
+def grounding_scores(ious: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, float]:
+    """Recall at 1 and mean IoU over all queries, as fractions.
+
+    Raises:
+        ValueError: There is no query.
+    """
+    if np.size(ious) == 0:
+        raise ValueError("grounding needs at least one query, got none")
+    return {name: float(values.mean()) for name, values in per_query(ious, thresholds).items()}
+
+
+def _check_spans(spans: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(spans, dtype=np.float64)
+    if array.size == 0:
+        return array.reshape(-1, 2)
+    if array.ndim == 0 or array.shape[-1] != 2:
+        raise ValueError(f"spans must be (..., 2), start and end in seconds, got the shape {array.shape}")
+    return array

@@ -1,0 +1,115 @@
+"""Highlight detection by the rules of QVHighlights: mAP and HIT@1 of scores given to clips of two seconds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CLIP_SECONDS = 2.0
+LEVELS: Mapping[str, float] = {"fair": 2, "good": 3, "very_good": 4}
+"""From which saliency (0 to 4) a clip counts as a highlight; papers quote `very_good`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HighlightTruth:
+    """What annotators thought of one query's video.
+
+    Attributes:
+        duration: Seconds.
+        clips: Indices of the clips that belong to the query; clip `i` begins at `2 * i` seconds.
+        saliency: For each of these clips, a score from 0 to 4 by every annotator.
+    """
+
+    duration: float
+    clips: tuple[int, ...]
+    saliency: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.clips) != len(self.saliency):
+            raise ValueError(f"got {len(self.clips)} clips and {len(self.saliency)} saliency rows; give one row a clip")
+        if len({len(row) for row in self.saliency}) > 1:
+            raise ValueError("every clip must be scored by the same number of annotators")
+
+    def labels(self) -> NDArray[np.float64]:
+        """Saliency of every clip of the video, `(clips, annotators)`; 0 where a clip does not belong to the query."""
+        annotators = len(self.saliency[0]) if self.saliency else 1
+        labels = np.zeros((int(self.duration / CLIP_SECONDS), annotators))
+        for clip, row in zip(self.clips, self.saliency, strict=True):
+            if 0 <= clip < len(labels):
+                labels[clip] = row
+        return labels
+
+
+def hit_at_1(scores: ArrayLike, is_highlight: ArrayLike) -> float:
+    """1 where the highest scored clip is a highlight to at least one annotator, else 0.
+
+    Args:
+        scores: `(clips,)`, of any length: the first of equals is taken, a clip past the end is a miss.
+        is_highlight: `(clips, annotators)`.
+    """
+    predicted, labels = np.asarray(scores, dtype=np.float64), np.asarray(is_highlight, dtype=bool)
+    best = int(predicted.argmax()) if predicted.size else 0
+    return float(best < len(labels) and labels[best].any())
+
+
+def average_precision(scores: ArrayLike, is_highlight: ArrayLike) -> float:
+    """Interpolated average precision as QVHighlights counts it, which is not that of scikit-learn.
+
+    It is the plain mean, over the scores at which another highlight is found, of the best precision at that recall
+    or a higher one. Equal scores are one step together. Without highlights it is 0, with nothing else it is 1.
+
+    Args:
+        scores: `(clips,)`.
+        is_highlight: `(clips,)`.
+    """
+    predicted, labels = np.asarray(scores, dtype=np.float64), np.asarray(is_highlight, dtype=bool)
+    if predicted.shape != labels.shape or predicted.ndim != 1:
+        raise ValueError(f"scores and labels must be (clips,) alike, got {predicted.shape} and {labels.shape}")
+    if labels.all() or not labels.any():
+        return float(labels.size > 0 and labels[0])
+    order = np.argsort(-predicted, kind="stable")
+    ends = np.append(np.diff(predicted[order]) != 0, True)  # the last of each run of equal scores
+    found = np.cumsum(labels[order])[ends]
+    precision = found / (np.flatnonzero(ends) + 1)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(best_from_here[np.diff(found, prepend=0) > 0].mean())
+
+
+def highlight_scores(
+    predicted: Sequence[Sequence[float] | None],
+    truth: Sequence[HighlightTruth],
+    levels: Mapping[str, float] = LEVELS,
+) -> dict[str, NDArray[np.float64]]:
+    """What each query adds to each figure; the figures are the means.
+
+    Args:
+        predicted: For each query a score a clip, too short lists are filled with zeros, too long ones cut; None for
+            a query without prediction, which scores 0.
+        truth: As many queries.
+        levels: From which saliency a clip counts as a highlight, by name.
+
+    Returns:
+        `map_fair`, `hit1_fair`, `map_good`, ... each `(queries,)`, fractions.
+    """
+    if len(predicted) != len(truth):
+        raise ValueError(f"got {len(predicted)} predictions for {len(truth)} queries; give one a query, or None")
+    rows = [_score_query(scores, one, levels) for scores, one in zip(predicted, truth, strict=True)]
+    names = [f"{figure}_{level}" for level in levels for figure in ("map", "hit1")]
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
+
+
+def _score_query(
+    scores: Sequence[float] | None, truth: HighlightTruth, levels: Mapping[str, float]
+) -> dict[str, float]:
+    labels = truth.labels()  # (clips, annotators)
+    given = np.asarray(() if scores is None else scores, dtype=np.float64)
+    fitted = np.zeros(len(labels))
+    fitted[: len(given)] = given[: len(labels)]
+    result = {}
+    for name, threshold in levels.items():
+        positive = labels >= threshold
+        precisions = [average_precision(fitted, column) for column in positive.T]
+        result[f"map_{name}"] = 0.0 if scores is None else float(np.mean(precisions))
+        result[f"hit1_{name}"] = 0.0 if scores is None else hit_at_1(given, positive)
+    return result

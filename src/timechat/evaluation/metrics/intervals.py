@@ -1,0 +1,89 @@
+"""How sure a mean is: bootstrap intervals that draw whole films, as questions of one film go together."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_WEIGHTS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and the interval it lies in.
+
+    Attributes:
+        value: The mean over all items.
+        low: Lower end of the interval.
+        high: Upper end.
+        items: How many values were averaged.
+        groups: How many films they come from.
+    """
+
+    value: float
+    low: float
+    high: float
+    items: int
+    groups: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    groups: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean over items with a percentile bootstrap interval over groups.
+
+    Args:
+        values: `(items,)`.
+        groups: The group (film) of each item. Groups are drawn with replacement, each with all of its items.
+        confidence: Share of the bootstrap means inside of the interval.
+        resamples: How many times to draw.
+        seed: Of the drawing; equal groups and seeds draw alike, so that figures of one set can be compared.
+
+    Raises:
+        ValueError: There is nothing to average, or values and groups do not go together.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) != len(groups) or not len(numbers):
+        raise ValueError(f"give at least one value and one group for each; got {numbers.shape} and {len(groups)}")
+    if not np.isfinite(numbers).all():
+        raise ValueError("values must be finite numbers; give 0 for what was missed")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"confidence must be in (0, 1) and resamples at least 1, got {confidence} and {resamples}")
+    index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    member = np.array([index[group] for group in groups])
+    sums = np.bincount(member, weights=numbers).astype(np.float64)  # (groups,)
+    counts = np.bincount(member).astype(np.float64)
+    means = _resampled_means(sums, counts, resamples, seed)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(numbers.mean()), float(low), float(high), len(numbers), len(index))
+
+
+def _resampled_means(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Means over items when groups are drawn again and again: `(resamples,)`."""
+    pieces = (drawn.astype(np.float64) for drawn in _drawn_times(len(sums), resamples, seed))
+    return np.concatenate([(times @ sums) / (times @ counts) for times in pieces])
+
+
+@lru_cache(maxsize=8)
+def _drawn_times(groups: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
+    """How often each group is drawn, in pieces `(some resamples, groups)`; kept, as the figures of a table share it."""
+    rng = np.random.default_rng(seed)
+    chances = np.full(groups, 1 / groups)
+    at_once = max(1, _WEIGHTS_AT_ONCE // groups)
+    return tuple(
+        rng.multinomial(groups, chances, size=min(at_once, resamples - first)).astype(np.uint16)
+        for first in range(0, resamples, at_once)
+    )

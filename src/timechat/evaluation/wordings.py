@@ -1,0 +1,28 @@
+"""What a caption of a drawn film says: which object of which colour does what."""
+
+import re
+
+from timechat.data.drawing.film import COLORS, SHAPES
+from timechat.data.drawing.wording import ACTIONS
+from timechat.evaluation.metrics.captioning import Attributes
+
+_COLOR = re.compile(rf"\b({'|'.join(COLORS)})\b")
+_SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})\b")
+_KINDS = {
+    # "meets {other}" is told by what stands before the other's name.
+    action.finite.partition("{other}")[0].strip(): kind
+    for kind, actions in ACTIONS.items()
+    for action in actions
+}
+_ACTION = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _KINDS), key=len, reverse=True))})\b")
+
+
+def read_caption(text: str) -> Attributes:
+    """Read the first object, its colour and what it does out of a caption such as `"The red circle bounces."`."""
+    words = text.lower()
+    color, shape, action = (pattern.search(words) for pattern in (_COLOR, _SHAPE, _ACTION))
+    return Attributes(
+        object=shape[1] if shape else None,
+        color=color[1] if color else None,
+        action=_KINDS[action[1]] if action else None,
+    )

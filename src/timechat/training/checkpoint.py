@@ -1,0 +1,232 @@
+"""Checkpoints: what is needed to go on exactly, written whole or not at all."""
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from timechat.distributed import gather, rank, wait_for_all, world_size
+from timechat.errors import TrainingError
+from timechat.training.parameters import trainable
+
+_FOLDER = "checkpoints"
+WEIGHTS_FILE = "weights.safetensors"
+_STATE, _INFO = "state.pt", "info.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on disk.
+
+    Attributes:
+        folder: Where it is.
+        step: Steps that were done before it.
+        num_processes: Processes of the run that wrote it.
+        metrics: What validation said of it; empty without.
+    """
+
+    folder: Path
+    step: int
+    num_processes: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """Return the whole checkpoints of a run, oldest first."""
+    found = []
+    for folder in (run_folder / _FOLDER).glob("step-*"):
+        if re.fullmatch(r"step-\d+", folder.name) and (folder / _INFO).is_file():
+            info = json.loads((folder / _INFO).read_text())
+            found.append(Checkpoint(folder, info["step"], info["num_processes"], info["metrics"]))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def best_checkpoint(checkpoints: list[Checkpoint], metric: str | None, best_is: str) -> Checkpoint | None:
+    """Return the checkpoint that validation liked best, the earlier of equals; None where none was validated."""
+    judged = [checkpoint for checkpoint in checkpoints if metric in checkpoint.metrics]
+    sign = 1 if best_is == "highest" else -1
+    return max(judged, key=lambda checkpoint: sign * checkpoint.metrics[metric or ""], default=None)
+
+
+def save_checkpoint(
+    run_folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a checkpoint of what learns; all processes take part, the first writes.
+
+    A killed process leaves at most a folder whose name begins with a dot.
+    """
+    weights = {name: whole(parameter.detach()) for name, parameter in trainable(model).items()}
+    state = {
+        "optimizer": _map_tensors(optimizer.state_dict(), whole),
+        "scaler": scaler.state_dict(),
+        "random": gather([_random_state()]),
+    }
+    if rank() == 0:
+        folder = run_folder / _FOLDER / f"step-{step:07d}"
+        info = {"step": step, "num_processes": world_size(), "metrics": dict(metrics)}
+
+        def write(partial: Path) -> None:
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial / WEIGHTS_FILE)
+            torch.save(state, partial / _STATE)
+            (partial / _INFO).write_text(json.dumps(info, indent=2))
+
+        write_folder(folder, write)
+    wait_for_all()
+
+
+def prune_checkpoints(run_folder: Path, *, keep: int, metric: str | None, best_is: str) -> None:
+    """Remove all checkpoints but the latest and the best."""
+    if rank() == 0:
+        checkpoints = find_checkpoints(run_folder)
+        best = best_checkpoint(checkpoints, metric, best_is)
+        for checkpoint in checkpoints[:-keep]:
+            if checkpoint != best:
+                shutil.rmtree(checkpoint.folder)
+    wait_for_all()
+
+
+def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Put a checkpoint's weights into a model that is not spread over processes yet.
+
+    Raises:
+        TrainingError: The weights are not those of what learns in this model, or cannot be read.
+    """
+    path = checkpoint.folder / WEIGHTS_FILE
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove {checkpoint.folder} to go on without") from error
+    ours = trainable(model)
+    if weights.keys() != ours.keys():
+        raise TrainingError(
+            f"{path} does not fit what the recipe trains: missing {sorted(ours.keys() - weights.keys())[:3]}, "
+            f"unexpected {sorted(weights.keys() - ours.keys())[:3]}; start afresh with --fresh"
+        )
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            if parameter.shape != weights[name].shape:
+                raise TrainingError(
+                    f"{path}: {name} has the shape {list(weights[name].shape)}, expected {list(parameter.shape)}; "
+                    "start afresh with --fresh"
+                )
+            parameter.copy_(weights[name])
+
+
+def load_progress(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Put the optimiser, the loss scale and the random numbers where the checkpoint left them.
+
+    Raises:
+        TrainingError: The number of processes is another, or the file cannot be read.
+    """
+    if checkpoint.num_processes != world_size():
+        raise TrainingError(
+            f"{checkpoint.folder} was written by {checkpoint.num_processes} processes and cannot be taken up by "
+            f"{world_size()}; use as many, or start afresh with --fresh"
+        )
+    path = checkpoint.folder / _STATE
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); remove {checkpoint.folder} to go on without") from error
+    optimizer.load_state_dict(_spread_like_parameters(state["optimizer"], optimizer))
+    scaler.load_state_dict(state["scaler"])
+    _set_random_state(state["random"][rank()])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor on the CPU, put together from all processes where it is spread; all must call this."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.cpu()
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder that appears whole or not at all, also when the power goes; it replaces another."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    for path in (*partial.rglob("*"), partial):
+        _to_disk(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    _to_disk(folder.parent)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _to_disk(partial)
+    partial.replace(path)
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _random_state() -> dict[str, Any]:
+    state = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_tensors(item, function) for item in value]
+    return value
+
+
+def _spread_like_parameters(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Give each process its part of the optimiser's state where parameters are spread."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def spread(number: int, tensor: Tensor) -> Tensor:
+        parameter = parameters[number]
+        if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
+            return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+        return tensor
+
+    per_parameter = {
+        number: {
+            key: spread(number, value) if isinstance(value, Tensor) and value.ndim else value
+            for key, value in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    return {**state, "state": per_parameter}

@@ -1,0 +1,92 @@
+"""The batches of a recipe: its records, mixed, read and collated by `timechat.data`."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from timechat.data.dataset import InstructionDataset
+from timechat.data.features import FeatureStore, check_parts_are_frozen
+from timechat.data.loader import BatchLoader
+from timechat.data.losses import LossReport
+from timechat.data.mixture import Mixture, Source
+from timechat.data.readers import read_records
+from timechat.data.settings import SampleSettings
+from timechat.distributed import rank, world_size
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.training.config import DataSettings, Recipe
+from timechat.training.nano.source import FilmSource
+from timechat.training.parameters import trainable
+
+LOSSES_FILE = "lost-records-{rank}.jsonl"
+
+
+class InstructionBatches:
+    """Batches of instruction records, as the loop takes them."""
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self.loader = loader
+
+    def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
+        """Give the batches of this process from an iteration on, without end."""
+        batches = self.loader.batches(first_iteration)
+        try:
+            for batch in batches:
+                yield {**batch.inputs, "record_ids": batch.record_ids}
+        finally:
+            batches.close()  # ends its threads and writes its report
+
+
+def make_source(
+    recipe: Recipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
+) -> InstructionBatches | FilmSource:
+    """Make the batches of this process; what cannot be read is named in the run's folder.
+
+    Raises:
+        DataError: A file of records cannot be read, or features do not fit the model.
+    """
+    data = recipe.data
+    if data.films is not None:
+        if data.sources:
+            raise ValueError("data.sources and data.films are both given; learn from records or from drawn films")
+        return FilmSource(recipe, processor, model)
+    if not data.sources:
+        raise ValueError("data.sources is empty; name at least one file of records")
+    sources = [
+        Source(
+            source.name or Path(source.records).stem,
+            read_records(source.records, videos=source.videos, format=source.format, transcripts=source.transcripts),
+            weight=source.weight,
+        )
+        for source in data.sources
+    ]
+    mixture = Mixture(sources, seed=recipe.run.seed, batch_size=recipe.run.batch_size * world_size())
+    features = None
+    if data.features is not None:
+        features = FeatureStore(data.features, model)
+        check_parts_are_frozen(list(trainable(model)), features.header.parts)
+    dataset = InstructionDataset(mixture, processor, sample_settings(data), features=features)
+    report = LossReport(Path(recipe.run.output) / LOSSES_FILE.format(rank=rank()), max_bad_share=data.max_bad_share)
+    loader = BatchLoader(
+        dataset,
+        batch_size=recipe.run.batch_size,
+        rank=rank(),
+        world_size=world_size(),
+        workers=data.workers,
+        report=report,
+    )
+    return InstructionBatches(loader)
+
+
+def sample_settings(data: DataSettings) -> SampleSettings:
+    """Return how a recipe's records become samples."""
+    return SampleSettings(
+        num_frames=data.num_frames,
+        fps=data.fps,
+        max_frames=data.max_frames,
+        sampling=data.sampling,
+        augmentation=data.augmentation,
+        max_length=data.max_length,
+        transcripts=data.transcripts,
+        timeout=data.timeout,
+    )

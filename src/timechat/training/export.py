@@ -1,0 +1,152 @@
+"""What a run gives away: a `from_pretrained` folder, a PEFT adapter, the original's `.pth`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from timechat.errors import TrainingError
+from timechat.model import adapter
+from timechat.model.loading import check_folder, load_model
+from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
+from timechat.model.original_export import export_original
+from timechat.model.processing import TimeChatProcessor
+from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
+from timechat.training.config import ModelSettings, Recipe
+from timechat.training.objectives import HEADS, HEADS_NAME
+from timechat.training.parameters import prepare_parameters
+from timechat.training.recipes import RESOLVED_FILE, load_resolved, plain_recipe
+
+Model = TimeChatForConditionalGeneration
+MakeModel = Callable[[ModelSettings], tuple[Model, TimeChatProcessor]]
+
+MODEL_FOLDER, ADAPTER_FOLDER, ORIGINAL_FILE = "model", "adapter", "original.pth"
+
+
+def load_start(settings: ModelSettings) -> tuple[Model, TimeChatProcessor]:
+    """Load the checkpoint that training starts from, on the CPU: what may learn in float32.
+
+    Raises:
+        CheckpointError: There is no such model.
+    """
+    if Path(settings.checkpoint).is_dir() and settings.checkpoint != "nano":
+        check_folder(Path(settings.checkpoint))
+        tunes_all = any(
+            "language_model".startswith(part) or part.startswith("language_model") for part in settings.train
+        )
+        model = Model.from_pretrained(
+            settings.checkpoint,
+            dtype="float32" if tunes_all else settings.language_model_dtype,
+            keep_vision_in_float32=True,
+        )
+        processor = TimeChatProcessor.from_pretrained(settings.checkpoint)
+    else:
+        model, processor = load_model(settings.checkpoint, device="cpu", dtype="float32")
+    if settings.attention == "eager":  # the other is what models load with, where they can
+        model.set_attn_implementation("eager")
+    if settings.timestamp_tokenizer is not None:
+        model.config.timestamp_tokenizer = processor.config.timestamp_tokenizer = settings.timestamp_tokenizer
+    return model, processor
+
+
+def build_start(recipe: Recipe, make_model: MakeModel = load_start) -> tuple[Model, TimeChatProcessor]:
+    """Make the model as a recipe starts with it: adapter and heads attached, what does not learn frozen."""
+    model, processor = make_model(recipe.model)
+    if recipe.objective in HEADS:
+        setattr(model, HEADS_NAME, HEADS[recipe.objective](model))
+    prepare_parameters(model, recipe.model)
+    return model, processor
+
+
+def load_trained(run_folder: Path, make_model: MakeModel = load_start) -> tuple[Recipe, Model, TimeChatProcessor]:
+    """Load what a run has learned: its best checkpoint where it knows one, else its latest.
+
+    Raises:
+        TrainingError: There is no run, or it has no checkpoint yet.
+    """
+    if not (run_folder / RESOLVED_FILE).is_file():
+        raise TrainingError(f"{run_folder} is no training run: it has no {RESOLVED_FILE}")
+    recipe = load_resolved(run_folder / RESOLVED_FILE)
+    checkpoint = chosen_checkpoint(run_folder, recipe)
+    model, processor = build_start(recipe, make_model)
+    load_weights(checkpoint, model)
+    model.config.is_trained = True
+    return recipe, model, processor
+
+
+def chosen_checkpoint(run_folder: Path, recipe: Recipe) -> Checkpoint:
+    """Return the best checkpoint by the recipe's metric, else the latest.
+
+    Raises:
+        TrainingError: There is none.
+    """
+    checkpoints = find_checkpoints(run_folder)
+    if not checkpoints:
+        raise TrainingError(
+            f"{run_folder} has no checkpoint yet; it makes the first after {recipe.run.save_every} steps"
+        )
+    return best_checkpoint(checkpoints, recipe.run.best_metric, recipe.run.best_is) or checkpoints[-1]
+
+
+def export_run(run_folder: Path, make_model: MakeModel = load_start) -> None:
+    """Write what the recipe's `run.export` names into the run's folder."""
+    recipe, model, processor = load_trained(run_folder, make_model)
+    drop_heads(model)
+    if "original" in recipe.run.export:
+        export_original_of(recipe, model, run_folder / ORIGINAL_FILE)
+    if "adapter" in recipe.run.export:
+        if not model.has_lora:
+            raise ValueError("run.export names adapter, but the recipe trains none; put lora into model.train")
+        alpha = model.config.lora_alpha
+        write_folder(
+            run_folder / ADAPTER_FOLDER, lambda partial: adapter.save_adapter(model.language_model, partial, alpha)
+        )
+    if "folder" in recipe.run.export:
+
+        def write(partial: Path) -> None:
+            with quiet_transformers():
+                model.save_pretrained(partial)
+                processor.save_pretrained(str(partial))
+
+        write_folder(run_folder / MODEL_FOLDER, write)
+
+
+def export_original_of(recipe: Recipe, model: Model, out: Path) -> None:
+    """Write the original's `.pth` of a model that a recipe has trained."""
+    export_original(
+        model,
+        out,
+        with_vision="vision" in recipe.model.train,
+        with_language_model="language_model" in recipe.model.train,
+        config={"recipe": plain_recipe(recipe)},
+        epoch=(recipe.run.epochs or 1) - 1,
+    )
+
+
+def drop_heads(model: nn.Module) -> dict[str, Any]:
+    """Take off the modules that were needed in training only, and return their weights."""
+    heads = getattr(model, HEADS_NAME, None)
+    if heads is None:
+        return {}
+    delattr(model, HEADS_NAME)
+    state: dict[str, Any] = heads.state_dict()
+    return state
+
+
+def export_folder_as_original(folder: Path, out: Path) -> None:
+    """Write the original's `.pth` of a training run, or of a folder that `from_pretrained` loads.
+
+    Raises:
+        TrainingError: The folder is a run without a checkpoint.
+        CheckpointError: The folder is neither.
+    """
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
+    if (folder / RESOLVED_FILE).is_file():
+        recipe, model, _ = load_trained(folder)
+        drop_heads(model)
+        export_original_of(recipe, model, out)
+        return
+    check_folder(folder)
+    export_original(Model.from_pretrained(str(folder), dtype="float32"), out)

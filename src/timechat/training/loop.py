@@ -1,0 +1,166 @@
+"""The training loop."""
+
+import random
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from timechat.distributed import from_first, rank
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.training.checkpoint import (
+    Checkpoint,
+    best_checkpoint,
+    find_checkpoints,
+    load_progress,
+    load_weights,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from timechat.training.config import Recipe, RunSettings
+from timechat.training.logs import RunLog, progress_bar
+from timechat.training.objectives import ObjectiveModule, find_objective
+from timechat.training.parallel import parallelize
+from timechat.training.parameters import build_optimizer, set_learning_rate, set_training_mode, trainable
+from timechat.training.schedule import learning_rate, num_steps, step_iterations
+from timechat.training.step import StepOutcome, take_step
+
+Validate = Callable[[TimeChatForConditionalGeneration, int], Mapping[str, float]]
+
+
+class BatchSource(Protocol):
+    """Where batches come from."""
+
+    def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
+        """Give batches without end, the same from a given iteration on however often this is asked.
+
+        A batch holds the tensors that the objective reads, on the CPU, and may hold `record_ids`, a list of names
+        for error messages. On several processes each gives its own share.
+        """
+
+
+def train(
+    recipe: Recipe,
+    model: TimeChatForConditionalGeneration,
+    source: BatchSource,
+    folder: Path,
+    device: torch.device,
+    *,
+    validate: Validate | None = None,
+    wants_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train a model by a recipe, going on from the latest checkpoint in `folder` if there is one.
+
+    Args:
+        recipe: What to do.
+        model: The model, its parameters prepared (`prepare_parameters`).
+        source: Where batches come from.
+        folder: Where checkpoints and logs go.
+        device: Where to compute.
+        validate: Called with the model and the number of steps done, every `run.validate_every` steps, on every
+            process; returns metrics by name.
+        wants_stop: Asked after every step; True makes a checkpoint and ends the call.
+
+    Returns:
+        Whether the run is finished, rather than stopped.
+
+    Raises:
+        TrainingError: The loss is no number, memory ran out, or the checkpoint does not fit.
+    """
+    run, total = recipe.run, num_steps(recipe.run)
+    if run.validate_every is not None and validate is None:
+        raise ValueError("run.validate_every is set, but there is nothing to validate with; set it to null")
+    checkpoint = next(reversed(find_checkpoints(folder)), None)
+    if checkpoint:
+        load_weights(checkpoint, model)
+    module = parallelize(ObjectiveModule(model, find_objective(recipe.objective)), run, device)
+    optimizer = build_optimizer(trainable(model).items(), recipe.optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
+    first_step = _go_on_from(checkpoint, optimizer, scaler, run)
+    if first_step == total:
+        return True
+    set_training_mode(model)
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(RunLog(folder, recipe, first_step=first_step))) if rank() == 0 else None
+        batches = stack.enter_context(closing(source.batches(step_iterations(run, first_step).start)))
+        bar = stack.enter_context(progress_bar(recipe.name, done=first_step, total=total, shown=rank() == 0))
+        for step in range(first_step, total):
+            started, done = time.perf_counter(), step + 1
+            rate = set_learning_rate(optimizer, learning_rate(recipe.optimizer, run, step))
+            outcome = take_step(recipe, module, optimizer, scaler, batches, step, wants_stop=wants_stop)
+            if log and (done % run.log_every == 0 or done == total):
+                _log_step(log, done, rate, outcome, time.perf_counter() - started)
+            bar.move(done, f"loss {outcome.loss:.4f}  lr {rate:.2e}")
+            metrics = _validate(validate, model, run, done, log)
+            is_last = done == total or outcome.wants_stop
+            if is_last or done % run.save_every == 0 or _is_best(folder, run, metrics):
+                save_checkpoint(folder, done, model, optimizer, scaler, metrics)
+                prune_checkpoints(folder, keep=run.keep_checkpoints, metric=run.best_metric, best_is=run.best_is)
+            if outcome.wants_stop:
+                break
+    return done == total
+
+
+def _go_on_from(
+    checkpoint: Checkpoint | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    run: RunSettings,
+) -> int:
+    """Bring optimiser and random numbers to where a checkpoint left them, or to their start; return the next step."""
+    if checkpoint:
+        load_progress(checkpoint, optimizer, scaler)
+        return checkpoint.step
+    torch.manual_seed(run.seed + rank())
+    random.seed(run.seed + rank())
+    return 0
+
+
+def _log_step(log: RunLog, step: int, rate: float, outcome: StepOutcome, seconds: float) -> None:
+    values = {
+        "loss": outcome.loss,
+        "lr": rate,
+        "grad_norm": outcome.grad_norm,
+        "samples_per_second": outcome.num_samples / seconds,
+        **outcome.parts,
+    }
+    # The loss to its last bit, for comparing runs.
+    log.step(step, values, loss_hex=outcome.loss.hex(), num_tokens=outcome.num_tokens, seconds=round(seconds, 4))
+
+
+def _validate(
+    validate: Validate | None,
+    model: TimeChatForConditionalGeneration,
+    run: RunSettings,
+    step: int,
+    log: RunLog | None,
+) -> Mapping[str, float]:
+    """Validate where it is due; training goes on as if nothing had been."""
+    if validate is None or run.validate_every is None or step % run.validate_every:
+        return {}
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        model.eval()
+        metrics = validate(model, step)
+        set_training_mode(model)
+    if run.best_metric is not None and run.best_metric not in metrics:
+        raise ValueError(
+            f"run.best_metric is {run.best_metric}, but validation gives {', '.join(metrics) or 'nothing'}"
+        )
+    if log:
+        log.validation(step, metrics)
+    return metrics
+
+
+def _is_best(folder: Path, run: RunSettings, metrics: Mapping[str, float]) -> bool:
+    """Say whether a validation is the best so far, on the first process's word."""
+    if run.best_metric is None or not metrics:
+        return False
+    best = best_checkpoint(find_checkpoints(folder), run.best_metric, run.best_is)
+    if best is None:
+        return True
+    difference = metrics[run.best_metric] - best.metrics[run.best_metric]
+    return from_first(difference > 0 if run.best_is == "highest" else difference < 0)

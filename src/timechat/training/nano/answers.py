@@ -1,0 +1,203 @@
+"""The later stages: the language model learns to look things up, then the Q-Formers to tell it what there is.
+
+First the language model reads *written* films: for every frame one vector made from the labels that the drawing
+program knows, in the place of the video tokens. Then the video Q-Former learns to make these very vectors from real
+frames, and everything is tuned together on answers, while the help fades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from timechat.data.drawing.film import TICK, Film
+from timechat.data.packing import IGNORED_LABEL, Packed
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.training.nano.labels import NUM_STATES, NUM_TIMES, SHAPE_KIND, state_labels, time_classes, time_code
+
+_NUM_ACTIVE = SHAPE_KIND.stop
+_READ_AT = 2  # hidden states of the language model, counted from the embeddings, where begin and end are read off
+_LOOKS_AT = 2  # the layer of the language model whose first heads are told where to look
+_GUIDED_HEADS = 2
+_VIDEO_SCALE = 0.05  # makes written films as small as word embeddings are, in which the language model finds them
+_TIME_WEIGHT = 2.0  # of a time's loss over a word's: the form of answers is learned in no time
+
+
+class ScriptEncoder(nn.Module):
+    """Writes a film's labels as the vectors that stand in the place of its video tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.states = nn.Linear(NUM_STATES, width)
+        self.times = nn.Embedding(NUM_TIMES, width)
+        with torch.no_grad():
+            self.times.weight.copy_(torch.from_numpy(time_code(width)) * 5)
+            self.states.weight.normal_(std=0.1)
+
+    def forward(self, states: Tensor, times: Tensor) -> Tensor:
+        """`(tokens, NUM_STATES)` and `(tokens,)` classes of time → `(tokens, width)`."""
+        return (self.states(states) + self.times(times)) * _VIDEO_SCALE  # type: ignore[no-any-return]
+
+
+class AnswerHeads(nn.Module):
+    """Read labels off the video tokens and off what the language model makes of them; dropped after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.script = ScriptEncoder(width)
+        self.norm = nn.LayerNorm(width)
+        self.states = nn.Linear(width, NUM_STATES)
+        self.times = nn.Linear(width, NUM_TIMES)
+        self.borders = nn.Linear(width, 2 * _NUM_ACTIVE)
+        self.asked = nn.Linear(width, _NUM_ACTIVE)
+
+
+def film_states(
+    film: Film, timestamps: NDArray[np.float64], num_tokens: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Labels of every video token: of its frame, or of the last frame where the last window has fewer.
+
+    Returns:
+        `(num_tokens, NUM_STATES)` and `(num_tokens,)`.
+    """
+    times = np.concatenate([timestamps, np.full(num_tokens - len(timestamps), timestamps[-1])])
+    return state_labels(film, times), time_classes(times)
+
+
+def time_pointers(packed: Packed, first_time_id: int, dash_id: int, num_tokens: int) -> list[int]:
+    """For every token that is followed by a time of an answer, the video token of that time; -1 for the others.
+
+    What begins cannot be seen before the frame after its start, so a start points there.
+    """
+    pointers = [-1] * len(packed.input_ids)
+    ids = packed.input_ids
+    for i, label in enumerate(packed.labels):
+        if first_time_id <= label < first_time_id + NUM_TIMES:
+            is_start = i + 1 < len(ids) and ids[i + 1] == dash_id
+            pointers[i - 1] = min(num_tokens - 1, label - first_time_id + int(is_start))
+    return pointers
+
+
+def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """How far video tokens, `(tokens of all videos, width)`, are from written films, and what can be read off them."""
+    states, times = batch["states"], batch["times"]
+    with torch.no_grad():
+        wanted = heads.script(states, times)
+    copy = F.mse_loss(features.float(), wanted.float()) / wanted.float().var()
+    normed = heads.norm(features / _VIDEO_SCALE)
+    state_logits = heads.states(normed).float()
+    weight = torch.where(states > 0, 4.0, 1.0)
+    state_loss = F.binary_cross_entropy_with_logits(state_logits, states, weight=weight)
+    time_logits = heads.times(normed).float()
+    time_loss = F.cross_entropy(time_logits, times)
+    with torch.no_grad():
+        found, there = state_logits[:, :_NUM_ACTIVE] > 0, states[:, :_NUM_ACTIVE] > 0
+        both = (found & there).sum()
+        parts = {
+            "copy": float(copy),
+            "states": float(state_loss),
+            "acts_precision": float(both / found.sum().clamp(min=1)),
+            "acts_recall": float(both / there.sum().clamp(min=1)),
+            "frame_time_right": float((time_logits.argmax(-1) == times).float().mean()),
+        }
+    return 0.5 * copy + 5 * state_loss + 0.3 * time_loss, parts
+
+
+def answer_loss(
+    model: TimeChatForConditionalGeneration, heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Loss of the answers, and of what helps to find them: what begins and ends, what is asked for, where to look.
+
+    Args:
+        model: The model.
+        heads: Its heads for training.
+        features: `(video tokens of all, width)`.
+        batch: Packed conversations: `input_ids`, `labels`, `position_ids`, `pointers` `(batch, sequence)`,
+            `attention_mask` `(batch, 1, sequence, sequence)`; and the labels of the video tokens.
+
+    Returns:
+        Both losses, as means, and their pieces.
+    """
+    outputs = model.language_model.model(
+        inputs_embeds=model.embed_prompt(batch["input_ids"], features),
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    labels = batch["labels"][:, 1:]
+    is_answer = labels != IGNORED_LABEL
+    logits = model.language_model.lm_head(outputs.last_hidden_state[:, :-1][is_answer]).float()
+    wanted = labels[is_answer]
+    losses = F.cross_entropy(logits, wanted, reduction="none")
+    is_video = batch["input_ids"] == model.config.image_token_id
+    read = heads.borders(outputs.hidden_states[_READ_AT][is_video]).float()
+    borders = F.binary_cross_entropy_with_logits(
+        read, batch["borders"], weight=torch.where(batch["borders"] > 0, 10.0, 1.0)
+    )
+    rows, columns = batch["asked_at"].unbind(dim=1)
+    heard = heads.asked(outputs.hidden_states[_READ_AT][rows, columns]).float()
+    asked = F.binary_cross_entropy_with_logits(heard, batch["asked"], weight=torch.where(batch["asked"] > 0, 10.0, 1.0))
+    guide = _guide_loss(model.language_model.model, outputs.hidden_states[_LOOKS_AT], batch, is_video)
+    is_time = batch["pointers"][:, :-1][is_answer] >= 0
+    weights = torch.where(is_time, _TIME_WEIGHT, 1.0)
+    answer = (losses * weights).sum() / weights.sum()
+    with torch.no_grad():
+        right = logits.argmax(-1) == wanted
+        seconds_off = (logits[is_time].argmax(-1) - wanted[is_time]).abs() * TICK
+        parts = {
+            "answer": float(losses.mean()),
+            "time": float(losses[is_time].mean()),
+            "time_right": float(right[is_time].float().mean()),
+            "time_within_1s": float((seconds_off <= 1).float().mean()),
+            "word_right": float(right[~is_time].float().mean()),
+            "borders": float(borders),
+            "asked": float(asked),
+            "guide": float(guide),
+        }
+    return answer, borders + asked + guide, parts
+
+
+def border_labels(states: Tensor) -> Tensor:
+    """`(tokens, NUM_STATES)` → `(tokens, 2 * acts)`: what is new at a token, and what is over."""
+    active = states[:, :_NUM_ACTIVE]
+    before = F.pad(active, (0, 0, 1, 0))[:-1]
+    return torch.cat([active * (1 - before), (1 - active) * before], dim=-1)
+
+
+def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor) -> Tensor:
+    """Ask the first heads of one layer to look at the frame whose time is about to be written.
+
+    Only the rows that matter are computed, and these twice: here, and in the layer itself, which remembers no weights.
+
+    Args:
+        language_model: The decoder without its head.
+        hidden_states: `(batch, sequence, width)`, what the layer reads.
+        batch: With `pointers` `(batch, sequence)`, see `time_pointers`.
+        is_video: `(batch, sequence)`.
+    """
+    attention = language_model.layers[_LOOKS_AT].self_attn
+    normed = language_model.layers[_LOOKS_AT].input_layernorm(hidden_states)
+    width = _GUIDED_HEADS * attention.head_dim
+    shape = (*normed.shape[:2], _GUIDED_HEADS, attention.head_dim)
+    queries, keys = (
+        F.linear(normed, projection.weight[:width]).view(shape).transpose(1, 2)  # (batch, heads, sequence, head)
+        for projection in (attention.q_proj, attention.k_proj)
+    )
+    queries, keys = apply_rotary_pos_emb(queries, keys, *language_model.rotary_emb(normed, batch["position_ids"]))
+    first = is_video.int().argmax(dim=1)
+    losses = []
+    for i, pointers in enumerate(batch["pointers"]):
+        rows = (pointers >= 0).nonzero()[:, 0]
+        scores = (queries[i, :, rows] @ keys[i].transpose(-1, -2)).float() * attention.scaling
+        scores = scores + batch["attention_mask"][i, 0, rows]  # (heads, rows, sequence)
+        targets = (first[i] + pointers[rows]).expand(_GUIDED_HEADS, -1)
+        losses.append(F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none"))
+    return torch.cat(losses).mean()

@@ -1,0 +1,141 @@
+"""Stage one: the vision tower and the image Q-Former learn to see single frames and to read their times."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from timechat.data.drawing.film import TICK, Film, Level, write_film
+from timechat.data.drawing.picture import draw_frames
+from timechat.model.frame_encoder import feature_map_size
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.training.nano.labels import (
+    GEOMETRY,
+    NUM_COLORS,
+    NUM_SHAPES,
+    NUM_TIMES,
+    frame_labels,
+    patch_labels,
+    seen_things,
+    time_classes,
+)
+from timechat.video import Frames
+
+_LEVELS: tuple[Level, ...] = (1, 1, 1, 2, 2, 3)
+
+
+def compressed(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Damage pictures the way a codec does: `(frames, height, width, 3)`, one quality for all of them."""
+    quality = int(rng.integers(40, 96))
+    damaged = []
+    for picture in pixels:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "jpeg", quality=quality)
+        damaged.append(np.asarray(Image.open(file)))
+    return np.stack(damaged)
+
+
+def draw_clip(film: Film, times: NDArray[np.float64], rng: np.random.Generator) -> Frames:
+    """Show a film at some times without writing it to a file."""
+    pixels = compressed(draw_frames(film, times), rng)
+    return Frames.from_images(pixels, times, duration=film.duration, size=96)
+
+
+class FrameHeads(nn.Module):
+    """Read labels off single frames; dropped when training ends."""
+
+    def __init__(self, vision_width: int, frame_width: int) -> None:
+        super().__init__()
+        self.patch = nn.Linear(vision_width, 1 + NUM_COLORS + 1 + NUM_SHAPES + len(GEOMETRY))
+        self.rows = nn.Linear(frame_width, (NUM_COLORS + NUM_SHAPES) * (1 + 8 + len(GEOMETRY)))
+        self.time = nn.Linear(frame_width, NUM_TIMES)
+
+
+def frame_batch(
+    processor: TimeChatProcessor, seed: int, step: int, films: int = 16, per_film: int = 4
+) -> dict[str, Tensor]:
+    """Draw single frames of many films, each with a random time sentence, and label them."""
+    rng = np.random.default_rng([seed, step])
+    grid = feature_map_size(processor.config.vision_config)
+    assert grid is not None
+    pixels, labels = [], []
+    for i in range(films):
+        film = write_film(seed, step * films + i, level=_LEVELS[int(rng.integers(len(_LEVELS)))])
+        # Where something happens more often than where nothing does.
+        times = rng.choice(np.arange(0, film.duration, TICK / 2), per_film)
+        pixels.append(processor.normalize(draw_clip(film, np.sort(times), rng)))
+        for time in np.sort(times):
+            seen = seen_things(film, float(time))
+            labels.append((*patch_labels(seen, grid, (film.width, film.height)), *frame_labels(seen)))
+    num_frames = films * per_film
+    shown = (
+        np.where(rng.random(num_frames) < 0.6, rng.integers(0, 121, num_frames), rng.integers(0, NUM_TIMES, num_frames))
+        * TICK
+    )
+    ids, mask = processor.encode_timestamps(shown)
+    patch_classes, patch_geometry, row_classes, row_geometry = (
+        torch.from_numpy(np.stack(rows)) for rows in zip(*labels, strict=True)
+    )
+    return {
+        "pixel_values": torch.cat(pixels),
+        "qformer_input_ids": ids,
+        "qformer_attention_mask": mask,
+        "patch_classes": patch_classes,
+        "patch_geometry": patch_geometry,
+        "row_classes": row_classes,
+        "row_geometry": row_geometry,
+        "time_classes": torch.from_numpy(time_classes(shown)),
+    }
+
+
+def frame_loss(
+    model: TimeChatForConditionalGeneration, heads: FrameHeads, batch: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of what patches and queries tell of single frames, a mean, and its pieces."""
+    encoder = model.frame_encoder
+    states = encoder.vision_states(batch["pixel_values"])
+    tokens = encoder.read_frames(states, batch["qformer_input_ids"], batch["qformer_attention_mask"])
+    patches = heads.patch(states).float()
+    color, shape, geometry = patches.split([1 + NUM_COLORS, 1 + NUM_SHAPES, len(GEOMETRY)], dim=-1)
+    classes = batch["patch_classes"]
+    is_thing = classes[..., 0] > 0
+    weight = torch.where(is_thing, 2.0, 0.3)
+    patch_loss = sum(
+        (F.cross_entropy(logits.flatten(0, 1), classes[..., i].flatten(), reduction="none") * weight.flatten()).sum()
+        / weight.sum()
+        for i, logits in enumerate((color, shape))
+    )
+    patch_geometry = F.smooth_l1_loss(geometry[is_thing], batch["patch_geometry"][is_thing], beta=0.05)
+    queries = tokens[:, : encoder.query_tokens.shape[1]].flatten(1)  # (frames, queries * hidden)
+    rows = heads.rows(queries).float().unflatten(-1, (NUM_COLORS + NUM_SHAPES, 9 + len(GEOMETRY)))
+    row_classes = batch["row_classes"]
+    known = row_classes != -100
+    row_loss = F.cross_entropy(rows[..., :9][known], row_classes[known] + 1)
+    there = row_classes >= 0
+    row_geometry = F.smooth_l1_loss(rows[..., 9:][there], batch["row_geometry"][there], beta=0.05)
+    time_logits = heads.time(queries).float()
+    time_loss = F.cross_entropy(time_logits, batch["time_classes"])
+    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + 2 * row_geometry + 0.3 * time_loss
+    with torch.no_grad():
+        right = rows[..., :9].argmax(-1) - 1 == row_classes
+        parts = {
+            "patch": float(patch_loss),
+            "patch_geo": float(patch_geometry),
+            "patch_color": float((color.argmax(-1) == classes[..., 0])[is_thing].float().mean()),
+            "patch_shape": float((shape.argmax(-1) == classes[..., 1])[is_thing].float().mean()),
+            "row": float(row_loss),
+            "row_seen": float(right[there].float().mean()),
+            "row_geo": float(row_geometry),
+            "row_xy": float((rows[..., 9:11][there] - batch["row_geometry"][there][:, :2]).abs().mean()),
+            "time": float((time_logits.argmax(-1) == batch["time_classes"]).float().mean()),
+        }
+    return loss, parts

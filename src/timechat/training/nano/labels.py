@@ -1,0 +1,168 @@
+"""What the drawing program knows about each frame of a film, as numbers to learn from.
+
+Only the auxiliary losses of nano's training read these; they are dropped with their heads when it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.data.drawing.film import COLORS, KINDS, SHAPES, TICK, Film, Happening
+from timechat.data.drawing.picture import Look, look_at
+
+COLOR_NAMES = tuple(COLORS)
+NUM_COLORS, NUM_SHAPES, NUM_KINDS = len(COLORS), len(SHAPES), len(KINDS)
+MAX_TIME = 300.0
+"""Seconds: the longest time that has a class of its own."""
+NUM_TIMES = int(MAX_TIME / TICK) + 1
+
+_SYMMETRY = {"square": 4, "cross": 4, "star": 5}  # turns by a part of the circle that cannot be seen
+_VISIBLE = 0.08  # opacity from which a thing counts as seen
+GEOMETRY = ("x", "y", "radius", "opacity", "sin", "cos")
+"""What is told of each thing that is seen: where, how large, how solid, how far it is turned."""
+
+# One row of `state_labels`: who does what, by colour and by shape; who is there; what begins and what ends.
+COLOR_KIND = slice(0, NUM_COLORS * NUM_KINDS)
+SHAPE_KIND = slice(COLOR_KIND.stop, COLOR_KIND.stop + NUM_SHAPES * NUM_KINDS)
+PAIRS = slice(SHAPE_KIND.stop, SHAPE_KIND.stop + NUM_COLORS * NUM_SHAPES)
+NUM_STATES = PAIRS.stop
+
+
+@dataclass(frozen=True, slots=True)
+class SeenThing:
+    """A thing in one frame: displayed colour, shape and geometry."""
+
+    color: int
+    shape: int
+    geometry: NDArray[np.float32]
+    look: Look
+    has_angle: bool
+
+
+def seen_things(film: Film, time: float) -> list[SeenThing]:
+    """List what can be seen at a time, in the order of drawing."""
+    seen = []
+    for i, thing in enumerate(film.things):
+        look = look_at(film, i, time)
+        inside = (
+            -look.radius * 0.5 < look.x < 1 + look.radius * 0.5 and -look.radius * 0.5 < look.y < 1 + look.radius * 0.5
+        )
+        if look.opacity >= _VISIBLE and inside:
+            turn = np.deg2rad(look.angle * _SYMMETRY.get(thing.shape, 1))
+            has_angle = thing.shape not in ("circle", "ring") or thing.texture == "striped"
+            geometry = np.array(
+                [look.x, look.y, 4 * look.radius, look.opacity, np.sin(turn) / 2, np.cos(turn) / 2], dtype=np.float32
+            )
+            seen.append(SeenThing(_nearest_color(look), SHAPES.index(thing.shape), geometry, look, has_angle))
+    return seen
+
+
+def _nearest_color(look: Look) -> int:
+    distances = [sum((a - b) ** 2 for a, b in zip(look.color, COLORS[name], strict=True)) for name in COLOR_NAMES]
+    return int(np.argmin(distances))
+
+
+def patch_labels(
+    seen: Sequence[SeenThing], grid: int, aspect: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Say for every patch of a frame which thing it shows.
+
+    Args:
+        seen: What can be seen.
+        grid: Patches along one side.
+        aspect: Width and height of the film, which the model sees stretched to a square.
+
+    Returns:
+        Classes `(grid * grid, 2)`: colour and shape, both 0 for the background and 1 + index otherwise; geometry
+        `(grid * grid, 6)` in the order of `GEOMETRY`, with the place relative to the patch.
+    """
+    classes = np.zeros((grid, grid, 2), dtype=np.int64)
+    geometry = np.zeros((grid, grid, len(GEOMETRY)), dtype=np.float32)
+    middles = (np.arange(grid) + 0.5) / grid
+    short = min(aspect)
+    for thing in seen:
+        rx, ry = (max(thing.look.radius * short / side * 0.9, 0.51 / grid) for side in aspect)
+        dx = (thing.look.x - middles)[None, :]
+        dy = (thing.look.y - middles)[:, None]
+        inside = (dx / rx) ** 2 + (dy / ry) ** 2 <= 1
+        classes[inside] = (1 + thing.color, 1 + thing.shape)
+        geometry[inside] = thing.geometry
+        geometry[..., 0] = np.where(inside, dx * 2, geometry[..., 0])
+        geometry[..., 1] = np.where(inside, dy * 2, geometry[..., 1])
+    return classes.reshape(-1, 2), geometry.reshape(grid * grid, -1)
+
+
+def frame_labels(seen: Sequence[SeenThing]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Say for every colour and for every shape what of it can be seen in a frame.
+
+    Returns:
+        Classes `(colors + shapes,)`: -1 where it cannot be seen, -100 where more than one thing has it, else the
+        shape (for a colour) or the colour (for a shape); geometry `(colors + shapes, 6)`.
+    """
+    classes = np.full(NUM_COLORS + NUM_SHAPES, -1, dtype=np.int64)
+    geometry = np.zeros((NUM_COLORS + NUM_SHAPES, len(GEOMETRY)), dtype=np.float32)
+    for thing in seen:
+        for row, value in ((thing.color, thing.shape), (NUM_COLORS + thing.shape, thing.color)):
+            classes[row] = value if classes[row] == -1 else -100
+            geometry[row] = thing.geometry
+    return classes, geometry
+
+
+def state_labels(film: Film, times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float32]:
+    """Say for every time who is doing what.
+
+    Returns:
+        `(times, NUM_STATES)`, 1 where a thing of a colour (`COLOR_KIND`) or shape (`SHAPE_KIND`) is doing a kind of
+        thing, and where a thing of a colour and shape is there at all (`PAIRS`). An event holds from just after its
+        start to just before its end: at the very ends nothing of it can be seen yet, or any more.
+    """
+    times = np.asarray(times, dtype=np.float64)
+    labels = np.zeros((len(times), NUM_STATES), dtype=np.float32)
+    for i, thing in enumerate(film.things):
+        color, shape = COLOR_NAMES.index(thing.color), SHAPES.index(thing.shape)
+        present = np.full(len(times), thing.is_present)
+        for happening in film.happenings:
+            if i not in happening.cast:
+                continue
+            during = (times > happening.start + 1e-6) & (times < happening.end - 1e-6)
+            kind = KINDS.index(happening.kind)
+            labels[during, COLOR_KIND.start + color * NUM_KINDS + kind] = 1
+            labels[during, SHAPE_KIND.start + shape * NUM_KINDS + kind] = 1
+            if happening.kind == "appear":
+                present = present | (times > happening.start + 1e-6)
+            elif happening.kind == "leave":
+                present = present & (times < happening.end - 1e-6)
+        labels[present, PAIRS.start + color * NUM_SHAPES + shape] = 1
+    return labels
+
+
+def act_labels(film: Film, happening: Happening) -> NDArray[np.float32]:
+    """Say who does what in one event, `(acts,)`: the first part of a row of `state_labels`."""
+    labels = np.zeros(SHAPE_KIND.stop, dtype=np.float32)
+    kind = KINDS.index(happening.kind)
+    for i in happening.cast:
+        thing = film.things[i]
+        labels[COLOR_KIND.start + COLOR_NAMES.index(thing.color) * NUM_KINDS + kind] = 1
+        labels[SHAPE_KIND.start + SHAPES.index(thing.shape) * NUM_KINDS + kind] = 1
+    return labels
+
+
+def time_classes(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of each time on the grid of `TICK`, `(times,)`."""
+    return np.round(np.asarray(times) / TICK).clip(0, NUM_TIMES - 1).astype(np.int64)
+
+
+def time_code(width: int, num_times: int = NUM_TIMES) -> NDArray[np.float32]:
+    """Sine and cosine features of every time on the grid, `(num_times, width)` of unit length.
+
+    Periods run from 1.5 seconds to four times the longest time, so that neighbours are alike and far times are not
+    (after "Attention Is All You Need", arXiv:1706.03762, section 3.5).
+    """
+    periods = np.geomspace(3 * TICK, 4 * MAX_TIME, width // 2)
+    angles = 2 * np.pi * np.arange(num_times)[:, None] * TICK / periods
+    code: NDArray[np.float32] = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    return code / np.float32(np.sqrt(width // 2))

@@ -1,0 +1,45 @@
+"""The objectives of nano's stages, as `timechat.training.objectives` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from timechat.training.nano.answers import AnswerHeads, answer_loss, script_loss
+from timechat.training.nano.frames import FrameHeads, frame_loss
+
+
+class NanoHeads(nn.Module):
+    """Everything that helps in training and is dropped afterwards."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        config = model.config
+        self.frames = FrameHeads(
+            config.qformer_config.encoder_hidden_size, config.num_query_tokens * config.qformer_config.hidden_size
+        )
+        self.answers = AnswerHeads(config.text_config.hidden_size)
+
+
+def frames(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """See single frames and read their times."""
+    return frame_loss(model, model.training_heads.frames, batch)
+
+
+def scripts(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """Answer about written films: no pixels, no Q-Formers."""
+    heads = model.training_heads.answers
+    answer, helps, parts = answer_loss(model, heads, heads.script(batch["states"], batch["times"]), batch)
+    return answer + helps, parts
+
+
+def films(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """Answer about films, and write their scripts in video tokens; that help fades as the stage goes on."""
+    heads = model.training_heads.answers
+    features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
+    script, told = script_loss(heads, features, batch)
+    answer, helps, parts = answer_loss(model, heads, features, batch)
+    help_share = max(0.1, 1 - batch["progress"])
+    return answer + help_share * (script + helps), {**told, **parts}

@@ -1,0 +1,208 @@
+"""Drawn films → batches for the stages of nano's training, a pure function of seed and iteration."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from timechat.data.drawing.film import TICK, Film, Level, write_film
+from timechat.data.packing import pad_packed
+from timechat.distributed import rank, wait_for_all, world_size
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.training.config import Recipe
+from timechat.training.nano.answers import border_labels, film_states, time_pointers
+from timechat.training.nano.frames import draw_clip, frame_batch
+from timechat.training.nano.labels import SHAPE_KIND, act_labels
+from timechat.training.nano.texts import ConversationWriter, choose_records
+from timechat.training.schedule import num_steps
+
+FRAMES_PER_SECOND = 1 / TICK
+_HIDDEN = -1e9  # what is added to the attention of those who may not look
+_SHARD = 50
+
+
+class FilmSource:
+    """Batches of drawn films for one stage, on one process."""
+
+    def __init__(self, recipe: Recipe, processor: TimeChatProcessor, model: TimeChatForConditionalGeneration) -> None:
+        assert recipe.data.films is not None
+        self._recipe = recipe
+        self._films = recipe.data.films
+        self._processor = processor
+        self._writer = ConversationWriter(processor)
+        self._first_time_id = processor.tokenizer.convert_tokens_to_ids("Ġ0.0")
+        self._dash_id = processor.tokenizer.convert_tokens_to_ids("Ġ-")
+        make: dict[str, Callable[[int], dict[str, Any]]] = {
+            "nano_frames": self._frames,
+            "nano_scripts": lambda iteration: self._conversations(iteration, with_video=False),
+            "nano_films": lambda iteration: self._conversations(iteration, with_video=True),
+        }
+        self._make = make[recipe.objective]
+        self._store: FeatureStore | None = None
+        if recipe.objective == "nano_films":
+            folder = Path(recipe.run.output) / "features"
+            self._store = FeatureStore(folder, recipe, processor, model)
+
+    def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
+        """Give the batches of this process from an iteration on; each is made while the one before is learned from."""
+        with ThreadPoolExecutor(1) as maker:
+            coming = maker.submit(self._make, first_iteration)
+            for iteration in itertools.count(first_iteration + 1):
+                batch = coming.result()
+                coming = maker.submit(self._make, iteration)
+                yield batch
+
+    def _numbers(self, iteration: int) -> range:
+        """Numbers of this process's samples in an iteration: all processes together see what one would."""
+        size = self._recipe.run.batch_size
+        start = (iteration * world_size() + rank()) * size
+        return range(start, start + size)
+
+    def _frames(self, iteration: int) -> dict[str, Any]:
+        per_film = 4
+        films = len(self._numbers(iteration)) // per_film
+        number = iteration * world_size() + rank()
+        return frame_batch(self._processor, self._films.seed, number, films, per_film)
+
+    def _conversations(self, iteration: int, *, with_video: bool) -> dict[str, Any]:
+        films, tokens, names = [], [], []
+        for number in self._numbers(iteration):
+            if with_video:
+                assert self._store is not None
+                index, variant = self._store.order(number)
+                film = self._store.film(index)
+                tokens.append(self._store.tokens(index))
+            else:
+                film, variant = self._fresh_film(number, iteration), 0
+            films.append((film, variant, number))
+            names.append(film.id)
+        batch = self._texts(films)
+        if with_video:
+            sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
+            longest = max(len(t) for t in tokens)
+            batch["frame_tokens"] = torch.stack(
+                [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
+            )
+            batch["video_sizes"] = torch.tensor(sizes)
+        return {**batch, "record_ids": names}
+
+    def _fresh_film(self, number: int, iteration: int) -> Film:
+        longest = self._films.longest
+        part = int(len(longest) * iteration / max(1, num_steps(self._recipe.run)))
+        limit = longest[min(part, len(longest) - 1)] if longest else float("inf")
+        rng = random.Random(f"{self._films.seed}/{number}")
+        while True:
+            level: Level = rng.choice(self._films.levels)  # type: ignore[arg-type]
+            film = write_film(self._films.seed, rng.randrange(2**40), level=level)
+            if film.duration <= limit:
+                return film
+
+    def _texts(self, films: list[tuple[Film, int, int]]) -> dict[str, Any]:
+        rows, states, times, pointers, asked, asked_at = [], [], [], [], [], []
+        for film, variant, number in films:
+            rng = random.Random(f"{self._films.seed}/{number}/turns")
+            timestamps = frame_times(film)
+            num_tokens = self._processor.config.num_video_tokens(len(timestamps))
+            records = choose_records(film, variant, self._films.questions, rng)
+            row = self._writer.pack(timestamps, [(record.question, record.response) for record in records])
+            state, time = film_states(film, timestamps, num_tokens)
+            rows.append(row)
+            states.append(torch.from_numpy(state))
+            times.append(torch.from_numpy(time))
+            pointers.append(time_pointers(row, self._first_time_id, self._dash_id, num_tokens))
+            happenings = {happening.id: happening for happening in film.happenings}
+            for place, pointer in enumerate(pointers[-1]):
+                record = records[row.segments[place] - 1]
+                if pointer >= 0 and record.task == "grounding":
+                    asked_at.append((len(rows) - 1, place))
+                    asked.append(torch.from_numpy(act_labels(film, happenings[record.events[0].id])))
+        batch: dict[str, Any] = pad_packed(rows, self._processor.pad_token_id)
+        may_look = batch["attention_mask"]
+        batch["attention_mask"] = torch.zeros(may_look.shape).masked_fill(~may_look, _HIDDEN)
+        length = batch["input_ids"].shape[1]
+        batch["pointers"] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in pointers])
+        batch["borders"] = torch.cat([border_labels(state) for state in states])
+        batch["asked_at"] = torch.tensor(asked_at).reshape(-1, 2)
+        batch["asked"] = torch.stack(asked) if asked else torch.zeros(0, SHAPE_KIND.stop)
+        batch["states"], batch["times"] = torch.cat(states), torch.cat(times)
+        return batch
+
+
+def frame_times(film: Film) -> np.ndarray:
+    """When frames of a film are sampled: twice a second."""
+    return np.arange(0, film.duration, TICK)
+
+
+class FeatureStore:
+    """What the frozen image Q-Former made of the frames of some films: extracted once, kept in files."""
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, processor: TimeChatProcessor, model: TimeChatForConditionalGeneration
+    ) -> None:
+        assert recipe.data.films is not None
+        self._films = recipe.data.films
+        self._count = self._films.num_films or 0
+        if self._count % _SHARD or not self._count:
+            raise ValueError(f"data.films.num_films must be a multiple of {_SHARD}, got {self._films.num_films}")
+        self._folder = folder / _weights_hash(model)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for shard in range(rank(), self._count // _SHARD, world_size()):
+            path = self._folder / f"{shard:05d}.safetensors"
+            if not path.exists():
+                self._extract(path, shard, processor, model)
+        wait_for_all()
+        self._tokens: dict[str, Tensor] = {}
+        for shard in range(self._count // _SHARD):
+            self._tokens.update(load_file(self._folder / f"{shard:05d}.safetensors"))
+
+    def film(self, index: int) -> Film:
+        """Script of a film of the store."""
+        levels = self._films.levels
+        return write_film(self._films.seed, index, level=levels[index % len(levels)])  # type: ignore[arg-type]
+
+    def tokens(self, index: int) -> Tensor:
+        """`(frames, tokens, Q-Former hidden)` of a film."""
+        return self._tokens[str(index)].float()
+
+    def order(self, number: int) -> tuple[int, int]:
+        """Which film a sample is about, and how often it has been seen: every epoch in an order of its own."""
+        epoch, place = divmod(number, self._count)
+        order = np.random.default_rng([self._films.seed, epoch]).permutation(self._count)
+        return int(order[place]), epoch
+
+    @torch.no_grad()
+    def _extract(
+        self, path: Path, shard: int, processor: TimeChatProcessor, model: TimeChatForConditionalGeneration
+    ) -> None:
+        was_training = model.training
+        model.eval()
+        tokens: dict[str, Tensor] = {}
+        for index in range(shard * _SHARD, (shard + 1) * _SHARD):
+            film = self.film(index)
+            clip = draw_clip(film, frame_times(film), np.random.default_rng([self._films.seed, index]))
+            inputs = {name: tensor[None] for name, tensor in processor.encode_frames(clip).items()}
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
+        temporary = path.with_suffix(".partial")
+        save_file(tokens, temporary)
+        temporary.replace(path)
+        model.train(was_training)
+
+
+def _weights_hash(model: TimeChatForConditionalGeneration) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.frame_encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,119 @@
+"""What is learned: functions from a model and a batch to a loss."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from timechat.model.processing import IGNORED_LABEL
+from timechat.training.nano import objectives as nano
+
+Batch = Mapping[str, Any]
+MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "pixel_values",
+    "vision_states",
+    "frame_tokens",
+    "qformer_input_ids",
+    "qformer_attention_mask",
+    "video_sizes",
+    "position_ids",
+)
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of one batch.
+
+    Attributes:
+        loss_sum: Scalar with a gradient: the loss added up over `num_tokens`.
+        num_tokens: What to divide by for a mean; usually the answer tokens.
+        parts: Pieces of the loss as means, for the log.
+    """
+
+    loss_sum: Tensor
+    num_tokens: int
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+Objective = Callable[[nn.Module, Batch], StepLoss]
+
+
+def answers(model: nn.Module, batch: Batch) -> StepLoss:
+    """Predict the next token wherever the batch has a label: the original's only loss.
+
+    Args:
+        model: A `TimeChatForConditionalGeneration`.
+        batch: Its inputs, and `labels` `(batch, sequence)`, -100 where no loss is wanted.
+    """
+    targets = batch["labels"][:, 1:]  # (batch, sequence - 1)
+    # The head is computed only where some sample of the batch has a label; at one place at least, for the gradients.
+    places = (targets != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]  # (places,)
+    if places.numel() == 0:
+        places = torch.zeros(1, dtype=torch.long, device=targets.device)
+    targets = targets[:, places]  # (batch, places)
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    logits = model(**inputs, logits_to_keep=places, use_cache=False).logits  # (batch, places, vocab)
+    loss_sum = functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+    )
+    return StepLoss(loss_sum, int((targets != IGNORED_LABEL).sum()))
+
+
+def _of_nano(lose: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]) -> Objective:
+    """Make an objective of one of nano's, whose losses are means over the samples of a batch."""
+
+    def objective(model: nn.Module, batch: Batch) -> StepLoss:
+        loss, parts = lose(model, batch)
+        # Heads that this stage does not need take part all the same: several processes expect a gradient of each.
+        heads: nn.Module = getattr(model, HEADS_NAME)
+        loss = loss + 0 * torch.stack([parameter.sum() for parameter in heads.parameters()]).sum()
+        num_samples = len(batch["input_ids" if "input_ids" in batch else "pixel_values"])
+        return StepLoss(loss * num_samples, num_samples, parts)
+
+    return objective
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "answers": answers,
+    "nano_frames": _of_nano(nano.frames),
+    "nano_scripts": _of_nano(nano.scripts),
+    "nano_films": _of_nano(nano.films),
+}
+
+# Modules that an objective needs in training only, as a function of the model. They hang at `model.training_heads`,
+# are trained and kept in checkpoints, go on from stage to stage, and are left out of what is exported.
+HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "nano_frames": nano.NanoHeads,
+    "nano_scripts": nano.NanoHeads,
+    "nano_films": nano.NanoHeads,
+}
+HEADS_NAME = "training_heads"
+
+
+class ObjectiveModule(nn.Module):
+    """A model together with its objective, so that what wraps it (DDP, FSDP) sees one forward pass."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, batch: Batch) -> StepLoss:
+        """Return the loss of a batch."""
+        return self._objective(self.model, batch)
+
+
+def find_objective(name: str) -> Objective:
+    """Return the objective of a name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"there is no objective {name!r}; known: {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

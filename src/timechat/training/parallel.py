@@ -1,0 +1,72 @@
+"""One model on several processes, wrapped from outside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from timechat.distributed import launched_processes, local_rank, world_size
+from timechat.training.config import Precision, RunSettings
+from timechat.training.objectives import ObjectiveModule
+
+
+def choose_device(run: RunSettings) -> torch.device:
+    """Return where this process computes.
+
+    Raises:
+        ValueError: Several processes were started for a recipe that wants one.
+    """
+    if run.parallel == "none" and launched_processes() > 1:
+        raise ValueError(
+            f"torchrun started {launched_processes()} processes, but run.parallel is none; set run.parallel=ddp or "
+            "fsdp2"
+        )
+    if run.device != "auto":
+        return torch.device(run.device)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def parallelize(module: ObjectiveModule, run: RunSettings, device: torch.device) -> nn.Module:
+    """Move a model to its device and wrap it for its processes."""
+    if run.parallel == "fsdp2" and world_size() > 1:
+        return _shard(module, run.precision, device)
+    module.to(device)
+    if run.parallel == "ddp" and world_size() > 1:
+        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+    return module
+
+
+@contextmanager
+def gradients_stay_here(module: nn.Module, *, when: bool) -> Iterator[None]:
+    """Leave out the exchange of gradients between processes, for all but the last batch of a step."""
+    if isinstance(module, DistributedDataParallel) and when:
+        with module.no_sync():
+            yield
+    elif isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(not when)
+        yield
+    else:
+        yield
+
+
+def _shard(module: ObjectiveModule, precision: Precision, device: torch.device) -> nn.Module:
+    """Spread parameters over the processes, a layer a group (FSDP2)."""
+    module.to(device)
+    mesh = init_device_mesh(device.type, (world_size(),))
+    half = torch.bfloat16 if precision == "bf16" else None
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
+    for layers in module.modules():
+        if isinstance(layers, nn.ModuleList):
+            for layer in layers:
+                if any(True for _ in layer.parameters()):
+                    fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)
+    return module

@@ -1,0 +1,141 @@
+"""What learns and what is frozen, and the optimiser over what learns."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from timechat.model import adapter
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.training.config import LoraSettings, ModelSettings, OptimizerSettings
+from timechat.training.objectives import HEADS_NAME
+
+# Part → beginnings of its parameters' names. The original's stage 2 trains all but `vision` and `language_model`.
+PARTS = {
+    "vision": ("frame_encoder.vision_model.", "frame_encoder.map_positions"),
+    "image_qformer": ("frame_encoder.query_tokens", "frame_encoder.qformer."),
+    "video_qformer": ("video_qformer.query_tokens", "video_qformer.frame_positions.", "video_qformer.qformer."),
+    "projection": ("video_qformer.projection.",),
+    "lora": ("language_model.",),
+    "language_model": ("language_model.",),
+}
+
+
+def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelSettings) -> None:
+    """Attach the adapter, freeze what does not learn, and choose number formats, in place.
+
+    Raises:
+        ValueError: A part has no parameters, or the checkpoint's adapter is of another rank.
+    """
+    if "lora" in settings.train:
+        _prepare_lora(model, settings.lora)
+    frozen_dtype = getattr(torch, settings.language_model_dtype)
+    matched = set()
+    for name, parameter in model.named_parameters():
+        parts = [part for part in settings.train if _belongs(name, part)]
+        matched.update(parts)
+        parameter.requires_grad_(bool(parts) or name.startswith(f"{HEADS_NAME}."))
+        is_frozen_language = name.startswith("language_model.") and not parameter.requires_grad
+        parameter.data = parameter.data.to(frozen_dtype if is_frozen_language else torch.float32)
+    if missing := [part for part in settings.train if part not in matched]:
+        raise ValueError(
+            f"model.train names {', '.join(missing)}, but the model has no such parameters; give any of "
+            f"{', '.join(PARTS)}, or the beginning of parameter names"
+        )
+    if settings.gradient_checkpointing:
+        model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def set_training_mode(model: TimeChatForConditionalGeneration) -> None:
+    """Switch dropout on in the parts that learn, and off in those that are frozen."""
+    model.train()
+    encoder, compressor = model.frame_encoder, model.video_qformer
+    for part in (encoder.vision_model, encoder.qformer, compressor.qformer, model.language_model):
+        part.train(any(parameter.requires_grad for parameter in part.parameters()))
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what learns, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    """Make AdamW with two groups: what decays, and what does not."""
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in parameters:
+        (decaying if decays(name, parameter) else others).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decaying, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    make = _eight_bit_adamw() if settings.eight_bit else torch.optim.AdamW
+    optimizer: torch.optim.Optimizer = make(
+        [group for group in groups if group["params"]], lr=settings.lr, betas=settings.betas, eps=settings.eps
+    )
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
+    """Set the learning rate of all groups, and return it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Say whether weight decay applies; the original goes by these pieces of names."""
+    return parameter.ndim >= 2 and not any(piece in name for piece in ("bias", "ln", "bn"))
+
+
+def _belongs(name: str, part: str) -> bool:
+    if not name.startswith(PARTS.get(part, (part,))):
+        return False
+    is_lora = adapter.is_adapter_key(name)
+    return is_lora if part == "lora" else not is_lora if part == "language_model" else True
+
+
+def _prepare_lora(model: TimeChatForConditionalGeneration, settings: LoraSettings) -> None:
+    """Make a fresh adapter, or check the checkpoint's own."""
+    if not model.has_lora:
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.targets,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        adapter.attach_adapter(model.language_model, config)
+    rank = model.language_model.timechat_lora_config.r
+    if rank != settings.rank:
+        raise ValueError(
+            f"model.lora.rank is {settings.rank}, but the checkpoint's adapter has the rank {rank}; set "
+            f"model.lora.rank={rank}, or merge the adapter first (`timechat convert --merge`)"
+        )
+    _set_lora_dropout(model.language_model, settings.dropout)
+    model.config.lora_alpha = settings.alpha
+    model.set_lora_scale()
+
+
+def _set_lora_dropout(language_model: nn.Module, dropout: float) -> None:
+    language_model.timechat_lora_config.lora_dropout = dropout  # type: ignore[union-attr]
+    for module in language_model.modules():
+        if isinstance(module, LoraLayer):
+            for name in module.lora_dropout:
+                module.lora_dropout[name] = nn.Dropout(dropout) if dropout else nn.Identity()
+
+
+def _eight_bit_adamw() -> Any:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ModuleNotFoundError(
+            "optimizer.eight_bit needs bitsandbytes: pip install bitsandbytes, or set optimizer.eight_bit=false"
+        ) from None
+    return AdamW8bit

@@ -1,0 +1,182 @@
+"""A recipe from its start to its end: stages one after another, each trained, exported, and not done twice."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from timechat.distributed import process_group, rank, wait_for_all
+from timechat.errors import TrainingError
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, write_file
+from timechat.training.config import Recipe
+from timechat.training.data import make_source as make_instruction_source
+from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
+from timechat.training.logs import PLOT_FILE, plot_losses
+from timechat.training.loop import BatchSource, Validate, train
+from timechat.training.objectives import HEADS_NAME
+from timechat.training.parallel import choose_device
+from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved, save_recipe
+
+MakeSource = Callable[[Recipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
+MakeValidate = Callable[[Recipe, TimeChatProcessor], Validate | None]
+
+FINISHED_FILE = "finished.json"
+HEADS_FILE = "heads.safetensors"
+_LEFT_BEHIND = (
+    "checkpoints",
+    "tensorboard",
+    "model",
+    "adapter",
+    "original.pth",
+    "log.jsonl",
+    "lost-records-*.jsonl",
+    PLOT_FILE,
+    FINISHED_FILE,
+    HEADS_FILE,
+    RESOLVED_FILE,
+)
+
+
+def train_recipe(
+    stages: Sequence[Recipe],
+    make_source: MakeSource = make_instruction_source,
+    *,
+    make_validate: MakeValidate = lambda _recipe, _processor: None,
+    make_model: MakeModel = load_start,
+    fresh: bool = False,
+    wants_stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _text: None,
+) -> bool:
+    """Train the stages of a recipe, going on wherever an earlier call stopped.
+
+    Args:
+        stages: What to do, as `read_recipe` gives it. A stage starts from what the one before it has exported.
+        make_source: Makes the batches of a stage, on every process.
+        make_validate: Makes a stage's validation, on every process.
+        make_model: Loads the model that a stage starts from.
+        fresh: Remove what earlier calls left in the stages' folders, and start anew.
+        wants_stop: Asked after every step; True makes a checkpoint and ends the call.
+        say: Told what is going on, on the first process.
+
+    Returns:
+        Whether everything is finished, rather than stopped.
+
+    Raises:
+        TrainingError: A folder holds a run of another recipe, or training cannot go on.
+        CheckpointError: The model to start from cannot be loaded.
+    """
+    device = choose_device(stages[0].run)
+    with process_group(device):
+        say = say if rank() == 0 else lambda _text: None
+        if fresh:
+            for recipe in stages:
+                _clear(Path(recipe.run.output))
+        before: Path | None = None
+        for recipe in stages:
+            if before is not None:
+                recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(before / MODEL_FOLDER)))
+            folder = Path(recipe.run.output)
+            _take_folder(folder, recipe)
+            if (folder / FINISHED_FILE).exists():
+                say(f"{folder}: finished already")
+            elif not _train_stage(
+                recipe, folder, before, device, make_source, make_validate, make_model, wants_stop, say
+            ):
+                say(f"{folder}: stopped; the same command goes on from there")
+                return False
+            before = folder
+        return True
+
+
+def _train_stage(
+    recipe: Recipe,
+    folder: Path,
+    before: Path | None,
+    device: torch.device,
+    make_source: MakeSource,
+    make_validate: MakeValidate,
+    make_model: MakeModel,
+    wants_stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> bool:
+    torch.manual_seed(recipe.run.seed)  # fresh adapters and heads are the same on every process
+    model, processor = build_start(recipe, load_start if before else make_model)
+    if before is not None:
+        _take_over_heads(model, before / HEADS_FILE)
+    source = make_source(recipe, model, processor)
+    validate = make_validate(recipe, processor)
+    say(f"{folder}: training")
+    if not train(recipe, model, source, folder, device, validate=validate, wants_stop=wants_stop):
+        return False
+    del model, source, validate
+    if rank() == 0:
+        _finish(recipe, folder, load_start if before else make_model)
+        say(f"{folder}: finished")
+    wait_for_all()
+    return True
+
+
+def _finish(recipe: Recipe, folder: Path, make_model: MakeModel) -> None:
+    """Export, keep the heads for the next stage, draw the losses, and say that all is done."""
+    checkpoint = chosen_checkpoint(folder, recipe)
+    export_run(folder, make_model)
+    _keep_heads(checkpoint, folder)
+    if recipe.run.plot:
+        plot_losses(folder, folder / PLOT_FILE)
+    write_file(folder / FINISHED_FILE, json.dumps({"step": checkpoint.step, "metrics": dict(checkpoint.metrics)}))
+
+
+def _take_folder(folder: Path, recipe: Recipe) -> None:
+    """Make a run's folder and note the recipe in it, or check that the run in it is of this recipe."""
+    if (folder / RESOLVED_FILE).exists():
+        if changed := differences(recipe, load_resolved(folder / RESOLVED_FILE)):
+            raise TrainingError(
+                f"{folder} holds a run of another recipe ({'; '.join(changed[:5])}); start afresh with --fresh, or "
+                "name another folder with --output"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise TrainingError(f"{folder} is not empty and no training run; name another folder with --output")
+    wait_for_all()  # all have looked before the first writes
+    if rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_recipe(recipe, folder / RESOLVED_FILE)
+    wait_for_all()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run leaves behind, and nothing else."""
+    if rank() == 0 and (folder / RESOLVED_FILE).exists():
+        for path in (path for name in _LEFT_BEHIND for path in folder.glob(name)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    wait_for_all()
+
+
+def _keep_heads(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the weights of the heads, which are not exported, for the next stage."""
+    prefix = f"{HEADS_NAME}."
+    weights = load_file(checkpoint.folder / WEIGHTS_FILE)
+    heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    if heads:
+        save_file(heads, folder / HEADS_FILE)
+
+
+def _take_over_heads(model: nn.Module, path: Path) -> None:
+    """Start heads from those of the stage before, where both have them in the same shape."""
+    heads = getattr(model, HEADS_NAME, None)
+    if heads is None or not path.is_file():
+        return
+    ours = heads.state_dict()
+    known = {
+        name: tensor for name, tensor in load_file(path).items() if name in ours and ours[name].shape == tensor.shape
+    }
+    heads.load_state_dict(known, strict=False)

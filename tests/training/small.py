@@ -1,0 +1,117 @@
+"""A tiny model and made-up batches; as a module, training in processes of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from tests.model.tiny import tiny_config, tiny_model
+from timechat.distributed import process_group, rank, world_size
+from timechat.training.config import Recipe
+from timechat.training.recipes import build_recipe
+from timechat.training.run import train_recipe
+
+IMAGE = 90  # the tiny model's image_token_id
+NUM_FRAMES, NUM_VIDEO_TOKENS = 4, 4
+EVERYTHING = 'model.train=["image_qformer", "video_qformer", "projection", "language_model"]'
+
+
+def small_recipe(output: Path | str, *overrides: str, **content) -> list[Recipe]:
+    base = {
+        "model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}},
+        "optimizer": {"lr": 1e-2, "min_lr": 1e-3, "warmup_lr": 1e-4, "warmup_iters": 1},
+        "run": {"steps": 4, "batch_size": 2, "tensorboard": False, "plot": False, "export": [], "device": "cpu"},
+    }
+    return build_recipe(base | content, [f"run.output={output}", *overrides])
+
+
+def sample(number: int) -> dict[str, torch.Tensor]:
+    """A sample that depends on nothing but its number; answers differ in length."""
+    generator = torch.Generator().manual_seed(number)
+    ids = torch.randint(1, 90, (14,), generator=generator)
+    ids[2 : 2 + NUM_VIDEO_TOKENS] = IMAGE
+    labels = ids.clone()
+    labels[: 7 + number % 5] = -100
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": labels,
+        "pixel_values": torch.randn(NUM_FRAMES, 3, 28, 28, generator=generator),
+        "qformer_input_ids": torch.randint(1, 100, (NUM_FRAMES, 5), generator=generator),
+        "qformer_attention_mask": torch.ones(NUM_FRAMES, 5, dtype=torch.long),
+    }
+
+
+class SmallSource:
+    """Samples 0, 1, 2, ... without end, dealt out over the processes."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+
+    def batches(self, first_iteration: int) -> Iterator[dict]:
+        iteration = first_iteration
+        while True:
+            start = (iteration * world_size() + rank()) * self.batch_size
+            numbers = range(start, start + self.batch_size)
+            samples = [sample(number) for number in numbers]
+            batch = {name: torch.stack([one[name] for one in samples]) for name in samples[0]}
+            yield batch | {"record_ids": [f"record-{number}" for number in numbers]}
+            iteration += 1
+
+
+def make_model(_settings):
+    return tiny_model(), None
+
+
+def make_still_model(_settings):
+    """Without dropout, so that how samples are dealt out does not matter."""
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = tiny_config()
+    qformers = {name: getattr(config, name).to_dict() | off for name in ("qformer_config", "video_qformer_config")}
+    return tiny_model(**qformers), None
+
+
+def train_small(stages: list[Recipe], *, source=SmallSource, **options) -> bool:
+    options = {"make_model": make_model} | options
+    return train_recipe(stages, lambda recipe, _model, _processor: source(recipe.run.batch_size), **options)
+
+
+def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
+    """Run this file as a process, or as several with torchrun."""
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [sys.executable, "-m", *(launcher if processes > 1 else []), __name__, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=290)
+
+
+def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
+    """Train, and be killed without warning when a batch is asked for."""
+
+    class DeadlySource(SmallSource):
+        def batches(self, first_iteration: int) -> Iterator[dict]:
+            for number, batch in enumerate(super().batches(first_iteration), start=first_iteration):
+                if number == int(iteration):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+    train_small(small_recipe(folder, *overrides), source=DeadlySource)
+
+
+def _train_in_parallel(folder: str, *overrides: str) -> None:
+    """Train on all processes: an adapter with DDP, and all of the language model with FSDP, stopped and taken up."""
+    with process_group(torch.device("cpu")):
+        train_small(small_recipe(f"{folder}/ddp", "run.parallel=ddp", *overrides), make_model=make_still_model)
+        stages = small_recipe(f"{folder}/fsdp2", "run.parallel=fsdp2", EVERYTHING, *overrides)
+        asked = iter([False, True])
+        assert not train_small(stages, make_model=make_still_model, wants_stop=lambda: next(asked))
+        assert train_small(stages, make_model=make_still_model)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"die": _train_and_die, "parallel": _train_in_parallel}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,164 @@
+"""The loop learns, goes on exactly, and says what went wrong."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small
+from timechat.errors import TrainingError
+from timechat.training import objectives
+from timechat.training.checkpoint import find_checkpoints
+from timechat.training.logs import read_log
+
+
+def losses(folder) -> list[str]:
+    return [line["loss_hex"] for line in read_log(folder) if "loss" in line]
+
+
+def numbers(folder) -> list[float]:
+    return [line["loss"] for line in read_log(folder) if "loss" in line]
+
+
+def last_weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(find_checkpoints(folder)[-1].folder / "weights.safetensors")
+
+
+class OneBatch(SmallSource):
+    """The same samples over and over."""
+
+    def batches(self, _first_iteration):
+        batch = next(super().batches(0))
+        while True:
+            yield dict(batch)
+
+
+def test_a_model_learns_what_it_is_shown(tmp_path):
+    stages = small_recipe(tmp_path / "run", "run.steps=25", "run.save_every=100")
+    assert train_small(stages, source=OneBatch, make_model=make_still_model)
+    assert numbers(tmp_path / "run")[-1] < 0.5 * numbers(tmp_path / "run")[0]
+
+
+def test_killed_and_resumed_gives_the_same_losses_to_the_last_bit(tmp_path):
+    settings = ("run.steps=8", "run.save_every=3", "model.lora.dropout=0.1", "run.accumulation=2")
+    killed = run_module("die", tmp_path / "killed", 14, *settings)
+    assert killed.returncode == -signal.SIGKILL
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "killed")] == [3, 6]
+    assert len(losses(tmp_path / "killed")) == 7  # one more than the checkpoint knows of
+    assert train_small(small_recipe(tmp_path / "killed", *settings))
+    assert train_small(small_recipe(tmp_path / "whole", *settings))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    ours, want = last_weights(tmp_path / "killed"), last_weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], want[name]) for name in want)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_stopping_makes_a_checkpoint_that_the_next_call_goes_on_from(tmp_path, precision):
+    settings = ("run.steps=4", f"run.precision={precision}")
+    asked = iter([False, True])
+    assert not train_small(small_recipe(tmp_path / "run", *settings), wants_stop=lambda: next(asked))
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [2]
+    assert train_small(small_recipe(tmp_path / "run", *settings))
+    train_small(small_recipe(tmp_path / "whole", *settings))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_two_batches_of_one_are_one_batch_of_two(tmp_path):
+    train_small(small_recipe(tmp_path / "two", "run.steps=3"), make_model=make_still_model)
+    settings = ("run.steps=3", "run.batch_size=1", "run.accumulation=2", "optimizer.warmup_iters=2")
+    train_small(small_recipe(tmp_path / "one", *settings), make_model=make_still_model)
+    assert numbers(tmp_path / "one") == pytest.approx(numbers(tmp_path / "two"), abs=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    train_small(small_recipe(tmp_path / "plain", "run.steps=3"), make_model=make_still_model)
+    stages = small_recipe(tmp_path / "checkpointed", "run.steps=3", "model.gradient_checkpointing=true")
+    train_small(stages, make_model=make_still_model)
+    assert numbers(tmp_path / "checkpointed") == pytest.approx(numbers(tmp_path / "plain"), abs=1e-6)
+
+
+def test_the_originals_mean_adds_up_the_batches_of_a_step(tmp_path):
+    settings = ("run.steps=1", "run.accumulation=2", "run.loss_mean=micro_batch", "optimizer.clip_norm=null")
+    norms = []
+    for divide in ("true", "false"):
+        stages = small_recipe(tmp_path / divide, *settings, f"run.divide_loss_by_accumulation={divide}")
+        train_small(stages, make_model=make_still_model)
+        norms.append(read_log(tmp_path / divide)[0]["grad_norm"])
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-5)
+    assert numbers(tmp_path / "true") == numbers(tmp_path / "false")
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last_ones(tmp_path):
+    scores = {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.2, 5: 0.3}
+    settings = ("run.steps=5", "run.save_every=1", "run.keep_checkpoints=2", "run.validate_every=1")
+    stages = small_recipe(tmp_path / "run", *settings, "run.best_metric=score")
+    seen = []
+
+    def validate(model, step):
+        seen.append(model.training)
+        torch.rand(3)  # what validation draws must not be felt
+        return {"score": scores[step]}
+
+    train_small(stages, make_validate=lambda *_: validate)
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [2, 4, 5]
+    assert json.loads((tmp_path / "run" / "finished.json").read_text()) == {"step": 2, "metrics": {"score": 0.9}}
+    assert seen == [False] * 5
+    train_small(small_recipe(tmp_path / "plain", "run.steps=5"))
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(tmp_path):
+    class Broken(SmallSource):
+        def batches(self, first_iteration):
+            for number, batch in enumerate(super().batches(first_iteration)):
+                if number == 1:
+                    batch["pixel_values"] = batch["pixel_values"] * float("nan")
+                yield batch
+
+    with pytest.raises(TrainingError, match=r"the loss of step 2 is nan; records: record-2, record-3\."):
+        train_small(small_recipe(tmp_path / "run"), source=Broken)
+
+
+def test_memory_that_runs_out_says_what_to_do(tmp_path, monkeypatch):
+    def greedy(model, batch):
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setitem(objectives.OBJECTIVES, "greedy", greedy)
+    with pytest.raises(TrainingError, match=r"out of memory in step 1 with input_ids \(2, 14\).*lower run.batch_size"):
+        train_small(small_recipe(tmp_path / "run", "objective=greedy"))
+
+
+def test_batches_without_any_label_change_nothing_but_do_not_stop_the_run(tmp_path):
+    class Unlabelled(SmallSource):
+        def batches(self, first_iteration):
+            for batch in super().batches(first_iteration):
+                yield batch | {"labels": torch.full_like(batch["labels"], -100)}
+
+    assert train_small(small_recipe(tmp_path / "run", "run.steps=1"), source=Unlabelled)
+    [line] = read_log(tmp_path / "run")
+    assert (line["loss"], line["num_tokens"], line["grad_norm"]) == (0, 0, 0)
+
+
+def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path):
+    train_small(small_recipe(tmp_path / "run", "run.steps=1"))
+    with pytest.raises(TrainingError, match=r"run of another recipe \(optimizer.lr: 0.01 → 0.5\)"):
+        train_small(small_recipe(tmp_path / "run", "run.steps=1", "optimizer.lr=0.5"))
+    assert train_small(small_recipe(tmp_path / "run", "run.steps=1", "run.log_every=2"))  # changes no number
+    assert train_small(small_recipe(tmp_path / "run", "run.steps=1", "optimizer.lr=0.5"), fresh=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(TrainingError, match="is not empty and no training run"):
+        train_small(small_recipe(tmp_path), fresh=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_taken_for_one(tmp_path):
+    train_small(small_recipe(tmp_path / "run", "run.steps=2", "run.save_every=1"))
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(folder / "step-0000002", folder / ".step-0000003.partial")
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [1, 2]

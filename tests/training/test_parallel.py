@@ -1,0 +1,37 @@
+"""Two processes are one with twice the batch."""
+
+import pytest
+
+from tests.training.small import EVERYTHING, make_still_model, run_module, small_recipe, train_small
+from timechat import distributed
+from timechat.training.checkpoint import find_checkpoints
+from timechat.training.logs import read_log
+
+
+def numbers(folder, name="loss") -> list[float]:
+    return [line[name] for line in read_log(folder) if "loss" in line]
+
+
+def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path):
+    settings = ("run.steps=3", "run.accumulation=2")
+    result = run_module("parallel", tmp_path, "run.batch_size=1", *settings, processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for parallel, trained in (("ddp", ()), ("fsdp2", (EVERYTHING,))):
+        one = tmp_path / f"one-{parallel}"
+        train_small(small_recipe(one, "run.batch_size=2", *settings, *trained), make_model=make_still_model)
+        for name in ("loss", "grad_norm"):
+            assert numbers(tmp_path / parallel, name) == pytest.approx(numbers(one, name), abs=1e-5, rel=1e-5)
+        assert find_checkpoints(tmp_path / parallel)[-1].num_processes == 2
+
+
+def test_a_recipe_for_one_process_is_refused_by_torchrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"torchrun started 2 processes, but run.parallel is none"):
+        train_small(small_recipe(tmp_path))
+
+
+def test_on_one_process_everything_stays_here():
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert list(distributed.shard([1, 2, 3])) == distributed.gather([1, 2, 3]) == [1, 2, 3]
+    assert distributed.sum_over_processes([1.5, 2.0]) == [1.5, 2.0]
+    assert distributed.from_first("word") == "word"

@@ -1,0 +1,203 @@
+"""From an original checkpoint through the recipe to what it gives away, over the recorded batches."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
+
+from tests import parity
+from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint, golden_tensors
+from timechat.model.conversion import OriginalFiles, convert
+from timechat.model.modeling import TimeChatForConditionalGeneration as Model
+from timechat.model.original_export import original_state_dict
+from timechat.model.original_keys import rename
+from timechat.training import objectives
+from timechat.training.export import build_start, export_folder_as_original
+from timechat.training.logs import read_log
+from timechat.training.objectives import ObjectiveModule, StepLoss, answers
+from timechat.training.parameters import build_optimizer, decays, trainable
+from timechat.training.recipes import build_recipe
+from timechat.training.run import train_recipe
+from timechat.training.step import take_step
+
+CASE = "train_single_turn"
+
+
+def recipe(checkpoint, output, **changes):
+    content = {
+        "model": {"checkpoint": str(checkpoint), "attention": "eager", "timestamp_tokenizer": "llama"},
+        "run": {"steps": 2, "tensorboard": False, "plot": False, "device": "cpu", "output": str(output)},
+    }
+    return build_recipe(
+        {key: content.get(key, {}) | changes.get(key, {}) for key in content}
+        | {key: value for key, value in changes.items() if key not in content}
+    )
+
+
+class Recorded:
+    """The recorded batch over and over."""
+
+    def __init__(self, processor):
+        self.batch = parity.training_batch(processor, CASE)
+
+    def batches(self, _first_iteration):
+        while True:
+            yield dict(self.batch)
+
+
+def make_source(recipe, model, processor):
+    return Recorded(processor)
+
+
+@pytest.fixture(scope="module")
+def trained(converted, tmp_path_factory):
+    """A run over two stages, with everything exported."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+
+    def with_head(model, batch):
+        loss = answers(model, batch)
+        extra = model.training_heads(torch.ones(1, 3)).square().sum()
+        return StepLoss(loss.loss_sum + extra, loss.num_tokens, {"extra": extra.item()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(objectives.OBJECTIVES, "with_head", with_head)
+        patch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
+        stages = recipe(
+            converted,
+            folder,
+            objective="with_head",
+            optimizer={"lr": 1e-2},
+            stages=[{"name": "first"}, {"name": "second", "run": {"export": ["folder", "adapter", "original"]}}],
+        )
+        assert train_recipe(stages, make_source)
+        said = []
+        assert train_recipe(stages, make_source, say=said.append)  # nothing is left to do
+        assert all("finished already" in text for text in said)
+    return folder
+
+
+@pytest.mark.parametrize("case", ["train_single_turn", "train_batch_mixed_T"])
+def test_a_step_has_the_originals_loss_and_gradients(case, converted, tmp_path, llama_processor):
+    [settings] = recipe(converted, tmp_path, optimizer={"clip_norm": None, "lr": 1e-12})
+    model, _ = build_start(settings)
+    model.eval()  # as recorded: no dropout
+    batch = parity.training_batch(llama_processor, case)
+    if case != "train_batch_mixed_T":
+        del batch["video_sizes"]
+    optimizer = build_optimizer(trainable(model).items(), settings.optimizer)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    outcome = take_step(settings, ObjectiveModule(model, answers), optimizer, scaler, iter([batch]), 0)
+    want, meta = golden_tensors(case), parity.golden_meta()["cases"][case]
+    assert outcome.loss == pytest.approx(float(want["loss"]), abs=1e-5)
+    gradients = {name: parameter.grad for name, parameter in trainable(model).items()}
+    norms = {key: norm for key, norm in meta.get("grad_norms", {}).items() if not key.endswith("key.bias")}
+    for key, norm in norms.items():
+        assert float(gradients[rename(key)].norm()) == pytest.approx(norm, rel=1e-4)
+    for key in [key for key in want if key.startswith("grad.")]:
+        difference = gradients[rename(key.removeprefix("grad."))] - want[key]
+        assert float(difference.norm() / want[key].norm()) < 1e-4
+
+
+def test_what_learns_is_what_the_original_trains(converted, tmp_path):
+    model, _ = build_start(recipe(converted, tmp_path)[0])
+    ours = trainable(model)
+    original = parity.golden_meta()["cases"][CASE]["grad_norms"]
+    assert ours.keys() == {rename(key) for key in original}
+    assert all(parameter.dtype == torch.float32 for parameter in ours.values())
+
+
+def test_weight_decay_follows_the_originals_rule(converted, tmp_path):
+    [settings] = recipe(converted, tmp_path)
+    model, _ = build_start(settings)
+    ours = trainable(model)
+    decaying, others = build_optimizer(ours.items(), settings.optimizer).param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.05, 0)
+    assert all(parameter.ndim < 2 for parameter in others["params"])
+    assert decays("frame_encoder.query_tokens", ours["frame_encoder.query_tokens"])
+    assert not decays("video_qformer.projection.bias", ours["video_qformer.projection.bias"])
+
+
+def test_frozen_weights_may_be_kept_in_half_precision(converted, tmp_path):
+    model, _ = build_start(recipe(converted, tmp_path, model={"language_model_dtype": "bfloat16"})[0])
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    assert dtypes["language_model.lm_head.weight"] == torch.bfloat16
+    assert dtypes["frame_encoder.query_tokens"] == torch.float32
+    full = torch.load(golden_checkpoint(timechat="timechat_7b.pth")["timechat"], weights_only=True)["model"]
+    assert torch.equal(model.frame_encoder.query_tokens, full["query_tokens"])  # never was in half precision
+
+
+def test_an_adapter_of_another_rank_is_refused(converted, tmp_path):
+    with pytest.raises(ValueError, match=r"model.lora.rank is 8, but the checkpoint's adapter has the rank 32"):
+        build_start(recipe(converted, tmp_path, model={"lora": {"rank": 8}})[0])
+
+
+def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted):
+    first, second = (read_log(trained / name) for name in ("1-first", "2-second"))
+    assert second[0]["loss"] < first[0]["loss"]
+    assert second[0]["extra"] < first[-1]["extra"]  # the heads go on as well
+    start = Model.from_pretrained(converted).video_qformer.query_tokens
+    assert not torch.equal(Model.from_pretrained(trained / "1-first" / "model").video_qformer.query_tokens, start)
+    assert json.loads((trained / "2-second" / "finished.json").read_text()) == {"step": 2, "metrics": {}}
+
+
+def test_the_exported_folder_holds_the_last_weights_and_no_heads(trained):
+    model = Model.from_pretrained(trained / "2-second" / "model")
+    checkpoint = trained / "2-second" / "checkpoints" / "step-0000002" / "weights.safetensors"
+    weights = load_file(checkpoint)
+    ours = dict(model.named_parameters())
+    assert {name for name in weights if name not in ours} == {"training_heads.weight", "training_heads.bias"}
+    assert all(torch.equal(ours[name], weights[name]) for name in weights if name in ours)
+    assert model.config.timestamp_tokenizer == "llama"
+
+
+def test_peft_reads_the_exported_adapter(trained):
+    ids = torch.arange(20)[None]
+    plain = LlamaForCausalLM.from_pretrained(golden_checkpoint()["llm"])
+    with_peft = PeftModel.from_pretrained(plain, str(trained / "2-second" / "adapter"))
+    model = Model.from_pretrained(trained / "2-second" / "model")
+    torch.testing.assert_close(with_peft(ids).logits, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_originals_layout_is_written_back_key_for_key(converted, tmp_path):
+    export_folder_as_original(converted, tmp_path / "back.pth")
+    files = golden_checkpoint(timechat="timechat_7b.pth")
+    ours, want = (torch.load(path, weights_only=True) for path in (tmp_path / "back.pth", files["timechat"]))
+    assert ours.keys() >= want.keys()
+    assert ours["model"].keys() == want["model"].keys()
+    for key, tensor in want["model"].items():
+        assert torch.equal(ours["model"][key], tensor), key
+
+
+def test_converting_what_was_written_back_gives_the_same_model(trained, tmp_path):
+    files = golden_checkpoint() | {"timechat": trained / "2-second" / "original.pth"}
+    convert(OriginalFiles.find(**files), tmp_path / "again", overrides=GOLDEN_OVERRIDES)
+    ours, want = (Model.from_pretrained(path) for path in (tmp_path / "again", trained / "2-second" / "model"))
+    want = want.state_dict()
+    assert ours.state_dict().keys() == want.keys()
+    assert all(torch.equal(tensor, want[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_a_fully_tuned_model_has_a_place_in_the_originals_layout(converted):
+    model = Model.from_pretrained(converted)
+    state = original_state_dict(model, with_vision=True, with_language_model=True)
+    named = {name for key in state if isinstance(name := rename(key), str)}
+    biases = {name for name in named if name.endswith(("q_bias", "v_bias"))}
+    ours = {name.replace(".base_layer.", ".") for name in model.state_dict()}
+    assert named - biases == {name for name in ours if not name.endswith("qkv.bias")}
+    assert len(biases) == 2 * model.config.vision_config.num_hidden_layers
+
+
+def test_tuning_the_whole_language_model_needs_no_adapter(tmp_path, converted):
+    files = golden_checkpoint(timechat="timechat_7b.pth")
+    convert(OriginalFiles.find(**files), tmp_path / "merged", overrides=GOLDEN_OVERRIDES, merge=True)
+    changes = {"train": ["video_qformer", "projection", "language_model"]}
+    stages = recipe(tmp_path / "merged", tmp_path / "run", model=changes, run={"export": ["folder", "original"]})
+    assert train_recipe(stages, make_source)
+    state = torch.load(tmp_path / "run" / "original.pth", weights_only=True)["model"]
+    model = Model.from_pretrained(tmp_path / "run" / "model")
+    assert torch.equal(state["llama_model.lm_head.weight"], model.language_model.lm_head.weight)
+    shutil.rmtree(tmp_path / "merged")
