@@ -82,6 +82,7 @@ OBJECTIVES: dict[str, Objective] = {
     "answers": answers,
     "nano_frames": _of_nano(nano.frames),
     "nano_scripts": _of_nano(nano.scripts),
+    "nano_windows": _of_nano(nano.windows),
     "nano_films": _of_nano(nano.films),
 }
 
@@ -90,6 +91,7 @@ OBJECTIVES: dict[str, Objective] = {
 HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "nano_frames": nano.NanoHeads,
     "nano_scripts": nano.NanoHeads,
+    "nano_windows": nano.NanoHeads,
     "nano_films": nano.NanoHeads,
 }
 HEADS_NAME = "training_heads"

@@ -20,6 +20,7 @@ from timechat.prompts import BERT_BOS_TOKEN, VIDEO_PLACEHOLDER, frame_prompt
 from timechat.training.nano.labels import MAX_TIME, NUM_TIMES, time_code
 
 _SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+_PROJECTION_SCALE = 1 / 16  # makes the first video tokens about as small as word embeddings are
 _VOCABULARY_SIZE = 2048  # before the times are added
 
 
@@ -139,6 +140,8 @@ def build_nano(
         model = TimeChatForConditionalGeneration(config)
     _start_times(model, tokenizer, qformer_tokenizer)
     _start_places(model)
+    with torch.no_grad():
+        model.video_qformer.projection.weight.mul_(_PROJECTION_SCALE)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )

@@ -35,6 +35,12 @@ def scripts(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
     return answer + helps, parts
 
 
+def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """Write the scripts of films in video tokens; nobody reads them yet."""
+    features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
+    return script_loss(model.training_heads.answers, features, batch)
+
+
 def films(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
     """Answer about films, and write their scripts in video tokens; that help fades as the stage goes on."""
     heads = model.training_heads.answers

@@ -46,12 +46,13 @@ class FilmSource:
         make: dict[str, Callable[[int], dict[str, Any]]] = {
             "nano_frames": self._frames,
             "nano_scripts": lambda iteration: self._conversations(iteration, with_video=False),
+            "nano_windows": lambda iteration: self._conversations(iteration, with_video=True),
             "nano_films": lambda iteration: self._conversations(iteration, with_video=True),
         }
         self._make = make[recipe.objective]
         self._store: FeatureStore | None = None
-        if recipe.objective == "nano_films":
-            folder = Path(recipe.run.output) / "features"
+        if recipe.objective in ("nano_windows", "nano_films"):
+            folder = Path(recipe.run.output).parent / "features"  # beside the stages: others may learn from it too
             self._store = FeatureStore(folder, recipe, processor, model)
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:

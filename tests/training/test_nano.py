@@ -1,0 +1,187 @@
+"""How nano learns: what it is told of films, and that each stage gives a loss with gradients."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from timechat.data.drawing.film import COLORS, KINDS, SHAPES, write_film
+from timechat.data.drawing.instructions import film_records
+from timechat.data.drawing.picture import look_at
+from timechat.data.packing import IGNORED_LABEL, Conversation, pack_conversations
+from timechat.training.nano import source as source_module
+from timechat.training.nano.answers import time_pointers
+from timechat.training.nano.build import build_nano, time_words
+from timechat.training.nano.labels import (
+    COLOR_KIND,
+    NUM_KINDS,
+    NUM_SHAPES,
+    PAIRS,
+    frame_labels,
+    patch_labels,
+    seen_things,
+    state_labels,
+    time_code,
+)
+from timechat.training.nano.source import FilmSource, frame_times
+from timechat.training.objectives import HEADS, find_objective
+from timechat.training.recipes import build_recipe
+
+FILM = write_film(3, 1)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    sentences = [text for r in film_records(FILM) for text in (r.question, r.response)]
+    return build_nano(sentences)
+
+
+def make_recipe(objective, **films):
+    content = {
+        "objective": objective,
+        "model": {"train": ["projection"]},
+        "data": {"films": {"levels": [1], "questions": 3, **films}},
+        "run": {"steps": 10, "batch_size": 2, "precision": "fp32", "output": "unused"},
+    }
+    return build_recipe(content)[0]
+
+
+# ---------------------------------------------------------------------------------------------- words and numbers
+
+
+def test_every_half_second_is_one_token_and_reads_as_plain_seconds(nano):
+    tokenizer = nano[1].tokenizer
+    text = "The given query happens in 24.5 - 130.0 seconds."
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == text
+    assert [token for token in tokenizer.convert_ids_to_tokens(ids) if token[1:2].isdigit()] == ["Ġ24.5", "Ġ130.0"]
+    first = tokenizer.convert_tokens_to_ids("Ġ0.0")
+    assert tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in time_words()]) == list(range(first, first + 601))
+
+
+def test_times_between_the_halves_can_be_written_too(nano):
+    tokenizer = nano[1].tokenizer
+    assert (
+        tokenizer.decode(tokenizer("at 12.3 and 1234.5 s", add_special_tokens=False).input_ids)
+        == "at 12.3 and 1234.5 s"
+    )
+
+
+def test_near_times_are_alike_and_far_ones_are_not():
+    code = time_code(64)
+    likeness = code @ code[100]
+    assert likeness.argmax() == 100
+    assert likeness[101] > likeness[110] > likeness[300]
+
+
+# ----------------------------------------------------------------------------------------- what is told of a film
+
+
+def test_state_labels_hold_between_the_ends_of_an_event():
+    happening = FILM.happenings[0]
+    thing = FILM.things[happening.thing]
+    column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
+    times = [happening.start, happening.start + 0.5, happening.end - 0.5, happening.end]
+    assert state_labels(FILM, times)[:, column].tolist() == [0, 1, 1, 0]
+
+
+def test_pairs_tell_who_is_there():
+    here = [thing for thing in FILM.things if thing.is_present]
+    columns = [PAIRS.start + list(COLORS).index(t.color) * NUM_SHAPES + SHAPES.index(t.shape) for t in here]
+    assert state_labels(FILM, [0.0])[0].nonzero()[0].tolist() == sorted(columns)
+
+
+def test_frame_and_patch_labels_say_what_is_where():
+    seen = seen_things(FILM, 0.0)
+    classes, geometry = frame_labels(seen)
+    thing = next(i for i, thing in enumerate(FILM.things) if thing.is_present)
+    color, shape = list(COLORS).index(FILM.things[thing].color), SHAPES.index(FILM.things[thing].shape)
+    assert classes[color] in (shape, -100)
+    look = look_at(FILM, thing, 0.0)
+    assert geometry[len(COLORS) + shape][:2] == pytest.approx([look.x, look.y])
+    patches, _ = patch_labels(seen, 12, (FILM.width, FILM.height))
+    place = min(11, int(look.y * 12)) * 12 + min(11, int(look.x * 12))
+    assert patches[place].tolist() == [1 + color, 1 + shape]
+
+
+def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
+    first, dash = 100, 50
+    packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, first + 4, dash, first + 6, 2])])
+    assert time_pointers(packed, first, dash, num_tokens=20) == [-1] * 5 + [5, -1, 6, -1, -1]
+    assert time_pointers(packed, first, dash, num_tokens=5)[5] == 4  # never past the last token
+
+
+# -------------------------------------------------------------------------------------------------- batches, losses
+
+
+def make_source(nano, objective, tmp_path, monkeypatch, **films):
+    monkeypatch.setattr(source_module, "_SHARD", 2)
+    recipe = make_recipe(objective, **films)
+    recipe = replace(
+        recipe, run=replace(recipe.run, output=str(tmp_path / "run"), batch_size=4 if "frames" in objective else 2)
+    )
+    model, processor = nano
+    return FilmSource(recipe, processor, model)
+
+
+@pytest.mark.parametrize("objective", ["nano_frames", "nano_scripts", "nano_windows", "nano_films"])
+def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkeypatch):
+    films = {"num_films": 2} if objective in ("nano_windows", "nano_films") else {}
+    source = make_source(nano, objective, tmp_path, monkeypatch, **films)
+    model, _ = nano
+    model.training_heads = HEADS[objective](model)
+    batches = source.batches(0)
+    batch = next(batches)
+    batches.close()
+    loss = find_objective(objective)(model, {**batch, "progress": 0.5})
+    loss.loss_sum.backward()
+    assert torch.isfinite(loss.loss_sum)
+    assert all(head.grad is not None for head in model.training_heads.parameters())
+    learning = {
+        "nano_frames": model.frame_encoder.map_positions,
+        "nano_scripts": model.get_output_embeddings().weight,
+        "nano_windows": model.video_qformer.projection.weight,
+        "nano_films": model.video_qformer.projection.weight,
+    }[objective]
+    assert learning.grad is not None
+    assert learning.grad.abs().max() > 0
+    model.zero_grad()
+    del model.training_heads
+
+
+def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
+    source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
+    running = source.batches(0)
+    next(running)
+    second = next(running)
+    running.close()
+    resumed = source.batches(1)
+    again = next(resumed)
+    resumed.close()
+    assert again["record_ids"] == second["record_ids"]
+    assert torch.equal(again["input_ids"], second["input_ids"])
+
+
+def test_conversations_are_tokenised_as_they_are_asked(nano):
+    _, processor = nano
+    times = frame_times(FILM)
+    question, answer = "When does it happen?", "The given query happens in 1.0 - 2.0 seconds."
+    packed = source_module.ConversationWriter(processor).pack(times, [(question, answer)])
+    asked = processor.encode_prompt(processor.render_prompt(times, question), len(times))
+    assert packed.input_ids[: len(asked)] == asked
+    answered = [label for label in packed.labels if label != IGNORED_LABEL]
+    assert answered[-1] == processor.tokenizer.eos_token_id
+    assert processor.decode(answered) == answer
+
+
+def test_features_are_extracted_once(nano, tmp_path, monkeypatch):
+    source = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
+    files = sorted((tmp_path / "features").rglob("*.safetensors"))
+    times = [file.stat().st_mtime_ns for file in files]
+    again = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
+    assert [file.stat().st_mtime_ns for file in files] == times
+    tokens = again._store.tokens(0)
+    assert torch.equal(tokens, source._store.tokens(0))
+    assert tokens.shape[0] == len(frame_times(again._store.film(0)))
+    assert np.isfinite(tokens.numpy()).all()
