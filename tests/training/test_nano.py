@@ -15,8 +15,10 @@ from timechat.training.nano.answers import time_pointers
 from timechat.training.nano.build import build_nano, time_words
 from timechat.training.nano.labels import (
     COLOR_KIND,
+    NEW,
     NUM_KINDS,
     NUM_SHAPES,
+    OVER,
     PAIRS,
     frame_labels,
     patch_labels,
@@ -84,6 +86,17 @@ def test_state_labels_hold_between_the_ends_of_an_event():
     column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
     times = [happening.start, happening.start + 0.5, happening.end - 0.5, happening.end]
     assert state_labels(FILM, times)[:, column].tolist() == [0, 1, 1, 0]
+
+
+def test_labels_tell_what_begins_and_what_is_over():
+    happening = FILM.happenings[0]
+    thing = FILM.things[happening.thing]
+    column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
+    labels = state_labels(FILM, frame_times(FILM))
+    frame = round(happening.start * 2) + 1
+    assert labels[frame - 1 : frame + 2, NEW.start + column].tolist() == [0, 1, 0]
+    frame = round(happening.end * 2)
+    assert labels[frame - 1 : frame + 2, OVER.start + column].tolist() == [0, 1, 0]
 
 
 def test_pairs_tell_who_is_there():

@@ -20,12 +20,12 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from timechat.data.drawing.film import TICK, Film
 from timechat.data.packing import IGNORED_LABEL, Packed
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.training.nano.labels import NUM_STATES, NUM_TIMES, SHAPE_KIND, state_labels, time_classes, time_code
+from timechat.training.nano.labels import NEW, NUM_STATES, NUM_TIMES, SHAPE_KIND, state_labels, time_classes, time_code
 
 _NUM_ACTIVE = SHAPE_KIND.stop
 _READ_AT = 2  # hidden states of the language model, counted from the embeddings, where begin and end are read off
 _LOOKS_AT = 2  # the layer of the language model whose first heads are told where to look
-_GUIDED_HEADS = 2
+_GUIDED_HEADS = 4
 _VIDEO_SCALE = 0.05  # makes written films as small as word embeddings are, in which the language model finds them
 _TIME_WEIGHT = 2.0  # of a time's loss over a word's: the form of answers is learned in no time
 
@@ -98,7 +98,8 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
     time_logits = heads.times(normed).float()
     time_loss = F.cross_entropy(time_logits, times)
     with torch.no_grad():
-        found, there = state_logits[:, :_NUM_ACTIVE] > 0, states[:, :_NUM_ACTIVE] > 0
+        found, there = state_logits > 0, states > 0
+        found, there = (torch.cat([x[:, :_NUM_ACTIVE], x[:, NEW.start :]], dim=1) for x in (found, there))
         both = (found & there).sum()
         parts = {
             "copy": float(copy),
@@ -139,9 +140,8 @@ def answer_loss(
     losses = F.cross_entropy(logits, wanted, reduction="none")
     is_video = batch["input_ids"] == model.config.image_token_id
     read = heads.borders(outputs.hidden_states[_READ_AT][is_video]).float()
-    borders = F.binary_cross_entropy_with_logits(
-        read, batch["borders"], weight=torch.where(batch["borders"] > 0, 10.0, 1.0)
-    )
+    truth = batch["states"][:, NEW.start :]
+    borders = F.binary_cross_entropy_with_logits(read, truth, weight=torch.where(truth > 0, 10.0, 1.0))
     rows, columns = batch["asked_at"].unbind(dim=1)
     heard = heads.asked(outputs.hidden_states[_READ_AT][rows, columns]).float()
     asked = F.binary_cross_entropy_with_logits(heard, batch["asked"], weight=torch.where(batch["asked"] > 0, 10.0, 1.0))
@@ -163,13 +163,6 @@ def answer_loss(
             "guide": float(guide),
         }
     return answer, borders + asked + guide, parts
-
-
-def border_labels(states: Tensor) -> Tensor:
-    """`(tokens, NUM_STATES)` → `(tokens, 2 * acts)`: what is new at a token, and what is over."""
-    active = states[:, :_NUM_ACTIVE]
-    before = F.pad(active, (0, 0, 1, 0))[:-1]
-    return torch.cat([active * (1 - before), (1 - active) * before], dim=-1)
 
 
 def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor) -> Tensor:

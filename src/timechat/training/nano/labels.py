@@ -29,7 +29,9 @@ GEOMETRY = ("x", "y", "radius", "opacity", "sin", "cos")
 COLOR_KIND = slice(0, NUM_COLORS * NUM_KINDS)
 SHAPE_KIND = slice(COLOR_KIND.stop, COLOR_KIND.stop + NUM_SHAPES * NUM_KINDS)
 PAIRS = slice(SHAPE_KIND.stop, SHAPE_KIND.stop + NUM_COLORS * NUM_SHAPES)
-NUM_STATES = PAIRS.stop
+NEW = slice(PAIRS.stop, PAIRS.stop + SHAPE_KIND.stop)
+OVER = slice(NEW.stop, NEW.stop + SHAPE_KIND.stop)
+NUM_STATES = OVER.stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,9 @@ def state_labels(film: Film, times: Sequence[float] | NDArray[np.float64]) -> ND
 
     Returns:
         `(times, NUM_STATES)`, 1 where a thing of a colour (`COLOR_KIND`) or shape (`SHAPE_KIND`) is doing a kind of
-        thing, and where a thing of a colour and shape is there at all (`PAIRS`). An event holds from just after its
-        start to just before its end: at the very ends nothing of it can be seen yet, or any more.
+        thing, and where a thing of a colour and shape is there at all (`PAIRS`); then which of the first two begin
+        (`NEW`) or are over (`OVER`) since the time before. An event holds from just after its start to just before its
+        end: at the very ends nothing of it can be seen yet, or any more.
     """
     times = np.asarray(times, dtype=np.float64)
     labels = np.zeros((len(times), NUM_STATES), dtype=np.float32)
@@ -137,6 +140,9 @@ def state_labels(film: Film, times: Sequence[float] | NDArray[np.float64]) -> ND
             elif happening.kind == "leave":
                 present = present & (times < happening.end - 1e-6)
         labels[present, PAIRS.start + color * NUM_SHAPES + shape] = 1
+    acts = labels[:, : SHAPE_KIND.stop]
+    before = np.concatenate([np.zeros_like(acts[:1]), acts[:-1]])
+    labels[:, NEW], labels[:, OVER] = acts * (1 - before), before * (1 - acts)
     return labels
 
 

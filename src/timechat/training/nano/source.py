@@ -21,7 +21,7 @@ from timechat.distributed import rank, wait_for_all, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.config import Recipe
-from timechat.training.nano.answers import border_labels, film_states, time_pointers
+from timechat.training.nano.answers import film_states, time_pointers
 from timechat.training.nano.frames import draw_clip, frame_batch
 from timechat.training.nano.labels import SHAPE_KIND, act_labels
 from timechat.training.nano.texts import ConversationWriter, choose_records
@@ -133,7 +133,6 @@ class FilmSource:
         batch["attention_mask"] = torch.zeros(may_look.shape).masked_fill(~may_look, _HIDDEN)
         length = batch["input_ids"].shape[1]
         batch["pointers"] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in pointers])
-        batch["borders"] = torch.cat([border_labels(state) for state in states])
         batch["asked_at"] = torch.tensor(asked_at).reshape(-1, 2)
         batch["asked"] = torch.stack(asked) if asked else torch.zeros(0, SHAPE_KIND.stop)
         batch["states"], batch["times"] = torch.cat(states), torch.cat(times)
