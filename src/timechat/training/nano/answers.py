@@ -27,6 +27,7 @@ _READ_AT = 2  # hidden states of the language model, counted from the embeddings
 _LOOKS_AT = 2  # the layer of the language model whose first heads are told where to look
 _GUIDED_HEADS = 4
 _VIDEO_SCALE = 0.05  # makes written films as small as word embeddings are, in which the language model finds them
+_READINGS = ("written", "borders", "asked")
 _TIME_WEIGHT = 2.0  # of a time's loss over a word's: the form of answers is learned in no time
 
 
@@ -39,7 +40,7 @@ class ScriptEncoder(nn.Module):
         self.times = nn.Embedding(NUM_TIMES, width)
         with torch.no_grad():
             self.times.weight.copy_(torch.from_numpy(time_code(width)) * 5)
-            self.states.weight.normal_(std=0.1)
+            self.states.weight.normal_(std=0.2)
 
     def forward(self, states: Tensor, times: Tensor) -> Tensor:
         """`(tokens, NUM_STATES)` and `(tokens,)` classes of time → `(tokens, width)`."""
@@ -53,10 +54,28 @@ class AnswerHeads(nn.Module):
         super().__init__()
         self.script = ScriptEncoder(width)
         self.norm = nn.LayerNorm(width)
-        self.states = nn.Linear(width, NUM_STATES)
         self.times = nn.Linear(width, NUM_TIMES)
-        self.borders = nn.Linear(width, 2 * _NUM_ACTIVE)
-        self.asked = nn.Linear(width, _NUM_ACTIVE)
+        self.scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(1.0)) for name in _READINGS})
+        self.biases = nn.ParameterDict({name: nn.Parameter(torch.full((NUM_STATES,), -4.0)) for name in _READINGS})
+
+    def read(self, name: str, hidden_states: Tensor, states: slice) -> Tensor:
+        """Read some of the states off hidden states, in the code in which they are written.
+
+        One code for all readings lets what is asked for and what is seen be compared as they are.
+
+        Args:
+            name: Of the reading, one of `_READINGS`.
+            hidden_states: `(tokens, width)`.
+            states: Which of `NUM_STATES`.
+
+        Returns:
+            Logits `(tokens, states)`.
+        """
+        # Normalised, as the layers of the language model read them too.
+        normed = F.rms_norm(hidden_states, hidden_states.shape[-1:])
+        code = F.normalize(self.script.states.weight[:, states], dim=0)  # (width, states)
+        logits: Tensor = normed @ code * self.scales[name] + self.biases[name][states]
+        return logits.float()
 
 
 def film_states(
@@ -92,7 +111,7 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
         wanted = heads.script(states, times)
     copy = F.mse_loss(features.float(), wanted.float()) / wanted.float().var()
     normed = heads.norm(features / _VIDEO_SCALE)
-    state_logits = heads.states(normed).float()
+    state_logits = heads.read("written", features, slice(0, NUM_STATES))
     weight = torch.where(states > 0, 4.0, 1.0)
     state_loss = F.binary_cross_entropy_with_logits(state_logits, states, weight=weight)
     time_logits = heads.times(normed).float()
@@ -108,7 +127,7 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
             "acts_recall": float(both / there.sum().clamp(min=1)),
             "frame_time_right": float((time_logits.argmax(-1) == times).float().mean()),
         }
-    return 0.5 * copy + 5 * state_loss + 0.3 * time_loss, parts
+    return 0.3 * copy + 30 * state_loss + 0.1 * time_loss, parts
 
 
 def answer_loss(
@@ -139,11 +158,12 @@ def answer_loss(
     wanted = labels[is_answer]
     losses = F.cross_entropy(logits, wanted, reduction="none")
     is_video = batch["input_ids"] == model.config.image_token_id
-    read = heads.borders(outputs.hidden_states[_READ_AT][is_video]).float()
+    hidden_states = outputs.hidden_states[_READ_AT]
+    read = heads.read("borders", hidden_states[is_video], slice(NEW.start, NUM_STATES))
     truth = batch["states"][:, NEW.start :]
     borders = F.binary_cross_entropy_with_logits(read, truth, weight=torch.where(truth > 0, 10.0, 1.0))
     rows, columns = batch["asked_at"].unbind(dim=1)
-    heard = heads.asked(outputs.hidden_states[_READ_AT][rows, columns]).float()
+    heard = heads.read("asked", hidden_states[rows, columns], NEW)
     asked = F.binary_cross_entropy_with_logits(heard, batch["asked"], weight=torch.where(batch["asked"] > 0, 10.0, 1.0))
     guide = _guide_loss(model.language_model.model, outputs.hidden_states[_LOOKS_AT], batch, is_video)
     is_time = batch["pointers"][:, :-1][is_answer] >= 0
@@ -162,7 +182,7 @@ def answer_loss(
             "asked": float(asked),
             "guide": float(guide),
         }
-    return answer, borders + asked + guide, parts
+    return answer, 4 * borders + 2 * asked + guide, parts
 
 
 def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor) -> Tensor:
