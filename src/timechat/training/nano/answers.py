@@ -26,7 +26,6 @@ _NUM_ACTIVE = SHAPE_KIND.stop
 _READ_AT = 2  # hidden states of the language model, counted from the embeddings, where begin and end are read off
 _LOOKS_AT = 2  # the layer of the language model whose first heads are told where to look
 _GUIDED_HEADS = 4
-_VIDEO_SCALE = 0.05  # makes written films as small as word embeddings are, in which the language model finds them
 _READINGS = ("written", "borders", "asked")
 _TIME_WEIGHT = 2.0  # of a time's loss over a word's: the form of answers is learned in no time
 
@@ -39,12 +38,12 @@ class ScriptEncoder(nn.Module):
         self.states = nn.Linear(NUM_STATES, width)
         self.times = nn.Embedding(NUM_TIMES, width)
         with torch.no_grad():
-            self.times.weight.copy_(torch.from_numpy(time_code(width)) * 5)
-            self.states.weight.normal_(std=0.2)
+            self.times.weight.copy_(torch.from_numpy(time_code(width)) * 10)
+            self.states.weight.normal_(std=0.25)
 
     def forward(self, states: Tensor, times: Tensor) -> Tensor:
         """`(tokens, NUM_STATES)` and `(tokens,)` classes of time → `(tokens, width)`."""
-        return (self.states(states) + self.times(times)) * _VIDEO_SCALE  # type: ignore[no-any-return]
+        return self.states(states) + self.times(times)  # type: ignore[no-any-return]
 
 
 class AnswerHeads(nn.Module):
@@ -110,7 +109,7 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
     with torch.no_grad():
         wanted = heads.script(states, times)
     copy = F.mse_loss(features.float(), wanted.float()) / wanted.float().var()
-    normed = heads.norm(features / _VIDEO_SCALE)
+    normed = heads.norm(features)
     state_logits = heads.read("written", features, slice(0, NUM_STATES))
     weight = torch.where(states > 0, 4.0, 1.0)
     state_loss = F.binary_cross_entropy_with_logits(state_logits, states, weight=weight)

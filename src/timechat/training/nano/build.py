@@ -20,7 +20,6 @@ from timechat.prompts import BERT_BOS_TOKEN, VIDEO_PLACEHOLDER, frame_prompt
 from timechat.training.nano.labels import MAX_TIME, NUM_TIMES, time_code
 
 _SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
-_PROJECTION_SCALE = 1 / 16  # makes the first video tokens about as small as word embeddings are
 _VOCABULARY_SIZE = 2048  # before the times are added
 
 
@@ -140,8 +139,6 @@ def build_nano(
         model = TimeChatForConditionalGeneration(config)
     _start_times(model, tokenizer, qformer_tokenizer)
     _start_places(model)
-    with torch.no_grad():
-        model.video_qformer.projection.weight.mul_(_PROJECTION_SCALE)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -155,9 +152,12 @@ def _start_times(
     """Start the embeddings of times from sine and cosine features, so that near times are alike."""
     rows = tokenizer.convert_tokens_to_ids(["Ġ" + time for time in time_words()])
     width = model.config.text_config.hidden_size
+    # What is read must not drown in what the first layers add to it: embeddings of deviation 0.02 did, a hundredfold.
+    embeddings: Any = model.get_input_embeddings()
+    embeddings.weight.normal_(std=1.0)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight: Any = layer.weight
-        weight[rows] = torch.from_numpy(time_code(width)) * weight.norm(dim=1).mean() * 1.5
+        weight[rows] = torch.from_numpy(time_code(width)) * weight.norm(dim=1).mean()
     words: Any = model.frame_encoder.qformer.embeddings.word_embeddings.weight
     seconds = qformer_tokenizer.convert_tokens_to_ids([str(i) for i in range(int(MAX_TIME) + 1)])
     words[seconds] = torch.from_numpy(time_code(words.shape[1])[::2].copy()) * words.norm(dim=1).mean() * 1.5
