@@ -9,7 +9,8 @@ import torch
 from timechat.data.drawing.film import COLORS, KINDS, SHAPES, write_film
 from timechat.data.drawing.instructions import film_records
 from timechat.data.drawing.picture import look_at
-from timechat.data.packing import IGNORED_LABEL, Conversation, pack_conversations
+from timechat.data.packing import Conversation, pack_conversations
+from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano import source as source_module
 from timechat.training.nano.answers import time_pointers
 from timechat.training.nano.build import build_nano, time_words

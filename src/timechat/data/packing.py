@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IGNORED_LABEL = -100
+from timechat.model.processing import IGNORED_LABEL
+
 _PADDING = -1
 
 

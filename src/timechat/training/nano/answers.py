@@ -18,8 +18,9 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from timechat.data.drawing.film import TICK, Film
-from timechat.data.packing import IGNORED_LABEL, Packed
+from timechat.data.packing import Packed
 from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano.labels import NEW, NUM_STATES, NUM_TIMES, SHAPE_KIND, state_labels, time_classes, time_code
 
 _NUM_ACTIVE = SHAPE_KIND.stop

@@ -93,7 +93,7 @@ def build_nano(
     qformer = {"num_attention_heads": 4, "cross_attention_frequency": 1, "num_hidden_layers": 2}
     config = TimeChatConfig(
         vision_config={
-            "model_type": "resnet",  # convolutions tell shapes apart after a tenth of the steps that a ViT takes
+            "model_type": "resnet",  # convolutions learn to tell shapes apart long before a ViT does
             "embedding_size": 32,
             "hidden_sizes": [32, 96],
             "depths": [1, 2],

@@ -27,7 +27,6 @@ from timechat.training.nano.labels import SHAPE_KIND, act_labels
 from timechat.training.nano.texts import ConversationWriter, choose_records
 from timechat.training.schedule import num_steps
 
-FRAMES_PER_SECOND = 1 / TICK
 _HIDDEN = -1e9  # what is added to the attention of those who may not look
 _SHARD = 50
 
