@@ -12,11 +12,12 @@ import mimetypes
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from timechat.errors import VideoError
@@ -189,6 +190,7 @@ def to_html(
     *,
     page_folder: str | Path | None = None,
     embed: bool | None = None,
+    tracks: Mapping[str, Sequence[Event]] | None = None,
 ) -> str:
     """A page of its own that plays the video beside a timeline of its events, without any other file or address.
 
@@ -199,6 +201,8 @@ def to_html(
         page_folder: The folder that the page will be saved in; the page then refers to the video relative to it, so
             that both can be moved together. None refers to the file by its full `file:` address.
         embed: Whether the video is carried inside the page. None does so up to `EMBED_LIMIT_BYTES`.
+        tracks: More timelines to draw below that of the answer, by their names: what really happens, or what was
+            found for other questions.
 
     Raises:
         VideoError: The video shall be embedded and cannot be read.
@@ -216,7 +220,7 @@ def to_html(
         "facts": escape(" · ".join(facts)),
         "video": _video_element(address),
         "scale": repr(scale),
-        "timeline": _timeline(answer.events, scale),
+        "tracks": _tracks(answer, tracks or {}, scale),
         "ticks": _ticks(scale),
         "events": _event_rows(answer.events),
         "count": escape(_count(answer)),
@@ -276,7 +280,20 @@ def _percent(part: float, whole: float) -> str:
     return f"{min(100.0, max(0.0, 100 * part / whole)):.3f}%"
 
 
-def _timeline(events: Sequence[Event], scale: float) -> str:
+def _tracks(answer: Answer, others: Mapping[str, Sequence[Event]], scale: float) -> str:
+    """The timeline of the answer, whose events can be clicked, and the others below it, with their names."""
+    timelines = [_name(_TASK_TITLES.get(answer.task, "Answer"))] if others else []
+    timelines.append(_timeline(answer.events, scale))
+    for name, events in others.items():
+        timelines += [_name(name), _timeline(events, scale, element="span")]
+    return "".join(timelines)
+
+
+def _name(name: str) -> str:
+    return f'<p class="name">{escape(printable(name))}</p>'
+
+
+def _timeline(events: Sequence[Event], scale: float, *, element: Literal["button", "span"] = "button") -> str:
     """A bar to scale for every event, overlapping ones in lanes; a needle as high as its score for a moment."""
     lanes = _lanes(events)
     best = _best_score(events)
@@ -292,13 +309,13 @@ def _timeline(events: Sequence[Event], scale: float) -> str:
         tip = escape(f"{_time_range(event)}  {_label(event)}".strip())
         score = f"<b>{event.score:g}</b>" if index in shown_scores else ""
         marks.append(
-            f'<button class="mark {kind} hue{index % 6}" style="{place}" data-index="{index}" tabindex="-1" '
-            f'title="{tip}" aria-label="{tip}">{score}</button>'
+            f'<{element} class="mark {kind} hue{index % 6}" style="{place}" data-index="{index}" tabindex="-1" '
+            f'title="{tip}" aria-label="{tip}">{score}</{element}>'
         )
     moments = [event.score for event in events if event.start == event.end]
     needles, pins = any(score is not None for score in moments), None in moments
     style = f"--lanes:{max(lanes, default=-1) + 1};--needles:{needles:d};--pins:{pins:d}"
-    return f'<div class="marks" style="{style}">{"".join(marks)}</div>'
+    return f'<div class="track"><div class="marks" style="{style}">{"".join(marks)}</div></div>'
 
 
 def _best_score(events: Sequence[Event]) -> float:

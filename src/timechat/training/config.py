@@ -84,9 +84,13 @@ class FilmSettings:
     """Seconds: longest film in each of as many equal parts of the run; empty lets in all from the start."""
     questions: int = 8
     """Questions about a film, in one sequence."""
+    brief_share: float = 0.0
+    """Share of the run, from its start, in which questions are worded as shortly as they can be and nearly all ask
+    after one event."""
 
     def __post_init__(self) -> None:
         _at_least("data.films.questions", self.questions, 1)
+        _share("data.films.brief_share", self.brief_share)
         if not self.levels or not set(self.levels) <= {1, 2, 3}:
             raise ValueError(f"data.films.levels must be a list of 1, 2 and 3, got {self.levels}")
 

@@ -7,7 +7,7 @@ frames, and everything is tuned together on answers, while the help fades.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,25 @@ from timechat.data.drawing.film import TICK, Film
 from timechat.data.packing import Packed
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import IGNORED_LABEL
-from timechat.training.nano.labels import NEW, NUM_STATES, NUM_TIMES, SHAPE_KIND, state_labels, time_classes, time_code
+from timechat.training.nano.labels import (
+    NEW,
+    NUM_COLORS,
+    NUM_KINDS,
+    NUM_SHAPES,
+    NUM_STATES,
+    NUM_TIMES,
+    SHAPE_KIND,
+    state_code,
+    state_labels,
+    time_classes,
+    time_code,
+)
 
 _NUM_ACTIVE = SHAPE_KIND.stop
 _READ_AT = 2  # hidden states of the language model, counted from the embeddings, where begin and end are read off
 _LOOKS_AT = 2  # the layer of the language model whose first heads are told where to look
 _GUIDED_HEADS = 4
-_READINGS = ("written", "borders", "asked")
+_READINGS = ("written", "borders")
 _TIME_WEIGHT = 2.0  # of a time's loss over a word's: the form of answers is learned in no time
 
 
@@ -40,7 +52,7 @@ class ScriptEncoder(nn.Module):
         self.times = nn.Embedding(NUM_TIMES, width)
         with torch.no_grad():
             self.times.weight.copy_(torch.from_numpy(time_code(width)) * 10)
-            self.states.weight.normal_(std=0.25)
+            self.states.weight.copy_(torch.from_numpy(state_code(width)).T)
 
     def forward(self, states: Tensor, times: Tensor) -> Tensor:
         """`(tokens, NUM_STATES)` and `(tokens,)` classes of time → `(tokens, width)`."""
@@ -56,6 +68,7 @@ class AnswerHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.times = nn.Linear(width, NUM_TIMES)
         self.scales = nn.ParameterDict({name: nn.Parameter(torch.tensor(1.0)) for name in _READINGS})
+        self.hearing = nn.Parameter(torch.tensor(1.0))
         self.biases = nn.ParameterDict({name: nn.Parameter(torch.full((NUM_STATES,), -4.0)) for name in _READINGS})
 
     def read(self, name: str, hidden_states: Tensor, states: slice) -> Tensor:
@@ -76,6 +89,22 @@ class AnswerHeads(nn.Module):
         code = F.normalize(self.script.states.weight[:, states], dim=0)  # (width, states)
         logits: Tensor = normed @ code * self.scales[name] + self.biases[name][states]
         return logits.float()
+
+    def hear(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read off hidden states which event is asked for, in the code in which video tokens write what begins.
+
+        Returns:
+            Logits `(tokens, colors)`, `(tokens, shapes)` and `(tokens, kinds)`.
+        """
+        code = self.script.states.weight[:, NEW].unflatten(1, (NUM_COLORS + NUM_SHAPES, NUM_KINDS))
+        looks = code.mean(dim=2)  # (width, colors + shapes)
+        parts = looks[:, :NUM_COLORS], looks[:, NUM_COLORS:], code.mean(dim=1)
+        normed = F.rms_norm(hidden_states, hidden_states.shape[-1:])
+        logits = [
+            (normed @ F.normalize(part - part.mean(dim=1, keepdim=True), dim=0) * self.hearing).float()
+            for part in parts
+        ]
+        return logits[0], logits[1], logits[2]
 
 
 def film_states(
@@ -163,9 +192,8 @@ def answer_loss(
     truth = batch["states"][:, NEW.start :]
     borders = F.binary_cross_entropy_with_logits(read, truth, weight=torch.where(truth > 0, 10.0, 1.0))
     rows, columns = batch["asked_at"].unbind(dim=1)
-    heard = heads.read("asked", hidden_states[rows, columns], NEW)
-    asked = F.binary_cross_entropy_with_logits(heard, batch["asked"], weight=torch.where(batch["asked"] > 0, 10.0, 1.0))
-    guide = _guide_loss(model.language_model.model, outputs.hidden_states[_LOOKS_AT], batch, is_video)
+    asked, heard = _asked_loss(heads.hear(hidden_states[rows, columns]), batch["asked"])
+    guide, looked = _guide_loss(model.language_model.model, outputs.hidden_states[_LOOKS_AT], batch, is_video)
     is_time = batch["pointers"][:, :-1][is_answer] >= 0
     weights = torch.where(is_time, _TIME_WEIGHT, 1.0)
     answer = (losses * weights).sum() / weights.sum()
@@ -180,12 +208,23 @@ def answer_loss(
             "word_right": float(right[~is_time].float().mean()),
             "borders": float(borders),
             "asked": float(asked),
+            "heard": heard,
             "guide": float(guide),
+            **looked,
         }
-    return answer, 4 * borders + 2 * asked + guide, parts
+    return answer, 4 * borders + asked + guide, parts
 
 
-def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor) -> Tensor:
+def _asked_loss(logits: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, float]:
+    """How far what was understood is from what was asked: colour, shape and kind, `(questions, 3)`."""
+    if not len(asked):
+        return torch.stack([part.sum() for part in logits]).sum() * 0, 1.0
+    losses = [F.cross_entropy(part, asked[:, i]) for i, part in enumerate(logits)]
+    right = torch.stack([part.argmax(-1) == asked[:, i] for i, part in enumerate(logits)]).all(dim=0)
+    return torch.stack(losses).sum(), float(right.float().mean())
+
+
+def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Ask the first heads of one layer to look at the frame whose time is about to be written.
 
     Only the rows that matter are computed, and these twice: here, and in the layer itself, which remembers no weights.
@@ -206,11 +245,17 @@ def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, 
     )
     queries, keys = apply_rotary_pos_emb(queries, keys, *language_model.rotary_emb(normed, batch["position_ids"]))
     first = is_video.int().argmax(dim=1)
-    losses = []
+    losses, found = [], []
     for i, pointers in enumerate(batch["pointers"]):
         rows = (pointers >= 0).nonzero()[:, 0]
         scores = (queries[i, :, rows] @ keys[i].transpose(-1, -2)).float() * attention.scaling
         scores = scores + batch["attention_mask"][i, 0, rows]  # (heads, rows, sequence)
         targets = (first[i] + pointers[rows]).expand(_GUIDED_HEADS, -1)
         losses.append(F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none"))
-    return torch.cat(losses).mean()
+        found.append(scores.detach().softmax(-1).gather(-1, targets[..., None])[..., 0].mean(0))  # (rows,)
+    where = batch["pointers"].new_zeros(batch["pointers"].shape, dtype=torch.bool)
+    where[batch["asked_at"][:, 0], batch["asked_at"][:, 1]] = True
+    is_asked = where[batch["pointers"] >= 0]
+    share = torch.cat(found)
+    looked = {"looks_at_asked": float(share[is_asked].mean()), "looks_at_others": float(share[~is_asked].mean())}
+    return torch.cat(losses).mean(), looked

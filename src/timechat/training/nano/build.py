@@ -90,7 +90,7 @@ def build_nano(
     """Build nano before training: random weights, but times that are numbers from the start."""
     tokenizer = build_llm_tokenizer(sentences)
     qformer_tokenizer = build_qformer_tokenizer()
-    qformer = {"num_attention_heads": 4, "cross_attention_frequency": 1, "num_hidden_layers": 2}
+    qformer = {"cross_attention_frequency": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = TimeChatConfig(
         vision_config={
             "model_type": "resnet",  # convolutions learn to tell shapes apart long before a ViT does
@@ -104,17 +104,17 @@ def build_nano(
         | {
             "hidden_size": 128,
             "intermediate_size": 320,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
             "vocab_size": len(qformer_tokenizer),
             "max_position_embeddings": 32,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
         },
         video_qformer_config=qformer
         | {
-            "hidden_size": 192,
-            "intermediate_size": 512,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 8,  # to fetch what several frames show, each by a head of its own
         },
         text_config={
             "model_type": "llama",
@@ -137,12 +137,26 @@ def build_nano(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TimeChatForConditionalGeneration(config)
+        _start_matrices(model)
     _start_times(model, tokenizer, qformer_tokenizer)
     _start_places(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model, TimeChatProcessor(tokenizer, qformer_tokenizer, config, names_frame_times=False)
+
+
+@torch.no_grad()
+def _start_matrices(model: TimeChatForConditionalGeneration) -> None:
+    """Start matrices so that what they give is as large as what they get.
+
+    The deviation of 0.02 that large models start from is far below that at this width: a layer then adds next to
+    nothing to what it reads, and hundreds of steps go by until it is heard.
+    """
+    for part in (model.language_model.model.layers, model.video_qformer.qformer):
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.normal_(std=layer.in_features**-0.5)
 
 
 @torch.no_grad()
@@ -165,7 +179,7 @@ def _start_times(
 
 @torch.no_grad()
 def _start_places(model: TimeChatForConditionalGeneration) -> None:
-    """Start the embeddings of places from sine and cosine features of row and column, likewise."""
+    """Start the embeddings of places from sine and cosine features of row and column, likewise; and those of frames."""
     places = model.frame_encoder.map_positions  # (side * side, width)
     side, width = round(places.shape[0] ** 0.5), places.shape[1]
     steps = torch.arange(side)[:, None] / side
@@ -173,3 +187,9 @@ def _start_places(model: TimeChatForConditionalGeneration) -> None:
     line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
     rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
     places.copy_(torch.cat([rows, columns], dim=-1).flatten(0, 1))
+    # The tokens of a frame are normed to a deviation of 1; beside them, places in the window must be heard as well.
+    video = model.video_qformer
+    frames: Any = video.frame_positions.weight
+    angles = torch.arange(len(frames))[:, None] * torch.logspace(-2.4, 0, frames.shape[1] // 2, base=10) * torch.pi
+    frames.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * 0.7)
+    video.query_tokens.normal_(std=1.0)

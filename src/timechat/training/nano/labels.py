@@ -146,15 +146,10 @@ def state_labels(film: Film, times: Sequence[float] | NDArray[np.float64]) -> ND
     return labels
 
 
-def act_labels(film: Film, happening: Happening) -> NDArray[np.float32]:
-    """Say who does what in one event, `(acts,)`: the first part of a row of `state_labels`."""
-    labels = np.zeros(SHAPE_KIND.stop, dtype=np.float32)
-    kind = KINDS.index(happening.kind)
-    for i in happening.cast:
-        thing = film.things[i]
-        labels[COLOR_KIND.start + COLOR_NAMES.index(thing.color) * NUM_KINDS + kind] = 1
-        labels[SHAPE_KIND.start + SHAPES.index(thing.shape) * NUM_KINDS + kind] = 1
-    return labels
+def asked_classes(film: Film, happening: Happening) -> tuple[int, int, int]:
+    """Say who does what in one event: colour, shape and kind."""
+    thing = film.things[happening.thing]
+    return COLOR_NAMES.index(thing.color), SHAPES.index(thing.shape), KINDS.index(happening.kind)
 
 
 def time_classes(times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
@@ -172,3 +167,27 @@ def time_code(width: int, num_times: int = NUM_TIMES) -> NDArray[np.float32]:
     angles = 2 * np.pi * np.arange(num_times)[:, None] * TICK / periods
     code: NDArray[np.float32] = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
     return code / np.float32(np.sqrt(width // 2))
+
+
+def state_code(width: int) -> NDArray[np.float32]:
+    """Vectors to write states with, `(NUM_STATES, width)`, each of norm about 4.
+
+    What begins and what is over is written by its parts, colour (or shape) and kind: a question names the same parts,
+    so to find its event is to find where most parts agree, and pairs that were never seen together are written like
+    any other. What goes on is written as a whole in half, so that two things at once do not mix.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(count: int, norm: float) -> NDArray[np.float64]:
+        return rng.standard_normal((count, width)) * norm / np.sqrt(width)
+
+    code = np.zeros((NUM_STATES, width))
+    for first, whole in ((0, 2.8), (NEW.start, 0.5), (OVER.start, 0.5)):
+        kinds = draw(NUM_KINDS, 2.8)
+        for start, looks in ((0, NUM_COLORS), (NUM_COLORS * NUM_KINDS, NUM_SHAPES)):
+            parts = draw(looks, 2.8)[:, None] + kinds[None]
+            place = slice(first + start, first + start + looks * NUM_KINDS)
+            scale = np.sqrt(1 - (whole / 4) ** 2)
+            code[place] = parts.reshape(-1, width) * scale + draw(looks * NUM_KINDS, whole)
+    code[PAIRS] = draw(NUM_COLORS * NUM_SHAPES, 4.0)
+    return code.astype(np.float32)

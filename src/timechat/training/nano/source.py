@@ -23,7 +23,7 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.training.config import Recipe
 from timechat.training.nano.answers import film_states, time_pointers
 from timechat.training.nano.frames import draw_clip, frame_batch
-from timechat.training.nano.labels import SHAPE_KIND, act_labels
+from timechat.training.nano.labels import asked_classes
 from timechat.training.nano.texts import ConversationWriter, choose_records
 from timechat.training.schedule import num_steps
 
@@ -87,7 +87,7 @@ class FilmSource:
                 film, variant = self._fresh_film(number, iteration), 0
             films.append((film, variant, number))
             names.append(film.id)
-        batch = self._texts(films)
+        batch = self._texts(films, brief=iteration < self._films.brief_share * num_steps(self._recipe.run))
         if with_video:
             sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
             longest = max(len(t) for t in tokens)
@@ -108,13 +108,13 @@ class FilmSource:
             if film.duration <= limit:
                 return film
 
-    def _texts(self, films: list[tuple[Film, int, int]]) -> dict[str, Any]:
+    def _texts(self, films: list[tuple[Film, int, int]], *, brief: bool) -> dict[str, Any]:
         rows, states, times, pointers, asked, asked_at = [], [], [], [], [], []
         for film, variant, number in films:
             rng = random.Random(f"{self._films.seed}/{number}/turns")
             timestamps = frame_times(film)
             num_tokens = self._processor.config.num_video_tokens(len(timestamps))
-            records = choose_records(film, variant, self._films.questions, rng)
+            records = choose_records(film, variant, self._films.questions, rng, brief=brief)
             row = self._writer.pack(timestamps, [(record.question, record.response) for record in records])
             state, time = film_states(film, timestamps, num_tokens)
             rows.append(row)
@@ -126,14 +126,14 @@ class FilmSource:
                 record = records[row.segments[place] - 1]
                 if pointer >= 0 and record.task == "grounding":
                     asked_at.append((len(rows) - 1, place))
-                    asked.append(torch.from_numpy(act_labels(film, happenings[record.events[0].id])))
+                    asked.append(asked_classes(film, happenings[record.events[0].id]))
         batch: dict[str, Any] = pad_packed(rows, self._processor.pad_token_id)
         may_look = batch["attention_mask"]
         batch["attention_mask"] = torch.zeros(may_look.shape).masked_fill(~may_look, _HIDDEN)
         length = batch["input_ids"].shape[1]
         batch["pointers"] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in pointers])
         batch["asked_at"] = torch.tensor(asked_at).reshape(-1, 2)
-        batch["asked"] = torch.stack(asked) if asked else torch.zeros(0, SHAPE_KIND.stop)
+        batch["asked"] = torch.tensor(asked).reshape(-1, 3)
         batch["states"], batch["times"] = torch.cat(states), torch.cat(times)
         return batch
 
@@ -191,8 +191,7 @@ class FeatureStore:
             film = self.film(index)
             clip = draw_clip(film, frame_times(film), np.random.default_rng([self._films.seed, index]))
             inputs = {name: tensor[None] for name, tensor in processor.encode_frames(clip).items()}
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
+            tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
         temporary = path.with_suffix(".partial")
         save_file(tokens, temporary)
         temporary.replace(path)

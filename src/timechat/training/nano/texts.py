@@ -26,6 +26,8 @@ _SHARES: Mapping[str, tuple[int, float]] = {
     "transcribe": (1, 0.4),
     "qa": (2, 0.8),
 }
+_BRIEF_SHARES: Mapping[str, tuple[int, float]] = {"grounding": (12, 1.0), "dense_caption": (1, 0.4), "steps": (1, 0.2)}
+_BRIEF_OF = 4  # ways to word a question, of which the shortest is taken
 _MAX_TOKENS = 380  # of all questions and answers about a film together; a long one would make the whole batch long
 
 
@@ -57,7 +59,9 @@ class ConversationWriter:
         return self.processor.tokenizer(text, add_special_tokens=special).input_ids  # type: ignore[no-any-return]
 
 
-def choose_records(film: Film, variant: int, num_questions: int, rng: random.Random) -> list[FilmRecord]:
+def choose_records(
+    film: Film, variant: int, num_questions: int, rng: random.Random, *, brief: bool = False
+) -> list[FilmRecord]:
     """Choose questions about a film.
 
     Args:
@@ -65,15 +69,28 @@ def choose_records(film: Film, variant: int, num_questions: int, rng: random.Ran
         variant: Other variants word the questions differently.
         num_questions: How many at most.
         rng: Of the choice.
+        brief: Whether to word them as shortly as they can be, and to ask little but after events: so that most of what
+            is read in training are events and times.
     """
-    records = film_records(film, variant=variant)
+    records = _brief_records(film, variant) if brief else film_records(film, variant=variant)
     rng.shuffle(records)
     chosen: list[FilmRecord] = []
-    for task, (most, share) in _SHARES.items():
+    for task, (most, share) in (_BRIEF_SHARES if brief else _SHARES).items():
         if rng.random() < share:
             chosen += [record for record in records if record.task == task][:most]
     rng.shuffle(chosen)
     return chosen[:num_questions]
+
+
+def _brief_records(film: Film, variant: int) -> list[FilmRecord]:
+    """One record of each task and set of events: of several, that with the shortest question."""
+    shortest: dict[tuple[str, ...], FilmRecord] = {}
+    for one in range(variant * _BRIEF_OF, (variant + 1) * _BRIEF_OF):
+        for record in film_records(film, variant=one):
+            what = (record.task, *(event.id for event in record.events))
+            if what not in shortest or len(record.question) < len(shortest[what].question):
+                shortest[what] = record
+    return list(shortest.values())
 
 
 def vocabulary_sentences() -> Iterator[str]:
