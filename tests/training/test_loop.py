@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.model.tiny import tiny_model
 from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small
 from timechat.errors import TrainingError
 from timechat.training import objectives
-from timechat.training.checkpoint import find_checkpoints
+from timechat.training.checkpoint import find_checkpoints, load_weights
 from timechat.training.logs import read_log
+from timechat.training.parameters import prepare_parameters
 
 
 def losses(folder) -> list[str]:
@@ -162,3 +164,20 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken_for_one(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(folder / "step-0000002", folder / ".step-0000003.partial")
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [1, 2]
+
+
+def make_convolutional_model(_settings):
+    vision = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 28}
+    return tiny_model(vision_config=vision | {"layer_type": "basic"}), None
+
+
+def test_running_means_of_norms_are_kept_with_the_weights(tmp_path):
+    stages = small_recipe(tmp_path / "run", 'model.train=["vision"]')
+    assert train_small(stages, make_model=make_convolutional_model)
+    model, _ = make_convolutional_model(None)
+    prepare_parameters(model, stages[0].model)
+    name = "frame_encoder.vision_model.embedder.embedder.normalization.running_mean"
+    assert model.state_dict()[name].abs().max() == 0
+    load_weights(find_checkpoints(tmp_path / "run")[-1], model)
+    assert model.state_dict()[name].abs().max() > 0
+    assert torch.equal(model.state_dict()[name], last_weights(tmp_path / "run")[name])

@@ -1,5 +1,6 @@
 """How nano learns: what it is told of films, and that each stage gives a loss with gradients."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +25,12 @@ from timechat.training.nano.labels import (
     frame_labels,
     patch_labels,
     seen_things,
+    state_code,
     state_labels,
     time_code,
 )
 from timechat.training.nano.source import FilmSource, frame_times
+from timechat.training.nano.texts import choose_records
 from timechat.training.objectives import HEADS, find_objective
 from timechat.training.recipes import build_recipe
 
@@ -126,6 +129,36 @@ def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
     assert time_pointers(packed, first, dash, num_tokens=5)[5] == 4  # never past the last token
 
 
+def test_what_begins_is_written_by_its_parts():
+    code = state_code(256)[NEW]
+    red_bounces, red_grows, blue_bounces, blue_grows = (
+        code[list(COLORS).index(color) * NUM_KINDS + KINDS.index(kind)]
+        for color, kind in (("red", "bounce"), ("red", "grow"), ("blue", "bounce"), ("blue", "grow"))
+    )
+    assert red_bounces @ red_grows > 4 < red_bounces @ blue_bounces
+    assert abs(red_bounces @ blue_grows) < 4
+    assert red_bounces @ red_bounces > 1.5 * (red_bounces @ red_grows)
+
+
+def test_brief_questions_ask_after_every_event_in_few_words():
+    asked = choose_records(FILM, 0, 20, random.Random(0), brief=True)
+    grounded = [record for record in asked if record.task == "grounding" and not record.is_negative]
+    assert sorted(record.events[0].id for record in grounded) == sorted(h.id for h in FILM.happenings)
+    usual = [record for record in film_records(FILM) if record.task == "grounding"]
+    assert np.mean([len(r.question) for r in grounded]) < 0.6 * np.mean([len(r.question) for r in usual])
+
+
+def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(nano):
+    video = nano[0].video_qformer
+    attention = video.qformer.encoder.layer[0].crossattention.attention
+    with torch.no_grad():
+        queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (8, -1))
+        keys = attention.key(video.frame_positions.weight).unflatten(-1, (8, -1))
+    looked_at = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
+    assert looked_at[0].tolist() == list(range(16))
+    assert looked_at[4, :-1].tolist() == list(range(1, 16))
+
+
 # -------------------------------------------------------------------------------------------------- batches, losses
 
 
@@ -175,6 +208,22 @@ def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
     resumed.close()
     assert again["record_ids"] == second["record_ids"]
     assert torch.equal(again["input_ids"], second["input_ids"])
+
+
+def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
+    source = make_source(nano, "nano_scripts", tmp_path, monkeypatch, levels=[1])
+    batches = source.batches(0)
+    batch = next(batches)
+    batches.close()
+    assert len(batch["asked"]) == len(batch["asked_at"]) > 0
+    assert (batch["pointers"][batch["asked_at"][:, 0], batch["asked_at"][:, 1]] >= 0).all()
+    rows, columns = batch["asked_at"][0::2].unbind(dim=1)  # before a start; the end follows
+    kinds = batch["asked"][0::2, 2]
+    begins = batch["states"][:, NEW].unflatten(1, (-1, NUM_KINDS)).any(dim=1)  # (tokens of all, kinds)
+    sizes = (batch["input_ids"] == nano[0].config.image_token_id).sum(dim=1).tolist()
+    firsts = [0, sizes[0]]
+    for row, column, kind in zip(rows.tolist(), columns.tolist(), kinds.tolist(), strict=True):
+        assert begins[firsts[row] + batch["pointers"][row, column], kind]
 
 
 def test_conversations_are_tokenised_as_they_are_asked(nano):

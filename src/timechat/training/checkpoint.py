@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from timechat.distributed import gather, rank, wait_for_all, world_size
 from timechat.errors import TrainingError
-from timechat.training.parameters import trainable
+from timechat.training.parameters import learned_tensors
 
 _FOLDER = "checkpoints"
 WEIGHTS_FILE = "weights.safetensors"
@@ -71,7 +71,7 @@ def save_checkpoint(
 
     A killed process leaves at most a folder whose name begins with a dot.
     """
-    weights = {name: whole(parameter.detach()) for name, parameter in trainable(model).items()}
+    weights = {name: whole(tensor.detach()) for name, tensor in learned_tensors(model).items()}
     state = {
         "optimizer": _map_tensors(optimizer.state_dict(), whole),
         "scaler": scaler.state_dict(),
@@ -112,20 +112,20 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove {checkpoint.folder} to go on without") from error
-    ours = trainable(model)
+    ours = learned_tensors(model)
     if weights.keys() != ours.keys():
         raise TrainingError(
             f"{path} does not fit what the recipe trains: missing {sorted(ours.keys() - weights.keys())[:3]}, "
             f"unexpected {sorted(weights.keys() - ours.keys())[:3]}; start afresh with --fresh"
         )
     with torch.no_grad():
-        for name, parameter in ours.items():
-            if parameter.shape != weights[name].shape:
+        for name, tensor in ours.items():
+            if tensor.shape != weights[name].shape:
                 raise TrainingError(
-                    f"{path}: {name} has the shape {list(weights[name].shape)}, expected {list(parameter.shape)}; "
+                    f"{path}: {name} has the shape {list(weights[name].shape)}, expected {list(tensor.shape)}; "
                     "start afresh with --fresh"
                 )
-            parameter.copy_(weights[name])
+            tensor.copy_(weights[name])
 
 
 def load_progress(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from timechat.errors import TrainingError
 from timechat.model import adapter
-from timechat.model.loading import check_folder, load_model
+from timechat.model.loading import NANO, check_folder, load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
 from timechat.model.original_export import export_original
 from timechat.model.processing import TimeChatProcessor
@@ -30,7 +30,7 @@ def load_start(settings: ModelSettings) -> tuple[Model, TimeChatProcessor]:
     Raises:
         CheckpointError: There is no such model.
     """
-    if Path(settings.checkpoint).is_dir() and settings.checkpoint != "nano":
+    if settings.checkpoint != NANO and Path(settings.checkpoint).is_dir():
         check_folder(Path(settings.checkpoint))
         tunes_all = any(
             "language_model".startswith(part) or part.startswith("language_model") for part in settings.train

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from timechat.model import adapter
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -60,6 +61,15 @@ def set_training_mode(model: TimeChatForConditionalGeneration) -> None:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return what learns, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all that training changes, by name: what learns, and the running means of batch norms that learn."""
+    learned: dict[str, Tensor] = dict(trainable(model))
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and any(parameter.requires_grad for parameter in module.parameters()):
+            learned |= {f"{name}.{key}": buffer for key, buffer in module.named_buffers(recurse=False)}
+    return learned
 
 
 def build_optimizer(

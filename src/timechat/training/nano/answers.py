@@ -28,6 +28,7 @@ from timechat.training.nano.labels import (
     NUM_SHAPES,
     NUM_STATES,
     NUM_TIMES,
+    PAIRS,
     SHAPE_KIND,
     state_code,
     state_labels,
@@ -74,7 +75,8 @@ class AnswerHeads(nn.Module):
     def read(self, name: str, hidden_states: Tensor, states: slice) -> Tensor:
         """Read some of the states off hidden states, in the code in which they are written.
 
-        One code for all readings lets what is asked for and what is seen be compared as they are.
+        One code for all readings lets what is asked for and what is seen be compared as they are. Reading does not
+        change it: later stages would otherwise drift from what the language model has learned to read.
 
         Args:
             name: Of the reading, one of `_READINGS`.
@@ -86,7 +88,7 @@ class AnswerHeads(nn.Module):
         """
         # Normalised, as the layers of the language model read them too.
         normed = F.rms_norm(hidden_states, hidden_states.shape[-1:])
-        code = F.normalize(self.script.states.weight[:, states], dim=0)  # (width, states)
+        code = F.normalize(self.script.states.weight.detach()[:, states], dim=0)  # (width, states)
         logits: Tensor = normed @ code * self.scales[name] + self.biases[name][states]
         return logits.float()
 
@@ -96,7 +98,7 @@ class AnswerHeads(nn.Module):
         Returns:
             Logits `(tokens, colors)`, `(tokens, shapes)` and `(tokens, kinds)`.
         """
-        code = self.script.states.weight[:, NEW].unflatten(1, (NUM_COLORS + NUM_SHAPES, NUM_KINDS))
+        code = self.script.states.weight.detach()[:, NEW].unflatten(1, (NUM_COLORS + NUM_SHAPES, NUM_KINDS))
         looks = code.mean(dim=2)  # (width, colors + shapes)
         parts = looks[:, :NUM_COLORS], looks[:, NUM_COLORS:], code.mean(dim=1)
         normed = F.rms_norm(hidden_states, hidden_states.shape[-1:])
@@ -152,11 +154,14 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
         parts = {
             "copy": float(copy),
             "states": float(state_loss),
+            "pairs": float(F.binary_cross_entropy_with_logits(state_logits[:, PAIRS], states[:, PAIRS])),
+            "acts": float(F.binary_cross_entropy_with_logits(state_logits[:, :_NUM_ACTIVE], states[:, :_NUM_ACTIVE])),
             "acts_precision": float(both / found.sum().clamp(min=1)),
             "acts_recall": float(both / there.sum().clamp(min=1)),
             "frame_time_right": float((time_logits.argmax(-1) == times).float().mean()),
         }
-    return 0.3 * copy + 30 * state_loss + 0.1 * time_loss, parts
+    # Times come first: who finds a frame's time has found the frame.
+    return copy + 30 * state_loss + time_loss, parts
 
 
 def answer_loss(
@@ -224,7 +229,9 @@ def _asked_loss(logits: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, float]
     return torch.stack(losses).sum(), float(right.float().mean())
 
 
-def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor) -> tuple[Tensor, dict[str, float]]:
+def _guide_loss(
+    language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor
+) -> tuple[Tensor, dict[str, float]]:
     """Ask the first heads of one layer to look at the frame whose time is about to be written.
 
     Only the rows that matter are computed, and these twice: here, and in the layer itself, which remembers no weights.
@@ -257,5 +264,6 @@ def _guide_loss(language_model: Any, hidden_states: Tensor, batch: Mapping[str, 
     where[batch["asked_at"][:, 0], batch["asked_at"][:, 1]] = True
     is_asked = where[batch["pointers"] >= 0]
     share = torch.cat(found)
-    looked = {"looks_at_asked": float(share[is_asked].mean()), "looks_at_others": float(share[~is_asked].mean())}
+    kinds = {"looks_at_asked": share[is_asked], "looks_at_others": share[~is_asked]}
+    looked = {name: float(values.mean()) for name, values in kinds.items() if len(values)}
     return torch.cat(losses).mean(), looked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import string
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from timechat.training.nano.labels import MAX_TIME, NUM_TIMES, time_code
 
 _SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 _VOCABULARY_SIZE = 2048  # before the times are added
+_LOOKS_ASIDE = (0, 0, 0, -1, 1, -1, -2, 2)  # frames from a video token's own that the heads of its layers start at
+_NEARNESS = 1.1  # how closely they look
 
 
 def build_qformer_tokenizer() -> BertTokenizer:
@@ -138,6 +141,7 @@ def build_nano(
         torch.manual_seed(seed)
         model = TimeChatForConditionalGeneration(config)
         _start_matrices(model)
+        _start_windows(model)
     _start_times(model, tokenizer, qformer_tokenizer)
     _start_places(model)
     model.generation_config = GenerationConfig(
@@ -179,7 +183,7 @@ def _start_times(
 
 @torch.no_grad()
 def _start_places(model: TimeChatForConditionalGeneration) -> None:
-    """Start the embeddings of places from sine and cosine features of row and column, likewise; and those of frames."""
+    """Start the embeddings of places from sine and cosine features of row and column, likewise."""
     places = model.frame_encoder.map_positions  # (side * side, width)
     side, width = round(places.shape[0] ** 0.5), places.shape[1]
     steps = torch.arange(side)[:, None] / side
@@ -187,9 +191,35 @@ def _start_places(model: TimeChatForConditionalGeneration) -> None:
     line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
     rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
     places.copy_(torch.cat([rows, columns], dim=-1).flatten(0, 1))
-    # The tokens of a frame are normed to a deviation of 1; beside them, places in the window must be heard as well.
+
+
+@torch.no_grad()
+def _start_windows(model: TimeChatForConditionalGeneration) -> None:
+    """Let each video token start by looking at its own frame and at those around it.
+
+    Where that has to be found among all tokens of a window first, nothing else is learned for hundreds of steps.
+    """
     video = model.video_qformer
     frames: Any = video.frame_positions.weight
-    angles = torch.arange(len(frames))[:, None] * torch.logspace(-2.4, 0, frames.shape[1] // 2, base=10) * torch.pi
-    frames.copy_(torch.cat([angles.sin(), angles.cos()], dim=1) * 0.7)
-    video.query_tokens.normal_(std=1.0)
+    num_frames, width = frames.shape
+    # As large as the tokens of a frame, whose deviation is 1; the slowest wave takes the whole window.
+    turns = torch.pi * torch.logspace(math.log10(2 / num_frames), 0, width // 2)  # radians a frame
+    angles = torch.arange(num_frames)[:, None] * turns
+    frames.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))
+    video.query_tokens.normal_(std=0.7)
+    video.query_tokens[0, :, :width] = frames
+    for layer in video.qformer.encoder.layer:
+        attention = layer.crossattention.attention
+        head = attention.attention_head_size
+        attention.query.weight[:, width:] = 0
+        for number in range(attention.num_attention_heads):
+            rows = slice(number * head, (number + 1) * head)
+            near = torch.linalg.qr(torch.randn(width, head)).Q.T * _NEARNESS  # (head, width), orthogonal rows
+            attention.key.weight[rows] = near
+            attention.query.weight[rows, :width] = near @ _turned(turns, _LOOKS_ASIDE[number % len(_LOOKS_ASIDE)])
+
+
+def _turned(turns: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Matrix that takes the code of a place to that of the place some frames later."""
+    sin, cos = (turns * num_frames).sin().diag(), (turns * num_frames).cos().diag()
+    return torch.cat([torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)])

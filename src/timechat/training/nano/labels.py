@@ -179,7 +179,8 @@ def state_code(width: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
 
     def draw(count: int, norm: float) -> NDArray[np.float64]:
-        return rng.standard_normal((count, width)) * norm / np.sqrt(width)
+        code: NDArray[np.float64] = rng.standard_normal((count, width)) * (norm / np.sqrt(width))
+        return code
 
     code = np.zeros((NUM_STATES, width))
     for first, whole in ((0, 2.8), (NEW.start, 0.5), (OVER.start, 0.5)):
