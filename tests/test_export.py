@@ -242,6 +242,14 @@ def test_overlapping_events_get_lanes_of_their_own():
     assert '"--lanes:6;--needles:0;--pins:1"' in page
 
 
+def test_more_timelines_are_drawn_below_with_their_names_and_cannot_be_chosen():
+    page = Page(to_html(STEPS, tracks={"What <really> happens": [Event(0, 7.5, "A cup.")]}))
+    assert [text for tag, text in page.texts if tag == "p" and "happens" in text] == ["What <really> happens"]
+    assert [mark["style"] for mark in page.attributes("span", "span")] == ["left:0.000%;width:10.000%;--lane:0"]
+    assert len(page.attributes("button", "mark")) == len(STEPS.events)
+    assert not Page(to_html(STEPS)).attributes("p", "name")
+
+
 def test_a_page_without_video_length_is_drawn_to_its_last_event():
     assert 'data-scale="8.0"' in to_html(Answer("", [Event(2, 8)]))
     assert "The answer names no times." in to_html(EMPTY)

@@ -308,9 +308,9 @@ def _timeline(events: Sequence[Event], scale: float, *, element: Literal["button
             kind, place = "needle", f"{place};--height:{max(0.12, event.score / best):.3f}"
         tip = escape(f"{_time_range(event)}  {_label(event)}".strip())
         score = f"<b>{event.score:g}</b>" if index in shown_scores else ""
+        chosen = f' data-index="{index}" tabindex="-1" aria-label="{tip}"' if element == "button" else ""
         marks.append(
-            f'<{element} class="mark {kind} hue{index % 6}" style="{place}" data-index="{index}" tabindex="-1" '
-            f'title="{tip}" aria-label="{tip}">{score}</{element}>'
+            f'<{element} class="mark {kind} hue{index % 6}" style="{place}" title="{tip}"{chosen}>{score}</{element}>'
         )
     moments = [event.score for event in events if event.start == event.end]
     needles, pins = any(score is not None for score in moments), None in moments

@@ -23,6 +23,7 @@ from timechat.training.nano.labels import (
     OVER,
     PAIRS,
     frame_labels,
+    motion_labels,
     patch_labels,
     seen_things,
     state_code,
@@ -120,6 +121,19 @@ def test_frame_and_patch_labels_say_what_is_where():
     patches, _ = patch_labels(seen, 12, (FILM.width, FILM.height))
     place = min(11, int(look.y * 12)) * 12 + min(11, int(look.x * 12))
     assert patches[place].tolist() == [1 + color, 1 + shape]
+
+
+def test_motion_labels_tell_where_things_are_and_how_they_change():
+    happening = next(h for f in (write_film(3, i) for i in range(50)) for h in f.happenings if h.kind == "move")
+    film = next(f for f in (write_film(3, i) for i in range(50)) if happening in f.happenings)
+    times = frame_times(film)
+    motion, known = motion_labels(film, times)
+    frame, shape = round(happening.start * 2) + 4, len(COLORS) + SHAPES.index(film.things[happening.thing].shape)
+    look, before = (look_at(film, happening.thing, times[i]) for i in (frame, frame - 1))
+    assert known[frame, shape].all()
+    assert motion[frame, shape, :2] == pytest.approx([look.x, look.y], abs=1e-5)
+    assert motion[frame, shape, 6:8] == pytest.approx([10 * (look.x - before.x), 10 * (look.y - before.y)], abs=1e-4)
+    assert not known[0, :, 6:].any()  # nothing was before
 
 
 def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():

@@ -72,7 +72,7 @@ def _of_nano(lose: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]) -> O
         # Heads that this stage does not need take part all the same: several processes expect a gradient of each.
         heads: nn.Module = getattr(model, HEADS_NAME)
         loss = loss + 0 * torch.stack([parameter.sum() for parameter in heads.parameters()]).sum()
-        num_samples = len(batch["input_ids" if "input_ids" in batch else "pixel_values"])
+        num_samples = len(next(batch[name] for name in ("input_ids", "pixel_values", "frame_tokens") if name in batch))
         return StepLoss(loss * num_samples, num_samples, parts)
 
     return objective

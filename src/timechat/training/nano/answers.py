@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from timechat.data.drawing.film import TICK, Film
+from timechat.data.drawing.film import TICK
 from timechat.data.packing import Packed
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano.labels import (
+    GEOMETRY,
     NEW,
     NUM_COLORS,
     NUM_KINDS,
@@ -31,8 +30,6 @@ from timechat.training.nano.labels import (
     PAIRS,
     SHAPE_KIND,
     state_code,
-    state_labels,
-    time_classes,
     time_code,
 )
 
@@ -63,8 +60,15 @@ class ScriptEncoder(nn.Module):
 class AnswerHeads(nn.Module):
     """Read labels off the video tokens and off what the language model makes of them; dropped after training."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, video_width: int) -> None:
+        """Make the heads.
+
+        Args:
+            width: Of the language model and of video tokens.
+            video_width: Of the video Q-Former's states, before they are projected.
+        """
         super().__init__()
+        self.motion = nn.Linear(video_width, (NUM_COLORS + NUM_SHAPES) * 2 * len(GEOMETRY))
         self.script = ScriptEncoder(width)
         self.norm = nn.LayerNorm(width)
         self.times = nn.Linear(width, NUM_TIMES)
@@ -109,18 +113,6 @@ class AnswerHeads(nn.Module):
         return logits[0], logits[1], logits[2]
 
 
-def film_states(
-    film: Film, timestamps: NDArray[np.float64], num_tokens: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Labels of every video token: of its frame, or of the last frame where the last window has fewer.
-
-    Returns:
-        `(num_tokens, NUM_STATES)` and `(num_tokens,)`.
-    """
-    times = np.concatenate([timestamps, np.full(num_tokens - len(timestamps), timestamps[-1])])
-    return state_labels(film, times), time_classes(times)
-
-
 def time_pointers(packed: Packed, first_time_id: int, dash_id: int, num_tokens: int) -> list[int]:
     """For every token that is followed by a time of an answer, the video token of that time; -1 for the others.
 
@@ -162,6 +154,13 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
         }
     # Times come first: who finds a frame's time has found the frame.
     return copy + 30 * state_loss + time_loss, parts
+
+
+def motion_loss(heads: AnswerHeads, hidden_states: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """How far the places and movements that are read off the video Q-Former's states, `(tokens, width)`, are off."""
+    read = heads.motion(hidden_states).float().view(batch["motion"].shape)
+    loss = F.smooth_l1_loss(read[batch["motion_known"]], batch["motion"][batch["motion_known"]], beta=0.1)
+    return loss, {"motion": float(loss.detach())}
 
 
 def answer_loss(

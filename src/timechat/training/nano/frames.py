@@ -53,11 +53,14 @@ def draw_clip(film: Film, times: NDArray[np.float64], rng: np.random.Generator) 
 class FrameHeads(nn.Module):
     """Read labels off single frames; dropped when training ends."""
 
-    def __init__(self, vision_width: int, frame_width: int) -> None:
+    def __init__(self, vision_width: int, num_queries: int, width: int) -> None:
         super().__init__()
+        rows = (NUM_COLORS + NUM_SHAPES) * (1 + 8 + len(GEOMETRY))
         self.patch = nn.Linear(vision_width, 1 + NUM_COLORS + 1 + NUM_SHAPES + len(GEOMETRY))
-        self.rows = nn.Linear(frame_width, (NUM_COLORS + NUM_SHAPES) * (1 + 8 + len(GEOMETRY)))
-        self.time = nn.Linear(frame_width, NUM_TIMES)
+        self.rows = nn.ModuleDict({"queries": nn.Linear(num_queries * width, rows), "mean": nn.Linear(width, rows)})
+        self.time = nn.ModuleDict(
+            {"queries": nn.Linear(num_queries * width, NUM_TIMES), "mean": nn.Linear(width, NUM_TIMES)}
+        )
 
 
 def frame_batch(
@@ -116,26 +119,41 @@ def frame_loss(
     )
     patch_geometry = F.smooth_l1_loss(geometry[is_thing], batch["patch_geometry"][is_thing], beta=0.05)
     queries = tokens[:, : encoder.query_tokens.shape[1]].flatten(1)  # (frames, queries * hidden)
-    rows = heads.rows(queries).float().unflatten(-1, (NUM_COLORS + NUM_SHAPES, 9 + len(GEOMETRY)))
-    row_classes = batch["row_classes"]
-    known = row_classes != -100
-    row_loss = F.cross_entropy(rows[..., :9][known], row_classes[known] + 1)
-    there = row_classes >= 0
-    row_geometry = F.smooth_l1_loss(rows[..., 9:][there], batch["row_geometry"][there], beta=0.05)
-    time_logits = heads.time(queries).float()
-    time_loss = F.cross_entropy(time_logits, batch["time_classes"])
-    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + 2 * row_geometry + 0.3 * time_loss
+    # The mean of all tokens has to tell as well: it is what a head of the video Q-Former sees that looks at the frame.
+    mean = tokens.mean(dim=1)
+    row_loss, row_geometry, told = _row_losses(heads.rows["queries"](queries), batch)
+    mean_loss, mean_geometry, told_by_mean = _row_losses(heads.rows["mean"](mean), batch)
+    time_logits = heads.time["queries"](queries).float()
+    time_losses = [
+        F.cross_entropy(logits, batch["time_classes"]) for logits in (time_logits, heads.time["mean"](mean).float())
+    ]
+    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + 2 * row_geometry
+    loss = loss + 3 * mean_loss + 4 * mean_geometry + 0.3 * torch.stack(time_losses).sum()
     with torch.no_grad():
-        right = rows[..., :9].argmax(-1) - 1 == row_classes
         parts = {
             "patch": float(patch_loss),
             "patch_geo": float(patch_geometry),
             "patch_color": float((color.argmax(-1) == classes[..., 0])[is_thing].float().mean()),
             "patch_shape": float((shape.argmax(-1) == classes[..., 1])[is_thing].float().mean()),
-            "row": float(row_loss),
-            "row_seen": float(right[there].float().mean()),
-            "row_geo": float(row_geometry),
-            "row_xy": float((rows[..., 9:11][there] - batch["row_geometry"][there][:, :2]).abs().mean()),
+            **told,
+            **{f"mean_{name}": value for name, value in told_by_mean.items()},
             "time": float((time_logits.argmax(-1) == batch["time_classes"]).float().mean()),
         }
     return loss, parts
+
+
+def _row_losses(read: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Losses of what was read of each colour and shape, its class and its geometry, and how right it was."""
+    rows = read.float().unflatten(-1, (NUM_COLORS + NUM_SHAPES, 9 + len(GEOMETRY)))
+    classes, geometry = batch["row_classes"], batch["row_geometry"]
+    known, there = classes != -100, classes >= 0
+    row_loss = F.cross_entropy(rows[..., :9][known], classes[known] + 1)
+    row_geometry = F.smooth_l1_loss(rows[..., 9:][there], geometry[there], beta=0.05)
+    with torch.no_grad():
+        parts = {
+            "row": float(row_loss),
+            "row_seen": float((rows[..., :9].argmax(-1) - 1 == classes)[there].float().mean()),
+            "row_geo": float(row_geometry),
+            "row_xy": float((rows[..., 9:11][there] - geometry[there][:, :2]).abs().mean()),
+        }
+    return row_loss, row_geometry, parts

@@ -114,6 +114,28 @@ def frame_labels(seen: Sequence[SeenThing]) -> tuple[NDArray[np.int64], NDArray[
     return classes, geometry
 
 
+def motion_labels(
+    film: Film, times: Sequence[float] | NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Say for every time and for every colour and shape where it is and how it has changed since the time before.
+
+    Returns:
+        `(times, colors + shapes, 2 * len(GEOMETRY))`, first the geometry, then ten times its change, so that both are
+        of a like size; and which of these are known: those of which there is exactly one thing to be seen.
+    """
+    classes, geometry = (
+        np.stack(rows) for rows in zip(*(frame_labels(seen_things(film, t)) for t in times), strict=True)
+    )
+    change = np.zeros_like(geometry)
+    change[1:] = 10 * (geometry[1:] - geometry[:-1])
+    seen = classes >= 0
+    lasts = seen.copy()
+    lasts[0] = False
+    lasts[1:] &= seen[:-1]
+    known = np.repeat(np.stack([seen, lasts], axis=2), len(GEOMETRY), axis=2)
+    return np.concatenate([geometry, change], axis=2), known
+
+
 def state_labels(film: Film, times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float32]:
     """Say for every time who is doing what.
 

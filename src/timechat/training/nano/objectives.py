@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from timechat.training.nano.answers import AnswerHeads, answer_loss, script_loss
+from timechat.training.nano.answers import AnswerHeads, answer_loss, motion_loss, script_loss
 from timechat.training.nano.frames import FrameHeads, frame_loss
+
+_MOTION_WEIGHT = 10.0
 
 
 class NanoHeads(nn.Module):
@@ -18,9 +21,9 @@ class NanoHeads(nn.Module):
         super().__init__()
         config = model.config
         self.frames = FrameHeads(
-            config.qformer_config.encoder_hidden_size, config.num_query_tokens * config.qformer_config.hidden_size
+            config.qformer_config.encoder_hidden_size, config.num_query_tokens, config.qformer_config.hidden_size
         )
-        self.answers = AnswerHeads(config.text_config.hidden_size)
+        self.answers = AnswerHeads(config.text_config.hidden_size, config.video_qformer_config.hidden_size)
 
 
 def frames(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
@@ -36,9 +39,17 @@ def scripts(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
 
 
 def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
-    """Write the scripts of films in video tokens; nobody reads them yet."""
+    """Write the scripts of films in video tokens, and know where things are and how they move."""
+    heads = model.training_heads.answers
+    seen: list[Tensor] = []
+    hook = model.video_qformer.projection.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].flatten(0, -2))  # (tokens, hidden), in the order of the video tokens
+    )
     features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
-    return script_loss(model.training_heads.answers, features, batch)
+    hook.remove()
+    script, told = script_loss(heads, features, batch)
+    motion, moved = motion_loss(heads, torch.cat(seen), batch)
+    return script + _MOTION_WEIGHT * motion, {**told, **moved}
 
 
 def films(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:

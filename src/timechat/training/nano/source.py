@@ -21,14 +21,15 @@ from timechat.distributed import rank, wait_for_all, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.config import Recipe
-from timechat.training.nano.answers import film_states, time_pointers
+from timechat.training.nano.answers import time_pointers
 from timechat.training.nano.frames import draw_clip, frame_batch
-from timechat.training.nano.labels import asked_classes
+from timechat.training.nano.labels import asked_classes, motion_labels, state_labels, time_classes
 from timechat.training.nano.texts import ConversationWriter, choose_records
 from timechat.training.schedule import num_steps
 
 _HIDDEN = -1e9  # what is added to the attention of those who may not look
 _SHARD = 50
+_Sample = tuple[Film, int, int]  # film, how its questions are worded, number of the sample
 
 
 class FilmSource:
@@ -44,9 +45,9 @@ class FilmSource:
         self._dash_id = processor.tokenizer.convert_tokens_to_ids("Ġ-")
         make: dict[str, Callable[[int], dict[str, Any]]] = {
             "nano_frames": self._frames,
-            "nano_scripts": lambda iteration: self._conversations(iteration, with_video=False),
-            "nano_windows": lambda iteration: self._conversations(iteration, with_video=True),
-            "nano_films": lambda iteration: self._conversations(iteration, with_video=True),
+            "nano_scripts": self._scripts,
+            "nano_windows": self._windows,
+            "nano_films": self._watched,
         }
         self._make = make[recipe.objective]
         self._store: FeatureStore | None = None
@@ -75,27 +76,44 @@ class FilmSource:
         number = iteration * world_size() + rank()
         return frame_batch(self._processor, self._films.seed, number, films, per_film)
 
-    def _conversations(self, iteration: int, *, with_video: bool) -> dict[str, Any]:
-        films, tokens, names = [], [], []
+    def _scripts(self, iteration: int) -> dict[str, Any]:
+        films = [(self._fresh_film(number, iteration), 0, number) for number in self._numbers(iteration)]
+        return self._named(films, self._texts(films, iteration))
+
+    def _windows(self, iteration: int) -> dict[str, Any]:
+        films, video = self._stored(iteration)
+        told = []
+        for film, _, _ in films:
+            timestamps = self._token_times(frame_times(film))
+            told.append((state_labels(film, timestamps), time_classes(timestamps), *motion_labels(film, timestamps)))
+        labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*told, strict=True)]
+        names = ("states", "times", "motion", "motion_known")
+        return self._named(films, {**video, **dict(zip(names, labels, strict=True))})
+
+    def _watched(self, iteration: int) -> dict[str, Any]:
+        films, video = self._stored(iteration)
+        return self._named(films, {**self._texts(films, iteration), **video})
+
+    def _named(self, films: list[_Sample], batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "record_ids": [film.id for film, _, _ in films]}
+
+    def _stored(self, iteration: int) -> tuple[list[_Sample], dict[str, Tensor]]:
+        """Films of the store, and what the frozen parts made of their frames."""
+        assert self._store is not None
+        films, tokens = [], []
         for number in self._numbers(iteration):
-            if with_video:
-                assert self._store is not None
-                index, variant = self._store.order(number)
-                film = self._store.film(index)
-                tokens.append(self._store.tokens(index))
-            else:
-                film, variant = self._fresh_film(number, iteration), 0
-            films.append((film, variant, number))
-            names.append(film.id)
-        batch = self._texts(films, brief=iteration < self._films.brief_share * num_steps(self._recipe.run))
-        if with_video:
-            sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
-            longest = max(len(t) for t in tokens)
-            batch["frame_tokens"] = torch.stack(
-                [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
-            )
-            batch["video_sizes"] = torch.tensor(sizes)
-        return {**batch, "record_ids": names}
+            index, variant = self._store.order(number)
+            films.append((self._store.film(index), variant, number))
+            tokens.append(self._store.tokens(index))
+        longest = max(len(t) for t in tokens)
+        padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
+        sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
+        return films, {"frame_tokens": torch.stack(padded), "video_sizes": torch.tensor(sizes)}
+
+    def _token_times(self, timestamps: np.ndarray) -> np.ndarray:
+        """Time of every video token: of its frame, or of the last frame where the last window has fewer."""
+        missing = self._processor.config.num_video_tokens(len(timestamps)) - len(timestamps)
+        return np.concatenate([timestamps, np.full(missing, timestamps[-1])])
 
     def _fresh_film(self, number: int, iteration: int) -> Film:
         longest = self._films.longest
@@ -108,19 +126,19 @@ class FilmSource:
             if film.duration <= limit:
                 return film
 
-    def _texts(self, films: list[tuple[Film, int, int]], *, brief: bool) -> dict[str, Any]:
+    def _texts(self, films: list[_Sample], iteration: int) -> dict[str, Any]:
+        brief = iteration < self._films.brief_share * num_steps(self._recipe.run)
         rows, states, times, pointers, asked, asked_at = [], [], [], [], [], []
         for film, variant, number in films:
             rng = random.Random(f"{self._films.seed}/{number}/turns")
             timestamps = frame_times(film)
-            num_tokens = self._processor.config.num_video_tokens(len(timestamps))
             records = choose_records(film, variant, self._films.questions, rng, brief=brief)
             row = self._writer.pack(timestamps, [(record.question, record.response) for record in records])
-            state, time = film_states(film, timestamps, num_tokens)
+            token_times = self._token_times(timestamps)
             rows.append(row)
-            states.append(torch.from_numpy(state))
-            times.append(torch.from_numpy(time))
-            pointers.append(time_pointers(row, self._first_time_id, self._dash_id, num_tokens))
+            states.append(torch.from_numpy(state_labels(film, token_times)))
+            times.append(torch.from_numpy(time_classes(token_times)))
+            pointers.append(time_pointers(row, self._first_time_id, self._dash_id, len(token_times)))
             happenings = {happening.id: happening for happening in film.happenings}
             for place, pointer in enumerate(pointers[-1]):
                 record = records[row.segments[place] - 1]
