@@ -66,7 +66,10 @@ def train(
         )
     if finished:
         typer.echo(Path(stages[-1].run.output))
-    raise typer.Exit(0 if finished else _STOPPED)
+    from timechat.distributed import launched_processes
+
+    # torchrun takes any other status than 0 for a crash of that process.
+    raise typer.Exit(0 if finished or launched_processes() > 1 else _STOPPED)
 
 
 _STOPPED = 75  # as sendmail says it: not done, but the same command will go on
