@@ -134,6 +134,7 @@ def test_motion_labels_tell_where_things_are_and_how_they_change():
     assert motion[frame, shape, :2] == pytest.approx([look.x, look.y], abs=1e-5)
     assert motion[frame, shape, 6:8] == pytest.approx([10 * (look.x - before.x), 10 * (look.y - before.y)], abs=1e-4)
     assert not known[0, :, 6:].any()  # nothing was before
+    assert not motion_labels(film, [times[frame], times[frame]])[1][1, :, 6:].any()  # no time has gone by
 
 
 def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():

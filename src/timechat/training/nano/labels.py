@@ -121,7 +121,8 @@ def motion_labels(
 
     Returns:
         `(times, colors + shapes, 2 * len(GEOMETRY))`, first the geometry, then ten times its change, so that both are
-        of a like size; and which of these are known: those of which there is exactly one thing to be seen.
+        of a like size; and which of these are known: those of which there is exactly one thing to be seen, and changes
+        only where time has gone on.
     """
     classes, geometry = (
         np.stack(rows) for rows in zip(*(frame_labels(seen_things(film, t)) for t in times), strict=True)
@@ -131,7 +132,7 @@ def motion_labels(
     seen = classes >= 0
     lasts = seen.copy()
     lasts[0] = False
-    lasts[1:] &= seen[:-1]
+    lasts[1:] &= seen[:-1] & (np.diff(times) > 0)[:, None]
     known = np.repeat(np.stack([seen, lasts], axis=2), len(GEOMETRY), axis=2)
     return np.concatenate([geometry, change], axis=2), known
 

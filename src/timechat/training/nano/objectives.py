@@ -42,11 +42,10 @@ def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
     """Write the scripts of films in video tokens, and know where things are and how they move."""
     heads = model.training_heads.answers
     seen: list[Tensor] = []
-    hook = model.video_qformer.projection.register_forward_pre_hook(
+    with model.video_qformer.projection.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].flatten(0, -2))  # (tokens, hidden), in the order of the video tokens
-    )
-    features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
-    hook.remove()
+    ):
+        features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
     script, told = script_loss(heads, features, batch)
     motion, moved = motion_loss(heads, torch.cat(seen), batch)
     return script + _MOTION_WEIGHT * motion, {**told, **moved}
