@@ -15,6 +15,7 @@ from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano import source as source_module
 from timechat.training.nano.answers import time_pointers
 from timechat.training.nano.build import build_nano, time_words
+from timechat.training.nano.guides import FRAMES_ASIDE, AttentionWatch, looks_away, window_guide_loss
 from timechat.training.nano.labels import (
     COLOR_KIND,
     NEW,
@@ -165,13 +166,59 @@ def test_brief_questions_ask_after_every_event_in_few_words():
 
 def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(nano):
     video = nano[0].video_qformer
-    attention = video.qformer.encoder.layer[0].crossattention.attention
-    with torch.no_grad():
-        queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (8, -1))
-        keys = attention.key(video.frame_positions.weight).unflatten(-1, (8, -1))
-    looked_at = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
-    assert looked_at[0].tolist() == list(range(16))
-    assert looked_at[4, :-1].tolist() == list(range(1, 16))
+    for layer, aside in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
+        attention = layer.crossattention.attention
+        with torch.no_grad():
+            queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (16, -1))
+            keys = attention.key(video.frame_positions.weight).unflatten(-1, (16, -1))
+        looked_at = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
+        assert (looked_at[:, 1:-1] == torch.arange(1, 15) + aside).all()
+
+
+def test_watched_scores_are_those_that_attention_uses(nano):
+    video = nano[0].video_qformer
+    attention = video.qformer.encoder.layer[1].crossattention.attention
+    values, outputs = [], []
+    with (
+        AttentionWatch([attention]) as watch,
+        attention.value.register_forward_hook(lambda *call: values.append(call[2])),
+        attention.register_forward_hook(lambda *call: outputs.append(call[2][0])),
+        torch.no_grad(),
+    ):
+        video(torch.randn(1, 20, 18, video.frame_positions.embedding_dim))  # one whole window and a shorter one
+    for scores, value, output, frames in zip(watch.scores()[0], values, outputs, (16, 4), strict=True):
+        assert scores.shape == (1, 16, 16, frames * 18)
+        weighted = scores.softmax(-1) @ value.unflatten(-1, (16, -1)).transpose(1, 2)
+        assert torch.allclose(weighted.transpose(1, 2).flatten(2), output, atol=1e-4)
+
+
+def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
+    model = nano[0]
+    layers = model.video_qformer.qformer.encoder.layer
+    across = AttentionWatch(layer.crossattention.attention for layer in layers)
+    with across, AttentionWatch([]) as between, torch.no_grad():
+        model.video_qformer(torch.randn(1, 20, 18, model.video_qformer.frame_positions.embedding_dim))
+    sizes = torch.tensor([[20, 2]])
+    loss, share = window_guide_loss(model.config, across, between, sizes)
+    assert 0 < share < 0.2  # the right frame already, but any of its tokens
+    scores = [torch.full((1, 16, 16, frames * 18), -30.0) for frames in (16, 4)]
+    for frames, run in zip((16, 4), scores, strict=True):
+        for query in range(16):
+            for head in range(16):
+                run[0, head, query, min(query, frames - 1) * 18 + head] = 30.0
+    across.scores = lambda: [scores]
+    loss, share = window_guide_loss(model.config, across, between, sizes)
+    assert loss < 1e-6
+    assert share > 0.999
+
+
+def test_a_guide_is_content_with_attention_that_looks_where_it_should():
+    scores = torch.zeros(1, 3, 5)
+    scores[0, :, 2] = 20.0
+    wanted = torch.zeros(1, 3, 5, dtype=torch.bool)
+    wanted[..., 2] = True
+    assert looks_away(scores, wanted).max() < 1e-6
+    assert looks_away(scores, wanted.roll(1, dims=-1)).min() > 10
 
 
 # -------------------------------------------------------------------------------------------------- batches, losses

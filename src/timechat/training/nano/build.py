@@ -18,12 +18,12 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.prompts import BERT_BOS_TOKEN, VIDEO_PLACEHOLDER, frame_prompt
-from timechat.training.nano.labels import MAX_TIME, NUM_TIMES, time_code
+from timechat.training.nano.guides import FRAMES_ASIDE
+from timechat.training.nano.labels import MAX_TIME, NUM_ROWS, NUM_TIMES, time_code
 
 _SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 _VOCABULARY_SIZE = 2048  # before the times are added
-_LOOKS_ASIDE = (0, 0, 0, -1, 1, -1, -2, 2)  # frames from a video token's own that the heads of its layers start at
-_NEARNESS = 1.1  # how closely they look
+_NEARNESS = 1.1  # how closely video tokens start by looking at a frame
 
 
 def build_qformer_tokenizer() -> BertTokenizer:
@@ -114,10 +114,10 @@ def build_nano(
         },
         video_qformer_config=qformer
         | {
-            "hidden_size": 256,
-            "intermediate_size": 768,
+            "hidden_size": 512,
+            "intermediate_size": 1024,
             "num_hidden_layers": 3,
-            "num_attention_heads": 8,  # to fetch what several frames show, each by a head of its own
+            "num_attention_heads": NUM_ROWS,  # each fetches what one query of a frame tells
         },
         text_config={
             "model_type": "llama",
@@ -128,7 +128,7 @@ def build_nano(
             "num_attention_heads": 4,
             "max_position_embeddings": 4096,
         },
-        num_query_tokens=6,
+        num_query_tokens=NUM_ROWS,
         num_video_query_tokens=16,
         window_size=16,
         stride=16,
@@ -157,7 +157,7 @@ def _start_matrices(model: TimeChatForConditionalGeneration) -> None:
     The deviation of 0.02 that large models start from is far below that at this width: a layer then adds next to
     nothing to what it reads, and hundreds of steps go by until it is heard.
     """
-    for part in (model.language_model.model.layers, model.video_qformer.qformer):
+    for part in (model.language_model.model.layers, model.video_qformer.qformer, model.frame_encoder.qformer):
         for layer in part.modules():
             if isinstance(layer, torch.nn.Linear):
                 layer.weight.normal_(std=layer.in_features**-0.5)
@@ -208,7 +208,7 @@ def _start_windows(model: TimeChatForConditionalGeneration) -> None:
     frames.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))
     video.query_tokens.normal_(std=0.7)
     video.query_tokens[0, :, :width] = frames
-    for layer in video.qformer.encoder.layer:
+    for layer, aside in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
         attention = layer.crossattention.attention
         head = attention.attention_head_size
         attention.query.weight[:, width:] = 0
@@ -216,7 +216,7 @@ def _start_windows(model: TimeChatForConditionalGeneration) -> None:
             rows = slice(number * head, (number + 1) * head)
             near = torch.linalg.qr(torch.randn(width, head)).Q.T * _NEARNESS  # (head, width), orthogonal rows
             attention.key.weight[rows] = near
-            attention.query.weight[rows, :width] = near @ _turned(turns, _LOOKS_ASIDE[number % len(_LOOKS_ASIDE)])
+            attention.query.weight[rows, :width] = near @ _turned(turns, aside)
 
 
 def _turned(turns: torch.Tensor, num_frames: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from timechat.data.drawing.picture import draw_frames
 from timechat.model.frame_encoder import feature_map_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.training.nano.guides import AttentionWatch, looks_away
 from timechat.training.nano.labels import (
     GEOMETRY,
     NUM_COLORS,
+    NUM_ROWS,
     NUM_SHAPES,
     NUM_TIMES,
     frame_labels,
@@ -31,6 +33,9 @@ from timechat.training.nano.labels import (
 from timechat.video import Frames
 
 _LEVELS: tuple[Level, ...] = (1, 1, 1, 2, 2, 3)
+_NUM_WAVES = 3  # of the geometry, how much is told as waves as well: place and radius
+_NUM_TOLD = len(GEOMETRY) + 2 * _NUM_WAVES
+_TOLD_GAIN = 0.25
 
 
 def compressed(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -53,14 +58,22 @@ def draw_clip(film: Film, times: NDArray[np.float64], rng: np.random.Generator) 
 class FrameHeads(nn.Module):
     """Read labels off single frames; dropped when training ends."""
 
-    def __init__(self, vision_width: int, num_queries: int, width: int) -> None:
+    def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
-        rows = (NUM_COLORS + NUM_SHAPES) * (1 + 8 + len(GEOMETRY))
         self.patch = nn.Linear(vision_width, 1 + NUM_COLORS + 1 + NUM_SHAPES + len(GEOMETRY))
-        self.rows = nn.ModuleDict({"queries": nn.Linear(num_queries * width, rows), "mean": nn.Linear(width, rows)})
-        self.time = nn.ModuleDict(
-            {"queries": nn.Linear(num_queries * width, NUM_TIMES), "mean": nn.Linear(width, NUM_TIMES)}
-        )
+        self.colors = nn.Linear(width, 1 + NUM_SHAPES)
+        self.shapes = nn.Linear(width, 1 + NUM_COLORS)
+        self.geometry = nn.Linear(width, _NUM_TOLD)
+        self.time = nn.Linear(width, NUM_TIMES)
+
+    def read_geometry(self, tokens: Tensor) -> Tensor:
+        """Read `_told` off tokens, `(..., width)`.
+
+        The directions read along have a fixed length: what a token tells is then a large part of it. Where the length
+        is free, places become faint in tokens, and movements from frame to frame are lost on whoever reads these.
+        """
+        directions = F.normalize(self.geometry.weight, dim=1) * _TOLD_GAIN
+        return F.linear(tokens, directions, self.geometry.bias).float()
 
 
 def frame_batch(
@@ -106,7 +119,8 @@ def frame_loss(
     """Loss of what patches and queries tell of single frames, a mean, and its pieces."""
     encoder = model.frame_encoder
     states = encoder.vision_states(batch["pixel_values"])
-    tokens = encoder.read_frames(states, batch["qformer_input_ids"], batch["qformer_attention_mask"])
+    with AttentionWatch(layer.crossattention.attention for layer in encoder.qformer.encoder.layer) as watch:
+        tokens = encoder.read_frames(states, batch["qformer_input_ids"], batch["qformer_attention_mask"])
     patches = heads.patch(states).float()
     color, shape, geometry = patches.split([1 + NUM_COLORS, 1 + NUM_SHAPES, len(GEOMETRY)], dim=-1)
     classes = batch["patch_classes"]
@@ -118,17 +132,12 @@ def frame_loss(
         for i, logits in enumerate((color, shape))
     )
     patch_geometry = F.smooth_l1_loss(geometry[is_thing], batch["patch_geometry"][is_thing], beta=0.05)
-    queries = tokens[:, : encoder.query_tokens.shape[1]].flatten(1)  # (frames, queries * hidden)
-    # The mean of all tokens has to tell as well: it is what a head of the video Q-Former sees that looks at the frame.
-    mean = tokens.mean(dim=1)
-    row_loss, row_geometry, told = _row_losses(heads.rows["queries"](queries), batch)
-    mean_loss, mean_geometry, told_by_mean = _row_losses(heads.rows["mean"](mean), batch)
-    time_logits = heads.time["queries"](queries).float()
-    time_losses = [
-        F.cross_entropy(logits, batch["time_classes"]) for logits in (time_logits, heads.time["mean"](mean).float())
-    ]
-    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + 2 * row_geometry
-    loss = loss + 3 * mean_loss + 4 * mean_geometry + 0.3 * torch.stack(time_losses).sum()
+    tokens = tokens[:, :NUM_ROWS]
+    row_loss, row_geometry, told = _row_losses(heads, tokens, batch)
+    guide, looks = _guide_loss(watch.scores(), classes)
+    time_logits = heads.time(tokens.mean(dim=1)).float()
+    time_loss = F.cross_entropy(time_logits, batch["time_classes"])
+    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + 10 * row_geometry + guide + 0.5 * time_loss
     with torch.no_grad():
         parts = {
             "patch": float(patch_loss),
@@ -136,24 +145,50 @@ def frame_loss(
             "patch_color": float((color.argmax(-1) == classes[..., 0])[is_thing].float().mean()),
             "patch_shape": float((shape.argmax(-1) == classes[..., 1])[is_thing].float().mean()),
             **told,
-            **{f"mean_{name}": value for name, value in told_by_mean.items()},
+            "looks": looks,
             "time": float((time_logits.argmax(-1) == batch["time_classes"]).float().mean()),
         }
     return loss, parts
 
 
-def _row_losses(read: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, float]]:
+def _row_losses(heads: FrameHeads, tokens: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Losses of what was read of each colour and shape, its class and its geometry, and how right it was."""
-    rows = read.float().unflatten(-1, (NUM_COLORS + NUM_SHAPES, 9 + len(GEOMETRY)))
+    read = torch.cat([heads.colors(tokens[:, :NUM_COLORS]), heads.shapes(tokens[:, NUM_COLORS:])], dim=1).float()
     classes, geometry = batch["row_classes"], batch["row_geometry"]
     known, there = classes != -100, classes >= 0
-    row_loss = F.cross_entropy(rows[..., :9][known], classes[known] + 1)
-    row_geometry = F.smooth_l1_loss(rows[..., 9:][there], geometry[there], beta=0.05)
+    row_loss = F.cross_entropy(read[known], classes[known] + 1)
+    told = heads.read_geometry(tokens[there])
+    row_geometry = F.smooth_l1_loss(told, _told(geometry[there]), beta=0.05)
     with torch.no_grad():
+        off = (told[:, : len(GEOMETRY)] - geometry[there]).abs()
         parts = {
             "row": float(row_loss),
-            "row_seen": float((rows[..., :9].argmax(-1) - 1 == classes)[there].float().mean()),
+            "row_seen": float((read.argmax(-1) - 1 == classes)[there].float().mean()),
             "row_geo": float(row_geometry),
-            "row_xy": float((rows[..., 9:11][there] - geometry[there][:, :2]).abs().mean()),
+            "row_xy": float(off[:, :2].mean()),
+            "row_radius": float(off[:, 2].mean()),
+            "row_turn": float(off[:, 4:].mean()),
         }
     return row_loss, row_geometry, parts
+
+
+def _told(geometry: Tensor) -> Tensor:
+    """What tokens tell of a thing: its geometry, place and size once more as waves in which small steps are large."""
+    angles = 4 * torch.pi * geometry[..., :_NUM_WAVES]
+    return torch.cat([geometry, angles.sin() / 2, angles.cos() / 2], dim=-1)
+
+
+def _guide_loss(scores: Sequence[Sequence[Tensor]], patch_classes: Tensor) -> tuple[Tensor, float]:
+    """Ask the query of each colour and shape to look at the patches that show it.
+
+    Args:
+        scores: `(frames, heads, queries, patches)` of every layer, which ran once.
+        patch_classes: `(frames, patches, 2)`, see `patch_labels`.
+    """
+    color, shape = patch_classes[..., None, :].unbind(dim=-1)  # (frames, patches, 1) each
+    names = torch.arange(1, 1 + NUM_COLORS, device=color.device), torch.arange(1, 1 + NUM_SHAPES, device=color.device)
+    wanted = torch.cat([color == names[0], shape == names[1]], dim=-1).transpose(1, 2)  # (frames, rows, patches)
+    frames, rows = wanted.any(dim=-1).nonzero(as_tuple=True)
+    losses = [looks_away(layer[frames, :, rows], wanted[frames, None, rows]) for (layer,) in scores]
+    loss = torch.stack(losses).mean()
+    return loss, float(torch.exp(-torch.stack(losses).detach()).mean())

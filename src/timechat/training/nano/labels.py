@@ -16,6 +16,8 @@ from timechat.data.drawing.picture import Look, look_at
 
 COLOR_NAMES = tuple(COLORS)
 NUM_COLORS, NUM_SHAPES, NUM_KINDS = len(COLORS), len(SHAPES), len(KINDS)
+NUM_ROWS = NUM_COLORS + NUM_SHAPES
+"""Every colour and every shape has a row of its own in what is told of a frame."""
 MAX_TIME = 300.0
 """Seconds: the longest time that has a class of its own."""
 NUM_TIMES = int(MAX_TIME / TICK) + 1

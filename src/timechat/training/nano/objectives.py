@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from timechat.training.nano.answers import AnswerHeads, answer_loss, motion_loss, script_loss
 from timechat.training.nano.frames import FrameHeads, frame_loss
+from timechat.training.nano.guides import AttentionWatch, window_guide_loss
 
 _MOTION_WEIGHT = 10.0
 
@@ -20,9 +21,7 @@ class NanoHeads(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         config = model.config
-        self.frames = FrameHeads(
-            config.qformer_config.encoder_hidden_size, config.num_query_tokens, config.qformer_config.hidden_size
-        )
+        self.frames = FrameHeads(config.qformer_config.encoder_hidden_size, config.qformer_config.hidden_size)
         self.answers = AnswerHeads(config.text_config.hidden_size, config.video_qformer_config.hidden_size)
 
 
@@ -42,13 +41,21 @@ def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
     """Write the scripts of films in video tokens, and know where things are and how they move."""
     heads = model.training_heads.answers
     seen: list[Tensor] = []
-    with model.video_qformer.projection.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].flatten(0, -2))  # (tokens, hidden), in the order of the video tokens
+    layers = model.video_qformer.qformer.encoder.layer
+    with (
+        AttentionWatch(layer.crossattention.attention for layer in layers) as across,
+        AttentionWatch(layer.attention.attention for layer in layers[1:]) as between,
+        model.video_qformer.projection.register_forward_pre_hook(
+            lambda _, inputs: seen.append(
+                inputs[0].flatten(0, -2)
+            )  # (tokens, hidden), in the order of the video tokens
+        ),
     ):
         features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
     script, told = script_loss(heads, features, batch)
     motion, moved = motion_loss(heads, torch.cat(seen), batch)
-    return script + _MOTION_WEIGHT * motion, {**told, **moved}
+    guide, looks = window_guide_loss(model.config, across, between, batch["video_sizes"])
+    return script + _MOTION_WEIGHT * motion + guide, {**told, **moved, "looks": looks}
 
 
 def films(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
