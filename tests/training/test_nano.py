@@ -1,11 +1,13 @@
 """How nano learns: what it is told of films, and that each stage gives a loss with gradients."""
 
+import copy
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from timechat.data.drawing.film import COLORS, KINDS, SHAPES, write_film
 from timechat.data.drawing.instructions import film_records
@@ -15,7 +17,7 @@ from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano import source as source_module
 from timechat.training.nano.answers import time_pointers
 from timechat.training.nano.build import build_nano, time_words
-from timechat.training.nano.guides import FRAMES_ASIDE, AttentionWatch, looks_away, window_guide_loss
+from timechat.training.nano.guides import AttentionWatch, looks_away
 from timechat.training.nano.labels import (
     COLOR_KIND,
     NEW,
@@ -31,8 +33,10 @@ from timechat.training.nano.labels import (
     state_labels,
     time_code,
 )
+from timechat.training.nano.objectives import NanoHeads
 from timechat.training.nano.source import FilmSource, frame_times
 from timechat.training.nano.texts import choose_records
+from timechat.training.nano.windows import FRAMES_ASIDE, start_comparing, window_guide_loss
 from timechat.training.objectives import HEADS, find_objective
 from timechat.training.recipes import build_recipe
 
@@ -130,12 +134,14 @@ def test_motion_labels_tell_where_things_are_and_how_they_change():
     times = frame_times(film)
     motion, known = motion_labels(film, times)
     frame, shape = round(happening.start * 2) + 4, len(COLORS) + SHAPES.index(film.things[happening.thing].shape)
-    look, before = (look_at(film, happening.thing, times[i]) for i in (frame, frame - 1))
+    look, before, after = (look_at(film, happening.thing, times[i]) for i in (frame, frame - 2, frame + 2))
     assert known[frame, shape].all()
-    assert motion[frame, shape, :2] == pytest.approx([look.x, look.y], abs=1e-5)
-    assert motion[frame, shape, 6:8] == pytest.approx([10 * (look.x - before.x), 10 * (look.y - before.y)], abs=1e-4)
-    assert not known[0, :, 6:].any()  # nothing was before
-    assert not motion_labels(film, [times[frame], times[frame]])[1][1, :, 6:].any()  # no time has gone by
+    assert motion[frame, shape, :2] == pytest.approx([look.x - 0.5, look.y - 0.5], abs=1e-5)
+    change = [2.5 * (after.x - before.x), 2.5 * (after.y - before.y)]
+    assert motion[frame, shape, 6:8] == pytest.approx(change, abs=1e-4)
+    assert not known[1, :, 6:].any()  # there is no second before
+    padded = [*times[: frame + 2], times[frame + 1], times[frame + 1]]
+    assert not motion_labels(film, padded)[1][frame, :, 6:].any()  # less than a second after
 
 
 def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
@@ -166,13 +172,32 @@ def test_brief_questions_ask_after_every_event_in_few_words():
 
 def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(nano):
     video = nano[0].video_qformer
-    for layer, aside in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
+    for layer, asides in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
         attention = layer.crossattention.attention
         with torch.no_grad():
-            queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (16, -1))
-            keys = attention.key(video.frame_positions.weight).unflatten(-1, (16, -1))
+            queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (32, -1))
+            keys = attention.key(video.frame_positions.weight).unflatten(-1, (32, -1))
         looked_at = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
-        assert (looked_at[:, 1:-1] == torch.arange(1, 15) + aside).all()
+        for half, aside in zip((looked_at[:16], looked_at[16:]), asides, strict=True):
+            assert (half == (torch.arange(16) + aside) % 16).all()
+
+
+def test_the_video_qformer_starts_by_comparing_frames(nano):
+    model = copy.deepcopy(nano[0])
+    model.training_heads = NanoHeads(model)
+    start_comparing(model)
+    video, told = model.video_qformer, model.training_heads.frames
+    which = torch.linalg.pinv(told.which.weight.detach())  # (dimensions, rows): a token that is known as that of a row
+    tokens = 30 * which.T + torch.randn(16, 16, len(which)) / 8
+    frames = F.pad(tokens, (0, video.frame_positions.embedding_dim - len(which)))
+    outputs = []
+    cross = video.qformer.encoder.layer[0].crossattention
+    with cross.output.dense.register_forward_hook(lambda *call: outputs.append(call[2])), torch.no_grad():
+        video(frames[None])
+        change = (tokens[7, 3] - tokens[3, 3]) @ F.normalize(
+            told.geometry.weight, dim=1
+        ).T  # of one row, in two seconds
+    assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], change, atol=0.1)
 
 
 def test_watched_scores_are_those_that_attention_uses(nano):
@@ -187,8 +212,8 @@ def test_watched_scores_are_those_that_attention_uses(nano):
     ):
         video(torch.randn(1, 20, 18, video.frame_positions.embedding_dim))  # one whole window and a shorter one
     for scores, value, output, frames in zip(watch.scores()[0], values, outputs, (16, 4), strict=True):
-        assert scores.shape == (1, 16, 16, frames * 18)
-        weighted = scores.softmax(-1) @ value.unflatten(-1, (16, -1)).transpose(1, 2)
+        assert scores.shape == (1, 32, 16, frames * 18)
+        weighted = scores.softmax(-1) @ value.unflatten(-1, (32, -1)).transpose(1, 2)
         assert torch.allclose(weighted.transpose(1, 2).flatten(2), output, atol=1e-4)
 
 
@@ -199,13 +224,14 @@ def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
     with across, AttentionWatch([]) as between, torch.no_grad():
         model.video_qformer(torch.randn(1, 20, 18, model.video_qformer.frame_positions.embedding_dim))
     sizes = torch.tensor([[20, 2]])
-    loss, share = window_guide_loss(model.config, across, between, sizes)
+    _, share = window_guide_loss(model.config, across, between, sizes)
     assert 0 < share < 0.2  # the right frame already, but any of its tokens
-    scores = [torch.full((1, 16, 16, frames * 18), -30.0) for frames in (16, 4)]
+    scores = [torch.full((1, 32, 16, frames * 18), -30.0) for frames in (16, 4)]
     for frames, run in zip((16, 4), scores, strict=True):
         for query in range(16):
-            for head in range(16):
-                run[0, head, query, min(query, frames - 1) * 18 + head] = 30.0
+            for head in range(32):
+                frame = min(query, frames - 1) + FRAMES_ASIDE[0][head // 16]
+                run[0, head, query, min(max(frame, 0), frames - 1) * 18 + head % 16] = 30.0
     across.scores = lambda: [scores]
     loss, share = window_guide_loss(model.config, across, between, sizes)
     assert loss < 1e-6

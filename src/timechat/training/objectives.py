@@ -96,6 +96,9 @@ HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 HEADS_NAME = "training_heads"
 
+# What a stage does to what it starts from, a function of model and heads alone: a run that goes on does it again.
+STARTS: dict[str, Callable[[nn.Module], None]] = {"nano_windows": nano.start_comparing}
+
 
 class ObjectiveModule(nn.Module):
     """A model together with its objective, so that what wraps it (DDP, FSDP) sees one forward pass."""

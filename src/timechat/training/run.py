@@ -20,7 +20,7 @@ from timechat.training.data import make_source as make_instruction_source
 from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
 from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import BatchSource, Validate, train
-from timechat.training.objectives import HEADS_NAME
+from timechat.training.objectives import HEADS_NAME, STARTS
 from timechat.training.parallel import choose_device
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved, save_recipe
 
@@ -110,6 +110,8 @@ def _train_stage(
     model, processor = build_start(recipe, load_start if before else make_model)
     if before is not None:
         _take_over_heads(model, before / HEADS_FILE)
+    if start := STARTS.get(recipe.objective):
+        start(model)
     source = make_source(recipe, model, processor)
     validate = make_validate(recipe, processor)
     say(f"{folder}: training")

@@ -24,6 +24,7 @@ from timechat.training.nano.labels import (
     NEW,
     NUM_COLORS,
     NUM_KINDS,
+    NUM_ROWS,
     NUM_SHAPES,
     NUM_STATES,
     NUM_TIMES,
@@ -68,7 +69,9 @@ class AnswerHeads(nn.Module):
             video_width: Of the video Q-Former's states, before they are projected.
         """
         super().__init__()
-        self.motion = nn.Linear(video_width, (NUM_COLORS + NUM_SHAPES) * 2 * len(GEOMETRY))
+        self.motion = nn.Linear(video_width, NUM_ROWS * 2 * len(GEOMETRY))
+        nn.init.zeros_(self.motion.weight)
+        nn.init.zeros_(self.motion.bias)
         self.script = ScriptEncoder(width)
         self.norm = nn.LayerNorm(width)
         self.times = nn.Linear(width, NUM_TIMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import string
 from collections.abc import Iterable
@@ -18,12 +17,11 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.prompts import BERT_BOS_TOKEN, VIDEO_PLACEHOLDER, frame_prompt
-from timechat.training.nano.guides import FRAMES_ASIDE
 from timechat.training.nano.labels import MAX_TIME, NUM_ROWS, NUM_TIMES, time_code
+from timechat.training.nano.windows import start_places
 
 _SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 _VOCABULARY_SIZE = 2048  # before the times are added
-_NEARNESS = 1.1  # how closely video tokens start by looking at a frame
 
 
 def build_qformer_tokenizer() -> BertTokenizer:
@@ -117,7 +115,8 @@ def build_nano(
             "hidden_size": 512,
             "intermediate_size": 1024,
             "num_hidden_layers": 3,
-            "num_attention_heads": NUM_ROWS,  # each fetches what one query of a frame tells
+            "num_attention_heads": 2
+            * NUM_ROWS,  # each fetches what one query of a frame tells, of one frame or another
         },
         text_config={
             "model_type": "llama",
@@ -141,7 +140,7 @@ def build_nano(
         torch.manual_seed(seed)
         model = TimeChatForConditionalGeneration(config)
         _start_matrices(model)
-        _start_windows(model)
+        start_places(model.video_qformer)
     _start_times(model, tokenizer, qformer_tokenizer)
     _start_places(model)
     model.generation_config = GenerationConfig(
@@ -191,35 +190,3 @@ def _start_places(model: TimeChatForConditionalGeneration) -> None:
     line = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
     rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
     places.copy_(torch.cat([rows, columns], dim=-1).flatten(0, 1))
-
-
-@torch.no_grad()
-def _start_windows(model: TimeChatForConditionalGeneration) -> None:
-    """Let each video token start by looking at its own frame and at those around it.
-
-    Where that has to be found among all tokens of a window first, nothing else is learned for hundreds of steps.
-    """
-    video = model.video_qformer
-    frames: Any = video.frame_positions.weight
-    num_frames, width = frames.shape
-    # As large as the tokens of a frame, whose deviation is 1; the slowest wave takes the whole window.
-    turns = torch.pi * torch.logspace(math.log10(2 / num_frames), 0, width // 2)  # radians a frame
-    angles = torch.arange(num_frames)[:, None] * turns
-    frames.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))
-    video.query_tokens.normal_(std=0.7)
-    video.query_tokens[0, :, :width] = frames
-    for layer, aside in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
-        attention = layer.crossattention.attention
-        head = attention.attention_head_size
-        attention.query.weight[:, width:] = 0
-        for number in range(attention.num_attention_heads):
-            rows = slice(number * head, (number + 1) * head)
-            near = torch.linalg.qr(torch.randn(width, head)).Q.T * _NEARNESS  # (head, width), orthogonal rows
-            attention.key.weight[rows] = near
-            attention.query.weight[rows, :width] = near @ _turned(turns, aside)
-
-
-def _turned(turns: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Matrix that takes the code of a place to that of the place some frames later."""
-    sin, cos = (turns * num_frames).sin().diag(), (turns * num_frames).cos().diag()
-    return torch.cat([torch.cat([cos, sin], dim=1), torch.cat([-sin, cos], dim=1)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from timechat.data.drawing.film import TICK, Film, Level, write_film
+from timechat.data.drawing.film import TICK, Film, Happening, Level, write_film
 from timechat.data.drawing.picture import draw_frames
 from timechat.model.frame_encoder import feature_map_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -33,9 +34,12 @@ from timechat.training.nano.labels import (
 from timechat.video import Frames
 
 _LEVELS: tuple[Level, ...] = (1, 1, 1, 2, 2, 3)
-_NUM_WAVES = 3  # of the geometry, how much is told as waves as well: place and radius
-_NUM_TOLD = len(GEOMETRY) + 2 * _NUM_WAVES
+_WAVES = ((0, 2), (1, 2), (2, 2), (0, 6), (1, 6))  # what of the geometry is told as waves as well, and how many to one
+_NUM_TOLD = len(GEOMETRY) + 2 * len(_WAVES)
+PLACE_DIMS = 14
+"""The last dimensions of a frame token tell nothing: there the video Q-Former writes which frame it is of a window."""
 _TOLD_GAIN = 0.25
+_VARIED_SHARE = 0.25
 
 
 def compressed(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -60,14 +64,16 @@ class FrameHeads(nn.Module):
 
     def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
+        width -= PLACE_DIMS
         self.patch = nn.Linear(vision_width, 1 + NUM_COLORS + 1 + NUM_SHAPES + len(GEOMETRY))
         self.colors = nn.Linear(width, 1 + NUM_SHAPES)
         self.shapes = nn.Linear(width, 1 + NUM_COLORS)
         self.geometry = nn.Linear(width, _NUM_TOLD)
         self.time = nn.Linear(width, NUM_TIMES)
+        self.which = nn.Linear(width, NUM_ROWS)
 
     def read_geometry(self, tokens: Tensor) -> Tensor:
-        """Read `_told` off tokens, `(..., width)`.
+        """Read `_told` off tokens, `(..., width - PLACE_DIMS)`.
 
         The directions read along have a fixed length: what a token tells is then a large part of it. Where the length
         is free, places become faint in tokens, and movements from frame to frame are lost on whoever reads these.
@@ -76,20 +82,35 @@ class FrameHeads(nn.Module):
         return F.linear(tokens, directions, self.geometry.bias).float()
 
 
+def _varied(film: Film, rng: np.random.Generator) -> Film:
+    """Let some things turn and change their size all along: else few frames show one turned or between its sizes."""
+    extra = []
+    for i, thing in enumerate(film.things):
+        can_turn = thing.shape not in ("circle", "ring") or thing.texture == "striped"
+        if can_turn and rng.random() < _VARIED_SHARE:
+            extra.append(Happening("turns", "spin", i, 0.0, film.duration, period=float(rng.uniform(2.5, 4.5))))
+        if rng.random() < _VARIED_SHARE:
+            extra.append(Happening("swells", "grow" if rng.random() < 0.5 else "shrink", i, 0.0, film.duration))
+    return replace(film, happenings=(*film.happenings, *extra))
+
+
 def frame_batch(
     processor: TimeChatProcessor, seed: int, step: int, films: int = 16, per_film: int = 4
 ) -> dict[str, Tensor]:
-    """Draw single frames of many films, each with a random time sentence, and label them."""
+    """Draw frames of many films, in pairs of neighbours, each with a random time sentence, and label them."""
     rng = np.random.default_rng([seed, step])
     grid = feature_map_size(processor.config.vision_config)
     assert grid is not None
     pixels, labels = [], []
     for i in range(films):
-        film = write_film(seed, step * films + i, level=_LEVELS[int(rng.integers(len(_LEVELS)))])
-        # Where something happens more often than where nothing does.
-        times = rng.choice(np.arange(0, film.duration, TICK / 2), per_film)
-        pixels.append(processor.normalize(draw_clip(film, np.sort(times), rng)))
-        for time in np.sort(times):
+        film = _varied(write_film(seed, step * films + i, level=_LEVELS[int(rng.integers(len(_LEVELS)))]), rng)
+        # Pairs as a film is sampled: what moves must be told apart from what stands still.
+        first = rng.choice(
+            np.arange(rng.integers(0, 2) * TICK / 2, film.duration - TICK, 2 * TICK), per_film // 2, False
+        )
+        times = (np.sort(first)[:, None] + [0, TICK]).flatten()
+        pixels.append(processor.normalize(draw_clip(film, times, rng)))
+        for time in times:
             seen = seen_things(film, float(time))
             labels.append((*patch_labels(seen, grid, (film.width, film.height)), *frame_labels(seen)))
     num_frames = films * per_film
@@ -132,12 +153,17 @@ def frame_loss(
         for i, logits in enumerate((color, shape))
     )
     patch_geometry = F.smooth_l1_loss(geometry[is_thing], batch["patch_geometry"][is_thing], beta=0.05)
+    tokens, rest = tokens.split([tokens.shape[-1] - PLACE_DIMS, PLACE_DIMS], dim=-1)
+    quiet = rest.float().square().mean()
+    which = heads.which(tokens).float()  # (frames, queries and text, rows)
+    is_row = torch.eye(which.shape[1], NUM_ROWS, device=which.device).expand_as(which)
+    which_loss = F.binary_cross_entropy_with_logits(which, is_row)
     tokens = tokens[:, :NUM_ROWS]
     row_loss, row_geometry, told = _row_losses(heads, tokens, batch)
     guide, looks = _guide_loss(watch.scores(), classes)
     time_logits = heads.time(tokens.mean(dim=1)).float()
     time_loss = F.cross_entropy(time_logits, batch["time_classes"])
-    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + 10 * row_geometry + guide + 0.5 * time_loss
+    loss = patch_loss + 2 * patch_geometry + 3 * row_loss + row_geometry + guide + 0.5 * time_loss + which_loss + quiet
     with torch.no_grad():
         parts = {
             "patch": float(patch_loss),
@@ -146,19 +172,28 @@ def frame_loss(
             "patch_shape": float((shape.argmax(-1) == classes[..., 1])[is_thing].float().mean()),
             **told,
             "looks": looks,
+            "rest": float(quiet),
             "time": float((time_logits.argmax(-1) == batch["time_classes"]).float().mean()),
         }
     return loss, parts
 
 
 def _row_losses(heads: FrameHeads, tokens: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Losses of what was read of each colour and shape, its class and its geometry, and how right it was."""
+    """Losses of what was read of each colour and shape, its class and its geometry, and how right it was.
+
+    How the geometry changes from frame to frame counts as well: for who looks for movement, errors that stay are none.
+    """
     read = torch.cat([heads.colors(tokens[:, :NUM_COLORS]), heads.shapes(tokens[:, NUM_COLORS:])], dim=1).float()
     classes, geometry = batch["row_classes"], batch["row_geometry"]
     known, there = classes != -100, classes >= 0
     row_loss = F.cross_entropy(read[known], classes[known] + 1)
     told = heads.read_geometry(tokens[there])
     row_geometry = F.smooth_l1_loss(told, _told(geometry[there]), beta=0.05)
+    lasts = there[0::2] & there[1::2]
+    steps, true_steps = (
+        10 * (of[1::2][lasts] - of[0::2][lasts]) for of in (heads.read_geometry(tokens), _told(geometry))
+    )
+    row_steps = F.smooth_l1_loss(steps, true_steps, beta=0.1, reduction="sum") / max(1, steps.numel())
     with torch.no_grad():
         off = (told[:, : len(GEOMETRY)] - geometry[there]).abs()
         parts = {
@@ -168,13 +203,15 @@ def _row_losses(heads: FrameHeads, tokens: Tensor, batch: Mapping[str, Any]) -> 
             "row_xy": float(off[:, :2].mean()),
             "row_radius": float(off[:, 2].mean()),
             "row_turn": float(off[:, 4:].mean()),
+            "steps": float(row_steps),
         }
-    return row_loss, row_geometry, parts
+    return row_loss, 10 * row_geometry + row_steps, parts
 
 
 def _told(geometry: Tensor) -> Tensor:
     """What tokens tell of a thing: its geometry, place and size once more as waves in which small steps are large."""
-    angles = 4 * torch.pi * geometry[..., :_NUM_WAVES]
+    which, turns = zip(*_WAVES, strict=True)
+    angles = 2 * torch.pi * geometry[..., list(which)] * geometry.new_tensor(turns)
     return torch.cat([geometry, angles.sin() / 2, angles.cos() / 2], dim=-1)
 
 

@@ -8,14 +8,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
-
-from timechat.model.configuration import TimeChatConfig
-
-FRAMES_ASIDE = (0, -1, 1)
-"""Frames from a video token's own at which the cross attention of each layer of the video Q-Former looks."""
-TOKENS_ASIDE = (-1, 1, -2, 2, -1, 1, -3, 3, -1, 1, -2, 2, -1, 1, -4, 4)
-"""Video tokens from its own at which the heads of attention between them look."""
 
 
 class AttentionWatch:
@@ -78,47 +70,3 @@ def looks_away(scores: Tensor, wanted: Tensor) -> Tensor:
         `(...)`.
     """
     return torch.logsumexp(scores, dim=-1) - torch.logsumexp(scores.masked_fill(~wanted, float("-inf")), dim=-1)
-
-
-def window_guide_loss(
-    config: TimeChatConfig, across: AttentionWatch, between: AttentionWatch, video_sizes: Tensor
-) -> tuple[Tensor, float]:
-    """Ask the heads of the video Q-Former to look at single tokens of single frames.
-
-    Each head of cross attention gets one query of the image Q-Former, all heads of a layer the same frame; each head
-    of attention between video tokens, from the second layer on, the same neighbour always.
-
-    Args:
-        config: Of the model.
-        across: Watched cross attention, of all layers.
-        between: Watched attention between video tokens, of all layers but the first.
-        video_sizes: `(videos, 2)`, frames and text tokens of each: the videos in the order in which they ran.
-
-    Returns:
-        The loss, and the share of the attention that was where it should be.
-    """
-    size = config.window_size
-    lengths = []  # frames of the windows of every run
-    for num_frames in video_sizes[:, 0].tolist():
-        lengths += [size] * (num_frames >= size) + [num_frames % size] * (num_frames % size > 0)
-    losses = []
-    for layer, runs in enumerate(across.scores()):
-        for length, scores in zip(lengths, runs, strict=True):
-            heads, queries, keys = scores.shape[1:]
-            frames = (torch.arange(queries).clamp(max=length - 1) + FRAMES_ASIDE[layer]).clamp(0, length - 1)
-            wanted = frames[None, :] * (keys // length) + torch.arange(heads)[:, None]  # (heads, queries)
-            losses.append(_cross_entropy(scores, wanted))
-    for runs in between.scores():
-        for scores in runs:
-            heads, queries = scores.shape[1:3]
-            aside = torch.tensor([TOKENS_ASIDE[head % len(TOKENS_ASIDE)] for head in range(heads)])
-            wanted = (torch.arange(queries)[None, :] + aside[:, None]).clamp(0, queries - 1)
-            losses.append(_cross_entropy(scores, wanted))
-    loss = torch.cat(losses).mean()
-    return loss, float(torch.exp(-torch.cat(losses).detach()).mean())
-
-
-def _cross_entropy(scores: Tensor, wanted: Tensor) -> Tensor:
-    """`(batch, heads, queries, keys)` and `(heads, queries)` → losses, flat."""
-    targets = wanted.to(scores.device).expand(scores.shape[0], -1, -1)
-    return F.cross_entropy(scores.flatten(0, 2), targets.flatten(), reduction="none")

@@ -26,6 +26,8 @@ _SYMMETRY = {"square": 4, "cross": 4, "star": 5}  # turns by a part of the circl
 _VISIBLE = 0.08  # opacity from which a thing counts as seen
 GEOMETRY = ("x", "y", "radius", "opacity", "sin", "cos")
 """What is told of each thing that is seen: where, how large, how solid, how far it is turned."""
+_MIDDLE = np.array([0.5, 0.5, 0.55, 1.0, 0.0, 0.5], dtype=np.float32)  # what is usual
+_CHANGE_SCALE = np.float32(2.5)
 
 # One row of `state_labels`: who does what, by colour and by shape; who is there; what begins and what ends.
 COLOR_KIND = slice(0, NUM_COLORS * NUM_KINDS)
@@ -119,24 +121,27 @@ def frame_labels(seen: Sequence[SeenThing]) -> tuple[NDArray[np.int64], NDArray[
 def motion_labels(
     film: Film, times: Sequence[float] | NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Say for every time and for every colour and shape where it is and how it has changed since the time before.
+    """Say for every time and every colour and shape where it is and how it changes from a second before to one after.
+
+    Over two seconds slow changes, such as growing, are far larger than what a frame is misread by.
 
     Returns:
-        `(times, colors + shapes, 2 * len(GEOMETRY))`, first the geometry, then ten times its change, so that both are
-        of a like size; and which of these are known: those of which there is exactly one thing to be seen, and changes
-        only where time has gone on.
+        `(times, colors + shapes, 2 * len(GEOMETRY))`, first the geometry, about its middle, then its change, so that
+        both are of a like size; and which of these are known: those of which there is exactly one thing to be seen,
+        and changes only where there is a second before and one after.
     """
     classes, geometry = (
         np.stack(rows) for rows in zip(*(frame_labels(seen_things(film, t)) for t in times), strict=True)
     )
-    change = np.zeros_like(geometry)
-    change[1:] = 10 * (geometry[1:] - geometry[:-1])
+    second = round(1 / TICK)
+    places = np.arange(len(times))
+    before, after = np.maximum(places - second, 0), np.minimum(places + second, len(times) - 1)
     seen = classes >= 0
-    lasts = seen.copy()
-    lasts[0] = False
-    lasts[1:] &= seen[:-1] & (np.diff(times) > 0)[:, None]
+    whole = np.asarray(times)[after] - np.asarray(times)[before] > 2 - 1e-6
+    lasts = seen & seen[before] & seen[after] & whole[:, None]
+    change = _CHANGE_SCALE * (geometry[after] - geometry[before]) * lasts[..., None]
     known = np.repeat(np.stack([seen, lasts], axis=2), len(GEOMETRY), axis=2)
-    return np.concatenate([geometry, change], axis=2), known
+    return np.concatenate([geometry - _MIDDLE, change], axis=2), known
 
 
 def state_labels(film: Film, times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float32]:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from timechat.training.nano.answers import AnswerHeads, answer_loss, motion_loss, script_loss
 from timechat.training.nano.frames import FrameHeads, frame_loss
-from timechat.training.nano.guides import AttentionWatch, window_guide_loss
+from timechat.training.nano.guides import AttentionWatch
+from timechat.training.nano.windows import start_comparing, window_guide_loss
+
+__all__ = ["NanoHeads", "films", "frames", "scripts", "start_comparing", "windows"]
 
 _MOTION_WEIGHT = 10.0
 
