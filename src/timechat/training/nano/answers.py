@@ -58,20 +58,28 @@ class ScriptEncoder(nn.Module):
         return self.states(states) + self.times(times)  # type: ignore[no-any-return]
 
 
+def _silent_head(width: int, num_outputs: int, *, bias: float) -> nn.Linear:
+    """Make a layer that says what is usual, and nothing of what it is given."""
+    head = nn.Linear(width, num_outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, bias)
+    return head
+
+
 class AnswerHeads(nn.Module):
     """Read labels off the video tokens and off what the language model makes of them; dropped after training."""
 
-    def __init__(self, width: int, video_width: int) -> None:
+    def __init__(self, width: int, video_width: int, num_layers: int) -> None:
         """Make the heads.
 
         Args:
             width: Of the language model and of video tokens.
             video_width: Of the video Q-Former's states, before they are projected.
+            num_layers: Of the video Q-Former.
         """
         super().__init__()
-        self.motion = nn.Linear(video_width, NUM_ROWS * 2 * len(GEOMETRY))
-        nn.init.zeros_(self.motion.weight)
-        nn.init.zeros_(self.motion.bias)
+        self.motion = _silent_head(video_width, NUM_ROWS * 2 * len(GEOMETRY), bias=0.0)
+        self.acts = nn.ModuleList(_silent_head(video_width, _NUM_ACTIVE, bias=-4.0) for _ in range(num_layers))
         self.script = ScriptEncoder(width)
         self.norm = nn.LayerNorm(width)
         self.times = nn.Linear(width, NUM_TIMES)
@@ -164,6 +172,22 @@ def motion_loss(heads: AnswerHeads, hidden_states: Tensor, batch: Mapping[str, A
     read = heads.motion(hidden_states).float().view(batch["motion"].shape)
     loss = F.smooth_l1_loss(read[batch["motion_known"]], batch["motion"][batch["motion_known"]], beta=0.1)
     return loss, {"motion": float(loss.detach())}
+
+
+def acts_loss(
+    heads: AnswerHeads, hidden_states: Sequence[Tensor], batch: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, float]]:
+    """How far who does what, as it is read off every layer of the video Q-Former, is off.
+
+    The first layer has the comparison of frames before it: read there, an act is a step away from what shows it.
+    """
+    truth = batch["states"][:, :_NUM_ACTIVE]
+    weight = torch.where(truth > 0, 4.0, 1.0)
+    losses = [
+        F.binary_cross_entropy_with_logits(head(states).float(), truth, weight=weight)
+        for head, states in zip(heads.acts, hidden_states, strict=True)
+    ]
+    return torch.stack(losses).sum(), {f"acts_{i}": float(loss.detach()) for i, loss in enumerate(losses)}
 
 
 def answer_loss(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from timechat.training.nano.answers import AnswerHeads, answer_loss, motion_loss, script_loss
+from timechat.training.nano.answers import AnswerHeads, acts_loss, answer_loss, motion_loss, script_loss
 from timechat.training.nano.frames import FrameHeads, frame_loss
 from timechat.training.nano.guides import AttentionWatch
 from timechat.training.nano.windows import start_comparing, window_guide_loss
@@ -16,6 +17,7 @@ from timechat.training.nano.windows import start_comparing, window_guide_loss
 __all__ = ["NanoHeads", "films", "frames", "scripts", "start_comparing", "windows"]
 
 _MOTION_WEIGHT = 10.0
+_ACTS_WEIGHT = 10.0
 
 
 class NanoHeads(nn.Module):
@@ -25,7 +27,11 @@ class NanoHeads(nn.Module):
         super().__init__()
         config = model.config
         self.frames = FrameHeads(config.qformer_config.encoder_hidden_size, config.qformer_config.hidden_size)
-        self.answers = AnswerHeads(config.text_config.hidden_size, config.video_qformer_config.hidden_size)
+        self.answers = AnswerHeads(
+            config.text_config.hidden_size,
+            config.video_qformer_config.hidden_size,
+            config.video_qformer_config.num_hidden_layers,
+        )
 
 
 def frames(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
@@ -43,22 +49,28 @@ def scripts(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
 def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
     """Write the scripts of films in video tokens, and know where things are and how they move."""
     heads = model.training_heads.answers
-    seen: list[Tensor] = []
     layers = model.video_qformer.qformer.encoder.layer
-    with (
-        AttentionWatch(layer.crossattention.attention for layer in layers) as across,
-        AttentionWatch(layer.attention.attention for layer in layers[1:]) as between,
-        model.video_qformer.projection.register_forward_pre_hook(
-            lambda _, inputs: seen.append(
-                inputs[0].flatten(0, -2)
-            )  # (tokens, hidden), in the order of the video tokens
-        ),
-    ):
+    seen: list[list[Tensor]] = [[] for _ in layers]  # of every layer, tokens in the order of the video tokens
+    with ExitStack() as stack:
+        across = stack.enter_context(AttentionWatch(layer.crossattention.attention for layer in layers))
+        between = stack.enter_context(AttentionWatch(layer.attention.attention for layer in layers[1:]))
+        for layer, states in zip(layers, seen, strict=True):
+            stack.enter_context(layer.register_forward_hook(_remember(states)))
         features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
+    hidden_states = [torch.cat(states) for states in seen]
     script, told = script_loss(heads, features, batch)
-    motion, moved = motion_loss(heads, torch.cat(seen), batch)
+    motion, moved = motion_loss(heads, hidden_states[0], batch)
+    acts, acted = acts_loss(heads, hidden_states, batch)
     guide, looks = window_guide_loss(model.config, across, between, batch["video_sizes"])
-    return script + _MOTION_WEIGHT * motion + guide, {**told, **moved, "looks": looks}
+    loss = script + _MOTION_WEIGHT * motion + _ACTS_WEIGHT * acts + guide
+    return loss, {**told, **moved, **acted, "looks": looks}
+
+
+def _remember(states: list[Tensor]) -> Callable[[Any, Any, Any], None]:
+    def hook(_module: Any, _inputs: Any, output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output).flatten(0, -2))
+
+    return hook
 
 
 def films(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:

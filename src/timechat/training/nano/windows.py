@@ -3,7 +3,7 @@
 Left to itself it did not learn that in thousands of steps: every layer that reads a token and adds to it makes what was
 read before fainter, and a movement from frame to frame is a small difference between large things. So it starts as a
 machine that compares: heads of its first layer fetch where each thing was a second ago and where it will be in a
-second, and the difference is written down. Everything else is learned, and all of that may change.
+second, and the difference is written down. Everything else is learned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ TOKENS_ASIDE = (-1, 1, -2, 2, -1, 1, -3, 3, -1, 1, -2, 2, -1, 1, -4, 4)
 """Video tokens from its own at which the heads of attention between them look."""
 _LOUDNESS = 3.0  # amplitude of the code of a frame's place, beside a deviation of 1.25 in frame tokens
 _NEARNESS = 0.75
-_FAINT = 0.2  # how much of what a layer makes is added to what it read, at the start
+_FREE = 4  # of the dimensions that a row has in video tokens, left to the code of places
+_MAGNIFIED = 2.0  # differences between frames over what frames tell
+_FAINT = 0.05  # how much of what a layer makes is added to what it read, at the start
 
 
 @torch.no_grad()
@@ -45,9 +47,11 @@ def start_places(video: SlidingVideoQFormer) -> None:
     hidden = video.query_tokens.shape[-1]
     assert size == PLACE_DIMS
     in_frames = torch.eye(width)[-size:]
-    in_tokens = torch.linalg.qr(torch.randn(hidden, size)).Q.T  # orthogonal rows
+    block = hidden // NUM_ROWS
+    free = [i for i in range(hidden) if i % block >= block - _FREE][:size]
+    in_tokens = torch.eye(hidden)[free]
     frames.copy_(code @ in_frames)
-    video.query_tokens.normal_(std=0.5)
+    video.query_tokens.normal_(std=0.02)
     video.query_tokens[0] += code @ in_tokens
     for layer, asides in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
         attention = layer.crossattention.attention
@@ -82,7 +86,8 @@ def start_comparing(model: Any) -> None:
 
     Each head looks at the token of one colour or shape, as `FrameHeads.which` knows it. Those of the first layer
     fetch the geometry that `FrameHeads` reads off it, and their output layer writes down the difference between two
-    frames, and their mean.
+    frames, and their mean. These two stay as they are: in a hundred steps the first rush of learning would have
+    made the small differences drown in what else the same weights then carry.
     """
     told: FrameHeads = model.training_heads.frames
     told_dims = told.geometry.in_features  # of a token; the others are left to places
@@ -108,10 +113,14 @@ def start_comparing(model: Any) -> None:
         for rows in (one, other):
             cross.attention.value.weight[rows, :told_dims] = geometry[:size]
         same = torch.eye(size)
-        output[2 * size * row :][:size, one] = -same
-        output[2 * size * row :][:size, other] = same
-        output[2 * size * row + size :][:size, one] = same / 2
-        output[2 * size * row + size :][:size, other] = same / 2
+        output[2 * size * row :][:size, one] = -_MAGNIFIED * same
+        output[2 * size * row :][:size, other] = _MAGNIFIED * same
+        output[2 * size * row + size :][: size - _FREE, one] = same[:-_FREE] / 2
+        output[2 * size * row + size :][: size - _FREE, other] = same[:-_FREE] / 2
+    for layer in (cross.attention.value, cross.output.dense):
+        for parameter in layer.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(torch.zeros_like)
 
 
 def window_guide_loss(
