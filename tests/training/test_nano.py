@@ -197,7 +197,7 @@ def test_the_video_qformer_starts_by_comparing_frames(nano):
         change = (tokens[7, 3] - tokens[3, 3]) @ F.normalize(
             told.geometry.weight, dim=1
         ).T  # of one row, in two seconds
-    assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], change, atol=0.1)
+    assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], 2 * change, atol=0.1)
 
 
 def test_watched_scores_are_those_that_attention_uses(nano):
@@ -296,6 +296,21 @@ def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
     resumed.close()
     assert again["record_ids"] == second["record_ids"]
     assert torch.equal(again["input_ids"], second["input_ids"])
+
+
+def test_windows_are_labelled_from_where_they_begin(nano, tmp_path, monkeypatch):
+    source = make_source(nano, "nano_windows", tmp_path, monkeypatch, num_films=2)
+    batch = source._windows(0)
+    config, store = nano[1].config, source._store
+    first = 0
+    for place, frames in enumerate(batch["video_sizes"][:, 0].tolist()):
+        index, _ = store.order(place)
+        start = len(store.tokens(index)) - frames
+        assert 0 <= start < config.window_size
+        assert torch.equal(batch["frame_tokens"][place, :frames], store.tokens(index)[start:])
+        assert batch["times"][first : first + 2].tolist() == [start, start + 1]
+        first += config.num_video_tokens(frames)
+    assert first == len(batch["times"]) == len(batch["states"]) == len(batch["motion"])
 
 
 def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,13 @@ class FilmSource:
         return self._named(films, self._texts(films, iteration))
 
     def _windows(self, iteration: int) -> dict[str, Any]:
-        films, video = self._stored(iteration)
+        # Films begin at any frame of a window: else the few there are would be learned by heart, window by window.
+        size = self._processor.config.window_size
+        starts = [random.Random(f"{self._films.seed}/{n}/start").randrange(size) for n in self._numbers(iteration)]
+        films, video = self._stored(iteration, starts)
         told = []
-        for film, _, _ in films:
-            timestamps = self._token_times(frame_times(film))
+        for (film, _, _), start in zip(films, starts, strict=True):
+            timestamps = self._token_times(frame_times(film)[start:])
             told.append((state_labels(film, timestamps), time_classes(timestamps), *motion_labels(film, timestamps)))
         labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*told, strict=True)]
         names = ("states", "times", "motion", "motion_known")
@@ -97,14 +100,14 @@ class FilmSource:
     def _named(self, films: list[_Sample], batch: dict[str, Any]) -> dict[str, Any]:
         return {**batch, "record_ids": [film.id for film, _, _ in films]}
 
-    def _stored(self, iteration: int) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """Films of the store, and what the frozen parts made of their frames."""
+    def _stored(self, iteration: int, starts: Sequence[int] | None = None) -> tuple[list[_Sample], dict[str, Tensor]]:
+        """Films of the store, and what the frozen parts made of their frames: of all, or of those from a start on."""
         assert self._store is not None
         films, tokens = [], []
-        for number in self._numbers(iteration):
+        for place, number in enumerate(self._numbers(iteration)):
             index, variant = self._store.order(number)
             films.append((self._store.film(index), variant, number))
-            tokens.append(self._store.tokens(index))
+            tokens.append(self._store.tokens(index)[starts[place] if starts else 0 :])
         longest = max(len(t) for t in tokens)
         padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
         sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
