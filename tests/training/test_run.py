@@ -144,6 +144,15 @@ def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted
     assert json.loads((trained / "2-second" / "finished.json").read_text()) == {"step": 2, "metrics": {}}
 
 
+def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch):
+    monkeypatch.setitem(objectives.OBJECTIVES, "started", answers)
+    monkeypatch.setitem(objectives.STARTS, "started", lambda model: model.video_qformer.query_tokens.data.fill_(0.25))
+    stages = recipe(converted, tmp_path / "run", objective="started", optimizer={"lr": 1e-9})
+    assert train_recipe(stages, make_source)
+    learned = Model.from_pretrained(tmp_path / "run" / "model").video_qformer.query_tokens
+    assert torch.allclose(learned, torch.full_like(learned, 0.25), atol=1e-5)
+
+
 def test_the_exported_folder_holds_the_last_weights_and_no_heads(trained):
     model = Model.from_pretrained(trained / "2-second" / "model")
     checkpoint = trained / "2-second" / "checkpoints" / "step-0000002" / "weights.safetensors"
