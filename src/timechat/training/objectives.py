@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano import objectives as nano
+from timechat.training.nano.windows import start_comparing
 
 Batch = Mapping[str, Any]
 MODEL_INPUTS = (
@@ -97,7 +98,7 @@ HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
 HEADS_NAME = "training_heads"
 
 # What a stage does to what it starts from, a function of model and heads alone: a run that goes on does it again.
-STARTS: dict[str, Callable[[nn.Module], None]] = {"nano_windows": nano.start_comparing}
+STARTS: dict[str, Callable[[nn.Module], None]] = {"nano_windows": start_comparing}
 
 
 class ObjectiveModule(nn.Module):

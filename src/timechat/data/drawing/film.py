@@ -34,7 +34,7 @@ TICK = 0.5
 GROWTH = 1.8
 """A big thing's radius over a small one's."""
 _GAP = 1.0  # seconds that a thing rests between two events
-_ROUND = ("circle", "ring")  # cannot be seen to spin unless they have a texture
+_ROUND = ("circle", "ring")
 _STILL_KINDS = ("spin", "blink", "recolor", "grow", "shrink")  # what a thing may do while another comes to meet it
 
 
@@ -64,6 +64,11 @@ class Thing:
     def name(self) -> str:
         """The thing in words, `"red circle"`."""
         return f"{self.color} {self.shape}"
+
+    @property
+    def shows_turning(self) -> bool:
+        """Whether it can be seen how far it is turned."""
+        return shows_turning(self.shape, self.texture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,11 @@ _RECIPES: dict[Level, _Recipe] = {
 }  # fmt: skip
 MAX_EVENTS = 16
 MIN_EVENTS = 4
+
+
+def shows_turning(shape: str, texture: str) -> bool:
+    """Whether it can be seen how far a thing is turned: not of what is round, unless it is striped."""
+    return shape not in _ROUND or texture == "striped"
 
 
 def is_unseen_pair(color: str, shape: str) -> bool:
@@ -324,7 +334,7 @@ def _try_act(
 ) -> bool:
     """Add an act where there is time for it and it makes sense; returns whether it was added."""
     _, shape, texture = looks[thing]
-    if kind == "spin" and shape in _ROUND and texture != "striped":
+    if kind == "spin" and not shows_turning(shape, texture):
         return False
     if not recipe.may_repeat and any(act.thing == thing and act.kind == kind for act in acts):
         return False

@@ -280,8 +280,7 @@ _LOOKS_ALIKE: dict[Kind, set[Kind]] = {
 
 
 def _could_be_seen(film: Film, thing: int, kind: Kind) -> bool:
-    is_round = film.things[thing].shape in ("circle", "ring") and film.things[thing].texture != "striped"
-    return kind != "spin" or not is_round
+    return kind != "spin" or film.things[thing].shows_turning
 
 
 # -------------------------------------------------------------------------------------- questions and speech

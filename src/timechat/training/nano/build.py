@@ -115,8 +115,7 @@ def build_nano(
             "hidden_size": 512,
             "intermediate_size": 1024,
             "num_hidden_layers": 3,
-            "num_attention_heads": 2
-            * NUM_ROWS,  # each fetches what one query of a frame tells, of one frame or another
+            "num_attention_heads": 2 * NUM_ROWS,  # one for each query of a frame, of each of two frames
         },
         text_config={
             "model_type": "llama",

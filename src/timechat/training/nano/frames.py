@@ -86,8 +86,7 @@ def _varied(film: Film, rng: np.random.Generator) -> Film:
     """Let some things turn and change their size all along: else few frames show one turned or between its sizes."""
     extra = []
     for i, thing in enumerate(film.things):
-        can_turn = thing.shape not in ("circle", "ring") or thing.texture == "striped"
-        if can_turn and rng.random() < _VARIED_SHARE:
+        if thing.shows_turning and rng.random() < _VARIED_SHARE:
             extra.append(Happening("turns", "spin", i, 0.0, film.duration, period=float(rng.uniform(2.5, 4.5))))
         if rng.random() < _VARIED_SHARE:
             extra.append(Happening("swells", "grow" if rng.random() < 0.5 else "shrink", i, 0.0, film.duration))
@@ -187,15 +186,13 @@ def _row_losses(heads: FrameHeads, tokens: Tensor, batch: Mapping[str, Any]) -> 
     classes, geometry = batch["row_classes"], batch["row_geometry"]
     known, there = classes != -100, classes >= 0
     row_loss = F.cross_entropy(read[known], classes[known] + 1)
-    told = heads.read_geometry(tokens[there])
-    row_geometry = F.smooth_l1_loss(told, _told(geometry[there]), beta=0.05)
+    told, truth = heads.read_geometry(tokens), _told(geometry)
+    row_geometry = F.smooth_l1_loss(told[there], truth[there], beta=0.05)
     lasts = there[0::2] & there[1::2]
-    steps, true_steps = (
-        10 * (of[1::2][lasts] - of[0::2][lasts]) for of in (heads.read_geometry(tokens), _told(geometry))
-    )
+    steps, true_steps = (10 * (of[1::2][lasts] - of[0::2][lasts]) for of in (told, truth))
     row_steps = F.smooth_l1_loss(steps, true_steps, beta=0.1, reduction="sum") / max(1, steps.numel())
     with torch.no_grad():
-        off = (told[:, : len(GEOMETRY)] - geometry[there]).abs()
+        off = (told[..., : len(GEOMETRY)] - geometry)[there].abs()
         parts = {
             "row": float(row_loss),
             "row_seen": float((read.argmax(-1) - 1 == classes)[there].float().mean()),

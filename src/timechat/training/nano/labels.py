@@ -46,7 +46,6 @@ class SeenThing:
     shape: int
     geometry: NDArray[np.float32]
     look: Look
-    has_angle: bool
 
 
 def seen_things(film: Film, time: float) -> list[SeenThing]:
@@ -59,11 +58,10 @@ def seen_things(film: Film, time: float) -> list[SeenThing]:
         )
         if look.opacity >= _VISIBLE and inside:
             turn = np.deg2rad(look.angle * _SYMMETRY.get(thing.shape, 1))
-            has_angle = thing.shape not in ("circle", "ring") or thing.texture == "striped"
             geometry = np.array(
                 [look.x, look.y, 4 * look.radius, look.opacity, np.sin(turn) / 2, np.cos(turn) / 2], dtype=np.float32
             )
-            seen.append(SeenThing(_nearest_color(look), SHAPES.index(thing.shape), geometry, look, has_angle))
+            seen.append(SeenThing(_nearest_color(look), SHAPES.index(thing.shape), geometry, look))
     return seen
 
 

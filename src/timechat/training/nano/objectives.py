@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from timechat.training.nano.answers import AnswerHeads, acts_loss, answer_loss, motion_loss, script_loss
 from timechat.training.nano.frames import FrameHeads, frame_loss
 from timechat.training.nano.guides import AttentionWatch
-from timechat.training.nano.windows import start_comparing, window_guide_loss
-
-__all__ = ["NanoHeads", "films", "frames", "scripts", "start_comparing", "windows"]
+from timechat.training.nano.windows import window_guide_loss
 
 _MOTION_WEIGHT = 10.0
 _ACTS_WEIGHT = 10.0

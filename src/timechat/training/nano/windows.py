@@ -1,6 +1,6 @@
 """Stage three: the video Q-Former, which has to compare frames with one another to see what happens in them.
 
-Left to itself it did not learn that in thousands of steps: every layer that reads a token and adds to it makes what was
+Left to itself it had not learned that in 900 steps: every layer that reads a token and adds to it makes what was
 read before fainter, and a movement from frame to frame is a small difference between large things. So it starts as a
 machine that compares: heads of its first layer fetch where each thing was a second ago and where it will be in a
 second, and the difference is written down. Everything else is learned.
@@ -25,7 +25,7 @@ FRAMES_ASIDE = ((-2, 2), (0, -1), (1, -4))
 TOKENS_ASIDE = (-1, 1, -2, 2, -1, 1, -3, 3, -1, 1, -2, 2, -1, 1, -4, 4)
 """Video tokens from its own at which the heads of attention between them look."""
 _LOUDNESS = 3.0  # amplitude of the code of a frame's place, beside a deviation of 1.25 in frame tokens
-_NEARNESS = 0.75
+_NEARNESS = 0.75  # how closely video tokens start by looking at a frame
 _FREE = 4  # of the dimensions that a row has in video tokens, left to the code of places
 _MAGNIFIED = 2.0  # differences between frames over what frames tell
 _FAINT = 0.05  # how much of what a layer makes is added to what it read, at the start
