@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from timechat import TimeChat, TimeChatConfig, TimeChatForConditionalGeneration, TimeChatProcessor
-from timechat.model.nano import build_nano
+from timechat.model.loading import NANO_FOLDER
 from timechat.pipeline import Decoding
 
 FIRST_TOKEN = Decoding(max_new_tokens=1)
@@ -40,7 +40,7 @@ LANGUAGE = {
 
 def build() -> TimeChat:
     """Build a model between nano and the published one, with nano's tokenizers."""
-    _, nano = build_nano()
+    nano = TimeChatProcessor.from_pretrained(str(NANO_FOLDER))
     config = TimeChatConfig(
         vision_config=VISION,
         qformer_config=QFORMER | {"num_hidden_layers": 6, "vocab_size": len(nano.qformer_tokenizer)},

@@ -9,20 +9,27 @@ import contextlib
 import io
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from unittest import mock
 
+import torch
+
+from timechat.data.drawing.film import Film
+from timechat.data.drawing.writing import write_video
 from timechat.events import Answer, Event, format_time
 from timechat.export import FORMATS, to_html
+from timechat.pipeline import TimeChat
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT / "examples"))
+import demo  # noqa: E402
+
 GENERATED = "<!-- made by docs/make_docs.py: change that, then run `make docs` -->"
 HELP_WIDTH = 110  # columns
 
@@ -91,68 +98,54 @@ _CLI_INTRODUCTION = f"""\
 
 # ----------------------------------------------------------------------------------------------------- the gallery
 
-EXAMPLE = Answer(
-    "3.0 - 8.0 seconds, A red circle is there.  10.0 - 15.0 seconds, A blue square crosses the picture.  "
-    "18.0 - 22.0 seconds, The light turns on.",
-    [
-        Event(3.0, 8.0, "A red circle is there."),
-        Event(10.0, 15.0, "A blue square crosses the picture."),
-        Event(18.0, 22.0, "The light turns on."),
-    ],
-    task="dense_caption",
-    video="demo.mp4",
-    duration=22.0,
-    model="written by hand",
-    notes=("written by hand, to show the formats",),
-)
-"""What a trained model could say about the demo clip. No model said it."""
 
-
-def gallery_page(video: Path) -> str:
-    """Return `docs/gallery.md`, with the built-in model's answers about a video."""
-    return "\n".join([_GALLERY_INTRODUCTION, *_nano_sections(video), *_format_sections()])
-
-
-def _nano_sections(video: Path) -> Iterator[str]:
-    from timechat.pipeline import Decoding, TimeChat
-
-    timechat = TimeChat.from_pretrained("nano")
+def gallery_page(timechat: TimeChat, video: Path, film: Film) -> str:
+    """Return `docs/gallery.md`, with the built-in model's answers about the demo film."""
     encoded = replace(timechat.encode(video), name="demo.mp4")
-    short = Decoding(max_new_tokens=24)
-    light = "the light turns on"
+    query = demo.true_records(film, "grounding")[0].query or ""
+    captions = timechat.dense_caption(encoded)
     answers = {
-        'ask demo.mp4 "When does the light turn on?"': timechat.ask(
-            encoded, "When does the light turn on?", decoding=short
-        ),
-        "caption demo.mp4": timechat.dense_caption(encoded, decoding=short),
-        f'ground demo.mp4 "{light}"': timechat.ground(encoded, light, decoding=short),
-        "highlights demo.mp4": timechat.highlights(encoded, decoding=short),
-        "steps demo.mp4": timechat.steps(encoded, decoding=short),
-        "summarize demo.mp4": timechat.summarize(encoded, decoding=short),
-        "transcribe demo.mp4": timechat.transcribe(encoded, decoding=short),
+        f'ask demo.mp4 "When does this happen? {query}"': timechat.ask(encoded, f"When does this happen? {query}"),
+        "caption demo.mp4": captions,
+        f'ground demo.mp4 "{query}"': timechat.ground(encoded, query),
+        "highlights demo.mp4": timechat.highlights(encoded),
+        "steps demo.mp4": timechat.steps(encoded),
+        "summarize demo.mp4": timechat.summarize(encoded),
+        "transcribe demo.mp4": timechat.transcribe(encoded),
     }
-    yield "\n| `timechat ... --max-new-tokens 24` | what it wrote | events |\n|---|---|---|"
+    return "\n".join([_GALLERY_INTRODUCTION, *_truth(film), *_answers(answers), *_formats(captions)])
+
+
+def _truth(film: Film) -> Iterator[str]:
+    yield "\n| what happens | seconds |\n|---|---|"
+    for event in demo.true_events(demo.true_records(film, "dense_caption")[0]):
+        yield f"| {event.caption} | {event.start:g} - {event.end:g} |"
+
+
+def _answers(answers: Mapping[str, Answer]) -> Iterator[str]:
+    yield "\n| `timechat ...` | what it wrote | events |\n|---|---|---|"
     for command, answer in answers.items():
         yield f"| `{command}` | {_cell(answer.text)} | {len(answer.events)} |"
-    yield f'\nThe whole of one, `timechat ground demo.mp4 "{light}" --max-new-tokens 24 --json`:\n'
-    yield _block(FORMATS["json"](answers[f'ground demo.mp4 "{light}"']), "json")
+    command = next(command for command in answers if command.startswith("ground"))
+    yield f"\nThe whole of one, `timechat {command} --json`:\n"
+    yield _block(FORMATS["json"](answers[command]), "json")
 
 
-def _format_sections() -> Iterator[str]:
+def _formats(answer: Answer) -> Iterator[str]:
     yield _FORMATS_INTRODUCTION
     languages = {"json": "json", "jsonl": "json", "csv": "csv"}
     for name, write in FORMATS.items():
         yield f"\n### `--format {name}`\n"
-        yield _block(write(EXAMPLE), languages.get(name, "text"))
+        yield _block(write(answer), languages.get(name, "text"))
     yield "\n### `--html PAGE`\n"
     yield "A page of its own: the video, a timeline and the events, which play when clicked. The list in its source:\n"
-    rows = re.search(r"<ol>.*?</ol>", to_html(replace(EXAMPLE, video=None)), re.DOTALL)
+    rows = re.search(r"<ol>.*?</ol>", to_html(replace(answer, video=None)), re.DOTALL)
     assert rows is not None
     yield _block(rows[0].replace("<li>", "\n  <li>").replace("</ol>", "\n</ol>"), "html")
 
 
-def _cell(text: str, most: int = 60) -> str:
-    """Write any text into a cell of a table: random weights write anything."""
+def _cell(text: str, most: int = 400) -> str:
+    """Write any text into a cell of a table."""
     text = "".join(c if c.isprintable() else " " for c in text)
     text = text if len(text) <= most else text[:most] + "…"
     return f"<code>{escape(text).replace('|', '&#124;')}</code>"
@@ -168,18 +161,19 @@ _GALLERY_INTRODUCTION = f"""\
 
 # Gallery
 
-Regenerated by `make docs`. The video is the clip that `examples/draw_demo.py` draws and `make demo` asks about.
+Regenerated by `make docs`. The video is the film that `make demo` draws (`examples/demo.py`), of the test split: no
+training has seen it. The answers are `nano`'s, right or wrong; on another machine, where sums are rounded another
+way, a word or a time may differ.
 
 ## What the built-in model answers
 
-**`nano` has random weights: these texts are gibberish, and mean nothing.** They show that every task runs from a file
-to an answer, and what happens when no event can be read from one: the text is kept, `events` is empty, and a note
-says so. The letters may differ on another machine, where sums are rounded another way."""
+The truth:
+"""
 
 _FORMATS_INTRODUCTION = """
 ## The formats
 
-One answer in every format. **It was written by hand**, not by a model."""
+The dense captions above in every format."""
 
 # ----------------------------------------------------------------------------------------------------- the picture
 
@@ -194,15 +188,21 @@ _LETTER = 8  # about
 _HUES = ("#2f6fdb", "#c2410c", "#0e8a6a", "#8a4fd0")
 
 
-def timeline_svg(video: Path) -> str:
-    """Return `docs/timeline.svg`: frames of a video, a ruler, and the events of `EXAMPLE` below it."""
-    duration = EXAMPLE.duration or 1.0
-    rows = [_event_bar(event, i, duration) for i, event in enumerate(EXAMPLE.events)]
+def timeline_svg(timechat: TimeChat, video: Path, film: Film) -> str:
+    """Return `docs/timeline.svg`: frames of the demo film, a ruler, what happens and what the model says of it."""
+    duration = film.duration
+    truth = demo.true_events(demo.true_records(film, "dense_caption")[0])
+    told = timechat.dense_caption(video).events
+    rows, lane = [], 0
+    for name, events in (("what nano says", told), ("what happens", truth)):
+        rows.append(f'<text class="tick" x="{_MARGIN}" y="{_RULER + 14 + lane * _LANE + 18}">{name}</text>')
+        rows += [_event_bar(event, lane + 1 + i, i, duration) for i, event in enumerate(events)]
+        lane += len(events) + 1
     body = "\n  ".join([*_pictures(video), *_ticks(duration), *rows])
-    height = _RULER + 14 + len(rows) * _LANE + _MARGIN - 8
+    height = _RULER + 14 + lane * _LANE + _MARGIN - 8
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" role="img">
-  <title>Frames of the demo clip and, below them, its events on a timeline</title>
+  <title>Frames of a film and, below them, what the model says and what happens</title>
   <style>
     text {{ font: 15px system-ui, sans-serif }} .tick {{ font-size: 12px; fill: #62666f }}
     .beside {{ fill: #1d1f23 }} .inside {{ fill: #fff }} .lane {{ fill: #eceae5 }} .page {{ fill: #f5f4f1 }}
@@ -221,14 +221,14 @@ def _x(seconds: float, duration: float) -> float:
 
 
 def _ticks(duration: float) -> Iterator[str]:
-    last = int(duration) - int(duration) % 2
-    for second in range(0, last + 1, 2):
+    step = 2 if duration <= 30 else 5
+    for second in range(0, int(duration) + 1, step):
         anchor = "start" if second == 0 else "end" if second == duration else "middle"
         x = _x(second, duration)
         yield f'<text class="tick" x="{x:.1f}" y="{_RULER}" text-anchor="{anchor}">{format_time(second)}</text>'
 
 
-def _event_bar(event: Event, lane: int, duration: float) -> str:
+def _event_bar(event: Event, lane: int, hue: int, duration: float) -> str:
     """Draw one event in a lane of its own, its words inside the bar or else on the side with more room."""
     y = _RULER + 14 + lane * _LANE
     start, end = _x(event.start, duration), _x(event.end, duration)
@@ -241,7 +241,7 @@ def _event_bar(event: Event, lane: int, duration: float) -> str:
         kind, anchor, x = "beside", "start", end + 8
     return (
         f'<rect class="lane" x="{_MARGIN}" y="{y}" width="{_INNER}" height="{_BAR}" rx="5"/>'
-        f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{_BAR}" rx="5" fill="{_HUES[lane % 4]}"/>'
+        f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{_BAR}" rx="5" fill="{_HUES[hue % 4]}"/>'
         f'<text class="{kind}" x="{x:.1f}" y="{y + 18}" text-anchor="{anchor}">{label}</text>'
     )
 
@@ -268,20 +268,21 @@ def _pictures(video: Path) -> Iterator[str]:
 
 
 def draw_demo(path: Path) -> None:
-    """Draw the demo clip."""
-    subprocess.run([sys.executable, ROOT / "examples" / "draw_demo.py", path], check=True, stdout=subprocess.DEVNULL)
+    """Draw the demo film."""
+    write_video(demo.demo_film(), path)
 
 
 def main() -> None:
     """Write all pages."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads cost a tiny model more than they give
+    torch.set_num_threads(1)  # threads cost a tiny model more than they give
+    timechat, film = TimeChat.from_pretrained("nano"), demo.demo_film()
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "demo.mp4"
         draw_demo(video)
         pages = {
             "cli.md": cli_page() + "\n",
-            "gallery.md": gallery_page(video) + "\n",
-            "timeline.svg": timeline_svg(video),
+            "gallery.md": gallery_page(timechat, video, film) + "\n",
+            "timeline.svg": timeline_svg(timechat, video, film),
         }
     for name, text in pages.items():
         (DOCS / name).write_text(text, encoding="utf-8")

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from tests.clips import Recipe, draw_clip
+from tests.model.random_nano import build_random_nano
 from timechat.data.check import check_records
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings
-from timechat.model.nano import build_nano
 from timechat.prompts import Message
 
 SETTINGS = SampleSettings(num_frames=8)
@@ -30,7 +30,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processor():
-    return build_nano()[1]
+    return build_random_nano()[1]
 
 
 def record(videos, name="good.mp4", question="When?", answer="In 1.0 - 2.0 seconds.", **changes):

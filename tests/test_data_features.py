@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.model.random_nano import build_random_nano
 from timechat.data.dataset import InstructionDataset
 from timechat.data.features import FeatureStore, check_parts_are_frozen, encode_features
 from timechat.data.loader import BatchLoader
@@ -17,7 +18,6 @@ from timechat.data.mixture import Mixture, Source
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings
 from timechat.errors import DataError, VideoError
-from timechat.model.nano import build_nano
 from timechat.prompts import Message
 from timechat.video import Frames
 
@@ -35,7 +35,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def nano():
-    model, processor = build_nano()
+    model, processor = build_random_nano()
     return model.eval(), processor
 
 
@@ -133,7 +133,7 @@ def test_videos_that_cannot_be_read_are_named_and_replaced_in_training(nano, tmp
 def test_features_of_other_weights_or_settings_are_refused(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
     encode(nano, items, store)
-    other, _ = build_nano()
+    other, _ = build_random_nano()
     with torch.no_grad():
         next(other.frame_encoder.vision_model.parameters()).add_(1e-3)
     with pytest.raises(DataError, match="made by other weights"):
@@ -157,7 +157,7 @@ def test_features_of_other_weights_or_settings_are_refused(nano, tmp_path):
 def test_a_change_of_what_features_do_not_depend_on_is_no_matter(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
     encode(nano, items, store)
-    other, _ = build_nano()
+    other, _ = build_random_nano()
     with torch.no_grad():
         other.frame_encoder.query_tokens.add_(1.0)  # the image Q-Former learns
     FeatureStore(store, other)

@@ -12,6 +12,7 @@ from tests import parity
 from tests.clips import Recipe, draw_clip, read_numbers
 from tests.conftest import with_timestamps
 from tests.golden import golden_meta, golden_path, golden_tensors
+from tests.model.random_nano import build_random_nano
 from tests.model.test_parity import legacy_processor
 from timechat.data.augmentation import draw_crop, random_resized_crop
 from timechat.data.dataset import InstructionDataset
@@ -22,7 +23,6 @@ from timechat.data.parallel import in_order
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, read_frames
 from timechat.errors import DataError, VideoError
-from timechat.model.nano import build_nano
 from timechat.prompts import Message
 from timechat.video import Frames
 from timechat.video.sampling import random_indices, sample_indices
@@ -57,7 +57,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def processor():
-    return build_nano()[1]
+    return build_random_nano()[1]
 
 
 def make_dataset(processor, *, sources=None, batch_size=1, settings=PLAIN, video_loader=drawn, seed=7, **options):

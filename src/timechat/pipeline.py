@@ -16,7 +16,6 @@ from torch import Tensor
 from timechat.events import Answer, Task
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
-from timechat.model.nano import UNTRAINED_NOTE
 from timechat.model.prefix_cache import PrefixCache
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.streaming import AnswerStream
@@ -30,6 +29,7 @@ Video = VideoSource | Frames
 Progress = Callable[[str, int, int], None]
 """Called with the stage (`"decode"`, `"encode"`), what is done of it and what there is to do."""
 
+UNTRAINED_NOTE = "this model has untrained (random) weights: its answers mean nothing"
 _FRAMES_AT_ONCE = 8
 
 

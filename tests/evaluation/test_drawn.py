@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import TimeChat
 from timechat.data.drawing.film import COLORS, KINDS, SHAPES, write_film
@@ -70,8 +71,9 @@ def films(folder) -> list[DrawnFilm]:
 
 @pytest.fixture(scope="module")
 def timechat() -> TimeChat:
-    """The untrained nano with weights large enough to tell one prompt from another."""
-    timechat = TimeChat.from_pretrained("nano", device="cpu")
+    """A small model with weights large enough to tell one prompt from another."""
+    model, processor = build_random_nano()
+    timechat = TimeChat(model, processor, name="random")
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in timechat.model.parameters():
@@ -121,7 +123,7 @@ def test_batches_do_not_change_answers(timechat):
 def test_a_digest_tells_weights_apart(timechat):
     digest = weights_digest(timechat.model)
     assert digest == weights_digest(timechat.model)
-    assert digest != weights_digest(TimeChat.from_pretrained("nano", device="cpu").model)
+    assert digest != weights_digest(build_random_nano()[0])
 
 
 # ------------------------------------------------------------------------------------------------------- films

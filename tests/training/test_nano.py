@@ -3,10 +3,12 @@
 import copy
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812
 
 from timechat.data.drawing.film import COLORS, KINDS, SHAPES, write_film
@@ -351,3 +353,9 @@ def test_features_are_extracted_once(nano, tmp_path, monkeypatch):
     assert torch.equal(tokens, source._store.tokens(0))
     assert tokens.shape[0] == len(frame_times(again._store.film(0)))
     assert np.isfinite(tokens.numpy()).all()
+
+
+def test_the_heads_that_are_kept_are_those_of_the_built_in_model(nano):
+    kept = load_file(Path(__file__).parents[2] / "recipes" / "nano-heads.safetensors")
+    ours = NanoHeads(nano[0]).state_dict()
+    assert {name: tensor.shape for name, tensor in kept.items()} == {name: t.shape for name, t in ours.items()}

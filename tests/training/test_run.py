@@ -11,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from tests import parity
 from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint, golden_tensors
+from timechat.errors import TrainingError
 from timechat.model.conversion import OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration as Model
 from timechat.model.original_export import original_state_dict
@@ -210,3 +211,21 @@ def test_tuning_the_whole_language_model_needs_no_adapter(tmp_path, converted):
     model = Model.from_pretrained(tmp_path / "run" / "model")
     assert torch.equal(state["llama_model.lm_head.weight"], model.language_model.lm_head.weight)
     shutil.rmtree(tmp_path / "merged")
+
+
+def test_heads_of_another_run_can_be_started_from(trained, converted, tmp_path, monkeypatch):
+    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", lambda model, batch: answers(model, batch))
+    monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
+    seen = []
+
+    def look(recipe, model, processor):
+        seen.append(model.training_heads.weight.clone())
+        return Recorded(processor)
+
+    path = trained / "1-first" / "heads.safetensors"
+    settings = {"checkpoint": str(converted), "attention": "eager", "heads": str(path)}
+    assert train_recipe(recipe(converted, tmp_path / "run", objective="with_head", model=settings), look)
+    assert torch.equal(seen[0], load_file(path)["weight"])
+    settings["heads"] = str(tmp_path / "none")
+    with pytest.raises(TrainingError, match="but there is no such file"):
+        train_recipe(recipe(converted, tmp_path / "other", objective="with_head", model=settings), look)

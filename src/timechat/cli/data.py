@@ -202,12 +202,10 @@ def encode(
 
 def _load_processor(model: str) -> "TimeChatProcessor":
     """Load what counts tokens, without the weights where they are in files."""
-    from timechat.model.loading import NANO, load_model
+    from timechat.model.loading import NANO, NANO_FOLDER
     from timechat.model.processing import TimeChatProcessor
 
-    if model == NANO:
-        return load_model(model, device="cpu")[1]
-    return TimeChatProcessor.from_pretrained(model)  # type: ignore[no-any-return]
+    return TimeChatProcessor.from_pretrained(str(NANO_FOLDER) if model == NANO else model)  # type: ignore[no-any-return]
 
 
 def _settings(

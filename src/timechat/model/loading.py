@@ -13,10 +13,10 @@ from timechat.errors import CheckpointError
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.int8 import quantize_linear_layers
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.nano import build_nano
 from timechat.model.processing import TimeChatProcessor
 
 NANO = "nano"
+NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
 _FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SHARE_OF_MEMORY = 0.7  # of the machine's, that float32 weights may take
 
@@ -40,15 +40,22 @@ def load_model(
     """
     target = _choose_device(device)
     wanted = _check_format(dtype, target)
-    if name == NANO:
-        model, processor = build_nano()
-        model = model.to(target, wanted if isinstance(wanted, torch.dtype) else torch.float32)
-    else:
-        model, processor = _load_folder(Path(name) if Path(name).exists() else _fetch(name), target, wanted)
+    model, processor = _load_folder(find_folder(name), target, wanted)
     if wanted == "int8":
         quantize_linear_layers(model.frame_encoder.vision_model)
         quantize_linear_layers(model.language_model)
     return model, processor
+
+
+def find_folder(name: str) -> Path:
+    """Return the folder of a model: the built-in one's, a local one, or the copy of a hub repository.
+
+    Raises:
+        CheckpointError: There is no model of that name.
+    """
+    if name == NANO:
+        return NANO_FOLDER
+    return Path(name) if Path(name).exists() else _fetch(name)
 
 
 def check_folder(folder: Path) -> None:

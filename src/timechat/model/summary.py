@@ -4,13 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from timechat.model import adapter
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.conversion import REPORT_FILE
-from timechat.model.loading import check_folder
-from timechat.model.nano import build_nano
+from timechat.model.loading import NANO, NANO_FOLDER, check_folder
 from timechat.model.weight_files import TensorInfo, WeightFile, inspect_model_folder
 
 _PARTS = {
@@ -65,10 +62,7 @@ def summarize_model(path: str) -> ModelSummary:
     Raises:
         CheckpointError: There is no converted model.
     """
-    if path == "nano":
-        model, _ = build_nano()
-        return ModelSummary(model.config, _parts(_infos(model)), is_original=False, is_trained=model.config.is_trained)
-    folder = Path(path)
+    folder = NANO_FOLDER if path == NANO else Path(path)
     check_folder(folder)
     files = inspect_model_folder(folder)
     adapter_file = folder / adapter.ADAPTER_FOLDER / adapter.WEIGHTS_FILE
@@ -81,11 +75,6 @@ def summarize_model(path: str) -> ModelSummary:
         is_original=(folder / REPORT_FILE).is_file(),
         is_trained=config.is_trained,
     )
-
-
-def _infos(model: nn.Module) -> Iterable[tuple[str, TensorInfo]]:
-    for name, tensor in model.state_dict().items():
-        yield name, TensorInfo(tuple(tensor.shape), tensor.dtype)
 
 
 def _parts(tensors: Iterable[tuple[str, TensorInfo]]) -> tuple[PartSummary, ...]:

@@ -31,6 +31,9 @@ class ModelSettings:
 
     checkpoint: str = "nano"
     """A folder made by `timechat convert`, a hub id, or `nano`."""
+    heads: str | None = None
+    """File of what helps in training and is not exported, `heads.safetensors` of another run's folder, to start from;
+    for nano's objectives. The later stages of a recipe take those of the stage before."""
     train: list[str] = field(default_factory=lambda: ["image_qformer", "video_qformer", "projection", "lora"])
     """Parts that learn: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
     beginning of parameter names. Everything else is frozen."""

@@ -110,6 +110,10 @@ def _train_stage(
     model, processor = build_start(recipe, load_start if before else make_model)
     if before is not None:
         _take_over_heads(model, before / HEADS_FILE)
+    elif recipe.model.heads is not None:
+        if not Path(recipe.model.heads).is_file():
+            raise TrainingError(f"model.heads names {recipe.model.heads}, but there is no such file")
+        _take_over_heads(model, Path(recipe.model.heads))
     if start := STARTS.get(recipe.objective):
         start(model)
     source = make_source(recipe, model, processor)

@@ -1,7 +1,4 @@
-"""The built-in small model: the same classes at small sizes, with tokenizers of its own.
-
-Its weights are random for now: it shows that everything runs, and knows nothing.
-"""
+"""A small model with random weights and, as the original has, a vision transformer: for tests of what is around it."""
 
 import string
 
@@ -22,15 +19,14 @@ from timechat.prompts import (
     frame_prompt,
 )
 
-UNTRAINED_NOTE = "the built-in nano model has untrained (random) weights: its answers mean nothing"
 _SEED = 0
 _VOCABULARY_SIZE = 640
 _SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
 _TASKS = ("dense_caption", "grounding", "highlights", "steps", "summary", "transcribe")
 
 
-def build_nano() -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
-    """Build the nano model and its processor; the same ones every time."""
+def build_random_nano() -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
+    """Build the model and its processor; the same ones every time."""
     tokenizer = _build_llm_tokenizer()
     qformer_tokenizer = _build_qformer_tokenizer()
     config = TimeChatConfig(
