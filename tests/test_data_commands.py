@@ -5,10 +5,10 @@ import json
 import pytest
 
 from tests.clips import Recipe, draw_clip
-from tests.model.random_nano import build_random_nano
 from timechat import cli
 from timechat.data.features import FeatureStore
 from timechat.data.readers import read_records
+from timechat.model.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_encode_makes_a_store_and_names_what_it_cannot_read(folder, tmp_path, mo
     assert (status, out.strip()) == (0, str(tmp_path / "store"))
     assert "b.mp4: no such file" in err
     assert "1 of 2 videos are in the store" in err
-    model, processor = build_random_nano()
+    model, processor = load_model("nano", device="cpu")
     record = read_records(folder / "good.json")[0]
     video, timestamps = FeatureStore(tmp_path / "store", model).read(record, processor)
     assert video["vision_states"].shape[0] == len(timestamps) == 2
