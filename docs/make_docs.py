@@ -184,28 +184,26 @@ _PICTURE_WIDTH = (_INNER - (_PICTURES - 1) * _GAP) / _PICTURES
 _PICTURE_HEIGHT = round(_PICTURE_WIDTH * 3 / 4)
 _RULER = _MARGIN + _PICTURE_HEIGHT + 22  # where its text stands
 _LANE, _BAR = 34, 26
-_LETTER = 8  # about
 _HUES = ("#2f6fdb", "#c2410c", "#0e8a6a", "#8a4fd0")
 
 
 def timeline_svg(timechat: TimeChat, video: Path, film: Film) -> str:
-    """Return `docs/timeline.svg`: frames of the demo film, a ruler, what happens and what the model says of it."""
+    """Return `docs/timeline.svg`: frames of the demo film, and when the model finds what happens."""
     duration = film.duration
-    truth = demo.true_events(demo.true_records(film, "dense_caption")[0])
-    told = timechat.dense_caption(video).events
-    rows, lane = [], 0
-    for name, events in (("what nano says", told), ("what happens", truth)):
-        rows.append(f'<text class="tick" x="{_MARGIN}" y="{_RULER + 14 + lane * _LANE + 18}">{name}</text>')
-        rows += [_event_bar(event, lane + 1 + i, i, duration) for i, event in enumerate(events)]
-        lane += len(events) + 1
+    encoded = timechat.encode(video)
+    rows = []
+    for lane, record in enumerate(record for record in demo.true_records(film, "grounding") if record.events):
+        query = record.query or ""
+        found = next(iter(timechat.ground(encoded, query).events), None)
+        rows.append(_answer_row(query, found, demo.true_events(record)[0], lane, duration))
     body = "\n  ".join([*_pictures(video), *_ticks(duration), *rows])
-    height = _RULER + 14 + lane * _LANE + _MARGIN - 8
+    height = _RULER + 14 + len(rows) * _LANE + _MARGIN - 8
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" role="img">
-  <title>Frames of a film and, below them, what the model says and what happens</title>
+  <title>Frames of a film; when the built-in model finds what happens (wide), and when it does (grey)</title>
   <style>
     text {{ font: 15px system-ui, sans-serif }} .tick {{ font-size: 12px; fill: #62666f }}
-    .beside {{ fill: #1d1f23 }} .inside {{ fill: #fff }} .lane {{ fill: #eceae5 }} .page {{ fill: #f5f4f1 }}
+    .beside {{ fill: #1d1f23 }} .truth {{ fill: #7a7f89 }} .lane {{ fill: #eceae5 }} .page {{ fill: #f5f4f1 }}
     @media (prefers-color-scheme: dark) {{
       .tick {{ fill: #a0a6b1 }} .beside {{ fill: #eceef2 }} .lane {{ fill: #2a2e35 }} .page {{ fill: #15171b }}
     }}
@@ -228,22 +226,28 @@ def _ticks(duration: float) -> Iterator[str]:
         yield f'<text class="tick" x="{x:.1f}" y="{_RULER}" text-anchor="{anchor}">{format_time(second)}</text>'
 
 
-def _event_bar(event: Event, lane: int, hue: int, duration: float) -> str:
-    """Draw one event in a lane of its own, its words inside the bar or else on the side with more room."""
+def _answer_row(query: str, found: Event | None, truth: Event, lane: int, duration: float) -> str:
+    """Draw what was found for a query above what is true, with the query where there is most room."""
     y = _RULER + 14 + lane * _LANE
-    start, end = _x(event.start, duration), _x(event.end, duration)
-    label = escape(f"{format_time(event.start)} – {format_time(event.end)}  {event.caption}")
-    if end - start > _LETTER * len(label):
-        kind, anchor, x = "inside", "start", start + 10
-    elif end + _LETTER * len(label) > _MARGIN + _INNER:
-        kind, anchor, x = "beside", "end", start - 8
-    else:
-        kind, anchor, x = "beside", "start", end + 8
+    bars = [(truth, y + 17, 6, "truth", "")]
+    if found is not None:
+        bars.append((found, y + 3, 13, "found", f' fill="{_HUES[lane % 4]}"'))
+    edges = [_MARGIN, *(x for event, *_ in sorted(bars, key=lambda bar: bar[0].start) for x in _ends(event, duration))]
+    gaps = list(zip(edges[::2], [*edges[1::2], _MARGIN + _INNER], strict=True))
+    x = sum(max(gaps, key=lambda gap: gap[1] - gap[0])) / 2
     return (
         f'<rect class="lane" x="{_MARGIN}" y="{y}" width="{_INNER}" height="{_BAR}" rx="5"/>'
-        f'<rect x="{start:.1f}" y="{y}" width="{end - start:.1f}" height="{_BAR}" rx="5" fill="{_HUES[hue % 4]}"/>'
-        f'<text class="{kind}" x="{x:.1f}" y="{y + 18}" text-anchor="{anchor}">{label}</text>'
+        + "".join(
+            f'<rect class="{kind}" x="{_x(event.start, duration):.1f}" y="{top}" '
+            f'width="{_x(event.end, duration) - _x(event.start, duration):.1f}" height="{height}" rx="3"{fill}/>'
+            for event, top, height, kind, fill in bars
+        )
+        + f'<text class="beside" x="{x:.1f}" y="{y + 18}" text-anchor="middle">{escape(query)}</text>'
     )
+
+
+def _ends(event: Event, duration: float) -> tuple[float, float]:
+    return _x(event.start, duration), _x(event.end, duration)
 
 
 def _pictures(video: Path) -> Iterator[str]:
