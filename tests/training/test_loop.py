@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from timechat.errors import TrainingError
 from timechat.training import objectives
 from timechat.training.checkpoint import find_checkpoints, load_weights
 from timechat.training.logs import read_log
-from timechat.training.parameters import prepare_parameters
+from timechat.training.parameters import prepare_parameters, trainable
 
 
 def losses(folder) -> list[str]:
@@ -181,3 +182,13 @@ def test_running_means_of_norms_are_kept_with_the_weights(tmp_path):
     load_weights(find_checkpoints(tmp_path / "run")[-1], model)
     assert model.state_dict()[name].abs().max() > 0
     assert torch.equal(model.state_dict()[name], last_weights(tmp_path / "run")[name])
+
+
+def test_what_is_to_be_frozen_does_not_learn(tmp_path):
+    weights = 'model.train=["projection"]', 'model.freeze=["video_qformer.projection.weight"]'
+    [recipe] = small_recipe(tmp_path / "run", *weights)
+    model, _ = make_convolutional_model(None)
+    prepare_parameters(model, recipe.model)
+    assert list(trainable(model)) == ["video_qformer.projection.bias"]
+    with pytest.raises(ValueError, match="names not_there, but no parameter"):
+        prepare_parameters(model, replace(recipe.model, freeze=["not_there"]))

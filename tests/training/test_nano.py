@@ -17,7 +17,7 @@ from timechat.data.drawing.picture import look_at
 from timechat.data.packing import Conversation, pack_conversations
 from timechat.model.processing import IGNORED_LABEL
 from timechat.training.nano import source as source_module
-from timechat.training.nano.answers import time_pointers
+from timechat.training.nano.answers import TokenIds, answer_pointers
 from timechat.training.nano.build import build_nano, time_words
 from timechat.training.nano.guides import AttentionWatch, looks_away
 from timechat.training.nano.labels import (
@@ -37,7 +37,7 @@ from timechat.training.nano.labels import (
 )
 from timechat.training.nano.objectives import NanoHeads
 from timechat.training.nano.source import FilmSource, frame_times
-from timechat.training.nano.texts import choose_records
+from timechat.training.nano.texts import choose_records, told_at
 from timechat.training.nano.windows import FRAMES_ASIDE, start_comparing, window_guide_loss
 from timechat.training.objectives import HEADS, find_objective
 from timechat.training.recipes import build_recipe
@@ -147,10 +147,29 @@ def test_motion_labels_tell_where_things_are_and_how_they_change():
 
 
 def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
-    first, dash = 100, 50
-    packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, first + 4, dash, first + 6, 2])])
-    assert time_pointers(packed, first, dash, num_tokens=20) == [-1] * 5 + [5, -1, 6, -1, -1]
-    assert time_pointers(packed, first, dash, num_tokens=5)[5] == 4  # never past the last token
+    ids = TokenIds(first_time=100, dash=50, scores=51)
+    packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, 104, 50, 106, 2])])
+    times, words = answer_pointers(packed, ids, num_tokens=20)
+    assert times == [-1] * 5 + [5, -1, 6, -1, -1]
+    assert words == [-1] * 8 + [5, -1]  # what follows tells of the event that has begun
+    assert answer_pointers(packed, ids, num_tokens=5)[0][5] == 4  # never past the last token
+
+
+def test_scores_and_durations_are_no_times_to_look_at():
+    ids = TokenIds(first_time=100, dash=50, scores=51)
+    scored = Conversation([8], [104, 51, 103, 2])
+    lasting = Conversation([8], [103, 9, 2])  # of an event that begins at 3.5 s
+    packed = pack_conversations([1, 7], [scored, lasting])
+    times, words = answer_pointers(packed, ids, num_tokens=20, told=[None, 3.5])
+    assert times == [-1, -1, 4] + [-1] * 8
+    assert words == [-1] * 7 + [8, 8, 8, -1]
+
+
+def test_a_question_about_one_event_tells_when_that_begins():
+    records = film_records(FILM)
+    told = {record.id: told_at(record) for record in records}
+    assert all(told[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
+    assert any(told[record.id] == record.events[0].start for record in records if record.kind == "what_after")
 
 
 def test_what_begins_is_written_by_its_parts():
@@ -262,9 +281,11 @@ def make_source(nano, objective, tmp_path, monkeypatch, **films):
     return FilmSource(recipe, processor, model)
 
 
-@pytest.mark.parametrize("objective", ["nano_frames", "nano_scripts", "nano_windows", "nano_films"])
+@pytest.mark.parametrize(
+    "objective", ["nano_frames", "nano_scripts", "nano_windows", "nano_windows_unguided", "nano_films"]
+)
 def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkeypatch):
-    films = {"num_films": 2} if objective in ("nano_windows", "nano_films") else {}
+    films = {} if objective in ("nano_frames", "nano_scripts") else {"num_films": 2}
     source = make_source(nano, objective, tmp_path, monkeypatch, **films)
     model, _ = nano
     model.training_heads = HEADS[objective](model)
@@ -279,6 +300,7 @@ def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkey
         "nano_frames": model.frame_encoder.map_positions,
         "nano_scripts": model.get_output_embeddings().weight,
         "nano_windows": model.video_qformer.projection.weight,
+        "nano_windows_unguided": model.video_qformer.projection.weight,
         "nano_films": model.video_qformer.projection.weight,
     }[objective]
     assert learning.grad is not None
@@ -322,6 +344,8 @@ def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
     batches.close()
     assert len(batch["asked"]) == len(batch["asked_at"]) > 0
     assert (batch["pointers"][batch["asked_at"][:, 0], batch["asked_at"][:, 1]] >= 0).all()
+    assert (batch["word_pointers"] >= 0).any()
+    assert not ((batch["word_pointers"] >= 0) & (batch["pointers"] >= 0)).any()
     rows, columns = batch["asked_at"][0::2].unbind(dim=1)  # before a start; the end follows
     kinds = batch["asked"][0::2, 2]
     begins = batch["states"][:, NEW].unflatten(1, (-1, NUM_KINDS)).any(dim=1)  # (tokens of all, kinds)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,8 +148,11 @@ def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted
 
 def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch):
     monkeypatch.setitem(objectives.OBJECTIVES, "started", answers)
-    monkeypatch.setitem(objectives.STARTS, "started", lambda model: model.video_qformer.query_tokens.data.fill_(0.25))
-    stages = recipe(converted, tmp_path / "run", objective="started", optimizer={"lr": 1e-9})
+    monkeypatch.setitem(
+        objectives.STARTS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
+    )
+    [stage] = recipe(converted, tmp_path / "run", objective="started", optimizer={"lr": 1e-9})
+    stages = [replace(stage, model=replace(stage.model, start="nano_comparing"))]
     assert train_recipe(stages, make_source)
     learned = Model.from_pretrained(tmp_path / "run" / "model").video_qformer.query_tokens
     assert torch.allclose(learned, torch.full_like(learned, 0.25), atol=1e-5)

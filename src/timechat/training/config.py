@@ -34,9 +34,14 @@ class ModelSettings:
     heads: str | None = None
     """File of what helps in training and is not exported, `heads.safetensors` of another run's folder, to start from;
     for nano's objectives. The later stages of a recipe take those of the stage before."""
+    start: Literal["nano_comparing"] | None = None
+    """What is done to the model before training; `nano_comparing` lets nano's video Q-Former start as a comparison."""
     train: list[str] = field(default_factory=lambda: ["image_qformer", "video_qformer", "projection", "lora"])
     """Parts that learn: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
     beginning of parameter names. Everything else is frozen."""
+    freeze: list[str] = field(default_factory=list)
+    """Beginnings of names of parameters that do not learn although `train` names them; also of what helps in training,
+    `training_heads.`, all of which learns otherwise."""
     lora: LoraSettings = field(default_factory=LoraSettings)
     """The adapter; only of effect where `lora` is among `train`."""
     timestamp_tokenizer: Literal["bert", "llama"] | None = None

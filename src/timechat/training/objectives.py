@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ OBJECTIVES: dict[str, Objective] = {
     "nano_frames": _of_nano(nano.frames),
     "nano_scripts": _of_nano(nano.scripts),
     "nano_windows": _of_nano(nano.windows),
+    "nano_windows_unguided": _of_nano(partial(nano.windows, is_guided=False)),
     "nano_films": _of_nano(nano.films),
 }
 
@@ -93,12 +95,14 @@ HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "nano_frames": nano.NanoHeads,
     "nano_scripts": nano.NanoHeads,
     "nano_windows": nano.NanoHeads,
+    "nano_windows_unguided": nano.NanoHeads,
     "nano_films": nano.NanoHeads,
 }
 HEADS_NAME = "training_heads"
 
-# What a stage does to what it starts from, a function of model and heads alone: a run that goes on does it again.
-STARTS: dict[str, Callable[[nn.Module], None]] = {"nano_windows": start_comparing}
+# What `model.start` does to what a stage starts from, a function of model and heads alone: a run that goes on does it
+# again.
+STARTS: dict[str, Callable[[nn.Module], None]] = {"nano_comparing": start_comparing}
 
 
 class ObjectiveModule(nn.Module):

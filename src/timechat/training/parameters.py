@@ -29,16 +29,18 @@ def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelS
     """Attach the adapter, freeze what does not learn, and choose number formats, in place.
 
     Raises:
-        ValueError: A part has no parameters, or the checkpoint's adapter is of another rank.
+        ValueError: A part has no parameters, nothing is called as `freeze` says, or the checkpoint's adapter is of
+            another rank.
     """
     if "lora" in settings.train:
         _prepare_lora(model, settings.lora)
     frozen_dtype = getattr(torch, settings.language_model_dtype)
-    matched = set()
+    matched: set[str] = set()
     for name, parameter in model.named_parameters():
         parts = [part for part in settings.train if _belongs(name, part)]
-        matched.update(parts)
-        parameter.requires_grad_(bool(parts) or name.startswith(f"{HEADS_NAME}."))
+        freezing = [beginning for beginning in settings.freeze if name.startswith(beginning)]
+        matched.update(parts, freezing)
+        parameter.requires_grad_((bool(parts) or name.startswith(f"{HEADS_NAME}.")) and not freezing)
         is_frozen_language = name.startswith("language_model.") and not parameter.requires_grad
         parameter.data = parameter.data.to(frozen_dtype if is_frozen_language else torch.float32)
     if missing := [part for part in settings.train if part not in matched]:
@@ -46,6 +48,8 @@ def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelS
             f"model.train names {', '.join(missing)}, but the model has no such parameters; give any of "
             f"{', '.join(PARTS)}, or the beginning of parameter names"
         )
+    if missing := [beginning for beginning in settings.freeze if beginning not in matched]:
+        raise ValueError(f"model.freeze names {', '.join(missing)}, but no parameter's name begins so")
     if settings.gradient_checkpointing:
         model.language_model.activation_checkpointing_enable({"use_reentrant": False})
 

@@ -114,8 +114,8 @@ def _train_stage(
         if not Path(recipe.model.heads).is_file():
             raise TrainingError(f"model.heads names {recipe.model.heads}, but there is no such file")
         _take_over_heads(model, Path(recipe.model.heads))
-    if start := STARTS.get(recipe.objective):
-        start(model)
+    if recipe.model.start is not None:
+        STARTS[recipe.model.start](model)
     source = make_source(recipe, model, processor)
     validate = make_validate(recipe, processor)
     say(f"{folder}: training")

@@ -8,6 +8,7 @@ frames, and everything is tuned together on answers, while the help fades.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -124,18 +125,61 @@ class AnswerHeads(nn.Module):
         return logits[0], logits[1], logits[2]
 
 
-def time_pointers(packed: Packed, first_time_id: int, dash_id: int, num_tokens: int) -> list[int]:
-    """For every token that is followed by a time of an answer, the video token of that time; -1 for the others.
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """What answers about time are written with, as ids of the language model's tokenizer.
 
-    What begins cannot be seen before the frame after its start, so a start points there.
+    Attributes:
+        first_time: Of 0.0 seconds; later times follow.
+        dash: Between start and end.
+        scores: Before the scores of highlights, which are numbers and no times.
     """
-    pointers = [-1] * len(packed.input_ids)
-    ids = packed.input_ids
+
+    first_time: int
+    dash: int
+    scores: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> TokenIds:
+        """Look them up."""
+        return cls(*tokenizer.convert_tokens_to_ids(["Ġ0.0", "Ġ-", "Ġscores"]))
+
+
+def answer_pointers(
+    packed: Packed, ids: TokenIds, num_tokens: int, told: Sequence[float | None] = ()
+) -> tuple[list[int], list[int]]:
+    """Say for every token that is followed by a time or a word of an answer which video token to look at.
+
+    What begins cannot be seen before the frame after its start, so a start points there; and so do the words that
+    follow a start and an end.
+
+    Args:
+        packed: Conversations about one video.
+        ids: Of what answers are written with.
+        num_tokens: Video tokens.
+        told: Of every conversation, when begins what its answer tells in words alone; None where that is not one event.
+
+    Returns:
+        Pointers of times, and pointers of words; -1 for the other tokens.
+    """
+    times, words = ([-1] * len(packed.input_ids) for _ in range(2))
+    segment, start, is_time = 0, -1, False
     for i, label in enumerate(packed.labels):
-        if first_time_id <= label < first_time_id + NUM_TIMES:
-            is_start = i + 1 < len(ids) and ids[i + 1] == dash_id
-            pointers[i - 1] = min(num_tokens - 1, label - first_time_id + int(is_start))
-    return pointers
+        if packed.segments[i] != segment:
+            segment = packed.segments[i]
+            begins = told[segment - 1] if 0 < segment <= len(told) else None
+            is_time = begins is None  # else it is a number of seconds
+            start = -1 if begins is None else min(num_tokens - 1, round(begins / TICK) + 1)
+        if label == IGNORED_LABEL:
+            continue
+        is_time = is_time and label != ids.scores
+        if is_time and ids.first_time <= label < ids.first_time + NUM_TIMES:
+            is_start = i + 1 < len(packed.labels) and packed.labels[i + 1] == ids.dash
+            times[i - 1] = min(num_tokens - 1, label - ids.first_time + int(is_start))
+            start = times[i - 1] if is_start else start
+        elif label != ids.dash:
+            words[i - 1] = start
+    return times, words
 
 
 def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
@@ -224,7 +268,7 @@ def answer_loss(
     borders = F.binary_cross_entropy_with_logits(read, truth, weight=torch.where(truth > 0, 10.0, 1.0))
     rows, columns = batch["asked_at"].unbind(dim=1)
     asked, heard = _asked_loss(heads.hear(hidden_states[rows, columns]), batch["asked"])
-    guide, looked = _guide_loss(model.language_model.model, outputs.hidden_states[_LOOKS_AT], batch, is_video)
+    guides, looked = _guide_losses(model.language_model.model, outputs.hidden_states[_LOOKS_AT], batch, is_video)
     is_time = batch["pointers"][:, :-1][is_answer] >= 0
     weights = torch.where(is_time, _TIME_WEIGHT, 1.0)
     answer = (losses * weights).sum() / weights.sum()
@@ -237,13 +281,14 @@ def answer_loss(
             "time_right": float(right[is_time].float().mean()),
             "time_within_1s": float((seconds_off <= 1).float().mean()),
             "word_right": float(right[~is_time].float().mean()),
+            "told_right": float(right[batch["word_pointers"][:, :-1][is_answer] >= 0].float().mean()),
             "borders": float(borders),
             "asked": float(asked),
             "heard": heard,
-            "guide": float(guide),
+            "guide": float(guides),
             **looked,
         }
-    return answer, 4 * borders + asked + guide, parts
+    return answer, 4 * borders + asked + guides, parts
 
 
 def _asked_loss(logits: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, float]:
@@ -255,18 +300,21 @@ def _asked_loss(logits: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, float]
     return torch.stack(losses).sum(), float(right.float().mean())
 
 
-def _guide_loss(
+def _guide_losses(
     language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Ask the first heads of one layer to look at the frame whose time is about to be written.
+    """Ask the first heads of one layer to look at the frame whose time is about to be written, or that is told of.
 
     Only the rows that matter are computed, and these twice: here, and in the layer itself, which remembers no weights.
 
     Args:
         language_model: The decoder without its head.
         hidden_states: `(batch, sequence, width)`, what the layer reads.
-        batch: With `pointers` `(batch, sequence)`, see `time_pointers`.
+        batch: With `pointers` and `word_pointers`, `(batch, sequence)` each, see `answer_pointers`.
         is_video: `(batch, sequence)`.
+
+    Returns:
+        The mean over times plus that over words; and what share of the attention is where it should be.
     """
     attention = language_model.layers[_LOOKS_AT].self_attn
     normed = language_model.layers[_LOOKS_AT].input_layernorm(hidden_states)
@@ -278,18 +326,20 @@ def _guide_loss(
     )
     queries, keys = apply_rotary_pos_emb(queries, keys, *language_model.rotary_emb(normed, batch["position_ids"]))
     first = is_video.int().argmax(dim=1)
+    pointers = torch.maximum(batch["pointers"], batch["word_pointers"])  # no token has both
     losses, found = [], []
-    for i, pointers in enumerate(batch["pointers"]):
-        rows = (pointers >= 0).nonzero()[:, 0]
+    for i, row_pointers in enumerate(pointers):
+        rows = (row_pointers >= 0).nonzero()[:, 0]
         scores = (queries[i, :, rows] @ keys[i].transpose(-1, -2)).float() * attention.scaling
         scores = scores + batch["attention_mask"][i, 0, rows]  # (heads, rows, sequence)
-        targets = (first[i] + pointers[rows]).expand(_GUIDED_HEADS, -1)
-        losses.append(F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none"))
+        targets = (first[i] + row_pointers[rows]).expand(_GUIDED_HEADS, -1)
+        losses.append(F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets))
         found.append(scores.detach().softmax(-1).gather(-1, targets[..., None])[..., 0].mean(0))  # (rows,)
+    loss, share = torch.cat(losses, dim=1).mean(dim=0), torch.cat(found)  # (rows of all,)
     where = batch["pointers"].new_zeros(batch["pointers"].shape, dtype=torch.bool)
     where[batch["asked_at"][:, 0], batch["asked_at"][:, 1]] = True
-    is_asked = where[batch["pointers"] >= 0]
-    share = torch.cat(found)
-    kinds = {"looks_at_asked": share[is_asked], "looks_at_others": share[~is_asked]}
-    looked = {name: float(values.mean()) for name, values in kinds.items() if len(values)}
-    return torch.cat(losses).mean(), looked
+    is_asked, is_word = where[pointers >= 0], batch["word_pointers"][pointers >= 0] >= 0
+    kinds = {"asked": is_asked, "others": ~is_asked & ~is_word, "words": is_word}
+    looked = {f"looks_at_{name}": float(share[these].mean()) for name, these in kinds.items() if these.any()}
+    means = [loss[these].mean() for these in (~is_word, is_word) if these.any()]
+    return torch.stack(means).sum(), looked

@@ -44,14 +44,23 @@ def scripts(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
     return answer + helps, parts
 
 
-def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
-    """Write the scripts of films in video tokens, and know where things are and how they move."""
+def windows(model: Any, batch: Mapping[str, Any], *, is_guided: bool = True) -> tuple[Tensor, dict[str, float]]:
+    """Write the scripts of films in video tokens, and know where things are and how they move.
+
+    Args:
+        model: With its heads.
+        batch: Frame tokens and labels.
+        is_guided: Whether attention is told where to look, which takes a third of the time: a model that looks there
+            already can do without.
+    """
     heads = model.training_heads.answers
     layers = model.video_qformer.qformer.encoder.layer
     seen: list[list[Tensor]] = [[] for _ in layers]  # of every layer, tokens in the order of the video tokens
+    across = AttentionWatch(layer.crossattention.attention for layer in layers)
+    between = AttentionWatch(layer.attention.attention for layer in layers[1:])
     with ExitStack() as stack:
-        across = stack.enter_context(AttentionWatch(layer.crossattention.attention for layer in layers))
-        between = stack.enter_context(AttentionWatch(layer.attention.attention for layer in layers[1:]))
+        for watch in (across, between) if is_guided else ():
+            stack.enter_context(watch)
         for layer, states in zip(layers, seen, strict=True):
             stack.enter_context(layer.register_forward_hook(_remember(states)))
         features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
@@ -59,9 +68,11 @@ def windows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, flo
     script, told = script_loss(heads, features, batch)
     motion, moved = motion_loss(heads, hidden_states[0], batch)
     acts, acted = acts_loss(heads, hidden_states, batch)
-    guide, looks = window_guide_loss(model.config, across, between, batch["video_sizes"])
-    loss = script + _MOTION_WEIGHT * motion + _ACTS_WEIGHT * acts + guide
-    return loss, {**told, **moved, **acted, "looks": looks}
+    loss, parts = script + _MOTION_WEIGHT * motion + _ACTS_WEIGHT * acts, {**told, **moved, **acted}
+    if is_guided:
+        guide, looks = window_guide_loss(model.config, across, between, batch["video_sizes"])
+        loss, parts = loss + guide, {**parts, "looks": looks}
+    return loss, parts
 
 
 def _remember(states: list[Tensor]) -> Callable[[Any, Any, Any], None]:

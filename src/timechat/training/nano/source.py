@@ -21,10 +21,10 @@ from timechat.distributed import rank, wait_for_all, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.config import Recipe
-from timechat.training.nano.answers import time_pointers
+from timechat.training.nano.answers import TokenIds, answer_pointers
 from timechat.training.nano.frames import draw_clip, frame_batch
 from timechat.training.nano.labels import asked_classes, motion_labels, state_labels, time_classes
-from timechat.training.nano.texts import ConversationWriter, choose_records
+from timechat.training.nano.texts import ConversationWriter, choose_records, told_at
 from timechat.training.schedule import num_steps
 
 _HIDDEN = -1e9  # what is added to the attention of those who may not look
@@ -41,17 +41,17 @@ class FilmSource:
         self._films = recipe.data.films
         self._processor = processor
         self._writer = ConversationWriter(processor)
-        self._first_time_id = processor.tokenizer.convert_tokens_to_ids("Ġ0.0")
-        self._dash_id = processor.tokenizer.convert_tokens_to_ids("Ġ-")
+        self._token_ids = TokenIds.of(processor.tokenizer)
         make: dict[str, Callable[[int], dict[str, Any]]] = {
             "nano_frames": self._frames,
             "nano_scripts": self._scripts,
             "nano_windows": self._windows,
+            "nano_windows_unguided": self._windows,
             "nano_films": self._watched,
         }
         self._make = make[recipe.objective]
         self._store: FeatureStore | None = None
-        if recipe.objective in ("nano_windows", "nano_films"):
+        if recipe.objective in ("nano_windows", "nano_windows_unguided", "nano_films"):
             folder = Path(recipe.run.output).parent / "features"  # beside the stages: others may learn from it too
             self._store = FeatureStore(folder, recipe, processor, model)
 
@@ -131,7 +131,7 @@ class FilmSource:
 
     def _texts(self, films: list[_Sample], iteration: int) -> dict[str, Any]:
         brief = iteration < self._films.brief_share * num_steps(self._recipe.run)
-        rows, states, times, pointers, asked, asked_at = [], [], [], [], [], []
+        rows, states, times, pointers, word_pointers, asked, asked_at = [], [], [], [], [], [], []
         for film, variant, number in films:
             rng = random.Random(f"{self._films.seed}/{number}/turns")
             timestamps = frame_times(film)
@@ -141,7 +141,9 @@ class FilmSource:
             rows.append(row)
             states.append(torch.from_numpy(state_labels(film, token_times)))
             times.append(torch.from_numpy(time_classes(token_times)))
-            pointers.append(time_pointers(row, self._first_time_id, self._dash_id, len(token_times)))
+            to_times, to_words = answer_pointers(row, self._token_ids, len(token_times), [told_at(r) for r in records])
+            pointers.append(to_times)
+            word_pointers.append(to_words)
             happenings = {happening.id: happening for happening in film.happenings}
             for place, pointer in enumerate(pointers[-1]):
                 record = records[row.segments[place] - 1]
@@ -152,7 +154,8 @@ class FilmSource:
         may_look = batch["attention_mask"]
         batch["attention_mask"] = torch.zeros(may_look.shape).masked_fill(~may_look, _HIDDEN)
         length = batch["input_ids"].shape[1]
-        batch["pointers"] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in pointers])
+        for name, lists in (("pointers", pointers), ("word_pointers", word_pointers)):
+            batch[name] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in lists])
         batch["asked_at"] = torch.tensor(asked_at).reshape(-1, 2)
         batch["asked"] = torch.tensor(asked).reshape(-1, 3)
         batch["states"], batch["times"] = torch.cat(states), torch.cat(times)

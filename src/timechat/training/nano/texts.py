@@ -18,13 +18,13 @@ from timechat.prompts import SYSTEM_PROMPT, VIDEO_PLACEHOLDER, video_message
 # Of the questions about a film: how many of each task are asked at most, and how often at all. Grounding comes first:
 # it is what the other tasks are made of.
 _SHARES: Mapping[str, tuple[int, float]] = {
-    "grounding": (6, 1.0),
-    "dense_caption": (1, 0.4),
-    "highlights": (1, 0.2),
+    "grounding": (4, 1.0),
+    "dense_caption": (1, 0.7),
+    "highlights": (2, 0.4),
     "steps": (1, 0.2),
     "summary": (1, 0.15),
-    "transcribe": (1, 0.4),
-    "qa": (2, 0.8),
+    "transcribe": (1, 0.2),
+    "qa": (4, 1.0),
 }
 _BRIEF_SHARES: Mapping[str, tuple[int, float]] = {"grounding": (12, 1.0), "dense_caption": (1, 0.4), "steps": (1, 0.2)}
 _BRIEF_OF = 4  # ways to word a question, of which the shortest is taken
@@ -80,6 +80,11 @@ def choose_records(
             chosen += [record for record in records if record.task == task][:most]
     rng.shuffle(chosen)
     return chosen[:num_questions]
+
+
+def told_at(record: FilmRecord) -> float | None:
+    """When begins the one event that an answer tells in words; None where it is not one, or not told."""
+    return record.events[0].start if record.task == "qa" and len(record.events) == 1 else None
 
 
 def _brief_records(film: Film, variant: int) -> list[FilmRecord]:

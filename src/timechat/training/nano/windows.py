@@ -86,8 +86,8 @@ def start_comparing(model: Any) -> None:
 
     Each head looks at the token of one colour or shape, as `FrameHeads.which` knows it. Those of the first layer
     fetch the geometry that `FrameHeads` reads off it, and their output layer writes down the difference between two
-    frames, and their mean. These two stay as they are: in a hundred steps the first rush of learning would have
-    made the small differences drown in what else the same weights then carry.
+    frames, and their mean. The recipe leaves these two out of what learns: in a hundred steps the first rush of
+    learning would have made the small differences drown in what else the same weights then carry.
     """
     told: FrameHeads = model.training_heads.frames
     told_dims = told.geometry.in_features  # of a token; the others are left to places
@@ -117,10 +117,6 @@ def start_comparing(model: Any) -> None:
         output[2 * size * row :][:size, other] = _MAGNIFIED * same
         output[2 * size * row + size :][: size - _FREE, one] = same[:-_FREE] / 2
         output[2 * size * row + size :][: size - _FREE, other] = same[:-_FREE] / 2
-    for layer in (cross.attention.value, cross.output.dense):
-        for parameter in layer.parameters():
-            if parameter.requires_grad:
-                parameter.register_hook(torch.zeros_like)
 
 
 def window_guide_loss(
