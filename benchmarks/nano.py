@@ -9,7 +9,6 @@ prints tables in Markdown. A run that is stopped goes on where it was: raw answe
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from timechat.evaluation.answering import weights_digest
 from timechat.evaluation.asking import TASKS, Asking, ask_films, open_store
 from timechat.evaluation.drawn import report_drawn
 from timechat.evaluation.films import RECORDS_FILE, read_films
+from timechat.files import written_whole
 
 
 def parse_options() -> argparse.Namespace:
@@ -48,9 +48,8 @@ def show_progress(begun: float, done: int, total: int) -> None:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ import json
 import mimetypes
 import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -22,6 +21,7 @@ from urllib.parse import quote, urlsplit
 
 from timechat.errors import VideoError
 from timechat.events import Answer, Event, format_time
+from timechat.files import written_whole
 
 MOMENT_SECONDS = 2.0
 """How long a moment (an event with `start == end`) is shown as a subtitle, in seconds."""
@@ -403,11 +403,5 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
         return
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
-    try:
-        with unfinished.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

@@ -24,6 +24,7 @@ from timechat.data.parallel import in_order
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, VideoLoader, read_frames
 from timechat.errors import DataError, VideoError
+from timechat.files import written_whole
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.video import Frames
@@ -290,12 +291,8 @@ def _save(path: Path, states: Tensor, frames: Frames, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"states": states.cpu().contiguous(), "timestamps": torch.from_numpy(frames.timestamps.copy())}
     facts = {"video": record.video, "start": record.start, "end": record.end, "duration": frames.duration}
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, part, metadata={name: str(fact) for name, fact in facts.items()})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as unfinished:
+        save_file(tensors, unfinished, metadata={name: str(fact) for name, fact in facts.items()})
 
 
 def _begin(folder: Path, header: FeatureHeader) -> dict[str, str]:

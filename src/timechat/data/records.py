@@ -2,9 +2,7 @@
 
 import difflib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -14,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from timechat.errors import DataError
 from timechat.events import Event, Task
+from timechat.files import written_whole
 from timechat.parsing import parse_events
 from timechat.prompts import Message, Role
 
@@ -170,16 +169,9 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON objects one a line: the file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 @contextmanager

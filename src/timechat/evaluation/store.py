@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import DataError
+from timechat.files import written_whole
 
 
 class AnswerStore:
@@ -56,9 +57,8 @@ class AnswerStore:
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        with written_whole(self.path) as unfinished:
+            unfinished.write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _whole_lines(path: Path) -> list[str]:

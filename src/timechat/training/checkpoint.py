@@ -1,7 +1,6 @@
 """Checkpoints: what is needed to go on exactly, written whole or not at all."""
 
 import json
-import os
 import random
 import re
 import shutil
@@ -18,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from timechat.distributed import gather, rank, wait_for_all, world_size
 from timechat.errors import TrainingError
+from timechat.files import to_disk, written_whole
 from timechat.training.parameters import learned_tensors
 
 _FOLDER = "checkpoints"
@@ -163,28 +163,17 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     partial.mkdir(parents=True)
     write(partial)
     for path in (*partial.rglob("*"), partial):
-        _to_disk(path)
+        to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
-    _to_disk(folder.parent)
+    to_disk(folder.parent)
 
 
 def write_file(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _to_disk(partial)
-    partial.replace(path)
-    _to_disk(path.parent)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with written_whole(path, is_durable=True) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def _random_state() -> dict[str, Any]:

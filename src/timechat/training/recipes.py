@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from timechat.files import written_whole
 from timechat.training.config import Recipe
 
 RESOLVED_FILE = "recipe.yaml"
@@ -60,9 +61,8 @@ def build_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, n
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a resolved recipe, with every default spelt out."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(yaml.safe_dump(plain_recipe(recipe), sort_keys=False, allow_unicode=True))
-    temporary.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(yaml.safe_dump(plain_recipe(recipe), sort_keys=False, allow_unicode=True))
 
 
 def load_resolved(path: Path) -> Recipe:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from av.error import FFmpegError
 from timechat.data.drawing.film import Film, Level, Part, Split, write_film
 from timechat.data.drawing.instructions import film_records
 from timechat.data.drawing.picture import draw_frames
+from timechat.files import written_whole
 
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"
@@ -117,7 +117,7 @@ def _num_cores() -> int:
 def write_records(films: FilmSet, out: Path) -> int:
     """Write `records.jsonl` and `truth.jsonl` of films; returns the number of records."""
     count = 0
-    with _written_whole(out / RECORDS_FILE) as records, _written_whole(out / TRUTH_FILE) as truth:
+    with _lines(out / RECORDS_FILE) as records, _lines(out / TRUTH_FILE) as truth:
         for index in range(films.clips):
             film = films.film(index)
             of_film = film_records(film)
@@ -133,16 +133,9 @@ def _line(value: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that takes its place only when all of it is written."""
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
-    try:
-        with unfinished.open("x", encoding="utf-8", newline="") as file:
-            yield file
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+def _lines(path: Path) -> Iterator[IO[str]]:
+    with written_whole(path) as unfinished, unfinished.open("x", encoding="utf-8", newline="") as file:
+        yield file
 
 
 # --------------------------------------------------------------------------------------------------- workers
@@ -219,13 +212,8 @@ def is_drawn(film: Film, path: Path) -> bool:
 
 def write_video(film: Film, path: Path) -> None:
     """Draw a film into an H.264 MP4 file, which takes its place only when it is whole."""
-    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
-    try:
+    with written_whole(path) as unfinished:
         _encode(film, unfinished)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _encode(film: Film, path: Path) -> None:

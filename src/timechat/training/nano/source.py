@@ -18,6 +18,7 @@ from torch import Tensor
 from timechat.data.drawing.film import TICK, Film, Level, write_film
 from timechat.data.packing import pad_packed
 from timechat.distributed import rank, wait_for_all, world_size
+from timechat.files import written_whole
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.config import Recipe
@@ -216,9 +217,8 @@ class FeatureStore:
             clip = draw_clip(film, frame_times(film), np.random.default_rng([self._films.seed, index]))
             inputs = {name: tensor[None] for name, tensor in processor.encode_frames(clip).items()}
             tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
-        temporary = path.with_suffix(".partial")
-        save_file(tokens, temporary)
-        temporary.replace(path)
+        with written_whole(path) as unfinished:
+            save_file(tokens, unfinished)
         model.train(was_training)
 
 

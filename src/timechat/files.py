@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
+    """Give a path to write to; what is written there takes the place of `path` when the block ends.
+
+    A failure leaves `path` as it was, and no debris.
+
+    Args:
+        path: The file that is wanted; its folder exists.
+        is_durable: Whether it must still be whole when the power goes, which takes longer.
+    """
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
+    try:
+        yield unfinished
+        if is_durable:
+            to_disk(unfinished)
+        unfinished.replace(path)
+        if is_durable:
+            to_disk(path.parent)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file or a folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

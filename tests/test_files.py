@@ -1,0 +1,25 @@
+"""Files appear whole or not at all."""
+
+import pytest
+
+from timechat.files import written_whole
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+def test_a_file_takes_its_place_when_all_is_written(tmp_path, is_durable):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with written_whole(path, is_durable=is_durable) as unfinished:
+        unfinished.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_file_as_it_was_and_no_debris(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), written_whole(path) as unfinished:
+        unfinished.write_text("new \udc80", encoding="utf-8")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
