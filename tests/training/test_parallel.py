@@ -1,5 +1,9 @@
 """Two processes are one with twice the batch."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.training.small import EVERYTHING, make_still_model, run_module, small_recipe, train_small
@@ -35,3 +39,20 @@ def test_on_one_process_everything_stays_here():
     assert list(distributed.shard([1, 2, 3])) == distributed.gather([1, 2, 3]) == [1, 2, 3]
     assert distributed.sum_over_processes([1.5, 2.0]) == [1.5, 2.0]
     assert distributed.from_first("word") == "word"
+
+
+def test_stopping_under_torchrun_is_no_crash(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "model: {checkpoint: nano, train: [vision]}\n"
+        "objective: nano_frames\n"
+        "data: {films: {seed: 0}}\n"
+        f"run: {{output: {tmp_path}/run, parallel: ddp, batch_size: 4, steps: 9, device: cpu, plot: false}}\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "timechat.training", str(recipe), "--minutes", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "the same command goes on" in result.stderr + result.stdout
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [1]
