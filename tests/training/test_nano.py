@@ -383,3 +383,17 @@ def test_the_heads_that_are_kept_are_those_of_the_built_in_model(nano):
     kept = load_file(Path(__file__).parents[2] / "recipes" / "nano-heads.safetensors")
     ours = NanoHeads(nano[0]).state_dict()
     assert {name: tensor.shape for name, tensor in kept.items()} == {name: t.shape for name, t in ours.items()}
+
+
+def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch):
+    source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
+    other_questions = [record for record in film_records(FILM) if record.task == "qa"][:2]
+    monkeypatch.setattr(source_module, "choose_records", lambda *_args, **_options: other_questions)
+    batches = source.batches(0)
+    batch = next(batches)
+    batches.close()
+    assert batch["asked_at"].shape == (0, 2)
+    model, _ = nano
+    model.training_heads = HEADS["nano_scripts"](model)
+    assert torch.isfinite(find_objective("nano_scripts")(model, {**batch, "progress": 0.5}).loss_sum)
+    del model.training_heads

@@ -157,8 +157,8 @@ class FilmSource:
         length = batch["input_ids"].shape[1]
         for name, lists in (("pointers", pointers), ("word_pointers", word_pointers)):
             batch[name] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in lists])
-        batch["asked_at"] = torch.tensor(asked_at).reshape(-1, 2)
-        batch["asked"] = torch.tensor(asked).reshape(-1, 3)
+        batch["asked_at"] = torch.tensor(asked_at, dtype=torch.long).reshape(-1, 2)
+        batch["asked"] = torch.tensor(asked, dtype=torch.long).reshape(-1, 3)
         batch["states"], batch["times"] = torch.cat(states), torch.cat(times)
         return batch
 
