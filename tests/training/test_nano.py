@@ -40,7 +40,8 @@ from timechat.training.nano.source import FilmSource, frame_times
 from timechat.training.nano.texts import choose_records, told_at
 from timechat.training.nano.windows import FRAMES_ASIDE, start_comparing, window_guide_loss
 from timechat.training.objectives import HEADS, find_objective
-from timechat.training.recipes import build_recipe
+from timechat.training.parameters import prepare_parameters, trainable
+from timechat.training.recipes import build_recipe, read_recipe
 
 FILM = write_film(3, 1)
 
@@ -397,3 +398,13 @@ def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch
     model.training_heads = HEADS["nano_scripts"](model)
     assert torch.isfinite(find_objective("nano_scripts")(model, {**batch, "progress": 0.5}).loss_sum)
     del model.training_heads
+
+
+@pytest.mark.parametrize("name", ["nano.yaml", "nano_more.yaml"])
+def test_the_recipes_name_parts_that_nano_has(nano, name):
+    model = copy.deepcopy(nano[0])
+    model.training_heads = NanoHeads(model)
+    for stage in read_recipe(Path(__file__).parents[2] / "recipes" / name):
+        prepare_parameters(model, stage.model)
+        assert not any(n.startswith(tuple(stage.model.freeze)) for n in trainable(model) if stage.model.freeze)
+        assert stage.objective in HEADS

@@ -158,6 +158,29 @@ def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch
     assert torch.allclose(learned, torch.full_like(learned, 0.25), atol=1e-5)
 
 
+def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        objectives.STARTS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
+    )
+    [stage] = recipe(converted, tmp_path / "run", optimizer={"lr": 1e-2})
+    held = replace(stage.model, start="nano_comparing", freeze=["video_qformer.query_tokens"])
+    assert train_recipe([replace(stage, model=held)], make_source)
+    kept = Model.from_pretrained(tmp_path / "run" / "model").video_qformer.query_tokens
+    assert torch.equal(kept, torch.full_like(kept, 0.25))
+
+
+def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path, monkeypatch):
+    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", answers)
+    monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
+    path = trained / "1-first" / "heads.safetensors"
+    [stage] = recipe(converted, tmp_path / "run", objective="with_head")
+    held = replace(stage.model, heads=str(path), freeze=["training_heads.weight", "training_heads.bias"])
+    assert train_recipe([replace(stage, model=held)], make_source)
+    before, after = load_file(path), load_file(tmp_path / "run" / "heads.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_the_exported_folder_holds_the_last_weights_and_no_heads(trained):
     model = Model.from_pretrained(trained / "2-second" / "model")
     checkpoint = trained / "2-second" / "checkpoints" / "step-0000002" / "weights.safetensors"

@@ -24,6 +24,8 @@ PARTS = {
     "language_model": ("language_model.",),
 }
 
+_HELD_NAMES = "held_names"  # attribute of a prepared model: parameters that would learn, but for `model.freeze`
+
 
 def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelSettings) -> None:
     """Attach the adapter, freeze what does not learn, and choose number formats, in place.
@@ -36,11 +38,15 @@ def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelS
         _prepare_lora(model, settings.lora)
     frozen_dtype = getattr(torch, settings.language_model_dtype)
     matched: set[str] = set()
+    held: set[str] = set()
     for name, parameter in model.named_parameters():
         parts = [part for part in settings.train if _belongs(name, part)]
         freezing = [beginning for beginning in settings.freeze if name.startswith(beginning)]
         matched.update(parts, freezing)
-        parameter.requires_grad_((bool(parts) or name.startswith(f"{HEADS_NAME}.")) and not freezing)
+        could_learn = bool(parts) or name.startswith(f"{HEADS_NAME}.")
+        if could_learn and freezing:
+            held.add(name)
+        parameter.requires_grad_(could_learn and not freezing)
         is_frozen_language = name.startswith("language_model.") and not parameter.requires_grad
         parameter.data = parameter.data.to(frozen_dtype if is_frozen_language else torch.float32)
     if missing := [part for part in settings.train if part not in matched]:
@@ -50,6 +56,7 @@ def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelS
         )
     if missing := [beginning for beginning in settings.freeze if beginning not in matched]:
         raise ValueError(f"model.freeze names {', '.join(missing)}, but no parameter's name begins so")
+    setattr(model, _HELD_NAMES, frozenset(held))
     if settings.gradient_checkpointing:
         model.language_model.activation_checkpointing_enable({"use_reentrant": False})
 
@@ -68,8 +75,14 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return all that training changes, by name: what learns, and the running means of batch norms that learn."""
+    """Return all in which a run may differ from the checkpoint that it starts from, by name.
+
+    That is what learns, the running means of batch norms that learn, and what `model.freeze` holds as the start of the
+    run has made it: `model.start`, or heads of another run.
+    """
     learned: dict[str, Tensor] = dict(trainable(model))
+    held: frozenset[str] = getattr(model, _HELD_NAMES, frozenset())
+    learned |= {name: parameter for name, parameter in model.named_parameters() if name in held}
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and any(parameter.requires_grad for parameter in module.parameters()):
             learned |= {f"{name}.{key}": buffer for key, buffer in module.named_buffers(recurse=False)}

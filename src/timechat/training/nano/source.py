@@ -52,7 +52,7 @@ class FilmSource:
         }
         self._make = make[recipe.objective]
         self._store: FeatureStore | None = None
-        if recipe.objective in ("nano_windows", "nano_windows_unguided", "nano_films"):
+        if self._make in (self._windows, self._watched):
             folder = Path(recipe.run.output).parent / "features"  # beside the stages: others may learn from it too
             self._store = FeatureStore(folder, recipe, processor, model)
 
