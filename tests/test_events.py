@@ -55,6 +55,9 @@ def test_an_answer_is_the_json_object_that_the_commands_print():
         "text": "3.0 - 7.0 seconds, he sits.",
         "events": [{"start": 3.0, "end": 7.0, "caption": "he sits.", "score": None}],
         "model": "nano",
+        "found": None,
+        "score": None,
+        "step": None,
         "notes": ["untrained weights"],
     }
 

@@ -65,6 +65,9 @@ class Answer:
         video: Path or address of the video, None where it had none (ready-made frames).
         duration: Length of the video in seconds.
         model: Which model answered.
+        found: Whether what was looked for happens in the video; None where nothing was looked for.
+        score: How sure the model is that it happens, from 0 to 1; None where nobody can say.
+        step: Resolution in seconds: how far apart the frames are from which the events' borders were told.
         notes: Plain sentences that whoever reads the answer should know, such as untrained weights.
     """
 
@@ -76,6 +79,9 @@ class Answer:
     video: str | None = None
     duration: float | None = None
     model: str | None = None
+    found: bool | None = None
+    score: float | None = None
+    step: float | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -95,6 +101,9 @@ class Answer:
             "text": self.text,
             "events": [event.to_dict() for event in self.events],
             "model": self.model,
+            "found": self.found,
+            "score": self.score,
+            "step": self.step,
             "notes": list(self.notes),
         }
 
