@@ -8,7 +8,7 @@ only the stretches that hold a wanted frame are decoded, each from the keyframe 
 """
 
 from timechat.video.frames import Frames, StreamInfo, VideoInfo
-from timechat.video.loading import load_frames, probe_video
+from timechat.video.loading import VideoReader, load_frames, probe_video
 from timechat.video.pictures import Size
 from timechat.video.sampling import is_constant_rate, sample_indices, uniform_indices
 from timechat.video.source import VideoSource
@@ -18,6 +18,7 @@ __all__ = [
     "Size",
     "StreamInfo",
     "VideoInfo",
+    "VideoReader",
     "VideoSource",
     "is_constant_rate",
     "load_frames",

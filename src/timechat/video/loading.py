@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
 import av.error
@@ -87,14 +89,27 @@ def load_frames(
     Raises:
         VideoError: The video cannot be read, or nothing is shown in the part asked for.
     """
-    wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
-    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
-    request = Request(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
+    request = _request(num_frames, fps, max_frames, start, end, timestamps, sampling, generator)
     size = None if size is None else height_width(size)
     if isinstance(source, Frames):
         return _resample(source, request, size)
-    with open_source(source, timeout) as opener:
-        return _load(opener, request, size, clock == "container", workers or _num_cores())
+    with VideoReader(source, timeout=timeout, workers=workers) as reader:
+        return reader.take(request, size, keeps_clock=clock == "container")
+
+
+def _request(
+    num_frames: int | None,
+    fps: float | None,
+    max_frames: int | None,
+    start: float | None,
+    end: float | None,
+    timestamps: ArrayLike | None,
+    sampling: str,
+    generator: np.random.Generator | None = None,
+) -> Request:
+    wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
+    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
+    return Request(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
 
 
 @dataclass(frozen=True)
@@ -116,17 +131,115 @@ class _Sample:
     notes: list[str]
 
 
-def _load(opener: Opener, request: Request, size: tuple[int, int] | None, keep_clock: bool, workers: int) -> Frames:
-    found, info, time_base = read_packets(opener, only_first_picture=False)
-    index = build_index(found, time_base)
-    size = size or (info.height, info.width)
-    sample = _sample_by_index(opener, info, index, request, size, keep_clock, workers) if index.is_trusted else None
-    if sample is None:
-        sample = _sample_in_order(opener, info, index, request, size, keep_clock)
-    duration = float(sample.end_time - sample.times[0])
-    notes = (*found.losses(duration, info), *request.notes(sample.end_time), *sample.notes)
-    info = replace(info, num_frames=len(sample.times), duration=duration)
-    return Frames(sample.pixels, sample.timestamps, duration, info, notes)
+class VideoReader:
+    """A video that is opened once and sampled as often as need be, window by window; a context manager.
+
+    Attributes:
+        info: What the video is, with the exact number of its frames and its length.
+    """
+
+    def __init__(self, source: VideoSource, *, timeout: float = DEFAULT_TIMEOUT, workers: int | None = None) -> None:
+        """Open a video and read the times of its frames, without decoding them.
+
+        Args:
+            source: As in `load_frames`, but for `Frames`.
+            timeout: Seconds of wall time after which opening it, or one call of `load`, is given up.
+            workers: Threads to decode with; None takes all cores.
+
+        Raises:
+            VideoError: The video cannot be read.
+        """
+        self._open = ExitStack()
+        self._workers = workers or _num_cores()
+        self._opener = self._open.enter_context(open_source(source, timeout))
+        try:
+            found, self.info, time_base = read_packets(self._opener, only_first_picture=False)
+            self._index = build_index(found, time_base)
+            times, end_time, _ = self._timeline
+        except BaseException:
+            self._open.close()
+            raise
+        duration = float(end_time - times[0])
+        self._losses = found.losses(duration, self.info)
+        self.info = replace(self.info, num_frames=len(times), duration=duration)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self._open.close()
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last."""
+        return self.info.duration
+
+    def load(
+        self,
+        *,
+        num_frames: int | None = DEFAULT_NUM_FRAMES,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        timestamps: ArrayLike | None = None,
+        size: Size | None = None,
+        sampling: Literal["exact", "keyframes"] = "exact",
+    ) -> Frames:
+        """Load frames of the video, with arguments, result and errors as in `load_frames`."""
+        request = _request(num_frames, fps, max_frames, start, end, timestamps, sampling)
+        return self.take(request, None if size is None else height_width(size))
+
+    def take(self, request: Request, size: tuple[int, int] | None, *, keeps_clock: bool = False) -> Frames:
+        """Load the frames of a request, `size` (height, width) pixels large or as they are displayed."""
+        self._opener.deadline.restart()
+        size = size or (self.info.height, self.info.width)
+        sample = self._by_index(request, size, keeps_clock) if self._index.is_trusted else None
+        if sample is None:
+            sample = self._in_order(request, size, keeps_clock)
+        duration = float(sample.end_time - sample.times[0])
+        notes = (*self._losses, *request.notes(sample.end_time), *sample.notes)
+        info = replace(self.info, num_frames=len(sample.times), duration=duration)
+        return Frames(sample.pixels, sample.timestamps, duration, info, notes)
+
+    @cached_property
+    def _timeline(self) -> tuple[NDArray[np.float64], float, list[str]]:
+        """Seconds at which all frames are shown, when the last is gone, and what there is to say about it."""
+        index = self._index
+        if index.is_trusted:
+            zero = int(index.frame_pts[0])
+            times = seconds(index.frame_pts - zero, index.time_base)
+            return times, float(seconds(np.array(index.end - zero), index.time_base)), []
+        return self._timeline_in_order
+
+    @cached_property
+    def _timeline_in_order(self) -> tuple[NDArray[np.float64], float, list[str]]:
+        """The same for a file whose packets do not tell: by decoding all of it."""
+        ticks = [frame.pts for frame in decode_all(self._opener, self.info)]
+        if not ticks:
+            raise VideoError(f"{self._opener.name}: is damaged: no frame can be decoded")
+        rate = self.info.fps or 25.0
+        times, notes = _times_in_order(ticks, self._index.time_base, rate)
+        return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
+
+    def _by_index(self, request: Request, size: tuple[int, int], keeps_clock: bool) -> _Sample | None:
+        return _sample_by_index(self._opener, self.info, self._index, request, size, keeps_clock, self._workers)
+
+    def _in_order(self, request: Request, size: tuple[int, int], keeps_clock: bool) -> _Sample:
+        """Decode a file from its start for the frames wanted."""
+        times, end_time, notes = self._timeline_in_order
+        if keeps_clock:
+            times, end_time = times + self.info.start_time, end_time + self.info.start_time
+        chosen = request.choose(times, end_time, float(self._index.time_base), self._opener.name)
+        wanted, rows = np.unique(chosen, return_inverse=True)
+        pictures = _pictures_at(self._opener, self.info, wanted, size)
+        if request.sampling == "keyframes":
+            notes = [*notes, "the file has no usable index: exact frames were taken, not keyframes"]
+        return _Sample(pictures[rows], times[chosen], times, end_time, notes)
 
 
 def _sample_by_index(
@@ -185,26 +298,6 @@ def _nearest_keyframes(
     taken = np.unique(nearest)
     note = f"{len(taken)} keyframes stand for {len(chosen)} frames, up to {distance:.3f} s away from them"
     return taken, [note] if distance else []
-
-
-def _sample_in_order(
-    opener: Opener, info: VideoInfo, index: Index, request: Request, size: tuple[int, int], keep_clock: bool
-) -> _Sample:
-    """Decode a file twice from start to end: first for its times, then for the frames wanted."""
-    ticks = [frame.pts for frame in decode_all(opener, info)]
-    if not ticks:
-        raise VideoError(f"{opener.name}: is damaged: no frame can be decoded")
-    rate = info.fps or 25.0
-    times, notes = _times_in_order(ticks, index.time_base, rate)
-    if keep_clock:
-        times += info.start_time
-    end_time = float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate))
-    chosen = request.choose(times, end_time, float(index.time_base), opener.name)
-    wanted, rows = np.unique(chosen, return_inverse=True)
-    pictures = _pictures_at(opener, info, wanted, size)
-    if request.sampling == "keyframes":
-        notes.append("the file has no usable index: exact frames were taken, not keyframes")
-    return _Sample(pictures[rows], times[chosen], times, end_time, notes)
 
 
 def _times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:

@@ -36,7 +36,11 @@ class Deadline:
 
     def __init__(self, seconds: float, name: str) -> None:
         self.seconds, self.name = seconds, name
-        self.ends = time.monotonic() + seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self.ends = time.monotonic() + self.seconds
         self.is_cancelled = False
 
     def left(self) -> float:
