@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import Answer, CheckpointError, EncodedVideo, TimeChat
+from timechat.model.answering import Written
 from timechat.model.int8 import quantize_linear_layers
 from timechat.pipeline import Decoding
 
@@ -155,7 +156,8 @@ def saying(timechat, monkeypatch) -> Iterator[object]:
     """Put words into the model's mouth."""
 
     def say(text: str) -> None:
-        monkeypatch.setattr(timechat, "_generate", lambda *_, **__: text)
+        ids = timechat.processor.tokenizer(text, add_special_tokens=False).input_ids
+        monkeypatch.setattr(timechat, "_write", lambda *_, **__: [Written(ids, [0.0] * len(ids))])
 
     return say
 

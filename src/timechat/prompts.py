@@ -25,6 +25,9 @@ BENCHMARK_SYSTEM_PROMPT = (
     "accurately addresses the question.\n"
 )
 
+NOT_THERE = "The given query does not happen in the video."
+"""How a model that has learned to says that what is looked for is not there; the original has no words for it."""
+
 
 def time_text(seconds: float) -> str:
     """Write a time as the model reads it: seconds with one decimal, `"117.0"`."""

@@ -319,7 +319,7 @@ def drawn_in_memory(monkeypatch) -> list[Frames]:
         return Frames(frames.pixels, times, duration=20.0)
 
     monkeypatch.setattr(asking_module, "load_frames", load)
-    monkeypatch.setattr("timechat.pipeline.load_frames", load)
+    monkeypatch.setattr("timechat.pipeline.timechat.load_frames", load)
     encode = TimeChat.encode
 
     def watch(self, video, **options):

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
-from timechat.model.processing import TimeChatProcessor, pad_left
+from timechat.model.answering import Prompt, write_answers
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
 from timechat.prompts import SYSTEM_PROMPT
 
 
+@torch.inference_mode()
 def answer_questions(
     model: TimeChatForConditionalGeneration,
     processor: TimeChatProcessor,
@@ -39,54 +40,22 @@ def answer_questions(
         The answers as text, in the order of the questions.
     """
     prompts = [
-        processor.encode_prompt(processor.render_prompt(timestamps, question, system=system), len(timestamps))
+        Prompt(
+            processor.encode_prompt(processor.render_prompt(timestamps, question, system=system), len(timestamps)),
+            video_tokens,
+        )
         for question in questions
     ]
     answers: list[str] = []
     for first in range(0, len(prompts), batch_size):
-        rows = _generate(
-            model, video_tokens, prompts[first : first + batch_size], max_new_tokens, processor.pad_token_id
+        written = write_answers(
+            model,
+            prompts[first : first + batch_size],
+            pad_token_id=processor.pad_token_id,
+            arguments={"max_new_tokens": max_new_tokens, "do_sample": False},
         )
-        answers += [processor.decode(row) for row in rows]
+        answers += [processor.decode(one.token_ids) for one in written]
     return answers
-
-
-@torch.inference_mode()
-def _generate(
-    model: TimeChatForConditionalGeneration,
-    video_tokens: Tensor,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    pad_token_id: int,
-) -> list[list[int]]:
-    """Continue prompts about one video; padding stands between what they share and what is each one's own."""
-    num_shared = _num_shared(prompts)
-    own, own_mask = pad_left([ids[num_shared:] for ids in prompts], pad_token_id)  # (questions, rest)
-    shared = torch.tensor([prompts[0][:num_shared]]).expand(len(prompts), -1)
-    ids = torch.cat([shared, own], dim=1).to(model.device)
-    mask = torch.cat([torch.ones_like(shared), own_mask], dim=1).to(model.device)
-    embeds = model.embed_prompt(ids, video_tokens.repeat(len(prompts), 1))  # (questions, sequence, text hidden)
-    cache = DynamicCache()
-    model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(len(prompts))
-    with quiet_transformers():
-        new_ids = model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad_token_id,
-        )
-    rows: list[list[int]] = new_ids.tolist()
-    return rows
-
-
-def _num_shared(prompts: Sequence[list[int]]) -> int:
-    """How many ids all prompts have in common from the start; the last of each stays its own."""
-    shortest = min(map(len, prompts))
-    differing = (i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
-    return min(next(differing, shortest), shortest - 1)
 
 
 def weights_digest(model: TimeChatForConditionalGeneration) -> str:

@@ -17,11 +17,11 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.parsing import parse_events
+from timechat.pipeline.encoding import encode_frames
 from timechat.prompts import SYSTEM_PROMPT
 from timechat.video import Frames, uniform_indices
 
 _MAX_NEW_TOKENS = 32
-_FRAMES_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +153,3 @@ def _answer(
         predicted = (found[0].start, found[0].end) if found else None
         queries.append(GroundedQuery(predicted, question.truth, question.others))
     return queries
-
-
-def encode_frames(
-    model: TimeChatForConditionalGeneration, processor: TimeChatProcessor, frames: Frames
-) -> torch.Tensor:
-    """Turn frames into `(video tokens, text hidden)`, a few frames at a time."""
-    inputs = processor.encode_frames(frames)
-    tokens = [
-        model.get_frame_features(
-            inputs["pixel_values"][None, part].to(model.device),
-            inputs["qformer_input_ids"][None, part].to(model.device),
-            inputs["qformer_attention_mask"][None, part].to(model.device),
-        )
-        for part in (slice(first, first + _FRAMES_AT_ONCE) for first in range(0, len(frames), _FRAMES_AT_ONCE))
-    ]
-    return model.video_qformer(torch.cat(tokens, dim=1))[0]  # type: ignore[no-any-return]

@@ -31,6 +31,12 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         fps: Frames a second that videos are sampled with by default. None, as in the original, spreads
             `max_frame_positions` frames evenly over a video of any length.
         max_frames: With `fps`, the most frames of a video by default.
+        window_seconds: Length of the stretch of video that the model is asked about at once by default; a longer video
+            is looked at in windows. The default is about the average length of the videos that the original was trained
+            on (TimeIT, 190.8 s), and two seconds a frame.
+        score_slope: Calibration of the scores of moments: `sigmoid(score_slope * logit(score) + score_offset)`.
+        score_offset: See `score_slope`.
+        found_threshold: Least calibrated score of a moment that counts as found.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
             with, `"llama"` what it trained with (and how it answers MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
@@ -62,6 +68,10 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     max_frame_positions: int = 96
     fps: float | int | None = None
     max_frames: int | None = None
+    window_seconds: float | int = 192
+    score_slope: float | int = 1.0
+    score_offset: float | int = 0.0
+    found_threshold: float | int = 0.0
     timestamp_tokenizer: str = "bert"
     vision_post_layernorm_eps: float | None = 1e-5
     image_token_id: int = 32000
@@ -97,6 +107,11 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ValueError(
                 f"window_size must be at least 1 frame, or 0 for one window over the whole video, "
                 f"got {self.window_size}; set it in TimeChatConfig(window_size=...)"
+            )
+        if not self.window_seconds > 0:
+            raise ValueError(
+                f"window_seconds must be above 0, got {self.window_seconds}; set it in "
+                "TimeChatConfig(window_seconds=...)"
             )
         if self.timestamp_tokenizer not in ("bert", "llama"):
             raise ValueError(

@@ -14,6 +14,7 @@ from timechat.data.drawing.questions import ask_about
 from timechat.data.drawing.speech import Speech, film_speech
 from timechat.data.drawing.wording import Deed, absent_deed, ask_grounding, ask_preset_or, film_deeds
 from timechat.events import Event, format_events
+from timechat.prompts import NOT_THERE
 
 FilmTask = Literal["dense_caption", "grounding", "highlights", "steps", "summary", "transcribe", "qa"]
 
@@ -218,7 +219,7 @@ def _negatives(told: _Told, rng: random.Random) -> Iterator[_Draft]:
     wanted = len(told.events) * NEGATIVE_SHARE / (1 - NEGATIVE_SHARE)
     for _ in range(int(wanted + rng.random())):
         question, query = ask_grounding(rng, absent_deed(told.film, rng))
-        yield _Draft("grounding", question, wording.NOT_THERE, [], {"query": query, "is_negative": True})
+        yield _Draft("grounding", question, NOT_THERE, [], {"query": query, "is_negative": True})
 
 
 def _highlights(told: _Told, rng: random.Random) -> Iterator[_Draft]:

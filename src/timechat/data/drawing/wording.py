@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from timechat.data.drawing.film import COLORS, KINDS, SHAPES, Film, Happening, Kind, is_unseen_pair
 from timechat.events import Task
-from timechat.prompts import PRESETS
+from timechat.prompts import NOT_THERE, PRESETS
 from timechat.tasks import build_question
 
 PRESET_SHARE = 0.65
@@ -520,5 +520,4 @@ def all_sentences() -> Iterator[str]:
     yield "The red circle bounces. Then the blue square leaves. Then the blue square appears."
 
 
-NOT_THERE = "The given query does not happen in the video."
 NOTHING = "Nothing happens."

@@ -133,6 +133,7 @@ def build_nano(
         max_frame_positions=16,
         fps=2,
         max_frames=600,
+        window_seconds=60,
         image_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER),
     )
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,59 @@
+"""Frames → video tokens, a few frames at a time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.video import Frames
+
+_FRAMES_AT_ONCE = {"cpu": 8}
+_FRAMES_AT_ONCE_ELSEWHERE = 32
+
+
+@torch.inference_mode()
+def encode_frames(
+    model: TimeChatForConditionalGeneration,
+    processor: TimeChatProcessor,
+    frames: Frames,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Encode frames, told the times that they bear, into `(video tokens, text hidden)`.
+
+    Args:
+        model: In evaluation mode.
+        processor: The model's.
+        frames: All frames of one video, or of one window.
+        progress: Told how many frames are done and how many there are.
+    """
+    tokens = list(_frame_tokens(model, processor, frames, progress))
+    return model.video_qformer(torch.cat(tokens, dim=1))[0]  # type: ignore[no-any-return]
+
+
+def _frame_tokens(
+    model: TimeChatForConditionalGeneration,
+    processor: TimeChatProcessor,
+    frames: Frames,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Tensor]:
+    """Yields `(1, frames, tokens, hidden)`."""
+    input_ids, attention_mask = processor.encode_timestamps(frames.timestamps)
+    at_once = _FRAMES_AT_ONCE.get(model.device.type, _FRAMES_AT_ONCE_ELSEWHERE)
+    for first in range(0, len(frames), at_once):
+        part = slice(first, first + at_once)
+        piece = replace(frames, pixels=frames.pixels[part], timestamps=frames.timestamps[part])
+        inputs = (processor.normalize(piece), input_ids[part], attention_mask[part])
+        yield model.get_frame_features(*(tensor[None].to(model.device) for tensor in inputs))
+        if progress is not None:
+            progress(min(first + at_once, len(frames)), len(frames))
+
+
+def on_clock(frames: Frames, start: float, pace: float) -> Frames:
+    """The frames of a window with times on its own clock, which starts at `start` seconds of the video."""
+    if start == 0 and pace == 1:
+        return frames
+    return replace(frames, timestamps=np.maximum(frames.timestamps - start, 0.0) / pace)

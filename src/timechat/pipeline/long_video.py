@@ -1,0 +1,160 @@
+"""A video of any length, looked at window by window in bounded memory."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.pipeline.encoded import EncodedVideo, Video
+from timechat.pipeline.encoding import encode_frames, on_clock
+from timechat.pipeline.looking import LookPlan, Sampling, plan_look
+from timechat.pipeline.store import WindowStore
+from timechat.video import Frames, VideoReader, load_frames
+from timechat.windows import Looking, Window
+
+Result = TypeVar("Result")
+
+
+class LongVideo:
+    """A video that has been opened, planned in windows, and is encoded as it is asked about; a context manager.
+
+    Attributes:
+        plan: Windows and frames.
+        duration: Seconds.
+        name: Path or address, None for ready-made frames without one.
+        notes: What a reader of the answers should know, as far as frames have been looked at.
+        timings: Seconds spent so far, by stage: `"decode"` (waiting for frames), `"encode"`, `"answer"`.
+    """
+
+    def __init__(
+        self,
+        video: Video,
+        model: TimeChatForConditionalGeneration,
+        processor: TimeChatProcessor,
+        *,
+        model_name: str,
+        looking: Looking,
+        sampling: Sampling,
+        store: WindowStore,
+        keeps_tokens: bool = False,
+        timeout: float = 600.0,
+    ) -> None:
+        """Open a video.
+
+        Args:
+            video: Anything that `TimeChat.encode` takes.
+            model: That looks.
+            processor: The model's.
+            model_name: Name of the model.
+            looking: In which windows.
+            sampling: At which frames.
+            store: Where encoded windows are kept on disk.
+            keeps_tokens: Whether encoded windows are kept in memory for the next question.
+            timeout: Seconds of wall time after which reading a window is given up.
+        """
+        self._model, self._processor, self._model_name = model, processor, model_name
+        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout)
+        self._frames = video if isinstance(video, Frames) else None
+        self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
+        source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
+        self.name = source.name if source else None
+        self.looking = looking
+        self.plan: LookPlan = plan_look(model.config, self.duration, looking, sampling)
+        self.store = store
+        self.notes: tuple[str, ...] = ()
+        self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0}
+        self._kept: dict[Window, EncodedVideo] | None = {} if keeps_tokens else None
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="timechat-look")
+
+    def __enter__(self) -> "LongVideo":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; windows that are kept in memory can still be asked about."""
+        self._ahead.shutdown(cancel_futures=True)
+        if self._reader is not None:
+            self._reader.close()
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows, in order of time."""
+        return self.plan.windows
+
+    def encode(self, windows: Sequence[Window]) -> Iterator[EncodedVideo]:
+        """Encode windows one after the other; the next one's frames are decoded meanwhile."""
+        waiting = [window for window in windows if self._known(window) is None]
+        ahead: Future[Frames] | None = None
+        for window in windows:
+            if (known := self._known(window)) is not None:
+                yield known
+                continue
+            position = waiting.index(window)
+            future = ahead or self._ahead.submit(self._load, window)
+            frames = self.timed("decode", future.result)
+            ahead = self._ahead.submit(self._load, waiting[position + 1]) if position + 1 < len(waiting) else None
+            yield self._keep(window, self.timed("encode", partial(self._look, frames, window)))
+
+    def encode_whole(self) -> EncodedVideo:
+        """Encode a video that fits into one window.
+
+        Raises:
+            ValueError: It takes several.
+        """
+        if len(self.windows) > 1:
+            raise ValueError(
+                f"a video of {len(self.windows)} windows is not answered as a stream; use `run`, or `encode` it, which "
+                "looks at it as one"
+            )
+        return next(self.encode(self.windows))
+
+    def look_again(self, window: Window, load_arguments: Mapping[str, Any]) -> EncodedVideo:
+        """Encode a stretch that is no window of the plan, with frames of its own choice."""
+        frames = self.timed("decode", partial(self._load_frames, load_arguments))
+        return self.timed("encode", partial(self._look, frames, window))
+
+    def _known(self, window: Window) -> EncodedVideo | None:
+        if self._kept is not None and window in self._kept:
+            return self._kept[window]
+        found = self.store.load(window, self.plan.load_arguments(window), self._model.device)
+        return None if found is None else self._told(window, *found)
+
+    def _keep(self, window: Window, encoded: EncodedVideo) -> EncodedVideo:
+        self.store.save(window, self.plan.load_arguments(window), encoded)
+        if self._kept is not None:
+            self._kept[window] = encoded
+        return encoded
+
+    def _load(self, window: Window) -> Frames:
+        return self._load_frames(self.plan.load_arguments(window))
+
+    def _load_frames(self, arguments: Mapping[str, Any]) -> Frames:
+        size = self._model.config.vision_config.image_size
+        if self._frames is not None:
+            return load_frames(self._frames, **arguments, size=size)
+        assert self._reader is not None
+        return self._reader.load(**arguments, size=size)
+
+    def _look(self, frames: Frames, window: Window) -> EncodedVideo:
+        frames = on_clock(frames, window.start, window.pace)
+        tokens = encode_frames(self._model, self._processor, frames)
+        return self._told(window, tokens, frames.timestamps, frames.notes)
+
+    def _told(self, window: Window, tokens: Any, timestamps: Any, notes: Sequence[str]) -> EncodedVideo:
+        self.notes += tuple(note for note in notes if note not in self.notes)
+        return EncodedVideo(
+            tokens, timestamps, window.duration, self.name, tuple(notes), self._model_name, window
+        )  # fmt: skip
+
+    def timed(self, stage: str, work: Callable[[], Result]) -> Result:
+        """Do a piece of work and count its time to a stage."""
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.timings[stage] += time.perf_counter() - began

@@ -1,0 +1,68 @@
+"""Coarse to fine: a moment that was found among sparse frames is looked at again with dense ones around its borders."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from timechat.events import Answer, Event
+from timechat.model.configuration import TimeChatConfig
+from timechat.pipeline.answers import WindowAnswer, read_window
+from timechat.pipeline.encoded import EncodedVideo
+from timechat.pipeline.long_video import LongVideo
+from timechat.pipeline.looking import border_window
+from timechat.scores import Calibration
+from timechat.windows import temporal_iou
+
+_SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one has found something else
+
+Ask = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
+
+
+def refine_moments(
+    answer: Answer, video: LongVideo, config: TimeChatConfig, ask: Ask, calibration: Calibration
+) -> Answer:
+    """Look again at every moment of an answer.
+
+    A moment that fits into half of a second look is looked at once, from its middle; a longer one at both its borders.
+    A border that the second look does not confirm stays as it was.
+
+    Args:
+        answer: Of grounding.
+        video: Still open.
+        config: Of the model.
+        ask: Asks the same question about other windows.
+        calibration: Of the model's scores.
+
+    Returns:
+        The answer with finer borders; its `step` is that of the coarsest border.
+    """
+    step = answer.step or 0.0
+    refined = [_refine(event, video, config, ask, calibration, step) for event in answer.events]
+    steps = [step for _, step in refined]
+    return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
+
+
+def _refine(
+    event: Event, video: LongVideo, config: TimeChatConfig, ask: Ask, calibration: Calibration, step: float
+) -> tuple[Event, float]:
+    """The moment with finer borders, and how fine they are."""
+    middle = (event.start + event.end) / 2
+    window, arguments = border_window(config, middle, step, video.duration)
+    fine = 1 / arguments["fps"]
+
+    def look(border: float) -> Event | None:
+        window, arguments = border_window(config, border, step, video.duration)
+        (told,) = ask([video.look_again(window, arguments)])
+        events = read_window(told, "grounding", event.caption, calibration).events
+        return events[0] if events else None
+
+    if event.duration <= (window.end - window.start) / 2:
+        again = look(middle)
+        if again is None or temporal_iou(again, event) < _SAME_MOMENT:
+            return event, step
+        return replace(event, start=again.start, end=again.end), fine
+    reach = (window.end - window.start) / 2
+    first, last = look(event.start), look(event.end)
+    start = first.start if first and abs(first.start - event.start) <= reach / 2 else event.start
+    end = last.end if last and abs(last.end - event.end) <= reach / 2 else event.end
+    is_fine = start != event.start and end != event.end
+    return (replace(event, start=start, end=end) if start <= end else event), (fine if is_fine else step)

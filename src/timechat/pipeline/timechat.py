@@ -1,0 +1,581 @@
+"""The class that users meet: encode once, ask many times, whatever the length."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from transformers import LogitsProcessor
+
+from timechat.events import Answer, Event, Task
+from timechat.model.answering import Prompt, Written, token_places, write_answers
+from timechat.model.loading import load_model
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.prefix_cache import PrefixCache
+from timechat.model.processing import TimeChatProcessor
+from timechat.model.streaming import AnswerStream
+from timechat.pipeline.answers import Wanted, WindowAnswer, put_together
+from timechat.pipeline.encoded import EncodedVideo, Progress, Video
+from timechat.pipeline.encoding import encode_frames
+from timechat.pipeline.long_video import LongVideo
+from timechat.pipeline.looking import Sampling
+from timechat.pipeline.refining import refine_moments
+from timechat.pipeline.store import WindowStore
+from timechat.prompts import DEFAULT_PRESET
+from timechat.scores import Calibration, Token
+from timechat.tasks import GREEDY, Decoding, build_question, find_preset
+from timechat.video import Frames, load_frames
+from timechat.windows import Looking, Window
+
+UNTRAINED_NOTE = "this model has untrained (random) weights: its answers mean nothing"
+_USUAL_LOOK = Looking()
+_USUAL_FRAMES = Sampling()
+_THE_BEST = Wanted()
+
+
+class TimeChat:
+    """A model with everything around it: `ask` it about a video, or `encode` the video first and ask often.
+
+    Attributes:
+        model: The network.
+        processor: Wording and tokenizers.
+        name: What the model was loaded from.
+        notes: Said with every answer, such as untrained weights.
+    """
+
+    def __init__(
+        self,
+        model: TimeChatForConditionalGeneration,
+        processor: TimeChatProcessor,
+        *,
+        name: str,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self.notes = tuple(notes)
+        self._prefix = PrefixCache()
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "nano",
+        *,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        lora_scale: float | None = None,
+    ) -> "TimeChat":
+        """Load a model.
+
+        Args:
+            model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, or a hub id.
+            device: `"cuda"`, `"mps"`, `"cpu"`, ...; `"auto"` takes the first of these that is there.
+            dtype: Number format: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (CPUs only) or `"auto"`, which
+                takes half precision on GPUs and, on a CPU, float32 as far as it fits into its memory.
+            lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's. The
+                authors advise 20 / 32 for question answering.
+
+        Raises:
+            CheckpointError: There is no model of that name, or it cannot be loaded.
+        """
+        network, processor = load_model(str(model), device=device, dtype=dtype)
+        if lora_scale is not None:
+            network.set_lora_scale(lora_scale)
+        notes = () if network.config.is_trained else (UNTRAINED_NOTE,)
+        return cls(network, processor, name=str(model), notes=notes)
+
+    # ------------------------------------------------------------------------------------------------ looking
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        video: Video,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        timestamps: Sequence[float] | None = None,
+        sampling: Literal["exact", "keyframes"] = "exact",
+        timeout: float = 600.0,
+        progress: Progress | None = None,
+    ) -> EncodedVideo:
+        """Look at a whole video at once, as the original does: decode frames, compress them into video tokens.
+
+        For videos longer than what the model was trained on, `open` looks at one window after the other.
+
+        Args:
+            video: Path, address, bytes, open file, or `Frames`.
+            num_frames: Frames spread evenly over the video; None samples as the model's config says.
+            fps: Frames a second instead.
+            max_frames: Most frames to take with `fps`.
+            start: Seconds; look from here on.
+            end: Seconds; look up to here.
+            timestamps: Seconds; look at exactly these times instead.
+            sampling: `"exact"` frames, or the nearest `"keyframes"` with their true times, which is many
+                times faster on long files.
+            timeout: Seconds of wall time after which reading the file is given up.
+            progress: Told how far the work is.
+
+        Raises:
+            VideoError: The video cannot be read.
+        """
+        _report(progress, "decode", 0, 1)
+        if isinstance(video, Frames) and all(
+            option is None for option in (num_frames, fps, max_frames, start, end, timestamps)
+        ):
+            frames = video  # ready-made frames are taken as they are
+        else:
+            chosen: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "max_frames": max_frames}
+            if num_frames is None and fps is None and timestamps is None:
+                limit = {} if max_frames is None else {"max_frames": max_frames}
+                chosen = self.model.config.default_sampling() | limit
+            frames = load_frames(
+                video,
+                **chosen,
+                start=start,
+                end=end,
+                timestamps=timestamps,
+                size=self.model.config.vision_config.image_size,
+                sampling=sampling,
+                timeout=timeout,
+            )
+        _report(progress, "decode", 1, 1)
+        shortest_prompt = self.processor.render_prompt(frames.timestamps, "")
+        self._check_room(len(self.processor.encode_prompt(shortest_prompt, len(frames))), max_new_tokens=1)
+        video_tokens = encode_frames(self.model, self.processor, frames, partial(_report, progress, "encode"))
+        name = frames.source.name if frames.source else None
+        return EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, self.name)
+
+    def open(
+        self,
+        video: Video,
+        *,
+        looking: Looking = _USUAL_LOOK,
+        sampling: Sampling = _USUAL_FRAMES,
+        keeps_tokens: bool = True,
+        timeout: float = 600.0,
+    ) -> LongVideo:
+        """Open a video of any length, to be looked at window by window when it is asked about; close it afterwards.
+
+        Args:
+            video: Path, address, bytes, open file, or `Frames`.
+            looking: In which windows; by default such as the model was trained on.
+            sampling: Which frames of each; by default as the model's config says.
+            keeps_tokens: Whether what was made of a window stays in memory for the next question, some hundred
+                kilobytes a window.
+            timeout: Seconds of wall time after which reading a window is given up.
+
+        Raises:
+            VideoError: The video cannot be read.
+        """
+        return LongVideo(
+            video,
+            self.model,
+            self.processor,
+            model_name=self.name,
+            looking=looking,
+            sampling=sampling,
+            store=WindowStore(),
+            keeps_tokens=keeps_tokens,
+            timeout=timeout,
+        )
+
+    # ------------------------------------------------------------------------------------------------- asking
+
+    @overload
+    def ask(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] | None = None,
+        stream: Literal[False] = False,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+    ) -> Answer: ...
+
+    @overload
+    def ask(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] | None = None,
+        stream: Literal[True],
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+    ) -> AnswerStream: ...
+
+    def ask(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        question: str,
+        *,
+        history: Sequence[tuple[str, str]] | None = None,
+        stream: bool = False,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+    ) -> Answer | AnswerStream:
+        """Ask anything about a video.
+
+        Args:
+            video: A video, or better an `EncodedVideo` or `LongVideo`: a second question about it does no vision work
+                and reads again only what is new in the prompt.
+            question: In words.
+            history: Earlier (question, answer) pairs of this conversation.
+            stream: Return an `AnswerStream` that yields the text while it is written, about the video looked at as one.
+            decoding: How the answer is written; greedy by default.
+            preset: Wording whose system prompt is used.
+            looking: In which windows a long video is looked at; each answers for itself.
+
+        Returns:
+            An `Answer`, whose events are the times that it names; with `stream` an `AnswerStream`.
+        """
+        options: dict[str, Any] = {"history": history or (), "decoding": decoding, "preset": preset}
+        if stream:
+            return self.stream("ask", video, question, **options)
+        return self.run("ask", video, question, looking=looking, **options)
+
+    def dense_caption(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
+    ) -> Answer:
+        """Tell all that happens, each event with start, end, a caption and a score; arguments as in `run`."""
+        return self.run("dense_caption", video, decoding=decoding, preset=preset, looking=looking, speech=speech)
+
+    def ground(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        query: str,
+        *,
+        top_k: int = 1,
+        find_all: bool = False,
+        threshold: float | None = None,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
+    ) -> Answer:
+        """Find when the query happens.
+
+        Args:
+            video: A video, encoded or not.
+            query: What to look for, in words.
+            top_k: Most moments that are wanted, the best first.
+            find_all: All of them instead.
+            threshold: Least score of a moment that counts as found; None takes the model's.
+            decoding: As in `run`.
+            preset: As in `run`.
+            looking: As in `run`.
+            speech: As in `run`.
+
+        Returns:
+            An answer with one event for each moment, each with its score. Where there is none, `found` is False,
+            `events` is empty, and `score` says how likely it is all the same.
+        """
+        return self.run(
+            "grounding",
+            video,
+            query,
+            wanted=Wanted(top_k, find_all, threshold),
+            decoding=decoding,
+            preset=preset,
+            looking=looking,
+            speech=speech,
+        )
+
+    def highlights(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        query: str | None = None,
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
+    ) -> Answer:
+        """Find the moments worth seeing, with saliency scores: events with `start == end`; arguments as in `run`."""
+        return self.run("highlights", video, query, decoding=decoding, preset=preset, looking=looking, speech=speech)
+
+    def steps(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
+    ) -> Answer:
+        """List the steps of what is being done, with start and end; arguments as in `run`."""
+        return self.run("steps", video, decoding=decoding, preset=preset, looking=looking, speech=speech)
+
+    def summarize(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
+    ) -> Answer:
+        """Tell in a few sentences what happens; arguments as in `run`."""
+        return self.run("summary", video, decoding=decoding, preset=preset, looking=looking, speech=speech)
+
+    def transcribe(
+        self,
+        video: Video | EncodedVideo | LongVideo,
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+    ) -> Answer:
+        """Let the model write the speech that it believes to be there, with times; arguments as in `run`."""
+        return self.run("transcribe", video, decoding=decoding, preset=preset, looking=looking)
+
+    def run(
+        self,
+        task: Task,
+        video: Video | EncodedVideo | LongVideo,
+        words: str | None = None,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
+        wanted: Wanted = _THE_BEST,
+        progress: Progress | None = None,
+    ) -> Answer:
+        """Run a task by name, on a video of any length in bounded memory.
+
+        Args:
+            task: Which one.
+            video: A video, which is looked at window by window; an `EncodedVideo`; or a `LongVideo` that was opened.
+            words: The question, or what to look for, where the task takes it.
+            history: Earlier (question, answer) pairs of this conversation.
+            decoding: How the answer is written.
+            preset: Wording of the task, such as `"original-zeroshot@1"`.
+            looking: In which windows a video that is not yet encoded is looked at.
+            speech: What is said in the video, told with the question; None where nobody listened.
+            wanted: Which moments grounding is to give.
+            progress: Told how many windows are done.
+
+        Raises:
+            VideoError: The video cannot be read.
+        """
+        question = _Question(
+            task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None
+        )
+        question.check()
+        if isinstance(video, EncodedVideo):
+            return self._answer_encoded(question, video, wanted)
+        if isinstance(video, LongVideo):
+            return self._answer_long(question, video, wanted, progress)
+        with self.open(video, looking=looking, keeps_tokens=False) as opened:
+            return self._answer_long(question, opened, wanted, progress)
+
+    def stream(
+        self,
+        task: Task,
+        video: Video | EncodedVideo | LongVideo,
+        words: str | None = None,
+        *,
+        history: Sequence[tuple[str, str]] = (),
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        speech: Sequence[Event] | None = None,
+        wanted: Wanted = _THE_BEST,
+    ) -> AnswerStream:
+        """Run a task by name and hand over the text while it is written.
+
+        The video is looked at as one, as by `encode`; about a `LongVideo` of several windows there is no stream.
+        """
+        question = _Question(
+            task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None
+        )
+        question.check()
+        if isinstance(video, LongVideo):
+            encoded = video.encode_whole()
+        else:
+            encoded = video if isinstance(video, EncodedVideo) else self.encode(video)
+        prompt = self._prompt(question, encoded)
+        written: list[Written] = []
+
+        def write(**watchers: Any) -> str:
+            written[:] = self._write([prompt], [encoded], question, **watchers)
+            return self.processor.decode(written[0].token_ids)
+
+        def read(text: str) -> Answer:
+            tokens = self._tokens(written[0])[1] if written else ()
+            return self._tell(question, encoded, [WindowAnswer(_window(encoded), text, tokens)], wanted)
+
+        return AnswerStream(self.processor.tokenizer, write, read)
+
+    # ----------------------------------------------------------------------------------------- how it is done
+
+    def _answer_encoded(self, question: "_Question", encoded: EncodedVideo, wanted: Wanted) -> Answer:
+        return self._tell(question, encoded, self._answer_windows(question, [encoded]), wanted)
+
+    def _answer_long(
+        self, question: "_Question", video: LongVideo, wanted: Wanted, progress: Progress | None
+    ) -> Answer:
+        """Ask about every window, a few at a time; what was answered before is taken over."""
+        answers: dict[Window, WindowAnswer] = {}
+        todo = list(video.windows)
+        _report(progress, "windows", 0, len(todo))
+        batch: list[EncodedVideo] = []
+        for encoded in video.encode(todo):
+            batch.append(encoded)
+            if len(batch) == video.looking.batch_size or len(answers) + len(batch) == len(todo):
+                for told in video.timed("answer", partial(self._answer_windows, question, batch)):
+                    answers[told.window] = told
+                batch = []
+                _report(progress, "windows", len(answers), len(video.windows))
+        answer = self._tell(question, video, [answers[window] for window in video.windows], wanted)
+        answer = replace(answer, step=video.plan.step)
+        if question.task == "grounding" and video.plan.refines and answer.events:
+            again = partial(self._answer_windows, question)
+            answer = refine_moments(answer, video, self.model.config, again, self._calibration)
+        return answer
+
+    def _answer_windows(self, question: "_Question", windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
+        """Ask about windows, all at once."""
+        written = self._write([self._prompt(question, window) for window in windows], windows, question)
+        return [
+            WindowAnswer(_window(window), *self._tokens(one)) for window, one in zip(windows, written, strict=True)
+        ]  # fmt: skip
+
+    def _tell(
+        self,
+        question: "_Question",
+        video: EncodedVideo | LongVideo,
+        answers: Sequence[WindowAnswer],
+        wanted: Wanted,
+    ) -> Answer:
+        answer = put_together(
+            answers,
+            question.task,
+            question.words,
+            duration=video.duration,
+            calibration=self._calibration,
+            found_threshold=self.model.config.found_threshold,
+            wanted=wanted,
+        )
+        notes = (*self.notes, *video.notes, *answer.notes)
+        step = video.step if isinstance(video, EncodedVideo) else video.plan.step
+        return replace(answer, video=video.name, model=self.name, notes=notes, step=step)
+
+    @property
+    def _calibration(self) -> Calibration:
+        return Calibration(self.model.config.score_slope, self.model.config.score_offset)
+
+    def _prompt(self, question: "_Question", encoded: EncodedVideo) -> Prompt:
+        """Put everything together that the language model is shown."""
+        if encoded.model not in (None, self.name):
+            raise ValueError(f"the video was encoded by {encoded.model}, not by {self.name}; encode it with this model")
+        text = self.processor.render_prompt(
+            encoded.timestamps,
+            question.text(_window(encoded)),
+            history=question.history,
+            system=find_preset(question.preset).system,
+        )
+        input_ids = self.processor.encode_prompt(text, encoded.num_frames)
+        self._check_room(len(input_ids), question.decoding.max_new_tokens)
+        return Prompt(input_ids, encoded.video_tokens)
+
+    def _check_room(self, prompt_length: int, max_new_tokens: int) -> None:
+        room = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        if room is not None and prompt_length + max_new_tokens > room:
+            raise ValueError(
+                f"the prompt has {prompt_length} tokens and the answer may have {max_new_tokens}, but the "
+                f"language model reads {room} in all; take fewer frames, a shorter question or history, or lower "
+                "max_new_tokens"
+            )
+
+    @torch.inference_mode()
+    def _write(
+        self, prompts: Sequence[Prompt], videos: Sequence[EncodedVideo], question: "_Question", **watchers: Any
+    ) -> list[Written]:
+        """Write answers; a single one starts from what is still known of the prompt before it."""
+        decoding, scale = question.decoding, self.model.lora_scale
+        with self._lock, _seeded(decoding, self.model.device):
+            write = partial(
+                write_answers,
+                self.model,
+                prompts,
+                pad_token_id=self.processor.pad_token_id,
+                arguments=decoding.arguments() | watchers,
+                constraint=self._constraint(question, videos),
+            )
+            if len(prompts) > 1:
+                return write()
+            cache = self._prefix.take(videos[0], prompts[0].input_ids, scale)
+            written = write(cache=cache)
+            self._prefix.keep(videos[0], prompts[0].input_ids + written[0].token_ids, scale, cache)
+        return written
+
+    def _constraint(self, question: "_Question", videos: Sequence[EncodedVideo]) -> LogitsProcessor | None:
+        return None
+
+    def _tokens(self, written: Written) -> tuple[str, tuple[Token, ...]]:
+        """The text of an answer and the tokens that wrote it."""
+        text, places = token_places(self.processor, written.token_ids)
+        tokens = zip(places, written.logprobs, strict=True)
+        return text, tuple(Token(first, end, logprob) for (first, end), logprob in tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked about a video, and how it is to be answered."""
+
+    task: Task
+    words: str | None
+    history: tuple[tuple[str, str], ...]
+    decoding: Decoding
+    preset: str
+    speech: tuple[Event, ...] | None
+
+    def check(self) -> None:
+        """Raise a `ValueError` where the task, the preset or the words make no question."""
+        build_question(self.task, self.words, preset=self.preset)
+
+    def text(self, window: Window) -> str:
+        """The question as it is asked about a window."""
+        return build_question(self.task, self.words, preset=self.preset)
+
+
+def _window(encoded: EncodedVideo) -> Window:
+    return encoded.window or Window(0.0, encoded.duration)
+
+
+def _report(progress: Progress | None, stage: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(stage, done, total)
+
+
+@contextmanager
+def _seeded(decoding: Decoding, device: torch.device) -> Iterator[None]:
+    """Draw from the call's own seed and leave the caller's random numbers alone."""
+    if not decoding.do_sample:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(decoding.seed)
+        yield
