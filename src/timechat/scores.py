@@ -1,22 +1,29 @@
 """How sure a model is of what it says about time, from the probabilities of its own tokens.
 
-A moment's score has two parts. *Presence* is the probability that the answer tells of a moment at all: the product over
-the tokens that are no times ("The given query happens in" against "does not happen"). *Sharpness* is the geometric
-mean of the probabilities of the tokens that write its times. Their product is between 0 and 1, but it is no
-probability of being right until it is calibrated: `Calibration` maps its logit by a line that was fitted on films whose truth is known (Platt,
-1999).
+What speaks for a moment is counted in nats, the natural unit of log odds:
+
+- *Sharpness*, the mean logarithm of the probabilities of the tokens that write its times.
+- *Presence*, for what was looked for: the logarithm of the probability of an answer that tells of a moment ("The given
+  query happens in" against "does not happen"), the product over all its tokens that are no times.
+- *Confirmation*, for what was looked for: how much likelier the model tells of it, in the query's words and at the
+times
+  found, with the video than without (`pipeline.confirming`).
+- *Wording*, for captions: the mean logarithm of the probabilities of the tokens that write the words.
+
+A score is `sigmoid(slope * evidence + offset)`. The line is fitted on films whose truth is known (Platt, 1999), so
+that of the moments with a score of 0.7 about seven in ten are right; a model without a fit of its own has slope 1 and
+offset 0, and its scores say only which moment is surer than another.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from timechat.events import Event
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SAME = 1e-6  # seconds
-_SURE = 1e-6  # a probability this near to 0 or 1 counts as it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,61 +37,78 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A line through logits: `sigmoid(slope * logit(score) + offset)`.
-
-    Attributes:
-        slope: 1 leaves scores as they are, with offset 0.
-        offset: Added to the logit.
-    """
+    """From evidence, in nats, to a score: `sigmoid(slope * evidence + offset)`."""
 
     slope: float = 1.0
     offset: float = 0.0
 
-    def __call__(self, score: float) -> float:
-        """The calibrated score."""
-        if self == Calibration():
-            return score
-        score = min(max(score, _SURE), 1 - _SURE)
-        return 1 / (1 + math.exp(-(self.slope * math.log(score / (1 - score)) + self.offset)))
+    def __call__(self, evidence: float) -> float:
+        """The score, from 0 to 1."""
+        logit = min(max(self.slope * evidence + self.offset, -30.0), 30.0)
+        return 1 / (1 + math.exp(-logit))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the tokens of one event say for it, in nats.
+
+    Attributes:
+        sharpness: Of its times.
+        wording: Of its words, from its times up to the next event's.
+    """
+
+    sharpness: float
+    wording: float
 
 
 def presence(tokens: Sequence[Token], text: str) -> float:
-    """Probability of an answer without its times, from 0 to 1: of its form."""
+    """Logarithm of the probability of an answer without its times: of its form."""
     numbers = [match.span() for match in _NUMBER.finditer(text)]
-    return math.exp(sum(token.logprob for token in tokens if not _writes(token, numbers)))
+    return sum(token.logprob for token in tokens if not _writes(token, numbers))
 
 
-def sharpness(tokens: Sequence[Token], numbers: Sequence[tuple[int, int]]) -> float:
-    """Geometric mean of the probabilities of the tokens that write numbers, given by their places in the text."""
-    logprobs = [token.logprob for token in tokens if _writes(token, numbers)]
-    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else 1.0
-
-
-def _writes(token: Token, numbers: Sequence[tuple[int, int]]) -> bool:
-    return any(token.first < end and first < token.end for first, end in numbers)
-
-
-def score_events(events: Sequence[Event], text: str, tokens: Sequence[Token]) -> list[Event]:
-    """Give each event the sharpness of its times as its score; one whose times are not in the text keeps its own.
+def event_evidence(events: Sequence[Event], text: str, tokens: Sequence[Token]) -> list[Evidence | None]:
+    """Find what the tokens of an answer say for each of its events; None for one whose times the text does not hold.
 
     Args:
         events: As they were read from the text, in its order.
         text: The answer.
         tokens: That wrote it.
     """
+    heads = _find_times(events, text)
+    starts = [head[0][0] for head in heads if head] + [len(text)]
+    found: list[Evidence | None] = []
+    for head in heads:
+        if head is None:
+            found.append(None)
+            continue
+        end = next(start for start in starts if start > head[0][0])
+        own = [token for token in tokens if head[0][0] < token.end and token.first < end]
+        times = [token.logprob for token in own if _writes(token, head)]
+        words = [token.logprob for token in own if not _writes(token, head)]
+        found.append(Evidence(_mean(times), _mean(words)))
+    return found
+
+
+def _find_times(events: Sequence[Event], text: str) -> list[list[tuple[int, int]] | None]:
+    """Where in the text the start and the end of each event are written, as `(first, end)` characters."""
     numbers = [(float(match[0]), match.span()) for match in _NUMBER.finditer(text)]
-    scored, next_number = [], 0
+    heads: list[list[tuple[int, int]] | None] = []
+    position = 0
     for event in events:
-        places = []
-        position = next_number
+        head, at = [], position
         for time in (event.start, event.end):
-            position = next((i for i in range(position, len(numbers)) if abs(numbers[i][0] - time) < _SAME), -1)
-            if position < 0:
-                break
-            places.append(numbers[position][1])
-            position += 1
-        if len(places) == 2:
-            next_number = position
-            event = replace(event, score=sharpness(tokens, places))
-        scored.append(event)
-    return scored
+            at = next((i for i in range(at, len(numbers)) if abs(numbers[i][0] - time) < _SAME), len(numbers))
+            head += [numbers[at][1]] if at < len(numbers) else []
+            at += 1
+        heads.append(head if len(head) == 2 else None)
+        position = at if len(head) == 2 else position
+    return heads
+
+
+def _writes(token: Token, places: Sequence[tuple[int, int]]) -> bool:
+    return any(token.first < end and first < token.end for first, end in places)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

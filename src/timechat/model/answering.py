@@ -81,6 +81,33 @@ def write_answers(
     return _without_padding(new_ids, watch.finish(new_ids), model)
 
 
+def continuation_logprobs(
+    model: TimeChatForConditionalGeneration,
+    prompts: Sequence[Prompt],
+    lengths: Sequence[int],
+    *,
+    pad_token_id: int,
+) -> list[list[float]]:
+    """Tell how likely the model is to write given words.
+
+    Args:
+        model: In evaluation mode.
+        prompts: Each with the words as its last ids.
+        lengths: How many ids of each prompt are the words.
+        pad_token_id: Fills shorter prompts.
+
+    Returns:
+        For each prompt the natural logarithm of the probability of each of these ids, given all that stand before it.
+    """
+    ids, mask = _pad(prompts, 0, pad_token_id)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    embeds = model.embed_prompt(ids, torch.cat([prompt.video_tokens for prompt in prompts]))
+    longest = max(lengths)
+    logits = model(inputs_embeds=embeds, attention_mask=mask, logits_to_keep=longest + 1).logits[:, :-1]
+    logprobs = logits.float().log_softmax(-1).gather(2, ids[:, -longest:, None])[..., 0]  # (prompts, longest)
+    return [row[longest - length :] for row, length in zip(logprobs.tolist(), lengths, strict=True)]
+
+
 def _num_shared(prompts: Sequence[Prompt]) -> int:
     """How many ids prompts about one video have in common from the start; the last of each stays its own."""
     first = prompts[0]

@@ -34,9 +34,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         window_seconds: Length of the stretch of video that the model is asked about at once by default; a longer video
             is looked at in windows. The default is about the average length of the videos that the original was trained
             on (TimeIT, 190.8 s), and two seconds a frame.
-        score_slope: Calibration of the scores of moments: `sigmoid(score_slope * logit(score) + score_offset)`.
-        score_offset: See `score_slope`.
-        found_threshold: Least calibrated score of a moment that counts as found.
+        score_calibration: How evidence becomes a score, `[slope, offset]` for `"grounding"` and for `"captions"`, see
+            `timechat.scores`; None where it was never fitted.
+        found_threshold: Least score of a moment that counts as found.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
             with, `"llama"` what it trained with (and how it answers MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
@@ -69,8 +69,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     fps: float | int | None = None
     max_frames: int | None = None
     window_seconds: float | int = 192
-    score_slope: float | int = 1.0
-    score_offset: float | int = 0.0
+    score_calibration: dict[str, list[float]] | None = None
     found_threshold: float | int = 0.0
     timestamp_tokenizer: str = "bert"
     vision_post_layernorm_eps: float | None = 1e-5

@@ -180,6 +180,20 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         after_ids: list[int] = self.tokenizer(after, add_special_tokens=False).input_ids
         return before_ids + video + after_ids
 
+    def encode_answered(self, prompt: str, answer: str, num_frames: int) -> tuple[list[int], int]:
+        """Tokenise a rendered prompt with an answer behind it.
+
+        Returns:
+            All ids, and how many of the last of them are the answer's.
+        """
+        before = self.encode_prompt(prompt, num_frames)
+        ids = self.encode_prompt(f"{prompt} {answer}", num_frames)
+        same = next(
+            (i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
+        )
+        return ids, len(ids)
+        -same
+
     def encode_training(
         self,
         timestamps: Sequence[float] | np.ndarray,

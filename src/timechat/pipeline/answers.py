@@ -1,13 +1,15 @@
 """What windows answer, put together into one answer about the video."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from timechat.events import Answer, Event, Task, format_events, format_time
+from timechat.model.configuration import TimeChatConfig
 from timechat.parsing import parse_events
 from timechat.prompts import NOT_THERE
-from timechat.scores import Calibration, Token, presence, score_events
+from timechat.scores import Calibration, Token, event_evidence, presence
 from timechat.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
 
 _FREE_TASKS = ("ask", "summary")
@@ -21,20 +23,24 @@ class WindowAnswer:
         window: Which one.
         text: As the model wrote it.
         tokens: That wrote it, with their probabilities.
+        confirmation: Of the moment that was found, in nats; None where there is none, or nobody asked.
     """
 
     window: Window
     text: str
     tokens: tuple[Token, ...] = ()
+    confirmation: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; the window is left out."""
-        return {"text": self.text, "tokens": [[token.first, token.end, token.logprob] for token in self.tokens]}
+        tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
+        return {"text": self.text, "tokens": tokens, "confirmation": self.confirmation}
 
     @classmethod
     def from_dict(cls, window: Window, content: dict[str, Any]) -> "WindowAnswer":
         """Read what `to_dict` gives."""
-        return cls(window, content["text"], tuple(Token(*token) for token in content["tokens"]))
+        tokens = tuple(Token(*token) for token in content["tokens"])
+        return cls(window, content["text"], tokens, content["confirmation"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,21 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """How evidence becomes scores, and which are high enough; see `timechat.scores`."""
+
+    grounding: Calibration = Calibration()
+    captions: Calibration = Calibration()
+    found_threshold: float = 0.0
+
+    @classmethod
+    def of(cls, config: TimeChatConfig) -> "Scoring":
+        """What was fitted for a model."""
+        fitted = {task: Calibration(*line) for task, line in (config.score_calibration or {}).items()}
+        return cls(**fitted, found_threshold=config.found_threshold)
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """The events of one window on the video's clock, and an account of what could not be read.
 
@@ -66,33 +87,43 @@ class Read:
         window: Which one.
         events: With scores where the model's own probabilities give them.
         notes: Of the parser.
-        presence: Probability that there is something to be told of, from 0 to 1.
+        denial: Where the answer is that there is nothing: how likely there is something all the same, from 0 to 1.
     """
 
     window: Window
     events: tuple[Event, ...]
     notes: tuple[str, ...]
-    presence: float
+    denial: float | None = None
 
 
-def read_window(answer: WindowAnswer, task: Task, words: str | None, calibration: Calibration) -> Read:
+def read_window(answer: WindowAnswer, task: Task, words: str | None, scoring: Scoring) -> Read:
     """Read one window's answer."""
     parsed = parse_events(answer.text, task=task, duration=answer.window.duration)
     events = parsed.events
+    if answer.tokens and task not in ("highlights", *_FREE_TASKS):
+        events = _scored(events, answer, task, scoring)
     if task in ("grounding", "highlights") and words:
         events = [replace(event, caption=words) for event in events]
-    form = presence(answer.tokens, answer.text) if answer.tokens else 1.0
-    if task == "grounding" and not events:
-        form = 1 - form
-    if answer.tokens and task not in ("highlights", *_FREE_TASKS):
-        share = form if task == "grounding" else 1.0
-        events = [
-            event if event.score is None else replace(event, score=calibration(share * event.score))
-            for event in score_events(events, answer.text, answer.tokens)
-        ]
-    is_denial = task == "grounding" and answer.text == NOT_THERE
     placed = tuple(answer.window.place(event) for event in events)
-    return Read(answer.window, placed, () if is_denial else parsed.notes, form)
+    if task == "grounding" and answer.text == NOT_THERE:
+        return Read(answer.window, placed, (), 1 - math.exp(presence(answer.tokens, answer.text)))
+    return Read(answer.window, placed, parsed.notes)
+
+
+def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: Scoring) -> list[Event]:
+    """Events with their scores, made of what speaks for each."""
+    scored = []
+    for event, evidence in zip(events, event_evidence(events, answer.text, answer.tokens), strict=True):
+        if evidence is None:
+            scored.append(event)
+            continue
+        if task == "grounding":
+            nats = evidence.sharpness + presence(answer.tokens, answer.text) + (answer.confirmation or 0.0)
+            score = scoring.grounding(nats)
+        else:
+            score = scoring.captions(evidence.sharpness + evidence.wording)
+        scored.append(replace(event, score=score))
+    return scored
 
 
 def put_together(
@@ -101,8 +132,7 @@ def put_together(
     words: str | None,
     *,
     duration: float,
-    calibration: Calibration,
-    found_threshold: float,
+    scoring: Scoring,
     wanted: Wanted,
 ) -> Answer:
     """Answer about the video what windows have answered.
@@ -112,23 +142,22 @@ def put_together(
         task: That was asked.
         words: Question or query.
         duration: Seconds of the video.
-        calibration: Of the model's scores.
-        found_threshold: Least score of a moment that counts as found.
+        scoring: Of the model.
         wanted: Which moments.
 
     Returns:
         An answer without the names of video and model.
     """
-    read = [read_window(answer, task, words, calibration) for answer in answers]
+    read = [read_window(answer, task, words, scoring) for answer in answers]
     notes = tuple(dict.fromkeys(note for one in read for note in one.notes))
     found: bool | None = None
     score: float | None = None
     if task == "grounding":
-        threshold = found_threshold if wanted.threshold is None else wanted.threshold
+        threshold = scoring.found_threshold if wanted.threshold is None else wanted.threshold
         candidates = [event for one in read for event in one.events]
         events = [event for event in candidates if event.score is None or event.score >= threshold]
         events = best_moments(merge_events(_by_window(read, events)), most=None if wanted.find_all else wanted.top_k)
-        found, score = bool(events), _best_score(candidates, read, calibration)
+        found, score = bool(events), _best_score(candidates, read)
     elif task in _FREE_TASKS:
         events = [event for one in read for event in one.events]
     else:
@@ -144,12 +173,10 @@ def _by_window(read: Sequence[Read], kept: Sequence[Event]) -> list[tuple[Window
     return [(one.window, [event for event in one.events if event in kept]) for one in read]
 
 
-def _best_score(candidates: Sequence[Event], read: Sequence[Read], calibration: Calibration) -> float | None:
+def _best_score(candidates: Sequence[Event], read: Sequence[Read]) -> float | None:
     """How sure it is that there is such a moment: the best one's score, or what the denials leave."""
-    scores = [event.score for event in candidates if event.score is not None]
-    if candidates:
-        return max(scores, default=None)
-    return max(calibration(one.presence) for one in read)
+    scores = [event.score for event in candidates] if candidates else [one.denial for one in read]
+    return max((score for score in scores if score is not None), default=None)
 
 
 def _write(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:

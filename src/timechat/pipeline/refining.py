@@ -5,11 +5,10 @@ from dataclasses import replace
 
 from timechat.events import Answer, Event
 from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline.answers import WindowAnswer, read_window
+from timechat.pipeline.answers import Scoring, WindowAnswer, read_window
 from timechat.pipeline.encoded import EncodedVideo
 from timechat.pipeline.long_video import LongVideo
 from timechat.pipeline.looking import border_window
-from timechat.scores import Calibration
 from timechat.windows import temporal_iou
 
 _SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one has found something else
@@ -17,9 +16,7 @@ _SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one 
 Ask = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
 
 
-def refine_moments(
-    answer: Answer, video: LongVideo, config: TimeChatConfig, ask: Ask, calibration: Calibration
-) -> Answer:
+def refine_moments(answer: Answer, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring) -> Answer:
     """Look again at every moment of an answer.
 
     A moment that fits into half of a second look is looked at once, from its middle; a longer one at both its borders.
@@ -30,19 +27,19 @@ def refine_moments(
         video: Still open.
         config: Of the model.
         ask: Asks the same question about other windows.
-        calibration: Of the model's scores.
+        scoring: Of the model.
 
     Returns:
         The answer with finer borders; its `step` is that of the coarsest border.
     """
     step = answer.step or 0.0
-    refined = [_refine(event, video, config, ask, calibration, step) for event in answer.events]
+    refined = [_refine(event, video, config, ask, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
     return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
 
 
 def _refine(
-    event: Event, video: LongVideo, config: TimeChatConfig, ask: Ask, calibration: Calibration, step: float
+    event: Event, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring, step: float
 ) -> tuple[Event, float]:
     """The moment with finer borders, and how fine they are."""
     middle = (event.start + event.end) / 2
@@ -52,7 +49,7 @@ def _refine(
     def look(border: float) -> Event | None:
         window, arguments = border_window(config, border, step, video.duration)
         (told,) = ask([video.look_again(window, arguments)])
-        events = read_window(told, "grounding", event.caption, calibration).events
+        events = read_window(told, "grounding", event.caption, scoring).events
         return events[0] if events else None
 
     if event.duration <= (window.end - window.start) / 2:

@@ -18,7 +18,9 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.prefix_cache import PrefixCache
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.streaming import AnswerStream
-from timechat.pipeline.answers import Wanted, WindowAnswer, put_together
+from timechat.parsing import parse_events
+from timechat.pipeline.answers import Scoring, Wanted, WindowAnswer, put_together
+from timechat.pipeline.confirming import confirm
 from timechat.pipeline.encoded import EncodedVideo, Progress, Video
 from timechat.pipeline.encoding import encode_frames
 from timechat.pipeline.long_video import LongVideo
@@ -26,7 +28,7 @@ from timechat.pipeline.looking import Sampling
 from timechat.pipeline.refining import refine_moments
 from timechat.pipeline.store import WindowStore
 from timechat.prompts import DEFAULT_PRESET
-from timechat.scores import Calibration, Token
+from timechat.scores import Token
 from timechat.tasks import GREEDY, Decoding, build_question, find_preset
 from timechat.video import Frames, load_frames
 from timechat.windows import Looking, Window
@@ -422,8 +424,9 @@ class TimeChat:
             return self.processor.decode(written[0].token_ids)
 
         def read(text: str) -> Answer:
-            tokens = self._tokens(written[0])[1] if written else ()
-            return self._tell(question, encoded, [WindowAnswer(_window(encoded), text, tokens)], wanted)
+            answer = WindowAnswer(_window(encoded), text, self._tokens(written[0])[1] if written else ())
+            answers = self._confirmed(question, [encoded], [answer]) if task == "grounding" else [answer]
+            return self._tell(question, encoded, answers, wanted)
 
         return AnswerStream(self.processor.tokenizer, write, read)
 
@@ -451,15 +454,32 @@ class TimeChat:
         answer = replace(answer, step=video.plan.step)
         if question.task == "grounding" and video.plan.refines and answer.events:
             again = partial(self._answer_windows, question)
-            answer = refine_moments(answer, video, self.model.config, again, self._calibration)
+            answer = refine_moments(answer, video, self.model.config, again, self._scoring)
         return answer
 
     def _answer_windows(self, question: "_Question", windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
         """Ask about windows, all at once."""
         written = self._write([self._prompt(question, window) for window in windows], windows, question)
-        return [
+        answers = [
             WindowAnswer(_window(window), *self._tokens(one)) for window, one in zip(windows, written, strict=True)
-        ]  # fmt: skip
+        ]
+        return self._confirmed(question, windows, answers) if question.task == "grounding" else answers
+
+    def _confirmed(
+        self, question: "_Question", windows: Sequence[EncodedVideo], answers: Sequence[WindowAnswer]
+    ) -> list[WindowAnswer]:
+        """The same answers, with how far the video speaks for each moment that was found."""
+        found = {}
+        for i, answer in enumerate(answers):
+            events = parse_events(answer.text, task="grounding", duration=answer.window.duration).events
+            if events:
+                found[i] = replace(events[0], caption=question.words or "")
+        if not found:
+            return list(answers)
+        asked = [windows[i] for i in found]
+        nats = confirm(self.model, self.processor, asked, list(found.values()), preset=question.preset)
+        confirmed = dict(zip(found, nats, strict=True))
+        return [replace(answer, confirmation=confirmed.get(i)) for i, answer in enumerate(answers)]
 
     def _tell(
         self,
@@ -473,8 +493,7 @@ class TimeChat:
             question.task,
             question.words,
             duration=video.duration,
-            calibration=self._calibration,
-            found_threshold=self.model.config.found_threshold,
+            scoring=self._scoring,
             wanted=wanted,
         )
         notes = (*self.notes, *video.notes, *answer.notes)
@@ -482,8 +501,8 @@ class TimeChat:
         return replace(answer, video=video.name, model=self.name, notes=notes, step=step)
 
     @property
-    def _calibration(self) -> Calibration:
-        return Calibration(self.model.config.score_slope, self.model.config.score_offset)
+    def _scoring(self) -> Scoring:
+        return Scoring.of(self.model.config)
 
     def _prompt(self, question: "_Question", encoded: EncodedVideo) -> Prompt:
         """Put everything together that the language model is shown."""
