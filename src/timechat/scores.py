@@ -48,6 +48,9 @@ class Calibration:
         return 1 / (1 + math.exp(-logit))
 
 
+UNCALIBRATED = Calibration()
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What the tokens of one event say for it, in nats.

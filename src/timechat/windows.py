@@ -12,7 +12,7 @@ from itertools import pairwise
 from timechat.events import Event
 
 SAME_IOU = 0.3
-"""Events of neighbouring windows are one where the parts that both see overlap so far (temporal IoU) and words agree."""
+"""Events of neighbouring windows are one where what both see of them overlaps so far (temporal IoU) and words agree."""
 
 SAME_WORDS = 0.5
 """Two captions tell of the same where at least this share of their words is common (Dice coefficient)."""

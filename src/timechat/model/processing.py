@@ -188,11 +188,9 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         """
         before = self.encode_prompt(prompt, num_frames)
         ids = self.encode_prompt(f"{prompt} {answer}", num_frames)
-        same = next(
-            (i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
-        )
-        return ids, len(ids)
-        -same
+        pairs = enumerate(zip(before, ids, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), min(len(before), len(ids)))
+        return ids, len(ids) - same
 
     def encode_training(
         self,

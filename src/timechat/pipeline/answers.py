@@ -9,7 +9,7 @@ from timechat.events import Answer, Event, Task, format_events, format_time
 from timechat.model.configuration import TimeChatConfig
 from timechat.parsing import parse_events
 from timechat.prompts import NOT_THERE
-from timechat.scores import Calibration, Token, event_evidence, presence
+from timechat.scores import UNCALIBRATED, Calibration, Token, event_evidence, presence
 from timechat.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
 
 _FREE_TASKS = ("ask", "summary")
@@ -68,8 +68,8 @@ class Wanted:
 class Scoring:
     """How evidence becomes scores, and which are high enough; see `timechat.scores`."""
 
-    grounding: Calibration = Calibration()
-    captions: Calibration = Calibration()
+    grounding: Calibration = UNCALIBRATED
+    captions: Calibration = UNCALIBRATED
     found_threshold: float = 0.0
 
     @classmethod
