@@ -1,6 +1,5 @@
 """Many questions about one video at once: what their prompts share is read once, the answers are written together."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -87,12 +86,3 @@ def _num_shared(prompts: Sequence[list[int]]) -> int:
     shortest = min(map(len, prompts))
     differing = (i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
     return min(next(differing, shortest), shortest - 1)
-
-
-def weights_digest(model: TimeChatForConditionalGeneration) -> str:
-    """Tell the weights of one model from those of another: sixteen hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
