@@ -58,7 +58,7 @@ class CacheEntry:
 class DiskCache:
     """A folder of files, each under a key of `cache_key`, whose sizes stay within a limit.
 
-    Any number of processes may use one folder, without locks: a file appears whole or not at all, and the same key
+    The limit may be passed for a moment by what several processes write at once. Any number of processes may use one folder, without locks: a file appears whole or not at all, and the same key
     stands for the same content, whoever writes it. A process may be killed at any moment. A folder that cannot be
     written to, or a full disk, is noted once in the log; then what would have been kept is not.
 
@@ -215,8 +215,8 @@ class DiskCache:
         self._has_complained = True
         logger.log(
             level,
-            "the cache in %s cannot keep results, which does not change them: %s; free its disk, name another "
-            "folder in $%s, or set $%s",
+            "the cache in %s cannot keep results, which changes none of them: %s; make room there, or name another "
+            "folder in $%s or another limit in $%s",
             self.folder,
             error.strerror or error,
             FOLDER_VARIABLE,

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -22,6 +22,7 @@ from timechat.prompts import frame_prompt
 TokenKind = Literal["frames", "video"]
 """`frames`: what the image Q-Former gives for each frame; `video`: what the language model sees."""
 
+_CHECKSUM = "sha256"
 _NO_INFLUENCE = {"_name_or_path", "architectures", "dtype", "transformers_version"}
 _PROBES = (0.0, 12345.6, 7890.0)  # seconds: every digit, so that their sentences show how times become ids
 _vocabularies: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictionary()
@@ -43,13 +44,12 @@ class TokenCache:
         if path is None:
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-                checksum = (file.metadata() or {}).get("sha256")
+            content = path.read_bytes()  # no mapping: on a network disk it may break off when another process evicts
+            tensors, checksum = load(content), _checksum(content)
         except FileNotFoundError:  # removed by another process
             return None
         except (SafetensorError, OSError, ValueError):
-            checksum, tensors = None, {}
+            tensors, checksum = {}, None
         if checksum is None or checksum != tensors_digest(tensors):
             self.disk.discard(key)
             return None
@@ -64,7 +64,7 @@ class TokenCache:
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        content = save(copies, metadata={"sha256": tensors_digest(copies)})
+        content = save(copies, metadata={_CHECKSUM: tensors_digest(copies)})
         self.disk.put(key, lambda unfinished: unfinished.write_bytes(content))
 
 
@@ -108,6 +108,13 @@ def model_facts(
             "max_frame_positions": config.max_frame_positions,
         }
     return facts
+
+
+def _checksum(content: bytes) -> str | None:
+    """Return what the header of a safetensors file says about its tensors."""
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    return header.get("__metadata__", {}).get(_CHECKSUM)  # type: ignore[no-any-return]
 
 
 def _config_facts(config: PreTrainedConfig) -> dict[str, Any]:
