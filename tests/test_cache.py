@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timechat import cache as cache_module
@@ -124,6 +124,7 @@ def test_an_entry_larger_than_the_limit_is_not_kept_and_removes_nothing(disk, ca
     assert "1001 bytes are more than its limit of 1000" in caplog.text
 
 
+@settings(deadline=None)  # the disk may be slow
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 400)), max_size=30))
 def test_one_process_never_passes_the_limit(tmp_path_factory, puts):
     disk = DiskCache(tmp_path_factory.mktemp("cache"), max_bytes=1000)
@@ -131,6 +132,24 @@ def test_one_process_never_passes_the_limit(tmp_path_factory, puts):
         put(disk, number, size)
         assert disk.total_bytes <= 1000
         assert disk.get(key(number)).stat().st_size == size
+
+
+def test_two_writers_of_one_folder_keep_to_the_limit_together(tmp_path):
+    writers = [DiskCache(tmp_path, max_bytes=50_000) for _ in range(2)]
+    for number in range(200):
+        put(writers[number % 2], number, size=1000)
+        assert writers[0].total_bytes <= 50_000
+
+
+def test_an_entry_that_another_process_has_removed_counts_as_removed(disk, monkeypatch):
+    for number in (1, 2, 3):
+        put(disk, number)
+        age(disk, number, 100 - number)
+    listed = disk.entries()
+    monkeypatch.setattr(DiskCache, "entries", lambda _: listed)
+    disk.discard(key(1))
+    disk.prune(600)
+    assert held(disk) == {2, 3}
 
 
 def test_a_cache_that_is_far_from_full_is_not_looked_through_each_time(tmp_path, monkeypatch):

@@ -58,9 +58,10 @@ class CacheEntry:
 class DiskCache:
     """A folder of files, each under a key of `cache_key`, whose sizes stay within a limit.
 
-    The limit may be passed for a moment by what several processes write at once. Any number of processes may use one folder, without locks: a file appears whole or not at all, and the same key
-    stands for the same content, whoever writes it. A process may be killed at any moment. A folder that cannot be
-    written to, or a full disk, is noted once in the log; then what would have been kept is not.
+    Any number of processes may use one folder, without locks: a file appears whole or not at all, and the same key
+    stands for the same content, whoever writes it; what they write at once may pass the limit for a moment. A process
+    may be killed at any moment. A folder that cannot be written to, or a full disk, is noted once in the log; then
+    what would have been kept is not.
 
     Attributes:
         folder: Where the files are.
