@@ -16,11 +16,11 @@ from typing import Any
 
 from timechat import TimeChat
 from timechat.errors import TimeChatError
-from timechat.evaluation.answering import weights_digest
 from timechat.evaluation.asking import TASKS, Asking, ask_films, open_store
 from timechat.evaluation.drawn import report_drawn
 from timechat.evaluation.films import RECORDS_FILE, read_films
 from timechat.files import written_whole
+from timechat.model.digest import weights_digest
 
 
 def parse_options() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     films = read_films(options.folder, tasks=options.tasks, limit=options.limit)
     timechat = TimeChat.from_pretrained(options.model, device=options.device)
-    weights = weights_digest(timechat.model)
+    weights = weights_digest(timechat.model)[:16]
     asking = Asking(wording=options.wording)
     digest = hashlib.sha256((options.folder / RECORDS_FILE).read_bytes()).hexdigest()[:16]
     name = f"{Path(options.model).name}-{weights[:8]}-{options.wording}.jsonl"

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -20,6 +22,8 @@ from PIL import Image
 from tests.clips import RECIPES, VARIABLE, Clip, draw_clip, draw_sound, picture, read_numbers
 from timechat.errors import VideoError
 from timechat.video import Frames, is_constant_rate, load_frames, probe_video, sample_indices, uniform_indices
+from timechat.video import index as index_module
+from timechat.video.index import Packets, build_index
 
 DATA = Path(__file__).parent / "data"
 REAL_CLIPS = Path(__file__).parents[2] / "shared" / "videos"
@@ -609,3 +613,25 @@ def test_losses_of_a_damaged_real_clip_are_counted() -> None:
         "2 of 50 frames wanted are damaged and left out, the first at 3.000 s",
         "20 of 50 frames follow damage and may show it",
     )
+
+
+# ── Memory ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_index_of_a_long_file_takes_a_few_bytes_a_frame() -> None:
+    """At most 80 while it is made, so that five hours at 30 frames a second need 43 MB at their peak."""
+    num_packets, gap = 50_000, 3000
+    found = Packets()
+    tracemalloc.start()
+    try:
+        for i in range(num_packets):
+            times = {"pts": i * gap + 10**9, "dts": i * gap + 10**9 - 2 * gap, "duration": gap}
+            flags = {"is_keyframe": i % 150 == 0, "is_corrupt": False, "is_discard": False}
+            index_module._note_packet(found, SimpleNamespace(**times, **flags), "h264")
+        index = build_index(found, Fraction(1, 90000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(index.frame_pts) == num_packets
+    assert index.end - index.frame_pts[0] == num_packets * gap
+    assert peak < 80 * num_packets

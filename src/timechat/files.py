@@ -1,10 +1,15 @@
 """Files that appear whole or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import url2pathname
+
+UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
+"""Names of what `written_whole` has begun: debris, where the process that wrote it was killed."""
 
 
 @contextmanager
@@ -37,3 +42,10 @@ def to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def without_scheme(source: str) -> str:
+    """Return the path that a `file://` address names; anything else as it is."""
+    if not source.lower().startswith("file://"):
+        return source
+    return url2pathname(source[len("file://") :].removeprefix("localhost"))

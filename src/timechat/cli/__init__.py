@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from timechat import __version__
-from timechat.cli import ask, chat, convert, data, download, info, train
+from timechat.cli import ask, cache, chat, convert, data, download, info, train
 from timechat.errors import TimeChatError
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
@@ -52,6 +52,7 @@ app.command("info")(info.info)
 app.command("download")(download.download)
 app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
 app.command("train")(train.train)
 
 

@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from timechat.data.parallel import in_order
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, VideoLoader, read_frames
 from timechat.errors import DataError, VideoError
 from timechat.files import written_whole
+from timechat.model.digest import weights_digest
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.video import Frames
@@ -110,7 +111,7 @@ class FeatureStore:
         """
         self.folder = Path(folder)
         self.header, self._bad = _read_index(self.folder)
-        if hash_weights(model, self.header.parts) != self.header.weights:
+        if _hash_weights(model, self.header.parts) != self.header.weights:
             raise DataError(
                 f"{folder}: these features were made by other weights, or in another number format, than this model's; "
                 "make them again with `timechat data encode`, or train from the videos"
@@ -204,7 +205,7 @@ def encode_features(
     check_settings(settings)
     if model.training:
         raise ValueError("the model must be in evaluation mode to make features: call model.eval()")
-    header = FeatureHeader.of(parts, hash_weights(model, parts), dtype, settings, processor)
+    header = FeatureHeader.of(parts, _hash_weights(model, parts), dtype, settings, processor)
     bad = _begin(folder, header)
     videos = unique_videos(records)
 
@@ -257,15 +258,10 @@ def feature_key(record: Record, folder: Path) -> str:
     return hashlib.sha256(part.encode()).hexdigest()[:32]
 
 
-def hash_weights(model: TimeChatForConditionalGeneration, parts: Parts) -> str:
-    """Return the SHA-256 of the weights that features depend on: names, number formats and values."""
+def _hash_weights(model: TimeChatForConditionalGeneration, parts: Parts) -> str:
+    """Return the SHA-256 of the weights that features depend on."""
     encoder = model.frame_encoder
-    module: nn.Module = encoder.vision_model if parts == "vision" else encoder
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return weights_digest(encoder.vision_model if parts == "vision" else encoder)
 
 
 def _own_video(record: Record) -> str:

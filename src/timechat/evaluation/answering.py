@@ -1,6 +1,5 @@
 """Many questions about one video at once: what their prompts share is read once, the answers are written together."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -56,12 +55,3 @@ def answer_questions(
         )
         answers += [processor.decode(one.token_ids) for one in written]
     return answers
-
-
-def weights_digest(model: TimeChatForConditionalGeneration) -> str:
-    """Tell the weights of one model from those of another: sixteen hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

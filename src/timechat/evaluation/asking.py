@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from timechat.data.records import Record
-from timechat.evaluation.answering import answer_questions, weights_digest
+from timechat.evaluation.answering import answer_questions
 from timechat.evaluation.films import DrawnFilm
 from timechat.evaluation.store import AnswerStore
 from timechat.events import Event, Task
+from timechat.model.digest import weights_digest
 from timechat.parsing import parse_events
 from timechat.pipeline import EncodedVideo, TimeChat
 from timechat.prompts import DEFAULT_PRESET
@@ -81,7 +82,7 @@ def open_store(path: Path, timechat: TimeChat, asking: Asking, folder_digest: st
         asking: How it is asked.
         folder_digest: Tells these records from others.
     """
-    settings: dict[str, Any] = {"model": timechat.name, "weights": weights_digest(timechat.model)}
+    settings: dict[str, Any] = {"model": timechat.name, "weights": weights_digest(timechat.model)[:16]}
     settings |= {"records": folder_digest, "wording": asking.wording, "preset": asking.preset}
     return AnswerStore(path, settings)
 

@@ -131,7 +131,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         Returns:
             Ids and mask, each `(frames, tokens)`, right padded to this video's longest sentence.
         """
-        tokenizer = {"bert": self.qformer_tokenizer, "llama": self.tokenizer}[self.config.timestamp_tokenizer]
+        tokenizer = self.timestamp_tokenizer
         rows = [
             tokenizer(frame_prompt(timestamp), truncation=True, max_length=_MAX_FRAME_PROMPT_TOKENS).input_ids
             for timestamp in timestamps
@@ -245,6 +245,11 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         """Return the text of an answer, without special tokens and outer white space."""
         text: str = self.tokenizer.decode(token_ids, **{"skip_special_tokens": True, **kwargs})
         return text.strip()
+
+    @property
+    def timestamp_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the time sentences that the image Q-Former reads."""
+        return {"bert": self.qformer_tokenizer, "llama": self.tokenizer}[self.config.timestamp_tokenizer]
 
     @property
     def pad_token_id(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -67,13 +68,13 @@ class Index:
 
 @dataclass
 class Packets:
-    """What the first reading of a file gathers."""
+    """What the first reading of a file gathers; five hours have half a million packets, eight bytes a number."""
 
-    pts: list[int] = field(default_factory=list)
-    dts: list[int] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
+    pts: array[int] = field(default_factory=lambda: array("q"))
+    dts: array[int] = field(default_factory=lambda: array("q"))
+    keys: array[int] = field(default_factory=lambda: array("q"))
+    shown: array[int] = field(default_factory=lambda: array("q"))
+    durations: array[int] = field(default_factory=lambda: array("q"))
     untimed: int = 0
     corrupt: int = 0
     num_indexed: int = 0
@@ -189,18 +190,25 @@ def _is_displayed(packet: Packet[VideoStream], codec: str) -> bool:
 
 def build_index(found: Packets, time_base: Fraction) -> Index:
     """Sort what was read into display order and say whether it can be relied on."""
-    pts = np.array(found.pts, dtype=np.int64)
-    keys = np.array(found.keys or [0], dtype=np.int64)
-    shown, durations = np.array(found.shown, dtype=np.int64), np.array(found.durations, dtype=np.int64)
+    pts, dts, shown, durations = map(_as_numbers, (found.pts, found.dts, found.shown, found.durations))
+    keys = _as_numbers(found.keys) if found.keys else np.zeros(1, dtype=np.int64)
+    num_early = int(np.searchsorted(shown, keys[0]))  # what precedes the first keyframe (a recording cut in) is never
+    shown, durations = shown[num_early:], durations[num_early:]  # shown
     order = np.argsort(pts[shown], kind="stable")
-    order = order[shown[order] >= keys[0]]  # what precedes the first keyframe (a recording cut in) is never shown
-    shown, durations = shown[order], durations[order]
+    last_duration = int(durations[order[-1]]) if len(order) else 0
+    shown = shown[order]
     times = pts[shown]
-    is_rising = bool((np.diff(times) > 0).all() and (np.diff(pts[keys]) > 0).all())  # else the clock was set back
+    gaps = np.diff(times)
+    is_rising = bool((gaps > 0).all() and (np.diff(pts[keys]) > 0).all())  # else the clock was set back
     is_trusted = not found.untimed and len(times) > 0 and is_rising
-    gap = int(np.median(np.diff(times))) if len(times) > 1 else 0
-    end = int(times[-1] + (durations[-1] or gap)) if len(times) else 0
-    return Index(time_base, pts, np.array(found.dts, dtype=np.int64), keys, shown, end, is_trusted)
+    gap = int(np.median(gaps)) if len(gaps) else 0
+    end = int(times[-1] + (last_duration or gap)) if len(times) else 0
+    return Index(time_base, pts, dts, keys, shown, end, is_trusted)
+
+
+def _as_numbers(values: array[int]) -> NDArray[np.int64]:
+    """A view, without a copy; an empty array has no memory to look at."""
+    return np.frombuffer(values, dtype=np.int64) if values else np.zeros(0, dtype=np.int64)
 
 
 def _video_info(

@@ -15,13 +15,14 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.request import Request, url2pathname, urlopen
+from urllib.request import Request, urlopen
 
 import av
 import av.container
 import av.error
 
 from timechat.errors import VideoError
+from timechat.files import without_scheme
 
 PATIENCE = 30.0
 """Seconds of silence after which a server is given up."""
@@ -128,8 +129,8 @@ class Opener:
 @contextmanager
 def open_source(source: VideoSource, timeout: float) -> Iterator[Opener]:
     """Make any kind of source one that can be opened repeatedly and read from several threads."""
-    if isinstance(source, str) and source.lower().startswith("file://"):
-        source = url2pathname(source[len("file://") :].removeprefix("localhost"))
+    if isinstance(source, str):
+        source = without_scheme(source)
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
         name = f"<{len(data)} bytes>"

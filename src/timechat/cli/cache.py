@@ -1,0 +1,90 @@
+"""`timechat cache`: what is kept on disk of videos that were looked at."""
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from timechat.cache import CacheEntry, DiskCache
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+app = typer.Typer(help="Show or empty the folder of frame and video tokens that are kept from one run to the next.")
+
+
+@app.callback(invoke_without_command=True)
+def show(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what the cache holds, or empty it.
+
+    Its folder is $TIMECHAT_CACHE, else that of the user's caches; its limit is $TIMECHAT_CACHE_LIMIT (5GB), else
+    10 GB. A limit of 0 keeps nothing.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from timechat.cache import DiskCache
+
+    facts = _facts(DiskCache())
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    from timechat.download.sizes import readable_size
+
+    limit = readable_size(facts["max_bytes"]) if facts["is_on"] else "0: nothing is kept"
+    typer.echo(f"folder   {facts['folder']}")
+    typer.echo(f"size     {readable_size(facts['bytes'])} in {_count(facts['entries'])}")
+    typer.echo(f"limit    {limit}")
+    if facts["entries"]:
+        typer.echo(f"used     from {facts['oldest']} to {facts['newest']}")
+
+
+@app.command()
+def clear(as_json: AsJson = False) -> None:
+    """Remove everything that the cache holds, and nothing else."""
+    from timechat.cache import DiskCache
+
+    _report(DiskCache().clear(), as_json=as_json)
+
+
+@app.command()
+def prune(
+    to: Annotated[str, typer.Option("--to", metavar="SIZE", help="What may be left, such as 2GB.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove what has not been used for longest, until the rest takes no more than a size."""
+    from timechat.cache import DiskCache, parse_size
+
+    _report(DiskCache().prune(parse_size(to)), as_json=as_json)
+
+
+def _facts(cache: "DiskCache") -> dict[str, Any]:
+    entries = cache.entries()
+    return {
+        "folder": str(cache.folder),
+        "is_on": cache.is_on,
+        "bytes": sum(entry.num_bytes for entry in entries),
+        "max_bytes": cache.max_bytes,
+        "entries": len(entries),
+        "oldest": _time(entries[0]) if entries else None,
+        "newest": _time(entries[-1]) if entries else None,
+    }
+
+
+def _count(entries: int) -> str:
+    return "1 entry" if entries == 1 else f"{entries} entries"
+
+
+def _time(entry: "CacheEntry") -> str:
+    return datetime.fromtimestamp(entry.used, UTC).isoformat(timespec="seconds")
+
+
+def _report(removed: "list[CacheEntry]", *, as_json: bool) -> None:
+    """Say what is gone."""
+    from timechat.download.sizes import readable_size
+
+    num_bytes = sum(entry.num_bytes for entry in removed)
+    if as_json:
+        typer.echo(json.dumps({"removed_entries": len(removed), "removed_bytes": num_bytes}))
+    else:
+        typer.echo(f"removed {_count(len(removed))}, {readable_size(num_bytes)}")

@@ -1,0 +1,46 @@
+"""Weights and tensors told apart by one hash."""
+
+import hashlib
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+_State = tuple[tuple[str, torch.dtype, int, int], ...]
+_known: WeakKeyDictionary[nn.Module, tuple[_State, str]] = WeakKeyDictionary()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's weights: names, number formats, shapes and values.
+
+    It is remembered until a weight is replaced or changed in place.
+    """
+    weights = module.state_dict()
+    state = tuple((name, *_where(value)) for name, value in weights.items() if isinstance(value, Tensor))
+    known = _known.get(module)
+    if known is None or known[0] != state:
+        known = _known[module] = (state, tensors_digest(weights))
+    return known[1]
+
+
+def tensors_digest(tensors: Mapping[str, object]) -> str:
+    """Return the SHA-256 of named tensors; of what quantised layers keep instead of some, too."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        for part in value if isinstance(value, tuple) else (value,):
+            if not isinstance(part, Tensor):
+                digest.update(f"{name} {part}".encode())
+                continue
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+            if part.is_quantized:
+                digest.update(f"{part.q_scale()} {part.q_zero_point()}".encode())
+                part = part.int_repr()
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _where(tensor: Tensor) -> tuple[torch.dtype, int, int]:
+    """Tell this state of a tensor from an earlier one, without reading it."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.dtype, tensor.data_ptr(), version
