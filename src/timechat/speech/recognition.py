@@ -122,7 +122,7 @@ def _load_recogniser(model: str | os.PathLike[str], device: str) -> WhisperModel
         return _import_faster_whisper()(
             os.fspath(model), device="cpu" if kind == "mps" else kind, device_index=int(number or 0)
         )
-    except (RuntimeError, ValueError, OSError, KeyError) as error:  # what CTranslate2 and the hub raise
+    except Exception as error:  # CTranslate2, the hub and tokenizers raise whatever they like, even bare exceptions
         told = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{model}: cannot be used to recognise speech on {device}: {told}; give the folder of a Whisper model that "
@@ -131,11 +131,11 @@ def _load_recogniser(model: str | os.PathLike[str], device: str) -> WhisperModel
 
 
 def _line_on_video_clock(segment: Any, sound: Sound) -> list[Event]:
-    """The line of a segment, unless it says nothing or is over before the first picture."""
-    start = max(0.0, sound.start + min(segment.start, segment.end))
+    """The line of a segment, unless it says nothing, or lies before the first picture or after all sound."""
+    start = max(0.0, sound.start + segment.start)
     end = min(sound.start + segment.end, sound.end)
     words = " ".join(segment.text.split())
-    return [Event(round(start, 3), round(max(start, end), 3), words)] if words and end > 0 else []
+    return [Event(round(start, 3), round(end, 3), words)] if words and start <= end and end > 0 else []
 
 
 def _report(progress: Progress | None, seconds: float, duration: float) -> None:

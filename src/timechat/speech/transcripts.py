@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,11 @@ def _read_text(path: Path) -> str:
     if path.stat().st_size > _TOO_LARGE:
         raise DataError(f"{path}: is {path.stat().st_size / 2**20:.0f} MiB large; {_EXPECTED}")
     content = path.read_bytes()
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
     try:
-        return content.decode(encoding)
+        return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is no {encoding[:6].upper()} text; save it as UTF-8") from error
+        raise DataError(f"{path}: byte {error.start} is no {encoding} text; save it as UTF-8") from error
 
 
 def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
@@ -94,7 +95,7 @@ def _cues(text: str, path: Path) -> Iterator[tuple[float, float, list[str]]]:
     lines = text.splitlines()
     ends_at_empty_line = text.lstrip().startswith("WEBVTT")  # else empty lines may stand within a text
     timed = [i for i, line in enumerate(lines) if "-->" in line]
-    for i, following in zip(timed, [*timed[1:], len(lines)], strict=True):
+    for i, following in pairwise([*timed, len(lines)]):
         with located(f"{path}:{i + 1}"):
             start, end = _read_timing(lines[i])
         said = lines[i + 1 : following]
@@ -158,7 +159,10 @@ def _read_segment(item: Any) -> Event:
     if "offsets" in item:  # whisper.cpp, in milliseconds
         return _line(item["offsets"]["from"] / 1000, item["offsets"]["to"] / 1000, words)
     start, end = item["timestamp"] if "timestamp" in item else (item["start"], item["end"])
-    return _line(float(start), float(start if end is None else end), words)  # transformers leaves a last end open
+    end = start if end is None else end  # transformers leaves a last end open
+    if not isinstance(start, int | float) or not isinstance(end, int | float):
+        raise ValueError(f"start and end must be seconds, got {start!r:.20} and {end!r:.20}")
+    return _line(start, end, words)
 
 
 # ------------------------------------------------------------------------------------------------- tab lines

@@ -9,10 +9,9 @@ from timechat.prompts import spoken_question
 
 _MIN_WORDS = 3
 _LINES = 15  # a transcript of twice as many or more is thinned out
-# Languages that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese): each sign counts.
-_WORD = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff]|[^\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff]+"
-)
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: each sign counts as one.
+_SIGNS = r"\u3041-\u30ff\u3400-\u9fff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 
 
 def clean_speech(speech: Iterable[Event]) -> tuple[Event, ...]:
