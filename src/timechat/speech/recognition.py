@@ -6,16 +6,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from timechat.errors import CheckpointError
 from timechat.events import Event
 from timechat.video import VideoSource, probe_video
 from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.sound import Sound, read_sound
-
-if TYPE_CHECKING:
-    from faster_whisper import WhisperModel
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage (`"listen"`), the seconds that were heard and the seconds that there are."""
@@ -108,7 +105,7 @@ def transcribe_audio(
     return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
 
 
-def _import_faster_whisper() -> type[WhisperModel]:
+def _import_faster_whisper() -> Any:
     try:
         from faster_whisper import WhisperModel
     except ModuleNotFoundError:
@@ -116,7 +113,7 @@ def _import_faster_whisper() -> type[WhisperModel]:
     return WhisperModel
 
 
-def _load_recogniser(model: str | os.PathLike[str], device: str) -> WhisperModel:
+def _load_recogniser(model: str | os.PathLike[str], device: str) -> Any:
     kind, _, number = device.partition(":")
     try:
         return _import_faster_whisper()(

@@ -135,7 +135,7 @@ class _Run:
         """Resample a frame; None gives what is left."""
         self._taken += 0 if frame is None else frame.samples
         for resampled in self._resampler.resample(frame):
-            samples = resampled.to_ndarray().reshape(-1)
+            samples = resampled.to_ndarray().reshape(-1).astype(np.float32, copy=False)
             yield Sound(samples, self._start + self._given / SAMPLE_RATE)
             self._given += len(samples)
 
