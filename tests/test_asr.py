@@ -1,7 +1,9 @@
 """Speech recognition: the sound of a video on the clock of its pictures, and who listens to it."""
 
+import functools
 import json
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 
 from tests.clips import RECIPES, draw_clip, draw_film_with_sound
 from timechat.errors import CheckpointError, VideoError
-from timechat.speech import Transcript, load_speech, transcribe_audio
+from timechat.speech import Transcript, load_speech, recognition, transcribe_audio
 from timechat.video import probe_video
 from timechat.video.sound import SAMPLE_RATE, Sound, _blocks, _pieces, read_sound
 
@@ -104,19 +106,32 @@ def test_a_film_without_sound_gives_none(tmp_path):
     assert list(read_sound(clip.path)) == []
 
 
+def test_what_the_caller_does_between_pieces_takes_no_time_of_reading(tmp_path, monkeypatch):
+    film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=3.0)
+    now = time.monotonic
+    pieces = read_sound(film, longest=1.0, timeout=60)
+    next(pieces)
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 1000)
+    assert list(pieces)[-1].end == pytest.approx(3.0, abs=0.01)
+
+
 def test_what_is_no_video_is_told(tmp_path):
     with pytest.raises(VideoError, match="no such file"):
         list(read_sound(tmp_path / "none.mp4"))
 
 
-def test_damaged_sound_is_counted(tmp_path):
-    film = draw_film_with_sound(tmp_path / "f.mp4", pictures_start=0, sound_start=0, beep=1.0, seconds=4.0)
+def damaged_film(path):
+    film = draw_film_with_sound(path, pictures_start=0, sound_start=0, beep=1.0, seconds=4.0)
     with av.open(str(film)) as container:
         places = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
     data = bytearray(film.read_bytes())
     for position, size in places[40:50]:
         data[position : position + size] = b"\xff" * size
-    pieces = list(read_sound(bytes(data)))
+    return bytes(data)
+
+
+def test_damaged_sound_is_counted(tmp_path):
+    pieces = list(read_sound(damaged_film(tmp_path / "f.mp4")))
     assert pieces[-1].end == pytest.approx(4.0, abs=0.1)
     assert any("damaged packets of sound left out" in note for piece in pieces for note in piece.notes)
 
@@ -199,13 +214,24 @@ def test_what_was_said_before_the_first_picture_is_no_line(listener, tmp_path):
     assert heard.lines[0].start == 0.0
 
 
-def test_the_language_is_kept_once_something_was_heard(listener, tmp_path):
-    film = film_of(tmp_path / "f.mkv", gap=4000)
-    heard = transcribe_audio(film, listener)
+def test_the_language_is_told_by_the_first_piece_in_which_something_is_said(listener, tmp_path, monkeypatch):
+    heard = transcribe_audio(film_of(tmp_path / "late.mkv", gap=4000), listener)
     assert [line.start for line in heard.lines] == pytest.approx([4001, 4001], abs=0.01)
     assert [asked["language"] for asked in Listener.asked] == [None, None]
-    transcribe_audio(film_of(tmp_path / "g.mkv", beep=0.2, gap=0, seconds=1.0), listener, language="en")
-    assert Listener.asked[-1] == {"language": "en", "temperature": 0.0, "vad_filter": True}
+    Listener.asked.clear()
+    monkeypatch.setattr(recognition, "read_sound", functools.partial(read_sound, longest=1.6))
+    transcribe_audio(film_of(tmp_path / "early.mkv", beep=0.2), listener)
+    assert [asked["language"] for asked in Listener.asked][:2] == [None, "de"]
+
+
+def test_a_language_that_is_given_holds(listener, tmp_path):
+    transcribe_audio(film_of(tmp_path / "f.mkv"), listener, language="en")
+    assert Listener.asked == [{"language": "en", "temperature": 0.0, "vad_filter": True}]
+
+
+def test_damaged_sound_is_noted(listener, tmp_path):
+    (note,) = transcribe_audio(damaged_film(tmp_path / "f.mp4"), listener).notes
+    assert note.startswith("damaged packets of sound left out: ")
 
 
 @pytest.mark.parametrize(

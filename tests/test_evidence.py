@@ -111,9 +111,21 @@ def test_a_sentence_is_attached_to_the_event_it_tells_of():
     assert attach(["It is here."], [Event(0, 1)]) == [None]
 
 
-def test_words_that_all_events_share_decide_nothing():
-    events = [Event(i, i + 1, f"the man in the kitchen {deed}") for i, deed in enumerate(["sings", "cooks", "eats"])]
-    assert attach(["The man in the kitchen cooked."], events) == [events[1]]
+def test_words_that_many_events_share_count_for_less():
+    captions = [
+        "the man in the kitchen sings",
+        "the man in the kitchen eats",
+        "the man waits in the kitchen",
+        "it cooks",
+    ]
+    events = [Event(i, i + 1, caption) for i, caption in enumerate(captions)]
+    assert attach(["The man in the kitchen cooked."], events) == [events[3]]
+
+
+def test_too_few_words_in_common_are_none():
+    told = ["A red dog with long ears runs through the snow towards an old woman."]
+    assert attach(told, EVENTS) == [None]
+    assert attach(told, EVENTS, least=0.05) == [EVENTS[0]]
 
 
 def test_a_summary_gets_citations():

@@ -132,7 +132,7 @@ def _line_on_video_clock(segment: Any, sound: Sound) -> list[Event]:
     start = max(0.0, sound.start + segment.start)
     end = min(sound.start + segment.end, sound.end)
     words = " ".join(segment.text.split())
-    return [Event(round(start, 3), round(end, 3), words)] if words and start <= end and end > 0 else []
+    return [Event(round(start, 3), round(end, 3), words)] if words and start <= end else []
 
 
 def _report(progress: Progress | None, seconds: float, duration: float) -> None:
