@@ -225,3 +225,42 @@ def draw_sound(path: Path, seconds: float = 1.0, cover: NDArray[np.uint8] | None
             container.mux(sound.encode(block))
         container.mux(sound.encode(None))
     return path
+
+
+def draw_film_with_sound(
+    path: Path, *, pictures_start: float, sound_start: float, beep: float, seconds: float, gap: float = 0.0
+) -> Path:
+    """Write a film of clock pictures whose sound is silent but for a beep of 0.5 s.
+
+    Args:
+        path: MP4 gets AAC, anything else PCM.
+        pictures_start: Seconds on the file's clock, of the first picture.
+        sound_start: Seconds on the file's clock, of the first sample.
+        beep: Seconds of sound before the beep.
+        seconds: Of pictures and of sound.
+        gap: Seconds of nothing at all in the file, right before the beep.
+    """
+    rate, tick = 44100, Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        film = container.add_stream("libx264", rate=25, options=X264)
+        film.width, film.height, film.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        film.codec_context.time_base = tick
+        sound = container.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=rate, layout="mono")
+        sounds = sound.codec_context.format.name
+        for number in range(int(25 * seconds)):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame.pts, frame.time_base = round((pictures_start + number / 25) / tick), tick
+            container.mux(film.encode(frame))
+        container.mux(film.encode(None))
+        times = np.arange(int(rate * seconds)) / rate
+        tone = np.where((times >= beep) & (times < beep + 0.5), np.sin(times * 3000) * 0.5, 0)
+        for start in range(0, len(tone), 1024):
+            wave = tone[None, start : start + 1024]
+            wave = (wave * 32767).astype(np.int16) if sounds == "s16" else wave.astype(np.float32)
+            block = av.AudioFrame.from_ndarray(wave, format=sounds, layout="mono")
+            passed = gap if start / rate >= beep - 0.1 else 0.0
+            block.sample_rate, block.time_base = rate, Fraction(1, rate)
+            block.pts = round((sound_start + passed) * rate) + start
+            container.mux(sound.encode(block))
+        container.mux(sound.encode(None))
+    return path

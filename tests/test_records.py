@@ -11,10 +11,10 @@ from timechat.data.annotations import BUILDERS, build_records, build_speech_reco
 from timechat.data.readers import read_records
 from timechat.data.records import Record, RecordEvent, write_jsonl
 from timechat.data.settings import conversation
-from timechat.data.transcripts import clean_speech, read_transcript
 from timechat.errors import DataError
 from timechat.events import Event
 from timechat.prompts import Message
+from timechat.speech import clean_speech, read_transcript
 
 MESSAGES = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "In 1.0 - 2.0 seconds."}]
 LINE = {
@@ -260,9 +260,9 @@ def test_speech_becomes_what_the_original_makes_of_it(tmp_path):
 
 def test_recognised_speech_is_cleaned_as_the_original_cleans_it(tmp_path):
     case = next(case for case in construction_cases() if case["script"] == "clean_asr")
-    events = read_transcript(write(tmp_path / "a.txt", case["input"]))
+    events = clean_speech(read_transcript(write(tmp_path / "a.txt", case["input"])))
     assert "".join(f"{e.start:.2f}\t{e.end:.2f}\t{e.caption}\n" for e in events) == case["output"]
-    assert clean_speech([]) == []
+    assert clean_speech([]) == ()
 
 
 def test_annotated_videos_that_are_missing_are_told(tmp_path):

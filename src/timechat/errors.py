@@ -1,5 +1,9 @@
 """The errors that a caller may want to catch; misuse raises Python's own."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TimeChatError(Exception):
     """Base of every error that TimeChat raises for the state of the world rather than for misuse."""
@@ -22,4 +26,17 @@ class TrainingError(TimeChatError):
 
 
 class DataError(TimeChatError):
-    """Training data that cannot be used: a malformed record, or too many videos that cannot be read."""
+    """Records or a transcript that cannot be used: malformed, or with too many videos that cannot be read."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Turn what is wrong with a line or an item into a `DataError` that says where it stands."""
+    try:
+        yield
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: is no JSON: {error.msg} at column {error.colno}") from error
+    except KeyError as error:
+        raise DataError(f"{place}: the key {error} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place}: {error}") from error

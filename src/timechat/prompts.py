@@ -5,7 +5,7 @@ spelling slips are kept, because the weights know them.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ChatStyle = Literal["llama_2", "vicuna"]
@@ -146,6 +146,13 @@ _DENSE_CAPTION_ORIGINAL = (
     "seconds, event description'. A specific example is : ' 90 - 102 seconds, spread margarine on two slices of "
     "white bread in the video' ."
 )
+_DENSE_CAPTION_WITH_SPEECH = (
+    "You are able to understand the visual content that the user provides. Localize a series of activity events in "
+    "the video with the aid of transcribed speech, output the start and end timestamp for each event, and describe "
+    "each event with sentences. The output format of each predicted event should be like: 'start - end seconds, event "
+    "description'. An specific example is : ' 90 - 102 seconds, spread margarine on two slices of white bread in the "
+    "video' ."
+)
 _STEPS = (
     "Locate and describe a series of actions or steps in the video, including their start and end timestamps. "
     "The output format of each step should be like: 'start - end seconds, step description'."
@@ -159,6 +166,27 @@ _SUMMARY = "Summarize what happens in the video in a few sentences, in the order
 _TRANSCRIBE = (
     "Transcribe the speech of the video, including the start and end timestamps of each sentence. "
     "The output format should be like: 'Transcribed speech: start - end seconds, sentence.'"
+)
+
+_ORIGINAL_FINETUNED = Preset(
+    name="original-finetuned@1",  # for checkpoints tuned on YouCook2, Charades-STA, QVHighlights
+    dense_caption=_DENSE_CAPTION_ORIGINAL,
+    grounding=(
+        "Localize the visual content described by the given textual query {query} in the video, and output "
+        "the start and end timestamps in seconds. The output format of the predicted timestamp should be "
+        "like: 'start - end seconds'. A specific example is : 20.8 - 30.0 seconds' . "
+    ),
+    highlights=(
+        "You are given a video from the QVHighlights dataset. Please find the highlight moments in the video "
+        "described by a sentence query, determining the highlight moment's timestamp and its saliency score. "
+        "The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, "
+        "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now "
+        "I will give you the sentence query: {query}. Please return the query-based highlight moments."
+    ),
+    highlights_without_query=_HIGHLIGHTS_WITHOUT_QUERY,
+    steps=_STEPS,
+    summary=_SUMMARY,
+    transcribe=_TRANSCRIBE,
 )
 
 PRESETS = {
@@ -183,25 +211,9 @@ PRESETS = {
             summary=_SUMMARY,
             transcribe=_TRANSCRIBE,
         ),
-        Preset(
-            name="original-finetuned@1",  # for checkpoints tuned on YouCook2, Charades-STA, QVHighlights
-            dense_caption=_DENSE_CAPTION_ORIGINAL,
-            grounding=(
-                "Localize the visual content described by the given textual query {query} in the video, and output "
-                "the start and end timestamps in seconds. The output format of the predicted timestamp should be "
-                "like: 'start - end seconds'. A specific example is : 20.8 - 30.0 seconds' . "
-            ),
-            highlights=(
-                "You are given a video from the QVHighlights dataset. Please find the highlight moments in the video "
-                "described by a sentence query, determining the highlight moment's timestamp and its saliency score. "
-                "The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, "
-                "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now "
-                "I will give you the sentence query: {query}. Please return the query-based highlight moments."
-            ),
-            highlights_without_query=_HIGHLIGHTS_WITHOUT_QUERY,
-            steps=_STEPS,
-            summary=_SUMMARY,
-            transcribe=_TRANSCRIBE,
+        _ORIGINAL_FINETUNED,
+        replace(  # the same, asked about a video with its speech
+            _ORIGINAL_FINETUNED, name="original-finetuned-speech@1", dense_caption=_DENSE_CAPTION_WITH_SPEECH
         ),
         Preset(
             name="original-zeroshot@1",  # the published zero-shot numbers; each names its benchmark's dataset

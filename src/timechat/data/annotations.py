@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from timechat.data.readers import as_messages, place_video
-from timechat.data.records import Record, located
-from timechat.data.transcripts import find_transcript, thin_speech
-from timechat.errors import DataError
+from timechat.data.records import Record
+from timechat.data.transcripts import find_transcript
+from timechat.errors import DataError, located
 from timechat.prompts import DEFAULT_PRESET, PRESETS, spoken_text
+from timechat.speech import thin_speech
 
 _MIN_LETTERS = 2
 _CLIP_SECONDS = 2.0  # of QVHighlights
@@ -79,7 +80,7 @@ def build_speech_records(
     """
     items = []
     for video in sorted(path for path in Path(videos).iterdir() if path.is_file()):
-        speech = [(event.start, event.end, event.caption) for event in find_transcript(Path(transcripts), video.name)]
+        speech = find_transcript(Path(transcripts), video.name)
         items.append(Instruction(video.name, "transcribe", spoken_text(thin_speech(speech, first=1))))
     return _as_records(items, dataset, Path(videos), preset)[0]
 

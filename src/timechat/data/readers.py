@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from timechat.data.records import Record, located, read_jsonl
+from timechat.data.records import Record, read_jsonl
 from timechat.data.transcripts import find_transcript
-from timechat.errors import DataError
+from timechat.errors import DataError, located
 from timechat.prompts import Message
 
 Format = Literal["auto", "timechat", "instruct", "valley"]

@@ -4,13 +4,12 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from timechat.errors import DataError
+from timechat.errors import located
 from timechat.events import Event, Task
 from timechat.files import written_whole
 from timechat.parsing import parse_events
@@ -172,19 +171,6 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def located(place: str) -> Iterator[None]:
-    """Turn what is wrong with a line or an item into a `DataError` that says where it stands."""
-    try:
-        yield
-    except json.JSONDecodeError as error:
-        raise DataError(f"{place}: is no JSON: {error.msg} at column {error.colno}") from error
-    except KeyError as error:
-        raise DataError(f"{place}: the key {error} is missing") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{place}: {error}") from error
 
 
 def _message(data: Any) -> Message:

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from timechat.data.records import Record
-from timechat.data.transcripts import thin_speech
-from timechat.prompts import TRAINING_SYSTEM_PROMPT, spoken_question
+from timechat.prompts import TRAINING_SYSTEM_PROMPT
+from timechat.speech import heard_question
 from timechat.video import Frames, VideoSource, load_frames
 
 Sampling = Literal["random", "uniform"]
@@ -96,6 +96,5 @@ def conversation(record: Record, *, transcripts: bool) -> list[tuple[str, str]]:
     """Return the turns of a record, what is said in the video before the first question if `transcripts`."""
     turns = record.turns
     if transcripts and record.transcript is not None:
-        speech = thin_speech([(line.start, line.end, line.caption) for line in record.transcript])
-        turns[0] = (spoken_question(turns[0][0], speech), turns[0][1])
+        turns[0] = (heard_question(turns[0][0], record.transcript), turns[0][1])
     return turns

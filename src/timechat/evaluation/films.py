@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timechat.data.drawing.film import Level
-from timechat.data.records import Record, RecordEvent, located, read_jsonl
-from timechat.errors import DataError
+from timechat.data.records import Record, RecordEvent, read_jsonl
+from timechat.errors import DataError, located
 from timechat.evaluation.metrics.captioning import Attributes
 
 RECORDS_FILE = "records.jsonl"

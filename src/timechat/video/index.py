@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import av.container
 import av.error
 import numpy as np
+from av.audio.stream import AudioStream
 from av.packet import Packet
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from timechat.errors import VideoError
 from timechat.video.frames import StreamInfo, VideoInfo
 from timechat.video.source import Opener, reason
+
+AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
 
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -109,14 +112,14 @@ def _choose_stream(container: av.container.InputContainer, name: str) -> VideoSt
     return max(decodable, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height))
 
 
-def read_only(container: av.container.InputContainer, stream: VideoStream) -> None:
+def read_only(container: av.container.InputContainer, stream: Stream) -> None:
     """Let the demuxer skip what is in the other streams."""
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
 
 
-def demux(container: av.container.InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+def demux(container: av.container.InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:
     """Packets of one stream, the last one empty."""
     try:
         yield from container.demux(stream)

@@ -1,0 +1,184 @@
+"""Transcripts, read from what people and speech recognisers write: subtitles, JSON, and lines divided by tabs."""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from timechat.errors import DataError, located
+from timechat.events import Event
+
+_EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or lines of start, end and words divided by tabs"
+_TOO_LARGE = 2**27  # bytes; a day of speech is about a hundredth of it
+
+
+def read_transcript(path: str | Path) -> tuple[Event, ...]:
+    """Read what is said in a video, in order of time; an empty file is one in which nobody speaks.
+
+    The content tells the format, not the file's name: SRT; WebVTT, also with the rolling lines of automatic captions;
+    the JSON of openai-whisper, faster-whisper, whisperx, whisper-timestamped, whisper.cpp or `transformers`, or a bare
+    list of their segments; Whisper's TSV; lines of start and end in seconds and words, divided by tabs. A line that
+    ends before it starts, as recognisers write now and then, lasts no time.
+
+    Raises:
+        DataError: The file is missing or malformed; the message says where and what was expected.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    if not text.strip():
+        return ()
+    return tuple(sorted(_reader_of(text, path)(text, path), key=lambda line: line.start))
+
+
+def _read_text(path: Path) -> str:
+    if not path.exists():
+        raise DataError(f"{path}: no such file; give a transcript")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give the file of one transcript")
+    if path.stat().st_size > _TOO_LARGE:
+        raise DataError(f"{path}: is {path.stat().st_size / 2**20:.0f} MiB large; {_EXPECTED}")
+    content = path.read_bytes()
+    encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is no {encoding} text; save it as UTF-8") from error
+
+
+def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
+    first = text.lstrip().splitlines()[0]
+    if first.startswith(("{", "[")):
+        return _read_json
+    if _TAB_LINE.match(first):
+        return _read_tab_lines
+    if first.startswith("WEBVTT") or "-->" in text:
+        return _read_cues
+    number = text[: text.index(first)].count("\n") + 1
+    raise DataError(f"{path}:{number}: {first[:60]!r} begins no transcript; {_EXPECTED}")
+
+
+def _line(start: float, end: float, words: str) -> Event:
+    return Event(start, max(start, end), " ".join(words.split()))
+
+
+# ------------------------------------------------------------------------------------------------- subtitles
+
+_CLOCK = r"(?:(\d+)\s?:\s?)?(\d{1,2})\s?:\s?(\d{1,2})(?:\s?[.,:]\s?(\d{1,9}))?"
+_TIMING = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?![\d:.,])")
+_NUMBER = re.compile(r"\s*\d+\s*")
+_MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}|[\u200b\u200e\u200f\u2060\ufeff]")
+_STAYS = 0.1  # seconds; what is shown again within them was never taken away
+
+
+def _read_cues(text: str, path: Path) -> Iterator[Event]:
+    """Cues of SRT or WebVTT, without the lines that only stay on screen from the cue before."""
+    shown: list[str] = []
+    last_end = 0.0
+    for start, end, lines in _cues(text, path):
+        stays = _num_staying(shown, lines) if start - last_end <= _STAYS else 0
+        shown, last_end = lines, end
+        if lines[stays:]:
+            yield _line(start, end, " ".join(lines[stays:]))
+
+
+def _num_staying(shown: Sequence[str], lines: Sequence[str]) -> int:
+    """How many of the first lines of a cue are the last ones of the cue before."""
+    most = min(len(shown), len(lines))
+    return next((n for n in range(most, 0, -1) if list(shown[-n:]) == list(lines[:n])), 0)
+
+
+def _cues(text: str, path: Path) -> Iterator[tuple[float, float, list[str]]]:
+    """Start, end and lines of every cue: what stands between its line of times and the next one's."""
+    lines = text.splitlines()
+    ends_at_empty_line = text.lstrip().startswith("WEBVTT")  # else empty lines may stand within a text
+    timed = [i for i, line in enumerate(lines) if "-->" in line]
+    for i, following in pairwise([*timed, len(lines)]):
+        with located(f"{path}:{i + 1}"):
+            start, end = _read_timing(lines[i])
+        said = lines[i + 1 : following]
+        if ends_at_empty_line:
+            said = said[: said.index("")] if "" in said else said
+        elif following < len(lines) and said and _NUMBER.fullmatch(said[-1]):
+            said = said[:-1]
+        with located(f"{path}:{i + 1}"):
+            yield start, end, [words for line in said if (words := _plain(line))]
+
+
+def _read_timing(line: str) -> tuple[float, float]:
+    timing = _TIMING.match(line)
+    if timing is None:
+        raise ValueError(f"expected times such as 00:01:02,500 --> 00:01:04,000, got {line.strip()[:80]!r}")
+    parts = timing.groups()
+    return _clock_seconds(*parts[:4]), _clock_seconds(*parts[4:])
+
+
+def _clock_seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
+    whole = (int(hours or 0) * 60 + int(minutes)) * 60 + int(seconds)
+    return float(f"{whole}.{fraction or 0}")  # one rounding: 0:18.1 is the number 18.1
+
+
+def _plain(line: str) -> str:
+    """The words of a line of a subtitle, without styles, speakers' names, timing marks and entities."""
+    return " ".join(html.unescape(_MARKUP.sub("", line)).split())
+
+
+# ------------------------------------------------------------------------------------------------------ JSON
+
+_LISTS = ("segments", "transcription", "chunks", "events")
+
+
+def _read_json(text: str, path: Path) -> Iterator[Event]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}: is no JSON ({error.msg}) and nothing else known; {_EXPECTED}"
+        ) from error
+    items = content
+    if isinstance(content, Mapping):
+        items = next((content[key] for key in _LISTS if key in content), None)
+    if not isinstance(items, list):
+        found = f"the keys {', '.join(map(str, content))}" if isinstance(content, Mapping) else repr(content)[:60]
+        raise DataError(
+            f'{path}: expected {{"segments": [{{"start", "end", "text"}}, ...]}} or such a list, got {found}'
+        )
+    for number, item in enumerate(items):
+        with located(f"{path}: segment {number}"):
+            yield _read_segment(item)
+
+
+def _read_segment(item: Any) -> Event:
+    if not isinstance(item, Mapping):
+        raise ValueError(f'expected {{"start", "end", "text"}}, got {item!r:.60}')
+    words = item["text"] if "caption" not in item else item["caption"]
+    if not isinstance(words, str):
+        raise ValueError(f"text must be text, got {words!r:.60}")
+    if "offsets" in item:  # whisper.cpp, in milliseconds
+        return _line(item["offsets"]["from"] / 1000, item["offsets"]["to"] / 1000, words)
+    start, end = item["timestamp"] if "timestamp" in item else (item["start"], item["end"])
+    end = start if end is None else end  # transformers leaves a last end open
+    if not isinstance(start, int | float) or not isinstance(end, int | float):
+        raise ValueError(f"start and end must be seconds, got {start!r:.20} and {end!r:.20}")
+    return _line(start, end, words)
+
+
+# ------------------------------------------------------------------------------------------------- tab lines
+
+_TAB_HEADER = "start\tend\ttext"  # of Whisper's TSV, whose times are milliseconds
+_TAB_LINE = re.compile(rf"{_TAB_HEADER}|[\d.]+\t[\d.]+(?:\t|$)")
+
+
+def _read_tab_lines(text: str, path: Path) -> Iterator[Event]:
+    per_second = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() == _TAB_HEADER:
+            per_second = 1000
+        elif line.strip():
+            with located(f"{path}:{number}"):
+                parts = line.split("\t", 2)
+                if len(parts) < 3:
+                    raise ValueError(f"expected start, end and words divided by tabs, got {line[:60]!r}")
+                yield _line(float(parts[0]) / per_second, float(parts[1]) / per_second, parts[2])
