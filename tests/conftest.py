@@ -1,6 +1,7 @@
 """Models that many tests share, made once a session."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
 torch.set_num_threads(2)
+os.environ["TIMECHAT_CACHE"] = ""  # no test finds what another one has left; those of the cache name a folder of their own
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.parsing import parse_events
-from timechat.pipeline.encoding import encode_frames
+from timechat.pipeline.encoding import compress_frames, encode_frames
 from timechat.prompts import SYSTEM_PROMPT
 from timechat.video import Frames, uniform_indices
 
@@ -141,7 +141,7 @@ def _answer(
     answers = answer_questions(
         model,
         processor,
-        encode_frames(model, processor, film.frames),
+        compress_frames(model, encode_frames(model, processor, film.frames)),
         film.frames.timestamps.tolist(),
         [question.text for question in film.questions],
         max_new_tokens=_MAX_NEW_TOKENS,

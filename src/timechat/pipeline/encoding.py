@@ -1,6 +1,6 @@
-"""Frames → video tokens, a few frames at a time."""
+"""Frames → frame tokens, a few frames at a time → video tokens."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ def encode_frames(
     frames: Frames,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Encode frames, told the times that they bear, into `(video tokens, text hidden)`.
+    """Encode frames, told the times that they bear, into frame tokens `(1, frames, tokens, hidden)`.
 
     Args:
         model: In evaluation mode.
@@ -30,26 +30,23 @@ def encode_frames(
         frames: All frames of one video, or of one window.
         progress: Told how many frames are done and how many there are.
     """
-    tokens = list(_frame_tokens(model, processor, frames, progress))
-    return model.video_qformer(torch.cat(tokens, dim=1))[0]  # type: ignore[no-any-return]
-
-
-def _frame_tokens(
-    model: TimeChatForConditionalGeneration,
-    processor: TimeChatProcessor,
-    frames: Frames,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Tensor]:
-    """Yields `(1, frames, tokens, hidden)`."""
     input_ids, attention_mask = processor.encode_timestamps(frames.timestamps)
     at_once = _FRAMES_AT_ONCE.get(model.device.type, _FRAMES_AT_ONCE_ELSEWHERE)
+    tokens = []
     for first in range(0, len(frames), at_once):
         part = slice(first, first + at_once)
         piece = replace(frames, pixels=frames.pixels[part], timestamps=frames.timestamps[part])
         inputs = (processor.normalize(piece), input_ids[part], attention_mask[part])
-        yield model.get_frame_features(*(tensor[None].to(model.device) for tensor in inputs))
+        tokens.append(model.get_frame_features(*(tensor[None].to(model.device) for tensor in inputs)))
         if progress is not None:
             progress(min(first + at_once, len(frames)), len(frames))
+    return torch.cat(tokens, dim=1)
+
+
+@torch.inference_mode()
+def compress_frames(model: TimeChatForConditionalGeneration, frame_tokens: Tensor) -> Tensor:
+    """Compress frame tokens, `(1, frames, tokens, hidden)`, into `(video tokens, text hidden)`."""
+    return model.video_qformer(frame_tokens)[0]  # type: ignore[no-any-return]
 
 
 def on_clock(frames: Frames, start: float, pace: float) -> Frames:

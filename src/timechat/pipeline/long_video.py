@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.encoded import EncodedVideo, Video
-from timechat.pipeline.encoding import encode_frames, on_clock
+from timechat.pipeline.encoding import compress_frames, encode_frames, on_clock
 from timechat.pipeline.looking import LookPlan, Sampling, plan_look
 from timechat.pipeline.store import WindowStore
 from timechat.video import Frames, VideoReader, load_frames
@@ -88,17 +89,16 @@ class LongVideo:
 
     def encode(self, windows: Sequence[Window]) -> Iterator[EncodedVideo]:
         """Encode windows one after the other; the next one's frames are decoded meanwhile."""
-        waiting = [window for window in windows if self._known(window) is None]
         ahead: Future[Frames] | None = None
-        for window in windows:
-            if (known := self._known(window)) is not None:
+        for window, following in zip(windows, [*windows[1:], None], strict=True):
+            if ahead is None and (known := self._known(window)) is not None:
                 yield known
                 continue
-            position = waiting.index(window)
             future = ahead or self._ahead.submit(self._load, window)
             frames = self.timed("decode", future.result)
-            ahead = self._ahead.submit(self._load, waiting[position + 1]) if position + 1 < len(waiting) else None
-            yield self._keep(window, self.timed("encode", partial(self._look, frames, window)))
+            ahead = self._ahead.submit(self._load, following) if following and self._is_new(following) else None
+            arguments = self.plan.load_arguments(window)
+            yield self._remember(self.timed("encode", partial(self._look, frames, window, arguments)))
 
     def encode_whole(self) -> EncodedVideo:
         """Encode a video that fits into one window.
@@ -115,19 +115,28 @@ class LongVideo:
 
     def look_again(self, window: Window, load_arguments: Mapping[str, Any]) -> EncodedVideo:
         """Encode a stretch that is no window of the plan, with frames of its own choice."""
+        known = self.store.load(window, load_arguments)
+        if known is not None:
+            return replace(known, name=self.name, model=self._model_name)
         frames = self.timed("decode", partial(self._load_frames, load_arguments))
-        return self.timed("encode", partial(self._look, frames, window))
+        return self.timed("encode", partial(self._look, frames, window, load_arguments))
 
     def _known(self, window: Window) -> EncodedVideo | None:
+        """A window that was encoded before: in this job, or in any other whose results are on disk."""
         if self._kept is not None and window in self._kept:
             return self._kept[window]
-        found = self.store.load(window, self.plan.load_arguments(window), self._model.device)
-        return None if found is None else self._told(window, *found)
+        found = self.store.load(window, self.plan.load_arguments(window))
+        if found is None:
+            return None
+        self.notes += tuple(note for note in found.notes if note not in self.notes)
+        return self._remember(replace(found, name=self.name, model=self._model_name))
 
-    def _keep(self, window: Window, encoded: EncodedVideo) -> EncodedVideo:
-        self.store.save(window, self.plan.load_arguments(window), encoded)
-        if self._kept is not None:
-            self._kept[window] = encoded
+    def _is_new(self, window: Window) -> bool:
+        return self._known(window) is None
+
+    def _remember(self, encoded: EncodedVideo) -> EncodedVideo:
+        if self._kept is not None and encoded.window is not None:
+            self._kept[encoded.window] = encoded
         return encoded
 
     def _load(self, window: Window) -> Frames:
@@ -140,16 +149,19 @@ class LongVideo:
         assert self._reader is not None
         return self._reader.load(**arguments, size=size)
 
-    def _look(self, frames: Frames, window: Window) -> EncodedVideo:
+    def _look(self, frames: Frames, window: Window, load_arguments: Mapping[str, Any]) -> EncodedVideo:
         frames = on_clock(frames, window.start, window.pace)
-        tokens = encode_frames(self._model, self._processor, frames)
-        return self._told(window, tokens, frames.timestamps, frames.notes)
-
-    def _told(self, window: Window, tokens: Any, timestamps: Any, notes: Sequence[str]) -> EncodedVideo:
-        self.notes += tuple(note for note in notes if note not in self.notes)
-        return EncodedVideo(
-            tokens, timestamps, window.duration, self.name, tuple(notes), self._model_name, window
-        )  # fmt: skip
+        frame_tokens = self.store.load_frame_tokens(window, load_arguments)
+        if frame_tokens is None:
+            frame_tokens = encode_frames(self._model, self._processor, frames)
+            self.store.save_frame_tokens(window, load_arguments, frame_tokens)
+        tokens = compress_frames(self._model, frame_tokens)
+        self.notes += tuple(note for note in frames.notes if note not in self.notes)
+        encoded = EncodedVideo(
+            tokens, frames.timestamps, window.duration, self.name, frames.notes, self._model_name, window
+        )
+        self.store.save(window, load_arguments, encoded)
+        return encoded
 
     def timed(self, stage: str, work: Callable[[], Result]) -> Result:
         """Do a piece of work and count its time to a stage."""

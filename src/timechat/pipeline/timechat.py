@@ -1,9 +1,10 @@
 """The class that users meet: encode once, ask many times, whatever the length."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -11,24 +12,29 @@ from typing import Any, Literal, overload
 import torch
 from transformers import LogitsProcessor
 
+from timechat.cache import DiskCache
 from timechat.events import Answer, Event, Task
+from timechat.files import without_scheme
 from timechat.model.answering import Prompt, Written, token_places, write_answers
+from timechat.model.digest import weights_digest
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.prefix_cache import PrefixCache
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.streaming import AnswerStream
+from timechat.model.token_cache import model_facts
 from timechat.parsing import parse_events
 from timechat.pipeline.answers import Scoring, Wanted, WindowAnswer, put_together
 from timechat.pipeline.confirming import confirm
 from timechat.pipeline.encoded import EncodedVideo, Progress, Video
-from timechat.pipeline.encoding import encode_frames
+from timechat.pipeline.encoding import compress_frames, encode_frames
 from timechat.pipeline.long_video import LongVideo
 from timechat.pipeline.looking import Sampling
 from timechat.pipeline.refining import refine_moments
 from timechat.pipeline.store import WindowStore
 from timechat.prompts import DEFAULT_PRESET
 from timechat.scores import Token
+from timechat.speech import heard_question, speech_between
 from timechat.tasks import GREEDY, Decoding, build_question, find_preset
 from timechat.video import Frames, load_frames
 from timechat.windows import Looking, Window
@@ -47,6 +53,7 @@ class TimeChat:
         processor: Wording and tokenizers.
         name: What the model was loaded from.
         notes: Said with every answer, such as untrained weights.
+        cache: Where tokens and answers are kept on disk.
     """
 
     def __init__(
@@ -56,7 +63,18 @@ class TimeChat:
         *,
         name: str,
         notes: Sequence[str] = (),
+        cache: DiskCache | None = None,
     ) -> None:
+        """Join a model and its processor.
+
+        Args:
+            model: The network.
+            processor: The model's.
+            name: What it is called.
+            notes: Said with every answer.
+            cache: Where tokens and answers are kept on disk; None takes the user's, see `timechat.cache`.
+        """
+        self.cache = DiskCache() if cache is None else cache
         self.model = model.eval()
         self.processor = processor
         self.name = name
@@ -129,32 +147,30 @@ class TimeChat:
         Raises:
             VideoError: The video cannot be read.
         """
+        chosen: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "max_frames": max_frames}
+        if num_frames is None and fps is None and timestamps is None:
+            limit = {} if max_frames is None else {"max_frames": max_frames}
+            chosen = self.model.config.default_sampling() | limit
+        chosen |= {"start": start, "end": end, "timestamps": timestamps, "sampling": sampling}
+        store = WindowStore(self.cache, video, self.model, self.processor)
+        if isinstance(video, str | os.PathLike) and (known := store.load(None, chosen)) is not None:
+            return replace(known, name=without_scheme(os.fspath(video)), model=self.name)
         _report(progress, "decode", 0, 1)
         if isinstance(video, Frames) and all(
             option is None for option in (num_frames, fps, max_frames, start, end, timestamps)
         ):
             frames = video  # ready-made frames are taken as they are
         else:
-            chosen: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "max_frames": max_frames}
-            if num_frames is None and fps is None and timestamps is None:
-                limit = {} if max_frames is None else {"max_frames": max_frames}
-                chosen = self.model.config.default_sampling() | limit
-            frames = load_frames(
-                video,
-                **chosen,
-                start=start,
-                end=end,
-                timestamps=timestamps,
-                size=self.model.config.vision_config.image_size,
-                sampling=sampling,
-                timeout=timeout,
-            )
+            frames = load_frames(video, **chosen, size=self.model.config.vision_config.image_size, timeout=timeout)
         _report(progress, "decode", 1, 1)
         shortest_prompt = self.processor.render_prompt(frames.timestamps, "")
         self._check_room(len(self.processor.encode_prompt(shortest_prompt, len(frames))), max_new_tokens=1)
-        video_tokens = encode_frames(self.model, self.processor, frames, partial(_report, progress, "encode"))
+        frame_tokens = encode_frames(self.model, self.processor, frames, partial(_report, progress, "encode"))
+        video_tokens = compress_frames(self.model, frame_tokens)
         name = frames.source.name if frames.source else None
-        return EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, self.name)
+        encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, self.name)
+        store.save(None, chosen, encoded)
+        return encoded
 
     def open(
         self,
@@ -185,7 +201,7 @@ class TimeChat:
             model_name=self.name,
             looking=looking,
             sampling=sampling,
-            store=WindowStore(),
+            store=WindowStore(self.cache, video, self.model, self.processor),
             keeps_tokens=keeps_tokens,
             timeout=timeout,
         )
@@ -439,15 +455,22 @@ class TimeChat:
         self, question: "_Question", video: LongVideo, wanted: Wanted, progress: Progress | None
     ) -> Answer:
         """Ask about every window, a few at a time; what was answered before is taken over."""
-        answers: dict[Window, WindowAnswer] = {}
-        todo = list(video.windows)
-        _report(progress, "windows", 0, len(todo))
+        facts = {window: question.facts(window) | self._model_facts() for window in video.windows}
+        answers = {
+            window: WindowAnswer.from_dict(window, known)
+            for window in video.windows
+            if question.is_reproducible and (known := video.store.load_answer(facts[window])) is not None
+        }
+        todo = [window for window in video.windows if window not in answers]
+        _report(progress, "windows", len(answers), len(video.windows))
         batch: list[EncodedVideo] = []
         for encoded in video.encode(todo):
             batch.append(encoded)
-            if len(batch) == video.looking.batch_size or len(answers) + len(batch) == len(todo):
+            if len(batch) == video.looking.batch_size or encoded.window == todo[-1]:
                 for told in video.timed("answer", partial(self._answer_windows, question, batch)):
                     answers[told.window] = told
+                    if question.is_reproducible:
+                        video.store.save_answer(facts[told.window], told.to_dict())
                 batch = []
                 _report(progress, "windows", len(answers), len(video.windows))
         answer = self._tell(question, video, [answers[window] for window in video.windows], wanted)
@@ -499,6 +522,17 @@ class TimeChat:
         notes = (*self.notes, *video.notes, *answer.notes)
         step = video.step if isinstance(video, EncodedVideo) else video.plan.step
         return replace(answer, video=video.name, model=self.name, notes=notes, step=step)
+
+    def _model_facts(self) -> dict[str, Any]:
+        """What an answer depends on besides the video and the question."""
+        return {
+            "tokens": model_facts(self.model, self.processor),
+            "weights": weights_digest(self.model.language_model),
+            "lora_scale": self.model.lora_scale,
+            "vocabulary": len(self.processor.tokenizer),
+            "chat_style": self.processor.chat_style,
+            "names_frame_times": self.processor.names_frame_times,
+        }
 
     @property
     def _scoring(self) -> Scoring:
@@ -574,9 +608,31 @@ class _Question:
         """Raise a `ValueError` where the task, the preset or the words make no question."""
         build_question(self.task, self.words, preset=self.preset)
 
+    @property
+    def is_reproducible(self) -> bool:
+        """Whether the same question always has the same answer."""
+        return not self.decoding.do_sample
+
     def text(self, window: Window) -> str:
-        """The question as it is asked about a window."""
-        return build_question(self.task, self.words, preset=self.preset)
+        """The question as it is asked about a window, with what is said in it where somebody listened."""
+        question = build_question(self.task, self.words, preset=self.preset)
+        if self.speech is None:
+            return question
+        said = speech_between(self.speech, window.start, window.end)
+        lines = [replace(line, start=line.start / window.pace, end=line.end / window.pace) for line in said]
+        return heard_question(question, lines)
+
+    def facts(self, window: Window) -> dict[str, Any]:
+        """What the answer about a window depends on besides video and model, ready for a cache's key."""
+        return {
+            "task": self.task,
+            "words": self.words,
+            "window": [window.start, window.end, window.pace],
+            "question": self.text(window),
+            "history": [list(turn) for turn in self.history],
+            "decoding": asdict(self.decoding),
+            "preset": self.preset,
+        }
 
 
 def _window(encoded: EncodedVideo) -> Window:
