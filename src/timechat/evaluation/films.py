@@ -149,9 +149,7 @@ def _chain_events(script: dict[str, Any]) -> Iterator[FilmEvent]:
     """The events of a long film, which is a chain of films, in its own times and under ids that are unique in it."""
     for number, (film, offset) in enumerate(zip(script["films"], script["offsets"], strict=True)):
         for event in _film_events(film):
-            yield replace(
-                event, id=event_id(number, event.id), start=offset + event.start, end=offset + event.end
-            )
+            yield replace(event, id=event_id(number, event.id), start=offset + event.start, end=offset + event.end)
 
 
 def _event(happening: dict[str, Any], things: Sequence[dict[str, Any]]) -> FilmEvent:

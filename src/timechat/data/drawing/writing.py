@@ -115,7 +115,11 @@ class Drawn:
 
 
 def draw_films(
-    films: FilmSet | ChainSet, out: str | Path, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+    films: FilmSet | ChainSet,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Drawn:
     """Draw films into a folder and write what can be asked about them.
 
@@ -266,6 +270,10 @@ def _encode(film: Film | Chain, path: Path) -> None:
         "bf": "2" if has_b_frames else "0",
         "threads": "1",  # as many processes as there are cores work side by side
     }
+    if isinstance(film, Chain):
+        # x264's macroblock tree gives other bytes from run to run, for the same picture and settings. Short films
+        # keep it, so that a file of theirs is what it always was.
+        options["x264-params"] = "no-mbtree=1"
     with av.open(str(path), "w", format="mp4") as container:
         container.metadata["comment"] = _fingerprint(film)
         stream = container.add_stream("libx264", rate=film.fps, options=options)
