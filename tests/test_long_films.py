@@ -1,20 +1,16 @@
 """Long films: chains of short ones fill their minutes, and what is said about them is true of the whole chain."""
 
 import json
-import random
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 
 from timechat.cli import main
 from timechat.data.drawing import chain as chain_module
-from timechat.data.drawing import writing
 from timechat.data.drawing.chain import Chain, write_chain
 from timechat.data.drawing.chain_records import MAX_REPEATED, MAX_UNIQUE, chain_records
 from timechat.data.drawing.film import Film, is_unseen_pair, write_film
@@ -218,24 +214,14 @@ def test_a_file_changes_its_scene_at_the_very_frame(tmp_path, small_films):
         assert container.streams.video[0].frames == 600
 
 
-def test_the_same_chain_gives_the_same_bytes_wherever_its_frames_lie_in_memory(tmp_path, monkeypatch):
+def test_the_same_chain_gives_the_same_bytes(tmp_path):
     chain = Chain("c", (write_film(3, 2, split="test"),))
-    rng = random.Random(0)
-
-    def draw_elsewhere(film: Film, times: np.ndarray) -> Iterator[np.ndarray]:
-        for pixels in draw_frames(film, times):
-            held.append(np.full(rng.randrange(1_000, 200_000), rng.randrange(256), np.uint8))
-            if rng.random() < 0.5:
-                held.pop(rng.randrange(len(held)))
-            yield pixels
-
-    monkeypatch.setattr(writing, "draw_frames", draw_elsewhere)
-    written = set()
-    for number in range(4):
-        held: list[np.ndarray] = []
-        write_video(chain, tmp_path / f"{number}.mp4")
-        written.add((tmp_path / f"{number}.mp4").read_bytes())
-    assert len(written) == 1
+    for name in ("one.mp4", "two.mp4"):
+        write_video(chain, tmp_path / name)
+    written = (tmp_path / "one.mp4").read_bytes()
+    assert written == (tmp_path / "two.mp4").read_bytes()
+    # With the tree on, now and then a run gives other bytes: too rarely to wait for it.
+    assert b" mbtree=0 " in written
 
 
 def test_a_folder_is_drawn_kept_and_read_for_evaluation(tmp_path, small_films):
