@@ -1,4 +1,4 @@
-"""How far scores tell the truth: how often they are right, how well they part right from wrong, and a line to mend them."""
+"""How far scores tell the truth: how often they are right, how they part right from wrong, and a line to mend them."""
 
 from dataclasses import dataclass
 
