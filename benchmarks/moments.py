@@ -19,13 +19,14 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from timechat import TimeChat
+from timechat.data.records import Record
 from timechat.errors import TimeChatError
 from timechat.evaluation.answering import weights_digest
 from timechat.evaluation.films import RECORDS_FILE, DrawnFilm, read_films
@@ -68,14 +69,16 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="nano", help="any model that TimeChat.from_pretrained takes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--limit", type=int, help="the first so many films of every folder")
+    parser.add_argument("--questions", type=int, help="most of every film, spread over it")
     parser.add_argument("--step", type=float, help="seconds from frame to frame of the first look")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(_USUAL), help="of asking")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--calibrate-on", type=Path, metavar="FOLDER", help="films of the training split")
     parser.add_argument("--diagram", type=Path, help="with --calibrate-on: a PNG or SVG file")
     options = parser.parse_args()
-    if options.limit is not None and options.limit < 1:
-        parser.error(f"--limit must be at least 1 film, got {options.limit}")
+    for name in ("limit", "questions"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, got {number}")
     if options.diagram and not options.calibrate_on:
         parser.error("--diagram needs --calibrate-on FOLDER")
     return options
@@ -87,14 +90,15 @@ def parse_options() -> argparse.Namespace:
 class Asker:
     """A model that is asked about folders of films, and remembers what it has answered."""
 
-    def __init__(self, timechat: TimeChat, step: float | None, limit: int | None) -> None:
-        """Take a model, and how it looks: seconds from frame to frame, and at how many films of a folder."""
-        self.timechat, self.step, self.limit = timechat, step, limit
+    def __init__(self, timechat: TimeChat, *, step: float | None, limit: int | None, questions: int | None) -> None:
+        """Take a model, seconds from frame to frame, and how many films of a folder and questions of a film to take."""
+        self.timechat, self.step, self.limit, self.questions = timechat, step, limit, questions
         self.weights = weights_digest(timechat.model)
 
     def ask(self, folder: Path, ways: Sequence[str]) -> tuple[list[DrawnFilm], dict[str, Told]]:
         """Ask everything in some ways."""
         films = read_films(folder, tasks=["grounding"], limit=self.limit)
+        films = [replace(film, records=spread(film.records, self.questions)) for film in films]
         store = self._open_store(folder)
         for number, film in enumerate(films, 1):
             for way in ways:
@@ -128,6 +132,13 @@ class Asker:
                 begun = time.perf_counter()
                 print(f"\r{told_as}: {done} of {len(records)}    ", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
+
+
+def spread(records: Sequence[Record], most: int | None) -> tuple[Record, ...]:
+    """Take records at equal distances: they stand in order of time, those about what never happens last."""
+    if most is None or len(records) <= most:
+        return tuple(records)
+    return tuple(records[i * len(records) // most] for i in range(most))
 
 
 # -------------------------------------------------------------------------------------------- calibration
@@ -195,8 +206,9 @@ def draw_reliability(path: Path, shown: dict[str, Reliability], title: str) -> N
 
 def evaluate(options: argparse.Namespace) -> None:
     timechat = TimeChat.from_pretrained(options.model, device=options.device)
-    asker = Asker(timechat, options.step, options.limit)
+    asker = Asker(timechat, step=options.step, limit=options.limit, questions=options.questions)
     facts: dict[str, Any] = {"model": options.model, "weights": asker.weights, "step": options.step}
+    facts |= {"questions": options.questions}
     if options.calibrate_on:
         result = {**facts, "calibration": calibrate(asker, options)}
     else:

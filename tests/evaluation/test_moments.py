@@ -1,10 +1,16 @@
 """Moments of long videos and the truth of scores, on cases computed by hand."""
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from timechat.data.drawing.chain import write_chain
+from timechat.data.drawing.chain_records import chain_records
+from timechat.data.records import Record, write_lines
+from timechat.evaluation.films import DrawnFilm, read_films
 from timechat.evaluation.metrics.calibration import (
     Bin,
     Threshold,
@@ -16,6 +22,18 @@ from timechat.evaluation.metrics.calibration import (
     reliability,
 )
 from timechat.evaluation.metrics.moments import AllMoments, MomentFit, fit_moment, match_moments
+from timechat.evaluation.moments import (
+    Told,
+    ToldMoments,
+    all_figures,
+    best_figures,
+    found_figures,
+    happening_scores,
+    moment_scores,
+    report_moments,
+)
+from timechat.events import Answer, Event
+from timechat.parsing import parse_events
 
 # ------------------------------------------------------------------------------------------------- moments
 
@@ -129,3 +147,97 @@ def test_best_threshold_has_the_best_f1_and_of_several_is_the_highest():
     assert best_threshold([0.7, 0.3, 0.3], [True, True, False]).threshold == 0.3
     with pytest.raises(ValueError, match="something that is there"):
         best_threshold([0.7], [False])
+
+
+# ------------------------------------------------------------------------------------------------ long films
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> list[DrawnFilm]:
+    """Records and truth of a film of one minute and of one of ten, as written with `--minutes`; nothing is drawn."""
+    folder = tmp_path_factory.mktemp("films")
+    chains = [write_chain(5, 0, minutes=length, split="test") for length in (1, 10)]
+    write_lines(folder / "records.jsonl", (record.to_dict() for chain in chains for record in chain_records(chain)))
+    write_lines(folder / "truth.jsonl", (chain.to_dict() for chain in chains))
+    return read_films(folder, tasks=["grounding"])
+
+
+def tell(films: list[DrawnFilm], answer: Callable[[Record], ToldMoments]) -> Told:
+    return {film.video: {record.id: answer(record) for record in film.records} for film in films}
+
+
+def told(
+    *spans: tuple[float, float], score: float = 0.9, found: bool | None = None, unread: bool = False
+) -> ToldMoments:
+    return ToldMoments(spans, (score,) * len(spans), bool(spans) if found is None else found, score, 0.5, unread, 2.0)
+
+
+def all_of(record: Record) -> ToldMoments:
+    return told(*((event.start, event.end) for event in record.events), score=0.9 if record.events else 0.1)
+
+
+def test_true_answers_have_all_figures_at_their_best(films):
+    report = report_moments(films, {"all": tell(films, all_of)}, heading="truth")
+    tables = report.to_dict()["tables"]
+    for length in (1, 10):
+        best, borders = tables["best"][f"{length}_all"], tables["borders"][f"{length}_all"]
+        assert [best[name]["value"] for name in ("r1_iou_0.5", "r1_iou_0.7", "miou", "unread")] == [1, 1, 1, 0]
+        assert [borders[name]["value"] for name in ("start_error", "end_error")] == [0, 0]
+        for table in ("all", "found"):
+            assert [cell["value"] for cell in tables[table][f"{length}_all"].values()] == [1, 1]
+        details = report.facts["details"][f"{length}_all"]
+        assert (details["auroc"], details["best_threshold"], details["seconds_a_question"]) == (1, 0.9, 2)
+        assert 0 < tables["best"][f"{length}_random_event"]["r1_iou_0.5"]["value"] < 0.5
+    assert "10 min, all" in report.to_markdown()
+
+
+def test_any_of_several_occurrences_is_right_and_all_are_wanted(films):
+    several = next(record for record in films[1].records if len(record.events) > 1)
+    last = several.events[-1]
+    film = replace(films[1], records=(several,))
+    answers = {film.video: {several.id: told((last.start + 1, last.end), (0.0, 0.5))}}
+    hits, borders = best_figures([film], answers)
+    assert hits.values["r1_iou_0.5"] == [1.0]
+    assert (borders.values["start_error"], borders.values["end_error"]) == ([1.0], [0.0])
+    precision, recall = all_figures([film], answers)
+    assert precision.values["precision"] == [1.0, 0.0]
+    assert sum(recall.values["recall"]) == 1
+    assert len(recall) == len(several.events)
+
+
+def test_found_is_scored_on_what_happens_and_what_does_not(films):
+    happening = [record for record in films[0].records if record.events][:3]
+    never = [record for record in films[0].records if not record.events][:2]
+    film = replace(films[0], records=(*happening, *never))
+    moments = [
+        told((0, 1), score=0.8),
+        told((0, 1), score=0.6),
+        told(score=0.3),
+        told((0, 1), score=0.7),
+        told(score=0.2),
+    ]
+    answers = {film.video: {record.id: one for record, one in zip(film.records, moments, strict=True)}}
+    precision, recall = found_figures([film], answers)
+    assert precision.values["precision"] == [1.0, 1.0, 0.0]
+    assert recall.values["recall"] == [1.0, 1.0, 0.0]
+    scores, happens = happening_scores([film], answers)
+    assert scores.tolist() == [0.8, 0.6, 0.3, 0.7, 0.2]
+    assert happens.tolist() == [True, True, True, False, False]
+    scores, is_right = moment_scores([film], {film.video: {never[0].id: told((0, 1), score=0.7)}})
+    assert (scores.tolist(), is_right.tolist()) == ([0.7], [False])
+
+
+def test_an_answer_is_kept_with_what_matters():
+    event = Event(3.0, 7.5, score=0.4)
+    answer = Answer("", [event], task="grounding", found=True, score=0.4, step=0.5)
+    moments = ToldMoments.from_answer(answer, 1.5)
+    assert moments == ToldMoments(((3.0, 7.5),), (0.4,), True, 0.4, 0.5, False, 1.5)
+    assert ToldMoments.from_json(moments.to_json()) == moments
+    notes = parse_events("I do not know.", task="grounding").notes
+    unread = ToldMoments.from_answer(replace(answer, events=[], found=None, notes=notes), 1.5)
+    assert (unread.is_unread, unread.found, unread.spans) == (True, False, ())
+
+
+def test_without_answers_there_is_nothing_to_report(films):
+    with pytest.raises(ValueError, match="no answers"):
+        report_moments(films, {"all": {}}, heading="nothing")
