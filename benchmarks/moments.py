@@ -180,7 +180,9 @@ def draw_reliability(path: Path, shown: dict[str, Reliability], title: str) -> N
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 4.4), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(shown), figsize=(4.2 * len(shown), 4.8), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, (name, one) in zip(axes[0], shown.items(), strict=True):
         total = sum(b.count for b in one.bins)
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
@@ -196,7 +198,6 @@ def draw_reliability(path: Path, shown: dict[str, Reliability], title: str) -> N
         axis.set_title(f"{name}\nexpected calibration error {one.error:.3f}, n = {total}", fontsize=10)
     axes[0][0].set_ylabel("share right")
     figure.suptitle(title, fontsize=11)
-    figure.tight_layout()
     figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
 

@@ -93,7 +93,8 @@ def fit_calibration(logits: ArrayLike, is_right: ArrayLike) -> tuple[float, floa
     spread, middle = float(values.std()), float(values.mean())
     if spread < 1e-12:
         raise ValueError(f"a calibration needs scores that differ, got {values[0]} only")
-    targets = np.where(right, (num_right + 1) / (num_right + 2), 1 / (len(right) - num_right + 2))
+    likely, unlikely = (num_right + 1) / (num_right + 2), 1 / (len(right) - num_right + 2)
+    targets = np.asarray(np.where(right, likely, unlikely), dtype=np.float64)
     columns = np.stack([(values - middle) / spread, np.ones_like(values)], axis=1)  # (items, 2)
     weights = np.zeros(2)
     for _ in range(_MOST_STEPS):
