@@ -115,6 +115,14 @@ def test_scores_that_a_threshold_parts_have_a_line_too(scale):
     assert ((chances - targets) * x / scale).sum() == pytest.approx(0, abs=1e-6)
 
 
+def test_an_outlier_does_not_carry_the_fit_away():
+    x = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1000.0])
+    right = np.array([False, True, False, True, True, False])
+    residual = calibrated(x, *fit_calibration(x, right)) - np.where(right, 4 / 5, 1 / 5)
+    assert residual.sum() == pytest.approx(0, abs=1e-8)
+    assert (residual * x).sum() == pytest.approx(0, abs=1e-5)
+
+
 def test_calibration_needs_right_and_wrong_and_scores_that_differ():
     with pytest.raises(ValueError, match="2 right ones of 2"):
         fit_calibration([0.1, 0.2], [True, True])
@@ -145,6 +153,8 @@ def test_best_threshold_has_the_best_f1_and_of_several_is_the_highest():
     assert best == Threshold(0.4, 3 / 4, 1.0)
     assert best.f1 == pytest.approx(6 / 7)
     assert best_threshold([0.7, 0.3, 0.3], [True, True, False]).threshold == 0.3
+    # F1 of 0.9: 2 * 1 / (1 + 2), and of 0.6: 2 * 2 / (4 + 2)
+    assert best_threshold([0.9, 0.8, 0.7, 0.6], [True, False, False, True]).threshold == 0.9
     with pytest.raises(ValueError, match="something that is there"):
         best_threshold([0.7], [False])
 

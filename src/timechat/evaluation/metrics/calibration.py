@@ -102,27 +102,11 @@ def fit_calibration(logits: ArrayLike, is_right: ArrayLike) -> tuple[float, floa
         gradient = columns.T @ (chances - targets)
         curvature = (columns * (chances * (1 - chances))[:, None]).T @ columns
         step = np.linalg.solve(curvature, gradient)
-        weights = _descend(weights, step, columns, targets)
+        weights = weights - step
         if np.abs(step).max() < _CONVERGED:
             break
     slope = float(weights[0]) / spread
     return slope, float(weights[1]) - slope * middle
-
-
-def _descend(
-    weights: NDArray[np.float64], step: NDArray[np.float64], columns: NDArray[np.float64], targets: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Take a step, halved until it does not lead up: a whole one may leap over the valley."""
-    here = _loss(weights, columns, targets)
-    size = 1.0
-    while size > 1e-6 and _loss(weights - size * step, columns, targets) > here:
-        size /= 2
-    return weights - size * step
-
-
-def _loss(weights: NDArray[np.float64], columns: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    x = columns @ weights
-    return float((np.logaddexp(0, x) - targets * x).sum())
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
