@@ -58,22 +58,36 @@ def draw(
             show_default="mixed for test",
         ),
     ] = None,
+    minutes: Annotated[
+        int | None,
+        typer.Option(
+            "--minutes",
+            metavar="M",
+            min=1,
+            help="Draw long films instead, M minutes each: many short ones, one after the other.",
+            show_default="short films",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", metavar="K", min=1, help="Processes.", show_default="one a core"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no report.")] = False,
 ) -> None:
-    """Draw short films whose every moment is known, with instruction records about them.
+    """Draw films whose every moment is known, short or long, with instruction records about them.
 
     OUT/videos gets the films, OUT/records.jsonl a question and its answer a line, OUT/truth.jsonl the script of each
     film. Stopped and started again, it goes on where it was.
     """
     from timechat.data.drawing.film import Level
-    from timechat.data.drawing.writing import RECORDS_FILE, FilmSet, draw_films
+    from timechat.data.drawing.writing import RECORDS_FILE, ChainSet, FilmSet, draw_films
 
     levels: dict[int, Level] = {1: 1, 2: 2, 3: 3}
-    films = FilmSet(clips, seed, levels[level], split, part)
+    films = (
+        FilmSet(clips, seed, levels[level], split, part)
+        if minutes is None
+        else ChainSet(clips, seed, minutes, levels[level], split, part)
+    )
     screen = Screen(quiet=quiet)
     start = time.perf_counter()
     with screen.progress() as bars:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.data.drawing.chain import event_id
 from timechat.data.drawing.film import Level
 from timechat.data.records import Record, RecordEvent, read_jsonl
 from timechat.errors import DataError, located
@@ -49,7 +50,7 @@ class FilmEvent:
 
 @dataclass(frozen=True, slots=True)
 class DrawnFilm:
-    """A film and everything that is asked about it.
+    """A film, short or long, and everything that is asked about it.
 
     Attributes:
         video: Path as the records give it; names the film.
@@ -120,7 +121,7 @@ def _read_scripts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _film(folder: Path, video: str, records: tuple[Record, ...], script: dict[str, Any] | None) -> DrawnFilm:
     if script is None:
         raise DataError(f"{folder / TRUTH_FILE} has no script for {video}; draw the folder again")
-    events = tuple(_event(happening, script["things"]) for happening in script["happenings"])
+    events = tuple(_chain_events(script) if "films" in script else _film_events(script))
     known = {event.id for event in events}
     for record in records:
         strange = [event.id for event in record.events if record.task == "grounding" and event.id not in known]
@@ -138,6 +139,17 @@ def _film(folder: Path, video: str, records: tuple[Record, ...], script: dict[st
         events=events,
         records=records,
     )
+
+
+def _film_events(script: dict[str, Any]) -> Iterator[FilmEvent]:
+    return (_event(happening, script["things"]) for happening in script["happenings"])
+
+
+def _chain_events(script: dict[str, Any]) -> Iterator[FilmEvent]:
+    """The events of a long film, which is a chain of films, in its own times and under ids that are unique in it."""
+    for number, (film, offset) in enumerate(zip(script["films"], script["offsets"], strict=True)):
+        for event in _film_events(film):
+            yield replace(event, id=event_id(number, event.id), start=offset + event.start, end=offset + event.end)
 
 
 def _event(happening: dict[str, Any], things: Sequence[dict[str, Any]]) -> FilmEvent:

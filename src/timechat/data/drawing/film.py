@@ -199,6 +199,11 @@ def shows_turning(shape: str, texture: str) -> bool:
     return shape not in _ROUND or texture == "striped"
 
 
+def durations(level: Level) -> tuple[int, int]:
+    """Seconds of the shortest and of the longest film of a level, of any part but `"longer"`."""
+    return _RECIPES[level].duration
+
+
 def is_unseen_pair(color: str, shape: str) -> bool:
     """Whether a colour and a shape never occur together in training: one shape for each colour."""
     return (list(COLORS).index(color) * 3 + 1) % len(SHAPES) == SHAPES.index(shape)

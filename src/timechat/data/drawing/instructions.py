@@ -230,7 +230,7 @@ def _highlights(told: _Told, rng: random.Random) -> Iterator[_Draft]:
     rng.shuffle(kinds)
     for kind in kinds:
         group = [h for h in told.film.happenings if h.kind == kind]
-        if len(_relevant_moments(group)) <= _MAX_RELEVANT_MOMENTS:
+        if len(relevant_moments(group)) <= _MAX_RELEVANT_MOMENTS:
             canonical = rng.random() < wording.CANONICAL_SHARE
             action = wording.ACTIONS[kind][0] if canonical else rng.choice(wording.ACTIONS[kind])
             subject = "something" if canonical else rng.choice(("something", "anything", "a thing", "any thing"))
@@ -239,7 +239,7 @@ def _highlights(told: _Told, rng: random.Random) -> Iterator[_Draft]:
 
 
 def _highlight_query(told: _Told, rng: random.Random, query: str, happenings: Sequence[Happening]) -> _Draft:
-    moments = _relevant_moments(happenings)
+    moments = relevant_moments(happenings)
     question = ask_preset_or(rng, "highlights", wording.HIGHLIGHTS, query)
     events = [told.events[h.id] for h in happenings]
     details = {"query": query, "moments": tuple(moments)}
@@ -256,7 +256,7 @@ def _clip_weights(happening: Happening) -> Iterator[tuple[int, float]]:
             yield clip, max(0.0, 1 - abs(begin + CLIP_SECONDS / 2 - middle) / reach)
 
 
-def _relevant_moments(happenings: Iterable[Happening]) -> list[Event]:
+def relevant_moments(happenings: Iterable[Happening]) -> list[Event]:
     """Rate every clip that shows what is asked for: 4.0 in the middle of an event, towards 1.0 at its ends."""
     weights: dict[int, float] = {}
     for happening in happenings:

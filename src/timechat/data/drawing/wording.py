@@ -279,6 +279,19 @@ _LOOKS_ALIKE: dict[Kind, set[Kind]] = {
 """What is not said to be absent of a thing that does one of these, as one may see it so."""
 
 
+def is_shown(film: Film, deed: Deed) -> bool:
+    """Whether something happens in a film, or something that one may see as it."""
+    looks = [(thing.color, thing.shape) for thing in film.things]
+    wanted = {look for look in (deed.thing, deed.other) if look is not None}
+    seen = [h for h in film.happenings if wanted & {looks[i] for i in h.cast}]
+    if deed.kind == "meet":
+        are_there = wanted <= set(looks)
+        return are_there and any(
+            h.kind in ("move", "leave") or (h.kind == "meet" and wanted == {looks[i] for i in h.cast}) for h in seen
+        )
+    return any(h.kind == deed.kind or h.kind in _LOOKS_ALIKE.get(deed.kind, set()) for h in seen)
+
+
 def _could_be_seen(film: Film, thing: int, kind: Kind) -> bool:
     return kind != "spin" or film.things[thing].shows_turning
 

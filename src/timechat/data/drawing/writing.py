@@ -1,4 +1,4 @@
-"""Films → a folder: an H.264 file each, `records.jsonl` and `truth.jsonl`."""
+"""Films, short and long → a folder: an H.264 file each, `records.jsonl` and `truth.jsonl`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from timechat.data.drawing.chain import Chain, write_chain
+from timechat.data.drawing.chain_records import chain_records
 from timechat.data.drawing.film import Film, Level, Part, Split, write_film
-from timechat.data.drawing.instructions import film_records
+from timechat.data.drawing.instructions import FilmRecord, film_records
 from timechat.data.drawing.picture import draw_frames
 from timechat.files import written_whole
 
@@ -70,6 +72,40 @@ class FilmSet:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainSet:
+    """Which long films to draw.
+
+    Attributes:
+        clips: How many.
+        seed: Of the set; two sets of the same seed and length begin with the same films.
+        minutes: Length of each.
+        level: Of their scenes: 1 is easy, 3 is hard.
+        split: Films of one seed differ between the two.
+        part: `"standard"` or, for testing, `"unseen_pairs"`; None is standard.
+    """
+
+    clips: int
+    seed: int
+    minutes: int
+    level: Level = 1
+    split: Split = "train"
+    part: Part | Literal["mixed"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise ValueError(f"the number of clips must be at least 1, got {self.clips}")
+        if self.part == "mixed":
+            raise ValueError("long films are of one part, standard or unseen_pairs, got 'mixed'")
+        self.film(0)  # says what else is wrong
+
+    def film(self, index: int) -> Chain:
+        """Write the script of one long film of the set, from 0."""
+        assert self.part != "mixed"
+        part = self.part or "standard"
+        return write_chain(self.seed, index, minutes=self.minutes, level=self.level, split=self.split, part=part)
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """What was done: how many films were drawn, how many were there already, and how many records were written."""
 
@@ -79,7 +115,11 @@ class Drawn:
 
 
 def draw_films(
-    films: FilmSet, out: str | Path, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+    films: FilmSet | ChainSet,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Drawn:
     """Draw films into a folder and write what can be asked about them.
 
@@ -114,18 +154,22 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write_records(films: FilmSet, out: Path) -> int:
+def write_records(films: FilmSet | ChainSet, out: Path) -> int:
     """Write `records.jsonl` and `truth.jsonl` of films; returns the number of records."""
     count = 0
     with _lines(out / RECORDS_FILE) as records, _lines(out / TRUTH_FILE) as truth:
         for index in range(films.clips):
             film = films.film(index)
-            of_film = film_records(film)
+            of_film = _records(film)
             for record in of_film:
                 records.write(_line(record.to_dict()))
             truth.write(_line({"video": of_film[0].video, **film.to_dict()}))
             count += len(of_film)
     return count
+
+
+def _records(film: Film | Chain) -> list[FilmRecord]:
+    return chain_records(film) if isinstance(film, Chain) else film_records(film)
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -141,7 +185,7 @@ def _lines(path: Path) -> Iterator[IO[str]]:
 # --------------------------------------------------------------------------------------------------- workers
 
 
-def _draw_all(films: FilmSet, out: Path, num_workers: int) -> Iterator[bool]:
+def _draw_all(films: FilmSet | ChainSet, out: Path, num_workers: int) -> Iterator[bool]:
     """Draw every film that is not there; tells of each, in order, whether it had to be drawn."""
     if num_workers == 1:
         for index in range(films.clips):
@@ -176,12 +220,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _draw_unless_over(films: FilmSet, index: int, out: Path) -> bool:
+def _draw_unless_over(films: FilmSet | ChainSet, index: int, out: Path) -> bool:
     """Draw a film, but none of those that the pool hands out in advance when nobody wants them any more."""
     return not _is_over[0].is_set() and _draw_one(films, index, out)
 
 
-def _draw_one(films: FilmSet, index: int, out: Path) -> bool:
+def _draw_one(films: FilmSet | ChainSet, index: int, out: Path) -> bool:
     film = films.film(index)
     path = out / VIDEOS_FOLDER / f"{film.id}.mp4"
     if is_drawn(film, path):
@@ -193,12 +237,12 @@ def _draw_one(films: FilmSet, index: int, out: Path) -> bool:
 # ---------------------------------------------------------------------------------------------------- videos
 
 
-def num_frames(film: Film) -> int:
+def num_frames(film: Film | Chain) -> int:
     """Frames of a film's file."""
-    return round(film.duration * film.fps)
+    return round(film.duration * film.fps)  # of a chain, the sum of its films': they last whole seconds
 
 
-def is_drawn(film: Film, path: Path) -> bool:
+def is_drawn(film: Film | Chain, path: Path) -> bool:
     """Whether a file is there that holds just this film, all of it."""
     if not path.is_file():
         return False
@@ -210,13 +254,13 @@ def is_drawn(film: Film, path: Path) -> bool:
         return False  # damaged: it is drawn again
 
 
-def write_video(film: Film, path: Path) -> None:
+def write_video(film: Film | Chain, path: Path) -> None:
     """Draw a film into an H.264 MP4 file, which takes its place only when it is whole."""
     with written_whole(path) as unfinished:
         _encode(film, unfinished)
 
 
-def _encode(film: Film, path: Path) -> None:
+def _encode(film: Film | Chain, path: Path) -> None:
     group = max(1, round(film.keyframe_seconds * film.fps))
     has_b_frames = random.Random(f"{film.id} file").random() < 0.5
     options = {
@@ -226,6 +270,10 @@ def _encode(film: Film, path: Path) -> None:
         "bf": "2" if has_b_frames else "0",
         "threads": "1",  # as many processes as there are cores work side by side
     }
+    if isinstance(film, Chain):
+        # x264's macroblock tree gives other bytes from run to run, for the same picture and settings. Short films
+        # keep it, so that a file of theirs is what it always was.
+        options["x264-params"] = "no-mbtree=1"
     with av.open(str(path), "w", format="mp4") as container:
         container.metadata["comment"] = _fingerprint(film)
         stream = container.add_stream("libx264", rate=film.fps, options=options)
@@ -237,13 +285,17 @@ def _encode(film: Film, path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def _frames(film: Film) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+def _frames(film: Film | Chain) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    if isinstance(film, Chain):
+        for scene in film.films:
+            yield from _frames(scene)
+        return
     total = num_frames(film)
     for first in range(0, total, _CHUNK):
         yield from draw_frames(film, np.arange(first, min(first + _CHUNK, total)) / film.fps)
 
 
-def _fingerprint(film: Film) -> str:
+def _fingerprint(film: Film | Chain) -> str:
     """What tells a film's file from one of another script, such as an older program wrote under the same name."""
     script = json.dumps([_ENCODING, film.to_dict()], sort_keys=True)
     return f"timechat film {hashlib.sha256(script.encode()).hexdigest()[:32]}"

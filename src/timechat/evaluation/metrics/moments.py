@@ -1,0 +1,84 @@
+"""Moments of long videos: the best one against any that is right, its borders, and all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from timechat.evaluation.metrics.grounding import Span, temporal_iou
+
+HIT_IOU = 0.3
+"""IoU from which (inclusive) the borders of a moment are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class MomentFit:
+    """How an answer fits the occurrence that it fits best.
+
+    Attributes:
+        iou: From 0 to 1; 0 where no moment was told.
+        start_error: Seconds between the starts, None below an IoU of `HIT_IOU`.
+        end_error: Seconds between the ends, likewise.
+    """
+
+    iou: float
+    start_error: float | None = None
+    end_error: float | None = None
+
+
+def fit_moment(predicted: Span | None, truth: ArrayLike) -> MomentFit:
+    """Compare a moment with every occurrence of what was asked for.
+
+    Args:
+        predicted: Seconds, None where no moment was told.
+        truth: `(occurrences, 2)` seconds, at least one.
+
+    Raises:
+        ValueError: There is no occurrence.
+    """
+    right = np.asarray(truth, dtype=np.float64).reshape(-1, 2)
+    if not len(right):
+        raise ValueError("a moment is compared with at least one occurrence, got none")
+    if predicted is None:
+        return MomentFit(0.0)
+    ious = temporal_iou(right, predicted)
+    best = int(ious.argmax())
+    if ious[best] < HIT_IOU:
+        return MomentFit(float(ious[best]))
+    start_error, end_error = np.abs(right[best] - predicted)
+    return MomentFit(float(ious[best]), float(start_error), float(end_error))
+
+
+@dataclass(frozen=True, slots=True)
+class AllMoments:
+    """All moments that were told, against all that there are.
+
+    Attributes:
+        is_right: Of every moment that was told.
+        is_found: Of every occurrence.
+    """
+
+    is_right: tuple[bool, ...]
+    is_found: tuple[bool, ...]
+
+
+def match_moments(predicted: Sequence[Span], truth: ArrayLike, *, min_iou: float = 0.5) -> AllMoments:
+    """Pair moments with occurrences, the best overlap first, each at most once: a moment told twice is wrong once.
+
+    Args:
+        predicted: Seconds.
+        truth: `(occurrences, 2)` seconds; none for what never happens.
+        min_iou: Overlap from which (inclusive) a pair is one.
+    """
+    right = np.asarray(truth, dtype=np.float64).reshape(-1, 2)
+    told = np.asarray(predicted, dtype=np.float64).reshape(-1, 2)
+    iou = temporal_iou(told[:, None], right[None]).reshape(len(told), len(right))
+    is_right, is_found = [False] * len(told), [False] * len(right)
+    for flat in np.argsort(-iou, axis=None, kind="stable"):
+        i, j = divmod(int(flat), len(right))
+        if iou[i, j] < min_iou:
+            break
+        if not is_right[i] and not is_found[j]:
+            is_right[i] = is_found[j] = True
+    return AllMoments(tuple(is_right), tuple(is_found))
