@@ -28,12 +28,13 @@ import numpy as np
 from timechat import TimeChat
 from timechat.data.records import Record
 from timechat.errors import TimeChatError
-from timechat.evaluation.answering import weights_digest
 from timechat.evaluation.films import RECORDS_FILE, DrawnFilm, read_films
 from timechat.evaluation.metrics.calibration import Reliability, calibrated, fit_calibration, logit, reliability
 from timechat.evaluation.moments import Told, ToldMoments, minutes, moment_scores, report_moments
 from timechat.evaluation.store import AnswerStore
 from timechat.files import written_whole
+from timechat.model.digest import weights_digest
+from timechat.pipeline.answers import Scoring
 from timechat.windows import Looking
 
 
@@ -157,7 +158,7 @@ def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
     raw = uncalibrated(np.concatenate([scores for scores, _ in pieces]), config)
     is_right = np.concatenate([right for _, right in pieces])
     shown = {
-        "as the model tells them": reliability(calibrated(raw, 1.0, 0.0), is_right),
+        "not calibrated": reliability(calibrated(raw, 1.0, 0.0), is_right),
         "calibrated": reliability(calibrated(raw, slope, offset), is_right),
     }
     for name, one in shown.items():
@@ -169,8 +170,9 @@ def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def uncalibrated(scores: np.ndarray, config: Any) -> np.ndarray:
-    """Logits of scores before the calibration that the model has."""
-    return (logit(scores) - config.score_offset) / config.score_slope
+    """Evidence, in nats, that the model has made these scores of."""
+    line = Scoring.of(config).grounding
+    return (logit(scores) - line.offset) / line.slope
 
 
 def draw_reliability(path: Path, shown: dict[str, Reliability], title: str) -> None:

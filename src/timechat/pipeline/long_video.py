@@ -90,7 +90,7 @@ class LongVideo:
     def encode(self, windows: Sequence[Window]) -> Iterator[EncodedVideo]:
         """Encode windows one after the other; the next one's frames are decoded meanwhile."""
         ahead: Future[Frames] | None = None
-        for window, following in zip(windows, [*windows[1:], None], strict=True):
+        for window, following in zip(windows, [*windows, None][1:], strict=True):
             if ahead is None and (known := self._known(window)) is not None:
                 yield known
                 continue

@@ -17,6 +17,7 @@ from timechat.data.drawing.film import Happening, Kind
 from timechat.data.drawing.instructions import FilmEvent, FilmRecord, FilmTask, relevant_moments
 from timechat.data.drawing.wording import Deed, absent_deed, ask_grounding, ask_preset_or, is_shown
 from timechat.events import Event, format_events
+from timechat.prompts import NOT_THERE
 
 MAX_UNIQUE = 32
 """Most records of grounding of a chain that ask for what happens once."""
@@ -103,7 +104,7 @@ def _grounding(told: _Told, rng: random.Random) -> Iterator[_Draft]:
         yield "grounding", question, " ".join(sentences), [told.events[h.id] for h in group], {"query": query}
     for deed in _absent_deeds(told.chain, rng, round(len(chosen) * NEGATIVE_RATIO)):
         question, query = ask_grounding(rng, deed)
-        yield "grounding", question, wording.NOT_THERE, [], {"query": query, "is_negative": True}
+        yield "grounding", question, NOT_THERE, [], {"query": query, "is_negative": True}
 
 
 def _sample(groups: Sequence[list[Happening]], most: int, rng: random.Random) -> list[list[Happening]]:
