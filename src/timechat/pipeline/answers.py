@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from timechat.events import Answer, Event, Task, format_events, format_time
+from timechat.events import Answer, Event, Task, format_events
+from timechat.evidence import citation
 from timechat.model.configuration import TimeChatConfig
 from timechat.parsing import parse_events
 from timechat.prompts import NOT_THERE
@@ -183,7 +184,7 @@ def _write(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event])
     """One text for several windows: events in the wording of a single answer, free answers each with its stretch."""
     if task in _FREE_TASKS:
         told = merge_texts((answer.window, answer.text) for answer in answers)
-        return "\n".join(f"[{format_time(start)}–{format_time(end)}] {text}" for start, end, text in told)
+        return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in told)
     if task == "grounding":
         return " ".join(format_events([event], task) for event in events) or NOT_THERE
     return format_events(events, task)

@@ -94,9 +94,9 @@ class LongVideo:
             if ahead is None and (known := self._known(window)) is not None:
                 yield known
                 continue
-            future = ahead or self._ahead.submit(self._load, window)
+            future = ahead or self._ahead.submit(self.load, window)
             frames = self.timed("decode", future.result)
-            ahead = self._ahead.submit(self._load, following) if following and self._is_new(following) else None
+            ahead = self._ahead.submit(self.load, following) if following and self._is_new(following) else None
             arguments = self.plan.load_arguments(window)
             yield self._remember(self.timed("encode", partial(self._look, frames, window, arguments)))
 
@@ -139,7 +139,8 @@ class LongVideo:
             self._kept[encoded.window] = encoded
         return encoded
 
-    def _load(self, window: Window) -> Frames:
+    def load(self, window: Window) -> Frames:
+        """Decode the frames of a window; their times are the video's."""
         return self._load_frames(self.plan.load_arguments(window))
 
     def _load_frames(self, arguments: Mapping[str, Any]) -> Frames:

@@ -24,12 +24,14 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.model.streaming import AnswerStream
 from timechat.model.token_cache import model_facts
 from timechat.parsing import parse_events
-from timechat.pipeline.answers import Scoring, Wanted, WindowAnswer, put_together
+from timechat.pipeline.answers import Scoring, Wanted, WindowAnswer, put_together, read_window
+from timechat.pipeline.citing import cited_answer, verified_answer
 from timechat.pipeline.confirming import confirm
 from timechat.pipeline.encoded import EncodedVideo, Progress, Video
 from timechat.pipeline.encoding import compress_frames, encode_frames
 from timechat.pipeline.long_video import LongVideo
 from timechat.pipeline.looking import Sampling
+from timechat.pipeline.plan import USUAL_TOKENS, JobPlan, peak_memory_bytes, timed
 from timechat.pipeline.refining import refine_moments
 from timechat.pipeline.store import WindowStore
 from timechat.prompts import DEFAULT_PRESET
@@ -40,6 +42,8 @@ from timechat.video import Frames, load_frames
 from timechat.windows import Looking, Window
 
 UNTRAINED_NOTE = "this model has untrained (random) weights: its answers mean nothing"
+_TRIAL_FRAMES = 8
+_TRIAL_TOKENS = 16
 _USUAL_LOOK = Looking()
 _USUAL_FRAMES = Sampling()
 _THE_BEST = Wanted()
@@ -378,6 +382,8 @@ class TimeChat:
         looking: Looking = _USUAL_LOOK,
         speech: Sequence[Event] | None = None,
         wanted: Wanted = _THE_BEST,
+        cites: bool = False,
+        verifies: bool = False,
         progress: Progress | None = None,
     ) -> Answer:
         """Run a task by name, on a video of any length in bounded memory.
@@ -392,6 +398,10 @@ class TimeChat:
             looking: In which windows a video that is not yet encoded is looked at.
             speech: What is said in the video, told with the question; None where nobody listened.
             wanted: Which moments grounding is to give.
+            cites: Whether the sentences of a free answer say when they can be seen, `[m:ss–m:ss]`: the time of the
+                dense caption that tells the same.
+            verifies: Whether, beyond that, the model is asked for each sentence again, and what it does not find there
+                is marked.
             progress: Told how many windows are done.
 
         Raises:
@@ -401,12 +411,58 @@ class TimeChat:
             task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None
         )
         question.check()
-        if isinstance(video, EncodedVideo):
-            return self._answer_encoded(question, video, wanted)
-        if isinstance(video, LongVideo):
-            return self._answer_long(question, video, wanted, progress)
-        with self.open(video, looking=looking, keeps_tokens=False) as opened:
-            return self._answer_long(question, opened, wanted, progress)
+        if isinstance(video, EncodedVideo | LongVideo):
+            return self._answer(question, video, wanted, cites=cites, verifies=verifies, progress=progress)
+        with self.open(video, looking=looking, keeps_tokens=cites or verifies) as opened:
+            return self._answer(question, opened, wanted, cites=cites, verifies=verifies, progress=progress)
+
+    def plan(
+        self,
+        task: Task,
+        video: LongVideo,
+        words: str | None = None,
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        speech: Sequence[Event] | None = None,
+    ) -> JobPlan:
+        """Tell what a task will take, by a quick trial on the first window that is left.
+
+        Args:
+            task: As in `run`.
+            video: Opened.
+            words: As in `run`.
+            decoding: As in `run`.
+            preset: As in `run`.
+            speech: As in `run`.
+        """
+        question = _Question(task, words, (), decoding, preset, None if speech is None else tuple(speech))
+        question.check()
+        facts = self._model_facts()
+        todo = [w for w in video.windows if video.store.load_answer(question.facts(w) | facts) is None]
+        seconds = self._trial(question, video, todo[0]) * len(todo) if todo else 0.0
+        share = len(todo) / len(video.windows)
+        frames = round(video.plan.num_frames * share)
+        return JobPlan(
+            len(video.windows), len(video.windows) - len(todo), frames, video.plan.step, seconds, peak_memory_bytes()
+        )
+
+    def _trial(self, question: "_Question", video: LongVideo, window: Window) -> float:
+        """Seconds that a window takes, from its decoding, a few of its frames and the beginning of an answer."""
+        frames, decode = timed(partial(video.load, window))
+        few = replace(frames, pixels=frames.pixels[:_TRIAL_FRAMES], timestamps=frames.timestamps[:_TRIAL_FRAMES])
+        tokens, encode = timed(partial(encode_frames, self.model, self.processor, few))
+        video_tokens = compress_frames(
+            self.model, tokens.repeat(1, -(-len(frames) // len(few)), 1, 1)[:, : len(frames)]
+        )
+        encoded = EncodedVideo(video_tokens, frames.timestamps - frames.timestamps[0], window.duration)
+        decoding = Decoding(max_new_tokens=_TRIAL_TOKENS)
+        trial = replace(question, decoding=decoding)
+        written, read = timed(lambda: self._write([self._prompt(trial, encoded)], [encoded], trial))
+        usual = min(USUAL_TOKENS[question.task], question.decoding.max_new_tokens)
+        # The prompt is read in the time of about one token more; the trial's answer may have ended early.
+        answer = read * (usual + 1) / (len(written[0].token_ids) + 1)
+        return decode + encode * len(frames) / len(few) + answer
 
     def stream(
         self,
@@ -448,8 +504,44 @@ class TimeChat:
 
     # ----------------------------------------------------------------------------------------- how it is done
 
-    def _answer_encoded(self, question: "_Question", encoded: EncodedVideo, wanted: Wanted) -> Answer:
-        return self._tell(question, encoded, self._answer_windows(question, [encoded]), wanted)
+    def _answer(
+        self,
+        question: "_Question",
+        video: EncodedVideo | LongVideo,
+        wanted: Wanted,
+        *,
+        cites: bool,
+        verifies: bool,
+        progress: Progress | None,
+    ) -> Answer:
+        """Answer, and give evidence for a free answer where it is wanted."""
+        if (cites or verifies) and question.task not in ("ask", "summary"):
+            raise ValueError(f"only ask and summary can cite, their answers being free, not {question.task}")
+
+        def tell(asked: _Question) -> Answer:
+            if isinstance(video, EncodedVideo):
+                return self._tell(asked, video, self._answer_windows(asked, [video]), wanted)
+            return self._answer_long(asked, video, wanted, progress)
+
+        answer = tell(question)
+        if cites or verifies:
+            captions = tell(replace(question, task="dense_caption", words=None, history=()))
+            answer = cited_answer(answer, captions.events)
+        return verified_answer(answer, partial(self._find_again, question, video)) if verifies else answer
+
+    def _find_again(self, question: "_Question", video: EncodedVideo | LongVideo, cited: Event) -> list[Event]:
+        """Moments of what a sentence says, in the windows that it cites."""
+        asked = replace(question, task="grounding", words=cited.caption, history=())
+        if isinstance(video, EncodedVideo):
+            windows = [video]
+        else:
+            windows = list(video.encode([w for w in video.windows if w.start <= cited.end and cited.start <= w.end]))
+        read = [
+            read_window(answer, "grounding", cited.caption, self._scoring)
+            for answer in self._answer_windows(asked, windows)
+        ]
+        least = self._scoring.found_threshold
+        return [event for one in read for event in one.events if event.score is None or event.score >= least]
 
     def _answer_long(
         self, question: "_Question", video: LongVideo, wanted: Wanted, progress: Progress | None
