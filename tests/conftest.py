@@ -13,7 +13,9 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
 torch.set_num_threads(2)
-os.environ["TIMECHAT_CACHE"] = ""  # no test finds what another one has left; those of the cache name a folder of their own
+os.environ["TIMECHAT_CACHE"] = (
+    ""  # no test finds what another one has left; those of the cache name a folder of their own
+)
 
 
 @pytest.fixture(scope="session")

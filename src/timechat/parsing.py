@@ -138,6 +138,34 @@ def _is_marked(span: re.Match[str]) -> bool:
     return bool(_IS_MARKED.search(f"{span['first']} {span['last']}"))
 
 
+def move_times(text: str, move: Callable[[float], float]) -> str:
+    """Rewrite the times that a free answer states, as `parse_events` reads them: to another clock, say.
+
+    Args:
+        text: The answer.
+        move: Gives the new seconds of a time. Seconds are written with one decimal, clock times in whole seconds.
+    """
+    places = set()
+    for match in [*_ANY_SPAN.finditer(text), *_STATED.finditer(text)]:
+        groups = match.groupdict()
+        if groups.get("moments"):
+            found = list(_ANY_TIME.finditer(text, *match.span("moments")))
+            places |= {time.span() for time in found if _IS_MARKED.search(found[-1][0])}
+        elif _is_marked(match):
+            places |= {match.span(name) for name in ("first", "last") if _DIGITS.search(match[name])}
+    for first, end in sorted(places, reverse=True):
+        text = text[:first] + _DIGITS.sub(lambda digits: _moved(digits[0], move), text[first:end], count=1) + text[end:]
+    return text
+
+
+def _moved(digits: str, move: Callable[[float], float]) -> str:
+    seconds = move(_seconds(digits))
+    if ":" not in digits:
+        return f"{seconds:.1f}"
+    minutes, whole = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{whole:02d}" if minutes >= 60 else f"{minutes}:{whole:02d}"
+
+
 # ------------------------------------------------------------------------------------------------- sentences
 
 # The two spaces are what the model was trained to write between events.

@@ -1,19 +1,35 @@
 """`timechat ask` and the commands of the single tasks."""
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from timechat.cli.screen import Screen
 from timechat.cli.session import Session, Video
-from timechat.cli.settings import Format, OutputSettings, TaskSettings, takes_settings
+from timechat.cli.settings import (
+    EvidenceSettings,
+    Format,
+    MomentSettings,
+    OutputSettings,
+    TaskSettings,
+    takes_settings,
+)
 
 if TYPE_CHECKING:
-    from timechat.events import Answer, Task
+    from timechat.events import Answer, Event, Task
     from timechat.model.streaming import AnswerStream
+    from timechat.pipeline import LongVideo, TimeChat
+    from timechat.pipeline.encoded import Progress
+    from timechat.pipeline.plan import JobPlan
 
 Query = Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in words.")]
+
+_FEW_WINDOWS = 3  # what takes more of them tells first how long it will be
+_BEST_MOMENT = MomentSettings()
+_NO_EVIDENCE = EvidenceSettings()
 
 
 @takes_settings
@@ -21,9 +37,10 @@ def ask(
     video: Video,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In words.")],
     settings: TaskSettings,
+    evidence: EvidenceSettings,
 ) -> None:
-    """Ask anything about a video."""
-    run_task("ask", video, question, settings)
+    """Ask anything about a video; about a long one, each of its windows answers."""
+    run_task("ask", video, question, settings, evidence=evidence)
 
 
 @takes_settings
@@ -40,9 +57,10 @@ def ground(
     video: Video,
     query: Query,
     settings: TaskSettings,
+    moments: MomentSettings,
 ) -> None:
-    """Find when something happens."""
-    run_task("grounding", video, query, settings)
+    """Find when something happens, or that it does not."""
+    run_task("grounding", video, query, settings, moments=moments)
 
 
 @takes_settings
@@ -68,9 +86,10 @@ def steps(
 def summarize(
     video: Video,
     settings: TaskSettings,
+    evidence: EvidenceSettings,
 ) -> None:
     """Tell in a few sentences what happens."""
-    run_task("summary", video, None, settings)
+    run_task("summary", video, None, settings, evidence=evidence)
 
 
 @takes_settings
@@ -82,23 +101,85 @@ def transcribe(
     run_task("transcribe", video, None, settings)
 
 
-def run_task(task: "Task", video: str, words: str | None, settings: TaskSettings) -> None:
+def run_task(
+    task: "Task",
+    video: str,
+    words: str | None,
+    settings: TaskSettings,
+    *,
+    moments: MomentSettings = _BEST_MOMENT,
+    evidence: EvidenceSettings = _NO_EVIDENCE,
+) -> None:
     """Check everything that can be checked, then load, look, answer and write."""
     form = Format.JSON if settings.as_json else settings.format
     screen = Screen(quiet=settings.quiet)
     with Session(video, settings, screen) as session:
         session.check(task, words)
+        settings.looking()
         settings.check_output(video)
-        timechat, encoded = session.look()
+        heard = session.listen(settings)
+        timechat, opened = session.open(settings)
+        job = _Job(task, words, settings, moments, evidence, heard.lines if heard else None)
+        if settings.plan:
+            typer.echo(_told_plan(job.plan(timechat, opened), as_json=form is Format.JSON))
+            return
+        is_long = len(opened.windows) > _FEW_WINDOWS
+        if is_long and not settings.quiet:
+            screen.say(f"plan: {job.plan(timechat, opened)}")
         is_streamed = form is Format.TEXT and settings.output is None and sys.stdout.isatty()
-        stream = timechat.stream(task, encoded, words, decoding=settings.decoding(), preset=settings.preset)
-        answer = print_stream(stream) if is_streamed else wait(stream, screen)
+        is_streamed = is_streamed and len(opened.windows) == 1 and not (evidence.cite or evidence.verify)
+        if is_streamed:
+            answer = print_stream(job.stream(timechat, opened))
+        else:
+            with screen.progress() as progress:
+                answer = job.run(timechat, opened, progress)
+    notes = (*(heard.notes if heard else ()), *answer.notes)
+    answer = replace(answer, notes=notes)
     for note in answer.notes:
-        if note not in session.notes:
-            screen.note(note)
+        screen.note(note)
     if form not in (Format.TEXT, Format.JSON) and not answer.events:
         screen.note(f"the answer names no times, so there is nothing to write as {form}")
     write_answer(answer, form, settings, is_on_screen=is_streamed)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One question and all that was said about how to answer it."""
+
+    task: "Task"
+    words: str | None
+    settings: TaskSettings
+    moments: MomentSettings
+    evidence: EvidenceSettings
+    speech: "tuple[Event, ...] | None"
+
+    def plan(self, timechat: "TimeChat", video: "LongVideo") -> "JobPlan":
+        """What the job will take."""
+        return timechat.plan(self.task, video, self.words, **self._options())
+
+    def stream(self, timechat: "TimeChat", video: "LongVideo") -> "AnswerStream":
+        """The answer while it is written."""
+        return timechat.stream(self.task, video, self.words, wanted=self.moments.wanted(), **self._options())
+
+    def run(self, timechat: "TimeChat", video: "LongVideo", progress: "Progress") -> "Answer":
+        """The whole answer."""
+        return timechat.run(
+            self.task,
+            video,
+            self.words,
+            wanted=self.moments.wanted(),
+            cites=self.evidence.cite,
+            verifies=self.evidence.verify,
+            progress=progress,
+            **self._options(),
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return {"decoding": self.settings.decoding(), "preset": self.settings.preset, "speech": self.speech}
+
+
+def _told_plan(plan: "JobPlan", *, as_json: bool) -> str:
+    return json.dumps(plan.to_dict(), indent=2) if as_json else str(plan)
 
 
 def print_stream(stream: "AnswerStream") -> "Answer":
@@ -109,12 +190,6 @@ def print_stream(stream: "AnswerStream") -> "Answer":
         typer.echo(printable(piece), nl=False)
     typer.echo()
     return stream.answer
-
-
-def wait(stream: "AnswerStream", screen: Screen) -> "Answer":
-    """Wait for an answer that will be shown whole."""
-    with screen.working("writing the answer"):
-        return stream.answer
 
 
 def write_answer(answer: "Answer", form: Format, output: OutputSettings, *, is_on_screen: bool) -> None:

@@ -7,7 +7,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_STAGES = {"decode": "decoding frames", "encode": "encoding frames", "write": "writing weights"}
+_STAGES = {
+    "decode": "decoding frames",
+    "encode": "encoding frames",
+    "windows": "answering",
+    "listen": "listening",
+    "write": "writing weights",
+}
 
 
 class Screen:

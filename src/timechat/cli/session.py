@@ -10,11 +10,12 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from timechat.cli.screen import Screen
-from timechat.cli.settings import ChatSettings
+from timechat.cli.settings import ChatSettings, HearingSettings, WindowSettings
 
 if TYPE_CHECKING:
     from timechat.events import Task
-    from timechat.pipeline import EncodedVideo, TimeChat
+    from timechat.pipeline import EncodedVideo, LongVideo, TimeChat
+    from timechat.speech import Transcript
 
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video.")]
 
@@ -22,17 +23,12 @@ _TOO_SMALL_TO_SHARE = 20_000_000  # parameters: below, cores wait for each other
 
 
 class Session:
-    """Opens the video once, checks what can be checked, and loads the model last.
-
-    Attributes:
-        notes: What was said about model and video.
-    """
+    """Opens the video once, checks what can be checked, and loads the model last."""
 
     def __init__(self, video: str, settings: ChatSettings, screen: Screen) -> None:
         self._video, self._settings, self._screen = video, settings, screen
         self._source: str | IO[bytes] = video
         self._open_files = ExitStack()
-        self.notes: tuple[str, ...] = ()
 
     def __enter__(self) -> "Session":
         return self
@@ -56,15 +52,36 @@ class Session:
         probe_video(self._source, timeout=timeout)
 
     def look(self) -> tuple["TimeChat", "EncodedVideo"]:
-        """Load the model, decode and encode the video; say what is to be said about both."""
+        """Load the model, and encode the video at one look; say what is to be said about both."""
         timechat = self._load_model()
         with self._screen.progress() as progress:
             encoded = timechat.encode(self._source, progress=progress, **self._settings.sampling_options())
         encoded = replace(encoded, name=self._video)
-        self.notes = (*timechat.notes, *encoded.notes)
-        for note in self.notes:
+        for note in (*timechat.notes, *encoded.notes):
             self._screen.note(note)
         return timechat, encoded
+
+    def listen(self, settings: HearingSettings) -> "Transcript | None":
+        """Read what is said in the video, or listen to it, where that is wanted."""
+        if settings.transcript is None and settings.asr is None:
+            return None
+        from timechat.speech import load_speech
+
+        with self._screen.progress() as progress:
+            return load_speech(self._source, transcript=settings.transcript, asr_model=settings.asr, progress=progress)
+
+    def open(self, settings: WindowSettings) -> tuple["TimeChat", "LongVideo"]:
+        """Load the model and open the video, to be looked at window by window."""
+        timechat = self._load_model()
+        from timechat.pipeline import Sampling
+
+        options = self._settings.sampling_options()
+        timeout = options.pop("timeout")
+        video = self._open_files.enter_context(
+            timechat.open(self._source, looking=settings.looking(), sampling=Sampling(**options), timeout=timeout)
+        )
+        video.name = self._video
+        return timechat, video
 
     def _load_model(self) -> "TimeChat":
         settings = self._settings

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from timechat.pipeline import Wanted
     from timechat.tasks import Decoding
+    from timechat.windows import Looking
 
 Result = TypeVar("Result")
 
 _SAMPLING = "Which frames are looked at"
+_WINDOWS = "How long videos are looked at"
+_HEARING = "What is said in the video"
 _DECODING = "How the answer is written"
 _OUTPUT = "Where the answer goes"
 
@@ -88,12 +92,75 @@ class SamplingSettings:
 
 
 @dataclass(frozen=True)
+class WindowSettings:
+    """How long videos are looked at."""
+
+    window: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds of one window; 0 looks at the whole video at once. Default: as the model was trained.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = None
+    overlap: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that windows share.", rich_help_panel=_WINDOWS)
+    ] = None
+    step: Annotated[
+        float | None,
+        typer.Option(help="Seconds from frame to frame; larger is faster and coarser.", rich_help_panel=_WINDOWS),
+    ] = None
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Look again at moments with denser frames. Default: where the step is over half a second.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Windows that are asked about at once.", rich_help_panel=_WINDOWS)
+    ] = 8
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what the job will take, and stop.", rich_help_panel=_WINDOWS)
+    ] = False
+
+    def looking(self) -> "Looking":
+        """Return these options as the pipeline takes them."""
+        from timechat.windows import Looking
+
+        return Looking(self.window, self.overlap, self.step, self.refine, self.batch_size)
+
+
+@dataclass(frozen=True)
+class HearingSettings:
+    """What is said in the video, told with the question."""
+
+    transcript: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What is said: SRT, WebVTT, Whisper's JSON or lines of start, end, words.",
+            rich_help_panel=_HEARING,
+        ),
+    ] = None
+    asr: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Listen with this faster-whisper model.", rich_help_panel=_HEARING),
+    ] = None
+
+
+@dataclass(frozen=True)
 class DecodingSettings:
     """How the answer is written."""
 
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=_DECODING)
     ] = 512
+    free: Annotated[
+        bool,
+        typer.Option("--free", help="Do not keep the answer in its task's form.", rich_help_panel=_DECODING),
+    ] = False
     sample: Annotated[
         bool,
         typer.Option("--sample", help="Draw the answer, as the original does.", rich_help_panel=_DECODING),
@@ -110,6 +177,7 @@ class DecodingSettings:
 
         return Decoding(
             max_new_tokens=self.max_new_tokens,
+            is_free=self.free,
             do_sample=self.sample,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -157,8 +225,37 @@ class ChatSettings(DecodingSettings, SamplingSettings, ModelSettings):
 
 
 @dataclass(frozen=True)
-class TaskSettings(OutputSettings, ChatSettings):
+class TaskSettings(OutputSettings, HearingSettings, WindowSettings, ChatSettings):
     """What one question needs to know."""
+
+
+@dataclass(frozen=True)
+class MomentSettings:
+    """Which moments are wanted."""
+
+    best: Annotated[int, typer.Option(min=1, help="Most moments, the best first.")] = 1
+    find_all: Annotated[bool, typer.Option("--all", help="All moments in which it happens.")] = False
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of a moment. Default: the model's.")
+    ] = None
+
+    def wanted(self) -> "Wanted":
+        """Return these options as the pipeline takes them; imports torch."""
+        from timechat.pipeline import Wanted
+
+        return Wanted(self.best, self.find_all, self.threshold)
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Whether sentences say when they can be seen."""
+
+    cite: Annotated[bool, typer.Option("--cite", help="Let each sentence say when it can be seen: [m:ss–m:ss].")] = (
+        False
+    )
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Cite, ask for each sentence again, and mark what does not hold.")
+    ] = False
 
 
 def takes_settings(command: Callable[..., Result]) -> Callable[..., Result]:

@@ -8,7 +8,7 @@ from typing import Any
 from timechat.events import Answer, Event, Task, format_events
 from timechat.evidence import citation
 from timechat.model.configuration import TimeChatConfig
-from timechat.parsing import parse_events
+from timechat.parsing import move_times, parse_events
 from timechat.prompts import NOT_THERE
 from timechat.scores import UNCALIBRATED, Calibration, Token, event_evidence, presence
 from timechat.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
@@ -163,7 +163,8 @@ def put_together(
         events = [event for one in read for event in one.events]
     else:
         events = list(read[0].events) if len(read) == 1 else merge_events([(one.window, one.events) for one in read])
-    text = answers[0].text if len(answers) == 1 else _write(answers, task, events)
+    is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.pace) == (0.0, 1.0)
+    text = answers[0].text if is_as_written else _write(answers, task, events)
     notes += degenerate_notes(events, duration) if task not in _FREE_TASKS else ()
     return Answer(
         text, events, task=task, question=words or "", duration=duration, found=found, score=score, notes=notes
@@ -183,7 +184,7 @@ def _best_score(candidates: Sequence[Event], read: Sequence[Read]) -> float | No
 def _write(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:
     """One text for several windows: events in the wording of a single answer, free answers each with its stretch."""
     if task in _FREE_TASKS:
-        told = merge_texts((answer.window, answer.text) for answer in answers)
+        told = merge_texts((answer.window, move_times(answer.text, answer.window.to_video)) for answer in answers)
         return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in told)
     if task == "grounding":
         return " ".join(format_events([event], task) for event in events) or NOT_THERE
