@@ -58,6 +58,7 @@ def test_an_answer_is_the_json_object_that_the_commands_print():
         "found": None,
         "score": None,
         "step": None,
+        "timings": {},
         "notes": ["untrained weights"],
     }
 

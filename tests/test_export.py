@@ -92,7 +92,20 @@ def test_text_cannot_steer_the_terminal():
 def test_json_is_the_whole_answer():
     assert json.loads(to_json(STEPS)) == STEPS.to_dict()
     assert list(json.loads(to_json(EMPTY))) == [
-        *("video", "duration", "task", "question", "text", "events", "model", "found", "score", "step", "notes"),
+        *(
+            "video",
+            "duration",
+            "task",
+            "question",
+            "text",
+            "events",
+            "model",
+            "found",
+            "score",
+            "step",
+            "timings",
+            "notes",
+        ),
     ]
 
 

@@ -4,7 +4,7 @@ Every time is float seconds from the start of the video. `timechat.parsing` read
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
@@ -68,6 +68,7 @@ class Answer:
         found: Whether what was looked for happens in the video; None where nothing was looked for.
         score: How sure the model is that it happens, from 0 to 1; None where nobody can say.
         step: Resolution in seconds: how far apart the frames are from which the events' borders were told.
+        timings: Seconds that the answer took, by stage; not compared.
         notes: Plain sentences that whoever reads the answer should know, such as untrained weights.
     """
 
@@ -82,6 +83,7 @@ class Answer:
     found: bool | None = None
     score: float | None = None
     step: float | None = None
+    timings: Mapping[str, float] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Answer:
             "found": self.found,
             "score": self.score,
             "step": self.step,
+            "timings": dict(self.timings),
             "notes": list(self.notes),
         }
 

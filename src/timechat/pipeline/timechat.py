@@ -566,7 +566,6 @@ class TimeChat:
                 batch = []
                 _report(progress, "windows", len(answers), len(video.windows))
         answer = self._tell(question, video, [answers[window] for window in video.windows], wanted)
-        answer = replace(answer, step=video.plan.step)
         if question.task == "grounding" and video.plan.refines and answer.events:
             again = partial(self._answer_windows, question)
             answer = refine_moments(answer, video, self.model.config, again, self._scoring)
@@ -612,8 +611,10 @@ class TimeChat:
             wanted=wanted,
         )
         notes = (*self.notes, *video.notes, *answer.notes)
-        step = video.step if isinstance(video, EncodedVideo) else video.plan.step
-        return replace(answer, video=video.name, model=self.name, notes=notes, step=step)
+        if isinstance(video, EncodedVideo):
+            return replace(answer, video=video.name, model=self.name, notes=notes, step=video.step)
+        timings = {stage: round(seconds, 3) for stage, seconds in video.timings.items()}
+        return replace(answer, video=video.name, model=self.name, notes=notes, step=video.plan.step, timings=timings)
 
     def _model_facts(self) -> dict[str, Any]:
         """What an answer depends on besides the video and the question."""
