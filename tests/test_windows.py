@@ -1,5 +1,7 @@
 """Windows over long videos, and what several of them tell, told once."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,7 @@ def test_windows_cover_all_in_order_and_overlap_as_they_should(start, whole, len
     assert windows[0].start == start
     assert windows[-1].end == start + whole
     assert all(window.end - window.start <= length + 0.5 + 1e-6 for window in windows)
-    for earlier, later in zip(windows, windows[1:], strict=False):
+    for earlier, later in pairwise(windows):
         assert earlier.start < later.start
         assert earlier.end - later.start >= min(overlap, length / 2) - 1e-6
         assert earlier.end <= later.end
