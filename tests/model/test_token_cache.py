@@ -157,6 +157,13 @@ def test_a_key_does_not_change_with_the_language_model(nano):
     assert cache_key(**model_facts(*nano)) == before
 
 
+def test_a_key_does_not_change_with_where_a_part_came_from(nano):
+    before = model_facts(*nano)
+    for config in (nano[0].config.vision_config, nano[0].config.qformer_config, nano[0].config.video_qformer_config):
+        config._name_or_path, config.architectures = "some/where", ["Some"]
+    assert model_facts(*nano) == before
+
+
 def test_a_key_changes_with_the_tokenizer_of_the_timestamps(nano):
     model, processor = nano
     before = cache_key(**model_facts(model, processor))
