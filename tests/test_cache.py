@@ -176,7 +176,7 @@ def test_pruning_and_clearing_leave_alone_what_is_not_of_the_cache(disk):
     for number in (1, 2, 3):
         put(disk, number)
         age(disk, number, 100 - number)
-    foreign = [disk.folder / "notes.txt", disk.folder / "ab" / "notes.txt"]
+    foreign = [disk.folder / "notes.txt", disk.folder / "ab" / "notes.txt", disk.folder / "models" / key(9)]
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
-app = typer.Typer(help="Show or empty the folder of frame and video tokens that are kept from one run to the next.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def show(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show what the cache holds, or empty it.
+    """Show or empty the folder of frame and video tokens that are kept from one run to the next.
 
-    Its folder is $TIMECHAT_CACHE, else that of the user's caches; its limit is $TIMECHAT_CACHE_LIMIT (5GB), else
-    10 GB. A limit of 0 keeps nothing.
+    It is $TIMECHAT_CACHE, else one among the user's caches. Its limit is $TIMECHAT_CACHE_LIMIT, such as 5GB, else
+    10 GB; a limit of 0 keeps nothing.
     """
     if context.invoked_subcommand is not None:
         return

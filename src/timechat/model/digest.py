@@ -7,7 +7,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-_State = tuple[tuple[str, torch.dtype, int, int], ...]
+_SAMPLES = 16  # numbers of a tensor that are compared
+
+_State = list[tuple[str, torch.dtype, int, int, list[float]]]
 _known: WeakKeyDictionary[nn.Module, tuple[_State, str]] = WeakKeyDictionary()
 
 
@@ -17,7 +19,7 @@ def weights_digest(module: nn.Module) -> str:
     It is remembered until a weight is replaced or changed in place.
     """
     weights = module.state_dict()
-    state = tuple((name, *_where(value)) for name, value in weights.items() if isinstance(value, Tensor))
+    state = [(name, *_state(value)) for name, value in weights.items() if isinstance(value, Tensor)]
     known = _known.get(module)
     if known is None or known[0] != state:
         known = _known[module] = (state, tensors_digest(weights))
@@ -40,7 +42,11 @@ def tensors_digest(tensors: Mapping[str, object]) -> str:
     return digest.hexdigest()
 
 
-def _where(tensor: Tensor) -> tuple[torch.dtype, int, int]:
-    """Tell this state of a tensor from an earlier one, without reading it."""
+def _state(tensor: Tensor) -> tuple[torch.dtype, int, int, list[float]]:
+    """Tell this state of a tensor from others of it, without reading it all.
+
+    The numbers are for fused optimizers, which write to weights without counting up their version.
+    """
     version = 0 if tensor.is_inference() else tensor._version
-    return tensor.dtype, tensor.data_ptr(), version
+    numbers = tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLES)]
+    return tensor.dtype, tensor.data_ptr(), version, numbers.float().tolist()

@@ -46,10 +46,9 @@ class TokenCache:
         tensors: dict[str, Tensor]
         try:
             content = path.read_bytes()  # no mapping: on a network disk it may break off when another process evicts
-            tensors, checksum = load(content), _checksum(content)
-        except FileNotFoundError:  # removed by another process
-            return None
-        except (SafetensorError, OSError, ValueError):
+            tensors: dict[str, Tensor] = load(content)
+            checksum = _checksum(content)
+        except (SafetensorError, OSError, ValueError):  # or removed meanwhile by another process
             tensors, checksum = {}, None
         if checksum is None or checksum != tensors_digest(tensors):
             self.disk.discard(key)

@@ -195,8 +195,9 @@ def build_index(found: Packets, time_base: Fraction) -> Index:
     """Sort what was read into display order and say whether it can be relied on."""
     pts, dts, shown, durations = map(_as_numbers, (found.pts, found.dts, found.shown, found.durations))
     keys = _as_numbers(found.keys) if found.keys else np.zeros(1, dtype=np.int64)
-    num_early = int(np.searchsorted(shown, keys[0]))  # what precedes the first keyframe (a recording cut in) is never
-    shown, durations = shown[num_early:], durations[num_early:]  # shown
+    # What precedes the first keyframe (a recording cut in) is never shown.
+    num_early = int(np.searchsorted(shown, keys[0]))
+    shown, durations = shown[num_early:], durations[num_early:]
     order = np.argsort(pts[shown], kind="stable")
     last_duration = int(durations[order[-1]]) if len(order) else 0
     shown = shown[order]
