@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from timechat import TimeChat
+from timechat import Event, TimeChat
 from timechat.data.records import Record
 from timechat.errors import TimeChatError
 from timechat.evaluation.films import RECORDS_FILE, DrawnFilm, read_films
@@ -35,7 +35,8 @@ from timechat.evaluation.store import AnswerStore
 from timechat.files import written_whole
 from timechat.model.digest import weights_digest
 from timechat.pipeline.answers import Scoring
-from timechat.windows import Looking
+from timechat.scores import Calibration
+from timechat.windows import Looking, temporal_iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,31 +148,56 @@ def spread(records: Sequence[Record], most: int | None) -> tuple[Record, ...]:
 
 def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
     """Fit on the films of the training split, and compare scores before and after on the others."""
-    config = asker.timechat.model.config
-    films, told = asker.ask(options.calibrate_on, [_FOR_CALIBRATION])
-    scores, is_right = moment_scores(films, told[_FOR_CALIBRATION])
-    slope, offset = fit_calibration(uncalibrated(scores, config), is_right)
-    print(f"slope {slope:.4f}, offset {offset:.4f}, from {len(scores)} moments of {len(films)} films")
-    result: dict[str, Any] = {"slope": slope, "offset": offset, "moments": len(scores), "films": len(films)}
-    of_films = [asker.ask(folder, [_FOR_CALIBRATION]) for folder in options.folders]
-    pieces = [moment_scores(films, told[_FOR_CALIBRATION]) for films, told in of_films]
-    raw = uncalibrated(np.concatenate([scores for scores, _ in pieces]), config)
-    is_right = np.concatenate([right for _, right in pieces])
-    shown = {
-        "not calibrated": reliability(calibrated(raw, 1.0, 0.0), is_right),
-        "calibrated": reliability(calibrated(raw, slope, offset), is_right),
-    }
-    for name, one in shown.items():
-        print(f"scores {name}: expected calibration error {one.error:.4f} on {len(raw)} moments of other films")
-        result[name] = {"error": one.error, "bins": [[b.score, b.right, b.count] for b in one.bins]}
+    shown: dict[str, Reliability] = {}
+    result: dict[str, Any] = {}
+    scoring = Scoring.of(asker.timechat.model.config)
+    for name, line, scored in (
+        ("grounding", scoring.grounding, grounded_scores),
+        ("captions", scoring.captions, caption_scores),
+    ):
+        scores, is_right = scored(asker, [options.calibrate_on])
+        slope, offset = fit_calibration(evidence(scores, line), is_right)
+        print(f"{name}: slope {slope:.4f}, offset {offset:.4f}, from {len(scores)} moments")
+        others, is_right = scored(asker, options.folders)
+        for told, numbers in (
+            ("not calibrated", calibrated(evidence(others, line), 1.0, 0.0)),
+            ("calibrated", calibrated(evidence(others, line), slope, offset)),
+        ):
+            shown[f"{name}, {told}"] = one = reliability(numbers, is_right)
+            print(f"{name}, {told}: expected calibration error {one.error:.4f} on {len(others)} moments of other films")
+            bins = [[b.score, b.right, b.count] for b in one.bins]
+            result[f"{name}, {told}"] = {"error": one.error, "bins": bins}
+        result[name] = {"slope": slope, "offset": offset, "moments": len(scores)}
     if options.diagram:
         draw_reliability(options.diagram, shown, f"{asker.timechat.name}: moments right at IoU 0.5, unseen films")
     return result
 
 
-def uncalibrated(scores: np.ndarray, config: Any) -> np.ndarray:
-    """Evidence, in nats, that the model has made these scores of."""
-    line = Scoring.of(config).grounding
+def grounded_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all moments that are found for queries, and whether each is right at IoU 0.5."""
+    pieces = []
+    for folder in folders:
+        films, told = asker.ask(folder, [_FOR_CALIBRATION])
+        pieces.append(moment_scores(films, told[_FOR_CALIBRATION]))
+    return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))  # type: ignore[return-value]
+
+
+def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the events of dense captions, and whether each has the caption of a true event at IoU 0.5."""
+    scores, is_right = [], []
+    for folder in folders:
+        for film in read_films(folder, tasks=["dense_caption"], limit=asker.limit):
+            truth = film.records[0].events
+            for event in asker.timechat.dense_caption(film.path, looking=Looking(step=asker.step)).events:
+                if event.score is not None:
+                    same = [Event(t.start, t.end) for t in truth if t.caption.lower() == event.caption.lower()]
+                    scores.append(event.score)
+                    is_right.append(any(temporal_iou(event, true) >= 0.5 for true in same))
+    return np.array(scores), np.array(is_right)
+
+
+def evidence(scores: np.ndarray, line: Calibration) -> np.ndarray:
+    """What the model has made these scores of, in nats."""
     return (logit(scores) - line.offset) / line.slope
 
 

@@ -43,7 +43,6 @@ class TokenCache:
         path = self.disk.get(key)
         if path is None:
             return None
-        tensors: dict[str, Tensor]
         try:
             content = path.read_bytes()  # no mapping: on a network disk it may break off when another process evicts
             tensors: dict[str, Tensor] = load(content)
