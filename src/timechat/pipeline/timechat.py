@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,7 +15,9 @@ from transformers import LogitsProcessor
 from timechat.cache import DiskCache
 from timechat.events import Answer, Event, Task
 from timechat.files import without_scheme
+from timechat.grammars import answer_shape
 from timechat.model.answering import Prompt, Written, token_places, write_answers
+from timechat.model.constrained import AnswerConstraints
 from timechat.model.digest import weights_digest
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -677,7 +679,18 @@ class TimeChat:
         return written
 
     def _constraint(self, question: "_Question", videos: Sequence[EncodedVideo]) -> LogitsProcessor | None:
-        return None
+        """What keeps answers about these videos in their form; None where they are free."""
+        decoding = question.decoding
+        shapes = [None if decoding.is_free else answer_shape(question.task, duration=v.duration) for v in videos]
+        return None if None in shapes else self._constraints.processor(shapes, decoding.max_new_tokens)
+
+    @cached_property
+    def _constraints(self) -> AnswerConstraints:
+        ends = self.model.generation_config.eos_token_id
+        vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        return AnswerConstraints(
+            self.processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ())
+        )
 
     def _tokens(self, written: Written) -> tuple[str, tuple[Token, ...]]:
         """The text of an answer and the tokens that wrote it."""

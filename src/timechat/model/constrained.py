@@ -1,0 +1,148 @@
+"""Answers kept in their task's form while they are written: words by llguidance, numbers by the shape itself."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import llguidance.hf
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from timechat.grammars import AnswerShape
+
+
+class AnswerConstraints:
+    """Makes constraints for one model's tokens; made once a model, since its vocabulary takes a moment to prepare."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        """Take a vocabulary.
+
+        Args:
+            tokenizer: The language model's.
+            vocab_size: Number of ids that the model gives scores to; the tokenizer may know more.
+            eos_token_ids: Ids that end an answer.
+        """
+        self._tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.eos_token_ids = tuple(eos_token_ids)
+
+    def processor(self, shapes: Sequence[AnswerShape | None], max_new_tokens: int) -> "ShapedAnswers":
+        """Return what keeps a batch in form, for `generate`.
+
+        Args:
+            shapes: One a row; None leaves a row free.
+            max_new_tokens: Longest answer, in tokens: answers come to an end before it.
+        """
+        return ShapedAnswers(self, shapes, max_new_tokens)
+
+    @cached_property
+    def engine(self) -> LLTokenizer:
+        """The vocabulary, as the engine wants it."""
+        # A tokenizer may know ids, such as the video's place, for which the model has no scores.
+        size = max(self.vocab_size, len(self._tokenizer))
+        return llguidance.hf.from_tokenizer(self._tokenizer, n_vocab=size, eos_token=list(self.eos_token_ids))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """What each id writes."""
+        return [self.engine.decode_bytes([i]).decode("utf-8", "replace") for i in range(self.vocab_size)]
+
+    @cached_property
+    def has_gap(self) -> NDArray[np.bool_]:
+        """`(vocab_size,)`: whether an id writes two spaces, which stand between events."""
+        return np.array(["  " in text for text in self.texts])
+
+    @cached_property
+    def begins_with_space(self) -> NDArray[np.bool_]:
+        """`(vocab_size,)`: whether what an id writes begins with a space."""
+        return np.array([text.startswith(" ") for text in self.texts])
+
+    @cached_property
+    def ends_sentence(self) -> NDArray[np.bool_]:
+        """`(vocab_size,)`: whether an id ends a sentence."""
+        return np.array([text in (".", "!", "?") for text in self.texts])
+
+
+class ShapedAnswers(LogitsProcessor):  # type: ignore[misc]
+    """Takes from every row's next tokens those after which its answer could no longer be read.
+
+    Scores of tokens that stay are left as they are.
+    """
+
+    def __init__(
+        self, constraints: AnswerConstraints, shapes: Sequence[AnswerShape | None], max_new_tokens: int
+    ) -> None:
+        self._constraints = constraints
+        self._max_new_tokens = max_new_tokens
+        self._rows = [None if shape is None else _Row(constraints, shape) for shape in shapes]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Mask scores `(batch, vocab)`; `input_ids` `(batch, written)` holds only what has been written so far."""
+        written = input_ids.shape[1]
+        allowed = np.ones(scores.shape, dtype=bool)
+        for i, row in enumerate(self._rows):
+            if row is None or row.has_ended:
+                continue
+            if written:
+                row.write(int(input_ids[i, -1]))
+            if not row.has_ended:
+                allowed[i] = row.next_tokens(self._max_new_tokens - written)
+        return scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
+
+
+class _Row:
+    """One answer while it is written."""
+
+    def __init__(self, constraints: AnswerConstraints, shape: AnswerShape) -> None:
+        self._constraints, self._shape = constraints, shape
+        self._matcher = LLMatcher(constraints.engine, LLMatcher.grammar_from_lark(shape.grammar), log_level=0)
+        if error := self._matcher.get_error():
+            raise RuntimeError(f"llguidance does not take our grammar: {error}")
+        self._ids: list[int] = []
+        self._text = ""
+        self.has_ended = False
+
+    def write(self, token: int) -> None:
+        """Take note of the token that was chosen."""
+        self.has_ended = token in self._constraints.eos_token_ids or not self._matcher.consume_token(token)
+        self._ids.append(token)
+        self._text = self._constraints.engine.decode_bytes(self._ids).decode("utf-8", "ignore").removeprefix(" ")
+
+    def next_tokens(self, tokens_left: int) -> NDArray[np.bool_]:
+        """`(vocab,)`: which tokens may come next; the end where none other may."""
+        constraints = self._constraints
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(bits, bitorder="little")[: constraints.vocab_size].astype(bool)
+        ends = [token for token in constraints.eos_token_ids if allowed[token]]
+        turn = self._shape.turn(self._text, tokens_left)
+        if turn == "last words":
+            allowed = self._last_words(allowed, ends)
+        else:
+            doubtful = allowed if turn == "numbers" else allowed & self._begins_event()
+            for token in np.flatnonzero(doubtful):
+                allowed[token] = token in ends or self._shape.allows(self._after(token), tokens_left - 1)
+        if not allowed.any():
+            allowed[list(constraints.eos_token_ids)] = True
+        return allowed
+
+    def _after(self, token: int) -> str:
+        """The answer with one more token; the space before its first is none of it."""
+        text = self._text + self._constraints.texts[token]
+        return text if self._ids else text.removeprefix(" ")
+
+    def _begins_event(self) -> NDArray[np.bool_]:
+        """Tokens after which a new event begins."""
+        constraints = self._constraints
+        return constraints.has_gap | constraints.begins_with_space if self._text.endswith(" ") else constraints.has_gap
+
+    def _last_words(self, allowed: NDArray[np.bool_], ends: list[int]) -> NDArray[np.bool_]:
+        """Tokens that bring a caption to its end, as far as there are any."""
+        if ends:
+            only = np.zeros_like(allowed)
+            only[ends] = True
+            return only
+        stops = allowed & self._constraints.ends_sentence
+        return stops if stops.any() else allowed & ~self._begins_event()

@@ -1,0 +1,193 @@
+"""Answers kept in their form: whatever the model's scores say, what comes out can be read."""
+
+import re
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.model.tiny import made_frames
+from timechat import TimeChat
+from timechat.events import Event, Task, format_events
+from timechat.grammars import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, answer_shape
+from timechat.model.constrained import AnswerConstraints
+from timechat.parsing import parse_events
+from timechat.pipeline import Decoding
+from timechat.prompts import NOT_THERE
+
+SHAPED = [task for task in get_args(Task) if task not in ("ask", "summary")]
+HEAD = re.compile(r"[\d.]+ - [\d.]+ seconds[,.]")
+DENIALS = (NOT_THERE, NO_MOMENTS, NO_SPEECH)
+
+
+@pytest.fixture(scope="module")
+def nano() -> TimeChat:
+    return TimeChat.from_pretrained("nano", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def llama(converted) -> TimeChat:
+    """A small vocabulary in the original's format, in which every digit is a token."""
+    return TimeChat.from_pretrained(converted, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module", params=["nano", "llama"])
+def constraints(request, nano, llama) -> AnswerConstraints:
+    return {"nano": nano, "llama": llama}[request.param]._constraints
+
+
+def draw(constraints: AnswerConstraints, task: str, duration: float, budget: int, seed: int, likes_end: float) -> str:
+    """Write an answer with random scores, as `generate` would; `likes_end` is added to the end's."""
+    shape = answer_shape(task, duration=duration)
+    processor = constraints.processor([shape], budget)
+    generator = torch.Generator().manual_seed(seed)
+    ids: list[int] = []
+    for _ in range(budget):
+        scores = torch.randn(1, constraints.vocab_size, generator=generator) * 3
+        scores[0, list(constraints.eos_token_ids)] += likes_end
+        masked = processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores.clone())
+        stays = masked[0] > float("-inf")
+        assert torch.equal(masked[0][stays], scores[0][stays])
+        ids.append(int(masked.argmax()))
+        if ids[-1] in constraints.eos_token_ids:
+            break
+    assert ids[-1] in constraints.eos_token_ids, "the answer was cut off"
+    return constraints.engine.decode_bytes(ids[:-1]).decode("utf-8", "replace").strip()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    task=st.sampled_from(SHAPED),
+    duration=st.sampled_from([0.0, 0.3, 1.0, 7.25, 31.1, 60.0, 599.9, 18000.0]),
+    budget=st.sampled_from([48, 96, 200]),
+    seed=st.integers(0, 10**6),
+    likes_end=st.sampled_from([-50.0, 0.0, 5.0]),
+)
+def test_whatever_is_written_can_be_read(constraints, task, duration, budget, seed, likes_end):
+    text = draw(constraints, task, duration, budget, seed, likes_end)
+    parsed = parse_events(text, task=task, duration=duration)
+    if text in DENIALS:
+        return
+    assert parsed.notes == (), text
+    events = parsed.events
+    assert events
+    assert len(events) <= MAX_EVENTS
+    assert [e.start for e in events] == sorted(e.start for e in events)
+    assert all(0 <= e.start <= e.end <= duration for e in events)
+    if task == "highlights":
+        assert all(0 <= e.score < 6 for e in events)
+        assert len({e.start for e in events}) == len(events)
+        if text.startswith("There are"):
+            assert int(text.split()[2]) == len(events)
+    else:
+        assert len(HEAD.findall(text)) == len(events)
+        assert all(e.start < e.end for e in events) or duration < 0.2
+        assert all(e.caption for e in events) or task == "grounding"
+
+
+def test_the_same_is_never_told_again_and_again(nano):
+    """A model that wants nothing else is made to move on in time."""
+    constraints = nano._constraints
+    wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
+    gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
+    processor = constraints.processor([answer_shape("dense_caption", duration=60.0)], 400)
+    ids: list[int] = []
+    while len(ids) < 400 and (not ids or ids[-1] not in constraints.eos_token_ids):
+        scores = torch.zeros(1, constraints.vocab_size)
+        scores[0, wanted] = 1.0
+        scores[0, gap] = 2.0
+        scores[0, wanted[len(ids) % (len(wanted) + 1) - 1]] = 3.0
+        scores[0, list(constraints.eos_token_ids)] = -9.0
+        ids.append(int(processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores).argmax()))
+    text = nano.processor.decode(ids)
+    events = parse_events(text, task="dense_caption", duration=60.0).events
+    run = 1
+    for earlier, later in zip(events, events[1:], strict=False):
+        run = run + 1 if later.caption == earlier.caption and later.start <= earlier.end else 1
+        assert run <= 2, text
+
+
+spans = st.lists(st.integers(0, 580), min_size=2, max_size=12, unique=True).map(sorted)
+words = st.sampled_from(
+    ["The ring spins.", "A man cuts 3 onions.", "It is over! Nobody moves.", "The well-known star leaves."]
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(spans, words, st.sampled_from(["dense_caption", "steps", "transcribe", "grounding", "highlights"]))
+def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, task):
+    times = [tenth / 10 for tenth in tenths]
+    if task == "highlights":
+        events = [Event(time, time, score=i % 5 + 0.5) for i, time in enumerate(times)]
+    else:
+        pairs = list(zip(times, times[1:], strict=False))[:: 1 if task != "grounding" else 99]
+        events = [Event(a, b, caption if i % 2 else "Something else happens.") for i, (a, b) in enumerate(pairs)]
+    text = format_events(events, task)
+    ids = constraints._tokenizer(f" {text}", add_special_tokens=False).input_ids
+    if constraints._tokenizer.unk_token_id in ids:
+        return  # the small vocabulary cannot spell it
+    processor = constraints.processor([answer_shape(task, duration=60.0)], 600)
+    for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
+        scores = torch.zeros(1, constraints.vocab_size)
+        masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), scores)
+        assert masked[0, token] == 0, (
+            text,
+            constraints.engine.decode_str(ids[:i]),
+            constraints.engine.decode_str([token]),
+        )
+
+
+@pytest.mark.parametrize("denial", [("grounding", NOT_THERE), ("highlights", NO_MOMENTS), ("transcribe", NO_SPEECH)])
+def test_it_may_be_said_that_there_is_nothing(nano, denial):
+    task, text = denial
+    constraints = nano._constraints
+    ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
+    processor = constraints.processor([answer_shape(task, duration=60.0)], 100)
+    for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
+        masked = processor(
+            torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), torch.zeros(1, constraints.vocab_size)
+        )
+        assert masked[0, token] == 0
+
+
+def test_rows_of_a_batch_do_not_disturb_each_other(nano):
+    constraints = nano._constraints
+    tasks = ["grounding", "dense_caption", "highlights"]
+    shapes = [answer_shape(task, duration=30.0) for task in tasks]
+    together = constraints.processor([*shapes, None], 60)
+    alone = [constraints.processor([shape], 60) for shape in shapes]
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.zeros(4, 0, dtype=torch.long)
+    for _ in range(25):
+        scores = torch.randn(4, constraints.vocab_size, generator=generator)
+        masked = together(ids, scores.clone())
+        for i, processor in enumerate(alone):
+            assert torch.equal(masked[i], processor(ids[i : i + 1], scores[i : i + 1].clone())[0])
+        assert torch.equal(masked[3], scores[3])
+        ids = torch.cat([ids, masked.argmax(-1, keepdim=True)], dim=1)
+
+
+def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
+    frames = made_frames(20, size=96, seconds=10.0)
+    for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:
+        free = nano.run(task, frames, words, decoding=Decoding(is_free=True))
+        shaped = nano.run(task, frames, words)
+        if not free.notes:
+            assert shaped.text == free.text
+        assert shaped.notes == ()
+
+
+def test_a_model_with_random_weights_answers_in_form(llama):
+    for task in SHAPED:
+        answer = llama.run(task, made_frames(6, size=56, seconds=12.0), "a light", decoding=Decoding(max_new_tokens=96))
+        assert "no event could be read from the answer" not in answer.notes
+        assert not any("dropped" in note or "cut there" in note for note in answer.notes)
+    free = llama.run("dense_caption", made_frames(6, size=56), decoding=Decoding(max_new_tokens=24, is_free=True))
+    assert "no event could be read from the answer" in free.notes
+
+
+def test_free_tasks_have_no_form():
+    assert answer_shape("ask", duration=10) is None
+    assert answer_shape("summary", duration=10) is None
