@@ -91,8 +91,9 @@ def answer_shape(task: Task, *, duration: float, max_events: int = MAX_EVENTS) -
 
 _TIME = r"(0|[1-9][0-9]{0,4})(\.[0-9])?"
 _SCORE = r"[0-5]\.[0-9]"
-# A caption is made of sentences that begin with a letter. It has no two spaces in a row, which stand between events, and
-# nothing that could be read as a span of its own: no dash but inside a word, no colon, no number joined to what follows.
+# A caption is made of sentences that begin with a letter. It has no two spaces in a row, which stand between events,
+# and # nothing that could be read as a span of its own: no dash but inside a word, no colon, no number joined to what
+# follows.
 _SIGN = r"[^ \n0-9:.!?;*#>•·|+\[\](){}<>_\"=‐‑‒–—―−－~～→\-]"
 _WORDS = rf"\p{{L}}({_SIGN}|[0-9]|-{_SIGN}| {_SIGN}| [0-9])*"
 _CAPTION = rf"{_WORDS}([.!?;]{{1,3}} {_WORDS})*[.!?]"
@@ -181,8 +182,8 @@ def _allows_events(text: str, tokens_left: int, *, last: int, max_events: int, o
 def _after(done: str) -> tuple[int, int]:
     """Number of whole events, and from when on the next one may begin.
 
-    It begins no earlier than the one before. Where the last two tell the same and touch, it begins after them: what is told
-    again and again would otherwise never end.
+    It begins no earlier than the one before. Where the last two tell the same and touch, it begins after them: what is
+    told again and again would otherwise never end.
     """
     if not done:
         return 0, 0

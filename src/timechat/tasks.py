@@ -14,8 +14,8 @@ class Decoding:
 
     Attributes:
         max_new_tokens: Longest answer, in tokens.
-        is_free: Write whatever the model likes, even what nobody can read; else answers are kept in their task's form, with
-            times in range and in order (`timechat.grammars`).
+        is_free: Write whatever the model likes, even what nobody can read; else answers are kept in their task's form,
+            with times in range and in order (`timechat.grammars`).
         do_sample: Draw tokens instead of taking the likeliest. With the defaults below this is how the
             original answers.
         temperature: Of the drawing.

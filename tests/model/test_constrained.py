@@ -1,6 +1,7 @@
 """Answers kept in their form: whatever the model's scores say, what comes out can be read."""
 
 import re
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -104,7 +105,7 @@ def test_the_same_is_never_told_again_and_again(nano):
     text = nano.processor.decode(ids)
     events = parse_events(text, task="dense_caption", duration=60.0).events
     run = 1
-    for earlier, later in zip(events, events[1:], strict=False):
+    for earlier, later in pairwise(events):
         run = run + 1 if later.caption == earlier.caption and later.start <= earlier.end else 1
         assert run <= 2, text
 
@@ -122,7 +123,7 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
     if task == "highlights":
         events = [Event(time, time, score=i % 5 + 0.5) for i, time in enumerate(times)]
     else:
-        pairs = list(zip(times, times[1:], strict=False))[:: 1 if task != "grounding" else 99]
+        pairs = list(pairwise(times))[:: 1 if task != "grounding" else 99]
         events = [Event(a, b, caption if i % 2 else "Something else happens.") for i, (a, b) in enumerate(pairs)]
     text = format_events(events, task)
     ids = constraints._tokenizer(f" {text}", add_special_tokens=False).input_ids
