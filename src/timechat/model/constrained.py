@@ -123,7 +123,7 @@ class _Row:
         else:
             doubtful = allowed if turn == "numbers" else allowed & self._begins_event()
             for token in np.flatnonzero(doubtful):
-                allowed[token] = token in ends or self._shape.allows(self._after(token), tokens_left - 1)
+                allowed[token] = token in ends or self._shape.allows(self._after(int(token)), tokens_left - 1)
         if not allowed.any():
             allowed[list(constraints.eos_token_ids)] = True
         return allowed
