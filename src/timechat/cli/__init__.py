@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from timechat import __version__
-from timechat.cli import ask, cache, chat, convert, data, download, info, train
+from timechat.cli import ask, cache, chat, convert, data, download, info, train, watch
 from timechat.errors import TimeChatError
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
@@ -48,6 +48,7 @@ app.command("highlights")(ask.highlights)
 app.command("steps")(ask.steps)
 app.command("summarize")(ask.summarize)
 app.command("transcribe")(ask.transcribe)
+app.command("watch")(watch.watch)
 app.command("info")(info.info)
 app.command("download")(download.download)
 app.command("convert")(convert.convert)

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from timechat.cli.screen import Screen
-from timechat.cli.settings import ChatSettings, HearingSettings, WindowSettings
+from timechat.cli.settings import ChatSettings, HearingSettings, ModelSettings, WindowSettings
 
 if TYPE_CHECKING:
     from timechat.events import Task
@@ -84,18 +84,7 @@ class Session:
         return timechat, video
 
     def _load_model(self) -> "TimeChat":
-        settings = self._settings
-        with self._screen.working("loading the model"):
-            import torch
-
-            from timechat.pipeline import TimeChat
-
-            timechat = TimeChat.from_pretrained(
-                settings.model, device=settings.device, dtype=settings.dtype, lora_scale=settings.lora_scale
-            )
-        if timechat.model.num_parameters() < _TOO_SMALL_TO_SHARE:
-            torch.set_num_threads(1)
-        return timechat
+        return load_timechat(self._settings, self._screen)
 
     def _read_once(self) -> str | IO[bytes]:
         """Copy a pipe into a temporary file: it is looked into more than once, but can be read only once."""
@@ -106,3 +95,18 @@ class Session:
             shutil.copyfileobj(pipe, file)
         file.seek(0)
         return file
+
+
+def load_timechat(settings: ModelSettings, screen: Screen) -> "TimeChat":
+    """Load the model that the options name."""
+    with screen.working("loading the model"):
+        import torch
+
+        from timechat.pipeline import TimeChat
+
+        timechat = TimeChat.from_pretrained(
+            settings.model, device=settings.device, dtype=settings.dtype, lora_scale=settings.lora_scale
+        )
+    if timechat.model.num_parameters() < _TOO_SMALL_TO_SHARE:
+        torch.set_num_threads(1)
+    return timechat

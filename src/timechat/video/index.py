@@ -97,7 +97,7 @@ class Packets:
         return notes
 
 
-def _choose_stream(container: av.container.InputContainer, name: str) -> VideoStream:
+def choose_stream(container: av.container.InputContainer, name: str) -> VideoStream:
     """The stream that players show: no cover art, the container's default, else the largest picture."""
     videos = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
     if not videos:
@@ -132,7 +132,7 @@ def read_packets(opener: Opener, *, only_first_picture: bool) -> tuple[Packets, 
     deadline = opener.deadline
     found = Packets()
     with opener.open() as container:
-        stream = _choose_stream(container, opener.name)
+        stream = choose_stream(container, opener.name)
         read_only(container, stream)
         stream.codec_context.thread_count = 1
         try:

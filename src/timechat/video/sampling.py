@@ -54,7 +54,7 @@ def is_constant_rate(times: NDArray[np.float64], tick: float) -> bool:
         return True
     step = (times[-1] - times[0]) / (len(times) - 1)
     grid = times[0] + step * np.arange(len(times))
-    return bool(np.abs(times - grid).max() <= _rounding(step, tick) + TIME_SLACK)
+    return bool(np.abs(times - grid).max() <= rounding(step, tick) + TIME_SLACK)
 
 
 def sample_indices(
@@ -112,7 +112,7 @@ def sample_indices(
             if generator is not None:
                 return first + random_indices(num_available, count, generator)
             return first + uniform_indices(num_available, count)
-        slack += _rounding(step, tick)
+        slack += rounding(step, tick)
     grid_fps = fps if count <= limit else None
     count = min(count, limit)
     steps = np.arange(count) + (0.0 if generator is None else generator.random(count))
@@ -126,7 +126,7 @@ def on_screen(times: NDArray[np.float64], wanted: ArrayLike, slack: float = TIME
     return np.clip(after - 1, 0, len(times) - 1).astype(np.int64)
 
 
-def _rounding(step: float, tick: float) -> float:
+def rounding(step: float, tick: float) -> float:
     """Seconds by which a time may be rounded. A tick as long as a frame is exact: nothing was rounded."""
     return tick if tick < step / 8 else step * 1e-3
 
