@@ -204,7 +204,7 @@ def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, mo
 
 def test_the_end_of_a_stream_is_looked_at_too(nano, monkeypatch):
     asked: list[Window] = []
-    monkeypatch.setattr(Watcher, "_ask", lambda self, a, b: iter(asked.append(Window(a, b)) or ()))
+    monkeypatch.setattr(Watcher, "_ask", lambda _, a, b: iter(asked.append(Window(a, b)) or ()))
     watcher = Watcher(nano, ["x"], looking=LOOKING)
     list(watcher.watch(LiveFrame(i / 2, np.zeros((96, 96, 3), np.uint8)) for i in range(21)))
     assert [(w.start, w.end) for w in asked] == [(0, 8), (6, 10.5)]
