@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from timechat.cli.settings import Format
 from timechat.errors import VideoError
 from timechat.events import Answer, Event
 from timechat.export import FORMATS, event_lines, to_csv, to_html, to_json, to_jsonl, to_srt, to_text, to_vtt
@@ -201,8 +202,7 @@ def test_vtt_captions_read_back_the_same(lines):
 
 
 def test_the_formats_of_the_command_line_are_these():
-    assert list(FORMATS) == ["text", "json", "jsonl", "csv", "srt", "vtt"]
-    assert all(isinstance(write_format(STEPS), str) for write_format in FORMATS.values())
+    assert list(FORMATS) == [form.value for form in Format]
 
 
 # -------------------------------------------------------------------------------------------------- the page
@@ -295,7 +295,7 @@ def test_a_small_video_is_carried_in_the_page(tmp_path):
 
 
 def test_a_large_video_is_referred_to_unless_asked_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr("timechat.export.EMBED_LIMIT_BYTES", 4)
+    monkeypatch.setattr("timechat.export.page.EMBED_LIMIT_BYTES", 4)
     video = tmp_path / "clip #1 ü.mov"
     video.write_bytes(b"video")
     sources = [

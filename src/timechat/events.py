@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 Task = Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
 
+MOMENT_SECONDS = 2.0
+"""How long a moment (an event with `start == end`) is shown where something must have a length, in seconds."""
+
 
 # ---------------------------------------------------------------------------------------------------- values
 
@@ -109,6 +112,18 @@ class Answer:
             "timings": dict(self.timings),
             "notes": list(self.notes),
         }
+
+
+def visible_range(event: Event, duration: float | None = None) -> tuple[float, float]:
+    """Start and end of an event for what needs a length, in seconds.
+
+    A moment, or what is shorter than the millisecond that subtitles count in, lasts `MOMENT_SECONDS` from its start
+    on, ending with the video (of `duration` seconds) at the latest.
+    """
+    if round(event.end * 1000) > round(event.start * 1000):
+        return event.start, event.end
+    start = event.start if duration is None else max(0.0, min(event.start, duration - MOMENT_SECONDS))
+    return start, start + MOMENT_SECONDS
 
 
 def check_duration(duration: float | None) -> None:

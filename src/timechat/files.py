@@ -49,3 +49,19 @@ def without_scheme(source: str) -> str:
     if not source.lower().startswith("file://"):
         return source
     return url2pathname(source[len("file://") :].removeprefix("localhost"))
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: into the same folder first, then into place; a failure leaves no debris.
+
+    Args:
+        path: The file to write, replaced if it is there. A pipe or device such as `/dev/stdout` is written to.
+        text: Its content, written as UTF-8 without changing line ends.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+        return
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

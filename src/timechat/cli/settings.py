@@ -31,9 +31,15 @@ class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
     JSONL = "jsonl"
+    CSV = "csv"
     SRT = "srt"
     VTT = "vtt"
-    CSV = "csv"
+    VTT_CHAPTERS = "vtt-chapters"
+    YOUTUBE = "youtube"
+    FFMETADATA = "ffmetadata"
+    EDL = "edl"
+    OTIO = "otio"
+    QVHIGHLIGHTS = "qvhighlights"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,11 @@
-"""An answer as a file: text for people, JSON, CSV, subtitles, and a page that plays the video beside its events.
-
-Every writer takes an `Answer` and returns the whole text of the file, ending with a newline.
-"""
+"""Answers as a page that plays the video beside its events."""
 
 import base64
-import csv
 import hashlib
-import io
-import json
 import mimetypes
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import pairwise
@@ -21,167 +15,10 @@ from urllib.parse import quote, urlsplit
 
 from timechat.errors import VideoError
 from timechat.events import Answer, Event, format_time
-from timechat.files import written_whole
-
-MOMENT_SECONDS = 2.0
-"""How long a moment (an event with `start == end`) is shown as a subtitle, in seconds."""
+from timechat.export.text import TASK_TITLES, event_label, one_line, printable, time_range
 
 EMBED_LIMIT_BYTES = 8 * 2**20
 """A page carries its video inside it up to this size, unless it is told otherwise; above, it refers to the file."""
-
-_TASK_TITLES = {
-    "dense_caption": "Events",
-    "steps": "Steps",
-    "transcribe": "Speech",
-    "grounding": "Moment",
-    "highlights": "Highlights",
-    "summary": "Summary",
-}
-
-
-# ------------------------------------------------------------------------------------------ text and numbers
-
-
-_FREE_TASKS = ("ask", "summary")
-
-
-def to_text(answer: Answer) -> str:
-    """Text for people: an event a line with its times as `m:ss.s`; a free answer stands before its times."""
-    lines = event_lines(answer)
-    if answer.task in _FREE_TASKS or not lines:
-        lines = [printable(answer.text).strip(), *lines]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def event_lines(answer: Answer) -> list[str]:
-    """The events alone, a line each for people; below a free answer they are indented and don't repeat it."""
-    is_free, text = answer.task in _FREE_TASKS, printable(answer.text).strip()
-    times = [_time_range(event) for event in answer.events]
-    labels = ["" if is_free and event.caption == text else _label(event) for event in answer.events]
-    width = max(map(len, times), default=0)
-    indent = "  " if is_free else ""
-    return [f"{indent}{time:<{width}}  {label}".rstrip() for time, label in zip(times, labels, strict=True)]
-
-
-def _time_range(event: Event) -> str:
-    start = format_time(event.start)
-    return start if event.start == event.end else f"{start} – {format_time(event.end)}"
-
-
-def _label(event: Event) -> str:
-    """The caption on one line, with the score where there is one."""
-    caption = " ".join(printable(event.caption).split())
-    return caption if event.score is None else f"{caption} (score {event.score:g})".strip()
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could steer a terminal or break a file."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
-
-
-def to_json(answer: Answer) -> str:
-    """The whole answer as one JSON object, see `Answer.to_dict`; times in seconds."""
-    return _json(answer.to_dict(), indent=2) + "\n"
-
-
-def to_jsonl(answer: Answer) -> str:
-    """One JSON object `{"start", "end", "caption", "score"}` an event and line; times in seconds."""
-    # Some readers take these three for line ends; JSON allows them bare.
-    line_ends = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
-    return "".join(f"{_json(event.to_dict()).translate(line_ends)}\n" for event in answer.events)
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    # A file name that is not UTF-8 holds lone surrogates; replaced this way they are JSON escapes.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def to_csv(answer: Answer) -> str:
-    """A table `start,end,caption,score`, times in seconds, an unknown score empty.
-
-    A caption that a spreadsheet would run as a formula (it begins with `=`, `+`, `-`, `@` or a tab) gets a `'` in
-    front, as spreadsheets themselves mark text.
-    """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("start", "end", "caption", "score"))
-    for event in answer.events:
-        caption = printable(event.caption)
-        caption = f"'{caption}" if caption.startswith(tuple("=+-@\t")) else caption
-        writer.writerow((event.start, event.end, caption, "" if event.score is None else event.score))
-    return table.getvalue()
-
-
-# ------------------------------------------------------------------------------------------------- subtitles
-
-
-def to_srt(answer: Answer) -> str:
-    """SubRip subtitles in time order; a moment is shown for `MOMENT_SECONDS`.
-
-    SubRip knows no escapes: an arrow `-->` in a caption becomes `→`, and blank lines, which would end it, go.
-    """
-    cues = _cues(answer)
-    return "\n".join(
-        f"{number}\n{_timing(start, end, ',')}\n{caption.replace('-->', '→')}\n"
-        for number, (start, end, caption) in enumerate(cues, start=1)
-    )
-
-
-def to_vtt(answer: Answer) -> str:
-    """WebVTT subtitles in time order; a moment is shown for `MOMENT_SECONDS`; `&`, `<` and `>` are escaped."""
-    return "WEBVTT\n" + "".join(
-        f"\n{number}\n{_timing(start, end, '.')}\n{escape(caption, quote=False)}\n"
-        for number, (start, end, caption) in enumerate(_cues(answer), start=1)
-    )
-
-
-def _cues(answer: Answer) -> list[tuple[int, int, str]]:
-    """Start and end in whole milliseconds and the text of every subtitle, in time order."""
-    instead = answer.question or _TASK_TITLES.get(answer.task, "Event")
-    cues = [(*_visible(event, answer.duration), _cue_text(event, instead)) for event in answer.events]
-    return sorted(cues, key=lambda cue: cue[:2])
-
-
-def _visible(event: Event, duration: float | None) -> tuple[int, int]:
-    """Start and end in milliseconds; a moment lasts `MOMENT_SECONDS`, ending with the video at the latest."""
-    start, end = round(event.start * 1000), round(event.end * 1000)
-    if end > start:
-        return start, end
-    if duration is not None:
-        start = max(0, min(start, round((duration - MOMENT_SECONDS) * 1000)))
-    return start, start + round(MOMENT_SECONDS * 1000)
-
-
-def _cue_text(event: Event, instead: str) -> str:
-    """The caption without blank lines, which would end the subtitle."""
-    lines = [" ".join(printable(line).split()) for line in event.caption.splitlines()]
-    caption = "\n".join(line for line in lines if line) or " ".join(instead.split())
-    return caption if event.score is None else f"{caption} (score {event.score:g})"
-
-
-def _timing(start_ms: int, end_ms: int, decimal_mark: str) -> str:
-    return f"{_timestamp(start_ms, decimal_mark)} --> {_timestamp(end_ms, decimal_mark)}"
-
-
-def _timestamp(milliseconds: int, decimal_mark: str) -> str:
-    seconds, milliseconds = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{decimal_mark}{milliseconds:03d}"
-
-
-FORMATS: dict[str, Callable[[Answer], str]] = {
-    "text": to_text,
-    "json": to_json,
-    "jsonl": to_jsonl,
-    "csv": to_csv,
-    "srt": to_srt,
-    "vtt": to_vtt,
-}
-"""Every format that `--format` takes, by name."""
-
-
-# -------------------------------------------------------------------------------------------------- the page
 
 
 def to_html(
@@ -262,7 +99,7 @@ def _video_element(address: str | None) -> str:
 
 def _heading(answer: Answer, source: str | None) -> tuple[str, list[str]]:
     """The heading (what was asked, or else the video's name) and what the line under it says."""
-    task = _TASK_TITLES.get(answer.task, "Answer")
+    task = TASK_TITLES.get(answer.task, "Answer")
     name = printable(Path(urlsplit(source).path if "://" in source else source).name) if source else ""
     length = "" if answer.duration is None else format_time(answer.duration)
     first, *others = [part for part in (answer.question, name, task) if part]
@@ -282,7 +119,7 @@ def _percent(part: float, whole: float) -> str:
 
 def _tracks(answer: Answer, others: Mapping[str, Sequence[Event]], scale: float) -> str:
     """The timeline of the answer, whose events can be clicked, and the others below it, with their names."""
-    timelines = [_name(_TASK_TITLES.get(answer.task, "Answer"))] if others else []
+    timelines = [_name(TASK_TITLES.get(answer.task, "Answer"))] if others else []
     timelines.append(_timeline(answer.events, scale))
     for name, events in others.items():
         timelines += [_name(name), _timeline(events, scale, element="span")]
@@ -306,7 +143,7 @@ def _timeline(events: Sequence[Event], scale: float, *, element: Literal["button
             place += f";width:{_percent(event.end - event.start, scale)};--lane:{lanes[index]}"
         elif event.score is not None:
             kind, place = "needle", f"{place};--height:{max(0.12, event.score / best):.3f}"
-        tip = escape(f"{_time_range(event)}  {_label(event)}".strip())
+        tip = escape(f"{time_range(event)}  {event_label(event)}".strip())
         score = f"<b>{event.score:g}</b>" if index in shown_scores else ""
         chosen = f' data-index="{index}" tabindex="-1" aria-label="{tip}"' if element == "button" else ""
         marks.append(
@@ -373,11 +210,11 @@ def _event_rows(events: Sequence[Event]) -> str:
     best = _best_score(events)
     rows = []
     for index, event in enumerate(events):
-        caption = escape(" ".join(printable(event.caption).split()))
+        caption = escape(one_line(event.caption))
         score = "" if event.score is None else _score_bar(event.score, best)
         rows.append(
             f'<li><button class="row hue{index % 6}" data-index="{index}" data-start="{event.start!r}" '
-            f'data-end="{event.end!r}"><span class="time">{_time_range(event)}</span>'
+            f'data-end="{event.end!r}"><span class="time">{time_range(event)}</span>'
             f'<span class="caption">{caption}</span>{score}</button></li>'
         )
     return f"<ol>{''.join(rows)}</ol>"
@@ -386,22 +223,3 @@ def _event_rows(events: Sequence[Event]) -> str:
 def _score_bar(score: float, best: float) -> str:
     bar = f'<span class="score"><i style="width:{_percent(score, best)}"></i></span>'
     return f'{bar}<span class="number">{score:g}</span>'
-
-
-# ----------------------------------------------------------------------------------------------------- files
-
-
-def write_text_atomically(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: into the same folder first, then into place; a failure leaves no debris.
-
-    Args:
-        path: The file to write, replaced if it is there. A pipe or device such as `/dev/stdout` is written to.
-        text: Its content, written as UTF-8 without changing line ends.
-    """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-        return
-    with written_whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

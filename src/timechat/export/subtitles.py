@@ -1,0 +1,56 @@
+"""Answers as subtitles."""
+
+from html import escape
+
+from timechat.events import Answer, Event, visible_range
+from timechat.export.text import event_title, one_line
+
+
+def to_srt(answer: Answer) -> str:
+    """SubRip subtitles in time order; a moment is shown for `MOMENT_SECONDS`.
+
+    SubRip knows no escapes: an arrow `-->` in a caption becomes `→`, and blank lines, which would end it, go.
+    """
+    cues = _cues(answer)
+    return "\n".join(
+        f"{number}\n{timing(start, end, ',')}\n{caption.replace('-->', '→')}\n"
+        for number, (start, end, caption) in enumerate(cues, start=1)
+    )
+
+
+def to_vtt(answer: Answer) -> str:
+    """WebVTT subtitles in time order; a moment is shown for `MOMENT_SECONDS`; `&`, `<` and `>` are escaped."""
+    return "WEBVTT\n" + "".join(
+        f"\n{number}\n{timing(start, end, '.')}\n{escape(caption, quote=False)}\n"
+        for number, (start, end, caption) in enumerate(_cues(answer), start=1)
+    )
+
+
+def _cues(answer: Answer) -> list[tuple[int, int, str]]:
+    """Start and end in whole milliseconds and the text of every subtitle, in time order."""
+    cues = [(*visible_milliseconds(event, answer), _cue_text(event, answer)) for event in answer.events]
+    return sorted(cues, key=lambda cue: cue[:2])
+
+
+def visible_milliseconds(event: Event, answer: Answer) -> tuple[int, int]:
+    """Start and end, rounded to milliseconds; a moment lasts `MOMENT_SECONDS`, see `visible_range`."""
+    start, end = visible_range(event, answer.duration)
+    return round(start * 1000), round(end * 1000)
+
+
+def _cue_text(event: Event, answer: Answer) -> str:
+    """The caption without blank lines, which would end the subtitle."""
+    lines = [one_line(line) for line in event.caption.splitlines()]
+    caption = "\n".join(line for line in lines if line) or event_title(event, answer)
+    return caption if event.score is None else f"{caption} (score {event.score:g})"
+
+
+def timing(start_ms: int, end_ms: int, decimal_mark: str) -> str:
+    """The line of a subtitle that says from when to when it is shown."""
+    return f"{_timestamp(start_ms, decimal_mark)} --> {_timestamp(end_ms, decimal_mark)}"
+
+
+def _timestamp(milliseconds: int, decimal_mark: str) -> str:
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}{decimal_mark}{milliseconds:03d}"

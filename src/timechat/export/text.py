@@ -1,0 +1,72 @@
+"""Answers as text for people."""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from timechat.events import Answer, Event, format_time
+
+TASK_TITLES = {
+    "dense_caption": "Events",
+    "steps": "Steps",
+    "transcribe": "Speech",
+    "grounding": "Moment",
+    "highlights": "Highlights",
+    "summary": "Summary",
+}
+"""What the events of a task are called."""
+
+_FREE_TASKS = ("ask", "summary")
+
+
+def to_text(answer: Answer) -> str:
+    """Text for people: an event a line with its times as `m:ss.s`; a free answer stands before its times."""
+    lines = event_lines(answer)
+    if answer.task in _FREE_TASKS or not lines:
+        lines = [printable(answer.text).strip(), *lines]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def event_lines(answer: Answer) -> list[str]:
+    """The events alone, a line each for people; below a free answer they are indented and don't repeat it."""
+    is_free, text = answer.task in _FREE_TASKS, printable(answer.text).strip()
+    times = [time_range(event) for event in answer.events]
+    labels = ["" if is_free and event.caption == text else event_label(event) for event in answer.events]
+    width = max(map(len, times), default=0)
+    indent = "  " if is_free else ""
+    return [f"{indent}{time:<{width}}  {label}".rstrip() for time, label in zip(times, labels, strict=True)]
+
+
+def time_range(event: Event) -> str:
+    """Start and end as `m:ss.s – m:ss.s`, a moment as one time."""
+    start = format_time(event.start)
+    return start if event.start == event.end else f"{start} – {format_time(event.end)}"
+
+
+def event_label(event: Event) -> str:
+    """The caption on one line, with the score where there is one."""
+    caption = one_line(event.caption)
+    return caption if event.score is None else f"{caption} (score {event.score:g})".strip()
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which could steer a terminal or break a file."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
+
+
+def one_line(text: str) -> str:
+    """The text without control characters on one line, words one blank apart."""
+    return " ".join(printable(text).split())
+
+
+def event_title(event: Event, answer: Answer) -> str:
+    """The caption on one line; without one what was asked, or else what the task's events are called."""
+    return one_line(event.caption) or one_line(answer.question) or TASK_TITLES.get(answer.task, "Event")
+
+
+def video_name(answer: Answer) -> str:
+    """The file name of the video, empty where it has none."""
+    if not answer.video:
+        return ""
+    path = urlsplit(answer.video).path if "://" in answer.video else answer.video
+    return one_line(Path(path).name)
