@@ -139,7 +139,11 @@ def run_task(
         screen.note(note)
     if form not in (Format.TEXT, Format.JSON) and not answer.events:
         screen.note(f"the answer names no times, so there is nothing to write as {form}")
-    write_answer(answer, form, settings, is_on_screen=is_streamed)
+    from timechat.export import export_notes
+
+    for note in export_notes(answer, form.value, fps=opened.fps):
+        screen.note(note)
+    write_answer(answer, form, settings, is_on_screen=is_streamed, fps=opened.fps)
 
 
 @dataclass(frozen=True)
@@ -192,16 +196,18 @@ def print_stream(stream: "AnswerStream") -> "Answer":
     return stream.answer
 
 
-def write_answer(answer: "Answer", form: Format, output: OutputSettings, *, is_on_screen: bool) -> None:
+def write_answer(
+    answer: "Answer", form: Format, output: OutputSettings, *, is_on_screen: bool, fps: float | None = None
+) -> None:
     """Write the answer in its form to where it should go; a page too, if wanted."""
-    from timechat.export import FORMATS, event_lines, to_html, write_text_atomically
+    from timechat.export import event_lines, to_html, write_as, write_text_atomically
 
     if is_on_screen:
         for line in event_lines(answer):
             typer.echo(line)
     elif output.output is not None:
-        write_text_atomically(output.output, FORMATS[form.value](answer))
+        write_text_atomically(output.output, write_as(answer, form.value, fps=fps))
     else:
-        typer.echo(FORMATS[form.value](answer), nl=False)
+        typer.echo(write_as(answer, form.value, fps=fps), nl=False)
     if output.html is not None:
         write_text_atomically(output.html, to_html(answer, page_folder=output.html.resolve().parent))

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from timechat.errors import VideoError
 from timechat.events import Answer, Event, format_time
-from timechat.export.text import TASK_TITLES, event_label, one_line, printable, time_range
+from timechat.export.text import TASK_TITLES, event_label, one_line, printable, score_text, time_range
 
 EMBED_LIMIT_BYTES = 8 * 2**20
 """A page carries its video inside it up to this size, unless it is told otherwise; above, it refers to the file."""
@@ -211,7 +211,7 @@ def _event_rows(events: Sequence[Event]) -> str:
     rows = []
     for index, event in enumerate(events):
         caption = escape(one_line(event.caption))
-        score = "" if event.score is None else _score_bar(event.score, best)
+        score = "" if event.score is None else _score_bar(event, best)
         rows.append(
             f'<li><button class="row hue{index % 6}" data-index="{index}" data-start="{event.start!r}" '
             f'data-end="{event.end!r}"><span class="time">{time_range(event)}</span>'
@@ -220,6 +220,6 @@ def _event_rows(events: Sequence[Event]) -> str:
     return f"<ol>{''.join(rows)}</ol>"
 
 
-def _score_bar(score: float, best: float) -> str:
-    bar = f'<span class="score"><i style="width:{_percent(score, best)}"></i></span>'
-    return f'{bar}<span class="number">{score:g}</span>'
+def _score_bar(event: Event, best: float) -> str:
+    bar = f'<span class="score"><i style="width:{_percent(event.score or 0.0, best)}"></i></span>'
+    return f'{bar}<span class="number">{score_text(event)}</span>'

@@ -39,10 +39,10 @@ def visible_milliseconds(event: Event, answer: Answer) -> tuple[int, int]:
 
 
 def _cue_text(event: Event, answer: Answer) -> str:
-    """The caption without blank lines, which would end the subtitle."""
+    """The caption without blank lines, which would end the subtitle, and a moment's score."""
     lines = [one_line(line) for line in event.caption.splitlines()]
     caption = "\n".join(line for line in lines if line) or event_title(event, answer)
-    return caption if event.score is None else f"{caption} (score {event.score:g})"
+    return caption if event.score is None or event.start < event.end else f"{caption} (score {event.score:g})"
 
 
 def timing(start_ms: int, end_ms: int, decimal_mark: str) -> str:

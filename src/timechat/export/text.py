@@ -1,6 +1,7 @@
 """Answers as text for people."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +21,13 @@ _FREE_TASKS = ("ask", "summary")
 
 
 def to_text(answer: Answer) -> str:
-    """Text for people: an event a line with its times as `m:ss.s`; a free answer stands before its times."""
+    """Text for people: an event a line with its times as `m:ss.s`; a free answer stands before its times.
+
+    What was looked for and not found is said in one line.
+    """
+    if answer.found is False:
+        sure = "" if answer.score is None else f" (score {answer.score:.2f})"
+        return f"not found: {one_line(answer.question)}{sure}\n"
     lines = event_lines(answer)
     if answer.task in _FREE_TASKS or not lines:
         lines = [printable(answer.text).strip(), *lines]
@@ -31,7 +38,7 @@ def event_lines(answer: Answer) -> list[str]:
     """The events alone, a line each for people; below a free answer they are indented and don't repeat it."""
     is_free, text = answer.task in _FREE_TASKS, printable(answer.text).strip()
     times = [time_range(event) for event in answer.events]
-    labels = ["" if is_free and event.caption == text else event_label(event) for event in answer.events]
+    labels = ["" if is_free and event.caption == text else _shown(event, answer) for event in answer.events]
     width = max(map(len, times), default=0)
     indent = "  " if is_free else ""
     return [f"{indent}{time:<{width}}  {label}".rstrip() for time, label in zip(times, labels, strict=True)]
@@ -44,9 +51,20 @@ def time_range(event: Event) -> str:
 
 
 def event_label(event: Event) -> str:
-    """The caption on one line, with the score where there is one."""
+    """The caption on one line; with the score of a moment, or of a span that was looked for."""
     caption = one_line(event.caption)
-    return caption if event.score is None else f"{caption} (score {event.score:g})".strip()
+    return caption if event.score is None else f"{caption} (score {score_text(event)})".strip()
+
+
+def _shown(event: Event, answer: Answer) -> str:
+    """The label of an event; how sure the model is of a caption is left to data."""
+    is_asked_for = answer.task == "grounding" or event.start == event.end
+    return event_label(event if is_asked_for else replace(event, score=None))
+
+
+def score_text(event: Event) -> str:
+    """A moment's saliency as it is, a span's probability with two decimals."""
+    return f"{event.score:g}" if event.start == event.end else f"{event.score:.2f}"
 
 
 def printable(text: str) -> str:

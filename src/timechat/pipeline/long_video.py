@@ -26,6 +26,7 @@ class LongVideo:
         plan: Windows and frames.
         duration: Seconds.
         name: Path or address, None for ready-made frames without one.
+        fps: Average frames per second of the file, None where nobody knows.
         notes: What a reader of the answers should know, as far as frames have been looked at.
         timings: Seconds spent so far, by stage: `"decode"` (waiting for frames), `"encode"`, `"answer"`.
     """
@@ -62,6 +63,7 @@ class LongVideo:
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
         self.name = source.name if source else None
+        self.fps = source.fps if source else None
         self.looking = looking
         self.plan: LookPlan = plan_look(model.config, self.duration, looking, sampling)
         self.store = store
