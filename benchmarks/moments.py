@@ -34,7 +34,9 @@ from timechat.evaluation.moments import Told, ToldMoments, minutes, moment_score
 from timechat.evaluation.store import AnswerStore
 from timechat.files import written_whole
 from timechat.model.digest import weights_digest
+from timechat.pipeline import Sampling
 from timechat.pipeline.answers import Scoring
+from timechat.pipeline.looking import plan_look
 from timechat.scores import Calibration
 from timechat.windows import Looking, temporal_iou
 
@@ -147,7 +149,7 @@ def spread(records: Sequence[Record], most: int | None) -> tuple[Record, ...]:
 
 
 def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
-    """Fit on the films of the training split, and compare scores before and after on the others."""
+    """Fit on the films of the training split, and tell how true the scores are on the others, as they are and raw."""
     shown: dict[str, Reliability] = {}
     result: dict[str, Any] = {}
     scoring = Scoring.of(asker.timechat.model.config)
@@ -155,35 +157,38 @@ def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
         ("grounding", scoring.grounding, grounded_scores),
         ("captions", scoring.captions, caption_scores),
     ):
-        scores, is_right = scored(asker, [options.calibrate_on])
-        slope, offset = fit_calibration(evidence(scores, line), is_right)
+        scores, windows, is_right = scored(asker, [options.calibrate_on])
+        slope, offset = fit_calibration(evidence(scores, windows, line), is_right)
+        # Films of one length have one number of windows, by which the odds are divided afterwards.
+        offset += float(np.log(windows).mean())
         print(f"{name}: slope {slope:.4f}, offset {offset:.4f}, from {len(scores)} moments")
-        others, is_right = scored(asker, options.folders)
-        for told, numbers in (
-            ("not calibrated", calibrated(evidence(others, line), 1.0, 0.0)),
-            ("calibrated", calibrated(evidence(others, line), slope, offset)),
-        ):
+        result[name] = {"slope": slope, "offset": offset, "moments": len(scores)}
+        scores, windows, is_right = scored(asker, options.folders)
+        raw = calibrated(evidence(scores, windows, line), 1.0, 0.0)
+        for told, numbers in (("raw evidence", raw), ("scores", scores)):
             shown[f"{name}, {told}"] = one = reliability(numbers, is_right)
-            print(f"{name}, {told}: expected calibration error {one.error:.4f} on {len(others)} moments of other films")
+            print(f"{name}, {told}: expected calibration error {one.error:.4f} on {len(scores)} moments of other films")
             bins = [[b.score, b.right, b.count] for b in one.bins]
             result[f"{name}, {told}"] = {"error": one.error, "bins": bins}
-        result[name] = {"slope": slope, "offset": offset, "moments": len(scores)}
     if options.diagram:
         draw_reliability(options.diagram, shown, f"{asker.timechat.name}: moments right at IoU 0.5, unseen films")
     return result
 
 
-def grounded_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all moments that are found for queries, and whether each is right at IoU 0.5."""
+def grounded_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of all moments found for queries, windows of their films, and whether each is right at IoU 0.5."""
     pieces = []
     for folder in folders:
         films, told = asker.ask(folder, [_FOR_CALIBRATION])
-        pieces.append(moment_scores(films, told[_FOR_CALIBRATION]))
+        for film in films:
+            scores, is_right = moment_scores([film], told[_FOR_CALIBRATION])
+            plan = plan_look(asker.timechat.model.config, film.duration, Looking(step=asker.step), Sampling())
+            pieces.append((scores, np.full(len(scores), len(plan.windows)), is_right))
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))  # type: ignore[return-value]
 
 
-def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of the events of dense captions, and whether each has the caption of a true event at IoU 0.5."""
+def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of the events of dense captions, ones, and whether each has the caption of a true event at IoU 0.5."""
     scores, is_right = [], []
     for folder in folders:
         for film in read_films(folder, tasks=["dense_caption"], limit=asker.limit):
@@ -193,12 +198,12 @@ def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, n
                     same = [Event(t.start, t.end) for t in truth if t.caption.lower() == event.caption.lower()]
                     scores.append(event.score)
                     is_right.append(any(temporal_iou(event, true) >= 0.5 for true in same))
-    return np.array(scores), np.array(is_right)
+    return np.array(scores), np.ones(len(scores)), np.array(is_right)
 
 
-def evidence(scores: np.ndarray, line: Calibration) -> np.ndarray:
+def evidence(scores: np.ndarray, windows: np.ndarray, line: Calibration) -> np.ndarray:
     """What the model has made these scores of, in nats."""
-    return (logit(scores) - line.offset) / line.slope
+    return (logit(scores) + np.log(windows) - line.offset) / line.slope
 
 
 def draw_reliability(path: Path, shown: dict[str, Reliability], title: str) -> None:

@@ -13,6 +13,9 @@ times
 A score is `sigmoid(slope * evidence + offset)`. The line is fitted on films whose truth is known (Platt, 1999), so
 that of the moments with a score of 0.7 about seven in ten are right; a model without a fit of its own has slope 1 and
 offset 0, and its scores say only which moment is surer than another.
+
+Something that is looked for in many windows is rarely in any one of them. So the odds of a moment of grounding are divided by
+the number of windows (`among_windows`).
 """
 
 import math
@@ -24,6 +27,7 @@ from timechat.events import Event
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SAME = 1e-6  # seconds
+_SURE = 1e-13  # a probability this near to 0 or 1 counts as it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,20 @@ class Calibration:
 
     def __call__(self, evidence: float) -> float:
         """The score, from 0 to 1."""
-        logit = min(max(self.slope * evidence + self.offset, -30.0), 30.0)
-        return 1 / (1 + math.exp(-logit))
+        return _sigmoid(self.slope * evidence + self.offset)
 
 
 UNCALIBRATED = Calibration()
+
+
+def among_windows(score: float, num_windows: int) -> float:
+    """The score of a moment that was found in one of several windows: before looking, each is as likely as the others."""
+    score = min(max(score, _SURE), 1 - _SURE)
+    return _sigmoid(math.log(score / (1 - score)) - math.log(num_windows)) if num_windows > 1 else score
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             on (TimeIT, 190.8 s), and two seconds a frame.
         score_calibration: How evidence becomes a score, `[slope, offset]` for `"grounding"` and for `"captions"`, see
             `timechat.scores`; None where it was never fitted.
-        found_threshold: Least score of a moment that counts as found.
+        found_threshold: Least score, in a window that is asked alone, of a moment that counts as found.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
             with, `"llama"` what it trained with (and how it answers MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,

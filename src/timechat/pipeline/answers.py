@@ -10,7 +10,7 @@ from timechat.evidence import citation
 from timechat.model.configuration import TimeChatConfig
 from timechat.parsing import move_times, parse_events
 from timechat.prompts import NOT_THERE
-from timechat.scores import UNCALIBRATED, Calibration, Token, event_evidence, presence
+from timechat.scores import UNCALIBRATED, Calibration, Token, among_windows, event_evidence, presence
 from timechat.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
 
 _FREE_TASKS = ("ask", "summary")
@@ -88,13 +88,14 @@ class Read:
         window: Which one.
         events: With scores where the model's own probabilities give them.
         notes: Of the parser.
-        denial: Where the answer is that there is nothing: how likely there is something all the same, from 0 to 1.
+        best: Of grounding: how likely there is such a moment, from 0 to 1. That of the surest moment, or what is left
+            where the answer is that there is none.
     """
 
     window: Window
     events: tuple[Event, ...]
     notes: tuple[str, ...]
-    denial: float | None = None
+    best: float | None = None
 
 
 def read_window(answer: WindowAnswer, task: Task, words: str | None, scoring: Scoring) -> Read:
@@ -108,7 +109,8 @@ def read_window(answer: WindowAnswer, task: Task, words: str | None, scoring: Sc
     placed = tuple(answer.window.place(event) for event in events)
     if task == "grounding" and answer.text == NOT_THERE:
         return Read(answer.window, placed, (), 1 - math.exp(presence(answer.tokens, answer.text)))
-    return Read(answer.window, placed, parsed.notes)
+    best = max((event.score for event in events if event.score is not None), default=None)
+    return Read(answer.window, placed, parsed.notes, best)
 
 
 def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: Scoring) -> list[Event]:
@@ -154,11 +156,12 @@ def put_together(
     found: bool | None = None
     score: float | None = None
     if task == "grounding":
-        threshold = scoring.found_threshold if wanted.threshold is None else wanted.threshold
-        candidates = [event for one in read for event in one.events]
-        events = [event for event in candidates if event.score is None or event.score >= threshold]
-        events = best_moments(merge_events(_by_window(read, events)), most=None if wanted.find_all else wanted.top_k)
-        found, score = bool(events), _best_score(candidates, read)
+        read = [_found_alone(one, scoring) if wanted.threshold is None else one for one in read]
+        read = [_among(one, len(read)) for one in read]
+        least = wanted.threshold or 0.0
+        kept = [(one.window, [e for e in one.events if e.score is None or e.score >= least]) for one in read]
+        events = best_moments(merge_events(kept), most=None if wanted.find_all else wanted.top_k)
+        found, score = bool(events), max((one.best for one in read if one.best is not None), default=None)
     elif task in _FREE_TASKS:
         events = [event for one in read for event in one.events]
     else:
@@ -171,14 +174,19 @@ def put_together(
     )
 
 
-def _by_window(read: Sequence[Read], kept: Sequence[Event]) -> list[tuple[Window, list[Event]]]:
-    return [(one.window, [event for event in one.events if event in kept]) for one in read]
+def _found_alone(read: Read, scoring: Scoring) -> Read:
+    """Without the moments that would not count as found if this window alone had been asked."""
+    kept = tuple(event for event in read.events if event.score is None or event.score >= scoring.found_threshold)
+    return replace(read, events=kept)
 
 
-def _best_score(candidates: Sequence[Event], read: Sequence[Read]) -> float | None:
-    """How sure it is that there is such a moment: the best one's score, or what the denials leave."""
-    scores = [event.score for event in candidates] if candidates else [one.denial for one in read]
-    return max((score for score in scores if score is not None), default=None)
+def _among(read: Read, num_windows: int) -> Read:
+    """The same, with the scores that its moments have as some of many windows."""
+    events = tuple(
+        event if event.score is None else replace(event, score=among_windows(event.score, num_windows))
+        for event in read.events
+    )
+    return replace(read, events=events, best=None if read.best is None else among_windows(read.best, num_windows))
 
 
 def _write(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:
