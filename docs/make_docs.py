@@ -42,12 +42,16 @@ COMMANDS = {
     "steps": "timechat steps cooking.mp4 --start 60 --end 300",
     "summarize": "timechat summarize film.mp4 --keyframes",
     "transcribe": "timechat transcribe film.mp4 --format vtt",
+    "watch": 'timechat watch recording.ts "the light turns on" --follow',
     "info": "timechat info film.mp4",
     "download": "timechat download CKPT_DIR",
     "convert": "timechat convert --from CKPT_DIR OUT_DIR",
     "data draw": "timechat data draw films --clips 100 --seed 1 --level 1",
     "data check": "timechat data check instruct_time.json --videos videos --strict",
     "data encode": "timechat data encode films/records.jsonl --model OUT_DIR --out features",
+    "cache": "timechat cache --json",
+    "cache prune": "timechat cache prune --to 2GB",
+    "cache clear": "timechat cache clear",
     "train": "timechat train recipes/stage2_finetune_charades.yaml --set model.checkpoint=OUT_DIR",
 }
 
@@ -93,7 +97,9 @@ _CLI_INTRODUCTION = f"""\
   Ctrl-C: exit status 130.
 - A file named by `--output` or `--html` is written whole or not at all.
 - `--json` prints one object: `video`, `duration`, `task`, `question`, `text`, `events` (each `start`, `end`, `caption`,
-  `score`), `model`, `notes`. Times are seconds. Notes, such as "untrained weights", stand there as well.
+  `score`), `model`, `found` (whether what was looked for happens), `score` (how sure that is), `step` (resolution), `timings` (of each stage), `notes`. Times are
+  seconds. Notes, such as "untrained weights", stand there as well.
+- What was made of a video is kept on disk, see `timechat cache`. The same command after an interruption goes on where it was.
 """
 
 # ----------------------------------------------------------------------------------------------------- the gallery
@@ -133,15 +139,21 @@ def _answers(answers: Mapping[str, Answer]) -> Iterator[str]:
 
 def _formats(answer: Answer) -> Iterator[str]:
     yield _FORMATS_INTRODUCTION
-    languages = {"json": "json", "jsonl": "json", "csv": "csv"}
+    languages = {"json": "json", "jsonl": "json", "csv": "csv", "otio": "json"}
     for name, write in FORMATS.items():
         yield f"\n### `--format {name}`\n"
-        yield _block(write(answer), languages.get(name, "text"))
+        yield _block(_beginning(write(answer)), languages.get(name, "text"))
     yield "\n### `--html PAGE`\n"
     yield "A page of its own: the video, a timeline and the events, which play when clicked. The list in its source:\n"
     rows = re.search(r"<ol>.*?</ol>", to_html(replace(answer, video=None)), re.DOTALL)
     assert rows is not None
     yield _block(rows[0].replace("<li>", "\n  <li>").replace("</ol>", "\n</ol>"), "html")
+
+
+def _beginning(text: str, most: int = 40) -> str:
+    """The first lines of a long text."""
+    lines = text.splitlines()
+    return text if len(lines) <= most else "\n".join([*lines[:most], f"... ({len(lines)} lines)"])
 
 
 def _cell(text: str, most: int = 400) -> str:

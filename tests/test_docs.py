@@ -81,7 +81,9 @@ def commands() -> dict:
     found = {}
     for name, command in get_command(app).commands.items():
         inner = getattr(command, "commands", None)
-        found |= {name: command} if inner is None else {f"{name} {each}": inner[each] for each in inner}
+        found |= {f"{name} {each}": inner[each] for each in inner or ()}
+        if inner is None or command.invoke_without_command:
+            found[name] = command
     return found
 
 
