@@ -97,9 +97,10 @@ _CLI_INTRODUCTION = f"""\
   Ctrl-C: exit status 130.
 - A file named by `--output` or `--html` is written whole or not at all.
 - `--json` prints one object: `video`, `duration`, `task`, `question`, `text`, `events` (each `start`, `end`, `caption`,
-  `score`), `model`, `found` (whether what was looked for happens), `score` (how sure that is), `step` (resolution), `timings` (of each stage), `notes`. Times are
-  seconds. Notes, such as "untrained weights", stand there as well.
-- What was made of a video is kept on disk, see `timechat cache`. The same command after an interruption goes on where it was.
+  `score`), `model`, `found` (whether what was looked for happens), `score` (how sure that is), `step` (resolution),
+  `timings` (of each stage), `notes`. Times are seconds. Notes, such as "untrained weights", stand there as well.
+- What was made of a video is kept on disk, see `timechat cache`: the same command after an interruption goes on where
+  it was.
 """
 
 # ----------------------------------------------------------------------------------------------------- the gallery
