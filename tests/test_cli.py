@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -261,3 +262,80 @@ def test_results_go_to_a_pipe_that_may_close_early(clip):
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "{\n"
     assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ long videos
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from timechat.data.drawing.film import write_film
+    from timechat.data.drawing.writing import write_video
+
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(write_film(7, 0, level=1, split="test"), path)
+    return path
+
+
+def test_a_plan_is_printed_instead_of_an_answer(capsys, film):
+    status, out, _ = run(capsys, "caption", film, "--plan", "--window", 10, "--overlap", 2)
+    assert status == 0
+    assert re.match(r"\d+ windows, \d+ frames, one every 0.5 s, about \d+ s, [\d.]+ GB of memory\n", out)
+    _, out, _ = run(capsys, "caption", film, "--plan", "--json")
+    assert json.loads(out)["windows"] == 1
+
+
+def test_a_long_job_says_first_what_it_takes(capsys, film):
+    _, _, err = run(capsys, "ground", film, "the blue star blinks", "--window", 10, "--overlap", 2)
+    assert err.startswith("plan: ")
+    _, _, err = run(capsys, "ground", film, "the blue star blinks", "--window", 10, "--overlap", 2, "--quiet")
+    assert err == ""
+
+
+def test_moments_have_scores_and_what_is_not_there_is_not_made_up(capsys, film):
+    _, out, _ = run(capsys, "ground", film, "the blue star blinks", "--json", "--all", "--threshold", 0)
+    answer = json.loads(out)
+    assert answer["found"] is True
+    assert answer["score"] == max(event["score"] for event in answer["events"])
+    assert answer["step"] == pytest.approx(0.5)
+    assert answer["timings"]["encode"] > 0
+    _, out, _ = run(capsys, "ground", film, "the blue star blinks", "--threshold", 1)
+    assert re.fullmatch(r"not found: the blue star blinks \(score 0\.\d\d\)\n", out)
+
+
+def test_free_answers_need_not_be_in_form(capsys, film):
+    for options in ([], ["--free"]):
+        status, out, _ = run(capsys, "ground", film, "the blue star blinks", "--json", *options)
+        assert status == 0
+        assert json.loads(out)["text"].startswith("The given query happens in")
+
+
+def test_what_is_said_is_told_with_the_question(capsys, film, tmp_path):
+    transcript = tmp_path / "film.srt"
+    transcript.write_text("1\n00:00:01,000 --> 00:00:03,000\nNow the blue star blinks.\n")
+    status, out, _ = run(capsys, "caption", film, "--transcript", transcript, "--json", "--max-new-tokens", 48)
+    assert status == 0
+    assert json.loads(out)["events"]
+    (tmp_path / "bad.srt").write_text("1\n00:00:99 --> nothing\nx\n")
+    assert "bad.srt" in refused(capsys, "caption", film, "--transcript", tmp_path / "bad.srt")
+    both = ("--transcript", transcript, "--asr", "small")
+    assert "give one of them" in refused(capsys, "caption", film, *both)
+
+
+def test_sentences_cite_and_are_verified(capsys, film):
+    _, out, _ = run(capsys, "summarize", film, "--verify", "--json")
+    answer = json.loads(out)
+    assert re.search(r"\[\d:\d\d–\d:\d\d", answer["text"])
+    assert all(event["score"] is not None for event in answer["events"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--window", "10", "--overlap", "10"], "overlap must be shorter than the window"),
+        (["--step", "0"], "step must be seconds above 0"),
+        (["--format", "youtube"], "YouTube takes 3 chapters or more"),
+    ],
+)
+def test_long_videos_asked_about_badly_are_refused(capsys, film, options, message):
+    assert message in refused(capsys, "ground", film, "the blue star blinks", *options)

@@ -14,8 +14,8 @@ A score is `sigmoid(slope * evidence + offset)`. The line is fitted on films who
 that of the moments with a score of 0.7 about seven in ten are right; a model without a fit of its own has slope 1 and
 offset 0, and its scores say only which moment is surer than another.
 
-Something that is looked for in many windows is rarely in any one of them. So the odds of a moment of grounding are divided by
-the number of windows (`among_windows`).
+Something that is looked for in many windows is rarely in any one of them. So the odds of a moment of grounding are
+divided by the number of windows (`among_windows`).
 """
 
 import math
@@ -55,7 +55,7 @@ UNCALIBRATED = Calibration()
 
 
 def among_windows(score: float, num_windows: int) -> float:
-    """The score of a moment that was found in one of several windows: before looking, each is as likely as the others."""
+    """The score of a moment in one of several windows: before looking, each is as likely as the others."""
     score = min(max(score, _SURE), 1 - _SURE)
     return _sigmoid(math.log(score / (1 - score)) - math.log(num_windows)) if num_windows > 1 else score
 

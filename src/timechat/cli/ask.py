@@ -139,11 +139,11 @@ def run_task(
         screen.note(note)
     if form not in (Format.TEXT, Format.JSON) and not answer.events:
         screen.note(f"the answer names no times, so there is nothing to write as {form}")
+    write_answer(answer, form, settings, is_on_screen=is_streamed, fps=opened.fps)
     from timechat.export import export_notes
 
     for note in export_notes(answer, form.value, fps=opened.fps):
         screen.note(note)
-    write_answer(answer, form, settings, is_on_screen=is_streamed, fps=opened.fps)
 
 
 @dataclass(frozen=True)
