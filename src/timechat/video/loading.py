@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.video.decoding import decode_all, decode_wanted
+from timechat.video.decoding import decode_all, decode_wanted, num_cores
 from timechat.video.frames import Frames, VideoInfo
 from timechat.video.index import Index, build_index, read_packets, seconds
 from timechat.video.pictures import Size, height_width, resize, to_pixels
@@ -94,7 +93,7 @@ def load_frames(
     if isinstance(source, Frames):
         return _resample(source, request, size)
     with open_source(source, timeout) as opener:
-        return _load(opener, request, size, clock == "container", workers or _num_cores())
+        return _load(opener, request, size, clock == "container", workers or num_cores())
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ def _sample_in_order(
     if not ticks:
         raise VideoError(f"{opener.name}: is damaged: no frame can be decoded")
     rate = info.fps or 25.0
-    times, notes = _times_in_order(ticks, index.time_base, rate)
+    times, notes = times_in_order(ticks, index.time_base, rate)
     if keep_clock:
         times += info.start_time
     end_time = float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate))
@@ -207,7 +206,7 @@ def _sample_in_order(
     return _Sample(pictures[rows], times[chosen], times, end_time, notes)
 
 
-def _times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
+def times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
     """Seconds since the first frame, for frames in the order in which they are shown."""
     known = np.array([tick for tick in ticks if tick is not None], dtype=np.int64)
     if len(known) < len(ticks):
@@ -250,7 +249,3 @@ def _resample(frames: Frames, request: Request, size: tuple[int, int] | None) ->
         pixels = np.stack([resize(picture, *size) for picture in pixels])
     notes = (*frames.notes, *request.notes(end_time))
     return Frames(pixels, frames.timestamps[chosen], frames.duration, frames.source, notes)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
