@@ -7,6 +7,7 @@ only the stretches that hold a wanted frame are decoded, each from the keyframe 
     source ─▶ index (times of all frames) ─▶ sampling (which ones) ─▶ decoding (their pixels) ─▶ frames
 """
 
+from timechat.video.cutting import CutReport, cut_clip, cut_clips, join_reel
 from timechat.video.frames import Frames, StreamInfo, VideoInfo
 from timechat.video.loading import VideoReader, load_frames, probe_video
 from timechat.video.pictures import Size
@@ -14,13 +15,17 @@ from timechat.video.sampling import is_constant_rate, sample_indices, uniform_in
 from timechat.video.source import VideoSource
 
 __all__ = [
+    "CutReport",
     "Frames",
     "Size",
     "StreamInfo",
     "VideoInfo",
     "VideoReader",
     "VideoSource",
+    "cut_clip",
+    "cut_clips",
     "is_constant_rate",
+    "join_reel",
     "load_frames",
     "probe_video",
     "sample_indices",

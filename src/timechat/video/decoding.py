@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,7 @@ class Result:
                 self.suspect.add(frame.pts)
 
 
-class _Reader:
+class Reader:
     """One container and one decoder; knows at which packet of the index it stands."""
 
     def __init__(self, opener: Opener, info: VideoInfo, index: Index, threads: int) -> None:
@@ -103,9 +104,24 @@ class _Reader:
     def decode(self, stretch: Stretch, result: Result, *, skip: bool) -> None:
         """Write the wanted frames of a stretch into `result`; those that do not come out stay missing there."""
         has_error = False
+        for frame in self.frames(stretch, skip=skip):
+            if frame is None:
+                result.errors += 1
+                has_error = True
+            else:
+                result.decoded += 1
+                result.keep(frame, has_error)
+
+    def frames(self, stretch: Stretch, *, skip: bool) -> Iterator[VideoFrame | None]:
+        """Frames of a stretch in display order; None for what is damaged.
+
+        Args:
+            stretch: From where to where.
+            skip: Whether frames that are not wanted may be left out where that is quicker.
+        """
         # A "keyframe" that the decoder does not show (gradual refresh) is no place to start from: nothing counts.
         has_started = stretch.first not in self.index.shown_keys
-        for packet in itertools.chain(self._packets(stretch), [None]):
+        for packet in itertools.chain(self.packets_of(stretch), [None]):
             self.deadline.check()
             if packet is not None and self.can_skip:
                 is_wanted = not skip or packet.pts in stretch.wanted
@@ -113,20 +129,15 @@ class _Reader:
             try:
                 frames = self.context.decode(packet)
             except av.error.FFmpegError:
-                result.errors += 1
-                has_error = True
+                yield None
                 continue
             for frame in frames:
-                result.decoded += 1
                 has_started = has_started or frame.pts == self.index.pts[stretch.first]
-                if has_started and frame.is_corrupt:
-                    result.errors += 1
-                    has_error = True
-                elif has_started:
-                    result.keep(frame, has_error)
+                if has_started:
+                    yield None if frame.is_corrupt else frame
         self.context.flush_buffers()
 
-    def _packets(self, stretch: Stretch) -> Iterator[Packet[VideoStream]]:
+    def packets_of(self, stretch: Stretch) -> Iterator[Packet[VideoStream]]:
         """Packets of a stretch. Ends early where the file no longer agrees with its index."""
         try:
             if not self.position <= stretch.first <= self.position + _READ_ON:
@@ -183,7 +194,7 @@ def _decode(
 
     def work() -> None:
         # Codec threads report an error late, for another frame: what failed is tried again without them.
-        reader = _Reader(opener, info, index, max(1, workers // num_threads) if skip else 1)
+        reader = Reader(opener, info, index, max(1, workers // num_threads) if skip else 1)
         with reader.container:
             while True:
                 with lock:
@@ -224,6 +235,28 @@ def decode_wanted(
         _decode(opener, info, index, [straight], result, workers=1)
     logger.debug("decoded %d frames for %d in %d stretches", result.decoded, len(pts), len(stretches))
     return result
+
+
+def decode_between(opener: Opener, info: VideoInfo, index: Index, first: int, last: int) -> Iterator[VideoFrame]:
+    """The frames from `first` to `last` (display indices, both included) in display order, without damaged ones."""
+    positions, times = index.shown[first : last + 1], index.frame_pts[first : last + 1]
+    slot = min(index.key_slot(int(positions[0])), index.key_slot(int(positions.min())))
+    wanted = frozenset(times.tolist())
+    for keys_back in (0, 2, slot):  # a keyframe that cannot be started from: start earlier
+        stretch = Stretch(int(index.keys[max(0, slot - keys_back)]), int(positions.max()), wanted)
+        reader = Reader(opener, info, index, num_cores())
+        with reader.container:
+            frames = (frame for frame in reader.frames(stretch, skip=True) if frame is not None and frame.pts in wanted)
+            head = next(frames, None)
+            if head is not None and (head.pts == times[0] or keys_back >= slot):
+                yield head
+                yield from frames
+                return
+
+
+def num_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(opener: Opener, info: VideoInfo) -> Iterator[VideoFrame]:

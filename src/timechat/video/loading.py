@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.video.decoding import decode_all, decode_wanted
+from timechat.video.decoding import decode_all, decode_wanted, num_cores
 from timechat.video.frames import Frames, VideoInfo
 from timechat.video.index import Index, build_index, read_packets, seconds
 from timechat.video.pictures import Size, height_width, resize, to_pixels
@@ -150,7 +149,7 @@ class VideoReader:
             VideoError: The video cannot be read.
         """
         self._open = ExitStack()
-        self._workers = workers or _num_cores()
+        self._workers = workers or num_cores()
         self._opener = self._open.enter_context(open_source(source, timeout))
         try:
             found, self.info, time_base = read_packets(self._opener, only_first_picture=False)
@@ -223,7 +222,7 @@ class VideoReader:
         if not ticks:
             raise VideoError(f"{self._opener.name}: is damaged: no frame can be decoded")
         rate = self.info.fps or 25.0
-        times, notes = _times_in_order(ticks, self._index.time_base, rate)
+        times, notes = times_in_order(ticks, self._index.time_base, rate)
         return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
 
     def _by_index(self, request: Request, size: tuple[int, int], keeps_clock: bool) -> _Sample | None:
@@ -300,7 +299,7 @@ def _nearest_keyframes(
     return taken, [note] if distance else []
 
 
-def _times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
+def times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
     """Seconds since the first frame, for frames in the order in which they are shown."""
     known = np.array([tick for tick in ticks if tick is not None], dtype=np.int64)
     if len(known) < len(ticks):
@@ -343,7 +342,3 @@ def _resample(frames: Frames, request: Request, size: tuple[int, int] | None) ->
         pixels = np.stack([resize(picture, *size) for picture in pixels])
     notes = (*frames.notes, *request.notes(end_time))
     return Frames(pixels, frames.timestamps[chosen], frames.duration, frames.source, notes)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

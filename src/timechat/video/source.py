@@ -48,6 +48,10 @@ class Deadline:
         """Seconds that remain."""
         return max(0.0, self.ends - time.monotonic())
 
+    def renew(self) -> None:
+        """Give as much time again, for another piece of work on the same file."""
+        self.ends = time.monotonic() + self.seconds
+
     def check(self) -> None:
         """Raise if the time is up."""
         if self.is_cancelled or not self.left():

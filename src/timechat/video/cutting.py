@@ -1,0 +1,436 @@
+"""Stretches of a video as files of their own: cut exactly, by encoding anew, or copied from keyframe on.
+
+Times are seconds on the video's clock, which starts with its first picture. A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from timechat.errors import VideoError
+from timechat.events import MOMENT_SECONDS, Event, format_time
+from timechat.files import written_whole
+from timechat.video.copying import CopiedRange, PacketCopier, copied_range
+from timechat.video.decoding import decode_all, decode_between
+from timechat.video.encoding import FilmWriter
+from timechat.video.frames import VideoInfo
+from timechat.video.index import Index, build_index, read_packets, seconds
+from timechat.video.loading import DEFAULT_TIMEOUT, times_in_order
+from timechat.video.sampling import TIME_SLACK, on_screen
+from timechat.video.soundtrack import Sound
+from timechat.video.source import Opener, VideoSource, open_source, reason
+
+Mode = Literal["exact", "copy"]
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts"}
+"""What files with these endings hold; `.webm` and `.ts` only as copies."""
+
+_FINEST_TICK = Fraction(1, 90000)  # seconds: coarser clocks are split, so that a cut may lie between two ticks
+_AHEAD = Fraction(1, 2)  # seconds by which sound is written ahead of the pictures
+_ROUNDING = 0.05  # seconds: answers tell times to a tenth
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """What a cut holds, in seconds on the clock of the video that it was cut from.
+
+    Attributes:
+        path: The file.
+        mode: `exact` was encoded anew, `copy` holds the packets of the video.
+        wanted_start: Where it should start.
+        wanted_end: Where it should end.
+        start: Where it starts.
+        end: Where it ends: when its last picture leaves the screen.
+        notes: What else is different: damaged pictures, missing sound.
+    """
+
+    path: Path
+    mode: Mode
+    wanted_start: float
+    wanted_end: float
+    start: float
+    end: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def early(self) -> float:
+        """Seconds that the cut holds before the wanted start."""
+        return self.wanted_start - self.start
+
+    @property
+    def late(self) -> float:
+        """Seconds that the cut holds after the wanted end; below 0 where the video ends before it."""
+        return self.end - self.wanted_end
+
+    def __str__(self) -> str:
+        how = "encoded anew" if self.mode == "exact" else "copied without loss"
+        parts = [f"{self.path}: {self.start:.3f} to {self.end:.3f} s, {how}"]
+        parts += [f"starts {self.early:.3f} s early"] if abs(self.early) >= 0.0005 else []
+        parts += (
+            [f"ends {abs(self.late):.3f} s {'late' if self.late > 0 else 'early'}"] if abs(self.late) >= 0.0005 else []
+        )
+        return ", ".join([*parts, *self.notes])
+
+
+def cut_clip(
+    source: VideoSource,
+    start: float,
+    end: float,
+    target: str | Path,
+    *,
+    mode: Mode = "exact",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> CutReport:
+    """Cut one stretch of a video into a file of its own.
+
+    Args:
+        source: As `load_frames` takes it.
+        start: Seconds. An exact cut begins at this moment, with the picture that is on screen then.
+        end: Seconds; what is shown before. Beyond the video's end it is taken as that.
+        target: The file to write; its ending (`.mp4`, `.mov`, `.mkv`; for copies also `.webm`, `.ts`) says which kind.
+        mode: `exact` encodes pictures (H.264) and sound (AAC) anew. `copy` is quick and without loss, but begins
+            at the keyframe before `start` and may end some pictures late: the report says by how much.
+        timeout: Seconds of wall time after which it is given up.
+
+    Raises:
+        ValueError: The times or the target make no sense.
+        VideoError: The video cannot be read, ends before `start`, or cannot be copied into such a file.
+    """
+    if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
+        raise ValueError(f"start must be from 0 and before end, in seconds, got start={start} and end={end}")
+    target = _check_target(Path(target), mode, source)
+    with _open_film(source, timeout) as film:
+        if start >= film.duration:
+            raise VideoError(f"{film.opener.name}: ends at {film.duration:.3f} s, before the {start:.3f} s to cut from")
+        return _write(film, [(start, end)], target, mode)[0]
+
+
+def cut_clips(
+    source: VideoSource,
+    events: Iterable[Event],
+    folder: str | Path,
+    *,
+    mode: Mode = "exact",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> list[CutReport]:
+    """Cut every event into a file of its own, named by its number, time and caption.
+
+    Args:
+        source: As `load_frames` takes it.
+        events: What to cut, in the order of the numbers. A moment gets `MOMENT_SECONDS` around it. Events that
+            start after the video's end give no file.
+        folder: Where the files go; made if it is missing. Files of the same names are replaced.
+        mode: As in `cut_clip`.
+        timeout: Seconds of wall time for each file.
+
+    Returns:
+        A report a file.
+    """
+    _check_mode(mode)
+    events, folder = list(events), Path(folder)
+    with _open_film(source, timeout) as film:
+        suffix = ".mp4" if mode == "exact" else _copy_suffix(film.info.format)
+        folder.mkdir(exist_ok=True)
+        reports = []
+        for number, event in enumerate(events, start=1):
+            if (stretch := _stretch(event, film.duration)) is not None:
+                target = folder / _file_name(number, len(events), event, suffix)
+                reports += _write(film, [stretch], target, mode)
+        return reports
+
+
+def join_reel(
+    source: VideoSource,
+    events: Iterable[Event],
+    target: str | Path,
+    *,
+    mode: Mode = "exact",
+    timeout: float = DEFAULT_TIMEOUT,
+) -> list[CutReport]:
+    """Join events into one film, in time order; those that overlap are shown once.
+
+    Args:
+        source: As `load_frames` takes it.
+        events: What to show. A moment gets `MOMENT_SECONDS` around it.
+        target: The file to write, as in `cut_clip`.
+        mode: As in `cut_clip`.
+        timeout: Seconds of wall time for each stretch.
+
+    Returns:
+        A report a stretch, in the order in which they are shown.
+
+    Raises:
+        ValueError: There is nothing to show, or the target makes no sense.
+        VideoError: As in `cut_clip`.
+    """
+    target, events = _check_target(Path(target), mode, source), list(events)
+    with _open_film(source, timeout) as film:
+        found = [stretch for event in events if (stretch := _stretch(event, film.duration)) is not None]
+        if not found:
+            raise ValueError(
+                f"none of {len(events)} events lies within the {film.duration:.3f} s of the video: no reel"
+            )
+        return _write(film, merge_stretches(found), target, mode)
+
+
+def merge_stretches(stretches: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Stretches in time order; those that overlap or touch become one."""
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(stretches):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _stretch(event: Event, duration: float) -> tuple[float, float] | None:
+    """From when to when to cut for an event; None if it starts after the video's end."""
+    if event.duration:
+        return (event.start, event.end) if event.start < duration else None
+    if event.start > duration + _ROUNDING:
+        return None
+    start = max(0.0, min(event.start - MOMENT_SECONDS / 2, duration - MOMENT_SECONDS))
+    return start, min(start + MOMENT_SECONDS, duration)
+
+
+# ------------------------------------------------------------------------------------------------ names and places
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("exact", "copy"):
+        raise ValueError(f"mode must be 'exact' or 'copy', got {mode!r}")
+
+
+def _check_target(target: Path, mode: str, source: VideoSource) -> Path:
+    _check_mode(mode)
+    endings = [suffix for suffix in CONTAINERS if mode == "copy" or suffix not in (".webm", ".ts")]
+    if target.suffix.lower() not in endings:
+        raise ValueError(f"{target}: a cut ({mode}) ends in one of {', '.join(endings)}, not in {target.suffix!r}")
+    if isinstance(source, str | os.PathLike) and target.exists() and Path(source).exists() and target.samefile(source):
+        raise ValueError(f"{target} is the video itself; name another file")
+    return target
+
+
+def _copy_suffix(form: str) -> str:
+    """The kind of file that surely holds a copy of what came out of a container."""
+    names = form.split(",")
+    return next((suffix for suffix in (".mp4", ".mov", ".ts") if CONTAINERS[suffix] in names), ".mkv")
+
+
+def _file_name(number: int, count: int, event: Event, suffix: str) -> str:
+    """Number, time and caption in letters that every file system takes, at most 100 bytes of caption."""
+    caption = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", event.caption)).lower()
+    words = caption.encode()[:100].decode(errors="ignore").strip("-")
+    digits = max(2, len(str(count)))
+    parts = [f"{number:0{digits}d}", format_time(event.start).replace(":", "-"), words]
+    return "_".join(part for part in parts if part) + suffix
+
+
+# -------------------------------------------------------------------------------------------------------- the film
+
+
+@dataclass(frozen=True)
+class _Film:
+    """A video and the time of every picture, in ticks of `time_base` from its first picture on.
+
+    Attributes:
+        ticks: `(frames,)`, rising.
+        end: ticks, when the last picture leaves the screen.
+        zero: seconds, the container's time of the first picture.
+        notes: what is to be said about the times.
+    """
+
+    opener: Opener
+    info: VideoInfo
+    index: Index
+    time_base: Fraction
+    ticks: NDArray[np.int64]
+    end: int
+    zero: Fraction
+    notes: tuple[str, ...]
+
+    @property
+    def duration(self) -> float:
+        return float(self.end * self.time_base)
+
+    def pixel_aspect(self) -> Fraction | None:
+        """Width of a stored pixel by its height, None where the file does not say."""
+        with self.opener.open() as container:
+            return next(s for s in container.streams.video if s.index == self.info.stream).sample_aspect_ratio
+
+    def pictures(self, start: float, end: float) -> tuple[int, int]:
+        """Numbers of the first picture on screen from `start` to `end` (seconds), and of the one after the last."""
+        times = seconds(self.ticks, self.time_base)
+        first = int(on_screen(times, start))
+        return first, max(first + 1, int(np.searchsorted(times, end - TIME_SLACK)))
+
+    def decode(self, first: int, stop: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Pictures with their numbers, in display order; damaged ones are left out."""
+        if not self.index.is_trusted:
+            yield from itertools.islice(enumerate(decode_all(self.opener, self.info)), first, stop)
+            return
+        for frame in decode_between(self.opener, self.info, self.index, first, stop - 1):
+            yield int(np.searchsorted(self.index.frame_pts, frame.pts or 0)), frame
+
+
+@contextmanager
+def _open_film(source: VideoSource, timeout: float) -> Iterator[_Film]:
+    with open_source(source, timeout) as opener:
+        found, info, time_base = read_packets(opener, only_first_picture=False)
+        index = build_index(found, time_base)
+        yield _film_by_index(opener, info, index) if index.is_trusted else _film_in_order(opener, info, index)
+
+
+def _film_by_index(opener: Opener, info: VideoInfo, index: Index) -> _Film:
+    fineness = math.ceil(index.time_base / _FINEST_TICK)
+    first = int(index.frame_pts[0])
+    ticks, end = (index.frame_pts - first) * fineness, (index.end - first) * fineness
+    return _Film(opener, info, index, index.time_base / fineness, ticks, end, first * index.time_base, ())
+
+
+def _film_in_order(opener: Opener, info: VideoInfo, index: Index) -> _Film:
+    """A film whose times only decoding can tell."""
+    ticks = [frame.pts for frame in decode_all(opener, info)]
+    if not ticks:
+        raise VideoError(f"{opener.name}: is damaged: no frame can be decoded")
+    times, notes = times_in_order(ticks, index.time_base, info.fps or 25.0)
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / (info.fps or 25.0)
+    fine = np.round(np.append(times, times[-1] + gap) / float(_FINEST_TICK)).astype(np.int64)
+    zero = Fraction(info.start_time).limit_denominator(90000)
+    return _Film(opener, info, index, _FINEST_TICK, fine[:-1], int(fine[-1]), zero, tuple(notes))
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def _write(film: _Film, stretches: Sequence[tuple[float, float]], target: Path, mode: Mode) -> list[CutReport]:
+    """Write stretches (seconds, in time order) one after the other into one file."""
+    write = _encode if mode == "exact" else _copy
+    film.opener.deadline.renew()
+    try:
+        with written_whole(target) as path, ExitStack() as files:
+            sound = files.enter_context(Sound(film.opener, film.zero)) if film.info.has_audio else None
+            notes = film.notes
+            if sound is not None and sound.stream is None:
+                sound, notes = None, (*notes, "its sound cannot be decoded and is left out")
+            return write(film, stretches, target, path, sound, notes)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{film.opener.name}: cannot be cut into {target}: {reason(error)}") from error
+
+
+def _encode(
+    film: _Film,
+    stretches: Sequence[tuple[float, float]],
+    target: Path,
+    path: Path,
+    sound: Sound | None,
+    notes: tuple[str, ...],
+) -> list[CutReport]:
+    reports: list[CutReport] = []
+    writer: FilmWriter | None = None
+    try:
+        for start, end in stretches:
+            film.opener.deadline.renew()
+            first, stop = film.pictures(start, end)
+            pictures = film.decode(first, stop)
+            head = next(pictures, None)
+            if head is None:
+                raise VideoError(f"{film.opener.name}: is damaged: no picture from {start:.3f} to {end:.3f} s is left")
+            if writer is None:
+                writer = FilmWriter(
+                    path,
+                    CONTAINERS[target.suffix.lower()],
+                    first_picture=head[1],
+                    time_base=film.time_base,
+                    fps=film.info.fps,
+                    aspect=film.pixel_aspect(),
+                    sound=sound,
+                )
+            cut_at = round(Fraction(start) / film.time_base)
+            cut_end = min(film.end, round(Fraction(end) / film.time_base))
+            num_lost = (
+                stop - first - _encode_stretch(film, writer, sound, itertools.chain([head], pictures), cut_at, cut_end)
+            )
+            lost = (f"{num_lost} damaged pictures are left out",) if num_lost else ()
+            true_start, true_end = float(cut_at * film.time_base), float(cut_end * film.time_base)
+            reports.append(CutReport(target, "exact", start, end, true_start, true_end, (*notes, *lost)))
+        assert writer is not None
+        writer.close()
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    return reports
+
+
+def _encode_stretch(
+    film: _Film,
+    writer: FilmWriter,
+    sound: Sound | None,
+    pictures: Iterator[tuple[int, VideoFrame]],
+    start: int,
+    end: int,
+) -> int:
+    """Write pictures and sound from `start` to `end` (ticks of the film); returns how many pictures it wrote."""
+    begin, count = writer.end, 0
+    blocks: Iterator[tuple[int, NDArray[np.float32]]] = iter(())
+    rate, sound_begin, written = 1, 0, 0
+    if sound is not None:
+        rate, sound_begin = sound.rate, round(begin * film.time_base * sound.rate)
+        blocks = sound.samples(start * film.time_base, end * film.time_base)
+    for number, picture in pictures:
+        time = max(0, int(film.ticks[number]) - start) if count else 0
+        writer.add_picture(picture, begin + time)
+        count += 1
+        ahead = (time * film.time_base + _AHEAD) * rate
+        while written < ahead and (block := next(blocks, None)) is not None:
+            writer.add_samples(sound_begin + block[0], block[1])
+            written = block[0] + block[1].shape[1]
+    for place, samples in blocks:
+        writer.add_samples(sound_begin + place, samples)
+    writer.end_piece(begin + end - start)
+    return count
+
+
+def _copy(
+    film: _Film,
+    stretches: Sequence[tuple[float, float]],
+    target: Path,
+    path: Path,
+    sound: Sound | None,
+    notes: tuple[str, ...],
+) -> list[CutReport]:
+    if not film.index.is_trusted:
+        raise VideoError(f"{film.opener.name}: cannot be copied, as it gives no usable times; take mode='exact'")
+    ranges: list[tuple[CopiedRange, float, float]] = []
+    for start, end in stretches:
+        piece = copied_range(film.index, *film.pictures(start, end))
+        if ranges and piece.first <= ranges[-1][0].last:  # its keyframe is in the copy before: they are one
+            before, start, _ = ranges.pop()
+            piece = replace(piece, first=before.first, start=before.start)
+        ranges.append((piece, start, end))
+    reports: list[CutReport] = []
+    with PacketCopier(film.opener, film.info, film.index, path, CONTAINERS[target.suffix.lower()], sound) as copier:
+        for piece, start, end in ranges:
+            film.opener.deadline.renew()
+            copier.copy(piece)
+            true_start, true_end = (float(time - film.zero) for time in (piece.start, piece.end))
+            reports.append(CutReport(target, "copy", start, end, true_start, true_end, notes))
+    return reports
