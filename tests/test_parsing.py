@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from timechat.events import Event, Task, clip_scores, format_events
@@ -359,3 +359,70 @@ def test_moved_times_are_read_where_they_were_moved(tenths):
     assert [(e.start, e.end) for e in moved] == [
         (pytest.approx(e.start + 49.5), pytest.approx(e.end + 49.5)) for e in parse_events(text).events
     ]
+
+
+# ---------------------------------------------------------------------------------- whatever a model may write
+
+REAL = [
+    "0.0 - 9.1 seconds, a man sits.  9.1 - 10.8 seconds, he stands.",
+    "The given query happens in 24.3 - 30.4 seconds.",
+    "There are 2 highlight moments in the 82.0, 84.0 second. Their saliency scores are 1.3, 1.7.",
+    "Transcribed speech: 0.0 - 2.1 seconds, hello there. 2.1 - 4.0 seconds, who is it?",
+    '[{"start": "0:12", "end": "0:18", "caption": "cut"}, {"time": 3, "score": 4',
+    "**Step 1:** from 0:03 to 1:02:03 (approximately) - stir;\n- 2) between 5 and 7 s",
+    "the end of the video to the start, 1/4 cup at 3pm, 20% from 99999999 - 1e9 seconds",
+]
+STRANGE = ["\x00", "\u202e", "\ud800", "−", "٣", "½", "  ", "\n", "1e309", "-"]
+ENDLESS = [
+    text * 400 for text in ("1 - 2 seconds, a. ", "- ", "(", "{", '"', "0:", "9", "9.9.", "at 3 and ", "to ", "[")
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    """A real answer that has been cut, doubled, turned round, or sprinkled with strange signs."""
+    text = draw(st.sampled_from(REAL))
+    for _ in range(draw(st.integers(0, 6))):
+        at = draw(st.integers(0, len(text)))
+        strange = st.characters() | st.sampled_from(STRANGE)
+        how = draw(st.sampled_from(["cut", "insert", "double", "swap", "drop"]))
+        if how == "cut":
+            text = text[:at]
+        elif how == "insert":
+            text = text[:at] + draw(strange) + text[at:]
+        elif how == "double":
+            text = text[:at] + text[:at] + text[at:]
+        elif how == "swap":
+            text = text[at:] + text[:at]
+        else:
+            text = text[:at] + text[at + draw(st.integers(1, 9)) :]
+    return text
+
+
+def read_in_every_way(text: str) -> None:
+    began = time.process_time()
+    for task in get_args(Task):
+        for duration in (None, 0.0, 50.0):
+            parsed = parse_events(text, task=task, duration=duration)
+            assert all(0 <= event.start <= event.end for event in parsed.events)
+            assert duration is None or all(event.end <= duration for event in parsed.events)
+            assert isinstance(parsed.notes, tuple)
+    move_times(text, lambda seconds: seconds + 1)
+    assert time.process_time() - began < 5
+
+
+@given(mutated() | st.text(max_size=300))
+def test_whatever_a_model_writes_is_read_without_an_exception(text):
+    read_in_every_way(text)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(mutated() | st.text(max_size=300))
+def test_ten_thousand_answers_are_read_without_an_exception(text):
+    read_in_every_way(text)
+
+
+@pytest.mark.parametrize("text", ENDLESS)
+def test_an_endless_answer_is_read_in_no_time(text):
+    read_in_every_way(text)
