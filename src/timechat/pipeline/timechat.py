@@ -549,7 +549,8 @@ class TimeChat:
         self, question: "_Question", video: LongVideo, wanted: Wanted, progress: Progress | None
     ) -> Answer:
         """Ask about every window, a few at a time; what was answered before is taken over."""
-        facts = {window: question.facts(window) | self._model_facts() for window in video.windows}
+        model = self._model_facts()
+        facts = {window: question.facts(window) | model for window in video.windows}
         answers = {
             window: WindowAnswer.from_dict(window, known)
             for window in video.windows
