@@ -334,8 +334,30 @@ def test_sentences_cite_and_are_verified(capsys, film):
     [
         (["--window", "10", "--overlap", "10"], "overlap must be shorter than the window"),
         (["--step", "0"], "step must be seconds above 0"),
-        (["--format", "youtube"], "YouTube takes 3 chapters or more"),
+        (["--reel", "film.txt"], "a cut (exact) ends in one of"),
     ],
 )
 def test_long_videos_asked_about_badly_are_refused(capsys, film, options, message):
     assert message in refused(capsys, "ground", film, "the blue star blinks", *options)
+
+
+def test_moments_are_cut_out_and_joined(capsys, film, tmp_path):
+    import av
+
+    arguments = ("ground", film, "the blue star blinks", "--threshold", 0)
+    status, _, err = run(capsys, *arguments, "--clips", tmp_path / "clips", "--reel", tmp_path / "reel.mp4")
+    assert status == 0
+    (clip,) = (tmp_path / "clips").iterdir()
+    assert err.count("note: ") >= 2
+    with av.open(str(clip)) as cut, av.open(str(tmp_path / "reel.mp4")) as reel:
+        assert cut.duration == pytest.approx(reel.duration, abs=100_000)
+    status, _, err = run(capsys, *arguments, "--clips", tmp_path / "copies", "--cut", "copy")
+    assert status == 0
+    assert "copied" in err
+
+
+def test_an_answer_that_does_not_fit_a_form_is_not_lost(capsys, film):
+    status, out, err = run(capsys, "ground", film, "the blue star blinks", "--threshold", 0, "--format", "youtube")
+    assert (status, out) == (2, "")
+    assert "the blue star blinks (score " in err
+    assert "YouTube takes 3 chapters or more" in err

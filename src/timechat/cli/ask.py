@@ -133,17 +133,13 @@ def run_task(
         else:
             with screen.progress() as progress:
                 answer = job.run(timechat, opened, progress)
-    notes = (*(heard.notes if heard else ()), *answer.notes)
-    answer = replace(answer, notes=notes)
-    for note in answer.notes:
-        screen.note(note)
-    if form not in (Format.TEXT, Format.JSON) and not answer.events:
-        screen.note(f"the answer names no times, so there is nothing to write as {form}")
-    write_answer(answer, form, settings, is_on_screen=is_streamed, fps=opened.fps)
-    from timechat.export import export_notes
-
-    for note in export_notes(answer, form.value, fps=opened.fps):
-        screen.note(note)
+        answer = replace(answer, notes=(*(heard.notes if heard else ()), *answer.notes))
+        for note in answer.notes:
+            screen.note(note)
+        if form not in (Format.TEXT, Format.JSON) and not answer.events:
+            screen.note(f"the answer names no times, so there is nothing to write as {form}")
+        write_answer(answer, form, settings, screen, is_on_screen=is_streamed, fps=opened.fps)
+        cut_video(answer, session, settings, screen)
 
 
 @dataclass(frozen=True)
@@ -197,17 +193,55 @@ def print_stream(stream: "AnswerStream") -> "Answer":
 
 
 def write_answer(
-    answer: "Answer", form: Format, output: OutputSettings, *, is_on_screen: bool, fps: float | None = None
+    answer: "Answer", form: Format, output: OutputSettings, screen: Screen, *, is_on_screen: bool, fps: float | None
 ) -> None:
-    """Write the answer in its form to where it should go; a page too, if wanted."""
-    from timechat.export import event_lines, to_html, write_as, write_text_atomically
+    """Write the answer in its form to where it should go; a page too, if wanted.
 
+    Args:
+        answer: The answer.
+        form: Its form.
+        output: Where to.
+        screen: Told what the form says otherwise than the answer.
+        is_on_screen: Whether the answer's text was shown already.
+        fps: Frames per second of the video, None where they are not known.
+    """
+    from timechat.export import event_lines, export_notes, to_html, to_text, write_as, write_text_atomically
+
+    try:
+        text = write_as(answer, form.value, fps=fps)
+    except ValueError:
+        screen.say(to_text(answer).rstrip("\n"))  # an answer that does not fit the form is not lost
+        raise
+    for note in export_notes(answer, form.value, fps=fps):
+        screen.note(note)
     if is_on_screen:
         for line in event_lines(answer):
             typer.echo(line)
     elif output.output is not None:
-        write_text_atomically(output.output, write_as(answer, form.value, fps=fps))
+        write_text_atomically(output.output, text)
     else:
-        typer.echo(write_as(answer, form.value, fps=fps), nl=False)
+        typer.echo(text, nl=False)
     if output.html is not None:
         write_text_atomically(output.html, to_html(answer, page_folder=output.html.resolve().parent))
+
+
+def cut_video(answer: "Answer", session: Session, settings: TaskSettings, screen: Screen) -> None:
+    """Cut the events out of the video, if wanted, and say what came out."""
+    from timechat.video import cut_clips, join_reel
+
+    if settings.clips is None and settings.reel is None:
+        return
+    if not answer.events:
+        screen.note("the answer names no times, so there is nothing to cut")
+        return
+    options: dict[str, Any] = {"mode": settings.cut.value, "timeout": settings.timeout}
+    reports = []
+    with screen.working("cutting the video"):
+        if settings.clips is not None:
+            reports = cut_clips(session.source, answer.events, settings.clips, **options)
+            if past := len(answer.events) - len(reports):
+                screen.note(f"not cut, as they lie past the video's end: {past} of {len(answer.events)} events")
+        if settings.reel is not None:
+            reports += join_reel(session.source, answer.events, settings.reel, **options)
+    for report in reports:
+        screen.note(str(report))

@@ -23,11 +23,15 @@ _TOO_SMALL_TO_SHARE = 20_000_000  # parameters: below, cores wait for each other
 
 
 class Session:
-    """Opens the video once, checks what can be checked, and loads the model last."""
+    """Opens the video once, checks what can be checked, and loads the model last.
+
+    Attributes:
+        source: What the video can be read from again while the session lasts.
+    """
 
     def __init__(self, video: str, settings: ChatSettings, screen: Screen) -> None:
         self._video, self._settings, self._screen = video, settings, screen
-        self._source: str | IO[bytes] = video
+        self.source: str | IO[bytes] = video
         self._open_files = ExitStack()
 
     def __enter__(self) -> "Session":
@@ -48,14 +52,14 @@ class Session:
         options = self._settings.sampling_options()
         timeout = options.pop("timeout")
         Request(**{**options, "num_frames": options["num_frames"] or 1}, timestamps=None)
-        self._source = self._read_once()
-        probe_video(self._source, timeout=timeout)
+        self.source = self._read_once()
+        probe_video(self.source, timeout=timeout)
 
     def look(self) -> tuple["TimeChat", "EncodedVideo"]:
         """Load the model, and encode the video at one look; say what is to be said about both."""
         timechat = self._load_model()
         with self._screen.progress() as progress:
-            encoded = timechat.encode(self._source, progress=progress, **self._settings.sampling_options())
+            encoded = timechat.encode(self.source, progress=progress, **self._settings.sampling_options())
         encoded = replace(encoded, name=self._video)
         for note in (*timechat.notes, *encoded.notes):
             self._screen.note(note)
@@ -68,7 +72,7 @@ class Session:
         from timechat.speech import load_speech
 
         with self._screen.progress() as progress:
-            return load_speech(self._source, transcript=settings.transcript, asr_model=settings.asr, progress=progress)
+            return load_speech(self.source, transcript=settings.transcript, asr_model=settings.asr, progress=progress)
 
     def open(self, settings: WindowSettings) -> tuple["TimeChat", "LongVideo"]:
         """Load the model and open the video, to be looked at window by window."""
@@ -78,7 +82,7 @@ class Session:
         options = self._settings.sampling_options()
         timeout = options.pop("timeout")
         video = self._open_files.enter_context(
-            timechat.open(self._source, looking=settings.looking(), sampling=Sampling(**options), timeout=timeout)
+            timechat.open(self.source, looking=settings.looking(), sampling=Sampling(**options), timeout=timeout)
         )
         video.name = self._video
         return timechat, video

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -23,6 +24,13 @@ _WINDOWS = "How long videos are looked at"
 _HEARING = "What is said in the video"
 _DECODING = "How the answer is written"
 _OUTPUT = "Where the answer goes"
+
+
+class Cut(StrEnum):
+    """Ways to cut a video."""
+
+    EXACT = "exact"
+    COPY = "copy"
 
 
 class Format(StrEnum):
@@ -209,12 +217,34 @@ class OutputSettings:
         typer.Option("--html", help="Write a page with video and timeline too.", rich_help_panel=_OUTPUT),
     ] = None
 
+    clips: Annotated[
+        Path | None,
+        typer.Option("--clips", help="Cut every event into a file of its own in this folder.", rich_help_panel=_OUTPUT),
+    ] = None
+    reel: Annotated[
+        Path | None,
+        typer.Option("--reel", help="Join the events into one film, as .mp4, .mov or .mkv.", rich_help_panel=_OUTPUT),
+    ] = None
+    cut: Annotated[
+        Cut,
+        typer.Option(
+            "--cut", help="exact encodes cuts anew; copy is quick, but keeps to keyframes.", rich_help_panel=_OUTPUT
+        ),
+    ] = Cut.EXACT
+
     def check_output(self, video: str) -> None:
         """Refuse, before any work is done, a place that cannot be written to or must not be."""
-        places = [path for path in (self.output, self.html) if path is not None]
-        if len(places) == 2 and places[0].absolute() == places[1].absolute():
-            raise ValueError(f"--output and --html both name {places[0]}; give them different files")
-        for path in places:
+        from timechat.export import check_otio
+
+        named = {"--output": self.output, "--html": self.html, "--reel": self.reel}
+        places = {option: path for option, path in named.items() if path is not None}
+        for (one, path), (other, same) in combinations(places.items(), 2):
+            if path.absolute() == same.absolute():
+                raise ValueError(f"{one} and {other} both name {path}; give them different files")
+        if self.format is Format.OTIO and not self.as_json:
+            check_otio()
+        self._check_cuts()
+        for path in places.values():
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; name a file in it")
             if not path.absolute().parent.is_dir():
@@ -223,6 +253,20 @@ class OutputSettings:
                 raise ValueError(f"{path} cannot be written: permission denied")
             if path.exists() and Path(video).exists() and path.samefile(video):
                 raise ValueError(f"{path} is the video itself; name another file")
+
+    def _check_cuts(self) -> None:
+        from timechat.video import check_target
+
+        if self.reel is not None:
+            check_target(self.reel, self.cut.value)
+        if self.clips is None:
+            return
+        if self.clips.exists() and not self.clips.is_dir():
+            raise ValueError(f"{self.clips} is a file; name a folder for --clips")
+        if not self.clips.absolute().parent.is_dir():
+            raise ValueError(f"{self.clips} cannot be made: there is no folder {self.clips.parent}")
+        if not os.access(self.clips if self.clips.exists() else self.clips.absolute().parent, os.W_OK):
+            raise ValueError(f"{self.clips} cannot be written to: permission denied")
 
 
 @dataclass(frozen=True)

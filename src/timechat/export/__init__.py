@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from timechat.events import MOMENT_SECONDS, Answer
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
-from timechat.export.editing import rate_notes, timebase, to_edl, to_otio
+from timechat.export.editing import check_otio, rate_notes, timebase, to_edl, to_otio
 from timechat.export.page import EMBED_LIMIT_BYTES, to_html
 from timechat.export.records import to_csv, to_json, to_jsonl, to_qvhighlights
 from timechat.export.subtitles import to_srt, to_vtt
@@ -20,6 +20,7 @@ __all__ = [
     "EMBED_LIMIT_BYTES",
     "FORMATS",
     "MOMENT_SECONDS",
+    "check_otio",
     "event_lines",
     "export_notes",
     "printable",

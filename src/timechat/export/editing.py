@@ -112,10 +112,9 @@ def to_otio(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS) -> str:
     Raises:
         ModuleNotFoundError: opentimelineio is not installed.
     """
-    try:
-        import opentimelineio as otio
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('OTIO needs opentimelineio: pip install "timechat[export]"') from error
+    check_otio()
+    import opentimelineio as otio
+
     rate = float(timebase(fps))
 
     def frames(start: int, end: int) -> otio.opentime.TimeRange:
@@ -137,6 +136,14 @@ def to_otio(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS) -> str:
         track.append(clip)
     timeline.tracks.append(track)
     return str(otio.adapters.write_to_string(timeline, "otio_json")) + "\n"
+
+
+def check_otio() -> None:
+    """Raise a `ModuleNotFoundError` that names the extra if timelines cannot be written."""
+    try:
+        import opentimelineio  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('otio needs opentimelineio: pip install "timechat[export]"') from error
 
 
 def rate_notes(answer: Answer, fps: float | Fraction | None) -> list[str]:

@@ -7,7 +7,7 @@ only the stretches that hold a wanted frame are decoded, each from the keyframe 
     source ─▶ index (times of all frames) ─▶ sampling (which ones) ─▶ decoding (their pixels) ─▶ frames
 """
 
-from timechat.video.cutting import CutReport, cut_clip, cut_clips, join_reel
+from timechat.video.cutting import CutReport, check_target, cut_clip, cut_clips, join_reel
 from timechat.video.frames import Frames, StreamInfo, VideoInfo
 from timechat.video.loading import VideoReader, load_frames, probe_video
 from timechat.video.pictures import Size
@@ -22,6 +22,7 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "VideoSource",
+    "check_target",
     "cut_clip",
     "cut_clips",
     "is_constant_rate",

@@ -114,7 +114,7 @@ def cut_clip(
     """
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
         raise ValueError(f"start must be from 0 and before end, in seconds, got start={start} and end={end}")
-    target = _check_target(Path(target), mode, source)
+    target = _check_place(Path(target), mode, source)
     with _open_film(source, timeout) as film:
         if start >= film.duration:
             raise VideoError(f"{film.opener.name}: ends at {film.duration:.3f} s, before the {start:.3f} s to cut from")
@@ -179,7 +179,7 @@ def join_reel(
         ValueError: There is nothing to show, or the target makes no sense.
         VideoError: As in `cut_clip`.
     """
-    target, events = _check_target(Path(target), mode, source), list(events)
+    target, events = _check_place(Path(target), mode, source), list(events)
     with _open_film(source, timeout) as film:
         found = [stretch for event in events if (stretch := _stretch(event, film.duration)) is not None]
         if not found:
@@ -218,11 +218,16 @@ def _check_mode(mode: str) -> None:
         raise ValueError(f"mode must be 'exact' or 'copy', got {mode!r}")
 
 
-def _check_target(target: Path, mode: str, source: VideoSource) -> Path:
+def check_target(target: Path, mode: str) -> None:
+    """Raise a `ValueError` for a file that no cut can be written to."""
     _check_mode(mode)
     endings = [suffix for suffix in CONTAINERS if mode == "copy" or suffix not in (".webm", ".ts")]
     if target.suffix.lower() not in endings:
         raise ValueError(f"{target}: a cut ({mode}) ends in one of {', '.join(endings)}, not in {target.suffix!r}")
+
+
+def _check_place(target: Path, mode: str, source: VideoSource) -> Path:
+    check_target(target, mode)
     if isinstance(source, str | os.PathLike) and target.exists() and Path(source).exists() and target.samefile(source):
         raise ValueError(f"{target} is the video itself; name another file")
     return target
