@@ -118,7 +118,7 @@ def run_task(
         settings.looking()
         settings.check_output(video)
         heard = session.listen(settings)
-        timechat, opened = session.open(settings)
+        timechat, opened = session.open(settings, keeps_tokens=evidence.cite or evidence.verify)
         job = _Job(task, words, settings, moments, evidence, heard.lines if heard else None)
         if settings.plan:
             typer.echo(_told_plan(job.plan(timechat, opened), as_json=form is Format.JSON))

@@ -74,15 +74,21 @@ class Session:
         with self._screen.progress() as progress:
             return load_speech(self.source, transcript=settings.transcript, asr_model=settings.asr, progress=progress)
 
-    def open(self, settings: WindowSettings) -> tuple["TimeChat", "LongVideo"]:
-        """Load the model and open the video, to be looked at window by window."""
+    def open(self, settings: WindowSettings, *, keeps_tokens: bool) -> tuple["TimeChat", "LongVideo"]:
+        """Load the model and open the video, to be looked at window by window, perhaps more than once."""
         timechat = self._load_model()
         from timechat.pipeline import Sampling
 
         options = self._settings.sampling_options()
         timeout = options.pop("timeout")
         video = self._open_files.enter_context(
-            timechat.open(self.source, looking=settings.looking(), sampling=Sampling(**options), timeout=timeout)
+            timechat.open(
+                self.source,
+                looking=settings.looking(),
+                sampling=Sampling(**options),
+                keeps_tokens=keeps_tokens,
+                timeout=timeout,
+            )
         )
         video.name = self._video
         return timechat, video
