@@ -364,15 +364,19 @@ def test_a_timeline_without_its_library_names_the_extra(monkeypatch):
 
 def test_a_submission_line_has_the_official_keys_and_a_score_a_clip():
     answer = Answer(
-        "", [Event(2, 7, score=0.9), Event(8, 8)], question="a dog", video="x/NUsG9BgSes0_210.0_360.0.mp4", duration=9.5
+        "",
+        [Event(3.2, 7.5, score=0.9), Event(8, 8)],
+        question="a dog",
+        video="x/NUsG9BgSes0_210.0_360.0.mp4",
+        duration=9.5,
     )
     [line] = to_qvhighlights(answer, qid=2579).splitlines()
     assert json.loads(line) == {
         "qid": 2579,
         "query": "a dog",
         "vid": "NUsG9BgSes0_210.0_360.0",
-        "pred_relevant_windows": [[2, 7, 0.9], [7.5, 9.5, 1.0]],
-        "pred_saliency_scores": [0, 0.9, 0.9, 0, 1.0],
+        "pred_relevant_windows": [[3.2, 7.5, 0.9], [7.5, 9.5, 1.0]],
+        "pred_saliency_scores": [0, 0, 0.9, 0.9, 1.0],
     }
 
 

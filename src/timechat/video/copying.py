@@ -64,7 +64,7 @@ class PacketCopier:
         self._reader = Reader(opener, info, index, 1)
         self._container = av.open(str(path.absolute()), "w", format=form)
         try:
-            self._pictures = self._container.add_stream_from_template(self._reader.stream)
+            self._pictures = self._container.add_stream_from_template(self._reader.stream, opaque=True)
             template = None if sound is None else sound.stream
             self._heard = None if template is None else self._container.add_stream_from_template(template)
             self._container.start_encoding()
