@@ -11,8 +11,8 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -27,21 +27,17 @@ from timechat.errors import VideoError
 from timechat.events import MOMENT_SECONDS, Event, format_time
 from timechat.files import written_whole
 from timechat.video.copying import CopiedRange, PacketCopier, copied_range
-from timechat.video.decoding import decode_all, decode_between
 from timechat.video.encoding import FilmWriter
-from timechat.video.frames import VideoInfo
-from timechat.video.index import Index, build_index, read_packets, seconds
-from timechat.video.loading import DEFAULT_TIMEOUT, times_in_order
-from timechat.video.sampling import TIME_SLACK, on_screen
+from timechat.video.film import Film, open_film
+from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.soundtrack import Sound
-from timechat.video.source import Opener, VideoSource, open_source, reason
+from timechat.video.source import VideoSource, reason
 
 Mode = Literal["exact", "copy"]
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts"}
 """What files with these endings hold; `.webm` and `.ts` only as copies."""
 
-_FINEST_TICK = Fraction(1, 90000)  # seconds: coarser clocks are split, so that a cut may lie between two ticks
 _AHEAD = Fraction(1, 2)  # seconds by which sound is written ahead of the pictures
 _ROUNDING = 0.05  # seconds: answers tell times to a tenth
 
@@ -115,7 +111,7 @@ def cut_clip(
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
         raise ValueError(f"start must be from 0 and before end, in seconds, got start={start} and end={end}")
     target = _check_place(Path(target), mode, source)
-    with _open_film(source, timeout) as film:
+    with open_film(source, timeout) as film:
         if start >= film.duration:
             raise VideoError(f"{film.opener.name}: ends at {film.duration:.3f} s, before the {start:.3f} s to cut from")
         return _write(film, [(start, end)], target, mode)[0]
@@ -144,7 +140,7 @@ def cut_clips(
     """
     _check_mode(mode)
     events, folder = list(events), Path(folder)
-    with _open_film(source, timeout) as film:
+    with open_film(source, timeout) as film:
         suffix = ".mp4" if mode == "exact" else _copy_suffix(film.info.format)
         folder.mkdir(exist_ok=True)
         reports = []
@@ -180,7 +176,7 @@ def join_reel(
         VideoError: As in `cut_clip`.
     """
     target, events = _check_place(Path(target), mode, source), list(events)
-    with _open_film(source, timeout) as film:
+    with open_film(source, timeout) as film:
         found = [stretch for event in events if (stretch := _stretch(event, film.duration)) is not None]
         if not found:
             raise ValueError(
@@ -248,84 +244,10 @@ def _file_name(number: int, count: int, event: Event, suffix: str) -> str:
     return "_".join(part for part in parts if part) + suffix
 
 
-# -------------------------------------------------------------------------------------------------------- the film
-
-
-@dataclass(frozen=True)
-class _Film:
-    """A video and the time of every picture, in ticks of `time_base` from its first picture on.
-
-    Attributes:
-        ticks: `(frames,)`, rising.
-        end: ticks, when the last picture leaves the screen.
-        zero: seconds, the container's time of the first picture.
-        notes: what is to be said about the times.
-    """
-
-    opener: Opener
-    info: VideoInfo
-    index: Index
-    time_base: Fraction
-    ticks: NDArray[np.int64]
-    end: int
-    zero: Fraction
-    notes: tuple[str, ...]
-
-    @property
-    def duration(self) -> float:
-        return float(self.end * self.time_base)
-
-    def pixel_aspect(self) -> Fraction | None:
-        """Width of a stored pixel by its height, None where the file does not say."""
-        with self.opener.open() as container:
-            return next(s for s in container.streams.video if s.index == self.info.stream).sample_aspect_ratio
-
-    def pictures(self, start: float, end: float) -> tuple[int, int]:
-        """Numbers of the first picture on screen from `start` to `end` (seconds), and of the one after the last."""
-        times = seconds(self.ticks, self.time_base)
-        first = int(on_screen(times, start))
-        return first, max(first + 1, int(np.searchsorted(times, end - TIME_SLACK)))
-
-    def decode(self, first: int, stop: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Pictures with their numbers, in display order; damaged ones are left out."""
-        if not self.index.is_trusted:
-            yield from itertools.islice(enumerate(decode_all(self.opener, self.info)), first, stop)
-            return
-        for frame in decode_between(self.opener, self.info, self.index, first, stop - 1):
-            yield int(np.searchsorted(self.index.frame_pts, frame.pts or 0)), frame
-
-
-@contextmanager
-def _open_film(source: VideoSource, timeout: float) -> Iterator[_Film]:
-    with open_source(source, timeout) as opener:
-        found, info, time_base = read_packets(opener, only_first_picture=False)
-        index = build_index(found, time_base)
-        yield _film_by_index(opener, info, index) if index.is_trusted else _film_in_order(opener, info, index)
-
-
-def _film_by_index(opener: Opener, info: VideoInfo, index: Index) -> _Film:
-    fineness = math.ceil(index.time_base / _FINEST_TICK)
-    first = int(index.frame_pts[0])
-    ticks, end = (index.frame_pts - first) * fineness, (index.end - first) * fineness
-    return _Film(opener, info, index, index.time_base / fineness, ticks, end, first * index.time_base, ())
-
-
-def _film_in_order(opener: Opener, info: VideoInfo, index: Index) -> _Film:
-    """A film whose times only decoding can tell."""
-    ticks = [frame.pts for frame in decode_all(opener, info)]
-    if not ticks:
-        raise VideoError(f"{opener.name}: is damaged: no frame can be decoded")
-    times, notes = times_in_order(ticks, index.time_base, info.fps or 25.0)
-    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / (info.fps or 25.0)
-    fine = np.round(np.append(times, times[-1] + gap) / float(_FINEST_TICK)).astype(np.int64)
-    zero = Fraction(info.start_time).limit_denominator(90000)
-    return _Film(opener, info, index, _FINEST_TICK, fine[:-1], int(fine[-1]), zero, tuple(notes))
-
-
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def _write(film: _Film, stretches: Sequence[tuple[float, float]], target: Path, mode: Mode) -> list[CutReport]:
+def _write(film: Film, stretches: Sequence[tuple[float, float]], target: Path, mode: Mode) -> list[CutReport]:
     """Write stretches (seconds, in time order) one after the other into one file."""
     write = _encode if mode == "exact" else _copy
     film.opener.deadline.renew()
@@ -341,7 +263,7 @@ def _write(film: _Film, stretches: Sequence[tuple[float, float]], target: Path, 
 
 
 def _encode(
-    film: _Film,
+    film: Film,
     stretches: Sequence[tuple[float, float]],
     target: Path,
     path: Path,
@@ -359,15 +281,7 @@ def _encode(
             if head is None:
                 raise VideoError(f"{film.opener.name}: is damaged: no picture from {start:.3f} to {end:.3f} s is left")
             if writer is None:
-                writer = FilmWriter(
-                    path,
-                    CONTAINERS[target.suffix.lower()],
-                    first_picture=head[1],
-                    time_base=film.time_base,
-                    fps=film.info.fps,
-                    aspect=film.pixel_aspect(),
-                    sound=sound,
-                )
+                writer = _open_writer(film, target, path, head[1], sound)
             cut_at = round(Fraction(start) / film.time_base)
             cut_end = min(film.end, round(Fraction(end) / film.time_base))
             num_lost = (
@@ -385,8 +299,20 @@ def _encode(
     return reports
 
 
+def _open_writer(film: Film, target: Path, path: Path, first_picture: VideoFrame, sound: Sound | None) -> FilmWriter:
+    return FilmWriter(
+        path,
+        CONTAINERS[target.suffix.lower()],
+        first_picture=first_picture,
+        time_base=film.time_base,
+        fps=film.info.fps,
+        aspect=film.pixel_aspect(),
+        sound=sound,
+    )
+
+
 def _encode_stretch(
-    film: _Film,
+    film: Film,
     writer: FilmWriter,
     sound: Sound | None,
     pictures: Iterator[tuple[int, VideoFrame]],
@@ -415,7 +341,7 @@ def _encode_stretch(
 
 
 def _copy(
-    film: _Film,
+    film: Film,
     stretches: Sequence[tuple[float, float]],
     target: Path,
     path: Path,
@@ -429,7 +355,8 @@ def _copy(
         piece = copied_range(film.index, *film.pictures(start, end))
         if ranges and piece.first <= ranges[-1][0].last:  # its keyframe is in the copy before: they are one
             before, start, _ = ranges.pop()
-            piece = replace(piece, first=before.first, start=before.start)
+            last, end_time = max(before.last, piece.last), max(before.end, piece.end)
+            piece = CopiedRange(before.first, last, before.start, end_time)
         ranges.append((piece, start, end))
     reports: list[CutReport] = []
     with PacketCopier(film.opener, film.info, film.index, path, CONTAINERS[target.suffix.lower()], sound) as copier:
