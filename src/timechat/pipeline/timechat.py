@@ -225,6 +225,7 @@ class TimeChat:
         decoding: Decoding = GREEDY,
         preset: str = DEFAULT_PRESET,
         looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
     ) -> Answer: ...
 
     @overload
@@ -238,6 +239,7 @@ class TimeChat:
         decoding: Decoding = GREEDY,
         preset: str = DEFAULT_PRESET,
         looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
     ) -> AnswerStream: ...
 
     def ask(
@@ -250,6 +252,7 @@ class TimeChat:
         decoding: Decoding = GREEDY,
         preset: str = DEFAULT_PRESET,
         looking: Looking = _USUAL_LOOK,
+        speech: Sequence[Event] | None = None,
     ) -> Answer | AnswerStream:
         """Ask anything about a video.
 
@@ -262,11 +265,12 @@ class TimeChat:
             decoding: How the answer is written; greedy by default.
             preset: Wording whose system prompt is used.
             looking: In which windows a long video is looked at; each answers for itself.
+            speech: What is said in the video, told with the question; None where nobody listened.
 
         Returns:
             An `Answer`, whose events are the times that it names; with `stream` an `AnswerStream`.
         """
-        options: dict[str, Any] = {"history": history or (), "decoding": decoding, "preset": preset}
+        options: dict[str, Any] = {"history": history or (), "decoding": decoding, "preset": preset, "speech": speech}
         if stream:
             return self.stream("ask", video, question, **options)
         return self.run("ask", video, question, looking=looking, **options)
