@@ -352,6 +352,13 @@ def test_the_built_in_model_runs_in_every_format():
         assert isinstance(answer.text, str)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_tasks_run_in_every_format(dtype):
+    timechat = TimeChat.from_pretrained("nano", device="cpu", dtype=dtype)
+    for task, words in (("grounding", "the ring spins"), ("highlights", None)):
+        assert timechat.run(task, made_frames(4, size=96), words).notes == ()
+
+
 def test_a_stream_that_is_closed_before_it_began_has_an_empty_answer(timechat, encoded):
     stream = timechat.ask(encoded, "x", stream=True, decoding=SHORT)
     stream.close()

@@ -692,7 +692,7 @@ class TimeChat:
     @cached_property
     def _constraints(self) -> AnswerConstraints:
         ends = self.model.generation_config.eos_token_id
-        vocab_size = self.model.get_output_embeddings().weight.shape[0]
+        vocab_size = self.model.config.text_config.vocab_size
         return AnswerConstraints(
             self.processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ())
         )
