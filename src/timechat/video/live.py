@@ -72,7 +72,10 @@ class LiveVideo:
         self.end_time: float | None = None
         self._open = ExitStack()
         try:
-            self._container = self._open.enter_context(_open(source, self.name, follow, idle_timeout))
+            handle = _handle(source, self.name, follow, idle_timeout)
+            if isinstance(handle, _GrowingFile):
+                self._open.callback(handle.close)
+            self._container = self._open.enter_context(_container(handle, self.name, idle_timeout))
             self._stream = choose_stream(self._container, self.name)
         except BaseException:
             self._open.close()
@@ -164,27 +167,31 @@ def _pixels(frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
     return to_pixels(frame, *(own if size is None else height_width(size)))
 
 
-def _open(source: Any, name: str, follow: bool, idle_timeout: float) -> av.container.InputContainer:
-    """A container that is read forward only."""
+def _handle(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
+    """What FFmpeg is to read: a path, an address or a file object."""
     if not (idle_timeout > 0 and np.isfinite(idle_timeout)):
         raise ValueError(f"idle_timeout must be seconds above 0, got {idle_timeout}")
-    if isinstance(source, str | os.PathLike):
-        text = without_scheme(os.fspath(source))
-        is_address = text.lower().startswith(_STREAMS)
-        if not is_address and not Path(text).exists():
-            raise VideoError(
-                f"{name}: no such file; give a file, a pipe such as /dev/stdin, or an rtsp or http(s) address"
-            )
-        handle: Any = text
-        if follow and not is_address and Path(text).is_file():
-            handle = _GrowingFile(Path(text), idle_timeout)
-    else:
-        handle, is_address = source, False
+    if not isinstance(source, str | os.PathLike):
+        return source
+    text = without_scheme(os.fspath(source))
+    if text.lower().startswith(_STREAMS):
+        return text
+    if not Path(text).exists():
+        raise VideoError(f"{name}: no such file; give a file, a pipe such as /dev/stdin, or an rtsp or http(s) address")
+    return _GrowingFile(Path(text), idle_timeout) if follow and Path(text).is_file() else text
+
+
+def _container(handle: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
+    """A container that is read forward only."""
+    is_address = isinstance(handle, str) and handle.lower().startswith(_STREAMS)
+    options = {"rtsp_transport": "tcp"} if is_address and handle.lower().startswith("rtsp") else {}
     try:
-        options = {"rtsp_transport": "tcp"} if str(handle).lower().startswith("rtsp") else {}
-        timeout = (idle_timeout, idle_timeout) if is_address else None
         container: av.container.InputContainer = av.open(
-            handle, "r", metadata_errors="replace", options=options, timeout=timeout
+            handle,
+            "r",
+            metadata_errors="replace",
+            options=options,
+            timeout=(idle_timeout, idle_timeout) if is_address else None,
         )
         return container
     except (av.error.FFmpegError, OSError) as error:
