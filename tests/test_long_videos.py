@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.model.tiny import made_frames
-from timechat import Event, TimeChat
+from timechat import Event, TimeChat, VideoError
 from timechat.cache import DiskCache
 from timechat.data.drawing.chain import write_chain
 from timechat.data.drawing.film import write_film
@@ -86,6 +86,11 @@ def test_a_number_of_frames_alone_takes_the_whole_video_at_once_as_the_original_
 def test_only_the_stretch_that_is_asked_for_is_looked_at():
     plan = plan_look(NANO, 3600.0, Looking(), Sampling(start=100.0, end=300.0))
     assert (plan.windows[0].start, plan.windows[-1].end) == (100.0, 300.0)
+
+
+def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, film):
+    with pytest.raises(VideoError, match=r"ends at \d+\.\d+ s, before the start at 100 s"):
+        nano.open(film, sampling=Sampling(start=100.0))
 
 
 def test_the_second_look_is_denser_and_lies_around_the_border():

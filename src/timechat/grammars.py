@@ -209,14 +209,17 @@ def _allows_moments(text: str, tokens_left: int, *, last: int) -> bool:
             return not digits or 1 <= int(digits) <= min(MAX_MOMENTS, last + 1, max(1, room))
         if not after.startswith(_COUNTED_TIMES):
             return True
-        return _allows_times(after[len(_COUNTED_TIMES) :], int(digits), last, has_room=True)
+        return _allows_times(after[len(_COUNTED_TIMES) :], int(digits), last, tokens_left)
     if text.startswith(_LISTED_TIMES):
-        return _allows_times(text[len(_LISTED_TIMES) :], None, last, has_room=2 * tokens_left >= _TOKENS_AROUND_MOMENTS)
+        return _allows_times(text[len(_LISTED_TIMES) :], None, last, tokens_left)
     return room > 0 or not text.startswith("T")
 
 
-def _allows_times(text: str, count: int | None, last: int, *, has_room: bool) -> bool:
-    """Whether times rise and leave room for those to come, and are as many as was said; then the same of scores."""
+def _allows_times(text: str, count: int | None, last: int, tokens_left: int) -> bool:
+    """Whether times rise and leave room for those to come, and are as many as was said; then the same of scores.
+
+    Where no number was said, another time is begun only while there are tokens for it and for the scores of all.
+    """
     written, seconds, rest = text.partition(" s")
     numbers = re.findall(_NUMBER, written)
     low = 0
@@ -231,8 +234,10 @@ def _allows_times(text: str, count: int | None, last: int, *, has_room: bool) ->
         return len(numbers) == (count or len(numbers)) and _allows_scores(rest, len(numbers))
     if count is not None:
         return commas < count
-    is_asking_for_more = commas and commas == len(numbers)
-    return not is_asking_for_more or (commas < MAX_MOMENTS and low <= last and has_room)
+    if not commas or commas < len(numbers):
+        return True
+    has_room = tokens_left >= _TOKENS_AROUND_MOMENTS // 2 + _TOKENS_OF_MOMENT // 2 * (commas + 2)
+    return commas < MAX_MOMENTS and low <= last and has_room
 
 
 def _allows_scores(text: str, count: int) -> bool:

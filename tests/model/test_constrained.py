@@ -88,6 +88,27 @@ def test_whatever_is_written_can_be_read(constraints, task, duration, budget, se
         assert all(e.caption for e in events) or task == "grounding"
 
 
+def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
+    """A model that would go on listing times is brought to their scores in time."""
+    tokenizer = constraints._tokenizer
+    head = tokenizer(" The highlight timestamps are in the", add_special_tokens=False).input_ids
+    comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
+    for budget in (80, 120, 200):
+        processor = constraints.processor([answer_shape("highlights", duration=600.0)], budget)
+        ids: list[int] = []
+        generator = torch.Generator().manual_seed(budget)
+        while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
+            scores = torch.randn(1, constraints.vocab_size, generator=generator)
+            scores[0, comma] += 20
+            scores[0, head[len(ids)] if len(ids) < len(head) else comma] += 50
+            ids.append(int(processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores).argmax()))
+        assert ids[-1] in constraints.eos_token_ids
+        text = constraints.engine.decode_bytes(ids[:-1]).decode().strip()
+        parsed = parse_events(text, task="highlights", duration=600.0)
+        assert parsed.notes == (), text
+        assert len(parsed.events) > 1
+
+
 def test_the_same_is_never_told_again_and_again(nano):
     """A model that wants nothing else is made to move on in time."""
     constraints = nano._constraints

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from timechat.errors import VideoError
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.encoded import EncodedVideo, Video
@@ -65,6 +66,9 @@ class LongVideo:
         self.name = source.name if source else None
         self.fps = source.fps if source else None
         self.looking = looking
+        if sampling.start is not None and sampling.start >= self.duration:
+            self._close_reader()
+            raise VideoError(f"{self.name}: ends at {self.duration:.3f} s, before the start at {sampling.start:g} s")
         self.plan: LookPlan = plan_look(model.config, self.duration, looking, sampling)
         self.store = store
         self.notes: tuple[str, ...] = ()
@@ -81,6 +85,9 @@ class LongVideo:
     def close(self) -> None:
         """Let go of the file; windows that are kept in memory can still be asked about."""
         self._ahead.shutdown(cancel_futures=True)
+        self._close_reader()
+
+    def _close_reader(self) -> None:
         if self._reader is not None:
             self._reader.close()
 
