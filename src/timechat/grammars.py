@@ -64,7 +64,7 @@ class AnswerShape:
         return "last words" if tokens_left <= _TOKENS_TO_END or len(caption) > MAX_CAPTION else "words"
 
 
-_TOKENS_TO_END = 5  # a letter, a full stop and the end token, and some room
+_TOKENS_TO_END = 10  # the rest of a sign, a letter, a full stop and the end token, and some room
 
 
 def answer_shape(task: Task, *, duration: float, max_events: int = MAX_EVENTS) -> AnswerShape | None:
@@ -90,11 +90,11 @@ def answer_shape(task: Task, *, duration: float, max_events: int = MAX_EVENTS) -
 # ---------------------------------------------------------------------------------------------------- grammars
 
 _TIME = r"(0|[1-9][0-9]{0,4})(\.[0-9])?"
-_SCORE = r"[0-5]\.[0-9]"
+_SCORE = r"([0-4]\.[0-9]|5\.0)"
 # A caption is made of sentences that begin with a letter. It has no two spaces in a row, which stand between events,
-# and # nothing that could be read as a span of its own: no dash but inside a word, no colon, no number joined to what
-# follows.
-_SIGN = r"[^ \n0-9:.!?;*#>•·|+\[\](){}<>_\"=‐‑‒–—―−－~～→\-]"
+# no control signs, and nothing that could be read as a span of its own: no dash but inside a word, no colon, no number
+# joined to what follows.
+_SIGN = r"[^\p{C}\p{Z}0-9:.!?;*#>•·|+\[\](){}<>_\"=‐‑‒–—―−－~～→\-]"
 _WORDS = rf"\p{{L}}({_SIGN}|[0-9]|-{_SIGN}| {_SIGN}| [0-9])*"
 _CAPTION = rf"{_WORDS}([.!?;]{{1,3}} {_WORDS})*[.!?]"
 _EVENT = f"{_TIME} - {_TIME} seconds, {_CAPTION}"
@@ -172,9 +172,12 @@ def _allows_events(text: str, tokens_left: int, *, last: int, max_events: int, o
         return True
     done, between, event = text[len(opening) :].rpartition(_BETWEEN)
     count, low = _after(done)
-    if between and not event:  # a new event is about to begin
-        shortest = 1 if last > 1 else 0
-        return count < max_events and low <= last - shortest and tokens_left >= _TOKENS_OF_EVENT
+    shortest = 1 if last > 1 else 0
+    if between and (count >= max_events or low > last - shortest):
+        return False
+    # A token may write the gap and the first number at once (" 82.0"), so the room is asked for until that number ends.
+    if between and " " not in event and tokens_left + len(event) < _TOKENS_OF_EVENT:
+        return False
     return _allows_pair(event, low, last)
 
 

@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,6 +87,36 @@ def test_whatever_is_written_can_be_read(constraints, task, duration, budget, se
         assert len(HEAD.findall(text)) == len(events)
         assert all(e.start < e.end for e in events) or duration < 0.2
         assert all(e.caption for e in events) or task == "grounding"
+
+
+def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
+    shape = answer_shape("dense_caption", duration=600.0, max_events=2)
+    one, two = "1.0 - 2.0 seconds, A.  ", "1.0 - 2.0 seconds, A.  3.0 - 4.0 seconds, B.  "
+    for begun in ("", "5", "5.0"):
+        assert shape.allows(one + begun, 500)
+        assert not shape.allows(two + begun, 500)  # a third event
+        assert not shape.allows(one + begun, 3)  # no room to end it
+
+
+def test_an_answer_of_odd_signs_comes_to_its_end(nano):
+    """Logits that like spaces, strange signs and full stops, and never the end."""
+    constraints = nano._constraints
+    odd = np.array([not text.isalnum() or not text.isascii() for text in constraints.texts])
+    likes = torch.from_numpy(odd.astype(np.float32)) * 6
+    for seed in range(40):
+        budget = (48, 96, 160)[seed % 3]
+        processor = constraints.processor([answer_shape("dense_caption", duration=60.0)], budget)
+        generator = torch.Generator().manual_seed(seed)
+        ids: list[int] = []
+        while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
+            scores = torch.randn(1, constraints.vocab_size, generator=generator) * 3 + likes
+            scores[0, list(constraints.eos_token_ids)] = -50
+            ids.append(int(processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores).argmax()))
+        text = nano.processor.decode(ids)
+        assert ids[-1] in constraints.eos_token_ids, text
+        parsed = parse_events(text, task="dense_caption", duration=60.0)
+        assert parsed.notes == (), text
+        assert all(event.caption for event in parsed.events), text
 
 
 def test_a_list_of_moments_leaves_room_for_their_scores(constraints):

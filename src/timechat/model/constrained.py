@@ -61,6 +61,11 @@ class AnswerConstraints:
         return np.array([text.startswith(" ") for text in self.texts])
 
     @cached_property
+    def is_word(self) -> NDArray[np.bool_]:
+        """`(vocab_size,)`: whether an id writes nothing but letters, after which a sentence may end."""
+        return np.array([text.isascii() and text.isalpha() for text in self.texts])
+
+    @cached_property
     def ends_sentence(self) -> NDArray[np.bool_]:
         """`(vocab_size,)`: whether an id ends a sentence."""
         return np.array([text in (".", "!", "?") for text in self.texts])
@@ -145,4 +150,7 @@ class _Row:
             only[ends] = True
             return only
         stops = allowed & self._constraints.ends_sentence
-        return stops if stops.any() else allowed & ~self._begins_event()
+        if stops.any():
+            return stops
+        words = allowed & self._constraints.is_word
+        return words if words.any() else allowed & ~self._begins_event()
