@@ -12,11 +12,12 @@ from timechat.model.loading import NANO, check_folder, load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
 from timechat.model.original_export import export_original
 from timechat.model.processing import TimeChatProcessor
+from timechat.recipes import plain
 from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
 from timechat.training.config import ModelSettings, Recipe
 from timechat.training.objectives import HEADS, HEADS_NAME
 from timechat.training.parameters import prepare_parameters
-from timechat.training.recipes import RESOLVED_FILE, load_resolved, plain_recipe
+from timechat.training.recipes import RESOLVED_FILE, load_resolved
 
 Model = TimeChatForConditionalGeneration
 MakeModel = Callable[[ModelSettings], tuple[Model, TimeChatProcessor]]
@@ -119,7 +120,7 @@ def export_original_of(recipe: Recipe, model: Model, out: Path) -> None:
         out,
         with_vision="vision" in recipe.model.train,
         with_language_model="language_model" in recipe.model.train,
-        config={"recipe": plain_recipe(recipe)},
+        config={"recipe": plain(recipe)},
         epoch=(recipe.run.epochs or 1) - 1,
     )
 

@@ -164,12 +164,12 @@ class _WeightsAndBiases:
             import wandb
         except ModuleNotFoundError:
             raise ModuleNotFoundError('run.wandb needs wandb: pip install "timechat[wandb]"') from None
-        from timechat.training.recipes import plain_recipe
+        from timechat.recipes import plain
 
         # The folder's name is the run's id, so that a run that is taken up goes on there.
         run_id = "-".join(folder.resolve().parts[-2:])
         self._run = wandb.init(
-            project=recipe.run.wandb, name=recipe.name, id=run_id, resume="allow", config=plain_recipe(recipe)
+            project=recipe.run.wandb, name=recipe.name, id=run_id, resume="allow", config=plain(recipe)
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from timechat.distributed import process_group, rank, wait_for_all
 from timechat.errors import TrainingError
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.recipes import save_recipe
 from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, write_file
 from timechat.training.config import Recipe
 from timechat.training.data import make_source as make_instruction_source
@@ -22,7 +23,7 @@ from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import BatchSource, Validate, train
 from timechat.training.objectives import HEADS_NAME, STARTS
 from timechat.training.parallel import choose_device
-from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved, save_recipe
+from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
 
 MakeSource = Callable[[Recipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
 MakeValidate = Callable[[Recipe, TimeChatProcessor], Validate | None]
