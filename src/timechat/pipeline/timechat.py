@@ -422,6 +422,55 @@ class TimeChat:
         with self.open(video, looking=looking, keeps_tokens=cites or verifies) as opened:
             return self._answer(question, opened, wanted, cites=cites, verifies=verifies, progress=progress)
 
+    def run_all(
+        self,
+        task: Task,
+        asked: Sequence[tuple[EncodedVideo, str | None]],
+        *,
+        decoding: Decoding = GREEDY,
+        preset: str = DEFAULT_PRESET,
+        speech: Sequence[Sequence[Event] | None] | None = None,
+    ) -> list[Answer]:
+        """Run a task on many videos, or with many words, in one batch; each is answered as if it were alone.
+
+        What questions about one video share is read once, if nothing else is in the batch. Every answer has all events
+        that its text names, in the order of the text, whatever their scores.
+
+        Args:
+            task: Which one.
+            asked: Each a video and the question or query, where the task takes it.
+            decoding: How the answers are written.
+            preset: Wording of the task.
+            speech: What is said in each video; None where nobody listened.
+        """
+        heard = [None] * len(asked) if speech is None else [None if one is None else tuple(one) for one in speech]
+        questions = [
+            _Question(task, words, (), decoding, preset, said) for (_, words), said in zip(asked, heard, strict=True)
+        ]
+        for question in questions:
+            question.check()
+        videos = [video for video, _ in asked]
+        if not videos:
+            return []
+        answers = []
+        for video, question, one in zip(videos, questions, self._answer_each(questions, videos), strict=True):
+            read = read_window(one, task, question.words, self._scoring)
+            answers.append(
+                Answer(
+                    one.text,
+                    list(read.events),
+                    task=task,
+                    question=question.words or "",
+                    video=video.name,
+                    duration=video.duration,
+                    model=self.name,
+                    score=read.best,
+                    step=video.step,
+                    notes=(*self.notes, *video.notes, *read.notes),
+                )
+            )
+        return answers
+
     def plan(
         self,
         task: Task,
@@ -503,7 +552,7 @@ class TimeChat:
 
         def read(text: str) -> Answer:
             answer = WindowAnswer(_window(encoded), text, self._tokens(written[0])[1] if written else ())
-            answers = self._confirmed(question, [encoded], [answer]) if task == "grounding" else [answer]
+            answers = self._confirmed([question], [encoded], [answer]) if task == "grounding" else [answer]
             return self._tell(question, encoded, answers, wanted)
 
         return AnswerStream(self.processor.tokenizer, write, read)
@@ -526,7 +575,7 @@ class TimeChat:
 
         def tell(asked: _Question) -> Answer:
             if isinstance(video, EncodedVideo):
-                return self._tell(asked, video, self._answer_windows(asked, [video]), wanted)
+                return self._tell(asked, video, self._answer_all(asked, [video]), wanted)
             return self._answer_long(asked, video, wanted, progress)
 
         answer = tell(question)
@@ -544,7 +593,7 @@ class TimeChat:
             windows = list(video.encode([w for w in video.windows if w.start <= cited.end and cited.start <= w.end]))
         read = [
             read_window(answer, "grounding", cited.caption, self._scoring)
-            for answer in self._answer_windows(asked, windows)
+            for answer in self._answer_all(asked, windows)
         ]
         least = self._scoring.found_threshold
         return [event for one in read for event in one.events if event.score is None or event.score >= least]
@@ -566,7 +615,7 @@ class TimeChat:
         for encoded in video.encode(todo):
             batch.append(encoded)
             if len(batch) == video.looking.batch_size or encoded.window == todo[-1]:
-                for told in video.timed("answer", partial(self._answer_windows, question, batch)):
+                for told in video.timed("answer", partial(self._answer_all, question, batch)):
                     answers[told.window] = told
                     if question.is_reproducible:
                         video.store.save_answer(facts[told.window], told.to_dict())
@@ -574,31 +623,36 @@ class TimeChat:
                 _report(progress, "windows", len(answers), len(video.windows))
         answer = self._tell(question, video, [answers[window] for window in video.windows], wanted)
         if question.task == "grounding" and video.plan.refines and answer.events:
-            again = partial(self._answer_windows, question)
+            again = partial(self._answer_all, question)
             answer = refine_moments(answer, video, self.model.config, again, self._scoring)
         return answer
 
-    def _answer_windows(self, question: "_Question", windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
-        """Ask about windows, all at once."""
-        written = self._write([self._prompt(question, window) for window in windows], windows, question)
+    def _answer_all(self, question: "_Question", windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
+        """Ask the same about windows, all at once."""
+        return self._answer_each([question] * len(windows), windows)
+
+    def _answer_each(self, questions: Sequence["_Question"], windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
+        """Ask each question about its window, all at once; task and decoding are those of the first."""
+        prompts = [self._prompt(question, window) for question, window in zip(questions, windows, strict=True)]
+        written = self._write(prompts, windows, questions[0])
         answers = [
             WindowAnswer(_window(window), *self._tokens(one)) for window, one in zip(windows, written, strict=True)
         ]
-        return self._confirmed(question, windows, answers) if question.task == "grounding" else answers
+        return self._confirmed(questions, windows, answers) if questions[0].task == "grounding" else answers
 
     def _confirmed(
-        self, question: "_Question", windows: Sequence[EncodedVideo], answers: Sequence[WindowAnswer]
+        self, questions: Sequence["_Question"], windows: Sequence[EncodedVideo], answers: Sequence[WindowAnswer]
     ) -> list[WindowAnswer]:
         """The same answers, with how far the video speaks for each moment that was found."""
         found = {}
         for i, answer in enumerate(answers):
             events = parse_events(answer.text, task="grounding", duration=answer.window.duration).events
             if events:
-                found[i] = replace(events[0], caption=question.words or "")
+                found[i] = replace(events[0], caption=questions[i].words or "")
         if not found:
             return list(answers)
         asked = [windows[i] for i in found]
-        nats = confirm(self.model, self.processor, asked, list(found.values()), preset=question.preset)
+        nats = confirm(self.model, self.processor, asked, list(found.values()), preset=questions[0].preset)
         confirmed = dict(zip(found, nats, strict=True))
         return [replace(answer, confirmation=confirmed.get(i)) for i, answer in enumerate(answers)]
 

@@ -1,0 +1,31 @@
+"""Benchmarks as data: how each one's public annotations become samples, and how its answers are scored.
+
+annotations ─▶ captions | grounding | highlights | choices | drawn ─▶ Sample ─▶ (predict) ─▶ Prediction
+"""
+
+from timechat.evaluation.benchmarks.benchmark import Benchmark, Source
+from timechat.evaluation.benchmarks.captions import read_activitynet, read_youcook2
+from timechat.evaluation.benchmarks.drawn import read_drawn
+from timechat.evaluation.benchmarks.grounding import read_activitynet_grounding, read_charades
+from timechat.evaluation.benchmarks.highlights import read_qvhighlights, read_qvhighlights_moments
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "youcook2": Benchmark("YouCook2", "youcook", read_youcook2, {"dense_caption": "dvc"}),
+    "activitynet_captions": Benchmark("ActivityNet Captions", "anet", read_activitynet, {"dense_caption": "dvc"}),
+    "activitynet_grounding": Benchmark(
+        "ActivityNet Captions, grounding", "anet", read_activitynet_grounding, {"grounding": "tvg"}
+    ),
+    "charades_sta": Benchmark("Charades-STA", "charades", read_charades, {"grounding": "tvg"}),
+    "qvhighlights": Benchmark("QVHighlights", "qvhighlights", read_qvhighlights, {"highlights": "vhd"}),
+    "qvhighlights_moments": Benchmark(
+        "QVHighlights, moment retrieval", "qvhighlights", read_qvhighlights_moments, {"grounding": "mr"}
+    ),
+    "drawn": Benchmark(
+        "Drawn films",
+        "drawn",
+        read_drawn,
+        {"grounding": "tvg", "dense_caption": "dvc", "highlights": "vhd", "ask": "answers"},
+    ),
+}
+
+__all__ = ["BENCHMARKS", "Benchmark", "Source"]

@@ -1,0 +1,72 @@
+"""Dense captioning: YouCook2 and ActivityNet Captions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timechat.errors import located
+from timechat.evaluation.benchmarks.benchmark import Source, coco_rows, read_json
+from timechat.evaluation.samples import Sample
+
+COCO_FILE = "{split}.caption_coco_format.json"
+ACTIVITYNET_FILES = (COCO_FILE, "{split}_1.json", "{split}.json")
+
+
+def read_youcook2(source: Source) -> Iterator[Sample]:
+    """YouCook2 as the original lays it out: `{"annotations": [{"image_id", "segments", "pure_cap", ...}]}`."""
+    for place, row in coco_rows(source.file(COCO_FILE)):
+        with located(place):
+            sample = _captioned(row["image_id"], row, source)
+        yield sample
+
+
+def read_activitynet(source: Source) -> Iterator[Sample]:
+    """ActivityNet Captions: its public `{video: {"duration", "timestamps", "sentences"}}`, or the original's layout."""
+    for place, video, row in activitynet_rows(source):
+        with located(place):
+            sample = _captioned(video, row, source)
+        yield sample
+
+
+def activitynet_rows(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Videos of ActivityNet Captions with their rows in the original's layout, each with its place for errors."""
+    path = source.file(*ACTIVITYNET_FILES)
+    content = read_json(path)
+    if isinstance(content, Mapping) and "annotations" in content:
+        for place, row in coco_rows(path):
+            with located(place):
+                video = Path(row["image_id"]).name
+            yield place, video, row
+        return
+    with located(str(path)):
+        if not isinstance(content, Mapping):
+            raise ValueError(f"expected a JSON object of videos, got {type(content).__name__}")
+        items = list(content.items())
+    for name, item in items:
+        with located(f"{path}: {name}"):
+            row = {
+                "image_id": f"{name}.mp4",
+                "duration": item["duration"],
+                "segments": item["timestamps"],
+                "pure_cap": joined_captions(item["sentences"]),
+            }
+            if len(item["sentences"]) != len(item["timestamps"]):
+                raise ValueError(f"{len(item['sentences'])} sentences for {len(item['timestamps'])} timestamps")
+        yield f"{path}: {name}", f"{name}.mp4", row
+
+
+def joined_captions(sentences: Sequence[str]) -> str:
+    """Sentences as one `pure_cap`, which scorers split at full stops with a blank; such within a sentence go."""
+    plain = [" ".join(sentence.split()).rstrip(". ").replace(". ", " ") for sentence in sentences]
+    return ". ".join(plain) + "."
+
+
+def _captioned(video: str, row: Mapping[str, Any], source: Source) -> Sample:
+    return Sample(
+        id=Path(video).name,
+        video=video,
+        task="dense_caption",
+        duration=row.get("duration"),
+        speech=source.speech(video),
+        truth=row,
+    )

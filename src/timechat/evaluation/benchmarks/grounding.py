@@ -1,0 +1,78 @@
+"""Temporal grounding: Charades-STA, and the sentences of ActivityNet Captions."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from timechat.errors import located
+from timechat.evaluation.benchmarks.benchmark import Source, coco_rows
+from timechat.evaluation.benchmarks.captions import COCO_FILE, activitynet_rows
+from timechat.evaluation.samples import Sample
+
+_CHARADES_FILES = (COCO_FILE, "charades_sta_{split}.txt")
+
+
+def read_charades(source: Source) -> Iterator[Sample]:
+    """Charades-STA: its public lines `VIDEO START END##SENTENCE`, or the original's layout."""
+    path = source.file(*_CHARADES_FILES)
+    if path.suffix == ".txt":
+        yield from _read_lines(path, source)
+        return
+    for place, row in coco_rows(path):
+        with located(place):
+            start, end = row["timestamp"]
+            sample = _grounded(row["id"], row["image_id"], row["caption"], (start, end), source, row.get("duration"))
+        yield sample
+
+
+def _read_lines(path: Path, source: Source) -> Iterator[Sample]:
+    number = 0
+    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        with located(f"{path}:{line_number}"):
+            place, hashes, sentence = line.strip().partition("##")
+            if not hashes:
+                raise ValueError(f"expected VIDEO START END##SENTENCE, got {line.strip()[:60]!r}")
+            video, start, end = place.split()
+            sample = _grounded(number, f"{video}.mp4", sentence, (float(start), float(end)), source)
+        yield sample
+        number += 1
+
+
+def read_activitynet_grounding(source: Source) -> Iterator[Sample]:
+    """Every sentence of ActivityNet Captions as a query; its segment is the answer."""
+    number = 0
+    for place, video, row in activitynet_rows(source):
+        with located(place):
+            captions = _captions(row)
+            spans = row["segments"]
+            if len(captions) != len(spans):
+                raise ValueError(f"{len(captions)} captions for {len(spans)} segments")
+        for caption, span in zip(captions, spans, strict=True):
+            with located(place):
+                start, end = sorted(span)  # some segments are reversed
+                sample = _grounded(number, video, caption, (start, end), source, row.get("duration"))
+            yield sample
+            number += 1
+
+
+def _captions(row: Mapping[str, Any]) -> list[str]:
+    """Captions of a row, split as the dense captioning script splits them."""
+    if "pure_cap" in row:
+        return [caption.strip(" .") for caption in row["pure_cap"].split(". ")]
+    return [caption.strip() for caption in row["caption"].split(".") if len(caption) > 5]
+
+
+def _grounded(
+    number: int, video: str, query: str, span: tuple[float, float], source: Source, duration: float | None = None
+) -> Sample:
+    return Sample(
+        id=str(number),
+        video=video,
+        task="grounding",
+        words=query,
+        duration=duration,
+        speech=source.speech(video),
+        truth={"id": number, "image_id": video, "caption": query, "timestamp": list(span)},
+    )

@@ -1,0 +1,54 @@
+"""QVHighlights: scores of clips, and the windows that a query describes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from timechat.errors import located
+from timechat.evaluation.benchmarks.benchmark import Source, coco_rows, read_json_lines
+from timechat.evaluation.benchmarks.captions import COCO_FILE
+from timechat.evaluation.samples import Sample
+
+_FILES = (COCO_FILE, "highlight_{split}_release.jsonl")
+
+
+def read_qvhighlights(source: Source) -> Iterator[Sample]:
+    """Highlights of a query: the public JSON Lines, or the original's layout."""
+    path = source.file(*_FILES)
+    rows = read_json_lines(path) if path.suffix == ".jsonl" else coco_rows(path)
+    for place, row in rows:
+        with located(place):
+            sample = _highlighted(_public_row(row), source)
+        yield sample
+
+
+def read_qvhighlights_moments(source: Source) -> Iterator[Sample]:
+    """The same queries, asked when they happen."""
+    for sample in read_qvhighlights(source):
+        with located(f"{source.annotations}: query {sample.id}"):
+            if "relevant_windows" not in sample.truth:
+                raise ValueError("no relevant_windows; give the public highlight_val_release.jsonl")
+        yield replace(sample, task="grounding")
+
+
+def _public_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of the original's layout in QVHighlights' own; others as they are."""
+    if "qid" in row:
+        return row
+    names = {"id": "qid", "caption": "query", "image_id": "vid"}
+    public = {names.get(key, key): value for key, value in row.items()}
+    return public | {"vid": Path(public["vid"]).stem}
+
+
+def _highlighted(row: Mapping[str, Any], source: Source) -> Sample:
+    video = f"{row['vid']}.mp4"
+    return Sample(
+        id=str(row["qid"]),
+        video=video,
+        task="highlights",
+        words=row["query"],
+        duration=row["duration"],
+        speech=source.speech(video),
+        truth=row,
+    )
