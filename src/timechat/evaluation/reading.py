@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from timechat.evaluation.metrics.highlights import CLIP_SECONDS, HighlightTruth
 from timechat.evaluation.metrics.moment_retrieval import RankedWindows
 from timechat.events import Event, Task, clip_scores
 from timechat.parsing import parse_events
+
+Value = TypeVar("Value")
 
 _SHORTEST_CAPTION = 5  # letters; shorter pieces between full stops are none in the layout of ActivityNet Captions
 
@@ -139,7 +141,7 @@ def read_caption_truth(path: Path, findings: Findings) -> dict[str, CaptionedVid
     truth = {}
     for row in _rows(read_content(path, findings), path, findings):
         video, spans, captions = _true_captions(row)
-        if video is None:
+        if video is None or not isinstance(spans, list):
             findings.add("rows of the truth have no captions and were passed over")
             continue
         read = [_span(span) for span in spans]
@@ -153,13 +155,13 @@ def read_caption_truth(path: Path, findings: Findings) -> dict[str, CaptionedVid
     return _some(truth, path, '{"annotations": [{"image_id", "segments", "pure_cap"}]}')
 
 
-def _true_captions(row: Mapping[str, Any]) -> tuple[str | None, Sequence[Any], list[str]]:
+def _true_captions(row: Mapping[str, Any]) -> tuple[str | None, Any, list[str]]:
     if _is_record(row):
         if row.get("task") != "dense_caption":
             return None, [], []
         events = row.get("events") or []
-        spans = [[event.get("start"), event.get("end")] for event in events]
-        return _name(row["video"]), spans, [_text(event.get("caption")) for event in events]
+        starts_and_ends = [[event.get("start"), event.get("end")] for event in events]
+        return _name(row["video"]), starts_and_ends, [_text(event.get("caption")) for event in events]
     spans = row.get("segments")
     if "image_id" not in row or not isinstance(spans, list):
         return None, [], []
@@ -176,6 +178,7 @@ def read_caption_predictions(path: Path, findings: Findings) -> dict[str, Captio
     content = read_content(path, findings)
     if isinstance(content, Mapping) and isinstance(content.get("results"), Mapping):
         content = content["results"]
+    items: list[tuple[Any, Any]]
     if isinstance(content, Mapping) and not _is_ours(content) and "generated_cap" not in content:
         items = list(content.items())
     else:
@@ -186,11 +189,10 @@ def read_caption_predictions(path: Path, findings: Findings) -> dict[str, Captio
         ]
     predicted: dict[str, CaptionedVideo] = {}
     for video, rows in items:
-        if rows is None or not isinstance(rows, list):
+        if not isinstance(rows, list):
             findings.add("videos have no list of captions; they count as without any")
-            rows = []
         pairs = []
-        for row in rows:
+        for row in rows if isinstance(rows, list) else []:
             span = _span(row.get("timestamp")) if isinstance(row, Mapping) else None
             if span is None:
                 findings.add("captions have no times that can be read and were passed over")
@@ -339,6 +341,8 @@ def read_query_truth(path: Path, findings: Findings) -> dict[str, TrueQuery]:
 
 
 def _true_highlights(row: Mapping[str, Any], findings: Findings) -> HighlightTruth | None:
+    clips: Any
+    saliency: Any
     if _is_record(row):
         moments = row.get("moments") or []
         clips = [int(moment["start"] // CLIP_SECONDS) for moment in moments]
@@ -456,7 +460,7 @@ def read_label_predictions(path: Path, findings: Findings) -> dict[str, tuple[fl
     return {_name(video): _clip_scores(scores, findings) for video, scores in items}
 
 
-def _some[Value](truth: dict[str, Value], path: Path, expected: str) -> dict[str, Value]:
+def _some(truth: dict[str, Value], path: Path, expected: str) -> dict[str, Value]:
     if not truth:
         raise DataError(f"{path}: has no truth that can be read; expected {expected}")
     return truth

@@ -37,7 +37,9 @@ class TokenizedVideo:
 
     def in_time_order(self) -> "TokenizedVideo":
         """The same, sorted by the earlier end; of equal ones in the order in which they are."""
-        order = np.argsort(self.spans.min(axis=1), kind="stable") if len(self.spans) else []
+        if not self.captions:
+            return self
+        order = np.argsort(self.spans.min(axis=1), kind="stable")
         return TokenizedVideo(self.spans[order], tuple(self.captions[int(i)] for i in order))
 
 

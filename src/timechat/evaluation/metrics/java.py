@@ -1,4 +1,4 @@
-"""The official Java programs of captioning: METEOR 1.5, kept open, and Stanford's PTB tokenizer; pycocoevalcap has them."""
+"""The official Java programs of captioning, of pycocoevalcap: METEOR 1.5, kept open, and Stanford's PTB tokenizer."""
 
 import contextlib
 import shutil

@@ -90,7 +90,7 @@ def _iou(spans: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.f
     overlap = np.minimum(spans[:, None, 1], truth[None, :, 1]) - np.maximum(spans[:, None, 0], truth[None, :, 0])
     overlap = np.maximum(overlap, 0.0)
     union = (spans[:, 1] - spans[:, 0])[:, None] + (truth[:, 1] - truth[:, 0])[None] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0), dtype=np.float64)
 
 
 def _average_precision(iou: NDArray[np.float64], threshold: float) -> float:
