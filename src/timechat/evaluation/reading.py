@@ -166,7 +166,7 @@ def _true_captions(row: Mapping[str, Any]) -> tuple[str | None, Any, list[str]]:
     if "image_id" not in row or not isinstance(spans, list):
         return None, [], []
     if isinstance(row.get("pure_cap"), str):
-        captions = [f"{piece}." for piece in row["pure_cap"].split(". ")]
+        captions = [piece if piece.endswith(".") else f"{piece}." for piece in row["pure_cap"].split(". ")]
     else:
         pieces = _text(row.get("caption")).split(".")
         captions = [piece.strip() for piece in pieces if len(piece) > _SHORTEST_CAPTION]
