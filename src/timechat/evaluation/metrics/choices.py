@@ -146,10 +146,10 @@ def _tempcompass(text: str, options: Sequence[str]) -> int | None:
     text = text.replace("</s>", "")
     if list(options) == ["yes", "no"]:
         return next((i for i, option in enumerate(options) if text.lower().startswith(option)), None)
+    if not re.match(r"\w+ \w+: ", options[0]):
+        return _tempcompass_letter(text, options)
     for i, option in enumerate(options):
-        label, colon, said = option.partition(": ")
-        if not colon or " " not in label or "." in label:
-            return _tempcompass_letter(text, options)
+        label, _, said = option.partition(": ")
         if text in (option, said) or text.replace(".", "") == label or text.partition(") ")[2] == said:
             return i
     return None
