@@ -215,6 +215,8 @@ PRESETS = {
         replace(  # the same, asked about a video with its speech
             _ORIGINAL_FINETUNED, name="original-finetuned-speech@1", dense_caption=_DENSE_CAPTION_WITH_SPEECH
         ),
+        # Questions with options (EgoSchema, MVBench, TempCompass, Video-MME) bring their own words.
+        replace(_ORIGINAL_FINETUNED, name="original-benchmarks@1", system=BENCHMARK_SYSTEM_PROMPT),
         Preset(
             name="original-zeroshot@1",  # the published zero-shot numbers; each names its benchmark's dataset
             dense_caption=(

@@ -10,6 +10,11 @@ Status = Literal["ok", "unparsed", "missing_video", "unreadable_video", "too_lon
 """What became of a sample: answered; answered without anything that its task asks for; no such file; a file that
 cannot be read; a prompt that the language model has no room for."""
 
+Sampling = Literal["uniform", "segment_centres"]
+"""Where frames are taken in the stretch that is looked at: at the start of as many equal parts, as
+`timechat.video.load_frames` does; or in the middle of each, as `timechat.evaluation.benchmarks.load_segment_centres`
+does, which MVBench asks for."""
+
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "missing_video", "unreadable_video", "too_long")
 
 
@@ -25,6 +30,7 @@ class Sample:
         duration: Seconds of the video as the benchmark says, None where it does not.
         start: Seconds; only what is shown from here on is looked at.
         end: Seconds; only what is shown before is looked at.
+        sampling: Where in that stretch frames are taken.
         speech: What is said in the video, told with the question; None tells nothing.
         truth: The true answer as a row of the official scorer's ground-truth file.
         options: Of a multiple-choice question, in their order.
@@ -40,6 +46,7 @@ class Sample:
     duration: float | None = None
     start: float | None = None
     end: float | None = None
+    sampling: Sampling = "uniform"
     speech: tuple[Event, ...] | None = None
     truth: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()

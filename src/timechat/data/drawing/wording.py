@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from timechat.data.drawing.film import COLORS, KINDS, SHAPES, Film, Happening, Kind, is_unseen_pair
 from timechat.events import Task
-from timechat.prompts import NOT_THERE, PRESETS
+from timechat.prompts import NOT_THERE, PRESETS, SYSTEM_PROMPT
 from timechat.tasks import build_question
 
 PRESET_SHARE = 0.65
@@ -496,6 +496,8 @@ def all_sentences() -> Iterator[str]:
     rng = random.Random("all sentences")
     pairs = [(color, shape) for color in COLORS for shape in SHAPES]
     for preset in PRESETS.values():
+        if preset.system != SYSTEM_PROMPT:  # words tasks as another one does
+            continue
         for task in ("dense_caption", "grounding", "highlights", "highlights_without_query", "steps", "summary",
                      "transcribe"):  # fmt: skip
             yield getattr(preset, task)

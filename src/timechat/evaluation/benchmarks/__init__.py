@@ -1,13 +1,18 @@
 """Benchmarks as data: how each one's public annotations become samples, and how its answers are scored.
 
-annotations ─▶ captions | grounding | highlights | choices | drawn ─▶ Sample ─▶ (predict) ─▶ Prediction
+annotations ─▶ captions | grounding | highlights | egoschema | ... | drawn ─▶ Sample ─▶ (predict) ─▶ Prediction
 """
 
 from timechat.evaluation.benchmarks.benchmark import Benchmark, Source
 from timechat.evaluation.benchmarks.captions import read_activitynet, read_youcook2
+from timechat.evaluation.benchmarks.centres import load_pictures, load_segment_centres
 from timechat.evaluation.benchmarks.drawn import read_drawn
+from timechat.evaluation.benchmarks.egoschema import read_egoschema, write_egoschema
 from timechat.evaluation.benchmarks.grounding import read_activitynet_grounding, read_charades
 from timechat.evaluation.benchmarks.highlights import read_qvhighlights, read_qvhighlights_moments
+from timechat.evaluation.benchmarks.mvbench import read_mvbench, write_mvbench
+from timechat.evaluation.benchmarks.tempcompass import read_tempcompass, write_tempcompass
+from timechat.evaluation.benchmarks.video_mme import read_video_mme, write_video_mme
 
 BENCHMARKS: dict[str, Benchmark] = {
     "youcook2": Benchmark("YouCook2", "youcook", read_youcook2, {"dense_caption": "dvc"}),
@@ -20,6 +25,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "qvhighlights_moments": Benchmark(
         "QVHighlights, moment retrieval", "qvhighlights", read_qvhighlights_moments, {"grounding": "mr"}
     ),
+    "egoschema": Benchmark("EgoSchema", "egoschema", read_egoschema, {"ask": "choices"}, "egoschema", write_egoschema),
+    "mvbench": Benchmark("MVBench", "mvbench", read_mvbench, {"ask": "choices"}, "mvbench", write_mvbench),
+    "tempcompass": Benchmark(
+        "TempCompass", "tempcompass", read_tempcompass, {"ask": "choices"}, "tempcompass", write_tempcompass
+    ),
+    "video_mme": Benchmark("Video-MME", "video_mme", read_video_mme, {"ask": "choices"}, "video_mme", write_video_mme),
     "drawn": Benchmark(
         "Drawn films",
         "drawn",
@@ -28,4 +39,4 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "Source"]
+__all__ = ["BENCHMARKS", "Benchmark", "Source", "load_pictures", "load_segment_centres"]

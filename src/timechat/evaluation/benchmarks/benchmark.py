@@ -1,18 +1,20 @@
 """What a benchmark is."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
-from timechat.evaluation.samples import Sample
+from timechat.evaluation.metrics.choices import PublishedRule
+from timechat.evaluation.samples import Prediction, Sample
 from timechat.events import Event, Task
 
-Scorer = Literal["dvc", "tvg", "vhd", "mr", "answers"]
-"""How a task's answers are scored: by a task of `timechat score`, or as answers to questions."""
+Scorer = Literal["dvc", "tvg", "vhd", "mr", "answers", "choices"]
+"""How a task's answers are scored: by a task of `timechat score`, as answers to questions, or as choices among
+options. `choices` scores the samples that have options and a right answer; others are asked, but not scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,16 @@ class Benchmark:
         dataset: In the names of result files, as the original names them.
         read: Gives its samples, in an order that never changes.
         scorers: For each of its tasks.
+        published_rule: How choices were read out of answers for its published figures.
+        write_results: Writes what was answered, in the files that the benchmark's own scorer reads, into a folder.
     """
 
     title: str
     dataset: str
     read: Callable[[Source], Iterator[Sample]]
     scorers: Mapping[Task, Scorer]
+    published_rule: PublishedRule | None = None
+    write_results: Callable[[Sequence[Sample], Sequence[Prediction], Path], list[Path]] | None = None
 
 
 def read_json(path: Path) -> Any:

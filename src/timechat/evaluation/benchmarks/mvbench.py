@@ -1,0 +1,131 @@
+"""MVBench: twenty tasks about short videos of many sources."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timechat.errors import DataError, located
+from timechat.evaluation.benchmarks.benchmark import Source, read_json
+from timechat.evaluation.benchmarks.choices import answered, lettered, text, texts, write_json
+from timechat.evaluation.metrics.choices import LETTERS, choice_figures
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.prompts import BENCHMARK_SYSTEM_PROMPT
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "mvbench.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the twenty tasks.
+
+    Attributes:
+        title: As it is reported.
+        folder: Of its videos, below the folder of all.
+        has_bounds: Whether a question is about a stretch of its video, from `start` to `end`.
+    """
+
+    title: str
+    folder: str
+    has_bounds: bool = False
+
+    @property
+    def file(self) -> str:
+        """Of its questions."""
+        return f"{self.title.lower().replace(' ', '_').replace('-', '_')}.json"
+
+
+PARTS = (
+    Part("Action Sequence", "star/Charades_v1_480", has_bounds=True),
+    Part("Action Prediction", "star/Charades_v1_480", has_bounds=True),
+    Part("Action Antonym", "ssv2_video"),
+    Part("Fine-grained Action", "Moments_in_Time_Raw/videos"),
+    Part("Unexpected Action", "FunQA_test/test"),
+    Part("Object Existence", "clevrer/video_validation"),
+    Part("Object Interaction", "star/Charades_v1_480", has_bounds=True),
+    Part("Object Shuffle", "perception/videos"),
+    Part("Moving Direction", "clevrer/video_validation"),
+    Part("Action Localization", "sta/sta_video", has_bounds=True),
+    Part("Scene Transition", "scene_qa/video"),
+    Part("Action Count", "perception/videos"),
+    Part("Moving Count", "clevrer/video_validation"),
+    Part("Moving Attribute", "clevrer/video_validation"),
+    Part("State Change", "perception/videos"),
+    Part("Fine-grained Pose", "nturgbd"),
+    Part("Character Order", "perception/videos"),
+    Part("Egocentric Navigation", "vlnqa"),
+    Part("Episodic Reasoning", "tvqa/frames_fps3_hq", has_bounds=True),  # folders of pictures
+    Part("Counterfactual Inference", "clevrer/video_validation"),
+)
+_PARTS = {part.file: part for part in PARTS}
+
+
+def read_mvbench(source: Source) -> Iterator[Sample]:
+    """MVBench's folder `json`, or the folder above it, or one of its files.
+
+    A file is a list of `{"video", "question", "candidates", "answer"}`, with `start` and `end` for tasks about a
+    stretch. Tasks without a file are left out, and a warning names them: some of their videos cannot be had.
+    """
+    for path in _files(source.annotations):
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise DataError(f"{path}: expected a list of questions, got {type(rows).__name__}")
+        for number, row in enumerate(rows):
+            with located(f"{path}: question {number}"):
+                sample = _sample(_PARTS[path.name], f"{path.stem}:{number}", row)
+            yield sample
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.name not in _PARTS:
+            raise DataError(f"{path}: is none of MVBench's files, such as {PARTS[0].file}; keep their names")
+        return [path]
+    folder = path / "json" if (path / "json").is_dir() else path
+    files = [folder / part.file for part in PARTS]
+    there = [file for file in files if file.is_file()]
+    if not there:
+        raise DataError(f"{path}: has none of MVBench's files, such as json/{PARTS[0].file}; give the annotations")
+    if missing := [file.name for file in files if file not in there]:
+        logger.warning("%s has no %s: these tasks of MVBench are left out", folder, ", ".join(missing))
+    return there
+
+
+def _sample(part: Part, name: str, row: Mapping[str, Any]) -> Sample:
+    options = texts(row["candidates"])
+    return Sample(
+        id=name,
+        video=f"{part.folder}/{text(row, 'video')}".rstrip("/"),
+        task="ask",
+        words=mvbench_question(text(row, "question"), options),
+        start=float(row["start"]) if part.has_bounds else None,
+        end=float(row["end"]) if part.has_bounds else None,
+        sampling="segment_centres",
+        options=options,
+        answer=str(row["answer"]),
+        group=part.title,
+        truth=row,
+    )
+
+
+def mvbench_question(question: str, options: Sequence[str]) -> str:
+    """The question as the original words it: it opens with the benchmarks' system prompt once more."""
+    asked = f"Question: {question}\nOptions:\n{lettered(options)}"
+    return f"{BENCHMARK_SYSTEM_PROMPT}{asked}\nOnly give the best option."
+
+
+def write_mvbench(samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
+    """Write `mvbench.json`: the answers beside the right options, and for each task `[right, all]` by its own rule."""
+    results = []
+    counts: dict[str, list[int]] = {}
+    for sample, prediction in answered(samples, predictions):
+        answer = str(sample.answer)
+        letter = LETTERS[sample.options.index(answer)]
+        results.append({"pred": prediction.text, "gt": f"({letter}) {answer}"})
+        figures = choice_figures([prediction.text], [sample.options], [answer], published_rule="mvbench")
+        right, num_asked = counts.get(sample.group, (0, 0))
+        counts[sample.group] = [right + int(figures["accuracy_as_published"][0]), num_asked + 1]
+    return [write_json({"acc_dict": counts, "res_list": results}, folder / RESULT_FILE)]

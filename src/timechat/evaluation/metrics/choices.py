@@ -1,0 +1,223 @@
+"""Questions with options: which option an answer in words means, and how often that is the right one."""
+
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.evaluation.metrics.answers import normalize_answer
+
+PublishedRule = Literal["egoschema", "mvbench", "tempcompass", "video_mme"]
+"""By which rule a benchmark's published figures read answers."""
+
+LETTERS = string.ascii_uppercase
+_LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.):]|((?:option|sentence|caption) \w+):)\s+", re.IGNORECASE)
+_END_OF_TEXT = re.compile(r"</s>.*", re.DOTALL)
+_FIRST_LETTER = re.compile(r"\((\w)\)|(\w)(?=[.):\n]|\s*$)")
+_BRACKET = re.compile(r"\(([A-Za-z])\)")
+_ANNOUNCED = re.compile(r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:\s+is)?\s*:?\s*([A-Z])(?=[.):,;\n]|\s*$|\s+is\b)")
+
+
+# ------------------------------------------------------------------------------------------- reading, soundly
+
+
+def read_choice(text: str, options: Sequence[str]) -> int | None:
+    """Read which option an answer means: by its label, its letter, or its words.
+
+    Args:
+        text: The answer.
+        options: With their labels ("B. a dog", "Option 2: a dog"), or without, and then lettered from A.
+
+    Returns:
+        Place among the options, from 0; None where none is named, or several are and it is open which is meant.
+    """
+    text = _END_OF_TEXT.sub("", text).strip()
+    contents = [content(option) for option in options]
+    if sorted(map(normalize_answer, contents)) == ["no", "yes"]:
+        return _first_words(text, contents)
+    return next((choice for choice in _readings(text, contents, _labels(options)) if choice is not None), None)
+
+
+def _readings(text: str, contents: Sequence[str], labels: Mapping[str, int]) -> Iterator[int | None]:
+    """What each way of reading finds, the surest first."""
+    yield _whole(text, contents)
+    yield _label(text, labels)
+    yield _found(_FIRST_LETTER.match(text), labels)
+    yield _only(_found(match, labels) for match in _BRACKET.finditer(text))
+    yield _only(_found(match, labels) for match in _ANNOUNCED.finditer(text))
+    yield _words(text, contents)
+
+
+def content(option: str) -> str:
+    """An option without its label: of `"B. a dog"`, `"a dog"`."""
+    match = _LABEL.match(option)
+    return option if match is None else option[match.end() :]
+
+
+def _labels(options: Sequence[str]) -> dict[str, int]:
+    """By what options are called, in lower case: "b", or "option 2" and "2"."""
+    called: dict[str, int] = {}
+    for i, option in enumerate(options):
+        match = _LABEL.match(option)
+        label = LETTERS[i] if match is None else match[1] or match[2] or match[3]
+        called |= {label.lower(): i, label.lower().rpartition(" ")[2]: i}
+    return called
+
+
+def _found(match: re.Match[str] | None, labels: Mapping[str, int]) -> int | None:
+    """The option whose letter the pattern's one group that took part holds."""
+    return None if match is None or match.lastindex is None else labels.get(match[match.lastindex].lower())
+
+
+def _only(found: Iterable[int | None]) -> int | None:
+    """The one that is found, if it is one only."""
+    choices = set(found)
+    return choices.pop() if len(choices) == 1 else None
+
+
+def _first_words(text: str, contents: Sequence[str]) -> int | None:
+    """The option that the answer begins with."""
+    words = f"{normalize_answer(text)} "
+    return next((i for i, one in enumerate(contents) if words.startswith(f"{normalize_answer(one)} ")), None)
+
+
+def _whole(text: str, contents: Sequence[str]) -> int | None:
+    """The answer is an option and nothing else."""
+    words = normalize_answer(content(text))
+    return _only(i for i, one in enumerate(contents) if words and words == normalize_answer(one))
+
+
+def _label(text: str, labels: Mapping[str, int]) -> int | None:
+    """A label of several words, such as "Option 1": at the beginning, or as the only one anywhere."""
+    names = [label for label in labels if " " in label]
+    if not names:
+        return None
+    found = [labels[match[0].lower()] for match in re.finditer(rf"\b(?:{'|'.join(names)})\b", text, re.IGNORECASE)]
+    return found[0] if found and text.lower().startswith(tuple(names)) else _only(found)
+
+
+def _words(text: str, contents: Sequence[str]) -> int | None:
+    """The one option whose words the answer has; those that are part of another such option do not count."""
+    words = f" {normalize_answer(text)} "
+    plain = [f" {normalize_answer(one)} " for one in contents]
+    there = [i for i, one in enumerate(plain) if one.strip() and one in words]
+    return _only(i for i in there if not any(plain[i] != plain[j] and plain[i] in plain[j] for j in there))
+
+
+# ------------------------------------------------------------------------- reading, as for published figures
+
+
+def read_choice_as_published(text: str, options: Sequence[str], rule: PublishedRule) -> int | None:
+    """Read an answer as it was read for a benchmark's published figures.
+
+    - `egoschema`: the first capital letter from A to E, wherever it stands, be it of a word.
+    - `mvbench`: the letter in the first brackets of the first line; A where there is none.
+    - `video_mme`: the first capital letter from A to D in brackets.
+    - `tempcompass`: the benchmark's own script without its language model: the answer is an option or its label.
+
+    Returns:
+        Place among the options, or past them where the answer names a letter that none has; None where the rule
+        reads nothing.
+    """
+    return _tempcompass(text, options) if rule == "tempcompass" else _LETTER_RULES[rule](text)
+
+
+def _egoschema(text: str) -> int | None:
+    match = re.search("[A-E]", text)
+    return LETTERS.index(match[0]) if match else None
+
+
+def _mvbench(text: str) -> int | None:
+    lines = text.strip().splitlines() or [""]
+    match = re.search(r"\(([^()]*)\)", lines[0])
+    letter = match[1].strip().upper() if match else ""
+    return LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS else 0
+
+
+def _video_mme(text: str) -> int | None:
+    match = re.search(r"\(([A-D])\)", text)
+    return LETTERS.index(match[1]) if match else None
+
+
+def _tempcompass(text: str, options: Sequence[str]) -> int | None:
+    text = text.replace("</s>", "")
+    if list(options) == ["yes", "no"]:
+        return next((i for i, option in enumerate(options) if text.lower().startswith(option)), None)
+    if not re.match(r"\w+ \w+: ", options[0]):
+        return _tempcompass_letter(text, options)
+    for i, option in enumerate(options):
+        label, _, said = option.partition(": ")
+        if text in (option, said) or text.replace(".", "") == label or text.partition(") ")[2] == said:
+            return i
+    return None
+
+
+def _tempcompass_letter(text: str, options: Sequence[str]) -> int | None:
+    if text in options:
+        return options.index(text)
+    match = re.match(r"([A-D])(?:[.)]|$)", text)
+    return LETTERS.index(match[1]) if match else None
+
+
+_LETTER_RULES: dict[PublishedRule, Callable[[str], int | None]] = {
+    "egoschema": _egoschema,
+    "mvbench": _mvbench,
+    "video_mme": _video_mme,
+}
+_GUESSES = ("egoschema", "video_mme")
+"""Where an answer that the rule does not read was replaced by a random option."""
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def choice_figures(
+    texts: Sequence[str | None],
+    options: Sequence[Sequence[str]],
+    answers: Sequence[str],
+    *,
+    published_rule: PublishedRule | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Score answers to questions with options, one value a question.
+
+    Args:
+        texts: As written; None where a question was not answered.
+        options: Of each question.
+        answers: The right option of each.
+        published_rule: Of the benchmark, where its published figures are to be compared.
+
+    Returns:
+        `accuracy` as `read_choice` reads answers, 0 for those that it cannot read; `unread`, 1 for these; with a rule
+        `accuracy_as_published`, in which an answer that was replaced by a random option counts with the share of the
+        options that are right. An answer that is missing is wrong in both.
+    """
+    if not len(texts) == len(options) == len(answers):
+        raise ValueError(
+            f"got {len(texts)} answers and {len(answers)} right ones to {len(options)} questions; give one a question"
+        )
+    choices = [None if text is None else read_choice(text, some) for text, some in zip(texts, options, strict=True)]
+    hits = [_is_right(choice, some, right) for choice, some, right in zip(choices, options, answers, strict=True)]
+    figures = {"accuracy": hits, "unread": [choice is None for choice in choices]}
+    if published_rule is not None:
+        figures["accuracy_as_published"] = [
+            _published_hit(text, some, right, published_rule)
+            for text, some, right in zip(texts, options, answers, strict=True)
+        ]
+    return {name: np.array(values, dtype=np.float64) for name, values in figures.items()}
+
+
+def _published_hit(text: str | None, options: Sequence[str], right: str, rule: PublishedRule) -> float:
+    if text is None:
+        return 0.0
+    choice = read_choice_as_published(text, options, rule)
+    if choice is None and rule in _GUESSES:
+        return sum(option == right for option in options) / len(options)
+    return _is_right(choice, options, right)
+
+
+def _is_right(choice: int | None, options: Sequence[str], right: str) -> float:
+    """Two options may say the same; either is right then."""
+    return float(choice is not None and choice < len(options) and options[choice] == right)
