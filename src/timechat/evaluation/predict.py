@@ -6,13 +6,14 @@ alone.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 
 from timechat.errors import PromptTooLongError, VideoError
 from timechat.evaluation.answering import option_logprobs
+from timechat.evaluation.benchmarks import load_segment_centres
 from timechat.evaluation.config import Recipe
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample
@@ -80,7 +81,7 @@ def predict(
     there = folder.predictions()
     total, done = sum(map(len, share)), 0
     for chunk in share:
-        if _is_open(chunk, there, videos):
+        if any(is_open(sample, there, videos) for sample in chunk):
             folder.add(_answer_chunk(timechat, chunk, recipe, videos, look or encode_sample), shard)
         done += len(chunk)
         if progress is not None:
@@ -90,17 +91,25 @@ def predict(
     return True
 
 
-def _is_open(chunk: Chunk, there: dict[str, Prediction], videos: Path) -> bool:
-    """Whether a chunk has a sample without prediction, or one whose missing video is there now."""
-    for sample in chunk:
-        found = there.get(sample.id)
-        if found is None or (found.status == "missing_video" and find_video(videos, sample.video) is not None):
-            return True
-    return False
+def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bool:
+    """Whether a sample has no prediction, or one that says that its video is missing although it is there now."""
+    found = there.get(sample.id)
+    return found is None or (found.status == "missing_video" and find_video(videos, sample.video) is not None)
 
 
 def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe) -> EncodedVideo:
     """Encode what a sample is about at one look."""
+    if path.is_dir() or sample.sampling == "segment_centres":
+        return timechat.encode(
+            load_segment_centres(
+                path,
+                num_frames=recipe.frames.num_frames or timechat.model.config.max_frame_positions,
+                start=sample.start,
+                end=sample.end,
+                size=timechat.model.config.vision_config.image_size,
+                timeout=recipe.frames.timeout,
+            )
+        )
     return timechat.encode(path, start=sample.start, end=sample.end, **recipe.frames.sampling())
 
 

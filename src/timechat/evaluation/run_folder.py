@@ -50,18 +50,33 @@ class RunFolder:
             DataError: The folder holds predictions that were made with other settings.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if (self.path / RUN_FILE).exists():
-            with located(str(self.path / RUN_FILE)):
-                there = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))["settings"]
-            differing = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
-            if differing:
-                told = ", ".join(f"{key} {there.get(key)!r} instead of {settings.get(key)!r}" for key in differing)
-                raise DataError(
-                    f"{self.path} holds predictions that were made with {told}; give another --output, or --fresh"
-                )
+        if self.has_begun:
+            self.check(settings)
         else:
             self._write_json(RUN_FILE, {**facts, "settings": dict(settings)})
         save_recipe(recipe, self.path / RECIPE_FILE)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has written here."""
+        return (self.path / RUN_FILE).exists()
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings.
+
+        Args:
+            settings: Some of those that the answers depend on.
+
+        Raises:
+            DataError: The folder's predictions were made with others.
+        """
+        there = self.read(RUN_FILE).get("settings", {})
+        differing = [key for key in settings if there.get(key) != settings[key]]
+        if differing:
+            told = ", ".join(f"{key} {there.get(key)!r} instead of {settings[key]!r}" for key in differing)
+            raise DataError(
+                f"{self.path} holds predictions that were made with {told}; give another --output, or --fresh"
+            )
 
     def clear(self) -> None:
         """Remove what an earlier run has left."""
