@@ -85,8 +85,8 @@ def _first_words(text: str, contents: Sequence[str]) -> int | None:
 
 
 def _whole(text: str, contents: Sequence[str]) -> int | None:
-    """The answer is an option and nothing else."""
-    words = normalize_answer(content(text))
+    """The answer is an option's words and nothing else."""
+    words = normalize_answer(text)
     return _only(i for i, one in enumerate(contents) if words and words == normalize_answer(one))
 
 
