@@ -12,6 +12,7 @@ from timechat.cli.stopping import STOPPED, asked_to_stop
 
 if TYPE_CHECKING:
     from timechat.evaluation.config import Recipe
+    from timechat.evaluation.evaluate import Evaluation
     from timechat.evaluation.samples import Prediction, Sample
 
 
@@ -66,7 +67,7 @@ def evaluate(
         with screen.working("writing the report"):
             screen.say(str(write_report_page(evaluation)))
     if ablations:
-        _ablate(resolved, samples, predictions, screen)
+        _ablate(evaluation, screen)
 
 
 def _read_shard(shard: str | None) -> tuple[int, int]:
@@ -107,11 +108,13 @@ def _predict(
     return predictions
 
 
-def _ablate(recipe: "Recipe", samples: "list[Sample]", predictions: "list[Prediction]", screen: Screen) -> None:
+def _ablate(evaluation: "Evaluation", screen: Screen) -> None:
+    """Print the table of the ablations."""
     from timechat.evaluation.ablations import run_ablations
     from timechat.evaluation.evaluate import load_timechat
 
+    recipe = evaluation.recipe
     with screen.working("loading the model"):
         timechat = load_timechat(recipe.model)
     with screen.progress() as bars:
-        typer.echo(run_ablations(recipe, samples, predictions, timechat, progress=bars))
+        typer.echo(run_ablations(recipe, evaluation.samples, evaluation.scores, timechat, progress=bars))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -21,6 +22,8 @@ def encode_frames(
     processor: TimeChatProcessor,
     frames: Frames,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    told: ArrayLike | None = None,
 ) -> Tensor:
     """Encode frames, told the times that they bear, into frame tokens `(1, frames, tokens, hidden)`.
 
@@ -29,8 +32,10 @@ def encode_frames(
         processor: The model's.
         frames: All frames of one video, or of one window.
         progress: Told how many frames are done and how many there are.
+        told: `(frames,)` seconds that the frames are told instead of their own, to see what becomes of it.
     """
-    input_ids, attention_mask = processor.encode_timestamps(frames.timestamps)
+    times = frames.timestamps if told is None else np.asarray(told, dtype=np.float64)
+    input_ids, attention_mask = processor.encode_timestamps(times)
     at_once = _FRAMES_AT_ONCE.get(model.device.type, _FRAMES_AT_ONCE_ELSEWHERE)
     tokens = []
     for first in range(0, len(frames), at_once):
