@@ -31,6 +31,11 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launched_rank() -> int:
+    """Return the number of this process among those that `torchrun` has started, from 0; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that `torchrun` has started, if it has: NCCL on CUDA, Gloo elsewhere."""

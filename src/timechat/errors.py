@@ -29,6 +29,10 @@ class DataError(TimeChatError):
     """Records or a transcript that cannot be used: malformed, or with too many videos that cannot be read."""
 
 
+class PromptTooLongError(TimeChatError, ValueError):
+    """A prompt, with the answer that may follow, that is longer than what the language model reads."""
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """Turn what is wrong with a line or an item into a `DataError` that says where it stands."""

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from timechat import __version__
-from timechat.cli import ask, cache, chat, convert, data, download, info, train, watch
+from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, score, train, watch
 from timechat.errors import TimeChatError
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
@@ -55,6 +55,8 @@ app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("score")(score.score)
 
 
 def main() -> None:

@@ -1,16 +1,12 @@
 """`timechat train`: a recipe into a model, stopped and taken up as often as need be."""
 
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from timechat.cli.screen import Screen
+from timechat.cli.stopping import STOPPED, asked_to_stop
 
 if TYPE_CHECKING:
     from timechat.model.processing import TimeChatProcessor
@@ -56,7 +52,7 @@ def train(
     stages = read_recipe(recipe, overrides)
     with screen.working("loading"):
         from timechat.training.run import train_recipe
-    with _asked_to_stop(minutes) as wants_stop:
+    with asked_to_stop(minutes, "after this step, with a checkpoint") as wants_stop:
         finished = train_recipe(
             stages,
             make_validate=make_validate,
@@ -69,10 +65,7 @@ def train(
     from timechat.distributed import launched_processes
 
     # torchrun takes any other status than 0 for a crash of that process.
-    raise typer.Exit(0 if finished or launched_processes() > 1 else _STOPPED)
-
-
-_STOPPED = 75  # as sendmail says it: not done, but the same command will go on
+    raise typer.Exit(0 if finished or launched_processes() > 1 else STOPPED)
 
 
 def make_validate(recipe: "Recipe", processor: "TimeChatProcessor") -> "Validate | None":
@@ -101,25 +94,3 @@ def _export_original(folder: Path, out: Path, screen: Screen) -> None:
 
         export_folder_as_original(folder, out)
     typer.echo(out)
-
-
-@contextmanager
-def _asked_to_stop(minutes: float | None) -> Iterator[Callable[[], bool]]:
-    """Tell when to stop: after a time, or on the first Ctrl-C or `kill`; the second ends at once."""
-    end = time.monotonic() + minutes * 60 if minutes is not None else float("inf")
-    asked = False
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(number, before[signal.Signals(number)])
-        typer.echo("stopping after this step, with a checkpoint; once more stops at once", err=True)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield lambda: asked or time.monotonic() >= end
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

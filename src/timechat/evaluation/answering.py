@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from timechat.model.answering import Prompt, write_answers
+from timechat.model.answering import Prompt, continuation_logprobs, write_answers
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.pipeline import EncodedVideo
 from timechat.prompts import SYSTEM_PROMPT
+from timechat.tasks import find_preset
 
 
 @torch.inference_mode()
@@ -55,3 +57,37 @@ def answer_questions(
         )
         answers += [processor.decode(one.token_ids) for one in written]
     return answers
+
+
+@torch.inference_mode()
+def option_logprobs(
+    model: TimeChatForConditionalGeneration,
+    processor: TimeChatProcessor,
+    video: EncodedVideo,
+    question: str,
+    options: Sequence[str],
+    *,
+    preset: str,
+) -> list[float]:
+    """Tell how likely a model is to answer with each of several options.
+
+    Args:
+        model: In evaluation mode.
+        processor: Wording and tokenizers.
+        video: What the question is about.
+        question: In words, without the options.
+        options: At least one.
+        preset: Whose system prompt is used.
+
+    Returns:
+        For each option the natural logarithm of the probability of its words.
+    """
+    prompt = processor.render_prompt(video.timestamps, question, system=find_preset(preset).system)
+    encoded = [processor.encode_answered(prompt, option, video.num_frames) for option in options]
+    logprobs = continuation_logprobs(
+        model,
+        [Prompt(ids, video.video_tokens) for ids, _ in encoded],
+        [length for _, length in encoded],
+        pad_token_id=processor.pad_token_id,
+    )
+    return [sum(words) for words in logprobs]

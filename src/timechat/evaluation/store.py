@@ -69,7 +69,7 @@ def _whole_lines(path: Path) -> list[str]:
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         os.truncate(path, whole)
-    return content[:whole].decode().splitlines()
+    return content[:whole].decode().split("\n")[:-1]
 
 
 def _check_settings(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -134,6 +134,11 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         """Strength of the LoRA adapter at present: `lora_alpha / r`; None without one."""
         return adapter.adapter_scale(self.language_model)
 
+    @property
+    def lora_rank(self) -> int | None:
+        """Width of the LoRA adapter; None without one."""
+        return self.language_model.timechat_lora_config.r if self.has_lora else None
+
     def set_lora_scale(self, lora_scale: float | None = None) -> None:
         """Set the strength of the LoRA adapter: the factor of its product.
 
@@ -151,7 +156,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         if lora_scale is not None and not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale must be a finite number, such as 0.625, got {lora_scale}")
         if lora_scale is None:
-            lora_scale = self.config.lora_alpha / self.language_model.timechat_lora_config.r
+            lora_scale = self.config.lora_alpha / self.lora_rank
         adapter.set_adapter_scale(self.language_model, lora_scale)
 
     def get_input_embeddings(self) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from transformers import LogitsProcessor
 
 from timechat.cache import DiskCache
+from timechat.errors import PromptTooLongError
 from timechat.events import Answer, Event, Task
 from timechat.files import without_scheme
 from timechat.grammars import answer_shape
@@ -709,7 +710,7 @@ class TimeChat:
     def _check_room(self, prompt_length: int, max_new_tokens: int) -> None:
         room = getattr(self.model.config.text_config, "max_position_embeddings", None)
         if room is not None and prompt_length + max_new_tokens > room:
-            raise ValueError(
+            raise PromptTooLongError(
                 f"the prompt has {prompt_length} tokens and the answer may have {max_new_tokens}, but the "
                 f"language model reads {room} in all; take fewer frames, a shorter question or history, or lower "
                 "max_new_tokens"

@@ -1,6 +1,6 @@
 """How sure a mean is: bootstrap intervals that draw whole films, as questions of one film go together."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,6 +67,33 @@ def bootstrap_mean(
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(numbers.mean()), float(low), float(high), len(numbers), len(index))
+
+
+def bootstrap_total(
+    rows: ArrayLike,
+    score: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a score that is made of sums over items, such as METEOR's of a corpus.
+
+    Args:
+        rows: `(items, counts)`; items are drawn with replacement.
+        score: Makes scores of sums, `(resamples, counts)` to `(resamples,)`.
+        confidence: Share of the bootstrap scores inside of the interval.
+        resamples: How many times to draw.
+        seed: Of the drawing.
+
+    Returns:
+        The ends of the interval.
+    """
+    counts = np.asarray(rows, dtype=np.float64)
+    pieces = [drawn.astype(np.float64) @ counts for drawn in _drawn_times(len(counts), resamples, seed)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(score(np.concatenate(pieces)), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _resampled_means(

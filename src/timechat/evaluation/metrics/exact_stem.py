@@ -1,0 +1,119 @@
+"""METEOR 1.5 without Java, as far as that goes: exact and stem matches only, over NLTK's Treebank tokens.
+
+It is given under names of its own (`meteor_exact_stem`), never in METEOR's place: without synonyms and paraphrases it
+counts a little less.
+"""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.evaluation.metrics.java import DROPPED_TOKENS, NUM_STATISTICS, pycocoevalcap_file
+
+_BEAM = 40  # partial alignments that are kept, as the official aligner does
+_Alignment = tuple[int, int, int, tuple[tuple[int, int, bool], ...]]
+"""Matched words, negative; chunks; distance; and the matches: place in both sentences, and whether they are exact."""
+
+
+def tokenize_treebank(captions: Sequence[str]) -> list[str]:
+    """Tokenise captions in lower case without punctuation, nearly as the official PTB tokenizer does.
+
+    Raises:
+        ModuleNotFoundError: NLTK is not installed.
+    """
+    tokenize = _nltk_tokenizer()
+    return [
+        " ".join(word for word in tokenize(" ".join(caption.split()).lower()) if word not in DROPPED_TOKENS)
+        for caption in captions
+    ]
+
+
+class ExactStemCounter:
+    """Counts of pairs, as `MeteorProcess` gives them; pairs that were compared are remembered."""
+
+    def __init__(self) -> None:
+        self._stem = cache(_nltk_stemmer())
+        self._function_words = _function_words()
+        self._known: dict[tuple[str, str], NDArray[np.float64]] = {}
+
+    def statistics(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """What is counted of each (hypothesis, reference) pair: `(pairs, 23)`."""
+        for pair in dict.fromkeys(pairs):
+            if pair not in self._known:
+                self._known[pair] = self._count(pair[0].split(), pair[1].split())
+        return np.array([self._known[pair] for pair in pairs]).reshape(-1, NUM_STATISTICS)
+
+    def _count(self, hypothesis: Sequence[str], reference: Sequence[str]) -> NDArray[np.float64]:
+        counts = np.zeros(NUM_STATISTICS)
+        counts[0:2] = len(hypothesis), len(reference)
+        counts[2:4] = [sum(word in self._function_words for word in words) for words in (hypothesis, reference)]
+        matches = self._align(hypothesis, reference)
+        for i, j, is_exact in matches:
+            first = 4 if is_exact else 8
+            counts[first + (2 if hypothesis[i] in self._function_words else 0)] += 1
+            counts[first + (3 if reference[j] in self._function_words else 1)] += 1
+        counts[20] = _num_chunks(matches)
+        counts[21:23] = len(matches)
+        return counts
+
+    def _align(self, hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[tuple[int, int, bool], ...]:
+        """The alignment of most matches; of several the one of fewest chunks, then of least distance."""
+        stems = [self._stem(word) for word in reference]
+        beam: list[_Alignment] = [(0, 0, 0, ())]
+        for i, word in enumerate(hypothesis):
+            stem = self._stem(word)
+            places = [j for j in range(len(reference)) if reference[j] == word or stems[j] == stem]
+            longer = [
+                extended
+                for alignment in beam
+                for j in places
+                if (extended := _extend(alignment, i, j, reference[j] == word)) is not None
+            ]
+            beam = sorted({*beam, *longer}, key=lambda alignment: alignment[:3])[:_BEAM]
+        return beam[0][3]
+
+
+def _extend(alignment: _Alignment, i: int, j: int, is_exact: bool) -> _Alignment | None:
+    """An alignment with one more match, None where the reference's word is taken."""
+    matched, chunks, distance, matches = alignment
+    if any(match[1] == j for match in matches):
+        return None
+    goes_on = bool(matches) and matches[-1][:2] == (i - 1, j - 1)
+    return matched - 1, chunks + (not goes_on), distance + abs(i - j), (*matches, (i, j, is_exact))
+
+
+def _num_chunks(matches: Sequence[tuple[int, int, bool]]) -> int:
+    places = [(i, j) for i, j, _ in matches]
+    return sum(n == 0 or places[n - 1] != (i - 1, j - 1) for n, (i, j) in enumerate(places))
+
+
+def _nltk_tokenizer() -> Callable[[str], Sequence[str]]:
+    try:
+        from nltk.tokenize import TreebankWordTokenizer
+    except ModuleNotFoundError as error:
+        raise _needs_nltk() from error
+    tokenize: Callable[[str], Sequence[str]] = TreebankWordTokenizer().tokenize
+    return tokenize
+
+
+def _nltk_stemmer() -> Callable[[str], str]:
+    try:
+        from nltk.stem.snowball import SnowballStemmer
+    except ModuleNotFoundError as error:
+        raise _needs_nltk() from error
+    stem: Callable[[str], str] = SnowballStemmer("english").stem
+    return stem
+
+
+def _needs_nltk() -> ModuleNotFoundError:
+    return ModuleNotFoundError('captions are scored with nltk: pip install "timechat[eval]"')
+
+
+@cache
+def _function_words() -> frozenset[str]:
+    """Function words of English, as the official program's archive lists them."""
+    with zipfile.ZipFile(pycocoevalcap_file("meteor", "meteor-1.5.jar")) as archive:
+        return frozenset(archive.read("function/english.words").decode("utf-8").split())

@@ -1,0 +1,161 @@
+"""The official Java programs of captioning, of pycocoevalcap: METEOR 1.5, kept open, and Stanford's PTB tokenizer."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_STATISTICS = 23
+"""Numbers that METEOR counts of one pair; see `timechat.evaluation.metrics.meteor.meteor_score`."""
+
+DROPPED_TOKENS = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+_LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
+_SECONDS = 600
+
+
+def find_java() -> str | None:
+    """Path of the `java` command, None where there is none."""
+    return shutil.which("java")
+
+
+def java_is_ready() -> bool:
+    """Whether the official programs can run: Java is there, and pycocoevalcap is."""
+    return find_java() is not None and find_spec("pycocoevalcap") is not None
+
+
+def pycocoevalcap_file(*parts: str) -> Path:
+    """A file of pycocoevalcap.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    found = find_spec("pycocoevalcap")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError('captions are scored with pycocoevalcap: pip install "timechat[eval]"')
+    return Path(found.submodule_search_locations[0], *parts)
+
+
+def tokenize_ptb(captions: Sequence[str]) -> list[str]:
+    """Tokenise captions with Stanford's PTBTokenizer 3.4.1 in one process, as the official scorers do.
+
+    They are lower-cased, and punctuation is dropped; as the programs drop it after lower-casing, brackets stay, as
+    `-lrb-`.
+
+    Returns:
+        For each caption its tokens, joined by blanks; an empty one for an empty caption.
+
+    Raises:
+        RuntimeError: The program failed.
+    """
+    if not captions:
+        return []
+    lines = [caption.translate(_LINE_ENDS) for caption in captions]
+    jar = pycocoevalcap_file("tokenizer", "stanford-corenlp-3.4.1.jar")
+    command = [_java(), "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    done = subprocess.run(
+        command,
+        input="\n".join(lines).encode("utf-8", "replace"),
+        capture_output=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    tokenized = done.stdout.decode("utf-8", "replace").split("\n")
+    if done.returncode or len(tokenized) not in (len(lines), len(lines) + 1):
+        problem = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise RuntimeError(
+            f"the PTB tokenizer gave {len(tokenized)} lines for {len(lines)} captions: {problem[-1] if problem else ''}"
+        )
+    return [
+        " ".join(word for word in line.rstrip().split(" ") if word not in DROPPED_TOKENS)
+        for line in tokenized[: len(lines)]
+    ]
+
+
+def _java() -> str:
+    java = find_java()
+    if java is None:
+        raise RuntimeError("there is no java command; install a Java runtime for the official METEOR and tokenizer")
+    return java
+
+
+class MeteorProcess:
+    """One METEOR 1.5 process for a whole run; pairs that were compared are remembered.
+
+    To be closed, or used in a `with` block.
+    """
+
+    def __init__(self) -> None:
+        """Start the program; it is ready after some seconds, in which it reads its table of paraphrases.
+
+        Raises:
+            ModuleNotFoundError: pycocoevalcap is not installed.
+            RuntimeError: There is no Java.
+        """
+        jar = pycocoevalcap_file("meteor", "meteor-1.5.jar")
+        command = [_java(), "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+        )
+        self._known: dict[tuple[str, str], NDArray[np.float64]] = {}
+
+    def __enter__(self) -> "MeteorProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the program."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._process.terminate()
+        self._process.wait()
+        self._errors.close()
+
+    def statistics(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
+        """What METEOR counts of each (hypothesis, reference) pair: `(pairs, 23)`.
+
+        Raises:
+            RuntimeError: The program has ended.
+        """
+        for pair in dict.fromkeys(pairs):
+            if pair not in self._known:
+                self._known[pair] = self._ask(*pair)
+        return np.array([self._known[pair] for pair in pairs]).reshape(-1, NUM_STATISTICS)
+
+    def _ask(self, hypothesis: str, reference: str) -> NDArray[np.float64]:
+        line = " ||| ".join(["SCORE", _plain(reference), _plain(hypothesis)])
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(f"{line}\n".encode("utf-8", "replace"))
+            stdin.flush()
+            answer = stdout.readline().split()
+        except BrokenPipeError:
+            answer = []
+        if len(answer) != NUM_STATISTICS:
+            self._errors.seek(0)
+            told = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise RuntimeError(f"METEOR did not answer to {line!r}: {told[-1] if told else 'it has ended'}")
+        return np.array([float(number) for number in answer])
+
+
+def _plain(sentence: str) -> str:
+    """A sentence without what METEOR reads as a division or as the end of a line."""
+    return sentence.translate(_LINE_ENDS).replace("|||", "").replace("  ", " ")

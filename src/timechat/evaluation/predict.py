@@ -1,0 +1,275 @@
+"""Samples → predictions: a few videos at a time, each encoded once, their questions answered in batches.
+
+The samples fall into chunks of whole videos, always the same ones, and a chunk is answered and kept as one. So a run
+that was stopped and goes on, or that is shared between processes, answers in the same batches as one that was left
+alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, islice
+from pathlib import Path
+
+from timechat.errors import PromptTooLongError, VideoError
+from timechat.evaluation.answering import option_logprobs
+from timechat.evaluation.benchmarks import load_segment_centres
+from timechat.evaluation.config import Recipe
+from timechat.evaluation.run_folder import RunFolder
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.events import Answer
+from timechat.pipeline import EncodedVideo, LongVideo, Sampling, TimeChat, Wanted
+
+Chunk = tuple[Sample, ...]
+Progress = Callable[[str, int, int], None]
+Look = Callable[[TimeChat, Path, Sample, Recipe], EncodedVideo]
+"""Encodes what a sample is about; ablations show it otherwise."""
+
+_EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
+_FREE_TASKS = ("ask", "summary")
+_ALL_EVENTS = Wanted(find_all=True, threshold=0.0)
+
+
+def chunks(samples: Sequence[Sample], videos_at_once: int) -> list[Chunk]:
+    """Divide samples into chunks, each of all samples about so many videos, in order of first appearance."""
+    by_place: dict[object, list[Sample]] = {}
+    for sample in samples:
+        by_place.setdefault(sample.place, []).append(sample)
+    groups = iter(by_place.values())
+    return [
+        tuple(sample for group in some for sample in group)
+        for some in iter(lambda: list(islice(groups, videos_at_once)), [])
+    ]
+
+
+def find_video(folder: Path, name: str) -> Path | None:
+    """The file of a video: under its own name, without the folders before it, or with another ending; None if none."""
+    places = [folder / name, folder / Path(name).name]
+    places += [place.with_suffix(extension) for place in places for extension in _EXTENSIONS]
+    return next((place for place in places if place.exists()), None)
+
+
+def predict(
+    timechat: TimeChat,
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    look: Look | None = None,
+    wants_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> bool:
+    """Answer all samples that have no prediction yet.
+
+    Args:
+        timechat: Who answers.
+        samples: All of the run's, whatever the shard.
+        recipe: How they are asked.
+        folder: Where predictions go, chunk by chunk.
+        shard: Which share of the chunks: number, from 0, and how many shares there are.
+        look: How a video is looked at; None does as the recipe says.
+        wants_stop: Asked after every chunk.
+        progress: Told how many samples are done.
+
+    Returns:
+        Whether the share is done; False where it was stopped.
+    """
+    videos = Path(recipe.benchmark.videos)
+    number, count = shard
+    share = chunks(samples, recipe.run.batch_size)[number::count]
+    there = folder.predictions()
+    total, done = sum(map(len, share)), 0
+    for chunk in share:
+        if any(is_open(sample, there, videos) for sample in chunk):
+            folder.add(_answer_chunk(timechat, chunk, recipe, videos, look or encode_sample), shard)
+        done += len(chunk)
+        if progress is not None:
+            progress("predict", done, total)
+        if wants_stop() and done < total:
+            return False
+    return True
+
+
+def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bool:
+    """Whether a sample has no prediction, or one that says that its video is missing although it is there now."""
+    found = there.get(sample.id)
+    return found is None or (found.status == "missing_video" and find_video(videos, sample.video) is not None)
+
+
+def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe) -> EncodedVideo:
+    """Encode what a sample is about at one look."""
+    if path.is_dir() or sample.sampling == "segment_centres":
+        return timechat.encode(
+            load_segment_centres(
+                path,
+                num_frames=recipe.frames.num_frames or timechat.model.config.max_frame_positions,
+                start=sample.start,
+                end=sample.end,
+                size=timechat.model.config.vision_config.image_size,
+                timeout=recipe.frames.timeout,
+            )
+        )
+    return timechat.encode(path, start=sample.start, end=sample.end, **recipe.frames.sampling())
+
+
+# ---------------------------------------------------------------------------------------------------- a chunk
+
+
+def _answer_chunk(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path, look: Look) -> list[Prediction]:
+    """Predictions of a chunk, in its order."""
+    if recipe.frames.windows:
+        predictions = _answer_in_windows(timechat, chunk, recipe, videos)
+    else:
+        predictions = _answer_at_one_look(timechat, chunk, recipe, videos, look)
+    found = {prediction.id: prediction for prediction in predictions}
+    return [found[sample.id] for sample in chunk]
+
+
+def _answer_at_one_look(
+    timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path, look: Look
+) -> Iterator[Prediction]:
+    ready: list[tuple[Sample, EncodedVideo, float]] = []
+    for _, group in groupby(chunk, key=lambda sample: sample.place):
+        samples = list(group)
+        begun = time.perf_counter()
+        encoded = _look(timechat, samples[0], recipe, videos, look)
+        if isinstance(encoded, EncodedVideo):
+            seconds = (time.perf_counter() - begun) / len(samples)
+            ready += [(sample, encoded, seconds) for sample in samples]
+        else:
+            yield from (replace(encoded, id=one.id, task=one.task, query=one.words) for one in samples)
+    ready.sort(key=lambda item: (item[0].task, item[0].by_likelihood))  # stable: videos stay together
+    for (_, by_likelihood), group_of_task in groupby(ready, key=lambda item: (item[0].task, item[0].by_likelihood)):
+        items = iter(group_of_task)
+        for batch in iter(lambda: list(islice(items, recipe.run.batch_size)), []):  # noqa: B023 - used at once
+            answer = _choose if by_likelihood else _write
+            yield from answer(timechat, batch, recipe)
+
+
+def _look(timechat: TimeChat, sample: Sample, recipe: Recipe, videos: Path, look: Look) -> EncodedVideo | Prediction:
+    """The encoded video, or the prediction that says why there is none."""
+    path = find_video(videos, sample.video)
+    if path is None:
+        return _failed(sample, "missing_video", f"there is no {sample.video}")
+    try:
+        return look(timechat, path, sample, recipe)
+    except VideoError as error:
+        return _failed(sample, "unreadable_video", str(error))
+    except PromptTooLongError as error:
+        return _failed(sample, "too_long", str(error))
+
+
+def _failed(sample: Sample, status: str, note: str) -> Prediction:
+    return Prediction(
+        id=sample.id,
+        video=sample.video,
+        task=sample.task,
+        query=sample.words,
+        duration=sample.duration,
+        status=status,  # type: ignore[arg-type]
+        notes=(note,),
+    )
+
+
+Batch = Sequence[tuple[Sample, EncodedVideo, float]]
+
+
+def _write(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Prediction]:
+    """Predictions of a batch of one task, as the model writes them."""
+    begun = time.perf_counter()
+    try:
+        answers = timechat.run_all(
+            batch[0][0].task,
+            [(encoded, sample.words) for sample, encoded, _ in batch],
+            decoding=recipe.decoding,
+            preset=recipe.preset,
+            speech=[sample.speech for sample, _, _ in batch],
+        )
+    except PromptTooLongError as error:
+        if len(batch) == 1:
+            yield _failed(batch[0][0], "too_long", str(error))
+        else:
+            for item in batch:
+                yield from _write(timechat, [item], recipe)
+        return
+    share = (time.perf_counter() - begun) / len(batch)
+    for (sample, _, encode), answer in zip(batch, answers, strict=True):
+        yield _read(sample, answer, {"encode": round(encode, 4), "answer": round(share, 4)})
+
+
+def _choose(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Prediction]:
+    """Predictions of questions whose likeliest option is the answer."""
+    for sample, encoded, encode in batch:
+        begun = time.perf_counter()
+        logprobs = option_logprobs(
+            timechat.model, timechat.processor, encoded, sample.words or "", sample.options, preset=recipe.preset
+        )
+        best = max(range(len(logprobs)), key=logprobs.__getitem__)
+        yield Prediction(
+            id=sample.id,
+            video=sample.video,
+            task=sample.task,
+            query=sample.words,
+            duration=encoded.duration,
+            text=sample.options[best],
+            option_logprobs=tuple(round(value, 4) for value in logprobs),
+            seconds={"encode": round(encode, 4), "answer": round(time.perf_counter() - begun, 4)},
+        )
+
+
+def _answer_in_windows(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path) -> Iterator[Prediction]:
+    """Predictions about videos of any length, each looked at window by window."""
+    for _, group in groupby(chunk, key=lambda sample: sample.place):
+        samples = list(group)
+        path = find_video(videos, samples[0].video)
+        if path is None:
+            yield from (_failed(one, "missing_video", f"there is no {one.video}") for one in samples)
+            continue
+        frames = recipe.frames
+        sampling = Sampling(
+            num_frames=frames.num_frames,
+            fps=frames.fps,
+            max_frames=frames.max_frames,
+            start=samples[0].start,
+            end=samples[0].end,
+        )
+        try:
+            with timechat.open(path, sampling=sampling, timeout=frames.timeout) as video:
+                yield from [_ask(timechat, sample, video, recipe) for sample in samples]
+        except VideoError as error:
+            yield from (_failed(one, "unreadable_video", str(error)) for one in samples)
+
+
+def _ask(timechat: TimeChat, sample: Sample, video: LongVideo, recipe: Recipe) -> Prediction:
+    begun = time.perf_counter()
+    try:
+        answer = timechat.run(
+            sample.task,
+            video,
+            sample.words,
+            decoding=recipe.decoding,
+            preset=recipe.preset,
+            speech=sample.speech,
+            wanted=_ALL_EVENTS,
+        )
+    except PromptTooLongError as error:
+        return _failed(sample, "too_long", str(error))
+    return _read(sample, answer, {"answer": round(time.perf_counter() - begun, 4)})
+
+
+def _read(sample: Sample, answer: Answer, seconds: dict[str, float]) -> Prediction:
+    """What was answered; without an event where the task asks for one, it counts as unparsed."""
+    is_unparsed = not answer.events and sample.task not in _FREE_TASKS
+    return Prediction(
+        id=sample.id,
+        video=sample.video,
+        task=sample.task,
+        query=sample.words,
+        duration=answer.duration,
+        text=answer.text,
+        status="unparsed" if is_unparsed or not answer.text.strip() else "ok",
+        events=tuple(replace(event, caption="") if sample.task == "grounding" else event for event in answer.events),
+        notes=answer.notes,
+        seconds=seconds,
+    )

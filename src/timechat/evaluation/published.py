@@ -1,0 +1,91 @@
+"""Published figures to stand beside ours, each with its source."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+_ALSO = {"activitynet_grounding": "activitynet_captions", "qvhighlights_moments": "qvhighlights"}
+"""Benchmarks whose published figures stand under another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFigures:
+    """What a paper says that a model scores.
+
+    Attributes:
+        benchmark: By its name in `BENCHMARKS`.
+        setting: `"zero-shot"` or `"fine-tuned"`.
+        model: As the paper calls it.
+        metrics: By our names, in our units.
+        source: `title`, `url` and `where`.
+        confirmed: Whether the figure was found again in a text that could be read; others stand as they are remembered.
+        note: What a reader must know.
+    """
+
+    benchmark: str
+    setting: str
+    model: str
+    metrics: Mapping[str, float]
+    source: Mapping[str, str]
+    confirmed: bool
+    note: str = ""
+
+
+@cache
+def published_figures() -> tuple[PublishedFigures, ...]:
+    """All that are known."""
+    content = json.loads(files("timechat.evaluation").joinpath("published.json").read_text(encoding="utf-8"))
+    return tuple(PublishedFigures(**entry) for entry in content["figures"])
+
+
+def figures_beside(benchmark: str, setting: str | None, names: Sequence[str]) -> list[PublishedFigures]:
+    """Those of a benchmark that share a figure with ours.
+
+    Args:
+        benchmark: By its name in `BENCHMARKS`.
+        setting: Only of this one; None takes both.
+        names: Of our figures.
+    """
+    wanted = _ALSO.get(benchmark, benchmark)
+    return [
+        one
+        for one in published_figures()
+        if one.benchmark == wanted and setting in (None, one.setting) and set(one.metrics) & set(names)
+    ]
+
+
+def comparison_table(ours: Mapping[str, float | None], model: str, published: Sequence[PublishedFigures]) -> str:
+    """Our figures above the published ones, in Markdown; figures that could not be confirmed are marked."""
+    names = [name for name in ours if any(name in one.metrics for one in published)]
+    lines = [f"| {' | '.join(['', *names, 'source'])} |", f"| --- |{' ---: |' * len(names)} --- |"]
+    lines.append(f"| **{model}** (this run) | {' | '.join(_cell(ours[name]) for name in names)} | |")
+    for one in published:
+        mark = "" if one.confirmed else " †"
+        cells = " | ".join(_cell(one.metrics.get(name)) for name in names)
+        source = f"[{one.source.get('where') or one.source.get('title', 'source')}]({one.source.get('url', '')})"
+        lines.append(f"| {one.model}, {one.setting}{mark} | {cells} | {source} |")
+    if any(not one.confirmed for one in published):
+        lines += ["", "† not read again in its source"]
+    return "\n".join(lines)
+
+
+def to_rows(published: Sequence[PublishedFigures]) -> list[dict[str, Any]]:
+    """Ready for JSON."""
+    return [
+        {
+            "model": one.model,
+            "setting": one.setting,
+            "metrics": dict(one.metrics),
+            "source": dict(one.source),
+            "confirmed": one.confirmed,
+            "note": one.note,
+        }
+        for one in published
+    ]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,78 @@
+"""Answers to questions → accuracy, with intervals, and for each part of a benchmark."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.evaluation.benchmarks import Benchmark
+from timechat.evaluation.metrics.answers import answer_hits
+from timechat.evaluation.metrics.choices import choice_figures
+from timechat.evaluation.metrics.intervals import bootstrap_mean
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.evaluation.score import Scores
+
+_ANSWERED = ("ok", "unparsed")
+Pairs = Sequence[tuple[Sample, Prediction]]
+
+
+def score_questions(benchmark: Benchmark, pairs: Pairs, *, resamples: int = 2000) -> dict[str, Scores]:
+    """Score what was answered to questions.
+
+    Args:
+        benchmark: Whose questions they are.
+        pairs: Samples with their predictions; those without a right answer are passed over.
+        resamples: Bootstrap resamples behind the intervals, which draw whole videos.
+
+    Returns:
+        `questions` that are answered in words, and `choices` among options, where there are such.
+    """
+    known = [pair for pair in pairs if pair[0].answer is not None]
+    in_words = [pair for pair in known if not pair[0].options]
+    choices = [pair for pair in known if pair[0].options]
+    result = {}
+    if in_words:
+        texts = [_text(prediction) for _, prediction in in_words]
+        hits = answer_hits(texts, [sample.answer or "" for sample, _ in in_words])
+        result["questions"] = _scores("questions", in_words, {"accuracy": hits}, resamples, unread=0)
+    if choices:
+        figures = choice_figures(
+            [_text(prediction) for _, prediction in choices],
+            [sample.options for sample, _ in choices],
+            [sample.answer or "" for sample, _ in choices],
+            published_rule=benchmark.published_rule,
+        )
+        are_unread = figures.pop("unread")
+        figures["accuracy_of_guessing"] = np.array([1 / len(sample.options) for sample, _ in choices])
+        result["choices"] = _scores("choices", choices, figures, resamples, unread=int(are_unread.sum()))
+    return result
+
+
+def _text(prediction: Prediction) -> str | None:
+    return prediction.text if prediction.status in _ANSWERED else None
+
+
+def _scores(
+    name: str, pairs: Pairs, figures: Mapping[str, NDArray[np.float64]], resamples: int, *, unread: int
+) -> Scores:
+    videos = [sample.video for sample, _ in pairs]
+    groups = [sample.group for sample, _ in pairs]
+    parts = {"": np.ones(len(pairs), dtype=bool)}
+    if len(set(groups)) > 1:
+        parts |= {f"_{group}": np.array([one == group for one in groups]) for group in sorted(set(groups))}
+    values: dict[str, float | None] = {}
+    intervals = {}
+    for part, where in parts.items():
+        for figure, column in figures.items():
+            if part and figure != "accuracy":
+                continue
+            kept = [video for video, is_kept in zip(videos, where, strict=True) if is_kept]
+            estimate = bootstrap_mean(column[where], kept, resamples=resamples)
+            values[figure + part] = estimate.value
+            intervals[figure + part] = (estimate.low, estimate.high)
+    items = {
+        sample.id: {figure: float(column[i]) for figure, column in figures.items()}
+        for i, (sample, _) in enumerate(pairs)
+    }
+    missing = sum(prediction.status not in _ANSWERED for _, prediction in pairs)
+    return Scores(name, values, intervals, items, len(pairs), missing, max(0, unread - missing))

@@ -1,0 +1,166 @@
+"""The folder of one evaluation: what it is, what was answered, and what that scores.
+
+recipe.yaml                 every setting, with its value
+run.json                    versions, weights, wording and samples, told apart by hashes
+predictions-0-of-1.jsonl    predictions of each share, while there is work to do
+predictions.jsonl           all of them, in the order of the samples, when it is done
+results/                    the same in the formats of the original's and the benchmarks' own scorers, beside the truth
+metrics.json  table.md      figures
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timechat.errors import DataError, located
+from timechat.evaluation.config import Recipe
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.files import write_text_atomically, written_whole
+from timechat.recipes import save_recipe
+
+PREDICTIONS_FILE = "predictions.jsonl"
+RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.json"
+TABLE_FILE = "table.md"
+RESULTS_FOLDER = "results"
+
+
+class RunFolder:
+    """Keeps what a run has answered; every process that works on the run opens the folder for itself.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, recipe: Recipe, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Make the folder, or go on with it.
+
+        Args:
+            recipe: Of the run.
+            facts: What a reader should know: versions, machine.
+            settings: All that the answers depend on, ready for JSON.
+
+        Raises:
+            DataError: The folder holds predictions that were made with other settings.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.has_begun:
+            self.check(settings)
+        else:
+            self._write_json(RUN_FILE, {**facts, "settings": dict(settings)})
+        save_recipe(recipe, self.path / RECIPE_FILE)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has written here."""
+        return (self.path / RUN_FILE).exists()
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings.
+
+        Args:
+            settings: Some of those that the answers depend on.
+
+        Raises:
+            DataError: The folder's predictions were made with others.
+        """
+        there = self.read(RUN_FILE).get("settings", {})
+        differing = [key for key in settings if there.get(key) != settings[key]]
+        if differing:
+            told = ", ".join(f"{key} {there.get(key)!r} instead of {settings[key]!r}" for key in differing)
+            raise DataError(
+                f"{self.path} holds predictions that were made with {told}; give another --output, or --fresh"
+            )
+
+    def clear(self) -> None:
+        """Remove what an earlier run has left."""
+        for name in (RUN_FILE, METRICS_FILE, TABLE_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        for path in self._prediction_files():
+            path.unlink()
+
+    def predictions(self) -> dict[str, Prediction]:
+        """All predictions that are there, by the id of their sample; of two the later counts."""
+        found: dict[str, Prediction] = {}
+        for path in self._prediction_files():
+            for number, line in enumerate(_whole_lines(path), 1):
+                with located(f"{path}:{number}"):
+                    prediction = Prediction.from_dict(json.loads(line))
+                found[prediction.id] = prediction
+        return found
+
+    def add(self, predictions: Sequence[Prediction], shard: tuple[int, int] = (0, 1)) -> None:
+        """Keep the predictions of a chunk, safely on disk when this returns."""
+        path = self.path / f"predictions-{shard[0]}-of-{shard[1]}.jsonl"
+        if path.exists():
+            _cut_rest(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(_line(prediction) for prediction in predictions))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, samples: Sequence[Sample]) -> list[Prediction] | None:
+        """Join all shares into one file in the order of the samples; None where some sample has no prediction yet."""
+        found = self.predictions()
+        if any(sample.id not in found for sample in samples):
+            return None
+        predictions = [found[sample.id] for sample in samples]
+        write_text_atomically(self.path / PREDICTIONS_FILE, "".join(map(_line, predictions)))
+        for path in self.path.glob("predictions-*-of-*.jsonl"):
+            path.unlink(missing_ok=True)
+        return predictions
+
+    def results(self) -> Path:
+        """The folder of result files."""
+        path = self.path / RESULTS_FOLDER
+        path.mkdir(exist_ok=True)
+        return path
+
+    def write_metrics(self, metrics: Mapping[str, Any], table: str) -> None:
+        """Keep the figures."""
+        self._write_json(METRICS_FILE, metrics)
+        write_text_atomically(self.path / TABLE_FILE, table)
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the folder.
+
+        Raises:
+            DataError: It is not there or no JSON.
+        """
+        path = self.path / name
+        if not path.exists():
+            raise DataError(f"{path}: no such file; the evaluation is not done")
+        with located(str(path)):
+            return json.loads(path.read_text(encoding="utf-8"))
+
+    def _prediction_files(self) -> list[Path]:
+        whole = self.path / PREDICTIONS_FILE
+        return [*([whole] if whole.exists() else []), *sorted(self.path.glob("predictions-*-of-*.jsonl"))]
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with written_whole(self.path / name) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n"
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that were written to their end; another process may be writing the next one."""
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
+
+
+def _cut_rest(path: Path) -> None:
+    """Cut off a last line that was not written to its end when the run was killed."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

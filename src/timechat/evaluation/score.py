@@ -1,0 +1,371 @@
+"""Files of predictions and truth → the official figures, each with its interval, and what was missing.
+
+predictions, truth ─▶ reading ─▶ metrics ─▶ Scores: figures, intervals, a value for each query or video
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.errors import DataError
+from timechat.evaluation.metrics import java
+from timechat.evaluation.metrics.captioning import THRESHOLDS, detect
+from timechat.evaluation.metrics.dense_captions import (
+    Count,
+    TokenizedVideo,
+    cider_scores,
+    dense_scores,
+    paragraph,
+    soda_c,
+    soda_c_as_published,
+)
+from timechat.evaluation.metrics.exact_stem import ExactStemCounter, tokenize_treebank
+from timechat.evaluation.metrics.grounding import answered_iou, per_query
+from timechat.evaluation.metrics.highlights import highlight_scores
+from timechat.evaluation.metrics.intervals import bootstrap_mean, bootstrap_total
+from timechat.evaluation.metrics.meteor import combined_statistics, meteor_score
+from timechat.evaluation.metrics.moment_retrieval import moment_retrieval_scores
+from timechat.evaluation.metrics.summaries import top_5_average_precision
+from timechat.evaluation.reading import (
+    CaptionedVideo,
+    Findings,
+    PredictedQuery,
+    TrueQuery,
+    read_caption_predictions,
+    read_caption_truth,
+    read_label_predictions,
+    read_label_truth,
+    read_query_predictions,
+    read_query_truth,
+    read_span_predictions,
+    read_span_truth,
+)
+
+ScoreTask = Literal["dvc", "tvg", "vhd", "mr", "tvsum"]
+"""Dense video captioning, temporal grounding, highlight detection, moment retrieval with highlights, TVSum."""
+
+NO_JAVA_NOTE = (
+    "METEOR and the PTB tokenizer need Java, which is not here: what depends on them is null, and exact_stem and "
+    "treebank figures are approximations"
+)
+_PREDICTED_ONLY = "_predicted_only"
+_LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What predictions score.
+
+    Attributes:
+        task: By whose rules.
+        figures: By name, as fractions (CIDEr from 0 to 10); None for what cannot be computed here.
+        intervals: 95 % bootstrap intervals over videos, of the figures that have one.
+        items: By query or video, what it adds to each figure that is a mean.
+        n_queries: Queries of the truth; videos where captions or clips are scored.
+        n_missing: Of them without a row among the predictions.
+        n_unparsed: Of them with a row that has nothing to be scored.
+        notes: What was wrong with the files.
+    """
+
+    task: str
+    figures: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]]
+    items: Mapping[str, Mapping[str, float]] = field(repr=False)
+    n_queries: int
+    n_missing: int
+    n_unparsed: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat object: the figures, the counts, the intervals as `ci`, and the notes."""
+        return {
+            **self.figures,
+            "n_queries": self.n_queries,
+            "n_missing": self.n_missing,
+            "n_unparsed": self.n_unparsed,
+            "ci": {name: list(ends) for name, ends in self.intervals.items()},
+            "notes": list(self.notes),
+        }
+
+    def to_markdown(self) -> str:
+        """A table of the figures with their intervals, and the counts."""
+        lines = ["| figure | value | 95 % interval |", "| --- | ---: | --- |"]
+        for name, value in self.figures.items():
+            interval = "" if name not in self.intervals else "[{:.4f}, {:.4f}]".format(*self.intervals[name])
+            lines.append(f"| {name} | {'-' if value is None else format(value, '.4f')} | {interval} |")
+        counts = f"{self.n_queries} queries, {self.n_missing} missing, {self.n_unparsed} unparsed"
+        return "\n".join([*lines, "", counts, *(f"note: {note}" for note in self.notes)])
+
+
+def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: int = 2000) -> Scores:
+    """Score a file of predictions against a file of truth.
+
+    Args:
+        predictions: In the original's formats, or ours; see `timechat.evaluation.reading`.
+        truth: Likewise.
+        task: By whose rules.
+        resamples: Bootstrap resamples behind the intervals.
+
+    Raises:
+        DataError: A file is missing or is nothing of this task.
+        ModuleNotFoundError: Captions are scored without the extra `eval`.
+        ValueError: There is no such task.
+    """
+    if task not in _SCORERS:
+        raise ValueError(f"task must be one of {', '.join(_SCORERS)}, got {task!r}")
+    return _SCORERS[task](predictions, truth, resamples)
+
+
+@dataclass
+class _Table:
+    """Values by figure and query, on the way to `Scores`."""
+
+    queries: Sequence[str]
+    groups: Sequence[Hashable]
+    resamples: int
+    columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    figures: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, columns: Mapping[str, NDArray[np.float64]], *, where: NDArray[np.bool_] | None = None) -> None:
+        """Add figures that are means of a value a query, over all or some of them; NaN is left out."""
+        for name, values in columns.items():
+            kept = np.isfinite(values) if where is None else np.isfinite(values) & where
+            self.columns[name] = np.where(kept, values, np.nan)
+            if not kept.any():
+                self.figures[name] = None
+                continue
+            groups = [group for group, is_kept in zip(self.groups, kept, strict=True) if is_kept]
+            estimate = bootstrap_mean(values[kept], groups, resamples=self.resamples)
+            self.figures[name] = estimate.value
+            self.intervals[name] = (estimate.low, estimate.high)
+
+    def scores(self, task: str, n_missing: int, n_unparsed: int, findings: Findings) -> Scores:
+        """All of it, with what was wrong."""
+        items = {
+            query: {name: float(values[i]) for name, values in self.columns.items() if np.isfinite(values[i])}
+            for i, query in enumerate(self.queries)
+        }
+        return Scores(
+            task, self.figures, self.intervals, items, len(self.queries), n_missing, n_unparsed, findings.notes
+        )
+
+
+def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, findings: Findings) -> None:
+    for name in predicted:
+        if name not in truth:
+            findings.add(f"{what} are not in the truth and were left out")
+
+
+# -------------------------------------------------------------------------------------------- dense captions
+
+
+def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scores:
+    findings = Findings()
+    truth = read_caption_truth(truth_file, findings)
+    predicted = read_caption_predictions(predictions, findings)
+    _count_unknown(predicted, truth, "predicted videos", findings)
+    nothing = CaptionedVideo(np.zeros((0, 2)), ())
+    answered = [predicted.get(video, nothing) for video in truth]
+    right = list(truth.values())
+    table = _Table(list(truth), list(truth), resamples)
+    _add_words(table, right, answered, [video in predicted for video in truth], findings)
+    found = [detect(one.spans, other.spans) for one, other in zip(right, answered, strict=True)]
+    table.add({name: np.array([getattr(one, name) for one in found]) for name in ("precision", "recall", "f1")})
+    for i, threshold in enumerate(THRESHOLDS):
+        table.add({f"precision_{threshold}": np.array([one.precisions[i] for one in found])})
+        table.add({f"recall_{threshold}": np.array([one.recalls[i] for one in found])})
+    table.add({"predictions_per_video": np.array([float(len(one.captions)) for one in answered])})
+    missing = sum(video not in predicted for video in truth)
+    unparsed = sum(video in predicted and not predicted[video].captions for video in truth)
+    return table.scores("dvc", missing, unparsed, findings)
+
+
+def _add_words(
+    table: _Table,
+    truth: Sequence[CaptionedVideo],
+    predicted: Sequence[CaptionedVideo],
+    are_there: Sequence[bool],
+    findings: Findings,
+) -> None:
+    """Add the figures that look at the captions' words: the official ones where Java is, and the approximations."""
+    has_java = java.java_is_ready()
+    if not has_java:
+        findings.add(NO_JAVA_NOTE)
+    with java.MeteorProcess() if has_java else nullcontext() as meteor:
+        official: dict[str, NDArray[np.float64]] = {}
+        if meteor is not None:
+            official = _word_columns(truth, predicted, java.tokenize_ptb, meteor.statistics)
+        names = {"soda_c": "soda_c", "soda_c_as_published": "soda_c_as_published", "cider": "cider", "meteor": "meteor"}
+        _add_columns(table, official, names)
+        _add_paragraphs(table, truth, predicted, are_there, None if meteor is None else meteor.statistics)
+    counter = ExactStemCounter()
+    nearly = _word_columns(truth, predicted, tokenize_treebank, counter.statistics)
+    _add_columns(
+        table, nearly, {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
+    )
+
+
+def _add_columns(table: _Table, columns: Mapping[str, NDArray[np.float64]], names: Mapping[str, str]) -> None:
+    for column, name in names.items():
+        if column in columns:
+            table.add({name: columns[column]})
+        else:
+            table.figures[name] = None
+
+
+def _word_columns(
+    truth: Sequence[CaptionedVideo],
+    predicted: Sequence[CaptionedVideo],
+    tokenize: Callable[[Sequence[str]], list[str]],
+    count: Count,
+) -> dict[str, NDArray[np.float64]]:
+    tokenized = iter(tokenize([caption for video in (*truth, *predicted) for caption in video.captions]))
+    right, answered = (
+        [TokenizedVideo(video.spans, tuple(next(tokenized) for _ in video.captions)) for video in videos]
+        for videos in (truth, predicted)
+    )
+    pairs = list(zip(right, answered, strict=True))
+    dense = [dense_scores(one, other, count) for one, other in pairs]
+    return {
+        "soda_c": np.array([soda_c(one, other, count) for one, other in pairs]),
+        "soda_c_as_published": np.array([soda_c_as_published(one, other, count) for one, other in pairs]),
+        "cider": np.array([cider for cider, _ in dense]),
+        "meteor": np.array([meteor for _, meteor in dense]),
+    }
+
+
+def _add_paragraphs(
+    table: _Table,
+    truth: Sequence[CaptionedVideo],
+    predicted: Sequence[CaptionedVideo],
+    are_there: Sequence[bool],
+    count: Count | None,
+) -> None:
+    """Add the figures of all captions of a video as one text.
+
+    As published, a video without predictions has no text, so that all later texts are compared with another video's.
+    """
+    references = [paragraph(video.captions) for video in truth]
+    texts = [paragraph(video.captions) for video in predicted]
+    pairs = list(zip(texts, references, strict=True))
+    shifted = list(
+        zip([text for text, is_there in zip(texts, are_there, strict=True) if is_there], references, strict=False)
+    )
+    table.add({"para_cider": cider_scores(pairs)})
+    table.figures["para_meteor"] = None
+    if count is not None:
+        rows = _without_whole_chunks(count(pairs))
+        table.figures["para_meteor"] = float(meteor_score(rows.sum(axis=0)))
+        table.intervals["para_meteor"] = bootstrap_total(rows, meteor_score, resamples=table.resamples)
+    table.figures["para_cider_as_published"] = float(cider_scores(shifted).mean()) if shifted else 0.0
+    table.figures["para_meteor_as_published"] = None
+    if count is not None:
+        table.figures["para_meteor_as_published"] = (
+            float(meteor_score(combined_statistics(count(shifted)))) if shifted else 0.0
+        )
+
+
+def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Counts of pairs as they are added up."""
+    return np.array([combined_statistics(row) for row in statistics]).reshape(statistics.shape)
+
+
+# ------------------------------------------------------------------------------------------------- grounding
+
+
+def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
+    findings = Findings()
+    truth = read_span_truth(truth_file, findings)
+    predicted = read_span_predictions(predictions, findings)
+    _count_unknown(predicted, truth, "predicted queries", findings)
+    ious = answered_iou([predicted.get(query) for query in truth], np.array([one.span for one in truth.values()]))
+    are_there = np.array([query in predicted for query in truth])
+    table = _Table(list(truth), [one.video for one in truth.values()], resamples)
+    columns = per_query(ious)
+    table.add(columns)
+    table.add({name + _PREDICTED_ONLY: values for name, values in columns.items()}, where=are_there)
+    unparsed = sum(query in predicted and predicted[query] is None for query in truth)
+    return table.scores("tvg", int((~are_there).sum()), unparsed, findings)
+
+
+# ------------------------------------------------------------------------------------------------- highlights
+
+
+def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Scores:
+    findings = Findings()
+    truth, predicted = _read_queries(predictions, truth_file, findings)
+    rated = {query: one for query, one in truth.items() if one.highlights is not None}
+    if not rated:
+        raise DataError(f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the truth of highlights")
+    table = _Table(list(rated), [one.video for one in rated.values()], resamples)
+    answered = [predicted.get(query, PredictedQuery()).scores for query in rated]
+    columns = highlight_scores(answered, [one.highlights for one in rated.values() if one.highlights is not None])
+    table.add(columns)
+    is_scored = np.array([scores is not None for scores in answered])
+    table.add({name + _PREDICTED_ONLY: values for name, values in columns.items()}, where=is_scored)
+    missing = sum(query not in predicted for query in rated)
+    unparsed = sum(query in predicted and predicted[query].scores is None for query in rated)
+    return table.scores("vhd", missing, unparsed, findings)
+
+
+def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Scores:
+    findings = Findings()
+    truth, predicted = _read_queries(predictions, truth_file, findings)
+    asked = {query: one for query, one in truth.items() if len(one.windows)}
+    if not asked:
+        raise DataError(f"{truth_file}: has no relevant_windows; give the truth of moment retrieval")
+    table = _Table(list(asked), [one.video for one in asked.values()], resamples)
+    answers = [predicted.get(query, PredictedQuery()) for query in asked]
+    table.add(moment_retrieval_scores([one.windows for one in answers], [one.windows for one in asked.values()]))
+    if any(one.scores is not None for one in answers) and all(one.highlights is not None for one in asked.values()):
+        columns = highlight_scores(
+            [one.scores for one in answers], [one.highlights for one in asked.values() if one.highlights is not None]
+        )
+        for level, official in _LEVELS.items():
+            table.add({f"HL-min-{official}-mAP": columns[f"map_{level}"]})
+            table.add({f"HL-min-{official}-Hit1": columns[f"hit1_{level}"]})
+    missing = sum(query not in predicted for query in asked)
+    unparsed = sum(
+        query in predicted and (one.windows is None or not len(one.windows.spans))
+        for query, one in zip(asked, answers, strict=True)
+    )
+    return table.scores("mr", missing, unparsed, findings)
+
+
+def _read_queries(
+    predictions: Path, truth_file: Path, findings: Findings
+) -> tuple[dict[str, TrueQuery], dict[str, PredictedQuery]]:
+    truth = read_query_truth(truth_file, findings)
+    predicted = read_query_predictions(predictions, truth, findings)
+    _count_unknown(predicted, truth, "predicted queries", findings)
+    return truth, predicted
+
+
+# ----------------------------------------------------------------------------------------------------- TVSum
+
+
+def _score_summaries(predictions: Path, truth_file: Path, resamples: int) -> Scores:
+    findings = Findings()
+    truth = read_label_truth(truth_file, findings)
+    predicted = read_label_predictions(predictions, findings)
+    _count_unknown(predicted, truth, "predicted videos", findings)
+    table = _Table(list(truth), list(truth), resamples)
+    values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in truth.items()]
+    table.add({"top5_map": np.array(values)})
+    unparsed = sum(video in predicted and not predicted[video] for video in truth)
+    return table.scores("tvsum", sum(video not in predicted for video in truth), unparsed, findings)
+
+
+_SCORERS: Mapping[ScoreTask, Callable[[Path, Path, int], Scores]] = {
+    "dvc": _score_captions,
+    "tvg": _score_spans,
+    "vhd": _score_highlights,
+    "mr": _score_moments,
+    "tvsum": _score_summaries,
+}
