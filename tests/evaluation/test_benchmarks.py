@@ -747,8 +747,9 @@ def test_recipes_tell_how_the_original_draws_its_answers(name, paths):
     assert (decoding.top_k, decoding.seed) == (50, 42)
 
 
-def test_every_recipe_of_an_evaluation_is_checked():
-    assert {path.stem for path in RECIPES.glob("eval_*.yaml")} == {f"eval_{name}" for name in EVALUATIONS}
+def test_every_recipe_of_the_originals_evaluations_is_checked():
+    there = {path.stem for path in RECIPES.glob("eval_*.yaml")} - {"eval_drawn"}  # nano's, not the original's
+    assert there == {f"eval_{name}" for name in EVALUATIONS}
 
 
 def test_the_prompts_of_the_benchmarks_have_their_system_prompt():
