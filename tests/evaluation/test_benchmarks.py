@@ -364,7 +364,7 @@ def test_the_prompt_is_the_originals_to_the_letter(benchmark, annotations, words
             r"question 0: sample moving_count:0: the answer '3' is none of \['1', '2'\]",
         ),
         ("mvbench", "moving_count.json", '[{"candidates": "12"}]', "question 0: expected a list of options, got '12'"),
-        ("mvbench", "moving_count.json", '[{"candidates": ["1"]}]', "question 0: expected at least 2 options, got 1"),
+        ("mvbench", "moving_count.json", '[{"candidates": ["1"]}]', "question 0: expected 2 to 26 options, got 1"),
         (
             "mvbench",
             "action_sequence.json",
@@ -479,6 +479,11 @@ NUMBERED = ("Option 1: The dog runs.", "Option 2: The dog sleeps.")
         ("No.", ("yes", "no"), 1),
         ("There is no dog", ("yes", "no"), None),
         ("Nothing", ("yes", "no"), None),
+        ("(B) no", ("yes", "no"), 1),
+        ("(B)", ("Yes", "No"), 1),
+        ("The best answer is (A)", ("yes", "no"), 0),
+        ("(C)", ("yes", "no", "not sure"), 2),
+        ("B", ("A dog", "C. elegans", "B. subtilis"), 1),
         ("A", (), None),
     ],
 )
@@ -742,8 +747,9 @@ def test_recipes_tell_how_the_original_draws_its_answers(name, paths):
     assert (decoding.top_k, decoding.seed) == (50, 42)
 
 
-def test_every_recipe_of_an_evaluation_is_checked():
-    assert {path.stem for path in RECIPES.glob("eval_*.yaml")} == {f"eval_{name}" for name in EVALUATIONS}
+def test_every_recipe_of_the_originals_evaluations_is_checked():
+    there = {path.stem for path in RECIPES.glob("eval_*.yaml")} - {"eval_drawn"}  # nano's, not the original's
+    assert there == {f"eval_{name}" for name in EVALUATIONS}
 
 
 def test_the_prompts_of_the_benchmarks_have_their_system_prompt():

@@ -44,12 +44,12 @@ def texts(values: Any, *, count: int | None = None) -> tuple[str, ...]:
     """Options as annotations give them: a list of texts, or of numbers.
 
     Raises:
-        ValueError: It is something else, or there are fewer than two, or not as many as there should be.
+        ValueError: It is something else, or there are fewer than two, more than letters, or not `count`.
     """
     if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
         raise ValueError(f"expected a list of options, got {values!r}")
-    if len(values) < 2 or (count is not None and len(values) != count):
-        raise ValueError(f"expected {count or 'at least 2'} options, got {len(values)}")
+    if not 2 <= len(values) <= len(LETTERS) or (count is not None and len(values) != count):
+        raise ValueError(f"expected {count or f'2 to {len(LETTERS)}'} options, got {len(values)}")
     return tuple(map(str, values))
 
 

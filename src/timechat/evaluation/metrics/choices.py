@@ -35,36 +35,32 @@ def read_choice(text: str, options: Sequence[str]) -> int | None:
         Place among the options, from 0; None where none is named, or several are and it is open which is meant.
     """
     text = _END_OF_TEXT.sub("", text).strip()
-    contents = [content(option) for option in options]
-    if sorted(map(normalize_answer, contents)) == ["no", "yes"]:
-        return _first_words(text, contents)
-    return next((choice for choice in _readings(text, contents, _labels(options)) if choice is not None), None)
+    labels, contents = _split(options)
+    return next((choice for choice in _readings(text, contents, labels) if choice is not None), None)
 
 
 def _readings(text: str, contents: Sequence[str], labels: Mapping[str, int]) -> Iterator[int | None]:
     """What each way of reading finds, the surest first."""
-    yield _whole(text, contents)
+    is_yes_no = sorted(map(normalize_answer, contents)) == ["no", "yes"]
+    yield _first_words(text, contents) if is_yes_no else _whole(text, contents)
     yield _label(text, labels)
     yield _found(_FIRST_LETTER.match(text), labels)
     yield _only(_found(match, labels) for match in _BRACKET.finditer(text))
     yield _only(_found(match, labels) for match in _ANNOUNCED.finditer(text))
-    yield _words(text, contents)
+    if not is_yes_no:  # "there is no dog" says neither
+        yield _words(text, contents)
 
 
-def content(option: str) -> str:
-    """An option without its label: of `"B. a dog"`, `"a dog"`."""
-    match = _LABEL.match(option)
-    return option if match is None else option[match.end() :]
-
-
-def _labels(options: Sequence[str]) -> dict[str, int]:
-    """By what options are called, in lower case: "b", or "option 2" and "2"."""
-    called: dict[str, int] = {}
-    for i, option in enumerate(options):
-        match = _LABEL.match(option)
-        label = LETTERS[i] if match is None else match[1] or match[2] or match[3]
-        called |= {label.lower(): i, label.lower().rpartition(" ")[2]: i}
-    return called
+def _split(options: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """By what options are called, in lower case ("b", or "option 2" and "2"), and what they say without that."""
+    matches = [match for option in options if (match := _LABEL.match(option))]
+    if len(matches) < len(options):  # one may begin like a label: "C. elegans"
+        return {letter.lower(): i for i, letter in enumerate(LETTERS[: len(options)])}, list(options)
+    labels: dict[str, int] = {}
+    for i, match in enumerate(matches):
+        label = (match[1] or match[2] or match[3]).lower()
+        labels |= {label: i, label.rpartition(" ")[2]: i}
+    return labels, [match.string[match.end() :] for match in matches]
 
 
 def _found(match: re.Match[str] | None, labels: Mapping[str, int]) -> int | None:
