@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timechat.cli.screen import Screen
+from timechat.cli.session import choose_threads
 from timechat.cli.stopping import STOPPED, asked_to_stop
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def _predict(
         return done if shard[0] == 0 else None
     with screen.working("loading the model"):
         timechat = load_timechat(recipe.model)
+    choose_threads(timechat)
     for note in timechat.notes:
         screen.note(note)
     with asked_to_stop(minutes, "after these videos") as wants_stop, screen.progress() as bars:
@@ -116,5 +118,6 @@ def _ablate(evaluation: "Evaluation", screen: Screen) -> None:
     recipe = evaluation.recipe
     with screen.working("loading the model"):
         timechat = load_timechat(recipe.model)
+    choose_threads(timechat)
     with screen.progress() as bars:
         typer.echo(run_ablations(recipe, evaluation.samples, evaluation.scores, timechat, progress=bars))

@@ -110,13 +110,18 @@ class Session:
 def load_timechat(settings: ModelSettings, screen: Screen) -> "TimeChat":
     """Load the model that the options name."""
     with screen.working("loading the model"):
-        import torch
-
         from timechat.pipeline import TimeChat
 
         timechat = TimeChat.from_pretrained(
             settings.model, device=settings.device, dtype=settings.dtype, lora_scale=settings.lora_scale
         )
+    choose_threads(timechat)
+    return timechat
+
+
+def choose_threads(timechat: "TimeChat") -> None:
+    """Let one core do the work of a model that is too small to be shared by several."""
+    import torch
+
     if timechat.model.num_parameters() < _TOO_SMALL_TO_SHARE:
         torch.set_num_threads(1)
-    return timechat

@@ -4,6 +4,7 @@ It is given under names of its own (`meteor_exact_stem`), never in METEOR's plac
 counts a little less.
 """
 
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,6 +15,11 @@ from numpy.typing import NDArray
 from timechat.evaluation.metrics.java import DROPPED_TOKENS, NUM_STATISTICS, pycocoevalcap_file
 
 _BEAM = 40  # partial alignments that are kept, as the official aligner does
+_STOP = re.compile(r"(?<=[^\W\d_]{3})\.(?=\s)")  # of a sentence that is not the caption's last
+_SIGN = re.compile(r"[°£€¥©®™]")
+_DASH = re.compile(r"[–—]")
+_MARKS = re.compile(r"[!?]{2,}")  # one token to Stanford's, which is kept
+_HIDDEN = {ord("!"): "\ue000", ord("?"): "\ue001"}  # from NLTK, which would part them
 _Alignment = tuple[int, int, int, tuple[tuple[int, int, bool], ...]]
 """Matched words, negative; chunks; distance; and the matches: place in both sentences, and whether they are exact."""
 
@@ -21,14 +27,24 @@ _Alignment = tuple[int, int, int, tuple[tuple[int, int, bool], ...]]
 def tokenize_treebank(captions: Sequence[str]) -> list[str]:
     """Tokenise captions in lower case without punctuation, nearly as the official PTB tokenizer does.
 
+    It differs where several marks follow each other, and on some abbreviations.
+
     Raises:
         ModuleNotFoundError: NLTK is not installed.
     """
     tokenize = _nltk_tokenizer()
-    return [
-        " ".join(word for word in tokenize(" ".join(caption.split()).lower()) if word not in DROPPED_TOKENS)
-        for caption in captions
-    ]
+    return [" ".join(_kept(tokenize(_with_gaps(" ".join(caption.split()))))) for caption in captions]
+
+
+def _with_gaps(caption: str) -> str:
+    """A caption with blanks where Stanford's tokenizer cuts and NLTK's does not."""
+    caption = _MARKS.sub(lambda run: f" {run[0].translate(_HIDDEN)} ", caption)
+    return _DASH.sub(" -- ", _SIGN.sub(r" \g<0> ", _STOP.sub(" . ", caption)))
+
+
+def _kept(tokens: Sequence[str]) -> list[str]:
+    shown = [token.lower().replace("\ue000", "!").replace("\ue001", "?") for token in tokens]
+    return [token for token in shown if token not in DROPPED_TOKENS]
 
 
 class ExactStemCounter:
@@ -95,8 +111,8 @@ def _nltk_tokenizer() -> Callable[[str], Sequence[str]]:
         from nltk.tokenize import TreebankWordTokenizer
     except ModuleNotFoundError as error:
         raise _needs_nltk() from error
-    tokenize: Callable[[str], Sequence[str]] = TreebankWordTokenizer().tokenize
-    return tokenize
+    tokenizer = TreebankWordTokenizer()
+    return lambda caption: tokenizer.tokenize(caption, convert_parentheses=True)
 
 
 def _nltk_stemmer() -> Callable[[str], str]:

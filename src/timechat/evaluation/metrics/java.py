@@ -21,6 +21,7 @@ DROPPED_TOKENS = frozenset(
 )
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 _SECONDS = 600
+_UTF_8 = "-Dfile.encoding=UTF-8"  # whatever the locale
 
 
 def find_java() -> str | None:
@@ -61,7 +62,15 @@ def tokenize_ptb(captions: Sequence[str]) -> list[str]:
         return []
     lines = [caption.translate(_LINE_ENDS) for caption in captions]
     jar = pycocoevalcap_file("tokenizer", "stanford-corenlp-3.4.1.jar")
-    command = [_java(), "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    command = [
+        _java(),
+        _UTF_8,
+        "-cp",
+        str(jar),
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+    ]
     done = subprocess.run(
         command,
         input="\n".join(lines).encode("utf-8", "replace"),
@@ -102,7 +111,7 @@ class MeteorProcess:
             RuntimeError: There is no Java.
         """
         jar = pycocoevalcap_file("meteor", "meteor-1.5.jar")
-        command = [_java(), "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+        command = [_java(), _UTF_8, "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors

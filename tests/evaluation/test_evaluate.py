@@ -1,0 +1,363 @@
+"""Recipes into predictions, result files and figures, on every benchmark; stopped, killed, shared, and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.clips import RECIPES as CLIPS
+from tests.clips import draw_clip
+from timechat.cli import app
+from timechat.data.drawing.writing import FilmSet, draw_films
+from timechat.errors import DataError
+from timechat.evaluation import ablations
+from timechat.evaluation.config import Recipe, read_recipe
+from timechat.evaluation.evaluate import finished_predictions, read_samples, run_predictions, score_run
+from timechat.evaluation.predict import chunks, find_video
+from timechat.evaluation.published import figures_beside, published_figures
+from timechat.evaluation.run_folder import RunFolder
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.evaluation.score import score_files
+from timechat.pipeline import TimeChat
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DATA = Path(__file__).parents[1] / "data" / "benchmarks"
+SMALL = [
+    "model.checkpoint=nano",
+    "model.lora_alpha=null",
+    "model.timestamp_tokenizer=null",
+    "decoding.max_new_tokens=12",
+]
+
+BENCHMARKS = {
+    "youcook2": ("eval_youcook2_zeroshot", "youcook2", "val"),
+    "activitynet_captions": ("eval_activitynet_captions", "activitynet/public", "val"),
+    "activitynet_grounding": ("eval_activitynet_grounding", "activitynet/public", "val"),
+    "charades_sta": ("eval_charades_sta_zeroshot", "charades_sta/public", "test"),
+    "qvhighlights": ("eval_qvhighlights_zeroshot", "qvhighlights/public", "val"),
+    "egoschema": ("eval_egoschema", "egoschema", "subset"),
+    "mvbench": ("eval_mvbench", "mvbench", "val"),
+    "tempcompass": ("eval_tempcompass", "tempcompass/questions", "val"),
+    "video_mme": ("eval_video_mme", "video_mme/original", "val"),
+}
+"""Recipe, made-up annotations and split of each."""
+VARIABLES = ("ANNOTATIONS", "VIDEOS", "TRANSCRIPTS")
+
+
+@pytest.fixture(scope="module")
+def nano() -> Iterator[TimeChat]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other longer than they work
+    yield TimeChat.from_pretrained("nano")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    draw_films(FilmSet(2, seed=5, level=1, split="test", part="standard"), folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four minutes in 240 pictures."""
+    path = tmp_path_factory.mktemp("clips") / "long.mp4"
+    draw_clip(replace(CLIPS["constant rate"], times=[Fraction(i) for i in range(240)]), path)
+    return path
+
+
+def drawn_recipe(films: Path, output: Path, *overrides: str) -> Recipe:
+    given = [f"benchmark.annotations={films}", f"benchmark.videos={films}", f"run.output={output}"]
+    return read_recipe(RECIPES / "eval_drawn.yaml", [*given, "run.batch_size=1", "run.resamples=20", *overrides])
+
+
+def rows_of(output: Path) -> list[dict[str, Any]]:
+    """What was predicted, without what it took."""
+    rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+# ------------------------------------------------------------------------------------------ every benchmark
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_is_evaluated_from_its_annotations_to_its_figures(
+    name: str, nano: TimeChat, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe_name, annotations, split = BENCHMARKS[name]
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    text = (RECIPES / f"{recipe_name}.yaml").read_text()
+    for word in text.replace("}", " ").split("${")[1:]:
+        monkeypatch.setenv(word.split()[0], "nano" if "CHECKPOINT" in word.split()[0] else str(tmp_path))
+    overrides = [*SMALL, f"benchmark.annotations={DATA / annotations}", f"benchmark.videos={videos}"]
+    overrides += [
+        f"benchmark.split={split}",
+        f"run.output={tmp_path / 'run'}",
+        "run.resamples=10",
+        "frames.num_frames=8",
+    ]
+    recipe = read_recipe(RECIPES / f"{recipe_name}.yaml", overrides)
+    samples = read_samples(recipe)
+    for number, video in enumerate(dict.fromkeys(sample.video for sample in samples)):
+        if number:  # the first one stays missing
+            (videos / video).parent.mkdir(parents=True, exist_ok=True)
+            (videos / video).with_suffix(".mp4").write_bytes(clip.read_bytes())
+    predictions = run_predictions(recipe, samples, nano)
+    assert predictions is not None
+    assert [one.id for one in predictions] == [sample.id for sample in samples]
+    statuses = {one.status for one in predictions}
+    assert "missing_video" in statuses
+    assert statuses & {"ok", "unparsed"}
+    evaluation = score_run(recipe, samples, predictions, compares=True)
+    assert evaluation.scores
+    assert "| without a video: no such file |" in evaluation.table
+    for one in evaluation.scores.values():
+        assert one.n_missing >= 1
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["statuses"]["missing_video"] >= 1
+    assert sum(metrics["statuses"].values()) == len(samples)
+
+
+# --------------------------------------------------------------------------------- stopped, killed, shared
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(films: Path, nano: TimeChat, tmp_path: Path):
+    whole, stopped = (drawn_recipe(films, tmp_path / name) for name in ("whole", "stopped"))
+    samples = read_samples(whole)
+    assert {sample.task for sample in samples} == {"grounding", "dense_caption", "highlights", "ask"}
+    assert run_predictions(whole, samples, nano) is not None
+    assert run_predictions(stopped, samples, nano, wants_stop=lambda: True) is None
+    share = tmp_path / "stopped" / "predictions-0-of-1.jsonl"
+    done = share.read_text().splitlines()
+    assert 0 < len(done) < len(samples)
+    share.write_text("\n".join([*done, done[0][:40]]))  # killed in the middle of a line
+    assert finished_predictions(stopped, samples) is None
+    assert run_predictions(stopped, samples, nano) is not None
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+    assert not share.exists()
+    assert finished_predictions(stopped, samples) is not None
+
+
+def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano: TimeChat, tmp_path: Path):
+    whole, shared = (drawn_recipe(films, tmp_path / name) for name in ("whole", "shared"))
+    samples = read_samples(whole)
+    run_predictions(whole, samples, nano)
+    assert run_predictions(shared, samples, nano, shard=(1, 2)) is None
+    assert run_predictions(shared, samples, nano, shard=(0, 2)) is not None
+    assert rows_of(tmp_path / "shared") == rows_of(tmp_path / "whole")
+
+
+def test_a_run_goes_on_only_with_the_settings_that_it_began_with(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
+    run_predictions(recipe, read_samples(recipe), nano)
+    other = drawn_recipe(films, tmp_path / "run", "run.limit=2", "decoding.max_new_tokens=7")
+    with pytest.raises(
+        DataError, match=r"made with decoding .*'max_new_tokens': 384.* instead of .*'max_new_tokens': 7"
+    ):
+        finished_predictions(other, read_samples(other))
+    longer = drawn_recipe(films, tmp_path / "run", "run.limit=40")
+    assert finished_predictions(longer, read_samples(longer)) is None
+    predictions = run_predictions(longer, read_samples(longer), nano)
+    assert predictions is not None
+    assert len(predictions) == 40
+
+
+def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat, tmp_path: Path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=3", f"benchmark.videos={videos}")
+    samples = read_samples(recipe)
+    missing = run_predictions(recipe, samples, nano)
+    assert missing is not None
+    assert {one.status for one in missing} == {"missing_video"}
+    assert finished_predictions(recipe, samples) is not None
+    name = Path(samples[0].video).name
+    (videos / name).write_bytes((films / samples[0].video).read_bytes())
+    assert finished_predictions(recipe, samples) is None
+    there = run_predictions(recipe, samples, nano)
+    assert there is not None
+    assert "missing_video" not in {one.status for one in there}
+
+
+def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano: TimeChat, tmp_path: Path):
+    videos = tmp_path / "videos" / "videos"
+    videos.mkdir(parents=True)
+    recipe = drawn_recipe(films, tmp_path / "run", f"benchmark.videos={videos.parent}")
+    samples = read_samples(recipe)
+    first, second, *_ = dict.fromkeys(sample.video for sample in samples)
+    (videos.parent / first).write_bytes(b"no video")
+    (videos.parent / second).write_bytes((films / second).read_bytes())
+    asked = [
+        next(sample for sample in samples if sample.video == video and sample.task == "ask")
+        for video in (first, second)
+    ]
+    asked.append(replace(asked[1], id="long", words="why " * 5000))
+    predictions = run_predictions(recipe, asked, nano)
+    assert predictions is not None
+    assert [one.status for one in predictions] == ["unreadable_video", "ok", "too_long"]
+
+
+def test_answers_in_windows_are_those_of_the_pipeline(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run", "frames.windows=true")
+    asked = [sample for sample in read_samples(recipe) if sample.task == "grounding"][:2]
+    predictions = run_predictions(recipe, asked, nano)
+    assert predictions is not None
+    for sample, prediction in zip(asked, predictions, strict=True):
+        answer = nano.ground(films / sample.video, sample.words or "", find_all=True, threshold=0.0)
+        assert prediction.text == answer.text
+        assert [(event.start, event.end) for event in prediction.events] == [(e.start, e.end) for e in answer.events]
+
+
+def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Path, tmp_path: Path):
+    arguments = [str(RECIPES / "eval_drawn.yaml"), "--set", f"benchmark.annotations={films}"]
+    arguments += [
+        "--set",
+        f"benchmark.videos={films}",
+        "--set",
+        "run.batch_size=1",
+        "--set",
+        "run.resamples=10",
+        "--json",
+    ]
+    command = [sys.executable, "-m", "timechat", "evaluate", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL
+    )
+    share = tmp_path / "killed" / "predictions-0-of-1.jsonl"
+    until = time.monotonic() + 120
+    while not (share.exists() and share.stat().st_size) and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    results = []
+    for name in ("killed", "whole"):
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path / name)], env=environment, capture_output=True, text=True, check=True
+        )
+        results.append(json.loads(done.stdout) | {"seconds": None})
+    assert results[0] == results[1]
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------- what a run leaves
+
+
+def test_result_files_score_the_same_by_timechat_score(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run")
+    samples = read_samples(recipe)
+    predictions = run_predictions(recipe, samples, nano)
+    assert predictions is not None
+    evaluation = score_run(recipe, samples, predictions)
+    results = tmp_path / "run" / "results"
+    grounding = score_files(
+        results / "grounding" / "fmt_drawn_test_fauto_result.json",
+        results / "grounding" / "test.caption_coco_format.json",
+        "tvg",
+        resamples=20,
+    )
+    assert grounding.figures == evaluation.scores["grounding"].figures
+    raw = results / "grounding" / "drawn_test_fauto_result.json"
+    again = score_files(raw, results / "grounding" / "test.caption_coco_format.json", "tvg", resamples=20)
+    assert again.figures == grounding.figures
+    ours = score_files(tmp_path / "run" / "predictions.jsonl", films / "records.jsonl", "tvg", resamples=20)
+    assert ours.figures["miou"] == grounding.figures["miou"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert {"torch", "transformers"} <= set(run["versions"])
+    assert len(run["settings"]["weights"]) == len(run["settings"]["preset_sha256"]) == 64
+    assert read_recipe(tmp_path / "run" / "recipe.yaml") == recipe
+
+
+def test_chosen_options_are_the_likeliest(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=40")
+    samples = read_samples(recipe)
+    predictions = run_predictions(recipe, samples, nano)
+    assert predictions is not None
+    chosen = [(s, p) for s, p in zip(samples, predictions, strict=True) if s.by_likelihood]
+    assert chosen
+    for sample, prediction in chosen:
+        assert len(prediction.option_logprobs) == len(sample.options) >= 2
+        assert prediction.text == sample.options[int(np.argmax(prediction.option_logprobs))]
+
+
+def test_ablations_change_what_the_model_is_shown_and_leave_it_as_it_was(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=12")
+    samples = read_samples(recipe)
+    predictions = run_predictions(recipe, samples, nano)
+    assert predictions is not None
+    scores = score_run(recipe, samples, predictions).scores
+    before = nano.model.config.window_size
+    table = ablations.run_ablations(recipe, samples, scores, nano)
+    assert nano.model.config.window_size == nano.processor.config.window_size == before
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) == 2 + len(ablations.ABLATIONS)
+    assert table == (tmp_path / "run" / "ablations.md").read_text()
+    texts = {name: rows_of(tmp_path / "run" / "ablations" / name) for name in ablations.ABLATIONS}
+    assert all(rows != rows_of(tmp_path / "run") for rows in texts.values())
+    assert run_predictions(replace(recipe, run=replace(recipe.run, output=str(tmp_path / "again"))), samples, nano)
+    assert rows_of(tmp_path / "again") == rows_of(tmp_path / "run")  # nothing of the ablations stays
+
+
+# ----------------------------------------------------------------------------------------------- parts
+
+
+def sample(name: str, video: str) -> Sample:
+    return Sample(id=name, video=video, task="ask", words="what?")
+
+
+def test_chunks_hold_whole_videos_in_order_of_first_appearance():
+    samples = [sample("1", "a"), sample("2", "b"), sample("3", "a"), sample("4", "c")]
+    assert [[one.id for one in chunk] for chunk in chunks(samples, 2)] == [["1", "3", "2"], ["4"]]
+
+
+def test_videos_are_found_without_their_folders_and_under_other_endings(tmp_path: Path):
+    (tmp_path / "a.mkv").touch()
+    assert find_video(tmp_path, "val/a.mp4") == tmp_path / "a.mkv"
+    assert find_video(tmp_path, "b.mp4") is None
+
+
+def test_predictions_with_unusual_line_ends_come_back(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    kept = [Prediction(id="1", video="a", task="ask", text="one\u2028two\x85three\nfour")]
+    folder.add(kept)
+    assert list(folder.predictions().values()) == kept
+
+
+def test_every_published_figure_has_a_source_and_a_unit_of_ours():
+    assert len(published_figures()) > 50
+    for one in published_figures():
+        assert one.source.get("title")
+        assert one.setting in ("zero-shot", "fine-tuned")
+        assert all(0 <= value <= 1 for value in one.metrics.values()), one
+    models = {one.model for one in figures_beside("charades_sta", "zero-shot", ["r1_iou_0.5"])}
+    assert "TimeChat-7B" in models
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere.yaml"], "there is no recipe nowhere.yaml"),
+        ([str(RECIPES / "eval_drawn.yaml"), "--shard", "5/4"], "--shard takes I/N with I from 1 to N"),
+        ([str(RECIPES / "eval_drawn.yaml"), "--set", "benchmark.name=coco"], "benchmark.name must be one of youcook2"),
+        ([str(RECIPES / "eval_drawn.yaml"), "--set", "preset=mine"], "there is no prompt preset 'mine'"),
+        ([str(RECIPES / "eval_drawn.yaml"), "--set", "benchmark.video=x"], "did you mean videos?"),
+    ],
+)
+def test_bad_settings_are_told(arguments: list[str], told: str):
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert told in str(result.exception)
