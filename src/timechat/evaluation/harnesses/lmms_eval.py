@@ -113,7 +113,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         """Answer round after round, until the task says that it is done; each round is a prompt of its own."""
         return [self._rounds(request) for request in tqdm(requests, disable=self.rank != 0, desc="TimeChat, rounds")]
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Score given continuations: the mean loss of each one's tokens, and whether it is the greedy answer.
 
         It is a loss, the lower the better, because that is what `multiple_choice` of lmms-eval 0.7 takes the least of
@@ -128,7 +128,8 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             context, target, doc_to_visual, doc_id, task, split = request.args
             doc = self.task_dict[task][split][doc_id]
             question = Question(only_video(doc_to_visual(doc), task), context)
-            scored.append(self.answerer.score(question, str(target(doc) if callable(target) else target)))
+            score = self.answerer.score(question, str(target(doc) if callable(target) else target))
+            scored.append(GenerationResult(score))  # a bare pair, lmms-eval 0.7.3 makes a string of, and then fails
         return scored
 
     def _generate(self, questions: Sequence[Question], ignored: set[str]) -> list[Any]:
@@ -173,7 +174,7 @@ class ChatTimeChat(SimpleTimeChat):
             questions.append(read_messages(messages, task, writing=writing_of(options, ignored=ignored)))
         return self._generate(questions, ignored)
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Refuse: the harness scores continuations in its simple way only."""
         raise NotImplementedError("lmms-eval scores given answers for simple models only; add --force_simple")
 
