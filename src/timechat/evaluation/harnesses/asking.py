@@ -17,6 +17,8 @@ from timechat.prompts import DEFAULT_PRESET
 from timechat.tasks import GREEDY, Decoding, find_preset
 
 _NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))
+OPTIONS = frozenset(("max_new_tokens", "until", "do_sample", "temperature", "top_p", "top_k", "num_beams"))
+"""Generation options that are read; harnesses' tasks have others, of other models."""
 _KEPT_VIDEOS = 16  # encoded videos, below a megabyte each; a harness asks in the order of its data set
 
 Progress = Callable[[int], object]
@@ -282,14 +284,13 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
     return text[: min(ends)].strip() if ends else text
 
 
-def writing_of(options: Mapping[str, Any], *, ignored: set[str] | None = None) -> Writing:
+def writing_of(options: Mapping[str, Any]) -> Writing:
     """Read the generation options that harnesses and their tasks write down.
 
     Greedy unless `do_sample` is true, or a temperature above 0 is given and `do_sample` is not.
 
     Args:
-        options: `max_new_tokens`, `until`, `do_sample`, `temperature`, `top_p`, `top_k`, `num_beams`.
-        ignored: Given back with the names of those that mean nothing to TimeChat.
+        options: Those of `OPTIONS`; others mean nothing here.
 
     Raises:
         ValueError: More than one beam is wanted, or a value is out of range.
@@ -306,8 +307,6 @@ def writing_of(options: Mapping[str, Any], *, ignored: set[str] | None = None) -
     top_p, top_k = left.pop("top_p", GREEDY.top_p), left.pop("top_k", GREEDY.top_k)
     if do_sample:
         decoding = replace(decoding, do_sample=True, temperature=temperature, top_p=float(top_p), top_k=int(top_k))
-    if ignored is not None:
-        ignored |= left.keys()
     return Writing(decoding, tuple(stop for stop in stops if stop))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from timechat.evaluation.harnesses.asking import Question, Reply, VideoAnswerer, VideoPart, Writing, writing_of
+from timechat.evaluation.harnesses.asking import OPTIONS, Question, Reply, VideoAnswerer, VideoPart, Writing, writing_of
 from timechat.prompts import DEFAULT_PRESET
 
 try:
@@ -79,6 +79,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
                 "not search for one; give --batch_size 8, say"
             )
         self.batch_size = int(batch_size)
+        self._told: set[str] = set()
         self.answerer = VideoAnswerer.from_pretrained(
             str(pretrained),
             device=own_device(device),
@@ -102,12 +103,12 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the harness's requests, each with the number of tokens that it took."""
-        questions, ignored = [], set[str]()
+        questions = []
         for request in requests:
             context, options, doc_to_visual, doc_id, task, split = request.args
             video = only_video(doc_to_visual(self.task_dict[task][split][doc_id]), task)
-            questions.append(Question(video, context, writing=writing_of(options, ignored=ignored)))
-        return self._generate(questions, ignored)
+            questions.append(Question(video, context, writing=self._writing(options)))
+        return self._generate(questions)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
         """Answer round after round, until the task says that it is done; each round is a prompt of its own."""
@@ -132,9 +133,15 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             scored.append(GenerationResult(score))  # a bare pair, lmms-eval 0.7.3 makes a string of, and then fails
         return scored
 
-    def _generate(self, questions: Sequence[Question], ignored: set[str]) -> list[Any]:
-        if ignored:
-            logger.warning("generation options that mean nothing to TimeChat: %s", ", ".join(sorted(ignored)))
+    def _writing(self, options: Mapping[str, Any]) -> Writing:
+        """Read a task's generation options; one that means nothing to TimeChat is told once."""
+        strange = {name for name, value in options.items() if value is not None} - OPTIONS - self._told
+        if strange:
+            logger.warning("generation options that mean nothing to TimeChat: %s", ", ".join(sorted(strange)))
+            self._told |= strange
+        return writing_of(options)
+
+    def _generate(self, questions: Sequence[Question]) -> list[Any]:
         with tqdm(total=len(questions), disable=self.rank != 0, desc="TimeChat, answers") as bar:
             replies = self.answerer.answer(questions, batch_size=self.batch_size, progress=bar.update)
         return [_result(reply) for reply in replies]
@@ -142,7 +149,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
     def _rounds(self, request: Any) -> list[str]:
         context, options, doc_to_visual, doc_to_text, doc_id, task, split = request.args
         doc = self.task_dict[task][split][doc_id]
-        video, writing = only_video(doc_to_visual(doc), task), writing_of(options)
+        video, writing = only_video(doc_to_visual(doc), task), self._writing(options)
         answers: list[str] = []
         told = None
         for round_idx in count(1):
@@ -167,12 +174,12 @@ class ChatTimeChat(SimpleTimeChat):
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the harness's requests, each with the number of tokens that it took."""
-        questions, ignored = [], set[str]()
+        questions = []
         for request in requests:
             _, doc_to_messages, options, doc_id, task, split = request.args
             messages = doc_to_messages(self.task_dict[task][split][doc_id])
-            questions.append(read_messages(messages, task, writing=writing_of(options, ignored=ignored)))
-        return self._generate(questions, ignored)
+            questions.append(read_messages(messages, task, writing=self._writing(options)))
+        return self._generate(questions)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Refuse: the harness scores continuations in its simple way only."""
@@ -181,7 +188,7 @@ class ChatTimeChat(SimpleTimeChat):
     def _rounds(self, request: Any) -> list[str]:
         _, doc_to_messages, options, doc_id, task, split = request.args
         doc = self.task_dict[task][split][doc_id]
-        writing = writing_of(options)
+        writing = self._writing(options)
         question = read_messages(doc_to_messages(doc), task, writing=writing)
         answers: list[str] = []
         told = None
