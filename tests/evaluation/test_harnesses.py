@@ -511,4 +511,4 @@ def test_the_real_lmms_eval_asks_timechat(tmp_path):
     [samples] = (tmp_path / "results-chat").rglob("*_samples_films_grounding.jsonl")
     answers = [json.loads(line)["filtered_resps"] for line in samples.read_text().splitlines()]
     videos = {row["video"]: timechat.encode(films / row["video"]) for row in rows}
-    assert answers == [[timechat.ask(videos[row["video"]], row["question"]).text] for row in rows]
+    assert answers == [timechat.ask(videos[row["video"]], row["question"]).text for row in rows]
