@@ -1,0 +1,317 @@
+"""What a harness needs of a model: any number of questions about videos → answers, each video encoded once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from timechat.model.answering import Prompt, write_answers
+from timechat.model.prefix_cache import PrefixCache
+from timechat.pipeline import EncodedVideo, TimeChat
+from timechat.prompts import DEFAULT_PRESET
+from timechat.tasks import GREEDY, Decoding, find_preset
+
+_NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))
+OPTIONS = frozenset(("max_new_tokens", "until", "do_sample", "temperature", "top_p", "top_k", "num_beams"))
+"""Generation options that are read; harnesses' tasks have others, of other models."""
+_KEPT_VIDEOS = 16  # encoded videos, below a megabyte each; a harness asks in the order of its data set
+
+Progress = Callable[[int], object]
+"""Called with how many answers were added."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPart:
+    """A video, or what lies between two times of it.
+
+    Attributes:
+        path: Of the file, or its address.
+        start: Seconds; None is the beginning.
+        end: Seconds; None is the end.
+    """
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if PurePath(self.path).suffix.lower() in _NO_VIDEOS:
+            raise ValueError(f"TimeChat answers about videos, got {self.path}; choose tasks about videos")
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How an answer is written.
+
+    Attributes:
+        decoding: Greedy or drawn, and how long at most. Where tokens are drawn, the harness's seed counts, not this
+            one's: it asks a question several times to see how far the answers differ.
+        stops: Texts of which the first one ends the answer and is no part of it.
+    """
+
+    decoding: Decoding = GREEDY
+    stops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a video.
+
+    Attributes:
+        video: What it is about.
+        text: The question.
+        history: Earlier (question, answer) pairs.
+        system: System prompt; None takes the model's.
+        writing: How it is to be answered.
+    """
+
+    video: VideoPart
+    text: str
+    history: tuple[tuple[str, str], ...] = ()
+    system: str | None = None
+    writing: Writing = Writing()
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError(f"a question about {self.video.path} has no words; ask something in the task's text")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, with what it took.
+
+    Attributes:
+        text: Without outer white space.
+        prompt_tokens: How many the language model read, those of the video included.
+        answer_tokens: How many it wrote.
+    """
+
+    text: str
+    prompt_tokens: int
+    answer_tokens: int
+
+
+class VideoAnswerer:
+    """A model that is asked by a harness.
+
+    Attributes:
+        timechat: The model.
+        num_frames: Frames of each video; None samples as the model's config says.
+        system: System prompt where a question brings none.
+    """
+
+    def __init__(
+        self,
+        timechat: TimeChat,
+        *,
+        num_frames: int | None = None,
+        preset: str = DEFAULT_PRESET,
+        system: str | None = None,
+    ) -> None:
+        """Ask this model.
+
+        Args:
+            timechat: The model.
+            num_frames: Frames spread evenly over each video; None samples as the model's config says.
+            preset: Wording whose system prompt is used.
+            system: System prompt instead of the preset's.
+        """
+        self.timechat = timechat
+        self.num_frames = num_frames
+        self.system = find_preset(preset).system if system is None else system
+        self._prefix = PrefixCache()
+        self._encode = lru_cache(maxsize=_KEPT_VIDEOS)(self._encode_anew)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained: str = "nano",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        lora_scale: float | None = None,
+        lora_alpha: float | None = None,
+        num_frames: int | None = None,
+        preset: str = DEFAULT_PRESET,
+        system: str | None = None,
+    ) -> "VideoAnswerer":
+        """Load a model; the arguments are those of `TimeChat.from_pretrained` and of this class.
+
+        Args:
+            pretrained: Name, folder or hub id.
+            device: As in `TimeChat.from_pretrained`.
+            dtype: As in `TimeChat.from_pretrained`.
+            lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
+            lora_alpha: The same, as the original's commands have it: over the adapter's own rank.
+            num_frames: Frames of each video.
+            preset: Wording whose system prompt is used.
+            system: System prompt instead of the preset's.
+        """
+        if lora_scale is not None and lora_alpha is not None:
+            raise ValueError(
+                f"lora_scale={lora_scale} and lora_alpha={lora_alpha} say the same twice; give one of them"
+            )
+        find_preset(preset)  # a wrong name is told before the weights are read
+        timechat = TimeChat.from_pretrained(pretrained, device=device, dtype=dtype, lora_scale=lora_scale)
+        if lora_alpha is not None:
+            timechat.model.set_lora_scale(lora_alpha / _adapter_rank(timechat))
+        return cls(timechat, num_frames=num_frames, preset=preset, system=system)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.timechat.model.device
+        return device
+
+    def answer(
+        self, questions: Sequence[Question], *, batch_size: int = 1, progress: Progress | None = None
+    ) -> list[Reply]:
+        """Answer questions, those about one video after each other whatever their order.
+
+        Args:
+            questions: Any number.
+            batch_size: Most questions that are answered at once.
+            progress: Told of every batch.
+
+        Returns:
+            The answers, in the order of the questions.
+
+        Raises:
+            VideoError: A video cannot be read.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 question, got {batch_size}")
+        videos = {question.video: i for i, question in reversed(list(enumerate(questions)))}
+        writings = {question.writing: i for i, question in reversed(list(enumerate(questions)))}
+        order = sorted(
+            range(len(questions)), key=lambda i: (videos[questions[i].video], writings[questions[i].writing])
+        )
+        replies: dict[int, Reply] = {}
+        for _, same in groupby(order, key=lambda i: questions[i].writing):
+            alike = list(same)
+            for first in range(0, len(alike), batch_size):
+                batch = alike[first : first + batch_size]
+                replies |= zip(batch, self._answer_batch([questions[i] for i in batch]), strict=True)
+                if progress is not None:
+                    progress(len(batch))
+        return [replies[i] for i in range(len(questions))]
+
+    @torch.inference_mode()
+    def score(self, question: Question, continuation: str) -> tuple[float, bool]:
+        """Tell how likely given words are as the answer.
+
+        Args:
+            question: What is asked.
+            continuation: The words; white space around them does not count.
+
+        Returns:
+            The mean over the words' tokens of the negative natural logarithm of their probability, and whether they
+            are what the model would write greedily.
+        """
+        if not continuation.strip():
+            raise ValueError(f"a continuation needs words, got {continuation!r}; look at the task's choices")
+        timechat, encoded = self.timechat, self._encode(question.video)
+        text = self._render(question, encoded)
+        ids, num_scored = timechat.processor.encode_answered(text, continuation.strip(), encoded.num_frames)
+        self._room(len(ids) - num_scored, at_least=num_scored)
+        input_ids = torch.tensor([ids], device=self.device)
+        embeds = timechat.model.embed_prompt(input_ids, encoded.video_tokens)  # (1, sequence, hidden)
+        logits: Tensor = timechat.model(inputs_embeds=embeds, logits_to_keep=num_scored + 1).logits[0, :-1].float()
+        asked = input_ids[0, -num_scored:].to(logits.device)
+        loss = torch.nn.functional.cross_entropy(logits, asked)
+        return float(loss), bool((logits.argmax(-1) == asked).all())
+
+    def _encode_anew(self, video: VideoPart) -> EncodedVideo:
+        return self.timechat.encode(video.path, num_frames=self.num_frames, start=video.start, end=video.end)
+
+    def _render(self, question: Question, encoded: EncodedVideo) -> str:
+        system = self.system if question.system is None else question.system
+        return self.timechat.processor.render_prompt(
+            encoded.timestamps, question.text, history=question.history, system=system
+        )
+
+    def _room(self, prompt_length: int, *, at_least: int = 1) -> int | None:
+        """Tokens that are left for an answer; None where the language model has no end."""
+        room = getattr(self.timechat.model.config.text_config, "max_position_embeddings", None)
+        if room is not None and prompt_length + at_least > room:
+            raise ValueError(
+                f"the prompt has {prompt_length} tokens, but the language model reads {room} in all with its answer; "
+                "set num_frames lower"
+            )
+        return None if room is None else room - prompt_length
+
+    @torch.inference_mode()
+    def _answer_batch(self, questions: Sequence[Question]) -> list[Reply]:
+        """Answer questions that are to be answered in the same way."""
+        timechat, writing = self.timechat, questions[0].writing
+        videos = [self._encode(question.video) for question in questions]
+        prompts = []
+        for question, video in zip(questions, videos, strict=True):
+            ids = timechat.processor.encode_prompt(self._render(question, video), video.num_frames)
+            prompts.append(Prompt(ids, video.video_tokens))
+        # A harness asks for so many tokens at most; where the model has less room, its answer ends there.
+        room = self._room(max(len(prompt.input_ids) for prompt in prompts))
+        longest = writing.decoding.max_new_tokens if room is None else min(writing.decoding.max_new_tokens, room)
+        scale = timechat.model.lora_scale
+        cache = self._prefix.take(videos[0], prompts[0].input_ids, scale) if len(prompts) == 1 else None
+        written = write_answers(
+            timechat.model,
+            prompts,
+            pad_token_id=timechat.processor.pad_token_id,
+            arguments=replace(writing.decoding, max_new_tokens=longest).arguments(),
+            cache=cache,
+        )
+        if cache is not None:
+            self._prefix.keep(videos[0], prompts[0].input_ids + written[0].token_ids, scale, cache)
+        return [
+            Reply(
+                cut_at(timechat.processor.decode(one.token_ids), writing.stops),
+                len(prompt.input_ids),
+                len(one.token_ids),
+            )
+            for prompt, one in zip(prompts, written, strict=True)
+        ]
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """Return the text before the first of these stops, without outer white space."""
+    ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return text[: min(ends)].strip() if ends else text
+
+
+def writing_of(options: Mapping[str, Any]) -> Writing:
+    """Read the generation options that harnesses and their tasks write down.
+
+    Greedy unless `do_sample` is true, or a temperature above 0 is given and `do_sample` is not.
+
+    Args:
+        options: Those of `OPTIONS`; others mean nothing here.
+
+    Raises:
+        ValueError: More than one beam is wanted, or a value is out of range.
+    """
+    left = {name: value for name, value in options.items() if value is not None}
+    if (beams := int(left.pop("num_beams", 1))) != 1:
+        raise ValueError(f"num_beams must be 1, got {beams}: TimeChat answers without beam search")
+    until = left.pop("until", ())
+    stops = (until,) if isinstance(until, str) else tuple(map(str, until))
+    warmth = left.pop("temperature", None)  # 0 is the harnesses' way of saying greedy, whatever do_sample says
+    temperature = GREEDY.temperature if warmth is None else float(warmth)
+    do_sample = bool(left.pop("do_sample", warmth is not None)) and temperature > 0
+    decoding = Decoding(max_new_tokens=int(left.pop("max_new_tokens", GREEDY.max_new_tokens)))
+    top_p, top_k = left.pop("top_p", GREEDY.top_p), left.pop("top_k", GREEDY.top_k)
+    if do_sample:
+        decoding = replace(decoding, do_sample=True, temperature=temperature, top_p=float(top_p), top_k=int(top_k))
+    return Writing(decoding, tuple(stop for stop in stops if stop))
+
+
+def _adapter_rank(timechat: TimeChat) -> int:
+    if not timechat.model.has_lora:
+        raise ValueError("lora_alpha was given, but this model has no LoRA adapter (it may be merged); leave it out")
+    rank: int = timechat.model.language_model.timechat_lora_config.r
+    return rank

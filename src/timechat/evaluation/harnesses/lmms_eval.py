@@ -1,0 +1,280 @@
+"""TimeChat as a model of lmms-eval: `lmms-eval --model timechat --model_args pretrained=nano --tasks ...`.
+
+The harness finds `manifest` by the entry point `lmms_eval.models`. It asks in one of two ways, and both are here:
+`chat` hands over messages and is what it takes by itself, `simple` (`--force_simple`) hands over a text and the task's
+videos, and is the one that scores given choices (`multiple_choice`, `loglikelihood`).
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from timechat.evaluation.harnesses.asking import OPTIONS, Question, Reply, VideoAnswerer, VideoPart, Writing, writing_of
+from timechat.prompts import DEFAULT_PRESET
+
+try:
+    from lmms_eval.api.instance import GenerationResult, TokenCounts
+    from lmms_eval.api.model import lmms
+    from lmms_eval.models.registry_v2 import ModelManifest
+except ModuleNotFoundError as error:
+    if error.name != "lmms_eval":
+        raise
+    raise ModuleNotFoundError(
+        "this is the plug-in for lmms-eval, which is not there: install it as docs/lmms-eval.md says", name=error.name
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+
+def manifest() -> Any:
+    """Tell the harness where its two classes are."""
+    return ModelManifest(
+        model_id="timechat",
+        simple_class_path=f"{__name__}.SimpleTimeChat",
+        chat_class_path=f"{__name__}.ChatTimeChat",
+    )
+
+
+class SimpleTimeChat(lmms):  # type: ignore[misc]
+    """TimeChat asked with a text and videos."""
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "nano",
+        device: str = "auto",
+        dtype: str = "auto",
+        lora_scale: float | None = None,
+        lora_alpha: float | None = None,
+        num_frames: int | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        system_prompt: str | None = None,
+        preset: str = DEFAULT_PRESET,
+    ) -> None:
+        """Load the model; the arguments are what stands in `--model_args`.
+
+        Args:
+            pretrained: `nano`, a folder of `timechat convert`, or a hub id.
+            device: `cpu`, `cuda`, ...; with several processes each takes the GPU of its own rank.
+            dtype: Number format, as in `TimeChat.from_pretrained`.
+            lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
+            lora_alpha: The same over the adapter's own rank, such as 20 for question answering.
+            num_frames: Frames spread evenly over each video; None samples as the model's config says.
+            batch_size: Most questions that are answered at once.
+            max_batch_size: Passed by the harness; there is no search for a batch size, so it must not be given.
+            system_prompt: System prompt, or a file that has it.
+            preset: Wording whose system prompt is used where none is given.
+        """
+        super().__init__()
+        if max_batch_size is not None or not str(batch_size).isdigit():
+            raise ValueError(
+                f"batch_size must be a number, got {batch_size!r} and max_batch_size={max_batch_size}: TimeChat does "
+                "not search for one; give --batch_size 8, say"
+            )
+        self.batch_size = int(batch_size)
+        self._told: set[str] = set()
+        self.answerer = VideoAnswerer.from_pretrained(
+            str(pretrained),
+            device=own_device(device),
+            dtype=dtype,
+            lora_scale=lora_scale,
+            lora_alpha=lora_alpha,
+            num_frames=None if num_frames is None else int(num_frames),
+            preset=preset,
+            system=None if system_prompt is None else self._resolve_system_prompt(system_prompt),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; the harness gathers its counts there."""
+        return self.answerer.device
+
+    def clean(self) -> None:
+        """Give the model's memory back, when all is answered."""
+        del self.answerer
+        super().clean()
+
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer the harness's requests, each with the number of tokens that it took."""
+        questions = []
+        for request in requests:
+            context, options, doc_to_visual, doc_id, task, split = request.args
+            video = only_video(doc_to_visual(self.task_dict[task][split][doc_id]), task)
+            questions.append(Question(video, context, writing=self._writing(options)))
+        return self._generate(questions)
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
+        """Answer round after round, until the task says that it is done; each round is a prompt of its own."""
+        return [self._rounds(request) for request in tqdm(requests, disable=self.rank != 0, desc="TimeChat, rounds")]
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Score given continuations: the mean loss of each one's tokens, and whether it is the greedy answer.
+
+        It is a loss, the lower the better, because that is what `multiple_choice` of lmms-eval 0.7 takes the least of
+        and what the harness's own models return, though its interface speaks of a log-likelihood.
+        """
+        scored = []
+        for request in tqdm(requests, disable=self.rank != 0, desc="TimeChat, scores"):
+            if len(request.args) != 6:
+                raise ValueError(
+                    "a continuation without a video cannot be scored; leave acc_mutual_info out of the task"
+                )
+            context, target, doc_to_visual, doc_id, task, split = request.args
+            doc = self.task_dict[task][split][doc_id]
+            question = Question(only_video(doc_to_visual(doc), task), context)
+            score = self.answerer.score(question, str(target(doc) if callable(target) else target))
+            scored.append(GenerationResult(score))  # a bare pair, lmms-eval 0.7.3 makes a string of, and then fails
+        return scored
+
+    def _writing(self, options: Mapping[str, Any]) -> Writing:
+        """Read a task's generation options; one that means nothing to TimeChat is told once."""
+        strange = {name for name, value in options.items() if value is not None} - OPTIONS - self._told
+        if strange:
+            logger.warning("generation options that mean nothing to TimeChat: %s", ", ".join(sorted(strange)))
+            self._told |= strange
+        return writing_of(options)
+
+    def _generate(self, questions: Sequence[Question]) -> list[Any]:
+        with tqdm(total=len(questions), disable=self.rank != 0, desc="TimeChat, answers") as bar:
+            replies = self.answerer.answer(questions, batch_size=self.batch_size, progress=bar.update)
+        return [_result(reply) for reply in replies]
+
+    def _rounds(self, request: Any) -> list[str]:
+        context, options, doc_to_visual, doc_to_text, doc_id, task, split = request.args
+        doc = self.task_dict[task][split][doc_id]
+        video, writing = only_video(doc_to_visual(doc), task), self._writing(options)
+        answers: list[str] = []
+        told = None
+        for round_idx in count(1):
+            answers.append(self._answer_one(Question(video, context, writing=writing)))
+            visuals, context, is_over, answered, told = doc_to_text(
+                doc, previous_output=answers, round_idx=round_idx, previous_round_info=told
+            )
+            answers = list(answers if answered is None else answered)
+            if is_over:
+                break
+            video = only_video(visuals, task) if visuals else video
+        return answers
+
+    def _answer_one(self, question: Question) -> str:
+        return self.answerer.answer([question])[0].text
+
+
+class ChatTimeChat(SimpleTimeChat):
+    """TimeChat asked with messages."""
+
+    is_simple = False
+
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer the harness's requests, each with the number of tokens that it took."""
+        questions = []
+        for request in requests:
+            _, doc_to_messages, options, doc_id, task, split = request.args
+            messages = doc_to_messages(self.task_dict[task][split][doc_id])
+            questions.append(read_messages(messages, task, writing=self._writing(options)))
+        return self._generate(questions)
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Refuse: the harness scores continuations in its simple way only."""
+        raise NotImplementedError("lmms-eval scores given answers for simple models only; add --force_simple")
+
+    def _rounds(self, request: Any) -> list[str]:
+        _, doc_to_messages, options, doc_id, task, split = request.args
+        doc = self.task_dict[task][split][doc_id]
+        writing = self._writing(options)
+        question = read_messages(doc_to_messages(doc), task, writing=writing)
+        answers: list[str] = []
+        told = None
+        for round_idx in count(1):
+            answers.append(self._answer_one(question))
+            messages, is_over, answered, told = doc_to_messages(
+                doc, round_idx=round_idx, previous_output=answers, previous_round_info=told
+            )
+            answers = list(answers if answered is None else answered)
+            if is_over:
+                break
+            question = read_messages(messages, task, writing=writing, video=question.video)
+        return answers
+
+
+def own_device(device: str) -> str:
+    """Return the device of this process: of several, each takes the GPU of its rank on this machine."""
+    if device in ("auto", "cuda") and int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return device
+
+
+def only_video(visuals: Any, task: str) -> VideoPart:
+    """Return the one video of a request.
+
+    Raises:
+        ValueError: There is none, there are several, or it is an image.
+    """
+    found = list(visuals) if isinstance(visuals, list | tuple) else [] if visuals is None else [visuals]
+    if len(found) != 1:
+        raise ValueError(
+            f"TimeChat answers about one video, but task {task} asks about {len(found) or 'none'}; choose tasks that "
+            "give the path of one video for each question"
+        )
+    return _video_part(found[0], task)
+
+
+def read_messages(
+    messages: Sequence[Mapping[str, Any]], task: str, *, writing: Writing, video: VideoPart | None = None
+) -> Question:
+    """Read a conversation that ends with the question; the model sees the video before all text, wherever it stands.
+
+    Args:
+        messages: With `role` and `content`, a text or a list of `{"type": ..., "text" or "url": ...}`.
+        task: Named in errors.
+        writing: How the answer is to be written.
+        video: What it is about where no message brings one.
+    """
+    videos: list[Any] = []
+    said: list[tuple[str, str]] = []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        videos += [part for part in parts if part["type"] != "text"]
+        said.append((message["role"], "\n".join(part["text"] for part in parts if part["type"] == "text").strip()))
+    system = "\n".join(text for role, text in said if role == "system") or None
+    turns = [(role, text) for role, text in said if role != "system"]
+    if len(turns) % 2 == 0 or any(role != ("user", "assistant")[i % 2] for i, (role, _) in enumerate(turns)):
+        roles = ", ".join(role for role, _ in turns) or "nobody"
+        raise ValueError(
+            f"user and assistant must take turns and the user speak last, but in task {task} speak {roles}"
+        )
+    texts = [text for _, text in turns]
+    history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+    about = video if video is not None and not videos else only_video(videos, task)
+    return Question(about, texts[-1], history=history, system=system, writing=writing)
+
+
+def _video_part(visual: Any, task: str) -> VideoPart:
+    """Read what tasks call a video: a path, or a path with times in one of the harness's spellings."""
+    start = end = None
+    while isinstance(visual, Mapping) and visual.get("type", "video") == "video":
+        start = _first(visual, ("start_time", "video_start"), start)
+        end = _first(visual, ("end_time", "video_end"), end)
+        visual = _first(visual, ("url", "path", "video"), None)
+    if not isinstance(visual, str | os.PathLike):
+        kind = visual.get("type") if isinstance(visual, Mapping) else type(visual).__name__
+        raise ValueError(f"TimeChat needs the path of a video, but task {task} gives {kind}; choose tasks about videos")
+    return VideoPart(os.fspath(visual), start, end)
+
+
+def _first(values: Mapping[str, Any], names: Sequence[str], otherwise: Any) -> Any:
+    return next((values[name] for name in names if values.get(name) is not None), otherwise)
+
+
+def _result(reply: Reply) -> Any:
+    return GenerationResult(
+        reply.text, TokenCounts(input_tokens=reply.prompt_tokens, output_tokens=reply.answer_tokens)
+    )
