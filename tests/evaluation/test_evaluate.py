@@ -32,6 +32,8 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import score_files
 from timechat.pipeline import TimeChat
 
+pytestmark = pytest.mark.usefixtures("meteor")
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
 SMALL = [

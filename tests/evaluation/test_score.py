@@ -2,8 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from typer.testing import CliRunner
 
 from timechat.cli import app
 from timechat.errors import DataError
-from timechat.evaluation.metrics.java import MeteorProcess, java_is_ready
+from timechat.evaluation.metrics.java import java_is_ready
 from timechat.evaluation.metrics.summaries import top_5_average_precision
 from timechat.evaluation.score import Scores, ScoreTask, score_files
 
@@ -24,18 +22,6 @@ CAPTIONS = [
     "s01_example_full", "s02_oracle", "s03_jitter", "s04_missing_videos", "s05_empty_lists", "s06_messy_times",
     "s07_text_stress", "s08_single_event",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def one_process() -> Iterator[MeteorProcess]:
-    """METEOR takes some seconds to start."""
-    with MeteorProcess() as process:
-        yield process
-
-
-@pytest.fixture
-def meteor(one_process: MeteorProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timechat.evaluation.metrics.java.MeteorProcess", lambda: nullcontext(one_process))
 
 
 def case(name: str) -> Path:

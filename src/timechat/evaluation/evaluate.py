@@ -28,7 +28,7 @@ from timechat.pipeline import TimeChat
 from timechat.tasks import find_preset
 
 _LIBRARIES = ("timechat", "torch", "transformers", "peft", "tokenizers", "numpy", "av")
-_STATUS_WORDS = {
+STATUS_WORDS = {
     "ok": "answered",
     "unparsed": "answered without an event that could be read",
     "missing_video": "without a video: no such file",
@@ -263,7 +263,7 @@ def _table(recipe: Recipe, metrics: dict[str, Any], scores: dict[str, Scores]) -
         "",
         "| samples | |",
         "| --- | ---: |",
-        *(f"| {_STATUS_WORDS[status]} | {count} |" for status, count in metrics["statuses"].items()),
+        *(f"| {STATUS_WORDS[status]} | {count} |" for status, count in metrics["statuses"].items()),
     ]
     for name, one in scores.items():
         lines += ["", f"## {name.replace('_', ' ')}", "", one.to_markdown()]

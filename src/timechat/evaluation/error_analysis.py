@@ -1,0 +1,289 @@
+"""Where a run fails: by an event's length and place, at its borders, how sure the model was; and the worst answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from timechat.evaluation.evaluate import Evaluation
+from timechat.evaluation.metrics.calibration import Reliability, reliability
+from timechat.evaluation.metrics.captioning import caption_iou
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.evaluation.score import Scores
+from timechat.events import Task
+
+LENGTHS = (0.0, 2.0, 5.0, 10.0, 30.0, float("inf"))
+"""Seconds that divide events by their length."""
+MEETS_IOU = 0.3
+"""IoU from which (inclusive) the borders of an answer are compared with the true ones."""
+FOUND_IOU = 0.5
+"""IoU from which (inclusive) an answer counts as right, where that is yes or no."""
+_PLACES = 5
+_IOU_STEP = 0.1
+_BORDER_EDGES = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 5.0, 10.0)
+_FIGURES: Mapping[Task, str] = {"grounding": "miou", "dense_caption": "f1", "highlights": "hit1_fair"}
+"""By which figure the worst answers of a task are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Some items that go together.
+
+    Attributes:
+        label: Which.
+        value: What they come to: a mean, or a share of all.
+        count: How many they are.
+    """
+
+    label: str
+    value: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Bars under a title.
+
+    Attributes:
+        title: What is shown.
+        bars: From left to right.
+        note: What a reader must know.
+    """
+
+    title: str
+    bars: tuple[Bar, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A stretch of a video with words: true or answered; a moment has `start == end`."""
+
+    start: float
+    end: float
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An answer worth looking at.
+
+    Attributes:
+        sample: That asked.
+        prediction: That answered.
+        figure: Name of the figure by which it is bad; empty where it has no answer.
+        value: Of the figure.
+        truth: What was right.
+    """
+
+    sample: Sample
+    prediction: Prediction
+    figure: str
+    value: float
+    truth: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What `analyse` finds.
+
+    Attributes:
+        charts: In the order in which they are read.
+        reliability: Of the scores of grounding: what they promise and what they keep; None without scores.
+        worst: The worst answers, the worst first.
+    """
+
+    charts: tuple[Chart, ...]
+    reliability: Reliability | None
+    worst: tuple[Case, ...]
+
+
+def analyse(evaluation: Evaluation, *, num_worst: int = 24) -> Analysis:
+    """Look for where a run fails.
+
+    Args:
+        evaluation: The run.
+        num_worst: Most answers that are shown one by one, over all tasks.
+    """
+    pairs = list(zip(evaluation.samples, evaluation.predictions, strict=True))
+    grounded = [pair for pair in pairs if pair[0].task == "grounding" and "timestamp" in pair[0].truth]
+    captioned = [pair for pair in pairs if pair[0].task == "dense_caption"]
+    charts = [*_grounding_charts(grounded, evaluation.scores), *_caption_charts(captioned)]
+    charts += [chart for name in ("questions", "choices") if (chart := _groups(evaluation.scores, name)) is not None]
+    return Analysis(tuple(charts), _reliability(grounded, evaluation.scores), _worst(evaluation, num_worst))
+
+
+# ------------------------------------------------------------------------------------------------- grounding
+
+
+def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str, Scores]) -> list[Chart]:
+    if not pairs or "grounding" not in scores:
+        return []
+    ious = np.array([_figure(scores["grounding"], sample, "miou") for sample, _ in pairs])
+    spans = np.array([sample.truth["timestamp"] for sample, _ in pairs], dtype=np.float64)  # (queries, 2)
+    durations = np.array([_duration(sample, prediction) for sample, prediction in pairs])
+    middles = spans.mean(axis=1) / np.maximum(durations, 1e-9)
+    charts = [
+        Chart("Grounding: how well answers fit (IoU)", _histogram(ious, np.arange(0, 1 + _IOU_STEP / 2, _IOU_STEP))),
+        Chart("Grounding: mean IoU by the event's length", _means(ious, spans[:, 1] - spans[:, 0], LENGTHS, " s")),
+        Chart(
+            "Grounding: mean IoU by where in the video it happens",
+            _means(ious, middles.clip(0, 1), np.linspace(0, 1, _PLACES + 1)),
+            "Middle of the event as a share of the video.",
+        ),
+    ]
+    answered = [(i, prediction.events[0]) for i, (_, prediction) in enumerate(pairs) if prediction.events]
+    met = [(i, event) for i, event in answered if ious[i] >= MEETS_IOU]
+    for name, column in (("start", 0), ("end", 1)):
+        errors = np.array([getattr(event, name) - spans[i, column] for i, event in met])
+        if len(errors):
+            note = (
+                f"Median distance {np.median(np.abs(errors)):.2f} s, of {len(errors)} answers with IoU >= {MEETS_IOU}."
+            )
+            edges = (-np.inf, *_BORDER_EDGES, np.inf)
+            title = f"Grounding: {name} too early (-) or too late (+), seconds"
+            charts.append(Chart(title, _histogram(errors, edges), note))
+    return charts
+
+
+def _reliability(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str, Scores]) -> Reliability | None:
+    told = [
+        (prediction.events[0].score, _figure(scores["grounding"], sample, "miou") >= FOUND_IOU)
+        for sample, prediction in pairs
+        if prediction.events and prediction.events[0].score is not None and 0 <= prediction.events[0].score <= 1
+    ]
+    if not told:
+        return None
+    return reliability([score for score, _ in told], [is_right for _, is_right in told])
+
+
+# -------------------------------------------------------------------------------------------- dense captions
+
+
+def _caption_charts(pairs: Sequence[tuple[Sample, Prediction]]) -> list[Chart]:
+    """Which true events were found, whatever was said of them."""
+    lengths: list[float] = []
+    are_found: list[bool] = []
+    for sample, prediction in pairs:
+        spans = np.array(sample.truth.get("segments", []), dtype=np.float64).reshape(-1, 2)
+        answered = np.array([(event.start, event.end) for event in prediction.events]).reshape(-1, 2)
+        iou = caption_iou(spans, answered)
+        lengths += (np.abs(spans[:, 1] - spans[:, 0])).tolist()
+        are_found += (iou.max(axis=1) >= FOUND_IOU if len(answered) else np.zeros(len(spans), bool)).tolist()
+    if not lengths:
+        return []
+    title = f"Dense captions: share of true events with an answer at IoU {FOUND_IOU} or more, by length"
+    return [Chart(title, _means(np.array(are_found, dtype=np.float64), lengths, LENGTHS, " s"))]
+
+
+# ------------------------------------------------------------------------------------- questions and options
+
+
+def _groups(scores: Mapping[str, Scores], name: str) -> Chart | None:
+    """Accuracy of the parts of a benchmark."""
+    if name not in scores:
+        return None
+    figures = scores[name].figures
+    parts = {key: value for key, value in figures.items() if key.startswith("accuracy_") and value is not None}
+    bars = [
+        Bar(key.removeprefix("accuracy_").replace("_", " "), value, 0)
+        for key, value in parts.items()
+        if key not in ("accuracy_as_published", "accuracy_of_guessing")
+    ]
+    return Chart(f"{name.capitalize()}: accuracy by kind", tuple(bars)) if bars else None
+
+
+# ------------------------------------------------------------------------------------------------- the worst
+
+
+def _worst(evaluation: Evaluation, most: int) -> tuple[Case, ...]:
+    """The worst answers of every task in turn, those first of which the model was surest."""
+    by_task: dict[Task, list[Case]] = {}
+    for sample, prediction in zip(evaluation.samples, evaluation.predictions, strict=True):
+        case = _case(evaluation.scores, sample, prediction)
+        if case is not None and case.value < 1:
+            by_task.setdefault(sample.task, []).append(case)
+    share = -(-most // max(1, len(by_task)))
+    chosen = [case for cases in by_task.values() for case in sorted(cases, key=_badness)[:share]]
+    return tuple(chosen[:most])
+
+
+def _badness(case: Case) -> tuple[float, float]:
+    surest = max((event.score or 0.0 for event in case.prediction.events), default=0.0)
+    return case.value, -surest
+
+
+def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) -> Case | None:
+    if sample.task == "ask":
+        scored = scores.get("choices" if sample.options else "questions")
+        figure = "accuracy"
+    else:
+        scored, figure = scores.get(sample.task), _FIGURES.get(sample.task, "")
+    if scored is None or not figure:
+        return None
+    return Case(sample, prediction, figure, _figure(scored, sample, figure), _truth(sample))
+
+
+def _truth(sample: Sample) -> tuple[Mark, ...]:
+    truth = sample.truth
+    if "timestamp" in truth:
+        start, end = map(float, truth["timestamp"])
+        return (Mark(start, end, str(truth.get("caption", ""))),)
+    if "segments" in truth:
+        captions = str(truth.get("pure_cap") or truth.get("caption") or "").split(". ")
+        return tuple(
+            Mark(float(start), float(end), captions[i] if i < len(captions) else "")
+            for i, (start, end) in enumerate(truth["segments"])
+        )
+    if "relevant_windows" in truth:
+        return tuple(Mark(float(start), float(end)) for start, end in truth["relevant_windows"])
+    return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in truth.get("relevant_clip_ids", ()))
+
+
+def _figure(scores: Scores, sample: Sample, figure: str) -> float:
+    """What a sample adds to a figure; captions are scored by video."""
+    name = sample.video.rsplit("/", 1)[-1]
+    items = scores.items.get(sample.id) or scores.items.get(str(sample.truth.get("id", ""))) or scores.items.get(name)
+    return float((items or {}).get(figure, 0.0))
+
+
+def _duration(sample: Sample, prediction: Prediction) -> float:
+    return float(prediction.duration or sample.duration or max(sample.truth["timestamp"]))
+
+
+# ----------------------------------------------------------------------------------------------------- bars
+
+
+def _histogram(values: ArrayLike, edges: ArrayLike) -> tuple[Bar, ...]:
+    """Shares of the values between edges; the last edge belongs to the last bar."""
+    numbers, ends = np.asarray(values, dtype=np.float64), np.asarray(edges, dtype=np.float64)
+    member = _members(numbers, ends)
+    counts = [int((member == i).sum()) for i in range(len(ends) - 1)]
+    return tuple(
+        Bar(_label(ends[i], ends[i + 1]), count / max(1, len(numbers)), count) for i, count in enumerate(counts)
+    )
+
+
+def _means(values: NDArray[np.float64], by: ArrayLike, edges: ArrayLike, unit: str = "") -> tuple[Bar, ...]:
+    """Means of the values whose measure lies between edges; empty bars are left out."""
+    ends = np.asarray(edges, dtype=np.float64)
+    member = _members(np.asarray(by, dtype=np.float64), ends)
+    return tuple(
+        Bar(_label(ends[i], ends[i + 1], unit), float(values[member == i].mean()), int((member == i).sum()))
+        for i in range(len(ends) - 1)
+        if (member == i).any()
+    )
+
+
+def _members(numbers: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Between which edges each number lies; a rounding error below an edge counts as on it."""
+    return np.clip(np.searchsorted(ends, numbers + 1e-9, side="right") - 1, 0, len(ends) - 2)
+
+
+def _label(low: float, high: float, unit: str = "") -> str:
+    if np.isinf(high):
+        return f"{low:g}+{unit}"
+    if np.isinf(low):
+        return f"< {high:g}{unit}"
+    return f"{low:.3g} to {high:.3g}{unit}"
