@@ -53,6 +53,8 @@ COMMANDS = {
     "cache prune": "timechat cache prune --to 2GB",
     "cache clear": "timechat cache clear",
     "train": "timechat train recipes/stage2_finetune_charades.yaml --set model.checkpoint=OUT_DIR",
+    "evaluate": "timechat evaluate recipes/eval_drawn.yaml --report",
+    "score": "timechat score fmt_youcook_val_f96_result.json val.caption_coco_format.json --task dvc --json",
 }
 
 # ---------------------------------------------------------------------------------------------------- the commands

@@ -139,7 +139,7 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
         errors = np.array([getattr(event, name) - spans[i, column] for i, event in met])
         if len(errors):
             note = (
-                f"Median distance {np.median(np.abs(errors)):.2f} s, of {len(errors)} answers with IoU >= {MEETS_IOU}."
+                f"Median distance {np.median(np.abs(errors)):.2f} s, of {len(errors)} answers with IoU {MEETS_IOU} or more."
             )
             edges = (-np.inf, *_BORDER_EDGES, np.inf)
             title = f"Grounding: {name} too early (-) or too late (+), seconds"
