@@ -138,9 +138,8 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
     for name, column in (("start", 0), ("end", 1)):
         errors = np.array([getattr(event, name) - spans[i, column] for i, event in met])
         if len(errors):
-            note = (
-                f"Median distance {np.median(np.abs(errors)):.2f} s, of {len(errors)} answers with IoU {MEETS_IOU} or more."
-            )
+            median = np.median(np.abs(errors))
+            note = f"Median distance {median:.2f} s, of {len(errors)} answers with IoU {MEETS_IOU} or more."
             edges = (-np.inf, *_BORDER_EDGES, np.inf)
             title = f"Grounding: {name} too early (-) or too late (+), seconds"
             charts.append(Chart(title, _histogram(errors, edges), note))

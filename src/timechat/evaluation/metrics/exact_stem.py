@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from timechat.evaluation.metrics.java import DROPPED_TOKENS, NUM_STATISTICS, pycocoevalcap_file
 
 _BEAM = 40  # partial alignments that are kept, as the official aligner does
+# What the program's -norm makes of tokens: hyphens part words and go, don't is don 't, but 's alone is ' s.
+_WORD = re.compile(r"-[lr][rc]b-|(?<=[^\W_])'[^\W_]+|[^\W_]+(?:[.,][^\W_]+)*|[^\w\s-]|_")
 _STOP = re.compile(r"(?<=[^\W\d_]{3})\.(?=\s)")  # of a sentence that is not the caption's last
 _SIGN = re.compile(r"[°£€¥©®™]")
 _DASH = re.compile(r"[–—]")
@@ -59,7 +61,7 @@ class ExactStemCounter:
         """What is counted of each (hypothesis, reference) pair: `(pairs, 23)`."""
         for pair in dict.fromkeys(pairs):
             if pair not in self._known:
-                self._known[pair] = self._count(pair[0].split(), pair[1].split())
+                self._known[pair] = self._count(*(_WORD.findall(text) for text in pair))
         return np.array([self._known[pair] for pair in pairs]).reshape(-1, NUM_STATISTICS)
 
     def _count(self, hypothesis: Sequence[str], reference: Sequence[str]) -> NDArray[np.float64]:
