@@ -29,6 +29,10 @@ class DataError(TimeChatError):
     """Records or a transcript that cannot be used: malformed, or with too many videos that cannot be read."""
 
 
+class JavaError(TimeChatError):
+    """A Java program that scores captions and cannot be run, or has failed."""
+
+
 class PromptTooLongError(TimeChatError, ValueError):
     """A prompt, with the answer that may follow, that is longer than what the language model reads."""
 

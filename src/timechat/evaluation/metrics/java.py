@@ -13,6 +13,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.errors import JavaError
+
 NUM_STATISTICS = 23
 """Numbers that METEOR counts of one pair; see `timechat.evaluation.metrics.meteor.meteor_score`."""
 
@@ -56,7 +58,7 @@ def tokenize_ptb(captions: Sequence[str]) -> list[str]:
         For each caption its tokens, joined by blanks; an empty one for an empty caption.
 
     Raises:
-        RuntimeError: The program failed.
+        JavaError: The program failed.
     """
     if not captions:
         return []
@@ -81,7 +83,7 @@ def tokenize_ptb(captions: Sequence[str]) -> list[str]:
     tokenized = done.stdout.decode("utf-8", "replace").split("\n")
     if done.returncode or len(tokenized) not in (len(lines), len(lines) + 1):
         problem = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise RuntimeError(
+        raise JavaError(
             f"the PTB tokenizer gave {len(tokenized)} lines for {len(lines)} captions: {problem[-1] if problem else ''}"
         )
     return [
@@ -93,7 +95,7 @@ def tokenize_ptb(captions: Sequence[str]) -> list[str]:
 def _java() -> str:
     java = find_java()
     if java is None:
-        raise RuntimeError("there is no java command; install a Java runtime for the official METEOR and tokenizer")
+        raise JavaError("there is no java command; install a Java runtime for the official METEOR and tokenizer")
     return java
 
 
@@ -108,7 +110,7 @@ class MeteorProcess:
 
         Raises:
             ModuleNotFoundError: pycocoevalcap is not installed.
-            RuntimeError: There is no Java.
+            JavaError: There is no Java.
         """
         jar = pycocoevalcap_file("meteor", "meteor-1.5.jar")
         command = [_java(), _UTF_8, "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -140,7 +142,7 @@ class MeteorProcess:
         """What METEOR counts of each (hypothesis, reference) pair: `(pairs, 23)`.
 
         Raises:
-            RuntimeError: The program has ended.
+            JavaError: The program has ended.
         """
         for pair in dict.fromkeys(pairs):
             if pair not in self._known:
@@ -161,7 +163,7 @@ class MeteorProcess:
         if len(answer) != NUM_STATISTICS:
             self._errors.seek(0)
             told = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise RuntimeError(f"METEOR did not answer to {line!r}: {told[-1] if told else 'it has ended'}")
+            raise JavaError(f"METEOR did not answer to {line!r}: {told[-1] if told else 'it has ended'}")
         return np.array([float(number) for number in answer])
 
 
