@@ -53,6 +53,7 @@ BENCHMARKS = {
     "mvbench": ("eval_mvbench", "mvbench", "val"),
     "tempcompass": ("eval_tempcompass", "tempcompass/questions", "val"),
     "video_mme": ("eval_video_mme", "video_mme/original", "val"),
+    "the original's own config": ("timechat", "youcook2", "val"),
 }
 """Recipe, made-up annotations and split of each."""
 VARIABLES = ("ANNOTATIONS", "VIDEOS", "TRANSCRIPTS")
@@ -176,6 +177,8 @@ def test_a_run_goes_on_only_with_the_settings_that_it_began_with(films: Path, na
     predictions = run_predictions(longer, read_samples(longer), nano)
     assert predictions is not None
     assert len(predictions) == 40
+    assert len(finished_predictions(recipe, read_samples(recipe)) or []) == 2
+    assert len(rows_of(tmp_path / "run")) == 40  # what was answered stays
 
 
 def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat, tmp_path: Path):

@@ -106,12 +106,16 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def finish(self, samples: Sequence[Sample]) -> list[Prediction] | None:
-        """Join all shares into one file in the order of the samples; None where some sample has no prediction yet."""
+        """Join all shares into one file in the order of the samples, other predictions of the run behind them.
+
+        Returns:
+            The predictions of the samples; None where some sample has none yet.
+        """
         found = self.predictions()
         if any(sample.id not in found for sample in samples):
             return None
-        predictions = [found[sample.id] for sample in samples]
-        write_text_atomically(self.path / PREDICTIONS_FILE, "".join(map(_line, predictions)))
+        predictions = [found.pop(sample.id) for sample in samples]
+        write_text_atomically(self.path / PREDICTIONS_FILE, "".join(map(_line, [*predictions, *found.values()])))
         for path in self.path.glob("predictions-*-of-*.jsonl"):
             path.unlink(missing_ok=True)
         return predictions
