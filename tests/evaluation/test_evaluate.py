@@ -87,6 +87,15 @@ def drawn_recipe(films: Path, output: Path, *overrides: str) -> Recipe:
     return read_recipe(RECIPES / "eval_drawn.yaml", [*given, "run.batch_size=1", "run.resamples=20", *overrides])
 
 
+@pytest.fixture(scope="module")
+def whole(films: Path, nano: TimeChat, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = drawn_recipe(films, folder)
+    assert run_predictions(recipe, read_samples(recipe), nano) is not None
+    return folder
+
+
 def rows_of(output: Path) -> list[dict[str, Any]]:
     """What was predicted, without what it took."""
     rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
@@ -138,11 +147,12 @@ def test_a_benchmark_is_evaluated_from_its_annotations_to_its_figures(
 # --------------------------------------------------------------------------------- stopped, killed, shared
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(films: Path, nano: TimeChat, tmp_path: Path):
-    whole, stopped = (drawn_recipe(films, tmp_path / name) for name in ("whole", "stopped"))
-    samples = read_samples(whole)
+def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
+    films: Path, nano: TimeChat, whole: Path, tmp_path: Path
+):
+    stopped = drawn_recipe(films, tmp_path / "stopped")
+    samples = read_samples(stopped)
     assert {sample.task for sample in samples} == {"grounding", "dense_caption", "highlights", "ask"}
-    assert run_predictions(whole, samples, nano) is not None
     assert run_predictions(stopped, samples, nano, wants_stop=lambda: True) is None
     share = tmp_path / "stopped" / "predictions-0-of-1.jsonl"
     done = share.read_text().splitlines()
@@ -150,18 +160,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(films: Path, nan
     share.write_text("\n".join([*done, done[0][:40]]))  # killed in the middle of a line
     assert finished_predictions(stopped, samples) is None
     assert run_predictions(stopped, samples, nano) is not None
-    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+    assert rows_of(tmp_path / "stopped") == rows_of(whole)
     assert not share.exists()
     assert finished_predictions(stopped, samples) is not None
 
 
-def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano: TimeChat, tmp_path: Path):
-    whole, shared = (drawn_recipe(films, tmp_path / name) for name in ("whole", "shared"))
-    samples = read_samples(whole)
-    run_predictions(whole, samples, nano)
+def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano: TimeChat, whole: Path, tmp_path: Path):
+    shared = drawn_recipe(films, tmp_path / "shared")
+    samples = read_samples(shared)
     assert run_predictions(shared, samples, nano, shard=(1, 2)) is None
     assert run_predictions(shared, samples, nano, shard=(0, 2)) is not None
-    assert rows_of(tmp_path / "shared") == rows_of(tmp_path / "whole")
+    assert rows_of(tmp_path / "shared") == rows_of(whole)
 
 
 def test_a_run_goes_on_only_with_the_settings_that_it_began_with(films: Path, nano: TimeChat, tmp_path: Path):
@@ -239,7 +248,7 @@ def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Pat
         "--json",
     ]
     command = [sys.executable, "-m", "timechat", "evaluate", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": ""}  # without Java, which takes seconds to start
     process = subprocess.Popen(
         [*command, "--output", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL
     )
@@ -263,13 +272,13 @@ def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Pat
 # ------------------------------------------------------------------------------------- what a run leaves
 
 
-def test_result_files_score_the_same_by_timechat_score(films: Path, nano: TimeChat, tmp_path: Path):
-    recipe = drawn_recipe(films, tmp_path / "run")
+def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path):
+    recipe = drawn_recipe(films, whole)
     samples = read_samples(recipe)
-    predictions = run_predictions(recipe, samples, nano)
+    predictions = finished_predictions(recipe, samples)
     assert predictions is not None
     evaluation = score_run(recipe, samples, predictions)
-    results = tmp_path / "run" / "results"
+    results = whole / "results"
     grounding = score_files(
         results / "grounding" / "fmt_drawn_test_fauto_result.json",
         results / "grounding" / "test.caption_coco_format.json",
@@ -280,18 +289,18 @@ def test_result_files_score_the_same_by_timechat_score(films: Path, nano: TimeCh
     raw = results / "grounding" / "drawn_test_fauto_result.json"
     again = score_files(raw, results / "grounding" / "test.caption_coco_format.json", "tvg", resamples=20)
     assert again.figures == grounding.figures
-    ours = score_files(tmp_path / "run" / "predictions.jsonl", films / "records.jsonl", "tvg", resamples=20)
+    ours = score_files(whole / "predictions.jsonl", films / "records.jsonl", "tvg", resamples=20)
     assert ours.figures["miou"] == grounding.figures["miou"]
-    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run = json.loads((whole / "run.json").read_text())
     assert {"torch", "transformers"} <= set(run["versions"])
     assert len(run["settings"]["weights"]) == len(run["settings"]["preset_sha256"]) == 64
-    assert read_recipe(tmp_path / "run" / "recipe.yaml") == recipe
+    assert read_recipe(whole / "recipe.yaml") == recipe
 
 
-def test_chosen_options_are_the_likeliest(films: Path, nano: TimeChat, tmp_path: Path):
-    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=40")
+def test_chosen_options_are_the_likeliest(films: Path, whole: Path):
+    recipe = drawn_recipe(films, whole)
     samples = read_samples(recipe)
-    predictions = run_predictions(recipe, samples, nano)
+    predictions = finished_predictions(recipe, samples)
     assert predictions is not None
     chosen = [(s, p) for s, p in zip(samples, predictions, strict=True) if s.by_likelihood]
     assert chosen
