@@ -234,6 +234,17 @@ def test_the_original_s_unread_results_are_read_on_the_way(tmp_path: Path):
     assert scores.figures["r1_iou_0.7"] == 1.0
 
 
+def test_highlights_in_words_are_read_at_their_clip_and_as_published_one_clip_early(tmp_path: Path):
+    truth = {"qid": 1, "vid": "a", "query": "q", "duration": 20, "relevant_clip_ids": [4], "saliency_scores": [[4, 4]]}
+    text = "There are 1 highlight moments in the 8.0 second. Their saliency scores are 3.0."
+    raw = [{"vname": "a.mp4", "generated_cap": text, "query": "q", "id": 1}]
+    (tmp_path / "t.jsonl").write_text(json.dumps(truth))
+    scores = score_files(write(tmp_path / "p.json", raw), tmp_path / "t.jsonl", "vhd")
+    assert scores.figures["hit1_very_good"] == 1.0
+    assert scores.figures["hit1_very_good_as_published"] == 0.0
+    assert "hit1_very_good_as_published" not in scored(case("mr/s03_messy"), "mr").figures
+
+
 def test_moments_that_are_missing_or_none_score_nothing_and_reversed_ones_are_put_in_order(tmp_path: Path):
     truth = [
         {"qid": i, "query": "q", "vid": f"v{i}", "duration": 150, "relevant_windows": [[20, 40]]} for i in range(4)

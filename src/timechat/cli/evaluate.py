@@ -49,6 +49,10 @@ def evaluate(
     overrides += [f"run.output={output}"] if output is not None else []
     overrides += [f"run.limit={limit}"] if limit is not None else []
     share = _read_shard(shard)
+    if fresh and share[1] > 1:
+        raise ValueError(
+            "--fresh would throw away what other shares answer; delete the folder, or give another --output"
+        )
     from timechat.evaluation.config import read_recipe
 
     resolved = read_recipe(recipe, overrides)

@@ -13,6 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from timechat.distributed import launched_processes, local_rank
 from timechat.errors import DataError
 from timechat.evaluation.benchmarks import BENCHMARKS, Source
 from timechat.evaluation.config import ModelSettings, Recipe
@@ -88,6 +91,8 @@ def load_timechat(settings: ModelSettings) -> TimeChat:
     Raises:
         ValueError: The strength of an adapter is given, but the model has none.
     """
+    if launched_processes() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())  # each process its own
     timechat = TimeChat.from_pretrained(settings.checkpoint, device=settings.device, dtype=settings.dtype)
     if settings.lora_alpha is not None:
         if timechat.model.lora_rank is None:

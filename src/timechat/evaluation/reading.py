@@ -362,9 +362,16 @@ def _true_highlights(row: Mapping[str, Any], findings: Findings) -> HighlightTru
 
 @dataclass(frozen=True, slots=True)
 class PredictedQuery:
-    """What was answered to a query of QVHighlights; None for what the row does not have."""
+    """What was answered to a query of QVHighlights; None for what the row does not have.
+
+    Attributes:
+        scores: Of clips.
+        scores_as_published: The same as the original reads them out of a text, one clip early; where a text was read.
+        windows: In which the query happens.
+    """
 
     scores: tuple[float, ...] | None = None
+    scores_as_published: tuple[float, ...] | None = None
     windows: RankedWindows | None = None
 
 
@@ -373,6 +380,8 @@ def read_query_predictions(path: Path, truth: Mapping[str, TrueQuery], findings:
     predicted: dict[str, PredictedQuery] = {}
     for row in _rows(read_content(path, findings), path, findings):
         query = row.get("qid", row.get("id"))
+        if _is_ours(row) and row.get("task", "highlights") not in ("highlights", "grounding"):
+            continue  # of another task of the same run
         if query is None:
             findings.add("rows name no query and were passed over")
             continue
@@ -386,17 +395,21 @@ def _predicted_query(row: Mapping[str, Any], truth: TrueQuery | None, findings: 
     if not _is_ours(row) and "generated_cap" not in row:
         return PredictedQuery(
             _clip_scores(row.get("pred_saliency_scores"), findings),
-            _ranked_windows(row.get("pred_relevant_windows"), findings),
+            windows=_ranked_windows(row.get("pred_relevant_windows"), findings),
         )
     events = _events(row, "grounding" if row.get("task") == "grounding" else "highlights") or []
     windows = [[*event.get("timestamp", []), event.get("score")] for event in events]
     if row.get("task") == "grounding":
-        return PredictedQuery(None, _ranked_windows(windows, findings))
+        return PredictedQuery(windows=_ranked_windows(windows, findings))
     moments = [(_span(window[:2]), _number(window[2]) or 0.0) for window in windows]
     highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
     if not highlights or truth is None or truth.highlights is None:
         return PredictedQuery()
-    return PredictedQuery(tuple(clip_scores(highlights, truth.highlights.duration, CLIP_SECONDS)))
+    read, as_published = (
+        tuple(clip_scores(highlights, truth.highlights.duration, CLIP_SECONDS, as_published=is_published))
+        for is_published in (False, True)
+    )
+    return PredictedQuery(read, as_published)
 
 
 def _clip_scores(values: Any, findings: Findings) -> tuple[float, ...] | None:

@@ -14,6 +14,7 @@ from timechat.files import write_text_atomically
 from timechat.tasks import build_question
 
 Pairs = Sequence[tuple[Sample, Prediction]]
+_ANSWERED = ("ok", "unparsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,12 @@ def write_results(
         form = _FORMATS[scorer]
         result = (place / f"fmt_{name}").with_suffix(".jsonl" if form.are_lines else ".json")
         truth = place / form.truth_name.format(split=split)
-        _write_json(place / name, [_raw(sample, one, preset) for sample, one in pairs])
+        _write_json(place / name, [_raw(sample, one, preset) for sample, one in pairs if one.status in _ANSWERED])
         _write(result, form.predictions(pairs), is_lines=form.are_lines)
         rows = [sample.truth for sample, _ in pairs]
         _write(truth, rows if form.is_truth_lines else {"annotations": rows}, is_lines=form.is_truth_lines)
-        written.append(ScoredFiles(task, scorer, result, truth))
+        # Texts about highlights are scored as they were written, so that the original's reading stands beside ours.
+        written.append(ScoredFiles(task, scorer, place / name if scorer == "vhd" else result, truth))
     return written
 
 
@@ -100,7 +102,7 @@ def _captions(pairs: Pairs) -> dict[str, Any]:
             {"timestamp": [event.start, event.end], "caption": event.caption} for event in prediction.events
         ]
         for sample, prediction in pairs
-        if prediction.status in ("ok", "unparsed")
+        if prediction.status in _ANSWERED
     }
 
 
@@ -113,7 +115,7 @@ def _spans(pairs: Pairs) -> dict[str, Any]:
             "vid": Path(sample.video).name,
         }
         for sample, prediction in pairs
-        if prediction.status in ("ok", "unparsed")
+        if prediction.status in _ANSWERED
     }
 
 
@@ -137,7 +139,7 @@ def _windows(pairs: Pairs) -> list[dict[str, Any]]:
             ]
         }
         for sample, prediction in pairs
-        if prediction.status in ("ok", "unparsed")
+        if prediction.status in _ANSWERED
     ]
 
 

@@ -309,6 +309,10 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
     table.add(columns)
     is_scored = np.array([scores is not None for scores in answered])
     table.add({name + _PREDICTED_ONLY: values for name, values in columns.items()}, where=is_scored)
+    published = [predicted.get(query, PredictedQuery()).scores_as_published for query in rated]
+    if any(scores is not None for scores in published):
+        columns = highlight_scores(published, [one.highlights for one in rated.values() if one.highlights is not None])
+        table.add({f"{name}_as_published": values for name, values in columns.items()}, where=is_scored)
     missing = sum(query not in predicted for query in rated)
     unparsed = sum(query in predicted and predicted[query].scores is None for query in rated)
     return table.scores("vhd", missing, unparsed, findings)
