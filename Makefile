@@ -11,6 +11,8 @@ VIDEO ?=
 QUESTION ?= What happens in the video, and when?
 MODEL ?= nano
 DEMO := out/demo
+# Two processes, each with whole files of tests.
+PYTEST := -n 2 --dist loadfile
 
 # Large tensors come and go in every step: keep their memory instead of giving it back each time.
 NANO_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
@@ -39,14 +41,14 @@ endif
 	@echo "the same as a page: $(DEMO)/answer.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

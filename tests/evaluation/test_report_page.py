@@ -91,7 +91,7 @@ def test_borders_are_compared_where_the_answer_meets_the_event(tmp_path: Path):
     charts = {chart.title: chart for chart in analyse(evaluation(tmp_path, ROWS)).charts}
     starts = charts["Grounding: start too early (-) or too late (+), seconds"]
     assert {bar.label: bar.count for bar in starts.bars if bar.count} == {"-0.5 to 0.5": 1, "2 to 5": 1}
-    assert starts.note == "Median distance 1.00 s, of 2 answers with IoU 0.3 or more."
+    assert starts.note == "Median distance 1.00 s, median +1.00 s, of 2 answers with IoU 0.3 or more."
 
 
 def test_scores_are_held_against_what_they_promise(tmp_path: Path):
@@ -104,6 +104,25 @@ def test_scores_are_held_against_what_they_promise(tmp_path: Path):
 def test_the_worst_come_first_and_of_equals_the_surest(tmp_path: Path):
     worst = analyse(evaluation(tmp_path, ROWS), num_worst=3).worst
     assert [case.sample.id for case in worst] == ["2", "3", "4"]
+
+
+def test_moments_of_several_windows_go_by_their_own_figure(tmp_path: Path):
+    one = evaluation(tmp_path, ROWS[:1])
+    sample = replace(one.samples[0], truth={"qid": 0, "relevant_windows": [[10, 11], [50, 60]]})
+    scores = Scores("mr", {"MR-full-mAP": 0.5}, {}, {"0": {"MR-full-mAP": 0.5}}, 1, 0, 0)
+    (worst,) = analyse(replace(one, samples=[sample], scores={"grounding": scores})).worst
+    assert (worst.figure, worst.value) == ("MR-full-mAP", 0.5)
+    assert [(mark.start, mark.end) for mark in worst.truth] == [(10, 11), (50, 60)]
+
+
+def test_questions_go_by_kind(tmp_path: Path):
+    samples = [Sample(id=str(i), video="v", task="ask", words="?", answer="a", group=f"kind_{i % 2}") for i in range(3)]
+    predictions = [Prediction(id=str(i), video="v", task="ask", text="b") for i in range(3)]
+    items = {str(i): {"accuracy": 0.0} for i in range(3)}
+    figures = {"accuracy": 0.0, "accuracy_kind_0": 0.25, "accuracy_kind_1": 0.5}
+    scores = {"questions": Scores("questions", figures, {}, items, 3, 0, 0)}
+    asked = replace(evaluation(tmp_path, []), samples=samples, predictions=predictions, scores=scores)
+    assert analyse(asked).charts[-1].bars == (Bar("kind 0", 0.25, 2), Bar("kind 1", 0.5, 1))
 
 
 def test_nothing_that_a_model_wrote_runs_in_the_page(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Where a run fails: by an event's length and place, at its borders, how sure the model was; and the worst answers."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,12 @@ FOUND_IOU = 0.5
 _PLACES = 5
 _IOU_STEP = 0.1
 _BORDER_EDGES = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 5.0, 10.0)
-_FIGURES: Mapping[Task, str] = {"grounding": "miou", "dense_caption": "f1", "highlights": "hit1_fair"}
-"""By which figure the worst answers of a task are found."""
+_FIGURES: Mapping[Task, tuple[str, ...]] = {
+    "grounding": ("miou", "MR-full-mAP"),
+    "dense_caption": ("f1",),
+    "highlights": ("hit1_fair",),
+}
+"""By which figure the worst answers of a task are found: the first that its scorer gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,9 @@ def analyse(evaluation: Evaluation, *, num_worst: int = 24) -> Analysis:
     grounded = [pair for pair in pairs if pair[0].task == "grounding" and "timestamp" in pair[0].truth]
     captioned = [pair for pair in pairs if pair[0].task == "dense_caption"]
     charts = [*_grounding_charts(grounded, evaluation.scores), *_caption_charts(captioned)]
-    charts += [chart for name in ("questions", "choices") if (chart := _groups(evaluation.scores, name)) is not None]
+    questions = {sample.id: sample.group for sample in evaluation.samples if sample.task == "ask"}
+    by_kind = [_groups(evaluation.scores, name, questions) for name in ("questions", "choices")]
+    charts += [chart for chart in by_kind if chart is not None]
     return Analysis(tuple(charts), _reliability(grounded, evaluation.scores), _worst(evaluation, num_worst))
 
 
@@ -138,8 +145,11 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
     for name, column in (("start", 0), ("end", 1)):
         errors = np.array([getattr(event, name) - spans[i, column] for i, event in met])
         if len(errors):
-            median = np.median(np.abs(errors))
-            note = f"Median distance {median:.2f} s, of {len(errors)} answers with IoU {MEETS_IOU} or more."
+            distance, bias = np.median(np.abs(errors)), np.median(errors)
+            note = (
+                f"Median distance {distance:.2f} s, median {bias:+.2f} s, "
+                f"of {len(errors)} answers with IoU {MEETS_IOU} or more."
+            )
             edges = (-np.inf, *_BORDER_EDGES, np.inf)
             title = f"Grounding: {name} too early (-) or too late (+), seconds"
             charts.append(Chart(title, _histogram(errors, edges), note))
@@ -179,16 +189,16 @@ def _caption_charts(pairs: Sequence[tuple[Sample, Prediction]]) -> list[Chart]:
 # ------------------------------------------------------------------------------------- questions and options
 
 
-def _groups(scores: Mapping[str, Scores], name: str) -> Chart | None:
-    """Accuracy of the parts of a benchmark."""
+def _groups(scores: Mapping[str, Scores], name: str, groups: Mapping[str, str]) -> Chart | None:
+    """Accuracy of the parts of a benchmark; their intervals stand with the figures."""
     if name not in scores:
         return None
     figures = scores[name].figures
-    parts = {key: value for key, value in figures.items() if key.startswith("accuracy_") and value is not None}
+    counts = Counter(groups.get(item, "") for item in scores[name].items)
     bars = [
-        Bar(key.removeprefix("accuracy_").replace("_", " "), value, 0)
-        for key, value in parts.items()
-        if key not in ("accuracy_as_published", "accuracy_of_guessing")
+        Bar(group.replace("_", " "), value, counts[group])
+        for group in sorted(counts)
+        if (value := figures.get(f"accuracy_{group}")) is not None
     ]
     return Chart(f"{name.capitalize()}: accuracy by kind", tuple(bars)) if bars else None
 
@@ -218,7 +228,9 @@ def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) 
         scored = scores.get("choices" if sample.options else "questions")
         figure = "accuracy"
     else:
-        scored, figure = scores.get(sample.task), _FIGURES.get(sample.task, "")
+        scored = scores.get(sample.task)
+        given = () if scored is None else scored.figures
+        figure = next((name for name in _FIGURES.get(sample.task, ()) if name in given), "")
     if scored is None or not figure:
         return None
     return Case(sample, prediction, figure, _figure(scored, sample, figure), _truth(sample))

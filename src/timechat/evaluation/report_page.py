@@ -21,6 +21,7 @@ from timechat.files import write_text_atomically
 
 REPORT_FILE = "report.html"
 _WIDTH, _HEIGHT, _FOOT, _HEAD = 460, 220, 40, 18  # of a chart, in its own units
+_LETTER = 6.0  # width of a label's letter, nearly
 _MOST_CHARACTERS = 1500  # of an answer's text
 
 
@@ -100,18 +101,25 @@ def _bar_chart(chart: Chart) -> str:
         x, y = 10 + i * step, _HEIGHT - _FOOT - height
         middle = x + step / 2
         box = f'x="{x + step * 0.12:.1f}" y="{y:.1f}" width="{step * 0.76:.1f}" height="{height:.1f}"'
+        squeezed = _squeezed(bar.label, step)
         drawn.append(
             f'<rect class=bar {box} rx="2"/>'
             f'<text x="{middle:.1f}" y="{y - 4:.1f}">{bar.value:.2f}</text>'
-            f'<text class=label x="{middle:.1f}" y="{_HEIGHT - 24}">{_short(bar.label)}</text>'
-            + (f'<text class=label x="{middle:.1f}" y="{_HEIGHT - 8}">n {bar.count}</text>' if bar.count else "")
+            f'<text class=label x="{middle:.1f}" y="{_HEIGHT - 24}"{squeezed}>{_short(bar.label)}</text>'
+            f'<text class=label x="{middle:.1f}" y="{_HEIGHT - 8}">n {bar.count}</text>'
         )
     note = f"<p class=soft>{escape(chart.note)}</p>" if chart.note else ""
     return _figure(chart.title, "".join(drawn), note + _bar_table(chart.bars))
 
 
+def _squeezed(label: str, room: float) -> str:
+    """An attribute that makes a long label as wide as its bar has room."""
+    is_long = len(label.replace(" to ", "…")) * _LETTER > room - 4
+    return f' textLength="{room - 3:.0f}" lengthAdjust="spacingAndGlyphs"' if is_long else ""
+
+
 def _short(label: str) -> str:
-    return escape(label.replace(" to ", "–"))
+    return escape(label.replace(" to ", "…"))
 
 
 def _bar_table(bars: Sequence[Bar]) -> str:
