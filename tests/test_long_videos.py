@@ -365,8 +365,8 @@ def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, film, monkey
 
 def test_another_question_setting_or_adapter_is_answered_anew(cached, film, monkeypatch):
     calls = []
-    write = cached._answer_windows
-    monkeypatch.setattr(cached, "_answer_windows", lambda q, w: (calls.append(len(w)), write(q, w))[1])
+    write = cached._answer_all
+    monkeypatch.setattr(cached, "_answer_all", lambda q, w: (calls.append(len(w)), write(q, w))[1])
     cached.summarize(film, looking=IN_SECONDS, decoding=SHORT)
     windows = sum(calls)
     calls.clear()
@@ -386,11 +386,11 @@ SCRIPT = """
 import json, sys
 from timechat import TimeChat
 from timechat.pipeline import Decoding, Looking, TimeChat as Class
-write = Class._answer_windows
+write = Class._answer_all
 def slowly(self, question, windows):
     print("window", flush=True)
     return write(self, question, windows)
-Class._answer_windows = slowly
+Class._answer_all = slowly
 answer = TimeChat.from_pretrained("nano", device="cpu").dense_caption(
     sys.argv[1], looking=Looking(8, 2, batch_size=1), decoding=Decoding(max_new_tokens=60)
 )
