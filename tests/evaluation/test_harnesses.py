@@ -328,6 +328,17 @@ def test_both_ways_of_asking_give_the_same_answers_and_count_tokens(plugin, conv
         assert [result.token_counts.output_tokens for result in results] == [r.answer_tokens for r in expected]
 
 
+def test_both_ways_show_the_model_a_wording_to_the_letter(plugin, converted, films, answerer):
+    words = " When?  Such as: 20.8 - 30.0 seconds' . "
+    asked = Docs([{"video": films[0], "q": words}])
+    assert plugin.read_messages(messages_of(asked.docs[0]), "films", writing=SHORT).text == words
+    expected = answerer.answer([Question(VideoPart(films[0]), words, writing=SHORT)])[0]
+    [simple] = asked.model(make(plugin, "SimpleTimeChat", converted)).generate_until(asked.simple())
+    [chat] = asked.model(make(plugin, "ChatTimeChat", converted)).generate_until(asked.chat())
+    assert simple == chat
+    assert (chat.text, chat.token_counts.input_tokens) == (expected.text, expected.prompt_tokens)
+
+
 def test_options_that_mean_nothing_are_told_once(plugin, converted, docs, caplog):
     asked = Docs(docs.docs, {"max_new_tokens": 2, "image_aspect_ratio": "pad", "length_penalty": None})
     asked.model(make(plugin, "SimpleTimeChat", converted)).generate_until(asked.simple())

@@ -231,6 +231,8 @@ def read_messages(
 ) -> Question:
     """Read a conversation that ends with the question; the model sees the video before all text, wherever it stands.
 
+    Texts are taken to the letter: a blank at the end of a wording is a token that the model's weights may know.
+
     Args:
         messages: With `role` and `content`, a text or a list of `{"type": ..., "text" or "url": ...}`.
         task: Named in errors.
@@ -243,7 +245,7 @@ def read_messages(
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         videos += [part for part in parts if part["type"] != "text"]
-        said.append((message["role"], "\n".join(part["text"] for part in parts if part["type"] == "text").strip()))
+        said.append((message["role"], "\n".join(part["text"] for part in parts if part["type"] == "text")))
     system = "\n".join(text for role, text in said if role == "system") or None
     turns = [(role, text) for role, text in said if role != "system"]
     if len(turns) % 2 == 0 or any(role != ("user", "assistant")[i % 2] for i, (role, _) in enumerate(turns)):
