@@ -1,11 +1,13 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import url2pathname
 
 UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
@@ -49,6 +51,16 @@ def without_scheme(source: str) -> str:
     if not source.lower().startswith("file://"):
         return source
     return url2pathname(source[len("file://") :].removeprefix("localhost"))
+
+
+def write_json_atomically(path: Path, content: Any) -> Path:
+    """Write a file of JSON for people too, whole or not at all; its folder exists.
+
+    Returns:
+        The path.
+    """
+    write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return path
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

@@ -95,12 +95,7 @@ def load_timechat(settings: ModelSettings) -> TimeChat:
         torch.cuda.set_device(local_rank())  # each process its own
     timechat = TimeChat.from_pretrained(settings.checkpoint, device=settings.device, dtype=settings.dtype)
     if settings.lora_alpha is not None:
-        if timechat.model.lora_rank is None:
-            raise ValueError(
-                f"model.lora_alpha is {settings.lora_alpha}, but {settings.checkpoint} has no LoRA adapter (it may be "
-                "merged); leave it out with --set model.lora_alpha=null"
-            )
-        timechat.model.set_lora_scale(settings.lora_alpha / timechat.model.lora_rank)
+        timechat.model.set_lora_alpha(settings.lora_alpha)
     if settings.timestamp_tokenizer is not None:
         timechat.processor.config.timestamp_tokenizer = settings.timestamp_tokenizer
     return timechat
@@ -181,9 +176,13 @@ def run_predictions(
     folder = RunFolder(Path(recipe.run.output))
     if fresh:
         folder.clear()
-    settings = plain_settings(recipe) | {"look": look_name, "weights": weights_digest(timechat.model)}
-    facts = {"device": str(timechat.model.device), "dtype": str(timechat.model.dtype)}
-    folder.begin(recipe, run_facts() | facts, settings)
+    settings = plain_settings(recipe) | {
+        "look": look_name,
+        "weights": weights_digest(timechat.model),
+        "device": timechat.model.device.type,
+        "dtype": str(timechat.model.dtype),
+    }
+    folder.begin(recipe, run_facts(), settings)
     is_done = predict(
         timechat, samples, recipe, folder, shard=shard, look=look, wants_stop=wants_stop, progress=progress
     )

@@ -16,7 +16,7 @@ from timechat.evaluation.answering import option_logprobs
 from timechat.evaluation.benchmarks import load_segment_centres
 from timechat.evaluation.config import Recipe
 from timechat.evaluation.run_folder import RunFolder
-from timechat.evaluation.samples import Prediction, Sample
+from timechat.evaluation.samples import Prediction, Sample, Status
 from timechat.events import Answer
 from timechat.pipeline import EncodedVideo, LongVideo, Sampling, TimeChat, Wanted
 
@@ -92,9 +92,11 @@ def predict(
 
 
 def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bool:
-    """Whether a sample has no prediction, or one that says that its video is missing although it is there now."""
+    """Whether a sample has no prediction, one to another question, or one whose missing video is there now."""
     found = there.get(sample.id)
-    return found is None or (found.status == "missing_video" and find_video(videos, sample.video) is not None)
+    if found is None or (found.video, found.task, found.query) != (sample.video, sample.task, sample.words):
+        return True
+    return found.status == "missing_video" and find_video(videos, sample.video) is not None
 
 
 def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe) -> EncodedVideo:
@@ -126,19 +128,31 @@ def _answer_chunk(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path
     return [found[sample.id] for sample in chunk]
 
 
+def _by_place(chunk: Chunk, videos: Path) -> Iterator[tuple[Path | None, list[Sample]]]:
+    """Samples that are looked at together, with the file; None where there is none."""
+    for (video, _, _), group in groupby(chunk, key=lambda sample: sample.place):
+        yield find_video(videos, video), list(group)
+
+
 def _answer_at_one_look(
     timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path, look: Look
 ) -> Iterator[Prediction]:
     ready: list[tuple[Sample, EncodedVideo, float]] = []
-    for _, group in groupby(chunk, key=lambda sample: sample.place):
-        samples = list(group)
+    for path, samples in _by_place(chunk, videos):
         begun = time.perf_counter()
-        encoded = _look(timechat, samples[0], recipe, videos, look)
-        if isinstance(encoded, EncodedVideo):
-            seconds = (time.perf_counter() - begun) / len(samples)
-            ready += [(sample, encoded, seconds) for sample in samples]
-        else:
-            yield from (replace(encoded, id=one.id, task=one.task, query=one.words) for one in samples)
+        if path is None:
+            yield from map(_missing, samples)
+            continue
+        try:
+            encoded = look(timechat, path, samples[0], recipe)
+        except VideoError as error:
+            yield from (_failed(one, "unreadable_video", str(error)) for one in samples)
+            continue
+        except PromptTooLongError as error:
+            yield from (_failed(one, "too_long", str(error)) for one in samples)
+            continue
+        seconds = (time.perf_counter() - begun) / len(samples)
+        ready += [(sample, encoded, seconds) for sample in samples]
     ready.sort(key=lambda item: (item[0].task, item[0].by_likelihood))  # stable: videos stay together
     for (_, by_likelihood), group_of_task in groupby(ready, key=lambda item: (item[0].task, item[0].by_likelihood)):
         items = iter(group_of_task)
@@ -147,27 +161,18 @@ def _answer_at_one_look(
             yield from answer(timechat, batch, recipe)
 
 
-def _look(timechat: TimeChat, sample: Sample, recipe: Recipe, videos: Path, look: Look) -> EncodedVideo | Prediction:
-    """The encoded video, or the prediction that says why there is none."""
-    path = find_video(videos, sample.video)
-    if path is None:
-        return _failed(sample, "missing_video", f"there is no {sample.video}")
-    try:
-        return look(timechat, path, sample, recipe)
-    except VideoError as error:
-        return _failed(sample, "unreadable_video", str(error))
-    except PromptTooLongError as error:
-        return _failed(sample, "too_long", str(error))
+def _missing(sample: Sample) -> Prediction:
+    return _failed(sample, "missing_video", f"there is no {sample.video}")
 
 
-def _failed(sample: Sample, status: str, note: str) -> Prediction:
+def _failed(sample: Sample, status: Status, note: str) -> Prediction:
     return Prediction(
         id=sample.id,
         video=sample.video,
         task=sample.task,
         query=sample.words,
         duration=sample.duration,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         notes=(note,),
     )
 
@@ -220,13 +225,11 @@ def _choose(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Predic
 
 def _answer_in_windows(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path) -> Iterator[Prediction]:
     """Predictions about videos of any length, each looked at window by window."""
-    for _, group in groupby(chunk, key=lambda sample: sample.place):
-        samples = list(group)
-        path = find_video(videos, samples[0].video)
+    frames = recipe.frames
+    for path, samples in _by_place(chunk, videos):
         if path is None:
-            yield from (_failed(one, "missing_video", f"there is no {one.video}") for one in samples)
+            yield from map(_missing, samples)
             continue
-        frames = recipe.frames
         sampling = Sampling(
             num_frames=frames.num_frames,
             fps=frames.fps,

@@ -12,7 +12,6 @@ from timechat.evaluation.metrics.intervals import bootstrap_mean
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 
-_ANSWERED = ("ok", "unparsed")
 Pairs = Sequence[tuple[Sample, Prediction]]
 
 
@@ -49,7 +48,7 @@ def score_questions(benchmark: Benchmark, pairs: Pairs, *, resamples: int = 2000
 
 
 def _text(prediction: Prediction) -> str | None:
-    return prediction.text if prediction.status in _ANSWERED else None
+    return prediction.text if prediction.is_answered else None
 
 
 def _scores(
@@ -74,5 +73,5 @@ def _scores(
         sample.id: {figure: float(column[i]) for figure, column in figures.items()}
         for i, (sample, _) in enumerate(pairs)
     }
-    missing = sum(prediction.status not in _ANSWERED for _, prediction in pairs)
+    missing = sum(not prediction.is_answered for _, prediction in pairs)
     return Scores(name, values, intervals, items, len(pairs), missing, max(0, unread - missing))

@@ -10,11 +10,10 @@ from timechat.evaluation.benchmarks import Benchmark
 from timechat.evaluation.benchmarks.benchmark import Scorer
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.events import Task, clip_scores
-from timechat.files import write_text_atomically
+from timechat.files import write_json_atomically, write_text_atomically
 from timechat.tasks import build_question
 
 Pairs = Sequence[tuple[Sample, Prediction]]
-_ANSWERED = ("ok", "unparsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def write_results(
         form = _FORMATS[scorer]
         result = (place / f"fmt_{name}").with_suffix(".jsonl" if form.are_lines else ".json")
         truth = place / form.truth_name.format(split=split)
-        _write_json(place / name, [_raw(sample, one, preset) for sample, one in pairs if one.status in _ANSWERED])
+        write_json_atomically(place / name, [_raw(sample, one, preset) for sample, one in pairs if one.is_answered])
         _write(result, form.predictions(pairs), is_lines=form.are_lines)
         rows = [sample.truth for sample, _ in pairs]
         _write(truth, rows if form.is_truth_lines else {"annotations": rows}, is_lines=form.is_truth_lines)
@@ -102,7 +101,7 @@ def _captions(pairs: Pairs) -> dict[str, Any]:
             {"timestamp": [event.start, event.end], "caption": event.caption} for event in prediction.events
         ]
         for sample, prediction in pairs
-        if prediction.status in _ANSWERED
+        if prediction.is_answered
     }
 
 
@@ -115,7 +114,7 @@ def _spans(pairs: Pairs) -> dict[str, Any]:
             "vid": Path(sample.video).name,
         }
         for sample, prediction in pairs
-        if prediction.status in _ANSWERED
+        if prediction.is_answered
     }
 
 
@@ -139,7 +138,7 @@ def _windows(pairs: Pairs) -> list[dict[str, Any]]:
             ]
         }
         for sample, prediction in pairs
-        if prediction.status in _ANSWERED
+        if prediction.is_answered
     ]
 
 
@@ -176,8 +175,4 @@ def _write(path: Path, content: Any, *, is_lines: bool) -> None:
     if is_lines:
         write_text_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content))
     else:
-        _write_json(path, content)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_json_atomically(path, content)

@@ -17,7 +17,7 @@ from typing import Any
 from timechat.errors import DataError, located
 from timechat.evaluation.config import Recipe
 from timechat.evaluation.samples import Prediction, Sample
-from timechat.files import write_text_atomically, written_whole
+from timechat.files import write_json_atomically, write_text_atomically
 from timechat.recipes import save_recipe
 
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -53,7 +53,7 @@ class RunFolder:
         if self.has_begun:
             self.check(settings)
         else:
-            self._write_json(RUN_FILE, {**facts, "settings": dict(settings)})
+            write_json_atomically(self.path / RUN_FILE, {**facts, "settings": dict(settings)})
         save_recipe(recipe, self.path / RECIPE_FILE)
 
     @property
@@ -128,7 +128,7 @@ class RunFolder:
 
     def write_metrics(self, metrics: Mapping[str, Any], table: str) -> None:
         """Keep the figures."""
-        self._write_json(METRICS_FILE, metrics)
+        write_json_atomically(self.path / METRICS_FILE, metrics)
         write_text_atomically(self.path / TABLE_FILE, table)
 
     def read(self, name: str) -> Any:
@@ -146,10 +146,6 @@ class RunFolder:
     def _prediction_files(self) -> list[Path]:
         whole = self.path / PREDICTIONS_FILE
         return [*([whole] if whole.exists() else []), *sorted(self.path.glob("predictions-*-of-*.jsonl"))]
-
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        with written_whole(self.path / name) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _line(prediction: Prediction) -> str:

@@ -94,6 +94,11 @@ class Prediction:
     option_logprobs: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the model has answered, readably or not."""
+        return self.status in ("ok", "unparsed")
+
     def to_dict(self) -> dict[str, Any]:
         """The prediction as a row of `predictions.jsonl`."""
         return asdict(self) | {

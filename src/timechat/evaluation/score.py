@@ -54,6 +54,9 @@ NO_JAVA_NOTE = (
     "treebank figures are approximations"
 )
 _PREDICTED_ONLY = "_predicted_only"
+_APPROXIMATIONS = {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
+_WORDS = tuple(_APPROXIMATIONS)
+"""Figures of captions' words, and what they are called where they are computed without Java."""
 _LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
 
 
@@ -198,43 +201,39 @@ def _add_words(
     if not has_java:
         findings.add(NO_JAVA_NOTE)
     with java.MeteorProcess() if has_java else nullcontext() as meteor:
-        official: dict[str, NDArray[np.float64]] = {}
         if meteor is not None:
-            official = _word_columns(truth, predicted, java.tokenize_ptb, meteor.statistics)
-        names = {"soda_c": "soda_c", "soda_c_as_published": "soda_c_as_published", "cider": "cider", "meteor": "meteor"}
-        _add_columns(table, official, names)
-        _add_paragraphs(table, truth, predicted, are_there, None if meteor is None else meteor.statistics)
-    counter = ExactStemCounter()
-    nearly = _word_columns(truth, predicted, tokenize_treebank, counter.statistics)
-    _add_columns(
-        table, nearly, {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
-    )
-
-
-def _add_columns(table: _Table, columns: Mapping[str, NDArray[np.float64]], names: Mapping[str, str]) -> None:
-    for column, name in names.items():
-        if column in columns:
-            table.add({name: columns[column]})
+            videos = _tokenized(truth, predicted, java.tokenize_ptb)
+            table.add(_word_columns(videos, meteor.statistics))
+            published = [soda_c_as_published(right, answered, meteor.statistics) for right, answered in videos]
+            table.add({"soda_c_as_published": np.array(published)})
         else:
-            table.figures[name] = None
+            table.figures |= dict.fromkeys((*_WORDS, "soda_c_as_published"))
+        _add_paragraphs(table, truth, predicted, are_there, None if meteor is None else meteor.statistics)
+    nearly = _word_columns(_tokenized(truth, predicted, tokenize_treebank), ExactStemCounter().statistics)
+    table.add({_APPROXIMATIONS[name]: values for name, values in nearly.items()})
 
 
-def _word_columns(
+def _tokenized(
     truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     tokenize: Callable[[Sequence[str]], list[str]],
-    count: Count,
-) -> dict[str, NDArray[np.float64]]:
-    tokenized = iter(tokenize([caption for video in (*truth, *predicted) for caption in video.captions]))
+) -> list[tuple[TokenizedVideo, TokenizedVideo]]:
+    """True and predicted captions of each video, all tokenised in one go."""
+    tokens = iter(tokenize([caption for video in (*truth, *predicted) for caption in video.captions]))
     right, answered = (
-        [TokenizedVideo(video.spans, tuple(next(tokenized) for _ in video.captions)) for video in videos]
+        [TokenizedVideo(video.spans, tuple(next(tokens) for _ in video.captions)) for video in videos]
         for videos in (truth, predicted)
     )
-    pairs = list(zip(right, answered, strict=True))
-    dense = [dense_scores(one, other, count) for one, other in pairs]
+    return list(zip(right, answered, strict=True))
+
+
+def _word_columns(
+    videos: Sequence[tuple[TokenizedVideo, TokenizedVideo]], count: Count
+) -> dict[str, NDArray[np.float64]]:
+    """What each video adds to the figures of `_WORDS`."""
+    dense = [dense_scores(right, answered, count) for right, answered in videos]
     return {
-        "soda_c": np.array([soda_c(one, other, count) for one, other in pairs]),
-        "soda_c_as_published": np.array([soda_c_as_published(one, other, count) for one, other in pairs]),
+        "soda_c": np.array([soda_c(right, answered, count) for right, answered in videos]),
         "cider": np.array([cider for cider, _ in dense]),
         "meteor": np.array([meteor for _, meteor in dense]),
     }

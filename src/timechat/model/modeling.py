@@ -134,11 +134,6 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         """Strength of the LoRA adapter at present: `lora_alpha / r`; None without one."""
         return adapter.adapter_scale(self.language_model)
 
-    @property
-    def lora_rank(self) -> int | None:
-        """Width of the LoRA adapter; None without one."""
-        return self.language_model.timechat_lora_config.r if self.has_lora else None
-
     def set_lora_scale(self, lora_scale: float | None = None) -> None:
         """Set the strength of the LoRA adapter: the factor of its product.
 
@@ -156,8 +151,21 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         if lora_scale is not None and not math.isfinite(lora_scale):
             raise ValueError(f"lora_scale must be a finite number, such as 0.625, got {lora_scale}")
         if lora_scale is None:
-            lora_scale = self.config.lora_alpha / self.lora_rank
+            lora_scale = self.config.lora_alpha / self.language_model.timechat_lora_config.r
         adapter.set_adapter_scale(self.language_model, lora_scale)
+
+    def set_lora_alpha(self, lora_alpha: float) -> None:
+        """Set the strength of the LoRA adapter as the original's settings have it: over the adapter's own rank.
+
+        Raises:
+            ValueError: There is no adapter.
+        """
+        if not self.has_lora:
+            raise ValueError(
+                f"lora_alpha={lora_alpha} was given, but this model has no LoRA adapter (it may be merged); leave "
+                "lora_alpha out"
+            )
+        self.set_lora_scale(lora_alpha / self.language_model.timechat_lora_config.r)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's embedding layer."""

@@ -1,13 +1,10 @@
 """What benchmarks with options share: their wording, and who answered what."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from timechat.evaluation.metrics.choices import LETTERS
 from timechat.evaluation.samples import Prediction, Sample
-from timechat.files import written_whole
 
 _BEST_OPTION = (
     "Select the best answer to the following multiple-choice question based on the egocentric video. Respond with only "
@@ -64,10 +61,3 @@ def answered(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> It
         if sample.id not in by_id:
             raise ValueError(f"sample {sample.id} has no prediction; give those samples only that were asked")
         yield sample, by_id[sample.id]
-
-
-def write_json(content: Any, path: Path) -> Path:
-    """Write a JSON file, whole or not at all."""
-    with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path

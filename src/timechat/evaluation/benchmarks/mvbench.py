@@ -8,9 +8,10 @@ from typing import Any
 
 from timechat.errors import DataError, located
 from timechat.evaluation.benchmarks.benchmark import Source, read_json
-from timechat.evaluation.benchmarks.choices import answered, lettered, text, texts, write_json
+from timechat.evaluation.benchmarks.choices import answered, lettered, text, texts
 from timechat.evaluation.metrics.choices import LETTERS, choice_figures
 from timechat.evaluation.samples import Prediction, Sample
+from timechat.files import write_json_atomically
 from timechat.prompts import BENCHMARK_SYSTEM_PROMPT
 
 logger = logging.getLogger(__name__)
@@ -128,4 +129,4 @@ def write_mvbench(samples: Sequence[Sample], predictions: Sequence[Prediction], 
         figures = choice_figures([prediction.text], [sample.options], [answer], published_rule="mvbench")
         right, num_asked = counts.get(sample.group, (0, 0))
         counts[sample.group] = [right + int(figures["accuracy_as_published"][0]), num_asked + 1]
-    return [write_json({"acc_dict": counts, "res_list": results}, folder / RESULT_FILE)]
+    return [write_json_atomically(folder / RESULT_FILE, {"acc_dict": counts, "res_list": results})]

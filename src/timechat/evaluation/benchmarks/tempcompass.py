@@ -6,8 +6,9 @@ from typing import Any
 
 from timechat.errors import DataError, located
 from timechat.evaluation.benchmarks.benchmark import Source, read_json
-from timechat.evaluation.benchmarks.choices import answered, text, write_json
+from timechat.evaluation.benchmarks.choices import answered, text
 from timechat.evaluation.samples import Prediction, Sample
+from timechat.files import write_json_atomically
 
 TASKS = ("multi-choice", "yes_no", "caption_matching", "captioning")
 _OPTIONS: dict[str, tuple[str, ...]] = {"yes_no": ("yes", "no"), "captioning": ()}
@@ -105,4 +106,4 @@ def write_tempcompass(samples: Sequence[Sample], predictions: Sequence[Predictio
         of_video.setdefault(row["dimension"], []).append(
             {"question": row["question"], "answer": row["answer"], "prediction": prediction.text}
         )
-    return [write_json(content, folder / f"{task}.json") for task, content in tasks.items()]
+    return [write_json_atomically(folder / f"{task}.json", content) for task, content in tasks.items()]

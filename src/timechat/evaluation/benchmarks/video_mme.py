@@ -6,9 +6,10 @@ from typing import Any
 
 from timechat.errors import DataError, located
 from timechat.evaluation.benchmarks.benchmark import Source, read_json
-from timechat.evaluation.benchmarks.choices import answered, best_option_question, text, texts, write_json
+from timechat.evaluation.benchmarks.choices import answered, best_option_question, text, texts
 from timechat.evaluation.metrics.choices import LETTERS
 from timechat.evaluation.samples import Prediction, Sample
+from timechat.files import write_json_atomically
 
 FILE = "video-mme.json"
 _NUM_OPTIONS = 4
@@ -88,4 +89,4 @@ def write_video_mme(samples: Sequence[Sample], predictions: Sequence[Prediction]
             "response": prediction.text,
         }
         video["questions"].append(question)
-    return [write_json(list(videos.values()), folder / FILE)]
+    return [write_json_atomically(folder / FILE, list(videos.values()))]

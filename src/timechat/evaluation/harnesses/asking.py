@@ -159,7 +159,7 @@ class VideoAnswerer:
         find_preset(preset)  # a wrong name is told before the weights are read
         timechat = TimeChat.from_pretrained(pretrained, device=device, dtype=dtype, lora_scale=lora_scale)
         if lora_alpha is not None:
-            timechat.model.set_lora_scale(lora_alpha / _adapter_rank(timechat))
+            timechat.model.set_lora_alpha(lora_alpha)
         return cls(timechat, num_frames=num_frames, preset=preset, system=system)
 
     @property
@@ -308,10 +308,3 @@ def writing_of(options: Mapping[str, Any]) -> Writing:
     if do_sample:
         decoding = replace(decoding, do_sample=True, temperature=temperature, top_p=float(top_p), top_k=int(top_k))
     return Writing(decoding, tuple(stop for stop in stops if stop))
-
-
-def _adapter_rank(timechat: TimeChat) -> int:
-    if not timechat.model.has_lora:
-        raise ValueError("lora_alpha was given, but this model has no LoRA adapter (it may be merged); leave it out")
-    rank: int = timechat.model.language_model.timechat_lora_config.r
-    return rank
