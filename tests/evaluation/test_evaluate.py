@@ -207,6 +207,18 @@ def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat,
     assert "missing_video" not in {one.status for one in there}
 
 
+def test_an_answer_to_another_question_is_asked_again(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
+    samples = read_samples(recipe)
+    run_predictions(recipe, samples, nano)
+    reworded = [replace(one, words=f"{one.words} again") for one in samples]  # the annotations have changed since
+    assert finished_predictions(recipe, samples) is not None
+    assert finished_predictions(recipe, reworded) is None
+    predictions = run_predictions(recipe, reworded, nano)
+    assert predictions is not None
+    assert [one.query for one in predictions] == [one.words for one in reworded]
+
+
 def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano: TimeChat, tmp_path: Path):
     videos = tmp_path / "videos" / "videos"
     videos.mkdir(parents=True)

@@ -9,11 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from timechat.errors import DataError, JavaError
-from timechat.evaluation.metrics.java import MeteorProcess, java_is_ready, tokenize_ptb
+from timechat.errors import DataError
 from timechat.evaluation.score import Scores, ScoreTask, score_files
-
-needs_java = pytest.mark.skipif(not java_is_ready(), reason="the official METEOR needs Java")
 
 SPANS = {"annotations": [{"id": i, "image_id": "v.mp4", "timestamp": [10 * i, 10 * i + 5]} for i in range(4)]}
 CLIPS = [
@@ -38,10 +35,9 @@ TRUTH: dict[ScoreTask, Any] = {"tvg": SPANS, "vhd": CLIPS, "mr": CLIPS, "dvc": C
 
 
 @pytest.fixture(autouse=True)
-def without_java(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These files are about reading, and METEOR takes seconds to start."""
-    if "official" not in request.keywords:
-        monkeypatch.setattr("timechat.evaluation.metrics.java.find_java", lambda: None)
+def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about reading, and METEOR takes seconds to start."""
+    monkeypatch.setattr("timechat.evaluation.metrics.java.find_java", lambda: None)
 
 
 def score(folder: Path, predictions: Any, task: ScoreTask, truth: Any = None) -> Scores:
@@ -190,30 +186,3 @@ def test_any_json_is_scored_or_refused(task: ScoreTask, predictions: Any, tmp_pa
         return
     assert scores.n_queries == 4
     assert json.loads(json.dumps(scores.to_dict()))
-
-
-# --------------------------------------------------------------------------------------- the Java programs
-
-
-@needs_java
-@pytest.mark.official
-def test_odd_captions_keep_their_lines_and_their_pairs(meteor_process: MeteorProcess):
-    odd = ["", "a\nb", "a\u2028b\x85c\rd", "|||", "x ||| y", "\ud800 alone", "it's", "(so)", "café – 🙂", " "]
-    tokens = tokenize_ptb(odd)
-    assert len(tokens) == len(odd)
-    assert tokens[0] == tokens[9] == ""
-    assert tokens[1] == "a b"
-    assert tokens[6] == "it 's"
-    assert tokens[7] == "-lrb- so -rrb-"
-    assert meteor_process.statistics([(one, two) for one in odd for two in odd]).shape == (100, 23)
-
-
-@needs_java
-@pytest.mark.official
-def test_a_meteor_that_has_ended_is_told_and_none_is_left_behind():
-    with MeteorProcess() as meteor:
-        meteor._process.kill()
-        meteor._process.wait()
-        with pytest.raises(JavaError, match="METEOR did not answer to 'SCORE "):
-            meteor.statistics([("a", "b")])
-    assert meteor._process.poll() is not None

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from timechat.evaluation.evaluate import Evaluation
 from timechat.evaluation.metrics.calibration import Reliability, reliability
 from timechat.evaluation.metrics.captioning import caption_iou
+from timechat.evaluation.reading import true_captions
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 from timechat.events import Task
@@ -242,11 +243,8 @@ def _truth(sample: Sample) -> tuple[Mark, ...]:
         start, end = map(float, truth["timestamp"])
         return (Mark(start, end, str(truth.get("caption", ""))),)
     if "segments" in truth:
-        captions = str(truth.get("pure_cap") or truth.get("caption") or "").split(". ")
-        return tuple(
-            Mark(float(start), float(end), captions[i] if i < len(captions) else "")
-            for i, (start, end) in enumerate(truth["segments"])
-        )
+        _, spans, captions = true_captions(truth)
+        return tuple(Mark(min(span), max(span), words) for span, words in zip(spans, captions, strict=False))
     if "relevant_windows" in truth:
         return tuple(Mark(float(start), float(end)) for start, end in truth["relevant_windows"])
     return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in truth.get("relevant_clip_ids", ()))

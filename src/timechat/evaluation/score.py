@@ -199,7 +199,7 @@ def _add_words(
     """Add the figures that look at the captions' words: the official ones where Java is, and the approximations."""
     has_java = java.java_is_ready()
     if not has_java:
-        findings.add(NO_JAVA_NOTE)
+        findings.say(NO_JAVA_NOTE)
     with java.MeteorProcess() if has_java else nullcontext() as meteor:
         if meteor is not None:
             videos = _tokenized(truth, predicted, java.tokenize_ptb)

@@ -1,12 +1,12 @@
 """Temporal grounding: Charades-STA, and the sentences of ActivityNet Captions."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from timechat.errors import located
 from timechat.evaluation.benchmarks.benchmark import Source, coco_rows
 from timechat.evaluation.benchmarks.captions import COCO_FILE, activitynet_rows
+from timechat.evaluation.reading import true_captions
 from timechat.evaluation.samples import Sample
 
 _CHARADES_FILES = (COCO_FILE, "charades_sta_{split}.txt")
@@ -45,7 +45,7 @@ def read_activitynet_grounding(source: Source) -> Iterator[Sample]:
     number = 0
     for place, video, row in activitynet_rows(source):
         with located(place):
-            captions = _captions(row)
+            captions = [caption.strip(" .") for caption in true_captions(row)[2]]
             spans = row["segments"]
             if len(captions) != len(spans):
                 raise ValueError(f"{len(captions)} captions for {len(spans)} segments")
@@ -55,13 +55,6 @@ def read_activitynet_grounding(source: Source) -> Iterator[Sample]:
                 sample = _grounded(number, video, caption, (start, end), source, row.get("duration"))
             yield sample
             number += 1
-
-
-def _captions(row: Mapping[str, Any]) -> list[str]:
-    """Captions of a row, split as the dense captioning script splits them."""
-    if "pure_cap" in row:
-        return [caption.strip(" .") for caption in row["pure_cap"].split(". ")]
-    return [caption.strip() for caption in row["caption"].split(".") if len(caption) > 5]
 
 
 def _grounded(
