@@ -6,8 +6,10 @@ import hashlib
 import os
 import re
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from timechat.errors import AccessError
@@ -182,13 +184,16 @@ def _status(path: Path) -> os.stat_result | None:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files under a folder and links to such, without hidden ones; what cannot be read is passed over."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
-    except OSError:
-        return
-    for entry in visible:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder / entry.name)
-        else:
-            yield folder / entry.name
+    folders = deque([folder])
+    while folders:
+        current = folders.popleft()
+        try:
+            with os.scandir(current) as entries:
+                visible = [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]
+        except OSError:
+            continue
+        for entry in sorted(visible, key=lambda each: each.name):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(current / entry.name)
+            else:
+                yield current / entry.name
