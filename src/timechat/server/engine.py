@@ -1,6 +1,6 @@
 """One model and many who ask: the thread that does all of the model's work, a little of each in turn.
 
-Requests run in threads of their own and hand over what needs the model, as `Work`. The engine cuts it into small pieces:
+Requests run in threads of their own and hand over what needs the model, as `Work`. The engine does it in small pieces:
 a token of every answer that is being written, a piece of a prompt, a few frames of videos. Language and vision take
 turns by the time that they have had, so that neither starves; answers that have been written for long make room for
 new ones and go on later; among requests those with the least at work come first. So a short request never waits for a
@@ -184,7 +184,6 @@ class Engine:
         max_rows: int = 16,
         max_bytes: int = 4 << 30,
         turn_tokens: int = 32,
-        num_threads: int | None = None,
     ) -> None:
         """Take a model; nothing runs before `start`.
 
@@ -194,9 +193,8 @@ class Engine:
             max_rows: Most answers that are written at once.
             max_bytes: Of their states.
             turn_tokens: Tokens after which an answer makes room where others wait.
-            num_threads: Of the arithmetic on a CPU; None leaves it as it is.
         """
-        self._model, self._num_threads, self._turn_tokens = model, num_threads, turn_tokens
+        self._model, self._turn_tokens = model, turn_tokens
         self.batch = ContinuousBatch(
             model, max_rows=max_rows, max_bytes=max_bytes, prefixes=PrefixCache(max_bytes=_PREFIX_BYTES)
         )
@@ -294,8 +292,6 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        if self._num_threads is not None:
-            torch.set_num_threads(self._num_threads)
         while True:
             with self._news:
                 while not self._is_stopping and not self._kinds():
@@ -417,7 +413,7 @@ class Engine:
         entry.call.finish()
 
     def _see(self) -> None:
-        """Encode the frames of several requests: the tower looks at all of them at once, the rest goes video by video."""
+        """Encode frames of several requests: the tower looks at all of them at once, the rest goes video by video."""
         looks = [self._looks.popleft()]
         while self._looks and sum(look.pixel_values.shape[1] for look in [*looks, self._looks[0]]) <= (
             self._frames_at_once
