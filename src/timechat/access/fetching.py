@@ -132,7 +132,7 @@ class _WatchedSocket:
         self.connection.sendall(data)
 
     def close(self) -> None:
-        self.connection.close()
+        """Called as soon as the head is read; the body is still to come, and `_response` closes."""
 
 
 @contextmanager
