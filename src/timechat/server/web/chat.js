@@ -136,7 +136,6 @@ export class Chat {
 
   bubble(message) {
     const bubble = element("div", { class: `message ${message.role}${message.isError ? " error" : ""}` });
-    message.body = undefined;
     const body = element("div", { class: "words" });
     bubble.append(element("span", { class: "unseen" }, message.role === "user" ? "You: " : "TimeChat: "), body);
     this.fill(body, message);
