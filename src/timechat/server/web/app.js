@@ -14,7 +14,7 @@ import { TaskButtons } from "./tasks.js";
 import { startTheme } from "./theme_toggle.js";
 import { formatTime } from "./time.js";
 import { Timeline } from "./timeline.js";
-import { Tracks } from "./tracks.js";
+import { Track, Tracks } from "./tracks.js";
 
 const MOST_QUERIES = 3; // lanes of found moments that a film opens with
 const TABS = ["chat", "events", "jobs"];
@@ -145,6 +145,7 @@ async function openKnown() {
   const away = hidden();
   const known = jobs.list.filter((job) => {
     if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
+    if (localStorage.getItem(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
     seen.set(job.task, (seen.get(job.task) ?? 0) + 1);
     return seen.get(job.task) <= (job.task === "grounding" ? MOST_QUERIES : 1);
   });
@@ -170,12 +171,12 @@ async function openJob(job) {
 
 async function jobFinished(job) {
   const isHere = film?.id === job.video;
-  tellEnd(job, isHere ? null : { name: "Show", run: () => openJob(job) });
+  tellEnd(job, isHere ? null : () => openJob(job));
   if (job.status !== "succeeded" || !isHere) return;
   const isTyping = document.activeElement === byId("question") || chat.running;
   const whole = await jobs.whole(job).catch(() => null);
   if (!whole?.result || film?.id !== job.video) return;
-  tracks.add(job.id, whole.result, { isSelected: !isTyping });
+  tracks.renew(job.id, whole.result, { isSelected: !isTyping });
   if (!isTyping) showTab("events");
 }
 
@@ -291,7 +292,7 @@ async function start() {
 async function openOnly(time) {
   await films.refresh();
   if (films.films.length === 1) await openFilm(films.films[0].id, time);
-  else films.open = (chosen) => openFilm(chosen.id, time);
+  else films.open = (chosen) => { openFilm(chosen.id, time); films.open = (other) => openFilm(other.id); };
 }
 
 start().catch(tellError);

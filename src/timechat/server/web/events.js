@@ -125,7 +125,7 @@ export class EventList {
             if (time === null) changed.target.value = formatTime(event[name], 2);
             else change({ [name]: time });
           } } })),
-      element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`,
+      element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
         on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
     const caption = element("textarea", { name: "caption", rows: "2", value: event.caption, "aria-label": "Caption", placeholder: TASKS[track.task]?.hint || "What happens", "data-focus": `caption-${event.id}`,
       on: {

@@ -2,7 +2,7 @@
 
 import { address, json } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
-import { tell, tellError } from "./status.js";
+import { announce, tell, tellError } from "./status.js";
 import { formatAgo } from "./time.js";
 import { TASKS } from "./tracks.js";
 
@@ -193,9 +193,10 @@ export class Jobs {
   }
 }
 
-/** Say how a job ended that the reader may not be looking at. */
-export function tellEnd(job, action) {
+/** Say how a job ended; `show` shows the result of one about another film than the open one. */
+export function tellEnd(job, show) {
   const name = `${nameOf(job)}${job.query ? ` “${job.query}”` : ""}`;
   if (job.status === "failed") tell(`${name}: ${job.error?.message ?? "failed"}`, { isError: true });
-  else if (job.status === "succeeded") tell(`${name}: ${stateWords(job)}`, { action });
+  else if (job.status === "succeeded" && show) tell(`${name}: ${stateWords(job)}`, { action: { name: "Show", run: show } });
+  else announce(`${name}: ${stateWords(job)}`);
 }

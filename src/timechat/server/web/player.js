@@ -17,6 +17,7 @@ export class Player extends EventTarget {
     this.knownDuration = 0;
     this.stopAt = null;
     this.wanted = null;
+    this.isFresh = true; // neither played nor sought in yet: the large button is shown
     this.listen();
   }
 
@@ -30,7 +31,7 @@ export class Player extends EventTarget {
     video.addEventListener("durationchange", () => tell("duration"));
     video.addEventListener("loadedmetadata", () => {
       if (!video.videoWidth) return this.cannotPlay(); // only its sound can be decoded
-      if (this.wanted !== null) this.seek(this.wanted);
+      if (this.wanted !== null) video.currentTime = Math.min(this.wanted, this.duration || Infinity);
       this.wanted = null;
       return undefined;
     });
@@ -53,6 +54,7 @@ export class Player extends EventTarget {
   open(film, { blob = null, time = null, isPlaying = false } = {}) {
     this.film = film;
     this.isPlayable = true;
+    this.isFresh = true;
     this.stillTime = 0;
     this.stopAt = null;
     this.wanted = time;
@@ -101,6 +103,8 @@ export class Player extends EventTarget {
   seek(time) {
     const inside = Math.min(Math.max(0, time), this.duration || Infinity);
     this.stopAt = null;
+    this.isFresh = false;
+    byId("big-play").hidden = true;
     if (!this.isPlayable) {
       this.stillTime = inside;
       this.showStill();
@@ -167,7 +171,8 @@ export class Player extends EventTarget {
     byId("play").title = isPlaying ? "Pause (space)" : "Play (space)";
     byId("play").disabled = !this.isPlayable;
     byId("mute").setAttribute("aria-pressed", String(this.video.muted));
-    byId("big-play").hidden = isPlaying || !this.isPlayable;
+    if (isPlaying) this.isFresh = false;
+    byId("big-play").hidden = !this.isFresh || !this.isPlayable;
     this.dispatchEvent(new Event("state"));
   }
 

@@ -19,3 +19,8 @@ export function tellError(error) {
   if (error.name === "AbortError") return;
   tell(error.message, { isError: true });
 }
+
+/** Say something to screen readers only: what others see anyway. */
+export function announce(words) {
+  byId("announcement").textContent = words;
+}

@@ -23,12 +23,14 @@ export class Track {
     this.source = source; // of the job that answered, or "chat", or "own"
     this.answer = answer;
     this.task = answer.task;
-    this.storageKey = `timechat.edits:${film}:${this.task}:${source}`;
+    this.storageKey = Track.storageKey(film, this.task, source);
     this.original = answer.events.map(withId);
     this.events = this.stored() ?? this.original;
     this.past = [];
     this.future = [];
   }
+
+  static storageKey(film, task, source) { return `timechat.edits:${film}:${task}:${source}`; }
 
   get title() {
     const { question, task } = this.answer;
@@ -100,6 +102,14 @@ export class Tracks extends EventTarget {
     return this.put(new Track(this.film, source, answer), isSelected);
   }
 
+  /** Show a new answer; one to the same question that was not edited makes room for it. */
+  renew(source, answer, options) {
+    const outdated = this.all.filter((track) => track.source !== source && track.source !== "own" && !track.isEdited
+      && track.task === answer.task && track.answer.question === answer.question);
+    this.all = this.all.filter((track) => !outdated.includes(track));
+    return this.add(source, answer, options);
+  }
+
   put(track, isSelected) {
     this.all = this.all.filter((other) => other.source !== track.source);
     this.all.push(track);
@@ -120,7 +130,7 @@ export class Tracks extends EventTarget {
     this.tell("select");
   }
 
-  /** The first track that shows events at a time has them; next and previous are those of the selected track. */
+  /** The event before (`step` -1) or after (1) the selected one, or else a time, in the selected track. */
   neighbour(time, step) {
     const ordered = this.track?.ordered ?? [];
     const at = ordered.findIndex((event) => event.id === this.eventId);
