@@ -99,12 +99,17 @@ def _add_errors(app: FastAPI) -> None:
     async def malformed(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return ApiError(400, f"the body is no JSON: {first['ctx']['error']}"[:500]).response()
         param = ".".join(str(part) for part in first["loc"] if part != "body") or None
         return ApiError(400, f"{param or 'the body'}: {first['msg']}"[:500], param).response()
 
-    async def by_status(_: Request, error: Exception) -> JSONResponse:
+    async def by_status(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})).response()
+        told = {404: "there is nothing at {path}", 405: "{method} is not what {path} takes"}
+        message = told.get(error.status_code, str(error.detail))
+        message = message.format(path=request.url.path[:200], method=request.method[:10])
+        return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
     async def unknown(_: Request, _error: Exception) -> JSONResponse:
         return ApiError(500, "something went wrong inside of the server; its log says more").response()

@@ -181,53 +181,17 @@ class Service:
         Raises:
             ApiError: Anything that is wrong with it.
         """
-        with self._asking(question, ticket) as (timechat, video, name):
-            answer = timechat.run(
-                question.task,
-                video,
-                question.words,
-                history=question.history,
-                decoding=question.decoding,
-                speech=question.speech,
-                wanted=question.wanted,
-                system=question.system,
-                cites=question.cites,
-                progress=progress,
-            )
-        return replace(answer, video=name)
+        with self.asking(question, ticket) as asked:
+            return asked.answer(progress)
 
     @contextmanager
-    def streaming(self, question: Question, ticket: Ticket) -> "Iterator[AnswerStream | Callable[[Progress], Answer]]":
-        """Answer a question while the block lasts: as a stream, or, about several windows, by a call.
+    def asking(self, question: Question, ticket: Ticket) -> "Iterator[Asked]":
+        """Have a question's video open while the block lasts; errors inside of it come out as answers.
 
         Raises:
             ApiError: Anything that is wrong with it.
         """
-        with self._asking(question, ticket) as (timechat, video, name):
-            options: dict[str, Any] = {
-                "history": question.history,
-                "decoding": question.decoding,
-                "speech": question.speech,
-                "wanted": question.wanted,
-                "system": question.system,
-            }
-            if len(video.windows) == 1 and not question.cites:
-                yield timechat.stream(question.task, video, question.words, **options)
-                return
-
-            def whole(progress: Progress) -> Answer:
-                answer = timechat.run(
-                    question.task, video, question.words, cites=question.cites, progress=progress, **options
-                )
-                return replace(answer, video=name)
-
-            yield whole
-
-    @contextmanager
-    def _asking(self, question: Question, ticket: Ticket) -> "Iterator[tuple[TimeChat, LongVideo, str | None]]":
-        """What a question is put to; errors come out as answers."""
         self.check(question)
-        timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
         hidden: list[tuple[Path, str]] = []
         try:
             ticket.check()
@@ -236,7 +200,8 @@ class Service:
                     hidden.append((film.path, film.name))
                 with self._open.lend(film, question.looking, question.sampling) as video:
                     ticket.check()
-                    yield timechat, video, film.name or None
+                    timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
+                    yield Asked(question, timechat, video, film.name or None)
         except Exception as error:
             told = as_api_error(error, hidden)
             if told is None:
@@ -247,6 +212,42 @@ class Service:
         if isinstance(video, Frames):
             return _lent(video)
         return self.films.opened(video, lambda: ticket.is_over)
+
+
+class Asked:
+    """A question put to an opened video."""
+
+    def __init__(self, question: Question, timechat: TimeChat, video: LongVideo, name: str | None) -> None:
+        """Put a question; `name` is how the answer calls the video."""
+        self._question, self._timechat, self._video, self._name = question, timechat, video, name
+        self._timings = dict(video.timings)
+        self._options: dict[str, Any] = {
+            "history": question.history,
+            "decoding": question.decoding,
+            "speech": question.speech,
+            "wanted": question.wanted,
+            "system": question.system,
+        }
+
+    def stream(self) -> AnswerStream | None:
+        """The answer while it is written; None where several windows answer, or what is written is worked on."""
+        if len(self._video.windows) > 1 or self._question.cites:
+            return None
+        return self._timechat.stream(self._question.task, self._video, self._question.words, **self._options)
+
+    def answer(self, progress: Progress | None = None) -> Answer:
+        """The whole answer."""
+        question = self._question
+        return self.named(
+            self._timechat.run(
+                question.task, self._video, question.words, cites=question.cites, progress=progress, **self._options
+            )
+        )
+
+    def named(self, answer: Answer) -> Answer:
+        """An answer that calls the video as the client does, with the seconds that were spent since the question."""
+        spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
+        return replace(answer, video=self._name, timings=spent)
 
 
 @contextmanager

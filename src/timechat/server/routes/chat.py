@@ -121,18 +121,19 @@ def _talk(
         loop.call_soon_threadsafe(told.put_nowait, item)
 
     try:
-        with server.service.streaming(body.question(server.settings), ticket) as asked:
-            if isinstance(asked, AnswerStream):
-                for piece in _up_to(asked, body.stops):
+        with server.service.asking(body.question(server.settings), ticket) as asked:
+            stream = asked.stream()
+            if stream is not None:
+                for piece in _up_to(stream, body.stops):
                     tell(piece)
-                answer = asked.answer
-                tell(replace(answer, text=_cut(answer.text, body.stops)))
+                answer = asked.named(stream.answer)
             else:
                 tell(_Progress())
-                answer = asked(lambda stage, done, total: tell(_Progress(stage, done, total)))
-                text = _cut(answer.text, body.stops)
-                tell(text)
-                tell(replace(answer, text=text))
+                answer = asked.answer(lambda stage, done, total: tell(_Progress(stage, done, total)))
+            answer = replace(answer, text=_cut(answer.text, body.stops))
+            if stream is None:
+                tell(answer.text)
+            tell(answer)
     except Exception as error:
         known = as_api_error(error)
         if known is None:
