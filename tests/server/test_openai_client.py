@@ -166,7 +166,10 @@ def test_a_task_of_the_model_can_be_asked_for(client, film_id):
 def test_a_form_is_kept(client, film_id):
     schema = {
         "type": "object",
-        "properties": {"colour": {"enum": ["red", "green", "blue"]}, "count": {"type": "integer"}},
+        "properties": {
+            "colour": {"enum": ["red", "green", "blue"]},
+            "count": {"type": "integer", "minimum": 0, "maximum": 9},
+        },
         "required": ["colour", "count"],
         "additionalProperties": False,
     }
