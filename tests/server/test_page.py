@@ -412,7 +412,7 @@ def test_a_busy_server_is_waited_for_and_told(page, server):
     page.route("**/v1/jobs", answer)
     open_film(page, server)
     page.locator(".task[data-task=steps]").click()
-    expect(page.locator(".toast")).to_contain_text("The server is busy. Trying again in 1 s.")
+    expect(page.get_by_text("The server is busy. Trying again in 1 s.")).to_be_visible()
     expect(page.locator(".lane[data-task=steps]")).to_have_count(1, timeout=ANSWER_MS)
 
 

@@ -80,7 +80,8 @@ async function openFile(file) {
   const stopWatching = setInterval(() => { if (turn !== opening) { byId("upload-cancel").click(); clearInterval(stopWatching); } }, 200);
   const uploaded = await uploading;
   clearInterval(stopWatching);
-  if (!uploaded || turn !== opening) return;
+  if (turn !== opening) return;
+  if (!uploaded) { if (!player.isPlayable) await showFilms(); return; } // neither here nor there can it be read
   film = uploaded;
   player.learn(film);
   timeline.open(film);
