@@ -251,6 +251,21 @@ def test_the_address_follows_where_the_film_was_sought_to(page, server):
     assert page.evaluate("navigator.clipboard.readText()") == page.url
 
 
+def test_a_file_that_is_no_film_leads_back_to_the_films(page, server, tmp_path):
+    (tmp_path / "words.mp4").write_text("no film")
+    page.goto(server)
+    page.locator("#file").set_input_files(tmp_path / "words.mp4")
+    expect(page.get_by_role("alert")).to_contain_text(re.compile("words.mp4|video"))
+    expect(page.locator("#drop")).to_be_visible()
+
+
+def test_a_time_without_a_film_waits_for_one(page, server):
+    page.goto(f"{server}/?t=5")
+    page.get_by_role("region", name="Library").locator(".film-open", has_text=SHORT).click()
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    expect_time(page, 5)
+
+
 def test_a_film_that_is_gone_is_told_in_the_words_of_the_server(page, server):
     page.goto(f"{server}/?film=file-none")
     expect(page.get_by_role("alert")).to_contain_text("file-none")
@@ -382,7 +397,7 @@ def test_jobs_outlive_a_reload_and_open_their_result(page, server):
     start_task(page, "steps")
     page.reload()
     expect(page.locator(".lane[data-task=steps]")).to_have_count(1)
-    page.get_by_role("button", name="Hide Steps").click()
+    page.locator(".lane[data-task=steps]").get_by_role("button", name="Hide Steps").click()
     expect(page.locator(".lane[data-task=steps]")).to_have_count(0)
     page.get_by_role("tab", name="Jobs").click()
     page.locator(".job[data-task=steps][data-status=succeeded] .job-open").first.click()
@@ -594,6 +609,8 @@ def test_a_server_with_a_key_asks_for_it_and_films_play(page, films, tmp_path):
     for server in serve("--allow", films.folder, "--data", tmp_path, "--api-key", "a-secret"):
         page.goto(server)
         dialog = page.get_by_role("dialog", name="API key")
+        dialog.get_by_role("button", name="Cancel").click()
+        page.get_by_role("alert").get_by_role("button", name="Enter the key").click()
         dialog.get_by_label("API key").last.fill("wrong")
         dialog.get_by_role("button", name="Sign in").click()
         expect(dialog.get_by_role("alert")).to_contain_text("does not take this key")
