@@ -7,8 +7,8 @@ import { TASKS } from "./tracks.js";
 const MANY = 12;
 
 export class EventList {
-  constructor({ player, tracks, exportTrack, linkTo }) {
-    Object.assign(this, { player, tracks, exportTrack, linkTo });
+  constructor({ player, tracks, closeTrack, exportTrack, linkTo }) {
+    Object.assign(this, { player, tracks, closeTrack, exportTrack, linkTo });
     this.filter = "";
     tracks.addEventListener("change", () => this.draw());
     tracks.addEventListener("select", () => this.draw(true));
@@ -68,7 +68,8 @@ export class EventList {
     return element("div", { class: "events-head" },
       element("h2", {}, track.title),
       track.isEdited && track.source !== "own" ? element("button", { type: "button", class: "quiet small", title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert") : null,
-      element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"));
+      element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"),
+      iconButton("close", `Hide ${track.title}`, () => this.closeTrack(track)));
   }
 
   /** What the answer says besides its events. */
