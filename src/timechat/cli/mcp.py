@@ -1,0 +1,44 @@
+"""`timechat mcp`: the tasks as tools for agents."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from timechat.cli.screen import Screen
+from timechat.cli.session import load_timechat
+from timechat.cli.settings import ModelSettings, takes_settings
+
+
+@takes_settings
+def mcp(
+    settings: ModelSettings,
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
+    ] = None,
+    preload: Annotated[
+        bool, typer.Option("--preload", help="Load the model at the start, not for the first question.")
+    ] = False,
+) -> None:
+    """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
+    from timechat.mcp.protocol import serve  # the first import: what is missing is told before anything is done
+
+    import asyncio
+    import contextlib
+    import sys
+
+    from timechat.mcp.desk import Desk
+    from timechat.mcp.library import Library
+
+    screen = Screen(quiet=settings.quiet)
+    with (
+        contextlib.closing(Library(allow or [Path()])) as library,
+        contextlib.closing(Desk(partial(load_timechat, settings, screen))) as desk,
+    ):
+        if preload:
+            with contextlib.redirect_stdout(sys.stderr):
+                desk.load()
+        screen.say("serving tools on stdin and stdout; videos in " + ", ".join(map(str, library.folders)))
+        asyncio.run(serve(desk, library))
