@@ -1,5 +1,8 @@
 """`timechat mcp`: the tasks as tools for agents."""
 
+import asyncio
+import contextlib
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,14 +26,9 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
-    from timechat.mcp.protocol import serve  # the first import: what is missing is told before anything is done
-
-    import asyncio
-    import contextlib
-    import sys
-
     from timechat.mcp.desk import Desk
     from timechat.mcp.library import Library
+    from timechat.mcp.protocol import serve
 
     screen = Screen(quiet=settings.quiet)
     with (

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import anyio
@@ -48,7 +47,7 @@ INSTRUCTIONS = (
 )
 
 _Context = ServerRequestContext[Any, Any]
-_Tell = Callable[[Step | None], object]
+_Tell = Callable[[Step], object]
 
 
 async def serve(desk: Desk, library: Library) -> None:
@@ -106,11 +105,13 @@ class Calls:
         if (tool := TOOLS.get(call.name)) is None:
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {call.name}; there are {', '.join(TOOLS)}")
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, steps.put_nowait)
+        loop = asyncio.get_running_loop()
         async with anyio.create_task_group() as group:
             group.start_soon(_report, context, steps)
-            result = await self._outcome(tool, call.arguments or {}, tell)
-            tell(None)
+            result = await self._outcome(
+                tool, call.arguments or {}, lambda step: loop.call_soon_threadsafe(steps.put_nowait, step)
+            )
+            steps.put_nowait(None)
         return result
 
     async def _outcome(self, tool: Tool, values: dict[str, Any], tell: _Tell) -> types.CallToolResult:

@@ -14,7 +14,7 @@ VideoName = Annotated[
     str,
     Field(
         min_length=1,
-        description="Path of a video, as `list_videos` gives it, or an http(s) address where the server allows its host.",
+        description="Path of a video, as `list_videos` gives it, or an http(s) address of an allowed host.",
     ),
 ]
 
@@ -272,8 +272,8 @@ TOOLS = {
         Tool(
             "video_info",
             "Look up a video",
-            "Tell how long a video is, its size in pixels, its frame rate and whether it has sound. Quick, and needs no "
-            "model; use it before asking about a part of a long video.",
+            "Tell how long a video is, its size in pixels, its frame rate and whether it has sound. Quick, no model; "
+            "use it before asking about a part of a long video.",
             VideoInfo,
             VideoInfoResult,
         ),
@@ -288,8 +288,8 @@ TOOLS = {
         Tool(
             "caption_video",
             "Caption a video",
-            "Tell all that happens in a video, in order: events with start, end (seconds) and a caption each. Use it to "
-            "learn what a video holds; use find_moments to look for one thing.",
+            "Tell all that happens in a video, in order: events with start, end (seconds) and a caption each. Use it "
+            "to learn what a video holds; use find_moments to look for one thing.",
             CaptionVideo,
             AnswerResult,
         ),
@@ -327,8 +327,8 @@ TOOLS = {
             "ask_video",
             "Ask about a video",
             "Ask anything about a video, in words; `events` holds the times that the answer names. About a long video "
-            "each of its stretches answers for itself: give start and end to ask about one. For times, find_moments and "
-            "caption_video are surer.",
+            "each of its stretches answers for itself: give start and end to ask about one. For times, find_moments "
+            "and caption_video are surer.",
             AskVideo,
             AnswerResult,
         ),
