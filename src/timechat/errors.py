@@ -3,6 +3,10 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
+
+AccessReason = Literal["forbidden", "not_found", "too_large", "bad_address", "unreachable"]
+"""Why something that was asked for from outside is not opened."""
 
 
 class TimeChatError(Exception):
@@ -11,6 +15,22 @@ class TimeChatError(Exception):
 
 class VideoError(TimeChatError):
     """A video that cannot be read: missing, empty, damaged, without pictures, or too slow to decode."""
+
+
+class AccessError(TimeChatError):
+    """A video that somebody outside has named and that is not opened; the message tells nothing of what else exists.
+
+    Attributes:
+        reason: `forbidden` by what this machine was told to allow, `not_found` where it may look, `too_large`,
+            a `bad_address` that says nothing usable, or `unreachable`: another server did not send it.
+    """
+
+    def __init__(self, message: str, reason: AccessReason) -> None:
+        super().__init__(message, reason)
+        self.reason: AccessReason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class CheckpointError(TimeChatError):
