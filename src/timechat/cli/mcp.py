@@ -21,6 +21,10 @@ def mcp(
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Videos at its http(s) addresses may be fetched; repeatable. Default: none."),
+    ] = None,
     preload: Annotated[
         bool, typer.Option("--preload", help="Load the model at the start, not for the first question.")
     ] = False,
@@ -32,7 +36,7 @@ def mcp(
 
     screen = Screen(quiet=settings.quiet)
     with (
-        contextlib.closing(Library(allow or [Path()])) as library,
+        contextlib.closing(Library(allow or [Path()], allow_host or [])) as library,
         contextlib.closing(Desk(partial(load_timechat, settings, screen))) as desk,
     ):
         if preload:

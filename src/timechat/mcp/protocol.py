@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -10,6 +12,7 @@ import anyio.to_thread
 from pydantic import ValidationError
 
 from timechat import __version__
+from timechat.access import Film, Probed
 from timechat.errors import TimeChatError, describe_error, is_out_of_memory
 from timechat.events import Answer, format_time
 from timechat.export import to_text
@@ -130,9 +133,9 @@ class Calls:
     async def _work(self, arguments: Arguments, tell: _Tell) -> types.CallToolResult:
         match arguments:
             case ListVideos():
-                return await anyio.to_thread.run_sync(_listed, self._library, arguments)
+                return _listed(await anyio.to_thread.run_sync(self._library.films), self._library, arguments)
             case VideoInfo():
-                return await anyio.to_thread.run_sync(_looked_up, self._library, arguments)
+                return _looked_up((await self._open(arguments.video))[1], arguments)
             case About():
                 return await self._answer(arguments.job(), tell)
         raise AssertionError(f"{type(arguments).__name__} belongs to no tool")
@@ -141,10 +144,22 @@ class Calls:
         """Find bad input while it is still cheap: before the model is loaded, and before others are waited for."""
         build_question(job.task, job.words)
         Request(1, None, None, job.start, job.end, None, "exact")
-        path = await anyio.to_thread.run_sync(self._library.find, job.video, abandon_on_cancel=True)
-        await anyio.to_thread.run_sync(self._library.look, path, abandon_on_cancel=True)
+        path, _ = await self._open(job.video)
         answer = await self._desk.answer(job, path, tell)
         return _succeeded(_told(answer), answer.to_dict())
+
+    async def _open(self, name: str) -> tuple[Path, Probed]:
+        """Find a video that may be opened, and make sure that it is one."""
+        stop = threading.Event()
+
+        def look() -> tuple[Path, Probed]:
+            path = self._library.find(name, is_cancelled=stop.is_set)
+            return path, self._library.look(path)
+
+        try:
+            return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+        finally:
+            stop.set()
 
 
 async def _report(context: _Context, steps: "asyncio.Queue[Step | None]") -> None:
@@ -174,31 +189,22 @@ def _told(answer: Answer) -> str:
     return "\n".join([to_text(answer).rstrip("\n"), *(f"note: {note}" for note in answer.notes)])
 
 
-def _listed(library: Library, wanted: ListVideos) -> types.CallToolResult:
-    films = [film for film in library.films() if wanted.contains.casefold() in str(film).casefold()]
-    listed = [ListedVideo(video=str(film), bytes=film.stat().st_size) for film in films[: wanted.limit]]
+def _listed(films: Sequence[Film], library: Library, wanted: ListVideos) -> types.CallToolResult:
+    films = [film for film in films if wanted.contains.casefold() in str(film.path).casefold()]
+    listed = [ListedVideo(video=str(film.path), bytes=film.num_bytes) for film in films[: wanted.limit]]
     result = ListVideosResult(
         videos=listed, total=len(films), folders=list(map(str, library.folders)), hosts=list(library.hosts)
     )
-    lines = [one.video for one in listed]
+    lines = [one.video for one in listed] or ["there is no such video"]
     if len(films) > len(listed):
         lines.append(f"and {len(films) - len(listed)} more; ask for those whose path contains some words")
-    return _succeeded("\n".join(lines or ["no videos"]), result.model_dump())
+    return _succeeded("\n".join(lines), result.model_dump())
 
 
-def _looked_up(library: Library, wanted: VideoInfo) -> types.CallToolResult:
-    info = library.look(library.find(wanted.video))
-    result = VideoInfoResult(
-        video=wanted.video,
-        duration=info.duration,
-        width=info.width,
-        height=info.height,
-        fps=info.fps,
-        has_audio=info.has_audio,
-        format=info.format,
-        codec=info.codec,
-    )
-    rate = f"{info.fps:.3f} frames a second" if info.fps else "rate unknown"
-    sound = "with sound" if info.has_audio else "no sound"
-    text = f"{wanted.video}: {info.duration:.3f} seconds ({format_time(info.duration)}), "
-    return _succeeded(f"{text}{info.width}x{info.height} pixels, {rate}, {sound}", result.model_dump())
+def _looked_up(video: Probed, wanted: VideoInfo) -> types.CallToolResult:
+    result = VideoInfoResult(video=wanted.video, **video.to_dict())
+    length = f"{video.duration:.3f} seconds ({format_time(video.duration)})"
+    rate = f"{video.fps:.3f} frames a second" if video.fps else "rate unknown"
+    sound = "with sound" if video.has_audio else "no sound"
+    text = f"{wanted.video}: {length}, {video.width}x{video.height} pixels, {rate}, {sound}"
+    return _succeeded(text, result.model_dump())
