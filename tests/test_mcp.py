@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -402,6 +403,21 @@ def test_stdout_holds_the_protocol_and_nothing_else(allowed):
     assert answers[0]["result"]["serverInfo"]["name"] == "timechat"
     assert answers[1]["result"]["structuredContent"]["task"] == "dense_caption"
     assert errors.splitlines()[-1] == f"serving tools on stdin and stdout; videos in {allowed}"
+
+
+def test_ctrl_c_ends_the_command_at_once(allowed):
+    process = subprocess.Popen(
+        server_command(allowed),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **ENVIRONMENT},
+        text=True,
+    )
+    with process:
+        assert process.stderr.readline().startswith("serving tools")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,23 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from timechat.cli.screen import Screen
 from timechat.cli.session import load_timechat
 from timechat.cli.settings import ModelSettings, takes_settings
+
+if TYPE_CHECKING:
+    from timechat.mcp.library import Library
 
 
 @takes_settings
@@ -38,9 +45,26 @@ def mcp(
     with (
         contextlib.closing(Library(allow or [Path()], allow_host or [])) as library,
         contextlib.closing(Desk(partial(load_timechat, settings, screen))) as desk,
+        _ended_by_signals(library),
     ):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):
                 desk.load()
         screen.say("serving tools on stdin and stdout; videos in " + ", ".join(map(str, library.folders)))
         asyncio.run(serve(desk, library))
+
+
+@contextlib.contextmanager
+def _ended_by_signals(library: "Library") -> Iterator[None]:
+    """End at once on Ctrl-C or `kill`: a thread that waits for a line on stdin would hold up the usual way out."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        library.close()
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
