@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from timechat.mcp.library import Library
 from timechat.mcp.tools import TOOLS, Job
 
 mcp = pytest.importorskip("mcp")
+
+ROOT = Path(__file__).parents[1]
 
 ENVIRONMENT = {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 QUERY = "the red ball moves"
@@ -100,7 +103,7 @@ def server_command(*folders: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def agent(allowed: Path) -> Iterator[Agent]:
     command, *arguments = server_command(allowed)
-    source = str(Path(__file__).parents[1] / "src")
+    source = str(ROOT / "src")
     parameters = mcp.StdioServerParameters(command=command, args=arguments, env={**ENVIRONMENT, "PYTHONPATH": source})
     with (
         anyio.from_thread.start_blocking_portal() as portal,
@@ -450,3 +453,31 @@ def test_without_the_library_the_extra_is_named(capsys, monkeypatch):
         main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == 'timechat: the MCP tools need mcp: pip install "timechat[server]"\n'
+
+
+def test_configurations_on_the_page_start_the_command(monkeypatch):
+    served: list[Path] = []
+
+    async def serve(_: Desk, library: Library) -> None:
+        served.extend(library.folders)
+
+    monkeypatch.setattr("timechat.mcp.protocol.serve", serve)
+    page = (ROOT / "docs" / "mcp.md").read_text()
+    blocks = [json.loads(block) for block in re.findall(r"^~~~~json\n(.*?)^~~~~", page, re.DOTALL | re.MULTILINE)]
+    assert [list(block) for block in blocks] == [["mcpServers"], ["servers"]]
+    for (server,) in (block[key].values() for block in blocks for key in block):
+        there = [str(ROOT) if "/" in word or "$" in word else word for word in server["args"] if word != "--preload"]
+        monkeypatch.setattr(sys, "argv", [server["command"], *there])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 0
+    assert served == [ROOT, ROOT]
+
+
+def test_the_page_names_every_tool_and_what_it_takes():
+    page = (ROOT / "docs" / "mcp.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert list(rows) == list(TOOLS)
+    for name, row in rows.items():
+        taken = set(TOOLS[name].arguments.model_fields) - {"video"}
+        assert set(re.findall(r"`(\w+)`", row)) - {"video"} == taken
