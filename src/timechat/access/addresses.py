@@ -189,10 +189,11 @@ def _split(url: str) -> tuple[Literal["http", "https"], str, int, str]:
             f"it must have at most {MAX_ADDRESS_LENGTH} characters, without blanks, backslashes or control characters"
         )
     try:
+        url.encode()  # half of a pair of surrogates is no character
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise _bad("host or port cannot be read") from None
+        raise _bad("host, port or a character of it cannot be read") from None
     scheme: Literal["http", "https"]
     if parts.scheme == "http":
         scheme = "http"

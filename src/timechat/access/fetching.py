@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from timechat.access.addresses import Addresses, CheckedAddress
 from timechat.access.limits import Limits
@@ -132,7 +132,7 @@ class _WatchedSocket:
         self.connection.sendall(data)
 
     def close(self) -> None:
-        self.connection.close()
+        """Called as soon as the head is read; the body is still to come, and `_response` closes."""
 
 
 @contextmanager
@@ -245,7 +245,11 @@ def _next_address(current: CheckedAddress, location: str | None) -> str:
     if not location:
         raise AccessError("the address is redirected to nowhere", "unreachable")
     try:
-        following = urljoin(current.url, location)
+        location = location.encode("latin-1").decode()  # headers are read as Latin-1, and servers write UTF-8
+    except UnicodeError:
+        location = quote(location, safe="/?%:@!$&'()*+,;=~-._#[]")
+    try:
+        following = urljoin(current.url, location.strip().replace(" ", "%20"))
     except ValueError:
         raise AccessError("the address is redirected to one that cannot be read", "bad_address") from None
     if current.scheme == "https" and following[:6].lower() != "https:":

@@ -6,8 +6,10 @@ import hashlib
 import os
 import re
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from timechat.errors import AccessError
@@ -83,26 +85,24 @@ class Folders:
         """
         path = _local_path(address_or_path)
         candidates = [path] if path.is_absolute() else [given / path for given, _ in self._roots]
-        found_inside = False
+        leads_outside = not candidates
         for candidate in candidates:
-            if not any(candidate.is_relative_to(root) for pair in self._roots for root in pair):
-                continue
-            real = Path(os.path.realpath(candidate))
-            if not self._is_inside(real):
-                continue
-            found_inside = True
-            if _status(real) is not None:
+            is_spelled_inside = any(candidate.is_relative_to(root) for pair in self._roots for root in pair)
+            real = Path(os.path.realpath(candidate)) if is_spelled_inside else None
+            if real is None or not self._is_inside(real):
+                leads_outside = True
+            elif _status(real) is not None:
                 return real
-        if found_inside:
-            raise AccessError("there is no such file in the allowed folders", "not_found")
-        raise AccessError("only files in the allowed folders may be opened", "forbidden")
+        if leads_outside:
+            raise AccessError("only files in the allowed folders may be opened", "forbidden")
+        raise AccessError("there is no such file in the allowed folders", "not_found")
 
     def films(self) -> list[Film]:
         """List the video files under the folders.
 
         Returns:
-            Sorted by name, each file once, at most `MAX_FILMS`. Hidden files, what is in hidden folders, and symbolic
-            links to folders or to what is outside are left out.
+            Sorted by name, each file once, at most `MAX_FILMS`. Hidden files and what is in hidden folders are left
+            out, and so are symbolic links: what they lead to inside is listed where it is.
         """
         films: dict[str, Film] = {}
         left = MAX_ENTRIES
@@ -137,13 +137,12 @@ class Folders:
         """The film at a path, or None if it is none."""
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             return None
-        real = Path(os.path.realpath(path))
-        status = _status(real) if self._is_inside(real) else None
-        if status is None:
+        status = _status(path)
+        if status is None or os.path.realpath(path) != str(path):
             return None
-        digest = hashlib.sha256(os.fsencode(real)).hexdigest()
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()
         shown = os.fsencode(name).decode("utf-8", "replace")
-        return Film(f"film-{digest[:24]}", shown, real, status.st_size, status.st_mtime)
+        return Film(f"film-{digest[:24]}", shown, path, status.st_size, status.st_mtime)
 
     def _is_inside(self, real: Path) -> bool:
         return any(real.is_relative_to(root) and real != root for _, root in self._roots)
@@ -181,14 +180,17 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files under a folder and links to such, without hidden ones; what cannot be read is passed over."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda each: each.name)
-    except OSError:
-        return
-    for entry in visible:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder / entry.name)
-        else:
-            yield folder / entry.name
+    """What is under a folder and is no folder, without what is hidden; what cannot be read is passed over."""
+    folders = deque([folder])
+    while folders:
+        current = folders.popleft()
+        try:
+            with os.scandir(current) as entries:
+                visible = [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]
+        except OSError:
+            continue
+        for entry in sorted(visible, key=lambda each: each.name):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(current / entry.name)
+            else:
+                yield current / entry.name

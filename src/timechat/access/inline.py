@@ -33,7 +33,8 @@ def decode_data_url(
         wanted = " or ".join(f"{kind}…" if kind.endswith("/") else kind for kind in kinds)
         raise AccessError(f"the data: address must hold {wanted}", "bad_address")
     num_characters = len(url) - comma - 1 - 2 * url.count("%", comma)
-    num_bytes = num_characters * 3 // 4 - url.endswith("=") - url.endswith("==")
+    ending = url[-6:].upper().replace("%3D", "=")
+    num_bytes = num_characters * 3 // 4 - ending.endswith("=") - ending.endswith("==")
     if num_bytes > limits.max_inline_bytes:
         raise AccessError(
             f"the data: address holds {num_bytes} bytes, more than the {limits.max_inline_bytes} that are allowed; "

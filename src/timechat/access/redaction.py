@@ -9,7 +9,7 @@ _SECRET_NAMES = (
 _DATA_URL = re.compile(
     r"data:([\w.+-]{0,60}/?[\w.+-]{0,60}(?:;[\w.+=-]{1,60}){0,4}),([\w%+/=.~!*'()-]*)", re.IGNORECASE
 )
-_AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE)
+_AUTHORIZATION = re.compile(r"\b(bearer|authorization[\"']?\s*[:=]\s*[\"']?basic)\s+[\w.~+/=-]+", re.IGNORECASE)
 _QUERY_SECRET = re.compile(rf"([?&;#]{_SECRET_NAMES}=)[^&#;\s\"'<>]*", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"\b([a-z][a-z0-9+.-]{0,20}://)[^/?#\s\"'<>]*@", re.IGNORECASE)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

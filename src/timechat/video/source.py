@@ -29,7 +29,12 @@ PATIENCE = 30.0
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
-_DRAWS_TEXT_OR_OPENS_OTHER_FILES = {"tty", "concat", "sdp", "hls", "dash"}
+_OPENS_OTHER_FILES = {
+    *("concat", "sdp", "hls", "dash", "webm_dash_manifest", "imf", "vobsub"),
+    *("rtsp", "rtp", "sap", "lavfi", "avisynth", "vapoursynth"),
+}
+_DRAWS_TEXT_OR_OPENS_OTHER_FILES = {"tty", *_OPENS_OTHER_FILES}
+_FORMATS_OF_ONE_FILE = ",".join(sorted(av.formats_available - _OPENS_OTHER_FILES))
 
 
 class Deadline:
@@ -105,10 +110,11 @@ class Opener:
         self.deadline.check()
         seconds = self.deadline.left()
         seconds = min(seconds, PATIENCE) if self.is_address else seconds
+        options = {} if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}  # before it opens them
         began = time.monotonic()
         try:
             container: av.container.InputContainer = av.open(
-                self.handle(), "r", metadata_errors="replace", timeout=(seconds, seconds)
+                self.handle(), "r", options=options, metadata_errors="replace", timeout=(seconds, seconds)
             )
         except (av.error.FFmpegError, OSError) as error:
             self.check_answering(error)
@@ -274,6 +280,8 @@ def _silent_server(deadline: Deadline) -> VideoError:
 def _hint(error: Exception, *, is_address: bool) -> str:
     is_nonsense = isinstance(error, av.error.InvalidDataError | av.error.EOFError)
     hint = "; it is another kind of file, or cut short or damaged at its header" if is_nonsense else ""
+    if isinstance(error, av.error.ArgumentError):
+        hint = "; it is text, such as a playlist, or damaged at its header; give a video file such as .mp4"
     advice = "; check the address, the network, and that it leads straight to a video file, not to a page about it"
     return hint + advice * is_address
 
