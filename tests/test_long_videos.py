@@ -276,7 +276,9 @@ def test_a_moment_found_coarsely_is_looked_at_again(nano, film, monkeypatch):
     from timechat.pipeline.long_video import LongVideo
 
     again = LongVideo.look_again
-    monkeypatch.setattr(LongVideo, "look_again", lambda self, w, a: (looked.append((w, a)), again(self, w, a))[1])
+    monkeypatch.setattr(
+        LongVideo, "look_again", lambda self, w, a, work: (looked.append((w, a)), again(self, w, a, work))[1]
+    )
     coarse = nano.ground(film, "the blue star blinks", looking=Looking(step=1.0, refine=False))
     assert not looked
     assert coarse.step == pytest.approx(1.0)
@@ -301,8 +303,8 @@ def test_a_border_that_the_second_look_does_not_confirm_stays(nano, film):
         return [told(w.window, SPAN.format(f"{start:.1f}", f"{start + 9:.1f}")) for w in windows]
 
     with nano.open(film, looking=Looking(step=1.0)) as video:
-        kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING)
-        moved = refine_moments(answer, video, nano.model.config, nearby, SCORING)
+        kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING, nano.work)
+        moved = refine_moments(answer, video, nano.model.config, nearby, SCORING, nano.work)
     assert (kept.events, kept.step) == (answer.events, 1.0)
     assert (moved.events[0].start, moved.events[0].end, moved.step) == (10.5, 19.5, 0.5)
 

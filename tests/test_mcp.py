@@ -252,7 +252,9 @@ def test_progress_rises_to_its_total(agent, allowed):
     assert done == sorted(set(done))
     assert {report[1] for report in reports} == {2.0}
     assert (done[0], done[-1]) == (0.0, 2.0)
-    assert [report[2] for report in reports[1:]] == [f"{n} of 10 windows" for n in (0, 8, 10)]
+    messages = [report[2] for report in reports]
+    assert [text for text in messages if text.endswith(" windows")] == [f"{n} of 10 windows" for n in (0, 8, 10)]
+    assert [f"looking at window {n} of 10" in messages for n in range(1, 11)] == [True] * 10
 
 
 def test_a_call_that_is_cancelled_makes_room_for_the_next(agent, allowed):
@@ -337,10 +339,15 @@ def test_two_passes_over_a_video_are_one_progress():
     told: list[Step] = []
     steps = Steps(2, told.append, threading.Event())
     steps.say("opening the video")
-    for done in (0, 2, 4, 0, 2, 4):
-        steps("windows", done, 4)
-    assert [step.done for step in told] == [0, 1, 1.5, 2, 2.5, 3]
+    steps("windows", 0, 2)
+    for done in (30, 60, 60):
+        steps("encode", done, 60)  # of two windows, the second of them short
+    steps("windows", 2, 2)
+    steps("windows", 0, 2)  # the second pass, for which nothing is encoded
+    steps("windows", 2, 2)
+    assert [step.done for step in told] == [0, 1, 1.125, 1.25, 1.5, 2, 3]
     assert {step.total for step in told} == {3}
+    assert told[-2].message == "2 of 2 windows"
 
 
 # ------------------------------------------------------------------------------------------------------ the library

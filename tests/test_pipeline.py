@@ -97,8 +97,7 @@ def test_a_video_that_is_gone_is_forgotten(timechat):
     timechat.ask(video, "x", decoding=SHORT)
     del video
     gc.collect()
-    assert timechat._prefix._video is None
-    assert timechat._prefix._cache is None
+    assert not timechat.work._prefix._known
 
 
 def test_a_streamed_answer_is_the_whole_answer_in_pieces(timechat, encoded):
@@ -208,7 +207,7 @@ def test_changing_the_adapters_strength_forgets_what_was_read(converted):
     timechat.ask(video, "What?", decoding=SHORT)
     timechat.model.set_lora_scale(0.0)
     warm = timechat.ask(video, "What?", decoding=SHORT).text
-    timechat._prefix.clear()
+    timechat.work._prefix.clear()
     assert timechat.ask(video, "What?", decoding=SHORT).text == warm
 
 

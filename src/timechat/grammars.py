@@ -43,15 +43,18 @@ class AnswerShape:
     """The form of one answer.
 
     Attributes:
-        grammar: Of its words, in the Lark dialect of llguidance.
+        grammar: Of its words, in the Lark dialect of llguidance; or a JSON schema.
         allows: Whether a text, without the space before it, can be the beginning of such an answer as far as its
-            numbers go, if so many tokens may be written after it. What the grammar forbids is not looked at.
+            numbers go, if so many tokens may be written after it. What the grammar forbids is not looked at. None where
+            the grammar says all.
         has_captions: Whether it has free words in it.
+        is_json: Whether the grammar is a JSON schema.
     """
 
     grammar: str
-    allows: Allows
+    allows: Allows | None
     has_captions: bool
+    is_json: bool = False
 
     def turn(self, text: str, tokens_left: int) -> Turn:
         """Tell what is written after a text that is allowed."""
@@ -85,6 +88,11 @@ def answer_shape(task: Task, *, duration: float, max_events: int = MAX_EVENTS) -
     if task == "highlights":
         return AnswerShape(_HIGHLIGHTS, partial(_allows_moments, last=last), False)
     return None
+
+
+def json_shape(schema: str) -> AnswerShape:
+    """Return the form of answers that are JSON of a schema, which is JSON too."""
+    return AnswerShape(schema, None, has_captions=False, is_json=True)
 
 
 # ---------------------------------------------------------------------------------------------------- grammars

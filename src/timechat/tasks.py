@@ -22,6 +22,7 @@ class Decoding:
         top_p: Share of the probability that is drawn from.
         top_k: Number of tokens that are drawn from.
         seed: Of the drawing.
+        json_schema: Keep a free answer to JSON of this schema, which is JSON too; None leaves it free.
     """
 
     max_new_tokens: int = 512
@@ -31,6 +32,7 @@ class Decoding:
     top_p: float = 0.9
     top_k: int = 50
     seed: int = 42
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -45,6 +47,8 @@ class Decoding:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
+        if self.json_schema is not None and self.is_free:
+            raise ValueError("json_schema is a form, and is_free asks for none; give one of them")
 
     def arguments(self) -> dict[str, Any]:
         """Return what `generate` is called with."""

@@ -30,7 +30,7 @@ PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8
 def resolving(monkeypatch: pytest.MonkeyPatch, *ips: str) -> list[str]:
     """Lets every name lead to these; gives the names that are asked for."""
     asked = list[str]()
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: asked.append(host) or list(ips))
+    monkeypatch.setattr(addresses, "resolve", lambda host, _: asked.append(host) or list(ips))
     return asked
 
 
@@ -222,7 +222,7 @@ def test_an_unknown_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_name_that_is_not_found_in_time_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.1)
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: time.sleep(1) or ["8.8.8.8"])
+    monkeypatch.setattr(addresses, "resolve", lambda *_: time.sleep(1) or ["8.8.8.8"])
     began = time.monotonic()
     assert reason_of("https://slow.example/") == "unreachable"
     assert time.monotonic() - began < 0.9

@@ -78,7 +78,7 @@ def test_the_connection_goes_to_what_was_checked_though_the_name_leads_elsewhere
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [["8.8.8.8"], ["127.0.0.1"], ["127.0.0.1"]]
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: answers.pop(0))
+    monkeypatch.setattr(addresses, "resolve", lambda *_: answers.pop(0))
     tried = list[object]()
 
     class Recorded(socket.socket):
@@ -98,7 +98,7 @@ def test_the_connection_goes_to_what_was_checked_though_the_name_leads_elsewhere
 def test_a_name_that_cannot_be_looked_up_again_is_still_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: ["127.0.0.1"])
+    monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.1"])
     with Server(whole()) as server:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a second look-up"))
         fetch(f"http://pinned.example:{server.port}/", tmp_path / "video", HERE, Limits())
@@ -108,7 +108,7 @@ def test_a_name_that_cannot_be_looked_up_again_is_still_fetched(
 def test_the_next_checked_address_is_tried_where_the_first_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: ["127.0.0.2", "127.0.0.1"])
+    monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.2", "127.0.0.1"])
     with Server(whole()) as server:
         fetch(f"http://two.example:{server.port}/", tmp_path / "video", HERE, Limits())
     assert (tmp_path / "video").read_bytes() == VIDEO
@@ -137,7 +137,7 @@ def test_a_redirect_to_a_private_address_is_refused(
         location = f"http://127.0.0.1:{hidden.port}/secret"
         with Server(sending(f"HTTP/1.1 {status} Moved|Location: {location}")) as server:
             public = Addresses([f"127.0.0.1:{server.port}", "*"], allows_private=False)
-            monkeypatch.setattr(addresses, "resolve", lambda host, port: ["127.0.0.1"])
+            monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.1"])
             monkeypatch.setattr(addresses, "reach", lambda ip, seen=[]: seen.append(ip) or _public_at_first(seen))
             assert refusal(f"http://public.example:{server.port}/", tmp_path, allowed=public)[0] == "forbidden"
             assert len(server.requests) == 1
@@ -219,7 +219,7 @@ def test_a_slow_drip_is_given_up_in_time_wherever_it_drips(start: str, tmp_path:
 
 
 def test_a_silent_server_is_given_up_in_time(tmp_path: Path) -> None:
-    with Server(lambda connection, request: time.sleep(5)) as server:
+    with Server(lambda *_: time.sleep(5)) as server:
         began = time.monotonic()
         assert refusal(server.url, tmp_path, Limits(fetch_timeout=0.5))[0] == "unreachable"
         assert time.monotonic() - began < 2
@@ -228,7 +228,7 @@ def test_a_silent_server_is_given_up_in_time(tmp_path: Path) -> None:
 def test_fetching_stops_soon_after_it_is_cancelled(tmp_path: Path) -> None:
     cancelled = threading.Event()
     threading.Timer(0.3, cancelled.set).start()
-    with Server(lambda connection, request: time.sleep(5)) as server:
+    with Server(lambda *_: time.sleep(5)) as server:
         began = time.monotonic()
         with pytest.raises(AccessError, match="cancelled"):
             fetch(server.url, tmp_path / "video", HERE, Limits(), is_cancelled=cancelled.is_set)
@@ -302,9 +302,9 @@ def tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.names = list[str | None]()
-    context.sni_callback = lambda connection, name, _context: context.names.append(name)
+    context.sni_callback = lambda _, name, __: context.names.append(name)
     monkeypatch.setattr(fetching, "tls_context", lambda: ssl.create_default_context(cafile=str(certificate)))
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: ["127.0.0.1"])
+    monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.1"])
     return context
 
 
@@ -324,7 +324,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(addresses, "resolve", lambda host, port: ["127.0.0.1"])
+    monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.1"])
     with Server(whole(), tls=tls) as server:
         assert "not trusted" in refusal(f"https://video.example:{server.port}/a", tmp_path)[1]
     assert server.requests == []

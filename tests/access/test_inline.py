@@ -28,9 +28,10 @@ def test_size_is_known_to_the_byte_before_decoding(num_bytes: int, monkeypatch: 
     for text in (base64.b64encode(bytes(num_bytes)).decode(), base64.b64encode(bytes(num_bytes)).decode().rstrip("=")):
         url = f"data:video/mp4;base64,{text}"
         assert len(decode_data_url(url, Limits(max_inline_bytes=num_bytes))) == num_bytes
-        with monkeypatch.context() as patched, pytest.raises(AccessError, match=f"holds {num_bytes} bytes") as caught:
+        with monkeypatch.context() as patched:
             patched.setattr(base64, "b64decode", lambda *_, **__: pytest.fail("decoded"))
-            decode_data_url(url, Limits(max_inline_bytes=num_bytes - 0.5))
+            with pytest.raises(AccessError, match=f"holds {num_bytes} bytes") as caught:
+                decode_data_url(url, Limits(max_inline_bytes=num_bytes - 0.5))
         assert caught.value.reason == "too_large"
 
 
@@ -67,5 +68,5 @@ def test_everything_else_is_a_bad_address(url: str) -> None:
 
 def test_kinds_are_the_callers_choice() -> None:
     assert decode_data_url(f"data:image/jpeg;base64,{TEXT}", Limits(), kinds=("image/",)) == VIDEO
-    with pytest.raises(AccessError, match="must hold image/jpeg$"):
+    with pytest.raises(AccessError, match=r"must hold image/jpeg$"):
         decode_data_url(f"data:image/jpeg2;base64,{TEXT}", Limits(), kinds=("image/jpeg",))

@@ -100,6 +100,7 @@ def _environment() -> dict[str, str]:
     return kept | {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUTF8": "1",
+        "MALLOC_ARENA_MAX": "2",  # else every thread of a decoder reserves 64 MB of the address space
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from timechat import __version__
-from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, mcp, score, train, watch
+from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, mcp, score, serve, train, watch
 from timechat.errors import TimeChatError, describe_error, is_out_of_memory
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
@@ -58,6 +58,7 @@ app.add_typer(cache.app, name="cache")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("score")(score.score)
+app.command("serve")(serve.serve)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Where questions are answered: one model, one question at a time, the videos of the last questions still open."""
 
 import asyncio
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from timechat.mcp.tools import Job
 if TYPE_CHECKING:
     from timechat.pipeline import LongVideo, TimeChat
 
+_LEAST_RISE = 0.01  # between two reports about frames, which come by the hundred
 _OPEN_VIDEOS = 4  # each keeps some hundred kilobytes a window, and a file
 
 
@@ -38,12 +40,14 @@ class Step:
 
 
 class Steps:
-    """Turns what the pipeline reports, anew for every pass over the video, into one number that only rises."""
+    """Turns what the pipeline reports, anew for every window and every pass, into one number that only rises."""
 
     def __init__(self, passes: int, tell: Callable[[Step], object], stop: threading.Event) -> None:
         self._passes, self._tell, self._stop = passes, tell, stop
-        self._begun = 0
-        self._share = 1.0  # of the current pass; the first is yet to begin
+        self._begun = 0  # passes
+        self._windows = 1  # of the video
+        self._seen = 0.0  # windows of this pass that have been looked at
+        self._answered = 0  # and those that have been asked about
         self._last = -1.0
 
     def say(self, message: str) -> None:
@@ -51,21 +55,31 @@ class Steps:
         self._report(0.0, message)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take what the pipeline reports.
+        """Take what the pipeline reports: windows that are answered, or frames of one window that are encoded.
 
         Raises:
             Stopped: Nobody waits for the answer.
         """
-        share = done / total if total else 1.0
-        if share < self._share or self._begun == 0:
-            self._begun = min(self._begun + 1, self._passes)
-        self._share = share
-        self._report(self._begun + share, f"{done} of {total} {stage}")
+        if stage == "windows":
+            if done < self._answered or not self._begun:
+                self._begun = min(self._begun + 1, self._passes)
+                self._seen = 0.0
+            self._windows, self._answered, self._seen = total, done, max(self._seen, done)
+            self._report(self._done, f"{done} of {total} windows")
+        elif stage == "encode":
+            window = math.floor(self._seen) if self._seen < self._windows else self._windows - 1
+            self._seen = window + done / total
+            self._report(self._done, f"looking at window {window + 1} of {self._windows}", least=_LEAST_RISE)
 
-    def _report(self, done: float, message: str) -> None:
+    @property
+    def _done(self) -> float:
+        """Looking at a window and asking about it count alike."""
+        return self._begun + (self._seen + self._answered) / (2 * self._windows)
+
+    def _report(self, done: float, message: str, least: float = 0.0) -> None:
         if self._stop.is_set():
             raise Stopped
-        if done > self._last:
+        if done > self._last + least:
             self._last = done
             self._tell(Step(done, 1.0 + self._passes, message))
 
@@ -112,7 +126,7 @@ class Desk:
         return self._timechat
 
     async def answer(self, job: Job, path: Path, tell: Callable[[Step], object]) -> Answer:
-        """Answer a question; cancelled, it ends at the next window, and the next question begins then.
+        """Answer a question; cancelled, it ends with the frames or answers at hand, and the next question begins then.
 
         Args:
             job: The question.

@@ -13,6 +13,8 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from timechat.grammars import AnswerShape
 
+_KEPT_GRAMMARS = 32  # compiled ones; each answer starts from a copy
+
 
 class AnswerConstraints:
     """Makes constraints for one model's tokens; made once a model, since its vocabulary takes a moment to prepare."""
@@ -28,6 +30,28 @@ class AnswerConstraints:
         self._tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.eos_token_ids = tuple(eos_token_ids)
+        self._matchers: dict[str, LLMatcher] = {}
+
+    def constraint(self, shape: AnswerShape) -> "AnswerConstraint":
+        """Return what keeps one answer in form, token by token."""
+        if shape.grammar not in self._matchers:
+            if len(self._matchers) >= _KEPT_GRAMMARS:
+                self._matchers.pop(next(iter(self._matchers)))
+            self._matchers[shape.grammar] = self._compile(shape)
+        return AnswerConstraint(self, shape, self._matchers[shape.grammar].deep_copy())
+
+    def _compile(self, shape: AnswerShape) -> LLMatcher:
+        read = LLMatcher.grammar_from_json_schema if shape.is_json else LLMatcher.grammar_from_lark
+        try:
+            grammar = read(shape.grammar)
+        except ValueError as error:
+            raise ValueError(f"the form of the answer cannot be read: {error}") from error
+        matcher = LLMatcher(self.engine, grammar, log_level=0)
+        if complaint := matcher.get_error():
+            if shape.is_json:
+                raise ValueError(f"the JSON schema of the answer cannot be kept to: {complaint.splitlines()[0]}")
+            raise RuntimeError(f"llguidance does not take our grammar: {complaint}")
+        return matcher
 
     def processor(self, shapes: Sequence[AnswerShape | None], max_new_tokens: int) -> "ShapedAnswers":
         """Return what keeps a batch in form, for `generate`.
@@ -82,7 +106,7 @@ class ShapedAnswers(LogitsProcessor):  # type: ignore[misc]
     ) -> None:
         self._constraints = constraints
         self._max_new_tokens = max_new_tokens
-        self._rows = [None if shape is None else _Row(constraints, shape) for shape in shapes]
+        self._rows = [None if shape is None else constraints.constraint(shape) for shape in shapes]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Mask scores `(batch, vocab)`; `input_ids` `(batch, written)` holds only what has been written so far."""
@@ -98,14 +122,12 @@ class ShapedAnswers(LogitsProcessor):  # type: ignore[misc]
         return scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
 
 
-class _Row:
-    """One answer while it is written."""
+class AnswerConstraint:
+    """Tells for one answer, while it is written, which tokens may come next."""
 
-    def __init__(self, constraints: AnswerConstraints, shape: AnswerShape) -> None:
-        self._constraints, self._shape = constraints, shape
-        self._matcher = LLMatcher(constraints.engine, LLMatcher.grammar_from_lark(shape.grammar), log_level=0)
-        if error := self._matcher.get_error():
-            raise RuntimeError(f"llguidance does not take our grammar: {error}")
+    def __init__(self, constraints: AnswerConstraints, shape: AnswerShape, matcher: LLMatcher) -> None:
+        """Begin an answer; made by `AnswerConstraints.constraint`."""
+        self._constraints, self._shape, self._matcher = constraints, shape, matcher
         self._ids: list[int] = []
         self._text = ""
         self.has_ended = False
@@ -121,6 +143,8 @@ class _Row:
         constraints = self._constraints
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: constraints.vocab_size].astype(bool)
+        if self._shape.allows is None:
+            return self._or_end(allowed)
         ends = [token for token in constraints.eos_token_ids if allowed[token]]
         turn = self._shape.turn(self._text, tokens_left)
         if turn == "last words":
@@ -129,8 +153,12 @@ class _Row:
             doubtful = allowed if turn == "numbers" else allowed & self._begins_event()
             for token in np.flatnonzero(doubtful):
                 allowed[token] = token in ends or self._shape.allows(self._after(int(token)), tokens_left - 1)
+        return self._or_end(allowed)
+
+    def _or_end(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The same, or the end where nothing is allowed."""
         if not allowed.any():
-            allowed[list(constraints.eos_token_ids)] = True
+            allowed[list(self._constraints.eos_token_ids)] = True
         return allowed
 
     def _after(self, token: int) -> str:

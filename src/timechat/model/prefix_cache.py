@@ -1,45 +1,72 @@
 """What the language model remembers from one prompt to the next."""
 
 import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
 
+from torch import Tensor
 from transformers import DynamicCache
 
 
+@dataclass(frozen=True)
+class _Known:
+    """The states of one prompt: keys and values of each layer, `(1, heads, positions, head size)`."""
+
+    video: "weakref.ref[object]"
+    ids: list[int]
+    lora_scale: float | None
+    states: list[tuple[Tensor, Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.states for tensor in pair)
+
+
 class PrefixCache:
-    """What the language model remembers of the last prompt about the last video.
+    """What the language model remembers of the last prompt about each of the last videos.
 
     Two prompts about one video are the same up to the question; so are the turns of a conversation. The
     states of that shared part are taken over instead of being computed again.
     """
 
-    def __init__(self) -> None:
-        self._video: weakref.ref[object] | None = None
-        self._ids: list[int] = []
-        self._lora_scale: float | None = None
-        self._cache: DynamicCache | None = None
+    def __init__(self, max_bytes: int = 0) -> None:
+        """Remember nothing yet.
+
+        Args:
+            max_bytes: Of all states together; the prompt that was used last is remembered whatever its size.
+        """
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[int, _Known] = OrderedDict()
 
     def take(self, video: object, ids: list[int], lora_scale: float | None) -> DynamicCache:
-        """Return a cache that holds the longest prefix of `ids` that is known; it is no longer kept here."""
-        known, cache = self._ids, self._cache
-        is_same = self._video is not None and self._video() is video and self._lora_scale == lora_scale
-        self.clear()
-        if cache is None or not is_same:
-            return DynamicCache()
+        """Return a cache of its own that holds the longest prefix of `ids` that is known."""
+        cache = DynamicCache()
+        known = self._known.get(id(video))
+        if known is None or known.video() is not video or known.lora_scale != lora_scale:
+            return cache
+        self._known.move_to_end(id(video))
         # At least one token must be read anew: its output is where the answer starts.
-        shared = min(_shared_length(known, ids), len(ids) - 1, cache.get_seq_length())
-        cache.crop(shared - cache.get_seq_length())
+        shared = min(_shared_length(known.ids, ids), len(ids) - 1, known.states[0][0].shape[2])
+        for layer, (keys, values) in enumerate(known.states):
+            cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
         return cache
 
     def keep(self, video: object, ids: list[int], lora_scale: float | None, cache: DynamicCache) -> None:
-        """Remember the states of `ids`, of which the last have not been read by the model."""
+        """Remember the states of `ids`, of which the last may not have been read by the model."""
         if any(getattr(cache, "is_sliding", ())):
             return  # a window that slid on cannot be turned back
-        self._video = weakref.ref(video, lambda _: self.clear())
-        self._ids, self._lora_scale, self._cache = ids, lora_scale, cache
+        key = id(video)
+        reference = weakref.ref(video, lambda _: self._known.pop(key, None))
+        # A dynamic cache never writes into its tensors: it makes new ones.
+        states = [(layer.keys, layer.values) for layer in cache.layers]
+        self._known[key] = _Known(reference, ids, lora_scale, states)
+        self._known.move_to_end(key)
+        while len(self._known) > 1 and sum(known.num_bytes for known in list(self._known.values())) > self._max_bytes:
+            self._known.popitem(last=False)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._video, self._ids, self._cache = None, [], None
+        self._known.clear()
 
 
 def _shared_length(a: list[int], b: list[int]) -> int:

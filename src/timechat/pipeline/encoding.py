@@ -24,6 +24,7 @@ def encode_frames(
     progress: Callable[[int, int], None] | None = None,
     *,
     told: ArrayLike | None = None,
+    look: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Encode frames, told the times that they bear, into frame tokens `(1, frames, tokens, hidden)`.
 
@@ -33,7 +34,9 @@ def encode_frames(
         frames: All frames of one video, or of one window.
         progress: Told how many frames are done and how many there are.
         told: `(frames,)` seconds that the frames are told instead of their own, to see what becomes of it.
+        look: Encodes a piece instead of the model's `get_frame_features`, with its arguments.
     """
+    look = look or model.get_frame_features
     times = frames.timestamps if told is None else np.asarray(told, dtype=np.float64)
     input_ids, attention_mask = processor.encode_timestamps(times)
     at_once = _FRAMES_AT_ONCE.get(model.device.type, _FRAMES_AT_ONCE_ELSEWHERE)
@@ -42,7 +45,7 @@ def encode_frames(
         part = slice(first, first + at_once)
         piece = replace(frames, pixels=frames.pixels[part], timestamps=frames.timestamps[part])
         inputs = (processor.normalize(piece), input_ids[part], attention_mask[part])
-        tokens.append(model.get_frame_features(*(tensor[None].to(model.device) for tensor in inputs)))
+        tokens.append(look(*(tensor[None].to(model.device) for tensor in inputs)))
         if progress is not None:
             progress(min(first + at_once, len(frames)), len(frames))
     return torch.cat(tokens, dim=1)

@@ -1,5 +1,6 @@
 """A video of any length, looked at window by window in bounded memory."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +11,11 @@ from typing import Any, TypeVar
 from timechat.errors import VideoError
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.encoded import EncodedVideo, Video
+from timechat.pipeline.encoded import EncodedVideo, Progress, Video
 from timechat.pipeline.encoding import compress_frames, encode_frames, on_clock
 from timechat.pipeline.looking import LookPlan, Sampling, plan_look
 from timechat.pipeline.store import WindowStore
+from timechat.pipeline.work import DirectWork, Work
 from timechat.video import Frames, VideoReader, load_frames
 from timechat.windows import Looking, Window
 
@@ -74,6 +76,8 @@ class LongVideo:
         self.notes: tuple[str, ...] = ()
         self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0}
         self._kept: dict[Window, EncodedVideo] | None = {} if keeps_tokens else None
+        self._work: Work = DirectWork(model, processor)
+        self._lock = threading.Lock()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="timechat-look")
 
     def __enter__(self) -> "LongVideo":
@@ -96,21 +100,33 @@ class LongVideo:
         """All windows, in order of time."""
         return self.plan.windows
 
-    def encode(self, windows: Sequence[Window]) -> Iterator[EncodedVideo]:
-        """Encode windows one after the other; the next one's frames are decoded meanwhile."""
+    def encode(
+        self, windows: Sequence[Window], work: Work | None = None, progress: Progress | None = None
+    ) -> Iterator[EncodedVideo]:
+        """Encode windows one after the other; the next one's frames are decoded meanwhile.
+
+        May be called from several threads: what one has encoded, the others take over.
+
+        Args:
+            windows: Of the plan.
+            work: Does what needs the model; None does it here.
+            progress: Told of the frames of each window.
+        """
         ahead: Future[Frames] | None = None
         for window, following in zip(windows, [*windows, None][1:], strict=True):
-            if ahead is None and (known := self._known(window)) is not None:
-                yield known
-                continue
-            future = ahead or self._ahead.submit(self.load, window)
-            frames = self.timed("decode", future.result)
-            ahead = self._ahead.submit(self.load, following) if following and self._is_new(following) else None
-            arguments = self.plan.load_arguments(window)
-            yield self._remember(self.timed("encode", partial(self._look, frames, window, arguments)))
+            with self._lock:
+                if (known := self._known(window)) is not None:
+                    encoded, ahead = known, None
+                else:
+                    frames = self.timed("decode", (ahead or self._ahead.submit(self.load, window)).result)
+                    ahead = self._ahead.submit(self.load, following) if following and self._is_new(following) else None
+                    arguments = self.plan.load_arguments(window)
+                    look = partial(self._look, frames, window, arguments, work or self._work, progress)
+                    encoded = self._remember(self.timed("encode", look))
+            yield encoded
 
-    def encode_whole(self) -> EncodedVideo:
-        """Encode a video that fits into one window.
+    def encode_whole(self, work: Work | None = None) -> EncodedVideo:
+        """Encode a video that fits into one window; `work` does what needs the model.
 
         Raises:
             ValueError: It takes several.
@@ -120,15 +136,16 @@ class LongVideo:
                 f"a video of {len(self.windows)} windows is not answered as a stream; use `run`, or `encode` it, which "
                 "looks at it as one"
             )
-        return next(self.encode(self.windows))
+        return next(self.encode(self.windows, work))
 
-    def look_again(self, window: Window, load_arguments: Mapping[str, Any]) -> EncodedVideo:
+    def look_again(self, window: Window, load_arguments: Mapping[str, Any], work: Work | None = None) -> EncodedVideo:
         """Encode a stretch that is no window of the plan, with frames of its own choice."""
         known = self.store.load(window, load_arguments)
         if known is not None:
             return replace(known, name=self.name, model=self._model_name)
-        frames = self.timed("decode", partial(self._load_frames, load_arguments))
-        return self.timed("encode", partial(self._look, frames, window, load_arguments))
+        with self._lock:
+            frames = self.timed("decode", partial(self._load_frames, load_arguments))
+        return self.timed("encode", partial(self._look, frames, window, load_arguments, work or self._work))
 
     def _known(self, window: Window) -> EncodedVideo | None:
         """A window that was encoded before: in this job, or in any other whose results are on disk."""
@@ -159,13 +176,21 @@ class LongVideo:
         assert self._reader is not None
         return self._reader.load(**arguments, size=size)
 
-    def _look(self, frames: Frames, window: Window, load_arguments: Mapping[str, Any]) -> EncodedVideo:
+    def _look(
+        self,
+        frames: Frames,
+        window: Window,
+        load_arguments: Mapping[str, Any],
+        work: Work,
+        progress: Progress | None = None,
+    ) -> EncodedVideo:
         frames = on_clock(frames, window.start, window.pace)
         frame_tokens = self.store.load_frame_tokens(window, load_arguments)
         if frame_tokens is None:
-            frame_tokens = encode_frames(self._model, self._processor, frames)
+            report = None if progress is None else partial(progress, "encode")
+            frame_tokens = encode_frames(self._model, self._processor, frames, report, look=work.look)
             self.store.save_frame_tokens(window, load_arguments, frame_tokens)
-        tokens = compress_frames(self._model, frame_tokens)
+        tokens = work.do(partial(compress_frames, self._model, frame_tokens))
         self.notes += tuple(note for note in frames.notes if note not in self.notes)
         encoded = EncodedVideo(
             tokens, frames.timestamps, window.duration, self.name, frames.notes, self._model_name, window

@@ -9,6 +9,7 @@ from timechat.pipeline.answers import Scoring, WindowAnswer, read_window
 from timechat.pipeline.encoded import EncodedVideo
 from timechat.pipeline.long_video import LongVideo
 from timechat.pipeline.looking import border_window
+from timechat.pipeline.work import Work
 from timechat.windows import temporal_iou
 
 _SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one has found something else
@@ -16,7 +17,9 @@ _SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one 
 Ask = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
 
 
-def refine_moments(answer: Answer, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring) -> Answer:
+def refine_moments(
+    answer: Answer, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring, work: Work
+) -> Answer:
     """Look again at every moment of an answer.
 
     A moment that fits into half of a second look is looked at once, from its middle; a longer one at both its borders.
@@ -28,18 +31,19 @@ def refine_moments(answer: Answer, video: LongVideo, config: TimeChatConfig, ask
         config: Of the model.
         ask: Asks the same question about other windows.
         scoring: Of the model.
+        work: Does what needs the model.
 
     Returns:
         The answer with finer borders; its `step` is that of the coarsest border.
     """
     step = answer.step or 0.0
-    refined = [_refine(event, video, config, ask, scoring, step) for event in answer.events]
+    refined = [_refine(event, video, config, ask, scoring, step, work) for event in answer.events]
     steps = [step for _, step in refined]
     return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
 
 
 def _refine(
-    event: Event, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring, step: float
+    event: Event, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring, step: float, work: Work
 ) -> tuple[Event, float]:
     """The moment with finer borders, and how fine they are."""
     middle = (event.start + event.end) / 2
@@ -48,7 +52,7 @@ def _refine(
 
     def look(border: float) -> Event | None:
         window, arguments = border_window(config, border, step, video.duration)
-        (told,) = ask([video.look_again(window, arguments)])
+        (told,) = ask([video.look_again(window, arguments, work)])
         events = read_window(told, "grounding", event.caption, scoring).events
         return events[0] if events else None
 

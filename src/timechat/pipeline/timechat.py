@@ -1,28 +1,24 @@
 """The class that users meet: encode once, ask many times, whatever the length."""
 
+import copy
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from transformers import LogitsProcessor
 
 from timechat.cache import DiskCache
 from timechat.errors import PromptTooLongError
 from timechat.events import Answer, Event, Task
 from timechat.files import without_scheme
-from timechat.grammars import answer_shape
-from timechat.model.answering import Prompt, Written, token_places, write_answers
-from timechat.model.constrained import AnswerConstraints
+from timechat.grammars import AnswerShape, answer_shape, json_shape
+from timechat.model.answering import Prompt, Written, token_places
 from timechat.model.digest import weights_digest
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.prefix_cache import PrefixCache
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.streaming import AnswerStream
 from timechat.model.token_cache import model_facts
@@ -37,6 +33,7 @@ from timechat.pipeline.looking import Sampling
 from timechat.pipeline.plan import USUAL_TOKENS, JobPlan, peak_memory_bytes, timed
 from timechat.pipeline.refining import refine_moments
 from timechat.pipeline.store import WindowStore
+from timechat.pipeline.work import DirectWork, Order, Work
 from timechat.prompts import DEFAULT_PRESET
 from timechat.scores import Token
 from timechat.speech import heard_question, speech_between
@@ -61,6 +58,7 @@ class TimeChat:
         name: What the model was loaded from.
         notes: Said with every answer, such as untrained weights.
         cache: Where tokens and answers are kept on disk.
+        work: Where the model's work is done.
     """
 
     def __init__(
@@ -86,8 +84,7 @@ class TimeChat:
         self.processor = processor
         self.name = name
         self.notes = tuple(notes)
-        self._prefix = PrefixCache()
-        self._lock = threading.RLock()
+        self.work: Work = DirectWork(self.model, processor)
 
     @classmethod
     def from_pretrained(
@@ -116,6 +113,12 @@ class TimeChat:
             network.set_lora_scale(lora_scale)
         notes = () if network.config.is_trained else (UNTRAINED_NOTE,)
         return cls(network, processor, name=str(model), notes=notes)
+
+    def working_by(self, work: Work) -> "TimeChat":
+        """The same model, whose work is done somewhere else."""
+        other = copy.copy(self)
+        other.work = work
+        return other
 
     # ------------------------------------------------------------------------------------------------ looking
 
@@ -172,8 +175,10 @@ class TimeChat:
         _report(progress, "decode", 1, 1)
         shortest_prompt = self.processor.render_prompt(frames.timestamps, "")
         self._check_room(len(self.processor.encode_prompt(shortest_prompt, len(frames))), max_new_tokens=1)
-        frame_tokens = encode_frames(self.model, self.processor, frames, partial(_report, progress, "encode"))
-        video_tokens = compress_frames(self.model, frame_tokens)
+        frame_tokens = encode_frames(
+            self.model, self.processor, frames, partial(_report, progress, "encode"), look=self.work.look
+        )
+        video_tokens = self.work.do(partial(compress_frames, self.model, frame_tokens))
         name = frames.source.name if frames.source else None
         encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, self.name)
         store.save(None, chosen, encoded)
@@ -388,6 +393,7 @@ class TimeChat:
         preset: str = DEFAULT_PRESET,
         looking: Looking = _USUAL_LOOK,
         speech: Sequence[Event] | None = None,
+        system: str | None = None,
         wanted: Wanted = _THE_BEST,
         cites: bool = False,
         verifies: bool = False,
@@ -404,6 +410,7 @@ class TimeChat:
             preset: Wording of the task, such as `"original-zeroshot@1"`.
             looking: In which windows a video that is not yet encoded is looked at.
             speech: What is said in the video, told with the question; None where nobody listened.
+            system: System prompt instead of the preset's.
             wanted: Which moments grounding is to give.
             cites: Whether the sentences of a free answer say when they can be seen, `[m:ss–m:ss]`: the time of the
                 dense caption that tells the same.
@@ -415,7 +422,7 @@ class TimeChat:
             VideoError: The video cannot be read.
         """
         question = _Question(
-            task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None
+            task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None, system
         )
         question.check()
         if isinstance(video, EncodedVideo | LongVideo):
@@ -530,6 +537,7 @@ class TimeChat:
         decoding: Decoding = GREEDY,
         preset: str = DEFAULT_PRESET,
         speech: Sequence[Event] | None = None,
+        system: str | None = None,
         wanted: Wanted = _THE_BEST,
     ) -> AnswerStream:
         """Run a task by name and hand over the text while it is written.
@@ -537,11 +545,11 @@ class TimeChat:
         The video is looked at as one, as by `encode`; about a `LongVideo` of several windows there is no stream.
         """
         question = _Question(
-            task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None
+            task, words, tuple(history), decoding, preset, tuple(speech) if speech is not None else None, system
         )
         question.check()
         if isinstance(video, LongVideo):
-            encoded = video.encode_whole()
+            encoded = video.encode_whole(self.work)
         else:
             encoded = video if isinstance(video, EncodedVideo) else self.encode(video)
         prompt = self._prompt(question, encoded)
@@ -591,7 +599,8 @@ class TimeChat:
         if isinstance(video, EncodedVideo):
             windows = [video]
         else:
-            windows = list(video.encode([w for w in video.windows if w.start <= cited.end and cited.start <= w.end]))
+            touched = [w for w in video.windows if w.start <= cited.end and cited.start <= w.end]
+            windows = list(video.encode(touched, self.work))
         read = [
             read_window(answer, "grounding", cited.caption, self._scoring)
             for answer in self._answer_all(asked, windows)
@@ -613,7 +622,7 @@ class TimeChat:
         todo = [window for window in video.windows if window not in answers]
         _report(progress, "windows", len(answers), len(video.windows))
         batch: list[EncodedVideo] = []
-        for encoded in video.encode(todo):
+        for encoded in video.encode(todo, self.work, progress):
             batch.append(encoded)
             if len(batch) == video.looking.batch_size or encoded.window == todo[-1]:
                 for told in video.timed("answer", partial(self._answer_all, question, batch)):
@@ -625,7 +634,7 @@ class TimeChat:
         answer = self._tell(question, video, [answers[window] for window in video.windows], wanted)
         if question.task == "grounding" and video.plan.refines and answer.events:
             again = partial(self._answer_all, question)
-            answer = refine_moments(answer, video, self.model.config, again, self._scoring)
+            answer = refine_moments(answer, video, self.model.config, again, self._scoring, self.work)
         return answer
 
     def _answer_all(self, question: "_Question", windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
@@ -653,7 +662,9 @@ class TimeChat:
         if not found:
             return list(answers)
         asked = [windows[i] for i in found]
-        nats = confirm(self.model, self.processor, asked, list(found.values()), preset=questions[0].preset)
+        told = list(found.values())
+        ask = partial(confirm, self.model, self.processor, asked, told, preset=questions[0].preset)
+        nats = self.work.do(ask)
         confirmed = dict(zip(found, nats, strict=True))
         return [replace(answer, confirmation=confirmed.get(i)) for i, answer in enumerate(answers)]
 
@@ -701,7 +712,7 @@ class TimeChat:
             encoded.timestamps,
             question.text(_window(encoded)),
             history=question.history,
-            system=find_preset(question.preset).system,
+            system=question.system or find_preset(question.preset).system,
         )
         input_ids = self.processor.encode_prompt(text, encoded.num_frames)
         self._check_room(len(input_ids), question.decoding.max_new_tokens)
@@ -716,41 +727,12 @@ class TimeChat:
                 "max_new_tokens"
             )
 
-    @torch.inference_mode()
     def _write(
         self, prompts: Sequence[Prompt], videos: Sequence[EncodedVideo], question: "_Question", **watchers: Any
     ) -> list[Written]:
-        """Write answers; a single one starts from what is still known of the prompt before it."""
-        decoding, scale = question.decoding, self.model.lora_scale
-        with self._lock, _seeded(decoding, self.model.device):
-            write = partial(
-                write_answers,
-                self.model,
-                prompts,
-                pad_token_id=self.processor.pad_token_id,
-                arguments=decoding.arguments() | watchers,
-                constraint=self._constraint(question, videos),
-            )
-            if len(prompts) > 1:
-                return write()
-            cache = self._prefix.take(videos[0], prompts[0].input_ids, scale)
-            written = write(cache=cache)
-            self._prefix.keep(videos[0], prompts[0].input_ids + written[0].token_ids, scale, cache)
-        return written
-
-    def _constraint(self, question: "_Question", videos: Sequence[EncodedVideo]) -> LogitsProcessor | None:
-        """What keeps answers about these videos in their form; None where they are free."""
-        decoding = question.decoding
-        shapes = [None if decoding.is_free else answer_shape(question.task, duration=v.duration) for v in videos]
-        return None if None in shapes else self._constraints.processor(shapes, decoding.max_new_tokens)
-
-    @cached_property
-    def _constraints(self) -> AnswerConstraints:
-        ends = self.model.generation_config.eos_token_id
-        vocab_size = self.model.config.text_config.vocab_size
-        return AnswerConstraints(
-            self.processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ())
-        )
+        """Write answers; `watchers` are those of an `Order`."""
+        shapes = [question.shape(video.duration) for video in videos]
+        return self.work.write(Order(prompts, shapes, question.decoding, **watchers))
 
     def _tokens(self, written: Written) -> tuple[str, tuple[Token, ...]]:
         """The text of an answer and the tokens that wrote it."""
@@ -769,15 +751,24 @@ class _Question:
     decoding: Decoding
     preset: str
     speech: tuple[Event, ...] | None
+    system: str | None = None
 
     def check(self) -> None:
         """Raise a `ValueError` where the task, the preset or the words make no question."""
         build_question(self.task, self.words, preset=self.preset)
+        if self.decoding.json_schema is not None and self.task != "ask":
+            raise ValueError(f"json_schema is for free answers (ask); {self.task} has a form of its own")
 
     @property
     def is_reproducible(self) -> bool:
         """Whether the same question always has the same answer."""
         return not self.decoding.do_sample
+
+    def shape(self, duration: float) -> AnswerShape | None:
+        """The form that keeps an answer about so many seconds readable; None where it is free."""
+        if self.decoding.json_schema is not None:
+            return json_shape(self.decoding.json_schema)
+        return None if self.decoding.is_free else answer_shape(self.task, duration=duration)
 
     def text(self, window: Window) -> str:
         """The question as it is asked about a window, with what is said in it where somebody listened."""
@@ -798,6 +789,7 @@ class _Question:
             "history": [list(turn) for turn in self.history],
             "decoding": asdict(self.decoding),
             "preset": self.preset,
+            "system": self.system,
         }
 
 
@@ -808,15 +800,3 @@ def _window(encoded: EncodedVideo) -> Window:
 def _report(progress: Progress | None, stage: str, done: int, total: int) -> None:
     if progress is not None:
         progress(stage, done, total)
-
-
-@contextmanager
-def _seeded(decoding: Decoding, device: torch.device) -> Iterator[None]:
-    """Draw from the call's own seed and leave the caller's random numbers alone."""
-    if not decoding.do_sample:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(decoding.seed)
-        yield

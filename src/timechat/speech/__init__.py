@@ -6,7 +6,7 @@ sound ─▶ recognition ───────────┴▶ loading ─▶ 
 
 from timechat.speech.loading import load_speech
 from timechat.speech.recognition import Transcript, check_recogniser, transcribe_audio
-from timechat.speech.transcripts import read_transcript
+from timechat.speech.transcripts import parse_transcript, read_transcript
 from timechat.speech.wording import clean_speech, heard_question, speech_between, thin_speech
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "clean_speech",
     "heard_question",
     "load_speech",
+    "parse_transcript",
     "read_transcript",
     "speech_between",
     "thin_speech",

@@ -27,9 +27,14 @@ def read_transcript(path: str | Path) -> tuple[Event, ...]:
         DataError: The file is missing or malformed; the message says where and what was expected.
     """
     path = Path(path)
-    text = _read_text(path)
+    return parse_transcript(_read_text(path), name=path)
+
+
+def parse_transcript(text: str, *, name: str | Path = "transcript") -> tuple[Event, ...]:
+    """Read a transcript that is at hand as text; `name` is how messages call it, the rest as in `read_transcript`."""
     if not text.strip():
         return ()
+    path = Path(name)
     return tuple(sorted(_reader_of(text, path)(text, path), key=lambda line: line.start))
 
 

@@ -1,0 +1,123 @@
+"""Where the model's work is done: here and now, unless somebody else, such as a server's engine, takes it over."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from timechat.grammars import AnswerShape
+from timechat.model.answering import Prompt, Written, write_answers
+from timechat.model.constrained import AnswerConstraints
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.prefix_cache import PrefixCache
+from timechat.model.processing import TimeChatProcessor
+from timechat.tasks import Decoding
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Order:
+    """Prompts that are to be answered.
+
+    Attributes:
+        prompts: Any number, about one video or several.
+        shapes: The form of each answer; None where it is free.
+        decoding: How they are written.
+        streamer: Of a single prompt: told each token as it is written, then the end; as `generate` takes it.
+        stopping_criteria: Of a single prompt: end it early; as `generate` takes them.
+    """
+
+    prompts: Sequence[Prompt]
+    shapes: Sequence[AnswerShape | None]
+    decoding: Decoding
+    streamer: BaseStreamer | None = None
+    stopping_criteria: StoppingCriteriaList | None = None
+
+
+class Work(Protocol):
+    """Does the three kinds of work that need the model; called from any thread, returns when it is done."""
+
+    def look(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
+        """Encode a few frames of one video; arguments and result as of `get_frame_features`."""
+
+    def write(self, order: Order) -> list[Written]:
+        """Answer prompts, each as if it were alone."""
+
+    def do(self, work: Callable[[], Result]) -> Result:
+        """Do anything else that calls the model."""
+
+
+class DirectWork:
+    """Work that is done in the caller's thread, one prompt batch at a time."""
+
+    def __init__(self, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> None:
+        """Take a model.
+
+        Args:
+            model: In evaluation mode.
+            processor: The model's.
+        """
+        self._model, self._processor = model, processor
+        self._prefix = PrefixCache()
+        self._lock = threading.RLock()
+
+    @torch.inference_mode()
+    def look(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
+        """Encode frames now."""
+        return self._model.get_frame_features(pixel_values, qformer_input_ids, qformer_attention_mask)
+
+    @torch.inference_mode()
+    def write(self, order: Order) -> list[Written]:
+        """Write answers; a single one starts from what is still known of the prompt before it."""
+        prompts, decoding, scale = order.prompts, order.decoding, self._model.lora_scale
+        watchers = {"streamer": order.streamer, "stopping_criteria": order.stopping_criteria}
+        arguments: dict[str, Any] = {
+            "pad_token_id": self._processor.pad_token_id,
+            "arguments": decoding.arguments() | {name: value for name, value in watchers.items() if value is not None},
+        }
+        with self._lock, _seeded(decoding, self._model.device):
+            if None not in order.shapes:
+                arguments["constraint"] = self.constraints.processor(order.shapes, decoding.max_new_tokens)
+            if len(prompts) > 1:
+                return write_answers(self._model, prompts, **arguments)
+            prompt = prompts[0]
+            cache = self._prefix.take(prompt.video_tokens, prompt.input_ids, scale)
+            written = write_answers(self._model, prompts, cache=cache, **arguments)
+            self._prefix.keep(prompt.video_tokens, prompt.input_ids + written[0].token_ids, scale, cache)
+        return written
+
+    def do(self, work: Callable[[], Result]) -> Result:
+        """Do it now."""
+        return work()
+
+    @cached_property
+    def constraints(self) -> AnswerConstraints:
+        """What keeps this model's answers in form."""
+        return constraints_of(self._model, self._processor)
+
+
+def constraints_of(model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> AnswerConstraints:
+    """Return what keeps a model's answers in form; to be made once, since its vocabulary takes a moment to prepare."""
+    ends = model.generation_config.eos_token_id
+    vocab_size = model.config.text_config.vocab_size
+    return AnswerConstraints(processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ()))
+
+
+@contextmanager
+def _seeded(decoding: Decoding, device: torch.device) -> Iterator[None]:
+    """Draw from the call's own seed and leave the caller's random numbers alone."""
+    if not decoding.do_sample:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(decoding.seed)
+        yield

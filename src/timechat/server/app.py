@@ -1,0 +1,121 @@
+"""The application: routes, doors and the page, put together."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from timechat import __version__
+from timechat.errors import TimeChatError
+from timechat.pipeline import TimeChat
+from timechat.server.database import Database
+from timechat.server.errors import ApiError, as_api_error
+from timechat.server.films import Films
+from timechat.server.gate import Gate, Keys
+from timechat.server.jobs import Jobs
+from timechat.server.metrics import Metrics
+from timechat.server.routes import chat, export, jobs, status, tasks
+from timechat.server.routes import files as file_routes
+from timechat.server.routes.server import Server, check_key
+from timechat.server.service import Service
+from timechat.server.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> FastAPI:
+    """Make the application that serves a model.
+
+    Args:
+        timechat: The model; nobody else should use it meanwhile.
+        settings: How the server behaves; None takes the defaults.
+    """
+    settings = ServerSettings() if settings is None else settings
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.data / "server.sqlite3")
+        films = Films(settings, database)
+        service = Service(timechat, settings, films)
+        background = Jobs(service, settings, database)
+        metrics.watch(service, background, films)
+        app.state.server = Server(settings, service, films, background, Keys(settings.api_keys), metrics)
+        service.start()
+        background.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(background.stop)
+            await run_in_threadpool(service.stop)
+            database.close()
+
+    app = FastAPI(title="TimeChat", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    guarded = APIRouter(dependencies=[Depends(check_key)])
+    for part in (chat, tasks, file_routes, jobs, export):
+        guarded.include_router(part.router)
+    app.include_router(status.router)
+    app.include_router(status.guarded)
+    app.include_router(guarded)
+    _add_page(app)
+    _add_errors(app)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page at `/`, and its files."""
+    folder = Path(str(files("timechat") / "server" / "web"))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=folder), name="static")
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Everything that goes wrong is told in OpenAI's shape."""
+
+    async def known(_: Request, error: Exception) -> JSONResponse:
+        told = as_api_error(error)
+        assert told is not None
+        return told.response()
+
+    async def malformed(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return ApiError(400, f"the body is no JSON: {first['ctx']['error']}"[:500]).response()
+        param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        return ApiError(400, f"{param or 'the body'}: {first['msg']}"[:500], param).response()
+
+    async def by_status(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        told = {404: "there is nothing at {path}", 405: "{method} is not what {path} takes"}
+        message = told.get(error.status_code, str(error.detail))
+        message = message.format(path=request.url.path[:200], method=request.method[:10])
+        return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
+
+    async def unknown(_: Request, _error: Exception) -> JSONResponse:
+        return ApiError(500, "something went wrong inside of the server; its log says more").response()
+
+    for kind in (ApiError, TimeChatError, ValueError, MemoryError):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, by_status)
+    app.add_exception_handler(Exception, unknown)

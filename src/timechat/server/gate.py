@@ -1,0 +1,203 @@
+"""Who may come in, how large a request may be, and what is written down about it."""
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from asyncio import timeout
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from timechat.access import redact
+from timechat.server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from timechat.server.metrics import Metrics
+from timechat.server.settings import ServerSettings
+
+logger = logging.getLogger("timechat.server.requests")
+
+COOKIE = "timechat_session"
+_SESSION_SECONDS = 12 * 3600.0
+_MOST_SESSIONS = 1000
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; object-src 'none'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+
+
+class Keys:
+    """The keys that open the server, and the sessions of browsers that have shown one."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Take the keys; none lets everybody in."""
+        self._digests = [_digest(key) for key in keys]
+        self._sessions: dict[str, float] = {}
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether there are any."""
+        return bool(self._digests)
+
+    def is_valid(self, key: str) -> bool:
+        """Whether a key opens the server; takes as long for a wrong one as for a right one."""
+        digest = _digest(key)
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all, so that time tells nothing
+        return any(matches)
+
+    def open_session(self) -> str:
+        """Let a browser in that has shown a key; returns what its cookie holds."""
+        now = time.monotonic()
+        self._sessions = {name: ends for name, ends in self._sessions.items() if ends > now}
+        if len(self._sessions) >= _MOST_SESSIONS:
+            self._sessions.pop(min(self._sessions, key=self._sessions.__getitem__))
+        token = secrets.token_urlsafe(32)
+        self._sessions[_digest(token).hex()] = now + _SESSION_SECONDS
+        return token
+
+    def close_session(self, token: str) -> None:
+        """Let it in no more."""
+        self._sessions.pop(_digest(token).hex(), None)
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that shows no valid key.
+
+        A cookie counts only for requests that change nothing, so that no other page can act in a visitor's name.
+
+        Raises:
+            ApiError: 401.
+        """
+        if not self.are_needed:
+            return
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self.is_valid(key.strip()):
+            return
+        token = request.cookies.get(COOKIE, "")
+        ends = self._sessions.get(_digest(token).hex(), 0.0)
+        if request.method in _SAFE_METHODS and ends > time.monotonic():
+            return
+        raise ApiError(
+            401,
+            "this server needs a key: send the header Authorization: Bearer KEY",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+class Gate:
+    """The outermost layer of the application: everything passes it, both ways."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+        """Stand before an application."""
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or say why not."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status = CLIENT_CLOSED_REQUEST
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = {name.lower() for name, _ in message["headers"]}
+                extra = [(k.encode(), v.encode()) for k, v in _HEADERS.items() if k.encode() not in given]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None:
+                await refusal.response()(scope, receive, send_on)
+            else:
+                await self._app(scope, _Body(receive, self._settings, is_upload=_is_upload(scope)), send_on)
+        finally:
+            seconds = time.monotonic() - began
+            route = getattr(scope.get("route"), "path", None) or "other"
+            self._metrics.count(scope["method"] if scope["method"] in _METHODS else "other", route, status, seconds)
+            path = scope["path"][:200].encode("ascii", "backslashreplace").decode()
+            logger.info("%s %s %s %.3f s", scope["method"][:10], redact(path), status, seconds)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        """Why a request does not come in; None where it does."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        name = re.sub(r":\d*$", "", host).lower()
+        if "*" not in self._settings.names and name not in {known.lower() for known in self._settings.names}:
+            return ApiError(
+                403, f"this server is not called {host[:80]!r}; name it with --name if it should be", code="wrong_host"
+            )
+        origin = headers.get(b"origin")
+        if origin is not None and origin not in self._settings.origins and urlsplit(origin).netloc != host:
+            return ApiError(
+                403, "pages of other servers may not ask this one; allow theirs with --origin", code="wrong_origin"
+            )
+        length = headers.get(b"content-length", "0")
+        most = _most_bytes(self._settings, is_upload=_is_upload(scope))
+        if not length.isdecimal() or int(length) > most:
+            return _too_large(most)
+        return None
+
+
+_METHODS = {"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"}
+
+
+class _Body:
+    """What a client sends, measured: too much, too slow or broken off is told apart."""
+
+    def __init__(self, receive: Receive, settings: ServerSettings, *, is_upload: bool) -> None:
+        self._receive, self._settings = receive, settings
+        self._most, self._held = _most_bytes(settings, is_upload=is_upload), 0
+        self._ends = time.monotonic() + settings.upload_timeout
+        self._is_whole = False
+
+    async def __call__(self) -> Message:
+        if self._is_whole:
+            return await self._receive()  # nothing more than that the client goes away
+        wait = min(self._settings.silence_timeout, self._ends - time.monotonic())
+        try:
+            async with timeout(max(0.0, wait)):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise ApiError(408, "the request's body did not arrive in time", headers={"Connection": "close"}) from error
+        if message["type"] == "http.request":
+            self._held += len(message.get("body", b""))
+            self._is_whole = not message.get("more_body", False)
+            if self._held > self._most:
+                raise _too_large(self._most)
+        else:
+            self._is_whole = True
+        return message
+
+
+def _is_upload(scope: Scope) -> bool:
+    return bool(scope["method"] == "POST" and scope["path"] == "/v1/files")
+
+
+def _most_bytes(settings: ServerSettings, *, is_upload: bool) -> int:
+    # The parts around a file in a form are small.
+    return settings.limits.max_bytes + (1 << 20) if is_upload else settings.max_body_bytes
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(
+        413, f"the request is larger than the {most} bytes that it may have", headers={"Connection": "close"}
+    )

@@ -1,0 +1,98 @@
+"""`/v1/files`: upload once, ask many times; and the films of the server's own folders."""
+
+import asyncio
+from collections import OrderedDict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, Response
+from starlette.requests import ClientDisconnect
+
+from timechat.server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from timechat.server.routes.server import Here
+from timechat.server.uploads import FileForm
+from timechat.video.thumbnails import thumbnail
+
+router = APIRouter()
+
+_KEPT_THUMBNAILS = 1000
+_thumbnails: "OrderedDict[tuple[str, float, int], bytes]" = OrderedDict()
+_drawing = asyncio.Semaphore(2)
+
+
+@router.post("/v1/files")
+async def upload(request: Request, server: Here) -> dict[str, Any]:
+    """Take a film in, as it arrives."""
+    films, settings = server.films, server.settings
+    declared = int(request.headers.get("content-length", "0"))
+    if films.num_bytes + declared > settings.max_store_bytes:
+        raise ApiError(507, "there is no room for this file; delete others first", "file")
+    path = films.new_path()
+    form = FileForm(request.headers.get("content-type", ""), path)
+    try:
+        await form.read(request.stream())
+        if path.stat().st_size > settings.limits.max_bytes:
+            raise ApiError(413, f"a file may have {settings.limits.max_bytes} bytes here", "file")
+        filename, purpose = form.filename or "film", form.fields.get("purpose", "user_data")
+        stored = await run_in_threadpool(films.keep, path, filename, purpose)
+    except ClientDisconnect as error:
+        raise ApiError(CLIENT_CLOSED_REQUEST, "the upload broke off") from error
+    finally:
+        path.unlink(missing_ok=True)
+    return stored.to_dict()
+
+
+@router.get("/v1/files")
+async def listed(server: Here, purpose: str | None = None) -> dict[str, Any]:
+    """Uploads, the newest first, and the films of the folders."""
+    records = await run_in_threadpool(server.films.listed)
+    return {
+        "object": "list",
+        "data": [record for record in records if purpose in (None, record["purpose"])],
+        "has_more": False,
+    }
+
+
+@router.get("/v1/files/{file_id}")
+async def record(file_id: str, server: Here) -> dict[str, Any]:
+    """One of them, and what video it is."""
+    return await run_in_threadpool(server.films.record, file_id)
+
+
+@router.delete("/v1/files/{file_id}")
+async def delete(file_id: str, server: Here) -> dict[str, Any]:
+    """Remove an upload."""
+    await run_in_threadpool(server.films.delete, file_id)
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+@router.get("/v1/files/{file_id}/content")
+async def content(file_id: str, server: Here) -> FileResponse:
+    """The film itself, in parts where the client asks for `Range`."""
+    film, filename = server.films.by_id(file_id)
+    assert film.path is not None
+    media_type = await run_in_threadpool(server.films.media_type, film)
+    last = filename.rsplit("/", 1)[-1]
+    return FileResponse(film.path, media_type=media_type, filename=last, content_disposition_type="inline")
+
+
+@router.get("/v1/files/{file_id}/thumbnail")
+async def picture(
+    file_id: str,
+    server: Here,
+    time: Annotated[float, Query(ge=0, le=1e7)] = 0.0,
+    height: Annotated[int, Query(ge=16, le=720)] = 72,
+) -> Response:
+    """The keyframe before a time, as a small JPEG."""
+    film, _ = server.films.by_id(file_id)
+    assert film.path is not None
+    key = (film.key, time, height)
+    if key not in _thumbnails:
+        async with _drawing:
+            await run_in_threadpool(server.films.probe, film)
+            _thumbnails[key] = await run_in_threadpool(thumbnail, film.path, time, height)
+        while len(_thumbnails) > _KEPT_THUMBNAILS:
+            _thumbnails.popitem(last=False)
+    headers = {"Cache-Control": "private, max-age=86400"}
+    return Response(_thumbnails[key], media_type="image/jpeg", headers=headers)

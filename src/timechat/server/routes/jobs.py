@@ -1,0 +1,85 @@
+"""`/v1/jobs`: questions that take long."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from timechat.server.jobs import Job
+from timechat.server.routes.server import Here, Server
+from timechat.server.schemas import JobRequest
+
+router = APIRouter()
+
+_LOOK_EVERY = 0.2  # seconds
+_SIGN_OF_LIFE = 15.0  # seconds
+
+
+@router.post("/v1/jobs", status_code=202)
+async def add(body: JobRequest, server: Here) -> dict[str, Any]:
+    """Put a question into the queue."""
+    filename = None
+    if isinstance(body.video, str) and body.video.startswith(("file-", "film-")):
+        filename = (await run_in_threadpool(server.films.by_id, body.video))[1]
+    return (await run_in_threadpool(server.jobs.add, body, filename)).to_dict()
+
+
+@router.get("/v1/jobs")
+async def listed(server: Here) -> dict[str, Any]:
+    """All jobs, the newest first."""
+    return {"object": "list", "data": [job.to_dict() for job in server.jobs.listed()]}
+
+
+@router.get("/v1/jobs/{job_id}")
+async def one(job_id: str, server: Here) -> dict[str, Any]:
+    """One job."""
+    return server.jobs.get(job_id).to_dict()
+
+
+@router.post("/v1/jobs/{job_id}/cancel")
+async def cancel(job_id: str, server: Here) -> dict[str, Any]:
+    """Call a job off."""
+    return (await run_in_threadpool(server.jobs.cancel, job_id)).to_dict()
+
+
+@router.delete("/v1/jobs/{job_id}")
+async def delete(job_id: str, server: Here) -> dict[str, Any]:
+    """Forget a job that is over."""
+    await run_in_threadpool(server.jobs.delete, job_id)
+    return {"id": job_id, "object": "job", "deleted": True}
+
+
+@router.get("/v1/jobs/{job_id}/events")
+async def events(job_id: str, server: Here) -> StreamingResponse:
+    """How far a job is, told whenever that changes, until it is over."""
+    job = server.jobs.get(job_id)
+    return StreamingResponse(
+        _events(job, server), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _events(job: Job, server: Server) -> AsyncIterator[str]:
+    told_status, told_progress, silent = None, None, 0.0
+    while server.service.engine.is_alive:
+        if job.is_over:
+            yield _event("done", job.to_dict())
+            return
+        status, progress = job.status, job.progress
+        if status != told_status:
+            yield _event("status", job.to_dict())
+        if progress != told_progress:
+            yield _event("progress", progress)
+        silent = 0.0 if (status, progress) != (told_status, told_progress) else silent + _LOOK_EVERY
+        told_status, told_progress = status, progress
+        if silent >= _SIGN_OF_LIFE:
+            silent = 0.0
+            yield ": still at work\n\n"
+        await asyncio.sleep(_LOOK_EVERY)
+
+
+def _event(kind: str, content: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n"

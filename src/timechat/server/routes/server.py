@@ -1,0 +1,51 @@
+"""What the routes work with."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from timechat.server.films import Films
+from timechat.server.gate import Keys
+from timechat.server.jobs import Jobs
+from timechat.server.metrics import Metrics
+from timechat.server.service import Service
+from timechat.server.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server's parts, and when it was started (seconds since 1970)."""
+
+    settings: ServerSettings
+    service: Service
+    films: Films
+    jobs: Jobs
+    keys: Keys
+    metrics: Metrics
+    started: int = field(default_factory=lambda: int(time.time()))
+
+
+def _server(request: Request) -> Server:
+    server: Server = request.app.state.server
+    return server
+
+
+async def check_key(request: Request) -> None:
+    """Refuse a request without a valid key."""
+    _server(request).keys.check(request)
+
+
+Here = Annotated[Server, Depends(_server)]
+
+
+def until_gone(request: Request) -> Callable[[], Awaitable[None]]:
+    """Something to wait for: that the client goes away. For after the body was read."""
+
+    async def wait() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return wait

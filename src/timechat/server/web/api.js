@@ -1,0 +1,190 @@
+// Requests to the server: errors in words, waiting when it is busy, and its key.
+
+import { byId } from "./dom.js";
+import { tell } from "./status.js";
+
+const KEY = "timechat.key";
+const MOST_TRIES = 8;
+
+let key = sessionStorage.getItem(KEY);
+let signingIn = null;
+
+export const address = (path) => new URL(path, new URL(".", document.baseURI)).href;
+
+/** What the server, or the way to it, said no with. */
+export class ServerError extends Error {
+  constructor(message, status = 0, type = "") {
+    super(message);
+    this.name = "ServerError";
+    this.status = status;
+    this.type = type;
+  }
+}
+
+const IN_WORDS = {
+  401: "The server asks for a key.",
+  403: "The server does not allow this.",
+  404: "The server does not have this any more.",
+  408: "This took longer than the server allows.",
+  413: "This is larger than the server takes.",
+  415: "The server does not take this kind of file.",
+  422: "This cannot be read as a video.",
+  429: "The server is busy.",
+  503: "The server is not ready yet.",
+};
+
+/** The error of a reply: the server's own words where it has some. */
+export function errorOf(status, text) {
+  let said = null;
+  try {
+    const body = JSON.parse(text);
+    said = body.error ?? (typeof body.detail === "string" ? { message: body.detail } : null);
+  } catch { /* not JSON: a proxy's page, perhaps */ }
+  const words = said?.message ? said.message.charAt(0).toUpperCase() + said.message.slice(1) : IN_WORDS[status];
+  return new ServerError(words ?? `The server answered with an error (${status}).`, status, said?.type);
+}
+
+const headers = () => (key ? { Authorization: `Bearer ${key}` } : {});
+
+/** Wait as long as the server asked for, and tell so; rejects when `signal` is aborted. */
+function waitAndTell(seconds, signal) {
+  const stopTelling = tell(`The server is busy. Trying again in ${Math.ceil(seconds)} s.`, { seconds: 0 });
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => { stopTelling(); resolve(); }, seconds * 1000);
+    signal?.addEventListener("abort", () => { clearTimeout(timer); stopTelling(); reject(new DOMException("stopped", "AbortError")); });
+  });
+}
+
+/** A reply of the server that is not an error. Waits when the server is busy, and asks for the key when it wants one. */
+export async function request(path, { method = "GET", body = null, signal = null } = {}) {
+  for (let tries = 1; ; tries++) {
+    const isJson = body !== null && !(body instanceof FormData);
+    let reply;
+    try {
+      reply = await fetch(address(path), {
+        method, signal,
+        headers: isJson ? { ...headers(), "Content-Type": "application/json" } : headers(),
+        body: isJson ? JSON.stringify(body) : body,
+      });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError("The server cannot be reached. Is it still running?");
+    }
+    if (reply.ok) return reply;
+    if (reply.status === 401 && tries < MOST_TRIES) { await signIn(); continue; }
+    if (reply.status === 429 && tries < MOST_TRIES) {
+      await waitAndTell(Number(reply.headers.get("Retry-After")) || 2, signal);
+      continue;
+    }
+    throw errorOf(reply.status, await reply.text());
+  }
+}
+
+export const json = async (path, options) => (await request(path, options)).json();
+
+/** Ask for the key until the server takes one; several callers share one question. */
+function signIn() {
+  signingIn ??= askForKey().finally(() => { signingIn = null; });
+  return signingIn;
+}
+
+function askForKey() {
+  const dialog = byId("key-dialog");
+  const form = byId("key-form");
+  const wrong = byId("key-wrong");
+  wrong.hidden = true;
+  byId("key").value = "";
+  dialog.showModal();
+  return new Promise((resolve, reject) => {
+    const giveUp = () => { end(); reject(new ServerError(IN_WORDS[401], 401)); };
+    const end = () => {
+      form.removeEventListener("submit", submit);
+      dialog.removeEventListener("cancel", giveUp);
+      byId("key-cancel").removeEventListener("click", giveUp);
+      dialog.close();
+    };
+    const submit = async (event) => {
+      event.preventDefault();
+      const given = byId("key").value.trim();
+      try {
+        await openSession(given);
+        key = given;
+        sessionStorage.setItem(KEY, key);
+        end();
+        resolve();
+      } catch (error) {
+        wrong.textContent = error.status === 401 ? "The server does not take this key." : error.message;
+        wrong.hidden = false;
+        byId("key").select();
+      }
+    };
+    form.addEventListener("submit", submit);
+    dialog.addEventListener("cancel", giveUp);
+    byId("key-cancel").addEventListener("click", giveUp);
+  });
+}
+
+/** Have the server set its cookie, which video, pictures and job events are asked for with. */
+async function openSession(given) {
+  const reply = await fetch(address("v1/session"), { method: "POST", headers: { Authorization: `Bearer ${given}` } });
+  if (!reply.ok) throw errorOf(reply.status, await reply.text());
+}
+
+/** Renew the cookie after a reload; a key that is not taken any more is asked for again by the first request. */
+export async function resumeSession() {
+  if (key) await openSession(key).catch(() => { key = null; sessionStorage.removeItem(KEY); });
+}
+
+/** Upload a file; `onProgress` gets the share that is sent, 0 to 1. `cancel()` of what it returns stops it. */
+export function upload(file, onProgress) {
+  let sending = null;
+  let isCancelled = false;
+  const send = () => new Promise((resolve, reject) => {
+    const form = new FormData();
+    form.append("purpose", "user_data");
+    form.append("file", file, file.name);
+    sending = new XMLHttpRequest();
+    sending.open("POST", address("v1/files"));
+    for (const [name, value] of Object.entries(headers())) sending.setRequestHeader(name, value);
+    sending.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    sending.onload = () => (sending.status < 300 ? resolve(JSON.parse(sending.responseText)) : reject(Object.assign(
+      errorOf(sending.status, sending.responseText), { retryAfter: Number(sending.getResponseHeader("Retry-After")) || 2 })));
+    sending.onerror = () => reject(new ServerError("The upload was cut off. Is the server still running?"));
+    sending.onabort = () => reject(new DOMException("stopped", "AbortError"));
+    sending.send(form);
+  });
+  const whole = async () => {
+    for (let tries = 1; ; tries++) {
+      if (isCancelled) throw new DOMException("stopped", "AbortError");
+      try { return await send(); } catch (error) {
+        if (tries >= MOST_TRIES) throw error;
+        if (error.status === 401) await signIn();
+        else if (error.status === 429) await waitAndTell(error.retryAfter);
+        else throw error;
+      }
+    }
+  };
+  return { done: whole(), cancel: () => { isCancelled = true; sending?.abort(); } };
+}
+
+/** The JSON messages of a stream of server-sent events, until `[DONE]`. */
+export async function* readStream(reply) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    rest += value ?? "";
+    const blocks = rest.split(/\r?\n\r?\n/);
+    rest = done ? "" : blocks.pop();
+    for (const block of blocks) {
+      const data = block.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trimStart()).join("\n");
+      if (data === "[DONE]") return;
+      if (data) yield JSON.parse(data);
+    }
+    if (done) return;
+  }
+}
+
+export const contentAddress = (id) => address(`v1/files/${encodeURIComponent(id)}/content`);
+export const thumbnailAddress = (id, time, height) =>
+  address(`v1/files/${encodeURIComponent(id)}/thumbnail?time=${Number(time.toFixed(2))}&height=${height}`);

@@ -1,0 +1,298 @@
+// Joins the parts of the page: which film is open, what is shown of it, and its address.
+
+import { json, resumeSession } from "./api.js";
+import { Chat } from "./chat.js";
+import { byId } from "./dom.js";
+import { EventList } from "./events.js";
+import { ExportDialog } from "./export.js";
+import { Films, uploadWithProgress } from "./films.js";
+import { Jobs, tellEnd } from "./jobs.js";
+import { startKeyboard } from "./keyboard.js";
+import { Player } from "./player.js";
+import { tell, tellError } from "./status.js";
+import { TaskButtons } from "./tasks.js";
+import { startTheme } from "./theme_toggle.js";
+import { formatTime } from "./time.js";
+import { Timeline } from "./timeline.js";
+import { Track, Tracks } from "./tracks.js";
+
+const MOST_QUERIES = 3; // lanes of found moments that a film opens with
+const TABS = ["chat", "events", "jobs"];
+
+let film = null; // as the server tells it; its id is null while it is being uploaded
+let blob = null;
+let opening = 0;
+
+const player = new Player();
+const tracks = new Tracks();
+const exporter = new ExportDialog();
+const exportTrack = (track) => exporter.open(track);
+const timeline = new Timeline({ player, tracks, closeTrack, exportTrack });
+const events = new EventList({ player, tracks, exportTrack, linkTo });
+const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, duration: () => player.duration || Infinity });
+const tasks = new TaskButtons(startTask);
+const jobs = new Jobs({ open: openJob, finished: jobFinished });
+const films = new Films({ open: (chosen) => openFilm(chosen.id), openFile });
+
+// ---------------------------------------------------------------------- films
+
+async function showFilms() {
+  opening++;
+  film = null;
+  player.close();
+  chat.open(null);
+  setBlob(null);
+  document.body.dataset.view = "films";
+  byId("film-title").hidden = true;
+  document.title = "TimeChat";
+  history.replaceState(null, "", location.pathname);
+  await films.refresh().catch(tellError);
+}
+
+/** Open a film of the server, at a time if one is given. */
+async function openFilm(id, time = null) {
+  const turn = ++opening;
+  try {
+    const found = await json(`v1/files/${encodeURIComponent(id)}`);
+    if (turn !== opening) return;
+    setBlob(null);
+    show(found, { time });
+    if (time === null) player.moved();
+    await jobs.refresh();
+    if (turn === opening) openKnown();
+  } catch (error) {
+    if (turn !== opening) return;
+    tellError(error);
+    if (!film) await showFilms();
+  }
+}
+
+/** Play a file of this computer at once, and upload it meanwhile. */
+async function openFile(file) {
+  if (file.type && !file.type.startsWith("video/") && !file.type.startsWith("application/")) {
+    tell(`${file.name} is not a film.`, { isError: true });
+    return;
+  }
+  const turn = ++opening;
+  setBlob(URL.createObjectURL(file));
+  show({ id: null, filename: file.name, bytes: file.size, video: null }, { blob, isPlaying: true });
+  const uploading = uploadWithProgress(file);
+  const stopWatching = setInterval(() => { if (turn !== opening) { byId("upload-cancel").click(); clearInterval(stopWatching); } }, 200);
+  const uploaded = await uploading;
+  clearInterval(stopWatching);
+  if (!uploaded || turn !== opening) return;
+  film = uploaded;
+  player.learn(film);
+  timeline.open(film);
+  tracks.open(film.id, player.duration);
+  chat.open(film.id);
+  tasks.isReady = true;
+  jobs.film = film.id;
+  showTitle();
+  writeAddress();
+  await jobs.refresh().catch(tellError);
+}
+
+function show(next, { time = null, blob: source = null, isPlaying = false } = {}) {
+  film = next;
+  document.body.dataset.view = "studio";
+  jobs.film = film.id;
+  player.open(film, { blob: source, time, isPlaying });
+  tracks.open(film.id ?? "new", player.duration);
+  timeline.open(film);
+  chat.open(film.id);
+  tasks.isReady = film.id !== null;
+  showTitle();
+  writeAddress();
+}
+
+function showTitle() {
+  const name = film.filename.split("/").at(-1);
+  const { video } = film;
+  byId("film-title").hidden = false;
+  byId("film-name").textContent = name;
+  byId("film-name").title = film.filename;
+  byId("film-facts").textContent = video ? [formatTime(video.duration), `${video.width}×${video.height}`, video.codec].filter(Boolean).join(" · ") : "";
+  document.title = `${name} · TimeChat`;
+}
+
+function setBlob(next) {
+  if (blob) URL.revokeObjectURL(blob);
+  blob = next;
+}
+
+// ---------------------------------------------------------------------- answers
+
+const hiddenKey = () => `timechat.hidden:${film.id}`;
+const hidden = () => new Set(JSON.parse(localStorage.getItem(hiddenKey()) ?? "[]"));
+
+function setHidden(source, isHidden) {
+  const sources = hidden();
+  if (isHidden) sources.add(source);
+  else sources.delete(source);
+  localStorage.setItem(hiddenKey(), JSON.stringify([...sources]));
+}
+
+function closeTrack(track) {
+  if (film.id) setHidden(track.source, true);
+  tracks.close(track);
+}
+
+/** Show the newest answer to each task that was asked about this film before. */
+async function openKnown() {
+  const turn = opening;
+  const seen = new Map();
+  const away = hidden();
+  const known = jobs.list.filter((job) => {
+    if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
+    if (localStorage.getItem(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
+    seen.set(job.task, (seen.get(job.task) ?? 0) + 1);
+    return seen.get(job.task) <= (job.task === "grounding" ? MOST_QUERIES : 1);
+  });
+  for (const job of known) {
+    const whole = await jobs.whole(job).catch(() => null);
+    if (turn !== opening) return;
+    if (whole?.result) tracks.add(job.id, whole.result, { isSelected: false });
+  }
+  if (tracks.all.length) tracks.select(tracks.all[0]);
+  if (known.length && !chat.messages.length) showTab("events");
+}
+
+async function openJob(job) {
+  try {
+    const whole = await jobs.whole(job);
+    if (film?.id !== job.video) await openFilm(job.video);
+    if (film?.id !== job.video) return;
+    setHidden(job.id, false);
+    tracks.add(job.id, whole.result);
+    showTab("events");
+  } catch (error) { tellError(error); }
+}
+
+async function jobFinished(job) {
+  const isHere = film?.id === job.video;
+  tellEnd(job, isHere ? null : () => openJob(job));
+  if (job.status !== "succeeded" || !isHere) return;
+  const isTyping = document.activeElement === byId("question") || chat.running;
+  const whole = await jobs.whole(job).catch(() => null);
+  if (!whole?.result || film?.id !== job.video) return;
+  tracks.renew(job.id, whole.result, { isSelected: !isTyping });
+  if (!isTyping) showTab("events");
+}
+
+function startTask(wish) {
+  return jobs.start({ video: film.id, ...wish });
+}
+
+/** What the server read out of an answer of the chat: its events have a lane of their own. */
+function showRead(answer) {
+  if (answer.events?.length) tracks.add("chat", { ...answer, task: "ask" }, { isSelected: false });
+}
+
+function goTo(step) {
+  const event = tracks.neighbour(player.time, step);
+  if (!event) return;
+  tracks.select(tracks.track, event.id);
+  player.seek(event.start);
+}
+
+function addEvent() {
+  tracks.insert(player.time);
+  showTab("events");
+  events.editCaption();
+}
+
+// ---------------------------------------------------------------------- the address
+
+function linkTo(time) {
+  const query = new URLSearchParams();
+  if (film?.id) query.set("film", film.id);
+  query.set("t", String(Number(time.toFixed(2))));
+  return `?${query}`;
+}
+
+function writeAddress() {
+  if (!film?.id) return;
+  history.replaceState(null, "", player.time > 0.005 ? linkTo(player.time) : `?${new URLSearchParams({ film: film.id })}`);
+}
+
+async function copyLink() {
+  const link = new URL(linkTo(player.time), location.href).href;
+  try {
+    await navigator.clipboard.writeText(link);
+    tell(`Copied a link to ${formatTime(player.time, 1)}.`);
+  } catch {
+    tell(link, { seconds: 20 }); // not allowed here: it can be copied by hand
+  }
+}
+
+function readAddress() {
+  const query = new URLSearchParams(location.search);
+  const time = Number.parseFloat(query.get("t"));
+  return { id: query.get("film"), time: Number.isFinite(time) && time >= 0 ? time : null };
+}
+
+// ---------------------------------------------------------------------- tabs
+
+function showTab(name) {
+  for (const tab of TABS) {
+    const isShown = tab === name;
+    byId(`tab-${tab}`).setAttribute("aria-selected", String(isShown));
+    byId(`tab-${tab}`).tabIndex = isShown ? 0 : -1;
+    byId(tab).hidden = !isShown;
+  }
+}
+
+function startTabs() {
+  for (const [at, name] of TABS.entries()) {
+    byId(`tab-${name}`).addEventListener("click", () => showTab(name));
+    byId(`tab-${name}`).addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      const next = TABS[(at + step + TABS.length) % TABS.length];
+      showTab(next);
+      byId(`tab-${next}`).focus();
+    });
+  }
+}
+
+// ---------------------------------------------------------------------- start
+
+async function showModel() {
+  const { data } = await json("v1/models");
+  if (!data.length) return;
+  byId("model").textContent = data[0].id;
+  byId("model").title = ["The model that answers", ...(data[0].notes ?? [])].join("\n");
+  byId("model").hidden = false;
+}
+
+async function start() {
+  startTheme();
+  startTabs();
+  startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption: () => { showTab("events"); events.editCaption(); },
+    showChat: () => showTab("chat"), hasFilm: () => film !== null });
+  byId("show-films").addEventListener("click", showFilms);
+  byId("copy-link").addEventListener("click", copyLink);
+  byId("previous-event").addEventListener("click", () => goTo(-1));
+  byId("next-event").addEventListener("click", () => goTo(1));
+  byId("add-event").addEventListener("click", addEvent);
+  byId("undo").addEventListener("click", () => tracks.undo());
+  byId("redo").addEventListener("click", () => tracks.redo());
+  for (const kind of ["seeked", "state"]) player.addEventListener(kind, () => { if (!player.isPlaying) writeAddress(); });
+  player.addEventListener("duration", () => { tracks.duration = player.duration; });
+  await resumeSession();
+  const { id, time } = readAddress();
+  if (id) await openFilm(id, time);
+  else if (time !== null) await openOnly(time);
+  else await showFilms();
+  await Promise.all([jobs.refresh(), showModel()]);
+}
+
+/** A link with a time but no film: open the only film there is, or let the reader choose. */
+async function openOnly(time) {
+  await films.refresh();
+  if (films.films.length === 1) await openFilm(films.films[0].id, time);
+  else films.open = (chosen) => { openFilm(chosen.id, time); films.open = (other) => openFilm(other.id); };
+}
+
+start().catch(tellError);

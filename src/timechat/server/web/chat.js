@@ -1,0 +1,177 @@
+// Talking about the film: answers as they are written, with times that can be clicked.
+
+import { readStream, request, ServerError } from "./api.js";
+import { byId, element } from "./dom.js";
+import { splitTimes } from "./time.js";
+
+const SUGGESTIONS = ["What happens in this film?", "How does it end?", "When does something new begin?"];
+
+/** `seek(time)` follows a clicked time; `answered(answer)` gets what the server read out of an answer. */
+export class Chat {
+  constructor({ seek, linkTo, answered, duration }) {
+    this.seek = seek;
+    this.linkTo = linkTo;
+    this.answered = answered;
+    this.duration = duration;
+    this.film = null;
+    this.messages = [];
+    this.running = null;
+    const question = byId("question");
+    byId("ask").addEventListener("submit", (event) => { event.preventDefault(); this.ask(question.value); });
+    question.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); this.ask(question.value); }
+      if (event.key === "Escape") { if (this.running) this.stop(); else question.blur(); }
+    });
+    question.addEventListener("input", () => this.fit());
+    byId("stop").addEventListener("click", () => this.stop());
+  }
+
+  get storageKey() { return `timechat.chat:${this.film}`; }
+
+  /** Begin with a film; null while it is still on its way to the server. */
+  open(film) {
+    this.stop();
+    this.film = film;
+    this.messages = [];
+    try { this.messages = film ? (JSON.parse(sessionStorage.getItem(this.storageKey)) ?? []) : []; } catch { /* begin anew */ }
+    this.isReady = film !== null;
+    this.draw();
+  }
+
+  set isReady(isReady) {
+    byId("question").disabled = !isReady;
+    byId("send").disabled = !isReady;
+    byId("question").placeholder = isReady ? "Ask about this film" : "You can ask once the film is uploaded";
+  }
+
+  keep() {
+    try { sessionStorage.setItem(this.storageKey, JSON.stringify(this.messages)); } catch { /* the conversation ends with the page */ }
+  }
+
+  fit() {
+    const question = byId("question");
+    question.style.height = "auto";
+    question.style.height = `${Math.min(question.scrollHeight, 160)}px`;
+  }
+
+  stop() { this.running?.abort(); }
+
+  clear() {
+    this.stop();
+    this.messages = [];
+    this.keep();
+    this.draw();
+    byId("question").focus();
+  }
+
+  /** The conversation as the server wants it: the film goes with the first question. */
+  history() {
+    const said = this.messages.filter((message) => !message.isError && message.text);
+    return said.map((message, at) => ({
+      role: message.role,
+      content: at === 0 ? [{ type: "file", file: { file_id: this.film } }, { type: "text", text: message.text }] : message.text,
+    }));
+  }
+
+  async ask(words) {
+    const text = words.trim();
+    if (!text || this.running || !this.film) return;
+    byId("question").value = "";
+    this.fit();
+    // What failed or was stopped before its first word is no part of the conversation.
+    while (this.messages.length && (this.messages.at(-1).isError || this.messages.at(-1).role === "user")) this.messages.pop();
+    this.messages.push({ role: "user", text });
+    const messages = this.history();
+    const answer = { role: "assistant", text: "" };
+    this.messages.push(answer);
+    const { film } = this;
+    const controller = new AbortController();
+    this.running = controller;
+    this.draw();
+    try {
+      await this.listen(messages, answer, controller.signal);
+    } catch (error) {
+      if (error.name !== "AbortError") Object.assign(answer, { isError: !answer.text, failure: error.message });
+      else answer.isStopped = true;
+    } finally {
+      if (this.running === controller) this.running = null;
+      if (this.film === film) {
+        if (answer.isStopped && !answer.text) this.messages = this.messages.filter((message) => message !== answer);
+        this.keep();
+        this.draw();
+      }
+    }
+  }
+
+  async listen(messages, answer, signal) {
+    const model = byId("model").textContent || "nano";
+    const reply = await request("v1/chat/completions", { method: "POST", signal, body: { model, messages, stream: true } });
+    let read = null;
+    for await (const chunk of readStream(reply)) {
+      if (chunk.error) throw new ServerError(chunk.error.message);
+      const words = chunk.choices?.[0]?.delta?.content;
+      if (words) { answer.text += words; this.drawAnswer(answer); }
+      read = chunk.timechat ?? read;
+    }
+    if (!answer.text) throw new ServerError("The model had nothing to say.");
+    if (read) { answer.notes = read.notes ?? []; this.answered(read); }
+  }
+
+  draw() {
+    const list = byId("messages");
+    byId("send").hidden = this.running !== null;
+    byId("stop").hidden = this.running === null;
+    list.classList.toggle("is-empty", !this.messages.length);
+    list.replaceChildren(...(this.messages.length ? this.messages.map((message) => this.bubble(message)) : [this.welcome()]));
+    if (this.messages.length && !this.running) list.append(element("button", { type: "button", class: "quiet small clear-chat", on: { click: () => this.clear() } }, "New conversation"));
+    list.scrollTop = list.scrollHeight;
+  }
+
+  welcome() {
+    return element("div", { class: "welcome" },
+      element("h2", {}, "Ask about the film"),
+      element("p", {}, "Times in an answer can be clicked."),
+      ...(this.film ? SUGGESTIONS.map((words) => element("button", { type: "button", class: "suggestion", on: { click: () => this.ask(words) } }, words)) : []));
+  }
+
+  bubble(message) {
+    const bubble = element("div", { class: `message ${message.role}${message.isError ? " error" : ""}` });
+    const body = element("div", { class: "words" });
+    bubble.append(element("span", { class: "unseen" }, message.role === "user" ? "You: " : "TimeChat: "), body);
+    this.fill(body, message);
+    if (message === this.messages.at(-1)) this.lastBody = body;
+    if (message.isStopped) bubble.append(element("p", { class: "aside" }, "Stopped."));
+    if (message.failure) bubble.append(element("p", { class: "aside wrong", role: "alert" }, message.failure));
+    for (const note of message.notes ?? []) bubble.append(element("p", { class: "aside" }, note));
+    return bubble;
+  }
+
+  fill(body, message) {
+    if (message.role === "user") { body.textContent = message.text; return; }
+    body.replaceChildren(...this.linked(message.text));
+    if (this.running && message === this.messages.at(-1)) body.append(element("span", { class: message.text ? "cursor" : "thinking", "aria-label": "is writing" }));
+  }
+
+  drawAnswer(answer) {
+    if (this.isDrawing) return;
+    this.isDrawing = true;
+    requestAnimationFrame(() => {
+      this.isDrawing = false;
+      if (answer !== this.messages.at(-1)) return;
+      const list = byId("messages");
+      const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
+      this.fill(this.lastBody, answer);
+      if (isAtEnd) list.scrollTop = list.scrollHeight;
+    });
+  }
+
+  /** Text with a link for every time in it. */
+  linked(text) {
+    return splitTimes(text, this.duration()).map(({ text: words, time }) => (time === null ? document.createTextNode(words)
+      : element("a", { class: "time", href: this.linkTo(time), "data-time": time, on: { click: (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        this.seek(time);
+      } } }, words)));
+  }
+}

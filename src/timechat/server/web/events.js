@@ -1,0 +1,153 @@
+// The list of events of the selected track, and the editor of the selected event.
+
+import { byId, element, icon, iconButton } from "./dom.js";
+import { formatRange, formatTime, parseTime, splitTimes } from "./time.js";
+import { TASKS } from "./tracks.js";
+
+const MANY = 12;
+
+export class EventList {
+  constructor({ player, tracks, exportTrack, linkTo }) {
+    Object.assign(this, { player, tracks, exportTrack, linkTo });
+    this.filter = "";
+    tracks.addEventListener("change", () => this.draw());
+    tracks.addEventListener("select", () => this.draw(true));
+    player.addEventListener("time", () => this.markNow());
+  }
+
+  draw(isShown = false) {
+    const { track, all } = this.tracks;
+    byId("event-count").textContent = track ? String(track.events.length) : "";
+    const panel = byId("events");
+    if (!track) {
+      panel.replaceChildren(element("p", { class: "nothing" }, "No events yet. Start a task, or add an event of your own at the playhead (A)."));
+      return;
+    }
+    if (panel.contains(document.activeElement) && document.activeElement.matches("input, textarea") && !isShown && this.drawnFor === track) {
+      this.refreshRows(); // do not take the field away under the reader's fingers
+      return;
+    }
+    const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    const scrolled = panel.querySelector(".event-rows")?.scrollTop ?? 0;
+    this.drawnFor = track;
+    panel.replaceChildren(
+      all.length > 1 ? this.chooser() : null,
+      this.head(track),
+      ...this.facts(track),
+      track.events.length > MANY ? this.filterField() : null,
+      element("ol", { class: "event-rows", "data-task": track.task, "aria-label": track.title }, ...this.rows(track)),
+    );
+    for (const child of [...panel.childNodes]) if (child.nodeType === Node.TEXT_NODE) child.remove();
+    panel.querySelector(".event-rows").scrollTop = scrolled;
+    if (focused) panel.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
+    if (isShown) panel.querySelector(".event-row.is-selected")?.scrollIntoView({ block: "nearest" });
+    this.markNow();
+  }
+
+  refreshRows() {
+    for (const event of this.tracks.track.events) {
+      const row = byId("events").querySelector(`[data-row="${event.id}"]`);
+      if (!row) continue;
+      row.querySelector(".row-time").textContent = formatRange(event);
+      row.querySelector(".row-words").textContent = event.caption;
+      for (const name of ["start", "end"]) {
+        const field = row.querySelector(`[name="${name}"]`);
+        if (field && field !== document.activeElement) field.value = formatTime(event[name], 2);
+      }
+    }
+  }
+
+  chooser() {
+    return element("div", { class: "track-chips", role: "group", "aria-label": "Tracks" }, ...this.tracks.all.map((track) => element("button", {
+      type: "button", class: "chip", "data-task": track.task, "data-focus": `chip-${track.source}`, "aria-pressed": String(track === this.tracks.track),
+      on: { click: () => this.tracks.select(track) },
+    }, track.title)));
+  }
+
+  head(track) {
+    return element("div", { class: "events-head" },
+      element("h2", {}, track.title),
+      track.isEdited && track.source !== "own" ? element("button", { type: "button", class: "quiet small", title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert") : null,
+      element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"));
+  }
+
+  /** What the answer says besides its events. */
+  facts(track) {
+    const { answer } = track;
+    const facts = [];
+    if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this film.`));
+    else if (answer.found && answer.score !== null) facts.push(element("p", { class: "fact" }, `Found; the model is ${Math.round(100 * answer.score)} % sure.`));
+    if (answer.text && (track.task === "summary" || track.task === "ask" || (!track.events.length && answer.found !== false))) {
+      facts.push(element("p", { class: "answer-text" }, ...splitTimes(answer.text, this.player.duration).map(({ text, time }) => (time === null ? text
+        : element("a", { class: "time", href: this.linkTo(time), on: { click: (event) => { event.preventDefault(); this.player.seek(time); } } }, text)))));
+    }
+    for (const note of answer.notes ?? []) facts.push(element("p", { class: "fact note" }, note));
+    return facts;
+  }
+
+  filterField() {
+    return element("input", { type: "search", class: "filter", placeholder: "Filter events", "aria-label": "Filter events", value: this.filter, "data-focus": "filter",
+      on: { input: (event) => {
+        this.filter = event.target.value;
+        byId("events").querySelector(".event-rows").replaceChildren(...this.rows(this.tracks.track));
+      } } });
+  }
+
+  rows(track) {
+    const words = track.events.length > MANY ? this.filter.trim().toLowerCase() : "";
+    const best = Math.max(...track.events.map((event) => event.score ?? 0), 1e-9);
+    return track.ordered.filter((event) => event.caption.toLowerCase().includes(words)).map((event) => this.row(track, event, best));
+  }
+
+  row(track, event, best) {
+    const isSelected = event.id === this.tracks.eventId;
+    const row = element("li", { class: isSelected ? "event-row is-selected" : "event-row", "data-row": event.id });
+    const isSaliency = track.task === "highlights" && event.score !== null;
+    row.append(element("button", {
+      type: "button", class: "row-open", "data-focus": `row-${event.id}`, "aria-current": isSelected ? "true" : null,
+      on: { click: () => { this.tracks.select(track, event.id); this.player.playRange(event.start, event.end); } },
+    },
+      element("span", { class: "row-time" }, formatRange(event)),
+      isSaliency ? element("span", { class: "row-score", "aria-label": `score ${event.score}` }, element("i", { style: { width: `${(100 * event.score) / best}%` } })) : null,
+      isSaliency ? element("span", { class: "row-number" }, event.score.toFixed(1)) : null,
+      element("span", { class: "row-words" }, event.caption)));
+    if (isSelected) row.append(this.editor(track, event));
+    return row;
+  }
+
+  editor(track, event) {
+    const change = (wish) => this.tracks.edit(track, event.id, wish);
+    const timeField = (name, label) => element("div", { class: "time-field" },
+      element("label", {}, element("span", {}, label),
+        element("input", { type: "text", name, inputmode: "decimal", value: formatTime(event[name], 2), "data-focus": `${name}-${event.id}`,
+          on: { change: (changed) => {
+            const time = parseTime(changed.target.value);
+            if (time === null) changed.target.value = formatTime(event[name], 2);
+            else change({ [name]: time });
+          } } })),
+      element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
+        on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
+    const caption = element("textarea", { name: "caption", rows: "2", value: event.caption, "aria-label": "Caption", placeholder: TASKS[track.task]?.hint || "What happens", "data-focus": `caption-${event.id}`,
+      on: {
+        change: (changed) => change({ caption: changed.target.value.trim() }),
+        keydown: (pressed) => {
+          if (pressed.key === "Enter" && !pressed.shiftKey) { pressed.preventDefault(); pressed.target.blur(); }
+          if (pressed.key === "Escape") { pressed.target.value = event.caption; pressed.target.blur(); }
+        },
+      } });
+    return element("div", { class: "editor", role: "group", "aria-label": "Edit this event" }, caption,
+      element("div", { class: "editor-times" }, timeField("start", "Start"), timeField("end", "End"),
+        iconButton("trash", "Delete this event (Delete)", () => this.tracks.remove(track, event.id))));
+  }
+
+  /** Put the cursor into the caption of the selected event. */
+  editCaption() { byId("events").querySelector(".editor textarea")?.focus(); }
+
+  markNow() {
+    const { time } = this.player;
+    for (const event of this.tracks.track?.events ?? []) {
+      const isNow = time >= event.start - 0.01 && time < Math.max(event.end, event.start + 0.5);
+      byId("events").querySelector(`[data-row="${event.id}"]`)?.classList.toggle("is-now", isNow);
+    }
+  }
+}

@@ -1,0 +1,64 @@
+// Saving a track in any format that the server writes.
+
+import { json, request } from "./api.js";
+import { byId, element } from "./dom.js";
+import { tellError } from "./status.js";
+
+const NAMES = {
+  text: "Text", json: "JSON", jsonl: "JSON lines", csv: "Table (CSV)", srt: "Subtitles (SRT)", vtt: "Subtitles (WebVTT)", "vtt-chapters": "Chapters (WebVTT)",
+  youtube: "YouTube chapters", ffmetadata: "FFmpeg chapters", edl: "Edit list (EDL)", otio: "OpenTimelineIO", qvhighlights: "QVHighlights", html: "Page (HTML)",
+};
+const KEPT = "timechat.format";
+
+export class ExportDialog {
+  constructor() {
+    this.formats = null;
+    byId("export-form").addEventListener("submit", (event) => { event.preventDefault(); this.save(); });
+    byId("export-close").addEventListener("click", () => byId("export-dialog").close());
+  }
+
+  async open(track) {
+    this.track = track;
+    try {
+      this.formats ??= (await json("v1/export/formats")).data;
+    } catch (error) { tellError(error); return; }
+    const count = track.events.length;
+    byId("export-what").textContent = `${track.title}, ${count} ${count === 1 ? "event" : "events"}${track.isEdited ? ", as edited" : ""}`;
+    byId("export-notes").replaceChildren();
+    const kept = localStorage.getItem(KEPT);
+    const chosen = this.formats.some(({ format }) => format === kept) ? kept : "srt";
+    byId("formats").replaceChildren(...this.formats.map(({ format, extension }) => element("label", { class: "format" },
+      element("input", { type: "radio", name: "format", value: format, checked: format === chosen }),
+      element("span", {}, NAMES[format] ?? format, element("small", {}, extension)))));
+    byId("export-dialog").showModal();
+    byId("formats").querySelector("input:checked")?.focus();
+  }
+
+  async save() {
+    const format = byId("formats").querySelector("input:checked").value;
+    localStorage.setItem(KEPT, format);
+    try {
+      const reply = await request("v1/export", { method: "POST", body: { answer: this.track.edited(), format } });
+      const file = await reply.blob();
+      const link = element("a", { href: URL.createObjectURL(file), download: fileName(reply.headers.get("Content-Disposition"), `timechat${this.extension(format)}`) });
+      document.body.append(link);
+      link.click();
+      link.remove();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      const notes = JSON.parse(reply.headers.get("X-Notes") || "[]");
+      byId("export-notes").replaceChildren(...notes.map((note) => element("p", {}, note)));
+      if (!notes.length) byId("export-dialog").close();
+    } catch (error) {
+      byId("export-notes").replaceChildren(element("p", { class: "wrong" }, error.message));
+    }
+  }
+
+  extension(format) { return this.formats.find((other) => other.format === format)?.extension ?? ""; }
+}
+
+/** The name that a Content-Disposition header gives its file (RFC 6266). */
+function fileName(header, otherwise) {
+  const encoded = /filename\*=UTF-8''([^;]+)/i.exec(header ?? "");
+  if (encoded) { try { return decodeURIComponent(encoded[1]); } catch { /* take the plain one */ } }
+  return /filename="?([^";]+)"?/i.exec(header ?? "")?.[1] ?? otherwise;
+}

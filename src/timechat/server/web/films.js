@@ -1,0 +1,119 @@
+// The page of films: uploads, the server's library, and dropping or choosing a new one.
+
+import { json, thumbnailAddress, upload } from "./api.js";
+import { byId, element, icon, iconButton } from "./dom.js";
+import { tell, tellError } from "./status.js";
+import { formatBytes, formatTime } from "./time.js";
+
+const MANY = 8;
+
+/** `open(film)` is called with a film of the server; `openFile(file, name)` with one that was dropped. */
+export class Films {
+  constructor({ open, openFile }) {
+    this.open = open;
+    this.openFile = openFile;
+    this.films = [];
+    byId("choose-file").addEventListener("click", () => byId("file").click());
+    byId("file").addEventListener("change", (event) => {
+      if (event.target.files[0]) this.openFile(event.target.files[0]);
+      event.target.value = "";
+    });
+    byId("film-search").addEventListener("input", () => this.draw());
+    this.listenForDrops();
+  }
+
+  listenForDrops() {
+    const over = byId("drop-over");
+    const hasFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    document.addEventListener("dragover", (event) => {
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      over.hidden = false;
+    });
+    document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) over.hidden = true; });
+    document.addEventListener("drop", (event) => {
+      over.hidden = true;
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      if (event.dataTransfer.files[0]) this.openFile(event.dataTransfer.files[0]);
+    });
+  }
+
+  async refresh() {
+    this.films = (await json("v1/files")).data;
+    this.draw();
+  }
+
+  draw() {
+    byId("film-filter").hidden = this.films.length <= MANY;
+    const words = byId("film-search").value.trim().toLowerCase();
+    const shown = this.films.filter((film) => film.filename.toLowerCase().includes(words));
+    const uploads = shown.filter((film) => film.purpose !== "library");
+    const library = shown.filter((film) => film.purpose === "library");
+    byId("film-list").replaceChildren(...this.shelf("Your films", uploads), ...this.shelf("Library", library),
+      ...(words && !shown.length ? [element("p", { class: "nothing" }, "No film has this in its name.")] : []));
+  }
+
+  shelf(title, films) {
+    if (!films.length) return [];
+    return [element("section", { class: "shelf", "aria-label": title },
+      element("h2", {}, title, element("span", { class: "count" }, String(films.length))),
+      element("ul", {}, ...films.map((film) => this.card(film))))];
+  }
+
+  card(film) {
+    const image = element("img", { src: thumbnailAddress(film.id, film.video ? film.video.duration / 3 : 1, 180), alt: "", loading: "lazy" });
+    image.addEventListener("error", () => image.replaceWith(icon("film")));
+    const folder = film.filename.split("/");
+    const name = folder.pop();
+    const facts = [folder.join("/"), formatBytes(film.bytes)].filter(Boolean).join(" · ");
+    const card = element("li", { class: "film-card" },
+      element("button", { type: "button", class: "film-open", on: { click: () => this.open(film) } },
+        element("span", { class: "film-picture" }, image,
+          film.video ? element("span", { class: "film-length" }, formatTime(film.video.duration)) : null),
+        element("span", { class: "film-name", title: film.filename }, name),
+        element("span", { class: "film-facts" }, facts)));
+    if (film.purpose !== "library") card.append(iconButton("trash", `Delete ${name}`, () => this.remove(film, card), { class: "icon-button small film-delete" }));
+    return card;
+  }
+
+  async remove(film, card) {
+    if (card.dataset.isAsked !== "true") {
+      card.dataset.isAsked = "true";
+      card.querySelector(".film-delete").focus();
+      tell(`Press again to delete ${film.filename} from the server.`);
+      setTimeout(() => { delete card.dataset.isAsked; }, 5000);
+      return;
+    }
+    try {
+      await json(`v1/files/${encodeURIComponent(film.id)}`, { method: "DELETE" });
+      await this.refresh();
+    } catch (error) { tellError(error); }
+  }
+}
+
+/** Upload a file with its progress on the page; resolves with the server's film, or null if it was stopped. */
+export async function uploadWithProgress(file) {
+  const box = byId("upload");
+  const bar = byId("upload-progress");
+  const words = byId("upload-words");
+  box.hidden = false;
+  bar.value = 0;
+  words.textContent = `Uploading ${formatBytes(file.size)}`;
+  const running = upload(file, (share) => {
+    bar.value = share;
+    words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the film";
+  });
+  const cancel = () => running.cancel();
+  byId("upload-cancel").addEventListener("click", cancel);
+  try {
+    return await running.done;
+  } catch (error) {
+    if (error.name === "AbortError") tell("The upload was cancelled. The film still plays here; upload it to ask about it.");
+    else tellError(error);
+    return null;
+  } finally {
+    byId("upload-cancel").removeEventListener("click", cancel);
+    box.hidden = true;
+  }
+}

@@ -1,0 +1,202 @@
+// Jobs: tasks that the server works on, followed while they run and kept when the page is reloaded.
+
+import { address, json } from "./api.js";
+import { byId, element, icon, iconButton } from "./dom.js";
+import { announce, tell, tellError } from "./status.js";
+import { formatAgo } from "./time.js";
+import { TASKS } from "./tracks.js";
+
+const STAGES = { decode: "Reading the film", encode: "Looking at the frames", windows: "Going through the film", answer: "Writing the answer" };
+const FOLLOWED_AT_ONCE = 2; // a browser keeps six connections to a server, and the film needs some
+const POLL_SECONDS = 2;
+
+const isActive = (job) => job.status === "queued" || job.status === "running";
+const nameOf = (job) => TASKS[job.task]?.name ?? job.task;
+
+function stateWords(job) {
+  if (job.status === "queued") return "Waiting for its turn";
+  if (job.status === "running") {
+    const { stage, done, total } = job.progress ?? {};
+    return total ? `${STAGES[stage] ?? "Working"}, ${done} of ${total}` : (STAGES[stage] ?? "Starting");
+  }
+  if (job.status === "failed") return job.error?.message ?? "Failed";
+  if (job.status === "cancelled") return "Cancelled";
+  const { events, found } = job.result ?? {};
+  if (found === false) return "Not found in this film";
+  return events?.length ? `${events.length} ${events.length === 1 ? "event" : "events"}` : "Done";
+}
+
+/** Tells `open(job)` when a finished one is clicked, and `finished(job)` when one ends while the page is open. */
+export class Jobs {
+  constructor({ open, finished }) {
+    this.open = open;
+    this.finished = finished;
+    this.all = new Map();
+    this.followed = new Map();
+    this.film = null;
+  }
+
+  get list() {
+    return [...this.all.values()].sort((one, other) => other.created_at - one.created_at);
+  }
+
+  async refresh() {
+    const { data } = await json("v1/jobs");
+    this.all = new Map(data.map((job) => [job.id, job]));
+    this.followActive();
+    this.draw();
+  }
+
+  async start(body) {
+    const job = await json("v1/jobs", { method: "POST", body });
+    this.update(job);
+    this.followActive();
+    return job;
+  }
+
+  /** A job with its answer, which a list may leave out. */
+  async whole(job) {
+    return job.result ? job : json(`v1/jobs/${encodeURIComponent(job.id)}`);
+  }
+
+  followActive() {
+    const waiting = this.list.filter((job) => isActive(job) && !this.followed.has(job.id)).reverse();
+    for (const job of waiting.slice(0, Math.max(0, FOLLOWED_AT_ONCE - this.followed.size))) this.follow(job.id);
+  }
+
+  follow(id) {
+    const source = new EventSource(address(`v1/jobs/${encodeURIComponent(id)}/events`));
+    this.followed.set(id, source);
+    source.addEventListener("progress", (event) => this.update({ ...this.all.get(id), status: "running", progress: JSON.parse(event.data) }));
+    source.addEventListener("status", (event) => this.update(JSON.parse(event.data)));
+    source.addEventListener("done", (event) => this.ended(id, JSON.parse(event.data)));
+    source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) this.poll(id); });
+  }
+
+  /** The way of following that works where a stream of events does not. */
+  poll(id) {
+    setTimeout(async () => {
+      if (!this.followed.has(id)) return;
+      try {
+        const job = await json(`v1/jobs/${encodeURIComponent(id)}`);
+        if (!isActive(job)) return this.ended(id, job);
+        this.update(job);
+      } catch (error) {
+        if (error.status === 404) return this.forget(id);
+      }
+      return this.poll(id);
+    }, POLL_SECONDS * 1000);
+  }
+
+  stopFollowing(id) {
+    this.followed.get(id)?.close();
+    this.followed.delete(id);
+  }
+
+  ended(id, job) {
+    if (!this.followed.has(id)) return;
+    this.stopFollowing(id);
+    this.update(job);
+    this.finished(job);
+    this.followActive();
+  }
+
+  forget(id) {
+    this.stopFollowing(id);
+    this.all.delete(id);
+    this.followActive();
+    this.draw();
+  }
+
+  update(job) {
+    this.all.set(job.id, job);
+    this.draw();
+  }
+
+  async cancel(job) {
+    try {
+      this.update(await json(`v1/jobs/${encodeURIComponent(job.id)}/cancel`, { method: "POST" }));
+    } catch (error) { tellError(error); }
+  }
+
+  async remove(job) {
+    try {
+      await json(`v1/jobs/${encodeURIComponent(job.id)}`, { method: "DELETE" });
+      this.forget(job.id);
+    } catch (error) { tellError(error); }
+  }
+
+  draw() {
+    if (this.isDrawing) return; // progress may come many times between two pictures
+    this.isDrawing = true;
+    requestAnimationFrame(() => { this.isDrawing = false; this.drawNow(); });
+  }
+
+  drawNow() {
+    const list = this.list;
+    const active = list.filter(isActive);
+    byId("job-count").textContent = active.length ? String(active.length) : "";
+    this.sync(byId("running"), active.filter((job) => job.video === this.film).reverse(), (job) => this.strip(job));
+    const panel = byId("jobs");
+    if (!list.length) {
+      panel.replaceChildren(element("p", { class: "nothing" }, "Nothing has been looked for yet. Captions, moments and highlights that you start are kept here."));
+      return;
+    }
+    if (!panel.querySelector("ul")) panel.replaceChildren(element("ul", { class: "job-list", "aria-label": "Jobs" }));
+    this.sync(panel.querySelector("ul"), list, (job) => this.row(job));
+  }
+
+  /** Rows for jobs; one whose job is as it was keeps its element, and so its focus. */
+  sync(parent, list, make) {
+    const kept = new Map([...parent.children].map((child) => [child.dataset.job, child]));
+    const rows = list.map((job) => {
+      const version = JSON.stringify([job.status, job.progress]);
+      const old = kept.get(job.id);
+      if (old?.dataset.version === version) return old;
+      const isFocused = old?.contains(document.activeElement);
+      const row = make(job);
+      Object.assign(row.dataset, { job: job.id, version });
+      if (isFocused) queueMicrotask(() => row.querySelector("button")?.focus());
+      return row;
+    });
+    if (rows.length !== parent.children.length || rows.some((row, at) => parent.children[at] !== row)) parent.replaceChildren(...rows);
+  }
+
+  bar(job) {
+    const { done, total } = job.progress ?? {};
+    const bar = element("progress", { max: total || 1, "aria-label": `${nameOf(job)}: ${stateWords(job)}` });
+    if (job.status === "running" && total) bar.value = done;
+    return bar;
+  }
+
+  strip(job) {
+    return element("div", { class: "running-job", "data-task": job.task },
+      icon(job.task),
+      element("span", { class: "running-name" }, nameOf(job), job.query ? element("q", {}, job.query) : null),
+      element("span", { class: "running-state" }, stateWords(job)),
+      this.bar(job),
+      iconButton("close", `Cancel ${nameOf(job)}`, () => this.cancel(job)));
+  }
+
+  row(job) {
+    const isDone = job.status === "succeeded";
+    const facts = [job.filename, formatAgo(job.created_at)].filter(Boolean).join(" · ");
+    return element("li", { class: "job", "data-task": job.task, "data-status": job.status },
+      element("button", { type: "button", class: "job-open", disabled: !isDone, on: { click: () => this.open(job) } },
+        icon(job.task),
+        element("span", { class: "job-name" }, nameOf(job), job.query ? element("q", {}, job.query) : null),
+        element("span", { class: "job-state" }, stateWords(job)),
+        element("span", { class: "job-facts" }, facts)),
+      isActive(job) ? this.bar(job) : null,
+      isActive(job) ? iconButton("close", `Cancel ${nameOf(job)}`, () => this.cancel(job))
+        : iconButton("trash", `Delete the result of ${nameOf(job)}`, () => this.remove(job)));
+  }
+}
+
+/** Say how a job ended; `show` shows the result of one about another film than the open one. */
+export function tellEnd(job, show) {
+  const name = `${nameOf(job)}${job.query ? ` “${job.query}”` : ""}`;
+  if (job.status === "failed") tell(`${name}: ${job.error?.message ?? "failed"}`, { isError: true });
+  else if (job.status === "succeeded" && show) tell(`${name}: ${stateWords(job)}`, { action: { name: "Show", run: show } });
+  else announce(`${name}: ${stateWords(job)}`);
+}

@@ -1,0 +1,84 @@
+// Keys, and the dialog that tells them.
+
+import { byId, element } from "./dom.js";
+
+const SMALL_STEP = 5;
+const LARGE_STEP = 10;
+const NUDGE = 0.1;
+const FRAME = 1 / 25; // of a film whose rate is unknown
+
+const SHORTCUTS = [
+  [["Space", "K"], "Play or pause"],
+  [["←", "→"], `${SMALL_STEP} seconds back or on`],
+  [["J", "L"], `${LARGE_STEP} seconds back or on`],
+  [[",", "."], "One frame back or on"],
+  [["N", "P"], "Next or previous event"],
+  [["M", "F"], "Sound, full screen"],
+  [["/"], "Ask a question"],
+  [["A"], "Add an event at the playhead"],
+  [["E"], "Edit the caption of the selected event"],
+  [["[", "]"], "Set its start or end to the playhead"],
+  [["Shift ←", "Shift →"], `Nudge it, or the border touched last, by ${NUDGE} s`],
+  [["Delete"], "Delete the selected event"],
+  [["Ctrl Z", "Ctrl Shift Z"], "Undo, redo"],
+  [["+", "−", "0"], "Zoom the timeline; the whole film"],
+  [["Esc"], "Close, or select nothing"],
+  [["?"], "This help"],
+];
+
+export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption, showChat, hasFilm }) {
+  byId("shortcuts").append(...SHORTCUTS.flatMap(([keys, words]) => [
+    element("dt", {}, ...keys.map((key) => element("kbd", {}, key))), element("dd", {}, words)]));
+  const showHelp = () => byId("shortcuts-dialog").showModal();
+  byId("show-shortcuts").addEventListener("click", showHelp);
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.dispatchEvent(new Event("cancel", { cancelable: true })) && dialog.close(); });
+  }
+
+  const frame = () => 1 / (player.film?.video?.fps || 1 / FRAME);
+  const step = (seconds) => player.seek(player.time + seconds);
+  const plain = {
+    " ": () => player.toggle(), k: () => player.toggle(),
+    j: () => step(-LARGE_STEP), l: () => step(LARGE_STEP),
+    ArrowLeft: () => step(-SMALL_STEP), ArrowRight: () => step(SMALL_STEP),
+    ",": () => step(-frame()), ".": () => step(frame()),
+    n: () => goTo(1), p: () => goTo(-1),
+    m: () => player.toggleSound(), f: () => player.toggleFullscreen(),
+    a: addEvent, e: editCaption,
+    "[": () => tracks.setBorder("start", player.time), "]": () => tracks.setBorder("end", player.time),
+    Delete: () => tracks.event && tracks.remove(tracks.track, tracks.eventId),
+    Backspace: () => tracks.event && tracks.remove(tracks.track, tracks.eventId),
+    "+": () => timeline.zoomBy(1.6), "=": () => timeline.zoomBy(1.6), "-": () => timeline.zoomBy(1 / 1.6), 0: () => timeline.zoomTo(1),
+    "/": () => { showChat(); byId("question").focus(); },
+    Escape: () => tracks.track && tracks.select(tracks.track),
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (document.querySelector("dialog[open]")) return;
+    const isWriting = event.target.matches("textarea, select, input:not([type=checkbox], [type=radio])");
+    if (isWriting || event.altKey) return;
+    if (event.key === "?") { event.preventDefault(); showHelp(); return; }
+    if (!hasFilm()) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (event.ctrlKey || event.metaKey) {
+      if (key !== "z" && key !== "y") return;
+      event.preventDefault();
+      if (key === "y" || event.shiftKey) tracks.redo();
+      else tracks.undo();
+      return;
+    }
+    if (event.shiftKey && event.key.startsWith("Arrow")) {
+      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+      event.preventDefault();
+      tracks.nudge(event.key === "ArrowLeft" ? -NUDGE : NUDGE);
+      return;
+    }
+    const isOnTab = event.target.matches("[role=tab]") && event.key.startsWith("Arrow");
+    const isPressing = event.key === " " && event.target.matches("button, a, summary, input") && event.target.id !== "play" && !event.target.matches(".bar, .row-open");
+    if (isOnTab || isPressing || !(key in plain)) return;
+    event.preventDefault();
+    plain[key]();
+  });
+  // A space on a bar or row plays or pauses; without this the button would also be pressed when the key comes up.
+  document.addEventListener("keyup", (event) => { if (event.key === " " && event.target.matches?.("#play, .bar, .row-open")) event.preventDefault(); });
+}

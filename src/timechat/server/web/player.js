@@ -1,0 +1,198 @@
+// The film and its controls. Where the browser cannot play it, stills of the server stand in, so that all times work.
+
+import { contentAddress, thumbnailAddress } from "./api.js";
+import { byId } from "./dom.js";
+import { formatTime } from "./time.js";
+
+const STILL_HEIGHT = 360;
+
+/** Tells of "time" (it moved), "state" (playing or not), "seeked", "duration" and "unplayable". */
+export class Player extends EventTarget {
+  constructor() {
+    super();
+    this.video = byId("video");
+    this.film = null;
+    this.isPlayable = true;
+    this.stillTime = 0;
+    this.knownDuration = 0;
+    this.stopAt = null;
+    this.wanted = null;
+    this.isFresh = true; // neither played nor sought in yet: the large button is shown
+    this.listen();
+  }
+
+  listen() {
+    const { video } = this;
+    const tell = (kind) => this.dispatchEvent(new Event(kind));
+    video.addEventListener("timeupdate", () => this.moved());
+    video.addEventListener("seeking", () => this.moved());
+    video.addEventListener("seeked", () => { this.moved(); tell("seeked"); });
+    for (const kind of ["play", "pause", "ended"]) video.addEventListener(kind, () => this.stateChanged());
+    video.addEventListener("durationchange", () => tell("duration"));
+    video.addEventListener("loadedmetadata", () => {
+      if (!video.videoWidth) return this.cannotPlay(); // only its sound can be decoded
+      if (this.wanted !== null) video.currentTime = Math.min(this.wanted, this.duration || Infinity);
+      this.wanted = null;
+      return undefined;
+    });
+    video.addEventListener("error", () => video.getAttribute("src") && this.cannotPlay());
+    video.addEventListener("click", () => this.toggle());
+    byId("big-play").addEventListener("click", () => this.toggle());
+    byId("play").addEventListener("click", () => this.toggle());
+    byId("mute").addEventListener("click", () => this.toggleSound());
+    byId("fullscreen").addEventListener("click", () => this.toggleFullscreen());
+    byId("speed").addEventListener("change", (event) => { video.playbackRate = Number(event.target.value); });
+    document.addEventListener("fullscreenchange", () => { video.controls = document.fullscreenElement === byId("screen"); });
+    const frame = () => { // timeupdate comes four times a second, too seldom for a playhead
+      if (!video.paused) this.moved();
+      requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  }
+
+  /** Show a film: from `blob`, an address of the page's own, or from the server. */
+  open(film, { blob = null, time = null, isPlaying = false } = {}) {
+    this.film = film;
+    this.isPlayable = true;
+    this.isFresh = true;
+    this.stillTime = 0;
+    this.stopAt = null;
+    this.wanted = time;
+    this.knownDuration = film.video?.duration ?? 0;
+    byId("still").hidden = true;
+    byId("unplayable").hidden = true;
+    this.video.hidden = false;
+    this.video.src = blob ?? contentAddress(film.id);
+    this.video.playbackRate = Number(byId("speed").value);
+    if (film.video && film.id) this.video.poster = thumbnailAddress(film.id, time ?? 0, STILL_HEIGHT);
+    else this.video.removeAttribute("poster");
+    if (isPlaying) this.play();
+    this.stateChanged();
+    this.moved();
+  }
+
+  /** What the server found out about a film that plays already. */
+  learn(film) {
+    this.film = film;
+    this.knownDuration = film.video?.duration ?? this.knownDuration;
+    if (!this.isPlayable) this.cannotPlay();
+    this.dispatchEvent(new Event("duration"));
+    this.moved();
+  }
+
+  close() {
+    this.video.pause();
+    this.video.removeAttribute("src");
+    this.video.load();
+    this.film = null;
+  }
+
+  get duration() {
+    return this.knownDuration || (Number.isFinite(this.video.duration) ? this.video.duration : 0);
+  }
+
+  get time() {
+    if (this.wanted !== null) return this.wanted;
+    return this.isPlayable ? this.video.currentTime : this.stillTime;
+  }
+
+  get isPlaying() {
+    return this.isPlayable && !this.video.paused && !this.video.ended;
+  }
+
+  seek(time) {
+    const inside = Math.min(Math.max(0, time), this.duration || Infinity);
+    this.stopAt = null;
+    this.isFresh = false;
+    byId("big-play").hidden = true;
+    if (!this.isPlayable) {
+      this.stillTime = inside;
+      this.showStill();
+      this.moved();
+      this.dispatchEvent(new Event("seeked"));
+    } else if (this.video.readyState === 0) {
+      this.wanted = inside;
+      this.moved();
+    } else {
+      this.video.currentTime = inside;
+    }
+  }
+
+  play() {
+    if (!this.isPlayable) return;
+    this.video.play().catch((error) => {
+      if (error.name !== "NotAllowedError" || this.video.muted) return;
+      this.video.muted = true; // a film may start without a click only if it is silent
+      this.stateChanged();
+      this.video.play().catch(() => {});
+    });
+  }
+
+  pause() { this.video.pause(); }
+
+  toggle() {
+    this.stopAt = null;
+    if (this.isPlaying) this.pause();
+    else this.play();
+  }
+
+  /** Play from `start`, and stop at `end` unless it is the same. */
+  playRange(start, end) {
+    this.seek(start);
+    this.stopAt = end > start ? end : null;
+    this.play();
+  }
+
+  toggleSound() {
+    this.video.muted = !this.video.muted;
+    this.stateChanged();
+  }
+
+  toggleFullscreen() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else byId("screen").requestFullscreen?.().catch(() => {});
+  }
+
+  moved() {
+    if (this.stopAt !== null && this.isPlaying && this.video.currentTime >= this.stopAt) {
+      this.stopAt = null;
+      this.pause();
+    }
+    byId("time").textContent = formatTime(this.time, 1);
+    byId("duration").textContent = formatTime(this.duration);
+    this.dispatchEvent(new Event("time"));
+  }
+
+  stateChanged() {
+    const { isPlaying } = this;
+    document.body.classList.toggle("is-playing", isPlaying);
+    document.body.classList.toggle("is-muted", this.video.muted);
+    byId("play").setAttribute("aria-label", isPlaying ? "Pause" : "Play");
+    byId("play").title = isPlaying ? "Pause (space)" : "Play (space)";
+    byId("play").disabled = !this.isPlayable;
+    byId("mute").setAttribute("aria-pressed", String(this.video.muted));
+    if (isPlaying) this.isFresh = false;
+    byId("big-play").hidden = !this.isFresh || !this.isPlayable;
+    this.dispatchEvent(new Event("state"));
+  }
+
+  cannotPlay() {
+    if (this.isPlayable) this.stillTime = this.wanted ?? 0;
+    this.isPlayable = false;
+    this.wanted = null;
+    this.video.hidden = true;
+    const codec = this.film?.video?.codec;
+    byId("unplayable").textContent =
+      `This browser cannot play this film${codec ? ` (${codec})` : ""}. Stills are shown; the timeline and all tasks work.`;
+    byId("unplayable").hidden = false;
+    this.showStill();
+    this.stateChanged();
+    this.dispatchEvent(new Event("unplayable"));
+  }
+
+  showStill() {
+    const still = byId("still");
+    still.hidden = !this.film?.id;
+    if (this.film?.id) still.src = thumbnailAddress(this.film.id, this.stillTime, STILL_HEIGHT);
+  }
+}

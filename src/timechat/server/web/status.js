@@ -1,0 +1,26 @@
+// Short messages at the foot of the page, read out by screen readers.
+
+import { byId, element, iconButton } from "./dom.js";
+
+/** Show a message; errors stay until they are closed. Returns a function that takes it away. */
+export function tell(words, { isError = false, seconds = 5, action = null } = {}) {
+  const toast = element("div", { class: isError ? "toast error" : "toast", role: isError ? "alert" : null });
+  const remove = () => toast.remove();
+  toast.append(element("span", {}, words));
+  if (action) toast.append(element("button", { type: "button", class: "quiet small", on: { click: () => { remove(); action.run(); } } }, action.name));
+  toast.append(iconButton("close", "Close", remove));
+  byId("toasts").append(toast);
+  if (!isError && seconds) setTimeout(remove, seconds * 1000);
+  return remove;
+}
+
+/** Tell what went wrong, unless it was the reader who stopped it. */
+export function tellError(error) {
+  if (error.name === "AbortError") return;
+  tell(error.message, { isError: true });
+}
+
+/** Say something to screen readers only: what others see anyway. */
+export function announce(words) {
+  byId("announcement").textContent = words;
+}

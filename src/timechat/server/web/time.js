@@ -1,0 +1,72 @@
+// Seconds as people read them, and back.
+
+/** `75.25` as `1:15` (digits 0) or `1:15.3` (digits 1); from an hour on `1:02:03`. */
+export function formatTime(seconds, digits = 0) {
+  const unit = 10 ** digits;
+  const total = Math.max(0, digits ? Math.round(seconds * unit) / unit : Math.floor(seconds + 1e-6));
+  const hours = Math.floor(total / 3600);
+  const minutes = Math.floor(total / 60) % 60;
+  const rest = (total - hours * 3600 - minutes * 60).toFixed(digits).padStart(digits ? digits + 3 : 2, "0");
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
+}
+
+export const formatRange = (event) =>
+  event.end > event.start ? `${formatTime(event.start, 1)} – ${formatTime(event.end, 1)}` : formatTime(event.start, 1);
+
+/** Seconds of `75.25`, `1:15.25` or `1:02:03`; null if the text is none of them. */
+export function parseTime(text) {
+  const match = /^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d+)?)$/.exec(text.trim().replace(",", "."));
+  return match ? Number(match[1] ?? 0) * 3600 + Number(match[2] ?? 0) * 60 + Number(match[3]) : null;
+}
+
+const CLOCK = String.raw`(?:\d{1,2}:)?\d{1,2}:\d{2}(?:\.\d+)?`;
+const NUMBER = String.raw`\d+(?:\.\d+)?`;
+const DASH = String.raw`\s*(?:[-–—]|to)\s*`;
+const TIMES = new RegExp(
+  [
+    String.raw`\[?\b(?<clock>${CLOCK})(?:${DASH}${CLOCK})?\b\]?`,
+    String.raw`\b(?<list>${NUMBER}(?:,\s*${NUMBER})+(?:,?\s*and\s+${NUMBER})?)(?=\s*(?:seconds?|secs?|s)\b)`,
+    String.raw`\[?\b(?<seconds>${NUMBER})(?:\s*(?:seconds?|secs?|s)?${DASH}${NUMBER})?\s*(?:seconds?|secs?|s)\b\]?`,
+  ].join("|"),
+  "g",
+);
+
+/** The text in pieces `{text, time}`; `time` is seconds where the piece tells a time of a film of `duration`, else null. */
+export function splitTimes(text, duration = Infinity) {
+  const pieces = [];
+  let last = 0;
+  const push = (until, from, time) => {
+    if (from > last) pieces.push({ text: text.slice(last, from), time: null });
+    pieces.push({ text: text.slice(from, until), time });
+    last = until;
+  };
+  const isInside = (time) => time !== null && time <= duration + 0.5;
+  for (const match of text.matchAll(TIMES)) {
+    const { clock, list, seconds } = match.groups;
+    if (list) {
+      for (const number of list.matchAll(new RegExp(NUMBER, "g"))) {
+        const from = match.index + number.index;
+        if (isInside(Number(number[0]))) push(from + number[0].length, from, Number(number[0]));
+      }
+      continue;
+    }
+    const time = parseTime(clock ?? seconds);
+    if (isInside(time)) push(match.index + match[0].length, match.index, time);
+  }
+  if (last < text.length) pieces.push({ text: text.slice(last), time: null });
+  return pieces;
+}
+
+/** How long ago a Unix time in seconds was, in a word or two. */
+export function formatAgo(unixSeconds) {
+  const seconds = Date.now() / 1000 - unixSeconds;
+  if (seconds < 60) return "just now";
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
+  return new Date(unixSeconds * 1000).toLocaleDateString();
+}
+
+export function formatBytes(bytes) {
+  if (bytes < 1e6) return `${Math.max(1, Math.round(bytes / 1e3))} kB`;
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
+}
