@@ -77,7 +77,7 @@ def test_what_is_wrong_is_told_with_its_place(running, film_id, body, status, pa
 
 
 def test_too_many_requests_are_turned_away_with_a_time_to_come_again(served, film_id, nano):
-    running = served(max_running=1, max_waiting=0)
+    running = served(max_requests=1)
     with running.server.service.admitted():
         answer = running.client.post("/v1/captions", json={"video": film_id})
     assert answer.status_code == 429
