@@ -405,6 +405,21 @@ def test_jobs_outlive_a_reload_and_open_their_result(page, server):
     expect(page.get_by_role("tab", name="Events")).to_have_attribute("aria-selected", "true")
 
 
+def test_a_question_asked_twice_has_one_lane_also_after_a_reload(page, server):
+    open_film(page, server, LONG)
+    jobs = page.locator(".job[data-task=dense_caption][data-status=succeeded]")
+    lanes = page.locator(".lane[data-task=dense_caption]")
+    before = jobs.count()
+    for asked in (1, 2):
+        page.locator(".task[data-task=dense_caption]").click()
+        expect(jobs).to_have_count(before + asked, timeout=ANSWER_MS)
+        expect(lanes).to_have_count(1)
+    page.reload()
+    expect(lanes).to_have_count(1)
+    expect(jobs.nth(before + 1)).to_be_attached()
+    expect(lanes).to_have_count(1)
+
+
 def test_a_running_task_can_be_cancelled(page, server):
     open_film(page, server, LONG)
     page.locator(".task[data-task=summary]").click()
