@@ -183,6 +183,7 @@ class ContinuousBatch:
         answering._states = self._slots.states(self.rows.index(answering), answering._length)
         self._leave(answering)
 
+    @torch.inference_mode()
     def drop(self, answering: Answering) -> None:
         """Forget an answer, wherever it stands."""
         answering._states = None

@@ -13,6 +13,8 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from timechat.grammars import AnswerShape
 
+# Free space between the signs of JSON would let a model write nothing else, for as long as it may.
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _KEPT_GRAMMARS = 32  # compiled ones; each answer starts from a copy
 
 
@@ -41,9 +43,11 @@ class AnswerConstraints:
         return AnswerConstraint(self, shape, self._matchers[shape.grammar].deep_copy())
 
     def _compile(self, shape: AnswerShape) -> LLMatcher:
-        read = LLMatcher.grammar_from_json_schema if shape.is_json else LLMatcher.grammar_from_lark
         try:
-            grammar = read(shape.grammar)
+            if shape.is_json:
+                grammar = LLMatcher.grammar_from_json_schema(shape.grammar, _COMPACT)
+            else:
+                grammar = LLMatcher.grammar_from_lark(shape.grammar)
         except ValueError as error:
             raise ValueError(f"the form of the answer cannot be read: {error}") from error
         matcher = LLMatcher(self.engine, grammar, log_level=0)

@@ -1,0 +1,163 @@
+"""The continuous batch: answers come and go, and each is what it is alone."""
+
+import pytest
+import torch
+
+from tests.model.tiny import tiny_model
+from timechat.model.answering import Prompt, write_answers
+from timechat.model.batching import Answering, ContinuousBatch
+from timechat.model.prefix_cache import PrefixCache
+from timechat.tasks import Decoding
+
+IMAGE = 90
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = tiny_model()
+    model.generation_config.eos_token_id = 7
+    return model
+
+
+@pytest.fixture(scope="module")
+def videos(model) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(8, 32, generator=generator) for _ in range(3)]
+
+
+def prompts_about(videos, count: int = 9) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(2)
+    prompts = []
+    for i in range(count):
+        words = torch.randint(8, 90, (3 + 5 * (i % 4),), generator=generator).tolist()
+        prompts.append(Prompt([1, 5, *[IMAGE] * 8, 9, *words], videos[i % len(videos)]))
+    return prompts
+
+
+def decoding_of(i: int) -> Decoding:
+    return Decoding(max_new_tokens=[3, 40, 17][i % 3])
+
+
+def alone(model, prompt: Prompt, decoding: Decoding) -> list[int]:
+    torch.manual_seed(decoding.seed)
+    return write_answers(model, [prompt], pad_token_id=0, arguments=decoding.arguments())[0].token_ids
+
+
+def written_together(batch: ContinuousBatch, answers: list[Answering], *, steps_between: int = 1) -> None:
+    todo = list(answers)
+    while todo or batch.rows or batch.reading:
+        if todo and batch.has_room(todo[0]):
+            batch.join(todo.pop(0))
+        if batch.reading:
+            batch.read()
+        for _ in range(steps_between):
+            batch.step()
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 16])
+def test_answers_that_join_one_by_one_are_those_of_generate(model, videos, max_rows):
+    prompts = prompts_about(videos)
+    answers = [Answering(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    written_together(ContinuousBatch(model, max_rows=max_rows), answers)
+    expected = [alone(model, prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    assert [answer.token_ids for answer in answers] == expected
+    assert len({len(ids) for ids in expected}) > 1  # some end early, some do not
+
+
+def test_probabilities_are_those_of_generate(model, videos):
+    prompts = prompts_about(videos)
+    answers = [Answering(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    written_together(ContinuousBatch(model), answers)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        expected = write_answers(model, [prompt], pad_token_id=0, arguments=decoding_of(i).arguments())[0]
+        torch.testing.assert_close(torch.tensor(answer.logprobs), torch.tensor(expected.logprobs), rtol=0, atol=1e-4)
+
+
+def test_drawn_answers_are_those_of_generate_whoever_is_beside_them(model, videos):
+    decoding = Decoding(max_new_tokens=20, do_sample=True, temperature=1.3, top_p=0.8, seed=5)
+    prompts = prompts_about(videos)
+    answers = [Answering(prompt, decoding) for prompt in prompts]
+    written_together(ContinuousBatch(model, max_rows=4), answers)
+    assert [answer.token_ids for answer in answers] == [alone(model, prompt, decoding) for prompt in prompts]
+
+
+def test_a_prompt_read_in_pieces_is_the_same_prompt(model, videos):
+    prompts = prompts_about(videos)
+    answers = [Answering(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    batch = ContinuousBatch(model, prompt_tokens=4)
+    batch.join(answers[0])
+    batch.read()
+    assert batch.reading is answers[0]  # there is more to come
+    batch.drop(answers[0])
+    written_together(batch, answers)
+    assert [a.token_ids for a in answers] == [alone(model, p, decoding_of(i)) for i, p in enumerate(prompts)]
+
+
+def test_an_answer_that_made_room_goes_on_where_it_stopped(model, videos):
+    prompts = prompts_about(videos, 6)
+    decoding = Decoding(max_new_tokens=30)
+    answers = [Answering(prompt, decoding) for prompt in prompts]
+    batch = ContinuousBatch(model, max_rows=2)
+    parked: list[Answering] = []
+    todo = list(answers)
+    num_parked = 0
+    while todo or parked or batch.rows or batch.reading:
+        if not todo and not batch.reading and parked and batch.has_room(parked[0]):
+            batch.join(parked.pop(0))
+        elif todo and batch.has_room(todo[0]):
+            batch.join(todo.pop(0))
+        if batch.reading:
+            batch.read()
+        batch.step()
+        if batch.rows and todo and not batch.has_room(todo[0]) and not batch.reading:
+            parked.append(batch.rows[0])
+            batch.park(batch.rows[0])
+            num_parked += 1
+    assert num_parked >= 2
+    assert [answer.token_ids for answer in answers] == [alone(model, prompt, decoding) for prompt in prompts]
+
+
+def test_who_is_dropped_leaves_the_others_as_they_are(model, videos):
+    prompts = prompts_about(videos, 5)
+    decoding = Decoding(max_new_tokens=30)
+    answers = [Answering(prompt, decoding) for prompt in prompts]
+    batch = ContinuousBatch(model)
+    for answer in answers:
+        batch.join(answer)
+        batch.read()
+        batch.step()
+    gone = next(row for row in batch.rows if row is not batch.rows[-1])
+    batch.drop(gone)
+    written_together(batch, [])
+    for answer, prompt in zip(answers, prompts, strict=True):
+        if answer is not gone:
+            assert answer.token_ids == alone(model, prompt, decoding)
+
+
+def test_what_is_known_of_a_video_is_not_read_again(model, videos, monkeypatch):
+    first, second = Prompt([1, 5, *[IMAGE] * 8, 9, 20, 21], videos[0]), Prompt([1, 5, *[IMAGE] * 8, 9, 30], videos[0])
+    batch = ContinuousBatch(model, prefixes=PrefixCache(max_bytes=1 << 20))
+    written_together(batch, [Answering(first, decoding_of(0))])
+    answer = Answering(second, decoding_of(1))
+    batch.join(answer)
+    assert batch._cache.get_seq_length() == 11
+    written_together(batch, [])
+    assert answer.token_ids == alone(model, second, decoding_of(1))
+
+
+def test_a_batch_holds_no_more_states_than_its_bytes_allow(model, videos):
+    prompt = prompts_about(videos, 1)[0]
+    answer = Answering(prompt, Decoding(max_new_tokens=100))
+    a_row = answer.most_positions * 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
+    batch = ContinuousBatch(model, max_bytes=2 * a_row)
+    for _ in range(2):
+        one_more = Answering(prompt, Decoding(max_new_tokens=100))
+        assert batch.has_room(one_more)
+        batch.join(one_more)
+        batch.read()
+    assert not batch.has_room(answer)
+
+
+def test_one_that_is_larger_than_all_the_room_is_still_answered_alone(model, videos):
+    prompt = prompts_about(videos, 1)[0]
+    assert ContinuousBatch(model, max_bytes=1).has_room(Answering(prompt, Decoding(max_new_tokens=100)))
