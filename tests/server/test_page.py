@@ -407,11 +407,13 @@ def test_jobs_outlive_a_reload_and_open_their_result(page, server):
 
 def test_a_question_asked_twice_has_one_lane_also_after_a_reload(page, server):
     open_film(page, server, LONG)
-    jobs = page.locator(".job[data-task=dense_caption][data-status=succeeded]")
-    lanes = page.locator(".lane[data-task=dense_caption]")
+    jobs = page.locator(".job[data-task=grounding][data-status=succeeded]")
+    lanes = page.locator(".lane[data-task=grounding]")
     before = jobs.count()
     for asked in (1, 2):
-        page.locator(".task[data-task=dense_caption]").click()
+        page.locator(".task[data-task=grounding]").click()
+        page.keyboard.type("something appears")
+        page.keyboard.press("Enter")
         expect(jobs).to_have_count(before + asked, timeout=ANSWER_MS)
         expect(lanes).to_have_count(1)
     page.reload()
