@@ -101,6 +101,7 @@ async function openFile(file) {
 function show(next, { time = null, blob: source = null, isPlaying = false } = {}) {
   film = next;
   document.body.dataset.view = "studio";
+  scrollTo(0, 0);
   jobs.film = film.id;
   player.open(film, { blob: source, time, isPlaying });
   tracks.open(film.id ?? "new", player.duration);
@@ -147,10 +148,14 @@ function closeTrack(track) {
 async function openKnown() {
   const turn = opening;
   const seen = new Map();
+  const asked = new Set();
   const away = hidden();
   const known = jobs.list.filter((job) => {
     if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
     if (localStorage.getItem(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
+    const question = `${job.task}: ${job.query ?? ""}`;
+    if (asked.has(question)) return false; // a newer one has answered it
+    asked.add(question);
     seen.set(job.task, (seen.get(job.task) ?? 0) + 1);
     return seen.get(job.task) <= (job.task === "grounding" ? MOST_QUERIES : 1);
   });

@@ -28,7 +28,7 @@ export class EventList {
       return;
     }
     const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-    const scrolled = panel.querySelector(".event-rows")?.scrollTop ?? 0;
+    const scrolled = panel.scrollTop;
     this.drawnFor = track;
     panel.replaceChildren(
       all.length > 1 ? this.chooser() : null,
@@ -38,10 +38,19 @@ export class EventList {
       element("ol", { class: "event-rows", "data-task": track.task, "aria-label": track.title }, ...this.rows(track)),
     );
     for (const child of [...panel.childNodes]) if (child.nodeType === Node.TEXT_NODE) child.remove();
-    panel.querySelector(".event-rows").scrollTop = scrolled;
+    panel.scrollTop = scrolled;
     if (focused) panel.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
-    if (isShown) panel.querySelector(".event-row.is-selected")?.scrollIntoView({ block: "nearest" });
+    if (isShown) this.show(panel.querySelector(".event-row.is-selected"));
     this.markNow();
+  }
+
+  /** Scroll the list, never the page, so that a row can be seen. */
+  show(row) {
+    if (!row) return;
+    const panel = byId("events").getBoundingClientRect();
+    const { top, bottom } = row.getBoundingClientRect();
+    if (top < panel.top) byId("events").scrollTop -= panel.top - top;
+    else if (bottom > panel.bottom) byId("events").scrollTop += bottom - panel.bottom;
   }
 
   refreshRows() {
