@@ -6,7 +6,7 @@ one run, in turns:
     decoding     16 clients with short and long answers about videos that are encoded already, against the same requests
                  one after the other; tokens per second
     end to end   the same about videos that nobody has looked at yet; seconds
-    fairness     short requests while every row is taken by an answer that is 40 times as long
+    fairness     short requests while every row is taken by an answer that is 100 times as long
     sameness     the answers of both ways, token by token; where they differ, the gap between the two likeliest tokens
 
     python benchmarks/serving.py [--rounds 3] [--model nano|mid-size]
@@ -161,7 +161,7 @@ def measure_fairness(url: str, films: Sequence[Path]) -> dict:
     ended: dict[str, list[float]] = {"long": [], "short": []}
     waits: list[float] = []
     lock = threading.Lock()
-    form = {"type": "object", "properties": {"a": {"type": "string", "minLength": 900, "maxLength": 1000}}}
+    form = {"type": "object", "properties": {"a": {"type": "string", "minLength": 3600, "maxLength": 4000}}}
     form |= {"required": ["a"], "additionalProperties": False}
 
     def ask(kind: str, body: dict) -> None:
@@ -173,7 +173,7 @@ def measure_fairness(url: str, films: Sequence[Path]) -> dict:
             if kind == "short":
                 waits.append(time.perf_counter() - began)
 
-    long_body = Asked(films[0], "Tell everything.", "ask", 640).body()
+    long_body = Asked(films[0], "Tell everything.", "ask", 1600).body()
     long_body["response_format"] = {"type": "json_schema", "json_schema": {"name": "long", "schema": form}}
     short_body = Asked(films[0], "What is there?", "ask", 16).body()
     ask_all(url, [Asked(films[0], "What is there?", "ask", 16)], 1)

@@ -159,9 +159,12 @@ def _run(timechat: "TimeChat", options: "ServerSettings", listener: socket.socke
     import uvicorn
 
     from timechat.server import create_app
+    from timechat.server.connections import Connection
 
     config = uvicorn.Config(
         create_app(timechat, options),
+        http=Connection,
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -2,6 +2,7 @@
 
 app          create_app: routes, doors and the page, put together
 gate         who may come in: hosts, origins, keys, sizes; what is logged
+connections  clients that hold a connection for nothing
 routes/      one file a subject: chat, tasks, files, jobs, export, status
 schemas      what requests look like           errors    what answers look like where something is wrong
 films        a video that a request names ─▶ a file that may be opened: uploads, allowed folders, addresses

@@ -43,6 +43,7 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
     """
     settings = ServerSettings() if settings is None else settings
     metrics = Metrics()
+    keys = Keys(settings.api_keys)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +53,7 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
         service = Service(timechat, settings, films)
         background = Jobs(service, settings, database)
         metrics.watch(service, background, films)
-        app.state.server = Server(settings, service, films, background, Keys(settings.api_keys), metrics)
+        app.state.server = Server(settings, service, films, background, keys, metrics)
         service.start()
         background.start()
         try:
@@ -63,7 +64,7 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
             database.close()
 
     app = FastAPI(title="TimeChat", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, settings=settings, metrics=metrics)
+    app.add_middleware(Gate, settings=settings, keys=keys, metrics=metrics)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
@@ -95,13 +96,18 @@ def _add_errors(app: FastAPI) -> None:
 
     async def known(_: Request, error: Exception) -> JSONResponse:
         told = as_api_error(error)
-        assert told is not None
+        if told is None:
+            raise error
         return told.response()
 
-    async def malformed(_: Request, error: Exception) -> JSONResponse:
+    async def malformed(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         # Of several, the deepest: a union complains about each of its kinds.
         first = max(error.errors(), key=lambda told: len(told["loc"]))
+        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", "").lower():
+            return ApiError(
+                415, "the body must be JSON, sent with the header Content-Type: application/json"
+            ).response()
         if first["type"] == "json_invalid":
             return ApiError(400, f"the body is no JSON: {first['ctx']['error']}"[:500]).response()
         param = ".".join(str(part) for part in first["loc"] if part not in _NO_FIELDS) or None
@@ -117,7 +123,7 @@ def _add_errors(app: FastAPI) -> None:
     async def unknown(_: Request, _error: Exception) -> JSONResponse:
         return ApiError(500, "something went wrong inside of the server; its log says more").response()
 
-    for kind in (ApiError, TimeChatError, ValueError, MemoryError):
+    for kind in (ApiError, TimeChatError, ValueError, MemoryError, OSError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, by_status)

@@ -1,11 +1,13 @@
 """What is said where something is wrong: OpenAI's shape, and the status that clients act on."""
 
+import errno
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError
@@ -97,8 +99,16 @@ def as_api_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = ()) 
         return ApiError(422, message, "video", "unreadable_video")
     if isinstance(error, PromptTooLongError):
         return ApiError(400, message, "messages", "context_length_exceeded")
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        return ApiError(400, f"{param or 'the body'}: {first['msg']}"[:500], param)
     if isinstance(error, DataError | ValueError | TimeChatError):
         return ApiError(400, message)
+    if isinstance(error, FileNotFoundError):
+        return ApiError(404, "the file was removed meanwhile", "video", "not_found")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ApiError(507, "the server's disk is full", code="disk_full")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ApiError(
             503, "out of memory; ask about fewer frames", code="out_of_memory", headers={"Retry-After": "5"}

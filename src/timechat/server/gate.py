@@ -8,13 +8,14 @@ import secrets
 import time
 from asyncio import timeout
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from timechat.access import redact
-from timechat.server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from timechat.server.errors import CLIENT_CLOSED_REQUEST, ApiError, busy
 from timechat.server.metrics import Metrics
 from timechat.server.settings import ServerSettings
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("timechat.server.requests")
 COOKIE = "timechat_session"
 _SESSION_SECONDS = 12 * 3600.0
 _MOST_SESSIONS = 1000
+_OPEN = {"/", "/health", "/ready", "/openapi.json"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {
     "content-security-policy": (
@@ -101,9 +103,10 @@ def _digest(text: str) -> bytes:
 class Gate:
     """The outermost layer of the application: everything passes it, both ways."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, keys: Keys, metrics: Metrics) -> None:
         """Stand before an application."""
-        self._app, self._settings, self._metrics = app, settings, metrics
+        self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
+        self._held = _Held(settings.max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or say why not."""
@@ -112,6 +115,7 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         began = time.monotonic()
+        body = _Body(receive, self._settings, self._held, is_upload=_is_upload(scope))
         status = CLIENT_CLOSED_REQUEST
 
         async def send_on(message: Message) -> None:
@@ -128,8 +132,12 @@ class Gate:
             if refusal is not None:
                 await refusal.response()(scope, receive, send_on)
             else:
-                await self._app(scope, _Body(receive, self._settings, is_upload=_is_upload(scope)), send_on)
+                await self._app(scope, body, send_on)
+        except Exception:
+            status = 500 if status == CLIENT_CLOSED_REQUEST else status
+            raise
         finally:
+            body.release()
             seconds = time.monotonic() - began
             route = getattr(scope.get("route"), "path", None) or "other"
             self._metrics.count(scope["method"] if scope["method"] in _METHODS else "other", route, status, seconds)
@@ -146,10 +154,15 @@ class Gate:
                 403, f"this server is not called {host[:80]!r}; name it with --name if it should be", code="wrong_host"
             )
         origin = headers.get(b"origin")
-        if origin is not None and origin not in self._settings.origins and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in self._settings.origins and _host_of(origin) != host:
             return ApiError(
                 403, "pages of other servers may not ask this one; allow theirs with --origin", code="wrong_origin"
             )
+        if not _is_open(scope):  # before the body: who has no key cannot make the server hold anything
+            try:
+                self._keys.check(Request(scope))
+            except ApiError as refusal:
+                return refusal
         length = headers.get(b"content-length", "0")
         most = _most_bytes(self._settings, is_upload=_is_upload(scope))
         if not length.isdecimal() or int(length) > most:
@@ -157,15 +170,33 @@ class Gate:
         return None
 
 
+def _host_of(origin: str) -> str | None:
+    """Host and port of a page; None where that is no address."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
 _METHODS = {"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"}
+
+
+@dataclass
+class _Held:
+    """Bytes of all bodies that are in memory."""
+
+    most: int
+    num_bytes: int = 0
 
 
 class _Body:
     """What a client sends, measured: too much, too slow or broken off is told apart."""
 
-    def __init__(self, receive: Receive, settings: ServerSettings, *, is_upload: bool) -> None:
-        self._receive, self._settings = receive, settings
+    def __init__(self, receive: Receive, settings: ServerSettings, all_held: _Held, *, is_upload: bool) -> None:
+        self._receive, self._settings, self._all_held = receive, settings, all_held
+        self._is_held = not is_upload  # uploads go to the disk as they come
         self._most, self._held = _most_bytes(settings, is_upload=is_upload), 0
+        self._num_held = 0
         self._ends = time.monotonic() + settings.upload_timeout
         self._is_whole = False
 
@@ -183,9 +214,28 @@ class _Body:
             self._is_whole = not message.get("more_body", False)
             if self._held > self._most:
                 raise _too_large(self._most)
+            if self._is_held:
+                self._hold(len(message.get("body", b"")))
         else:
             self._is_whole = True
         return message
+
+    def _hold(self, num_bytes: int) -> None:
+        self._num_held += num_bytes
+        self._all_held.num_bytes += num_bytes
+        if self._all_held.num_bytes > self._all_held.most:
+            raise busy("the requests that are being worked on are too large together", 5)
+
+    def release(self) -> None:
+        """Make room for others."""
+        self._all_held.num_bytes -= self._num_held
+        self._num_held = 0
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether a route is there for those without a key: the page itself, and what tells nothing."""
+    path: str = scope["path"]
+    return path in _OPEN or path.startswith("/static/") or (scope["method"], path) == ("DELETE", "/v1/session")
 
 
 def _is_upload(scope: Scope) -> bool:

@@ -25,6 +25,7 @@ from timechat.tasks import build_question
 from timechat.video import Frames
 
 _FREE_TOKENS = 512
+_COLDEST = 0.001  # temperature below which the likeliest token is taken: scores divided by less are infinite
 _FRAME_FIELDS = ("start", "end", "fps", "max_frames", "num_frames")
 _MAX_FRAMES_SENT = 2000
 _MAX_PICTURE_PIXELS = 4096 * 4096
@@ -244,11 +245,11 @@ class ChatRequest(_Request):
 
     def _decoding(self, schema: str | None, settings: ServerSettings) -> Decoding:
         longest = self.max_completion_tokens or self.max_tokens or min(_FREE_TOKENS, settings.max_new_tokens)
-        samples = self.temperature is not None and self.temperature > 0
+        samples = self.temperature is not None and self.temperature >= _COLDEST
         return Decoding(
             max_new_tokens=longest,
             do_sample=samples,
-            temperature=self.temperature or 1.0,
+            temperature=self.temperature if samples and self.temperature is not None else 1.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=50 if self.top_k is None or self.top_k < 1 else self.top_k,
             seed=42 if self.seed is None else self.seed,
@@ -317,9 +318,7 @@ class _Conversation:
             where = f"{place}.content[{i}]"
             kind = part.get("type")
             if kind in ("text", "input_text"):
-                if not isinstance(part.get("text"), str):
-                    raise ApiError(400, "a part of the type text needs text", where)
-                texts.append(part["text"])
+                texts.append(_text(part.get("text"), "a part of the type text needs text", where))
             elif message.role == "user" and (video := read_part(part, where)) is not None:
                 self._take(video, where)
             else:
@@ -337,6 +336,16 @@ class _Conversation:
             if not same:
                 raise ApiError(400, "a conversation is about one video; this is a second one", where)
         self._video = video
+
+
+def _text(value: Any, wanted: str, where: str) -> str:
+    """A text that a client has sent, where it is one."""
+    try:
+        if isinstance(value, str) and value.encode() is not None:
+            return value
+    except UnicodeEncodeError:  # half of a pair of surrogates is no character, and no tokenizer takes it
+        raise ApiError(400, "a text holds half of a character (a surrogate without the other)", where) from None
+    raise ApiError(400, wanted, where)
 
 
 def read_part(part: Mapping[str, Any], where: str) -> tuple[str | Frames, dict[str, Any]] | None:
@@ -413,7 +422,8 @@ def frames_of(sent: TimedFrames) -> Frames:
     num_pixels = 0
     for i, frame in enumerate(sent.frames):
         pictures.append(_picture(frame.url, f"frames[{i}]"))
-        num_pixels += pictures[-1].width * pictures[-1].height
+        # All are brought to the size of the first.
+        num_pixels += max(picture.width * picture.height for picture in (pictures[0], pictures[-1]))
         if num_pixels > _MAX_ALL_PIXELS:
             raise ApiError(
                 413, f"the frames have more than {_MAX_ALL_PIXELS} pixels together; send smaller ones", "frames"
@@ -436,6 +446,8 @@ def _picture(url: str, where: str) -> Image.Image:
         if picture.width * picture.height > _MAX_PICTURE_PIXELS:
             raise ApiError(413, f"a picture of {picture.width}x{picture.height} pixels is too large", where)
         return picture.convert("RGB")
+    except Image.DecompressionBombError as error:
+        raise ApiError(413, "a picture is too large", where) from error
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ApiError(400, "is no JPEG, PNG or WebP picture", where) from error
 
@@ -446,7 +458,9 @@ def speech_of(transcript: list[SpeechLine] | list[Any] | str | None) -> tuple[Ev
         return None
     try:
         if isinstance(transcript, str):
-            lines = parse_transcript(transcript)
+            lines = parse_transcript(_text(transcript, "a transcript is text", "transcript"))
+        elif not isinstance(transcript, list):
+            raise ApiError(400, "a transcript is a list of lines, or the text of an SRT or WebVTT file", "transcript")
         else:
             read = [line if isinstance(line, SpeechLine) else SpeechLine.model_validate(line) for line in transcript]
             lines = tuple(Event(line.start, line.end, line.text or line.caption) for line in read)

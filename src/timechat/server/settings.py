@@ -40,6 +40,8 @@ class ServerSettings:
     """Of one video."""
     max_body_bytes: int = 100_000_000
     """Of one request other than an upload; `data:` addresses travel in it."""
+    max_held_bytes: int = 1_000_000_000
+    """Of all those requests that are in memory at once; more are turned away with 429."""
     max_store_bytes: int = 100_000_000_000
     """Of all uploads together."""
     silence_timeout: float = 30.0

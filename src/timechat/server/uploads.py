@@ -13,6 +13,7 @@ from timechat.server.errors import ApiError
 
 _MAX_FIELD_BYTES = 10_000
 _MAX_NAME = 255
+_MAX_PARTS = 100
 
 
 class FileForm:
@@ -44,6 +45,7 @@ class FileForm:
         self._header = (b"", b"")
         self._part: dict[str, str] = {}
         self._value = b""
+        self._num_parts, self._is_whole = 0, False
         callbacks = {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._add_header(data[start:end], b""),
@@ -52,6 +54,7 @@ class FileForm:
             "on_headers_finished": self._open,
             "on_part_data": lambda data, start, end: self._take(data[start:end]),
             "on_part_end": self._end,
+            "on_end": self._close,
         }
         self._parser = MultipartParser(boundary.encode("latin-1", "replace"), callbacks)  # type: ignore[arg-type]
 
@@ -72,12 +75,17 @@ class FileForm:
         finally:
             if self._file is not None:
                 self._file.close()
+        if self._num_parts and not self._is_whole:
+            raise ApiError(400, "the form breaks off before its end", "file")
         if self.filename is None:
             raise ApiError(400, "the form has no part named file with a filename", "file")
         if not self._path.stat().st_size:
             raise ApiError(400, "the file is empty", "file")
 
     def _begin(self) -> None:
+        self._num_parts += 1
+        if self._num_parts > _MAX_PARTS:
+            raise ApiError(413, f"the form has more than {_MAX_PARTS} parts", headers={"Connection": "close"})
         self._part, self._value, self._header = {}, b"", (b"", b"")
 
     def _add_header(self, name: bytes, value: bytes) -> None:
@@ -115,6 +123,9 @@ class FileForm:
     def _end(self) -> None:
         if (name := self._part.get("name")) and name != "file":
             self.fields[name] = self._value.decode("utf-8", "replace")
+
+    def _close(self) -> None:
+        self._is_whole = True
 
 
 def shown_name(filename: str) -> str:

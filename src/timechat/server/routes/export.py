@@ -86,7 +86,7 @@ class ExportRequest(BaseModel):
 
     answer: SentAnswer
     format: str
-    fps: float | None = Field(None, gt=0, le=1000)
+    fps: float | None = Field(None, ge=0.1, le=1000)
 
 
 @router.get("/v1/export/formats")

@@ -9,7 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response
 from starlette.requests import ClientDisconnect
 
-from timechat.server.errors import CLIENT_CLOSED_REQUEST, ApiError
+from timechat.errors import VideoError
+from timechat.server.errors import CLIENT_CLOSED_REQUEST, ApiError, as_api_error
 from timechat.server.routes.server import Here
 from timechat.server.uploads import FileForm
 from timechat.video.thumbnails import thumbnail
@@ -70,7 +71,7 @@ async def delete(file_id: str, server: Here) -> dict[str, Any]:
 @router.get("/v1/files/{file_id}/content")
 async def content(file_id: str, server: Here) -> FileResponse:
     """The film itself, in parts where the client asks for `Range`."""
-    film, filename = server.films.by_id(file_id)
+    film, filename = await run_in_threadpool(server.films.by_id, file_id)
     assert film.path is not None
     media_type = await run_in_threadpool(server.films.media_type, film)
     last = filename.rsplit("/", 1)[-1]
@@ -85,13 +86,16 @@ async def picture(
     height: Annotated[int, Query(ge=16, le=720)] = 72,
 ) -> Response:
     """The keyframe before a time, as a small JPEG."""
-    film, _ = server.films.by_id(file_id)
+    film, filename = await run_in_threadpool(server.films.by_id, file_id)
     assert film.path is not None
     key = (film.key, time, height)
     if key not in _thumbnails:
         async with _drawing:
             await run_in_threadpool(server.films.probe, film)
-            _thumbnails[key] = await run_in_threadpool(thumbnail, film.path, time, height)
+            try:
+                _thumbnails[key] = await run_in_threadpool(thumbnail, film.path, time, height)
+            except VideoError as error:
+                raise as_api_error(error, [(film.path, filename)]) or error from error
         while len(_thumbnails) > _KEPT_THUMBNAILS:
             _thumbnails.popitem(last=False)
     headers = {"Cache-Control": "private, max-age=86400"}

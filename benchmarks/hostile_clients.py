@@ -1,0 +1,715 @@
+"""A thousand requests of clients that behave, vanish, drip, lie and attack, and what is left of the server afterwards.
+
+A real `timechat serve` with the built-in model gets a seeded mix from several clients at once. Afterwards nothing may
+be held: no memory, no descriptor, no child process, no place in a queue, no debris on the disk. Then 20 jobs are put
+into the queue, the server is killed in their midst and started again, and must finish them all with the answers of a
+server that nobody disturbed.
+
+    PYTHONPATH=src python benchmarks/hostile_clients.py [--requests 1000] [--seed 0] [--clients 8]
+
+The result is JSON on stdout, a table on stderr; the exit status is 1 where a promise was broken.
+"""
+
+import argparse
+import base64
+import json
+import random
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from running_server import RunningServer, Usage
+
+from timechat.data.drawing.film import write_film
+from timechat.data.drawing.writing import write_video
+
+MAX_UPLOAD = 2_000_000
+DOCUMENTED = {503, 504, 507}
+"""Statuses of 500 and above that a client may be told."""
+VANISHED = {None}
+"""No status: the client did not wait for one."""
+REFUSED = {400, 403, 404, 405, 408, 413, 415, 422}
+MEMORY_GROWTH = 64e6
+"""Bytes between the first and the last tenth of the run that count as flat; allocators of many threads are not exact."""
+EVERY_LOOK = 0.25  # seconds between two looks at the server's memory
+
+Expected = set[int | None]
+
+
+@dataclass
+class Site:
+    """The server, and what clients know of it."""
+
+    server: RunningServer
+    films: list[str]
+    content: bytes
+    secrets: list[bytes]
+    """Texts that no answer may hold: folders of the machine."""
+    uploads: list[str] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended."""
+
+    kind: str
+    status: int | None
+    seconds: float
+    wrong: str | None
+    """The promise that was broken."""
+
+
+# ------------------------------------------------------------------------------------------------------------- wire
+
+
+def head(
+    site: Site, method: str, target: str, *, length: int | None = None, kind: str = "application/json", more: str = ""
+) -> bytes:
+    """The head of a request."""
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {site.server.host}", "Connection: close", f"Content-Type: {kind}"]
+    lines += [] if length is None else [f"Content-Length: {length}"]
+    return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode("latin-1")
+
+
+def answer_of(connection: socket.socket, most: int | None = None, pause: float = 0.0) -> bytes:
+    """All that the server sends, or the first so many bytes of it."""
+    answer = b""
+    with suppress(ConnectionError):
+        while most is None or len(answer) < most:
+            piece = connection.recv(512 if pause else 1 << 16)
+            if not piece:
+                break
+            answer += piece
+            time.sleep(pause)
+    return answer
+
+
+def send(site: Site, *pieces: bytes, pause: float = 0.0, most: int | None = None, slow: float = 0.0) -> bytes:
+    """Send a request in pieces and read the answer, or its beginning."""
+    with site.server.connect() as connection:
+        with suppress(ConnectionError):  # the server may answer before it has heard all, and hang up
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+        return answer_of(connection, most, slow)
+
+
+def vanish(site: Site, rng: random.Random, *pieces: bytes, wait: float = 0.0, most: int | None = None) -> None:
+    """Send something and go away, politely or as a crash does."""
+    with site.server.connect() as connection:
+        if rng.random() < 0.5:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for piece in pieces:
+            connection.sendall(piece)
+        if most is not None:
+            answer_of(connection, most)
+        time.sleep(wait)
+
+
+def post(site: Site, target: str, body: bytes | dict[str, Any], **options: Any) -> bytes:
+    """A request with a JSON body."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return send(site, head(site, "POST", target, length=len(content), **options), content)
+
+
+def form(parts: Sequence[tuple[str, bytes]], *, ends: bool = True) -> bytes:
+    """A form; each part is a header and its content."""
+    whole = b"".join(b"--XX\r\n" + name.encode() + b"\r\n\r\n" + content + b"\r\n" for name, content in parts)
+    return whole + (b"--XX--\r\n" if ends else b"")
+
+
+FORM = "multipart/form-data; boundary=XX"
+
+
+def file_form(content: bytes, name: str = "film.mp4") -> bytes:
+    """A form with one file."""
+    return form([(f'Content-Disposition: form-data; name="file"; filename="{name}"', content)])
+
+
+def chat(site: Site, rng: random.Random, video: str | None = None, **options: Any) -> dict[str, Any]:
+    """A body of `/v1/chat/completions`."""
+    question = rng.choice(["What happens?", "When does it end?", "Describe the film.", "Which colours are there?"])
+    content = [
+        {"type": "video_url", "video_url": {"url": video or rng.choice(site.films)}},
+        {"type": "text", "text": question},
+    ]
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": rng.choice([4, 16, 48])} | options
+
+
+# -------------------------------------------------------------------------------------------- clients that behave
+
+Client = Callable[[Site, random.Random], bytes]
+
+
+def asks(site: Site, rng: random.Random) -> bytes:
+    return post(site, "/v1/chat/completions", chat(site, rng, temperature=rng.choice([0, 0, 1.0])))
+
+
+def streams(site: Site, rng: random.Random) -> bytes:
+    answer = post(site, "/v1/chat/completions", chat(site, rng, stream=True))
+    assert b"data: [DONE]" in answer or not answer.startswith(b"HTTP/1.1 200"), "a stream ended without [DONE]"
+    return answer
+
+
+def asks_tasks(site: Site, rng: random.Random) -> bytes:
+    route = rng.choice(["moments", "captions", "highlights", "summary", "steps"])
+    start = rng.choice([None, 0, 1.5])
+    return post(site, f"/v1/{route}", {"video": rng.choice(site.films), "query": "a red circle", "start": start})
+
+
+def looks_around(site: Site, rng: random.Random) -> bytes:
+    film = rng.choice(site.films)
+    paths = ["/health", "/v1/models", "/v1/files", "/metrics", "/", f"/v1/files/{film}", "/v1/jobs"]
+    paths += [f"/v1/files/{film}/thumbnail?time={rng.randrange(20)}"] * 3
+    return send(site, head(site, "GET", rng.choice(paths)))
+
+
+def reads_ranges(site: Site, rng: random.Random) -> bytes:
+    start = rng.randrange(5000)
+    more = f"Range: bytes={start}-{start + rng.randrange(3000)}\r\n"
+    return send(site, head(site, "GET", f"/v1/files/{rng.choice(site.films)}/content", more=more))
+
+
+def uploads(site: Site, rng: random.Random) -> bytes:
+    body = file_form(site.content, rng.choice(["a.mp4", "../../etc/passwd", "ü\u202e.mp4", "a\\b.mp4"]))
+    answer = send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
+    file_id = json.loads(answer.partition(b"\r\n\r\n")[2]).get("id")
+    if file_id and rng.random() < 0.9:
+        post(site, "/v1/captions", {"video": file_id, "max_new_tokens": 8})
+        return send(site, head(site, "DELETE", f"/v1/files/{file_id}"))
+    return answer
+
+
+def exports(site: Site, rng: random.Random) -> bytes:
+    events = [{"start": i, "end": i + 1, "caption": "x"} for i in range(rng.randrange(5))]
+    answer = {"text": "x", "task": "dense_caption", "events": events, "video": "/etc/passwd"}
+    return post(site, "/v1/export", {"answer": answer, "format": rng.choice(["srt", "html", "csv", "otio", "edl"])})
+
+
+# ------------------------------------------------------------------------------------------------ clients that vanish
+
+
+def leaves_in_the_body(site: Site, rng: random.Random) -> bytes:
+    if rng.random() < 0.5:
+        body, kind, target = file_form(site.content), FORM, "/v1/files"
+    else:
+        body, kind, target = json.dumps(chat(site, rng)).encode(), "application/json", "/v1/chat/completions"
+    vanish(site, rng, head(site, "POST", target, length=len(body), kind=kind), body[: rng.randrange(len(body))])
+    return b""
+
+
+def leaves_in_the_head(site: Site, rng: random.Random) -> bytes:
+    whole = head(site, "POST", "/v1/captions", length=10)
+    vanish(site, rng, whole[: rng.randrange(len(whole))])
+    return b""
+
+
+def leaves_while_waiting(site: Site, rng: random.Random) -> bytes:
+    body = json.dumps(chat(site, rng, stream=rng.random() < 0.5, max_tokens=400)).encode()
+    request = head(site, "POST", "/v1/chat/completions", length=len(body))
+    vanish(site, rng, request, body, wait=rng.random() * 0.3)
+    return b""
+
+
+def leaves_in_the_stream(site: Site, rng: random.Random) -> bytes:
+    body = json.dumps(chat(site, rng, stream=True, max_tokens=400)).encode()
+    vanish(site, rng, head(site, "POST", "/v1/chat/completions", length=len(body)), body, most=rng.randrange(1, 2000))
+    return b""
+
+
+def leaves_in_a_film(site: Site, rng: random.Random) -> bytes:
+    vanish(site, rng, head(site, "GET", f"/v1/files/{rng.choice(site.films)}/content"), most=100)
+    return b""
+
+
+# ---------------------------------------------------------------------------------------------- clients that are slow
+
+
+def drips_an_upload(site: Site, rng: random.Random) -> bytes:
+    body = file_form(site.content)
+    step = len(body) // 12 + 1
+    pieces = [body[i : i + step] for i in range(0, len(body), step)]
+    answer = send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), *pieces, pause=0.1)
+    file_id = json.loads(answer.partition(b"\r\n\r\n")[2]).get("id", "none")
+    return send(site, head(site, "DELETE", f"/v1/files/{file_id}"))
+
+
+def reads_slowly(site: Site, rng: random.Random) -> bytes:
+    if rng.random() < 0.5:
+        return send(site, head(site, "GET", f"/v1/files/{rng.choice(site.films)}/content"), most=8000, slow=0.05)
+    body = json.dumps(chat(site, rng, stream=True, max_tokens=16)).encode()
+    return send(site, head(site, "POST", "/v1/chat/completions", length=len(body)), body, slow=0.05)
+
+
+def falls_silent(site: Site, rng: random.Random) -> bytes:
+    return send(site, head(site, "POST", "/v1/captions", length=1000), b'{"video":')
+
+
+# ------------------------------------------------------------------------------------------------ clients that lie
+
+
+def sends_no_request(site: Site, rng: random.Random) -> bytes:
+    film = rng.choice(site.films)
+    deep = rng.choice([50, 900, 5000, 100_000])
+    bodies: list[bytes] = [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe{}",
+        b"[" * deep + b"]" * deep,
+        b'{"video":' * deep + b"1" + b"}" * deep,
+        b'{"video": "%s", "num_frames": %s}' % (film.encode(), b"9" * rng.choice([3, 30, 5000])),
+        *(
+            b'{"video": "%s", "%s": %s}' % (film.encode(), name, value)
+            for name in (b"start", b"fps", b"window", b"threshold", b"top_k")
+            for value in (b"NaN", b"Infinity", b"-1e400", b'"x"', b"[]", b"{}")
+        ),
+    ]
+    return post(site, rng.choice(["/v1/captions", "/v1/moments", "/v1/jobs"]), rng.choice(bodies))
+
+
+def chats_nonsense(site: Site, rng: random.Random) -> bytes:
+    film, deep = rng.choice(site.films), rng.choice([50, 400, 5000])
+    schema: Any = '"x"'
+    schema = json.loads('{"type": "array", "items": ' * 40 + '{"type": "string", "pattern": "("}' + "}" * 40)
+    oddities: list[dict[str, Any]] = [
+        {"messages": []},
+        {"messages": [{"role": "user", "content": [{}] * deep}]},
+        chat(site, rng, "\ud800"),
+        chat(site, rng, film, top_p=0),
+        chat(site, rng, film, n=2),
+        chat(site, rng, film, max_tokens=10**9),
+        chat(site, rng, film, seed=10**30, temperature=1),
+        chat(site, rng, film, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}),
+        chat(site, rng, film, mm_processor_kwargs={"fps": "fast"}),
+        chat(site, rng, film, media_io_kwargs={"video": 5}),
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": ["x"], "fps": 1e-9}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "frames", "frames": [{"url": "data:,", "time": 0}]}]}]},
+    ]
+    return post(site, "/v1/chat/completions", rng.choice(oddities))
+
+
+def sends_no_form(site: Site, rng: random.Random) -> bytes:
+    file = 'Content-Disposition: form-data; name="file"; filename="a.mp4"'
+    forms: list[tuple[bytes, str]] = [
+        (form([(file, site.content), (file, site.content)]), FORM),
+        (form([(file, site.content)], ends=False), FORM),
+        (form([(file, b"")]), FORM),
+        (form([('Content-Disposition: form-data; name="other"', b"x")] * 300), FORM),
+        (form([("X-A: " + "a" * 100_000, b"x")]), FORM),
+        (file_form(site.content), "multipart/form-data"),
+        (file_form(site.content), "multipart/form-data; boundary=" + "X" * 5000),
+        (file_form(site.content), "multipart/form-data; boundary=YY"),
+        (file_form(site.content), "application/json"),
+        (b"--XX\r\n\r\n\r\n", FORM),
+        (b"", FORM),
+        (rng.randbytes(5000), FORM),
+    ]
+    body, kind = rng.choice(forms)
+    return send(site, head(site, "POST", "/v1/files", length=len(body), kind=kind), body)
+
+
+def knows_no_route(site: Site, rng: random.Random) -> bytes:
+    method = rng.choice(["GET", "PUT", "PATCH", "BREW", "TRACE", "POST"])
+    target = rng.choice(["/v1/nothing", "/admin", "/%00", "/%ff%fe", "//etc/passwd", "/v1/files/x/y", "/" + "a" * 5000])
+    return send(site, head(site, method, target, length=0))
+
+
+def speaks_no_http(site: Site, rng: random.Random) -> bytes:
+    heads = [
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        rng.randbytes(300) + b"\r\n\r\n",
+    ]
+    heads += [head(site, "GET", "/", more="X: " + "a" * 100_000 + "\r\n")]
+    heads += [head(site, "POST", "/v1/captions", more=f"Content-Length: {'9' * 4000}\r\n")]
+    heads += [head(site, "POST", "/v1/captions", more="Transfer-Encoding: chunked\r\n") + b"ZZ\r\n"]
+    return send(site, rng.choice(heads))
+
+
+def comes_from_elsewhere(site: Site, rng: random.Random) -> bytes:
+    if rng.random() < 0.5:
+        host = rng.choice(["evil.example", "127.0.0.1.evil.example", "", "[::1"])
+        return send(site, f"GET /v1/files HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    origin = rng.choice(
+        ["https://evil.example", "null", "http://[", "file://", f"http://{site.server.host}.evil.example"]
+    )
+    return send(site, head(site, "POST", "/v1/captions", length=0, more=f"Origin: {origin}\r\n"))
+
+
+# ------------------------------------------------------------------------------------------------ clients that attack
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """A film with something wrong, or something else by its name."""
+    place = rng.randrange(len(content))
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\nhttp://127.0.0.1:1/x.ts\n"
+    return rng.choice(
+        [
+            content[:place] or b"x",
+            content[:place] + rng.randbytes(500) + content[place + 500 :],
+            content[:48],
+            b"just text\n" * 50,
+            playlist,
+            b"ffconcat version 1.0\nfile /etc/passwd\n",
+            bytes(50_000),
+            content[: len(content) // 2] + content[: len(content) // 2],
+        ]
+    )
+
+
+def uploads_damage(site: Site, rng: random.Random) -> bytes:
+    body = file_form(damaged(site.content, rng))
+    answer = send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
+    if answer.startswith(b"HTTP/1.1 200"):  # the head and the first picture were whole; what of the rest?
+        file_id = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+        answer = post(site, "/v1/captions", {"video": file_id, "max_new_tokens": 8})
+        send(site, head(site, "GET", f"/v1/files/{file_id}/thumbnail?time={rng.randrange(20)}"))
+        send(site, head(site, "DELETE", f"/v1/files/{file_id}"))
+    return answer
+
+
+def sends_damage_inline(site: Site, rng: random.Random) -> bytes:
+    text = base64.b64encode(damaged(site.content, rng)).decode()
+    address = rng.choice(
+        [f"data:video/mp4;base64,{text}", f"data:video/mp4;base64,{text[:-7]}!", f"data:text/html,{text}"]
+    )
+    return post(site, "/v1/chat/completions", chat(site, rng, address))
+
+
+def sends_too_much(site: Site, rng: random.Random) -> bytes:
+    body = file_form(site.content + bytes(MAX_UPLOAD + (2 << 20)))
+    which = rng.randrange(4)
+    if which == 0:
+        return send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
+    if which == 1:
+        chunks = [b"%x\r\n%s\r\n" % (len(body), body), b"0\r\n\r\n"]
+        return send(site, head(site, "POST", "/v1/files", kind=FORM, more="Transfer-Encoding: chunked\r\n"), *chunks)
+    if which == 2:
+        return send(site, head(site, "POST", "/v1/captions", length=200_000_000), b"{")
+    if rng.random() < 0.9:
+        body = file_form(site.content + bytes(MAX_UPLOAD))  # less than the form may have, more than the file may
+        return send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
+    return post(site, "/v1/captions", {"video": "data:video/mp4;base64," + "A" * 88_000_000})
+
+
+def tries_paths(site: Site, rng: random.Random) -> bytes:
+    names = ["file:///etc/passwd", "/etc/passwd", "file:///proc/self/environ", "../../etc/passwd", "file:..//x"]
+    names += ["file:///\0", "\\\\host\\share", "http://127.0.0.1:22/", "http://169.254.169.254/latest", "concat:a|b"]
+    names += ["http://2130706433/", "ftp://x/y", "rtsp://x", "pipe:0", "subfile:x", "data:video/mp4;base64,"]
+    if rng.random() < 0.7:
+        return post(site, "/v1/captions", {"video": rng.choice(names)})
+    tricks = ["/static/..%2f..%2fapp.py", "/static/%2e%2e/gate.py", "/static/%00", "/v1/files/..%2f..%2fx/content"]
+    return send(site, head(site, "GET", rng.choice(tricks)))
+
+
+def asks_for_what_is_not_there(site: Site, rng: random.Random) -> bytes:
+    name = rng.choice(["file-", "film-", "job-"]) + f"{rng.getrandbits(96):024x}"
+    if name.startswith("job-"):
+        return send(site, head(site, rng.choice(["GET", "DELETE"]), f"/v1/jobs/{name}"))
+    if rng.random() < 0.5:
+        return post(site, "/v1/captions", {"video": name})
+    return send(site, head(site, "GET", f"/v1/files/{name}" + rng.choice(["", "/content", "/thumbnail"])))
+
+
+def calls_jobs_off(site: Site, rng: random.Random) -> bytes:
+    answer = post(site, "/v1/jobs", {"task": "dense_caption", "video": rng.choice(site.films), "window": 2})
+    job = json.loads(answer.partition(b"\r\n\r\n")[2]).get("id")
+    if job is None:
+        return answer
+    if rng.random() < 0.3:
+        vanish(site, rng, head(site, "GET", f"/v1/jobs/{job}/events"), most=rng.randrange(1, 600))
+    if rng.random() < 0.8:
+        post(site, f"/v1/jobs/{job}/cancel", b"")
+    return send(site, head(site, "DELETE", f"/v1/jobs/{job}"))
+
+
+MIX: dict[Client, tuple[int, Expected]] = {
+    asks: (10, {200}),
+    streams: (10, {200}),
+    asks_tasks: (8, {200}),
+    looks_around: (6, {200}),
+    reads_ranges: (4, {206}),
+    uploads: (3, {200}),
+    exports: (3, {200}),
+    leaves_in_the_body: (5, VANISHED),
+    leaves_in_the_head: (3, VANISHED),
+    leaves_while_waiting: (6, VANISHED),
+    leaves_in_the_stream: (6, VANISHED),
+    leaves_in_a_film: (2, VANISHED),
+    drips_an_upload: (2, {200}),
+    reads_slowly: (3, {200}),
+    sends_no_request: (9, REFUSED),
+    chats_nonsense: (6, REFUSED | {200}),
+    sends_no_form: (4, REFUSED),
+    knows_no_route: (3, REFUSED),
+    speaks_no_http: (2, REFUSED | {505}),
+    comes_from_elsewhere: (3, {403, 400}),
+    uploads_damage: (4, {200, 422, 400}),
+    sends_damage_inline: (3, {200, 422, 400}),
+    sends_too_much: (2, {413, None}),
+    tries_paths: (4, {400, 403, 404}),
+    asks_for_what_is_not_there: (3, {404}),
+    calls_jobs_off: (4, {200, 409}),
+}
+"""Each kind of client: how often it comes, and what it may be told. 429 may be told to everybody."""
+
+
+def request(site: Site, client: Client, expected: Expected, seed: str) -> Outcome:
+    """Let one client come, and see whether what it is told keeps the promises."""
+    began = time.monotonic()
+    wrong = None
+    try:
+        answer = client(site, random.Random(seed))
+    except Exception as error:
+        return Outcome(client.__name__, None, time.monotonic() - began, f"{type(error).__name__}: {error}")
+    status = int(answer[9:12]) if answer[:7] == b"HTTP/1." and answer[9:12].isdigit() else None
+    if status is not None and status >= 500 and status not in DOCUMENTED | expected:
+        wrong = f"status {status}"
+    elif status == 429:
+        wrong = None if b"retry-after: " in answer.lower() else "429 without Retry-After"
+    elif status not in expected and status not in DOCUMENTED:
+        wrong = f"status {status}, expected {sorted(map(str, expected))}"
+    elif any(secret in answer for secret in site.secrets) or b"root:" in answer:
+        wrong = "the answer names a path of the machine"
+    if wrong:
+        wrong += f": {answer[:80]!r} … {answer.partition(bytes([13, 10] * 2))[2][:200]!r}"
+    return Outcome(client.__name__, status, time.monotonic() - began, wrong)
+
+
+def plan(count: int, seed: int) -> list[tuple[Client, Expected, str]]:
+    """Which clients come, in which order."""
+    rng = random.Random(seed)
+    clients = rng.choices(list(MIX), [weight for weight, _ in MIX.values()], k=count)
+    return [(client, MIX[client][1], f"{seed} {i}") for i, client in enumerate(clients)]
+
+
+# ------------------------------------------------------------------------------------------------------- measurements
+
+
+class Watch:
+    """Looks at the server again and again, in a thread of its own."""
+
+    def __init__(self, server: RunningServer, outcomes: list[Outcome]) -> None:
+        self.samples: list[tuple[int, Usage]] = []
+        self._server, self._outcomes, self._ended = server, outcomes, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.wait(EVERY_LOOK) and self._server.is_alive:
+            self.samples.append((len(self._outcomes), self._server.usage))
+
+    def end(self) -> dict[str, float]:
+        """Memory in MB at the start and the end, and by how much it grew in a thousand requests."""
+        self._ended.set()
+        self._thread.join()
+        counts = [float(count) for count, _ in self.samples]
+        memory = [usage.memory / 1e6 for _, usage in self.samples]
+        tenth = max(1, len(memory) // 10)
+        slope = statistics.linear_regression(counts, memory).slope if len(set(counts)) > 1 else 0.0
+        first, last = statistics.mean(memory[:tenth]), statistics.mean(memory[-tenth:])
+        figures = {"first_mb": first, "last_mb": last, "most_mb": max(memory), "mb_per_1000_requests": slope * 1000}
+        return {name: round(value, 1) for name, value in figures.items()}
+
+
+def run_mix(site: Site, requests: Sequence[tuple[Client, Expected, str]], clients: int) -> list[Outcome]:
+    """Let all clients come, several at once."""
+    outcomes: list[Outcome] = []
+    watch = Watch(site.server, outcomes)
+    with ThreadPoolExecutor(clients) as pool:
+        for future in [pool.submit(request, site, *each) for each in requests]:
+            future.add_done_callback(lambda done: outcomes.append(done.result()))
+    site_memory.append(watch.end())
+    return outcomes
+
+
+site_memory: list[dict[str, float]] = []
+
+
+def settled(site: Site) -> tuple[Usage, dict[str, float]]:
+    """What is held once everybody has gone."""
+    names = ["requests_inside", "answers_running", "answers_waiting", "looks_waiting"]
+
+    def is_quiet() -> bool:
+        gauges = site.server.gauges()
+        return not any(gauges[f"timechat_{name}"] for name in names) and not site.server.usage.children
+
+    site.server.waits_until(is_quiet, 60)
+    time.sleep(3)
+    gauges = site.server.gauges()
+    return site.server.usage, {name: gauges[f"timechat_{name}"] for name in names}
+
+
+def debris(site: Site, data: Path) -> dict[str, int]:
+    """Files on the disk that nobody knows of."""
+    known = {file["id"] for file in site.server.ask("GET", "/v1/files")[1]["data"]}
+    names = {path.name for path in (data / "uploads").iterdir()}
+    return {
+        "uploads": len(names),
+        "unknown_uploads": len(names - known),
+        "fetched": len(list((data / "fetched").iterdir())),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- jobs
+
+
+def job_bodies(film: str) -> list[dict[str, Any]]:
+    """20 jobs of some seconds each."""
+    tasks = ["dense_caption", "grounding", "highlights", "summary", "steps"]
+    return [
+        {"task": tasks[i % 5], "video": film, "query": f"the {colour} circle", "window": 3 + i % 4, "overlap": 1}
+        for i, colour in enumerate(["red", "green", "blue", "white"] * 5)
+    ]
+
+
+def enqueue(server: RunningServer, film: str) -> list[str]:
+    """Put all jobs into the queue."""
+    told = [server.ask("POST", "/v1/jobs", body) for body in job_bodies(film)]
+    assert all(status == 202 for status, _ in told), told
+    return [job["id"] for _, job in told]
+
+
+def jobs_of(server: RunningServer, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The jobs as they are now."""
+    return [server.ask("GET", f"/v1/jobs/{job}")[1] for job in ids]
+
+
+def finished(server: RunningServer, ids: Sequence[str]) -> list[tuple[str, Any]]:
+    """Status and answer of jobs, once all are over."""
+    server.waits_until(lambda: all(job["finished_at"] for job in jobs_of(server, ids)), 300)
+    wanted = ("text", "events", "found", "score")
+    jobs = jobs_of(server, ids)
+    return [(job["status"], {k: (job["result"] or {}).get(k) for k in wanted}) for job in jobs]
+
+
+def film_of(server: RunningServer, name: str) -> str:
+    """Id of a film in the library."""
+    return next(file["id"] for file in server.ask("GET", "/v1/files")[1]["data"] if file["filename"] == name)
+
+
+# --------------------------------------------------------------------------------------------------------------- main
+
+
+def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]:
+    """Do it all; see the module."""
+    library = folder / "library"
+    library.mkdir()
+    for i in range(3):
+        write_video(write_film(seed, i, level=1), library / f"film{i}.mp4")
+    write_video(write_film(seed, 0, level=3), library / "long.mp4")
+    data = folder / "data"
+    start = ("--max-upload", str(MAX_UPLOAD))
+    with RunningServer(data, library, *start, cache=folder / "cache") as server:
+        films = [film_of(server, f"film{i}.mp4") for i in range(3)]
+        site = Site(server, films, (library / "film0.mp4").read_bytes(), [str(folder).encode()])
+        run_mix(site, plan(max(100, count // 3), seed + 1), clients)  # whatever is kept is kept from here on
+        before, _ = settled(site)
+        began = time.monotonic()
+        silent = threading.Thread(target=lambda: quiet.append(request(site, falls_silent, {408}, "0")))
+        quiet: list[Outcome] = []
+        silent.start()
+        outcomes = run_mix(site, plan(count, seed), clients)
+        seconds = time.monotonic() - began
+        silent.join()
+        after, gauges = settled(site)
+        left = debris(site, data)
+        tracebacks = sum("Traceback" in line for line in server.log)
+        ids = enqueue(server, film_of(server, "long.mp4"))
+        server.waits_until(lambda: sum(job["status"] == "succeeded" for job in jobs_of(server, ids)) >= 3, 120)
+        at_kill = Counter(job["status"] for job in jobs_of(server, ids))
+        server.kill()
+        server.log.clear()
+        log = server.log
+    with RunningServer(data, library, *start, cache=folder / "cache") as server:
+        disturbed = finished(server, ids)
+    with RunningServer(folder / "other", library, *start, cache=folder / "other cache") as server:
+        undisturbed = finished(server, enqueue(server, film_of(server, "long.mp4")))
+    del log
+    memory = site_memory[-1]
+    outcomes += quiet
+    wrong = [f"{outcome.kind}: {outcome.wrong}" for outcome in outcomes if outcome.wrong]
+    succeeded = sum(status == "succeeded" for status, _ in disturbed)
+    equal = sum(one == other for one, other in zip(disturbed, undisturbed, strict=True))
+    promises = {
+        "no status but the documented": not wrong,
+        "no traceback in the log": not tracebacks,
+        "memory is flat": memory["last_mb"] - memory["first_mb"] < MEMORY_GROWTH / 1e6,
+        "no descriptor is left": after.descriptors <= before.descriptors + 2,
+        "no thread is left": after.threads <= before.threads + 2,
+        "no child process is left": after.children == 0,
+        "nothing is running or waiting": not any(gauges.values()),
+        "no file that nobody knows is left": left["unknown_uploads"] == 0,
+        "all jobs succeed after the kill": succeeded == len(ids),
+        "their answers are those of an undisturbed server": equal == len(ids),
+        "the kill came in their midst": 0 < at_kill["succeeded"] < len(ids),
+    }
+    return {
+        "requests": count,
+        "seed": seed,
+        "clients": clients,
+        "seconds": round(seconds, 1),
+        "statuses": dict(sorted(Counter(str(outcome.status) for outcome in outcomes).items())),
+        "slowest": {k: round(v, 2) for k, v in slowest(outcomes).items()},
+        "wrong": wrong[:50],
+        "memory": memory,
+        "before": vars_of(before),
+        "after": vars_of(after),
+        "gauges": gauges,
+        "files": left,
+        "tracebacks": tracebacks,
+        "jobs": {"at_kill": dict(at_kill), "succeeded": succeeded, "equal": equal},
+        "promises": promises,
+    }
+
+
+def slowest(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Seconds of the slowest request of each kind."""
+    kinds = sorted({outcome.kind for outcome in outcomes})
+    return {kind: max(each.seconds for each in outcomes if each.kind == kind) for kind in kinds}
+
+
+def vars_of(usage: Usage) -> dict[str, float]:
+    """A look at the server as JSON."""
+    return {
+        "memory_mb": round(usage.memory / 1e6, 1),
+        "descriptors": usage.descriptors,
+        "threads": usage.threads,
+        "children": usage.children,
+    }
+
+
+def main() -> int:
+    """Measure, print, and tell by the exit status whether all promises were kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clients", type=int, default=8)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        result = measure(Path(folder), given.requests, given.seed, given.clients)
+    print(json.dumps(result, indent=1))
+    for promise, is_kept in result["promises"].items():
+        print(f"{'kept  ' if is_kept else 'BROKEN'}  {promise}", file=sys.stderr)
+    return 0 if all(result["promises"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""`timechat serve` as a process of its own, for benchmarks that look at it from outside (Linux)."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds: bytes of memory, descriptors, threads, child processes."""
+
+    memory: int
+    descriptors: int
+    threads: int
+    children: int
+
+
+class RunningServer:
+    """A server that listens on loopback; a context manager that ends it.
+
+    Attributes:
+        log: What it has written so far.
+    """
+
+    def __init__(self, data: Path, library: Path, *options: str, cache: Path) -> None:
+        """Start one and wait until it can be asked.
+
+        Args:
+            data: Folder of its uploads and jobs.
+            library: Folder of films that it may open.
+            options: More of `timechat serve`.
+            cache: Folder of what it remembers of videos.
+        """
+        command = [sys.executable, "-m", "timechat", "serve", "--port", "0", "--data", str(data)]
+        self._process = subprocess.Popen(
+            [*command, "--allow", str(library), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={"OMP_NUM_THREADS": "1", **os.environ, "TIMECHAT_CACHE": str(cache)},
+        )
+        self.log: list[str] = []
+        self._is_up = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._is_up.wait(120)
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", "".join(self.log))
+        if found is None:
+            self.kill()
+            raise RuntimeError(f"the server did not start: {''.join(self.log)[-2000:]}")
+        self.address = ("127.0.0.1", int(found[1]))
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.log.append(line)
+            if line.startswith("timechat serve: http"):
+                self._is_up.set()
+        self._is_up.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once, as a power cut does."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(5)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    @property
+    def usage(self) -> Usage:
+        """What it holds now."""
+        process = Path(f"/proc/{self._process.pid}")
+        pages = int((process / "statm").read_text().split()[1])
+        children = sum(len(task.read_text().split()) for task in process.glob("task/*/children") if task.exists())
+        return Usage(
+            pages * os.sysconf("SC_PAGE_SIZE"),
+            len(os.listdir(process / "fd")),
+            len(os.listdir(process / "task")),
+            children,
+        )
+
+    def connect(self, timeout: float = 60.0) -> socket.socket:
+        """A connection to it."""
+        return socket.create_connection(self.address, timeout=timeout)
+
+    def ask(self, method: str, target: str, body: Any = None, timeout: float = 120.0) -> tuple[int, Any]:
+        """A request of a client that behaves: status and JSON, or text where it is none."""
+        connection = HTTPConnection(*self.address, timeout=timeout)
+        content = None if body is None else json.dumps(body)
+        try:
+            connection.request(method, target, content, {"Content-Type": "application/json"} if content else {})
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            return response.status, text
+
+    def gauges(self) -> dict[str, float]:
+        """Its metrics without labels."""
+        text = self.ask("GET", "/metrics")[1]
+        return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
+
+    def waits_until(self, is_so: Any, seconds: float) -> bool:
+        """Look again and again, for so many seconds, whether something is so."""
+        end = time.monotonic() + seconds
+        while not is_so():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.2)
+        return True
+
+    @property
+    def host(self) -> str:
+        """As the header `Host` has it."""
+        return urlsplit(f"http://{self.address[0]}:{self.address[1]}").netloc
