@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import openai
 import pytest
@@ -238,3 +241,11 @@ def test_what_cannot_be_done_is_refused_in_words(client, messages, options, mess
         ask(client, messages, **options)
     assert error.value.status_code in (400, 403, 404)
     assert error.value.type
+
+
+def test_the_example_runs_against_the_server(running, films):
+    script = Path(__file__).parents[2] / "examples" / "openai_client.py"
+    command = [sys.executable, script, films / "film.mp4", "What happens?", "--url", running.url]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert [line.split(":")[0] for line in told[:6]] == ["model", "uploaded", "answer", "tokens", "stream", "json"]
+    assert told[6].startswith("event: ")
