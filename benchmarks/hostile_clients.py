@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,17 +34,17 @@ from running_server import RunningServer, Usage
 from timechat.data.drawing.film import write_film
 from timechat.data.drawing.writing import write_video
 
+Expected = AbstractSet[int | None]
+
 MAX_UPLOAD = 2_000_000
 DOCUMENTED = {503, 504, 507}
 """Statuses of 500 and above that a client may be told."""
-VANISHED = {None}
+VANISHED: Expected = {None}
 """No status: the client did not wait for one."""
-REFUSED = {400, 403, 404, 405, 408, 413, 415, 422}
+REFUSED: Expected = {400, 403, 404, 405, 408, 413, 415, 422}
 MEMORY_GROWTH = 64e6
 """Bytes between the first and last tenth of the run that count as flat: allocators of many threads are not exact."""
 EVERY_LOOK = 0.25  # seconds between two looks at the server's memory
-
-Expected = set[int | None]
 
 
 @dataclass
@@ -598,7 +599,7 @@ def finished(server: RunningServer, ids: Sequence[str]) -> list[tuple[str, Any]]
 
 def film_of(server: RunningServer, name: str) -> str:
     """Id of a film in the library."""
-    return next(file["id"] for file in server.ask("GET", "/v1/files")[1]["data"] if file["filename"] == name)
+    return next(str(file["id"]) for file in server.ask("GET", "/v1/files")[1]["data"] if file["filename"] == name)
 
 
 # --------------------------------------------------------------------------------------------------------------- main
