@@ -43,6 +43,8 @@ COMMANDS = {
     "summarize": "timechat summarize film.mp4 --keyframes",
     "transcribe": "timechat transcribe film.mp4 --format vtt",
     "watch": 'timechat watch recording.ts "the light turns on" --follow',
+    "serve": "timechat serve --allow films --port 8000",
+    "mcp": "timechat mcp --allow films --model OUT_DIR --preload",
     "info": "timechat info film.mp4",
     "download": "timechat download CKPT_DIR",
     "convert": "timechat convert --from CKPT_DIR OUT_DIR",

@@ -57,6 +57,19 @@ class PromptTooLongError(TimeChatError, ValueError):
     """A prompt, with the answer that may follow, that is longer than what the language model reads."""
 
 
+def describe_error(error: Exception) -> str:
+    """Say in one line what an error says; the system's own lack a subject without the file's name."""
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        said = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return " ".join(said.split())
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it is memory, of the machine or of a GPU, that was lacking."""
+    return type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """Turn what is wrong with a line or an item into a `DataError` that says where it stands."""

@@ -237,6 +237,18 @@ def test_a_film_that_is_new_gone_or_replaced_is_told_as_it_is_now(tmp_path: Path
         allowed.find(film.id)
 
 
+def test_a_film_whose_folder_now_leads_outside_is_gone(tmp_path: Path) -> None:
+    write(tmp_path / "allowed/deep/a.mp4")
+    write(tmp_path / "outside/a.mp4")
+    allowed = Folders([tmp_path / "allowed"])
+    (film,) = allowed.films()
+    (tmp_path / "allowed/deep").rename(tmp_path / "allowed/.old")
+    (tmp_path / "allowed/deep").symlink_to("../outside")
+    with pytest.raises(AccessError, match="no such film"):
+        allowed.find(film.id)
+    assert allowed.films() == []
+
+
 @pytest.mark.parametrize("film_id", ["", "film-", "film-" + "0" * 24, "../a.mp4", "film-" + "0" * 24 + "\n", "\ud800"])
 def test_an_unknown_film_is_not_found(film_id: str, allowed: Folders) -> None:
     with pytest.raises(AccessError) as caught:

@@ -236,35 +236,41 @@ def test_the_child_opens_the_one_file_and_no_socket(film: Path, tmp_path: Path) 
 # ── A child that hangs, crashes or talks too much ───────────────────────────────────────────────────────────────
 
 
-def children() -> set[str]:
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    return {line for line in listed.splitlines() if "sleepy-child" in line and "ps -A" not in line}
+GRANDCHILD = """
+import fcntl, pathlib, subprocess, sys, time
+held, code = pathlib.Path(sys.argv[1]), "import time; time.sleep(60)"
+with held.open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, pass_fds=[file.fileno()])
+"""
+
+
+def is_let_go(held: Path) -> bool:
+    """True once no process holds the lock on a file any more."""
+    fcntl = pytest.importorskip("fcntl")
+    with held.open() as file:
+        for _ in range(20):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return True
+    return False
 
 
 def test_a_child_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    marker = tmp_path / "grandchild"
-    program = (
-        "import subprocess, sys, time; "
-        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)', 'sleepy-child']); "
-        f"open({str(marker)!r}, 'w').write(str(child.pid)); time.sleep(60)"
-    )
     began = time.monotonic()
-    assert probing.run_bounded([sys.executable, "-c", program, "sleepy-child"], 1.5) is None
-    assert time.monotonic() - began < 5
-    assert marker.exists()
-    time.sleep(0.2)
-    assert children() == set()
+    program = GRANDCHILD + "time.sleep(60)"
+    assert probing.run_bounded([sys.executable, "-c", program, str(tmp_path / "held")], 2) is None
+    assert time.monotonic() - began < 10
+    assert is_let_go(tmp_path / "held")
 
 
 def test_what_a_child_leaves_behind_is_ended_when_it_answers(tmp_path: Path) -> None:
-    program = (
-        "import subprocess, sys; "
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)', 'sleepy-child'], "
-        "stdout=subprocess.DEVNULL); print('done')"
-    )
-    assert probing.run_bounded([sys.executable, "-c", program], 10) == b"done\n"
-    time.sleep(0.2)
-    assert children() == set()
+    program = GRANDCHILD + "print('done')"
+    assert probing.run_bounded([sys.executable, "-c", program, str(tmp_path / "held")], 20) == b"done\n"
+    assert is_let_go(tmp_path / "held")
 
 
 def test_a_child_that_talks_without_end_is_not_listened_to() -> None:

@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import openai
 import pytest
@@ -166,7 +169,10 @@ def test_a_task_of_the_model_can_be_asked_for(client, film_id):
 def test_a_form_is_kept(client, film_id):
     schema = {
         "type": "object",
-        "properties": {"colour": {"enum": ["red", "green", "blue"]}, "count": {"type": "integer"}},
+        "properties": {
+            "colour": {"enum": ["red", "green", "blue"]},
+            "count": {"type": "integer", "minimum": 0, "maximum": 9},
+        },
         "required": ["colour", "count"],
         "additionalProperties": False,
     }
@@ -235,3 +241,11 @@ def test_what_cannot_be_done_is_refused_in_words(client, messages, options, mess
         ask(client, messages, **options)
     assert error.value.status_code in (400, 403, 404)
     assert error.value.type
+
+
+def test_the_example_runs_against_the_server(running, films):
+    script = Path(__file__).parents[2] / "examples" / "openai_client.py"
+    command = [sys.executable, script, films / "film.mp4", "What happens?", "--url", running.url]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert [line.split(":")[0] for line in told[:6]] == ["model", "uploaded", "answer", "tokens", "stream", "json"]
+    assert told[6].startswith("event: ")

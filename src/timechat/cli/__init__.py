@@ -7,8 +7,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from timechat import __version__
-from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, score, serve, train, watch
-from timechat.errors import TimeChatError
+from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, mcp, score, serve, train, watch
+from timechat.errors import TimeChatError, describe_error, is_out_of_memory
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 _DEBUG_VARIABLE = "TIMECHAT_DEBUG"
@@ -49,6 +49,7 @@ app.command("steps")(ask.steps)
 app.command("summarize")(ask.summarize)
 app.command("transcribe")(ask.transcribe)
 app.command("watch")(watch.watch)
+app.command("mcp")(mcp.mcp)
 app.command("info")(info.info)
 app.command("download")(download.download)
 app.command("convert")(convert.convert)
@@ -78,21 +79,14 @@ def main() -> None:
     except (TimeChatError, ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get(_DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
-        _fail(_describe(error))
+        _fail(describe_error(error))
     except (MemoryError, RuntimeError) as error:
-        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError"):
+        if not is_out_of_memory(error):
             raise
         _fail("out of memory; take fewer frames (--num-frames), a smaller --dtype, or another --device")
     if status == _INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _describe(error: Exception) -> str:
-    """Say what an error says; the system's own lack a subject without the file's name."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
-    return str(error)
 
 
 def _fail(message: str) -> NoReturn:

@@ -82,12 +82,10 @@ def serve(
     max_rows: Annotated[
         int, typer.Option(min=1, help="Answers that are written side by side.", rich_help_panel=_LOAD)
     ] = 16,
-    max_running: Annotated[
-        int, typer.Option(min=1, help="Requests that are worked on at once.", rich_help_panel=_LOAD)
-    ] = 32,
-    max_waiting: Annotated[
-        int, typer.Option(min=0, help="Requests that wait; more get 429.", rich_help_panel=_LOAD)
-    ] = 64,
+    max_requests: Annotated[
+        int,
+        typer.Option(min=1, help="Questions that are answered at once or wait; more get 429.", rich_help_panel=_LOAD),
+    ] = 96,
     request_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that an answer may take.", rich_help_panel=_LOAD)
     ] = 600.0,
@@ -119,8 +117,7 @@ def serve(
         origins=tuple(origin or ()),
         limits=Limits(max_bytes=parse_size(max_upload), max_duration=max_duration),
         max_rows=max_rows,
-        max_running=max_running,
-        max_waiting=max_waiting,
+        max_requests=max_requests,
         request_timeout=request_timeout,
         data=data or default_data_folder(),
     )
@@ -174,7 +171,7 @@ def _run(timechat: "TimeChat", options: "ServerSettings", listener: socket.socke
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
-        limit_concurrency=options.max_running + options.max_waiting + 256,
+        limit_concurrency=options.max_requests + 256,
         h11_max_incomplete_event_size=64 * 1024,
     )
     server = _announced(config, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")

@@ -224,13 +224,15 @@ class ContinuousBatch:
         """Choose the next token of rows from their logits, `(rows, vocab)`."""
         scores = logits.float()
         logprobs = scores.log_softmax(-1)
-        for i, row in enumerate(rows):
-            if row.constraint is not None:
-                allowed = row.constraint.next_tokens(row.decoding.max_new_tokens - len(row.token_ids))
-                forbidden = torch.from_numpy(~allowed).to(scores.device)
-                scores[i] = scores[i].masked_fill(forbidden, float("-inf"))
         chosen = scores.argmax(-1)  # (rows,)
         for i, row in enumerate(rows):
+            tokens_left = row.decoding.max_new_tokens - len(row.token_ids)
+            if row.constraint is not None and not row.decoding.do_sample:
+                chosen[i] = row.constraint.likeliest(scores[i].cpu().numpy(), tokens_left)
+                continue
+            if row.constraint is not None:
+                forbidden = torch.from_numpy(~row.constraint.next_tokens(tokens_left)).to(scores.device)
+                scores[i] = scores[i].masked_fill(forbidden, float("-inf"))
             if row.decoding.do_sample:
                 row._sampler = row._sampler or _Sampler(row.decoding, scores.device)
                 chosen[i] = row._sampler(scores[i : i + 1])

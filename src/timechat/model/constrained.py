@@ -144,20 +144,46 @@ class AnswerConstraint:
 
     def next_tokens(self, tokens_left: int) -> NDArray[np.bool_]:
         """`(vocab,)`: which tokens may come next; the end where none other may."""
+        allowed, doubtful = self._candidates(tokens_left)
+        for token in np.flatnonzero(doubtful):
+            allowed[token] = self._fits(int(token), tokens_left)
+        return self._or_end(allowed)
+
+    def likeliest(self, scores: NDArray[np.float32], tokens_left: int) -> int:
+        """The token with the highest score, `(vocab,)`, among those that may come next.
+
+        Numbers are looked at in the order of the scores, until one fits: one or two of them, where `next_tokens` looks
+        at all.
+        """
+        allowed, doubtful = self._candidates(tokens_left)
+        scores = np.where(allowed, scores, -np.inf)
+        while allowed.any():
+            token = int(scores.argmax())
+            if not doubtful[token] or self._fits(token, tokens_left):
+                return token
+            allowed[token], scores[token] = False, -np.inf
+        return self._constraints.eos_token_ids[0]
+
+    def _candidates(self, tokens_left: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """`(vocab,)` each: tokens that the grammar allows, and those whose numbers are still to be looked at."""
         constraints = self._constraints
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: constraints.vocab_size].astype(bool)
+        nothing = np.zeros_like(allowed)
         if self._shape.allows is None:
-            return self._or_end(allowed)
+            return allowed, nothing
         ends = [token for token in constraints.eos_token_ids if allowed[token]]
         turn = self._shape.turn(self._text, tokens_left)
         if turn == "last words":
-            allowed = self._last_words(allowed, ends)
-        else:
-            doubtful = allowed if turn == "numbers" else allowed & self._begins_event()
-            for token in np.flatnonzero(doubtful):
-                allowed[token] = token in ends or self._shape.allows(self._after(int(token)), tokens_left - 1)
-        return self._or_end(allowed)
+            return self._last_words(allowed, ends), nothing
+        doubtful = allowed.copy() if turn == "numbers" else allowed & self._begins_event()
+        doubtful[ends] = False
+        return allowed, doubtful
+
+    def _fits(self, token: int, tokens_left: int) -> bool:
+        """Whether the numbers are right with this token."""
+        assert self._shape.allows is not None
+        return self._shape.allows(self._after(token), tokens_left - 1)
 
     def _or_end(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The same, or the end where nothing is allowed."""

@@ -36,6 +36,11 @@ class WindowStore:
         self._model, self._processor = model, processor
         self._video = file_digest(video, disk) if disk.is_on and not isinstance(video, Frames) else None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it keeps anything."""
+        return self._video is not None
+
     def load(self, window: Window | None, frames: Mapping[str, Any]) -> EncodedVideo | None:
         """Return a window that was encoded before, without the names of video and model; None for any other.
 

@@ -612,12 +612,13 @@ class TimeChat:
         self, question: "_Question", video: LongVideo, wanted: Wanted, progress: Progress | None
     ) -> Answer:
         """Ask about every window, a few at a time; what was answered before is taken over."""
-        model = self._model_facts()
-        facts = {window: question.facts(window) | model for window in video.windows}
+        is_kept = video.store.is_on and question.is_reproducible
+        model = self._model_facts() if is_kept else {}
+        facts = {window: question.facts(window) | model for window in video.windows if is_kept}
         answers = {
             window: WindowAnswer.from_dict(window, known)
-            for window in video.windows
-            if question.is_reproducible and (known := video.store.load_answer(facts[window])) is not None
+            for window in facts
+            if (known := video.store.load_answer(facts[window])) is not None
         }
         todo = [window for window in video.windows if window not in answers]
         _report(progress, "windows", len(answers), len(video.windows))
@@ -627,7 +628,7 @@ class TimeChat:
             if len(batch) == video.looking.batch_size or encoded.window == todo[-1]:
                 for told in video.timed("answer", partial(self._answer_all, question, batch)):
                     answers[told.window] = told
-                    if question.is_reproducible:
+                    if is_kept:
                         video.store.save_answer(facts[told.window], told.to_dict())
                 batch = []
                 _report(progress, "windows", len(answers), len(video.windows))

@@ -31,6 +31,8 @@ from timechat.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+_NO_FIELDS = ("body", "TimedFrames", "constrained-str")  # parts of a place that the request does not have
+
 
 def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> FastAPI:
     """Make the application that serves a model.
@@ -100,14 +102,15 @@ def _add_errors(app: FastAPI) -> None:
 
     async def malformed(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
+        # Of several, the deepest: a union complains about each of its kinds.
+        first = max(error.errors(), key=lambda told: len(told["loc"]))
         if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", "").lower():
             return ApiError(
                 415, "the body must be JSON, sent with the header Content-Type: application/json"
             ).response()
         if first["type"] == "json_invalid":
             return ApiError(400, f"the body is no JSON: {first['ctx']['error']}"[:500]).response()
-        param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        param = ".".join(str(part) for part in first["loc"] if part not in _NO_FIELDS) or None
         return ApiError(400, f"{param or 'the body'}: {first['msg']}"[:500], param).response()
 
     async def by_status(request: Request, error: Exception) -> JSONResponse:

@@ -76,7 +76,7 @@ class Service:
             turn_tokens=settings.turn_tokens,
         )
         self._open = OpenVideos(timechat, settings.max_open_videos)
-        self._threads = ThreadPoolExecutor(settings.max_running, thread_name_prefix="timechat-request")
+        self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="timechat-request")
         self._num_inside = 0
         self._usual_seconds = 2.0
         self.num_turned_away = 0
@@ -105,11 +105,10 @@ class Service:
         Raises:
             ApiError: There are too many (429).
         """
-        most = self._settings.max_running + self._settings.max_waiting
+        most = self._settings.max_requests
         if self._num_inside >= most:
             self.num_turned_away += 1
-            ahead = self._num_inside / self._settings.max_running
-            raise busy(f"{most} requests are being answered or wait already", min(60.0, ahead * self._usual_seconds))
+            raise busy(f"{most} requests are being answered or wait already", min(60.0, self._usual_seconds))
         self._num_inside += 1
         began = time.monotonic()
         try:

@@ -50,10 +50,8 @@ class ServerSettings:
     """Seconds that one body may take in all."""
     request_timeout: float = 600.0
     """Seconds that an answer may take; jobs have no such bound."""
-    max_running: int = 32
-    """Requests that are worked on at once."""
-    max_waiting: int = 64
-    """Requests that wait for that; more are turned away with 429."""
+    max_requests: int = 96
+    """Questions that are answered at once, or wait for a row; more are turned away with 429."""
     max_rows: int = 16
     """Answers that are written at once, side by side."""
     max_state_bytes: int = 4 << 30

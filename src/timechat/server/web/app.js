@@ -28,11 +28,11 @@ const tracks = new Tracks();
 const exporter = new ExportDialog();
 const exportTrack = (track) => exporter.open(track);
 const timeline = new Timeline({ player, tracks, closeTrack, exportTrack });
-const events = new EventList({ player, tracks, exportTrack, linkTo });
+const events = new EventList({ player, tracks, closeTrack, exportTrack, linkTo });
 const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, duration: () => player.duration || Infinity });
 const tasks = new TaskButtons(startTask);
 const jobs = new Jobs({ open: openJob, finished: jobFinished });
-const films = new Films({ open: (chosen) => openFilm(chosen.id), openFile });
+const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError), openFile: (file) => openFile(file).catch(tellError) });
 
 // ---------------------------------------------------------------------- films
 
@@ -46,7 +46,7 @@ async function showFilms() {
   byId("film-title").hidden = true;
   document.title = "TimeChat";
   history.replaceState(null, "", location.pathname);
-  await films.refresh().catch(tellError);
+  await films.refresh();
 }
 
 /** Open a film of the server, at a time if one is given. */
@@ -62,6 +62,7 @@ async function openFilm(id, time = null) {
     if (turn === opening) openKnown();
   } catch (error) {
     if (turn !== opening) return;
+    if (error.status === 401) throw error; // the reader gave no key: nothing else would be answered either
     tellError(error);
     if (!film) await showFilms();
   }
@@ -80,7 +81,11 @@ async function openFile(file) {
   const stopWatching = setInterval(() => { if (turn !== opening) { byId("upload-cancel").click(); clearInterval(stopWatching); } }, 200);
   const uploaded = await uploading;
   clearInterval(stopWatching);
-  if (!uploaded || turn !== opening) return;
+  if (turn !== opening) return;
+  if (!uploaded) { // what cannot be read here either is no film
+    if (!player.isPlayable) await showFilms();
+    return;
+  }
   film = uploaded;
   player.learn(film);
   timeline.open(film);
@@ -96,6 +101,7 @@ async function openFile(file) {
 function show(next, { time = null, blob: source = null, isPlaying = false } = {}) {
   film = next;
   document.body.dataset.view = "studio";
+  scrollTo(0, 0);
   jobs.film = film.id;
   player.open(film, { blob: source, time, isPlaying });
   tracks.open(film.id ?? "new", player.duration);
@@ -142,10 +148,14 @@ function closeTrack(track) {
 async function openKnown() {
   const turn = opening;
   const seen = new Map();
+  const asked = new Set();
   const away = hidden();
   const known = jobs.list.filter((job) => {
     if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
     if (localStorage.getItem(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
+    const question = `${job.task}: ${job.query ?? ""}`;
+    if (asked.has(question)) return false; // a newer one has answered it
+    asked.add(question);
     seen.set(job.task, (seen.get(job.task) ?? 0) + 1);
     return seen.get(job.task) <= (job.task === "grounding" ? MOST_QUERIES : 1);
   });
@@ -271,7 +281,7 @@ async function start() {
   startTabs();
   startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption: () => { showTab("events"); events.editCaption(); },
     showChat: () => showTab("chat"), hasFilm: () => film !== null });
-  byId("show-films").addEventListener("click", showFilms);
+  byId("show-films").addEventListener("click", () => showFilms().catch(tellError));
   byId("copy-link").addEventListener("click", copyLink);
   byId("previous-event").addEventListener("click", () => goTo(-1));
   byId("next-event").addEventListener("click", () => goTo(1));
@@ -291,8 +301,12 @@ async function start() {
 /** A link with a time but no film: open the only film there is, or let the reader choose. */
 async function openOnly(time) {
   await films.refresh();
-  if (films.films.length === 1) await openFilm(films.films[0].id, time);
-  else films.open = (chosen) => { openFilm(chosen.id, time); films.open = (other) => openFilm(other.id); };
+  if (films.films.length === 1) {
+    await openFilm(films.films[0].id, time);
+  } else {
+    const { open } = films;
+    films.open = (chosen) => { films.open = open; openFilm(chosen.id, time).catch(tellError); };
+  }
 }
 
 start().catch(tellError);

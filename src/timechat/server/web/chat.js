@@ -122,6 +122,7 @@ export class Chat {
     byId("send").hidden = this.running !== null;
     byId("stop").hidden = this.running === null;
     list.classList.toggle("is-empty", !this.messages.length);
+    list.setAttribute("aria-busy", String(this.running !== null)); // read out once, when it is whole
     list.replaceChildren(...(this.messages.length ? this.messages.map((message) => this.bubble(message)) : [this.welcome()]));
     if (this.messages.length && !this.running) list.append(element("button", { type: "button", class: "quiet small clear-chat", on: { click: () => this.clear() } }, "New conversation"));
     list.scrollTop = list.scrollHeight;

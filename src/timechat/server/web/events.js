@@ -7,8 +7,8 @@ import { TASKS } from "./tracks.js";
 const MANY = 12;
 
 export class EventList {
-  constructor({ player, tracks, exportTrack, linkTo }) {
-    Object.assign(this, { player, tracks, exportTrack, linkTo });
+  constructor({ player, tracks, closeTrack, exportTrack, linkTo }) {
+    Object.assign(this, { player, tracks, closeTrack, exportTrack, linkTo });
     this.filter = "";
     tracks.addEventListener("change", () => this.draw());
     tracks.addEventListener("select", () => this.draw(true));
@@ -28,7 +28,7 @@ export class EventList {
       return;
     }
     const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-    const scrolled = panel.querySelector(".event-rows")?.scrollTop ?? 0;
+    const scrolled = panel.scrollTop;
     this.drawnFor = track;
     panel.replaceChildren(
       all.length > 1 ? this.chooser() : null,
@@ -38,10 +38,19 @@ export class EventList {
       element("ol", { class: "event-rows", "data-task": track.task, "aria-label": track.title }, ...this.rows(track)),
     );
     for (const child of [...panel.childNodes]) if (child.nodeType === Node.TEXT_NODE) child.remove();
-    panel.querySelector(".event-rows").scrollTop = scrolled;
+    panel.scrollTop = scrolled;
     if (focused) panel.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
-    if (isShown) panel.querySelector(".event-row.is-selected")?.scrollIntoView({ block: "nearest" });
+    if (isShown) this.show(panel.querySelector(".event-row.is-selected"));
     this.markNow();
+  }
+
+  /** Scroll the list, never the page, so that a row can be seen. */
+  show(row) {
+    if (!row) return;
+    const panel = byId("events").getBoundingClientRect();
+    const { top, bottom } = row.getBoundingClientRect();
+    if (top < panel.top) byId("events").scrollTop -= panel.top - top;
+    else if (bottom > panel.bottom) byId("events").scrollTop += bottom - panel.bottom;
   }
 
   refreshRows() {
@@ -68,7 +77,8 @@ export class EventList {
     return element("div", { class: "events-head" },
       element("h2", {}, track.title),
       track.isEdited && track.source !== "own" ? element("button", { type: "button", class: "quiet small", title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert") : null,
-      element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"));
+      element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"),
+      iconButton("close", `Hide ${track.title}`, () => this.closeTrack(track)));
   }
 
   /** What the answer says besides its events. */

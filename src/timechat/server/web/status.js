@@ -17,7 +17,8 @@ export function tell(words, { isError = false, seconds = 5, action = null } = {}
 /** Tell what went wrong, unless it was the reader who stopped it. */
 export function tellError(error) {
   if (error.name === "AbortError") return;
-  tell(error.message, { isError: true });
+  const action = error.status === 401 ? { name: "Enter the key", run: () => location.reload() } : null;
+  tell(error.message, { isError: true, action });
 }
 
 /** Say something to screen readers only: what others see anyway. */

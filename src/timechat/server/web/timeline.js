@@ -12,6 +12,8 @@ const MOST_ROWS = 5;
 const CLOSEST = 200; // pixels a second at the closest zoom
 const EDGE_PIXELS = 8;
 const ZOOM_STEP = 1.6;
+const STRIP_WAIT_MS = 120;
+const RETRY_MS = 2000;
 
 export class Timeline {
   constructor({ player, tracks, closeTrack, exportTrack }) {
@@ -107,7 +109,8 @@ export class Timeline {
       ticks.push(element("span", { style: { left: this.share(time) } }, formatTime(time, step < 1 ? 1 : 0)));
     }
     ruler.replaceChildren(...ticks);
-    this.drawThumbnails(from, until);
+    clearTimeout(this.waiting); // what is only passed by, while zooming or scrolling, is not asked for
+    this.waiting = setTimeout(() => this.drawThumbnails(from, until), byId("strip").childElementCount ? STRIP_WAIT_MS : 0);
   }
 
   drawThumbnails(from, until) {
@@ -117,14 +120,15 @@ export class Timeline {
     const tile = Math.max(40, Math.min(140, (STRIP_HEIGHT * video.width) / video.height || 85));
     const count = Math.max(1, Math.ceil(this.width / tile));
     const seconds = this.duration / count;
+    const unit = this.duration / 2 ** Math.ceil(Math.log2(count)); // a closer zoom has the pictures of this one among its own
     const wanted = [];
     for (let at = Math.floor(from / seconds); at < count && at * seconds <= until; at++) {
       const key = `${count}:${at}`;
       let image = this.thumbnails.get(key);
       if (!image) {
-        image = element("img", { src: thumbnailAddress(this.film.id, Math.min((at + 0.5) * seconds, this.duration), 72), alt: "", draggable: "false",
+        image = element("img", { src: thumbnailAddress(this.film.id, Math.floor(((at + 0.5) * seconds) / unit) * unit, 72), alt: "", draggable: "false",
           style: { left: `${(100 * at) / count}%`, width: `${100 / count}%` } });
-        image.addEventListener("error", () => { image.hidden = true; });
+        retryOnce(image);
         this.thumbnails.set(key, image);
       }
       wanted.push(image);
@@ -137,7 +141,8 @@ export class Timeline {
   draw() {
     if (this.dragging) return;
     const { all } = this.tracks;
-    byId("lanes").replaceChildren(...all.map((track) => this.lane(track)));
+    // An answer without events, such as a summary, has no lane; the list beside tells its words.
+    byId("lanes").replaceChildren(...all.filter((track) => track.events.length).map((track) => this.lane(track)));
     if (!all.length) byId("lanes").append(element("p", { class: "nothing" }, "Start a task above: what it finds appears here."));
     byId("undo").disabled = !this.tracks.track?.past.length;
     byId("redo").disabled = !this.tracks.track?.future.length;
@@ -357,6 +362,16 @@ export class Timeline {
     tip.style.left = `${Math.min(Math.max(8, x - width / 2), document.documentElement.clientWidth - width - 8)}px`;
     tip.style.top = `${top - tip.offsetHeight - 8}px`;
   }
+}
+
+/** A picture that does not come, perhaps because the server is busy, is asked for once more. */
+function retryOnce(image) {
+  const { src } = image;
+  image.addEventListener("error", () => {
+    image.hidden = true;
+    setTimeout(() => { image.hidden = false; image.src = src; }, RETRY_MS);
+    image.addEventListener("error", () => { image.hidden = true; }, { once: true });
+  }, { once: true });
 }
 
 /** The row of each event by its id, so that those at the same time lie below one another. */

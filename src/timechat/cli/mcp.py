@@ -1,0 +1,70 @@
+"""`timechat mcp`: the tasks as tools for agents."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from timechat.cli.screen import Screen
+from timechat.cli.session import load_timechat
+from timechat.cli.settings import ModelSettings, takes_settings
+
+if TYPE_CHECKING:
+    from timechat.mcp.library import Library
+
+
+@takes_settings
+def mcp(
+    settings: ModelSettings,
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Videos at its http(s) addresses may be fetched; repeatable. Default: none."),
+    ] = None,
+    preload: Annotated[
+        bool, typer.Option("--preload", help="Load the model at the start, not for the first question.")
+    ] = False,
+) -> None:
+    """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
+    from timechat.mcp.desk import Desk
+    from timechat.mcp.library import Library
+    from timechat.mcp.protocol import serve
+
+    screen = Screen(quiet=settings.quiet)
+    with (
+        contextlib.closing(Library(allow or [Path()], allow_host or [])) as library,
+        contextlib.closing(Desk(partial(load_timechat, settings, screen))) as desk,
+        _ended_by_signals(library),
+    ):
+        if preload:
+            with contextlib.redirect_stdout(sys.stderr):
+                desk.load()
+        screen.say("serving tools on stdin and stdout; videos in " + ", ".join(map(str, library.folders)))
+        asyncio.run(serve(desk, library))
+
+
+@contextlib.contextmanager
+def _ended_by_signals(library: "Library") -> Iterator[None]:
+    """End at once on Ctrl-C or `kill`: a thread that waits for a line on stdin would hold up the usual way out."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        library.close()
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

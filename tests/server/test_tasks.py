@@ -1,0 +1,103 @@
+"""The typed routes give what the command line gives."""
+
+import json
+
+import pytest
+
+from timechat.cli import main
+
+ROUTES = {
+    "captions": ["caption"],
+    "moments": ["ground", "the red ball"],
+    "highlights": ["highlights"],
+    "steps": ["steps"],
+    "summary": ["summarize"],
+    "transcription": ["transcribe"],
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_gives_the_json_of_its_command(running, films, route, capsys, monkeypatch):
+    command, *words = ROUTES[route]
+    path = str(films / "film.mp4")
+    monkeypatch.setattr("sys.argv", ["timechat", command, path, *words, "--json", "--quiet", "--max-new-tokens", "90"])
+    with pytest.raises(SystemExit):
+        main()
+    expected = json.loads(capsys.readouterr().out)
+    body = {"video": (films / "film.mp4").as_uri(), "max_new_tokens": 90, **({"query": words[0]} if words else {})}
+    told = running.client.post(f"/v1/{route}", json=body).json()
+    assert told["video"] == body["video"]
+    assert set(told) == set(expected)
+    for answer in (told, expected):
+        del answer["video"], answer["timings"]
+        for event in answer["events"]:
+            event["score"] = None if event["score"] is None else round(event["score"], 3)
+        answer["score"] = None if answer["score"] is None else round(answer["score"], 3)
+    assert told == expected
+
+
+def test_moments_can_be_many_and_sure(running, film_id):
+    body = {"video": film_id, "query": "the red ball", "find_all": True, "threshold": 0.0}
+    assert running.client.post("/v1/moments", json=body).json()["found"] is True
+    told = running.client.post("/v1/moments", json=body | {"threshold": 1.0}).json()
+    assert (told["found"], told["events"]) == (False, [])
+
+
+def test_only_a_part_is_looked_at(running, film_id):
+    body = {"video": film_id, "start": 2, "end": 6, "fps": 1, "max_new_tokens": 60}
+    told = running.client.post("/v1/captions", json=body).json()
+    assert told["step"] == 1.0
+    assert all(2 <= event["start"] <= event["end"] <= 6 for event in told["events"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"query": "x"}, 400, "video"),
+        ({"video": "film-000000000000000000000000", "query": "x"}, 404, "video"),
+        ({"video": "file-0", "query": "x"}, 404, "file_id"),
+        ({"video": "FILM"}, 400, "query"),
+        ({"video": "FILM", "query": "x", "top_k": 0}, 400, "top_k"),
+        ({"video": "FILM", "query": "x", "start": 5, "end": 2}, 400, None),
+        ({"video": "FILM", "query": "x", "start": 5000}, 422, "video"),
+        ({"video": "FILM", "query": "x", "num_frames": 10**6}, 400, "num_frames"),
+        ({"video": "FILM", "query": "x", "transcript": "nonsense"}, 400, "transcript"),
+        ({"video": {"frames": []}, "query": "x"}, 400, "video.frames"),
+        ({"video": {"frames": [{"url": "data:image/png;base64,AAAA", "time": 0}]}, "query": "x"}, 400, "frames[0]"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(running, film_id, body, status, param):
+    if body.get("video") == "FILM":
+        body = body | {"video": film_id}
+    answer = running.client.post("/v1/moments", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param), error
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+
+
+def test_too_many_requests_are_turned_away_with_a_time_to_come_again(served, film_id, nano):
+    running = served(max_requests=1)
+    with running.server.service.admitted():
+        answer = running.client.post("/v1/captions", json={"video": film_id})
+    assert answer.status_code == 429
+    assert answer.json()["error"]["type"] == "rate_limit_error"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert running.client.post("/v1/captions", json={"video": film_id, "max_new_tokens": 5}).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_given_up(served, film_id):
+    running = served(request_timeout=0.05)
+    answer = running.client.post("/v1/captions", json={"video": film_id})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "too_slow")
+
+
+def test_health_readiness_and_metrics_are_told(running):
+    assert running.client.get("/health").json() == {"status": "ok"}
+    assert running.client.get("/ready").json() == {"status": "ready", "model": "nano"}
+    told = running.client.get("/metrics").text
+    for name in ("timechat_tokens_written_total", "timechat_http_requests_total", "timechat_jobs", "process_open_fds"):
+        assert f"\n{name}" in told
+    assert 'route="/v1/models/{name}"' not in told
+    running.client.get("/v1/models/nano")
+    assert 'route="/v1/models/{name:path}"' in running.client.get("/metrics").text
