@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,21 +31,20 @@ from pathlib import Path
 from typing import Any
 
 from running_server import RunningServer, Usage
-
 from timechat.data.drawing.film import write_film
 from timechat.data.drawing.writing import write_video
+
+Expected = AbstractSet[int | None]
 
 MAX_UPLOAD = 2_000_000
 DOCUMENTED = {503, 504, 507}
 """Statuses of 500 and above that a client may be told."""
-VANISHED = {None}
+VANISHED: Expected = {None}
 """No status: the client did not wait for one."""
-REFUSED = {400, 403, 404, 405, 408, 413, 415, 422}
+REFUSED: Expected = {400, 403, 404, 405, 408, 413, 415, 422}
 MEMORY_GROWTH = 64e6
-"""Bytes between the first and the last tenth of the run that count as flat; allocators of many threads are not exact."""
+"""Bytes between the first and last tenth of the run that count as flat: allocators of many threads are not exact."""
 EVERY_LOOK = 0.25  # seconds between two looks at the server's memory
-
-Expected = set[int | None]
 
 
 @dataclass
@@ -237,7 +237,7 @@ def leaves_in_a_film(site: Site, rng: random.Random) -> bytes:
 # ---------------------------------------------------------------------------------------------- clients that are slow
 
 
-def drips_an_upload(site: Site, rng: random.Random) -> bytes:
+def drips_an_upload(site: Site, _: random.Random) -> bytes:
     body = file_form(site.content)
     step = len(body) // 12 + 1
     pieces = [body[i : i + step] for i in range(0, len(body), step)]
@@ -253,7 +253,7 @@ def reads_slowly(site: Site, rng: random.Random) -> bytes:
     return send(site, head(site, "POST", "/v1/chat/completions", length=len(body)), body, slow=0.05)
 
 
-def falls_silent(site: Site, rng: random.Random) -> bytes:
+def falls_silent(site: Site, _: random.Random) -> bytes:
     return send(site, head(site, "POST", "/v1/captions", length=1000), b'{"video":')
 
 
@@ -284,8 +284,7 @@ def sends_no_request(site: Site, rng: random.Random) -> bytes:
 
 def chats_nonsense(site: Site, rng: random.Random) -> bytes:
     film, deep = rng.choice(site.films), rng.choice([50, 400, 5000])
-    schema: Any = '"x"'
-    schema = json.loads('{"type": "array", "items": ' * 40 + '{"type": "string", "pattern": "("}' + "}" * 40)
+    schema: Any = json.loads('{"type": "array", "items": ' * 40 + '{"type": "string", "pattern": "("}' + "}" * 40)
     oddities: list[dict[str, Any]] = [
         {"messages": []},
         {"messages": [{"role": "user", "content": [{}] * deep}]},
@@ -529,18 +528,16 @@ class Watch:
         return {name: round(value, 1) for name, value in figures.items()}
 
 
-def run_mix(site: Site, requests: Sequence[tuple[Client, Expected, str]], clients: int) -> list[Outcome]:
-    """Let all clients come, several at once."""
+def run_mix(
+    site: Site, requests: Sequence[tuple[Client, Expected, str]], clients: int
+) -> tuple[list[Outcome], dict[str, float]]:
+    """Let all clients come, several at once; how it ended for each, and what became of the server's memory."""
     outcomes: list[Outcome] = []
     watch = Watch(site.server, outcomes)
     with ThreadPoolExecutor(clients) as pool:
         for future in [pool.submit(request, site, *each) for each in requests]:
             future.add_done_callback(lambda done: outcomes.append(done.result()))
-    site_memory.append(watch.end())
-    return outcomes
-
-
-site_memory: list[dict[str, float]] = []
+    return outcomes, watch.end()
 
 
 def settled(site: Site) -> tuple[Usage, dict[str, float]]:
@@ -572,10 +569,10 @@ def debris(site: Site, data: Path) -> dict[str, int]:
 
 
 def job_bodies(film: str) -> list[dict[str, Any]]:
-    """20 jobs of some seconds each."""
+    """20 jobs of several windows each."""
     tasks = ["dense_caption", "grounding", "highlights", "summary", "steps"]
     return [
-        {"task": tasks[i % 5], "video": film, "query": f"the {colour} circle", "window": 3 + i % 4, "overlap": 1}
+        {"task": tasks[i % 5], "video": film, "query": f"the {colour} circle", "window": 4 + i % 4, "overlap": 1}
         for i, colour in enumerate(["red", "green", "blue", "white"] * 5)
     ]
 
@@ -602,7 +599,7 @@ def finished(server: RunningServer, ids: Sequence[str]) -> list[tuple[str, Any]]
 
 def film_of(server: RunningServer, name: str) -> str:
     """Id of a film in the library."""
-    return next(file["id"] for file in server.ask("GET", "/v1/files")[1]["data"] if file["filename"] == name)
+    return next(str(file["id"]) for file in server.ask("GET", "/v1/files")[1]["data"] if file["filename"] == name)
 
 
 # --------------------------------------------------------------------------------------------------------------- main
@@ -614,36 +611,33 @@ def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]
     library.mkdir()
     for i in range(3):
         write_video(write_film(seed, i, level=1), library / f"film{i}.mp4")
-    write_video(write_film(seed, 0, level=3), library / "long.mp4")
     data = folder / "data"
     start = ("--max-upload", str(MAX_UPLOAD))
     with RunningServer(data, library, *start, cache=folder / "cache") as server:
         films = [film_of(server, f"film{i}.mp4") for i in range(3)]
         site = Site(server, films, (library / "film0.mp4").read_bytes(), [str(folder).encode()])
+        note("warming up")
         run_mix(site, plan(max(100, count // 3), seed + 1), clients)  # whatever is kept is kept from here on
         before, _ = settled(site)
         began = time.monotonic()
-        silent = threading.Thread(target=lambda: quiet.append(request(site, falls_silent, {408}, "0")))
         quiet: list[Outcome] = []
+        silent = threading.Thread(target=lambda: quiet.append(request(site, falls_silent, {408}, "0")))
         silent.start()
-        outcomes = run_mix(site, plan(count, seed), clients)
+        outcomes, memory = run_mix(site, plan(count, seed), clients)
         seconds = time.monotonic() - began
         silent.join()
+        note(f"{count} requests in {seconds:.0f} s; jobs and the kill")
         after, gauges = settled(site)
         left = debris(site, data)
         tracebacks = sum("Traceback" in line for line in server.log)
-        ids = enqueue(server, film_of(server, "long.mp4"))
+        ids = enqueue(server, film_of(server, "film2.mp4"))
         server.waits_until(lambda: sum(job["status"] == "succeeded" for job in jobs_of(server, ids)) >= 3, 120)
         at_kill = Counter(job["status"] for job in jobs_of(server, ids))
         server.kill()
-        server.log.clear()
-        log = server.log
     with RunningServer(data, library, *start, cache=folder / "cache") as server:
         disturbed = finished(server, ids)
     with RunningServer(folder / "other", library, *start, cache=folder / "other cache") as server:
-        undisturbed = finished(server, enqueue(server, film_of(server, "long.mp4")))
-    del log
-    memory = site_memory[-1]
+        undisturbed = finished(server, enqueue(server, film_of(server, "film2.mp4")))
     outcomes += quiet
     wrong = [f"{outcome.kind}: {outcome.wrong}" for outcome in outcomes if outcome.wrong]
     succeeded = sum(status == "succeeded" for status, _ in disturbed)
@@ -678,6 +672,11 @@ def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]
         "jobs": {"at_kill": dict(at_kill), "succeeded": succeeded, "equal": equal},
         "promises": promises,
     }
+
+
+def note(text: str) -> None:
+    """Tell how far it is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def slowest(outcomes: Sequence[Outcome]) -> dict[str, float]:

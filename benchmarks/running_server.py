@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class RunningServer:
         children = sum(len(task.read_text().split()) for task in process.glob("task/*/children") if task.exists())
         return Usage(
             pages * os.sysconf("SC_PAGE_SIZE"),
-            len(os.listdir(process / "fd")),
-            len(os.listdir(process / "task")),
+            len(list((process / "fd").iterdir())),
+            len(list((process / "task").iterdir())),
             children,
         )
 
@@ -129,7 +129,7 @@ class RunningServer:
         text = self.ask("GET", "/metrics")[1]
         return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
 
-    def waits_until(self, is_so: Any, seconds: float) -> bool:
+    def waits_until(self, is_so: Callable[[], bool], seconds: float) -> bool:
         """Look again and again, for so many seconds, whether something is so."""
         end = time.monotonic() + seconds
         while not is_so():
@@ -141,4 +141,4 @@ class RunningServer:
     @property
     def host(self) -> str:
         """As the header `Host` has it."""
-        return urlsplit(f"http://{self.address[0]}:{self.address[1]}").netloc
+        return f"{self.address[0]}:{self.address[1]}"

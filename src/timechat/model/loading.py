@@ -84,7 +84,9 @@ def _load_folder(
     try:
         processor = TimeChatProcessor.from_pretrained(str(folder))
         options = _load_options(processor, device, wanted)
-        return TimeChatForConditionalGeneration.from_pretrained(str(folder), **options), processor
+        # Never a pickle, whatever lies in the folder.
+        model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
+        return model, processor
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot load the model {str(folder)!r}: {reason}; convert or fetch it again") from error
