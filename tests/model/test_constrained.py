@@ -37,13 +37,14 @@ def llama(converted) -> TimeChat:
 
 @pytest.fixture(scope="module", params=["nano", "llama"])
 def constraints(request, nano, llama) -> AnswerConstraints:
-    return {"nano": nano, "llama": llama}[request.param]._constraints
+    return {"nano": nano, "llama": llama}[request.param].work.constraints
 
 
 def draw(constraints: AnswerConstraints, task: str, duration: float, budget: int, seed: int, likes_end: float) -> str:
     """Write an answer with random scores, as `generate` would; `likes_end` is added to the end's."""
     shape = answer_shape(task, duration=duration)
     processor = constraints.processor([shape], budget)
+    by_score = constraints.constraint(shape)
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = []
     for _ in range(budget):
@@ -52,7 +53,10 @@ def draw(constraints: AnswerConstraints, task: str, duration: float, budget: int
         masked = processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores.clone())
         stays = masked[0] > float("-inf")
         assert torch.equal(masked[0][stays], scores[0][stays])
+        likeliest = by_score.likeliest(scores[0].numpy(), budget - len(ids))
         ids.append(int(masked.argmax()))
+        assert likeliest == ids[-1]
+        by_score.write(likeliest)
         if ids[-1] in constraints.eos_token_ids:
             break
     assert ids[-1] in constraints.eos_token_ids, "the answer was cut off"

@@ -211,7 +211,7 @@ def test_a_body_that_drips_is_given_up(served):
 
 
 def test_who_is_too_many_is_told_when_to_come_again(served, film_id, monkeypatch):
-    running = served(max_running=1, max_waiting=0)
+    running = served(max_requests=1)
     goes_on, is_inside = threading.Event(), threading.Event()
     answer = running.server.service.answer
 

@@ -76,22 +76,6 @@ def test_what_is_wrong_is_told_with_its_place(running, film_id, body, status, pa
     assert error["message"]
 
 
-def test_too_many_requests_are_turned_away_with_a_time_to_come_again(served, film_id, nano):
-    running = served(max_requests=1)
-    with running.server.service.admitted():
-        answer = running.client.post("/v1/captions", json={"video": film_id})
-    assert answer.status_code == 429
-    assert answer.json()["error"]["type"] == "rate_limit_error"
-    assert int(answer.headers["Retry-After"]) >= 1
-    assert running.client.post("/v1/captions", json={"video": film_id, "max_new_tokens": 5}).status_code == 200
-
-
-def test_an_answer_that_takes_too_long_is_given_up(served, film_id):
-    running = served(request_timeout=0.05)
-    answer = running.client.post("/v1/captions", json={"video": film_id})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "too_slow")
-
-
 def test_health_readiness_and_metrics_are_told(running):
     assert running.client.get("/health").json() == {"status": "ok"}
     assert running.client.get("/ready").json() == {"status": "ready", "model": "nano"}

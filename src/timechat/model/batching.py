@@ -225,10 +225,13 @@ class ContinuousBatch:
         scores = logits.float()
         logprobs = scores.log_softmax(-1)
         chosen = scores.argmax(-1)  # (rows,)
+        is_kept = any(row.constraint is not None and not row.decoding.do_sample for row in rows)
+        seen = scores.cpu().numpy() if is_kept else None
         for i, row in enumerate(rows):
             tokens_left = row.decoding.max_new_tokens - len(row.token_ids)
             if row.constraint is not None and not row.decoding.do_sample:
-                chosen[i] = row.constraint.likeliest(scores[i].cpu().numpy(), tokens_left)
+                assert seen is not None
+                chosen[i] = row.constraint.likeliest(seen[i], tokens_left)
                 continue
             if row.constraint is not None:
                 forbidden = torch.from_numpy(~row.constraint.next_tokens(tokens_left)).to(scores.device)

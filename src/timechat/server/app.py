@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
@@ -25,7 +25,7 @@ from timechat.server.jobs import Jobs
 from timechat.server.metrics import Metrics
 from timechat.server.routes import chat, export, jobs, status, tasks
 from timechat.server.routes import files as file_routes
-from timechat.server.routes.server import Server, check_key
+from timechat.server.routes.server import Server
 from timechat.server.service import Service
 from timechat.server.settings import ServerSettings
 
@@ -69,12 +69,8 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
         )
-    guarded = APIRouter(dependencies=[Depends(check_key)])
-    for part in (chat, tasks, file_routes, jobs, export):
-        guarded.include_router(part.router)
-    app.include_router(status.router)
-    app.include_router(status.guarded)
-    app.include_router(guarded)
+    for part in (status, chat, tasks, file_routes, jobs, export):
+        app.include_router(part.router)
     _add_page(app)
     _add_errors(app)
     return app

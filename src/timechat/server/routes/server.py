@@ -33,11 +33,6 @@ def _server(request: Request) -> Server:
     return server
 
 
-async def check_key(request: Request) -> None:
-    """Refuse a request without a valid key."""
-    _server(request).keys.check(request)
-
-
 Here = Annotated[Server, Depends(_server)]
 
 
