@@ -62,13 +62,13 @@ class Asked:
         return {"messages": messages, "task": self.task, "max_tokens": self.max_tokens}
 
 
-def workload(films: Sequence[Path]) -> list[Asked]:
+def workload(films: Sequence[Path], num_requests: int, longest: int) -> list[Asked]:
     """Short and long answers in turn, each with a question of its own."""
     asked = []
-    for i in range(3 * CLIENTS):
+    for i in range(num_requests):
         film = films[i % len(films)]
         if i % 2:
-            asked.append(Asked(film, f"Tell all that happens, number {i}.", "dense_caption", 200))
+            asked.append(Asked(film, f"Tell all that happens, number {i}.", "dense_caption", longest))
         elif i % 4 == 2:
             asked.append(Asked(film, f"the red ball, number {i}", "grounding", 40))
         else:
@@ -268,11 +268,11 @@ def main() -> None:
         for i, path in enumerate(films):
             write_video(write_film(11, i, level=1), path)
         for name in arguments.model or ["nano", "mid-size"]:
-            model, threads, parameters = "nano", 1, None
+            model, threads, parameters, requests = "nano", 1, None, workload(films, 3 * CLIENTS, 200)
             if name == "mid-size":
                 model, threads = str(Path(folder) / "mid-size"), torch.get_num_threads()
                 parameters = save_mid_size(Path(model))
-            requests = workload(films)
+                requests = workload(films, 2 * CLIENTS, 96)
             with server(model, films[0].parent, threads) as url:
                 decoding, alone, together = measure_decoding(url, requests, arguments.rounds)
                 results[name] = {

@@ -104,7 +104,7 @@ def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
 
 def test_an_answer_of_odd_signs_comes_to_its_end(nano):
     """Logits that like spaces, strange signs and full stops, and never the end."""
-    constraints = nano._constraints
+    constraints = nano.work.constraints
     odd = np.array([not text.isalnum() or not text.isascii() for text in constraints.texts])
     likes = torch.from_numpy(odd.astype(np.float32)) * 6
     for seed in range(40):
@@ -146,7 +146,7 @@ def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
 
 def test_the_same_is_never_told_again_and_again(nano):
     """A model that wants nothing else is made to move on in time."""
-    constraints = nano._constraints
+    constraints = nano.work.constraints
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
     gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
     processor = constraints.processor([answer_shape("dense_caption", duration=60.0)], 400)
@@ -199,7 +199,7 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
 @pytest.mark.parametrize("denial", [("grounding", NOT_THERE), ("highlights", NO_MOMENTS), ("transcribe", NO_SPEECH)])
 def test_it_may_be_said_that_there_is_nothing(nano, denial):
     task, text = denial
-    constraints = nano._constraints
+    constraints = nano.work.constraints
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
     processor = constraints.processor([answer_shape(task, duration=60.0)], 100)
     for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
@@ -210,7 +210,7 @@ def test_it_may_be_said_that_there_is_nothing(nano, denial):
 
 
 def test_rows_of_a_batch_do_not_disturb_each_other(nano):
-    constraints = nano._constraints
+    constraints = nano.work.constraints
     tasks = ["grounding", "dense_caption", "highlights"]
     shapes = [answer_shape(task, duration=30.0) for task in tasks]
     together = constraints.processor([*shapes, None], 60)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -114,15 +115,16 @@ class LongVideo:
         """
         ahead: Future[Frames] | None = None
         for window, following in zip(windows, [*windows, None][1:], strict=True):
-            with self._lock:
-                if (known := self._known(window)) is not None:
-                    encoded, ahead = known, None
-                else:
+            encoded = self._known(window)
+            with nullcontext() if encoded else self._lock:  # who wants the same window waits, and takes it over
+                if encoded is None and (encoded := self._known(window)) is None:
                     frames = self.timed("decode", (ahead or self._ahead.submit(self.load, window)).result)
                     ahead = self._ahead.submit(self.load, following) if following and self._is_new(following) else None
                     arguments = self.plan.load_arguments(window)
                     look = partial(self._look, frames, window, arguments, work or self._work, progress)
                     encoded = self._remember(self.timed("encode", look))
+                else:
+                    ahead = None
             yield encoded
 
     def encode_whole(self, work: Work | None = None) -> EncodedVideo:
