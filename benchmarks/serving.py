@@ -6,7 +6,7 @@ one run, in turns:
     decoding     16 clients with short and long answers about videos that are encoded already, against the same requests
                  one after the other; tokens per second
     end to end   the same about videos that nobody has looked at yet; seconds
-    fairness     short requests while every row is taken by an answer that is 100 times as long
+    fairness     short requests while every row is taken by an answer that is 100 times as long, and as many wait
     sameness     the answers of both ways, token by token; where they differ, the gap between the two likeliest tokens
 
     python benchmarks/serving.py [--rounds 3] [--model nano|mid-size]
@@ -15,6 +15,7 @@ one run, in turns:
 import argparse
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import torch
@@ -157,45 +160,41 @@ def measure_whole(url: str, films: Sequence[Path], rounds: int) -> dict:
 
 
 def measure_fairness(url: str, films: Sequence[Path]) -> dict:
-    """Short requests while there is a long one in every row."""
-    ended: dict[str, list[float]] = {"long": [], "short": []}
-    waits: list[float] = []
-    lock = threading.Lock()
+    """Short requests while there are twice as many long ones as rows; then their clients go away."""
     form = {"type": "object", "properties": {"a": {"type": "string", "minLength": 3600, "maxLength": 4000}}}
     form |= {"required": ["a"], "additionalProperties": False}
-
-    def ask(kind: str, body: dict) -> None:
-        began = time.perf_counter()
-        with httpx.Client(base_url=url, timeout=600) as client:
-            client.post("/v1/chat/completions", json=body).raise_for_status()
-        with lock:
-            ended[kind].append(time.perf_counter())
-            if kind == "short":
-                waits.append(time.perf_counter() - began)
-
     long_body = Asked(films[0], "Tell everything.", "ask", 1600).body()
     long_body["response_format"] = {"type": "json_schema", "json_schema": {"name": "long", "schema": form}}
-    short_body = Asked(films[0], "What is there?", "ask", 16).body()
-    ask_all(url, [Asked(films[0], "What is there?", "ask", 16)], 1)
+    short = Asked(films[0], "What is there?", "ask", 16)
+    ask_all(url, [short], 1)
+    alone = [ask_all(url, [short], 1)[0] for _ in range(5)]
+    address = urlsplit(url)
+    assert address.hostname is not None
+    long_ones = [HTTPConnection(address.hostname, address.port) for _ in range(2 * CLIENTS)]
+    for connection in long_ones:
+        connection.request("POST", "/v1/chat/completions", json.dumps(long_body), {"Content-Type": "application/json"})
+    time.sleep(2.0)
+    waits = [ask_all(url, [short], 1)[0] for _ in range(10)]
+    answered = len(select.select([connection.sock for connection in long_ones], [], [], 0)[0])
+    for connection in long_ones:
+        connection.close()
     began = time.perf_counter()
-    long_ones = [threading.Thread(target=ask, args=("long", long_body)) for _ in range(2 * CLIENTS)]
-    for thread in long_ones:
-        thread.start()
-    time.sleep(1.0)
-    for _ in range(10):
-        ask("short", short_body)
-    for thread in long_ones:
-        thread.join()
-    first = min(ended["long"])
+    while _metric(url, "timechat_requests_inside") > 0:
+        time.sleep(0.02)
     return {
         "long_requests": len(long_ones),
-        "first_long_ended_after_seconds": round(first - began, 2),
-        "last_long_ended_after_seconds": round(max(ended["long"]) - began, 2),
+        "long_that_ended_before_the_last_short_one": answered,
         "short_requests": len(waits),
-        "short_that_ended_after_a_long_one": sum(end > first for end in ended["short"]),
+        "short_alone_median_seconds": round(statistics.median(alone), 3),
         "short_median_seconds": round(statistics.median(waits), 3),
         "short_longest_seconds": round(max(waits), 3),
+        "seconds_until_vanished_clients_are_forgotten": round(time.perf_counter() - began, 2),
     }
+
+
+def _metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith(f"{name} ")))
 
 
 def compare(model: str, requests: Sequence[Asked], alone: Sequence[dict], together: Sequence[dict]) -> dict:
