@@ -97,7 +97,10 @@ class RunningServer:
         """What it holds now."""
         process = Path(f"/proc/{self._process.pid}")
         pages = int((process / "statm").read_text().split()[1])
-        children = sum(len(task.read_text().split()) for task in process.glob("task/*/children") if task.exists())
+        children = 0
+        for task in process.glob("task/*/children"):
+            with suppress(OSError):  # a thread that has ended meanwhile
+                children += len(task.read_text().split())
         return Usage(
             pages * os.sysconf("SC_PAGE_SIZE"),
             len(list((process / "fd").iterdir())),

@@ -1,8 +1,10 @@
 """`timechat serve`: an API that existing clients speak, and a page."""
 
+import ctypes
 import logging
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,11 +127,21 @@ def serve(
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("timechat.server.requests").setLevel(logging.INFO)
     screen = Screen(quiet=settings.quiet)
+    _share_memory()
     with _listening(host, port) as listener:
         timechat = load_timechat(settings, screen)
         for note in timechat.notes:
             screen.note(note)
         _run(timechat, options, listener, screen, host)
+
+
+def _share_memory() -> None:
+    """Let threads share what they free: glibc otherwise keeps a heap for each, and a server of many threads grows."""
+    arena_max = -8  # M_ARENA_MAX of malloc.h
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(arena_max, 2)
 
 
 def _read_keys(given: list[str], path: Path | None) -> list[str]:
