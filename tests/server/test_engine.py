@@ -92,6 +92,16 @@ def test_a_short_request_does_not_wait_for_long_ones_to_end(nano, engine, video)
     assert engine.state.parked > 0
 
 
+def test_who_is_new_takes_the_row_of_a_long_answer_within_a_few_steps(nano, video):
+    with Engine(nano.model, nano.processor, max_rows=1, turn_tokens=200) as engine:
+        engine.write(long_order(nano, video), Ticket())
+        until(lambda: engine.state.tokens > 210)
+        before = engine.state.tokens
+        answer = engine.write(long_order(nano, video, 6), Ticket()).result(timeout=60)[0]
+        assert len(answer.token_ids) == 6
+        assert engine.state.tokens - before < 60
+
+
 def test_long_answers_that_made_room_come_to_their_end(nano, engine, video):
     futures = [engine.write(long_order(nano, video, 60), Ticket()) for _ in range(5)]
     written = [future.result(timeout=120)[0] for future in futures]

@@ -34,6 +34,7 @@ Result = TypeVar("Result")
 _PREFIX_BYTES = 512 << 20
 _FRAMES_AT_ONCE = {"cpu": 8}
 _FRAMES_AT_ONCE_ELSEWHERE = 128
+_LEAST_TURN = 4  # tokens that an answer writes before it makes room again: so that it gets on, however many come
 _LOOK_AROUND = 0.25  # seconds, after which an idle engine looks for requests whose time is up
 
 
@@ -133,6 +134,11 @@ class _Entry:
     """Tokens that the streamer has been told."""
     since: int = 0
     """Tokens written since it got its row."""
+
+    @property
+    def length(self) -> int:
+        """Tokens written in all."""
+        return len(self.answering.token_ids)
 
 
 @dataclass(eq=False)
@@ -368,14 +374,17 @@ class Engine:
             self.batch.join(entry.answering)
 
     def _make_room(self, entry: _Entry, working: dict[int, int]) -> bool:
-        """Park the answer that has been at work for longest, of the request with the most at work."""
+        """Park the answer that has been at work for longest, of the request with the most at work.
+
+        One that is longer by a turn than the one that waits makes room at once; among equals each has its turn.
+        """
         rows = [self._at_work[row] for row in self.batch.rows]
         patient = [
             other
             for other in rows
             if other.ticket is not entry.ticket
-            and other.since >= self._turn_tokens
             and working[id(other.ticket)] >= working.get(id(entry.ticket), 0)
+            and other.since >= (_LEAST_TURN if other.length - entry.length >= self._turn_tokens else self._turn_tokens)
         ]
         if not patient:
             return False
