@@ -17,6 +17,9 @@ SAME_IOU = 0.3
 SAME_WORDS = 0.5
 """Two captions tell of the same where at least this share of their words is common (Dice coefficient)."""
 
+MAX_WINDOWS = 20_000
+"""Of one video: five hours in windows of a second."""
+
 _TICK = (
     0.5  # seconds: windows start at whole multiples, so that times that are round in a window are round in the video
 )
@@ -99,6 +102,9 @@ def plan_windows(start: float, end: float, *, length: float, overlap: float) -> 
         length: Seconds, the most that a window may take; 0 for all at once.
         overlap: Seconds that neighbours share at least; cut down to half a window.
 
+    Raises:
+        ValueError: There would be more than `MAX_WINDOWS`.
+
     Returns:
         Windows in order of time. A stretch that fits into one window gives one; otherwise all are equally long and no
         longer than `length`, but for the rounding of their starts to half seconds.
@@ -108,6 +114,10 @@ def plan_windows(start: float, end: float, *, length: float, overlap: float) -> 
         return (Window(start, end),)
     overlap = min(overlap, length / 2)
     count = math.ceil((whole - overlap) / (length - overlap) - 1e-9)
+    if count > MAX_WINDOWS:
+        raise ValueError(
+            f"windows of {length:g} s would be {count} for {whole:g} s, more than {MAX_WINDOWS}; take longer ones"
+        )
     share = (whole + (count - 1) * overlap) / count
     step = share - overlap
     starts = [start + math.floor(i * step / _TICK) * _TICK for i in range(count)]

@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,12 +80,11 @@ def running(nano, films, tmp_path_factory) -> Iterator[Running]:
 
 @pytest.fixture
 def served(nano, films, tmp_path) -> Iterator[Callable[..., Running]]:
-    """Servers with settings of a test's own."""
-    from contextlib import ExitStack
-
+    """Servers with settings of a test's own; with the same folder, the one before is stopped first."""
     with ExitStack() as servers:
 
         def serve(**changes) -> Running:
+            servers.pop_all().close()
             settings = replace(ServerSettings(data=tmp_path / "data", folders=(films,)), **changes)
             return servers.enter_context(serving(nano, settings))
 

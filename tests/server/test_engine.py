@@ -10,7 +10,15 @@ import torch
 
 from timechat.pipeline import TimeChat
 from timechat.pipeline.work import Order
-from timechat.server.engine import CancelledRequestError, DeadlineError, Engine, EngineStoppedError, Ticket, TicketWork
+from timechat.server.engine import (
+    CancelledRequestError,
+    DeadlineError,
+    Engine,
+    EngineFailedError,
+    EngineStoppedError,
+    Ticket,
+    TicketWork,
+)
 from timechat.tasks import Decoding
 from timechat.video import Frames
 
@@ -178,7 +186,7 @@ def test_an_error_in_a_step_fails_who_is_at_work_and_nobody_else(nano, engine, v
         raise RuntimeError("out of something")
 
     monkeypatch.setattr(engine.batch, "step", fail)
-    with pytest.raises(RuntimeError, match="out of something"):
+    with pytest.raises(EngineFailedError, match="try again"):
         future.result(timeout=5)
     monkeypatch.undo()
     assert asker(nano, engine).run("ask", video, "What?", decoding=Decoding(max_new_tokens=6)).text

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from timechat.pipeline import TimeChat
     from timechat.server import ServerSettings
+    from timechat.server.database import claimed
 
 _ACCESS = "What may be asked about"
 _DOORS = "Who may ask"
@@ -128,8 +129,12 @@ def serve(
         logging.getLogger("timechat.server.requests").setLevel(logging.INFO)
     screen = Screen(quiet=settings.quiet)
     _share_memory()
+    with claimed(options.data):
+        pass  # a folder that another server has is told before the model is loaded too
     with _listening(host, port) as listener:
         timechat = load_timechat(settings, screen)
+        if Path(settings.model).is_dir():
+            timechat.name = Path(settings.model).resolve().name  # clients need not know where it lies
         for note in timechat.notes:
             screen.note(note)
         _run(timechat, options, listener, screen, host)

@@ -10,7 +10,7 @@ from pathlib import Path
 from timechat.access import Addresses, Film, Folders, Limits, Probed, fetch, probe_safely
 
 _LONGEST = 24 * 3600.0  # seconds; a made-up header may tell of centuries, and each window of them would be planned
-_KEPT = 8  # fetched videos, more than are open at once
+_KEPT = 32  # fetched videos, many more than are open at once
 _SCHEMES = ("http:", "https:")
 
 

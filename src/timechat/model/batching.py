@@ -21,6 +21,7 @@ from timechat.model.prefix_cache import PrefixCache
 from timechat.tasks import Decoding
 
 _COLUMNS_AT_ONCE = 256  # positions by which the cache grows: each growth copies it
+_KEPT_BYTES = 256 << 20  # of a cache without rows, for those to come
 
 
 @dataclass(eq=False)
@@ -34,6 +35,7 @@ class Answering:
         token_ids: Written so far; the end token is there once the answer has come to its end.
         logprobs: Natural logarithm of the probability that the model itself gave to each, before any constraint.
         has_ended: Whether it is whole, or as long as it may be.
+        error: Why it cannot be written, where its constraint has given up; it has ended then.
     """
 
     prompt: Prompt
@@ -42,6 +44,7 @@ class Answering:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     has_ended: bool = False
+    error: ValueError | None = None
     _sampler: "_Sampler | None" = None
     _states: list[tuple[Tensor, Tensor]] | None = None
 
@@ -87,7 +90,7 @@ class ContinuousBatch:
         Args:
             model: In evaluation mode.
             max_rows: Most answers at once.
-            max_bytes: Of the states of all rows.
+            max_bytes: Of the states of all rows; and again, at most, of answers that are parked.
             prompt_tokens: Most tokens of a prompt that are read in one piece, between two steps of the others.
             prefixes: What is known of earlier prompts.
         """
@@ -108,6 +111,7 @@ class ContinuousBatch:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self._bytes_a_position = 2 * config.num_hidden_layers * heads * head_size * model.dtype.itemsize
         self._max_bytes = max_bytes
+        self._parked_bytes = 0
         self._slots = _Slots(max_rows, config.num_hidden_layers)
         self._embeds: Tensor | None = None
         self._cache = DynamicCache()
@@ -117,8 +121,13 @@ class ContinuousBatch:
         if self.reading is not None or len(self.rows) >= self.max_rows:
             return False
         everyone = [*self.rows, answering]
-        longest = max(row.most_positions for row in everyone)
-        return not self.rows or len(everyone) * longest * self._bytes_a_position <= self._max_bytes
+        columns = _rounded(max(row.most_positions for row in everyone))
+        num_rows = _Slots.held_rows(len(everyone), self.max_rows)
+        return not self.rows or num_rows * columns * self._bytes_a_position <= self._max_bytes
+
+    def can_park(self, answering: Answering) -> bool:
+        """Whether there is room for the states of one more answer that waits, beside those of others."""
+        return bool(self._parked_bytes + answering._length * self._bytes_a_position <= self._max_bytes)
 
     @torch.inference_mode()
     def join(self, answering: Answering) -> None:
@@ -126,7 +135,7 @@ class ContinuousBatch:
         assert self.has_room(answering)
         if answering._states is not None:
             self._take_row(answering, answering._states)
-            answering._states = None
+            self._forget_states(answering)
             return
         prompt = answering.prompt
         ids = torch.tensor([prompt.input_ids], device=self._model.device)
@@ -181,12 +190,13 @@ class ContinuousBatch:
     def park(self, answering: Answering) -> None:
         """Make room: take an answer out that goes on later, by `join`, where it stopped."""
         answering._states = self._slots.states(self.rows.index(answering), answering._length)
+        self._parked_bytes += _num_bytes(answering._states)
         self._leave(answering)
 
     @torch.inference_mode()
     def drop(self, answering: Answering) -> None:
         """Forget an answer, wherever it stands."""
-        answering._states = None
+        self._forget_states(answering)
         if answering is self.reading:
             self.reading, self._embeds, self._cache = None, None, DynamicCache()
         elif answering in self.rows:
@@ -195,6 +205,7 @@ class ContinuousBatch:
     def clear(self) -> None:
         """Forget everything, such as after an error in the midst of a step."""
         self.rows.clear()
+        self._parked_bytes = 0
         self.reading, self._embeds, self._cache = None, None, DynamicCache()
         self._slots = _Slots(self.max_rows, self._model.config.text_config.num_hidden_layers)
         self._prefixes.clear()
@@ -203,6 +214,11 @@ class ContinuousBatch:
         self._slots.fill(len(self.rows), states)
         self.rows.append(answering)
 
+    def _forget_states(self, answering: Answering) -> None:
+        if answering._states is not None:
+            self._parked_bytes = max(0, self._parked_bytes - _num_bytes(answering._states))
+            answering._states = None
+
     def _leave(self, answering: Answering) -> None:
         """Give a row up; the last one moves into its place."""
         index, last = self.rows.index(answering), len(self.rows) - 1
@@ -210,6 +226,8 @@ class ContinuousBatch:
             self._slots.move(last, index, self.rows[last]._length)
             self.rows[index] = self.rows[last]
         self.rows.pop()
+        if not self.rows and self._slots.num_bytes > _KEPT_BYTES:
+            self._slots = _Slots(self.max_rows, self._model.config.text_config.num_hidden_layers)
 
     def _mask(self, lengths: Tensor) -> Tensor:
         """`(rows, 1, 1, positions)`: each row sees what it has read, and its own new place."""
@@ -229,13 +247,17 @@ class ContinuousBatch:
         seen = scores.cpu().numpy() if is_kept else None
         for i, row in enumerate(rows):
             tokens_left = row.decoding.max_new_tokens - len(row.token_ids)
-            if row.constraint is not None and not row.decoding.do_sample:
-                assert seen is not None
-                chosen[i] = row.constraint.likeliest(seen[i], tokens_left)
+            try:
+                if row.constraint is not None and not row.decoding.do_sample:
+                    assert seen is not None
+                    chosen[i] = row.constraint.likeliest(seen[i], tokens_left)
+                    continue
+                if row.constraint is not None:
+                    forbidden = torch.from_numpy(~row.constraint.next_tokens(tokens_left)).to(scores.device)
+                    scores[i] = scores[i].masked_fill(forbidden, float("-inf"))
+            except ValueError as error:  # this one's form, not the others'
+                row.error = error
                 continue
-            if row.constraint is not None:
-                forbidden = torch.from_numpy(~row.constraint.next_tokens(tokens_left)).to(scores.device)
-                scores[i] = scores[i].masked_fill(forbidden, float("-inf"))
             if row.decoding.do_sample:
                 row._sampler = row._sampler or _Sampler(row.decoding, scores.device)
                 chosen[i] = row._sampler(scores[i : i + 1])
@@ -244,9 +266,10 @@ class ContinuousBatch:
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.has_ended = token in self._ends or len(row.token_ids) >= row.decoding.max_new_tokens
-            if row.constraint is not None and not row.has_ended:
+            if row.constraint is not None and not row.has_ended and row.error is None:
                 row.constraint.write(token)
                 row.has_ended = row.constraint.has_ended
+            row.has_ended |= row.error is not None
 
 
 class _Sampler:
@@ -267,8 +290,16 @@ class _Sampler:
         return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
 
 
+def _rounded(columns: int) -> int:
+    return -(-columns // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
+
+
+def _num_bytes(states: list[tuple[Tensor, Tensor]]) -> int:
+    return sum(tensor.nbytes for pair in states for tensor in pair)
+
+
 class _Slots:
-    """The states of all rows, in one tensor a layer that is written into in place.
+    """The states of all rows, in one tensor a layer that is written into in place, and grows with what is in it.
 
     Attributes:
         cache: The same, as the language model takes it.
@@ -287,7 +318,7 @@ class _Slots:
     def fill(self, row: int, states: list[tuple[Tensor, Tensor]]) -> None:
         """Put what the model knows of an answer into a row: `(heads, positions, head size)` each."""
         length = states[0][0].shape[1]
-        self._grow(length + 1, like=states[0][0])
+        self._grow(row + 1, length + 1, like=states[0][0])
         for layer, (keys, values) in zip(self._layers, states, strict=True):
             layer.keys[row, :, :length] = keys
             layer.values[row, :, :length] = values
@@ -306,21 +337,33 @@ class _Slots:
         """Tell where the next tokens of the first rows go."""
         self.lengths, self.width = lengths, width
         self.indices = torch.arange(len(lengths), device=lengths.device)
-        self._grow(width, like=self._layers[0].keys)
+        self._grow(len(lengths), width, like=self._layers[0].keys)
 
-    def _grow(self, columns: int, *, like: Tensor) -> None:
-        """Have room for so many positions; `like` is a tensor `(..., heads, positions, head size)`."""
-        held = 0 if self._layers[0].keys is None else self._layers[0].keys.shape[2]
-        if columns <= held:
+    @staticmethod
+    def held_rows(num_rows: int, max_rows: int) -> int:
+        """Rows that are held for so many answers: a power of two, so that few growths copy."""
+        return min(max_rows, 1 << (num_rows - 1).bit_length())
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all states."""
+        return sum(0 if layer.keys is None else layer.keys.nbytes + layer.values.nbytes for layer in self._layers)
+
+    def _grow(self, num_rows: int, columns: int, *, like: Tensor) -> None:
+        """Have room for so many rows and positions; `like` is a tensor `(..., heads, positions, head size)`."""
+        first = self._layers[0].keys
+        old_rows, old_columns = (0, 0) if first is None else (first.shape[0], first.shape[2])
+        if num_rows <= old_rows and columns <= old_columns:
             return
-        columns = -(-columns // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE
-        shape = (self._max_rows, like.shape[-3], columns, like.shape[-1])
+        rows = max(old_rows, self.held_rows(num_rows, self._max_rows))
+        columns = max(old_columns, _rounded(columns))
+        shape = (rows, like.shape[-3], columns, like.shape[-1])
         for layer in self._layers:
             for name in ("keys", "values"):
                 # Zeros, since what is not looked at is still multiplied by nought, and must not be infinite.
                 grown = torch.zeros(shape, dtype=like.dtype, device=like.device)
-                if held:
-                    grown[:, :, :held] = getattr(layer, name)
+                if first is not None:
+                    grown[:old_rows, :, :old_columns] = getattr(layer, name)
                 setattr(layer, name, grown)
             layer.is_initialized = True
 

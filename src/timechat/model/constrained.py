@@ -1,5 +1,6 @@
 """Answers kept in their task's form while they are written: words by llguidance, numbers by the shape itself."""
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -33,14 +34,19 @@ class AnswerConstraints:
         self.vocab_size = vocab_size
         self.eos_token_ids = tuple(eos_token_ids)
         self._matchers: dict[str, LLMatcher] = {}
+        self._lock = threading.Lock()
 
     def constraint(self, shape: AnswerShape) -> "AnswerConstraint":
         """Return what keeps one answer in form, token by token."""
-        if shape.grammar not in self._matchers:
-            if len(self._matchers) >= _KEPT_GRAMMARS:
+        with self._lock:
+            matcher = self._matchers.get(shape.grammar)
+        if matcher is None:
+            matcher = self._compile(shape)
+        with self._lock:
+            self._matchers[shape.grammar] = matcher
+            while len(self._matchers) > _KEPT_GRAMMARS:
                 self._matchers.pop(next(iter(self._matchers)))
-            self._matchers[shape.grammar] = self._compile(shape)
-        return AnswerConstraint(self, shape, self._matchers[shape.grammar].deep_copy())
+            return AnswerConstraint(self, shape, matcher.deep_copy())
 
     def _compile(self, shape: AnswerShape) -> LLMatcher:
         try:
@@ -143,7 +149,11 @@ class AnswerConstraint:
         self._text = self._constraints.engine.decode_bytes(self._ids).decode("utf-8", "ignore").removeprefix(" ")
 
     def next_tokens(self, tokens_left: int) -> NDArray[np.bool_]:
-        """`(vocab,)`: which tokens may come next; the end where none other may."""
+        """`(vocab,)`: which tokens may come next; the end where none other may.
+
+        Raises:
+            ValueError: The form is too large to be kept to.
+        """
         allowed, doubtful = self._candidates(tokens_left)
         for token in np.flatnonzero(doubtful):
             allowed[token] = self._fits(int(token), tokens_left)
@@ -168,6 +178,8 @@ class AnswerConstraint:
         """`(vocab,)` each: tokens that the grammar allows, and those whose numbers are still to be looked at."""
         constraints = self._constraints
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if complaint := self._matcher.get_error():
+            raise ValueError(f"the form of the answer is too large to be kept to: {complaint.splitlines()[0][:200]}")
         allowed = np.unpackbits(bits, bitorder="little")[: constraints.vocab_size].astype(bool)
         nothing = np.zeros_like(allowed)
         if self._shape.allows is None:

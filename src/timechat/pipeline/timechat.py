@@ -620,6 +620,8 @@ class TimeChat:
             for window in facts
             if (known := video.store.load_answer(facts[window])) is not None
         }
+        for answered in answers.values():
+            self.work.recall(len(answered.tokens), question.decoding)
         todo = [window for window in video.windows if window not in answers]
         _report(progress, "windows", len(answers), len(video.windows))
         batch: list[EncodedVideo] = []

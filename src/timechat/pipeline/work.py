@@ -54,6 +54,9 @@ class Work(Protocol):
     def do(self, work: Callable[[], Result]) -> Result:
         """Do anything else that calls the model."""
 
+    def recall(self, num_tokens: int, decoding: Decoding) -> None:
+        """Take note of an answer of so many tokens that was written earlier and is taken over."""
+
 
 class DirectWork:
     """Work that is done in the caller's thread, one prompt batch at a time."""
@@ -97,6 +100,9 @@ class DirectWork:
     def do(self, work: Callable[[], Result]) -> Result:
         """Do it now."""
         return work()
+
+    def recall(self, num_tokens: int, decoding: Decoding) -> None:
+        """Nothing: nobody counts."""
 
     @cached_property
     def constraints(self) -> AnswerConstraints:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from timechat import __version__
 from timechat.errors import TimeChatError
 from timechat.pipeline import TimeChat
-from timechat.server.database import Database
+from timechat.server.database import Database, claimed
 from timechat.server.errors import ApiError, as_api_error
 from timechat.server.films import Films
-from timechat.server.gate import Gate, Keys
+from timechat.server.gate import HEADERS, Gate, Keys
 from timechat.server.jobs import Jobs
 from timechat.server.metrics import Metrics
 from timechat.server.routes import chat, export, jobs, status, tasks
@@ -47,7 +47,8 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        settings.data.mkdir(parents=True, exist_ok=True)
+        claim = ExitStack()
+        claim.enter_context(claimed(settings.data))
         database = Database(settings.data / "server.sqlite3")
         films = Films(settings, database)
         service = Service(timechat, settings, films)
@@ -62,6 +63,7 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
             await run_in_threadpool(background.stop)
             await run_in_threadpool(service.stop)
             database.close()
+            claim.close()
 
     app = FastAPI(title="TimeChat", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, settings=settings, keys=keys, metrics=metrics)
@@ -117,7 +119,8 @@ def _add_errors(app: FastAPI) -> None:
         return ApiError(error.status_code, message, headers=dict(error.headers or {})).response()
 
     async def unknown(_: Request, _error: Exception) -> JSONResponse:
-        return ApiError(500, "something went wrong inside of the server; its log says more").response()
+        told = ApiError(500, "something went wrong inside of the server; its log says more", headers=HEADERS)
+        return told.response()  # which does not pass the gate
 
     for kind in (ApiError, TimeChatError, ValueError, MemoryError, OSError):
         app.add_exception_handler(kind, known)

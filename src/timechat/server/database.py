@@ -6,7 +6,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 Table = Literal["files", "jobs"]
 
@@ -17,6 +24,25 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (created_at);
 """
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have a data folder for oneself as long as the block lasts: two servers would do each job twice.
+
+    Raises:
+        ValueError: Another server has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(
+                    f"{folder} is the data folder of a server that runs; give this one another with --data"
+                ) from error
+        yield
 
 
 class Database:

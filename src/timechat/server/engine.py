@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.prefix_cache import PrefixCache
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.work import Order, constraints_of
+from timechat.tasks import Decoding
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class CancelledRequestError(TimeChatError):
 
 class DeadlineError(TimeChatError):
     """A request that took longer than it may."""
+
+
+class EngineFailedError(TimeChatError):
+    """A step of the model has failed that a request shared with others."""
 
 
 class EngineStoppedError(TimeChatError):
@@ -151,7 +156,11 @@ class _Call:
 
     def finish(self) -> None:
         """Hand the answers over once all are written."""
-        if not self.future.done() and all(entry.answering.has_ended for entry in self.entries):
+        if self.future.done():
+            return
+        if error := next((entry.answering.error for entry in self.entries if entry.answering.error), None):
+            self.future.set_exception(error)
+        elif all(entry.answering.has_ended for entry in self.entries):
             self.future.set_result([entry.answering.written for entry in self.entries])
 
 
@@ -266,9 +275,11 @@ class Engine:
         """Answer prompts; see `Order`."""
         ticket.check()
         call = _Call(order)
-        for prompt, shape in zip(order.prompts, order.shapes, strict=True):
+        for i, (prompt, shape) in enumerate(zip(order.prompts, order.shapes, strict=True)):
             constraint = None if shape is None else self.constraints.constraint(shape)
-            call.entries.append(_Entry(Answering(prompt, order.decoding, constraint), ticket, call))
+            # Each draws for itself; the same seed would give windows the same luck.
+            decoding = replace(order.decoding, seed=(order.decoding.seed + i) % 2**63)
+            call.entries.append(_Entry(Answering(prompt, decoding, constraint), ticket, call))
             ticket.prompt_tokens += len(prompt.input_ids)
         self._add(self._waiting, *call.entries)
         return call.future
@@ -298,19 +309,22 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        while True:
-            with self._news:
-                while not self._is_stopping and not self._kinds():
-                    self._news.wait(_LOOK_AROUND)
-                if self._is_stopping:
-                    break
-            try:
-                self._drop_those_over()
-                self._take_turn()
-            except Exception as error:
-                logger.exception("a step of the engine failed; the requests that were at work fail with it")
-                self._fail_all(error)
-        self._fail_all(EngineStoppedError("the server is going down"))
+        try:
+            while True:
+                with self._news:
+                    while not self._is_stopping and not self._kinds():
+                        self._news.wait(_LOOK_AROUND)
+                    if self._is_stopping:
+                        return
+                try:
+                    self._drop_those_over()
+                    self._take_turn()
+                except Exception:
+                    logger.exception("a step of the engine failed; the requests that were at work fail with it")
+                    self._fail_all(EngineFailedError("the model failed in the midst of the answer; try again"))
+        finally:
+            self._is_stopping = True
+            self._fail_all(EngineStoppedError("the server is going down"))
 
     def _kinds(self) -> list[str]:
         """Kinds of work that there are."""
@@ -339,8 +353,12 @@ class Engine:
         self._admit()
         reading = self.batch.reading
         if reading is not None:
-            self.batch.read()
-            if self.batch.reading is None:
+            try:
+                self.batch.read()
+            except Exception as error:  # of this one's prompt: the others know nothing of it
+                self._fail(self._at_work[reading], error)
+                reading = None
+            if reading is not None and self.batch.reading is None:
                 self._tokens += 1
                 self._tell(self._at_work[reading])
                 if reading.has_ended:
@@ -371,7 +389,10 @@ class Engine:
             self._waiting.remove(entry)
             entry.since = 0
             self._at_work[entry.answering] = entry
-            self.batch.join(entry.answering)
+            try:
+                self.batch.join(entry.answering)
+            except Exception as error:
+                self._fail(entry, error)
 
     def _make_room(self, entry: _Entry, working: dict[int, int]) -> bool:
         """Park the answer that has been at work for longest, of the request with the most at work.
@@ -383,6 +404,7 @@ class Engine:
             other
             for other in rows
             if other.ticket is not entry.ticket
+            and self.batch.can_park(other.answering)
             and working[id(other.ticket)] >= working.get(id(entry.ticket), 0)
             and other.since >= (_LEAST_TURN if other.length - entry.length >= self._turn_tokens else self._turn_tokens)
         ]
@@ -454,7 +476,7 @@ class Engine:
         """Forget the work of requests that were called off or whose time is up."""
         for entry in [*self._waiting, *self._at_work.values()]:
             if entry.ticket.is_over:
-                self._forget(entry)
+                self._fail(entry, entry.ticket.error)
         for look in [look for look in list(self._looks) if look.ticket.is_over]:
             self._looks.remove(look)
             look.future.set_exception(look.ticket.error)
@@ -462,12 +484,14 @@ class Engine:
             self._errands.remove(errand)
             errand.future.set_exception(errand.ticket.error)
 
-    def _forget(self, entry: _Entry) -> None:
-        if entry in self._waiting:
-            self._waiting.remove(entry)
-        self._at_work.pop(entry.answering, None)
-        self.batch.drop(entry.answering)
-        self._break_off(entry.call, entry.ticket.error)
+    def _fail(self, entry: _Entry, error: Exception) -> None:
+        """Give a call up with all its answers, because of one."""
+        for one in entry.call.entries:
+            if one in self._waiting:
+                self._waiting.remove(one)
+            self._at_work.pop(one.answering, None)
+            self.batch.drop(one.answering)
+        self._break_off(entry.call, error)
 
     def _fail_all(self, error: Exception) -> None:
         """Let everybody who waits know that it came to nothing."""
@@ -510,3 +534,8 @@ class TicketWork:
     def do(self, work: Callable[[], Result]) -> Result:
         """Do anything else."""
         return self._engine.do(work, self._ticket).result()
+
+    def recall(self, num_tokens: int, decoding: Decoding) -> None:
+        """Count an answer that was written earlier."""
+        self._ticket.written_tokens += num_tokens
+        self._ticket.was_cut |= num_tokens >= decoding.max_new_tokens

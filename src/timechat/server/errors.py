@@ -2,6 +2,7 @@
 
 import errno
 import math
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError
-from timechat.server.engine import CancelledRequestError, DeadlineError, EngineStoppedError
+from timechat.server.engine import CancelledRequestError, DeadlineError, EngineFailedError, EngineStoppedError
 
 CLIENT_CLOSED_REQUEST = 499
 """As nginx says it; nobody is there to read it, but logs and metrics are."""
@@ -93,6 +94,8 @@ def as_api_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = ()) 
         return ApiError(504, message, code="too_slow")
     if isinstance(error, CancelledRequestError):
         return ApiError(CLIENT_CLOSED_REQUEST, message, code="cancelled")
+    if isinstance(error, EngineFailedError):
+        return ApiError(503, message, code="model_failed", headers={"Retry-After": "1"})
     if isinstance(error, EngineStoppedError):
         return ApiError(503, message, code="stopping", headers={"Retry-After": "5"})
     if isinstance(error, VideoError):
@@ -107,7 +110,8 @@ def as_api_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = ()) 
         return ApiError(400, message)
     if isinstance(error, FileNotFoundError):
         return ApiError(404, "the file was removed meanwhile", "video", "not_found")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    is_full = isinstance(error, sqlite3.OperationalError) and "full" in message
+    if is_full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return ApiError(507, "the server's disk is full", code="disk_full")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ApiError(

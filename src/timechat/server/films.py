@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.access import AccessError, Addresses, Folders, Probed, decode_data_url, fetch, probe_safely
-from timechat.files import UNFINISHED_PATTERN
+from timechat.files import UNFINISHED_PATTERN, written_whole
 from timechat.server.database import Database
 from timechat.server.errors import ApiError
 from timechat.server.settings import ServerSettings
@@ -76,6 +76,7 @@ class Films:
     Attributes:
         folder: Where uploads lie.
         folders: The allowed ones.
+        num_arriving: Bytes of uploads that have begun.
     """
 
     def __init__(self, settings: ServerSettings, database: Database) -> None:
@@ -88,12 +89,13 @@ class Films:
         self._kept = KeptFiles(settings.data / "fetched")
         self._probes: dict[str, Probed] = {}
         self._lock = threading.Lock()
+        self.num_arriving = 0
         self._files = {record["id"]: _from_record(record) for record in database.load_files()}
         self._tidy()
 
     def _tidy(self) -> None:
         for path in self.folder.iterdir():
-            if UNFINISHED_PATTERN.fullmatch(path.name) or path.name not in self._files:
+            if path.is_file() and (UNFINISHED_PATTERN.fullmatch(path.name) or path.name not in self._files):
                 path.unlink()
         for file_id in [file_id for file_id in self._files if not (self.folder / file_id).is_file()]:
             self._forget(file_id)
@@ -232,13 +234,14 @@ class Films:
         assert film.path is not None
         if film.key in self._files:
             return self._files[film.key].video
-        if film.key not in self._probes:
-            probed = probe_safely(film.path, self._settings.limits)
+        known = self._probes.get(film.key)
+        if known is None:
+            known = probe_safely(film.path, self._settings.limits)
             with self._lock:
                 if len(self._probes) >= _KEPT_PROBES:
                     self._probes.clear()
-                self._probes[film.key] = probed
-        return self._probes[film.key]
+                self._probes[film.key] = known
+        return known
 
     def media_type(self, film: Film) -> str:
         """Media type of a film, by its content."""
@@ -258,7 +261,9 @@ class Films:
         fetch(address, path, self._addresses, self._settings.limits, is_cancelled=is_cancelled)
 
     def _write_down(self, address: str, path: Path) -> None:
-        path.write_bytes(decode_data_url(address, self._settings.limits))
+        content = decode_data_url(address, self._settings.limits)
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(content)
 
 
 class KeptFiles:
@@ -269,7 +274,8 @@ class KeptFiles:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
-            path.unlink()
+            if path.is_file():
+                path.unlink()
         self._lock = threading.Lock()
         self._files: dict[str, _KeptFile] = {}
 

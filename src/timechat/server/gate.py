@@ -26,7 +26,7 @@ _SESSION_SECONDS = 12 * 3600.0
 _MOST_SESSIONS = 1000
 _OPEN = {"/", "/health", "/ready", "/openapi.json"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
-_HEADERS = {
+HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; object-src 'none'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -101,7 +101,7 @@ def _digest(text: str) -> bytes:
 
 
 class Gate:
-    """The outermost layer of the application: everything passes it, both ways."""
+    """The outermost layer: all passes it, both ways, but what browsers ask before they ask (CORS)."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, keys: Keys, metrics: Metrics) -> None:
         """Stand before an application."""
@@ -123,7 +123,7 @@ class Gate:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = {name.lower() for name, _ in message["headers"]}
-                extra = [(k.encode(), v.encode()) for k, v in _HEADERS.items() if k.encode() not in given]
+                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in given]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 

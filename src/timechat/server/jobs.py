@@ -1,5 +1,6 @@
 """Questions that take long: answered in the background, with progress, through restarts."""
 
+import json
 import logging
 import secrets
 import threading
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
+_MAX_RECORD = 1_000_000
+_STOP_SECONDS = 10.0  # that a job at work may take to notice that the server goes down
 _USUAL_SECONDS = 30.0  # that a job takes, for who asks when to come again
 
 
@@ -116,7 +119,7 @@ class Jobs:
         self._service.engine.wake()
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
+                thread.join(_STOP_SECONDS)
 
     def add(self, request: JobRequest, filename: str | None) -> Job:
         """Put a job at the end of the queue.
@@ -132,6 +135,8 @@ class Jobs:
             if waiting >= self._settings.max_waiting_jobs:
                 raise busy(f"{waiting} jobs wait already", _USUAL_SECONDS)
             job = Job(f"job-{secrets.token_hex(12)}", request, filename, time.time())
+            if len(json.dumps(job.to_record())) > _MAX_RECORD:
+                raise ApiError(413, f"a job may have {_MAX_RECORD} characters, its transcript included", "transcript")
             self._save(job)
             self._jobs[job.id] = job
             self._forget_oldest()
@@ -196,8 +201,11 @@ class Jobs:
                 if self._is_stopping or job is None:
                     return
                 job.status, job.started_at = "running", time.time()
+            try:
                 self._save(job)
-            self._work(job)
+                self._work(job)
+            except Exception:  # such as a full disk: the next job may fare better
+                logger.exception("%s could not be written down", job.id)
 
     def _next(self) -> Job | None:
         return next((job for job in self._jobs.values() if job.status == "queued"), None)

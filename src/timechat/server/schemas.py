@@ -4,32 +4,29 @@ Fields that are unknown are passed over, as OpenAI's server does; known ones wit
 refused with their name. Videos come in the shapes that vLLM and SGLang take, and in ours.
 """
 
-import base64
-import binascii
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.errors import DataError
 from timechat.events import Event, Task
 from timechat.pipeline import Decoding, Looking, Sampling, Wanted
 from timechat.server.errors import ApiError
+from timechat.server.frames import SentFrames
 from timechat.server.service import Question
 from timechat.server.settings import ServerSettings
 from timechat.speech import clean_speech, parse_transcript
 from timechat.tasks import build_question
-from timechat.video import Frames
 
 _FREE_TOKENS = 512
 _COLDEST = 0.001  # temperature below which the likeliest token is taken: scores divided by less are infinite
 _FRAME_FIELDS = ("start", "end", "fps", "max_frames", "num_frames")
-_MAX_FRAMES_SENT = 2000
-_MAX_PICTURE_PIXELS = 4096 * 4096
-_MAX_ALL_PIXELS = 400_000_000
+_MAX_FRAMES_SENT = 600
+_MAX_WORDS = 10_000  # characters of a query
+_MAX_TEXT = 1_000_000  # characters of all messages, or of a transcript
+_MAX_STOPS = 16
 
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
@@ -59,6 +56,11 @@ class TimedFrames(_Request):
 
     frames: list[TimedPicture] = Field(min_length=1, max_length=_MAX_FRAMES_SENT)
     duration: Seconds | None = None
+
+    def sent(self) -> SentFrames:
+        """The same, for the service."""
+        urls, times = (tuple(getattr(frame, name) for frame in self.frames) for name in ("url", "time"))
+        return SentFrames(urls, times, self.duration)
 
 
 class Options(_Request):
@@ -91,7 +93,7 @@ class TaskRequest(Options):
 
     model: str | None = None
     video: str | TimedFrames
-    query: str | None = None
+    query: str | None = Field(None, max_length=_MAX_WORDS)
     top_k: int = Field(1, ge=1, le=1000)
     find_all: bool = False
     threshold: float | None = Field(None, ge=0, le=1)
@@ -99,7 +101,7 @@ class TaskRequest(Options):
 
     def question(self, task: Task) -> Question:
         """The question that is meant."""
-        video = frames_of(self.video) if isinstance(self.video, TimedFrames) else self.video
+        video = self.video.sent() if isinstance(self.video, TimedFrames) else self.video
         if task in ("grounding", "ask") and not (self.query or "").strip():
             raise ApiError(400, f"query must say in words what is asked, got {self.query!r}", "query")
         build_question(task, self.query)
@@ -173,7 +175,7 @@ class ChatRequest(_Request):
     top_k: int | None = None
     seed: int | None = None
     n: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=_MAX_STOPS)] | None = None
     response_format: ResponseFormat | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, Any] | None = None
@@ -210,6 +212,8 @@ class ChatRequest(_Request):
         conversation = _Conversation()
         for i, message in enumerate(self.messages):
             conversation.add(message, f"messages[{i}]")
+            if conversation.num_characters > _MAX_TEXT:
+                raise ApiError(400, f"the messages have more than {_MAX_TEXT} characters", "messages")
         video, given = conversation.video
         options = Options.model_validate(self._frame_options(given))
         schema = None if self.response_format is None else self.response_format.schema_text()
@@ -278,15 +282,20 @@ class _Conversation:
         self.history: list[tuple[str, str]] = []
         self.question = ""
         self._system: list[str] = []
-        self._video: tuple[str | Frames, dict[str, Any]] | None = None
+        self._video: tuple[str | SentFrames, dict[str, Any]] | None = None
         self._place = ""
+
+    @property
+    def num_characters(self) -> int:
+        told = [*self._system, self.question, *(text for turn in self.history for text in turn)]
+        return sum(map(len, told))
 
     @property
     def system(self) -> str | None:
         return "\n".join(self._system) or None
 
     @property
-    def video(self) -> tuple[str | Frames, dict[str, Any]]:
+    def video(self) -> tuple[str | SentFrames, dict[str, Any]]:
         if self._video is None:
             raise ApiError(
                 400,
@@ -330,7 +339,7 @@ class _Conversation:
                 )
         return "\n".join(texts)
 
-    def _take(self, video: tuple[str | Frames, dict[str, Any]], where: str) -> None:
+    def _take(self, video: tuple[str | SentFrames, dict[str, Any]], where: str) -> None:
         if self._video is not None:
             same = isinstance(video[0], str) and self._video[0] == video[0]
             if not same:
@@ -348,7 +357,7 @@ def _text(value: Any, wanted: str, where: str) -> str:
     raise ApiError(400, wanted, where)
 
 
-def read_part(part: Mapping[str, Any], where: str) -> tuple[str | Frames, dict[str, Any]] | None:
+def read_part(part: Mapping[str, Any], where: str) -> tuple[str | SentFrames, dict[str, Any]] | None:
     """Read a part of a message that may be a video: the video, and how it is to be looked at.
 
     Taken are `video_url` (vLLM, SGLang), `video` (Qwen: a list of pictures, or an address), `file` and `input_file`
@@ -387,8 +396,8 @@ def read_part(part: Mapping[str, Any], where: str) -> tuple[str | Frames, dict[s
             return _frames(video, part, where), _without_times(part)
         raise ApiError(400, "a part of the type video needs an address, or a list of data: addresses", where)
     if kind == "frames":
-        sent = TimedFrames.model_validate({"frames": part.get("frames"), "duration": part.get("duration")})
-        return frames_of(sent), _without_times(part)
+        timed = TimedFrames.model_validate({"frames": part.get("frames"), "duration": part.get("duration")})
+        return timed.sent(), _without_times(part)
     return None
 
 
@@ -397,7 +406,7 @@ def _without_times(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in ("start", "end", "transcript")}
 
 
-def _frames(urls: Sequence[str], options: Mapping[str, Any], where: str) -> Frames:
+def _frames(urls: Sequence[str], options: Mapping[str, Any], where: str) -> SentFrames:
     """Frames of pictures, whose times are told by `timestamps` or `fps`."""
     times, fps = options.get("timestamps"), options.get("fps")
     if isinstance(times, list) and len(times) == len(urls):
@@ -409,53 +418,15 @@ def _frames(urls: Sequence[str], options: Mapping[str, Any], where: str) -> Fram
             400, f"{len(urls)} pictures need {len(urls)} timestamps in seconds, or fps, to be a video", where
         )
     pictures = [{"url": url, "time": time} for url, time in zip(urls, seconds, strict=True)]
-    return frames_of(TimedFrames.model_validate({"frames": pictures, "duration": options.get("duration")}))
-
-
-def frames_of(sent: TimedFrames) -> Frames:
-    """Decode the pictures of a request.
-
-    Raises:
-        ApiError: One is no picture, or is too large.
-    """
-    pictures: list[Image.Image] = []
-    num_pixels = 0
-    for i, frame in enumerate(sent.frames):
-        pictures.append(_picture(frame.url, f"frames[{i}]"))
-        # All are brought to the size of the first.
-        num_pixels += max(picture.width * picture.height for picture in (pictures[0], pictures[-1]))
-        if num_pixels > _MAX_ALL_PIXELS:
-            raise ApiError(
-                413, f"the frames have more than {_MAX_ALL_PIXELS} pixels together; send smaller ones", "frames"
-            )
-    times = [frame.time for frame in sent.frames]
-    first = pictures[0].size
-    pictures = [picture if picture.size == first else picture.resize(first) for picture in pictures]
-    try:
-        return Frames.from_images(pictures, times, duration=sent.duration)
-    except ValueError as error:
-        raise ApiError(400, str(error), "frames") from error
-
-
-def _picture(url: str, where: str) -> Image.Image:
-    head, _, content = url.partition(",")
-    if not (head.lower().startswith("data:image/") and head.lower().endswith(";base64")):
-        raise ApiError(400, "a frame must be a data:image/…;base64 address", where)
-    try:
-        picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("JPEG", "PNG", "WEBP"))
-        if picture.width * picture.height > _MAX_PICTURE_PIXELS:
-            raise ApiError(413, f"a picture of {picture.width}x{picture.height} pixels is too large", where)
-        return picture.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ApiError(413, "a picture is too large", where) from error
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ApiError(400, "is no JPEG, PNG or WebP picture", where) from error
+    return TimedFrames.model_validate({"frames": pictures, "duration": options.get("duration")}).sent()
 
 
 def speech_of(transcript: list[SpeechLine] | list[Any] | str | None) -> tuple[Event, ...] | None:
     """What is said in a video, as the request tells it: lines, or the text of a subtitle file."""
     if transcript is None:
         return None
+    if len(str(transcript)) > _MAX_TEXT:
+        raise ApiError(413, f"a transcript may have {_MAX_TEXT} characters", "transcript")
     try:
         if isinstance(transcript, str):
             lines = parse_transcript(_text(transcript, "a transcript is text", "transcript"))

@@ -1,17 +1,17 @@
 """A question about a video made an answer: opened videos, bounded queues, and clients that go away."""
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from timechat.access import AccessError
 from timechat.events import Answer, Event, Task
 from timechat.model.streaming import AnswerStream
 from timechat.pipeline import Decoding, LongVideo, Looking, Sampling, TimeChat, Wanted
@@ -19,8 +19,8 @@ from timechat.pipeline.encoded import Progress
 from timechat.server.engine import Engine, Ticket, TicketWork
 from timechat.server.errors import ApiError, as_api_error, busy
 from timechat.server.films import Film, Films
+from timechat.server.frames import SentFrames
 from timechat.server.settings import ServerSettings
-from timechat.video import Frames
 
 Result = TypeVar("Result")
 
@@ -44,7 +44,7 @@ class Question:
     """
 
     task: Task
-    video: str | Frames
+    video: str | SentFrames
     words: str | None = None
     history: tuple[tuple[str, str], ...] = ()
     decoding: Decoding = field(default_factory=Decoding)
@@ -202,14 +202,18 @@ class Service:
                     timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
                     yield Asked(question, timechat, video, film.name or None)
         except Exception as error:
-            told = as_api_error(error, hidden)
+            why: Exception = error
+            if isinstance(error, AccessError) and ticket.is_over:  # the fetching was given up for that
+                why = ticket.error
+            told = as_api_error(why, hidden)
             if told is None:
                 raise
-            raise told from error
+            raise told from why
 
-    def _film(self, video: str | Frames, ticket: Ticket) -> "AbstractContextManager[Film]":
-        if isinstance(video, Frames):
-            return _lent(video)
+    def _film(self, video: str | SentFrames, ticket: Ticket) -> "AbstractContextManager[Film]":
+        if isinstance(video, SentFrames):
+            size = self.timechat.model.config.vision_config.image_size
+            return nullcontext(Film("", None, video.key, video.decode(size)))
         return self.films.opened(video, lambda: ticket.is_over)
 
 
@@ -249,13 +253,6 @@ class Asked:
         return replace(answer, video=self._name, timings=spent)
 
 
-@contextmanager
-def _lent(frames: Frames) -> Iterator[Film]:
-    digest = hashlib.sha256(frames.pixels.tobytes())
-    digest.update(frames.timestamps.tobytes() + str(frames.duration).encode())
-    yield Film("", None, digest.hexdigest(), frames)
-
-
 class OpenVideos:
     """Videos that stay open with what was made of them, for the next question; the least recently used are closed."""
 
@@ -285,18 +282,20 @@ class OpenVideos:
                 shared.num_users -= 1
                 if shared.video is None and not shared.num_users:
                     self._videos.pop(key, None)
-                self._close_some()
+            self._close_some()
 
     def close(self) -> None:
         """Close all that nobody uses."""
-        with self._lock:
-            self._most = 0
-            self._close_some()
+        self._most = 0
+        self._close_some()
 
     def _close_some(self) -> None:
-        idle = [key for key, shared in self._videos.items() if not shared.num_users]
-        for key in idle[: max(0, len(idle) - self._most)]:
-            video = self._videos.pop(key).video
+        closed = []
+        with self._lock:
+            idle = [key for key, shared in self._videos.items() if not shared.num_users]
+            for key in idle[: max(0, len(idle) - self._most)]:
+                closed.append(self._videos.pop(key).video)
+        for video in closed:  # which may have to wait for frames that are being read
             if video is not None:
                 video.close()
 

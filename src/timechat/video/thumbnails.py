@@ -11,6 +11,7 @@ from timechat.video.index import read_packets
 from timechat.video.source import open_source, reason
 
 _QUALITY = 80
+_WIDEST = 8  # times as wide as high
 
 
 def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeout: float = 20.0) -> bytes:
@@ -38,7 +39,7 @@ def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeo
             raise VideoError(f"{opener.name}: no picture can be decoded at {time:g} s: {reason(error)}") from error
     if info.rotation:
         picture = picture.rotate(info.rotation, expand=True)
-    width = max(1, round(height * info.width / info.height))
+    width = min(_WIDEST * height, max(1, round(height * info.width / info.height)))
     content = io.BytesIO()
     picture.resize((width, height), Image.Resampling.BICUBIC).save(content, "JPEG", quality=_QUALITY)
     return content.getvalue()

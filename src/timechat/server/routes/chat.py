@@ -21,6 +21,7 @@ from timechat.server.engine import Ticket
 from timechat.server.errors import ApiError, as_api_error
 from timechat.server.routes.server import Here, Server, until_gone
 from timechat.server.schemas import ChatRequest
+from timechat.tasks import read_answer
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,8 @@ async def chat(body: ChatRequest, request: Request, server: Here) -> Response:
     with ExitStack() as admission:
         admission.enter_context(service.admitted())
         if not body.stream:
-            answer = await service.in_thread(
-                lambda: service.answer(body.question(server.settings), ticket), ticket, until_gone(request)
-            )
-            return JSONResponse(completion.whole(replace(answer, text=_cut(answer.text, body.stops))))
+            answer = await service.in_thread(partial(_answer, server, body, ticket), ticket, until_gone(request))
+            return JSONResponse(completion.whole(answer))
         told: asyncio.Queue[_Told] = asyncio.Queue()
         talk = service.submit(partial(_talk, server, body, ticket, told, asyncio.get_running_loop()))
         gone = asyncio.ensure_future(until_gone(request)())
@@ -126,12 +125,11 @@ def _talk(
             if stream is not None:
                 for piece in _up_to(stream, body.stops):
                     tell(piece)
-                answer = asked.named(stream.answer)
+                answer = _stopped(asked.named(stream.answer), body.stops, ticket)
             else:
                 tell(_Progress())
                 answer = asked.answer(lambda stage, done, total: tell(_Progress(stage, done, total)))
-            answer = replace(answer, text=_cut(answer.text, body.stops))
-            if stream is None:
+                answer = _stopped(answer, body.stops, ticket)
                 tell(answer.text)
             tell(answer)
     except Exception as error:
@@ -139,6 +137,27 @@ def _talk(
         if known is None:
             logger.exception("an answer failed")
         tell(known or ApiError(500, "something went wrong inside of the server; its log says more"))
+
+
+def _answer(server: Server, body: ChatRequest, ticket: Ticket) -> Answer:
+    """Answer at once; what stands after a stop is not written."""
+    with server.service.asking(body.question(server.settings), ticket) as asked:
+        stream = asked.stream() if body.stops else None
+        if stream is None:
+            return _stopped(asked.answer(), body.stops, ticket)
+        for _ in _up_to(stream, body.stops):
+            pass
+        return _stopped(asked.named(stream.answer), body.stops, ticket)
+
+
+def _stopped(answer: Answer, stops: list[str], ticket: Ticket) -> Answer:
+    """The answer up to the first of some texts, with the events that are told before it."""
+    text = _cut(answer.text, stops)
+    if text == answer.text:
+        return answer
+    ticket.was_cut = False
+    told = read_answer(text, answer.task, words=answer.question or None, duration=answer.duration)
+    return replace(answer, text=text, events=told.events)
 
 
 def _up_to(pieces: AnswerStream, stops: list[str]) -> Iterator[str]:

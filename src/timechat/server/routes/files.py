@@ -1,7 +1,6 @@
 """`/v1/files`: upload once, ask many times; and the films of the server's own folders."""
 
-import asyncio
-from collections import OrderedDict
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -18,21 +17,30 @@ from timechat.video.thumbnails import thumbnail
 router = APIRouter()
 
 _KEPT_THUMBNAILS = 1000
-_thumbnails: "OrderedDict[tuple[str, float, int], bytes]" = OrderedDict()
-_drawing = asyncio.Semaphore(2)
 
 
 @router.post("/v1/files")
 async def upload(request: Request, server: Here) -> dict[str, Any]:
     """Take a film in, as it arrives."""
     films, settings = server.films, server.settings
-    declared = int(request.headers.get("content-length", "0"))
-    if films.num_bytes + declared > settings.max_store_bytes:
-        raise ApiError(507, "there is no room for this file; delete others first", "file")
     path = films.new_path()
     form = FileForm(request.headers.get("content-type", ""), path)
+    room = settings.max_store_bytes - films.num_bytes
+    held = 0
+
+    async def arriving() -> AsyncIterator[bytes]:
+        nonlocal held
+        async for chunk in request.stream():
+            held += len(chunk)
+            films.num_arriving += len(chunk)
+            if films.num_arriving > room:
+                raise ApiError(507, "there is no room for this file; delete others first", "file")
+            yield chunk
+
     try:
-        await form.read(request.stream())
+        if int(request.headers.get("content-length", "0")) + films.num_arriving > room:
+            raise ApiError(507, "there is no room for this file; delete others first", "file")
+        await form.read(arriving())
         if path.stat().st_size > settings.limits.max_bytes:
             raise ApiError(413, f"a file may have {settings.limits.max_bytes} bytes here", "file")
         filename, purpose = form.filename or "film", form.fields.get("purpose", "user_data")
@@ -40,6 +48,7 @@ async def upload(request: Request, server: Here) -> dict[str, Any]:
     except ClientDisconnect as error:
         raise ApiError(CLIENT_CLOSED_REQUEST, "the upload broke off") from error
     finally:
+        films.num_arriving -= held
         path.unlink(missing_ok=True)
     return stored.to_dict()
 
@@ -89,14 +98,14 @@ async def picture(
     film, filename = await run_in_threadpool(server.films.by_id, file_id)
     assert film.path is not None
     key = (film.key, time, height)
-    if key not in _thumbnails:
-        async with _drawing:
+    if key not in server.thumbnails:
+        async with server.drawing:
             await run_in_threadpool(server.films.probe, film)
             try:
-                _thumbnails[key] = await run_in_threadpool(thumbnail, film.path, time, height)
+                server.thumbnails[key] = await run_in_threadpool(thumbnail, film.path, time, height)
             except VideoError as error:
                 raise as_api_error(error, [(film.path, filename)]) or error from error
-        while len(_thumbnails) > _KEPT_THUMBNAILS:
-            _thumbnails.popitem(last=False)
+        while len(server.thumbnails) > _KEPT_THUMBNAILS:
+            server.thumbnails.popitem(last=False)
     headers = {"Cache-Control": "private, max-age=86400"}
-    return Response(_thumbnails[key], media_type="image/jpeg", headers=headers)
+    return Response(server.thumbnails[key], media_type="image/jpeg", headers=headers)

@@ -3,9 +3,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
@@ -29,9 +29,10 @@ async def add(body: JobRequest, server: Here) -> dict[str, Any]:
 
 
 @router.get("/v1/jobs")
-async def listed(server: Here) -> dict[str, Any]:
-    """All jobs, the newest first."""
-    return {"object": "list", "data": [job.to_dict() for job in server.jobs.listed()]}
+async def listed(server: Here, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+    """The newest jobs, the newest first."""
+    jobs = server.jobs.listed()
+    return {"object": "list", "data": [job.to_dict() for job in jobs[:limit]], "has_more": len(jobs) > limit}
 
 
 @router.get("/v1/jobs/{job_id}")

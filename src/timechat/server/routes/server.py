@@ -1,6 +1,8 @@
 """What the routes work with."""
 
+import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,7 +19,7 @@ from timechat.server.settings import ServerSettings
 
 @dataclass(frozen=True)
 class Server:
-    """One server's parts, and when it was started (seconds since 1970)."""
+    """One server's parts, when it was started (seconds since 1970), and the last thumbnails; few are drawn at once."""
 
     settings: ServerSettings
     service: Service
@@ -26,6 +28,8 @@ class Server:
     keys: Keys
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))
+    thumbnails: OrderedDict[tuple[str, float, int], bytes] = field(default_factory=OrderedDict)
+    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 
 def _server(request: Request) -> Server:
