@@ -154,3 +154,8 @@ def test_degenerate_answers_are_noticed():
 def test_looking_in_a_way_that_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Looking(**options)
+
+
+def test_a_plan_of_very_many_windows_is_refused():
+    with pytest.raises(ValueError, match="more than 20000; take longer ones"):
+        plan_windows(0.0, 3600.0, length=0.01, overlap=0.0)

@@ -145,17 +145,51 @@ def test_what_is_known_of_a_video_is_not_read_again(model, videos, monkeypatch):
     assert answer.token_ids == alone(model, second, decoding_of(1))
 
 
+A_POSITION = 2 * 2 * 2 * 16 * 4  # bytes: keys and values, layers, heads, head size, float32
+
+
 def test_a_batch_holds_no_more_states_than_its_bytes_allow(model, videos):
     prompt = prompts_about(videos, 1)[0]
-    answer = Answering(prompt, Decoding(max_new_tokens=100))
-    a_row = answer.most_positions * 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
-    batch = ContinuousBatch(model, max_bytes=2 * a_row)
+    limit = 2 * 256 * A_POSITION  # two rows of as many positions as are held at once
+    batch = ContinuousBatch(model, max_rows=16, max_bytes=limit)
     for _ in range(2):
         one_more = Answering(prompt, Decoding(max_new_tokens=100))
         assert batch.has_room(one_more)
         batch.join(one_more)
         batch.read()
-    assert not batch.has_room(answer)
+        batch.step()
+        assert batch._slots.num_bytes <= limit
+    assert not batch.has_room(Answering(prompt, Decoding(max_new_tokens=100)))
+
+
+def test_no_more_is_parked_than_there_is_room_for(model, videos):
+    batch = ContinuousBatch(model, max_rows=4, max_bytes=25 * A_POSITION)
+    answers = [Answering(prompt, Decoding(max_new_tokens=60)) for prompt in prompts_about(videos[:1], 2)]
+    batch.join(answers[0])
+    batch.read()
+    assert batch.can_park(answers[0])
+    batch.park(answers[0])
+    batch.join(answers[1])
+    batch.read()
+    assert not batch.can_park(answers[1])
+    batch.drop(answers[0])
+    assert batch.can_park(answers[1])
+
+
+def test_a_form_that_is_given_up_ends_its_own_answer_alone(model, videos):
+    class Hopeless:
+        has_ended = False
+
+        def likeliest(self, _scores, _tokens_left):
+            raise ValueError("too large")
+
+    first, second = (Answering(prompt, Decoding(max_new_tokens=9)) for prompt in prompts_about(videos, 2))
+    second.constraint = Hopeless()
+    batch = ContinuousBatch(model)
+    written_together(batch, [first, second])
+    assert str(second.error) == "too large"
+    assert first.error is None
+    assert first.token_ids == alone(model, first.prompt, first.decoding)
 
 
 def test_one_that_is_larger_than_all_the_room_is_still_answered_alone(model, videos):

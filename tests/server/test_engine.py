@@ -4,6 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,6 +191,15 @@ def test_an_error_in_a_step_fails_who_is_at_work_and_nobody_else(nano, engine, v
         future.result(timeout=5)
     monkeypatch.undo()
     assert asker(nano, engine).run("ask", video, "What?", decoding=Decoding(max_new_tokens=6)).text
+
+
+def test_a_prompt_that_cannot_be_read_fails_alone(nano, engine, video):
+    going_on = engine.write(long_order(nano, video, 40), Ticket())
+    good = long_order(nano, video)
+    bad = Order([replace(good.prompts[0], video_tokens=video.video_tokens[:3])], good.shapes, good.decoding)
+    with pytest.raises(ValueError, match="places for video tokens"):
+        engine.write(bad, Ticket()).result(timeout=20)
+    assert len(going_on.result(timeout=60)[0].token_ids) == 40
 
 
 def test_an_engine_that_stops_tells_who_waits(nano, video):

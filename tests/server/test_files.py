@@ -1,13 +1,16 @@
 """Films are uploaded once, streamed in parts, and found in folders."""
 
+import io
 import threading
 
 import httpx
 import pytest
 from PIL import Image
 
+from tests.clips import Recipe, draw_clip
 from tests.server.conftest import until
 from timechat.server.uploads import shown_name
+from timechat.video.thumbnails import thumbnail
 
 
 def upload(running, content, name="a.mp4", **data):
@@ -97,6 +100,25 @@ def test_an_upload_that_breaks_off_leaves_nothing(served, films):
         running.client.post("/v1/files", content=half(), headers={"content-type": "multipart/form-data; boundary=x"})
     until(lambda: not list((running.settings.data / "uploads").iterdir()))
     assert running.client.get("/v1/files", params={"purpose": "user_data"}).json()["data"] == []
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_all_uploads_together_stay_within_their_room(served, films, is_told):
+    content = (films / "film.mp4").read_bytes()
+    running = served(max_store_bytes=len(content) * 3 // 2)
+    assert upload(running, content).status_code == 200
+    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+    body = head + content + b"\r\n--x--\r\n"
+    pieces = body if is_told else (body[i : i + 5000] for i in range(0, len(body), 5000))
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert running.client.post("/v1/files", content=pieces, headers=headers).status_code == 507
+    assert running.server.films.num_arriving == 0
+
+
+def test_a_very_wide_film_has_a_thumbnail_of_bounds(tmp_path):
+    draw_clip(Recipe(width=2048, height=16), tmp_path / "wide.mp4")
+    picture = Image.open(io.BytesIO(thumbnail(tmp_path / "wide.mp4", 0.0, 64)))
+    assert picture.size == (512, 64)
 
 
 def test_uploads_survive_a_restart_and_debris_does_not(served, films):

@@ -18,6 +18,7 @@ from PIL import Image
 from timechat.server import connections
 from timechat.server.connections import Connection
 from timechat.server.errors import as_api_error
+from timechat.server.frames import SentFrames
 from timechat.server.uploads import _MAX_PARTS
 
 
@@ -104,9 +105,15 @@ def test_a_picture_that_says_that_it_is_huge_is_refused_unread(running):
     assert running.client.post("/v1/captions", json=body).status_code == 413
 
 
-def test_small_pictures_count_as_large_as_the_first_to_whose_size_they_are_brought(running):
-    small = picture(1, 1)
-    frames = [{"url": picture(4000, 4000), "time": 0}, *({"url": small, "time": i} for i in range(1, 40))]
+def test_frames_are_held_in_the_size_that_the_model_sees(running):
+    frames = SentFrames((picture(4000, 3000), picture(20, 10)), (0.0, 1.0), None).decode(28)
+    assert frames.pixels.shape == (2, 28, 28, 3)
+    assert frames.duration == 2.0
+
+
+def test_frames_of_too_many_pixels_together_are_refused(running):
+    large = picture(4000, 4000)
+    frames = [{"url": large, "time": i} for i in range(26)]
     status, message = refusal(running.client.post("/v1/captions", json={"video": {"frames": frames}}))
     assert status == 413
     assert "pixels together" in message

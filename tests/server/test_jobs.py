@@ -1,11 +1,13 @@
 """Jobs: in the background, with progress, through restarts."""
 
 import json
+import sqlite3
 import time
 
 import pytest
 
 from tests.server.conftest import until
+from timechat.server.database import claimed
 
 
 def over(running, job_id, seconds=60.0):
@@ -174,3 +176,31 @@ def test_what_makes_no_job_is_refused_at_once(running, film_id, body, param):
         body = body | {"video": film_id}
     answer = running.client.post("/v1/jobs", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_job_that_is_too_large_to_be_kept_is_refused(running, film_id):
+    lines = [{"start": i, "end": i + 1, "text": "words that are said"} for i in range(20_000)]
+    answer = running.client.post("/v1/jobs", json={"task": "steps", "video": film_id, "transcript": lines})
+    assert answer.status_code == 413
+
+
+def test_a_disk_that_is_full_ends_no_worker(served, film_id, monkeypatch):
+    running = served(job_workers=1)
+    save = running.server.jobs._save
+
+    def fail(job):
+        if job.status != "queued":
+            raise sqlite3.OperationalError("database or disk is full")
+        save(job)
+
+    monkeypatch.setattr(running.server.jobs, "_save", fail)
+    first = add(running, film_id)
+    until(lambda: running.client.get(f"/v1/jobs/{first['id']}").json()["status"] != "queued")
+    monkeypatch.undo()
+    assert over(running, add(running, film_id)["id"])["status"] == "succeeded"
+
+
+def test_a_data_folder_has_one_server(served):
+    running = served()
+    with pytest.raises(ValueError, match="is the data folder of a server that runs"), claimed(running.settings.data):
+        pass

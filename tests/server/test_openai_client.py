@@ -1,6 +1,7 @@
 """The official client, unchanged, against the real server."""
 
 import base64
+import copy
 import io
 import json
 import subprocess
@@ -11,7 +12,10 @@ import openai
 import pytest
 from PIL import Image
 
+from tests.server.conftest import serving
+from timechat.cache import DiskCache
 from timechat.pipeline import TimeChat
+from timechat.server import ServerSettings
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +210,28 @@ def test_an_answer_ends_at_a_stop(client, film_id):
     chunks = ask(client, about(film_id), stop=stop, stream=True)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole[: whole.index(stop)]
+
+
+def test_a_stop_ends_the_writing_whether_it_is_streamed_or_not(client, film_id):
+    whole = ask(client, about(film_id)).choices[0].message.content
+    options = {"stop": [whole[6:9]], "max_tokens": 12}
+    at_once = ask(client, about(film_id), **options)
+    chunks = list(ask(client, about(film_id), **options, stream=True, stream_options={"include_usage": True}))
+    assert at_once.choices[0].finish_reason == chunks[-2].choices[0].finish_reason == "stop"
+    assert at_once.usage.completion_tokens < 12
+    assert abs(at_once.usage.completion_tokens - chunks[-1].usage.completion_tokens) <= 2
+
+
+def test_an_answer_that_is_known_already_tells_the_same(nano, films, tmp_path):
+    cached = copy.copy(nano)
+    cached.cache = DiskCache(tmp_path / "cache", 10**9)
+    with serving(cached, ServerSettings(data=tmp_path / "own", folders=(films,))) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        messages = about((films / "film.mp4").as_uri())
+        first, second = (ask(client, messages, max_tokens=3) for _ in range(2))
+        assert running.server.service.engine.state.tokens == 3
+    assert first.choices[0].finish_reason == second.choices[0].finish_reason == "length"
+    assert first.usage.completion_tokens == second.usage.completion_tokens == 3
 
 
 def test_drawn_answers_are_drawn_again_by_their_seed(client, film_id):

@@ -303,7 +303,12 @@ def test_the_name_of_an_upload_is_shown_and_never_a_path(served, films, name):
     file = running.client.post("/v1/files", files={"file": (name, (films / "film.mp4").read_bytes())}).json()
     assert not re.search(r"[/\\\x00-\x1f\u202e]", file["filename"])
     assert [path.name for path in (running.settings.data / "uploads").iterdir()] == [file["id"]]
-    assert {path.name.partition(".")[0] for path in running.settings.data.iterdir()} == {"uploads", "fetched", "server"}
+    assert {path.name.partition(".")[0] for path in running.settings.data.iterdir()} == {
+        "uploads",
+        "fetched",
+        "server",
+        "lock",
+    }
 
 
 def test_neither_errors_nor_the_log_hold_paths_keys_or_data(served, films, tmp_path, caplog):
