@@ -197,7 +197,7 @@ class Service:
             with self._film(question.video, ticket) as film:
                 if film.path is not None:
                     hidden.append((film.path, film.name))
-                with self._open.lend(film, question.looking, question.sampling) as video:
+                with self._open.lend(film, question.looking, self._bounded(question.sampling)) as video:
                     ticket.check()
                     timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
                     yield Asked(question, timechat, video, film.name or None)
@@ -209,6 +209,12 @@ class Service:
             if told is None:
                 raise
             raise told from why
+
+    def _bounded(self, sampling: Sampling) -> Sampling:
+        """The same, with a bound to the frames of a window where neither the request nor the model has one."""
+        if sampling.fps is None or sampling.max_frames or self.timechat.model.config.max_frames:
+            return sampling
+        return replace(sampling, max_frames=self._settings.max_frames)
 
     def _film(self, video: str | SentFrames, ticket: Ticket) -> "AbstractContextManager[Film]":
         if isinstance(video, SentFrames):
