@@ -366,9 +366,9 @@ def test_an_address_is_fetched_once_and_deleted_at_the_end(tmp_path, monkeypatch
     path = library.find("https://example.org/a.mp4")
     assert library.find("https://example.org/a.mp4") == path
     assert len(fetched) == 1
-    for number in range(9):
+    for number in range(33):
         library.find(f"https://example.org/{number}.mp4")
-    assert [one.exists() for one in fetched] == [False, False, *[True] * 8]
+    assert [one.exists() for one in fetched] == [False, False, *[True] * 32]
     library.close()
     assert not any(one.exists() for one in fetched)
 

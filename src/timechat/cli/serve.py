@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from timechat.pipeline import TimeChat
     from timechat.server import ServerSettings
-    from timechat.server.database import claimed
 
 _ACCESS = "What may be asked about"
 _DOORS = "Who may ask"
@@ -109,6 +108,7 @@ def serve(
     Folders(allow or [])  # what is wrong with these is told before the model is loaded
     Addresses(allow_host or [], allows_private=allow_private)
     from timechat.server import ServerSettings
+    from timechat.server.database import claimed
     from timechat.server.settings import default_data_folder
 
     options = ServerSettings(
