@@ -1,5 +1,6 @@
 """A real server on loopback, in a thread of the tests."""
 
+import faulthandler
 import socket
 import threading
 import time
@@ -67,7 +68,9 @@ def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
                 yield Running(url, client, app.state.server, settings)
         finally:
             server.should_exit = True
-            thread.join(timeout=30)
+            thread.join(timeout=60)
+            if thread.is_alive():
+                faulthandler.dump_traceback()
             assert not thread.is_alive()
 
 
