@@ -24,6 +24,8 @@ from timechat.server.settings import ServerSettings
 
 Result = TypeVar("Result")
 
+_STOP_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class Question:
@@ -86,9 +88,12 @@ class Service:
         self.engine.start()
 
     def stop(self) -> None:
-        """End; who waits is told."""
+        """End; who waits is told. Frames that are being decoded are waited for a while, and not for ever."""
         self.engine.stop()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + _STOP_SECONDS
+        while self._num_inside and time.monotonic() < end:
+            time.sleep(0.05)
         self._open.close()
 
     # --------------------------------------------------------------------------------------------- from coroutines
