@@ -1,9 +1,10 @@
 """A real server on loopback, in a thread of the tests."""
 
-import faulthandler
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -70,8 +71,7 @@ def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
             server.should_exit = True
             thread.join(timeout=60)
             if thread.is_alive():
-                faulthandler.dump_traceback()
-            assert not thread.is_alive()
+                pytest.fail("the server did not stop\n" + stacks_of_all_threads())
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +107,15 @@ def uploaded(running, films) -> str:
         answer = running.client.post("/v1/files", files={"file": ("my film.mp4", file)}, data={"purpose": "user_data"})
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
+
+
+def stacks_of_all_threads() -> str:
+    """What every thread is at, innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"--- {names.get(ident)}\n{''.join(traceback.format_stack(frame)[-12:])}"
+        for ident, frame in sys._current_frames().items()
+    )
 
 
 def until(is_so: Callable[[], object], seconds: float = 30.0) -> None:

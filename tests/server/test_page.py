@@ -365,7 +365,7 @@ def test_a_task_tells_its_progress_and_its_events_can_be_played(page, server):
     row.click()
     minutes, seconds = row.locator(".row-time").inner_text().split(" ")[0].split(":")
     page.locator("#play").click()
-    assert abs(film_time(page) - (60 * int(minutes) + float(seconds))) < 1.0
+    assert -0.2 <= film_time(page) - (60 * int(minutes) + float(seconds)) < 3.0  # it plays meanwhile
 
 
 def test_a_moment_is_looked_for_by_its_query(page, server):
@@ -461,7 +461,7 @@ def test_a_click_on_the_timeline_seeks(page, server):
 def test_a_click_on_a_bar_plays_its_event(captioned):
     captioned.locator(".bar").nth(1).click()
     wait_until(captioned, "!document.getElementById('video').paused")
-    assert 10 - 0.15 <= film_time(captioned) < 12
+    assert 10 - 0.15 <= film_time(captioned) < 15
     expect(captioned.locator(".event-row.is-selected textarea")).to_have_value("two")
 
 
@@ -546,6 +546,7 @@ def test_a_track_is_exported_as_edited(captioned):
 def test_every_format_of_the_server_can_be_chosen_and_notes_are_shown(captioned, server):
     formats = [row["format"] for row in captioned.request.get(f"{server}/v1/export/formats").json()["data"]]
     captioned.locator(".events-head .export").click()
+    expect(captioned.locator("#formats input")).to_have_count(len(formats))
     shown = captioned.locator("#formats input").evaluate_all("inputs => inputs.map((input) => input.value)")
     assert shown == formats
     captioned.locator("#formats input[value=edl]").check()
