@@ -391,6 +391,7 @@ from timechat.pipeline import Decoding, Looking, TimeChat as Class
 write = Class._answer_all
 def slowly(self, question, windows):
     print("window", flush=True)
+    sys.stdin.readline()
     return write(self, question, windows)
 Class._answer_all = slowly
 answer = TimeChat.from_pretrained("nano", device="cpu").dense_caption(
@@ -403,12 +404,15 @@ print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
 def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_path):
     environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(film)]
-    killed = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    lines = [killed.stdout.readline() for _ in range(4)]  # the fourth window has been begun
+    killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    killed.stdin.write("go on\n" * 3)
+    killed.stdin.flush()
+    lines = [killed.stdout.readline() for _ in range(4)]  # the fourth window has been begun, and goes no further
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert lines == ["window\n"] * 4
-    resumed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split("\n")
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
+    resumed = done.stdout.split("\n")
     whole = nano.dense_caption(film, looking=replace(IN_SECONDS, batch_size=1), decoding=Decoding(max_new_tokens=60))
     with nano.open(film, looking=IN_SECONDS) as video:
         assert resumed.count("window") == len(video.windows) - 3

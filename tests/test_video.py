@@ -21,8 +21,17 @@ from PIL import Image
 
 from tests.clips import RECIPES, VARIABLE, Clip, draw_clip, draw_sound, picture, read_numbers
 from timechat.errors import VideoError
-from timechat.video import Frames, is_constant_rate, load_frames, probe_video, sample_indices, uniform_indices
+from timechat.video import (
+    Frames,
+    VideoReader,
+    is_constant_rate,
+    load_frames,
+    probe_video,
+    sample_indices,
+    uniform_indices,
+)
 from timechat.video import index as index_module
+from timechat.video.decoding import num_cores
 from timechat.video.index import Packets, build_index
 
 DATA = Path(__file__).parent / "data"
@@ -416,6 +425,26 @@ def test_a_slow_file_is_given_up(clips: Shelf) -> None:
 
     with pytest.raises(VideoError, match=r"not read within 0.5 s.*timeout=SECONDS"):
         load_frames(Slow(clips["constant rate"].path.read_bytes() * 20), timeout=0.5)
+
+
+def test_reading_ends_when_nobody_waits_any_more(clips: Shelf) -> None:
+    class NobodyWaitsError(Exception):
+        pass
+
+    def check() -> None:
+        checks.append(True)
+        if len(checks) > most:
+            raise NobodyWaitsError
+
+    path, checks, most = clips["constant rate"].path, [], 0
+    with pytest.raises(NobodyWaitsError):
+        VideoReader(path, check=check)
+    with VideoReader(path) as reader:
+        checks, most = [], 5
+        with pytest.raises(NobodyWaitsError):
+            reader.load(num_frames=8, check=check)
+        assert len(checks) <= most + 2 * num_cores()
+        assert len(reader.load(num_frames=8).pixels) == 8
 
 
 # ── Ready-made frames ─────────────────────────────────────────────────────────────────────────────────────────

@@ -2,12 +2,14 @@
 
 import json
 import sqlite3
+import threading
 import time
 
 import pytest
 
 from tests.server.conftest import until
 from timechat.server.database import claimed
+from timechat.video.pictures import to_pixels
 
 
 def over(running, job_id, seconds=60.0):
@@ -91,6 +93,28 @@ def test_a_job_that_runs_is_called_off(served, film_id, monkeypatch):
     until(lambda: running.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"] == 1)
     running.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert over(running, job["id"])["status"] == "cancelled"
+
+
+def test_decoding_is_called_off_and_so_is_waiting_for_it(served, film_id, monkeypatch):
+    decoding = threading.Event()
+
+    def slowly(*arguments):
+        decoding.set()
+        time.sleep(2)
+        return to_pixels(*arguments)
+
+    monkeypatch.setattr("timechat.video.decoding.to_pixels", slowly)
+    running = served(job_workers=2)
+    jobs = [add(running, film_id, num_frames=96) for _ in range(2)]  # the second waits for what the first decodes
+    assert decoding.wait(30)
+    opened = running.server.service._open
+    until(lambda: [video.num_users for video in opened._videos.values()] == [2])
+    for job in reversed(jobs):
+        running.client.post(f"/v1/jobs/{job['id']}/cancel")
+        assert over(running, job["id"], 10)["status"] == "cancelled"
+    assert running.server.service.engine.state.frames == 0
+    monkeypatch.undo()
+    assert over(running, add(running, film_id, num_frames=96)["id"])["status"] == "succeeded"
 
 
 def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):

@@ -1,6 +1,6 @@
 """One video and one model, as the commands bring them together."""
 
-import shutil
+import math
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
@@ -101,8 +101,10 @@ class Session:
         if not Path(self._video).is_fifo():
             return self._video
         file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
-        with Path(self._video).open("rb") as pipe:
-            shutil.copyfileobj(pipe, file)
+        from timechat.video.source import Deadline, read_pipe
+
+        for chunk in read_pipe(Path(self._video), Deadline(math.inf, self._video)):
+            file.write(chunk)
         file.seek(0)
         return file
 

@@ -18,6 +18,7 @@ from timechat.pipeline.looking import LookPlan, Sampling, plan_look
 from timechat.pipeline.store import WindowStore
 from timechat.pipeline.work import DirectWork, Work
 from timechat.video import Frames, VideoReader, load_frames
+from timechat.waiting import held
 from timechat.windows import Looking, Window
 
 Result = TypeVar("Result")
@@ -47,6 +48,7 @@ class LongVideo:
         store: WindowStore,
         keeps_tokens: bool = False,
         timeout: float = 600.0,
+        check: Callable[[], object] | None = None,
     ) -> None:
         """Open a video.
 
@@ -60,9 +62,10 @@ class LongVideo:
             store: Where encoded windows are kept on disk.
             keeps_tokens: Whether encoded windows are kept in memory for the next question.
             timeout: Seconds of wall time after which reading a window is given up.
+            check: Called again and again while the file is opened; what it raises ends that.
         """
         self._model, self._processor, self._model_name = model, processor, model_name
-        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout)
+        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=check)
         self._frames = video if isinstance(video, Frames) else None
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
@@ -113,15 +116,19 @@ class LongVideo:
             work: Does what needs the model; None does it here.
             progress: Told of the frames of each window.
         """
+        work = work or self._work
         ahead: Future[Frames] | None = None
         for window, following in zip(windows, [*windows, None][1:], strict=True):
             encoded = self._known(window)
-            with nullcontext() if encoded else self._lock:  # who wants the same window waits, and takes it over
+            # Who wants the same window waits, and takes it over.
+            with nullcontext() if encoded else held(self._lock, work.check):
                 if encoded is None and (encoded := self._known(window)) is None:
-                    frames = self.timed("decode", (ahead or self._ahead.submit(self.load, window)).result)
-                    ahead = self._ahead.submit(self.load, following) if following and self._is_new(following) else None
+                    frames = self.timed("decode", (ahead or self._ahead.submit(self.load, window, work.check)).result)
+                    ahead = None
+                    if following is not None and self._is_new(following):
+                        ahead = self._ahead.submit(self.load, following, work.check)
                     arguments = self.plan.load_arguments(window)
-                    look = partial(self._look, frames, window, arguments, work or self._work, progress)
+                    look = partial(self._look, frames, window, arguments, work, progress)
                     encoded = self._remember(self.timed("encode", look))
                 else:
                     ahead = None
@@ -145,9 +152,9 @@ class LongVideo:
         known = self.store.load(window, load_arguments)
         if known is not None:
             return replace(known, name=self.name, model=self._model_name)
-        with self._lock:
-            frames = self.timed("decode", partial(self._load_frames, load_arguments))
-        return self.timed("encode", partial(self._look, frames, window, load_arguments, work or self._work))
+        work = work or self._work
+        frames = self.timed("decode", self._ahead.submit(self._load_frames, load_arguments, work.check).result)
+        return self.timed("encode", partial(self._look, frames, window, load_arguments, work))
 
     def _known(self, window: Window) -> EncodedVideo | None:
         """A window that was encoded before: in this job, or in any other whose results are on disk."""
@@ -167,16 +174,16 @@ class LongVideo:
             self._kept[encoded.window] = encoded
         return encoded
 
-    def load(self, window: Window) -> Frames:
-        """Decode the frames of a window; their times are the video's."""
-        return self._load_frames(self.plan.load_arguments(window))
+    def load(self, window: Window, check: Callable[[], object] | None = None) -> Frames:
+        """Decode the frames of a window; their times are the video's. What `check` raises ends that."""
+        return self._load_frames(self.plan.load_arguments(window), check)
 
-    def _load_frames(self, arguments: Mapping[str, Any]) -> Frames:
+    def _load_frames(self, arguments: Mapping[str, Any], check: Callable[[], object] | None) -> Frames:
         size = self._model.config.vision_config.image_size
         if self._frames is not None:
             return load_frames(self._frames, **arguments, size=size)
         assert self._reader is not None
-        return self._reader.load(**arguments, size=size)
+        return self._reader.load(**arguments, size=size, check=check)
 
     def _look(
         self,

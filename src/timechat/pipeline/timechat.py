@@ -216,6 +216,7 @@ class TimeChat:
             store=WindowStore(self.cache, video, self.model, self.processor),
             keeps_tokens=keeps_tokens,
             timeout=timeout,
+            check=self.work.check,
         )
 
     # ------------------------------------------------------------------------------------------------- asking

@@ -45,6 +45,9 @@ class Order:
 class Work(Protocol):
     """Does the three kinds of work that need the model; called from any thread, returns when it is done."""
 
+    def check(self) -> None:
+        """Raise if nobody wants the result any more; called from any thread, again and again."""
+
     def look(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
         """Encode a few frames of one video; arguments and result as of `get_frame_features`."""
 
@@ -71,6 +74,9 @@ class DirectWork:
         self._model, self._processor = model, processor
         self._prefix = PrefixCache()
         self._lock = threading.RLock()
+
+    def check(self) -> None:
+        """Never raises: the caller waits."""
 
     @torch.inference_mode()
     def look(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:

@@ -523,6 +523,10 @@ class TicketWork:
         """Join an engine and a request."""
         self._engine, self._ticket = engine, ticket
 
+    def check(self) -> None:
+        """Raise if the request was called off or its time is up."""
+        self._ticket.check()
+
     def look(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
         """Encode frames of one video."""
         return self._engine.look(pixel_values, qformer_input_ids, qformer_attention_mask, self._ticket).result()

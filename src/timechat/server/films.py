@@ -20,6 +20,7 @@ from timechat.server.database import Database
 from timechat.server.errors import ApiError
 from timechat.server.settings import ServerSettings
 from timechat.video import Frames
+from timechat.waiting import held
 
 _MEDIA_TYPES = {"mp4": "video/mp4", "matroska": "video/x-matroska", "webm": "video/webm", "avi": "video/x-msvideo"}
 _MEDIA_TYPES |= {"mpegts": "video/mp2t", "mpeg": "video/mpeg", "ogg": "video/ogg", "flv": "video/x-flv"}
@@ -205,17 +206,17 @@ class Films:
 
         Args:
             name: `file-…`, `film-…`, or an address: `file://`, `http(s)://`, `data:`.
-            is_cancelled: Asked while the film is fetched.
+            is_cancelled: Asked while the film is fetched or waited for.
 
         Raises:
             ApiError, AccessError, VideoError: It may not be opened, is not there, or is no video.
         """
         scheme = name.split(":", 1)[0].lower() if ":" in name[:12] else ""
         if scheme in ("http", "https"):
-            with self._kept.lend(name, lambda path: self._fetch(name, path, is_cancelled)) as path:
+            with self._kept.lend(name, lambda path: self._fetch(name, path, is_cancelled), is_cancelled) as path:
                 yield self._checked(Film(name, path, _key_of(path)))
         elif scheme == "data":
-            with self._kept.lend(name, lambda path: self._write_down(name, path)) as path:
+            with self._kept.lend(name, lambda path: self._write_down(name, path), is_cancelled) as path:
                 yield self._checked(Film(f"{name[: name.find(';')]}", path, _key_of(path)))
         elif scheme == "file":
             yield self._checked(_local(name, self.folders.resolve(name)))
@@ -280,15 +281,24 @@ class KeptFiles:
         self._files: dict[str, _KeptFile] = {}
 
     @contextmanager
-    def lend(self, address: str, make: Callable[[Path], None]) -> Iterator[Path]:
-        """Lend the file of an address, which `make` writes where it is not there."""
+    def lend(self, address: str, make: Callable[[Path], None], is_cancelled: Callable[[], bool]) -> Iterator[Path]:
+        """Lend the file of an address, which `make` writes where it is not there.
+
+        Raises:
+            AccessError: It is cancelled while somebody else makes the file; and whatever `make` raises.
+        """
+
+        def check() -> None:
+            if is_cancelled():
+                raise AccessError("waiting for the file was cancelled", "unreachable")
+
         digest = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
         with self._lock:
             self._clear_out()
             kept = self._files.setdefault(digest, _KeptFile(self._folder / digest))
             kept.num_users += 1
         try:
-            with kept.lock:  # who asks for the same at the same time waits for it
+            with held(kept.lock, check):  # who asks for the same at the same time waits for it
                 if not kept.path.is_file():
                     make(kept.path)
             yield kept.path

@@ -21,6 +21,7 @@ from timechat.server.errors import ApiError, as_api_error, busy
 from timechat.server.films import Film, Films
 from timechat.server.frames import SentFrames
 from timechat.server.settings import ServerSettings
+from timechat.waiting import held
 
 Result = TypeVar("Result")
 
@@ -77,7 +78,7 @@ class Service:
             max_bytes=settings.max_state_bytes,
             turn_tokens=settings.turn_tokens,
         )
-        self._open = OpenVideos(timechat, settings.max_open_videos)
+        self._open = OpenVideos(settings.max_open_videos)
         self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="timechat-request")
         self._num_inside = 0
         self._usual_seconds = 2.0
@@ -202,9 +203,9 @@ class Service:
             with self._film(question.video, ticket) as film:
                 if film.path is not None:
                     hidden.append((film.path, film.name))
-                with self._open.lend(film, question.looking, self._bounded(question.sampling)) as video:
+                timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
+                with self._open.lend(timechat, film, question.looking, self._bounded(question.sampling)) as video:
                     ticket.check()
-                    timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
                     yield Asked(question, timechat, video, film.name or None)
         except Exception as error:
             why: Exception = error
@@ -267,26 +268,27 @@ class Asked:
 class OpenVideos:
     """Videos that stay open with what was made of them, for the next question; the least recently used are closed."""
 
-    def __init__(self, timechat: TimeChat, most: int) -> None:
+    def __init__(self, most: int) -> None:
         """Keep at most so many that nobody uses."""
-        self._timechat, self._most = timechat, most
+        self._most = most
         self._lock = threading.Lock()
         self._videos: OrderedDict[Any, _OpenVideo] = OrderedDict()
 
     @contextmanager
-    def lend(self, film: Film, looking: Looking, sampling: Sampling) -> Iterator[LongVideo]:
-        """Lend an opened video."""
+    def lend(self, timechat: TimeChat, film: Film, looking: Looking, sampling: Sampling) -> Iterator[LongVideo]:
+        """Lend an opened video; `timechat` opens it."""
         key = (film.key, looking, sampling)
         with self._lock:
             shared = self._videos.setdefault(key, _OpenVideo())
             self._videos.move_to_end(key)
             shared.num_users += 1
         try:
-            with shared.lock:  # who asks about the same video at the same time waits until it is open
+            # Who asks about the same video at the same time waits until it is open.
+            with held(shared.lock, timechat.work.check):
                 if shared.video is None:
                     source = film.frames if film.path is None else film.path
                     assert source is not None
-                    shared.video = self._timechat.open(source, looking=looking, sampling=sampling, keeps_tokens=True)
+                    shared.video = timechat.open(source, looking=looking, sampling=sampling, keeps_tokens=True)
             yield shared.video
         finally:
             with self._lock:

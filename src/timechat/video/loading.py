@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -137,13 +138,21 @@ class VideoReader:
         info: What the video is, with the exact number of its frames and its length.
     """
 
-    def __init__(self, source: VideoSource, *, timeout: float = DEFAULT_TIMEOUT, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        source: VideoSource,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        workers: int | None = None,
+        check: Callable[[], object] | None = None,
+    ) -> None:
         """Open a video and read the times of its frames, without decoding them.
 
         Args:
             source: As in `load_frames`, but for `Frames`.
             timeout: Seconds of wall time after which opening it, or one call of `load`, is given up.
             workers: Threads to decode with; None takes all cores.
+            check: Called again and again while the video is read, from any thread; what it raises ends the reading.
 
         Raises:
             VideoError: The video cannot be read.
@@ -151,6 +160,7 @@ class VideoReader:
         self._open = ExitStack()
         self._workers = workers or num_cores()
         self._opener = self._open.enter_context(open_source(source, timeout))
+        self._opener.deadline.check_caller = check
         try:
             found, self.info, time_base = read_packets(self._opener, only_first_picture=False)
             self._index = build_index(found, time_base)
@@ -188,8 +198,10 @@ class VideoReader:
         timestamps: ArrayLike | None = None,
         size: Size | None = None,
         sampling: Literal["exact", "keyframes"] = "exact",
+        check: Callable[[], object] | None = None,
     ) -> Frames:
-        """Load frames of the video, with arguments, result and errors as in `load_frames`."""
+        """Load frames of the video, with arguments, result and errors as in `load_frames`; `check` as on opening."""
+        self._opener.deadline.check_caller = check
         request = _request(num_frames, fps, max_frames, start, end, timestamps, sampling)
         return self.take(request, None if size is None else height_width(size))
 

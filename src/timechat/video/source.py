@@ -38,10 +38,15 @@ _FORMATS_OF_ONE_FILE = ",".join(sorted(av.formats_available - _OPENS_OTHER_FILES
 
 
 class Deadline:
-    """The moment when a file is given up; also how a failed worker stops the others."""
+    """The moment when a file is given up; also how a failed worker stops the others.
+
+    Attributes:
+        check_caller: Called while a file is read; raises where nobody wants the result any more.
+    """
 
     def __init__(self, seconds: float, name: str) -> None:
         self.seconds, self.name = seconds, name
+        self.check_caller: Callable[[], object] | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -58,7 +63,9 @@ class Deadline:
         self.ends = time.monotonic() + self.seconds
 
     def check(self) -> None:
-        """Raise if the time is up."""
+        """Raise if the time is up, or nobody waits."""
+        if self.check_caller is not None:
+            self.check_caller()
         if self.is_cancelled or not self.left():
             raise VideoError(
                 f"{self.name}: not read within {self.seconds:g} s; it is damaged, endless or very large. "
@@ -161,11 +168,7 @@ def open_source(source: VideoSource, timeout: float) -> Iterator[Opener]:
         _check_path(path, name)
         deadline = Deadline(timeout, name)
         if path.is_fifo():
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # must not wait for a writer
-            with (
-                os.fdopen(descriptor, "rb", buffering=0) as pipe,
-                _spooled(_from_pipe(pipe, deadline), deadline) as file,
-            ):
+            with _spooled(read_pipe(path, deadline), deadline) as file:
                 yield _shared_opener(file, name, deadline)
         else:
             yield Opener(name, lambda: str(path.absolute()), False, deadline)
@@ -213,6 +216,16 @@ def _spooled(chunks: Iterator[bytes], deadline: Deadline) -> Iterator[IO[bytes]]
             file.write(chunk)
             deadline.check()
         yield file
+
+
+def read_pipe(path: Path, deadline: Deadline) -> Iterator[bytes]:
+    """What comes out of a named pipe, without waiting for it, or for somebody who writes, longer than the deadline.
+
+    It is waited for in short pieces: a Ctrl+C that comes in the moment before a wait is heard after it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as pipe:
+        yield from _from_pipe(pipe, deadline)
 
 
 def _from_pipe(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
