@@ -164,6 +164,17 @@ def test_large_requests_together_are_turned_away(served, film_id):
         assert running.client.post("/v1/captions", json={"video": "x" * 500}).status_code == 400
 
 
+@pytest.mark.parametrize("values", ["[]", "{}", "1", '""'])
+def test_a_body_of_very_many_values_is_given_up_before_it_is_parsed(served, values):
+    running = served(max_body_values=1000)
+    inside = ",".join([values] * 1001)
+    answer = running.client.post("/v1/captions", content=f"[{inside}]", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "more than the 1000 values" in answer.json()["error"]["message"]
+    few = {"video": "file-0", "transcript": [{"start": i, "end": i + 1, "text": "a"} for i in range(200)]}
+    assert running.client.post("/v1/captions", json=few).status_code == 404
+
+
 def test_an_error_that_nobody_foresaw_is_counted_as_one(served, monkeypatch):
     running = served()
     monkeypatch.setattr(running.server.films, "listed", lambda: 1 / 0)

@@ -120,6 +120,26 @@ def test_a_page_may_ask_where_its_server_was_named(served):
     assert running.client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
+def test_a_page_that_may_ask_is_told_so_before_it_shows_its_key_and_can_read_that_it_needs_one(served):
+    running = served(origins=("https://friend.example",), api_keys=(KEY,))
+    friend = {"Origin": "https://friend.example"}
+    before = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+
+    answer = running.client.options("/v1/captions", headers=friend | before)
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-headers"] == "authorization,content-type"
+    refused = running.client.get("/v1/files", headers=friend)
+    assert code(refused) == (401, "invalid_api_key")
+    assert refused.headers["access-control-allow-origin"] == "https://friend.example"
+    assert running.client.get("/v1/files", headers=friend | BEARER).status_code == 200
+
+    evil = {"Origin": "https://evil.example"}
+    assert code(running.client.options("/v1/captions", headers=evil | before)) == (403, "wrong_origin")
+    named = friend | before | {"Host": "evil.example"}
+    assert code(running.client.options("/v1/captions", headers=named)) == (403, "wrong_host")
+    assert running.client.options("/v1/captions", headers=before).status_code == 401
+
+
 def test_a_cookie_opens_what_changes_nothing_and_nothing_else(served):
     running = served(api_keys=(KEY,))
     cookie = running.client.post("/v1/session", headers=BEARER).headers["set-cookie"]

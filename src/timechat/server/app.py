@@ -9,7 +9,6 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -67,10 +66,6 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
 
     app = FastAPI(title="TimeChat", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, settings=settings, keys=keys, metrics=metrics)
-    if settings.origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]
-        )
     for part in (status, chat, tasks, file_routes, jobs, export):
         app.include_router(part.router)
     _add_page(app)

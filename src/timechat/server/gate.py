@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from timechat.access import redact
@@ -25,6 +26,7 @@ COOKIE = "timechat_session"
 _SESSION_SECONDS = 12 * 3600.0
 _MOST_SESSIONS = 1000
 _OPEN = {"/", "/health", "/ready", "/openapi.json"}
+_BEFORE_A_VALUE = (b",", b"[", b"{")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 HEADERS = {
     "content-security-policy": (
@@ -101,11 +103,12 @@ def _digest(text: str) -> bytes:
 
 
 class Gate:
-    """The outermost layer: all passes it, both ways, but what browsers ask before they ask (CORS)."""
+    """The outermost layer: all passes it, both ways."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, keys: Keys, metrics: Metrics) -> None:
         """Stand before an application."""
-        self._app, self._settings, self._keys, self._metrics = app, settings, keys, metrics
+        self._settings, self._keys, self._metrics = settings, keys, metrics
+        self._app = self._shared(app)
         self._held = _Held(settings.max_held_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,9 +131,11 @@ class Gate:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
+            refusal = self._stranger(scope)
             if refusal is not None:
                 await refusal.response()(scope, receive, send_on)
+            elif (refusal := self._refusal(scope)) is not None:
+                await self._shared(refusal.response())(scope, receive, send_on)
             else:
                 await self._app(scope, body, send_on)
         except Exception:
@@ -144,9 +149,16 @@ class Gate:
             path = scope["path"][:200].encode("ascii", "backslashreplace").decode()
             logger.info("%s %s %s %.3f s", scope["method"][:10], redact(path), status, seconds)
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
-        """Why a request does not come in; None where it does."""
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    def _shared(self, app: ASGIApp) -> ASGIApp:
+        """An application whose answers pages of other servers may read where they were named (CORS)."""
+        origins = list(self._settings.origins)
+        if not origins:
+            return app
+        return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+
+    def _stranger(self, scope: Scope) -> ApiError | None:
+        """Why a request is not meant for this server, or is of a page that may not ask; None where neither is so."""
+        headers = _headers(scope)
         host = headers.get(b"host", "")
         name = re.sub(r":\d*$", "", host).lower()
         if "*" not in self._settings.names and name not in {known.lower() for known in self._settings.names}:
@@ -158,6 +170,14 @@ class Gate:
             return ApiError(
                 403, "pages of other servers may not ask this one; allow theirs with --origin", code="wrong_origin"
             )
+        return None
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        """Why a request does not come in; None where it does."""
+        headers = _headers(scope)
+        is_asking_whether = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        if is_asking_whether and headers.get(b"origin") in self._settings.origins:
+            return None  # a browser before it asks: it shows no key, and CORS answers
         if not _is_open(scope):  # before the body: who has no key cannot make the server hold anything
             try:
                 self._keys.check(Request(scope))
@@ -168,6 +188,10 @@ class Gate:
         if not length.isdecimal() or int(length) > most:
             return _too_large(most)
         return None
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _host_of(origin: str) -> str | None:
@@ -196,6 +220,7 @@ class _Body:
         self._receive, self._settings, self._all_held = receive, settings, all_held
         self._is_held = not is_upload  # uploads go to the disk as they come
         self._most, self._held = _most_bytes(settings, is_upload=is_upload), 0
+        self._most_values, self._num_values = settings.max_body_values, 0
         self._num_held = 0
         self._ends = time.monotonic() + settings.upload_timeout
         self._is_whole = False
@@ -215,14 +240,17 @@ class _Body:
             if self._held > self._most:
                 raise _too_large(self._most)
             if self._is_held:
-                self._hold(len(message.get("body", b"")))
+                self._hold(message.get("body", b""))
         else:
             self._is_whole = True
         return message
 
-    def _hold(self, num_bytes: int) -> None:
-        self._num_held += num_bytes
-        self._all_held.num_bytes += num_bytes
+    def _hold(self, piece: bytes) -> None:
+        self._num_held += len(piece)
+        self._all_held.num_bytes += len(piece)
+        self._num_values += sum(map(piece.count, _BEFORE_A_VALUE))
+        if self._num_values > self._most_values:
+            raise ApiError(413, f"the request's JSON has more than the {self._most_values} values that it may have")
         if self._all_held.num_bytes > self._all_held.most:
             raise busy("the requests that are being worked on are too large together", 5)
 
