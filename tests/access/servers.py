@@ -35,6 +35,8 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.is_closed.set()
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)  # which ends the waiting for a connection, as closing does not
         self.listener.close()
 
     @property

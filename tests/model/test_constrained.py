@@ -226,6 +226,14 @@ def test_rows_of_a_batch_do_not_disturb_each_other(nano):
         ids = torch.cat([ids, masked.argmax(-1, keepdim=True)], dim=1)
 
 
+def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likelihood(constraints):
+    shape = answer_shape("grounding", duration=30.0)
+    scores = np.full(constraints.vocab_size, -np.inf, np.float32)
+    token = constraints.constraint(shape).likeliest(scores, 64)
+    assert constraints.constraint(shape).next_tokens(64)[token]
+    assert not constraints.constraint(shape).next_tokens(64)[0]  # which is what the largest of equals would be
+
+
 def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
     frames = made_frames(20, size=96, seconds=10.0)
     for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:

@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from tests.server.conftest import until
 from timechat.server import connections
 from timechat.server.connections import Connection
 from timechat.server.errors import as_api_error
@@ -173,6 +174,18 @@ def test_a_body_of_very_many_values_is_given_up_before_it_is_parsed(served, valu
     assert "more than the 1000 values" in answer.json()["error"]["message"]
     few = {"video": "file-0", "transcript": [{"start": i, "end": i + 1, "text": "a"} for i in range(200)]}
     assert running.client.post("/v1/captions", json=few).status_code == 404
+
+
+def test_a_film_that_came_with_a_request_goes_away_after_a_while(served, films, monkeypatch):
+    monkeypatch.setattr("timechat.server.app._CLEAR_OUT_EVERY", 0.2)
+    monkeypatch.setattr("timechat.server.films._KEPT_SECONDS", 2.0)
+    running = served()
+    address = f"data:video/mp4;base64,{base64.b64encode((films / 'film.mp4').read_bytes()).decode()}"
+    answer = running.client.post("/v1/captions", json={"video": address, "max_new_tokens": 8})
+    assert answer.status_code == 200
+    kept = running.settings.data / "fetched"
+    assert len(list(kept.iterdir())) == 1
+    until(lambda: not list(kept.iterdir()), 10)
 
 
 def test_an_error_that_nobody_foresaw_is_counted_as_one(served, monkeypatch):

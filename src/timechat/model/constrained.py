@@ -169,6 +169,8 @@ class AnswerConstraint:
         scores = np.where(allowed, scores, -np.inf)
         while allowed.any():
             token = int(scores.argmax())
+            if not allowed[token]:  # all that may come is of no likelihood at all
+                token = int(allowed.argmax())
             if not doubtful[token] or self._fits(token, tokens_left):
                 return token
             allowed[token], scores[token] = False, -np.inf

@@ -1,5 +1,6 @@
 """The application: routes, doors and the page, put together."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -30,6 +31,7 @@ from timechat.server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+_CLEAR_OUT_EVERY = 60.0  # seconds
 _NO_FIELDS = ("body", "TimedFrames", "constrained-str")  # parts of a place that the request does not have
 
 
@@ -56,9 +58,11 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
         app.state.server = Server(settings, service, films, background, keys, metrics)
         service.start()
         background.start()
+        clearing = asyncio.create_task(_clear_out(films))
         try:
             yield
         finally:
+            clearing.cancel()
             await run_in_threadpool(background.stop)
             await run_in_threadpool(service.stop)
             database.close()
@@ -71,6 +75,16 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
     _add_page(app)
     _add_errors(app)
     return app
+
+
+async def _clear_out(films: Films) -> None:
+    """Remove again and again what is not needed any more."""
+    while True:
+        await asyncio.sleep(_CLEAR_OUT_EVERY)
+        try:
+            await run_in_threadpool(films.clear_out)
+        except OSError:
+            logger.exception("fetched films could not be removed")
 
 
 def _add_page(app: FastAPI) -> None:

@@ -230,6 +230,10 @@ class Films:
                 "video",
             )
 
+    def clear_out(self) -> None:
+        """Remove fetched films that nobody has asked about for a while; to be called now and then."""
+        self._kept.clear_out()
+
     def probe(self, film: Film) -> Probed:
         """Find out what a film is; remembered until its file changes."""
         assert film.path is not None
@@ -306,10 +310,14 @@ class KeptFiles:
             with self._lock:
                 kept.num_users -= 1
                 kept.used = time.monotonic()
-                self._clear_out()
+            self.clear_out()
+
+    def clear_out(self) -> None:
+        """Remove what nobody uses and is old, or too much."""
+        with self._lock:
+            self._clear_out()
 
     def _clear_out(self) -> None:
-        """Remove what nobody uses and is old, or too much."""
         idle = sorted((kept.used, digest) for digest, kept in self._files.items() if not kept.num_users)
         total = sum(kept.num_bytes for kept in self._files.values())
         for used, digest in idle:
