@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from timechat import cache as cache_module
@@ -124,7 +124,6 @@ def test_an_entry_larger_than_the_limit_is_not_kept_and_removes_nothing(disk, ca
     assert "1001 bytes are more than its limit of 1000" in caplog.text
 
 
-@settings(deadline=None)  # the disk may be slow
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 400)), max_size=30))
 def test_one_process_never_passes_the_limit(tmp_path_factory, puts):
     disk = DiskCache(tmp_path_factory.mktemp("cache"), max_bytes=1000)

@@ -12,7 +12,7 @@ import opentimelineio as otio
 import pysubs2
 import pytest
 import webvtt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from timechat.events import Answer, Event
@@ -388,7 +388,6 @@ def test_a_submission_keeps_a_name_that_ends_in_a_number_and_takes_the_answers_s
     assert line["pred_saliency_scores"] == [0.25, 0.25]
 
 
-@settings(deadline=None)  # hours have thousands of clips
 @given(answers)
 def test_a_submission_has_a_window_an_event_and_a_score_for_every_clip(answer):
     line = json.loads(to_qvhighlights(answer))

@@ -417,7 +417,7 @@ def test_whatever_a_model_writes_is_read_without_an_exception(text):
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=10_000)
 @given(mutated() | st.text(max_size=300))
 def test_ten_thousand_answers_are_read_without_an_exception(text):
     read_in_every_way(text)

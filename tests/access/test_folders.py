@@ -189,7 +189,7 @@ STARTS = st.sampled_from(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=STARTS, parts=st.lists(NAMES | st.text(max_size=6), max_size=7))
 def test_never_is_anything_outside_opened(start: str, parts: list[str], allowed: Folders, house: Path) -> None:
     try:

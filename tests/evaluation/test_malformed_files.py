@@ -177,7 +177,7 @@ anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.
 
 
 @pytest.mark.parametrize("task", list(TRUTH))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(predictions=anything)
 def test_any_json_is_scored_or_refused(task: ScoreTask, predictions: Any, tmp_path: Path):
     try:

@@ -63,7 +63,7 @@ def draw(constraints: AnswerConstraints, task: str, duration: float, budget: int
     return constraints.engine.decode_bytes(ids[:-1]).decode("utf-8", "replace").strip()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     task=st.sampled_from(SHAPED),
     duration=st.sampled_from([0.0, 0.3, 1.0, 7.25, 31.1, 60.0, 599.9, 18000.0]),
@@ -172,7 +172,7 @@ words = st.sampled_from(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(spans, words, st.sampled_from(["dense_caption", "steps", "transcribe", "grounding", "highlights"]))
 def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, task):
     times = [tenth / 10 for tenth in tenths]

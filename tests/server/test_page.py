@@ -494,6 +494,35 @@ def test_a_border_is_dragged_undone_and_kept(captioned):
     assert event_times(captioned) == ["0:02.0 – 0:05.0", "0:10.0 – 0:17.0", "0:20.0 – 0:23.0"]
 
 
+def test_a_finger_selects_an_event_and_then_drags_its_border(captioned):
+    captioned.set_viewport_size({"width": 390, "height": 844})
+    devtools = captioned.context.new_cdp_session(captioned)
+    devtools.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def touch(kind: str, *point: float) -> None:
+        points = [{"x": point[0], "y": point[1]}] if point else []
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def drag() -> None:
+        bar = captioned.locator(".bar").nth(1)
+        bar.scroll_into_view_if_needed()
+        box = bar.bounding_box()
+        second = captioned.locator("#timeline-content").bounding_box()["width"] / duration
+        x, y = box["x"] + box["width"] - 2, box["y"] + box["height"] / 2
+        touch("touchStart", x, y)
+        for i in range(1, 6):
+            touch("touchMove", x + i * second, y)
+        touch("touchEnd")
+
+    duration = captioned.evaluate("document.getElementById('video').duration")
+    captioned.locator(".bar").nth(0).click()  # so that another one is selected
+    drag()
+    assert event_times(captioned)[1] == "0:10.0 – 0:13.0"
+    captioned.locator(".bar").nth(1).click()
+    drag()
+    wait_until(captioned, "document.querySelectorAll('.row-time')[1].textContent.startsWith('0:10.0 – 0:18')")
+
+
 def test_borders_are_set_and_nudged_by_keys(captioned):
     captioned.keyboard.press("Escape")
     seek(captioned, 0)
