@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -162,6 +164,15 @@ RECIPES = {
 
 def draw_clip(recipe: Recipe, path: Path) -> Clip:
     """Encode a clip and tell when each of its pictures is shown."""
+    if recipe.codec != "libsvtav1":
+        return _draw(recipe, path)
+    # Where root runs it, this encoder makes real-time threads (SCHED_FIFO) of its caller and of all that the caller
+    # starts from then on: one that spins then starves those that it waits for. So it has a process of its own.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_draw, recipe, path).result()
+
+
+def _draw(recipe: Recipe, path: Path) -> Clip:
     flags = {"movflags": "frag_keyframe+empty_moov"} if recipe.muxer == "mp4" else {}
     with av.open(str(path), "w", format=recipe.muxer, options={"avoid_negative_ts": "disabled", **flags}) as container:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=recipe.options)

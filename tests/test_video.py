@@ -188,6 +188,12 @@ def test_threads_do_not_change_a_pixel(clips: Shelf, name: str) -> None:
     assert np.array_equal(one.pixels, many.pixels)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such policies")
+def test_drawing_clips_leaves_the_threads_of_the_tests_as_they_are(tmp_path: Path) -> None:
+    draw_clip(RECIPES["AV1"], tmp_path / "clip.mkv")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 @pytest.mark.parametrize("name", ["many B-frames", "HEVC", "open groups of pictures", "MPEG-2", "AV1"])
 def test_skipped_frames_do_not_change_a_pixel(clips: Shelf, name: str) -> None:
     path = clips[name].path
