@@ -394,7 +394,9 @@ def sends_damage_inline(site: Site, rng: random.Random) -> bytes:
 
 def sends_too_much(site: Site, rng: random.Random) -> bytes:
     body = file_form(site.content + bytes(MAX_UPLOAD + (2 << 20)))
-    which = rng.randrange(4)
+    which = rng.randrange(5)
+    if which == 4:
+        return post(site, "/v1/captions", b"[" + rng.choice([b"[],", b"{},", b"1,"]) * 10_000_000 + b"1]")
     if which == 0:
         return send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
     if which == 1:
