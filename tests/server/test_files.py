@@ -54,6 +54,31 @@ def test_a_part_past_the_end_is_refused(running, film_id):
     assert answer.status_code == 416
 
 
+@pytest.mark.parametrize("header", ["items=0-5", "bytes=9-5", "bytes=abc", "bytes=", "bytes=-", "0-5"])
+def test_a_part_that_is_none_counts_for_nothing(running, films, film_id, header):
+    answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": header})
+    assert answer.status_code == 200
+    assert answer.content == (films / "film.mp4").read_bytes()
+
+
+def test_a_film_that_the_client_has_is_not_sent_again(running, film_id):
+    path = f"/v1/files/{film_id}/content"
+    etag = running.client.get(path).headers["etag"]
+    for known in (etag, f'"other", W/{etag}', "*"):
+        answer = running.client.get(path, headers={"If-None-Match": known, "Range": "bytes=0-9"})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert running.client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_what_can_be_had_can_be_asked_for_without_it(running, films, film_id):
+    for path in (f"/v1/files/{film_id}/content", f"/v1/files/{film_id}/thumbnail", "/health", "/ready", "/"):
+        answer = running.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    head = running.client.head(f"/v1/files/{film_id}/content")
+    assert head.headers["accept-ranges"] == "bytes"
+    assert int(head.headers["content-length"]) == (films / "film.mp4").stat().st_size
+
+
 def test_a_thumbnail_is_a_small_picture_of_that_time(running, film_id, tmp_path):
     pictures = {}
     for time in (0, 3, 1e6):
