@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.clips import Recipe, draw_clip
 from tests.server.conftest import until
+from timechat.pipeline import TimeChat
 from timechat.server.uploads import shown_name
 from timechat.video.thumbnails import thumbnail
 
@@ -138,6 +139,21 @@ def test_all_uploads_together_stay_within_their_room(served, films, is_told):
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert running.client.post("/v1/files", content=pieces, headers=headers).status_code == 507
     assert running.server.films.num_arriving == 0
+
+
+def test_a_film_that_is_deleted_while_it_is_asked_about_is_not_found(served, films, monkeypatch):
+    running = served()
+    file_id = upload(running, (films / "film.mp4").read_bytes()).json()["id"]
+    opening = TimeChat.open
+
+    def too_late(self, source, **options):
+        running.client.delete(f"/v1/files/{file_id}")
+        return opening(self, source, **options)
+
+    monkeypatch.setattr(TimeChat, "open", too_late)
+    answer = running.client.post("/v1/captions", json={"video": file_id})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "the file was removed meanwhile"
 
 
 def test_a_very_wide_film_has_a_thumbnail_of_bounds(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.access import AccessError
+from timechat.errors import VideoError
 from timechat.events import Answer, Event, Task
 from timechat.model.streaming import AnswerStream
 from timechat.pipeline import Decoding, LongVideo, Looking, Sampling, TimeChat, Wanted
@@ -211,6 +212,8 @@ class Service:
             why: Exception = error
             if isinstance(error, AccessError) and ticket.is_over:  # the fetching was given up for that
                 why = ticket.error
+            elif isinstance(error, VideoError) and not all(path.exists() for path, _ in hidden):
+                why = FileNotFoundError("the file was removed while it was asked about")
             told = as_api_error(why, hidden)
             if told is None:
                 raise
