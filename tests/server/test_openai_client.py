@@ -141,6 +141,7 @@ def test_sampling_is_told_beside_the_video_or_for_the_whole_request(client, film
 
     assert steps(about(film_id)) == 0.5
     assert steps(about(film_id, fps=1)) == 1.0
+    assert steps(about(film_id, fps=1, num_frames=-1, max_frames=-1)) == 1.0
     assert steps(about(film_id), extra_body={"mm_processor_kwargs": {"fps": 1}}) == 1.0
     assert steps(about(film_id), extra_body={"media_io_kwargs": {"video": {"fps": 1}}}) == 1.0
     assert steps(about(film_id, fps=1), extra_body={"mm_processor_kwargs": {"fps": 4}}) == 1.0
@@ -253,6 +254,12 @@ def test_drawn_answers_are_drawn_again_by_their_seed(client, film_id):
         ([*about("film-0"), {"role": "assistant", "content": "x"}], {}, "the last message must be the user's"),
         (about("film-0"), {"n": 2}, "n is not offered"),
         (about("film-0"), {"logprobs": True}, "logprobs is not offered"),
+        (about("film-0"), {"functions": [{"name": "x"}]}, "functions is not offered"),
+        (about("film-0"), {"modalities": ["text", "audio"]}, "modalities is not offered"),
+        (about("film-0"), {"top_logprobs": 2}, "top_logprobs is not offered"),
+        (about("film-0"), {"extra_body": {"repetition_penalty": 1.05}}, "repetition_penalty is not offered"),
+        (about("film-0", start=-1), {}, "start"),
+        (about("film-0", end=-1), {}, "end"),
         (about("film-0"), {"max_tokens": 10**6}, "may have 2048 tokens"),
         (about("film-0"), {"temperature": 3}, "temperature"),
         (
