@@ -192,10 +192,15 @@ def test_a_form_is_kept(client, film_id):
     assert json.loads(text) == told
 
 
-def test_a_form_that_cannot_be_kept_is_refused(client, film_id):
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
+_ENDLESS = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize("schema", [{"type": "no such type"}, {"$defs": {"x": _ENDLESS}, "$ref": "#/$defs/x"}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+def test_a_form_that_cannot_be_kept_is_refused(client, film_id, schema, options):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError, match=r"form of the answer|JSON schema"):
-        ask(client, about(film_id), response_format=form)
+        ask(client, about(film_id), response_format=form, **options)
 
 
 def test_an_answer_that_is_cut_says_so(client, film_id):
