@@ -117,6 +117,28 @@ def test_decoding_is_called_off_and_so_is_waiting_for_it(served, film_id, monkey
     assert over(running, add(running, film_id, num_frames=96)["id"])["status"] == "succeeded"
 
 
+def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(served, film_id, monkeypatch):
+    running = served()
+    database = running.server.jobs._database
+    save, is_saved = database.save_job, threading.Event()
+    deleting = threading.Thread(target=lambda: running.client.delete(f"/v1/jobs/{job['id']}"))
+
+    def save_late(job_id, created_at, status, content):
+        if status == "succeeded":
+            deleting.start()
+            deleting.join(0.5)
+        save(job_id, created_at, status, content)
+        if status == "succeeded":
+            is_saved.set()
+
+    monkeypatch.setattr(database, "save_job", save_late)
+    job = add(running, film_id)
+    assert is_saved.wait(60)
+    deleting.join(30)
+    assert running.client.get(f"/v1/jobs/{job['id']}").status_code == 404
+    assert database.load_jobs() == []
+
+
 def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):
     running = served(job_workers=1)
     hold(running, monkeypatch)

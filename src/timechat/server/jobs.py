@@ -233,9 +233,10 @@ class Jobs:
             self._finish(job, "failed")
 
     def _finish(self, job: Job, status: Status) -> None:
-        job.finished_at = time.time()
-        job.status = status
-        self._save(job)
+        with self._news:  # who deletes it waits until it is written down, so that it does not come back
+            job.finished_at = time.time()
+            job.status = status
+            self._save(job)
 
     def _save(self, job: Job) -> None:
         self._database.save_job(job.id, job.created_at, job.status, job.to_record())
