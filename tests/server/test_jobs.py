@@ -9,6 +9,7 @@ import pytest
 
 from tests.server.conftest import until
 from timechat.server.database import claimed
+from timechat.server.errors import ApiError
 from timechat.video.pictures import to_pixels
 
 
@@ -137,6 +138,26 @@ def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(served, film_id, mo
     deleting.join(30)
     assert running.client.get(f"/v1/jobs/{job['id']}").status_code == 404
     assert database.load_jobs() == []
+
+
+def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.server.jobs._STOP_SECONDS", 1.0)
+    running = served(job_workers=4)
+    is_over = threading.Event()
+
+    def answer(question, ticket, progress):
+        is_over.wait(30)
+        raise ApiError(503, "too late")
+
+    monkeypatch.setattr(running.server.service, "answer", answer)
+    for _ in range(4):
+        add(running, film_id)
+    until(lambda: running.server.jobs.counts()["running"] == 4)
+    began = time.monotonic()
+    running.server.jobs.stop()
+    elapsed = time.monotonic() - began
+    is_over.set()
+    assert 1.0 <= elapsed < 2.5
 
 
 def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):
