@@ -9,6 +9,7 @@ import pytest
 
 from tests.server.conftest import until
 from timechat.server.database import claimed
+from timechat.server.engine import EngineFailedError
 from timechat.server.errors import ApiError
 from timechat.video.pictures import to_pixels
 
@@ -158,6 +159,24 @@ def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, f
     elapsed = time.monotonic() - began
     is_over.set()
     assert 1.0 <= elapsed < 2.5
+
+
+def test_what_is_read_ahead_is_given_up_with_the_question_that_fails(served, film_id, monkeypatch):
+    def slowly(*arguments):
+        time.sleep(0.2)
+        return to_pixels(*arguments)
+
+    def look(*_):
+        raise EngineFailedError("a step has failed")
+
+    monkeypatch.setattr("timechat.video.decoding.to_pixels", slowly)
+    running = served()
+    monkeypatch.setattr(running.server.service.engine, "look", look)
+    asked = {"video": film_id, "window": 4, "num_frames": 40}
+    assert running.client.post("/v1/captions", json=asked).status_code == 503
+    began = time.monotonic()
+    running.server.service.stop()  # waits for whoever reads frames
+    assert time.monotonic() - began < 2
 
 
 def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):

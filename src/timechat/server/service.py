@@ -206,8 +206,11 @@ class Service:
                     hidden.append((film.path, film.name))
                 timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
                 with self._open.lend(timechat, film, question.looking, self._bounded(question.sampling)) as video:
-                    ticket.check()
-                    yield Asked(question, timechat, video, film.name or None)
+                    try:
+                        ticket.check()
+                        yield Asked(question, timechat, video, film.name or None)
+                    finally:
+                        ticket.cancel()  # nobody wants the frames any more that are read ahead
         except Exception as error:
             why: Exception = error
             if isinstance(error, AccessError) and ticket.is_over:  # the fetching was given up for that
