@@ -148,6 +148,7 @@ class Service:
             return await future
         except asyncio.CancelledError:
             self.call_off(ticket)
+            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks for it
             raise
         finally:
             gone.cancel()
