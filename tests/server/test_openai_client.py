@@ -83,6 +83,16 @@ def test_a_film_is_uploaded_once_and_asked_about_often(client, films):
         ask(client, about(stored.id))
 
 
+def test_files_are_listed_page_by_page(client):
+    everything = [file.id for file in client.files.list()]
+    page = client.files.list(limit=1)
+    assert [file.id for file in page.data] == everything[:1]
+    assert [file.id for file in page] == everything  # which asks for the next pages
+    assert [file.id for file in client.files.list(after=everything[0])] == everything[1:]
+    with pytest.raises(openai.NotFoundError, match="to go on after"):
+        client.files.list(after="file-0")
+
+
 def test_a_conversation_goes_on(client, film_id, nano, films):
     messages = about(film_id, "What is there?")
     first = ask(client, messages).choices[0].message.content

@@ -56,14 +56,21 @@ async def upload(request: Request, server: Here) -> dict[str, Any]:
 
 
 @router.get("/v1/files")
-async def listed(server: Here, purpose: str | None = None) -> dict[str, Any]:
-    """Uploads, the newest first, and the films of the folders."""
+async def listed(
+    server: Here,
+    purpose: str | None = None,
+    limit: Annotated[int | None, Query(ge=1)] = None,
+    after: str | None = None,
+) -> dict[str, Any]:
+    """Uploads, the newest first, and the films of the folders; at most `limit` of those that come `after` an id."""
     records = await run_in_threadpool(server.films.listed)
-    return {
-        "object": "list",
-        "data": [record for record in records if purpose in (None, record["purpose"])],
-        "has_more": False,
-    }
+    records = [record for record in records if purpose in (None, record["purpose"])]
+    if after is not None:
+        ids = [record["id"] for record in records]
+        if after not in ids:
+            raise ApiError(404, f"there is no file {after[:40]!r} to go on after", "after", "file_not_found")
+        records = records[ids.index(after) + 1 :]
+    return {"object": "list", "data": records[:limit], "has_more": len(records[:limit]) < len(records)}
 
 
 @router.get("/v1/files/{file_id}")
