@@ -67,6 +67,12 @@ def test_a_stream_is_the_same_answer_in_pieces(client, film_id):
     assert chunks[-2].timechat["video"] == film_id
 
 
+def test_what_may_be_null_for_openai_may_be_null(client, film_id):
+    names = ["stream", "stream_options", "stop", "seed", "temperature", "top_p", "n", "max_tokens", "response_format"]
+    completion = ask(client, about(film_id), extra_body=dict.fromkeys(names))
+    assert completion.choices[0].finish_reason
+
+
 def test_a_film_is_uploaded_once_and_asked_about_often(client, films):
     with (films / "film.mp4").open("rb") as file:
         stored = client.files.create(file=file, purpose="user_data")
