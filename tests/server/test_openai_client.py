@@ -151,6 +151,25 @@ def test_frames_with_their_times_are_taken_in_every_shape(client):
     assert {answer.timechat["duration"] for answer in answers} == {3.0}
 
 
+def test_one_picture_is_a_video_where_it_is_told_how_long_it_lasts(client):
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "JPEG")
+    url = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+    def duration(**options):
+        part = {"type": "video", "video": [url], **options}
+        content = [part, {"type": "text", "text": "What happens?"}]
+        return ask(client, [{"role": "user", "content": content}]).timechat["duration"]
+
+    assert duration(fps=2) == 0.5
+    assert duration(timestamps=[0], duration=3) == 3
+    with pytest.raises(openai.BadRequestError, match="show no time that passes") as error:
+        duration(timestamps=[0])
+    assert error.value.param == "duration"
+    with pytest.raises(openai.UnprocessableEntityError, match=r"frames: ends at 0\.500 s, before the start at 1 s"):
+        duration(fps=2, start=1)
+
+
 def test_sampling_is_told_beside_the_video_or_for_the_whole_request(client, film_id, running):
     def steps(messages, **options):
         return ask(client, messages, **options).timechat["step"]

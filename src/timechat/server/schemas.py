@@ -417,17 +417,18 @@ def _without_times(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _frames(urls: Sequence[str], options: Mapping[str, Any], where: str) -> SentFrames:
     """Frames of pictures, whose times are told by `timestamps` or `fps`."""
-    times, fps = options.get("timestamps"), options.get("fps")
+    times, fps, duration = (options.get(name) for name in ("timestamps", "fps", "duration"))
     if isinstance(times, list) and len(times) == len(urls):
         seconds = times
     elif isinstance(fps, int | float) and fps > 0:
         seconds = [i / fps for i in range(len(urls))]
+        duration = len(urls) / fps if duration is None else duration
     else:
         raise ApiError(
             400, f"{len(urls)} pictures need {len(urls)} timestamps in seconds, or fps, to be a video", where
         )
     pictures = [{"url": url, "time": time} for url, time in zip(urls, seconds, strict=True)]
-    return TimedFrames.model_validate({"frames": pictures, "duration": options.get("duration")}).sent()
+    return TimedFrames.model_validate({"frames": pictures, "duration": duration}).sent()
 
 
 def speech_of(transcript: list[SpeechLine] | list[Any] | str | None) -> tuple[Event, ...] | None:
