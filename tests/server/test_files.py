@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.clips import Recipe, draw_clip
 from tests.server.conftest import until
+from timechat.pipeline import TimeChat
 from timechat.server.uploads import shown_name
 from timechat.video.thumbnails import thumbnail
 
@@ -52,6 +53,31 @@ def test_a_film_is_streamed_in_parts(running, films, film_id, header):
 def test_a_part_past_the_end_is_refused(running, film_id):
     answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": "bytes=999999999-"})
     assert answer.status_code == 416
+
+
+@pytest.mark.parametrize("header", ["items=0-5", "bytes=9-5", "bytes=abc", "bytes=", "bytes=-", "0-5"])
+def test_a_part_that_is_none_counts_for_nothing(running, films, film_id, header):
+    answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": header})
+    assert answer.status_code == 200
+    assert answer.content == (films / "film.mp4").read_bytes()
+
+
+def test_a_film_that_the_client_has_is_not_sent_again(running, film_id):
+    path = f"/v1/files/{film_id}/content"
+    etag = running.client.get(path).headers["etag"]
+    for known in (etag, f'"other", W/{etag}', "*"):
+        answer = running.client.get(path, headers={"If-None-Match": known, "Range": "bytes=0-9"})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert running.client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_what_can_be_had_can_be_asked_for_without_it(running, films, film_id):
+    for path in (f"/v1/files/{film_id}/content", f"/v1/files/{film_id}/thumbnail", "/health", "/ready", "/"):
+        answer = running.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    head = running.client.head(f"/v1/files/{film_id}/content")
+    assert head.headers["accept-ranges"] == "bytes"
+    assert int(head.headers["content-length"]) == (films / "film.mp4").stat().st_size
 
 
 def test_a_thumbnail_is_a_small_picture_of_that_time(running, film_id, tmp_path):
@@ -113,6 +139,21 @@ def test_all_uploads_together_stay_within_their_room(served, films, is_told):
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert running.client.post("/v1/files", content=pieces, headers=headers).status_code == 507
     assert running.server.films.num_arriving == 0
+
+
+def test_a_film_that_is_deleted_while_it_is_asked_about_is_not_found(served, films, monkeypatch):
+    running = served()
+    file_id = upload(running, (films / "film.mp4").read_bytes()).json()["id"]
+    opening = TimeChat.open
+
+    def too_late(self, source, **options):
+        running.client.delete(f"/v1/files/{file_id}")
+        return opening(self, source, **options)
+
+    monkeypatch.setattr(TimeChat, "open", too_late)
+    answer = running.client.post("/v1/captions", json={"video": file_id})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "the file was removed meanwhile"
 
 
 def test_a_very_wide_film_has_a_thumbnail_of_bounds(tmp_path):

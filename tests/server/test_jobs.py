@@ -9,6 +9,8 @@ import pytest
 
 from tests.server.conftest import until
 from timechat.server.database import claimed
+from timechat.server.engine import EngineFailedError
+from timechat.server.errors import ApiError
 from timechat.video.pictures import to_pixels
 
 
@@ -115,6 +117,66 @@ def test_decoding_is_called_off_and_so_is_waiting_for_it(served, film_id, monkey
     assert running.server.service.engine.state.frames == 0
     monkeypatch.undo()
     assert over(running, add(running, film_id, num_frames=96)["id"])["status"] == "succeeded"
+
+
+def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(served, film_id, monkeypatch):
+    running = served()
+    database = running.server.jobs._database
+    save, is_saved = database.save_job, threading.Event()
+    deleting = threading.Thread(target=lambda: running.client.delete(f"/v1/jobs/{job['id']}"))
+
+    def save_late(job_id, created_at, status, content):
+        if status == "succeeded":
+            deleting.start()
+            deleting.join(0.5)
+        save(job_id, created_at, status, content)
+        if status == "succeeded":
+            is_saved.set()
+
+    monkeypatch.setattr(database, "save_job", save_late)
+    job = add(running, film_id)
+    assert is_saved.wait(60)
+    deleting.join(30)
+    assert running.client.get(f"/v1/jobs/{job['id']}").status_code == 404
+    assert database.load_jobs() == []
+
+
+def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.server.jobs._STOP_SECONDS", 1.0)
+    running = served(job_workers=4)
+    is_over = threading.Event()
+
+    def answer(question, ticket, progress):
+        is_over.wait(30)
+        raise ApiError(503, "too late")
+
+    monkeypatch.setattr(running.server.service, "answer", answer)
+    for _ in range(4):
+        add(running, film_id)
+    until(lambda: running.server.jobs.counts()["running"] == 4)
+    began = time.monotonic()
+    running.server.jobs.stop()
+    elapsed = time.monotonic() - began
+    is_over.set()
+    assert 1.0 <= elapsed < 2.5
+
+
+def test_what_is_read_ahead_is_given_up_with_the_question_that_fails(served, film_id, monkeypatch):
+    def slowly(*arguments):
+        time.sleep(0.2)
+        return to_pixels(*arguments)
+
+    def look(*_):
+        raise EngineFailedError("a step has failed")
+
+    monkeypatch.setattr("timechat.video.decoding.to_pixels", slowly)
+    running = served()
+    monkeypatch.setattr(running.server.service.engine, "look", look)
+    asked = {"video": film_id, "window": 4, "num_frames": 40}
+    assert running.client.post("/v1/captions", json=asked).status_code == 503
+    began = time.monotonic()
+    running.server.service.stop()  # waits for whoever reads frames
+    assert time.monotonic() - began < 2
 
 
 def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):

@@ -67,6 +67,12 @@ def test_a_stream_is_the_same_answer_in_pieces(client, film_id):
     assert chunks[-2].timechat["video"] == film_id
 
 
+def test_what_may_be_null_for_openai_may_be_null(client, film_id):
+    names = ["stream", "stream_options", "stop", "seed", "temperature", "top_p", "n", "max_tokens", "response_format"]
+    completion = ask(client, about(film_id), extra_body=dict.fromkeys(names))
+    assert completion.choices[0].finish_reason
+
+
 def test_a_film_is_uploaded_once_and_asked_about_often(client, films):
     with (films / "film.mp4").open("rb") as file:
         stored = client.files.create(file=file, purpose="user_data")
@@ -81,6 +87,16 @@ def test_a_film_is_uploaded_once_and_asked_about_often(client, films):
     assert client.files.delete(stored.id).deleted
     with pytest.raises(openai.NotFoundError, match="upload it first"):
         ask(client, about(stored.id))
+
+
+def test_files_are_listed_page_by_page(client):
+    everything = [file.id for file in client.files.list()]
+    page = client.files.list(limit=1)
+    assert [file.id for file in page.data] == everything[:1]
+    assert [file.id for file in page] == everything  # which asks for the next pages
+    assert [file.id for file in client.files.list(after=everything[0])] == everything[1:]
+    with pytest.raises(openai.NotFoundError, match="to go on after"):
+        client.files.list(after="file-0")
 
 
 def test_a_conversation_goes_on(client, film_id, nano, films):
@@ -135,12 +151,32 @@ def test_frames_with_their_times_are_taken_in_every_shape(client):
     assert {answer.timechat["duration"] for answer in answers} == {3.0}
 
 
+def test_one_picture_is_a_video_where_it_is_told_how_long_it_lasts(client):
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "JPEG")
+    url = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+    def duration(**options):
+        part = {"type": "video", "video": [url], **options}
+        content = [part, {"type": "text", "text": "What happens?"}]
+        return ask(client, [{"role": "user", "content": content}]).timechat["duration"]
+
+    assert duration(fps=2) == 0.5
+    assert duration(timestamps=[0], duration=3) == 3
+    with pytest.raises(openai.BadRequestError, match="show no time that passes") as error:
+        duration(timestamps=[0])
+    assert error.value.param == "duration"
+    with pytest.raises(openai.UnprocessableEntityError, match=r"frames: ends at 0\.500 s, before the start at 1 s"):
+        duration(fps=2, start=1)
+
+
 def test_sampling_is_told_beside_the_video_or_for_the_whole_request(client, film_id, running):
     def steps(messages, **options):
         return ask(client, messages, **options).timechat["step"]
 
     assert steps(about(film_id)) == 0.5
     assert steps(about(film_id, fps=1)) == 1.0
+    assert steps(about(film_id, fps=1, num_frames=-1, max_frames=-1)) == 1.0
     assert steps(about(film_id), extra_body={"mm_processor_kwargs": {"fps": 1}}) == 1.0
     assert steps(about(film_id), extra_body={"media_io_kwargs": {"video": {"fps": 1}}}) == 1.0
     assert steps(about(film_id, fps=1), extra_body={"mm_processor_kwargs": {"fps": 4}}) == 1.0
@@ -191,10 +227,15 @@ def test_a_form_is_kept(client, film_id):
     assert json.loads(text) == told
 
 
-def test_a_form_that_cannot_be_kept_is_refused(client, film_id):
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no such type"}}}
+_ENDLESS = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize("schema", [{"type": "no such type"}, {"$defs": {"x": _ENDLESS}, "$ref": "#/$defs/x"}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+def test_a_form_that_cannot_be_kept_is_refused(client, film_id, schema, options):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError, match=r"form of the answer|JSON schema"):
-        ask(client, about(film_id), response_format=form)
+        ask(client, about(film_id), response_format=form, **options)
 
 
 def test_an_answer_that_is_cut_says_so(client, film_id):
@@ -253,6 +294,12 @@ def test_drawn_answers_are_drawn_again_by_their_seed(client, film_id):
         ([*about("film-0"), {"role": "assistant", "content": "x"}], {}, "the last message must be the user's"),
         (about("film-0"), {"n": 2}, "n is not offered"),
         (about("film-0"), {"logprobs": True}, "logprobs is not offered"),
+        (about("film-0"), {"functions": [{"name": "x"}]}, "functions is not offered"),
+        (about("film-0"), {"modalities": ["text", "audio"]}, "modalities is not offered"),
+        (about("film-0"), {"top_logprobs": 2}, "top_logprobs is not offered"),
+        (about("film-0"), {"extra_body": {"repetition_penalty": 1.05}}, "repetition_penalty is not offered"),
+        (about("film-0", start=-1), {}, "start"),
+        (about("film-0", end=-1), {}, "end"),
         (about("film-0"), {"max_tokens": 10**6}, "may have 2048 tokens"),
         (about("film-0"), {"temperature": 3}, "temperature"),
         (

@@ -1,10 +1,16 @@
 """The typed routes give what the command line gives."""
 
+import gc
 import json
+import threading
+from contextlib import suppress
 
+import httpx
 import pytest
 
+from tests.server.conftest import until
 from timechat.cli import main
+from timechat.server.errors import ApiError
 
 ROUTES = {
     "captions": ["caption"],
@@ -85,3 +91,28 @@ def test_health_readiness_and_metrics_are_told(running):
     assert 'route="/v1/models/{name}"' not in told
     running.client.get("/v1/models/nano")
     assert 'route="/v1/models/{name:path}"' in running.client.get("/metrics").text
+
+
+def test_a_request_that_the_end_of_the_server_calls_off_leaves_no_traceback_of_ours(
+    served, film_id, monkeypatch, caplog
+):
+    running = served()
+    is_asked = threading.Event()
+
+    def answer(question, ticket, progress=None):
+        is_asked.set()
+        until(lambda: ticket.is_over)
+        raise ApiError(499, "the request was called off")
+
+    def ask():
+        with suppress(httpx.HTTPError):
+            httpx.post(f"{running.url}/v1/captions", json={"video": film_id}, timeout=60)
+
+    monkeypatch.setattr(running.server.service, "answer", answer)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert is_asked.wait(30)
+    served()  # which stops the one before
+    asking.join(30)
+    gc.collect()
+    assert "never retrieved" not in caplog.text

@@ -267,7 +267,10 @@ class ContinuousBatch:
             row.logprobs.append(logprob)
             row.has_ended = token in self._ends or len(row.token_ids) >= row.decoding.max_new_tokens
             if row.constraint is not None and not row.has_ended and row.error is None:
-                row.constraint.write(token)
+                try:
+                    row.constraint.write(token)
+                except ValueError as error:
+                    row.error = error
                 row.has_ended = row.constraint.has_ended
             row.has_ended |= row.error is not None
 

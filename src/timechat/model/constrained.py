@@ -143,8 +143,13 @@ class AnswerConstraint:
         self.has_ended = False
 
     def write(self, token: int) -> None:
-        """Take note of the token that was chosen."""
+        """Take note of the token that was chosen.
+
+        Raises:
+            ValueError: The form is too large to be kept to.
+        """
         self.has_ended = token in self._constraints.eos_token_ids or not self._matcher.consume_token(token)
+        self._check()
         self._ids.append(token)
         self._text = self._constraints.engine.decode_bytes(self._ids).decode("utf-8", "ignore").removeprefix(" ")
 
@@ -180,8 +185,7 @@ class AnswerConstraint:
         """`(vocab,)` each: tokens that the grammar allows, and those whose numbers are still to be looked at."""
         constraints = self._constraints
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        if complaint := self._matcher.get_error():
-            raise ValueError(f"the form of the answer is too large to be kept to: {complaint.splitlines()[0][:200]}")
+        self._check()
         allowed = np.unpackbits(bits, bitorder="little")[: constraints.vocab_size].astype(bool)
         nothing = np.zeros_like(allowed)
         if self._shape.allows is None:
@@ -193,6 +197,10 @@ class AnswerConstraint:
         doubtful = allowed.copy() if turn == "numbers" else allowed & self._begins_event()
         doubtful[ends] = False
         return allowed, doubtful
+
+    def _check(self) -> None:
+        if complaint := self._matcher.get_error():
+            raise ValueError(f"the form of the answer is too large to be kept to: {complaint.splitlines()[0][:200]}")
 
     def _fits(self, token: int, tokens_left: int) -> bool:
         """Whether the numbers are right with this token."""

@@ -74,7 +74,9 @@ class LongVideo:
         self.looking = looking
         if sampling.start is not None and sampling.start >= self.duration:
             self._close_reader()
-            raise VideoError(f"{self.name}: ends at {self.duration:.3f} s, before the start at {sampling.start:g} s")
+            raise VideoError(
+                f"{self.name or 'frames'}: ends at {self.duration:.3f} s, before the start at {sampling.start:g} s"
+            )
         self.plan: LookPlan = plan_look(model.config, self.duration, looking, sampling)
         self.store = store
         self.notes: tuple[str, ...] = ()

@@ -91,6 +91,7 @@ def _add_page(app: FastAPI) -> None:
     """The page at `/`, and its files."""
     folder = Path(str(files("timechat") / "server" / "web"))
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(folder / "index.html", headers={"Cache-Control": "no-cache"})

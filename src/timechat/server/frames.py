@@ -59,9 +59,12 @@ class SentFrames:
                 )
             pixels[i] = resize(np.asarray(picture), size, size)
         try:
-            return Frames.from_images(pixels, self.times, duration=self.duration)
+            frames = Frames.from_images(pixels, self.times, duration=self.duration)
         except ValueError as error:
             raise ApiError(400, str(error), "frames") from error
+        if not frames.duration:
+            raise ApiError(400, "the frames show no time that passes; say how long, as duration in seconds", "duration")
+        return frames
 
 
 def _picture(url: str, where: str) -> Image.Image:

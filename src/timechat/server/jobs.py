@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 _MAX_RECORD = 1_000_000
-_STOP_SECONDS = 10.0  # that a job at work may take to notice that the server goes down
+_STOP_SECONDS = 10.0  # that the jobs at work may take to notice that the server goes down
 _USUAL_SECONDS = 30.0  # that a job takes, for who asks when to come again
 
 
@@ -113,13 +113,14 @@ class Jobs:
         with self._news:
             self._is_stopping = True
             self._news.notify_all()
-        for job in self._jobs.values():
+        for job in self.listed():
             if job.status == "running":
                 job.ticket.cancel(EngineStoppedError("the server is going down"))
         self._service.engine.wake()
+        end = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(_STOP_SECONDS)
+                thread.join(max(0.0, end - time.monotonic()))
 
     def add(self, request: JobRequest, filename: str | None) -> Job:
         """Put a job at the end of the queue.
@@ -233,9 +234,10 @@ class Jobs:
             self._finish(job, "failed")
 
     def _finish(self, job: Job, status: Status) -> None:
-        job.finished_at = time.time()
-        job.status = status
-        self._save(job)
+        with self._news:  # who deletes it waits until it is written down, so that it does not come back
+            job.finished_at = time.time()
+            job.status = status
+            self._save(job)
 
     def _save(self, job: Job) -> None:
         self._database.save_job(job.id, job.created_at, job.status, job.to_record())

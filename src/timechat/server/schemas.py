@@ -166,7 +166,7 @@ class ChatRequest(_Request):
 
     model: str = ""
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -181,9 +181,13 @@ class ChatRequest(_Request):
     media_io_kwargs: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    repetition_penalty: float | None = None
     logit_bias: dict[str, Any] | None = None
     # Ours:
     task: Task = "ask"
@@ -244,8 +248,9 @@ class ChatRequest(_Request):
         if not isinstance(video, Mapping):
             raise ApiError(400, 'media_io_kwargs must look like {"video": {"num_frames": 32}}', "media_io_kwargs")
         merged = {**video, **(self.mm_processor_kwargs or {}), **{k: v for k, v in given.items() if v is not None}}
-        # vLLM: -1 takes all frames, which here is the model's own choice.
-        return {name: merged[name] for name in _FRAME_FIELDS if merged.get(name) not in (None, -1)}
+        named = {name: merged[name] for name in _FRAME_FIELDS if merged.get(name) is not None}
+        # vLLM: -1 takes all frames, which here is the model's own choice; a time before the film is none.
+        return {name: value for name, value in named.items() if value != -1 or name in ("start", "end")}
 
     def _decoding(self, schema: str | None, settings: ServerSettings) -> Decoding:
         longest = self.max_completion_tokens or self.max_tokens or min(_FREE_TOKENS, settings.max_new_tokens)
@@ -265,9 +270,13 @@ class ChatRequest(_Request):
         refused = {
             "n": self.n not in (None, 1),
             "tools": bool(self.tools) and self.tool_choice != "none",
+            "functions": bool(self.functions),
+            "modalities": any(kind != "text" for kind in self.modalities or ()),
             "logprobs": bool(self.logprobs),
+            "top_logprobs": bool(self.top_logprobs),
             "frequency_penalty": bool(self.frequency_penalty),
             "presence_penalty": bool(self.presence_penalty),
+            "repetition_penalty": self.repetition_penalty not in (None, 1),
             "logit_bias": bool(self.logit_bias),
         }
         for name, is_refused in refused.items():
@@ -408,17 +417,18 @@ def _without_times(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _frames(urls: Sequence[str], options: Mapping[str, Any], where: str) -> SentFrames:
     """Frames of pictures, whose times are told by `timestamps` or `fps`."""
-    times, fps = options.get("timestamps"), options.get("fps")
+    times, fps, duration = (options.get(name) for name in ("timestamps", "fps", "duration"))
     if isinstance(times, list) and len(times) == len(urls):
         seconds = times
     elif isinstance(fps, int | float) and fps > 0:
         seconds = [i / fps for i in range(len(urls))]
+        duration = len(urls) / fps if duration is None else duration
     else:
         raise ApiError(
             400, f"{len(urls)} pictures need {len(urls)} timestamps in seconds, or fps, to be a video", where
         )
     pictures = [{"url": url, "time": time} for url, time in zip(urls, seconds, strict=True)]
-    return TimedFrames.model_validate({"frames": pictures, "duration": options.get("duration")}).sent()
+    return TimedFrames.model_validate({"frames": pictures, "duration": duration}).sent()
 
 
 def speech_of(transcript: list[SpeechLine] | list[Any] | str | None) -> tuple[Event, ...] | None:

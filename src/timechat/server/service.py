@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.access import AccessError
+from timechat.errors import VideoError
 from timechat.events import Answer, Event, Task
 from timechat.model.streaming import AnswerStream
 from timechat.pipeline import Decoding, LongVideo, Looking, Sampling, TimeChat, Wanted
@@ -147,6 +148,7 @@ class Service:
             return await future
         except asyncio.CancelledError:
             self.call_off(ticket)
+            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks for it
             raise
         finally:
             gone.cancel()
@@ -205,12 +207,17 @@ class Service:
                     hidden.append((film.path, film.name))
                 timechat = self.timechat.working_by(TicketWork(self.engine, ticket))
                 with self._open.lend(timechat, film, question.looking, self._bounded(question.sampling)) as video:
-                    ticket.check()
-                    yield Asked(question, timechat, video, film.name or None)
+                    try:
+                        ticket.check()
+                        yield Asked(question, timechat, video, film.name or None)
+                    finally:
+                        ticket.cancel()  # nobody wants the frames any more that are read ahead
         except Exception as error:
             why: Exception = error
             if isinstance(error, AccessError) and ticket.is_over:  # the fetching was given up for that
                 why = ticket.error
+            elif isinstance(error, VideoError) and not all(path.exists() for path, _ in hidden):
+                why = FileNotFoundError("the file was removed while it was asked about")
             told = as_api_error(why, hidden)
             if told is None:
                 raise

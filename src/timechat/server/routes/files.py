@@ -1,5 +1,6 @@
 """`/v1/files`: upload once, ask many times; and the films of the server's own folders."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from timechat.video.thumbnails import thumbnail
 router = APIRouter()
 
 _KEPT_THUMBNAILS = 1000
+_RANGE = re.compile(r"\s*(\d{0,18})-(\d{0,18})\s*")
 
 
 @router.post("/v1/files")
@@ -54,14 +56,21 @@ async def upload(request: Request, server: Here) -> dict[str, Any]:
 
 
 @router.get("/v1/files")
-async def listed(server: Here, purpose: str | None = None) -> dict[str, Any]:
-    """Uploads, the newest first, and the films of the folders."""
+async def listed(
+    server: Here,
+    purpose: str | None = None,
+    limit: Annotated[int | None, Query(ge=1)] = None,
+    after: str | None = None,
+) -> dict[str, Any]:
+    """Uploads, the newest first, and the films of the folders; at most `limit` of those that come `after` an id."""
     records = await run_in_threadpool(server.films.listed)
-    return {
-        "object": "list",
-        "data": [record for record in records if purpose in (None, record["purpose"])],
-        "has_more": False,
-    }
+    records = [record for record in records if purpose in (None, record["purpose"])]
+    if after is not None:
+        ids = [record["id"] for record in records]
+        if after not in ids:
+            raise ApiError(404, f"there is no file {after[:40]!r} to go on after", "after", "file_not_found")
+        records = records[ids.index(after) + 1 :]
+    return {"object": "list", "data": records[:limit], "has_more": len(records[:limit]) < len(records)}
 
 
 @router.get("/v1/files/{file_id}")
@@ -77,16 +86,35 @@ async def delete(file_id: str, server: Here) -> dict[str, Any]:
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-@router.get("/v1/files/{file_id}/content")
-async def content(file_id: str, server: Here) -> FileResponse:
-    """The film itself, in parts where the client asks for `Range`."""
+@router.head("/v1/files/{file_id}/content", include_in_schema=False)
+@router.get("/v1/files/{file_id}/content", response_model=None)
+async def content(file_id: str, request: Request, server: Here) -> Response:
+    """The film itself, in parts where the client asks for `Range`; 304 where it has the film as it is."""
     film, filename = await run_in_threadpool(server.films.by_id, file_id)
     assert film.path is not None
     media_type = await run_in_threadpool(server.films.media_type, film)
-    last = filename.rsplit("/", 1)[-1]
-    return FileResponse(film.path, media_type=media_type, filename=last, content_disposition_type="inline")
+    last, status = filename.rsplit("/", 1)[-1], await run_in_threadpool(film.path.stat)
+    whole = FileResponse(
+        film.path, media_type=media_type, filename=last, content_disposition_type="inline", stat_result=status
+    )
+    etag, known = whole.headers["etag"], request.headers.get("if-none-match", "")
+    if known.strip() == "*" or etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
+        return Response(status_code=304, headers={"ETag": etag})
+    if not _names_bytes(request.headers.get("range", "")):
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    return whole
 
 
+def _names_bytes(ranges: str) -> bool:
+    """Whether a `Range` is of bytes and well-formed; any other counts for nothing, as HTTP has it (RFC 9110, 14.2)."""
+    unit, _, listed = ranges.partition("=")
+    if unit.strip().lower() != "bytes":
+        return False
+    ends = [found.groups() if (found := _RANGE.fullmatch(part)) else ("", "") for part in listed.split(",")]
+    return all((first or last) and (not (first and last) or int(first) <= int(last)) for first, last in ends)
+
+
+@router.head("/v1/files/{file_id}/thumbnail", include_in_schema=False)
 @router.get("/v1/files/{file_id}/thumbnail")
 async def picture(
     file_id: str,

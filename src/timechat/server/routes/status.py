@@ -13,12 +13,14 @@ from timechat.server.routes.server import Here
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> dict[str, str]:
     """The process lives."""
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(server: Here) -> dict[str, Any]:
     """The model is loaded and works."""
