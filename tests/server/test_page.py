@@ -209,6 +209,34 @@ def test_an_upload_tells_its_progress_and_can_be_cancelled(page, server, films):
     wait_until(page, "document.getElementById('video').readyState >= 1")  # it plays all the same
 
 
+def test_a_film_dropped_during_an_upload_takes_its_place(page, server, films, tmp_path):
+    page.goto(server)
+    held = []
+    page.route("**/v1/files", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    other = shutil.copy(films.short, tmp_path / "other.mp4")
+    page.locator("#file").set_input_files(other)
+    expect(page.locator("#film-name")).to_have_text("other.mp4")
+    page.wait_for_timeout(400)  # what the first one leaves behind comes to nothing
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator(".toast")).to_have_count(0)
+    held[1].continue_()
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator("#upload")).to_be_hidden()
+
+
+def test_leaving_a_film_stops_its_upload_without_a_word(page, server, films):
+    page.goto(server)
+    page.route("**/v1/files", lambda route: None if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    with page.expect_event("requestfailed"):
+        page.locator("#show-films").click()
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page.locator(".toast")).to_have_count(0)
+
+
 def test_a_film_of_the_library_is_streamed_in_ranges(page, server):
     statuses = []
     page.on("response", lambda reply: reply.url.endswith("/content") and statuses.append(reply.status))

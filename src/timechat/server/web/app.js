@@ -22,6 +22,7 @@ const TABS = ["chat", "events", "jobs"];
 let film = null; // as the server tells it; its id is null while it is being uploaded
 let blob = null;
 let opening = 0;
+let leaving = new AbortController(); // ends what is done for the film that is left
 
 const player = new Player();
 const tracks = new Tracks();
@@ -36,8 +37,15 @@ const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError)
 
 // ---------------------------------------------------------------------- films
 
+/** Turn to another film; what awaits something compares its turn with `opening` to learn whether it is still asked for. */
+function nextTurn() {
+  leaving.abort();
+  leaving = new AbortController();
+  return ++opening;
+}
+
 async function showFilms() {
-  opening++;
+  nextTurn();
   film = null;
   player.close();
   chat.open(null);
@@ -51,7 +59,7 @@ async function showFilms() {
 
 /** Open a film of the server, at a time if one is given. */
 async function openFilm(id, time = null) {
-  const turn = ++opening;
+  const turn = nextTurn();
   try {
     const found = await json(`v1/files/${encodeURIComponent(id)}`);
     if (turn !== opening) return;
@@ -74,13 +82,10 @@ async function openFile(file) {
     tell(`${file.name} is not a film.`, { isError: true });
     return;
   }
-  const turn = ++opening;
+  const turn = nextTurn();
   setBlob(URL.createObjectURL(file));
   show({ id: null, filename: file.name, bytes: file.size, video: null }, { blob, isPlaying: true });
-  const uploading = uploadWithProgress(file);
-  const stopWatching = setInterval(() => { if (turn !== opening) { byId("upload-cancel").click(); clearInterval(stopWatching); } }, 200);
-  const uploaded = await uploading;
-  clearInterval(stopWatching);
+  const uploaded = await uploadWithProgress(file, leaving.signal);
   if (turn !== opening) return;
   if (!uploaded) { // what cannot be read here either is no film
     if (!player.isPlayable) await showFilms();
