@@ -226,6 +226,25 @@ def test_a_film_dropped_during_an_upload_takes_its_place(page, server, films, tm
     expect(page.locator("#upload")).to_be_hidden()
 
 
+def test_events_made_during_an_upload_stay_with_their_film(page, server, films):
+    page.goto(server)
+    held = []
+    page.route("**/v1/files", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    page.keyboard.press("a")
+    page.keyboard.type("early")
+    page.keyboard.press("Enter")
+    held[0].continue_()
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator(".bar")).to_have_text(["early"])
+    page.reload()
+    expect(page.locator(".bar")).to_have_text(["early"])
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator(".bar")).to_have_count(0)
+
+
 def test_leaving_a_film_stops_its_upload_without_a_word(page, server, films):
     page.goto(server)
     page.route("**/v1/files", lambda route: None if route.request.method == "POST" else route.continue_())

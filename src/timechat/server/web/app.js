@@ -14,7 +14,7 @@ import { TaskButtons } from "./tasks.js";
 import { startTheme } from "./theme_toggle.js";
 import { formatTime } from "./time.js";
 import { Timeline } from "./timeline.js";
-import { Track, Tracks } from "./tracks.js";
+import { NEW, Track, Tracks } from "./tracks.js";
 
 const MOST_QUERIES = 3; // lanes of found moments that a film opens with
 const TABS = ["chat", "events", "jobs"];
@@ -94,7 +94,7 @@ async function openFile(file) {
   film = uploaded;
   player.learn(film);
   timeline.open(film);
-  tracks.open(film.id, player.duration);
+  tracks.rename(film.id, player.duration);
   chat.open(film.id);
   tasks.isReady = true;
   jobs.film = film.id;
@@ -109,7 +109,7 @@ function show(next, { time = null, blob: source = null, isPlaying = false } = {}
   scrollTo(0, 0);
   jobs.film = film.id;
   player.open(film, { blob: source, time, isPlaying });
-  tracks.open(film.id ?? "new", player.duration);
+  tracks.open(film.id ?? NEW, player.duration);
   timeline.open(film);
   chat.open(film.id);
   tasks.isReady = film.id !== null;

@@ -11,6 +11,7 @@ export const TASKS = {
 };
 const ORDER = ["dense_caption", "steps", "summary", "highlights", "transcribe", "grounding", "ask"];
 const MOST_UNDO = 100;
+export const NEW = "new"; // a film that is still being uploaded
 
 let lastId = 0;
 const withId = ({ start, end, caption, score }) => ({ id: ++lastId, start, end, caption: caption ?? "", score: score ?? null });
@@ -31,6 +32,13 @@ export class Track {
   }
 
   static storageKey(film, task, source) { return `timechat.edits:${film}:${task}:${source}`; }
+
+  rename(film, duration) {
+    this.forget();
+    this.storageKey = Track.storageKey(film, this.task, this.source);
+    this.answer = { ...this.answer, video: film, duration: duration || null };
+    this.keep();
+  }
 
   get title() {
     const { question, task } = this.answer;
@@ -60,6 +68,10 @@ export class Track {
     } catch { return null; }
   }
 
+  forget() {
+    try { localStorage.removeItem(this.storageKey); } catch { /* nothing was kept */ }
+  }
+
   keep() {
     try {
       if (this.isEdited) localStorage.setItem(this.storageKey, JSON.stringify(this.events.map(plain)));
@@ -80,7 +92,15 @@ export class Tracks extends EventTarget {
   open(film, duration) {
     Object.assign(this, { film, duration, all: [], track: null, eventId: null, border: null });
     const own = new Track(film, "own", this.emptyAnswer());
+    if (film === NEW) Object.assign(own, { events: own.original }).forget(); // what another film left that never got an id
     if (own.events.length) this.put(own, false);
+    this.tell("change");
+  }
+
+  /** The film that was open as "new" has its id: what was made meanwhile goes with it. */
+  rename(film, duration) {
+    Object.assign(this, { film, duration });
+    for (const track of this.all) track.rename(film, duration);
     this.tell("change");
   }
 
