@@ -67,7 +67,7 @@ async function openFilm(id, time = null) {
     show(found, { time });
     if (time === null) player.moved();
     await jobs.refresh();
-    if (turn === opening) openKnown();
+    if (turn === opening) await openKnown();
   } catch (error) {
     if (turn !== opening) return;
     if (error.status === 401) throw error; // the reader gave no key: nothing else would be answered either

@@ -31,6 +31,7 @@ export class Chat {
   /** Begin with a film; null while it is still on its way to the server. */
   open(film) {
     this.stop();
+    this.running = null;
     this.film = film;
     this.messages = [];
     try { this.messages = film ? (JSON.parse(sessionStorage.getItem(this.storageKey)) ?? []) : []; } catch { /* begin anew */ }
