@@ -370,6 +370,49 @@ def test_an_answer_can_be_stopped(page, server):
     expect(page.locator(".message.assistant")).to_have_count(0)
 
 
+def test_a_result_of_another_film_is_shown_although_an_answer_is_being_written(page, server):
+    open_film(page, server, LONG)
+    start_task(page, "dense_caption")
+    start_task(page, "steps")
+    open_film(page, server)
+    page.route("**/chat/completions", lambda _: None)  # a model that never answers
+    ask(page, "What happens?")
+    expect(page.locator("#stop")).to_be_visible()
+    page.get_by_role("tab", name="Jobs").click()
+    page.locator(".job[data-task=steps] .job-open", has_text=LONG).first.click()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+    expect(page.locator(".lane[data-task=dense_caption]")).to_have_count(1)
+    page.wait_for_timeout(300)  # nothing that comes later selects another one
+    expect(page.locator(".lane.is-selected")).to_have_attribute("data-task", "steps")
+    page.get_by_role("tab", name="Chat").click()
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator("#stop")).to_be_hidden()
+
+
+def test_edits_of_an_answer_are_not_those_of_the_next(page, server):
+    asked = []
+
+    def reply(route) -> None:
+        asked.append(route)
+        event = {"start": len(asked), "end": len(asked) + 3, "caption": f"answer {len(asked)}", "score": None}
+        answer = {"task": "ask", "question": "q", "text": "t", "events": [event], "notes": []}
+        chunks = [{"choices": [{"delta": {"content": "words"}}]}, {"choices": [], "timechat": answer}]
+        body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    page.route("**/chat/completions", reply)
+    open_film(page, server, EDITED)
+    ask(page, "When?")
+    bars = page.locator(".lane[data-task=ask] .bar")
+    bars.first.click()
+    page.get_by_role("tab", name="Events").click()
+    page.locator(".editor textarea").fill("mine")
+    page.locator(".editor textarea").press("Enter")
+    expect(bars).to_have_text(["mine"])
+    ask(page, "And then?")
+    expect(bars).to_have_text(["answer 2"])
+
+
 TIMES = {
     "at 12.5 seconds": [12.5],
     "[0:12–0:20] and 1:02:03": [12.0, 3723.0],

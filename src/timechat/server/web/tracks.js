@@ -62,6 +62,7 @@ export class Track {
   }
 
   stored() {
+    if (this.source === "chat") return null; // every answer of the chat has this source: edits of one are no edits of the next
     try {
       const kept = JSON.parse(localStorage.getItem(this.storageKey));
       return Array.isArray(kept) ? kept.map(withId) : null;
@@ -73,6 +74,7 @@ export class Track {
   }
 
   keep() {
+    if (this.source === "chat") return;
     try {
       if (this.isEdited) localStorage.setItem(this.storageKey, JSON.stringify(this.events.map(plain)));
       else localStorage.removeItem(this.storageKey);
