@@ -156,7 +156,7 @@ export class Jobs {
       const isFocused = old?.contains(document.activeElement);
       const row = make(job);
       Object.assign(row.dataset, { job: job.id, version });
-      if (isFocused) queueMicrotask(() => row.querySelector("button")?.focus());
+      if (isFocused) queueMicrotask(() => row.querySelector("button:enabled")?.focus());
       return row;
     });
     if (rows.length !== parent.children.length || rows.some((row, at) => parent.children[at] !== row)) parent.replaceChildren(...rows);
