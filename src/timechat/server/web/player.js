@@ -36,7 +36,7 @@ export class Player extends EventTarget {
       return undefined;
     });
     video.addEventListener("error", () => video.getAttribute("src") && this.cannotPlay());
-    video.addEventListener("click", () => this.toggle());
+    video.addEventListener("click", () => { if (!video.controls) this.toggle(); }); // in full screen the browser does it
     byId("big-play").addEventListener("click", () => this.toggle());
     byId("play").addEventListener("click", () => this.toggle());
     byId("mute").addEventListener("click", () => this.toggleSound());
