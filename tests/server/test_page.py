@@ -629,6 +629,29 @@ def test_borders_are_set_and_nudged_by_keys(captioned):
     expect(captioned.locator(".bar")).to_have_count(2)
 
 
+def test_the_next_field_or_button_is_reached_right_after_writing(captioned):
+    captioned.locator(".bar").nth(1).click()
+    captioned.keyboard.press("k")
+    caption, end = captioned.locator(".editor textarea"), captioned.locator(".editor [name=end]")
+    caption.fill("changed")
+    caption.press("Tab")
+    expect(captioned.locator(".editor [name=start]")).to_be_focused()
+    seek(captioned, 11)
+    end.click()
+    end.fill("0:14")
+    captioned.get_by_role("button", name="Set the start to the playhead").click()
+    assert event_times(captioned)[1] == "0:11.0 – 0:14.0"
+
+
+def test_a_time_outside_the_film_is_shown_as_it_was_taken(captioned):
+    captioned.locator(".bar").nth(1).click()
+    end = captioned.locator(".editor [name=end]")
+    for _ in range(2):
+        end.fill("99:00")
+        end.press("Enter")
+        expect(end).to_have_value(re.compile("0:3"))
+
+
 def test_captions_of_people_and_models_are_text_never_markup(captioned):
     captioned.locator(".bar").first.click()
     caption = "<img src=x onerror=alert(1)>"
@@ -697,6 +720,35 @@ def test_keys_play_seek_and_help(page, server):
     expect(page.locator("#question")).to_be_focused()
     page.keyboard.type("k j l")
     assert page.locator("#question").input_value() == "k j l"
+
+
+def test_a_press_on_the_edge_of_a_dialog_leaves_it_open_and_one_beside_it_closes_it(page, server):
+    open_film(page, server)
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keyboard")
+    box = dialog.bounding_box()
+    page.mouse.click(box["x"] + 8, box["y"] + box["height"] / 2)
+    expect(dialog).to_be_visible()
+    page.mouse.click(box["x"] - 20, box["y"] + box["height"] / 2)
+    expect(dialog).to_be_hidden()
+
+
+def test_a_click_on_the_film_in_full_screen_pauses_it(page, server):
+    open_film(page, server)
+    page.keyboard.press("f")
+    wait_until(page, "document.getElementById('video').controls")
+    page.keyboard.press("k")
+    wait_until(page, "!document.getElementById('video').paused")
+    page.mouse.click(500, 200)
+    wait_until(page, "document.getElementById('video').paused")
+
+
+def test_the_first_link_leads_to_the_question_whatever_is_shown(page, server):
+    open_film(page, server)
+    page.get_by_role("tab", name="Jobs").click()
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#question")).to_be_focused()
 
 
 def test_light_and_dark_follow_the_system_until_one_is_chosen(page, server):

@@ -287,6 +287,7 @@ async function start() {
   startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption: () => { showTab("events"); events.editCaption(); },
     showChat: () => showTab("chat"), hasFilm: () => film !== null });
   byId("show-films").addEventListener("click", () => showFilms().catch(tellError));
+  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); showTab("chat"); byId("question").focus(); });
   byId("copy-link").addEventListener("click", copyLink);
   byId("previous-event").addEventListener("click", () => goTo(-1));
   byId("next-event").addEventListener("click", () => goTo(1));
