@@ -538,6 +538,16 @@ def test_a_busy_server_is_waited_for_and_told(page, server):
     expect(page.locator(".lane[data-task=steps]")).to_have_count(1, timeout=ANSWER_MS)
 
 
+def test_the_same_error_is_told_once(page, server):
+    open_film(page, server)
+    page.route("**/v1/jobs", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
+    for _ in range(3):
+        with page.expect_event("requestfailed"):
+            page.locator(".task[data-task=steps]").click()
+    expect(page.get_by_role("alert")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
+
+
 # ---------------------------------------------------------------------------------------------------- the timeline
 
 
@@ -749,6 +759,22 @@ def test_the_first_link_leads_to_the_question_whatever_is_shown(page, server):
     page.locator(".skip").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#question")).to_be_focused()
+
+
+def test_the_page_works_where_the_browser_keeps_nothing(page, server):
+    page.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
+    )
+    open_film(page, server, EDITED)
+    page.keyboard.press("a")
+    page.keyboard.type("mine")
+    page.keyboard.press("Enter")
+    expect(page.locator(".bar")).to_have_text(["mine"])
+    page.locator("#toggle-theme").click()
+    page.locator(".events-head .export").click()
+    with page.expect_download():
+        page.get_by_role("button", name="Download").click()
 
 
 def test_light_and_dark_follow_the_system_until_one_is_chosen(page, server):

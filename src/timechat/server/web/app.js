@@ -10,6 +10,7 @@ import { Jobs, tellEnd } from "./jobs.js";
 import { startKeyboard } from "./keyboard.js";
 import { Player } from "./player.js";
 import { tell, tellError } from "./status.js";
+import { browserKept } from "./storage.js";
 import { TaskButtons } from "./tasks.js";
 import { startTheme } from "./theme_toggle.js";
 import { formatTime } from "./time.js";
@@ -135,13 +136,13 @@ function setBlob(next) {
 // ---------------------------------------------------------------------- answers
 
 const hiddenKey = () => `timechat.hidden:${film.id}`;
-const hidden = () => new Set(JSON.parse(localStorage.getItem(hiddenKey()) ?? "[]"));
+const hidden = () => new Set(JSON.parse(browserKept.get(hiddenKey()) ?? "[]"));
 
 function setHidden(source, isHidden) {
   const sources = hidden();
   if (isHidden) sources.add(source);
   else sources.delete(source);
-  localStorage.setItem(hiddenKey(), JSON.stringify([...sources]));
+  browserKept.set(hiddenKey(), JSON.stringify([...sources]));
 }
 
 function closeTrack(track) {
@@ -157,7 +158,7 @@ async function openKnown() {
   const away = hidden();
   const known = jobs.list.filter((job) => {
     if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
-    if (localStorage.getItem(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
+    if (browserKept.get(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
     const question = `${job.task}: ${job.query ?? ""}`;
     if (asked.has(question)) return false; // a newer one has answered it
     asked.add(question);

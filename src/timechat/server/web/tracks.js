@@ -1,5 +1,7 @@
 // What is known about the open film: a track for each answer, its events as edited by hand, and undo.
 
+import { browserKept } from "./storage.js";
+
 export const TASKS = {
   dense_caption: { name: "Captions", lane: "Events", hint: "What happens, event by event" },
   grounding: { name: "Find a moment", lane: "Moments", hint: "When something happens", query: "What to find: “someone opens the door”" },
@@ -64,21 +66,19 @@ export class Track {
   stored() {
     if (this.source === "chat") return null; // every answer of the chat has this source: edits of one are no edits of the next
     try {
-      const kept = JSON.parse(localStorage.getItem(this.storageKey));
+      const kept = JSON.parse(browserKept.get(this.storageKey));
       return Array.isArray(kept) ? kept.map(withId) : null;
     } catch { return null; }
   }
 
   forget() {
-    try { localStorage.removeItem(this.storageKey); } catch { /* nothing was kept */ }
+    browserKept.remove(this.storageKey);
   }
 
   keep() {
     if (this.source === "chat") return;
-    try {
-      if (this.isEdited) localStorage.setItem(this.storageKey, JSON.stringify(this.events.map(plain)));
-      else localStorage.removeItem(this.storageKey);
-    } catch { /* storage is full or off: edits last until the page is left */ }
+    if (this.isEdited) browserKept.set(this.storageKey, JSON.stringify(this.events.map(plain)));
+    else this.forget();
   }
 }
 
