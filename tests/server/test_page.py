@@ -280,6 +280,18 @@ def test_a_film_that_the_browser_cannot_play_has_stills_and_tasks(page, server):
     expect(page.locator(".job[data-status=succeeded]", has_text=UNPLAYABLE)).to_have_count(1, timeout=ANSWER_MS)
 
 
+def test_a_film_that_the_server_does_not_send_is_asked_for_again(page, server):
+    gone = [True]
+    page.route("**/content", lambda route: route.abort() if gone else route.continue_())
+    page.goto(server)
+    page.locator(".film-open", has_text=SHORT).last.click()
+    expect(page.locator("#unplayable")).to_contain_text("Trying again")
+    gone.clear()
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    expect(page.locator("#unplayable")).to_be_hidden()
+    expect(page.locator("#play")).to_be_enabled()
+
+
 def test_a_link_with_a_time_opens_the_film_there(page, server):
     open_film(page, server)
     film = page.evaluate("new URLSearchParams(location.search).get('film')")
