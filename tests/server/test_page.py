@@ -209,6 +209,53 @@ def test_an_upload_tells_its_progress_and_can_be_cancelled(page, server, films):
     wait_until(page, "document.getElementById('video').readyState >= 1")  # it plays all the same
 
 
+def test_a_film_dropped_during_an_upload_takes_its_place(page, server, films, tmp_path):
+    page.goto(server)
+    held = []
+    page.route("**/v1/files", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    other = shutil.copy(films.short, tmp_path / "other.mp4")
+    page.locator("#file").set_input_files(other)
+    expect(page.locator("#film-name")).to_have_text("other.mp4")
+    page.wait_for_timeout(400)  # what the first one leaves behind comes to nothing
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator(".toast")).to_have_count(0)
+    held[1].continue_()
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator("#upload")).to_be_hidden()
+
+
+def test_events_made_during_an_upload_stay_with_their_film(page, server, films):
+    page.goto(server)
+    held = []
+    page.route("**/v1/files", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    page.keyboard.press("a")
+    page.keyboard.type("early")
+    page.keyboard.press("Enter")
+    held[0].continue_()
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator(".bar")).to_have_text(["early"])
+    page.reload()
+    expect(page.locator(".bar")).to_have_text(["early"])
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator(".bar")).to_have_count(0)
+
+
+def test_leaving_a_film_stops_its_upload_without_a_word(page, server, films):
+    page.goto(server)
+    page.route("**/v1/files", lambda route: None if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    with page.expect_event("requestfailed"):
+        page.locator("#show-films").click()
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page.locator(".toast")).to_have_count(0)
+
+
 def test_a_film_of_the_library_is_streamed_in_ranges(page, server):
     statuses = []
     page.on("response", lambda reply: reply.url.endswith("/content") and statuses.append(reply.status))
@@ -231,6 +278,18 @@ def test_a_film_that_the_browser_cannot_play_has_stills_and_tasks(page, server):
     wait_until(page, "document.getElementById('still').naturalWidth > 0")
     page.locator(".task[data-task=dense_caption]").click()
     expect(page.locator(".job[data-status=succeeded]", has_text=UNPLAYABLE)).to_have_count(1, timeout=ANSWER_MS)
+
+
+def test_a_film_that_the_server_does_not_send_is_asked_for_again(page, server):
+    gone = [True]
+    page.route("**/content", lambda route: route.abort() if gone else route.continue_())
+    page.goto(server)
+    page.locator(".film-open", has_text=SHORT).last.click()
+    expect(page.locator("#unplayable")).to_contain_text("Trying again")
+    gone.clear()
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    expect(page.locator("#unplayable")).to_be_hidden()
+    expect(page.locator("#play")).to_be_enabled()
 
 
 def test_a_link_with_a_time_opens_the_film_there(page, server):
@@ -321,6 +380,49 @@ def test_an_answer_can_be_stopped(page, server):
     page.locator("#stop").click()
     expect(page.locator("#send")).to_be_visible()
     expect(page.locator(".message.assistant")).to_have_count(0)
+
+
+def test_a_result_of_another_film_is_shown_although_an_answer_is_being_written(page, server):
+    open_film(page, server, LONG)
+    start_task(page, "dense_caption")
+    start_task(page, "steps")
+    open_film(page, server)
+    page.route("**/chat/completions", lambda _: None)  # a model that never answers
+    ask(page, "What happens?")
+    expect(page.locator("#stop")).to_be_visible()
+    page.get_by_role("tab", name="Jobs").click()
+    page.locator(".job[data-task=steps] .job-open", has_text=LONG).first.click()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+    expect(page.locator(".lane[data-task=dense_caption]")).to_have_count(1)
+    page.wait_for_timeout(300)  # nothing that comes later selects another one
+    expect(page.locator(".lane.is-selected")).to_have_attribute("data-task", "steps")
+    page.get_by_role("tab", name="Chat").click()
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator("#stop")).to_be_hidden()
+
+
+def test_edits_of_an_answer_are_not_those_of_the_next(page, server):
+    asked = []
+
+    def reply(route) -> None:
+        asked.append(route)
+        event = {"start": len(asked), "end": len(asked) + 3, "caption": f"answer {len(asked)}", "score": None}
+        answer = {"task": "ask", "question": "q", "text": "t", "events": [event], "notes": []}
+        chunks = [{"choices": [{"delta": {"content": "words"}}]}, {"choices": [], "timechat": answer}]
+        body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    page.route("**/chat/completions", reply)
+    open_film(page, server, EDITED)
+    ask(page, "When?")
+    bars = page.locator(".lane[data-task=ask] .bar")
+    bars.first.click()
+    page.get_by_role("tab", name="Events").click()
+    page.locator(".editor textarea").fill("mine")
+    page.locator(".editor textarea").press("Enter")
+    expect(bars).to_have_text(["mine"])
+    ask(page, "And then?")
+    expect(bars).to_have_text(["answer 2"])
 
 
 TIMES = {
@@ -448,6 +550,16 @@ def test_a_busy_server_is_waited_for_and_told(page, server):
     expect(page.locator(".lane[data-task=steps]")).to_have_count(1, timeout=ANSWER_MS)
 
 
+def test_the_same_error_is_told_once(page, server):
+    open_film(page, server)
+    page.route("**/v1/jobs", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
+    for _ in range(3):
+        with page.expect_event("requestfailed"):
+            page.locator(".task[data-task=steps]").click()
+    expect(page.get_by_role("alert")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
+
+
 # ---------------------------------------------------------------------------------------------------- the timeline
 
 
@@ -539,6 +651,29 @@ def test_borders_are_set_and_nudged_by_keys(captioned):
     expect(captioned.locator(".bar")).to_have_count(2)
 
 
+def test_the_next_field_or_button_is_reached_right_after_writing(captioned):
+    captioned.locator(".bar").nth(1).click()
+    captioned.keyboard.press("k")
+    caption, end = captioned.locator(".editor textarea"), captioned.locator(".editor [name=end]")
+    caption.fill("changed")
+    caption.press("Tab")
+    expect(captioned.locator(".editor [name=start]")).to_be_focused()
+    seek(captioned, 11)
+    end.click()
+    end.fill("0:14")
+    captioned.get_by_role("button", name="Set the start to the playhead").click()
+    assert event_times(captioned)[1] == "0:11.0 – 0:14.0"
+
+
+def test_a_time_outside_the_film_is_shown_as_it_was_taken(captioned):
+    captioned.locator(".bar").nth(1).click()
+    end = captioned.locator(".editor [name=end]")
+    for _ in range(2):
+        end.fill("99:00")
+        end.press("Enter")
+        expect(end).to_have_value(re.compile("0:3"))
+
+
 def test_captions_of_people_and_models_are_text_never_markup(captioned):
     captioned.locator(".bar").first.click()
     caption = "<img src=x onerror=alert(1)>"
@@ -607,6 +742,51 @@ def test_keys_play_seek_and_help(page, server):
     expect(page.locator("#question")).to_be_focused()
     page.keyboard.type("k j l")
     assert page.locator("#question").input_value() == "k j l"
+
+
+def test_a_press_on_the_edge_of_a_dialog_leaves_it_open_and_one_beside_it_closes_it(page, server):
+    open_film(page, server)
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keyboard")
+    box = dialog.bounding_box()
+    page.mouse.click(box["x"] + 8, box["y"] + box["height"] / 2)
+    expect(dialog).to_be_visible()
+    page.mouse.click(box["x"] - 20, box["y"] + box["height"] / 2)
+    expect(dialog).to_be_hidden()
+
+
+def test_a_click_on_the_film_in_full_screen_pauses_it(page, server):
+    open_film(page, server)
+    page.keyboard.press("f")
+    wait_until(page, "document.getElementById('video').controls")
+    page.keyboard.press("k")
+    wait_until(page, "!document.getElementById('video').paused")
+    page.mouse.click(500, 200)
+    wait_until(page, "document.getElementById('video').paused")
+
+
+def test_the_first_link_leads_to_the_question_whatever_is_shown(page, server):
+    open_film(page, server)
+    page.get_by_role("tab", name="Jobs").click()
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#question")).to_be_focused()
+
+
+def test_the_page_works_where_the_browser_keeps_nothing(page, server):
+    page.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
+    )
+    open_film(page, server, EDITED)
+    page.keyboard.press("a")
+    page.keyboard.type("mine")
+    page.keyboard.press("Enter")
+    expect(page.locator(".bar")).to_have_text(["mine"])
+    page.locator("#toggle-theme").click()
+    page.locator(".events-head .export").click()
+    with page.expect_download():
+        page.get_by_role("button", name="Download").click()
 
 
 def test_light_and_dark_follow_the_system_until_one_is_chosen(page, server):

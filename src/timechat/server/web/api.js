@@ -2,11 +2,12 @@
 
 import { byId } from "./dom.js";
 import { tell } from "./status.js";
+import { tabKept } from "./storage.js";
 
 const KEY = "timechat.key";
 const MOST_TRIES = 8;
 
-let key = sessionStorage.getItem(KEY);
+let key = tabKept.get(KEY);
 let signingIn = null;
 
 export const address = (path) => new URL(path, new URL(".", document.baseURI)).href;
@@ -109,7 +110,7 @@ function askForKey() {
       try {
         await openSession(given);
         key = given;
-        sessionStorage.setItem(KEY, key);
+        tabKept.set(KEY, key);
         end();
         resolve();
       } catch (error) {
@@ -132,7 +133,7 @@ async function openSession(given) {
 
 /** Renew the cookie after a reload; a key that is not taken any more is asked for again by the first request. */
 export async function resumeSession() {
-  if (key) await openSession(key).catch(() => { key = null; sessionStorage.removeItem(KEY); });
+  if (key) await openSession(key).catch(() => { key = null; tabKept.remove(KEY); });
 }
 
 /** Upload a file; `onProgress` gets the share that is sent, 0 to 1. `cancel()` of what it returns stops it. */

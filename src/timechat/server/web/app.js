@@ -10,11 +10,12 @@ import { Jobs, tellEnd } from "./jobs.js";
 import { startKeyboard } from "./keyboard.js";
 import { Player } from "./player.js";
 import { tell, tellError } from "./status.js";
+import { browserKept } from "./storage.js";
 import { TaskButtons } from "./tasks.js";
 import { startTheme } from "./theme_toggle.js";
 import { formatTime } from "./time.js";
 import { Timeline } from "./timeline.js";
-import { Track, Tracks } from "./tracks.js";
+import { NEW, Track, Tracks } from "./tracks.js";
 
 const MOST_QUERIES = 3; // lanes of found moments that a film opens with
 const TABS = ["chat", "events", "jobs"];
@@ -22,6 +23,7 @@ const TABS = ["chat", "events", "jobs"];
 let film = null; // as the server tells it; its id is null while it is being uploaded
 let blob = null;
 let opening = 0;
+let leaving = new AbortController(); // ends what is done for the film that is left
 
 const player = new Player();
 const tracks = new Tracks();
@@ -36,8 +38,15 @@ const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError)
 
 // ---------------------------------------------------------------------- films
 
+/** Turn to another film; what awaits something compares its turn with `opening` to learn whether it is still asked for. */
+function nextTurn() {
+  leaving.abort();
+  leaving = new AbortController();
+  return ++opening;
+}
+
 async function showFilms() {
-  opening++;
+  nextTurn();
   film = null;
   player.close();
   chat.open(null);
@@ -51,7 +60,7 @@ async function showFilms() {
 
 /** Open a film of the server, at a time if one is given. */
 async function openFilm(id, time = null) {
-  const turn = ++opening;
+  const turn = nextTurn();
   try {
     const found = await json(`v1/files/${encodeURIComponent(id)}`);
     if (turn !== opening) return;
@@ -59,7 +68,7 @@ async function openFilm(id, time = null) {
     show(found, { time });
     if (time === null) player.moved();
     await jobs.refresh();
-    if (turn === opening) openKnown();
+    if (turn === opening) await openKnown();
   } catch (error) {
     if (turn !== opening) return;
     if (error.status === 401) throw error; // the reader gave no key: nothing else would be answered either
@@ -74,13 +83,10 @@ async function openFile(file) {
     tell(`${file.name} is not a film.`, { isError: true });
     return;
   }
-  const turn = ++opening;
+  const turn = nextTurn();
   setBlob(URL.createObjectURL(file));
   show({ id: null, filename: file.name, bytes: file.size, video: null }, { blob, isPlaying: true });
-  const uploading = uploadWithProgress(file);
-  const stopWatching = setInterval(() => { if (turn !== opening) { byId("upload-cancel").click(); clearInterval(stopWatching); } }, 200);
-  const uploaded = await uploading;
-  clearInterval(stopWatching);
+  const uploaded = await uploadWithProgress(file, leaving.signal);
   if (turn !== opening) return;
   if (!uploaded) { // what cannot be read here either is no film
     if (!player.isPlayable) await showFilms();
@@ -89,7 +95,7 @@ async function openFile(file) {
   film = uploaded;
   player.learn(film);
   timeline.open(film);
-  tracks.open(film.id, player.duration);
+  tracks.rename(film.id, player.duration);
   chat.open(film.id);
   tasks.isReady = true;
   jobs.film = film.id;
@@ -104,7 +110,7 @@ function show(next, { time = null, blob: source = null, isPlaying = false } = {}
   scrollTo(0, 0);
   jobs.film = film.id;
   player.open(film, { blob: source, time, isPlaying });
-  tracks.open(film.id ?? "new", player.duration);
+  tracks.open(film.id ?? NEW, player.duration);
   timeline.open(film);
   chat.open(film.id);
   tasks.isReady = film.id !== null;
@@ -130,13 +136,13 @@ function setBlob(next) {
 // ---------------------------------------------------------------------- answers
 
 const hiddenKey = () => `timechat.hidden:${film.id}`;
-const hidden = () => new Set(JSON.parse(localStorage.getItem(hiddenKey()) ?? "[]"));
+const hidden = () => new Set(JSON.parse(browserKept.get(hiddenKey()) ?? "[]"));
 
 function setHidden(source, isHidden) {
   const sources = hidden();
   if (isHidden) sources.add(source);
   else sources.delete(source);
-  localStorage.setItem(hiddenKey(), JSON.stringify([...sources]));
+  browserKept.set(hiddenKey(), JSON.stringify([...sources]));
 }
 
 function closeTrack(track) {
@@ -152,7 +158,7 @@ async function openKnown() {
   const away = hidden();
   const known = jobs.list.filter((job) => {
     if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
-    if (localStorage.getItem(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
+    if (browserKept.get(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
     const question = `${job.task}: ${job.query ?? ""}`;
     if (asked.has(question)) return false; // a newer one has answered it
     asked.add(question);
@@ -282,6 +288,7 @@ async function start() {
   startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption: () => { showTab("events"); events.editCaption(); },
     showChat: () => showTab("chat"), hasFilm: () => film !== null });
   byId("show-films").addEventListener("click", () => showFilms().catch(tellError));
+  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); showTab("chat"); byId("question").focus(); });
   byId("copy-link").addEventListener("click", copyLink);
   byId("previous-event").addEventListener("click", () => goTo(-1));
   byId("next-event").addEventListener("click", () => goTo(1));

@@ -2,6 +2,7 @@
 
 import { readStream, request, ServerError } from "./api.js";
 import { byId, element } from "./dom.js";
+import { tabKept } from "./storage.js";
 import { splitTimes } from "./time.js";
 
 const SUGGESTIONS = ["What happens in this film?", "How does it end?", "When does something new begin?"];
@@ -31,9 +32,10 @@ export class Chat {
   /** Begin with a film; null while it is still on its way to the server. */
   open(film) {
     this.stop();
+    this.running = null;
     this.film = film;
     this.messages = [];
-    try { this.messages = film ? (JSON.parse(sessionStorage.getItem(this.storageKey)) ?? []) : []; } catch { /* begin anew */ }
+    try { this.messages = film ? (JSON.parse(tabKept.get(this.storageKey)) ?? []) : []; } catch { /* begin anew */ }
     this.isReady = film !== null;
     this.draw();
   }
@@ -45,7 +47,7 @@ export class Chat {
   }
 
   keep() {
-    try { sessionStorage.setItem(this.storageKey, JSON.stringify(this.messages)); } catch { /* the conversation ends with the page */ }
+    tabKept.set(this.storageKey, JSON.stringify(this.messages));
   }
 
   fit() {

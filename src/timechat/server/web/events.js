@@ -23,8 +23,9 @@ export class EventList {
       panel.replaceChildren(element("p", { class: "nothing" }, "No events yet. Start a task, or add an event of your own at the playhead (A)."));
       return;
     }
-    if (panel.contains(document.activeElement) && document.activeElement.matches("input, textarea") && !isShown && this.drawnFor === track) {
-      this.refreshRows(); // do not take the field away under the reader's fingers
+    const isWriting = this.isEditing || (panel.contains(document.activeElement) && document.activeElement.matches("input, textarea"));
+    if (isWriting && !isShown && this.drawnFor === track) {
+      this.refreshRows(); // do not take away the field that is written in, nor what is pressed or tabbed to next
       return;
     }
     const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
@@ -54,6 +55,7 @@ export class EventList {
   }
 
   refreshRows() {
+    byId("events").querySelector(".revert").hidden = !this.canRevert(this.tracks.track);
     for (const event of this.tracks.track.events) {
       const row = byId("events").querySelector(`[data-row="${event.id}"]`);
       if (!row) continue;
@@ -73,10 +75,12 @@ export class EventList {
     }, track.title)));
   }
 
+  canRevert(track) { return track.isEdited && track.source !== "own"; }
+
   head(track) {
     return element("div", { class: "events-head" },
       element("h2", {}, track.title),
-      track.isEdited && track.source !== "own" ? element("button", { type: "button", class: "quiet small", title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert") : null,
+      element("button", { type: "button", class: "quiet small revert", hidden: !this.canRevert(track), title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert"),
       element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"),
       iconButton("close", `Hide ${track.title}`, () => this.closeTrack(track)));
   }
@@ -126,14 +130,19 @@ export class EventList {
   }
 
   editor(track, event) {
-    const change = (wish) => this.tracks.edit(track, event.id, wish);
+    const change = (wish) => {
+      this.isEditing = true;
+      this.tracks.edit(track, event.id, wish);
+      this.isEditing = false;
+    };
+    const now = () => track.events.find(({ id }) => id === event.id) ?? event;
     const timeField = (name, label) => element("div", { class: "time-field" },
       element("label", {}, element("span", {}, label),
         element("input", { type: "text", name, inputmode: "decimal", value: formatTime(event[name], 2), "data-focus": `${name}-${event.id}`,
           on: { change: (changed) => {
             const time = parseTime(changed.target.value);
-            if (time === null) changed.target.value = formatTime(event[name], 2);
-            else change({ [name]: time });
+            if (time !== null) change({ [name]: time });
+            changed.target.value = formatTime(now()[name], 2); // as it was taken: inside the film
           } } })),
       element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
         on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
@@ -142,7 +151,7 @@ export class EventList {
         change: (changed) => change({ caption: changed.target.value.trim() }),
         keydown: (pressed) => {
           if (pressed.key === "Enter" && !pressed.shiftKey) { pressed.preventDefault(); pressed.target.blur(); }
-          if (pressed.key === "Escape") { pressed.target.value = event.caption; pressed.target.blur(); }
+          if (pressed.key === "Escape") { pressed.target.value = now().caption; pressed.target.blur(); }
         },
       } });
     return element("div", { class: "editor", role: "group", "aria-label": "Edit this event" }, caption,

@@ -3,6 +3,7 @@
 import { json, request } from "./api.js";
 import { byId, element } from "./dom.js";
 import { tellError } from "./status.js";
+import { browserKept } from "./storage.js";
 
 const NAMES = {
   text: "Text", json: "JSON", jsonl: "JSON lines", csv: "Table (CSV)", srt: "Subtitles (SRT)", vtt: "Subtitles (WebVTT)", "vtt-chapters": "Chapters (WebVTT)",
@@ -25,7 +26,7 @@ export class ExportDialog {
     const count = track.events.length;
     byId("export-what").textContent = `${track.title}, ${count} ${count === 1 ? "event" : "events"}${track.isEdited ? ", as edited" : ""}`;
     byId("export-notes").replaceChildren();
-    const kept = localStorage.getItem(KEPT);
+    const kept = browserKept.get(KEPT);
     const chosen = this.formats.some(({ format }) => format === kept) ? kept : "srt";
     byId("formats").replaceChildren(...this.formats.map(({ format, extension }) => element("label", { class: "format" },
       element("input", { type: "radio", name: "format", value: format, checked: format === chosen }),
@@ -36,7 +37,7 @@ export class ExportDialog {
 
   async save() {
     const format = byId("formats").querySelector("input:checked").value;
-    localStorage.setItem(KEPT, format);
+    browserKept.set(KEPT, format);
     try {
       const reply = await request("v1/export", { method: "POST", body: { answer: this.track.edited(), format } });
       const file = await reply.blob();

@@ -92,8 +92,8 @@ export class Films {
   }
 }
 
-/** Upload a file with its progress on the page; resolves with the server's film, or null if it was stopped. */
-export async function uploadWithProgress(file) {
+/** Upload a file with its progress on the page; resolves with the server's film, or null if it was stopped, also by `signal`. */
+export async function uploadWithProgress(file, signal) {
   const box = byId("upload");
   const bar = byId("upload-progress");
   const words = byId("upload-words");
@@ -101,19 +101,26 @@ export async function uploadWithProgress(file) {
   bar.value = 0;
   words.textContent = `Uploading ${formatBytes(file.size)}`;
   const running = upload(file, (share) => {
+    if (signal.aborted) return;
     bar.value = share;
     words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the film";
   });
   const cancel = () => running.cancel();
   byId("upload-cancel").addEventListener("click", cancel);
+  signal.addEventListener("abort", () => { // another film is opened: what the page shows from now on is its own
+    byId("upload-cancel").removeEventListener("click", cancel);
+    box.hidden = true;
+    cancel();
+  });
   try {
     return await running.done;
   } catch (error) {
-    if (error.name === "AbortError") tell("The upload was cancelled. The film still plays here; upload it to ask about it.");
+    if (signal.aborted) return null;
+    if (error.name === "AbortError") tell("The upload was cancelled. Choose the film again to ask about it.");
     else tellError(error);
     return null;
   } finally {
     byId("upload-cancel").removeEventListener("click", cancel);
-    box.hidden = true;
+    if (!signal.aborted) box.hidden = true;
   }
 }

@@ -9,6 +9,7 @@ import { TASKS } from "./tracks.js";
 const STAGES = { decode: "Reading the film", encode: "Looking at the frames", windows: "Going through the film", answer: "Writing the answer" };
 const FOLLOWED_AT_ONCE = 2; // a browser keeps six connections to a server, and the film needs some
 const POLL_SECONDS = 2;
+const AGE_SECONDS = 30;
 
 const isActive = (job) => job.status === "queued" || job.status === "running";
 const nameOf = (job) => TASKS[job.task]?.name ?? job.task;
@@ -34,6 +35,7 @@ export class Jobs {
     this.all = new Map();
     this.followed = new Map();
     this.film = null;
+    setInterval(() => this.draw(), AGE_SECONDS * 1000); // how long ago they were
   }
 
   get list() {
@@ -150,13 +152,13 @@ export class Jobs {
   sync(parent, list, make) {
     const kept = new Map([...parent.children].map((child) => [child.dataset.job, child]));
     const rows = list.map((job) => {
-      const version = JSON.stringify([job.status, job.progress]);
+      const version = JSON.stringify([job.status, job.progress, formatAgo(job.created_at)]);
       const old = kept.get(job.id);
       if (old?.dataset.version === version) return old;
       const isFocused = old?.contains(document.activeElement);
       const row = make(job);
       Object.assign(row.dataset, { job: job.id, version });
-      if (isFocused) queueMicrotask(() => row.querySelector("button")?.focus());
+      if (isFocused) queueMicrotask(() => row.querySelector("button:enabled")?.focus());
       return row;
     });
     if (rows.length !== parent.children.length || rows.some((row, at) => parent.children[at] !== row)) parent.replaceChildren(...rows);

@@ -26,13 +26,19 @@ const SHORTCUTS = [
   [["?"], "This help"],
 ];
 
+/** Whether a dialog is pressed beside its box, not on its padding. */
+function isOutside(dialog, { clientX, clientY }) {
+  const { left, right, top, bottom } = dialog.getBoundingClientRect();
+  return clientX < left || clientX > right || clientY < top || clientY > bottom;
+}
+
 export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption, showChat, hasFilm }) {
   byId("shortcuts").append(...SHORTCUTS.flatMap(([keys, words]) => [
     element("dt", {}, ...keys.map((key) => element("kbd", {}, key))), element("dd", {}, words)]));
   const showHelp = () => byId("shortcuts-dialog").showModal();
   byId("show-shortcuts").addEventListener("click", showHelp);
   for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.dispatchEvent(new Event("cancel", { cancelable: true })) && dialog.close(); });
+    dialog.addEventListener("pointerdown", (event) => { if (isOutside(dialog, event)) dialog.dispatchEvent(new Event("cancel", { cancelable: true })) && dialog.close(); });
   }
 
   const frame = () => 1 / (player.film?.video?.fps || 1 / FRAME);
@@ -56,7 +62,7 @@ export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCa
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     const isWriting = event.target.matches("textarea, select, input:not([type=checkbox], [type=radio])");
-    if (isWriting || event.altKey) return;
+    if (isWriting || event.altKey || event.target.controls) return; // in full screen the browser's own controls have its keys
     if (event.key === "?") { event.preventDefault(); showHelp(); return; }
     if (!hasFilm()) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;

@@ -5,6 +5,7 @@ import { byId } from "./dom.js";
 import { formatTime } from "./time.js";
 
 const STILL_HEIGHT = 360;
+const RETRY_MS = 3000;
 
 /** Tells of "time" (it moved), "state" (playing or not), "seeked", "duration" and "unplayable". */
 export class Player extends EventTarget {
@@ -33,10 +34,11 @@ export class Player extends EventTarget {
       if (!video.videoWidth) return this.cannotPlay(); // only its sound can be decoded
       if (this.wanted !== null) video.currentTime = Math.min(this.wanted, this.duration || Infinity);
       this.wanted = null;
+      byId("unplayable").hidden = true;
       return undefined;
     });
-    video.addEventListener("error", () => video.getAttribute("src") && this.cannotPlay());
-    video.addEventListener("click", () => this.toggle());
+    video.addEventListener("error", () => video.getAttribute("src") && this.failed());
+    video.addEventListener("click", () => { if (!video.controls) this.toggle(); }); // in full screen the browser does it
     byId("big-play").addEventListener("click", () => this.toggle());
     byId("play").addEventListener("click", () => this.toggle());
     byId("mute").addEventListener("click", () => this.toggleSound());
@@ -174,6 +176,26 @@ export class Player extends EventTarget {
     if (isPlaying) this.isFresh = false;
     byId("big-play").hidden = !this.isFresh || !this.isPlayable;
     this.dispatchEvent(new Event("state"));
+  }
+
+  /** An error lies in the film, or on the way to it: then it is asked for again until it comes. */
+  async failed() {
+    const { film, video } = this;
+    const address = video.currentSrc;
+    if (!film?.id || address.startsWith("blob:")) { this.cannotPlay(); return; }
+    const isLost = video.error?.code === MediaError.MEDIA_ERR_NETWORK;
+    const time = this.time;
+    const isThere = await fetch(address, { headers: { Range: "bytes=0-0" } }).then((reply) => reply.ok, () => false);
+    if (this.film !== film || video.currentSrc !== address || !this.isPlayable) return;
+    if (isThere && !isLost) { this.cannotPlay(); return; }
+    this.wanted ??= time;
+    byId("unplayable").textContent = "The server does not send the film. Trying again …";
+    byId("unplayable").hidden = false;
+    setTimeout(() => {
+      if (this.film !== film || !video.error) return;
+      video.load();
+      video.playbackRate = Number(byId("speed").value);
+    }, RETRY_MS);
   }
 
   cannotPlay() {

@@ -6,6 +6,7 @@ import { byId, element, iconButton } from "./dom.js";
 export function tell(words, { isError = false, seconds = 5, action = null } = {}) {
   const toast = element("div", { class: isError ? "toast error" : "toast", role: isError ? "alert" : null });
   const remove = () => toast.remove();
+  if (isError) [...byId("toasts").querySelectorAll(".error")].filter((other) => other.firstChild.textContent === words).forEach((other) => other.remove());
   toast.append(element("span", {}, words));
   if (action) toast.append(element("button", { type: "button", class: "quiet small", on: { click: () => { remove(); action.run(); } } }, action.name));
   toast.append(iconButton("close", "Close", remove));

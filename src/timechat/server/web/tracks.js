@@ -1,5 +1,7 @@
 // What is known about the open film: a track for each answer, its events as edited by hand, and undo.
 
+import { browserKept } from "./storage.js";
+
 export const TASKS = {
   dense_caption: { name: "Captions", lane: "Events", hint: "What happens, event by event" },
   grounding: { name: "Find a moment", lane: "Moments", hint: "When something happens", query: "What to find: “someone opens the door”" },
@@ -11,6 +13,7 @@ export const TASKS = {
 };
 const ORDER = ["dense_caption", "steps", "summary", "highlights", "transcribe", "grounding", "ask"];
 const MOST_UNDO = 100;
+export const NEW = "new"; // a film that is still being uploaded
 
 let lastId = 0;
 const withId = ({ start, end, caption, score }) => ({ id: ++lastId, start, end, caption: caption ?? "", score: score ?? null });
@@ -31,6 +34,13 @@ export class Track {
   }
 
   static storageKey(film, task, source) { return `timechat.edits:${film}:${task}:${source}`; }
+
+  rename(film, duration) {
+    this.forget();
+    this.storageKey = Track.storageKey(film, this.task, this.source);
+    this.answer = { ...this.answer, video: film, duration: duration || null };
+    this.keep();
+  }
 
   get title() {
     const { question, task } = this.answer;
@@ -54,17 +64,21 @@ export class Track {
   }
 
   stored() {
+    if (this.source === "chat") return null; // every answer of the chat has this source: edits of one are no edits of the next
     try {
-      const kept = JSON.parse(localStorage.getItem(this.storageKey));
+      const kept = JSON.parse(browserKept.get(this.storageKey));
       return Array.isArray(kept) ? kept.map(withId) : null;
     } catch { return null; }
   }
 
+  forget() {
+    browserKept.remove(this.storageKey);
+  }
+
   keep() {
-    try {
-      if (this.isEdited) localStorage.setItem(this.storageKey, JSON.stringify(this.events.map(plain)));
-      else localStorage.removeItem(this.storageKey);
-    } catch { /* storage is full or off: edits last until the page is left */ }
+    if (this.source === "chat") return;
+    if (this.isEdited) browserKept.set(this.storageKey, JSON.stringify(this.events.map(plain)));
+    else this.forget();
   }
 }
 
@@ -80,7 +94,15 @@ export class Tracks extends EventTarget {
   open(film, duration) {
     Object.assign(this, { film, duration, all: [], track: null, eventId: null, border: null });
     const own = new Track(film, "own", this.emptyAnswer());
+    if (film === NEW) Object.assign(own, { events: own.original }).forget(); // what another film left that never got an id
     if (own.events.length) this.put(own, false);
+    this.tell("change");
+  }
+
+  /** The film that was open as "new" has its id: what was made meanwhile goes with it. */
+  rename(film, duration) {
+    Object.assign(this, { film, duration });
+    for (const track of this.all) track.rename(film, duration);
     this.tell("change");
   }
 
