@@ -310,6 +310,34 @@ def test_the_address_follows_where_the_film_was_sought_to(page, server):
     assert page.evaluate("navigator.clipboard.readText()") == page.url
 
 
+def test_the_browser_s_back_and_forward_lead_through_the_films(page, server):
+    page.goto(server)
+    page.locator(".film-card", has_text=LONG).click()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    for time in (3, 7):  # which are no steps
+        seek(page, time)
+    expect(page).to_have_url(re.compile(r"t=7$"))
+    page.go_back()
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page.locator("#film-title")).to_be_hidden()
+    page.go_forward()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+    expect_time(page, 7)
+    page.locator("#show-films").click()
+    expect(page.locator("#drop")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+
+
+def test_nobody_comes_back_to_a_film_that_is_not_there(page, server):
+    page.goto(server)
+    page.goto(f"{server}/?film=file-000000000000000000000000")
+    expect(page.get_by_role("alert")).to_contain_text("There is no file")
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page).to_have_url(f"{server}/")
+
+
 def test_a_file_that_is_no_film_leads_back_to_the_films(page, server, tmp_path):
     (tmp_path / "words.mp4").write_text("no film")
     page.goto(server)
@@ -483,6 +511,15 @@ def test_a_moment_is_looked_for_by_its_query(page, server):
     )
     body = next(body for url, body in sent if url.endswith("/v1/jobs"))
     assert (body["task"], body["query"], body["find_all"]) == ("grounding", "the white square bounces", True)
+
+
+def test_a_double_click_on_a_task_starts_it_once(page, server):
+    open_film(page, server)
+    sent = []
+    page.on("request", lambda asked: asked.method == "POST" and sent.append(asked.url))
+    page.locator(".task[data-task=steps]").dblclick()
+    expect(page.locator(".lane[data-task=steps]")).to_have_count(1, timeout=ANSWER_MS)
+    assert [url.rpartition("/")[2] for url in sent] == ["jobs"]
 
 
 def test_highlights_have_a_curve(page, server):

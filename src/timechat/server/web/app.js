@@ -54,7 +54,7 @@ async function showFilms() {
   document.body.dataset.view = "films";
   byId("film-title").hidden = true;
   document.title = "TimeChat";
-  history.replaceState(null, "", location.pathname);
+  writeAddress();
   await films.refresh();
 }
 
@@ -73,7 +73,9 @@ async function openFilm(id, time = null) {
     if (turn !== opening) return;
     if (error.status === 401) throw error; // the reader gave no key: nothing else would be answered either
     tellError(error);
-    if (!film) await showFilms();
+    if (film) return;
+    history.replaceState(null, "", location.pathname); // so that nobody comes back to what is not there
+    await showFilms();
   }
 }
 
@@ -227,9 +229,20 @@ function linkTo(time) {
   return `?${query}`;
 }
 
+/** Another film, and the list of films, are steps of the browser's history; another time is none. */
 function writeAddress() {
-  if (!film?.id) return;
-  history.replaceState(null, "", player.time > 0.005 ? linkTo(player.time) : `?${new URLSearchParams({ film: film.id })}`);
+  if (film && !film.id) return; // it is on its way to the server
+  const isStep = readAddress().id !== (film?.id ?? null);
+  const query = film && (player.time > 0.005 ? linkTo(player.time) : `?${new URLSearchParams({ film: film.id })}`);
+  history[isStep ? "pushState" : "replaceState"](null, "", query ?? location.pathname);
+}
+
+/** Show what the address says. */
+async function followAddress() {
+  const { id, time } = readAddress();
+  if (id) await openFilm(id, time);
+  else if (time !== null) await openOnly(time);
+  else await showFilms();
 }
 
 async function copyLink() {
@@ -298,10 +311,8 @@ async function start() {
   for (const kind of ["seeked", "state"]) player.addEventListener(kind, () => { if (!player.isPlaying) writeAddress(); });
   player.addEventListener("duration", () => { tracks.duration = player.duration; });
   await resumeSession();
-  const { id, time } = readAddress();
-  if (id) await openFilm(id, time);
-  else if (time !== null) await openOnly(time);
-  else await showFilms();
+  addEventListener("popstate", () => followAddress().catch(tellError));
+  await followAddress();
   await Promise.all([jobs.refresh(), showModel()]);
 }
 

@@ -11,7 +11,7 @@ export class TaskButtons {
     this.task = null;
     const names = Object.keys(TASKS).filter((task) => task !== "ask");
     byId("task-buttons").append(...names.map((task) => element("button", {
-      type: "button", class: "task", title: TASKS[task].hint, "data-task": task, on: { click: () => this.choose(task) },
+      type: "button", class: "task", title: TASKS[task].hint, "data-task": task, on: { click: ({ detail }) => { if (detail < 2) this.choose(task); } }, // a double click is one
     }, icon(task), element("span", {}, TASKS[task].name))));
     byId("task-form").addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
     byId("task-close").addEventListener("click", () => this.close());
