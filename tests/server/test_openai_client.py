@@ -65,6 +65,7 @@ def test_a_stream_is_the_same_answer_in_pieces(client, film_id):
     assert chunks[-1].usage.completion_tokens > 1
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-2].timechat["video"] == film_id
+    assert chunks[-2].timechat["timings"]["answer"] > 0
 
 
 def test_what_may_be_null_for_openai_may_be_null(client, film_id):

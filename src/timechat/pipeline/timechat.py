@@ -557,7 +557,8 @@ class TimeChat:
         written: list[Written] = []
 
         def write(**watchers: Any) -> str:
-            written[:] = self._write([prompt], [encoded], question, **watchers)
+            work = partial(self._write, [prompt], [encoded], question, **watchers)
+            written[:] = video.timed("answer", work) if isinstance(video, LongVideo) else work()
             return self.processor.decode(written[0].token_ids)
 
         def read(text: str) -> Answer:
