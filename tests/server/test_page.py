@@ -315,8 +315,8 @@ def test_the_browser_s_back_and_forward_lead_through_the_films(page, server):
     page.locator(".film-card", has_text=LONG).click()
     expect(page.locator("#film-name")).to_have_text(LONG)
     wait_until(page, "document.getElementById('video').readyState >= 1")
-    for time in (3, 7):  # which are no steps
-        seek(page, time)
+    for second in (3, 7):  # which are no steps
+        seek(page, second)
     expect(page).to_have_url(re.compile(r"t=7$"))
     page.go_back()
     expect(page.locator("#drop")).to_be_visible()
