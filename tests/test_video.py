@@ -433,7 +433,7 @@ def test_a_slow_file_is_given_up(clips: Shelf) -> None:
         load_frames(Slow(clips["constant rate"].path.read_bytes() * 20), timeout=0.5)
 
 
-def test_reading_ends_when_nobody_waits_any_more(clips: Shelf) -> None:
+def test_reading_ends_when_nobody_waits_any_more(clips: Shelf, tmp_path: Path) -> None:
     class NobodyWaitsError(Exception):
         pass
 
@@ -445,6 +445,9 @@ def test_reading_ends_when_nobody_waits_any_more(clips: Shelf) -> None:
     path, checks, most = clips["constant rate"].path, [], 0
     with pytest.raises(NobodyWaitsError):
         VideoReader(path, check=check)
+    os.mkfifo(pipe := tmp_path / "pipe.mp4")
+    with pytest.raises(NobodyWaitsError):  # before anybody writes
+        VideoReader(pipe, check=check)
     with VideoReader(path) as reader:
         checks, most = [], 5
         with pytest.raises(NobodyWaitsError):

@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+import time
 from contextlib import suppress
 
 import httpx
@@ -108,7 +109,13 @@ def test_a_request_that_the_end_of_the_server_calls_off_leaves_no_traceback_of_o
         with suppress(httpx.HTTPError):
             httpx.post(f"{running.url}/v1/captions", json={"video": film_id}, timeout=60)
 
+    def stop():
+        time.sleep(0.5)  # in which the error comes that nobody waits for
+        stop_at_once()
+
+    stop_at_once = running.server.service.stop
     monkeypatch.setattr(running.server.service, "answer", answer)
+    monkeypatch.setattr(running.server.service, "stop", stop)
     asking = threading.Thread(target=ask)
     asking.start()
     assert is_asked.wait(30)

@@ -100,9 +100,9 @@ class Session:
         """Copy a pipe into a temporary file: it is looked into more than once, but can be read only once."""
         if not Path(self._video).is_fifo():
             return self._video
-        file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
         from timechat.video.source import Deadline, read_pipe
 
+        file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
         for chunk in read_pipe(Path(self._video), Deadline(math.inf, self._video)):
             file.write(chunk)
         file.seek(0)

@@ -298,7 +298,6 @@ class KeptFiles:
 
         digest = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
         with self._lock:
-            self._clear_out()
             kept = self._files.setdefault(digest, _KeptFile(self._folder / digest))
             kept.num_users += 1
         try:
@@ -315,17 +314,14 @@ class KeptFiles:
     def clear_out(self) -> None:
         """Remove what nobody uses and is old, or too much."""
         with self._lock:
-            self._clear_out()
-
-    def _clear_out(self) -> None:
-        idle = sorted((kept.used, digest) for digest, kept in self._files.items() if not kept.num_users)
-        total = sum(kept.num_bytes for kept in self._files.values())
-        for used, digest in idle:
-            kept = self._files[digest]
-            if total > _KEPT_BYTES or time.monotonic() - used > _KEPT_SECONDS or not kept.num_bytes:
-                total -= kept.num_bytes
-                kept.path.unlink(missing_ok=True)
-                del self._files[digest]
+            idle = sorted((kept.used, digest) for digest, kept in self._files.items() if not kept.num_users)
+            total = sum(kept.num_bytes for kept in self._files.values())
+            for used, digest in idle:
+                kept = self._files[digest]
+                if total > _KEPT_BYTES or time.monotonic() - used > _KEPT_SECONDS or not kept.num_bytes:
+                    total -= kept.num_bytes
+                    kept.path.unlink(missing_ok=True)
+                    del self._files[digest]
 
 
 class _KeptFile:

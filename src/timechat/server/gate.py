@@ -131,10 +131,11 @@ class Gate:
             await send(message)
 
         try:
-            refusal = self._stranger(scope)
+            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            refusal = self._stranger(headers)
             if refusal is not None:
                 await refusal.response()(scope, receive, send_on)
-            elif (refusal := self._refusal(scope)) is not None:
+            elif (refusal := self._refusal(scope, headers)) is not None:
                 await self._shared(refusal.response())(scope, receive, send_on)
             else:
                 await self._app(scope, body, send_on)
@@ -156,9 +157,8 @@ class Gate:
             return app
         return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
-    def _stranger(self, scope: Scope) -> ApiError | None:
+    def _stranger(self, headers: dict[bytes, str]) -> ApiError | None:
         """Why a request is not meant for this server, or is of a page that may not ask; None where neither is so."""
-        headers = _headers(scope)
         host = headers.get(b"host", "")
         name = re.sub(r":\d*$", "", host).lower()
         if "*" not in self._settings.names and name not in {known.lower() for known in self._settings.names}:
@@ -172,9 +172,8 @@ class Gate:
             )
         return None
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> ApiError | None:
         """Why a request does not come in; None where it does."""
-        headers = _headers(scope)
         is_asking_whether = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
         if is_asking_whether and headers.get(b"origin") in self._settings.origins:
             return None  # a browser before it asks: it shows no key, and CORS answers
@@ -188,10 +187,6 @@ class Gate:
         if not length.isdecimal() or int(length) > most:
             return _too_large(most)
         return None
-
-
-def _headers(scope: Scope) -> dict[bytes, str]:
-    return {name: value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _host_of(origin: str) -> str | None:

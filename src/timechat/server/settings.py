@@ -41,7 +41,7 @@ class ServerSettings:
     max_body_bytes: int = 100_000_000
     """Of one request other than an upload; `data:` addresses travel in it."""
     max_body_values: int = 1_000_000
-    """Values in the JSON of such a request: a body of nothing but brackets takes thirty times its size in memory."""
+    """Values in the JSON of such a request: a body of nothing but brackets takes many times its size in memory."""
     max_held_bytes: int = 1_000_000_000
     """Of all those requests that are in memory at once; more are turned away with 429."""
     max_store_bytes: int = 100_000_000_000

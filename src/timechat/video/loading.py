@@ -159,8 +159,7 @@ class VideoReader:
         """
         self._open = ExitStack()
         self._workers = workers or num_cores()
-        self._opener = self._open.enter_context(open_source(source, timeout))
-        self._opener.deadline.check_caller = check
+        self._opener = self._open.enter_context(open_source(source, timeout, check))
         try:
             found, self.info, time_base = read_packets(self._opener, only_first_picture=False)
             self._index = build_index(found, time_base)

@@ -44,9 +44,8 @@ class Deadline:
         check_caller: Called while a file is read; raises where nobody wants the result any more.
     """
 
-    def __init__(self, seconds: float, name: str) -> None:
-        self.seconds, self.name = seconds, name
-        self.check_caller: Callable[[], object] | None = None
+    def __init__(self, seconds: float, name: str, check_caller: Callable[[], object] | None = None) -> None:
+        self.seconds, self.name, self.check_caller = seconds, name, check_caller
         self.restart()
 
     def restart(self) -> None:
@@ -144,8 +143,10 @@ class Opener:
 
 
 @contextmanager
-def open_source(source: VideoSource, timeout: float) -> Iterator[Opener]:
-    """Make any kind of source one that can be opened repeatedly and read from several threads."""
+def open_source(
+    source: VideoSource, timeout: float, check_caller: Callable[[], object] | None = None
+) -> Iterator[Opener]:
+    """Make any kind of source one that can be opened repeatedly and read from several threads; see `Deadline`."""
     if isinstance(source, str):
         source = without_scheme(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -153,9 +154,9 @@ def open_source(source: VideoSource, timeout: float) -> Iterator[Opener]:
         name = f"<{len(data)} bytes>"
         if not data:
             raise VideoError(f"{name}: is empty; expected the content of a video file")
-        yield Opener(name, lambda: io.BytesIO(data), False, Deadline(timeout, name))
+        yield Opener(name, lambda: io.BytesIO(data), False, Deadline(timeout, name, check_caller))
     elif isinstance(source, str) and _is_address(source):
-        deadline = Deadline(timeout, source)
+        deadline = Deadline(timeout, source, check_caller)
         answer = _whole_answer(source, deadline)
         if answer is None:
             yield Opener(source, lambda: source, True, deadline)
@@ -166,7 +167,7 @@ def open_source(source: VideoSource, timeout: float) -> Iterator[Opener]:
         name = os.fspath(source)
         path = Path(name)
         _check_path(path, name)
-        deadline = Deadline(timeout, name)
+        deadline = Deadline(timeout, name, check_caller)
         if path.is_fifo():
             with _spooled(read_pipe(path, deadline), deadline) as file:
                 yield _shared_opener(file, name, deadline)
@@ -174,7 +175,7 @@ def open_source(source: VideoSource, timeout: float) -> Iterator[Opener]:
             yield Opener(name, lambda: str(path.absolute()), False, deadline)
     elif hasattr(source, "read"):
         name = str(getattr(source, "name", None) or f"<{type(source).__name__}>")
-        deadline = Deadline(timeout, name)
+        deadline = Deadline(timeout, name, check_caller)
         if hasattr(source, "seek") and (not hasattr(source, "seekable") or source.seekable()):
             yield _shared_opener(source, name, deadline)
         else:
