@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from timechat.errors import DataError
@@ -178,6 +178,7 @@ anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.
 
 @pytest.mark.parametrize("task", list(TRUTH))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(predictions={"events": [None], "timestamp": None, "id": []})
 @given(predictions=anything)
 def test_any_json_is_scored_or_refused(task: ScoreTask, predictions: Any, tmp_path: Path):
     try:

@@ -119,10 +119,10 @@ def _predicted_query(row: Mapping[str, Any], truth: TrueQuery | None, findings: 
             windows=_ranked_windows(row.get("pred_relevant_windows"), findings),
         )
     events = read_events(row, "grounding" if row.get("task") == "grounding" else "highlights") or []
-    windows = [[*event.get("timestamp", []), event.get("score")] for event in events]
     if row.get("task") == "grounding":
+        windows = [[*event.get("timestamp", []), event.get("score")] for event in events]
         return PredictedQuery(windows=_ranked_windows(windows, findings))
-    moments = [(read_span(window[:2]), read_number(window[2]) or 0.0) for window in windows]
+    moments = [(read_span(event.get("timestamp")), read_number(event.get("score")) or 0.0) for event in events]
     highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
     if not highlights or truth is None or truth.highlights is None:
         return PredictedQuery()
