@@ -58,7 +58,7 @@ fix: $(VENV)/.dev
 # MINUTES=110 stops with a checkpoint after that long; PRECISION=bf16 is twice as fast where the processor has
 # instructions for it (avx512_bf16, amx_bf16) and many times slower where not. Two processes of one thread each do more than one of two.
 nano: $(VENV)/.dev
-	test -f out/nano/start/config.json || $(BIN)/python -m timechat.training.nano start out/nano/start
+	test -f out/nano/start/config.json || $(BIN)/python -m timechat.synthetic.nano start out/nano/start
 	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat.training recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
 
 docs: $(VENV)/.dev

@@ -19,11 +19,11 @@ from unittest import mock
 
 import torch
 
-from timechat.data.drawing.film import Film
-from timechat.data.drawing.writing import write_video
-from timechat.events import Answer, Event, format_time
+from timechat.answers.events import Answer, Event, format_time
 from timechat.export import FORMATS, to_html
 from timechat.pipeline import TimeChat
+from timechat.synthetic.scene import SyntheticVideo
+from timechat.synthetic.write import write_video
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -110,7 +110,7 @@ _CLI_INTRODUCTION = f"""\
 # ----------------------------------------------------------------------------------------------------- the gallery
 
 
-def gallery_page(timechat: TimeChat, video: Path, film: Film) -> str:
+def gallery_page(timechat: TimeChat, video: Path, film: SyntheticVideo) -> str:
     """Return `docs/gallery.md`, with the built-in model's answers about the demo film."""
     encoded = replace(timechat.encode(video), name="demo.mp4")
     query = demo.true_records(film, "grounding")[0].query or ""
@@ -127,7 +127,7 @@ def gallery_page(timechat: TimeChat, video: Path, film: Film) -> str:
     return "\n".join([_GALLERY_INTRODUCTION, *_truth(film), *_answers(answers), *_formats(captions)])
 
 
-def _truth(film: Film) -> Iterator[str]:
+def _truth(film: SyntheticVideo) -> Iterator[str]:
     yield "\n| what happens | seconds |\n|---|---|"
     for event in demo.true_events(demo.true_records(film, "dense_caption")[0]):
         yield f"| {event.caption} | {event.start:g} - {event.end:g} |"
@@ -204,7 +204,7 @@ _LANE, _BAR = 34, 26
 _HUES = ("#2f6fdb", "#c2410c", "#0e8a6a", "#8a4fd0")
 
 
-def timeline_svg(timechat: TimeChat, video: Path, film: Film) -> str:
+def timeline_svg(timechat: TimeChat, video: Path, film: SyntheticVideo) -> str:
     """Return `docs/timeline.svg`: frames of the demo film, and when the model finds what happens."""
     duration = film.duration
     encoded = timechat.encode(video)

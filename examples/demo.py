@@ -9,27 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timechat import Answer, Event, TimeChat
-from timechat.data.drawing.film import Film, write_film
-from timechat.data.drawing.instructions import FilmRecord, film_records
-from timechat.data.drawing.writing import write_video
-from timechat.events import format_time
+from timechat.answers.events import format_time
 from timechat.export import to_html
+from timechat.synthetic.records import SyntheticRecord, synthetic_records
+from timechat.synthetic.scene import SyntheticVideo, write_scene
+from timechat.synthetic.write import write_video
 
 SEED = 7
 """Of the film. Films of the test split differ from those of training whatever their seed."""
 
 
-def demo_film(seed: int = SEED) -> Film:
+def demo_film(seed: int = SEED) -> SyntheticVideo:
     """The script of the film: the easiest level, of the test split."""
-    return write_film(seed, 0, level=1, split="test")
+    return write_scene(seed, 0, level=1, split="test")
 
 
-def true_records(film: Film, task: str) -> list[FilmRecord]:
+def true_records(film: SyntheticVideo, task: str) -> list[SyntheticRecord]:
     """What is asked about the film in one task, with the true answers."""
-    return [record for record in film_records(film) if record.task == task]
+    return [record for record in synthetic_records(film) if record.task == task]
 
 
-def true_events(record: FilmRecord) -> list[Event]:
+def true_events(record: SyntheticRecord) -> list[Event]:
     """When what a record asks for happens."""
     if record.moments:
         return list(record.moments)
@@ -50,7 +50,7 @@ def span(event: Event) -> str:
     return f"{format_time(event.start)} - {format_time(event.end)}"
 
 
-def ask(video: Path, film: Film, model: str) -> str:
+def ask(video: Path, film: SyntheticVideo, model: str) -> str:
     """Print what a model says about the film beside the truth; returns both as a page."""
     timechat = TimeChat.from_pretrained(model)
     encoded = timechat.encode(video)

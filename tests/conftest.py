@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
-from timechat.model.conversion import OriginalFiles, convert
+from timechat.model.convert.write import OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 

@@ -266,7 +266,7 @@ def training_batch(processor: TimeChatProcessor, case: str) -> dict[str, Tensor]
 
 def _gradients(model: TimeChatForConditionalGeneration) -> dict[str, Tensor]:
     """Return gradients under the original's names."""
-    from timechat.model.original_keys import rename
+    from timechat.model.convert.keys import rename
 
     ours = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return {key: ours[rename(key)] for key in golden_meta()["cases"]["train_single_turn"]["grad_norms"]}
@@ -279,7 +279,7 @@ def main() -> None:
 
     from tests.conftest import with_timestamps
     from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
-    from timechat.model.conversion import OriginalFiles, convert
+    from timechat.model.convert.write import OriginalFiles, convert
 
     with tempfile.TemporaryDirectory() as folder:
         convert(

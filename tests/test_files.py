@@ -2,14 +2,14 @@
 
 import pytest
 
-from timechat.files import written_whole
+from timechat.files import atomic_write
 
 
 @pytest.mark.parametrize("is_durable", [False, True])
 def test_a_file_takes_its_place_when_all_is_written(tmp_path, is_durable):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with written_whole(path, is_durable=is_durable) as unfinished:
+    with atomic_write(path, is_durable=is_durable) as unfinished:
         unfinished.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -19,7 +19,7 @@ def test_a_file_takes_its_place_when_all_is_written(tmp_path, is_durable):
 def test_a_failure_leaves_the_file_as_it_was_and_no_debris(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(UnicodeEncodeError), written_whole(path) as unfinished:
+    with pytest.raises(UnicodeEncodeError), atomic_write(path) as unfinished:
         unfinished.write_text("new \udc80", encoding="utf-8")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

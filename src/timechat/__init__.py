@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from timechat.answers.events import Answer, Event
     from timechat.errors import CheckpointError, TimeChatError, VideoError
-    from timechat.events import Answer, Event
     from timechat.model.configuration import TimeChatConfig
     from timechat.model.modeling import TimeChatForConditionalGeneration
     from timechat.model.processing import TimeChatProcessor
     from timechat.pipeline import EncodedVideo, TimeChat
     from timechat.video import Frames, load_frames
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "TimeChat": "pipeline",
     "EncodedVideo": "pipeline",
-    "Answer": "events",
-    "Event": "events",
+    "Answer": "answers.events",
+    "Event": "answers.events",
     "Frames": "video",
     "load_frames": "video",
     "TimeChatConfig": "model.configuration",

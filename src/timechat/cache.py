@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
-from timechat.files import UNFINISHED_PATTERN, without_scheme, written_whole
+from timechat.files import UNFINISHED_PATTERN, atomic_write, without_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -125,16 +125,16 @@ class DiskCache:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 write(unfinished)
                 num_bytes = unfinished.stat().st_size
                 if num_bytes > self.max_bytes:
                     raise OSError(errno.EFBIG, f"{num_bytes} bytes are more than its limit of {self.max_bytes}")
-            self._make_room(num_bytes, key)
+            self._free_space(num_bytes, key)
         except FileNotFoundError:  # the folder was removed meanwhile: the next file makes it anew
             logger.debug("%s was removed while it was written", path)
         except OSError as error:
-            self._complain(error)
+            self._warn_once(error)
 
     def discard(self, key: str) -> None:
         """Remove a file, such as one that turned out to be damaged."""
@@ -176,7 +176,7 @@ class DiskCache:
             if _SHARD.fullmatch(shard.name):
                 yield from _listed(shard.path)
 
-    def _make_room(self, num_bytes: int, key: str) -> None:
+    def _free_space(self, num_bytes: int, key: str) -> None:
         """Keep to the limit, looking through the folder only when it may have been passed."""
         self._written += num_bytes
         if self._written <= self._room // _EXPECTED_WRITERS:
@@ -211,7 +211,7 @@ class DiskCache:
                     if time.time() - file.stat().st_mtime > _ABANDONED_AFTER:
                         Path(file.path).unlink()
 
-    def _complain(self, error: OSError) -> None:
+    def _warn_once(self, error: OSError) -> None:
         level = logging.DEBUG if self._has_complained else logging.WARNING
         self._has_complained = True
         logger.log(

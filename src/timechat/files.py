@@ -11,11 +11,11 @@ from typing import Any
 from urllib.request import url2pathname
 
 UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
-"""Names of what `written_whole` has begun: debris, where the process that wrote it was killed."""
+"""Names of what `atomic_write` has begun: debris, where the process that wrote it was killed."""
 
 
 @contextmanager
-def written_whole(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
     """Give a path to write to; what is written there takes the place of `path` when the block ends.
 
     A failure leaves `path` as it was, and no debris.
@@ -28,16 +28,16 @@ def written_whole(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
     try:
         yield unfinished
         if is_durable:
-            to_disk(unfinished)
+            fsync(unfinished)
         unfinished.replace(path)
         if is_durable:
-            to_disk(path.parent)
+            fsync(path.parent)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
 
 
-def to_disk(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file or a folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -75,5 +75,5 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(text)
         return
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

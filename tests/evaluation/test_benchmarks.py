@@ -10,14 +10,14 @@ from PIL import Image
 
 from tests.clips import RECIPES as CLIPS
 from tests.clips import draw_clip, picture, read_numbers
+from timechat.answers.tasks import find_preset
 from timechat.errors import DataError, VideoError
-from timechat.evaluation.benchmarks import BENCHMARKS, Source, load_pictures, load_segment_centres
+from timechat.evaluation.benchmarks import BENCHMARKS, BenchmarkFiles, load_pictures, load_segment_centres
 from timechat.evaluation.benchmarks.centres import segment_centres
 from timechat.evaluation.benchmarks.mvbench import PARTS
 from timechat.evaluation.config import read_recipe
-from timechat.evaluation.metrics.choices import choice_figures, read_choice, read_choice_as_published
+from timechat.evaluation.metrics.choices import choice_metrics, read_choice, read_choice_as_published
 from timechat.evaluation.samples import Prediction, Sample
-from timechat.tasks import find_preset
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -25,7 +25,7 @@ EGO = "00000000-aaaa-4aaa-8aaa-00000000000"
 
 
 def read(name: str, annotations: Path | str, split: str = "val", transcripts: Path | None = None) -> list[Sample]:
-    source = Source(DATA / annotations, Path("/videos"), split, transcripts)
+    source = BenchmarkFiles(DATA / annotations, Path("/videos"), split, transcripts)
     return list(BENCHMARKS[name].read(source))
 
 
@@ -35,7 +35,7 @@ def truth(*parts: str):
 
 def answers(samples: list[Sample], texts: list[str]) -> list[Prediction]:
     return [
-        Prediction(id=sample.id, video=sample.video, task="ask", query=sample.words, text=text)
+        Prediction(id=sample.id, video=sample.video, task="ask", query=sample.query, text=text)
         for sample, text in zip(samples, texts, strict=True)
     ]
 
@@ -46,8 +46,12 @@ def answers(samples: list[Sample], texts: list[str]) -> list[Prediction]:
 def test_youcook2_asks_for_the_captions_of_each_video():
     rows = truth("youcook2", "val.caption_coco_format.json")["annotations"]
     assert read("youcook2", "youcook2") == [
-        Sample(id="aaaaaaaaaaa.mp4", video="val/aaaaaaaaaaa.mp4", task="dense_caption", duration=30.0, truth=rows[0]),
-        Sample(id="bbbbbbbbbbb.mp4", video="val/bbbbbbbbbbb.mp4", task="dense_caption", duration=24.5, truth=rows[1]),
+        Sample(
+            id="aaaaaaaaaaa.mp4", video="val/aaaaaaaaaaa.mp4", task="dense_caption", duration=30.0, ground_truth=rows[0]
+        ),
+        Sample(
+            id="bbbbbbbbbbb.mp4", video="val/bbbbbbbbbbb.mp4", task="dense_caption", duration=24.5, ground_truth=rows[1]
+        ),
     ]
 
 
@@ -67,11 +71,11 @@ def test_activitynet_is_read_as_published_and_as_the_original_lays_it_out():
     }
     first, second = read("activitynet_captions", "activitynet/public")
     assert first == Sample(
-        id="v_aaaaaaaaaaa.mp4", video="v_aaaaaaaaaaa.mp4", task="dense_caption", duration=40.0, truth=row
+        id="v_aaaaaaaaaaa.mp4", video="v_aaaaaaaaaaa.mp4", task="dense_caption", duration=40.0, ground_truth=row
     )
-    assert (second.video, second.truth["pure_cap"]) == ("v_bbbbbbbbbbb.mp4", "A girl dances.")
+    assert (second.video, second.ground_truth["pure_cap"]) == ("v_bbbbbbbbbbb.mp4", "A girl dances.")
     [original] = read("activitynet_captions", "activitynet/original")
-    assert original.truth == truth("activitynet", "original", "val.caption_coco_format.json")["annotations"][0]
+    assert original.ground_truth == truth("activitynet", "original", "val.caption_coco_format.json")["annotations"][0]
     assert (original.id, original.duration) == (first.id, first.duration)
 
 
@@ -83,9 +87,9 @@ def grounded(number, video, query, span, duration=None) -> Sample:
         id=str(number),
         video=video,
         task="grounding",
-        words=query,
+        query=query,
         duration=duration,
-        truth={"id": number, "image_id": video, "caption": query, "timestamp": span},
+        ground_truth={"id": number, "image_id": video, "caption": query, "timestamp": span},
     )
 
 
@@ -95,7 +99,7 @@ def test_each_sentence_of_activitynet_is_a_query_and_reversed_segments_are_turne
         grounded(1, "v_aaaaaaaaaaa.mp4", "He sits down", [12.5, 30.0], 40.0),
         grounded(2, "v_bbbbbbbbbbb.mp4", "A girl dances", [0, 15.25], 15.25),
     ]
-    assert [sample.words for sample in read("activitynet_grounding", "activitynet/original")] == [
+    assert [sample.query for sample in read("activitynet_grounding", "activitynet/original")] == [
         "A man walks in",
         "He sits down",
     ]
@@ -126,16 +130,16 @@ def test_qvhighlights_is_read_as_published_and_as_the_original_lays_it_out(layou
         id="7001",
         video="aaaaaaaaaaa_60.0_70.0.mp4",
         task="highlights",
-        words="A man rides a bike",
+        query="A man rides a bike",
         duration=10,
-        truth=expected,
+        ground_truth=expected,
     )
-    assert (second.id, second.words) == ("7002", "A cat sleeps")
+    assert (second.id, second.query) == ("7002", "A cat sleeps")
 
 
 def test_moments_of_qvhighlights_need_the_public_file():
     samples = read("qvhighlights_moments", "qvhighlights/public")
-    assert [(sample.task, sample.truth["relevant_windows"]) for sample in samples] == [
+    assert [(sample.task, sample.ground_truth["relevant_windows"]) for sample in samples] == [
         ("grounding", [[2, 6]]),
         ("grounding", [[0, 2]]),
     ]
@@ -162,13 +166,13 @@ def test_egoschema_is_asked_in_the_originals_words():
         id=f"{EGO}1",
         video=f"{EGO}1.mp4",
         task="ask",
-        words="Select the best answer to the following multiple-choice question based on the egocentric video. Respond "
+        query="Select the best answer to the following multiple-choice question based on the egocentric video. Respond "
         "with only the letter (A, B, C, D, or E) of the correct option. \nQuestion: What does c do with the red ball?\n"
         "(A) C throws the ball to a man.\n(B) C hides the ball in a box.\n(C) C washes the ball.\n"
         "(D) C carries the ball through the garden.\n(E) C paints the ball.\nThe best answer is:",
         options=options,
         answer="C carries the ball through the garden.",
-        truth=rows[0],
+        ground_truth=rows[0],
     )
     assert [sample.answer for sample in samples] == [options[3], None, "To fetch a ladder."]
 
@@ -198,14 +202,14 @@ def test_mvbench_is_asked_in_the_originals_words_about_a_stretch_of_the_video():
         id="action_sequence:0",
         video="star/Charades_v1_480/AAAAA.mp4",
         task="ask",
-        words=MVBENCH_WORDS,
+        query=MVBENCH_WORDS,
         start=2.0,
         end=9.5,
         sampling="segment_centres",
         options=("Ate the bread.", "Closed the door.", "Washed the cup.", "Opened the book."),
         answer="Washed the cup.",
         group="Action Sequence",
-        truth=truth("mvbench", "json", "action_sequence.json")[0],
+        ground_truth=truth("mvbench", "json", "action_sequence.json")[0],
     )
     assert (second.id, second.start, second.end) == ("action_sequence:1", 0.5, 4.0)
     assert (counting.group, counting.start, counting.end) == ("Moving Count", None, None)
@@ -251,11 +255,11 @@ def test_tempcompass_is_asked_in_the_originals_words_in_four_ways():
         id="multi-choice:1000000001:action:0",
         video="1000000001.mp4",
         task="ask",
-        words=f"Question: {question}\nPlease directly give the best option:",
+        query=f"Question: {question}\nPlease directly give the best option:",
         options=("A. sleeping", "B. running", "C. eating"),
         answer="B. running",
         group="multi-choice",
-        truth={
+        ground_truth={
             "task": "multi-choice",
             "video": "1000000001",
             "dimension": "action",
@@ -264,16 +268,16 @@ def test_tempcompass_is_asked_in_the_originals_words_in_four_ways():
         },
     )
     assert backwards.video == "1000000001_reverse.mp4"
-    assert yes.words == "Question: Is the dog running?\nPlease answer yes or no:"
+    assert yes.query == "Question: Is the dog running?\nPlease answer yes or no:"
     assert [(sample.options, sample.answer) for sample in (yes, no)] == [(("yes", "no"), "yes"), (("yes", "no"), "no")]
-    assert matching.words == (
+    assert matching.query == (
         "Question: Which description is a more suitable match for the video?\nOption 1: The dog is eating.\n"
         "Option 2: The dog is running.\nPlease directly give the best option (Option 1 or Option 2):"
     )
     assert matching.answer == "Option 2: The dog is running."
-    assert sentences.words.endswith("\nPlease directly give the best option (Sentence A or Sentence B):")
-    assert caption.words.endswith("'action': 'running'}\nGenerated Caption:")
-    assert (caption.options, caption.answer, caption.truth["answer"]) == ((), None, "B. running")
+    assert sentences.query.endswith("\nPlease directly give the best option (Sentence A or Sentence B):")
+    assert caption.query.endswith("'action': 'running'}\nGenerated Caption:")
+    assert (caption.options, caption.answer, caption.ground_truth["answer"]) == ((), None, "B. running")
 
 
 VIDEO_MME_WORDS = (
@@ -289,11 +293,11 @@ def test_video_mme_is_asked_in_the_originals_words():
         id="001-1",
         video="aaaaaaaaaaa.mp4",
         task="ask",
-        words=VIDEO_MME_WORDS,
+        query=VIDEO_MME_WORDS,
         options=("Red.", "Blue.", "Green.", "White."),
         answer="Blue.",
         group="short",
-        truth={
+        ground_truth={
             "video_id": "001",
             "videoID": "aaaaaaaaaaa",
             "question": "What colour is the kite?",
@@ -309,7 +313,7 @@ def test_video_mme_is_asked_in_the_originals_words():
 def test_video_mme_may_be_the_authors_rows():
     first, second = read("video_mme", "video_mme/public")
     assert (first.id, first.options[1], first.answer) == ("001-1", "B. Blue.", "B. Blue.")
-    assert first.truth == truth("video_mme", "public", "video-mme.json")[0]
+    assert first.ground_truth == truth("video_mme", "public", "video-mme.json")[0]
     assert second.video == "aaaaaaaaaaa.mp4"
 
 
@@ -320,7 +324,7 @@ def test_video_mme_may_be_the_authors_rows():
 def test_the_prompt_is_the_originals_to_the_letter(benchmark, annotations, words, golden_processor):
     sample = read(benchmark, annotations)[0]
     prompt = golden_processor.render_prompt(
-        [0.0, 2.04], sample.words, system=find_preset("original-benchmarks@1").system
+        [0.0, 2.04], sample.query, system=find_preset("original-benchmarks@1").system
     )
     assert prompt == (
         f"[INST] <<SYS>>\n{BENCHMARK_SYSTEM}\n<</SYS>>\n\n<Video><ImageHere></Video> "
@@ -530,7 +534,7 @@ def test_published_figures_read_answers_by_their_own_rules(rule, text, options, 
 
 def test_figures_count_what_is_unread_as_wrong_and_published_ones_as_a_guess():
     texts = ["B", "a", None, "no idea", "Because of (c)", "E"]
-    figures = choice_figures(texts, [FIVE] * 6, ["b", "a", "a", "a", "c", "e"], published_rule="egoschema")
+    figures = choice_metrics(texts, [FIVE] * 6, ["b", "a", "a", "a", "c", "e"], published_rule="egoschema")
     assert figures["accuracy"].tolist() == [1, 1, 0, 0, 1, 1]
     assert figures["unread"].tolist() == [0, 0, 1, 1, 0, 0]
     assert figures["accuracy_as_published"].tolist() == [1, 0.2, 0, 0.2, 0, 1]
@@ -538,14 +542,14 @@ def test_figures_count_what_is_unread_as_wrong_and_published_ones_as_a_guess():
 
 def test_options_that_say_the_same_are_both_right_and_letters_without_an_option_wrong():
     twice = ("x", "y", "x")
-    figures = choice_figures(["(C)", "(D)", "?"], [twice] * 3, ["x"] * 3, published_rule="video_mme")
+    figures = choice_metrics(["(C)", "(D)", "?"], [twice] * 3, ["x"] * 3, published_rule="video_mme")
     assert figures["accuracy_as_published"].tolist() == [1, 0, pytest.approx(2 / 3)]
-    assert choice_figures(["(A)"], [FIVE], ["a"]).keys() == {"accuracy", "unread"}
+    assert choice_metrics(["(A)"], [FIVE], ["a"]).keys() == {"accuracy", "unread"}
 
 
 def test_as_many_answers_as_questions_are_needed():
     with pytest.raises(ValueError, match="got 1 answers and 2 right ones to 2 questions"):
-        choice_figures(["A"], [FIVE, FIVE], ["a", "b"])
+        choice_metrics(["A"], [FIVE, FIVE], ["a", "b"])
 
 
 # --------------------------------------------------------------------------------------------- result files

@@ -11,10 +11,7 @@ import torch
 from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import TimeChat
-from timechat.data.drawing.film import COLORS, KINDS, SHAPES, write_film
-from timechat.data.drawing.instructions import film_records
-from timechat.data.drawing.speech import film_speech
-from timechat.data.drawing.wording import ACTIONS, Deed, caption
+from timechat.answers.events import Event, format_events
 from timechat.data.records import Record
 from timechat.errors import DataError
 from timechat.evaluation import asking as asking_module
@@ -34,9 +31,12 @@ from timechat.evaluation.scoring import (
 from timechat.evaluation.store import AnswerStore
 from timechat.evaluation.validation import draw_grounding_film, grounding_validation, sampled_times
 from timechat.evaluation.wordings import read_caption
-from timechat.events import Event, format_events
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.pipeline import Decoding
+from timechat.pipeline import DecodingOptions
+from timechat.synthetic.records import synthetic_records
+from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
+from timechat.synthetic.speech import make_speech
+from timechat.synthetic.wording import ACTIONS, ActionPhrase, caption
 from timechat.video import Frames
 
 PARTS = ("standard", "standard", "unseen_pairs", "longer")
@@ -55,11 +55,11 @@ def one_thread():
 def folder(tmp_path_factory) -> Path:
     """Records and truth of four films, as `timechat data draw` writes them; the files themselves are not drawn."""
     folder = tmp_path_factory.mktemp("films")
-    films = [write_film(5, i, level=1, split="test", part=part) for i, part in enumerate(PARTS)]
+    films = [write_scene(5, i, level=1, split="test", part=part) for i, part in enumerate(PARTS)]
     with (folder / "records.jsonl").open("w") as records, (folder / "truth.jsonl").open("w") as truth:
         for film in films:
             truth.write(json.dumps(film.to_dict()) + "\n")
-            for record in film_records(film, has_negatives=film.part == "longer"):
+            for record in synthetic_records(film, has_negatives=film.part == "longer"):
                 records.write(json.dumps(record.to_dict()) + "\n")
     return folder
 
@@ -96,7 +96,7 @@ def of_task(film: DrawnFilm, task: str) -> list[Record]:
 def test_questions_together_are_answered_as_one_by_one(timechat):
     encoded = timechat.encode(made_frames(10, size=56))
     questions = ["When does it bounce?", "What happens at the very end of this film?", "Who?"]
-    one_by_one = [timechat.ask(encoded, q, decoding=Decoding(max_new_tokens=12)).text for q in questions]
+    one_by_one = [timechat.ask(encoded, q, decoding=DecodingOptions(max_new_tokens=12)).text for q in questions]
     together = answer_questions(
         timechat.model,
         timechat.processor,
@@ -125,14 +125,14 @@ def test_batches_do_not_change_answers(timechat):
 
 def test_films_are_read_with_their_records_and_their_truth(folder, films):
     assert [film.part for film in films] == list(PARTS)
-    script = write_film(5, 0, level=1, split="test")
+    script = write_scene(5, 0, level=1, split="test")
     assert films[0].video == f"videos/{script.id}.mp4"
     assert [(e.id, e.kind, e.span) for e in films[0].events] == [
-        (h.id, h.kind, (h.start, h.end)) for h in script.happenings
+        (h.id, h.kind, (h.start, h.end)) for h in script.actions
     ]
     asked = of_task(films[0], "grounding")
     assert {record.events[0].id for record in asked} == {event.id for event in films[0].events}
-    assert films[0].kind(asked[0]) == script.happenings[0].kind
+    assert films[0].kind(asked[0]) == script.actions[0].kind
 
 
 def test_tasks_and_films_can_be_chosen(folder):
@@ -291,7 +291,7 @@ def test_a_wrong_color_is_found_in_a_matched_caption(films):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_wording_of_every_action_is_understood(kind):
-    deed = Deed(kind, ("red", "circle"), ("blue", "star") if kind == "meet" else None)
+    deed = ActionPhrase(kind, ("red", "circle"), ("blue", "star") if kind == "meet" else None)
     assert read_caption(caption(deed)) == Attributes("circle", "red", kind)
     for seed in range(20):
         read = read_caption(deed.clause(random.Random(seed)).text)
@@ -394,17 +394,19 @@ def test_questions_can_be_asked_in_the_words_of_the_pipeline(films):
 
 
 def test_questions_that_tell_what_is_said_are_no_validation():
-    script = next(film for i in range(60) if (speech := film_speech(film := write_film(9, i))) and speech.can_be_seen)
+    script = next(film for i in range(60) if (speech := make_speech(film := write_scene(9, i))) and speech.can_be_seen)
     film = draw_grounding_film(script, lambda film: sampled_times(film, 2), size=56)
-    told = [r.question for r in film_records(script) if "Transcribed speech" in r.question and r.task == "grounding"]
+    told = [
+        r.question for r in synthetic_records(script) if "Transcribed speech" in r.question and r.task == "grounding"
+    ]
     assert told
     assert not set(told) & {question.text for question in film.questions}
 
 
 def test_validation_asks_after_every_event_and_leaves_the_model_as_it_was(timechat):
-    scripts = [write_film(9, i, split="test") for i in range(2)]
+    scripts = [write_scene(9, i, split="test") for i in range(2)]
     films = [draw_grounding_film(script, lambda film: sampled_times(film, 6), size=56) for script in scripts]
-    assert [len(film.questions) for film in films] == [len(script.happenings) for script in scripts]
+    assert [len(film.questions) for film in films] == [len(script.actions) for script in scripts]
     timechat.model.train()
     figures = grounding_validation(timechat.model, timechat.processor, films)
     assert timechat.model.training
@@ -417,9 +419,9 @@ def test_validation_asks_after_every_event_and_leaves_the_model_as_it_was(timech
 
 
 def test_validation_counts_right_answers(timechat, monkeypatch):
-    script = write_film(9, 0, split="test")
+    script = write_scene(9, 0, split="test")
     film = draw_grounding_film(script, lambda film: sampled_times(film, 2), size=56)
-    texts = [f"{h.start} - {h.end} seconds" for h in script.happenings]
+    texts = [f"{h.start} - {h.end} seconds" for h in script.actions]
     texts[0] = "no idea"
     monkeypatch.setattr("timechat.evaluation.validation.answer_questions", lambda *_, **__: texts)
     figures = grounding_validation(timechat.model, timechat.processor, [film])
@@ -436,7 +438,7 @@ def test_validation_without_questions_is_refused(timechat: TimeChat):
 
 
 def test_sampled_times_are_those_of_the_film_s_frames():
-    film = write_film(9, 0, split="test")
+    film = write_scene(9, 0, split="test")
     times = sampled_times(film, 10)
     assert len(times) == 10
     np.testing.assert_allclose(times * film.fps, np.round(times * film.fps))

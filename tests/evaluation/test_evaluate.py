@@ -20,17 +20,17 @@ from typer.testing import CliRunner
 from tests.clips import RECIPES as CLIPS
 from tests.clips import draw_clip
 from timechat.cli import app
-from timechat.data.drawing.writing import FilmSet, draw_films
 from timechat.errors import DataError
 from timechat.evaluation import ablations
-from timechat.evaluation.config import Recipe, read_recipe
+from timechat.evaluation.config import EvaluationRecipe, read_recipe
 from timechat.evaluation.evaluate import finished_predictions, read_samples, run_predictions, score_run
 from timechat.evaluation.predict import chunks, find_video
-from timechat.evaluation.published import figures_beside, published_figures
+from timechat.evaluation.published import metrics_beside, published_metrics
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import score_files
 from timechat.pipeline import TimeChat
+from timechat.synthetic.write import SyntheticSet, render_videos
 
 pytestmark = pytest.mark.usefixtures("meteor")
 
@@ -70,7 +70,7 @@ def nano() -> Iterator[TimeChat]:
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
-    draw_films(FilmSet(2, seed=5, level=1, split="test", part="standard"), folder, workers=1)
+    render_videos(SyntheticSet(2, seed=5, level=1, split="test", part="standard"), folder, workers=1)
     return folder
 
 
@@ -82,7 +82,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def drawn_recipe(films: Path, output: Path, *overrides: str) -> Recipe:
+def drawn_recipe(films: Path, output: Path, *overrides: str) -> EvaluationRecipe:
     given = [f"benchmark.annotations={films}", f"benchmark.videos={films}", f"run.output={output}"]
     return read_recipe(RECIPES / "eval_drawn.yaml", [*given, "run.batch_size=1", "run.resamples=20", *overrides])
 
@@ -153,7 +153,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
     stopped = drawn_recipe(films, tmp_path / "stopped")
     samples = read_samples(stopped)
     assert {sample.task for sample in samples} == {"grounding", "dense_caption", "highlights", "ask"}
-    assert run_predictions(stopped, samples, nano, wants_stop=lambda: True) is None
+    assert run_predictions(stopped, samples, nano, should_stop=lambda: True) is None
     share = tmp_path / "stopped" / "predictions-0-of-1.jsonl"
     done = share.read_text().splitlines()
     assert 0 < len(done) < len(samples)
@@ -211,12 +211,12 @@ def test_an_answer_to_another_question_is_asked_again(films: Path, nano: TimeCha
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
     samples = read_samples(recipe)
     run_predictions(recipe, samples, nano)
-    reworded = [replace(one, words=f"{one.words} again") for one in samples]  # the annotations have changed since
+    reworded = [replace(one, query=f"{one.query} again") for one in samples]  # the annotations have changed since
     assert finished_predictions(recipe, samples) is not None
     assert finished_predictions(recipe, reworded) is None
     predictions = run_predictions(recipe, reworded, nano)
     assert predictions is not None
-    assert [one.query for one in predictions] == [one.words for one in reworded]
+    assert [one.query for one in predictions] == [one.query for one in reworded]
 
 
 def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano: TimeChat, tmp_path: Path):
@@ -231,7 +231,7 @@ def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano
         next(sample for sample in samples if sample.video == video and sample.task == "ask")
         for video in (first, second)
     ]
-    asked.append(replace(asked[1], id="long", words="why " * 5000))
+    asked.append(replace(asked[1], id="long", query="why " * 5000))
     predictions = run_predictions(recipe, asked, nano)
     assert predictions is not None
     assert [one.status for one in predictions] == ["unreadable_video", "ok", "too_long"]
@@ -243,7 +243,7 @@ def test_answers_in_windows_are_those_of_the_pipeline(films: Path, nano: TimeCha
     predictions = run_predictions(recipe, asked, nano)
     assert predictions is not None
     for sample, prediction in zip(asked, predictions, strict=True):
-        answer = nano.ground(films / sample.video, sample.words or "", find_all=True, threshold=0.0)
+        answer = nano.ground(films / sample.video, sample.query or "", find_all=True, threshold=0.0)
         assert prediction.text == answer.text
         assert [(event.start, event.end) for event in prediction.events] == [(e.start, e.end) for e in answer.events]
 
@@ -297,12 +297,12 @@ def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path)
         "tvg",
         resamples=20,
     )
-    assert grounding.figures == evaluation.scores["grounding"].figures
+    assert grounding.metrics == evaluation.scores["grounding"].metrics
     raw = results / "grounding" / "drawn_test_fauto_result.json"
     again = score_files(raw, results / "grounding" / "test.caption_coco_format.json", "tvg", resamples=20)
-    assert again.figures == grounding.figures
+    assert again.metrics == grounding.metrics
     ours = score_files(whole / "predictions.jsonl", films / "records.jsonl", "tvg", resamples=20)
-    assert ours.figures["miou"] == grounding.figures["miou"]
+    assert ours.metrics["miou"] == grounding.metrics["miou"]
     run = json.loads((whole / "run.json").read_text())
     assert {"torch", "transformers"} <= set(run["versions"])
     assert len(run["settings"]["weights"]) == len(run["settings"]["preset_sha256"]) == 64
@@ -314,7 +314,7 @@ def test_chosen_options_are_the_likeliest(films: Path, whole: Path):
     samples = read_samples(recipe)
     predictions = finished_predictions(recipe, samples)
     assert predictions is not None
-    chosen = [(s, p) for s, p in zip(samples, predictions, strict=True) if s.by_likelihood]
+    chosen = [(s, p) for s, p in zip(samples, predictions, strict=True) if s.rank_options]
     assert chosen
     for sample, prediction in chosen:
         assert len(prediction.option_logprobs) == len(sample.options) >= 2
@@ -343,7 +343,7 @@ def test_ablations_change_what_the_model_is_shown_and_leave_it_as_it_was(films: 
 
 
 def sample(name: str, video: str) -> Sample:
-    return Sample(id=name, video=video, task="ask", words="what?")
+    return Sample(id=name, video=video, task="ask", query="what?")
 
 
 def test_chunks_hold_whole_videos_in_order_of_first_appearance():
@@ -365,12 +365,12 @@ def test_predictions_with_unusual_line_ends_come_back(tmp_path: Path):
 
 
 def test_every_published_figure_has_a_source_and_a_unit_of_ours():
-    assert len(published_figures()) > 50
-    for one in published_figures():
+    assert len(published_metrics()) > 50
+    for one in published_metrics():
         assert one.source.get("title")
         assert one.setting in ("zero-shot", "fine-tuned")
         assert all(0 <= value <= 1 for value in one.metrics.values()), one
-    models = {one.model for one in figures_beside("charades_sta", "zero-shot", ["r1_iou_0.5"])}
+    models = {one.model for one in metrics_beside("charades_sta", "zero-shot", ["r1_iou_0.5"])}
     assert "TimeChat-7B" in models
 
 

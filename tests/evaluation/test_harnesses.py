@@ -17,23 +17,23 @@ from PIL import Image
 
 from tests.clips import RECIPES, draw_clip
 from timechat import TimeChat, VideoError
+from timechat.answers.tasks import DecodingOptions
 from timechat.evaluation.harnesses.asking import (
-    Question,
+    GenerationSettings,
+    HarnessQuestion,
     VideoAnswerer,
     VideoPart,
-    Writing,
     cut_at,
     writing_of,
 )
 from timechat.evaluation.harnesses.vlmevalkit import VLMEvalTimeChat
-from timechat.model.answering import Prompt, continuation_logprobs
+from timechat.model.generation.generate import Prompt, continuation_logprobs
 from timechat.model.loading import load_model
-from timechat.tasks import Decoding
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGIN = "timechat.evaluation.harnesses.lmms_eval"
 HAS_LMMS_EVAL = importlib.util.find_spec("lmms_eval") is not None
-SHORT = Writing(Decoding(max_new_tokens=8))
+SHORT = GenerationSettings(DecodingOptions(max_new_tokens=8))
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,19 @@ def test_answers_are_those_of_ask_in_the_order_of_the_questions(answerer, films,
     timechat = answerer.timechat
     videos = [timechat.encode(film, num_frames=8) for film in films]
     asked = [(i % 2, f"What is number {i}?") for i in range(5)]
-    questions = [Question(VideoPart(films[i]), words, writing=SHORT) for i, words in asked]
+    questions = [HarnessQuestion(VideoPart(films[i]), words, writing=SHORT) for i, words in asked]
     replies = answerer.answer(questions, batch_size=batch_size)
-    decoding = Decoding(max_new_tokens=8)
+    decoding = DecodingOptions(max_new_tokens=8)
     assert [reply.text for reply in replies] == [timechat.ask(videos[i], q, decoding=decoding).text for i, q in asked]
     assert all(reply.answer_tokens <= 8 < reply.prompt_tokens for reply in replies)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_each_video_is_encoded_once_whatever_the_order(answerer, films, encoded, batch_size):
-    writings = (SHORT, Writing(Decoding(max_new_tokens=4)))
-    questions = [Question(VideoPart(films[i % 2]), f"What is {i}?", writing=writings[i // 2 % 2]) for i in range(8)]
+    writings = (SHORT, GenerationSettings(DecodingOptions(max_new_tokens=4)))
+    questions = [
+        HarnessQuestion(VideoPart(films[i % 2]), f"What is {i}?", writing=writings[i // 2 % 2]) for i in range(8)
+    ]
     done: list[int] = []
     answerer.answer(questions, batch_size=batch_size, progress=done.append)
     assert encoded == films
@@ -88,27 +90,29 @@ def test_each_video_is_encoded_once_whatever_the_order(answerer, films, encoded,
 
 def test_a_part_of_a_video_is_another_video(answerer, films, encoded):
     parts = [VideoPart(films[0]), VideoPart(films[0], 0.5, 1.0)]
-    answerer.answer([Question(part, "What?", writing=SHORT) for part in parts])
+    answerer.answer([HarnessQuestion(part, "What?", writing=SHORT) for part in parts])
     assert encoded == [films[0]] * 2
     times = answerer._encode(parts[1]).timestamps
     assert 0.45 < times[0] < times[-1] <= 1.0  # the first frame is the one that is on screen at 0.5
 
 
 def test_the_history_and_the_system_prompt_are_read(answerer, films):
-    plain = Question(VideoPart(films[0]), "And then?", writing=SHORT)
-    told = Question(VideoPart(films[0]), "And then?", history=(("What?", "A ball."),), writing=SHORT)
-    strict = Question(VideoPart(films[0]), "And then?", system="Answer in one word, always.", writing=SHORT)
+    plain = HarnessQuestion(VideoPart(films[0]), "And then?", writing=SHORT)
+    told = HarnessQuestion(VideoPart(films[0]), "And then?", history=(("What?", "A ball."),), writing=SHORT)
+    strict = HarnessQuestion(VideoPart(films[0]), "And then?", system="Answer in one word, always.", writing=SHORT)
     lengths = [reply.prompt_tokens for reply in answerer.answer([plain, told, strict])]
     assert lengths[1] > lengths[0] > lengths[2]
     video = answerer.timechat.encode(films[0], num_frames=8)
-    decoding, history = Decoding(max_new_tokens=8), [("What?", "A ball.")]
+    decoding, history = DecodingOptions(max_new_tokens=8), [("What?", "A ball.")]
     expected = answerer.timechat.ask(video, "And then?", history=history, decoding=decoding).text
     assert answerer.answer([told])[0].text == expected
 
 
 def test_the_answer_ends_where_the_language_model_does(answerer, films, monkeypatch):
-    question = Question(VideoPart(films[0]), "What?", writing=Writing(Decoding(max_new_tokens=5000)))
-    length = answerer.answer([Question(VideoPart(films[0]), "What?", writing=SHORT)])[0].prompt_tokens
+    question = HarnessQuestion(
+        VideoPart(films[0]), "What?", writing=GenerationSettings(DecodingOptions(max_new_tokens=5000))
+    )
+    length = answerer.answer([HarnessQuestion(VideoPart(films[0]), "What?", writing=SHORT)])[0].prompt_tokens
     text_config = answerer.timechat.model.config.text_config
     monkeypatch.setattr(text_config, "max_position_embeddings", length + 3)
     assert answerer.answer([question])[0].answer_tokens <= 3
@@ -118,7 +122,7 @@ def test_the_answer_ends_where_the_language_model_does(answerer, films, monkeypa
 
 
 def test_the_score_is_the_mean_loss_of_the_words(answerer, films):
-    question = Question(VideoPart(films[0]), "Is it red?")
+    question = HarnessQuestion(VideoPart(films[0]), "Is it red?")
     loss, _ = answerer.score(question, " Yes, it is.")
     processor, video = answerer.timechat.processor, answerer._encode(question.video)
     prompt = processor.render_prompt(video.timestamps, "Is it red?", system=answerer.system)
@@ -130,7 +134,7 @@ def test_the_score_is_the_mean_loss_of_the_words(answerer, films):
 
 def test_the_greedy_answer_scores_best_and_is_known_as_greedy(films):
     answerer = VideoAnswerer.from_pretrained("nano", device="cpu")
-    question = Question(VideoPart(films[0]), "Can you see the red triangle spinning?")
+    question = HarnessQuestion(VideoPart(films[0]), "Can you see the red triangle spinning?")
     answer = answerer.answer([question])[0].text
     other = {"Yes.": "No.", "No.": "Yes."}[answer]
     (best, is_greedy), (worse, is_other_greedy) = (answerer.score(question, f" {words}") for words in (answer, other))
@@ -152,22 +156,22 @@ def test_the_strength_of_the_adapter_is_given_in_either_way(converted):
 
 def test_a_missing_video_ends_the_run(answerer):
     with pytest.raises(VideoError):
-        answerer.answer([Question(VideoPart("missing.mp4"), "What?")])
+        answerer.answer([HarnessQuestion(VideoPart("missing.mp4"), "What?")])
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, Writing()),
-        ({"max_new_tokens": 16, "until": None}, Writing(Decoding(max_new_tokens=16))),
-        ({"until": "\n\n"}, Writing(stops=("\n\n",))),
-        ({"until": ["\n\n", ""], "do_sample": False, "temperature": 0.7}, Writing(stops=("\n\n",))),
-        ({"temperature": 0, "do_sample": True, "top_p": 0, "num_beams": 1}, Writing()),
-        ({"temperature": 0.7}, Writing(Decoding(do_sample=True, temperature=0.7))),
-        ({"do_sample": True, "temperature": None}, Writing(Decoding(do_sample=True))),
+        ({}, GenerationSettings()),
+        ({"max_new_tokens": 16, "until": None}, GenerationSettings(DecodingOptions(max_new_tokens=16))),
+        ({"until": "\n\n"}, GenerationSettings(stops=("\n\n",))),
+        ({"until": ["\n\n", ""], "do_sample": False, "temperature": 0.7}, GenerationSettings(stops=("\n\n",))),
+        ({"temperature": 0, "do_sample": True, "top_p": 0, "num_beams": 1}, GenerationSettings()),
+        ({"temperature": 0.7}, GenerationSettings(DecodingOptions(do_sample=True, temperature=0.7))),
+        ({"do_sample": True, "temperature": None}, GenerationSettings(DecodingOptions(do_sample=True))),
         (
             {"do_sample": True, "temperature": 0.2, "top_p": 1.0, "top_k": 5},
-            Writing(Decoding(do_sample=True, temperature=0.2, top_p=1.0, top_k=5)),
+            GenerationSettings(DecodingOptions(do_sample=True, temperature=0.2, top_p=1.0, top_k=5)),
         ),
     ],
 )
@@ -189,7 +193,7 @@ def test_what_is_no_question_about_a_video_is_refused():
     with pytest.raises(ValueError, match=r"about videos, got picture\.JPG"):
         VideoPart("picture.JPG")
     with pytest.raises(ValueError, match="has no words"):
-        Question(VideoPart("a.mp4"), " ")
+        HarnessQuestion(VideoPart("a.mp4"), " ")
 
 
 # ----------------------------------------------------------------------------------------------------- lmms-eval
@@ -319,7 +323,7 @@ def test_the_entry_point_gives_two_classes_that_the_harness_takes(plugin):
 
 
 def test_both_ways_of_asking_give_the_same_answers_and_count_tokens(plugin, converted, docs, answerer):
-    expected = answerer.answer([Question(VideoPart(doc["video"]), doc["q"], writing=SHORT) for doc in docs.docs])
+    expected = answerer.answer([HarnessQuestion(VideoPart(doc["video"]), doc["q"], writing=SHORT) for doc in docs.docs])
     simple = docs.model(make(plugin, "SimpleTimeChat", converted)).generate_until(docs.simple())
     chat = docs.model(make(plugin, "ChatTimeChat", converted, batch_size="3")).generate_until(docs.chat())
     for results in (simple, chat):
@@ -332,7 +336,7 @@ def test_both_ways_show_the_model_a_wording_to_the_letter(plugin, converted, fil
     words = " When?  Such as: 20.8 - 30.0 seconds' . "
     asked = Docs([{"video": films[0], "q": words}])
     assert plugin.read_messages(messages_of(asked.docs[0]), "films", writing=SHORT).text == words
-    expected = answerer.answer([Question(VideoPart(films[0]), words, writing=SHORT)])[0]
+    expected = answerer.answer([HarnessQuestion(VideoPart(films[0]), words, writing=SHORT)])[0]
     [simple] = asked.model(make(plugin, "SimpleTimeChat", converted)).generate_until(asked.simple())
     [chat] = asked.model(make(plugin, "ChatTimeChat", converted)).generate_until(asked.chat())
     assert simple == chat
@@ -349,7 +353,7 @@ def test_options_that_mean_nothing_are_told_once(plugin, converted, docs, caplog
 
 def test_choices_are_scored_by_their_loss(plugin, converted, docs, answerer):
     scored = docs.model(make(plugin, "SimpleTimeChat", converted)).loglikelihood(docs.choices())
-    questions = [Question(VideoPart(doc["video"]), doc["q"]) for doc in docs.docs]
+    questions = [HarnessQuestion(VideoPart(doc["video"]), doc["q"]) for doc in docs.docs]
     expected = [answerer.score(question, words) for question in questions for words in ("Yes.", "No.")]
     assert [result.text for result in scored] == [pytest.approx(pair) for pair in expected]
     with pytest.raises(NotImplementedError, match="--force_simple"):
@@ -363,7 +367,7 @@ def test_rounds_go_on_until_the_task_says_so(plugin, converted, docs, answerer):
     film = docs.docs[0]["video"]
     questions = ["What is number 0?", "And number 1?", "And the last?"]
     expected = [
-        reply.text for reply in answerer.answer([Question(VideoPart(film), q, writing=SHORT) for q in questions])
+        reply.text for reply in answerer.answer([HarnessQuestion(VideoPart(film), q, writing=SHORT) for q in questions])
     ]
     heard: list[tuple[int, list[str], Any]] = []
 
@@ -414,7 +418,7 @@ def test_conversations_are_read_with_system_prompt_history_and_times(plugin):
         {"role": "assistant", "content": "A ball."},
         {"role": "user", "content": [{"type": "text", "text": "When?"}]},
     ]
-    assert plugin.read_messages(messages, "films", writing=SHORT) == Question(
+    assert plugin.read_messages(messages, "films", writing=SHORT) == HarnessQuestion(
         VideoPart("a.mp4", 2.0, 5.0), "When?", (("Watch.\nWhat?", "A ball."),), "Be brief.", SHORT
     )
     with pytest.raises(ValueError, match=r"in task films speak user, assistant$"):
@@ -488,7 +492,7 @@ def test_a_message_of_vlmevalkit_is_answered(joined, films, answerer):
         {"type": "text", "value": "Look well."},
         {"type": "text", "value": "What happens?"},
     ]
-    question = Question(VideoPart(films[0]), "Look well.\nWhat happens?", system="Be brief.", writing=SHORT)
+    question = HarnessQuestion(VideoPart(films[0]), "Look well.\nWhat happens?", system="Be brief.", writing=SHORT)
     assert joined.generate(message, "Video-MME") == answerer.answer([question])[0].text
     assert joined.VIDEO_LLM
     assert not joined.use_custom_prompt("Video-MME")

@@ -72,8 +72,8 @@ def score(folder: Path, predictions: Any, task: ScoreTask, truth: Any = None) ->
 )
 def test_a_query_s_row_is_read_or_counts_as_without_a_span(row: Any, hit: int, is_unparsed: bool, tmp_path: Path):
     scores = score(tmp_path, {"0": row, "99": {"timestamp": [[0, 5]]}}, "tvg")
-    assert scores.figures["r1_iou_0.5"] == hit / 4
-    assert scores.figures["r1_iou_0.5_predicted_only"] == hit
+    assert scores.metrics["r1_iou_0.5"] == hit / 4
+    assert scores.metrics["r1_iou_0.5_predicted_only"] == hit
     assert (scores.n_missing, scores.n_unparsed) == (3, int(is_unparsed))
     assert "1 predicted queries are not in the truth and were left out" in scores.notes
 
@@ -83,14 +83,14 @@ def test_without_any_prediction_everything_is_missing(tmp_path: Path):
         for nothing in ({}, []):
             scores = score(tmp_path, nothing, task)
             assert scores.n_missing == scores.n_queries == 4
-            assert all(not value for name, value in scores.figures.items() if not name.startswith("para_cider_as"))
+            assert all(not value for name, value in scores.metrics.items() if not name.startswith("para_cider_as"))
 
 
 def test_of_two_rows_about_a_query_the_later_counts(tmp_path: Path):
     right, wrong = [1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1.0]
     rows = [{"qid": 0, "pred_saliency_scores": wrong}, {"qid": "0", "pred_saliency_scores": right}]
     scores = score(tmp_path, rows, "vhd")
-    assert scores.figures["hit1_very_good_predicted_only"] == 1.0
+    assert scores.metrics["hit1_very_good_predicted_only"] == 1.0
     assert "1 queries are predicted twice; the later row counts" in scores.notes
 
 
@@ -109,8 +109,8 @@ def test_of_two_rows_about_a_query_the_later_counts(tmp_path: Path):
 )
 def test_scores_of_clips_are_filled_cut_or_none(given: Any, hit: int, is_predicted: bool, tmp_path: Path):
     scores = score(tmp_path, [{"qid": 0, "pred_saliency_scores": given}], "vhd")
-    assert scores.figures["hit1_very_good"] == hit / 4
-    assert (scores.figures["hit1_very_good_predicted_only"] is not None) == is_predicted
+    assert scores.metrics["hit1_very_good"] == hit / 4
+    assert (scores.metrics["hit1_very_good_predicted_only"] is not None) == is_predicted
     assert scores.n_unparsed == int(not is_predicted)
 
 
@@ -140,14 +140,14 @@ def test_a_summary_of_any_length_is_scored(tmp_path: Path):
 def test_lines_that_are_no_json_are_passed_over(tmp_path: Path):
     row = {"qid": 0, "pred_relevant_windows": [[0, 2, 1.0]]}
     scores = score(tmp_path, f"{json.dumps(row)}\n{{half a line\n\n{json.dumps(row | {'qid': 1})}", "mr")
-    assert scores.figures["MR-full-R1@0.5"] == 0.25
+    assert scores.metrics["MR-full-R1@0.5"] == 0.25
     assert "1 lines are no JSON and were passed over" in scores.notes
 
 
 def test_compressed_files_and_byte_order_marks_are_read_whatever_the_name(tmp_path: Path):
     (tmp_path / "p.json").write_bytes(gzip.compress(json.dumps({"0": {"timestamp": [[0, 5]]}}).encode()))
     (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbf" + json.dumps(SPANS).encode())
-    assert score_files(tmp_path / "p.json", tmp_path / "t.txt", "tvg", resamples=5).figures["miou"] == 0.25
+    assert score_files(tmp_path / "p.json", tmp_path / "t.txt", "tvg", resamples=5).metrics["miou"] == 0.25
 
 
 @pytest.mark.parametrize("task", list(TRUTH))

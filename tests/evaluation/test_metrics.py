@@ -15,7 +15,7 @@ from timechat.evaluation.metrics.captioning import (
     match_events,
 )
 from timechat.evaluation.metrics.grounding import answered_iou, grounding_scores, temporal_iou
-from timechat.evaluation.metrics.highlights import HighlightTruth, average_precision, highlight_scores, hit_at_1
+from timechat.evaluation.metrics.highlights import HighlightGroundTruth, average_precision, highlight_scores, hit_at_1
 from timechat.evaluation.metrics.intervals import bootstrap_mean
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_metrics.json").read_text())
@@ -129,7 +129,9 @@ def test_attributes_agree_word_by_word():
 def test_highlight_figures_are_the_official_ones():
     case = GOLDEN["vhd_metric"]
     truth = [
-        HighlightTruth(row["duration"], tuple(row["relevant_clip_ids"]), tuple(map(tuple, row["saliency_scores"])))
+        HighlightGroundTruth(
+            row["duration"], tuple(row["relevant_clip_ids"]), tuple(map(tuple, row["saliency_scores"]))
+        )
         for row in case["ground_truth"]
     ]
     figures = highlight_scores([row["pred_saliency_scores"] for row in case["submission"]], truth)
@@ -165,19 +167,19 @@ def test_the_first_of_the_highest_clips_is_the_hit():
 
 
 def test_a_query_without_prediction_scores_0():
-    truth = HighlightTruth(4.0, (0,), ((4.0,),))
+    truth = HighlightGroundTruth(4.0, (0,), ((4.0,),))
     figures = highlight_scores([None, [1.0]], [truth, truth])
     assert figures["hit1_very_good"].tolist() == [0.0, 1.0]
 
 
 def test_own_levels_can_be_given():
-    truth = HighlightTruth(6.0, (1,), ((1.0,),))
+    truth = HighlightGroundTruth(6.0, (1,), ((1.0,),))
     assert highlight_scores([[0, 1]], [truth], {"relevant": 1.0})["hit1_relevant"].tolist() == [1.0]
 
 
 def test_clips_and_saliency_must_go_together():
     with pytest.raises(ValueError, match="got 2 clips and 1 saliency rows"):
-        HighlightTruth(10.0, (0, 1), ((1.0,),))
+        HighlightGroundTruth(10.0, (0, 1), ((1.0,),))
 
 
 # --------------------------------------------------------------------------------------------------- answers

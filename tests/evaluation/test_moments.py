@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from timechat.data.drawing.chain import write_chain
-from timechat.data.drawing.chain_records import chain_records
+from timechat.answers.events import Answer, Event
+from timechat.answers.parsing import parse_events
 from timechat.data.records import Record, write_lines
 from timechat.evaluation.films import DrawnFilm, read_films
 from timechat.evaluation.metrics.calibration import (
@@ -32,8 +32,8 @@ from timechat.evaluation.moments import (
     moment_scores,
     report_moments,
 )
-from timechat.events import Answer, Event
-from timechat.parsing import parse_events
+from timechat.synthetic.long import write_long_scene
+from timechat.synthetic.long_records import long_records
 
 # ------------------------------------------------------------------------------------------------- moments
 
@@ -166,8 +166,8 @@ def test_best_threshold_has_the_best_f1_and_of_several_is_the_highest():
 def films(tmp_path_factory) -> list[DrawnFilm]:
     """Records and truth of a film of one minute and of one of ten, as written with `--minutes`; nothing is drawn."""
     folder = tmp_path_factory.mktemp("films")
-    chains = [write_chain(5, 0, minutes=length, split="test") for length in (1, 10)]
-    write_lines(folder / "records.jsonl", (record.to_dict() for chain in chains for record in chain_records(chain)))
+    chains = [write_long_scene(5, 0, minutes=length, split="test") for length in (1, 10)]
+    write_lines(folder / "records.jsonl", (record.to_dict() for chain in chains for record in long_records(chain)))
     write_lines(folder / "truth.jsonl", (chain.to_dict() for chain in chains))
     return read_films(folder, tasks=["grounding"])
 

@@ -3,9 +3,9 @@
 import pytest
 
 from timechat import TimeChat
-from timechat.data.drawing.film import write_film
 from timechat.evaluation.validation import draw_grounding_film, film_times, grounding_validation
 from timechat.model.loading import NANO_FOLDER
+from timechat.synthetic.scene import write_scene
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def figures() -> dict[str, float]:
     config = timechat.model.config
     films = [
         draw_grounding_film(
-            write_film(77, index, level=1, split="test"),
+            write_scene(77, index, level=1, split="test"),
             lambda film: film_times(film, config),
             size=config.vision_config.image_size,
         )

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from timechat.evaluation.config import BenchmarkSettings, Recipe, RunSettings
+from timechat.answers.events import Event
+from timechat.evaluation.config import BenchmarkSettings, EvaluationRecipe, EvaluationRunSettings
 from timechat.evaluation.error_analysis import Bar, analyse
 from timechat.evaluation.evaluate import Evaluation
 from timechat.evaluation.report_page import write_report_page
 from timechat.evaluation.samples import Prediction, Sample, count_statuses
 from timechat.evaluation.score import Scores
-from timechat.events import Event
 
 EVIL = '<script>alert(1)</script> {{cases}} & "quoted"'
 
@@ -24,8 +24,8 @@ def grounded(number: int, truth: tuple[float, float], answer: Event | None) -> t
         id=str(number),
         video=f"v{number}.mp4",
         task="grounding",
-        words=f"query {number} {EVIL}",
-        truth={"id": number, "caption": "he runs", "timestamp": list(truth)},
+        query=f"query {number} {EVIL}",
+        ground_truth={"id": number, "caption": "he runs", "timestamp": list(truth)},
     )
     events = () if answer is None else (answer,)
     status = "unparsed" if answer is None else "ok"
@@ -41,9 +41,9 @@ def grounded(number: int, truth: tuple[float, float], answer: Event | None) -> t
 def evaluation(tmp_path: Path, rows: list[tuple[Sample, Prediction, float]]) -> Evaluation:
     output = tmp_path / "run"
     output.mkdir(exist_ok=True)
-    recipe = Recipe(
+    recipe = EvaluationRecipe(
         benchmark=BenchmarkSettings(name="charades_sta", annotations="a", videos=str(tmp_path)),
-        run=RunSettings(output=str(output)),
+        run=EvaluationRunSettings(output=str(output)),
     )
     items = {sample.id: {"miou": iou} for sample, _, iou in rows}
     figures = {"miou": float(np.mean([iou for _, _, iou in rows])) if rows else None}
@@ -108,7 +108,7 @@ def test_the_worst_come_first_and_of_equals_the_surest(tmp_path: Path):
 
 def test_moments_of_several_windows_go_by_their_own_figure(tmp_path: Path):
     one = evaluation(tmp_path, ROWS[:1])
-    sample = replace(one.samples[0], truth={"qid": 0, "relevant_windows": [[10, 11], [50, 60]]})
+    sample = replace(one.samples[0], ground_truth={"qid": 0, "relevant_windows": [[10, 11], [50, 60]]})
     scores = Scores("mr", {"MR-full-mAP": 0.5}, {}, {"0": {"MR-full-mAP": 0.5}}, 1, 0, 0)
     (worst,) = analyse(replace(one, samples=[sample], scores={"grounding": scores})).worst
     assert (worst.figure, worst.value) == ("MR-full-mAP", 0.5)
@@ -116,7 +116,7 @@ def test_moments_of_several_windows_go_by_their_own_figure(tmp_path: Path):
 
 
 def test_questions_go_by_kind(tmp_path: Path):
-    samples = [Sample(id=str(i), video="v", task="ask", words="?", answer="a", group=f"kind_{i % 2}") for i in range(3)]
+    samples = [Sample(id=str(i), video="v", task="ask", query="?", answer="a", group=f"kind_{i % 2}") for i in range(3)]
     predictions = [Prediction(id=str(i), video="v", task="ask", text="b") for i in range(3)]
     items = {str(i): {"accuracy": 0.0} for i in range(3)}
     figures = {"accuracy": 0.0, "accuracy_kind_0": 0.25, "accuracy_kind_1": 0.5}

@@ -72,7 +72,7 @@ def test_captions_score_what_the_original_s_scripts_give(name: str):
         "predictions_per_video": script["n_preds"],
     }
     figures |= {f"{kind.lower()}_{t}": script[f"{kind}@{t}"] for kind in ("Precision", "Recall") for t in (0.3, 0.9)}
-    assert {key: scores.figures[key] for key in figures} == pytest.approx(figures, abs=1e-6)
+    assert {key: scores.metrics[key] for key in figures} == pytest.approx(figures, abs=1e-6)
     assert scores.n_queries == recorded["n_videos"]
 
 
@@ -103,11 +103,11 @@ def test_grounding_scores_what_the_original_s_script_gives(name: str):
         if not isinstance(script, dict) or "R@1,IoU=0.3" not in script:
             continue  # where fewer queries are predicted than asked, the script stops
         for threshold in (0.3, 0.5, 0.7):
-            figure = scores.figures[f"r1_iou_{threshold}{suffix}"]
+            figure = scores.metrics[f"r1_iou_{threshold}{suffix}"]
             assert figure is not None
             assert figure * 100 == pytest.approx(script[f"R@1,IoU={threshold}"], abs=1e-9)
     mode = "_predicted_only" if recorded["use_sample_flag"] else ""
-    figure = scores.figures[f"miou{mode}"]
+    figure = scores.metrics[f"miou{mode}"]
     assert figure is not None
     assert figure * 100 == pytest.approx(recorded["derived"]["mIoU_percent"], abs=1e-9)
 
@@ -121,7 +121,7 @@ def test_highlights_score_what_the_original_s_script_gives(name: str):
     for ours, theirs in levels.items():
         script = recorded["unrounded"][f"HL-min-{theirs}"]
         for figure, key in ((f"map_{ours}", "HL-mAP"), (f"hit1_{ours}", "HL-Hit1")):
-            predicted_only, over_all = scores.figures[f"{figure}_predicted_only"], scores.figures[figure]
+            predicted_only, over_all = scores.metrics[f"{figure}_predicted_only"], scores.metrics[figure]
             assert predicted_only is not None
             assert over_all is not None
             assert predicted_only * 100 == pytest.approx(script[key], abs=1e-4)
@@ -141,7 +141,7 @@ def test_moment_retrieval_scores_what_the_official_script_gives(name: str):
             wanted |= {
                 f"MR-{length}-{kind}@{t}": v for t, v in recorded[length][f"MR-{kind}"].items() if t != "average"
             }
-    ours = {key: 100 * (scores.figures[key] or 0.0) for key in wanted}
+    ours = {key: 100 * (scores.metrics[key] or 0.0) for key in wanted}
     assert ours == pytest.approx(wanted, abs=0.005 + 1e-9)
     assert len(wanted) >= 80
 
@@ -151,7 +151,7 @@ def test_tvsum_scores_what_the_usual_rule_gives(name: str):
     folder = case(f"tvsum/{name}")
     recorded = expected(folder)
     scores = scored(folder, "tvsum", truth=one_of(folder.parent, "gt"))
-    assert scores.figures["top5_map"] == pytest.approx(recorded["mAP_top5"], abs=1e-9)
+    assert scores.metrics["top5_map"] == pytest.approx(recorded["mAP_top5"], abs=1e-9)
     ours = {video: figures["top5_map"] for video, figures in scores.items.items()}
     assert ours == pytest.approx(recorded["per_video"], abs=1e-9)
 
@@ -176,9 +176,9 @@ def test_an_exact_copy_of_more_than_ten_captions_scores_1_unless_scored_as_publi
     scores = score_files(
         write(tmp_path / "p.json", predicted), write(tmp_path / "t.json", {"annotations": [truth]}), "dvc"
     )
-    assert scores.figures["soda_c"] == pytest.approx(1.0)
-    assert (scores.figures["soda_c_as_published"] or 0) < 0.9
-    assert scores.figures["soda_c_exact_stem"] == pytest.approx(1.0)
+    assert scores.metrics["soda_c"] == pytest.approx(1.0)
+    assert (scores.metrics["soda_c_as_published"] or 0) < 0.9
+    assert scores.metrics["soda_c_exact_stem"] == pytest.approx(1.0)
 
 
 def test_without_java_what_needs_it_is_null_and_approximations_have_their_own_names(
@@ -191,9 +191,9 @@ def test_without_java_what_needs_it_is_null_and_approximations_have_their_own_na
         write(tmp_path / "p.json", predicted), write(tmp_path / "t.json", {"annotations": [truth]}), "dvc"
     )
     for name in ("meteor", "soda_c", "soda_c_as_published", "cider", "para_meteor"):
-        assert scores.figures[name] is None
-    assert (scores.figures["meteor_exact_stem"] or 0) > 0.3
-    assert scores.figures["recall"] == 0.5
+        assert scores.metrics[name] is None
+    assert (scores.metrics["meteor_exact_stem"] or 0) > 0.3
+    assert scores.metrics["recall"] == 0.5
     assert NO_JAVA_NOTE in scores.notes
 
 
@@ -224,14 +224,14 @@ def test_our_predictions_and_records_are_scored_as_well(tmp_path: Path):
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, [record, other])) + "\n")
     scores = score_files(tmp_path / "p.jsonl", tmp_path / "t.jsonl", "tvg")
-    assert (scores.figures["miou"], scores.figures["miou_predicted_only"], scores.n_missing) == (0.5, 1.0, 1)
+    assert (scores.metrics["miou"], scores.metrics["miou_predicted_only"], scores.n_missing) == (0.5, 1.0, 1)
 
 
 def test_the_original_s_unread_results_are_read_on_the_way(tmp_path: Path):
     truth = {"annotations": [{"id": 7, "image_id": "a.mp4", "caption": "he runs", "timestamp": [2, 6]}]}
     raw = [{"vname": "a.mp4", "generated_cap": "The event happens in 2.0 - 6.0 seconds.", "query": "he runs", "id": 7}]
     scores = score_files(write(tmp_path / "p.json", raw), write(tmp_path / "t.json", truth), "tvg")
-    assert scores.figures["r1_iou_0.7"] == 1.0
+    assert scores.metrics["r1_iou_0.7"] == 1.0
 
 
 def test_highlights_in_words_are_read_at_their_clip_and_as_published_one_clip_early(tmp_path: Path):
@@ -240,9 +240,9 @@ def test_highlights_in_words_are_read_at_their_clip_and_as_published_one_clip_ea
     raw = [{"vname": "a.mp4", "generated_cap": text, "query": "q", "id": 1}]
     (tmp_path / "t.jsonl").write_text(json.dumps(truth))
     scores = score_files(write(tmp_path / "p.json", raw), tmp_path / "t.jsonl", "vhd")
-    assert scores.figures["hit1_very_good"] == 1.0
-    assert scores.figures["hit1_very_good_as_published"] == 0.0
-    assert "hit1_very_good_as_published" not in scored(case("mr/s03_messy"), "mr").figures
+    assert scores.metrics["hit1_very_good"] == 1.0
+    assert scores.metrics["hit1_very_good_as_published"] == 0.0
+    assert "hit1_very_good_as_published" not in scored(case("mr/s03_messy"), "mr").metrics
 
 
 def test_moments_that_are_missing_or_none_score_nothing_and_reversed_ones_are_put_in_order(tmp_path: Path):
@@ -257,8 +257,8 @@ def test_moments_that_are_missing_or_none_score_nothing_and_reversed_ones_are_pu
     for name, rows in (("t", truth), ("p", predicted)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     scores = score_files(tmp_path / "p.jsonl", tmp_path / "t.jsonl", "mr")
-    assert scores.figures["MR-full-mAP"] == scores.figures["MR-full-R1@0.5"] == 0.5
-    assert scores.figures["MR-short-mAP"] is None
+    assert scores.metrics["MR-full-mAP"] == scores.metrics["MR-full-R1@0.5"] == 0.5
+    assert scores.metrics["MR-short-mAP"] is None
     assert (scores.n_queries, scores.n_missing, scores.n_unparsed) == (4, 1, 1)
 
 

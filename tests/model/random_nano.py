@@ -3,11 +3,11 @@
 import torch
 from transformers import GenerationConfig
 
+from timechat.answers.prompts import VIDEO_PLACEHOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.loading import NANO_FOLDER
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.prompts import VIDEO_PLACEHOLDER
 
 _SEED = 0
 

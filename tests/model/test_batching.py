@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.model.tiny import tiny_model
-from timechat.model.answering import Prompt, write_answers
-from timechat.model.batching import Answering, ContinuousBatch
-from timechat.model.prefix_cache import PrefixCache
-from timechat.tasks import Decoding
+from timechat.answers.tasks import DecodingOptions
+from timechat.model.generation.batch import ContinuousBatch, GenerationState
+from timechat.model.generation.generate import Prompt, generate_answers
+from timechat.model.generation.prefix_cache import PrefixCache
 
 IMAGE = 90
 
@@ -34,30 +34,30 @@ def prompts_about(videos, count: int = 9) -> list[Prompt]:
     return prompts
 
 
-def decoding_of(i: int) -> Decoding:
-    return Decoding(max_new_tokens=[3, 40, 17][i % 3])
+def decoding_of(i: int) -> DecodingOptions:
+    return DecodingOptions(max_new_tokens=[3, 40, 17][i % 3])
 
 
-def alone(model, prompt: Prompt, decoding: Decoding) -> list[int]:
+def alone(model, prompt: Prompt, decoding: DecodingOptions) -> list[int]:
     torch.manual_seed(decoding.seed)
-    return write_answers(model, [prompt], pad_token_id=0, arguments=decoding.arguments())[0].token_ids
+    return generate_answers(model, [prompt], pad_token_id=0, arguments=decoding.generate_arguments())[0].token_ids
 
 
-def written_together(batch: ContinuousBatch, answers: list[Answering], *, steps_between: int = 1) -> None:
+def written_together(batch: ContinuousBatch, answers: list[GenerationState], *, steps_between: int = 1) -> None:
     todo = list(answers)
-    while todo or batch.rows or batch.reading:
+    while todo or batch.running or batch.prefilling:
         if todo and batch.has_room(todo[0]):
-            batch.join(todo.pop(0))
-        if batch.reading:
-            batch.read()
+            batch.add(todo.pop(0))
+        if batch.prefilling:
+            batch.prefill()
         for _ in range(steps_between):
-            batch.step()
+            batch.decode_step()
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 16])
 def test_answers_that_join_one_by_one_are_those_of_generate(model, videos, max_rows):
     prompts = prompts_about(videos)
-    answers = [Answering(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    answers = [GenerationState(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
     written_together(ContinuousBatch(model, max_rows=max_rows), answers)
     expected = [alone(model, prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
     assert [answer.token_ids for answer in answers] == expected
@@ -66,52 +66,52 @@ def test_answers_that_join_one_by_one_are_those_of_generate(model, videos, max_r
 
 def test_probabilities_are_those_of_generate(model, videos):
     prompts = prompts_about(videos)
-    answers = [Answering(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    answers = [GenerationState(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
     written_together(ContinuousBatch(model), answers)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        expected = write_answers(model, [prompt], pad_token_id=0, arguments=decoding_of(i).arguments())[0]
+        expected = generate_answers(model, [prompt], pad_token_id=0, arguments=decoding_of(i).generate_arguments())[0]
         torch.testing.assert_close(torch.tensor(answer.logprobs), torch.tensor(expected.logprobs), rtol=0, atol=1e-4)
 
 
 def test_drawn_answers_are_those_of_generate_whoever_is_beside_them(model, videos):
-    decoding = Decoding(max_new_tokens=20, do_sample=True, temperature=1.3, top_p=0.8, seed=5)
+    decoding = DecodingOptions(max_new_tokens=20, do_sample=True, temperature=1.3, top_p=0.8, seed=5)
     prompts = prompts_about(videos)
-    answers = [Answering(prompt, decoding) for prompt in prompts]
+    answers = [GenerationState(prompt, decoding) for prompt in prompts]
     written_together(ContinuousBatch(model, max_rows=4), answers)
     assert [answer.token_ids for answer in answers] == [alone(model, prompt, decoding) for prompt in prompts]
 
 
 def test_a_prompt_read_in_pieces_is_the_same_prompt(model, videos):
     prompts = prompts_about(videos)
-    answers = [Answering(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
+    answers = [GenerationState(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
     batch = ContinuousBatch(model, prompt_tokens=4)
-    batch.join(answers[0])
-    batch.read()
-    assert batch.reading is answers[0]  # there is more to come
-    batch.drop(answers[0])
+    batch.add(answers[0])
+    batch.prefill()
+    assert batch.prefilling is answers[0]  # there is more to come
+    batch.abort(answers[0])
     written_together(batch, answers)
     assert [a.token_ids for a in answers] == [alone(model, p, decoding_of(i)) for i, p in enumerate(prompts)]
 
 
 def test_an_answer_that_made_room_goes_on_where_it_stopped(model, videos):
     prompts = prompts_about(videos, 6)
-    decoding = Decoding(max_new_tokens=30)
-    answers = [Answering(prompt, decoding) for prompt in prompts]
+    decoding = DecodingOptions(max_new_tokens=30)
+    answers = [GenerationState(prompt, decoding) for prompt in prompts]
     batch = ContinuousBatch(model, max_rows=2)
-    parked: list[Answering] = []
+    parked: list[GenerationState] = []
     todo = list(answers)
     num_parked = 0
-    while todo or parked or batch.rows or batch.reading:
-        if not todo and not batch.reading and parked and batch.has_room(parked[0]):
-            batch.join(parked.pop(0))
+    while todo or parked or batch.running or batch.prefilling:
+        if not todo and not batch.prefilling and parked and batch.has_room(parked[0]):
+            batch.add(parked.pop(0))
         elif todo and batch.has_room(todo[0]):
-            batch.join(todo.pop(0))
-        if batch.reading:
-            batch.read()
-        batch.step()
-        if batch.rows and todo and not batch.has_room(todo[0]) and not batch.reading:
-            parked.append(batch.rows[0])
-            batch.park(batch.rows[0])
+            batch.add(todo.pop(0))
+        if batch.prefilling:
+            batch.prefill()
+        batch.decode_step()
+        if batch.running and todo and not batch.has_room(todo[0]) and not batch.prefilling:
+            parked.append(batch.running[0])
+            batch.preempt(batch.running[0])
             num_parked += 1
     assert num_parked >= 2
     assert [answer.token_ids for answer in answers] == [alone(model, prompt, decoding) for prompt in prompts]
@@ -119,15 +119,15 @@ def test_an_answer_that_made_room_goes_on_where_it_stopped(model, videos):
 
 def test_who_is_dropped_leaves_the_others_as_they_are(model, videos):
     prompts = prompts_about(videos, 5)
-    decoding = Decoding(max_new_tokens=30)
-    answers = [Answering(prompt, decoding) for prompt in prompts]
+    decoding = DecodingOptions(max_new_tokens=30)
+    answers = [GenerationState(prompt, decoding) for prompt in prompts]
     batch = ContinuousBatch(model)
     for answer in answers:
-        batch.join(answer)
-        batch.read()
-        batch.step()
-    gone = next(row for row in batch.rows if row is not batch.rows[-1])
-    batch.drop(gone)
+        batch.add(answer)
+        batch.prefill()
+        batch.decode_step()
+    gone = next(row for row in batch.running if row is not batch.running[-1])
+    batch.abort(gone)
     written_together(batch, [])
     for answer, prompt in zip(answers, prompts, strict=True):
         if answer is not gone:
@@ -137,9 +137,9 @@ def test_who_is_dropped_leaves_the_others_as_they_are(model, videos):
 def test_what_is_known_of_a_video_is_not_read_again(model, videos, monkeypatch):
     first, second = Prompt([1, 5, *[IMAGE] * 8, 9, 20, 21], videos[0]), Prompt([1, 5, *[IMAGE] * 8, 9, 30], videos[0])
     batch = ContinuousBatch(model, prefixes=PrefixCache(max_bytes=1 << 20))
-    written_together(batch, [Answering(first, decoding_of(0))])
-    answer = Answering(second, decoding_of(1))
-    batch.join(answer)
+    written_together(batch, [GenerationState(first, decoding_of(0))])
+    answer = GenerationState(second, decoding_of(1))
+    batch.add(answer)
     assert batch._cache.get_seq_length() == 11
     written_together(batch, [])
     assert answer.token_ids == alone(model, second, decoding_of(1))
@@ -153,27 +153,27 @@ def test_a_batch_holds_no_more_states_than_its_bytes_allow(model, videos):
     limit = 2 * 256 * A_POSITION  # two rows of as many positions as are held at once
     batch = ContinuousBatch(model, max_rows=16, max_bytes=limit)
     for _ in range(2):
-        one_more = Answering(prompt, Decoding(max_new_tokens=100))
+        one_more = GenerationState(prompt, DecodingOptions(max_new_tokens=100))
         assert batch.has_room(one_more)
-        batch.join(one_more)
-        batch.read()
-        batch.step()
+        batch.add(one_more)
+        batch.prefill()
+        batch.decode_step()
         assert batch._slots.num_bytes <= limit
-    assert not batch.has_room(Answering(prompt, Decoding(max_new_tokens=100)))
+    assert not batch.has_room(GenerationState(prompt, DecodingOptions(max_new_tokens=100)))
 
 
 def test_no_more_is_parked_than_there_is_room_for(model, videos):
     batch = ContinuousBatch(model, max_rows=4, max_bytes=25 * A_POSITION)
-    answers = [Answering(prompt, Decoding(max_new_tokens=60)) for prompt in prompts_about(videos[:1], 2)]
-    batch.join(answers[0])
-    batch.read()
-    assert batch.can_park(answers[0])
-    batch.park(answers[0])
-    batch.join(answers[1])
-    batch.read()
-    assert not batch.can_park(answers[1])
-    batch.drop(answers[0])
-    assert batch.can_park(answers[1])
+    answers = [GenerationState(prompt, DecodingOptions(max_new_tokens=60)) for prompt in prompts_about(videos[:1], 2)]
+    batch.add(answers[0])
+    batch.prefill()
+    assert batch.can_preempt(answers[0])
+    batch.preempt(answers[0])
+    batch.add(answers[1])
+    batch.prefill()
+    assert not batch.can_preempt(answers[1])
+    batch.abort(answers[0])
+    assert batch.can_preempt(answers[1])
 
 
 def test_a_form_that_is_given_up_ends_its_own_answer_alone(model, videos):
@@ -183,7 +183,7 @@ def test_a_form_that_is_given_up_ends_its_own_answer_alone(model, videos):
         def likeliest(self, _scores, _tokens_left):
             raise ValueError("too large")
 
-    first, second = (Answering(prompt, Decoding(max_new_tokens=9)) for prompt in prompts_about(videos, 2))
+    first, second = (GenerationState(prompt, DecodingOptions(max_new_tokens=9)) for prompt in prompts_about(videos, 2))
     second.constraint = Hopeless()
     batch = ContinuousBatch(model)
     written_together(batch, [first, second])
@@ -194,4 +194,4 @@ def test_a_form_that_is_given_up_ends_its_own_answer_alone(model, videos):
 
 def test_one_that_is_larger_than_all_the_room_is_still_answered_alone(model, videos):
     prompt = prompts_about(videos, 1)[0]
-    assert ContinuousBatch(model, max_bytes=1).has_room(Answering(prompt, Decoding(max_new_tokens=100)))
+    assert ContinuousBatch(model, max_bytes=1).has_room(GenerationState(prompt, DecodingOptions(max_new_tokens=100)))

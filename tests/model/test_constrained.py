@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from tests.model.tiny import made_frames
 from timechat import TimeChat
-from timechat.events import Event, Task, format_events
-from timechat.grammars import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, answer_shape
-from timechat.model.constrained import AnswerConstraints
-from timechat.parsing import parse_events
-from timechat.pipeline import Decoding
-from timechat.prompts import NOT_THERE
+from timechat.answers.events import Event, Task, format_events
+from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, answer_grammar
+from timechat.answers.parsing import parse_events
+from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.model.generation.grammar_state import GrammarCompiler
+from timechat.pipeline import DecodingOptions
 
 SHAPED = [task for task in get_args(Task) if task not in ("ask", "summary")]
 HEAD = re.compile(r"[\d.]+ - [\d.]+ seconds[,.]")
-DENIALS = (NOT_THERE, NO_MOMENTS, NO_SPEECH)
+DENIALS = (NOT_FOUND_ANSWER, NO_MOMENTS, NO_SPEECH)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +36,15 @@ def llama(converted) -> TimeChat:
 
 
 @pytest.fixture(scope="module", params=["nano", "llama"])
-def constraints(request, nano, llama) -> AnswerConstraints:
+def constraints(request, nano, llama) -> GrammarCompiler:
     return {"nano": nano, "llama": llama}[request.param].work.constraints
 
 
-def draw(constraints: AnswerConstraints, task: str, duration: float, budget: int, seed: int, likes_end: float) -> str:
+def draw(constraints: GrammarCompiler, task: str, duration: float, budget: int, seed: int, likes_end: float) -> str:
     """Write an answer with random scores, as `generate` would; `likes_end` is added to the end's."""
-    shape = answer_shape(task, duration=duration)
-    processor = constraints.processor([shape], budget)
-    by_score = constraints.constraint(shape)
+    shape = answer_grammar(task, duration=duration)
+    processor = constraints.logits_processor([shape], budget)
+    by_score = constraints.state(shape)
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = []
     for _ in range(budget):
@@ -53,10 +53,10 @@ def draw(constraints: AnswerConstraints, task: str, duration: float, budget: int
         masked = processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores.clone())
         stays = masked[0] > float("-inf")
         assert torch.equal(masked[0][stays], scores[0][stays])
-        likeliest = by_score.likeliest(scores[0].numpy(), budget - len(ids))
+        likeliest = by_score.most_likely_token(scores[0].numpy(), budget - len(ids))
         ids.append(int(masked.argmax()))
         assert likeliest == ids[-1]
-        by_score.write(likeliest)
+        by_score.accept_token(likeliest)
         if ids[-1] in constraints.eos_token_ids:
             break
     assert ids[-1] in constraints.eos_token_ids, "the answer was cut off"
@@ -94,7 +94,7 @@ def test_whatever_is_written_can_be_read(constraints, task, duration, budget, se
 
 
 def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
-    shape = answer_shape("dense_caption", duration=600.0, max_events=2)
+    shape = answer_grammar("dense_caption", duration=600.0, max_events=2)
     one, two = "1.0 - 2.0 seconds, A.  ", "1.0 - 2.0 seconds, A.  3.0 - 4.0 seconds, B.  "
     for begun in ("", "5", "5.0"):
         assert shape.allows(one + begun, 500)
@@ -109,7 +109,7 @@ def test_an_answer_of_odd_signs_comes_to_its_end(nano):
     likes = torch.from_numpy(odd.astype(np.float32)) * 6
     for seed in range(40):
         budget = (48, 96, 160)[seed % 3]
-        processor = constraints.processor([answer_shape("dense_caption", duration=60.0)], budget)
+        processor = constraints.processor([answer_grammar("dense_caption", duration=60.0)], budget)
         generator = torch.Generator().manual_seed(seed)
         ids: list[int] = []
         while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
@@ -129,7 +129,7 @@ def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
     head = tokenizer(" The highlight timestamps are in the", add_special_tokens=False).input_ids
     comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
     for budget in (80, 120, 200):
-        processor = constraints.processor([answer_shape("highlights", duration=600.0)], budget)
+        processor = constraints.processor([answer_grammar("highlights", duration=600.0)], budget)
         ids: list[int] = []
         generator = torch.Generator().manual_seed(budget)
         while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
@@ -149,7 +149,7 @@ def test_the_same_is_never_told_again_and_again(nano):
     constraints = nano.work.constraints
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
     gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
-    processor = constraints.processor([answer_shape("dense_caption", duration=60.0)], 400)
+    processor = constraints.processor([answer_grammar("dense_caption", duration=60.0)], 400)
     ids: list[int] = []
     while len(ids) < 400 and (not ids or ids[-1] not in constraints.eos_token_ids):
         scores = torch.zeros(1, constraints.vocab_size)
@@ -185,7 +185,7 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
     ids = constraints._tokenizer(f" {text}", add_special_tokens=False).input_ids
     if constraints._tokenizer.unk_token_id in ids:
         return  # the small vocabulary cannot spell it
-    processor = constraints.processor([answer_shape(task, duration=60.0)], 600)
+    processor = constraints.processor([answer_grammar(task, duration=60.0)], 600)
     for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
         scores = torch.zeros(1, constraints.vocab_size)
         masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), scores)
@@ -196,12 +196,14 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
         )
 
 
-@pytest.mark.parametrize("denial", [("grounding", NOT_THERE), ("highlights", NO_MOMENTS), ("transcribe", NO_SPEECH)])
+@pytest.mark.parametrize(
+    "denial", [("grounding", NOT_FOUND_ANSWER), ("highlights", NO_MOMENTS), ("transcribe", NO_SPEECH)]
+)
 def test_it_may_be_said_that_there_is_nothing(nano, denial):
     task, text = denial
     constraints = nano.work.constraints
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
-    processor = constraints.processor([answer_shape(task, duration=60.0)], 100)
+    processor = constraints.processor([answer_grammar(task, duration=60.0)], 100)
     for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
         masked = processor(
             torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), torch.zeros(1, constraints.vocab_size)
@@ -212,7 +214,7 @@ def test_it_may_be_said_that_there_is_nothing(nano, denial):
 def test_rows_of_a_batch_do_not_disturb_each_other(nano):
     constraints = nano.work.constraints
     tasks = ["grounding", "dense_caption", "highlights"]
-    shapes = [answer_shape(task, duration=30.0) for task in tasks]
+    shapes = [answer_grammar(task, duration=30.0) for task in tasks]
     together = constraints.processor([*shapes, None], 60)
     alone = [constraints.processor([shape], 60) for shape in shapes]
     generator = torch.Generator().manual_seed(3)
@@ -227,7 +229,7 @@ def test_rows_of_a_batch_do_not_disturb_each_other(nano):
 
 
 def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likelihood(constraints):
-    shape = answer_shape("grounding", duration=30.0)
+    shape = answer_grammar("grounding", duration=30.0)
     scores = np.full(constraints.vocab_size, -np.inf, np.float32)
     token = constraints.constraint(shape).likeliest(scores, 64)
     assert constraints.constraint(shape).next_tokens(64)[token]
@@ -237,7 +239,7 @@ def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likel
 def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
     frames = made_frames(20, size=96, seconds=10.0)
     for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:
-        free = nano.run(task, frames, words, decoding=Decoding(is_free=True))
+        free = nano.run(task, frames, words, decoding=DecodingOptions(is_free=True))
         shaped = nano.run(task, frames, words)
         if not free.notes:
             assert shaped.text == free.text
@@ -246,13 +248,17 @@ def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
 
 def test_a_model_with_random_weights_answers_in_form(llama):
     for task in SHAPED:
-        answer = llama.run(task, made_frames(6, size=56, seconds=12.0), "a light", decoding=Decoding(max_new_tokens=96))
+        answer = llama.run(
+            task, made_frames(6, size=56, seconds=12.0), "a light", decoding=DecodingOptions(max_new_tokens=96)
+        )
         assert "no event could be read from the answer" not in answer.notes
         assert not any("dropped" in note or "cut there" in note for note in answer.notes)
-    free = llama.run("dense_caption", made_frames(6, size=56), decoding=Decoding(max_new_tokens=24, is_free=True))
+    free = llama.run(
+        "dense_caption", made_frames(6, size=56), decoding=DecodingOptions(max_new_tokens=24, is_free=True)
+    )
     assert "no event could be read from the answer" in free.notes
 
 
 def test_free_tasks_have_no_form():
-    assert answer_shape("ask", duration=10) is None
-    assert answer_shape("summary", duration=10) is None
+    assert answer_grammar("ask", duration=10) is None
+    assert answer_grammar("summary", duration=10) is None

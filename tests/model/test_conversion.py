@@ -16,10 +16,10 @@ from transformers import AutoModelForImageTextToText, LlamaForCausalLM
 from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint, golden_host_side
 from timechat.cli.convert import convert as convert_command
 from timechat.errors import CheckpointError
-from timechat.model.conversion import LAYOUT, OriginalFiles, convert
-from timechat.model.conversion_plan import interpolate_frames
+from timechat.model.convert.keys import Ignored, rename
+from timechat.model.convert.plan import interpolate_frames
+from timechat.model.convert.write import LAYOUT, OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration as Model
-from timechat.model.original_keys import Ignored, rename
 from timechat.model.processing import TimeChatProcessor
 
 
@@ -189,7 +189,7 @@ def test_a_missing_file_is_named_with_its_option(layout):
 
 
 def test_a_missing_bert_vocabulary_says_how_to_get_it(layout, monkeypatch):
-    monkeypatch.setattr("timechat.model.conversion.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("timechat.model.convert.write.try_to_load_from_cache", lambda *_: None)
     (layout / LAYOUT["bert_vocab"]).unlink()
     with pytest.raises(CheckpointError, match=r"vocabulary of bert-base-uncased.*timechat download.*--bert-vocab"):
         OriginalFiles.find(layout)
@@ -368,7 +368,7 @@ def test_a_signal_ends_the_command_and_leaves_nothing(layout, tmp_path, monkeypa
         assert (tmp_path / ".out.partial").is_dir()
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("timechat.model.conversion.write_shards", end)
+    monkeypatch.setattr("timechat.model.convert.write.write_shards", end)
     (tmp_path / "sizes.json").write_text(json.dumps(GOLDEN_OVERRIDES))
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as caught:
@@ -390,7 +390,7 @@ def test_shards_of_the_language_model_are_read_and_written(tmp_path, converted, 
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(files().llm / name, tmp_path / "llm" / name)
     assert len(list((tmp_path / "llm").glob("model-*.safetensors"))) > 1
-    monkeypatch.setattr("timechat.model.weight_files._SHARD_BYTES", 300_000)
+    monkeypatch.setattr("timechat.model.convert.files._SHARD_BYTES", 300_000)
     convert(files(llm=tmp_path / "llm"), tmp_path / "out", overrides=GOLDEN_OVERRIDES)
     assert (tmp_path / "out" / "model.safetensors.index.json").exists()
     ours, want = (Model.from_pretrained(path).state_dict() for path in (tmp_path / "out", converted))

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.original_layout import FULL, LLM_SHARDS, Sizes, llama_config, original_tensors
 from peft import LoraConfig
+from perf.original_layout import FULL, LLM_SHARDS, Sizes, llama_config, original_tensors
 from transformers import LlamaConfig
 
 from tests.golden import golden_path
-from timechat.model.adapter import attach_adapter, is_adapter_key
-from timechat.model.conversion import LAYOUT
-from timechat.model.conversion_plan import ConversionPlan
+from timechat.model.convert.files import WeightFile
+from timechat.model.convert.plan import ConversionPlan
+from timechat.model.convert.write import LAYOUT
+from timechat.model.lora import attach_adapter, is_adapter_key
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.weight_files import WeightFile
 
 BUFFER = "a buffer that is computed"
 

@@ -8,7 +8,7 @@ from transformers import AddedToken, AutoTokenizer
 from tests import parity
 from tests.conftest import with_timestamps
 from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint, golden_meta, golden_path
-from timechat.model.conversion import OriginalFiles, convert
+from timechat.model.convert.write import OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 

@@ -20,8 +20,8 @@ from tests.golden import golden_path, golden_tensors
 from tests.model import plain_reference as reference
 from tests.model.plain_reference import LORA, Settings, State
 from timechat.cli import main
+from timechat.model.convert.keys import rename
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.original_keys import rename
 
 PLACEHOLDER = 640  # the recorded tokenizer has 640 words
 TRAINED = ("Qformer.", "query_tokens", "video_", "llama_proj", LORA)

@@ -8,12 +8,12 @@ import torch
 
 from tests.model.random_nano import build_random_nano
 from timechat.cache import DiskCache, cache_key
-from timechat.model import digest as digest_module
+from timechat.model import fingerprint as digest_module
 from timechat.model import token_cache as token_cache_module
-from timechat.model.digest import tensors_digest, weights_digest
-from timechat.model.int8 import quantize_linear_layers
+from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.processing import TimeChatProcessor
-from timechat.model.token_cache import TokenCache, model_facts
+from timechat.model.quantization import quantize_linear_layers
+from timechat.model.token_cache import TokenCache, model_fingerprint
 
 KEY = cache_key(video="a")
 
@@ -104,7 +104,7 @@ def test_a_file_that_vanishes_between_finding_and_reading_is_a_miss(cache, monke
 
 def test_the_same_model_built_again_has_the_same_key(nano):
     for kind in ("frames", "video"):
-        assert cache_key(**model_facts(*nano, kind)) == cache_key(**model_facts(*build_random_nano(), kind))
+        assert cache_key(**model_fingerprint(*nano, kind)) == cache_key(**model_fingerprint(*build_random_nano(), kind))
 
 
 def test_a_saved_and_loaded_model_has_the_same_key(nano, tmp_path):
@@ -112,7 +112,7 @@ def test_a_saved_and_loaded_model_has_the_same_key(nano, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(str(tmp_path))
     loaded = type(model).from_pretrained(tmp_path), TimeChatProcessor.from_pretrained(str(tmp_path))
-    assert model_facts(*loaded) == model_facts(model, processor)
+    assert model_fingerprint(*loaded) == model_fingerprint(model, processor)
 
 
 def changed(parameter: torch.Tensor) -> None:
@@ -144,77 +144,79 @@ VIDEO_CHANGES = {
 
 @pytest.mark.parametrize("change", [*FRAME_CHANGES, *VIDEO_CHANGES])
 def test_a_key_changes_with_everything_that_the_tokens_depend_on_and_with_nothing_after_them(nano, change):
-    before = {kind: cache_key(**model_facts(*nano, kind)) for kind in ("frames", "video")}
+    before = {kind: cache_key(**model_fingerprint(*nano, kind)) for kind in ("frames", "video")}
     (FRAME_CHANGES | VIDEO_CHANGES)[change](*nano)
-    after = {kind: cache_key(**model_facts(*nano, kind)) for kind in ("frames", "video")}
+    after = {kind: cache_key(**model_fingerprint(*nano, kind)) for kind in ("frames", "video")}
     assert after["video"] != before["video"]
     assert (after["frames"] != before["frames"]) == (change in FRAME_CHANGES)
 
 
 def test_a_key_does_not_change_with_the_language_model(nano):
-    before = cache_key(**model_facts(*nano))
+    before = cache_key(**model_fingerprint(*nano))
     changed(nano[0].language_model.lm_head.weight)
-    assert cache_key(**model_facts(*nano)) == before
+    assert cache_key(**model_fingerprint(*nano)) == before
 
 
 def test_a_key_does_not_change_with_where_a_part_came_from(nano):
-    before = model_facts(*nano)
+    before = model_fingerprint(*nano)
     for config in (nano[0].config.vision_config, nano[0].config.qformer_config, nano[0].config.video_qformer_config):
         config._name_or_path, config.architectures = "some/where", ["Some"]
-    assert model_facts(*nano) == before
+    assert model_fingerprint(*nano) == before
 
 
 def test_a_key_changes_with_the_tokenizer_of_the_timestamps(nano):
     model, processor = nano
-    before = cache_key(**model_facts(model, processor))
+    before = cache_key(**model_fingerprint(model, processor))
     model.config.timestamp_tokenizer = processor.config.timestamp_tokenizer = "llama"
-    assert cache_key(**model_facts(model, processor)) != before
+    assert cache_key(**model_fingerprint(model, processor)) != before
 
 
 def test_a_key_changes_with_the_vocabulary_of_the_timestamps(nano):
     model, processor = nano
-    before = cache_key(**model_facts(model, processor, "frames"))
+    before = cache_key(**model_fingerprint(model, processor, "frames"))
     tokenizer = copy.deepcopy(processor.qformer_tokenizer)
     tokenizer.add_tokens(["quite-new"])
     other = TimeChatProcessor(processor.tokenizer, tokenizer, processor.config)
-    assert cache_key(**model_facts(model, other, "frames")) != before
+    assert cache_key(**model_fingerprint(model, other, "frames")) != before
 
 
 def test_a_key_changes_with_the_wording_of_the_frame_prompt(nano, monkeypatch):
-    before = cache_key(**model_facts(*nano, "frames"))
+    before = cache_key(**model_fingerprint(*nano, "frames"))
     monkeypatch.setattr(token_cache_module, "frame_prompt", "at {} s".format)
-    assert cache_key(**model_facts(*nano, "frames")) != before
+    assert cache_key(**model_fingerprint(*nano, "frames")) != before
 
 
 def test_facts_do_not_depend_on_what_was_tokenised_before(nano):
-    before = model_facts(*nano)
+    before = model_fingerprint(*nano)
     nano[1].encode_timestamps(np.arange(200.0))
     nano[1].qformer_tokenizer("a long text " * 100, truncation=True, max_length=5)
-    assert model_facts(*nano) == before
+    assert model_fingerprint(*nano) == before
 
 
 # ---------------------------------------------------------------------------------------------------- digests
 
 
 def test_a_digest_tells_weights_apart(nano):
-    digest = weights_digest(nano[0])
+    digest = weights_fingerprint(nano[0])
     other = build_random_nano()[0]
-    assert digest == weights_digest(other)
+    assert digest == weights_fingerprint(other)
     changed(other.language_model.lm_head.weight)
-    assert digest != weights_digest(other)
+    assert digest != weights_fingerprint(other)
 
 
 def test_weights_are_hashed_once_and_again_when_they_change(nano, monkeypatch):
     hashed = []
-    monkeypatch.setattr(digest_module, "tensors_digest", lambda tensors: hashed.append(1) or tensors_digest(tensors))
+    monkeypatch.setattr(
+        digest_module, "tensors_fingerprint", lambda tensors: hashed.append(1) or tensors_fingerprint(tensors)
+    )
     encoder = nano[0].frame_encoder
-    first = weights_digest(encoder)
-    assert weights_digest(encoder) == first
+    first = weights_fingerprint(encoder)
+    assert weights_fingerprint(encoder) == first
     assert len(hashed) == 1
     changed(encoder.query_tokens)
-    second = weights_digest(encoder)
+    second = weights_fingerprint(encoder)
     encoder.load_state_dict(build_random_nano()[0].frame_encoder.state_dict())
-    assert first == weights_digest(encoder) != second
+    assert first == weights_fingerprint(encoder) != second
     assert len(hashed) == 3
 
 
@@ -222,23 +224,23 @@ def test_weights_are_hashed_once_and_again_when_they_change(nano, monkeypatch):
 def test_a_digest_follows_every_kind_of_optimizer(options):
     module = torch.nn.Linear(40, 30)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0, **options)
-    before = weights_digest(module)
+    before = weights_fingerprint(module)
     module(torch.ones(1, 40)).sum().backward()
     optimizer.step()
-    assert weights_digest(module) != before
+    assert weights_fingerprint(module) != before
 
 
 def test_weights_in_int8_have_a_digest(nano):
     model = nano[0]
     quantize_linear_layers(model.language_model)
-    digest = weights_digest(model)
+    digest = weights_fingerprint(model)
     other = build_random_nano()[0]
     quantize_linear_layers(other.language_model)
-    assert weights_digest(other) == digest
+    assert weights_fingerprint(other) == digest
     rescaled = build_random_nano()[0]
     rescaled.language_model.lm_head.weight.data *= 2  # the same whole numbers, with another scale
     quantize_linear_layers(rescaled.language_model)
-    assert weights_digest(rescaled) != digest
+    assert weights_fingerprint(rescaled) != digest
 
 
 def test_digests_of_stored_features_and_answers_stay_valid():
@@ -247,4 +249,4 @@ def test_digests_of_stored_features_and_answers_stay_valid():
         module.weight.copy_(torch.tensor([[1.0, 2.0]]))
         module.bias.copy_(torch.tensor([3.0]))
     # printf '%s' 'bias torch.float32 (1,)' + 3.0 + 'weight torch.float32 (1, 2)' + 1.0, 2.0 (little endian), hashed
-    assert weights_digest(module) == "4daa9ce4c98876a18563bd161ca8a95b31b8a0e04a4838a75701735b9f74eb88"
+    assert weights_fingerprint(module) == "4daa9ce4c98876a18563bd161ca8a95b31b8a0e04a4838a75701735b9f74eb88"

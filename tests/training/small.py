@@ -11,7 +11,7 @@ import torch
 
 from tests.model.tiny import tiny_config, tiny_model
 from timechat.distributed import process_group, rank, world_size
-from timechat.training.config import Recipe
+from timechat.training.config import TrainingRecipe
 from timechat.training.recipes import build_recipe
 from timechat.training.run import train_recipe
 
@@ -20,7 +20,7 @@ NUM_FRAMES, NUM_VIDEO_TOKENS = 4, 4
 EVERYTHING = 'model.train=["image_qformer", "video_qformer", "projection", "language_model"]'
 
 
-def small_recipe(output: Path | str, *overrides: str, **content) -> list[Recipe]:
+def small_recipe(output: Path | str, *overrides: str, **content) -> list[TrainingRecipe]:
     base = {
         "model": {"lora": {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj"]}},
         "optimizer": {"lr": 1e-2, "min_lr": 1e-3, "warmup_lr": 1e-4, "warmup_iters": 1},
@@ -75,7 +75,7 @@ def make_still_model(_settings):
     return tiny_model(**qformers), None
 
 
-def train_small(stages: list[Recipe], *, source=SmallSource, **options) -> bool:
+def train_small(stages: list[TrainingRecipe], *, source=SmallSource, **options) -> bool:
     options = {"make_model": make_model} | options
     return train_recipe(stages, lambda recipe, _model, _processor: source(recipe.run.batch_size), **options)
 

@@ -132,10 +132,10 @@ def test_a_first_kill_makes_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
 
-    from timechat.cli.stopping import asked_to_stop
+    from timechat.cli.stop import stop_signal
 
     before = signal.getsignal(signal.SIGTERM)
-    with asked_to_stop(None, "after this step") as wants_stop:
+    with stop_signal(None, "after this step") as wants_stop:
         assert not train_small(small_recipe(tmp_path / "run"), source=Asking, wants_stop=wants_stop)
     assert signal.getsignal(signal.SIGTERM) == before
     assert "stopping after this step" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from timechat.recipes import save_recipe
+from timechat.config import save_recipe
 from timechat.training.objectives import OBJECTIVES, find_objective
 from timechat.training.recipes import build_recipe, differences, load_resolved, read_recipe
 from timechat.training.schedule import learning_rate, num_steps

@@ -13,14 +13,14 @@ from transformers import LlamaForCausalLM
 from tests import parity
 from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint, golden_tensors
 from timechat.errors import TrainingError
-from timechat.model.conversion import OriginalFiles, convert
+from timechat.model.convert.keys import rename
+from timechat.model.convert.original_export import original_state_dict
+from timechat.model.convert.write import OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration as Model
-from timechat.model.original_export import original_state_dict
-from timechat.model.original_keys import rename
 from timechat.training import objectives
 from timechat.training.export import build_start, export_folder_as_original
 from timechat.training.logs import read_log
-from timechat.training.objectives import ObjectiveModule, StepLoss, answers
+from timechat.training.objectives import ObjectiveModule, StepLoss, next_token
 from timechat.training.parameters import build_optimizer, decays, trainable
 from timechat.training.recipes import build_recipe
 from timechat.training.run import train_recipe
@@ -61,7 +61,7 @@ def trained(converted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
 
     def with_head(model, batch):
-        loss = answers(model, batch)
+        loss = next_token(model, batch)
         extra = model.training_heads(torch.ones(1, 3)).square().sum()
         return StepLoss(loss.loss_sum + extra, loss.num_tokens, {"extra": extra.item()})
 
@@ -77,7 +77,7 @@ def trained(converted, tmp_path_factory):
         )
         assert train_recipe(stages, make_source)
         said = []
-        assert train_recipe(stages, make_source, say=said.append)  # nothing is left to do
+        assert train_recipe(stages, make_source, report=said.append)  # nothing is left to do
         assert all("finished already" in text for text in said)
     return folder
 
@@ -92,7 +92,7 @@ def test_a_step_has_the_originals_loss_and_gradients(case, converted, tmp_path, 
         del batch["video_sizes"]
     optimizer = build_optimizer(trainable(model).items(), settings.optimizer)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    outcome = take_step(settings, ObjectiveModule(model, answers), optimizer, scaler, iter([batch]), 0)
+    outcome = take_step(settings, ObjectiveModule(model, next_token), optimizer, scaler, iter([batch]), 0)
     want, meta = golden_tensors(case), parity.golden_meta()["cases"][case]
     assert outcome.loss == pytest.approx(float(want["loss"]), abs=1e-5)
     gradients = {name: parameter.grad for name, parameter in trainable(model).items()}
@@ -147,9 +147,9 @@ def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted
 
 
 def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(objectives.OBJECTIVES, "started", answers)
+    monkeypatch.setitem(objectives.OBJECTIVES, "started", next_token)
     monkeypatch.setitem(
-        objectives.STARTS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
+        objectives.INITIALIZERS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
     )
     [stage] = recipe(converted, tmp_path / "run", objective="started", optimizer={"lr": 1e-9})
     stages = [replace(stage, model=replace(stage.model, start="nano_comparing"))]
@@ -160,7 +160,7 @@ def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch
 
 def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_path, monkeypatch):
     monkeypatch.setitem(
-        objectives.STARTS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
+        objectives.INITIALIZERS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
     )
     [stage] = recipe(converted, tmp_path / "run", optimizer={"lr": 1e-2})
     held = replace(stage.model, start="nano_comparing", freeze=["video_qformer.query_tokens"])
@@ -170,7 +170,7 @@ def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_pat
 
 
 def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", answers)
+    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", next_token)
     monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
     path = trained / "1-first" / "heads.safetensors"
     [stage] = recipe(converted, tmp_path / "run", objective="with_head")
@@ -241,7 +241,7 @@ def test_tuning_the_whole_language_model_needs_no_adapter(tmp_path, converted):
 
 
 def test_heads_of_another_run_can_be_started_from(trained, converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", lambda model, batch: answers(model, batch))
+    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", lambda model, batch: next_token(model, batch))
     monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
     seen = []
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from timechat.training.config import OptimizerSettings, RunSettings
+from timechat.training.config import OptimizerSettings, TrainingRunSettings
 from timechat.training.schedule import learning_rate, num_steps, original_learning_rate, step_iterations
 
 STAGE_2 = {"warmup_iters": 13200, "iters_per_epoch": 22000}
@@ -24,20 +24,20 @@ CHARADES = {"warmup_iters": 3102, "iters_per_epoch": 3102}
     ],
 )
 def test_the_original_schedule_gives_the_recorded_rates(recorded, epoch, iteration, rate):
-    run = RunSettings(epochs=3, iters_per_epoch=recorded["iters_per_epoch"])
+    run = TrainingRunSettings(epochs=3, iters_per_epoch=recorded["iters_per_epoch"])
     optimizer = OptimizerSettings(warmup_iters=recorded["warmup_iters"], schedule="original")
     at = epoch * recorded["iters_per_epoch"] + iteration
     assert original_learning_rate(optimizer, run, at) == pytest.approx(rate, rel=1e-12)
 
 
 def test_the_original_takes_a_step_with_the_rate_of_its_last_batch():
-    run = RunSettings(epochs=3, iters_per_epoch=22000, accumulation=4)
+    run = TrainingRunSettings(epochs=3, iters_per_epoch=22000, accumulation=4)
     optimizer = OptimizerSettings(warmup_iters=13200, schedule="original")
     assert learning_rate(optimizer, run, 10) == original_learning_rate(optimizer, run, 43)
 
 
 def test_the_cosine_starts_where_the_warm_up_ends():
-    run = RunSettings(steps=100, accumulation=4)
+    run = TrainingRunSettings(steps=100, accumulation=4)
     optimizer = OptimizerSettings(lr=3e-5, min_lr=1e-5, warmup_lr=1e-6, warmup_iters=80)
     rates = [learning_rate(optimizer, run, step) for step in range(101)]
     assert rates[0] == 1e-6
@@ -49,7 +49,7 @@ def test_the_cosine_starts_where_the_warm_up_ends():
 
 
 def test_the_original_adds_left_over_batches_to_the_next_epochs_first_step():
-    run = RunSettings(epochs=3, iters_per_epoch=10, accumulation=4, leftover="original")
+    run = TrainingRunSettings(epochs=3, iters_per_epoch=10, accumulation=4, leftover="original")
     assert num_steps(run) == 6
     taken = [list(step_iterations(run, step)) for step in range(6)]
     assert taken[0] == [0, 1, 2, 3]
@@ -59,6 +59,6 @@ def test_the_original_adds_left_over_batches_to_the_next_epochs_first_step():
 
 
 def test_steps_go_on_across_epochs():
-    run = RunSettings(epochs=3, iters_per_epoch=10, accumulation=4)
+    run = TrainingRunSettings(epochs=3, iters_per_epoch=10, accumulation=4)
     assert num_steps(run) == 7
     assert list(step_iterations(run, 2)) == [8, 9, 10, 11]

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
+from timechat.cli.options import ChatOptions, expand_options
 from timechat.cli.session import Session, Video
-from timechat.cli.settings import ChatSettings, takes_settings
 
 if TYPE_CHECKING:
     from timechat.pipeline import AnswerStream, EncodedVideo, TimeChat
@@ -15,17 +15,17 @@ Turn = tuple[str, str]
 """A question and its answer."""
 
 
-@takes_settings
-def chat(video: Video, settings: ChatSettings) -> None:
+@expand_options
+def chat(video: Video, settings: ChatOptions) -> None:
     """Talk about a video: ask, ask again; an empty line or Ctrl-D ends."""
-    from timechat.events import format_time
+    from timechat.answers.events import format_time
 
-    screen = Screen(quiet=settings.quiet)
+    screen = CommandConsole(quiet=settings.quiet)
     with Session(video, settings, screen) as session:
         session.check("ask", "?")
-        timechat, encoded = session.look()
+        timechat, encoded = session.encode()
     length = format_time(encoded.duration)
-    screen.say(f"{encoded.num_frames} frames of {length}; ask, or end with an empty line")
+    screen.info(f"{encoded.num_frames} frames of {length}; ask, or end with an empty line")
     history: list[Turn] = []
     while question := _read_question():
         stream = _ask(timechat, encoded, question, history, settings, screen)
@@ -47,8 +47,8 @@ def _ask(
     encoded: "EncodedVideo",
     question: str,
     history: list[Turn],
-    settings: ChatSettings,
-    screen: Screen,
+    settings: ChatOptions,
+    console: CommandConsole,
 ) -> "AnswerStream | None":
     """Ask; where the conversation has become too long, forget its oldest turns. A question may be refused."""
     while True:
@@ -58,10 +58,10 @@ def _ask(
             )
         except ValueError as error:
             if not history or "the language model reads" not in str(error):
-                screen.say(f"timechat: {error}")
+                console.info(f"timechat: {error}")
                 return None
             history.pop(0)
-            screen.note("the conversation is too long for the model: its oldest question is forgotten")
+            console.warn("the conversation is too long for the model: its oldest question is forgotten")
 
 
 def _print(stream: "AnswerStream") -> str | None:

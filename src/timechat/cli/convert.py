@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
 
 
 def convert(
@@ -42,10 +42,10 @@ def convert(
     if timechat is not None and video_llama is not None:
         raise ValueError("--timechat and --video-llama were both given; give one of them")
     overrides = _read_overrides(config)
-    screen = Screen(quiet=quiet)
+    screen = CommandConsole(quiet=quiet)
     with screen.working("looking into the files"):
-        from timechat.model.conversion import OriginalFiles
-        from timechat.model.conversion import convert as convert_files
+        from timechat.model.convert.write import OriginalFiles
+        from timechat.model.convert.write import convert as convert_files
 
         files = OriginalFiles.find(
             from_dir,
@@ -65,8 +65,8 @@ def convert(
             progress=lambda done, total: progress("write", done, total),
         )
     for line in report.lines():
-        screen.say(line)
-    screen.note("the original weights are for research only, see `timechat info` for their terms")
+        screen.info(line)
+    screen.warn("the original weights are for research only, see `timechat info` for their terms")
     typer.echo(out_dir)
 
 

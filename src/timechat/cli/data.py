@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -79,22 +79,22 @@ def draw(
     OUT/videos gets the films, OUT/records.jsonl a question and its answer a line, OUT/truth.jsonl the script of each
     film. Stopped and started again, it goes on where it was.
     """
-    from timechat.data.drawing.film import Level
-    from timechat.data.drawing.writing import RECORDS_FILE, ChainSet, FilmSet, draw_films
+    from timechat.synthetic.scene import Level
+    from timechat.synthetic.write import RECORDS_FILE, LongSet, SyntheticSet, render_videos
 
     levels: dict[int, Level] = {1: 1, 2: 2, 3: 3}
     films = (
-        FilmSet(clips, seed, levels[level], split, part)
+        SyntheticSet(clips, seed, levels[level], split, part)
         if minutes is None
-        else ChainSet(clips, seed, minutes, levels[level], split, part)
+        else LongSet(clips, seed, minutes, levels[level], split, part)
     )
-    screen = Screen(quiet=quiet)
+    screen = CommandConsole(quiet=quiet)
     start = time.perf_counter()
     with screen.progress() as bars:
-        done = draw_films(films, out, workers=workers, progress=lambda i, total: bars("drawing films", i, total))
+        done = render_videos(films, out, workers=workers, progress=lambda i, total: bars("drawing films", i, total))
     seconds = time.perf_counter() - start
     kept = f", kept {done.kept} that were there" if done.kept else ""
-    screen.say(
+    screen.info(
         f"drew {done.drawn} films{kept}, wrote {done.records} records in {seconds:.1f} s: "
         f"{done.drawn / seconds:.2f} films per second"
     )
@@ -134,7 +134,7 @@ def check(
     with quiet_transformers():
         processor = _load_processor(model)
     settings = _settings(processor, num_frames, fps, max_frames, timeout, max_length, transcripts is not None)
-    screen = Screen(quiet=quiet)
+    screen = CommandConsole(quiet=quiet)
     reports = {}
     with screen.progress() as bars:
         for file, items in records.items():
@@ -193,7 +193,7 @@ def encode(
     records: list[Record] = []
     for file in dict.fromkeys(files):
         records += read_records(file, videos=videos, format=format)
-    screen = Screen(quiet=quiet)
+    screen = CommandConsole(quiet=quiet)
     with screen.working("loading the model"), quiet_transformers():
         network, processor = load_model(model, device=device, dtype=model_dtype)
     settings = _settings(processor, num_frames, fps, max_frames, timeout)
@@ -208,9 +208,9 @@ def encode(
             unreadable += [problem] if problem else []
             bars("encoding videos", done, total)
     for problem in unreadable[:_SHOWN]:
-        screen.note(problem)
+        screen.warn(problem)
     seconds = time.perf_counter() - start
-    screen.say(f"{total - len(unreadable)} of {total} videos are in the store, after {seconds:.1f} s")
+    screen.info(f"{total - len(unreadable)} of {total} videos are in the store, after {seconds:.1f} s")
     typer.echo(out)
 
 

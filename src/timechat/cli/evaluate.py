@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
 from timechat.cli.session import choose_threads
-from timechat.cli.stopping import STOPPED, asked_to_stop
+from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:
-    from timechat.evaluation.config import Recipe
+    from timechat.evaluation.config import EvaluationRecipe
     from timechat.evaluation.evaluate import Evaluation
     from timechat.evaluation.samples import Prediction, Sample
 
@@ -56,7 +56,7 @@ def evaluate(
     from timechat.evaluation.config import read_recipe
 
     resolved = read_recipe(recipe, overrides)
-    screen = Screen(quiet=quiet)
+    screen = CommandConsole(quiet=quiet)
     predictions = _predict(resolved, share, screen, fresh=fresh, minutes=minutes)
     if predictions is None:
         return
@@ -70,7 +70,7 @@ def evaluate(
         from timechat.evaluation.report_page import write_report_page
 
         with screen.working("writing the report"):
-            screen.say(str(write_report_page(evaluation)))
+            screen.info(str(write_report_page(evaluation)))
     if ablations:
         _ablate(evaluation, screen)
 
@@ -88,7 +88,7 @@ def _read_shard(shard: str | None) -> tuple[int, int]:
 
 
 def _predict(
-    recipe: "Recipe", shard: tuple[int, int], screen: Screen, *, fresh: bool, minutes: float | None
+    recipe: "EvaluationRecipe", shard: tuple[int, int], console: CommandConsole, *, fresh: bool, minutes: float | None
 ) -> "list[Prediction] | None":
     """All predictions of the run; None, with a word about it, where some are still to come."""
     from timechat.evaluation.evaluate import finished_predictions, load_timechat, read_samples, run_predictions
@@ -96,32 +96,32 @@ def _predict(
     samples: list[Sample] = read_samples(recipe)
     if not fresh and (done := finished_predictions(recipe, samples)) is not None:
         return done if shard[0] == 0 else None
-    with screen.working("loading the model"):
+    with console.working("loading the model"):
         timechat = load_timechat(recipe.model)
     choose_threads(timechat)
     for note in timechat.notes:
-        screen.note(note)
-    with asked_to_stop(minutes, "after these videos") as wants_stop, screen.progress() as bars:
+        console.warn(note)
+    with stop_signal(minutes, "after these videos") as wants_stop, console.progress() as bars:
         predictions = run_predictions(
-            recipe, samples, timechat, fresh=fresh, shard=shard, wants_stop=wants_stop, progress=bars
+            recipe, samples, timechat, fresh=fresh, shard=shard, should_stop=wants_stop, progress=bars
         )
         stopped = wants_stop()
     if predictions is None and stopped:
-        screen.say("stopped; the same command goes on")
-        raise typer.Exit(STOPPED)
+        console.info("stopped; the same command goes on")
+        raise typer.Exit(EXIT_STOPPED)
     if predictions is None:
-        screen.say(f"share {shard[0] + 1} of {shard[1]} is done; others are not yet")
+        console.info(f"share {shard[0] + 1} of {shard[1]} is done; others are not yet")
     return predictions
 
 
-def _ablate(evaluation: "Evaluation", screen: Screen) -> None:
+def _ablate(evaluation: "Evaluation", console: CommandConsole) -> None:
     """Print the table of the ablations."""
     from timechat.evaluation.ablations import run_ablations
     from timechat.evaluation.evaluate import load_timechat
 
     recipe = evaluation.recipe
-    with screen.working("loading the model"):
+    with console.working("loading the model"):
         timechat = load_timechat(recipe.model)
     choose_threads(timechat)
-    with screen.progress() as bars:
+    with console.progress() as bars:
         typer.echo(run_ablations(recipe, evaluation.samples, evaluation.scores, timechat, progress=bars))

@@ -94,7 +94,7 @@ def _video_facts(video: "VideoInfo") -> dict[str, Any]:
 
 
 def _video_lines(facts: dict[str, Any]) -> Iterator[str]:
-    from timechat.events import format_time
+    from timechat.answers.events import format_time
 
     yield f"{facts['name']}: {facts['format']}, {format_time(facts['duration'])} long"
     rate = f"{facts['fps']:.3f} frames a second on average" if facts["fps"] else "rate unknown"

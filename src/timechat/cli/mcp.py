@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
+from timechat.cli.options import ModelOptions, expand_options
 from timechat.cli.session import load_timechat
-from timechat.cli.settings import ModelSettings, takes_settings
 
 if TYPE_CHECKING:
-    from timechat.mcp.library import Library
+    from timechat.serving.mcp.library import VideoLibrary
 
 
-@takes_settings
+@expand_options
 def mcp(
-    settings: ModelSettings,
+    settings: ModelOptions,
     allow: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
@@ -37,25 +37,25 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
-    from timechat.mcp.desk import Desk
-    from timechat.mcp.library import Library
-    from timechat.mcp.protocol import serve
+    from timechat.serving.mcp.library import VideoLibrary
+    from timechat.serving.mcp.protocol import serve
+    from timechat.serving.mcp.worker import Worker
 
-    screen = Screen(quiet=settings.quiet)
+    screen = CommandConsole(quiet=settings.quiet)
     with (
-        contextlib.closing(Library(allow or [Path()], allow_host or [])) as library,
-        contextlib.closing(Desk(partial(load_timechat, settings, screen))) as desk,
+        contextlib.closing(VideoLibrary(allow or [Path()], allow_host or [])) as library,
+        contextlib.closing(Worker(partial(load_timechat, settings, screen))) as desk,
         _ended_by_signals(library),
     ):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):
                 desk.load()
-        screen.say("serving tools on stdin and stdout; videos in " + ", ".join(map(str, library.folders)))
+        screen.info("serving tools on stdin and stdout; videos in " + ", ".join(map(str, library.folders)))
         asyncio.run(serve(desk, library))
 
 
 @contextlib.contextmanager
-def _ended_by_signals(library: "Library") -> Iterator[None]:
+def _ended_by_signals(library: "VideoLibrary") -> Iterator[None]:
     """End at once on Ctrl-C or `kill`: a thread that waits for a line on stdin would hold up the usual way out."""
 
     def end(number: int, _: FrameType | None) -> None:

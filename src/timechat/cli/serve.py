@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
+from timechat.cli.options import ModelOptions, expand_options
 from timechat.cli.session import load_timechat
-from timechat.cli.settings import ModelSettings, takes_settings
 
 if TYPE_CHECKING:
     import uvicorn
 
     from timechat.pipeline import TimeChat
-    from timechat.server import ServerSettings
+    from timechat.serving.http import ServerSettings
 
 _ACCESS = "What may be asked about"
-_DOORS = "Who may ask"
+_NETWORK = "Who may ask"
 _LOAD = "How much at once"
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@takes_settings
+@expand_options
 def serve(
-    settings: ModelSettings,
-    host: Annotated[str, typer.Option(help="Address to listen at.", rich_help_panel=_DOORS)] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", rich_help_panel=_DOORS)] = 8000,
+    settings: ModelOptions,
+    host: Annotated[str, typer.Option(help="Address to listen at.", rich_help_panel=_NETWORK)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", rich_help_panel=_NETWORK)] = 8000,
     allow: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Films in this folder may be asked about.", rich_help_panel=_ACCESS),
@@ -63,23 +63,23 @@ def serve(
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            help="Key that requests must show; others see it in the list of processes.", rich_help_panel=_DOORS
+            help="Key that requests must show; others see it in the list of processes.", rich_help_panel=_NETWORK
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File of keys, one a line; or $TIMECHAT_API_KEYS with commas.", rich_help_panel=_DOORS),
+        typer.Option(help="File of keys, one a line; or $TIMECHAT_API_KEYS with commas.", rich_help_panel=_NETWORK),
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="No key, even beyond this machine.", rich_help_panel=_DOORS)
+        bool, typer.Option("--no-auth", help="No key, even beyond this machine.", rich_help_panel=_NETWORK)
     ] = False,
     name: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Name under which the server may be asked.", rich_help_panel=_DOORS),
+        typer.Option(metavar="NAME", help="Name under which the server may be asked.", rich_help_panel=_NETWORK),
     ] = None,
     origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="Web page of another server that may ask.", rich_help_panel=_DOORS),
+        typer.Option(metavar="URL", help="Web page of another server that may ask.", rich_help_panel=_NETWORK),
     ] = None,
     max_rows: Annotated[
         int, typer.Option(min=1, help="Answers that are written side by side.", rich_help_panel=_LOAD)
@@ -94,8 +94,8 @@ def serve(
     log_requests: Annotated[bool, typer.Option("--log-requests", help="A line a request, on stderr.")] = False,
 ) -> None:
     """Serve the model: an API that OpenAI's clients speak, and a page at /."""
-    from timechat.access import Addresses, Folders, Limits
     from timechat.cache import parse_size
+    from timechat.serving.access import Addresses, Folders, Limits
 
     keys = _read_keys(api_key or [], api_key_file)
     is_open = host not in _LOOPBACK
@@ -107,9 +107,9 @@ def serve(
     names = ("*",) if is_open and not name else ("localhost", "127.0.0.1", "[::1]", *(name or ()))
     Folders(allow or [])  # what is wrong with these is told before the model is loaded
     Addresses(allow_host or [], allows_private=allow_private)
-    from timechat.server import ServerSettings
-    from timechat.server.database import claimed
-    from timechat.server.settings import default_data_folder
+    from timechat.serving.http import ServerSettings
+    from timechat.serving.http.database import exclusive_lock
+    from timechat.serving.settings import default_data_folder
 
     options = ServerSettings(
         folders=tuple(allow or ()),
@@ -126,17 +126,17 @@ def serve(
     )
     if log_requests:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-        logging.getLogger("timechat.server.requests").setLevel(logging.INFO)
-    screen = Screen(quiet=settings.quiet)
+        logging.getLogger("timechat.serving.http.requests").setLevel(logging.INFO)
+    screen = CommandConsole(quiet=settings.quiet)
     _share_memory()
-    with claimed(options.data):
+    with exclusive_lock(options.data):
         pass  # a folder that another server has is told before the model is loaded too
     with _listening(host, port) as listener:
         timechat = load_timechat(settings, screen)
         if Path(settings.model).is_dir():
             timechat.name = Path(settings.model).resolve().name  # clients need not know where it lies
         for note in timechat.notes:
-            screen.note(note)
+            screen.warn(note)
         _run(timechat, options, listener, screen, host)
 
 
@@ -172,11 +172,13 @@ def _listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(timechat: "TimeChat", options: "ServerSettings", listener: socket.socket, screen: Screen, host: str) -> None:
+def _run(
+    timechat: "TimeChat", options: "ServerSettings", listener: socket.socket, console: CommandConsole, host: str
+) -> None:
     import uvicorn
 
-    from timechat.server import create_app
-    from timechat.server.connections import Connection
+    from timechat.serving.http import create_app
+    from timechat.serving.http.connections import Connection
 
     config = uvicorn.Config(
         create_app(timechat, options),
@@ -193,7 +195,7 @@ def _run(timechat: "TimeChat", options: "ServerSettings", listener: socket.socke
     )
     server = _announced(config, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
     server.run(sockets=[listener])
-    screen.say("stopped")
+    console.info("stopped")
 
 
 def _announced(config: "uvicorn.Config", address: str) -> "uvicorn.Server":

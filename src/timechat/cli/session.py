@@ -9,12 +9,12 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.screen import Screen
-from timechat.cli.settings import ChatSettings, HearingSettings, ModelSettings, WindowSettings
+from timechat.cli.console import CommandConsole
+from timechat.cli.options import ChatOptions, ModelOptions, TranscriptOptions, WindowOptions
 
 if TYPE_CHECKING:
-    from timechat.events import Task
-    from timechat.pipeline import EncodedVideo, LongVideo, TimeChat
+    from timechat.answers.events import Task
+    from timechat.pipeline import EncodedVideo, TimeChat, VideoSession
     from timechat.speech import Transcript
 
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video.")]
@@ -29,8 +29,8 @@ class Session:
         source: What the video can be read from again while the session lasts.
     """
 
-    def __init__(self, video: str, settings: ChatSettings, screen: Screen) -> None:
-        self._video, self._settings, self._screen = video, settings, screen
+    def __init__(self, video: str, settings: ChatOptions, console: CommandConsole) -> None:
+        self._video, self._settings, self._console = video, settings, console
         self.source: str | IO[bytes] = video
         self._open_files = ExitStack()
 
@@ -40,53 +40,55 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self._open_files.close()
 
-    def check(self, task: "Task", words: str | None) -> None:
+    def check(self, task: "Task", query: str | None) -> None:
         """Find bad input while it is still cheap: before any model is loaded."""
-        from timechat.tasks import build_question, find_preset
+        from timechat.answers.tasks import build_question, find_preset
         from timechat.video import probe_video
-        from timechat.video.sampling import Request
+        from timechat.video.sampling import FrameSampling
 
         find_preset(self._settings.preset)
-        build_question(task, words, preset=self._settings.preset)
+        build_question(task, query, preset=self._settings.preset)
         self._settings.decoding()
         options = self._settings.sampling_options()
         timeout = options.pop("timeout")
-        Request(**{**options, "num_frames": options["num_frames"] or 1}, timestamps=None)
+        FrameSampling(**{**options, "num_frames": options["num_frames"] or 1}, timestamps=None)
         self.source = self._read_once()
         probe_video(self.source, timeout=timeout)
 
-    def look(self) -> tuple["TimeChat", "EncodedVideo"]:
+    def encode(self) -> tuple["TimeChat", "EncodedVideo"]:
         """Load the model, and encode the video at one look; say what is to be said about both."""
         timechat = self._load_model()
-        with self._screen.progress() as progress:
+        with self._console.progress() as progress:
             encoded = timechat.encode(self.source, progress=progress, **self._settings.sampling_options())
         encoded = replace(encoded, name=self._video)
         for note in (*timechat.notes, *encoded.notes):
-            self._screen.note(note)
+            self._console.warn(note)
         return timechat, encoded
 
-    def listen(self, settings: HearingSettings) -> "Transcript | None":
+    def load_transcript(self, settings: TranscriptOptions) -> "Transcript | None":
         """Read what is said in the video, or listen to it, where that is wanted."""
         if settings.transcript is None and settings.asr is None:
             return None
-        from timechat.speech import load_speech
+        from timechat.speech import load_transcript
 
-        with self._screen.progress() as progress:
-            return load_speech(self.source, transcript=settings.transcript, asr_model=settings.asr, progress=progress)
+        with self._console.progress() as progress:
+            return load_transcript(
+                self.source, transcript=settings.transcript, asr_model=settings.asr, progress=progress
+            )
 
-    def open(self, settings: WindowSettings, *, keeps_tokens: bool) -> tuple["TimeChat", "LongVideo"]:
+    def open(self, settings: WindowOptions, *, keep_in_memory: bool) -> tuple["TimeChat", "VideoSession"]:
         """Load the model and open the video, to be looked at window by window, perhaps more than once."""
         timechat = self._load_model()
-        from timechat.pipeline import Sampling
+        from timechat.pipeline import WindowSampling
 
         options = self._settings.sampling_options()
         timeout = options.pop("timeout")
         video = self._open_files.enter_context(
             timechat.open(
                 self.source,
-                looking=settings.looking(),
-                sampling=Sampling(**options),
-                keeps_tokens=keeps_tokens,
+                window_config=settings.window_config(),
+                sampling=WindowSampling(**options),
+                keep_in_memory=keep_in_memory,
                 timeout=timeout,
             )
         )
@@ -94,7 +96,7 @@ class Session:
         return timechat, video
 
     def _load_model(self) -> "TimeChat":
-        return load_timechat(self._settings, self._screen)
+        return load_timechat(self._settings, self._console)
 
     def _read_once(self) -> str | IO[bytes]:
         """Copy a pipe into a temporary file: it is looked into more than once, but can be read only once."""
@@ -109,9 +111,9 @@ class Session:
         return file
 
 
-def load_timechat(settings: ModelSettings, screen: Screen) -> "TimeChat":
+def load_timechat(settings: ModelOptions, console: CommandConsole) -> "TimeChat":
     """Load the model that the options name."""
-    with screen.working("loading the model"):
+    with console.working("loading the model"):
         from timechat.pipeline import TimeChat
 
         timechat = TimeChat.from_pretrained(

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.screen import Screen
-from timechat.cli.stopping import STOPPED, asked_to_stop
+from timechat.cli.console import CommandConsole
+from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:
     from timechat.model.processing import TimeChatProcessor
-    from timechat.training.config import Recipe
+    from timechat.training.config import TrainingRecipe
     from timechat.training.loop import Validate
 
 
@@ -38,7 +38,7 @@ def train(
 
     Several processes: torchrun --nproc-per-node=N -m timechat.training RECIPE --set run.parallel=ddp
     """
-    screen = Screen(quiet=quiet)
+    screen = CommandConsole(quiet=quiet)
     if export_original is not None:
         if recipe is not None:
             raise ValueError("--export-original trains nothing; leave the recipe out")
@@ -52,34 +52,34 @@ def train(
     stages = read_recipe(recipe, overrides)
     with screen.working("loading"):
         from timechat.training.run import train_recipe
-    with asked_to_stop(minutes, "after this step, with a checkpoint") as wants_stop:
+    with stop_signal(minutes, "after this step, with a checkpoint") as wants_stop:
         finished = train_recipe(
             stages,
             make_validate=make_validate,
             fresh=fresh,
-            wants_stop=wants_stop,
-            say=screen.say,
+            should_stop=wants_stop,
+            report=screen.info,
         )
     if finished:
         typer.echo(Path(stages[-1].run.output))
     from timechat.distributed import launched_processes
 
     # torchrun takes any other status than 0 for a crash of that process.
-    raise typer.Exit(0 if finished or launched_processes() > 1 else STOPPED)
+    raise typer.Exit(0 if finished or launched_processes() > 1 else EXIT_STOPPED)
 
 
-def make_validate(recipe: "Recipe", processor: "TimeChatProcessor") -> "Validate | None":
+def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "Validate | None":
     """Make the validation of a recipe: grounding on drawn films that no training has seen, with real decoding."""
     settings = recipe.data.validation_films
     if recipe.run.validate_every is None or settings is None:
         return None
-    from timechat.data.drawing.film import write_film
     from timechat.evaluation.validation import draw_grounding_film, film_times, grounding_validation
+    from timechat.synthetic.scene import write_scene
 
     config = processor.config
     films = [
         draw_grounding_film(
-            write_film(settings.seed, index, level=settings.level, split="test"),  # type: ignore[arg-type]
+            write_scene(settings.seed, index, level=settings.level, split="test"),  # type: ignore[arg-type]
             lambda film: film_times(film, config),
             size=config.vision_config.image_size,
         )
@@ -88,8 +88,8 @@ def make_validate(recipe: "Recipe", processor: "TimeChatProcessor") -> "Validate
     return lambda model, step: grounding_validation(model, processor, films)  # noqa: ARG005
 
 
-def _export_original(folder: Path, out: Path, screen: Screen) -> None:
-    with screen.working("writing the original's layout"):
+def _export_original(folder: Path, out: Path, console: CommandConsole) -> None:
+    with console.working("writing the original's layout"):
         from timechat.training.export import export_folder_as_original
 
         export_folder_as_original(folder, out)

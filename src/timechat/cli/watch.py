@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
-from timechat.cli.screen import Screen
+from timechat.cli.console import CommandConsole
+from timechat.cli.options import ModelOptions, expand_options
 from timechat.cli.session import load_timechat
-from timechat.cli.settings import ModelSettings, takes_settings
 
 
-@takes_settings
+@expand_options
 def watch(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A file, a pipe (/dev/stdin), or an rtsp or http(s) address.")
     ],
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="What to wait for, in words.")],
-    settings: ModelSettings,
+    settings: ModelOptions,
     window: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds of one window. Default: as the model was trained.")
     ] = None,
@@ -32,24 +32,26 @@ def watch(
     idle_timeout: Annotated[float, typer.Option(help="Seconds without anything new that end a stream.")] = 30.0,
 ) -> None:
     """Watch a stream, and print a JSON line when something that is waited for has happened."""
+    from timechat.answers.windows import WindowConfig
     from timechat.video.live import LiveVideo
-    from timechat.windows import Looking
 
-    screen = Screen(quiet=settings.quiet)
-    looking = Looking(window=window, overlap=overlap, step=step)
+    screen = CommandConsole(quiet=settings.quiet)
+    looking = WindowConfig(window=window, overlap=overlap, step=step)
     with LiveVideo(source, follow=follow, idle_timeout=idle_timeout) as video:
         timechat = load_timechat(settings, screen)
-        from timechat.watch import Watcher
+        from timechat.pipeline.watch import StreamMonitor
 
-        watcher = Watcher(timechat, queries, looking=looking, drop_below=drop_below or None, threshold=threshold)
+        watcher = StreamMonitor(
+            timechat, queries, window_config=looking, drop_below=drop_below or None, threshold=threshold
+        )
         for note in timechat.notes:
-            screen.note(note)
+            screen.warn(note)
         frames = video.frames(fps=1 / watcher.step, size=timechat.model.config.vision_config.image_size)
         for sighting in watcher.watch(frames):
             line = {**sighting.to_dict(), "seen_at": watcher.num_frames * watcher.step, "model": timechat.name}
             typer.echo(json.dumps(line, ensure_ascii=False))
         for note in video.notes:
-            screen.note(note)
-    screen.say(
+            screen.warn(note)
+    screen.info(
         f"{watcher.num_windows} windows, {watcher.num_frames} frames, {watcher.num_dropped} of them like the last"
     )

@@ -1,7 +1,7 @@
 """Annotations of public data sets → instruction records, worded as the original's construction scripts word them.
 
 Times are rounded to a tenth; Charades-STA keeps the digits of its annotation and DiDeMo counts whole pieces of five
-seconds, as in the published instructions. Questions have the wording of `timechat.prompts`.
+seconds, as in the published instructions. Questions have the wording of `timechat.answers.prompts`.
 """
 
 import json
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timechat.answers.prompts import DEFAULT_PRESET, PRESETS, transcript_text
 from timechat.data.readers import as_messages, place_video
 from timechat.data.records import Record
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
-from timechat.prompts import DEFAULT_PRESET, PRESETS, spoken_text
-from timechat.speech import thin_speech
+from timechat.speech import thin_transcript
 
 _MIN_LETTERS = 2
 _CLIP_SECONDS = 2.0  # of QVHighlights
@@ -81,7 +81,7 @@ def build_speech_records(
     items = []
     for video in sorted(path for path in Path(videos).iterdir() if path.is_file()):
         speech = find_transcript(Path(transcripts), video.name)
-        items.append(Instruction(video.name, "transcribe", spoken_text(thin_speech(speech, first=1))))
+        items.append(Instruction(video.name, "transcribe", transcript_text(thin_transcript(speech, first=1))))
     return _as_records(items, dataset, Path(videos), preset)[0]
 
 

@@ -12,16 +12,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.data.parallel import ThreadCopies, in_order
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, conversation, read_frames
+from timechat.data.threads import ThreadLocalCopies, ordered_map
 from timechat.errors import VideoError
 from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
 from timechat.video import probe_video
 
-FindingKind = Literal["missing", "damaged", "degraded", "short", "late_event", "truncated", "shortened", "unknown_key"]
+IssueKind = Literal["missing", "damaged", "degraded", "short", "late_event", "truncated", "shortened", "unknown_key"]
 
-MEANINGS: dict[FindingKind, str] = {
+MEANINGS: dict[IssueKind, str] = {
     "missing": "the video's file is not there",
     "damaged": "the video cannot be read",
     "degraded": "some of the video's frames are damaged",
@@ -37,7 +37,7 @@ _END_SLACK = 1.0  # seconds by which annotations may pass a video's end: contain
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Issue:
     """Something to know of one record.
 
     Attributes:
@@ -47,7 +47,7 @@ class Finding:
         detail: In words.
     """
 
-    kind: FindingKind
+    kind: IssueKind
     record: str
     video: str
     detail: str
@@ -66,11 +66,11 @@ class CheckReport:
 
     records: int
     videos: int
-    findings: tuple[Finding, ...]
+    findings: tuple[Issue, ...]
     token_quantiles: dict[float, int]
 
     @property
-    def counts(self) -> dict[FindingKind, int]:
+    def counts(self) -> dict[IssueKind, int]:
         """Findings of each kind that was found."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in MEANINGS if found[kind]}
@@ -87,7 +87,7 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _SampledFrames:
     """What is known of one part of a video.
 
     Attributes:
@@ -124,16 +124,16 @@ def check_records(
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault((record.video, record.start, record.end, record.clock), []).append(index)
-    found: dict[int, list[Finding]] = {}
+    found: dict[int, list[Issue]] = {}
     lengths: list[int] = []
 
-    processors = ThreadCopies(processor)
+    processors = ThreadLocalCopies(processor)
 
-    def examine(indices: list[int]) -> list[tuple[list[Finding], int | None]]:
-        look = _look(records[indices[0]], settings, decodes=decodes, processor=processor)
+    def examine(indices: list[int]) -> list[tuple[list[Issue], int | None]]:
+        look = _sample_frames(records[indices[0]], settings, decodes=decodes, processor=processor)
         return [_examine(records[index], look, settings, processors.get()) for index in indices]
 
-    for done, (indices, results) in enumerate(in_order(groups.values(), examine, workers=workers), 1):
+    for done, (indices, results) in enumerate(ordered_map(groups.values(), examine, workers=workers), 1):
         for index, (findings, length) in zip(indices, results, strict=True):
             found[index] = findings
             lengths += [] if length is None else [length]
@@ -148,15 +148,15 @@ def check_records(
     )
 
 
-def _look(
+def _sample_frames(
     record: Record, settings: SampleSettings, *, decodes: bool, processor: TimeChatProcessor | None
-) -> _Look | VideoError:
+) -> _SampledFrames | VideoError:
     """Look at the part of a video that a record is about."""
     try:
         if decodes:
             size = 224 if processor is None else processor.config.vision_config.image_size
             frames = read_frames(record, settings, size=size)
-            return _Look(frames.timestamps, frames.duration, frames.notes)
+            return _SampledFrames(frames.timestamps, frames.duration, frames.notes)
         info = probe_video(record.video, timeout=settings.timeout)
     except VideoError as error:
         return error
@@ -171,8 +171,8 @@ def _look(
         available = max(1, round(info.num_frames * (end - begin) / info.duration))
     times = begin + _even_times(end - begin, available, settings)
     if record.clock == "part":
-        return _Look(times - begin, end - begin)
-    return _Look(times, info.duration)
+        return _SampledFrames(times - begin, end - begin)
+    return _SampledFrames(times, info.duration)
 
 
 def _even_times(seconds: float, available: int | None, settings: SampleSettings) -> NDArray[np.float64]:
@@ -186,13 +186,13 @@ def _even_times(seconds: float, available: int | None, settings: SampleSettings)
 
 
 def _examine(
-    record: Record, look: _Look | VideoError, settings: SampleSettings, processor: TimeChatProcessor | None
-) -> tuple[list[Finding], int | None]:
+    record: Record, look: _SampledFrames | VideoError, settings: SampleSettings, processor: TimeChatProcessor | None
+) -> tuple[list[Issue], int | None]:
     """Return what is wrong with one record, and how many tokens it has."""
-    findings: list[Finding] = []
+    findings: list[Issue] = []
 
-    def note(kind: FindingKind, detail: str) -> None:
-        findings.append(Finding(kind, record.id, record.video, detail))
+    def note(kind: IssueKind, detail: str) -> None:
+        findings.append(Issue(kind, record.id, record.video, detail))
 
     for key in record.extra:
         if close := difflib.get_close_matches(key, _OPTIONAL_KEYS, n=1, cutoff=0.75):
@@ -218,7 +218,7 @@ def _examine(
 
 
 def _count_tokens(
-    record: Record, look: _Look, settings: SampleSettings, processor: TimeChatProcessor
+    record: Record, look: _SampledFrames, settings: SampleSettings, processor: TimeChatProcessor
 ) -> tuple[int, int]:
     """Tokens of the whole conversation, and those of the answers that are left after cutting."""
     input_ids, labels = processor.encode_training(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from timechat.data.dataset import Sample
+from timechat.data.dataset import TrainingSample
 from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor, pad_right
 
 
@@ -24,7 +24,7 @@ class Batch:
 
     step: int
     inputs: dict[str, Tensor]
-    samples: tuple[Sample, ...]
+    samples: tuple[TrainingSample, ...]
 
     @property
     def record_ids(self) -> list[str]:
@@ -32,7 +32,7 @@ class Batch:
         return [sample.record.id for sample in self.samples]
 
 
-def collate(samples: Sequence[Sample], processor: TimeChatProcessor, *, step: int = 0) -> Batch:
+def collate(samples: Sequence[TrainingSample], processor: TimeChatProcessor, *, step: int = 0) -> Batch:
     """Stack samples of different lengths.
 
     Each video is encoded by the model as if it were alone: `video_sizes` tells what is real of it.

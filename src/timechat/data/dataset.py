@@ -10,19 +10,19 @@ from torch import Tensor
 
 from timechat.data.augmentation import random_resized_crop
 from timechat.data.features import FeatureStore
-from timechat.data.losses import Kind, Loss
 from timechat.data.mixture import Mixture
-from timechat.data.parallel import ThreadCopies
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, VideoLoader, conversation, read_frames
+from timechat.data.skipped import Kind, SkippedRecord
+from timechat.data.threads import ThreadLocalCopies
 from timechat.errors import DataError, VideoError
 from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
 
-_MOST_SKIPPED = 20  # bad records in a row: no accident, but a wrong folder or too small a max_length
+_MAX_SKIPPED = 20  # bad records in a row: no accident, but a wrong folder or too small a max_length
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class TrainingSample:
     """One training sample, before it is padded.
 
     Attributes:
@@ -35,7 +35,7 @@ class Sample:
         timestamps: `(frames,)` seconds, as the model is told them.
         input_ids: Token ids of the conversation.
         labels: As many; -100 where there is no loss.
-        losses: What was lost on the way.
+        skipped: What was lost on the way.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Sample:
     timestamps: NDArray[np.float64]
     input_ids: list[int]
     labels: list[int]
-    losses: tuple[Loss, ...] = ()
+    skipped: tuple[SkippedRecord, ...] = ()
 
 
 class InstructionDataset:
@@ -75,39 +75,39 @@ class InstructionDataset:
         self.mixture = mixture
         self.processor = processor
         self.settings = settings or SampleSettings()
-        self._processors = ThreadCopies(processor)
+        self._processors = ThreadLocalCopies(processor)
         self._video_loader = video_loader or (lambda record: record.video)
         self._features = features
         if features is not None:
             features.check(self.settings, processor)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> TrainingSample:
         """Make a sample.
 
-        A record that cannot be used is passed over for the next one of its source, which `losses` tells.
+        A record that cannot be used is passed over for the next one of its source, which `skipped` tells.
 
         Raises:
             DataError: One record after the other cannot be used.
         """
-        losses: list[Loss] = []
-        for skipped in range(_MOST_SKIPPED):
+        losses: list[SkippedRecord] = []
+        for skipped in range(_MAX_SKIPPED):
             place = self.mixture.locate(number, skipped=skipped)
             record, source = self.mixture.record(place), self.mixture.sources[place.source]
             try:
                 sample = self._make(number, record, source.name, self.mixture.generator(number, skipped=skipped))
             except _UnusableRecordError as error:
-                losses.append(Loss(error.kind, source.name, record.id, record.video, str(error), number))
+                losses.append(SkippedRecord(error.kind, source.name, record.id, record.video, str(error), number))
                 if skipped + 1 >= len(source.records):
                     break
             else:
-                return replace(sample, losses=(*losses, *sample.losses))
+                return replace(sample, skipped=(*losses, *sample.skipped))
         last = losses[-1]
         raise DataError(
             f"{len(losses)} records in a row of the source {last.source!r} cannot be used; the last, {last.record}, is "
             f"{last.kind}: {last.reason}. Check the source with `timechat data check`"
         )
 
-    def _make(self, number: int, record: Record, source: str, generator: np.random.Generator) -> Sample:
+    def _make(self, number: int, record: Record, source: str, generator: np.random.Generator) -> TrainingSample:
         """Make a sample of one record, or raise if it is of no use."""
         video, timestamps, notes = self._read_video(record, generator)
         input_ids, labels = self._processors.get().encode_training(
@@ -120,12 +120,12 @@ class InstructionDataset:
             raise _UnusableRecordError(
                 "truncated", f"none of the answer is within max_length={self.settings.max_length} tokens"
             )
-        losses = [Loss("degraded", source, record.id, record.video, note, number) for note in notes]
+        losses = [SkippedRecord("degraded", source, record.id, record.video, note, number) for note in notes]
         is_cut = input_ids[-1] != self.processor.tokenizer.eos_token_id
         if len(input_ids) == self.settings.max_length and is_cut:
             reason = f"the answer runs on after max_length={self.settings.max_length} tokens"
-            losses.append(Loss("shortened", source, record.id, record.video, reason, number))
-        return Sample(number, record, source, video, timestamps, input_ids, labels, tuple(losses))
+            losses.append(SkippedRecord("shortened", source, record.id, record.video, reason, number))
+        return TrainingSample(number, record, source, video, timestamps, input_ids, labels, tuple(losses))
 
     def _read_video(
         self, record: Record, generator: np.random.Generator

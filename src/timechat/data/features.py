@@ -20,12 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from timechat.data.parallel import in_order
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, VideoLoader, read_frames
+from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
-from timechat.files import written_whole
-from timechat.model.digest import weights_digest
+from timechat.files import atomic_write
+from timechat.model.fingerprint import weights_fingerprint
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.video import Frames
@@ -218,7 +218,7 @@ def encode_features(
             return str(error)
 
     try:
-        for number, (record, found) in enumerate(in_order(videos, read, workers=workers), 1):
+        for number, (record, found) in enumerate(ordered_map(videos, read, workers=workers), 1):
             key = feature_key(record, folder)
             bad.pop(key, None)
             if isinstance(found, Frames):
@@ -261,7 +261,7 @@ def feature_key(record: Record, folder: Path) -> str:
 def _hash_weights(model: TimeChatForConditionalGeneration, parts: Parts) -> str:
     """Return the SHA-256 of the weights that features depend on."""
     encoder = model.frame_encoder
-    return weights_digest(encoder.vision_model if parts == "vision" else encoder)
+    return weights_fingerprint(encoder.vision_model if parts == "vision" else encoder)
 
 
 def _own_video(record: Record) -> str:
@@ -287,7 +287,7 @@ def _save(path: Path, states: Tensor, frames: Frames, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"states": states.cpu().contiguous(), "timestamps": torch.from_numpy(frames.timestamps.copy())}
     facts = {"video": record.video, "start": record.start, "end": record.end, "duration": frames.duration}
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_file(tensors, unfinished, metadata={name: str(fact) for name, fact in facts.items()})
 
 

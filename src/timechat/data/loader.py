@@ -5,8 +5,8 @@ from itertools import count
 
 from timechat.data.collate import Batch, collate
 from timechat.data.dataset import InstructionDataset
-from timechat.data.losses import LossReport
-from timechat.data.parallel import in_order
+from timechat.data.skipped import DataIssues
+from timechat.data.threads import ordered_map
 
 
 class BatchLoader:
@@ -28,7 +28,7 @@ class BatchLoader:
         world_size: int = 1,
         workers: int = 2,
         batches_ahead: int = 2,
-        report: LossReport | None = None,
+        report: DataIssues | None = None,
     ) -> None:
         """Prepare to load.
 
@@ -50,7 +50,7 @@ class BatchLoader:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
         dataset.mixture.check_batches(batch_size * world_size)
-        self.report = report or LossReport()
+        self.report = report or DataIssues()
         self._dataset = dataset
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._workers, self._ahead = workers, batches_ahead * batch_size
@@ -63,13 +63,15 @@ class BatchLoader:
         Raises:
             DataError: Too many videos cannot be read, or features are missing.
         """
-        made = in_order(self._numbers(first_step), self._dataset.__getitem__, workers=self._workers, ahead=self._ahead)
+        made = ordered_map(
+            self._numbers(first_step), self._dataset.__getitem__, workers=self._workers, ahead=self._ahead
+        )
         try:
             for step in count(first_step):
                 samples = []
                 for _ in range(self._batch_size):
                     _, sample = next(made)
-                    self.report.add(sample.losses)
+                    self.report.add(sample.skipped)
                     samples.append(sample)
                 yield collate(samples, self._dataset.processor, step=step)
         finally:

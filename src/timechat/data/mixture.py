@@ -19,7 +19,7 @@ _CHOICE, _ORDER, _SAMPLE = 1, 2, 3  # what a stream of random numbers is for
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """One set of records, and its share of the samples.
 
     Attributes:
@@ -41,7 +41,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SampleLocation:
     """Where a sample comes from.
 
     Attributes:
@@ -63,7 +63,7 @@ class Mixture:
     """
 
     def __init__(
-        self, sources: Sequence[Source], *, seed: int, batch_size: int = 1, mixed_batches: bool = False
+        self, sources: Sequence[RecordSource], *, seed: int, batch_size: int = 1, mixed_batches: bool = False
     ) -> None:
         """Prepare to mix.
 
@@ -90,7 +90,7 @@ class Mixture:
         self._choices = lru_cache(maxsize=8)(self._draw_choices)
         self._order = lru_cache(maxsize=4 * len(self.sources))(self._draw_order)
 
-    def locate(self, number: int, *, skipped: int = 0) -> Place:
+    def locate(self, number: int, *, skipped: int = 0) -> SampleLocation:
         """Tell which record sample `number` is.
 
         Args:
@@ -105,7 +105,7 @@ class Mixture:
         size = len(self.sources[source].records)
         epoch, position = divmod(taken * self._unit + offset, size)
         # Within the epoch, so that as many skips as there are records meet each of them once.
-        return Place(source, int(self._order(source, epoch)[(position + skipped) % size]), epoch)
+        return SampleLocation(source, int(self._order(source, epoch)[(position + skipped) % size]), epoch)
 
     def check_batches(self, batch_size: int) -> None:
         """Refuse to be cut into batches of another size than was said."""
@@ -115,9 +115,9 @@ class Mixture:
                 f"{batch_size}; make it with Mixture(..., batch_size={batch_size})"
             )
 
-    def record(self, place: Place) -> Record:
+    def record(self, location: SampleLocation) -> Record:
         """Return the record at a place."""
-        return self.sources[place.source].records[place.index]
+        return self.sources[location.source].records[location.index]
 
     def generator(self, number: int, *, skipped: int = 0) -> np.random.Generator:
         """Return the source of all chance in making sample `number`."""

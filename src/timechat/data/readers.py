@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from timechat.answers.prompts import Message
 from timechat.data.records import Record, read_jsonl
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
-from timechat.prompts import Message
 
 Format = Literal["auto", "timechat", "instruct", "valley"]
 
@@ -46,7 +46,7 @@ def read_records(
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
     try:
-        chosen = _tell_format(path) if format == "auto" else format
+        chosen = _detect_format(path) if format == "auto" else format
         records = list(_READERS[chosen](path))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give a file of instruction records") from error
@@ -84,7 +84,7 @@ def _check_unique(records: Sequence[Record], path: Path) -> None:
         seen.add(record.id)
 
 
-def _tell_format(path: Path) -> str:
+def _detect_format(path: Path) -> str:
     """Look at the first item of a file."""
     with path.open(encoding="utf-8") as file:
         start = file.read(1 << 12).lstrip()

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from timechat.answers.events import Event, Task
+from timechat.answers.parsing import parse_events
+from timechat.answers.prompts import Message, Role
 from timechat.errors import located
-from timechat.events import Event, Task
-from timechat.files import written_whole
-from timechat.parsing import parse_events
-from timechat.prompts import Message, Role
+from timechat.files import atomic_write
 
 Clock = Literal["video", "part"]
 
@@ -111,7 +111,7 @@ class Record:
             raise ValueError(f"a record must be a JSON object, got {type(data).__name__}")
         for key in _REQUIRED:
             if key not in data:
-                raise ValueError(f"a record needs {key!r}, got {_keys(data)}{_meant(key, data)}")
+                raise ValueError(f"a record needs {key!r}, got {_keys(data)}{_closest_key(key, data)}")
         known = {f.name for f in fields(cls)} - {"annotated_events", "extra"}
         values = {key: value for key, value in data.items() if key in known}
         return cls(
@@ -168,7 +168,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> None:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON objects one a line: the file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -227,7 +227,7 @@ def _keys(data: Any) -> str:
     return f"the keys {', '.join(map(str, data))}" if isinstance(data, Mapping) else repr(data)
 
 
-def _meant(key: str, data: Mapping[str, Any]) -> str:
+def _closest_key(key: str, data: Mapping[str, Any]) -> str:
     """Point out a key that is spelt nearly like the one that is missing."""
     close = difflib.get_close_matches(key, [str(name) for name in data], n=1)
     return f"; is {close[0]!r} a slip?" if close else ""

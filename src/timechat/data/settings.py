@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from timechat.answers.prompts import TRAINING_SYSTEM_PROMPT
 from timechat.data.records import Record
-from timechat.prompts import TRAINING_SYSTEM_PROMPT
-from timechat.speech import heard_question
+from timechat.speech import add_transcript
 from timechat.video import Frames, VideoSource, load_frames
 
 Sampling = Literal["random", "uniform"]
@@ -96,5 +96,5 @@ def conversation(record: Record, *, transcripts: bool) -> list[tuple[str, str]]:
     """Return the turns of a record, what is said in the video before the first question if `transcripts`."""
     turns = record.turns
     if transcripts and record.transcript is not None:
-        turns[0] = (heard_question(turns[0][0], record.transcript), turns[0][1])
+        turns[0] = (add_transcript(turns[0][0], record.transcript), turns[0][1])
     return turns

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from timechat.answers.events import Event
 from timechat.errors import located
-from timechat.events import Event
-from timechat.speech import clean_speech, read_transcript
+from timechat.speech import clean_transcript, read_transcript
 
 
 def find_transcript(folder: Path, video: str) -> tuple[Event, ...]:
@@ -19,4 +19,4 @@ def find_transcript(folder: Path, video: str) -> tuple[Event, ...]:
         if not folder.is_dir():
             raise ValueError("is no folder; give the folder of the transcripts")
     path = folder / f"{Path(video).stem}.txt"
-    return clean_speech(read_transcript(path)) if path.exists() else ()
+    return clean_transcript(read_transcript(path)) if path.exists() else ()

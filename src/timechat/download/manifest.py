@@ -7,7 +7,7 @@ from pathlib import Path
 
 from timechat.download.hub import RemoteFile
 from timechat.errors import DownloadError
-from timechat.files import written_whole
+from timechat.files import atomic_write
 
 MANIFEST = "downloads.json"
 
@@ -97,5 +97,5 @@ class Manifest:
             "files": {name: asdict(record) for name, record in self.files.items()},
             "unfinished": {name: asdict(part) for name, part in self.unfinished.items()},
         }
-        with written_whole(self.path) as unfinished:
+        with atomic_write(self.path) as unfinished:
             unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

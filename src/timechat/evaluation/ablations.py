@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from timechat.evaluation.config import Recipe
+from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.evaluate import run_predictions, score_run
 from timechat.evaluation.metrics.intervals import Estimate, bootstrap_mean
-from timechat.evaluation.predict import Look, Progress
+from timechat.evaluation.predict import EncodeVideo, Progress
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 from timechat.files import write_text_atomically
@@ -48,22 +48,24 @@ class Ablation:
     """
 
     title: str
-    look: Look | None = None
+    look: EncodeVideo | None = None
     has_windows: bool = True
 
 
-def _look_told_one_time(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe) -> EncodedVideo:
+def _look_told_one_time(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
     """Every frame is told that it was sampled at 0.0 seconds."""
     return _look_told(timechat, path, sample, recipe, is_shuffled=False)
 
 
-def _look_told_shuffled_times(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe) -> EncodedVideo:
+def _look_told_shuffled_times(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
     """Every frame is told the time of some frame of its video; the same ones whenever the video is looked at."""
     return _look_told(timechat, path, sample, recipe, is_shuffled=True)
 
 
 @torch.inference_mode()
-def _look_told(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe, *, is_shuffled: bool) -> EncodedVideo:
+def _look_told(
+    timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe, *, is_shuffled: bool
+) -> EncodedVideo:
     options = {name: value for name, value in recipe.frames.sampling().items() if value is not None}
     if recipe.frames.num_frames is None and recipe.frames.fps is None:
         options = timechat.model.config.default_sampling() | options
@@ -72,7 +74,7 @@ def _look_told(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe, *
     told = np.zeros(len(frames))
     if is_shuffled:
         told = np.random.default_rng(zlib.crc32(sample.video.encode())).permutation(frames.timestamps)
-    tokens = encode_frames(timechat.model, timechat.processor, frames, told=told)
+    tokens = encode_frames(timechat.model, timechat.processor, frames, shown_timestamps=told)
     video_tokens = compress_frames(timechat.model, tokens)
     return EncodedVideo(video_tokens, frames.timestamps, frames.duration, str(path), frames.notes, timechat.name)
 
@@ -85,7 +87,7 @@ ABLATIONS: Mapping[str, Ablation] = {
 
 
 def run_ablations(
-    recipe: Recipe,
+    recipe: EvaluationRecipe,
     samples: Sequence[Sample],
     scores: Mapping[str, Scores],
     timechat: TimeChat,
@@ -122,11 +124,13 @@ def run_ablations(
 
 
 def _predictions(
-    recipe: Recipe, samples: Sequence[Sample], timechat: TimeChat, name: str, progress: Progress | None
+    recipe: EvaluationRecipe, samples: Sequence[Sample], timechat: TimeChat, name: str, progress: Progress | None
 ) -> list[Prediction]:
     ablation = ABLATIONS[name]
     with _windows(timechat, is_kept=ablation.has_windows):
-        predictions = run_predictions(recipe, samples, timechat, look=ablation.look, look_name=name, progress=progress)
+        predictions = run_predictions(
+            recipe, samples, timechat, encode=ablation.look, look_name=name, progress=progress
+        )
     assert predictions is not None  # nobody stops it, and there is one share
     return predictions
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from timechat.model.answering import Prompt, continuation_logprobs, write_answers
+from timechat.answers.prompts import SYSTEM_PROMPT
+from timechat.answers.tasks import find_preset
+from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline import EncodedVideo
-from timechat.prompts import SYSTEM_PROMPT
-from timechat.tasks import find_preset
 
 
 @torch.inference_mode()
@@ -49,7 +49,7 @@ def answer_questions(
     ]
     answers: list[str] = []
     for first in range(0, len(prompts), batch_size):
-        written = write_answers(
+        written = generate_answers(
             model,
             prompts[first : first + batch_size],
             pad_token_id=processor.pad_token_id,
@@ -83,7 +83,7 @@ def option_logprobs(
         For each option the natural logarithm of the probability of its words.
     """
     prompt = processor.render_prompt(video.timestamps, question, system=find_preset(preset).system)
-    encoded = [processor.encode_answered(prompt, option, video.num_frames) for option in options]
+    encoded = [processor.encode_prompt_with_answer(prompt, option, video.num_frames) for option in options]
     logprobs = continuation_logprobs(
         model,
         [Prompt(ids, video.video_tokens) for ids, _ in encoded],

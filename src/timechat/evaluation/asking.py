@@ -8,16 +8,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from timechat.answers.events import Event, Task
+from timechat.answers.parsing import parse_events
+from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.answers.tasks import build_question, find_preset
 from timechat.data.records import Record
 from timechat.evaluation.answering import answer_questions
 from timechat.evaluation.films import DrawnFilm
 from timechat.evaluation.store import AnswerStore
-from timechat.events import Event, Task
-from timechat.model.digest import weights_digest
-from timechat.parsing import parse_events
+from timechat.model.fingerprint import weights_fingerprint
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.prompts import DEFAULT_PRESET
-from timechat.tasks import build_question, find_preset
 from timechat.video import Frames, load_frames
 
 Shown = Literal["film", "blank", "shuffled"]
@@ -82,7 +82,7 @@ def open_store(path: Path, timechat: TimeChat, asking: Asking, folder_digest: st
         asking: How it is asked.
         folder_digest: Tells these records from others.
     """
-    settings: dict[str, Any] = {"model": timechat.name, "weights": weights_digest(timechat.model)[:16]}
+    settings: dict[str, Any] = {"model": timechat.name, "weights": weights_fingerprint(timechat.model)[:16]}
     settings |= {"records": folder_digest, "wording": asking.wording, "preset": asking.preset}
     return AnswerStore(path, settings)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from timechat.data.drawing.film import Level, write_film
 from timechat.evaluation.metrics.grounding import per_query, temporal_iou
+from timechat.synthetic.scene import Level, write_scene
 
 Figures = Mapping[str, NDArray[np.float64]]
 """What each query adds to each figure: `r1_iou_0.3`, ... and `miou`, each `(queries,)`."""
@@ -17,8 +17,8 @@ _TRAINING_SEED = 0
 
 def training_spans(level: Level, *, films: int = 300) -> NDArray[np.float64]:
     """Start and end of events of training films, as shares of the film's duration: `(events, 2)`."""
-    written = (write_film(_TRAINING_SEED, index, level=level, split="train") for index in range(films))
-    return np.array([(h.start / film.duration, h.end / film.duration) for film in written for h in film.happenings])
+    written = (write_scene(_TRAINING_SEED, index, level=level, split="train") for index in range(films))
+    return np.array([(h.start / film.duration, h.end / film.duration) for film in written for h in film.actions])
 
 
 def expected_figures(choices: ArrayLike, truth: ArrayLike) -> dict[str, float]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.answers.tasks import DecodingOptions, find_preset
+from timechat.config import build, merge, read_mapping, read_overrides
 from timechat.evaluation.benchmarks import BENCHMARKS
-from timechat.prompts import DEFAULT_PRESET
-from timechat.recipes import build, merge, read_mapping, read_overrides
-from timechat.tasks import Decoding, find_preset
 
 Setting = Literal["zero-shot", "fine-tuned"]
 
@@ -36,7 +36,7 @@ class BenchmarkSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
+class EvaluatedModelSettings:
     """Who answers."""
 
     checkpoint: str = "nano"
@@ -72,7 +72,7 @@ class FrameSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class EvaluationRunSettings:
     """How the work is done."""
 
     output: str = "runs/evaluate"
@@ -92,28 +92,28 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class EvaluationRecipe:
     """One evaluation."""
 
     benchmark: BenchmarkSettings
     name: str = "evaluate"
     """Of the run."""
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: EvaluatedModelSettings = field(default_factory=EvaluatedModelSettings)
     """Who answers."""
     frames: FrameSettings = field(default_factory=FrameSettings)
     """Which frames are looked at."""
     preset: str = DEFAULT_PRESET
     """Wording of questions and system prompt."""
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
     """How answers are written: greedy, unless `do_sample`."""
-    run: RunSettings = field(default_factory=RunSettings)
+    run: EvaluationRunSettings = field(default_factory=EvaluationRunSettings)
     """How the work is done."""
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> EvaluationRecipe:
     """Read a recipe; `${NAME}` in a value is replaced by the environment's variable.
 
     Args:
@@ -123,4 +123,4 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: The file is no YAML mapping, a key is unknown, a value does not fit, or a variable is not set.
     """
-    return build(Recipe, merge(read_mapping(path), read_overrides(overrides)), str(path))
+    return build(EvaluationRecipe, merge(read_mapping(path), read_overrides(overrides)), str(path))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from timechat.answers.events import Task
 from timechat.evaluation.evaluate import Evaluation
 from timechat.evaluation.metrics.calibration import Reliability, reliability
 from timechat.evaluation.metrics.captioning import caption_iou
-from timechat.evaluation.reading import true_captions
+from timechat.evaluation.readers import true_captions
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
-from timechat.events import Task
 
 LENGTHS = (0.0, 2.0, 5.0, 10.0, 30.0, float("inf"))
 """Seconds that divide events by their length."""
@@ -113,7 +113,7 @@ def analyse(evaluation: Evaluation, *, num_worst: int = 24) -> Analysis:
         num_worst: Most answers that are shown one by one, over all tasks.
     """
     pairs = list(zip(evaluation.samples, evaluation.predictions, strict=True))
-    grounded = [pair for pair in pairs if pair[0].task == "grounding" and "timestamp" in pair[0].truth]
+    grounded = [pair for pair in pairs if pair[0].task == "grounding" and "timestamp" in pair[0].ground_truth]
     captioned = [pair for pair in pairs if pair[0].task == "dense_caption"]
     charts = [*_grounding_charts(grounded, evaluation.scores), *_caption_charts(captioned)]
     questions = {sample.id: sample.group for sample in evaluation.samples if sample.task == "ask"}
@@ -129,7 +129,7 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
     if not pairs or "grounding" not in scores:
         return []
     ious = np.array([_figure(scores["grounding"], sample, "miou") for sample, _ in pairs])
-    spans = np.array([sample.truth["timestamp"] for sample, _ in pairs], dtype=np.float64)  # (queries, 2)
+    spans = np.array([sample.ground_truth["timestamp"] for sample, _ in pairs], dtype=np.float64)  # (queries, 2)
     durations = np.array([_duration(sample, prediction) for sample, prediction in pairs])
     middles = spans.mean(axis=1) / np.maximum(durations, 1e-9)
     charts = [
@@ -176,7 +176,7 @@ def _caption_charts(pairs: Sequence[tuple[Sample, Prediction]]) -> list[Chart]:
     lengths: list[float] = []
     are_found: list[bool] = []
     for sample, prediction in pairs:
-        spans = np.array(sample.truth.get("segments", []), dtype=np.float64).reshape(-1, 2)
+        spans = np.array(sample.ground_truth.get("segments", []), dtype=np.float64).reshape(-1, 2)
         answered = np.array([(event.start, event.end) for event in prediction.events]).reshape(-1, 2)
         iou = caption_iou(spans, answered)
         lengths += (np.abs(spans[:, 1] - spans[:, 0])).tolist()
@@ -194,7 +194,7 @@ def _groups(scores: Mapping[str, Scores], name: str, groups: Mapping[str, str]) 
     """Accuracy of the parts of a benchmark; their intervals stand with the figures."""
     if name not in scores:
         return None
-    figures = scores[name].figures
+    figures = scores[name].metrics
     counts = Counter(groups.get(item, "") for item in scores[name].items)
     bars = [
         Bar(group.replace("_", " "), value, counts[group])
@@ -230,7 +230,7 @@ def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) 
         figure = "accuracy"
     else:
         scored = scores.get(sample.task)
-        given = () if scored is None else scored.figures
+        given = () if scored is None else scored.metrics
         figure = next((name for name in _FIGURES.get(sample.task, ()) if name in given), "")
     if scored is None or not figure:
         return None
@@ -238,7 +238,7 @@ def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) 
 
 
 def _truth(sample: Sample) -> tuple[Mark, ...]:
-    truth = sample.truth
+    truth = sample.ground_truth
     if "timestamp" in truth:
         start, end = map(float, truth["timestamp"])
         return (Mark(start, end, str(truth.get("caption", ""))),)
@@ -253,12 +253,16 @@ def _truth(sample: Sample) -> tuple[Mark, ...]:
 def _figure(scores: Scores, sample: Sample, figure: str) -> float:
     """What a sample adds to a figure; captions are scored by video."""
     name = sample.video.rsplit("/", 1)[-1]
-    items = scores.items.get(sample.id) or scores.items.get(str(sample.truth.get("id", ""))) or scores.items.get(name)
+    items = (
+        scores.items.get(sample.id)
+        or scores.items.get(str(sample.ground_truth.get("id", "")))
+        or scores.items.get(name)
+    )
     return float((items or {}).get(figure, 0.0))
 
 
 def _duration(sample: Sample, prediction: Prediction) -> float:
-    return float(prediction.duration or sample.duration or max(sample.truth["timestamp"]))
+    return float(prediction.duration or sample.duration or max(sample.ground_truth["timestamp"]))
 
 
 # ----------------------------------------------------------------------------------------------------- bars

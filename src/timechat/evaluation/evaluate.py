@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 
+from timechat.answers.tasks import find_preset
 from timechat.distributed import launched_processes, local_rank
 from timechat.errors import DataError
-from timechat.evaluation.benchmarks import BENCHMARKS, Source
-from timechat.evaluation.config import ModelSettings, Recipe
-from timechat.evaluation.predict import Look, Progress, is_open, predict
-from timechat.evaluation.published import comparison_table, figures_beside, to_rows
+from timechat.evaluation.benchmarks import BENCHMARKS, BenchmarkFiles
+from timechat.evaluation.config import EvaluatedModelSettings, EvaluationRecipe
+from timechat.evaluation.predict import EncodeVideo, Progress, is_open, predict
+from timechat.evaluation.published import comparison_table, metrics_beside, to_rows
 from timechat.evaluation.question_scores import score_questions
-from timechat.evaluation.result_writing import write_results
+from timechat.evaluation.result_files import write_results
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, count_statuses
 from timechat.evaluation.score import Scores, score_files
-from timechat.model.digest import weights_digest
+from timechat.model.fingerprint import weights_fingerprint
 from timechat.pipeline import TimeChat
-from timechat.tasks import find_preset
 
 _LIBRARIES = ("timechat", "torch", "transformers", "peft", "tokenizers", "numpy", "av")
 STATUS_WORDS = {
@@ -53,7 +53,7 @@ class Evaluation:
         table: The same for people.
     """
 
-    recipe: Recipe
+    recipe: EvaluationRecipe
     samples: Sequence[Sample]
     predictions: Sequence[Prediction]
     scores: dict[str, Scores]
@@ -61,7 +61,7 @@ class Evaluation:
     table: str
 
 
-def read_samples(recipe: Recipe) -> list[Sample]:
+def read_samples(recipe: EvaluationRecipe) -> list[Sample]:
     """What a recipe asks, up to its limit.
 
     Raises:
@@ -69,7 +69,7 @@ def read_samples(recipe: Recipe) -> list[Sample]:
     """
     settings = recipe.benchmark
     transcripts = None if settings.transcripts is None else Path(settings.transcripts)
-    source = Source(Path(settings.annotations), Path(settings.videos), settings.split, transcripts)
+    source = BenchmarkFiles(Path(settings.annotations), Path(settings.videos), settings.split, transcripts)
     if not source.videos.is_dir():
         raise DataError(f"{source.videos}: no such folder; give the folder of the videos as benchmark.videos")
     samples = list(islice(BENCHMARKS[settings.name].read(source), recipe.run.limit))
@@ -85,7 +85,7 @@ def read_samples(recipe: Recipe) -> list[Sample]:
     return samples
 
 
-def load_timechat(settings: ModelSettings) -> TimeChat:
+def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
     """Load the model of a recipe, with its adapter's strength and its vocabulary of times.
 
     Raises:
@@ -112,7 +112,7 @@ def run_facts() -> dict[str, Any]:
     return {"python": platform.python_version(), "versions": versions, "machine": platform.machine()}
 
 
-def plain_settings(recipe: Recipe) -> dict[str, Any]:
+def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     """What the answers depend on as far as the recipe tells, ready for JSON; what only limits the run is left out."""
     settings = recipe.benchmark
     preset = json.dumps(asdict(find_preset(recipe.preset)), sort_keys=True)
@@ -128,7 +128,7 @@ def plain_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def finished_predictions(recipe: Recipe, samples: Sequence[Sample]) -> list[Prediction] | None:
+def finished_predictions(recipe: EvaluationRecipe, samples: Sequence[Sample]) -> list[Prediction] | None:
     """The predictions of a run that is done, without loading its model; None where there is work to do.
 
     Raises:
@@ -143,15 +143,15 @@ def finished_predictions(recipe: Recipe, samples: Sequence[Sample]) -> list[Pred
 
 
 def run_predictions(
-    recipe: Recipe,
+    recipe: EvaluationRecipe,
     samples: Sequence[Sample],
     timechat: TimeChat,
     *,
     fresh: bool = False,
     shard: tuple[int, int] = (0, 1),
-    look: Look | None = None,
+    encode: EncodeVideo | None = None,
     look_name: str | None = None,
-    wants_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> list[Prediction] | None:
     """Answer what has no answer yet.
@@ -162,9 +162,9 @@ def run_predictions(
         timechat: Who answers.
         fresh: Whether earlier predictions are thrown away.
         shard: Share of the work: number, from 0, and how many there are.
-        look: How videos are looked at, where not as the recipe says.
+        encode: How videos are looked at, where not as the recipe says.
         look_name: What that is called.
-        wants_stop: Asked now and then.
+        should_stop: Asked now and then.
         progress: Told how many samples are done.
 
     Returns:
@@ -178,19 +178,19 @@ def run_predictions(
         folder.clear()
     settings = plain_settings(recipe) | {
         "look": look_name,
-        "weights": weights_digest(timechat.model),
+        "weights": weights_fingerprint(timechat.model),
         "device": timechat.model.device.type,
         "dtype": str(timechat.model.dtype),
     }
     folder.begin(recipe, run_facts(), settings)
     is_done = predict(
-        timechat, samples, recipe, folder, shard=shard, look=look, wants_stop=wants_stop, progress=progress
+        timechat, samples, recipe, folder, shard=shard, encode=encode, should_stop=should_stop, progress=progress
     )
     return folder.finish(samples) if is_done else None
 
 
 def score_run(
-    recipe: Recipe, samples: Sequence[Sample], predictions: Sequence[Prediction], *, compares: bool = False
+    recipe: EvaluationRecipe, samples: Sequence[Sample], predictions: Sequence[Prediction], *, compares: bool = False
 ) -> Evaluation:
     """Write the result files of a run, score them, and keep the figures.
 
@@ -222,12 +222,12 @@ def score_run(
     metrics = _metrics(recipe, predictions, scores, folder)
     published = []
     if compares:
-        names = [name for one in scores.values() for name in one.figures]
-        published = figures_beside(recipe.benchmark.name, recipe.benchmark.setting, names)
+        names = [name for one in scores.values() for name in one.metrics]
+        published = metrics_beside(recipe.benchmark.name, recipe.benchmark.setting, names)
         metrics["published"] = to_rows(published)
     table = _table(recipe, metrics, scores)
     if compares:
-        ours = {name: value for one in scores.values() for name, value in one.figures.items()}
+        ours = {name: value for one in scores.values() for name, value in one.metrics.items()}
         beside = comparison_table(ours, recipe.model.checkpoint, published) if published else "No published figures."
         table += f"\n## Published figures\n\n{beside}\n"
     folder.write_metrics(metrics, table)
@@ -235,7 +235,7 @@ def score_run(
 
 
 def _metrics(
-    recipe: Recipe, predictions: Sequence[Prediction], scores: dict[str, Scores], folder: RunFolder
+    recipe: EvaluationRecipe, predictions: Sequence[Prediction], scores: dict[str, Scores], folder: RunFolder
 ) -> dict[str, Any]:
     run = folder.read("run.json")
     seconds = {
@@ -256,7 +256,7 @@ def _metrics(
     }
 
 
-def _table(recipe: Recipe, metrics: dict[str, Any], scores: dict[str, Scores]) -> str:
+def _table(recipe: EvaluationRecipe, metrics: dict[str, Any], scores: dict[str, Scores]) -> str:
     benchmark = BENCHMARKS[recipe.benchmark.name]
     how = "drawn by chance" if recipe.decoding.do_sample else "greedy"
     lines = [

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.data.drawing.chain import event_id
-from timechat.data.drawing.film import Level
 from timechat.data.records import Record, RecordEvent, read_jsonl
 from timechat.errors import DataError, located
 from timechat.evaluation.metrics.captioning import Attributes
+from timechat.synthetic.long import event_id
+from timechat.synthetic.scene import Level
 
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"

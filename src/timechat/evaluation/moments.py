@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.answers.events import Answer
+from timechat.answers.parsing import Parsed
 from timechat.data.records import Record
 from timechat.evaluation.baselines import expected_figures
 from timechat.evaluation.films import DrawnFilm
@@ -16,10 +18,8 @@ from timechat.evaluation.metrics.grounding import Span, per_query
 from timechat.evaluation.metrics.moments import fit_moment, match_moments
 from timechat.evaluation.report import Report, Table, estimate_row
 from timechat.evaluation.scoring import Figures
-from timechat.events import Answer
-from timechat.parsing import Parsed
 
-_UNREAD = Parsed([], is_unread=True).notes[0]
+_UNREAD = Parsed([], is_unparsed=True).notes[0]
 _BEST = {"r1_iou_0.3": "R@1 IoU 0.3", "r1_iou_0.5": "R@1 IoU 0.5", "r1_iou_0.7": "R@1 IoU 0.7", "miou": "mIoU"}
 _BORDERS = {"start_error": "start, seconds off", "end_error": "end, seconds off"}
 

@@ -11,30 +11,30 @@ from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 
+from timechat.answers.events import Answer
 from timechat.errors import PromptTooLongError, VideoError
 from timechat.evaluation.answering import option_logprobs
 from timechat.evaluation.benchmarks import load_segment_centres
-from timechat.evaluation.config import Recipe
+from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, Status
-from timechat.events import Answer
-from timechat.pipeline import EncodedVideo, LongVideo, Sampling, TimeChat, Wanted
+from timechat.pipeline import EncodedVideo, MomentSelection, TimeChat, VideoSession, WindowSampling
 
 Chunk = tuple[Sample, ...]
 Progress = Callable[[str, int, int], None]
-Look = Callable[[TimeChat, Path, Sample, Recipe], EncodedVideo]
+EncodeVideo = Callable[[TimeChat, Path, Sample, EvaluationRecipe], EncodedVideo]
 """Encodes what a sample is about; ablations show it otherwise."""
 
 _EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 _FREE_TASKS = ("ask", "summary")
-_ALL_EVENTS = Wanted(find_all=True, threshold=0.0)
+_ALL_EVENTS = MomentSelection(find_all=True, threshold=0.0)
 
 
 def chunks(samples: Sequence[Sample], videos_at_once: int) -> list[Chunk]:
     """Divide samples into chunks, each of all samples about so many videos, in order of first appearance."""
     by_place: dict[object, list[Sample]] = {}
     for sample in samples:
-        by_place.setdefault(sample.place, []).append(sample)
+        by_place.setdefault(sample.clip, []).append(sample)
     groups = iter(by_place.values())
     return [
         tuple(sample for group in some for sample in group)
@@ -52,12 +52,12 @@ def find_video(folder: Path, name: str) -> Path | None:
 def predict(
     timechat: TimeChat,
     samples: Sequence[Sample],
-    recipe: Recipe,
+    recipe: EvaluationRecipe,
     folder: RunFolder,
     *,
     shard: tuple[int, int] = (0, 1),
-    look: Look | None = None,
-    wants_stop: Callable[[], bool] = lambda: False,
+    encode: EncodeVideo | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> bool:
     """Answer all samples that have no prediction yet.
@@ -68,8 +68,8 @@ def predict(
         recipe: How they are asked.
         folder: Where predictions go, chunk by chunk.
         shard: Which share of the chunks: number, from 0, and how many shares there are.
-        look: How a video is looked at; None does as the recipe says.
-        wants_stop: Asked after every chunk.
+        encode: How a video is looked at; None does as the recipe says.
+        should_stop: Asked after every chunk.
         progress: Told how many samples are done.
 
     Returns:
@@ -82,11 +82,11 @@ def predict(
     total, done = sum(map(len, share)), 0
     for chunk in share:
         if any(is_open(sample, there, videos) for sample in chunk):
-            folder.add(_answer_chunk(timechat, chunk, recipe, videos, look or encode_sample), shard)
+            folder.add(_answer_chunk(timechat, chunk, recipe, videos, encode or encode_sample), shard)
         done += len(chunk)
         if progress is not None:
             progress("predict", done, total)
-        if wants_stop() and done < total:
+        if should_stop() and done < total:
             return False
     return True
 
@@ -94,12 +94,12 @@ def predict(
 def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bool:
     """Whether a sample has no prediction, one to another question, or one whose missing video is there now."""
     found = there.get(sample.id)
-    if found is None or (found.video, found.task, found.query) != (sample.video, sample.task, sample.words):
+    if found is None or (found.video, found.task, found.query) != (sample.video, sample.task, sample.query):
         return True
     return found.status == "missing_video" and find_video(videos, sample.video) is not None
 
 
-def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe) -> EncodedVideo:
+def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
     """Encode what a sample is about at one look."""
     if path.is_dir() or sample.sampling == "segment_centres":
         return timechat.encode(
@@ -118,33 +118,35 @@ def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Recipe
 # ---------------------------------------------------------------------------------------------------- a chunk
 
 
-def _answer_chunk(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path, look: Look) -> list[Prediction]:
+def _answer_chunk(
+    timechat: TimeChat, chunk: Chunk, recipe: EvaluationRecipe, videos: Path, encode: EncodeVideo
+) -> list[Prediction]:
     """Predictions of a chunk, in its order."""
     if recipe.frames.windows:
         predictions = _answer_in_windows(timechat, chunk, recipe, videos)
     else:
-        predictions = _answer_at_one_look(timechat, chunk, recipe, videos, look)
+        predictions = _answer_whole_videos(timechat, chunk, recipe, videos, encode)
     found = {prediction.id: prediction for prediction in predictions}
     return [found[sample.id] for sample in chunk]
 
 
-def _by_place(chunk: Chunk, videos: Path) -> Iterator[tuple[Path | None, list[Sample]]]:
+def _by_clip(chunk: Chunk, videos: Path) -> Iterator[tuple[Path | None, list[Sample]]]:
     """Samples that are looked at together, with the file; None where there is none."""
-    for (video, _, _), group in groupby(chunk, key=lambda sample: sample.place):
+    for (video, _, _), group in groupby(chunk, key=lambda sample: sample.clip):
         yield find_video(videos, video), list(group)
 
 
-def _answer_at_one_look(
-    timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path, look: Look
+def _answer_whole_videos(
+    timechat: TimeChat, chunk: Chunk, recipe: EvaluationRecipe, videos: Path, encode: EncodeVideo
 ) -> Iterator[Prediction]:
     ready: list[tuple[Sample, EncodedVideo, float]] = []
-    for path, samples in _by_place(chunk, videos):
+    for path, samples in _by_clip(chunk, videos):
         begun = time.perf_counter()
         if path is None:
             yield from map(_missing, samples)
             continue
         try:
-            encoded = look(timechat, path, samples[0], recipe)
+            encoded = encode(timechat, path, samples[0], recipe)
         except VideoError as error:
             yield from (_failed(one, "unreadable_video", str(error)) for one in samples)
             continue
@@ -153,8 +155,8 @@ def _answer_at_one_look(
             continue
         seconds = (time.perf_counter() - begun) / len(samples)
         ready += [(sample, encoded, seconds) for sample in samples]
-    ready.sort(key=lambda item: (item[0].task, item[0].by_likelihood))  # stable: videos stay together
-    for (_, by_likelihood), group_of_task in groupby(ready, key=lambda item: (item[0].task, item[0].by_likelihood)):
+    ready.sort(key=lambda item: (item[0].task, item[0].rank_options))  # stable: videos stay together
+    for (_, by_likelihood), group_of_task in groupby(ready, key=lambda item: (item[0].task, item[0].rank_options)):
         items = iter(group_of_task)
         for batch in iter(lambda: list(islice(items, recipe.run.batch_size)), []):  # noqa: B023 - used at once
             answer = _choose if by_likelihood else _write
@@ -170,7 +172,7 @@ def _failed(sample: Sample, status: Status, note: str) -> Prediction:
         id=sample.id,
         video=sample.video,
         task=sample.task,
-        query=sample.words,
+        query=sample.query,
         duration=sample.duration,
         status=status,
         notes=(note,),
@@ -180,13 +182,13 @@ def _failed(sample: Sample, status: Status, note: str) -> Prediction:
 Batch = Sequence[tuple[Sample, EncodedVideo, float]]
 
 
-def _write(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Prediction]:
+def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:
     """Predictions of a batch of one task, as the model writes them."""
     begun = time.perf_counter()
     try:
         answers = timechat.run_all(
             batch[0][0].task,
-            [(encoded, sample.words) for sample, encoded, _ in batch],
+            [(encoded, sample.query) for sample, encoded, _ in batch],
             decoding=recipe.decoding,
             preset=recipe.preset,
             speech=[sample.speech for sample, _, _ in batch],
@@ -203,19 +205,19 @@ def _write(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Predict
         yield _read(sample, answer, {"encode": round(encode, 4), "answer": round(share, 4)})
 
 
-def _choose(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Prediction]:
+def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:
     """Predictions of questions whose likeliest option is the answer."""
     for sample, encoded, encode in batch:
         begun = time.perf_counter()
         logprobs = option_logprobs(
-            timechat.model, timechat.processor, encoded, sample.words or "", sample.options, preset=recipe.preset
+            timechat.model, timechat.processor, encoded, sample.query or "", sample.options, preset=recipe.preset
         )
         best = max(range(len(logprobs)), key=logprobs.__getitem__)
         yield Prediction(
             id=sample.id,
             video=sample.video,
             task=sample.task,
-            query=sample.words,
+            query=sample.query,
             duration=encoded.duration,
             text=sample.options[best],
             option_logprobs=tuple(round(value, 4) for value in logprobs),
@@ -223,14 +225,16 @@ def _choose(timechat: TimeChat, batch: Batch, recipe: Recipe) -> Iterator[Predic
         )
 
 
-def _answer_in_windows(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos: Path) -> Iterator[Prediction]:
+def _answer_in_windows(
+    timechat: TimeChat, chunk: Chunk, recipe: EvaluationRecipe, videos: Path
+) -> Iterator[Prediction]:
     """Predictions about videos of any length, each looked at window by window."""
     frames = recipe.frames
-    for path, samples in _by_place(chunk, videos):
+    for path, samples in _by_clip(chunk, videos):
         if path is None:
             yield from map(_missing, samples)
             continue
-        sampling = Sampling(
+        sampling = WindowSampling(
             num_frames=frames.num_frames,
             fps=frames.fps,
             max_frames=frames.max_frames,
@@ -244,17 +248,17 @@ def _answer_in_windows(timechat: TimeChat, chunk: Chunk, recipe: Recipe, videos:
             yield from (_failed(one, "unreadable_video", str(error)) for one in samples)
 
 
-def _ask(timechat: TimeChat, sample: Sample, video: LongVideo, recipe: Recipe) -> Prediction:
+def _ask(timechat: TimeChat, sample: Sample, video: VideoSession, recipe: EvaluationRecipe) -> Prediction:
     begun = time.perf_counter()
     try:
         answer = timechat.run(
             sample.task,
             video,
-            sample.words,
+            sample.query,
             decoding=recipe.decoding,
             preset=recipe.preset,
             speech=sample.speech,
-            wanted=_ALL_EVENTS,
+            moments=_ALL_EVENTS,
         )
     except PromptTooLongError as error:
         return _failed(sample, "too_long", str(error))
@@ -268,7 +272,7 @@ def _read(sample: Sample, answer: Answer, seconds: dict[str, float]) -> Predicti
         id=sample.id,
         video=sample.video,
         task=sample.task,
-        query=sample.words,
+        query=sample.query,
         duration=answer.duration,
         text=answer.text,
         status="unparsed" if is_unparsed or not answer.text.strip() else "ok",

@@ -12,7 +12,7 @@ _ALSO = {"activitynet_grounding": "activitynet_captions", "qvhighlights_moments"
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedFigures:
+class PublishedMetrics:
     """What a paper says that a model scores.
 
     Attributes:
@@ -35,13 +35,13 @@ class PublishedFigures:
 
 
 @cache
-def published_figures() -> tuple[PublishedFigures, ...]:
+def published_metrics() -> tuple[PublishedMetrics, ...]:
     """All that are known."""
     content = json.loads(files("timechat.evaluation").joinpath("published.json").read_text(encoding="utf-8"))
-    return tuple(PublishedFigures(**entry) for entry in content["figures"])
+    return tuple(PublishedMetrics(**entry) for entry in content["figures"])
 
 
-def figures_beside(benchmark: str, setting: str | None, names: Sequence[str]) -> list[PublishedFigures]:
+def metrics_beside(benchmark: str, setting: str | None, names: Sequence[str]) -> list[PublishedMetrics]:
     """Those of a benchmark that share a figure with ours.
 
     Args:
@@ -52,12 +52,12 @@ def figures_beside(benchmark: str, setting: str | None, names: Sequence[str]) ->
     wanted = _ALSO.get(benchmark, benchmark)
     return [
         one
-        for one in published_figures()
+        for one in published_metrics()
         if one.benchmark == wanted and setting in (None, one.setting) and set(one.metrics) & set(names)
     ]
 
 
-def comparison_table(ours: Mapping[str, float | None], model: str, published: Sequence[PublishedFigures]) -> str:
+def comparison_table(ours: Mapping[str, float | None], model: str, published: Sequence[PublishedMetrics]) -> str:
     """Our figures above the published ones, in Markdown; figures that could not be confirmed are marked."""
     names = [name for name in ours if any(name in one.metrics for one in published)]
     lines = [f"| {' | '.join(['', *names, 'source'])} |", f"| --- |{' ---: |' * len(names)} --- |"]
@@ -72,7 +72,7 @@ def comparison_table(ours: Mapping[str, float | None], model: str, published: Se
     return "\n".join(lines)
 
 
-def to_rows(published: Sequence[PublishedFigures]) -> list[dict[str, Any]]:
+def to_rows(published: Sequence[PublishedMetrics]) -> list[dict[str, Any]]:
     """Ready for JSON."""
     return [
         {

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from timechat.evaluation.benchmarks import Benchmark
 from timechat.evaluation.metrics.answers import answer_hits
-from timechat.evaluation.metrics.choices import choice_figures
+from timechat.evaluation.metrics.choices import choice_metrics
 from timechat.evaluation.metrics.intervals import bootstrap_mean
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
@@ -35,7 +35,7 @@ def score_questions(benchmark: Benchmark, pairs: Pairs, *, resamples: int = 2000
         hits = answer_hits(texts, [sample.answer or "" for sample, _ in in_words])
         result["questions"] = _scores("questions", in_words, {"accuracy": hits}, resamples, unread=0)
     if choices:
-        figures = choice_figures(
+        figures = choice_metrics(
             [_text(prediction) for _, prediction in choices],
             [sample.options for sample, _ in choices],
             [sample.answer or "" for sample, _ in choices],

@@ -10,13 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
+from timechat.answers.events import format_time
 from timechat.evaluation.benchmarks import BENCHMARKS
 from timechat.evaluation.error_analysis import Analysis, Bar, Case, Chart, Mark, analyse
 from timechat.evaluation.evaluate import STATUS_WORDS, Evaluation
 from timechat.evaluation.metrics.calibration import Reliability
 from timechat.evaluation.predict import find_video
 from timechat.evaluation.score import Scores
-from timechat.events import format_time
 from timechat.files import write_text_atomically
 
 REPORT_FILE = "report.html"
@@ -48,7 +48,7 @@ def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str
         analysis: Of the run.
         folder: In which the page will lie; videos are referred to from there.
     """
-    template = files("timechat").joinpath("templates/report.html").read_text(encoding="utf-8")
+    template = files("timechat.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
     assert script is not None
     metrics = evaluation.metrics
@@ -76,7 +76,7 @@ def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str
 
 def _score_table(name: str, scores: Scores) -> str:
     rows = []
-    for figure, value in scores.figures.items():
+    for figure, value in scores.metrics.items():
         interval = "[{:.3f}, {:.3f}]".format(*scores.intervals[figure]) if figure in scores.intervals else ""
         shown = "-" if value is None else f"{value:.4f}"
         rows.append(f"<tr><th scope=row>{escape(figure)}</th><td>{shown}</td><td>{interval}</td></tr>")
@@ -172,7 +172,7 @@ def _case(case: Case, evaluation: Evaluation, folder: Path) -> str:
     ends = [mark.end for mark in (*case.truth, *answered)]
     scale = float(prediction.duration or sample.duration or max(ends, default=0.0) or 1.0)
     lines = [
-        f"<h3>{escape(sample.words or sample.task.replace('_', ' '))}</h3>",
+        f"<h3>{escape(sample.query or sample.task.replace('_', ' '))}</h3>",
         f"<p class=soft>{escape(sample.id)} · {escape(sample.video)} · {escape(case.figure)} {case.value:.3f} · "
         f"{escape(STATUS_WORDS[prediction.status])}</p>",
         _player(sample.video, evaluation, folder),

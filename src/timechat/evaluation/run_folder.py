@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from timechat.config import save_recipe
 from timechat.errors import DataError, located
-from timechat.evaluation.config import Recipe
+from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.files import write_json_atomically, write_text_atomically
-from timechat.recipes import save_recipe
 
 PREDICTIONS_FILE = "predictions.jsonl"
 RECIPE_FILE = "recipe.yaml"
@@ -38,7 +38,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, recipe: Recipe, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def begin(self, recipe: EvaluationRecipe, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         """Make the folder, or go on with it.
 
         Args:

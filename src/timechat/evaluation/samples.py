@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from timechat.events import Event, Task
+from timechat.answers.events import Event, Task
 
 Status = Literal["ok", "unparsed", "missing_video", "unreadable_video", "too_long"]
 """What became of a sample: answered; answered without anything that its task asks for; no such file; a file that
@@ -26,32 +26,32 @@ class Sample:
         id: Unique in the benchmark.
         video: Path below the folder of videos; a folder of pictures where the benchmark has such.
         task: As which it is asked.
-        words: The question of `ask`, the query of a task that has one.
+        query: The question of `ask`, the query of a task that has one.
         duration: Seconds of the video as the benchmark says, None where it does not.
         start: Seconds; only what is shown from here on is looked at.
         end: Seconds; only what is shown before is looked at.
         sampling: Where in that stretch frames are taken.
         speech: What is said in the video, told with the question; None tells nothing.
-        truth: The true answer as a row of the official scorer's ground-truth file.
+        ground_truth: The true answer as a row of the official scorer's ground-truth file.
         options: Of a multiple-choice question, in their order.
         answer: The right answer of a question: one of the options, or a text.
-        by_likelihood: Whether the likeliest option is the answer, instead of the one whose letter is written.
+        rank_options: Whether the likeliest option is the answer, instead of the one whose letter is written.
         group: Part of the benchmark that it is counted with.
     """
 
     id: str
     video: str
     task: Task
-    words: str | None = None
+    query: str | None = None
     duration: float | None = None
     start: float | None = None
     end: float | None = None
     sampling: Sampling = "uniform"
     speech: tuple[Event, ...] | None = None
-    truth: Mapping[str, Any] = field(default_factory=dict)
+    ground_truth: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     answer: str | None = None
-    by_likelihood: bool = False
+    rank_options: bool = False
     group: str = ""
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Sample:
             raise ValueError(f"sample {self.id}: the answer {self.answer!r} is none of {list(self.options)}")
 
     @property
-    def place(self) -> tuple[str, float | None, float | None]:
+    def clip(self) -> tuple[str, float | None, float | None]:
         """What is looked at: samples of one place share what the model sees."""
         return self.video, self.start, self.end
 

@@ -31,19 +31,19 @@ from timechat.evaluation.metrics.intervals import bootstrap_mean, bootstrap_tota
 from timechat.evaluation.metrics.meteor import combined_statistics, meteor_score
 from timechat.evaluation.metrics.moment_retrieval import moment_retrieval_scores
 from timechat.evaluation.metrics.summaries import top_5_average_precision
-from timechat.evaluation.reading import (
+from timechat.evaluation.readers import (
     CaptionedVideo,
-    Findings,
+    GroundTruthQuery,
+    InputIssues,
     PredictedQuery,
-    TrueQuery,
+    read_caption_ground_truth,
     read_caption_predictions,
-    read_caption_truth,
+    read_label_ground_truth,
     read_label_predictions,
-    read_label_truth,
+    read_query_ground_truth,
     read_query_predictions,
-    read_query_truth,
+    read_span_ground_truth,
     read_span_predictions,
-    read_span_truth,
 )
 
 ScoreTask = Literal["dvc", "tvg", "vhd", "mr", "tvsum"]
@@ -66,7 +66,7 @@ class Scores:
 
     Attributes:
         task: By whose rules.
-        figures: By name, as fractions (CIDEr from 0 to 10); None for what cannot be computed here.
+        metrics: By name, as fractions (CIDEr from 0 to 10); None for what cannot be computed here.
         intervals: 95 % bootstrap intervals over videos, of the figures that have one.
         items: By query or video, what it adds to each figure that is a mean.
         n_queries: Queries of the truth; videos where captions or clips are scored.
@@ -76,7 +76,7 @@ class Scores:
     """
 
     task: str
-    figures: Mapping[str, float | None]
+    metrics: Mapping[str, float | None]
     intervals: Mapping[str, tuple[float, float]]
     items: Mapping[str, Mapping[str, float]] = field(repr=False)
     n_queries: int
@@ -87,7 +87,7 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """One flat object: the figures, the counts, the intervals as `ci`, and the notes."""
         return {
-            **self.figures,
+            **self.metrics,
             "n_queries": self.n_queries,
             "n_missing": self.n_missing,
             "n_unparsed": self.n_unparsed,
@@ -98,7 +98,7 @@ class Scores:
     def to_markdown(self) -> str:
         """A table of the figures with their intervals, and the counts."""
         lines = ["| figure | value | 95 % interval |", "| --- | ---: | --- |"]
-        for name, value in self.figures.items():
+        for name, value in self.metrics.items():
             interval = "" if name not in self.intervals else "[{:.4f}, {:.4f}]".format(*self.intervals[name])
             lines.append(f"| {name} | {'-' if value is None else format(value, '.4f')} | {interval} |")
         counts = f"{self.n_queries} queries, {self.n_missing} missing, {self.n_unparsed} unparsed"
@@ -109,7 +109,7 @@ def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: i
     """Score a file of predictions against a file of truth.
 
     Args:
-        predictions: In the original's formats, or ours; see `timechat.evaluation.reading`.
+        predictions: In the original's formats, or ours; see `timechat.evaluation.readers`.
         truth: Likewise.
         task: By whose rules.
         resamples: Bootstrap resamples behind the intervals.
@@ -148,7 +148,7 @@ class _Table:
             self.figures[name] = estimate.value
             self.intervals[name] = (estimate.low, estimate.high)
 
-    def scores(self, task: str, n_missing: int, n_unparsed: int, findings: Findings) -> Scores:
+    def scores(self, task: str, n_missing: int, n_unparsed: int, findings: InputIssues) -> Scores:
         """All of it, with what was wrong."""
         items = {
             query: {name: float(values[i]) for name, values in self.columns.items() if np.isfinite(values[i])}
@@ -159,7 +159,7 @@ class _Table:
         )
 
 
-def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, findings: Findings) -> None:
+def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, findings: InputIssues) -> None:
     for name in predicted:
         if name not in truth:
             findings.add(f"{what} are not in the truth and were left out")
@@ -169,8 +169,8 @@ def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what:
 
 
 def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = Findings()
-    truth = read_caption_truth(truth_file, findings)
+    findings = InputIssues()
+    truth = read_caption_ground_truth(truth_file, findings)
     predicted = read_caption_predictions(predictions, findings)
     _count_unknown(predicted, truth, "predicted videos", findings)
     nothing = CaptionedVideo(np.zeros((0, 2)), ())
@@ -194,7 +194,7 @@ def _add_words(
     truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     are_there: Sequence[bool],
-    findings: Findings,
+    findings: InputIssues,
 ) -> None:
     """Add the figures that look at the captions' words: the official ones where Java is, and the approximations."""
     has_java = java.java_is_ready()
@@ -279,8 +279,8 @@ def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = Findings()
-    truth = read_span_truth(truth_file, findings)
+    findings = InputIssues()
+    truth = read_span_ground_truth(truth_file, findings)
     predicted = read_span_predictions(predictions, findings)
     _count_unknown(predicted, truth, "predicted queries", findings)
     ious = answered_iou([predicted.get(query) for query in truth], np.array([one.span for one in truth.values()]))
@@ -297,7 +297,7 @@ def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
 
 
 def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = Findings()
+    findings = InputIssues()
     truth, predicted = _read_queries(predictions, truth_file, findings)
     rated = {query: one for query, one in truth.items() if one.highlights is not None}
     if not rated:
@@ -318,7 +318,7 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
 
 
 def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = Findings()
+    findings = InputIssues()
     truth, predicted = _read_queries(predictions, truth_file, findings)
     asked = {query: one for query, one in truth.items() if len(one.windows)}
     if not asked:
@@ -342,9 +342,9 @@ def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Score
 
 
 def _read_queries(
-    predictions: Path, truth_file: Path, findings: Findings
-) -> tuple[dict[str, TrueQuery], dict[str, PredictedQuery]]:
-    truth = read_query_truth(truth_file, findings)
+    predictions: Path, truth_file: Path, findings: InputIssues
+) -> tuple[dict[str, GroundTruthQuery], dict[str, PredictedQuery]]:
+    truth = read_query_ground_truth(truth_file, findings)
     predicted = read_query_predictions(predictions, truth, findings)
     _count_unknown(predicted, truth, "predicted queries", findings)
     return truth, predicted
@@ -354,8 +354,8 @@ def _read_queries(
 
 
 def _score_summaries(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = Findings()
-    truth = read_label_truth(truth_file, findings)
+    findings = InputIssues()
+    truth = read_label_ground_truth(truth_file, findings)
     predicted = read_label_predictions(predictions, findings)
     _count_unknown(predicted, truth, "predicted videos", findings)
     table = _Table(list(truth), list(truth), resamples)

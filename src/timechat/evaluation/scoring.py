@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from timechat.data.drawing.wording import with_speech
+from timechat.answers.events import clip_scores
 from timechat.data.records import Record
 from timechat.evaluation.asking import read_events
 from timechat.evaluation.baselines import best_constant_span, best_iou, expected_figures, random_spans
@@ -14,9 +14,9 @@ from timechat.evaluation.films import DrawnFilm
 from timechat.evaluation.metrics.answers import answer_hits, majority_answer
 from timechat.evaluation.metrics.captioning import Attributes, detect, match_events
 from timechat.evaluation.metrics.grounding import Span, per_query
-from timechat.evaluation.metrics.highlights import CLIP_SECONDS, HighlightTruth, highlight_scores
+from timechat.evaluation.metrics.highlights import CLIP_SECONDS, HighlightGroundTruth, highlight_scores
 from timechat.evaluation.wordings import read_caption
-from timechat.events import clip_scores
+from timechat.synthetic.wording import with_speech
 
 HIGHLIGHT_LEVELS = {"relevant": 1.0, "good": 3.0}
 """Saliency from which a clip of a drawn film is a highlight: every clip that belongs to the query is rated 1 to 4."""
@@ -244,12 +244,12 @@ def highlight_figures(films: Sequence[DrawnFilm], answers: Mapping[str, Mapping[
     return rows
 
 
-def highlight_truth(record: Record, film: DrawnFilm) -> HighlightTruth:
+def highlight_truth(record: Record, film: DrawnFilm) -> HighlightGroundTruth:
     """The rated clips of a highlight query of a drawn film."""
     moments = record.extra.get("moments")
     if not moments:
         raise ValueError(f"the highlight record {record.id!r} has no 'moments'; draw the folder again")
-    return HighlightTruth(
+    return HighlightGroundTruth(
         film.duration,
         tuple(int(moment["start"] // CLIP_SECONDS) for moment in moments),
         tuple((float(moment["score"]),) for moment in moments),

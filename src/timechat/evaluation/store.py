@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import DataError
-from timechat.files import written_whole
+from timechat.files import atomic_write
 
 
 class AnswerStore:
@@ -57,7 +57,7 @@ class AnswerStore:
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path) as unfinished:
+        with atomic_write(self.path) as unfinished:
             unfinished.write_text(json.dumps(settings, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

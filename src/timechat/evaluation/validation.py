@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from timechat.data.drawing.film import Film
-from timechat.data.drawing.instructions import film_records
-from timechat.data.drawing.picture import draw_frames
+from timechat.answers.parsing import parse_events
+from timechat.answers.prompts import SYSTEM_PROMPT
 from timechat.evaluation.answering import answer_questions
 from timechat.evaluation.metrics.grounding import Span
 from timechat.evaluation.scoring import GroundedQuery, tells_speech
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.parsing import parse_events
 from timechat.pipeline.encoding import compress_frames, encode_frames
-from timechat.prompts import SYSTEM_PROMPT
+from timechat.synthetic.records import synthetic_records
+from timechat.synthetic.render import draw_frames
+from timechat.synthetic.scene import SyntheticVideo
 from timechat.video import Frames, uniform_indices
 
 _MAX_NEW_TOKENS = 32
@@ -47,12 +47,12 @@ class GroundingFilm:
     questions: tuple[GroundingQuestion, ...]
 
 
-def sampled_times(film: Film, num_frames: int) -> NDArray[np.float64]:
+def sampled_times(film: SyntheticVideo, num_frames: int) -> NDArray[np.float64]:
     """Times of the frames that `load_frames(num_frames=...)` takes from the film's file: `(frames,)` seconds."""
     return uniform_indices(round(film.duration * film.fps), num_frames) / film.fps
 
 
-def film_times(film: Film, config: TimeChatConfig) -> NDArray[np.float64]:
+def film_times(film: SyntheticVideo, config: TimeChatConfig) -> NDArray[np.float64]:
     """Times at which a model looks at a film where nobody says otherwise: `(frames,)` seconds."""
     if config.fps is None:
         return sampled_times(film, config.max_frame_positions)
@@ -63,7 +63,11 @@ def film_times(film: Film, config: TimeChatConfig) -> NDArray[np.float64]:
 
 
 def draw_grounding_film(
-    film: Film, timestamps: Callable[[Film], NDArray[np.float64]], *, size: int | None = None, variant: int = 0
+    film: SyntheticVideo,
+    timestamps: Callable[[SyntheticVideo], NDArray[np.float64]],
+    *,
+    size: int | None = None,
+    variant: int = 0,
 ) -> GroundingFilm:
     """Draw a film in memory and ask after its events.
 
@@ -79,14 +83,14 @@ def draw_grounding_film(
     frames = Frames.from_images(draw_frames(film, times), times, duration=film.duration, size=size)
     records = [
         record
-        for record in film_records(film, variant=variant)
+        for record in synthetic_records(film, variant=variant)
         if record.task == "grounding" and record.events and not tells_speech(record.question)
     ]
     questions = tuple(
         GroundingQuestion(
             text=record.question,
             truth=(record.events[0].start, record.events[0].end),
-            others=np.array([(h.start, h.end) for h in film.happenings if h.id != record.events[0].id]),
+            others=np.array([(h.start, h.end) for h in film.actions if h.id != record.events[0].id]),
         )
         for record in records
     )

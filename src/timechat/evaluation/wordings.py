@@ -2,9 +2,9 @@
 
 import re
 
-from timechat.data.drawing.film import COLORS, SHAPES
-from timechat.data.drawing.wording import ACTIONS
 from timechat.evaluation.metrics.captioning import Attributes
+from timechat.synthetic.scene import COLORS, SHAPES
+from timechat.synthetic.wording import ACTIONS
 
 _COLOR = re.compile(rf"\b({'|'.join(COLORS)})\b")
 _SHAPE = re.compile(rf"\b({'|'.join(SHAPES)})\b")

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from html import escape
 
-from timechat.events import Answer
+from timechat.answers.events import Answer
 from timechat.export.subtitles import timing, visible_milliseconds
 from timechat.export.text import event_title
 

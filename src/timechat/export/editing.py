@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from timechat.events import Answer, Event, visible_range
+from timechat.answers.events import Answer, Event, event_time_range
 from timechat.export.text import event_title, one_line, video_name
 
 DEFAULT_FPS = 25
@@ -162,7 +162,7 @@ def _cuts(answer: Answer, rate: Fraction) -> list[_Cut]:
     """The events in time order between their nearest frame borders, each at least a frame long."""
     cuts = []
     for event in sorted(answer.events, key=lambda event: (event.start, event.end)):
-        start, end = (round(Fraction(seconds) * rate) for seconds in visible_range(event, answer.duration))
+        start, end = (round(Fraction(seconds) * rate) for seconds in event_time_range(event, answer.duration))
         cuts.append(_Cut(start, max(end, start + 1), event))
     return cuts
 

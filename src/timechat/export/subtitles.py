@@ -2,7 +2,7 @@
 
 from html import escape
 
-from timechat.events import Answer, Event, visible_range
+from timechat.answers.events import Answer, Event, event_time_range
 from timechat.export.text import event_title, one_line
 
 
@@ -33,8 +33,8 @@ def _cues(answer: Answer) -> list[tuple[int, int, str]]:
 
 
 def visible_milliseconds(event: Event, answer: Answer) -> tuple[int, int]:
-    """Start and end, rounded to milliseconds; a moment lasts `MOMENT_SECONDS`, see `visible_range`."""
-    start, end = visible_range(event, answer.duration)
+    """Start and end, rounded to milliseconds; a moment lasts `MOMENT_SECONDS`, see `event_time_range`."""
+    start, end = event_time_range(event, answer.duration)
     return round(start * 1000), round(end * 1000)
 
 

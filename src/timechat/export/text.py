@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from timechat.events import Answer, Event, format_time
+from timechat.answers.events import Answer, Event, format_time
 
 TASK_TITLES = {
     "dense_caption": "Events",

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 
 from timechat.errors import CheckpointError
 from timechat.model.configuration import TimeChatConfig
-from timechat.model.int8 import quantize_linear_layers
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.model.quantization import quantize_linear_layers
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
@@ -156,10 +156,10 @@ def _cpu_formats(processor: TimeChatProcessor) -> dict[str, Any]:
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
     if needed < _SHARE_OF_MEMORY * _memory_bytes():
         return {"dtype": torch.float32}
-    return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _computes_in_bfloat16()}
+    return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _has_bfloat16_instructions()}
 
 
-def _computes_in_bfloat16() -> bool:
+def _has_bfloat16_instructions() -> bool:
     """Say whether this processor has instructions for bfloat16; without them it is several times slower."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging
 
 from timechat.errors import CheckpointError
-from timechat.model import adapter
+from timechat.model import lora as adapter
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FrameEncoder
 from timechat.model.video_qformer import SlidingVideoQFormer

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from timechat.model.configuration import TimeChatConfig
-from timechat.prompts import (
+from timechat.answers.prompts import (
     SYSTEM_PROMPT,
     TRAINING_SYSTEM_PROMPT,
     VIDEO_PLACEHOLDER,
@@ -19,6 +18,7 @@ from timechat.prompts import (
     render_chat,
     video_message,
 )
+from timechat.model.configuration import TimeChatConfig
 from timechat.video import Frames
 
 IGNORED_LABEL = -100
@@ -28,7 +28,7 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
-    """Applies the wording of `timechat.prompts` and the two tokenizers.
+    """Applies the wording of `timechat.answers.prompts` and the two tokenizers.
 
     Args:
         tokenizer: The language model's tokenizer, with `<ImageHere>` as one special token.
@@ -180,7 +180,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         after_ids: list[int] = self.tokenizer(after, add_special_tokens=False).input_ids
         return before_ids + video + after_ids
 
-    def encode_answered(self, prompt: str, answer: str, num_frames: int) -> tuple[list[int], int]:
+    def encode_prompt_with_answer(self, prompt: str, answer: str, num_frames: int) -> tuple[list[int], int]:
         """Tokenise a rendered prompt with an answer behind it.
 
         Returns:

@@ -13,11 +13,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from timechat.answers.prompts import frame_prompt
 from timechat.cache import DiskCache
-from timechat.model.digest import tensors_digest, weights_digest
+from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.prompts import frame_prompt
 
 TokenKind = Literal["frames", "video"]
 """`frames`: what the image Q-Former gives for each frame; `video`: what the language model sees."""
@@ -49,7 +49,7 @@ class TokenCache:
             checksum = _checksum(content)
         except (SafetensorError, OSError, ValueError):  # or removed meanwhile by another process
             tensors, checksum = {}, None
-        if checksum is None or checksum != tensors_digest(tensors):
+        if checksum is None or checksum != tensors_fingerprint(tensors):
             self.disk.discard(key)
             return None
         return tensors
@@ -63,11 +63,11 @@ class TokenCache:
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in tensors.items()
         }
-        content = save(copies, metadata={_CHECKSUM: tensors_digest(copies)})
+        content = save(copies, metadata={_CHECKSUM: tensors_fingerprint(copies)})
         self.disk.put(key, lambda unfinished: unfinished.write_bytes(content))
 
 
-def model_facts(
+def model_fingerprint(
     model: TimeChatForConditionalGeneration, processor: TimeChatProcessor, kind: TokenKind = "video"
 ) -> dict[str, Any]:
     """Tell everything about a model that its tokens depend on, as facts for `cache_key`.
@@ -81,26 +81,26 @@ def model_facts(
     encoder = model.frame_encoder
     facts: dict[str, Any] = {
         "kind": kind,
-        "weights": weights_digest(encoder),
+        "weights": weights_fingerprint(encoder),
         "dtypes": [str(encoder.query_tokens.dtype), str(next(encoder.vision_model.parameters()).dtype)],
         "device": model.device.type,
         "libraries": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "vision": _config_facts(config.vision_config),
-        "qformer": _config_facts(config.qformer_config),
+        "vision": _config_fingerprint(config.vision_config),
+        "qformer": _config_fingerprint(config.qformer_config),
         "num_query_tokens": config.num_query_tokens,
         "vision_post_layernorm_eps": config.vision_post_layernorm_eps,
         "image_size": config.vision_config.image_size,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),
         "timestamp_tokenizer": config.timestamp_tokenizer,
-        "time_vocabulary": _vocabulary_digest(processor.timestamp_tokenizer),
-        "time_sentences": _time_sentences(processor),
+        "time_vocabulary": _vocabulary_fingerprint(processor.timestamp_tokenizer),
+        "time_sentences": _time_prompts_fingerprint(processor),
     }
     if kind == "video":
         facts |= {
-            "video_weights": weights_digest(model.video_qformer),
+            "video_weights": weights_fingerprint(model.video_qformer),
             "video_dtype": str(model.video_qformer.query_tokens.dtype),
-            "video_qformer": _config_facts(config.video_qformer_config),
+            "video_qformer": _config_fingerprint(config.video_qformer_config),
             "num_video_query_tokens": config.num_video_query_tokens,
             "window_size": config.window_size,
             "stride": config.stride,
@@ -116,18 +116,18 @@ def _checksum(content: bytes) -> str | None:
     return header.get("__metadata__", {}).get(_CHECKSUM)  # type: ignore[no-any-return]
 
 
-def _config_facts(config: PreTrainedConfig) -> dict[str, Any]:
+def _config_fingerprint(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the numbers of a part, without what only says where it came from."""
     return {name: value for name, value in config.to_dict().items() if name not in _NO_INFLUENCE}
 
 
-def _time_sentences(processor: TimeChatProcessor) -> list[Any]:
+def _time_prompts_fingerprint(processor: TimeChatProcessor) -> list[Any]:
     """Return some time sentences, and the ids that the image Q-Former reads for them."""
     input_ids, _ = processor.encode_timestamps(_PROBES)
     return [[frame_prompt(seconds) for seconds in _PROBES], input_ids.tolist()]
 
 
-def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def _vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer not in _vocabularies:
         words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
         _vocabularies[tokenizer] = hashlib.sha256(words.encode()).hexdigest()

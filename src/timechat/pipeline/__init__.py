@@ -4,27 +4,27 @@ video ─▶ LongVideo ─▶ EncodedVideo, one a window ─▶ WindowAnswer ─
        looking.py      encoding.py, store.py       timechat.py    answers.py
 """
 
-from timechat.model.streaming import AnswerStream
-from timechat.pipeline.answers import Wanted
+from timechat.answers.tasks import GREEDY, DecodingOptions
+from timechat.answers.windows import Window, WindowConfig
 from timechat.pipeline.encoded import EncodedVideo, Video
-from timechat.pipeline.long_video import LongVideo
-from timechat.pipeline.looking import LookPlan, Sampling
+from timechat.pipeline.merging import MomentSelection
+from timechat.pipeline.session import VideoSession
+from timechat.pipeline.streaming import AnswerStream
 from timechat.pipeline.timechat import UNTRAINED_NOTE, TimeChat
-from timechat.tasks import GREEDY, Decoding
-from timechat.windows import Looking, Window
+from timechat.pipeline.window_plan import WindowPlan, WindowSampling
 
 __all__ = [
     "GREEDY",
     "UNTRAINED_NOTE",
     "AnswerStream",
-    "Decoding",
+    "DecodingOptions",
     "EncodedVideo",
-    "LongVideo",
-    "LookPlan",
-    "Looking",
-    "Sampling",
+    "MomentSelection",
     "TimeChat",
     "Video",
-    "Wanted",
+    "VideoSession",
     "Window",
+    "WindowConfig",
+    "WindowPlan",
+    "WindowSampling",
 ]

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from timechat.events import Answer, Event
-from timechat.evidence import cite, is_confirmed, mark, read_citations
+from timechat.answers.citations import add_citations, is_confirmed, mark_unconfirmed, read_citations
+from timechat.answers.events import Answer, Event
 
-Ground = Callable[[Event], Sequence[Event]]
+FindMoments = Callable[[Event], Sequence[Event]]
 """Finds the caption of an event in the windows in which the event lies: moments with scores."""
 
 
@@ -26,9 +26,9 @@ def cited_answer(answer: Answer, captions: Sequence[Event]) -> Answer:
 def _cited_line(line: str, captions: Sequence[Event]) -> str:
     stretch, told = _split(line)
     if stretch is None:
-        return cite(line, captions)
+        return add_citations(line, captions)
     near = [event for event in captions if event.start < stretch.end and stretch.start < event.end]
-    return cite(cite(told, near), [replace(stretch, caption=told)], least=0.0)
+    return add_citations(add_citations(told, near), [replace(stretch, caption=told)], least=0.0)
 
 
 def _split(line: str) -> tuple[Event | None, str]:
@@ -38,14 +38,14 @@ def _split(line: str) -> tuple[Event | None, str]:
     return (stretches[0], told) if len(stretches) == 1 else (None, line)
 
 
-def verified_answer(answer: Answer, ground: Ground) -> Answer:
+def verified_answer(answer: Answer, find_moments: FindMoments) -> Answer:
     """Ask for every cited sentence again, and mark the citations that do not hold; each event's score says how surely.
 
     Args:
         answer: With citations.
-        ground: Finds what a sentence tells of.
+        find_moments: Finds what a sentence tells of.
     """
-    found = [ground(event) for event in answer.events]
+    found = [find_moments(event) for event in answer.events]
     verdicts = [is_confirmed(event, moments) for event, moments in zip(answer.events, found, strict=True)]
     events = [
         replace(event, score=max((moment.score or 0.0 for moment in moments), default=0.0) if holds else 0.0)
@@ -53,4 +53,4 @@ def verified_answer(answer: Answer, ground: Ground) -> Answer:
     ]
     failed = verdicts.count(False)
     note = (f"{failed} of {len(verdicts)} citations are not confirmed",) if failed else ()
-    return replace(answer, text=mark(answer.text, verdicts), events=events, notes=(*answer.notes, *note))
+    return replace(answer, text=mark_unconfirmed(answer.text, verdicts), events=events, notes=(*answer.notes, *note))

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from timechat.answers.windows import Window
 from timechat.video import Frames, VideoSource
-from timechat.windows import Window
 
 Video = VideoSource | Frames
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Called with the stage (`"decode"`, `"encode"`, `"windows"`), what is done of it and what there is to do."""
 
 
@@ -49,9 +49,9 @@ class EncodedVideo:
         return len(self.timestamps)
 
     @property
-    def step(self) -> float | None:
+    def frame_interval(self) -> float | None:
         """Seconds of the video from frame to frame, on average; None for a single frame."""
         if self.num_frames < 2:
             return None
-        pace = self.window.pace if self.window else 1.0
+        pace = self.window.time_scale if self.window else 1.0
         return float(self.timestamps[-1] - self.timestamps[0]) / (self.num_frames - 1) * pace

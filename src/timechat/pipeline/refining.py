@@ -3,22 +3,27 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from timechat.events import Answer, Event
+from timechat.answers.events import Answer, Event
+from timechat.answers.windows import temporal_iou
 from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline.answers import Scoring, WindowAnswer, read_window
 from timechat.pipeline.encoded import EncodedVideo
-from timechat.pipeline.long_video import LongVideo
-from timechat.pipeline.looking import border_window
-from timechat.pipeline.work import Work
-from timechat.windows import temporal_iou
+from timechat.pipeline.executor import Executor
+from timechat.pipeline.merging import Scoring, WindowAnswer, parse_window
+from timechat.pipeline.session import VideoSession
+from timechat.pipeline.window_plan import border_window
 
 _SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one has found something else
 
-Ask = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
+AnswerWindows = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
 
 
 def refine_moments(
-    answer: Answer, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring, work: Work
+    answer: Answer,
+    video: VideoSession,
+    config: TimeChatConfig,
+    answer_windows: AnswerWindows,
+    scoring: Scoring,
+    executor: Executor,
 ) -> Answer:
     """Look again at every moment of an answer.
 
@@ -29,41 +34,47 @@ def refine_moments(
         answer: Of grounding.
         video: Still open.
         config: Of the model.
-        ask: Asks the same question about other windows.
+        answer_windows: Asks the same question about other windows.
         scoring: Of the model.
-        work: Does what needs the model.
+        executor: Does what needs the model.
 
     Returns:
         The answer with finer borders; its `step` is that of the coarsest border.
     """
     step = answer.step or 0.0
-    refined = [_refine(event, video, config, ask, scoring, step, work) for event in answer.events]
+    refined = [_refine(event, video, config, answer_windows, scoring, step, executor) for event in answer.events]
     steps = [step for _, step in refined]
     return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
 
 
 def _refine(
-    event: Event, video: LongVideo, config: TimeChatConfig, ask: Ask, scoring: Scoring, step: float, work: Work
+    event: Event,
+    video: VideoSession,
+    config: TimeChatConfig,
+    answer_windows: AnswerWindows,
+    scoring: Scoring,
+    frame_interval: float,
+    executor: Executor,
 ) -> tuple[Event, float]:
     """The moment with finer borders, and how fine they are."""
     middle = (event.start + event.end) / 2
-    window, arguments = border_window(config, middle, step, video.duration)
+    window, arguments = border_window(config, middle, frame_interval, video.duration)
     fine = 1 / arguments["fps"]
 
     def look(border: float) -> Event | None:
-        window, arguments = border_window(config, border, step, video.duration)
-        (told,) = ask([video.look_again(window, arguments, work)])
-        events = read_window(told, "grounding", event.caption, scoring).events
+        window, arguments = border_window(config, border, frame_interval, video.duration)
+        (told,) = answer_windows([video.reencode_window(window, arguments, executor)])
+        events = parse_window(told, "grounding", event.caption, scoring).events
         return events[0] if events else None
 
     if event.duration <= (window.end - window.start) / 2:
         again = look(middle)
         if again is None or temporal_iou(again, event) < _SAME_MOMENT:
-            return event, step
+            return event, frame_interval
         return replace(event, start=again.start, end=again.end), fine
     reach = (window.end - window.start) / 2
     first, last = look(event.start), look(event.end)
     start = first.start if first and abs(first.start - event.start) <= reach / 2 else event.start
     end = last.end if last and abs(last.end - event.end) <= reach / 2 else event.end
     is_fine = start != event.start and end != event.end
-    return (replace(event, start=start, end=end) if start <= end else event), (fine if is_fine else step)
+    return (replace(event, start=start, end=end) if start <= end else event), (fine if is_fine else frame_interval)

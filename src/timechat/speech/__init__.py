@@ -4,20 +4,20 @@ transcript file ─▶ transcripts ─┐
 sound ─▶ recognition ───────────┴▶ loading ─▶ Transcript ─▶ wording (cut, thinned, quoted)
 """
 
-from timechat.speech.loading import load_speech
-from timechat.speech.recognition import Transcript, check_recogniser, transcribe_audio
+from timechat.speech.loading import load_transcript
+from timechat.speech.prompt import add_transcript, clean_transcript, thin_transcript, transcript_between
+from timechat.speech.recognition import Transcript, check_recognizer, transcribe_audio
 from timechat.speech.transcripts import parse_transcript, read_transcript
-from timechat.speech.wording import clean_speech, heard_question, speech_between, thin_speech
 
 __all__ = [
     "Transcript",
-    "check_recogniser",
-    "clean_speech",
-    "heard_question",
-    "load_speech",
+    "add_transcript",
+    "check_recognizer",
+    "clean_transcript",
+    "load_transcript",
     "parse_transcript",
     "read_transcript",
-    "speech_between",
-    "thin_speech",
+    "thin_transcript",
     "transcribe_audio",
+    "transcript_between",
 ]

@@ -3,15 +3,15 @@
 import os
 from pathlib import Path
 
-from timechat.events import Event
-from timechat.speech.recognition import Progress, Transcript, transcribe_audio
+from timechat.answers.events import Event
+from timechat.speech.prompt import clean_transcript
+from timechat.speech.recognition import ProgressCallback, Transcript, transcribe_audio
 from timechat.speech.transcripts import read_transcript
-from timechat.speech.wording import clean_speech
 from timechat.video import VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT
 
 
-def load_speech(
+def load_transcript(
     video: VideoSource,
     *,
     transcript: str | Path | None = None,
@@ -19,7 +19,7 @@ def load_speech(
     language: str | None = None,
     device: str = "auto",
     timeout: float = DEFAULT_TIMEOUT,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Transcript | None:
     """Return what is said in a video, cleaned as for the original's training; None where nobody asked for it.
 
@@ -50,7 +50,7 @@ def load_speech(
 
 def _cleaned(heard: Transcript) -> Transcript:
     """Leave out what says next to nothing, unless there is nothing else: a transcript of single words, say."""
-    lines: tuple[Event, ...] = clean_speech(heard.lines) or heard.lines
+    lines: tuple[Event, ...] = clean_transcript(heard.lines) or heard.lines
     left_out = len(heard.lines) - len(lines)
     told = (f"lines of speech with fewer than three words or said twice, left out: {left_out} of {len(heard.lines)}",)
     return Transcript(lines, heard.notes + told * bool(left_out))

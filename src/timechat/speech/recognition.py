@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timechat.answers.events import Event
 from timechat.errors import CheckpointError
-from timechat.events import Event
 from timechat.video import VideoSource, probe_video
+from timechat.video.audio import AudioSegment, read_audio
 from timechat.video.loading import DEFAULT_TIMEOUT
-from timechat.video.sound import Sound, read_sound
 
-Progress = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Called with the stage (`"listen"`), the seconds that were heard and the seconds that there are."""
 
 _MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
@@ -34,7 +34,7 @@ class Transcript:
     notes: tuple[str, ...] = ()
 
 
-def check_recogniser(model: str | os.PathLike[str]) -> None:
+def check_recognizer(model: str | os.PathLike[str]) -> None:
     """Find a recogniser that cannot work while nothing has been decoded yet.
 
     Raises:
@@ -63,7 +63,7 @@ def transcribe_audio(
     language: str | None = None,
     device: str = "auto",
     timeout: float = DEFAULT_TIMEOUT,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Transcript:
     """Write down what is said in a video.
 
@@ -86,13 +86,13 @@ def transcribe_audio(
         CheckpointError: The model cannot be loaded.
         ModuleNotFoundError: faster-whisper is missing.
     """
-    check_recogniser(model)
+    check_recognizer(model)
     duration = probe_video(source, timeout=timeout).duration
     recogniser = None
     lines: list[Event] = []
     notes: list[str] = []
-    for sound in read_sound(source, timeout=timeout):
-        recogniser = recogniser or _load_recogniser(model, device)
+    for sound in read_audio(source, timeout=timeout):
+        recogniser = recogniser or _load_recognizer(model, device)
         notes += sound.notes
         heard, told = recogniser.transcribe(sound.samples, language=language, temperature=0.0, vad_filter=True)
         for segment in heard:
@@ -113,7 +113,7 @@ def _import_faster_whisper() -> Any:
     return WhisperModel
 
 
-def _load_recogniser(model: str | os.PathLike[str], device: str) -> Any:
+def _load_recognizer(model: str | os.PathLike[str], device: str) -> Any:
     kind, _, number = device.partition(":")
     try:
         return _import_faster_whisper()(
@@ -127,7 +127,7 @@ def _load_recogniser(model: str | os.PathLike[str], device: str) -> Any:
         ) from error
 
 
-def _line_on_video_clock(segment: Any, sound: Sound) -> list[Event]:
+def _line_on_video_clock(segment: Any, sound: AudioSegment) -> list[Event]:
     """The line of a segment, unless it says nothing, or lies before the first picture or after all sound."""
     start = max(0.0, sound.start + segment.start)
     end = min(sound.start + segment.end, sound.end)
@@ -135,7 +135,7 @@ def _line_on_video_clock(segment: Any, sound: Sound) -> list[Event]:
     return [Event(round(start, 3), round(end, 3), words)] if words and start <= end else []
 
 
-def _report(progress: Progress | None, seconds: float, duration: float) -> None:
+def _report(progress: ProgressCallback | None, seconds: float, duration: float) -> None:
     if progress is not None:
         total = max(1, round(duration))
         progress("listen", min(total, max(0, round(seconds))), total)

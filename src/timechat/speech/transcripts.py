@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from timechat.answers.events import Event
 from timechat.errors import DataError, located
-from timechat.events import Event
 
 _EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or lines of start, end and words divided by tabs"
 _TOO_LARGE = 2**27  # bytes; a day of speech is about a hundredth of it
@@ -65,8 +65,8 @@ def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
     raise DataError(f"{path}:{number}: {first[:60]!r} begins no transcript; {_EXPECTED}")
 
 
-def _line(start: float, end: float, words: str) -> Event:
-    return Event(start, max(start, end), " ".join(words.split()))
+def _line(start: float, end: float, text: str) -> Event:
+    return Event(start, max(start, end), " ".join(text.split()))
 
 
 # ------------------------------------------------------------------------------------------------- subtitles

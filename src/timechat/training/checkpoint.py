@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from timechat.distributed import gather, rank, wait_for_all, world_size
 from timechat.errors import TrainingError
-from timechat.files import to_disk, written_whole
-from timechat.training.parameters import learned_tensors
+from timechat.files import atomic_write, fsync
+from timechat.training.parameters import trained_state
 
 _FOLDER = "checkpoints"
 WEIGHTS_FILE = "weights.safetensors"
@@ -71,7 +71,7 @@ def save_checkpoint(
 
     A killed process leaves at most a folder whose name begins with a dot.
     """
-    weights = {name: whole(tensor.detach()) for name, tensor in learned_tensors(model).items()}
+    weights = {name: whole(tensor.detach()) for name, tensor in trained_state(model).items()}
     state = {
         "optimizer": _map_tensors(optimizer.state_dict(), whole),
         "scaler": scaler.state_dict(),
@@ -112,7 +112,7 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); remove {checkpoint.folder} to go on without") from error
-    ours = learned_tensors(model)
+    ours = trained_state(model)
     if weights.keys() != ours.keys():
         raise TrainingError(
             f"{path} does not fit what the recipe trains: missing {sorted(ours.keys() - weights.keys())[:3]}, "
@@ -163,16 +163,16 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     partial.mkdir(parents=True)
     write(partial)
     for path in (*partial.rglob("*"), partial):
-        to_disk(path)
+        fsync(path)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
-    to_disk(folder.parent)
+    fsync(folder.parent)
 
 
 def write_file(path: Path, text: str) -> None:
     """Write a text file that appears whole or not at all."""
-    with written_whole(path, is_durable=True) as unfinished:
+    with atomic_write(path, is_durable=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ class LoraSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
+class TrainedModelSettings:
     """Where training starts, and what it may change."""
 
     checkpoint: str = "nano"
@@ -78,7 +78,7 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmSettings:
+class SyntheticDataSettings:
     """Drawn films to learn from, made as they are needed; how the built-in nano model is trained."""
 
     seed: int = 0
@@ -104,7 +104,7 @@ class FilmSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationFilms:
+class SyntheticValidationSettings:
     """Drawn films that grounding is validated on: of the test split, which no training sees."""
 
     level: int = 1
@@ -126,9 +126,9 @@ class DataSettings:
 
     sources: list[SourceSettings] = field(default_factory=list)
     """The sets of records; a batch never mixes them."""
-    films: FilmSettings | None = None
+    films: SyntheticDataSettings | None = None
     """Drawn films instead of records."""
-    validation_films: ValidationFilms | None = None
+    validation_films: SyntheticValidationSettings | None = None
     """What every `run.validate_every` steps is validated on: grounding, by real decoding."""
     num_frames: int = 96
     """Frames of a video, unless `fps` is given."""
@@ -196,7 +196,7 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class TrainingRunSettings:
     """How long, how large, on what, and what is kept.
 
     An iteration is one batch on every process; a step is one change of the weights, after `accumulation` iterations.
@@ -286,20 +286,20 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainingRecipe:
     """A training run."""
 
     name: str = "train"
     """What the run is called in logs."""
     objective: str = "answers"
     """What is learned; a name of `timechat.training.objectives.OBJECTIVES`."""
-    model: ModelSettings = field(default_factory=ModelSettings)
+    model: TrainedModelSettings = field(default_factory=TrainedModelSettings)
     """Where training starts, and what it may change."""
     data: DataSettings = field(default_factory=DataSettings)
     """What is learned from."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and its learning rate."""
-    run: RunSettings
+    run: TrainingRunSettings
     """How long, how large, on what, and what is kept."""
 
     def __post_init__(self) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 from timechat.data.dataset import InstructionDataset
 from timechat.data.features import FeatureStore, check_parts_are_frozen
 from timechat.data.loader import BatchLoader
-from timechat.data.losses import LossReport
-from timechat.data.mixture import Mixture, Source
+from timechat.data.mixture import Mixture, RecordSource
 from timechat.data.readers import read_records
 from timechat.data.settings import SampleSettings
+from timechat.data.skipped import DataIssues
 from timechat.distributed import rank, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.training.config import DataSettings, Recipe
-from timechat.training.nano.source import FilmSource
+from timechat.synthetic.nano.source import SyntheticSource
+from timechat.training.config import DataSettings, TrainingRecipe
 from timechat.training.parameters import trainable
 
-LOSSES_FILE = "lost-records-{rank}.jsonl"
+SKIPPED_FILE = "lost-records-{rank}.jsonl"
 
 
 class InstructionBatches:
@@ -38,8 +38,8 @@ class InstructionBatches:
 
 
 def make_source(
-    recipe: Recipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
-) -> InstructionBatches | FilmSource:
+    recipe: TrainingRecipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
+) -> InstructionBatches | SyntheticSource:
     """Make the batches of this process; what cannot be read is named in the run's folder.
 
     Raises:
@@ -49,11 +49,11 @@ def make_source(
     if data.films is not None:
         if data.sources:
             raise ValueError("data.sources and data.films are both given; learn from records or from drawn films")
-        return FilmSource(recipe, processor, model)
+        return SyntheticSource(recipe, processor, model)
     if not data.sources:
         raise ValueError("data.sources is empty; name at least one file of records")
     sources = [
-        Source(
+        RecordSource(
             source.name or Path(source.records).stem,
             read_records(source.records, videos=source.videos, format=source.format, transcripts=source.transcripts),
             weight=source.weight,
@@ -66,7 +66,7 @@ def make_source(
         features = FeatureStore(data.features, model)
         check_parts_are_frozen(list(trainable(model)), features.header.parts)
     dataset = InstructionDataset(mixture, processor, sample_settings(data), features=features)
-    report = LossReport(Path(recipe.run.output) / LOSSES_FILE.format(rank=rank()), max_bad_share=data.max_bad_share)
+    report = DataIssues(Path(recipe.run.output) / SKIPPED_FILE.format(rank=rank()), max_bad_share=data.max_bad_share)
     loader = BatchLoader(
         dataset,
         batch_size=recipe.run.batch_size,

@@ -6,26 +6,26 @@ from typing import Any
 
 from torch import nn
 
+from timechat.config import plain
 from timechat.errors import TrainingError
-from timechat.model import adapter
+from timechat.model import lora as adapter
+from timechat.model.convert.original_export import export_original
 from timechat.model.loading import NANO, check_folder, load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
-from timechat.model.original_export import export_original
 from timechat.model.processing import TimeChatProcessor
-from timechat.recipes import plain
 from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
-from timechat.training.config import ModelSettings, Recipe
+from timechat.training.config import TrainedModelSettings, TrainingRecipe
 from timechat.training.objectives import HEADS, HEADS_NAME
 from timechat.training.parameters import prepare_parameters
 from timechat.training.recipes import RESOLVED_FILE, load_resolved
 
 Model = TimeChatForConditionalGeneration
-MakeModel = Callable[[ModelSettings], tuple[Model, TimeChatProcessor]]
+MakeModel = Callable[[TrainedModelSettings], tuple[Model, TimeChatProcessor]]
 
 MODEL_FOLDER, ADAPTER_FOLDER, ORIGINAL_FILE = "model", "adapter", "original.pth"
 
 
-def load_start(settings: ModelSettings) -> tuple[Model, TimeChatProcessor]:
+def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor]:
     """Load the checkpoint that training starts from, on the CPU: what may learn in float32.
 
     Raises:
@@ -51,7 +51,7 @@ def load_start(settings: ModelSettings) -> tuple[Model, TimeChatProcessor]:
     return model, processor
 
 
-def build_start(recipe: Recipe, make_model: MakeModel = load_start) -> tuple[Model, TimeChatProcessor]:
+def build_start(recipe: TrainingRecipe, make_model: MakeModel = load_start) -> tuple[Model, TimeChatProcessor]:
     """Make the model as a recipe starts with it: adapter and heads attached, what does not learn frozen."""
     model, processor = make_model(recipe.model)
     if recipe.objective in HEADS:
@@ -60,7 +60,9 @@ def build_start(recipe: Recipe, make_model: MakeModel = load_start) -> tuple[Mod
     return model, processor
 
 
-def load_trained(run_folder: Path, make_model: MakeModel = load_start) -> tuple[Recipe, Model, TimeChatProcessor]:
+def load_trained(
+    run_folder: Path, make_model: MakeModel = load_start
+) -> tuple[TrainingRecipe, Model, TimeChatProcessor]:
     """Load what a run has learned: its best checkpoint where it knows one, else its latest.
 
     Raises:
@@ -76,7 +78,7 @@ def load_trained(run_folder: Path, make_model: MakeModel = load_start) -> tuple[
     return recipe, model, processor
 
 
-def chosen_checkpoint(run_folder: Path, recipe: Recipe) -> Checkpoint:
+def chosen_checkpoint(run_folder: Path, recipe: TrainingRecipe) -> Checkpoint:
     """Return the best checkpoint by the recipe's metric, else the latest.
 
     Raises:
@@ -113,7 +115,7 @@ def export_run(run_folder: Path, make_model: MakeModel = load_start) -> None:
         write_folder(run_folder / MODEL_FOLDER, write)
 
 
-def export_original_of(recipe: Recipe, model: Model, out: Path) -> None:
+def export_original_of(recipe: TrainingRecipe, model: Model, out: Path) -> None:
     """Write the original's `.pth` of a model that a recipe has trained."""
     export_original(
         model,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from timechat.training.checkpoint import write_file
-from timechat.training.config import Recipe
+from timechat.training.config import TrainingRecipe
 
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "loss.png"
@@ -25,7 +25,7 @@ class _Sink(Protocol):
 class RunLog:
     """The log of one run, on its first process."""
 
-    def __init__(self, folder: Path, recipe: Recipe, *, first_step: int) -> None:
+    def __init__(self, folder: Path, recipe: TrainingRecipe, *, first_step: int) -> None:
         """Open the log; what an interrupted run wrote after the checkpoint that is taken up is left out."""
         self._path = folder / LOG_FILE
         kept = [line for line in read_log(folder) if line["step"] <= first_step]
@@ -159,12 +159,12 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: TrainingRecipe, folder: Path) -> None:
         try:
             import wandb
         except ModuleNotFoundError:
             raise ModuleNotFoundError('run.wandb needs wandb: pip install "timechat[wandb]"') from None
-        from timechat.recipes import plain
+        from timechat.config import plain
 
         # The folder's name is the run's id, so that a run that is taken up goes on there.
         run_id = "-".join(folder.resolve().parts[-2:])

@@ -20,7 +20,7 @@ from timechat.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from timechat.training.config import Recipe, RunSettings
+from timechat.training.config import TrainingRecipe, TrainingRunSettings
 from timechat.training.logs import RunLog, progress_bar
 from timechat.training.objectives import ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize
@@ -43,14 +43,14 @@ class BatchSource(Protocol):
 
 
 def train(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     model: TimeChatForConditionalGeneration,
     source: BatchSource,
     folder: Path,
     device: torch.device,
     *,
     validate: Validate | None = None,
-    wants_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train a model by a recipe, going on from the latest checkpoint in `folder` if there is one.
 
@@ -62,7 +62,7 @@ def train(
         device: Where to compute.
         validate: Called with the model and the number of steps done, every `run.validate_every` steps, on every
             process; returns metrics by name.
-        wants_stop: Asked after every step; True makes a checkpoint and ends the call.
+        should_stop: Asked after every step; True makes a checkpoint and ends the call.
 
     Returns:
         Whether the run is finished, rather than stopped.
@@ -79,7 +79,7 @@ def train(
     module = parallelize(ObjectiveModule(model, find_objective(recipe.objective)), run, device)
     optimizer = build_optimizer(trainable(model).items(), recipe.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
-    first_step = _go_on_from(checkpoint, optimizer, scaler, run)
+    first_step = _resume(checkpoint, optimizer, scaler, run)
     if first_step == total:
         return True
     set_training_mode(model)
@@ -90,25 +90,25 @@ def train(
         for step in range(first_step, total):
             started, done = time.perf_counter(), step + 1
             rate = set_learning_rate(optimizer, learning_rate(recipe.optimizer, run, step))
-            outcome = take_step(recipe, module, optimizer, scaler, batches, step, wants_stop=wants_stop)
+            outcome = take_step(recipe, module, optimizer, scaler, batches, step, should_stop=should_stop)
             if log and (done % run.log_every == 0 or done == total):
                 _log_step(log, done, rate, outcome, time.perf_counter() - started)
             bar.move(done, f"loss {outcome.loss:.4f}  lr {rate:.2e}")
             metrics = _validate(validate, model, run, done, log)
-            is_last = done == total or outcome.wants_stop
+            is_last = done == total or outcome.should_stop
             if is_last or done % run.save_every == 0 or _is_best(folder, run, metrics):
                 save_checkpoint(folder, done, model, optimizer, scaler, metrics)
                 prune_checkpoints(folder, keep=run.keep_checkpoints, metric=run.best_metric, best_is=run.best_is)
-            if outcome.wants_stop:
+            if outcome.should_stop:
                 break
     return done == total
 
 
-def _go_on_from(
+def _resume(
     checkpoint: Checkpoint | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    run: RunSettings,
+    run: TrainingRunSettings,
 ) -> int:
     """Bring optimiser and random numbers to where a checkpoint left them, or to their start; return the next step."""
     if checkpoint:
@@ -134,7 +134,7 @@ def _log_step(log: RunLog, step: int, rate: float, outcome: StepOutcome, seconds
 def _validate(
     validate: Validate | None,
     model: TimeChatForConditionalGeneration,
-    run: RunSettings,
+    run: TrainingRunSettings,
     step: int,
     log: RunLog | None,
 ) -> Mapping[str, float]:
@@ -155,7 +155,7 @@ def _validate(
     return metrics
 
 
-def _is_best(folder: Path, run: RunSettings, metrics: Mapping[str, float]) -> bool:
+def _is_best(folder: Path, run: TrainingRunSettings, metrics: Mapping[str, float]) -> bool:
     """Say whether a validation is the best so far, on the first process's word."""
     if run.best_metric is None or not metrics:
         return False

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from timechat.model.processing import IGNORED_LABEL
-from timechat.training.nano import objectives as nano
-from timechat.training.nano.windows import start_comparing
+from timechat.synthetic.nano import objectives as nano
+from timechat.synthetic.nano.temporal import initialize_comparison
 
 Batch = Mapping[str, Any]
 MODEL_INPUTS = (
@@ -45,7 +45,7 @@ class StepLoss:
 Objective = Callable[[nn.Module, Batch], StepLoss]
 
 
-def answers(model: nn.Module, batch: Batch) -> StepLoss:
+def next_token(model: nn.Module, batch: Batch) -> StepLoss:
     """Predict the next token wherever the batch has a label: the original's only loss.
 
     Args:
@@ -81,12 +81,12 @@ def _of_nano(lose: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]) -> O
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "answers": answers,
+    "answers": next_token,
     "nano_frames": _of_nano(nano.frames),
-    "nano_scripts": _of_nano(nano.scripts),
-    "nano_windows": _of_nano(nano.windows),
-    "nano_windows_unguided": _of_nano(partial(nano.windows, is_guided=False)),
-    "nano_films": _of_nano(nano.films),
+    "nano_scripts": _of_nano(nano.language),
+    "nano_windows": _of_nano(nano.temporal),
+    "nano_windows_unguided": _of_nano(partial(nano.temporal, is_guided=False)),
+    "nano_films": _of_nano(nano.end_to_end),
 }
 
 # Modules that an objective needs in training only, as a function of the model. They hang at `model.training_heads`,
@@ -102,7 +102,7 @@ HEADS_NAME = "training_heads"
 
 # What `model.start` does to what a stage starts from, a function of model and heads alone: a run that goes on does it
 # again.
-STARTS: dict[str, Callable[[nn.Module], None]] = {"nano_comparing": start_comparing}
+INITIALIZERS: dict[str, Callable[[nn.Module], None]] = {"nano_comparing": initialize_comparison}
 
 
 class ObjectiveModule(nn.Module):

@@ -10,11 +10,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from timechat.distributed import launched_processes, local_rank, world_size
-from timechat.training.config import Precision, RunSettings
+from timechat.training.config import Precision, TrainingRunSettings
 from timechat.training.objectives import ObjectiveModule
 
 
-def choose_device(run: RunSettings) -> torch.device:
+def choose_device(run: TrainingRunSettings) -> torch.device:
     """Return where this process computes.
 
     Raises:
@@ -34,7 +34,7 @@ def choose_device(run: RunSettings) -> torch.device:
     return torch.device("cpu")
 
 
-def parallelize(module: ObjectiveModule, run: RunSettings, device: torch.device) -> nn.Module:
+def parallelize(module: ObjectiveModule, run: TrainingRunSettings, device: torch.device) -> nn.Module:
     """Move a model to its device and wrap it for its processes."""
     if run.parallel == "fsdp2" and world_size() > 1:
         return _shard(module, run.precision, device)
@@ -45,7 +45,7 @@ def parallelize(module: ObjectiveModule, run: RunSettings, device: torch.device)
 
 
 @contextmanager
-def gradients_stay_here(module: nn.Module, *, when: bool) -> Iterator[None]:
+def no_gradient_sync(module: nn.Module, *, when: bool) -> Iterator[None]:
     """Leave out the exchange of gradients between processes, for all but the last batch of a step."""
     if isinstance(module, DistributedDataParallel) and when:
         with module.no_sync():

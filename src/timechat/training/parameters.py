@@ -9,9 +9,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from timechat.model import adapter
+from timechat.model import lora as adapter
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.training.config import LoraSettings, ModelSettings, OptimizerSettings
+from timechat.training.config import LoraSettings, OptimizerSettings, TrainedModelSettings
 from timechat.training.objectives import HEADS_NAME
 
 # Part → beginnings of its parameters' names. The original's stage 2 trains all but `vision` and `language_model`.
@@ -24,10 +24,10 @@ PARTS = {
     "language_model": ("language_model.",),
 }
 
-_HELD_NAMES = "held_names"  # attribute of a prepared model: parameters that would learn, but for `model.freeze`
+_FROZEN_NAMES = "held_names"  # attribute of a prepared model: parameters that would learn, but for `model.freeze`
 
 
-def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelSettings) -> None:
+def prepare_parameters(model: TimeChatForConditionalGeneration, settings: TrainedModelSettings) -> None:
     """Attach the adapter, freeze what does not learn, and choose number formats, in place.
 
     Raises:
@@ -56,7 +56,7 @@ def prepare_parameters(model: TimeChatForConditionalGeneration, settings: ModelS
         )
     if missing := [beginning for beginning in settings.freeze if beginning not in matched]:
         raise ValueError(f"model.freeze names {', '.join(missing)}, but no parameter's name begins so")
-    setattr(model, _HELD_NAMES, frozenset(held))
+    setattr(model, _FROZEN_NAMES, frozenset(held))
     if settings.gradient_checkpointing:
         model.language_model.activation_checkpointing_enable({"use_reentrant": False})
 
@@ -74,14 +74,14 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def learned_tensors(model: nn.Module) -> dict[str, Tensor]:
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return all in which a run may differ from the checkpoint that it starts from, by name.
 
     That is what learns, the running means of batch norms that learn, and what `model.freeze` holds as the start of the
     run has made it: `model.start`, or heads of another run.
     """
     learned: dict[str, Tensor] = dict(trainable(model))
-    held: frozenset[str] = getattr(model, _HELD_NAMES, frozenset())
+    held: frozenset[str] = getattr(model, _FROZEN_NAMES, frozenset())
     learned |= {name: parameter for name, parameter in model.named_parameters() if name in held}
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and any(parameter.requires_grad for parameter in module.parameters()):

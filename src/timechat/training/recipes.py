@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from timechat import recipes
-from timechat.recipes import build, merge, read_mapping, read_overrides
-from timechat.training.config import Recipe
+from timechat import config as recipes
+from timechat.config import build, merge, read_mapping, read_overrides
+from timechat.training.config import TrainingRecipe
 
 RESOLVED_FILE = "recipe.yaml"
 # What may differ when a run is taken up again: it changes what is kept and shown, not what is computed.
@@ -14,7 +14,7 @@ _FREE = ("run.save_every", "run.keep_checkpoints", "run.log_every", "run.tensorb
 _FREE_TOO = ("run.output", "run.export", "data.workers", "name")
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> list[Recipe]:
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> list[TrainingRecipe]:
     """Read a recipe into its stages; a recipe without `stages` is one.
 
     `${NAME}` in a value is replaced by the environment's variable.
@@ -29,12 +29,14 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> list[Recipe]:
     return build_recipe(read_mapping(path), overrides, named=str(path))
 
 
-def build_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, named: str = "recipe") -> list[Recipe]:
+def build_recipe(
+    content: Mapping[str, Any], overrides: Sequence[str] = (), *, named: str = "recipe"
+) -> list[TrainingRecipe]:
     """Turn a mapping, as YAML holds it, into the stages of a recipe; see `read_recipe`."""
     base = {key: value for key, value in content.items() if key != "stages"}
     given = read_overrides(overrides)
     if "stages" not in content:
-        return [build(Recipe, merge(base, given), named)]
+        return [build(TrainingRecipe, merge(base, given), named)]
     stages = content["stages"]
     if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
         raise ValueError(f"{named}: stages must be a list of mappings that each have a name")
@@ -43,7 +45,7 @@ def build_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, n
         recipe = merge(merge(base, stage), given)
         output = f"{recipe.get('run', {}).get('output', 'runs/train')}/{number}-{stage['name']}"
         recipe = merge(recipe, {"run": {"output": output}})
-        built.append(build(Recipe, recipe, f"{named}, stage {stage['name']}"))
+        built.append(build(TrainingRecipe, recipe, f"{named}, stage {stage['name']}"))
         if number < len(stages) and "folder" not in built[-1].run.export:
             raise ValueError(
                 f"{named}, stage {stage['name']}: run.export is {built[-1].run.export}, but the next stage starts "
@@ -52,11 +54,11 @@ def build_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, n
     return built
 
 
-def load_resolved(path: Path) -> Recipe:
-    """Read a recipe that `timechat.recipes.save_recipe` has written; nothing in it is replaced."""
-    return recipes.load_resolved(Recipe, path)
+def load_resolved(path: Path) -> TrainingRecipe:
+    """Read a recipe that `timechat.config.save_recipe` has written; nothing in it is replaced."""
+    return recipes.load_resolved(TrainingRecipe, path)
 
 
-def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+def differences(ours: TrainingRecipe, theirs: TrainingRecipe) -> list[str]:
     """Name what differs between two recipes in a way that changes what is computed: `key: old → new`."""
     return recipes.differences(ours, theirs, apart_from=(*_FREE, *_FREE_TOO))

@@ -10,27 +10,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from timechat.config import save_recipe
 from timechat.distributed import process_group, rank, wait_for_all
 from timechat.errors import TrainingError
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.recipes import save_recipe
 from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, write_file
-from timechat.training.config import Recipe
+from timechat.training.config import TrainingRecipe
 from timechat.training.data import make_source as make_instruction_source
 from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
 from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import BatchSource, Validate, train
-from timechat.training.objectives import HEADS_NAME, STARTS
+from timechat.training.objectives import HEADS_NAME, INITIALIZERS
 from timechat.training.parallel import choose_device
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
 
-MakeSource = Callable[[Recipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
-MakeValidate = Callable[[Recipe, TimeChatProcessor], Validate | None]
+MakeSource = Callable[[TrainingRecipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
+MakeValidate = Callable[[TrainingRecipe, TimeChatProcessor], Validate | None]
 
 FINISHED_FILE = "finished.json"
 HEADS_FILE = "heads.safetensors"
-_LEFT_BEHIND = (
+_STALE_FILES = (
     "checkpoints",
     "tensorboard",
     "model",
@@ -46,14 +46,14 @@ _LEFT_BEHIND = (
 
 
 def train_recipe(
-    stages: Sequence[Recipe],
+    stages: Sequence[TrainingRecipe],
     make_source: MakeSource = make_instruction_source,
     *,
     make_validate: MakeValidate = lambda _recipe, _processor: None,
     make_model: MakeModel = load_start,
     fresh: bool = False,
-    wants_stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = lambda _text: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    report: Callable[[str], None] = lambda _text: None,
 ) -> bool:
     """Train the stages of a recipe, going on wherever an earlier call stopped.
 
@@ -63,8 +63,8 @@ def train_recipe(
         make_validate: Makes a stage's validation, on every process.
         make_model: Loads the model that a stage starts from.
         fresh: Remove what earlier calls left in the stages' folders, and start anew.
-        wants_stop: Asked after every step; True makes a checkpoint and ends the call.
-        say: Told what is going on, on the first process.
+        should_stop: Asked after every step; True makes a checkpoint and ends the call.
+        report: Told what is going on, on the first process.
 
     Returns:
         Whether everything is finished, rather than stopped.
@@ -75,7 +75,7 @@ def train_recipe(
     """
     device = choose_device(stages[0].run)
     with process_group(device):
-        say = say if rank() == 0 else lambda _text: None
+        report = report if rank() == 0 else lambda _text: None
         if fresh:
             for recipe in stages:
                 _clear(Path(recipe.run.output))
@@ -84,63 +84,63 @@ def train_recipe(
             if before is not None:
                 recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(before / MODEL_FOLDER)))
             folder = Path(recipe.run.output)
-            _take_folder(folder, recipe)
+            _prepare_folder(folder, recipe)
             if (folder / FINISHED_FILE).exists():
-                say(f"{folder}: finished already")
+                report(f"{folder}: finished already")
             elif not _train_stage(
-                recipe, folder, before, device, make_source, make_validate, make_model, wants_stop, say
+                recipe, folder, before, device, make_source, make_validate, make_model, should_stop, report
             ):
-                say(f"{folder}: stopped; the same command goes on from there")
+                report(f"{folder}: stopped; the same command goes on from there")
                 return False
             before = folder
         return True
 
 
 def _train_stage(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     folder: Path,
     before: Path | None,
     device: torch.device,
     make_source: MakeSource,
     make_validate: MakeValidate,
     make_model: MakeModel,
-    wants_stop: Callable[[], bool],
-    say: Callable[[str], None],
+    should_stop: Callable[[], bool],
+    report: Callable[[str], None],
 ) -> bool:
     torch.manual_seed(recipe.run.seed)  # fresh adapters and heads are the same on every process
     model, processor = build_start(recipe, load_start if before else make_model)
     if before is not None:
-        _take_over_heads(model, before / HEADS_FILE)
+        _load_heads(model, before / HEADS_FILE)
     elif recipe.model.heads is not None:
         if not Path(recipe.model.heads).is_file():
             raise TrainingError(f"model.heads names {recipe.model.heads}, but there is no such file")
-        _take_over_heads(model, Path(recipe.model.heads))
+        _load_heads(model, Path(recipe.model.heads))
     if recipe.model.start is not None:
-        STARTS[recipe.model.start](model)
+        INITIALIZERS[recipe.model.start](model)
     source = make_source(recipe, model, processor)
     validate = make_validate(recipe, processor)
-    say(f"{folder}: training")
-    if not train(recipe, model, source, folder, device, validate=validate, wants_stop=wants_stop):
+    report(f"{folder}: training")
+    if not train(recipe, model, source, folder, device, validate=validate, should_stop=should_stop):
         return False
     del model, source, validate
     if rank() == 0:
         _finish(recipe, folder, load_start if before else make_model)
-        say(f"{folder}: finished")
+        report(f"{folder}: finished")
     wait_for_all()
     return True
 
 
-def _finish(recipe: Recipe, folder: Path, make_model: MakeModel) -> None:
+def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel) -> None:
     """Export, keep the heads for the next stage, draw the losses, and say that all is done."""
     checkpoint = chosen_checkpoint(folder, recipe)
     export_run(folder, make_model)
-    _keep_heads(checkpoint, folder)
+    _save_heads(checkpoint, folder)
     if recipe.run.plot:
         plot_losses(folder, folder / PLOT_FILE)
     write_file(folder / FINISHED_FILE, json.dumps({"step": checkpoint.step, "metrics": dict(checkpoint.metrics)}))
 
 
-def _take_folder(folder: Path, recipe: Recipe) -> None:
+def _prepare_folder(folder: Path, recipe: TrainingRecipe) -> None:
     """Make a run's folder and note the recipe in it, or check that the run in it is of this recipe."""
     if (folder / RESOLVED_FILE).exists():
         if changed := differences(recipe, load_resolved(folder / RESOLVED_FILE)):
@@ -160,7 +160,7 @@ def _take_folder(folder: Path, recipe: Recipe) -> None:
 def _clear(folder: Path) -> None:
     """Remove what a run leaves behind, and nothing else."""
     if rank() == 0 and (folder / RESOLVED_FILE).exists():
-        for path in (path for name in _LEFT_BEHIND for path in folder.glob(name)):
+        for path in (path for name in _STALE_FILES for path in folder.glob(name)):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -168,7 +168,7 @@ def _clear(folder: Path) -> None:
     wait_for_all()
 
 
-def _keep_heads(checkpoint: Checkpoint, folder: Path) -> None:
+def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:
     """Write the weights of the heads, which are not exported, for the next stage."""
     prefix = f"{HEADS_NAME}."
     weights = load_file(checkpoint.folder / WEIGHTS_FILE)
@@ -177,7 +177,7 @@ def _keep_heads(checkpoint: Checkpoint, folder: Path) -> None:
         save_file(heads, folder / HEADS_FILE)
 
 
-def _take_over_heads(model: nn.Module, path: Path) -> None:
+def _load_heads(model: nn.Module, path: Path) -> None:
     """Start heads from those of the stage before, where both have them in the same shape."""
     heads = getattr(model, HEADS_NAME, None)
     if heads is None or not path.is_file():

@@ -2,10 +2,10 @@
 
 import math
 
-from timechat.training.config import OptimizerSettings, RunSettings
+from timechat.training.config import OptimizerSettings, TrainingRunSettings
 
 
-def num_steps(run: RunSettings) -> int:
+def num_steps(run: TrainingRunSettings) -> int:
     """Return how many steps a run has; iterations at its end that fill no step are left out."""
     if run.leftover == "original":
         assert run.epochs is not None
@@ -13,7 +13,7 @@ def num_steps(run: RunSettings) -> int:
     return run.iters // run.accumulation
 
 
-def step_iterations(run: RunSettings, step: int) -> range:
+def step_iterations(run: TrainingRunSettings, step: int) -> range:
     """Return the iterations whose gradients a step takes.
 
     With `leftover="original"` the first step of an epoch also takes what the epoch before has left over.
@@ -27,7 +27,7 @@ def step_iterations(run: RunSettings, step: int) -> range:
     return range(step * run.accumulation, (step + 1) * run.accumulation)
 
 
-def learning_rate(optimizer: OptimizerSettings, run: RunSettings, step: int) -> float:
+def learning_rate(optimizer: OptimizerSettings, run: TrainingRunSettings, step: int) -> float:
     """Return the learning rate that a step is taken with."""
     if optimizer.schedule == "original":
         return original_learning_rate(optimizer, run, step_iterations(run, step)[-1])
@@ -40,7 +40,7 @@ def learning_rate(optimizer: OptimizerSettings, run: RunSettings, step: int) -> 
     return optimizer.min_lr + (optimizer.lr - optimizer.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def original_learning_rate(optimizer: OptimizerSettings, run: RunSettings, iteration: int) -> float:
+def original_learning_rate(optimizer: OptimizerSettings, run: TrainingRunSettings, iteration: int) -> float:
     """Return the original's learning rate of an iteration.
 
     Two quirks: the cosine runs over all iterations, so that the rate drops where the warm-up ends; and a warm-up
@@ -54,6 +54,6 @@ def original_learning_rate(optimizer: OptimizerSettings, run: RunSettings, itera
     return (optimizer.lr - optimizer.min_lr) * cosine + optimizer.min_lr
 
 
-def _steps_per_epoch(run: RunSettings) -> int:
+def _steps_per_epoch(run: TrainingRunSettings) -> int:
     assert run.iters_per_epoch is not None
     return run.iters_per_epoch // run.accumulation

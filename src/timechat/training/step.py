@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor
 
 from timechat.distributed import sum_over_processes, world_size
 from timechat.errors import TrainingError
-from timechat.training.config import Precision, Recipe, RunSettings
+from timechat.training.config import Precision, TrainingRecipe, TrainingRunSettings
 from timechat.training.objectives import StepLoss
-from timechat.training.parallel import gradients_stay_here
+from timechat.training.parallel import no_gradient_sync
 from timechat.training.schedule import num_steps, step_iterations
 
 _FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,7 +29,7 @@ class StepOutcome:
         num_tokens: Tokens that the loss is over.
         num_samples: Samples seen.
         parts: Pieces of the loss, of the first process.
-        wants_stop: Whether any process was asked to stop.
+        should_stop: Whether any process was asked to stop.
         grad_norm: Of all gradients together, before clipping.
     """
 
@@ -37,7 +37,7 @@ class StepOutcome:
     num_tokens: int
     num_samples: int
     parts: Mapping[str, float]
-    wants_stop: bool
+    should_stop: bool
     grad_norm: float = math.nan
 
 
@@ -63,14 +63,14 @@ class _Sums:
 
 
 def take_step(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     batches: Iterator[dict[str, Any]],
     step: int,
     *,
-    wants_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> StepOutcome:
     """Change the weights once, after as many batches as the step has iterations.
 
@@ -81,7 +81,7 @@ def take_step(
         scaler: Of the loss; switched off unless the arithmetic is fp16.
         batches: The iterations' batches; as many are taken as the step needs.
         step: Number of the step, from 0.
-        wants_stop: Says whether this process was asked to stop; told to all others.
+        should_stop: Says whether this process was asked to stop; told to all others.
 
     Raises:
         TrainingError: The loss or the gradients are no numbers, or memory ran out.
@@ -96,13 +96,13 @@ def take_step(
         batch = next(batches)
         sums.record_ids += batch.pop("record_ids", [])
         batch = _to_device(batch, device)
-        with _naming_memory(step, batch), gradients_stay_here(module, when=iteration != iterations[-1]):
+        with _explain_oom(step, batch), no_gradient_sync(module, when=iteration != iterations[-1]):
             with _autocast(run.precision, device):
                 loss: StepLoss = module({**batch, "progress": step / num_steps(run)})
             divisor = divisor or _expected_tokens(loss, len(iterations), device)
-            scaler.scale(_to_minimise(run, loss, divisor)).backward()
+            scaler.scale(_scaled_loss(run, loss, divisor)).backward()
         sums.add(loss, _num_samples(batch))
-    outcome = _over_processes(run, sums, len(iterations), wants_stop(), device)
+    outcome = _reduce_sums(run, sums, len(iterations), should_stop(), device)
     _check_is_finite(outcome.loss, "loss", step, sums)
     scaler.unscale_(optimizer)
     if run.loss_mean == "tokens":
@@ -124,7 +124,7 @@ def _expected_tokens(loss: StepLoss, num_iterations: int, device: torch.device) 
     return max(tokens * num_iterations, 1.0)
 
 
-def _to_minimise(run: RunSettings, loss: StepLoss, divisor: float) -> Tensor:
+def _scaled_loss(run: TrainingRunSettings, loss: StepLoss, divisor: float) -> Tensor:
     """Return what to take the gradient of; processes' gradients are averaged, so sums need their number."""
     if run.loss_mean == "tokens":
         return loss.loss_sum * (world_size() / divisor)
@@ -149,11 +149,11 @@ def _clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _over_processes(
-    run: RunSettings, sums: _Sums, num_iterations: int, wants_stop: bool, device: torch.device
+def _reduce_sums(
+    run: TrainingRunSettings, sums: _Sums, num_iterations: int, should_stop: bool, device: torch.device
 ) -> StepOutcome:
     """Put together what the processes saw."""
-    local = [sums.loss, sums.mean_loss, float(sums.num_tokens), float(sums.num_samples), float(wants_stop)]
+    local = [sums.loss, sums.mean_loss, float(sums.num_tokens), float(sums.num_samples), float(should_stop)]
     loss, mean_loss, num_tokens, num_samples, stops = sum_over_processes(local, device)
     by_tokens = run.loss_mean == "tokens"
     return StepOutcome(
@@ -161,7 +161,7 @@ def _over_processes(
         num_tokens=int(num_tokens),
         num_samples=int(num_samples),
         parts={name: value / num_iterations for name, value in sums.parts.items()},
-        wants_stop=stops > 0,
+        should_stop=stops > 0,
     )
 
 
@@ -178,7 +178,7 @@ def _check_is_finite(value: float, what: str, step: int, sums: _Sums) -> None:
 
 
 @contextmanager
-def _naming_memory(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
+def _explain_oom(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
     """Say what to do where memory runs out."""
     try:
         yield

@@ -7,10 +7,10 @@ only the stretches that hold a wanted frame are decoded, each from the keyframe 
     source ─▶ index (times of all frames) ─▶ sampling (which ones) ─▶ decoding (their pixels) ─▶ frames
 """
 
-from timechat.video.cutting import CutReport, check_target, cut_clip, cut_clips, join_reel
+from timechat.video.clips.cut import CutReport, check_target, concat_clips, extract_clip, extract_clips
 from timechat.video.frames import Frames, StreamInfo, VideoInfo
+from timechat.video.images import Size
 from timechat.video.loading import VideoReader, load_frames, probe_video
-from timechat.video.pictures import Size
 from timechat.video.sampling import is_constant_rate, sample_indices, uniform_indices
 from timechat.video.source import VideoSource
 
@@ -23,10 +23,10 @@ __all__ = [
     "VideoReader",
     "VideoSource",
     "check_target",
-    "cut_clip",
-    "cut_clips",
+    "concat_clips",
+    "extract_clip",
+    "extract_clips",
     "is_constant_rate",
-    "join_reel",
     "load_frames",
     "probe_video",
     "sample_indices",

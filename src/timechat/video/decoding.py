@@ -18,44 +18,44 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from timechat.video.frames import VideoInfo
-from timechat.video.index import Index, demux, read_only
-from timechat.video.pictures import to_pixels
-from timechat.video.source import Opener
+from timechat.video.images import frame_to_pixels
+from timechat.video.index import PacketIndex, demux, read_only
+from timechat.video.source import VideoHandle
 
 logger = logging.getLogger(__name__)
 
 _SKIPS_UNREFERENCED_EXACTLY = {"h264", "hevc", "mpeg2video"}
-_READ_ON = 64  # packets: nearer than this, reading on is cheaper than a seek
+_MAX_PACKETS_WITHOUT_SEEK = 64  # packets: nearer than this, reading on is cheaper than a seek
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PacketRange:
     """Packets to decode in one go, positions in decode order.
 
     Attributes:
         first: a keyframe.
         last: the last packet that a wanted frame needs.
-        wanted: presentation times of the frames to keep.
+        target_pts: presentation times of the frames to keep.
     """
 
     first: int
     last: int
-    wanted: frozenset[int]
+    target_pts: frozenset[int]
 
 
-def plan(index: Index, wanted: Iterable[int], *, keys_back: int = 0) -> list[Stretch]:
+def plan_packet_ranges(index: PacketIndex, positions: Iterable[int], *, extra_keyframes: int = 0) -> list[PacketRange]:
     """Group wanted frames (positions) by the keyframe from which decoding must start."""
     groups: dict[int, list[int]] = {}
-    for position in wanted:
-        groups.setdefault(max(0, index.key_slot(position) - keys_back), []).append(position)
+    for position in positions:
+        groups.setdefault(max(0, index.key_slot(position) - extra_keyframes), []).append(position)
     return [
-        Stretch(int(index.keys[slot]), max(members), frozenset(int(index.pts[m]) for m in members))
+        PacketRange(int(index.keys[slot]), max(members), frozenset(int(index.pts[m]) for m in members))
         for slot, members in sorted(groups.items())
     ]
 
 
 @dataclass
-class Result:
+class DecodedFrames:
     """Decoded pictures, written in place by several threads.
 
     Attributes:
@@ -76,7 +76,7 @@ class Result:
         """Take a frame if it is still wanted; `has_error` marks it as one that may show damage."""
         if frame.pts in self.missing:
             try:
-                self.pixels[self.rows[frame.pts]] = to_pixels(frame, *self.pixels.shape[1:3])
+                self.pixels[self.rows[frame.pts]] = frame_to_pixels(frame, *self.pixels.shape[1:3])
             except av.error.FFmpegError:  # damage may change the pixel format to one that cannot be converted
                 self.errors += 1
                 return
@@ -85,12 +85,12 @@ class Result:
                 self.suspect.add(frame.pts)
 
 
-class Reader:
+class PacketReader:
     """One container and one decoder; knows at which packet of the index it stands."""
 
-    def __init__(self, opener: Opener, info: VideoInfo, index: Index, threads: int) -> None:
-        self.opener, self.index, self.deadline = opener, index, opener.deadline
-        self.container = opener.open()
+    def __init__(self, handle: VideoHandle, info: VideoInfo, index: PacketIndex, threads: int) -> None:
+        self.opener, self.index, self.deadline = handle, index, handle.deadline
+        self.container = handle.open()
         self.stream = next(s for s in self.container.streams.video if s.index == info.stream)
         read_only(self.container, self.stream)
         self.context = self.stream.codec_context
@@ -101,10 +101,10 @@ class Reader:
         self.packets: Iterator[Packet[VideoStream]] = demux(self.container, self.stream)
         self.position = 0
 
-    def decode(self, stretch: Stretch, result: Result, *, skip: bool) -> None:
+    def decode(self, packet_range: PacketRange, result: DecodedFrames, *, skip: bool) -> None:
         """Write the wanted frames of a stretch into `result`; those that do not come out stay missing there."""
         has_error = False
-        for frame in self.frames(stretch, skip=skip):
+        for frame in self.frames(packet_range, skip=skip):
             if frame is None:
                 result.errors += 1
                 has_error = True
@@ -112,19 +112,19 @@ class Reader:
                 result.decoded += 1
                 result.keep(frame, has_error)
 
-    def frames(self, stretch: Stretch, *, skip: bool) -> Iterator[VideoFrame | None]:
+    def frames(self, packet_range: PacketRange, *, skip: bool) -> Iterator[VideoFrame | None]:
         """Frames of a stretch in display order; None for what is damaged.
 
         Args:
-            stretch: From where to where.
+            packet_range: From where to where.
             skip: Whether frames that are not wanted may be left out where that is quicker.
         """
         # A "keyframe" that the decoder does not show (gradual refresh) is no place to start from: nothing counts.
-        has_started = stretch.first not in self.index.shown_keys
-        for packet in itertools.chain(self.packets_of(stretch), [None]):
+        has_started = packet_range.first not in self.index.shown_keys
+        for packet in itertools.chain(self.packets_of(packet_range), [None]):
             self.deadline.check()
             if packet is not None and self.can_skip:
-                is_wanted = not skip or packet.pts in stretch.wanted
+                is_wanted = not skip or packet.pts in packet_range.target_pts
                 self.context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             try:
                 frames = self.context.decode(packet)
@@ -132,24 +132,24 @@ class Reader:
                 yield None
                 continue
             for frame in frames:
-                has_started = has_started or frame.pts == self.index.pts[stretch.first]
+                has_started = has_started or frame.pts == self.index.pts[packet_range.first]
                 if has_started:
                     yield None if frame.is_corrupt else frame
         self.context.flush_buffers()
 
-    def packets_of(self, stretch: Stretch) -> Iterator[Packet[VideoStream]]:
+    def packets_of(self, packet_range: PacketRange) -> Iterator[Packet[VideoStream]]:
         """Packets of a stretch. Ends early where the file no longer agrees with its index."""
         try:
-            if not self.position <= stretch.first <= self.position + _READ_ON:
-                self._seek(stretch.first)
-            while self.position <= stretch.last:
+            if not self.position <= packet_range.first <= self.position + _MAX_PACKETS_WITHOUT_SEEK:
+                self._seek(packet_range.first)
+            while self.position <= packet_range.last:
                 packet = next(self.packets, None)
                 if packet is None or (packet.size and packet.pts != self.index.pts[self.position]):
                     self.position = len(self.index.pts)
                     return
                 if packet.size:
                     self.position += 1
-                    if self.position > stretch.first:
+                    if self.position > packet_range.first:
                         yield packet
                 self.deadline.check()
         except (av.error.FFmpegError, OSError) as error:
@@ -177,24 +177,24 @@ class Reader:
 
 
 def _decode(
-    opener: Opener,
+    handle: VideoHandle,
     info: VideoInfo,
-    index: Index,
-    stretches: Sequence[Stretch],
-    result: Result,
+    index: PacketIndex,
+    ranges: Sequence[PacketRange],
+    result: DecodedFrames,
     *,
     workers: int,
     skip: bool = True,
 ) -> None:
     """Decode stretches, shared out to threads with a container each; cores left over go to the codec."""
-    if not stretches:
+    if not ranges:
         return
-    num_threads = min(workers, len(stretches))
-    todo, lock = iter(stretches), threading.Lock()
+    num_threads = min(workers, len(ranges))
+    todo, lock = iter(ranges), threading.Lock()
 
     def work() -> None:
         # Codec threads report an error late, for another frame: what failed is tried again without them.
-        reader = Reader(opener, info, index, max(1, workers // num_threads) if skip else 1)
+        reader = PacketReader(handle, info, index, max(1, workers // num_threads) if skip else 1)
         with reader.container:
             while True:
                 with lock:
@@ -209,42 +209,44 @@ def _decode(
             for future in futures:
                 future.result()
         except BaseException:
-            opener.deadline.is_cancelled = True
+            handle.deadline.is_cancelled = True
             raise
 
 
-def decode_wanted(
-    opener: Opener,
+def decode_frames(
+    handle: VideoHandle,
     info: VideoInfo,
-    index: Index,
-    wanted: NDArray[np.int64],
+    index: PacketIndex,
+    positions: NDArray[np.int64],
     size: tuple[int, int],
     workers: int,
-) -> Result:
+) -> DecodedFrames:
     """Decode frames (display indices, rising); each is kept only if it bears the time that was asked for."""
-    pts = index.frame_pts[wanted].tolist()
-    position_of = dict(zip(pts, index.shown[wanted].tolist(), strict=True))
-    result = Result(np.empty((len(pts), *size, 3), np.uint8), {p: i for i, p in enumerate(pts)}, set(pts))
-    stretches = plan(index, position_of.values())
-    _decode(opener, info, index, stretches, result, workers=workers)
+    pts = index.frame_pts[positions].tolist()
+    position_of = dict(zip(pts, index.shown[positions].tolist(), strict=True))
+    result = DecodedFrames(np.empty((len(pts), *size, 3), np.uint8), {p: i for i, p in enumerate(pts)}, set(pts))
+    stretches = plan_packet_ranges(index, position_of.values())
+    _decode(handle, info, index, stretches, result, workers=workers)
     if result.missing:  # a keyframe that cannot be started from: start two earlier and skip nothing
-        again = plan(index, [position_of[p] for p in result.missing], keys_back=2)
-        _decode(opener, info, index, again, result, workers=workers, skip=False)
+        again = plan_packet_ranges(index, [position_of[p] for p in result.missing], extra_keyframes=2)
+        _decode(handle, info, index, again, result, workers=workers, skip=False)
     if result.missing and not result.errors:  # a source that cannot seek: read it from its start
-        straight = Stretch(0, max(position_of[p] for p in result.missing), frozenset(result.missing))
-        _decode(opener, info, index, [straight], result, workers=1)
+        straight = PacketRange(0, max(position_of[p] for p in result.missing), frozenset(result.missing))
+        _decode(handle, info, index, [straight], result, workers=1)
     logger.debug("decoded %d frames for %d in %d stretches", result.decoded, len(pts), len(stretches))
     return result
 
 
-def decode_between(opener: Opener, info: VideoInfo, index: Index, first: int, last: int) -> Iterator[VideoFrame]:
+def decode_between(
+    handle: VideoHandle, info: VideoInfo, index: PacketIndex, first: int, last: int
+) -> Iterator[VideoFrame]:
     """The frames from `first` to `last` (display indices, both included) in display order, without damaged ones."""
     positions, times = index.shown[first : last + 1], index.frame_pts[first : last + 1]
     slot = min(index.key_slot(int(positions[0])), index.key_slot(int(positions.min())))
     wanted = frozenset(times.tolist())
     for keys_back in (0, 2, slot):  # a keyframe that cannot be started from: start earlier
-        stretch = Stretch(int(index.keys[max(0, slot - keys_back)]), int(positions.max()), wanted)
-        reader = Reader(opener, info, index, num_cores())
+        stretch = PacketRange(int(index.keys[max(0, slot - keys_back)]), int(positions.max()), wanted)
+        reader = PacketReader(handle, info, index, num_cores())
         with reader.container:
             frames = (frame for frame in reader.frames(stretch, skip=True) if frame is not None and frame.pts in wanted)
             head = next(frames, None)
@@ -259,18 +261,18 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_all(opener: Opener, info: VideoInfo) -> Iterator[VideoFrame]:
+def decode_all(handle: VideoHandle, info: VideoInfo) -> Iterator[VideoFrame]:
     """All frames in display order; damaged ones are left out."""
-    with opener.open() as container:
+    with handle.open() as container:
         stream = next(s for s in container.streams.video if s.index == info.stream)
         packets: Iterator[Packet[VideoStream]] = demux(container, stream)
         while True:
-            opener.deadline.check()
+            handle.deadline.check()
             try:
                 packet = next(packets, None)
                 frames = stream.codec_context.decode(packet if packet is not None and packet.size else None)
             except (av.error.FFmpegError, OSError) as error:
-                opener.check_answering(error)
+                handle.check_answering(error)
                 if packet is None:
                     return
                 continue

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from timechat.video.pictures import Size, height_width, resize
+from timechat.video.images import Size, height_width, resize
 
 
 @dataclass(frozen=True)

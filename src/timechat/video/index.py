@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.video.frames import StreamInfo, VideoInfo
-from timechat.video.source import Opener, reason
+from timechat.video.source import VideoHandle, reason
 
 AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
 
@@ -30,7 +30,7 @@ _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
-class Index:
+class PacketIndex:
     """Times of all packets of a stream in decode order, in ticks of `time_base`.
 
     Attributes:
@@ -70,7 +70,7 @@ class Index:
 
 
 @dataclass
-class Packets:
+class PacketScan:
     """What the first reading of a file gathers; five hours have half a million packets, eight bytes a number."""
 
     pts: array[int] = field(default_factory=lambda: array("q"))
@@ -85,7 +85,7 @@ class Packets:
     first_error: str | None = None
     errors: list[str] = field(default_factory=list)
 
-    def losses(self, duration: float, info: VideoInfo) -> list[str]:
+    def damage_notes(self, duration: float, info: VideoInfo) -> list[str]:
         """Notes on what is not in the file though its header promises it."""
         notes = list(self.errors)
         if self.corrupt:
@@ -127,12 +127,12 @@ def demux(container: av.container.InputContainer, stream: AnyStream) -> Iterator
         return
 
 
-def read_packets(opener: Opener, *, only_first_picture: bool) -> tuple[Packets, VideoInfo, Fraction]:
+def read_packets(handle: VideoHandle, *, only_first_picture: bool) -> tuple[PacketScan, VideoInfo, Fraction]:
     """Demux one stream; decode just until the first picture, which alone tells rotation and true size."""
-    deadline = opener.deadline
-    found = Packets()
-    with opener.open() as container:
-        stream = choose_stream(container, opener.name)
+    deadline = handle.deadline
+    found = PacketScan()
+    with handle.open() as container:
+        stream = choose_stream(container, handle.name)
         read_only(container, stream)
         stream.codec_context.thread_count = 1
         try:
@@ -146,21 +146,21 @@ def read_packets(opener: Opener, *, only_first_picture: bool) -> tuple[Packets, 
                 if not len(found.pts) & 127:
                     deadline.check()
         except (av.error.FFmpegError, OSError) as error:
-            opener.check_answering(error)
+            handle.check_answering(error)
             deadline.check()
             found.errors.append(f"reading stopped after {len(found.pts)} frames: {reason(error)}")
         if found.picture is None:
             raise VideoError(
-                f"{opener.name}: no picture can be decoded from its {stream.codec_context.name} stream "
+                f"{handle.name}: no picture can be decoded from its {stream.codec_context.name} stream "
                 f"({len(found.pts)} packets read: {found.first_error or 'no picture in them'}); "
                 "the file is damaged or cut short"
             )
         found.num_indexed = len(stream.index_entries)
-        info = _video_info(opener.name, container, stream, found.picture)
+        info = _video_info(handle.name, container, stream, found.picture)
         return found, info, stream.time_base or Fraction(1, 1000)
 
 
-def _first_picture(stream: VideoStream, packet: Packet[VideoStream], found: Packets) -> VideoFrame | None:
+def _first_picture(stream: VideoStream, packet: Packet[VideoStream], found: PacketScan) -> VideoFrame | None:
     try:
         frames = stream.codec_context.decode(packet if packet.size else None)
     except av.error.FFmpegError as error:
@@ -169,7 +169,7 @@ def _first_picture(stream: VideoStream, packet: Packet[VideoStream], found: Pack
     return frames[0] if frames else None
 
 
-def _note_packet(found: Packets, packet: Packet[VideoStream], codec: str) -> None:
+def _note_packet(found: PacketScan, packet: Packet[VideoStream], codec: str) -> None:
     position = len(found.pts)
     pts, dts = packet.pts, packet.dts
     if pts is None:
@@ -191,7 +191,7 @@ def _is_displayed(packet: Packet[VideoStream], codec: str) -> bool:
     return codec not in ("vp8", "libvpx") or bool(memoryview(packet)[0] & 0x10)
 
 
-def build_index(found: Packets, time_base: Fraction) -> Index:
+def build_index(found: PacketScan, time_base: Fraction) -> PacketIndex:
     """Sort what was read into display order and say whether it can be relied on."""
     pts, dts, shown, durations = map(_as_numbers, (found.pts, found.dts, found.shown, found.durations))
     keys = _as_numbers(found.keys) if found.keys else np.zeros(1, dtype=np.int64)
@@ -207,7 +207,7 @@ def build_index(found: Packets, time_base: Fraction) -> Index:
     is_trusted = not found.untimed and len(times) > 0 and is_rising
     gap = int(np.median(gaps)) if len(gaps) else 0
     end = int(times[-1] + (last_duration or gap)) if len(times) else 0
-    return Index(time_base, pts, dts, keys, shown, end, is_trusted)
+    return PacketIndex(time_base, pts, dts, keys, shown, end, is_trusted)
 
 
 def _as_numbers(values: array[int]) -> NDArray[np.int64]:

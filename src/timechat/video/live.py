@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
+from timechat.video.images import Size, frame_to_pixels, height_width
 from timechat.video.index import choose_stream, demux, read_only
-from timechat.video.pictures import Size, height_width, to_pixels
-from timechat.video.sampling import TIME_SLACK, rounding
-from timechat.video.source import PATIENCE, reason
+from timechat.video.sampling import TIME_SLACK, time_slack
+from timechat.video.source import DEFAULT_PATIENCE, reason
 
-_LOOKS_AGAIN_AFTER = 0.1  # seconds, for what a growing file has got meanwhile
+_POLL_SECONDS = 0.1  # seconds, for what a growing file has got meanwhile
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "udp://", "rtp://", "srt://", "http://", "https://")
 
 
@@ -51,7 +51,11 @@ class LiveVideo:
     """
 
     def __init__(
-        self, source: str | os.PathLike[str] | IO[bytes], *, follow: bool = False, idle_timeout: float = PATIENCE
+        self,
+        source: str | os.PathLike[str] | IO[bytes],
+        *,
+        follow: bool = False,
+        idle_timeout: float = DEFAULT_PATIENCE,
     ) -> None:
         """Open a stream.
 
@@ -73,7 +77,7 @@ class LiveVideo:
         self._open = ExitStack()
         try:
             handle = _handle(source, self.name, follow, idle_timeout)
-            if isinstance(handle, _GrowingFile):
+            if isinstance(handle, _FollowedFile):
                 self._open.callback(handle.close)
             self._container = self._open.enter_context(_container(handle, self.name, idle_timeout))
             self._stream = choose_stream(self._container, self.name)
@@ -107,7 +111,7 @@ class LiveVideo:
         for moment, frame in self._timed():
             if shown is not None:
                 gap = moment - shown[0]
-                slack = TIME_SLACK + rounding(gap, tick)
+                slack = TIME_SLACK + time_slack(gap, tick)
                 while number / fps + slack < moment:
                     yield LiveFrame(shown[0], _pixels(shown[1], size))
                     number += 1
@@ -164,7 +168,7 @@ class LiveVideo:
 def _pixels(frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
     turned = round(frame.rotation / 90) % 2
     own = (frame.width, frame.height) if turned else (frame.height, frame.width)
-    return to_pixels(frame, *(own if size is None else height_width(size)))
+    return frame_to_pixels(frame, *(own if size is None else height_width(size)))
 
 
 def _handle(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
@@ -178,7 +182,7 @@ def _handle(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
         return text
     if not Path(text).exists():
         raise VideoError(f"{name}: no such file; give a file, a pipe such as /dev/stdin, or an rtsp or http(s) address")
-    return _GrowingFile(Path(text), idle_timeout) if follow and Path(text).is_file() else text
+    return _FollowedFile(Path(text), idle_timeout) if follow and Path(text).is_file() else text
 
 
 def _container(handle: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
@@ -201,7 +205,7 @@ def _container(handle: Any, name: str, idle_timeout: float) -> av.container.Inpu
         ) from error
 
 
-class _GrowingFile:
+class _FollowedFile:
     """A file whose end is waited at for more; reads forward only."""
 
     def __init__(self, path: Path, idle_timeout: float) -> None:
@@ -214,7 +218,7 @@ class _GrowingFile:
         while not (data := self._file.read(size)):
             if time.monotonic() - began > self._idle_timeout:
                 return b""
-            time.sleep(_LOOKS_AGAIN_AFTER)
+            time.sleep(_POLL_SECONDS)
         return data
 
     def close(self) -> None:

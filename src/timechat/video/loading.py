@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.video.decoding import decode_all, decode_wanted, num_cores
+from timechat.video.decoding import decode_all, decode_frames, num_cores
 from timechat.video.frames import Frames, VideoInfo
-from timechat.video.index import Index, build_index, read_packets, seconds
-from timechat.video.pictures import Size, height_width, resize, to_pixels
-from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, Request
-from timechat.video.source import Opener, VideoSource, open_source, reason
+from timechat.video.images import Size, frame_to_pixels, height_width, resize
+from timechat.video.index import PacketIndex, build_index, read_packets, seconds
+from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling
+from timechat.video.source import VideoHandle, VideoSource, open_source, reason
 
 DEFAULT_TIMEOUT = 600.0
 """Seconds of wall time that one file may take before it is given up."""
@@ -89,15 +89,15 @@ def load_frames(
     Raises:
         VideoError: The video cannot be read, or nothing is shown in the part asked for.
     """
-    request = _request(num_frames, fps, max_frames, start, end, timestamps, sampling, generator)
+    request = _make_request(num_frames, fps, max_frames, start, end, timestamps, sampling, generator)
     size = None if size is None else height_width(size)
     if isinstance(source, Frames):
         return _resample(source, request, size)
     with VideoReader(source, timeout=timeout, workers=workers) as reader:
-        return reader.take(request, size, keeps_clock=clock == "container")
+        return reader.load_frames(request, size, keeps_clock=clock == "container")
 
 
-def _request(
+def _make_request(
     num_frames: int | None,
     fps: float | None,
     max_frames: int | None,
@@ -106,10 +106,10 @@ def _request(
     timestamps: ArrayLike | None,
     sampling: str,
     generator: np.random.Generator | None = None,
-) -> Request:
+) -> FrameSampling:
     wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
     num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
-    return Request(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
+    return FrameSampling(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class VideoReader:
             self._open.close()
             raise
         duration = float(end_time - times[0])
-        self._losses = found.losses(duration, self.info)
+        self._losses = found.damage_notes(duration, self.info)
         self.info = replace(self.info, num_frames=len(times), duration=duration)
 
     def __enter__(self) -> VideoReader:
@@ -201,10 +201,10 @@ class VideoReader:
     ) -> Frames:
         """Load frames of the video, with arguments, result and errors as in `load_frames`; `check` as on opening."""
         self._opener.deadline.check_caller = check
-        request = _request(num_frames, fps, max_frames, start, end, timestamps, sampling)
-        return self.take(request, None if size is None else height_width(size))
+        request = _make_request(num_frames, fps, max_frames, start, end, timestamps, sampling)
+        return self.load_frames(request, None if size is None else height_width(size))
 
-    def take(self, request: Request, size: tuple[int, int] | None, *, keeps_clock: bool = False) -> Frames:
+    def load_frames(self, request: FrameSampling, size: tuple[int, int] | None, *, keeps_clock: bool = False) -> Frames:
         """Load the frames of a request, `size` (height, width) pixels large or as they are displayed."""
         self._opener.deadline.restart()
         size = size or (self.info.height, self.info.width)
@@ -236,27 +236,27 @@ class VideoReader:
         times, notes = times_in_order(ticks, self._index.time_base, rate)
         return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
 
-    def _by_index(self, request: Request, size: tuple[int, int], keeps_clock: bool) -> _Sample | None:
+    def _by_index(self, request: FrameSampling, size: tuple[int, int], keeps_clock: bool) -> _Sample | None:
         return _sample_by_index(self._opener, self.info, self._index, request, size, keeps_clock, self._workers)
 
-    def _in_order(self, request: Request, size: tuple[int, int], keeps_clock: bool) -> _Sample:
+    def _in_order(self, request: FrameSampling, size: tuple[int, int], keeps_clock: bool) -> _Sample:
         """Decode a file from its start for the frames wanted."""
         times, end_time, notes = self._timeline_in_order
         if keeps_clock:
             times, end_time = times + self.info.start_time, end_time + self.info.start_time
-        chosen = request.choose(times, end_time, float(self._index.time_base), self._opener.name)
+        chosen = request.choose_indices(times, end_time, float(self._index.time_base), self._opener.name)
         wanted, rows = np.unique(chosen, return_inverse=True)
-        pictures = _pictures_at(self._opener, self.info, wanted, size)
+        pictures = _frames_at(self._opener, self.info, wanted, size)
         if request.sampling == "keyframes":
             notes = [*notes, "the file has no usable index: exact frames were taken, not keyframes"]
         return _Sample(pictures[rows], times[chosen], times, end_time, notes)
 
 
 def _sample_by_index(
-    opener: Opener,
+    handle: VideoHandle,
     info: VideoInfo,
-    index: Index,
-    request: Request,
+    index: PacketIndex,
+    request: FrameSampling,
     size: tuple[int, int],
     keep_clock: bool,
     workers: int,
@@ -265,18 +265,18 @@ def _sample_by_index(
     zero = 0 if keep_clock else int(index.frame_pts[0])
     times = seconds(index.frame_pts - zero, index.time_base)
     end_time = float(seconds(np.array(index.end - zero), index.time_base))
-    chosen = request.choose(times, end_time, float(index.time_base), opener.name)
+    chosen = request.choose_indices(times, end_time, float(index.time_base), handle.name)
     notes: list[str] = []
     if request.sampling == "keyframes":
         keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
         chosen, notes = _nearest_keyframes(times, chosen, keyframes)
     wanted, rows = np.unique(chosen, return_inverse=True)
-    result = decode_wanted(opener, info, index, wanted, size, workers)
+    result = decode_frames(handle, info, index, wanted, size, workers)
     if result.missing and not result.errors:
         return None
     if len(result.missing) == len(wanted):
         raise VideoError(
-            f"{opener.name}: is damaged: none of the {len(wanted)} frames wanted, from {times[wanted[0]]:.3f} to "
+            f"{handle.name}: is damaged: none of the {len(wanted)} frames wanted, from {times[wanted[0]]:.3f} to "
             f"{times[wanted[-1]]:.3f} s, can be decoded; try another part of it with start and end"
         )
     is_there = np.array([int(pts) not in result.missing for pts in index.frame_pts[wanted]])
@@ -325,28 +325,28 @@ def times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) ->
     return np.concatenate([[0.0], np.cumsum(gaps)]), [note]
 
 
-def _pictures_at(
-    opener: Opener, info: VideoInfo, wanted: NDArray[np.int64], size: tuple[int, int]
+def _frames_at(
+    handle: VideoHandle, info: VideoInfo, positions: NDArray[np.int64], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Frames with these numbers, `(wanted frames, height, width, 3)`, by decoding from the start."""
-    pictures = np.empty((len(wanted), *size, 3), np.uint8)
+    pictures = np.empty((len(positions), *size, 3), np.uint8)
     row = 0
     try:
-        for number, frame in enumerate(decode_all(opener, info)):
-            if number == wanted[row]:
-                pictures[row] = to_pixels(frame, *size)
+        for number, frame in enumerate(decode_all(handle, info)):
+            if number == positions[row]:
+                pictures[row] = frame_to_pixels(frame, *size)
                 row += 1
-            if row == len(wanted):
+            if row == len(positions):
                 return pictures
     except av.error.FFmpegError as error:
-        raise VideoError(f"{opener.name}: is damaged: a frame cannot be converted: {reason(error)}") from error
-    raise VideoError(f"{opener.name}: is damaged: it decodes differently each time it is read")
+        raise VideoError(f"{handle.name}: is damaged: a frame cannot be converted: {reason(error)}") from error
+    raise VideoError(f"{handle.name}: is damaged: it decodes differently each time it is read")
 
 
-def _resample(frames: Frames, request: Request, size: tuple[int, int] | None) -> Frames:
+def _resample(frames: Frames, request: FrameSampling, size: tuple[int, int] | None) -> Frames:
     """Sample ready-made frames by the rules for files."""
     end_time = max(frames.duration, float(frames.timestamps[-1]))
-    chosen = request.choose(frames.timestamps, end_time, TIME_SLACK, "frames")
+    chosen = request.choose_indices(frames.timestamps, end_time, TIME_SLACK, "frames")
     is_whole = len(chosen) == len(frames)
     pixels = frames.pixels if is_whole else frames.pixels[chosen]
     if size is not None and pixels.shape[1:3] != size:

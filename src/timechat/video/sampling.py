@@ -54,7 +54,7 @@ def is_constant_rate(times: NDArray[np.float64], tick: float) -> bool:
         return True
     step = (times[-1] - times[0]) / (len(times) - 1)
     grid = times[0] + step * np.arange(len(times))
-    return bool(np.abs(times - grid).max() <= rounding(step, tick) + TIME_SLACK)
+    return bool(np.abs(times - grid).max() <= time_slack(step, tick) + TIME_SLACK)
 
 
 def sample_indices(
@@ -89,10 +89,10 @@ def sample_indices(
     """
     if timestamps is not None:
         wanted = np.sort(np.atleast_1d(np.asarray(timestamps, dtype=np.float64)))
-        return on_screen(times, wanted)
+        return frame_at(times, wanted)
     begin = times[0] if start is None else max(start, times[0])
     stop = end_time if end is None else min(end, end_time)
-    first = int(on_screen(times, begin))
+    first = int(frame_at(times, begin))
     last = int(np.searchsorted(times, stop - TIME_SLACK)) if end is not None else len(times)
     if last <= first or (start is not None and start >= end_time):
         until = "the end" if end is None else f"{end:g} s"
@@ -112,21 +112,21 @@ def sample_indices(
             if generator is not None:
                 return first + random_indices(num_available, count, generator)
             return first + uniform_indices(num_available, count)
-        slack += rounding(step, tick)
+        slack += time_slack(step, tick)
     grid_fps = fps if count <= limit else None
     count = min(count, limit)
     steps = np.arange(count) + (0.0 if generator is None else generator.random(count))
     wanted = begin + (steps * ((stop - begin) / count) if grid_fps is None else steps / grid_fps)
-    return np.clip(on_screen(times, wanted, slack), first, last - 1)
+    return np.clip(frame_at(times, wanted, slack), first, last - 1)
 
 
-def on_screen(times: NDArray[np.float64], wanted: ArrayLike, slack: float = TIME_SLACK) -> NDArray[np.int64]:
+def frame_at(times: NDArray[np.float64], at: ArrayLike, slack: float = TIME_SLACK) -> NDArray[np.int64]:
     """Index of the frame on screen at each wanted time; before the first and after the last, that one."""
-    after = np.searchsorted(times, np.asarray(wanted, dtype=np.float64) + slack, side="right")
+    after = np.searchsorted(times, np.asarray(at, dtype=np.float64) + slack, side="right")
     return np.clip(after - 1, 0, len(times) - 1).astype(np.int64)
 
 
-def rounding(step: float, tick: float) -> float:
+def time_slack(step: float, tick: float) -> float:
     """Seconds by which a time may be rounded. A tick as long as a frame is exact: nothing was rounded."""
     return tick if tick < step / 8 else step * 1e-3
 
@@ -140,7 +140,7 @@ def _is_whole(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Request:
+class FrameSampling:
     """Which frames a call wants; see `load_frames`."""
 
     num_frames: int
@@ -175,7 +175,7 @@ class Request:
         if self.sampling not in ("exact", "keyframes"):
             raise ValueError(f"sampling must be 'exact' or 'keyframes', got {self.sampling!r}")
 
-    def choose(self, times: NDArray[np.float64], end_time: float, tick: float, name: str) -> NDArray[np.int64]:
+    def choose_indices(self, times: NDArray[np.float64], end_time: float, tick: float, name: str) -> NDArray[np.int64]:
         """Indices of the frames wanted, rising, repeated where one is on screen at several wanted times."""
         try:
             return sample_indices(

@@ -24,7 +24,7 @@ import av.error
 from timechat.errors import VideoError
 from timechat.files import without_scheme
 
-PATIENCE = 30.0
+DEFAULT_PATIENCE = 30.0
 """Seconds of silence after which a server is given up."""
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
@@ -97,7 +97,7 @@ class _SharedFile:
 
 
 @dataclass(frozen=True)
-class Opener:
+class VideoHandle:
     """A source that can be opened again and again.
 
     Attributes:
@@ -115,7 +115,7 @@ class Opener:
         """A container of its own; the caller closes it."""
         self.deadline.check()
         seconds = self.deadline.left()
-        seconds = min(seconds, PATIENCE) if self.is_address else seconds
+        seconds = min(seconds, DEFAULT_PATIENCE) if self.is_address else seconds
         options = {} if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}  # before it opens them
         began = time.monotonic()
         try:
@@ -145,7 +145,7 @@ class Opener:
 @contextmanager
 def open_source(
     source: VideoSource, timeout: float, check_caller: Callable[[], object] | None = None
-) -> Iterator[Opener]:
+) -> Iterator[VideoHandle]:
     """Make any kind of source one that can be opened repeatedly and read from several threads; see `Deadline`."""
     if isinstance(source, str):
         source = without_scheme(source)
@@ -154,15 +154,15 @@ def open_source(
         name = f"<{len(data)} bytes>"
         if not data:
             raise VideoError(f"{name}: is empty; expected the content of a video file")
-        yield Opener(name, lambda: io.BytesIO(data), False, Deadline(timeout, name, check_caller))
+        yield VideoHandle(name, lambda: io.BytesIO(data), False, Deadline(timeout, name, check_caller))
     elif isinstance(source, str) and _is_address(source):
         deadline = Deadline(timeout, source, check_caller)
         answer = _whole_answer(source, deadline)
         if answer is None:
-            yield Opener(source, lambda: source, True, deadline)
+            yield VideoHandle(source, lambda: source, True, deadline)
         else:
             with _spooled(_from_server(answer, deadline), deadline) as file:
-                yield _shared_opener(file, source, deadline)
+                yield _shared_handle(file, source, deadline)
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         path = Path(name)
@@ -170,17 +170,17 @@ def open_source(
         deadline = Deadline(timeout, name, check_caller)
         if path.is_fifo():
             with _spooled(read_pipe(path, deadline), deadline) as file:
-                yield _shared_opener(file, name, deadline)
+                yield _shared_handle(file, name, deadline)
         else:
-            yield Opener(name, lambda: str(path.absolute()), False, deadline)
+            yield VideoHandle(name, lambda: str(path.absolute()), False, deadline)
     elif hasattr(source, "read"):
         name = str(getattr(source, "name", None) or f"<{type(source).__name__}>")
         deadline = Deadline(timeout, name, check_caller)
         if hasattr(source, "seek") and (not hasattr(source, "seekable") or source.seekable()):
-            yield _shared_opener(source, name, deadline)
+            yield _shared_handle(source, name, deadline)
         else:
             with _spooled(_from_pipe(source, deadline), deadline) as file:
-                yield _shared_opener(file, name, deadline)
+                yield _shared_handle(file, name, deadline)
     else:
         raise TypeError(
             "source must be a path, an http(s) address, bytes, a binary file object or Frames, got "
@@ -202,11 +202,11 @@ def _check_path(path: Path, name: str) -> None:
         raise VideoError(f"{name}: may not be read; check its permissions")
 
 
-def _shared_opener(file: IO[bytes], name: str, deadline: Deadline) -> Opener:
+def _shared_handle(file: IO[bytes], name: str, deadline: Deadline) -> VideoHandle:
     if not file.seek(0, os.SEEK_END):
         raise VideoError(f"{name}: is empty; expected the content of a video file")
     lock = threading.Lock()
-    return Opener(name, lambda: _SharedFile(file, lock, deadline), False, deadline)
+    return VideoHandle(name, lambda: _SharedFile(file, lock, deadline), False, deadline)
 
 
 @contextmanager
@@ -254,7 +254,7 @@ def _whole_answer(address: str, deadline: Deadline) -> HTTPResponse | None:
     """
     request = Request(address, headers={"Range": "bytes=0-0"})
     try:
-        answer: HTTPResponse = urlopen(request, timeout=min(deadline.left(), PATIENCE))
+        answer: HTTPResponse = urlopen(request, timeout=min(deadline.left(), DEFAULT_PATIENCE))
         if answer.status == 200 and not _is_playlist(answer.peek(512)):
             return answer
         answer.close()
@@ -287,7 +287,7 @@ def _from_server(answer: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
 def _silent_server(deadline: Deadline) -> VideoError:
     return VideoError(
         f"{deadline.name}: the server did not answer, or stopped answering, within "
-        f"{min(deadline.seconds, PATIENCE):g} s; check the address and the network, or try again"
+        f"{min(deadline.seconds, DEFAULT_PATIENCE):g} s; check the address and the network, or try again"
     )
 
 

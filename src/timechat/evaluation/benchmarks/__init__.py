@@ -3,7 +3,7 @@
 annotations ─▶ captions | grounding | highlights | egoschema | ... | drawn ─▶ Sample ─▶ (predict) ─▶ Prediction
 """
 
-from timechat.evaluation.benchmarks.benchmark import Benchmark, Source
+from timechat.evaluation.benchmarks.benchmark import Benchmark, BenchmarkFiles
 from timechat.evaluation.benchmarks.captions import read_activitynet, read_youcook2
 from timechat.evaluation.benchmarks.centres import load_pictures, load_segment_centres
 from timechat.evaluation.benchmarks.drawn import read_drawn
@@ -39,4 +39,4 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "Source", "load_pictures", "load_segment_centres"]
+__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkFiles", "load_pictures", "load_segment_centres"]

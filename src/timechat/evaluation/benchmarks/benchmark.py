@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from timechat.answers.events import Event, Task
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
 from timechat.evaluation.metrics.choices import PublishedRule
 from timechat.evaluation.samples import Prediction, Sample
-from timechat.events import Event, Task
 
 Scorer = Literal["dvc", "tvg", "vhd", "mr", "answers", "choices"]
 """How a task's answers are scored: by a task of `timechat score`, as answers to questions, or as choices among
@@ -18,7 +18,7 @@ options. `choices` scores the samples that have options and a right answer; othe
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BenchmarkFiles:
     """Where a benchmark's files are.
 
     Attributes:
@@ -68,7 +68,7 @@ class Benchmark:
 
     title: str
     dataset: str
-    read: Callable[[Source], Iterator[Sample]]
+    read: Callable[[BenchmarkFiles], Iterator[Sample]]
     scorers: Mapping[Task, Scorer]
     published_rule: PublishedRule | None = None
     write_results: Callable[[Sequence[Sample], Sequence[Prediction], Path], list[Path]] | None = None

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import located
-from timechat.evaluation.benchmarks.benchmark import Source, coco_rows, read_json
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, coco_rows, read_json
 from timechat.evaluation.samples import Sample
 
 COCO_FILE = "{split}.caption_coco_format.json"
 ACTIVITYNET_FILES = (COCO_FILE, "{split}_1.json", "{split}.json")
 
 
-def read_youcook2(source: Source) -> Iterator[Sample]:
+def read_youcook2(source: BenchmarkFiles) -> Iterator[Sample]:
     """YouCook2 as the original lays it out: `{"annotations": [{"image_id", "segments", "pure_cap", ...}]}`."""
     for place, row in coco_rows(source.file(COCO_FILE)):
         with located(place):
@@ -20,7 +20,7 @@ def read_youcook2(source: Source) -> Iterator[Sample]:
         yield sample
 
 
-def read_activitynet(source: Source) -> Iterator[Sample]:
+def read_activitynet(source: BenchmarkFiles) -> Iterator[Sample]:
     """ActivityNet Captions: its public `{video: {"duration", "timestamps", "sentences"}}`, or the original's layout."""
     for place, video, row in activitynet_rows(source):
         with located(place):
@@ -28,7 +28,7 @@ def read_activitynet(source: Source) -> Iterator[Sample]:
         yield sample
 
 
-def activitynet_rows(source: Source) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def activitynet_rows(source: BenchmarkFiles) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Videos of ActivityNet Captions with their rows in the original's layout, each with its place for errors."""
     path = source.file(*ACTIVITYNET_FILES)
     content = read_json(path)
@@ -61,12 +61,12 @@ def joined_captions(sentences: Sequence[str]) -> str:
     return ". ".join(plain) + "."
 
 
-def _captioned(video: str, row: Mapping[str, Any], source: Source) -> Sample:
+def _captioned(video: str, row: Mapping[str, Any], source: BenchmarkFiles) -> Sample:
     return Sample(
         id=Path(video).name,
         video=video,
         task="dense_caption",
         duration=row.get("duration"),
         speech=source.speech(video),
-        truth=row,
+        ground_truth=row,
     )

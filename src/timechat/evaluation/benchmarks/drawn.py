@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from timechat.data.records import Record
-from timechat.evaluation.benchmarks.benchmark import Source
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles
 from timechat.evaluation.benchmarks.captions import joined_captions
 from timechat.evaluation.films import DrawnFilm, read_films
 from timechat.evaluation.metrics.answers import normalize_answer
@@ -19,7 +19,7 @@ CHOICE = "choice"
 _MOST_OPTIONS = 4
 
 
-def read_drawn(source: Source) -> Iterator[Sample]:
+def read_drawn(source: BenchmarkFiles) -> Iterator[Sample]:
     """Films with everything that is asked about them; every question once more with options.
 
     Queries for what never happens are left out: they have no span to be compared with.
@@ -39,9 +39,9 @@ def _sample(film: DrawnFilm, record: Record) -> Sample:
         id=record.id,
         video=film.video,
         task=record.task,  # type: ignore[arg-type]
-        words=record.query,
+        query=record.query,
         duration=film.duration,
-        truth=_TRUTH[record.task](film, record),
+        ground_truth=_TRUTH[record.task](film, record),
         group=film.part,
     )
 
@@ -83,7 +83,7 @@ def _questions(film: DrawnFilm, record: Record, others: Sequence[str]) -> Iterat
     yield Sample(id=record.id, group=_kind(record), **common)  # type: ignore[arg-type]
     options = _options(record.id, answer, others)
     if len(options) > 1:
-        yield Sample(id=f"{record.id}:{CHOICE}", group=CHOICE, options=options, by_likelihood=True, **common)  # type: ignore[arg-type]
+        yield Sample(id=f"{record.id}:{CHOICE}", group=CHOICE, options=options, rank_options=True, **common)  # type: ignore[arg-type]
 
 
 def _options(record_id: str, answer: str, others: Sequence[str]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import DataError, located
-from timechat.evaluation.benchmarks.benchmark import Source, read_json
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, read_json
 from timechat.evaluation.benchmarks.choices import answered, best_option_question, text
 from timechat.evaluation.metrics.choices import read_choice
 from timechat.evaluation.samples import Prediction, Sample
-from timechat.files import written_whole
+from timechat.files import atomic_write
 
 QUESTIONS_FILE = "questions.json"
 ANSWERS_FILE = "subset_answers.json"
@@ -19,7 +19,7 @@ RESULT_FILE = "output.csv"
 _NUM_OPTIONS = 5
 
 
-def read_egoschema(source: Source) -> Iterator[Sample]:
+def read_egoschema(source: BenchmarkFiles) -> Iterator[Sample]:
     """EgoSchema's `questions.json`, with the answers of `subset_answers.json` beside it.
 
     With `split="subset"` only the 500 questions whose answers are public; else all, most without an answer.
@@ -57,10 +57,10 @@ def _sample(row: Mapping[str, Any], answers: Mapping[str, int]) -> Sample:
         id=name,
         video=f"{name}.mp4",
         task="ask",
-        words=best_option_question(text(row, "question"), options),
+        query=best_option_question(text(row, "question"), options),
         options=options,
         answer=options[answers[name]] if name in answers else None,
-        truth=row,
+        ground_truth=row,
     )
 
 
@@ -71,7 +71,7 @@ def write_egoschema(samples: Sequence[Sample], predictions: Sequence[Prediction]
     always the same for a question, as the original draws one.
     """
     path = folder / RESULT_FILE
-    with written_whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["q_uid", "answer"])
         for sample, prediction in answered(samples, predictions):

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from timechat.errors import located
-from timechat.evaluation.benchmarks.benchmark import Source, coco_rows
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, coco_rows
 from timechat.evaluation.benchmarks.captions import COCO_FILE, activitynet_rows
-from timechat.evaluation.reading import true_captions
+from timechat.evaluation.readers import true_captions
 from timechat.evaluation.samples import Sample
 
 _CHARADES_FILES = (COCO_FILE, "charades_sta_{split}.txt")
 
 
-def read_charades(source: Source) -> Iterator[Sample]:
+def read_charades(source: BenchmarkFiles) -> Iterator[Sample]:
     """Charades-STA: its public lines `VIDEO START END##SENTENCE`, or the original's layout."""
     path = source.file(*_CHARADES_FILES)
     if path.suffix == ".txt":
@@ -25,7 +25,7 @@ def read_charades(source: Source) -> Iterator[Sample]:
         yield sample
 
 
-def _read_lines(path: Path, source: Source) -> Iterator[Sample]:
+def _read_lines(path: Path, source: BenchmarkFiles) -> Iterator[Sample]:
     number = 0
     for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -40,7 +40,7 @@ def _read_lines(path: Path, source: Source) -> Iterator[Sample]:
         number += 1
 
 
-def read_activitynet_grounding(source: Source) -> Iterator[Sample]:
+def read_activitynet_grounding(source: BenchmarkFiles) -> Iterator[Sample]:
     """Every sentence of ActivityNet Captions as a query; its segment is the answer."""
     number = 0
     for place, video, row in activitynet_rows(source):
@@ -58,14 +58,19 @@ def read_activitynet_grounding(source: Source) -> Iterator[Sample]:
 
 
 def _grounded(
-    number: int, video: str, query: str, span: tuple[float, float], source: Source, duration: float | None = None
+    number: int,
+    video: str,
+    query: str,
+    span: tuple[float, float],
+    source: BenchmarkFiles,
+    duration: float | None = None,
 ) -> Sample:
     return Sample(
         id=str(number),
         video=video,
         task="grounding",
-        words=query,
+        query=query,
         duration=duration,
         speech=source.speech(video),
-        truth={"id": number, "image_id": video, "caption": query, "timestamp": list(span)},
+        ground_truth={"id": number, "image_id": video, "caption": query, "timestamp": list(span)},
     )

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import located
-from timechat.evaluation.benchmarks.benchmark import Source, coco_rows, read_json_lines
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, coco_rows, read_json_lines
 from timechat.evaluation.benchmarks.captions import COCO_FILE
 from timechat.evaluation.samples import Sample
 
 _FILES = (COCO_FILE, "highlight_{split}_release.jsonl")
 
 
-def read_qvhighlights(source: Source) -> Iterator[Sample]:
+def read_qvhighlights(source: BenchmarkFiles) -> Iterator[Sample]:
     """Highlights of a query: the public JSON Lines, or the original's layout."""
     path = source.file(*_FILES)
     rows = read_json_lines(path) if path.suffix == ".jsonl" else coco_rows(path)
@@ -23,11 +23,11 @@ def read_qvhighlights(source: Source) -> Iterator[Sample]:
         yield sample
 
 
-def read_qvhighlights_moments(source: Source) -> Iterator[Sample]:
+def read_qvhighlights_moments(source: BenchmarkFiles) -> Iterator[Sample]:
     """The same queries, asked when they happen."""
     for sample in read_qvhighlights(source):
         with located(f"{source.annotations}: query {sample.id}"):
-            if "relevant_windows" not in sample.truth:
+            if "relevant_windows" not in sample.ground_truth:
                 raise ValueError("no relevant_windows; give the public highlight_val_release.jsonl")
         yield replace(sample, task="grounding")
 
@@ -41,14 +41,14 @@ def _public_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return public | {"vid": Path(public["vid"]).stem}
 
 
-def _highlighted(row: Mapping[str, Any], source: Source) -> Sample:
+def _highlighted(row: Mapping[str, Any], source: BenchmarkFiles) -> Sample:
     video = f"{row['vid']}.mp4"
     return Sample(
         id=str(row["qid"]),
         video=video,
         task="highlights",
-        words=row["query"],
+        query=row["query"],
         duration=row["duration"],
         speech=source.speech(video),
-        truth=row,
+        ground_truth=row,
     )

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from timechat.answers.prompts import BENCHMARK_SYSTEM_PROMPT
 from timechat.errors import DataError, located
-from timechat.evaluation.benchmarks.benchmark import Source, read_json
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, read_json
 from timechat.evaluation.benchmarks.choices import answered, lettered, text, texts
-from timechat.evaluation.metrics.choices import LETTERS, choice_figures
+from timechat.evaluation.metrics.choices import LETTERS, choice_metrics
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.files import write_json_atomically
-from timechat.prompts import BENCHMARK_SYSTEM_PROMPT
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ RESULT_FILE = "mvbench.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MVBenchSubset:
     """One of the twenty tasks.
 
     Attributes:
@@ -40,31 +40,31 @@ class Part:
 
 
 PARTS = (
-    Part("Action Sequence", "star/Charades_v1_480", has_bounds=True),
-    Part("Action Prediction", "star/Charades_v1_480", has_bounds=True),
-    Part("Action Antonym", "ssv2_video"),
-    Part("Fine-grained Action", "Moments_in_Time_Raw/videos"),
-    Part("Unexpected Action", "FunQA_test/test"),
-    Part("Object Existence", "clevrer/video_validation"),
-    Part("Object Interaction", "star/Charades_v1_480", has_bounds=True),
-    Part("Object Shuffle", "perception/videos"),
-    Part("Moving Direction", "clevrer/video_validation"),
-    Part("Action Localization", "sta/sta_video", has_bounds=True),
-    Part("Scene Transition", "scene_qa/video"),
-    Part("Action Count", "perception/videos"),
-    Part("Moving Count", "clevrer/video_validation"),
-    Part("Moving Attribute", "clevrer/video_validation"),
-    Part("State Change", "perception/videos"),
-    Part("Fine-grained Pose", "nturgbd"),
-    Part("Character Order", "perception/videos"),
-    Part("Egocentric Navigation", "vlnqa"),
-    Part("Episodic Reasoning", "tvqa/frames_fps3_hq", has_bounds=True),  # folders of pictures
-    Part("Counterfactual Inference", "clevrer/video_validation"),
+    MVBenchSubset("Action Sequence", "star/Charades_v1_480", has_bounds=True),
+    MVBenchSubset("Action Prediction", "star/Charades_v1_480", has_bounds=True),
+    MVBenchSubset("Action Antonym", "ssv2_video"),
+    MVBenchSubset("Fine-grained Action", "Moments_in_Time_Raw/videos"),
+    MVBenchSubset("Unexpected Action", "FunQA_test/test"),
+    MVBenchSubset("Object Existence", "clevrer/video_validation"),
+    MVBenchSubset("Object Interaction", "star/Charades_v1_480", has_bounds=True),
+    MVBenchSubset("Object Shuffle", "perception/videos"),
+    MVBenchSubset("Moving Direction", "clevrer/video_validation"),
+    MVBenchSubset("Action Localization", "sta/sta_video", has_bounds=True),
+    MVBenchSubset("Scene Transition", "scene_qa/video"),
+    MVBenchSubset("Action Count", "perception/videos"),
+    MVBenchSubset("Moving Count", "clevrer/video_validation"),
+    MVBenchSubset("Moving Attribute", "clevrer/video_validation"),
+    MVBenchSubset("State Change", "perception/videos"),
+    MVBenchSubset("Fine-grained Pose", "nturgbd"),
+    MVBenchSubset("Character Order", "perception/videos"),
+    MVBenchSubset("Egocentric Navigation", "vlnqa"),
+    MVBenchSubset("Episodic Reasoning", "tvqa/frames_fps3_hq", has_bounds=True),  # folders of pictures
+    MVBenchSubset("Counterfactual Inference", "clevrer/video_validation"),
 )
 _PARTS = {part.file: part for part in PARTS}
 
 
-def read_mvbench(source: Source) -> Iterator[Sample]:
+def read_mvbench(source: BenchmarkFiles) -> Iterator[Sample]:
     """MVBench's folder `json`, or the folder above it, or one of its files.
 
     A file is a list of `{"video", "question", "candidates", "answer"}`, with `start` and `end` for tasks about a
@@ -95,20 +95,20 @@ def _files(path: Path) -> list[Path]:
     return there
 
 
-def _sample(part: Part, name: str, row: Mapping[str, Any]) -> Sample:
+def _sample(part: MVBenchSubset, name: str, row: Mapping[str, Any]) -> Sample:
     options = texts(row["candidates"])
     return Sample(
         id=name,
         video=f"{part.folder}/{text(row, 'video')}".rstrip("/"),
         task="ask",
-        words=mvbench_question(text(row, "question"), options),
+        query=mvbench_question(text(row, "question"), options),
         start=float(row["start"]) if part.has_bounds else None,
         end=float(row["end"]) if part.has_bounds else None,
         sampling="segment_centres",
         options=options,
         answer=str(row["answer"]),
         group=part.title,
-        truth=row,
+        ground_truth=row,
     )
 
 
@@ -126,7 +126,7 @@ def write_mvbench(samples: Sequence[Sample], predictions: Sequence[Prediction], 
         answer = str(sample.answer)
         letter = LETTERS[sample.options.index(answer)]
         results.append({"pred": prediction.text, "gt": f"({letter}) {answer}"})
-        figures = choice_figures([prediction.text], [sample.options], [answer], published_rule="mvbench")
+        figures = choice_metrics([prediction.text], [sample.options], [answer], published_rule="mvbench")
         right, num_asked = counts.get(sample.group, (0, 0))
         counts[sample.group] = [right + int(figures["accuracy_as_published"][0]), num_asked + 1]
     return [write_json_atomically(folder / RESULT_FILE, {"acc_dict": counts, "res_list": results})]

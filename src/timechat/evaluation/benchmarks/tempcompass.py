@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import DataError, located
-from timechat.evaluation.benchmarks.benchmark import Source, read_json
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, read_json
 from timechat.evaluation.benchmarks.choices import answered, text
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.files import write_json_atomically
@@ -15,7 +15,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {"yes_no": ("yes", "no"), "captioning": (
 """Where the questions do not list them."""
 
 
-def read_tempcompass(source: Source) -> Iterator[Sample]:
+def read_tempcompass(source: BenchmarkFiles) -> Iterator[Sample]:
     """TempCompass' folder `questions` with a file a task, `{video: {dimension: [{"question", "answer"}]}}`.
 
     `captioning` asks for a sentence. Only a language model can judge it, so its samples have no right answer here:
@@ -58,11 +58,11 @@ def _sample(task: str, video: str, dimension: str, number: int, row: Mapping[str
         id=f"{task}:{video}:{dimension}:{number}",
         video=f"{video}.mp4",
         task="ask",
-        words=f"Question: {question}{_suffix(task, options)}",
+        query=f"Question: {question}{_suffix(task, options)}",
         options=options,
         answer=_answer(text(row, "answer"), options) if options else None,
         group=task,
-        truth={"task": task, "video": video, "dimension": dimension, **row},
+        ground_truth={"task": task, "video": video, "dimension": dimension, **row},
     )
 
 
@@ -101,7 +101,7 @@ def write_tempcompass(samples: Sequence[Sample], predictions: Sequence[Predictio
     """Write a file a task, as the authors' scripts read it: the questions, each with its `prediction`."""
     tasks: dict[str, dict[str, dict[str, list[dict[str, str]]]]] = {}
     for sample, prediction in answered(samples, predictions):
-        row = sample.truth
+        row = sample.ground_truth
         of_video = tasks.setdefault(row["task"], {}).setdefault(row["video"], {})
         of_video.setdefault(row["dimension"], []).append(
             {"question": row["question"], "answer": row["answer"], "prediction": prediction.text}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import DataError, located
-from timechat.evaluation.benchmarks.benchmark import Source, read_json
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, read_json
 from timechat.evaluation.benchmarks.choices import answered, best_option_question, text, texts
 from timechat.evaluation.metrics.choices import LETTERS
 from timechat.evaluation.samples import Prediction, Sample
@@ -17,7 +17,7 @@ _PUBLIC_NAMES = {"duration": "duration_category", "domain": "video_category", "s
 """What the authors' scorer calls what their annotations have of a video."""
 
 
-def read_video_mme(source: Source) -> Iterator[Sample]:
+def read_video_mme(source: BenchmarkFiles) -> Iterator[Sample]:
     """Video-MME as the original lays it out, `{video: [question, ...]}`, or the authors' rows as a list.
 
     A question is `{"videoID", "question", "option", "answer", "duration"}`; the authors' rows call the options
@@ -51,7 +51,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield f"{path}: video {video}, question {number}", f"{video}-{number}", public
 
 
-def _sample(name: str, row: Mapping[str, Any], source: Source) -> Sample:
+def _sample(name: str, row: Mapping[str, Any], source: BenchmarkFiles) -> Sample:
     options = texts(row["options"], count=_NUM_OPTIONS)
     video = f"{text(row, 'videoID')}.mp4"
     letter = row["answer"]
@@ -61,12 +61,12 @@ def _sample(name: str, row: Mapping[str, Any], source: Source) -> Sample:
         id=name,
         video=video,
         task="ask",
-        words=f"Question: {best_option_question(text(row, 'question'), options)}",
+        query=f"Question: {best_option_question(text(row, 'question'), options)}",
         speech=source.speech(video),
         options=options,
         answer=options[LETTERS.index(letter)],
         group=text(row, "duration"),
-        truth=row,
+        ground_truth=row,
     )
 
 
@@ -77,7 +77,7 @@ def write_video_mme(samples: Sequence[Sample], predictions: Sequence[Prediction]
     """
     videos: dict[str, dict[str, Any]] = {}
     for sample, prediction in answered(samples, predictions):
-        row = sample.truth
+        row = sample.ground_truth
         facts = {public: row[name] for name, public in _PUBLIC_NAMES.items() if name in row}
         video = videos.setdefault(row["video_id"], {"video_id": row["video_id"], **facts, "questions": []})
         question = {

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from timechat.model.answering import Prompt, write_answers
-from timechat.model.prefix_cache import PrefixCache
+from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.answers.tasks import GREEDY, DecodingOptions, find_preset
+from timechat.model.generation.generate import Prompt, generate_answers
+from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.prompts import DEFAULT_PRESET
-from timechat.tasks import GREEDY, Decoding, find_preset
 
 _NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))
 OPTIONS = frozenset(("max_new_tokens", "until", "do_sample", "temperature", "top_p", "top_k", "num_beams"))
@@ -45,7 +45,7 @@ class VideoPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class GenerationSettings:
     """How an answer is written.
 
     Attributes:
@@ -54,12 +54,12 @@ class Writing:
         stops: Texts of which the first one ends the answer and is no part of it.
     """
 
-    decoding: Decoding = GREEDY
+    decoding: DecodingOptions = GREEDY
     stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class HarnessQuestion:
     """A question about a video.
 
     Attributes:
@@ -74,7 +74,7 @@ class Question:
     text: str
     history: tuple[tuple[str, str], ...] = ()
     system: str | None = None
-    writing: Writing = Writing()
+    writing: GenerationSettings = GenerationSettings()
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -169,7 +169,7 @@ class VideoAnswerer:
         return device
 
     def answer(
-        self, questions: Sequence[Question], *, batch_size: int = 1, progress: Progress | None = None
+        self, questions: Sequence[HarnessQuestion], *, batch_size: int = 1, progress: Progress | None = None
     ) -> list[Reply]:
         """Answer questions, those about one video after each other whatever their order.
 
@@ -202,7 +202,7 @@ class VideoAnswerer:
         return [replies[i] for i in range(len(questions))]
 
     @torch.inference_mode()
-    def score(self, question: Question, continuation: str) -> tuple[float, bool]:
+    def score(self, question: HarnessQuestion, continuation: str) -> tuple[float, bool]:
         """Tell how likely given words are as the answer.
 
         Args:
@@ -217,7 +217,7 @@ class VideoAnswerer:
             raise ValueError(f"a continuation needs words, got {continuation!r}; look at the task's choices")
         timechat, encoded = self.timechat, self._encode(question.video)
         text = self._render(question, encoded)
-        ids, num_scored = timechat.processor.encode_answered(text, continuation.strip(), encoded.num_frames)
+        ids, num_scored = timechat.processor.encode_prompt_with_answer(text, continuation.strip(), encoded.num_frames)
         self._room(len(ids) - num_scored, at_least=num_scored)
         input_ids = torch.tensor([ids], device=self.device)
         embeds = timechat.model.embed_prompt(input_ids, encoded.video_tokens)  # (1, sequence, hidden)
@@ -229,7 +229,7 @@ class VideoAnswerer:
     def _encode_anew(self, video: VideoPart) -> EncodedVideo:
         return self.timechat.encode(video.path, num_frames=self.num_frames, start=video.start, end=video.end)
 
-    def _render(self, question: Question, encoded: EncodedVideo) -> str:
+    def _render(self, question: HarnessQuestion, encoded: EncodedVideo) -> str:
         system = self.system if question.system is None else question.system
         return self.timechat.processor.render_prompt(
             encoded.timestamps, question.text, history=question.history, system=system
@@ -246,7 +246,7 @@ class VideoAnswerer:
         return None if room is None else room - prompt_length
 
     @torch.inference_mode()
-    def _answer_batch(self, questions: Sequence[Question]) -> list[Reply]:
+    def _answer_batch(self, questions: Sequence[HarnessQuestion]) -> list[Reply]:
         """Answer questions that are to be answered in the same way."""
         timechat, writing = self.timechat, questions[0].writing
         videos = [self._encode(question.video) for question in questions]
@@ -259,15 +259,15 @@ class VideoAnswerer:
         longest = writing.decoding.max_new_tokens if room is None else min(writing.decoding.max_new_tokens, room)
         scale = timechat.model.lora_scale
         cache = self._prefix.take(videos[0], prompts[0].input_ids, scale) if len(prompts) == 1 else None
-        written = write_answers(
+        written = generate_answers(
             timechat.model,
             prompts,
             pad_token_id=timechat.processor.pad_token_id,
-            arguments=replace(writing.decoding, max_new_tokens=longest).arguments(),
+            arguments=replace(writing.decoding, max_new_tokens=longest).generate_arguments(),
             cache=cache,
         )
         if cache is not None:
-            self._prefix.keep(videos[0], prompts[0].input_ids + written[0].token_ids, scale, cache)
+            self._prefix.store(videos[0], prompts[0].input_ids + written[0].token_ids, scale, cache)
         return [
             Reply(
                 cut_at(timechat.processor.decode(one.token_ids), writing.stops),
@@ -284,7 +284,7 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
     return text[: min(ends)].strip() if ends else text
 
 
-def writing_of(options: Mapping[str, Any]) -> Writing:
+def writing_of(options: Mapping[str, Any]) -> GenerationSettings:
     """Read the generation options that harnesses and their tasks write down.
 
     Greedy unless `do_sample` is true, or a temperature above 0 is given and `do_sample` is not.
@@ -303,8 +303,8 @@ def writing_of(options: Mapping[str, Any]) -> Writing:
     warmth = left.pop("temperature", None)  # 0 is the harnesses' way of saying greedy, whatever do_sample says
     temperature = GREEDY.temperature if warmth is None else float(warmth)
     do_sample = bool(left.pop("do_sample", warmth is not None)) and temperature > 0
-    decoding = Decoding(max_new_tokens=int(left.pop("max_new_tokens", GREEDY.max_new_tokens)))
+    decoding = DecodingOptions(max_new_tokens=int(left.pop("max_new_tokens", GREEDY.max_new_tokens)))
     top_p, top_k = left.pop("top_p", GREEDY.top_p), left.pop("top_k", GREEDY.top_k)
     if do_sample:
         decoding = replace(decoding, do_sample=True, temperature=temperature, top_p=float(top_p), top_k=int(top_k))
-    return Writing(decoding, tuple(stop for stop in stops if stop))
+    return GenerationSettings(decoding, tuple(stop for stop in stops if stop))

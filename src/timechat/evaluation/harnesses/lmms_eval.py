@@ -14,8 +14,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from timechat.evaluation.harnesses.asking import OPTIONS, Question, Reply, VideoAnswerer, VideoPart, Writing, writing_of
-from timechat.prompts import DEFAULT_PRESET
+from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.evaluation.harnesses.asking import (
+    OPTIONS,
+    GenerationSettings,
+    HarnessQuestion,
+    Reply,
+    VideoAnswerer,
+    VideoPart,
+    writing_of,
+)
 
 try:
     from lmms_eval.api.instance import GenerationResult, TokenCounts
@@ -107,7 +115,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         for request in requests:
             context, options, doc_to_visual, doc_id, task, split = request.args
             video = only_video(doc_to_visual(self.task_dict[task][split][doc_id]), task)
-            questions.append(Question(video, context, writing=self._writing(options)))
+            questions.append(HarnessQuestion(video, context, writing=self._writing(options)))
         return self._generate(questions)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
@@ -128,12 +136,12 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
                 )
             context, target, doc_to_visual, doc_id, task, split = request.args
             doc = self.task_dict[task][split][doc_id]
-            question = Question(only_video(doc_to_visual(doc), task), context)
+            question = HarnessQuestion(only_video(doc_to_visual(doc), task), context)
             score = self.answerer.score(question, str(target(doc) if callable(target) else target))
             scored.append(GenerationResult(score))  # a bare pair, lmms-eval 0.7.3 makes a string of, and then fails
         return scored
 
-    def _writing(self, options: Mapping[str, Any]) -> Writing:
+    def _writing(self, options: Mapping[str, Any]) -> GenerationSettings:
         """Read a task's generation options; one that means nothing to TimeChat is told once."""
         strange = {name for name, value in options.items() if value is not None} - OPTIONS - self._told
         if strange:
@@ -141,7 +149,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             self._told |= strange
         return writing_of(options)
 
-    def _generate(self, questions: Sequence[Question]) -> list[Any]:
+    def _generate(self, questions: Sequence[HarnessQuestion]) -> list[Any]:
         with tqdm(total=len(questions), disable=self.rank != 0, desc="TimeChat, answers") as bar:
             replies = self.answerer.answer(questions, batch_size=self.batch_size, progress=bar.update)
         return [_result(reply) for reply in replies]
@@ -153,7 +161,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         answers: list[str] = []
         told = None
         for round_idx in count(1):
-            answers.append(self._answer_one(Question(video, context, writing=writing)))
+            answers.append(self._answer_one(HarnessQuestion(video, context, writing=writing)))
             visuals, context, is_over, answered, told = doc_to_text(
                 doc, previous_output=answers, round_idx=round_idx, previous_round_info=told
             )
@@ -163,7 +171,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             video = only_video(visuals, task) if visuals else video
         return answers
 
-    def _answer_one(self, question: Question) -> str:
+    def _answer_one(self, question: HarnessQuestion) -> str:
         return self.answerer.answer([question])[0].text
 
 
@@ -227,8 +235,8 @@ def only_video(visuals: Any, task: str) -> VideoPart:
 
 
 def read_messages(
-    messages: Sequence[Mapping[str, Any]], task: str, *, writing: Writing, video: VideoPart | None = None
-) -> Question:
+    messages: Sequence[Mapping[str, Any]], task: str, *, writing: GenerationSettings, video: VideoPart | None = None
+) -> HarnessQuestion:
     """Read a conversation that ends with the question; the model sees the video before all text, wherever it stands.
 
     Texts are taken to the letter: a blank at the end of a wording is a token that the model's weights may know.
@@ -256,7 +264,7 @@ def read_messages(
     texts = [text for _, text in turns]
     history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
     about = video if video is not None and not videos else only_video(videos, task)
-    return Question(about, texts[-1], history=history, system=system, writing=writing)
+    return HarnessQuestion(about, texts[-1], history=history, system=system, writing=writing)
 
 
 def _video_part(visual: Any, task: str) -> VideoPart:

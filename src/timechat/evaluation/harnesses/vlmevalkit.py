@@ -13,9 +13,9 @@ supported_VLM["timechat"] = TimeChatModel
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timechat.evaluation.harnesses.asking import Question, VideoAnswerer, VideoPart, Writing
-from timechat.prompts import DEFAULT_PRESET
-from timechat.tasks import Decoding
+from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.answers.tasks import DecodingOptions
+from timechat.evaluation.harnesses.asking import GenerationSettings, HarnessQuestion, VideoAnswerer, VideoPart
 
 
 class VLMEvalTimeChat:
@@ -52,7 +52,7 @@ class VLMEvalTimeChat:
             max_new_tokens: Longest answer, in tokens; it is written greedily.
         """
         super().__init__()
-        self.writing = Writing(Decoding(max_new_tokens=max_new_tokens))
+        self.writing = GenerationSettings(DecodingOptions(max_new_tokens=max_new_tokens))
         self.answerer = VideoAnswerer.from_pretrained(
             pretrained,
             device=device,
@@ -87,7 +87,7 @@ class VLMEvalTimeChat:
                 f"{', '.join(sorted(strange)) or 'nothing else'}; choose a data set of whole videos"
             )
         system = "\n".join(_texts(message, is_system=True)) or None
-        question = Question(
+        question = HarnessQuestion(
             VideoPart(videos[0]), "\n".join(_texts(message, is_system=False)), system=system, writing=self.writing
         )
         return self.answerer.answer([question])[0].text

@@ -170,7 +170,7 @@ _GUESSES = ("egoschema", "video_mme")
 # ------------------------------------------------------------------------------------------------- figures
 
 
-def choice_figures(
+def choice_metrics(
     texts: Sequence[str | None],
     options: Sequence[Sequence[str]],
     answers: Sequence[str],

@@ -12,7 +12,7 @@ LEVELS: Mapping[str, float] = {"fair": 2, "good": 3, "very_good": 4}
 
 
 @dataclass(frozen=True, slots=True)
-class HighlightTruth:
+class HighlightGroundTruth:
     """What annotators thought of one query's video.
 
     Attributes:
@@ -78,7 +78,7 @@ def average_precision(scores: ArrayLike, is_highlight: ArrayLike) -> float:
 
 def highlight_scores(
     predicted: Sequence[Sequence[float] | None],
-    truth: Sequence[HighlightTruth],
+    truth: Sequence[HighlightGroundTruth],
     levels: Mapping[str, float] = LEVELS,
 ) -> dict[str, NDArray[np.float64]]:
     """What each query adds to each figure; the figures are the means.
@@ -100,7 +100,7 @@ def highlight_scores(
 
 
 def _score_query(
-    scores: Sequence[float] | None, truth: HighlightTruth, levels: Mapping[str, float]
+    scores: Sequence[float] | None, truth: HighlightGroundTruth, levels: Mapping[str, float]
 ) -> dict[str, float]:
     labels = truth.labels()  # (clips, annotators)
     given = np.asarray(() if scores is None else scores, dtype=np.float64)

@@ -1,0 +1,334 @@
+"""Convert, load and ask a model of the published size: seconds and peak memory of every stage.
+
+Writes a synthetic set of the original's files (true names, shapes and number formats, random weights, 17 GB),
+converts it with `timechat convert`, loads the result and asks one question about a video. Every stage runs in a
+process of its own. Needs Linux, about 36 GB of disk and 24 GB of memory:
+
+    python perf/full_size.py VIDEO --json out/full_size.json
+
+`--scale tiny` does the same on a small set in seconds.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from perf.original_layout import FULL, LLM_SHARDS, TINY, Sizes, llama_config, original_tensors
+from perf.stand_in_vocabularies import write_bert_vocab, write_llama_tokenizer
+
+from timechat.model.convert.files import TensorInfo
+from timechat.model.convert.write import LAYOUT
+
+SCALES = {"full": FULL, "tiny": TINY}
+QUESTION = "When does the person turn a light on?"
+_GIB = 1 << 30
+_SECONDS_BETWEEN_READINGS = 0.02
+
+
+@dataclass
+class Stage:
+    """One row of the result.
+
+    Attributes:
+        name: What was done.
+        seconds: Wall time.
+        cpu_seconds: Of all threads.
+        peak_bytes: Highest resident memory: files that are mapped count, though the system can take them back.
+        peak_private_bytes: Highest memory that is not backed by a file, which the machine must really have.
+    """
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    peak_private_bytes: int
+
+
+@dataclass
+class Result:
+    """What a run found."""
+
+    scale: str
+    set_bytes: int
+    stages: list[Stage] = field(default_factory=list)
+    answer: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, object] = field(default_factory=dict)
+
+
+def main(arguments: list[str] | None = None) -> Result:
+    options = _parse(arguments)
+    with _work_folder(options.work, keep=options.keep) as work:
+        originals, model = work / "originals", work / "model"
+        result = Result(options.scale, write_originals(originals, SCALES[options.scale]), machine=_machine())
+        result.stages.append(measure_convert(originals, model))
+        measure_answer(result, model, options)
+    print(_table(result))
+    text = json.dumps(asdict(result), indent=2)
+    print(text)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text + "\n")
+    return result
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=Path, help="the video that is asked about")
+    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--frames", type=int, default=8, help="frames that are looked at (8)")
+    parser.add_argument("--tokens", type=int, default=4, help="longest answer (4)")
+    parser.add_argument("--dtype", default="auto", help="number format of TimeChat.from_pretrained (auto)")
+    parser.add_argument("--scale", choices=list(SCALES), default="full")
+    parser.add_argument("--work", type=Path, help="folder for the files; by default a temporary one")
+    parser.add_argument("--keep", action="store_true", help="do not delete the files at the end")
+    parser.add_argument("--json", type=Path, help="file for the result")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _work_folder(folder: Path | None, *, keep: bool) -> Iterator[Path]:
+    """Give a new folder, below `folder` where one is named; it is deleted at the end unless it is kept."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="timechat-full-size-", dir=folder))
+    print(f"files go to {work}", file=sys.stderr)
+    try:
+        yield work
+    finally:
+        if not keep:
+            shutil.rmtree(work)
+
+
+def _machine() -> dict[str, object]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "memory_bytes": memory}
+
+
+# The set of original files
+
+
+def write_originals(folder: Path, sizes: Sizes) -> int:
+    """Write a complete synthetic set of the original's files; returns the bytes of its tensors."""
+    begun = time.perf_counter()
+    files = original_tensors(sizes)
+    for path, tensors in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_pickle(target, tensors, is_wrapped=target.suffix == ".pth" and path != LAYOUT["vit"])
+    _write_llm_settings(folder / LAYOUT["llm"], sizes)
+    bert_vocab = folder / LAYOUT["bert_vocab"]
+    bert_vocab.parent.mkdir(parents=True, exist_ok=True)
+    write_bert_vocab(bert_vocab)
+    num_bytes = sum(info.num_bytes for tensors in files.values() for info in tensors.values())
+    print(f"wrote {num_bytes / 1e9:.1f} GB in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    return num_bytes
+
+
+def write_pickle(path: Path, tensors: dict[str, TensorInfo], *, is_wrapped: bool) -> None:
+    """Write random weights as `torch.save` would, but fill them in on disk, so that memory stays small."""
+    state_dict = {name: torch.empty(info.shape, dtype=info.dtype) for name, info in tensors.items()}
+    with torch.serialization.skip_data():  # room for the numbers, as a hole in the file
+        torch.save({"model": state_dict} if is_wrapped else state_dict, path)
+    with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+        content = torch.load(path, mmap=True, weights_only=True)
+        for name, tensor in (content["model"] if is_wrapped else content).items():
+            _fill(name, tensor)
+
+
+def _fill(name: str, tensor: Tensor) -> None:
+    """Write numbers of a plausible size into a tensor, in place."""
+    if name.endswith("position_ids"):
+        tensor.copy_(torch.arange(tensor.shape[-1])[None])
+    elif name.endswith("inv_freq"):
+        tensor.copy_(10000.0 ** -torch.linspace(0, 1, tensor.numel()))
+    elif "norm" in name.lower() and name.endswith("weight"):
+        tensor.fill_(1)
+    elif name.endswith("bias"):
+        tensor.zero_()
+    else:
+        _tile(tensor.view(-1), _random_numbers().to(tensor.dtype))
+
+
+@cache
+def _random_numbers() -> Tensor:
+    """Return normal numbers; a prime count of them, so that no two rows of a matrix are alike when repeated."""
+    return torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)) * 0.02
+
+
+def _tile(flat: Tensor, numbers: Tensor) -> None:
+    for piece in flat.split(len(numbers)):
+        piece.copy_(numbers[: len(piece)])
+
+
+def _write_llm_settings(folder: Path, sizes: Sizes) -> None:
+    """Write what stands beside the language model's shards: their index, configs, the tokenizer."""
+    files = original_tensors(sizes)
+    weight_map = {name: shard for shard in LLM_SHARDS for name in files[f"{LAYOUT['llm']}/{shard}"]}
+    total = sum(info.num_bytes for shard in LLM_SHARDS for info in files[f"{LAYOUT['llm']}/{shard}"].values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    for name, content in {
+        "pytorch_model.bin.index.json": index,
+        "config.json": llama_config(sizes),
+        "generation_config.json": generation,
+    }.items():
+        (folder / name).write_text(json.dumps(content, indent=2))
+    write_llama_tokenizer(folder)
+
+
+# The stages
+
+
+def measure_convert(originals: Path, model: Path) -> Stage:
+    """Convert as a user does."""
+    command = [sys.executable, "-m", "timechat", "convert", "--from", str(originals), str(model)]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command)
+    with MemoryWatch(process.pid) as watch:
+        _, status, usage = os.wait4(process.pid, 0)  # its ru_maxrss is no use: it starts at this process's own
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"timechat convert failed with exit code {process.returncode}")
+    seconds, cpu_seconds = time.perf_counter() - begun, usage.ru_utime + usage.ru_stime
+    return Stage("convert", seconds, cpu_seconds, watch.peak_bytes, watch.peak_private_bytes)
+
+
+def measure_answer(result: Result, model: Path, options: argparse.Namespace) -> None:
+    """Load the model and ask, in a process of its own."""
+    request = {
+        "model": str(model),
+        "video": str(options.video),
+        "question": options.question,
+        "frames": options.frames,
+        "tokens": options.tokens,
+        "dtype": options.dtype,
+    }
+    command = [sys.executable, __file__, "--answer", json.dumps(request)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result.answer = json.loads(output.splitlines()[-1])
+    result.stages += [Stage(**stage) for stage in result.answer.pop("stages")]
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Load the model and ask; returns the stages and what was answered."""
+    stages: list[Stage] = []
+    with _measured("load", stages):
+        from timechat import TimeChat
+        from timechat.pipeline import DecodingOptions
+        from timechat.video import load_frames
+
+        timechat = TimeChat.from_pretrained(request["model"], dtype=request["dtype"])
+    size = timechat.model.config.vision_config.image_size
+    with _measured("decode", stages):
+        frames = load_frames(request["video"], num_frames=request["frames"], size=size)
+    with _measured("encode", stages):
+        encoded = timechat.encode(frames)
+    decoding = DecodingOptions(max_new_tokens=request["tokens"])
+    with _measured("prompt and answer", stages):
+        found = timechat.ask(encoded, request["question"], decoding=decoding)
+    with _measured("same question again", stages):
+        again = timechat.ask(encoded, request["question"], decoding=decoding)
+    if not encoded.video_tokens.isfinite().all():
+        raise SystemExit("the video tokens are not finite")
+    num_parameters: Counter[str] = Counter()
+    for parameter in timechat.model.parameters():
+        num_parameters[str(parameter.dtype)] += parameter.numel()
+    return {
+        "text": found.text,
+        "is_reproducible": again.text == found.text,
+        "video_tokens": len(encoded.video_tokens),
+        "num_parameters": num_parameters,
+        "stages": [asdict(stage) for stage in stages],
+    }
+
+
+# Memory and time
+
+
+@contextmanager
+def _measured(name: str, stages: list[Stage]) -> Iterator[None]:
+    """Note seconds and peak memory of what is done inside, in this process."""
+    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew; see proc(5)
+    begun, cpu_begun = time.perf_counter(), time.process_time()
+    with MemoryWatch(os.getpid()) as watch:
+        yield
+    seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
+    stages.append(Stage(name, seconds, cpu_seconds, watch.peak_bytes, watch.peak_private_bytes))
+    print(f"{name}: {seconds:.1f} s", file=sys.stderr)
+
+
+class MemoryWatch:
+    """Follows the memory of a process from a thread; the system itself keeps no peak of private memory."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_bytes = 0
+        self.peak_private_bytes = 0
+        self._pid = pid
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while True:
+            is_last = self._is_over.wait(_SECONDS_BETWEEN_READINGS)
+            memory = read_memory(self._pid)
+            self.peak_bytes = memory.get("VmHWM", self.peak_bytes)
+            self.peak_private_bytes = max(self.peak_private_bytes, memory.get("RssAnon", 0))
+            if is_last:
+                return
+
+
+def read_memory(pid: int) -> dict[str, int]:
+    """Return what the system says of a process's memory, in bytes; nothing once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    pairs = (line.split(":", 1) for line in lines if line.endswith(" kB"))
+    return {name: int(value.removesuffix("kB")) * 1024 for name, value in pairs}
+
+
+def _table(result: Result) -> str:
+    """Write the result as Markdown."""
+    lines = [
+        "| stage | seconds | CPU seconds | peak resident GiB | peak private GiB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for stage in result.stages:
+        memory = f"{stage.peak_bytes / _GIB:.2f} | {stage.peak_private_bytes / _GIB:.2f}"
+        lines.append(f"| {stage.name} | {stage.seconds:.1f} | {stage.cpu_seconds:.1f} | {memory} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--answer"]:  # the process that `measure_answer` starts
+        print(json.dumps(answer(json.loads(sys.argv[2]))))
+    else:
+        main()

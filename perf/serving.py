@@ -1,0 +1,290 @@
+"""How much more a server writes for many clients at once than for one after the other.
+
+Real servers, asked over HTTP: the built-in model, and one with a language model of some 100 million random weights. In
+one run, in turns:
+
+    decoding     16 clients with short and long answers about videos that are encoded already, against the same requests
+                 one after the other; tokens per second
+    end to end   the same about videos that nobody has looked at yet; seconds
+    fairness     short requests while every row is taken by an answer that is 100 times as long, and as many wait
+    sameness     the answers of both ways, token by token; where they differ, the gap between the two likeliest tokens
+
+    python perf/serving.py [--rounds 3] [--model nano|mid-size]
+"""
+
+import argparse
+import json
+import os
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import torch
+
+from timechat.model.configuration import TimeChatConfig
+from timechat.model.loading import load_model
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.pipeline import DecodingOptions, TimeChat
+from timechat.synthetic.scene import write_scene
+from timechat.synthetic.write import write_video
+
+CLIENTS = 16
+NUM_FILMS = 4
+NOISE = 1e-3  # nats: between the two likeliest tokens
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of the benchmark."""
+
+    film: Path
+    words: str
+    task: str
+    max_tokens: int
+    options: dict = field(default_factory=dict, hash=False)
+
+    def body(self) -> dict:
+        """As it is sent."""
+        video = {"type": "video_url", "video_url": {"url": self.film.as_uri(), **self.options}}
+        messages = [{"role": "user", "content": [video, {"type": "text", "text": self.words}]}]
+        return {"messages": messages, "task": self.task, "max_tokens": self.max_tokens}
+
+
+def workload(films: Sequence[Path], num_requests: int, longest: int) -> list[Asked]:
+    """Short and long answers in turn, each with a question of its own."""
+    asked = []
+    for i in range(num_requests):
+        film = films[i % len(films)]
+        if i % 2:
+            asked.append(Asked(film, f"Tell all that happens, number {i}.", "dense_caption", longest))
+        elif i % 4 == 2:
+            asked.append(Asked(film, f"the red ball, number {i}", "grounding", 40))
+        else:
+            asked.append(Asked(film, f"What is there to see in number {i}?", "ask", 16))
+    return asked
+
+
+@contextmanager
+def server(model: str, films: Path, threads: int, *, max_rows: int = CLIENTS) -> Iterator[str]:
+    """A server in a process of its own, without a cache on disk: nothing is answered twice."""
+    with tempfile.TemporaryDirectory() as data:
+        command = [sys.executable, "-m", "timechat", "serve", "--port", "0", "--model", model, "--data", data]
+        command += ["--allow", str(films), "--max-rows", str(max_rows), "--quiet"]
+        environment = os.environ | {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": str(threads)}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if line.startswith("timechat serve: "):
+                    break
+            else:
+                raise SystemExit("the server did not start")
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield line.split()[-1]
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def ask_all(url: str, requests: Sequence[Asked], clients: int) -> tuple[float, list[dict]]:
+    """Seconds and answers of requests, asked by so many clients, each one after the other."""
+    with httpx.Client(base_url=url, timeout=600, limits=httpx.Limits(max_connections=clients)) as client:
+
+        def ask(asked: Asked) -> dict:
+            answer = client.post("/v1/chat/completions", json=asked.body())
+            answer.raise_for_status()
+            return answer.json()
+
+        with ThreadPoolExecutor(clients) as threads:
+            began = time.perf_counter()
+            answers = list(threads.map(ask, requests))
+            return time.perf_counter() - began, answers
+
+
+def num_tokens(answers: Sequence[dict]) -> int:
+    return sum(answer["usage"]["completion_tokens"] for answer in answers)
+
+
+def measure_decoding(url: str, requests: Sequence[Asked], rounds: int) -> tuple[dict, list[dict], list[dict]]:
+    """Tokens per second, one after the other and together, in turns."""
+    ask_all(url, requests, CLIENTS)  # encodes the videos
+    rates: dict[str, list[float]] = {"one at a time": [], "together": []}
+    alone, together = [], []
+    for _ in range(rounds):
+        seconds, alone = ask_all(url, requests, 1)
+        rates["one at a time"].append(num_tokens(alone) / seconds)
+        seconds, together = ask_all(url, requests, CLIENTS)
+        rates["together"].append(num_tokens(together) / seconds)
+    ratios = [b / a for a, b in zip(rates["one at a time"], rates["together"], strict=True)]
+    told = {
+        "requests": len(requests),
+        "tokens": num_tokens(together),
+        "one_at_a_time_tokens_per_second": round(statistics.median(rates["one at a time"]), 1),
+        "together_tokens_per_second": round(statistics.median(rates["together"]), 1),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+    }
+    return told, alone, together
+
+
+def measure_whole(url: str, films: Sequence[Path], rounds: int) -> dict:
+    """Seconds for films that are looked at for the first time: each request asks for a rate of its own."""
+    seconds: dict[int, list[float]] = {1: [], CLIENTS: []}
+    fps = 2.0
+    for _ in range(rounds):
+        for clients in seconds:
+            requests = []
+            for i in range(CLIENTS):
+                fps += 1e-4
+                requests.append(Asked(films[i % len(films)], "What happens?", "ask", 32, {"fps": fps}))
+            seconds[clients].append(ask_all(url, requests, clients)[0])
+    ratios = [a / b for a, b in zip(seconds[1], seconds[CLIENTS], strict=True)]
+    return {
+        "requests": CLIENTS,
+        "one_at_a_time_seconds": round(statistics.median(seconds[1]), 2),
+        "together_seconds": round(statistics.median(seconds[CLIENTS]), 2),
+        "ratio": round(statistics.median(ratios), 2),
+    }
+
+
+def measure_fairness(url: str, films: Sequence[Path]) -> dict:
+    """Short requests while there are twice as many long ones as rows; then their clients go away."""
+    form = {"type": "object", "properties": {"a": {"type": "string", "minLength": 3600, "maxLength": 4000}}}
+    form |= {"required": ["a"], "additionalProperties": False}
+    long_body = Asked(films[0], "Tell everything.", "ask", 1600).body()
+    long_body["response_format"] = {"type": "json_schema", "json_schema": {"name": "long", "schema": form}}
+    short = Asked(films[0], "What is there?", "ask", 16)
+    ask_all(url, [short], 1)
+    alone = [ask_all(url, [short], 1)[0] for _ in range(5)]
+    address = urlsplit(url)
+    assert address.hostname is not None
+    long_ones = [HTTPConnection(address.hostname, address.port) for _ in range(2 * CLIENTS)]
+    for connection in long_ones:
+        connection.request("POST", "/v1/chat/completions", json.dumps(long_body), {"Content-Type": "application/json"})
+    time.sleep(2.0)
+    waits = [ask_all(url, [short], 1)[0] for _ in range(10)]
+    answered = len(select.select([connection.sock for connection in long_ones], [], [], 0)[0])
+    for connection in long_ones:
+        connection.close()
+    began = time.perf_counter()
+    while _metric(url, "timechat_requests_inside") > 0:
+        time.sleep(0.02)
+    return {
+        "long_requests": len(long_ones),
+        "long_that_ended_before_the_last_short_one": answered,
+        "short_requests": len(waits),
+        "short_alone_median_seconds": round(statistics.median(alone), 3),
+        "short_median_seconds": round(statistics.median(waits), 3),
+        "short_longest_seconds": round(max(waits), 3),
+        "seconds_until_vanished_clients_are_forgotten": round(time.perf_counter() - began, 2),
+    }
+
+
+def _metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith(f"{name} ")))
+
+
+def compare(model: str, requests: Sequence[Asked], alone: Sequence[dict], together: Sequence[dict]) -> dict:
+    """How many answers differ, and how close the two likeliest tokens were where they part."""
+    parted = [
+        (asked, a["timechat"]["text"], b["timechat"]["text"])
+        for asked, a, b in zip(requests, alone, together, strict=True)
+        if a["timechat"]["text"] != b["timechat"]["text"]
+    ]
+    gaps = []
+    timechat = TimeChat.from_pretrained(model) if parted else None
+    for asked, one, other in parted:
+        assert timechat is not None
+        gaps.append(_gap(timechat, asked, one, other))
+    return {
+        "answers": len(requests),
+        "different": len(parted),
+        "gaps_where_they_part_nats": [round(gap, 6) for gap in gaps],
+        "different_above_noise": sum(gap > NOISE for gap in gaps),
+        "noise_nats": NOISE,
+    }
+
+
+@torch.inference_mode()
+def _gap(timechat: TimeChat, asked: Asked, one: str, other: str) -> float:
+    """Nats between the two likeliest tokens where two answers part."""
+    from timechat.pipeline.timechat import _Request
+
+    with timechat.open(asked.film) as video:
+        encoded = video.encode_whole()
+    words = None if asked.task == "dense_caption" else asked.words
+    question = _Request(asked.task, words, (), DecodingOptions(max_new_tokens=asked.max_tokens), "timechat@1", None)  # type: ignore[arg-type]
+    prompt = timechat._prompt(question, encoded)
+    first = timechat.processor.tokenizer(one, add_special_tokens=False).input_ids
+    second = timechat.processor.tokenizer(other, add_special_tokens=False).input_ids
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+    ids = torch.tensor([prompt.input_ids + first[:shared]])
+    embeds = timechat.model.embed_prompt(ids, prompt.video_tokens)
+    logits = timechat.model(inputs_embeds=embeds, logits_to_keep=1).logits[0, -1].float()
+    likeliest = logits.log_softmax(-1).topk(2).values
+    return float(likeliest[0] - likeliest[1])
+
+
+def save_mid_size(folder: Path) -> int:
+    """Write a model like the built-in one, with a larger language model of random weights; returns their number."""
+    network, processor = load_model("nano", device="cpu", dtype="float32")
+    config = TimeChatConfig.from_dict(network.config.to_dict())
+    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
+    config.text_config.update(sizes | {"num_key_value_heads": 12, "head_dim": 64})
+    config.is_trained = False
+    torch.manual_seed(0)
+    model = TimeChatForConditionalGeneration(config).eval()
+    model.frame_encoder.load_state_dict(network.frame_encoder.state_dict())
+    model.generation_config = network.generation_config
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return int(model.language_model.num_parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", choices=["nano", "mid-size"], action="append")
+    arguments = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        films = [Path(folder) / "films" / f"{i}.mp4" for i in range(NUM_FILMS)]
+        films[0].parent.mkdir()
+        for i, path in enumerate(films):
+            write_video(write_scene(11, i, level=1), path)
+        for name in arguments.model or ["nano", "mid-size"]:
+            model, threads, parameters, requests = "nano", 1, None, workload(films, 3 * CLIENTS, 200)
+            if name == "mid-size":
+                model, threads = str(Path(folder) / "mid-size"), torch.get_num_threads()
+                parameters = save_mid_size(Path(model))
+                requests = workload(films, 2 * CLIENTS, 96)
+            with server(model, films[0].parent, threads) as url:
+                decoding, alone, together = measure_decoding(url, requests, arguments.rounds)
+                results[name] = {
+                    "language_model_parameters": parameters,
+                    "threads": threads,
+                    "decoding": decoding,
+                    "end_to_end": measure_whole(url, films, arguments.rounds),
+                    "fairness": measure_fairness(url, films),
+                }
+            results[name]["sameness"] = compare(model, requests, alone, together)
+            print(json.dumps({name: results[name]}, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A model of ours → the original's `.pth`, so that tools made for the original load it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from timechat.model import lora as adapter
+from timechat.model.modeling import TimeChatForConditionalGeneration
+
+# Ours → the original's, by the beginning of the name; the original's order.
+_PLACES = (
+    ("frame_encoder.query_tokens", "query_tokens"),
+    ("video_qformer.query_tokens", "video_query_tokens"),
+    ("frame_encoder.vision_model.", "visual_encoder."),
+    ("frame_encoder.qformer.embeddings.layernorm.", "Qformer.bert.embeddings.LayerNorm."),
+    ("frame_encoder.qformer.", "Qformer.bert."),
+    ("language_model.", "llama_model."),
+    ("video_qformer.projection.", "llama_proj."),
+    ("video_qformer.frame_positions.", "video_frame_position_embedding."),
+    ("video_qformer.qformer.layernorm.", "video_Qformer.bert.embeddings.LayerNorm."),
+    ("video_qformer.qformer.", "video_Qformer.bert."),
+)
+_VISION_PLACES = (
+    (r"^post_layernorm\.", "ln_vision."),
+    (r"^embeddings\.class_embedding$", "visual_encoder.cls_token"),
+    (r"^embeddings\.position_embedding$", "visual_encoder.pos_embed"),
+    (r"^embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
+    (r"^encoder\.layers\.(\d+)\.layer_norm([12])\.", r"visual_encoder.blocks.\1.norm\2."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.projection\.", r"visual_encoder.blocks.\1.attn.proj."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.", r"visual_encoder.blocks.\1.attn."),
+    (r"^encoder\.layers\.(\d+)\.", r"visual_encoder.blocks.\1."),
+)
+_VISION = "frame_encoder.vision_model."
+
+
+def export_original(
+    model: TimeChatForConditionalGeneration,
+    out: Path,
+    *,
+    with_vision: bool = False,
+    with_language_model: bool = False,
+    config: Mapping[str, Any] | None = None,
+    epoch: int = 0,
+) -> None:
+    """Write a model as the original's trainer writes its checkpoints.
+
+    Args:
+        model: The model.
+        out: The `.pth` file; it appears whole or not at all.
+        with_vision: Also write the vision tower, which the original never trains.
+        with_language_model: Also write the language model itself, beside its adapter.
+        config: Plain values, kept under `config`.
+        epoch: Kept under `epoch`.
+    """
+    state = original_state_dict(model, with_vision=with_vision, with_language_model=with_language_model)
+    content = {"model": state, "config": dict(config or {}), "epoch": epoch}
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        torch.save(content, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def original_state_dict(
+    model: TimeChatForConditionalGeneration, *, with_vision: bool = False, with_language_model: bool = False
+) -> dict[str, Tensor]:
+    """Return weights under the original's names: what it trains, in float32, and the buffers that it keeps."""
+    kept = {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith(_VISION):
+            wanted = with_vision
+        elif name.startswith("language_model."):
+            wanted = with_language_model or adapter.is_adapter_key(name)
+        else:
+            wanted = name.startswith(("frame_encoder.", "video_qformer."))
+        if wanted:
+            kept[name] = tensor.detach().cpu().float()
+    named: dict[str, Tensor] = {}
+    for prefix, _ in _PLACES:
+        for name in [name for name in kept if name.startswith(prefix)]:
+            named.update(_renamed(name, kept.pop(name), has_lora=model.has_lora))
+    return dict(_with_buffers(named, model.config.qformer_config.max_position_embeddings))
+
+
+def _renamed(name: str, tensor: Tensor, *, has_lora: bool) -> Iterator[tuple[str, Tensor]]:
+    """Give a tensor its original name; the vision tower's fused bias becomes the two that it is made of."""
+    if name.startswith(_VISION):
+        key = _vision_key(name.removeprefix(_VISION))
+        if key.endswith("attn.qkv.bias"):
+            # The original has no bias on keys: what is added to every score alike does not change attention.
+            q_bias, _, v_bias = tensor.chunk(3)
+            yield key.replace("qkv.bias", "q_bias"), q_bias.contiguous()
+            yield key.replace("qkv.bias", "v_bias"), v_bias.contiguous()
+            return
+        yield key, tensor
+        return
+    prefix, place = next((prefix, place) for prefix, place in _PLACES if name.startswith(prefix))
+    key = place + name.removeprefix(prefix)
+    if prefix == "language_model." and has_lora:
+        key = "llama_model.base_model.model." + key.removeprefix("llama_model.").replace(".base_layer.", ".")
+    elif "Qformer." in key:
+        key = re.sub(r"((?:cross)?attention)\.attention\.", r"\1.self.", key)
+    yield key, tensor
+
+
+def _vision_key(name: str) -> str:
+    for pattern, replacement in _VISION_PLACES:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    raise ValueError(
+        f"the original has no place for the vision tower's {name}: only EVA ViT-g (InstructBLIP's) can be written"
+    )
+
+
+def _with_buffers(named: Mapping[str, Tensor], num_positions: int) -> Iterator[tuple[str, Tensor]]:
+    """Add the buffers that the original's checkpoints hold: positions of both Q-Formers' texts, counted."""
+    seen = set()
+    for key, tensor in named.items():
+        qformer = key.partition(".")[0]
+        if qformer in ("Qformer", "video_Qformer") and qformer not in seen:
+            seen.add(qformer)
+            yield f"{qformer}.bert.embeddings.position_ids", torch.arange(num_positions)[None]
+        yield key, tensor

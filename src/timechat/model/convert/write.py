@@ -1,0 +1,387 @@
+"""Original checkpoints → one folder in the `transformers` layout.
+
+The files are those that the original instructions name; sizes are read from their tensors. Every key is
+accounted for: used, ignored with a reason, or missing.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AddedToken,
+    AutoConfig,
+    AutoTokenizer,
+    BertTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from timechat.answers.prompts import BERT_BOS_TOKEN, VIDEO_PLACEHOLDER, frame_prompt
+from timechat.errors import CheckpointError
+from timechat.model import lora as adapter
+from timechat.model.configuration import TimeChatConfig
+from timechat.model.convert.files import PlannedTensor, WeightFile, inspect_model_folder, read_json, write_shards
+from timechat.model.convert.plan import ConversionPlan, ConversionReport
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+
+REPORT_FILE = "conversion.json"
+LAYOUT = {
+    "vit": "eva-vit-g/eva_vit_g.pth",
+    "qformer": "instruct-blip/instruct_blip_vicuna7b_trimmed.pth",
+    "llm": "Video-LLaMA-2-7B-Finetuned/llama-2-7b-chat-hf",
+    "timechat": "timechat/timechat_7b.pth",
+    "video_llama": "Video-LLaMA-2-7B-Finetuned/VL_LLaMA_2_7B_Finetuned.pth",
+    "bert_vocab": "bert-base-uncased/vocab.txt",
+}
+_BERT_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_LORA_RANK = 32  # of the original's recipes; only used where a checkpoint brings no adapter
+_LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+@dataclass(frozen=True)
+class OriginalFiles:
+    """Where the original's files are.
+
+    Attributes:
+        vit: `eva_vit_g.pth`, the vision tower.
+        qformer: `instruct_blip_vicuna7b_trimmed.pth`, the image Q-Former and the norm before it.
+        llm: Folder of the language model and its tokenizer.
+        timechat: `timechat_7b.pth` or another fine-tuned checkpoint; None makes the stage-2 starting point.
+        video_llama: `VL_LLaMA_2_7B_Finetuned.pth`, needed only where `timechat` is None.
+        bert_vocab: `vocab.txt` of bert-base-uncased.
+    """
+
+    vit: Path
+    qformer: Path
+    llm: Path
+    bert_vocab: Path
+    timechat: Path | None = None
+    video_llama: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.timechat is None) == (self.video_llama is None):
+            raise ValueError(
+                "give either timechat (a trained checkpoint) or video_llama (the stage-2 starting point): "
+                f"got timechat={self.timechat} and video_llama={self.video_llama}"
+            )
+
+    @classmethod
+    def find(cls, folder: Path | None = None, **given: Path | None) -> "OriginalFiles":
+        """Take the files that are given, and the others from the original's layout below `folder`.
+
+        Raises:
+            CheckpointError: A file is missing; the message says which, and where it was looked for.
+        """
+        if folder is not None and not folder.is_dir():
+            raise CheckpointError(f"{folder} is no folder; expected the original's files below it")
+        found = {part: given.get(part) or _in_layout(folder, part) for part in LAYOUT}
+        found["bert_vocab"] = found["bert_vocab"] or _cached_bert_vocab()
+        if given.get("video_llama") and not given.get("timechat"):
+            found["timechat"] = None  # asked for the starting point
+        if found["timechat"]:
+            found["video_llama"] = None  # timechat_7b.pth holds all that it would give
+        for part in ("vit", "qformer", "llm", "bert_vocab"):
+            if found[part] is None:
+                raise CheckpointError(_missing(part, folder))
+        if found["timechat"] is None and found["video_llama"] is None:
+            raise CheckpointError(_missing("timechat", folder))
+        for part, path in found.items():
+            if path is not None and not path.exists():
+                raise CheckpointError(f"{path} does not exist; expected the original's {part.replace('_', ' ')}")
+        if not found["llm"].is_dir():  # type: ignore[union-attr]
+            raise CheckpointError(f"{found['llm']} is a file; expected the folder of the language model")
+        return cls(**found)  # type: ignore[arg-type]
+
+
+def _in_layout(folder: Path | None, part: str) -> Path | None:
+    if folder is None:
+        return None
+    path = folder / LAYOUT[part]
+    return path if path.exists() else None
+
+
+def _cached_bert_vocab() -> Path | None:
+    for repository in ("bert-base-uncased", "google-bert/bert-base-uncased"):
+        if isinstance(path := try_to_load_from_cache(repository, "vocab.txt"), str):
+            return Path(path)
+    return None
+
+
+def _missing(part: str, folder: Path | None) -> str:
+    option = "--" + part.replace("_", "-")
+    looked = f" at {folder / LAYOUT[part]}" if folder else ""
+    if part == "bert_vocab":
+        return (
+            f"the vocabulary of bert-base-uncased was not found{looked or ' in the local hub cache'}: it is not among "
+            "the original files, but the time sentences need it; fetch it with `timechat download CKPT_DIR --only "
+            "bert-vocab` or name a vocab.txt with --bert-vocab FILE"
+        )
+    what = "timechat_7b.pth or VL_LLaMA_2_7B_Finetuned.pth" if part == "timechat" else Path(LAYOUT[part]).name
+    return f"{what} was not found{looked}; name it with {option}, or the folder of all files with --from CKPT_DIR"
+
+
+def convert(
+    files: OriginalFiles,
+    out_dir: Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    merge: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Convert original checkpoints into a folder that `from_pretrained` loads.
+
+    Args:
+        files: The original's files.
+        out_dir: Folder to make. It appears whole or not at all.
+        overrides: Any part of a `TimeChatConfig`, nested; what tensors cannot tell (heads, image size, window,
+            stride, frame positions) otherwise has the original's values.
+        merge: Fold the LoRA adapter into the weights instead of keeping it as `lora/`.
+        progress: Called with bytes written so far and bytes in all.
+
+    Returns:
+        What became of every key; also written into the folder.
+
+    Raises:
+        CheckpointError: A file is missing, unreadable or does not fit; nothing is left behind. Only a killed
+            process leaves `.NAME.partial` beside `out_dir`; the next conversion to that place removes it.
+    """
+    _check_is_free(out_dir)
+    tokenizer = _load_llm_tokenizer(files.llm)
+    qformer_tokenizer = _load_bert_tokenizer(files.bert_vocab)
+    plan = ConversionPlan(
+        _inspect_parts(files),
+        _load_text_config(files.llm),
+        image_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER),
+        overrides=overrides,
+    )
+    _check_vocabularies(plan.config, tokenizer, qformer_tokenizer)
+    partial_dir = _make_partial_dir(out_dir)
+    try:
+        _write(plan, partial_dir, merge=merge, progress=progress)
+        _generation_config(files.llm, tokenizer).save_pretrained(partial_dir)
+        TimeChatProcessor(tokenizer, qformer_tokenizer, plan.config).save_pretrained(str(partial_dir))
+        (partial_dir / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2))
+        if out_dir.exists():
+            out_dir.rmdir()
+        partial_dir.rename(out_dir)
+    finally:
+        shutil.rmtree(partial_dir, ignore_errors=True)
+    return plan.report
+
+
+def _check_is_free(out_dir: Path) -> None:
+    if out_dir.exists() and not out_dir.is_dir():
+        raise CheckpointError(f"{out_dir} is a file; name a new folder")
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise CheckpointError(f"{out_dir} is there already and not empty; name a new folder or remove it first")
+
+
+def _make_partial_dir(out_dir: Path) -> Path:
+    """Make the folder that is written to before it gets its name; one that a killed run has left is removed."""
+    out_dir = out_dir.resolve()
+    partial_dir = out_dir.parent / f".{out_dir.name}.partial"
+    shutil.rmtree(partial_dir, ignore_errors=True)
+    try:
+        partial_dir.mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"{out_dir} cannot be made ({error}); name another folder") from error
+    return partial_dir
+
+
+def _inspect_parts(files: OriginalFiles) -> dict[str, list[WeightFile]]:
+    parts = {"vit": [WeightFile.inspect(files.vit)], "qformer": [WeightFile.inspect(files.qformer)]}
+    parts["llm"] = inspect_model_folder(files.llm)
+    if files.timechat:
+        parts["timechat"] = [WeightFile.inspect(files.timechat)]
+    if files.video_llama:
+        parts["video_llama"] = [WeightFile.inspect(files.video_llama)]
+    return parts
+
+
+def _load_text_config(folder: Path) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
+        raise CheckpointError(f"{folder}: no readable config.json of a language model ({_in_short(error)})") from error
+
+
+def _load_llm_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the language model's tokenizer and teach it the video's placeholder."""
+    # Asked first, since transformers makes an empty tokenizer from the settings alone.
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise CheckpointError(f"{folder} holds no tokenizer; expected tokenizer.model or tokenizer.json")
+    settings = folder / "tokenizer_config.json"
+    options = {}
+    if not settings.is_file() or "legacy" not in read_json(settings):
+        options["legacy"] = True  # what the original's library took where the folder is silent
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: its tokenizer.model or tokenizer.json cannot be read ({_in_short(error)}); fetch it again"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    placeholder = AddedToken(VIDEO_PLACEHOLDER, lstrip=True, rstrip=True, normalized=False, special=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [placeholder]})
+    return tokenizer
+
+
+def _load_bert_tokenizer(vocab: Path) -> PreTrainedTokenizerBase:
+    vocab = vocab / "vocab.txt" if vocab.is_dir() else vocab
+    _check_bert_words(vocab)
+    try:
+        return BertTokenizer(vocab=str(vocab), do_lower_case=True, bos_token=BERT_BOS_TOKEN)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{vocab}: no readable BERT vocabulary ({error})") from error
+
+
+def _check_bert_words(vocab: Path) -> None:
+    """Refuse a file in which the sentence beside each frame would come out as unknown words."""
+    try:
+        words = set(vocab.read_text(encoding="utf-8").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{vocab}: no readable BERT vocabulary ({_in_short(error)})") from error
+    needed = [*_BERT_SPECIAL_TOKENS, *re.findall(r"[a-z]+|[^\w\s]", frame_prompt(0).lower())]
+    missing = [word for word in dict.fromkeys(needed) if word not in words]
+    missing += [digit for digit in "0123456789" if not {digit, f"##{digit}"} & words]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise CheckpointError(
+            f"{vocab} is not the vocabulary of bert-base-uncased: it lacks {', '.join(missing[:5])}{more}; "
+            "give its vocab.txt, a word a line"
+        )
+
+
+def _in_short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip()
+
+
+def _check_vocabularies(
+    config: TimeChatConfig, tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows = config.qformer_config.vocab_size
+    if config.timestamp_tokenizer == "bert" and len(qformer_tokenizer) > rows:
+        raise CheckpointError(
+            f"the BERT vocabulary has {len(qformer_tokenizer)} words (with {BERT_BOS_TOKEN}), but the Q-Former's "
+            f"table has {rows} rows; give the vocabulary of bert-base-uncased"
+        )
+    if config.image_token_id != tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER):
+        raise CheckpointError(
+            f"image_token_id is {config.image_token_id}, but the tokenizer writes {VIDEO_PLACEHOLDER} as "
+            f"{tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER)}; leave it out of --config"
+        )
+
+
+def _generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Keep where answers end; sampling is a call's choice, not a checkpoint's."""
+    try:
+        eos_token_id = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        eos_token_id = None
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=eos_token_id if eos_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _write(plan: ConversionPlan, folder: Path, *, merge: bool, progress: Callable[[int, int], None] | None) -> None:
+    config = plan.config
+    config.architectures = [TimeChatForConditionalGeneration.__name__]
+    config.has_lora = not merge
+    config.dtype = next(t.info.dtype for t in plan.tensors if t.name.startswith("language_model."))
+    scale = config.lora_alpha / _lora_rank(plan)
+    tensors = _merge_plan(plan, scale) if merge else plan.tensors
+    write_shards(folder, tensors, progress)
+    config.save_pretrained(folder)
+    if merge:
+        plan.report.notes.append(f"the LoRA adapter was folded into the weights at a scale of {scale:g}")
+    else:
+        _write_lora(plan, folder / adapter.ADAPTER_FOLDER)
+
+
+def _merged_weight(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, scale: float) -> Tensor:
+    return weight.float() + scale * (lora_b.float() @ lora_a.float())
+
+
+def _lora_rank(plan: ConversionPlan) -> int:
+    ranks = {tensor.info.shape[0] for tensor in plan.lora if ".lora_A." in tensor.name}
+    if len(ranks) > 1:
+        raise CheckpointError(f"the adapter's layers have different ranks: {sorted(ranks)}; expected one rank")
+    return ranks.pop() if ranks else _LORA_RANK
+
+
+def _merge_plan(plan: ConversionPlan, scale: float) -> list[PlannedTensor]:
+    adapters = {tensor.name: tensor.sources[0] for tensor in plan.lora}
+    merged = []
+    for tensor in plan.tensors:
+        stem = "base_model.model." + tensor.name.removeprefix("language_model.").removesuffix(".weight")
+        pieces = [adapters.get(f"{stem}.lora_{side}.weight") for side in "AB"]
+        if all(pieces):
+            sources = (*tensor.sources, *pieces)
+            make = partial(_merged_weight, scale=scale)
+            tensor = PlannedTensor(tensor.name, tensor.info, sources, make)  # type: ignore[arg-type]
+        merged.append(tensor)
+    return merged
+
+
+def _write_lora(plan: ConversionPlan, folder: Path) -> None:
+    folder.mkdir()
+    rank = _lora_rank(plan)
+    if plan.lora:
+        write_shards(folder, plan.lora)
+        (folder / "model.safetensors").rename(folder / adapter.WEIGHTS_FILE)
+        targets = _lora_targets(plan)
+    else:
+        targets = _LORA_TARGETS
+        save_file(_fresh_lora(plan, rank), folder / adapter.WEIGHTS_FILE, metadata={"format": "pt"})
+        plan.report.notes.append(f"lora: a fresh adapter of rank {rank}, without effect until it is trained")
+    LoraConfig(
+        r=rank,
+        lora_alpha=plan.config.lora_alpha,
+        lora_dropout=0.1,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    ).save_pretrained(str(folder))
+
+
+def _lora_targets(plan: ConversionPlan) -> list[str]:
+    """Name the adapted layers: by their last name where all of that name are adapted, else one by one."""
+    prefix = "base_model.model."
+    adapted = {tensor.name.removeprefix(prefix).split(".lora_")[0] for tensor in plan.lora}
+    names = {module.rpartition(".")[2] for module in adapted}
+    modules = {tensor.name.removeprefix("language_model.").removesuffix(".weight") for tensor in plan.tensors}
+    of_that_name = {module for module in modules if module.rpartition(".")[2] in names}
+    return sorted(names if of_that_name == adapted else adapted)
+
+
+def _fresh_lora(plan: ConversionPlan, rank: int) -> dict[str, Tensor]:
+    """Make the adapter that training starts from: A uniform as in `nn.Linear`, B zero (arXiv:2106.09685)."""
+    generator = torch.Generator().manual_seed(42)
+    tensors = {}
+    for tensor in plan.tensors:
+        stem = tensor.name.removeprefix("language_model.").removesuffix(".weight")
+        if not tensor.name.startswith("language_model.") or stem.rpartition(".")[2] not in _LORA_TARGETS:
+            continue
+        rows, columns = tensor.info.shape
+        bound = columns**-0.5
+        lora_a = (torch.rand(rank, columns, generator=generator) * 2 - 1) * bound
+        tensors[f"base_model.model.{stem}.lora_A.weight"] = lora_a
+        tensors[f"base_model.model.{stem}.lora_B.weight"] = torch.zeros(rows, rank)
+    return tensors

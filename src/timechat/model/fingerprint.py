@@ -1,0 +1,52 @@
+"""Weights and tensors told apart by one hash."""
+
+import hashlib
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+_SAMPLES = 16  # numbers of a tensor that are compared
+
+_State = list[tuple[str, torch.dtype, int, int, list[float]]]
+_known_fingerprints: WeakKeyDictionary[nn.Module, tuple[_State, str]] = WeakKeyDictionary()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's weights: names, number formats, shapes and values.
+
+    It is remembered until a weight is replaced or changed in place.
+    """
+    weights = module.state_dict()
+    state = [(name, *_state(value)) for name, value in weights.items() if isinstance(value, Tensor)]
+    known = _known_fingerprints.get(module)
+    if known is None or known[0] != state:
+        known = _known_fingerprints[module] = (state, tensors_fingerprint(weights))
+    return known[1]
+
+
+def tensors_fingerprint(tensors: Mapping[str, object]) -> str:
+    """Return the SHA-256 of named tensors; of what quantised layers keep instead of some, too."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        for part in value if isinstance(value, tuple) else (value,):
+            if not isinstance(part, Tensor):
+                digest.update(f"{name} {part}".encode())
+                continue
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+            if part.is_quantized:
+                digest.update(f"{part.q_scale()} {part.q_zero_point()}".encode())
+                part = part.int_repr()
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _state(tensor: Tensor) -> tuple[torch.dtype, int, int, list[float]]:
+    """Tell this state of a tensor from others of it, without reading it all.
+
+    The numbers are for fused optimizers, which write to weights without counting up their version.
+    """
+    version = 0 if tensor.is_inference() else tensor._version
+    numbers = tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLES)]
+    return tensor.dtype, tensor.data_ptr(), version, numbers.float().tolist()

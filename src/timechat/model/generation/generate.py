@@ -1,0 +1,181 @@
+"""Answers to many questions at once, with how sure the model was of every token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
+from timechat.model.processing import TimeChatProcessor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question ready to be answered.
+
+    Attributes:
+        input_ids: The rendered prompt, with a place for every video token.
+        video_tokens: `(video tokens, text hidden)`.
+    """
+
+    input_ids: list[int]
+    video_tokens: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOutput:
+    """The tokens of an answer.
+
+    Attributes:
+        token_ids: Without padding; the end token is there unless the answer was cut off.
+        logprobs: Natural logarithm of the probability that the model itself gave to each of them, before any constraint
+            on the answer's form.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+def generate_answers(
+    model: TimeChatForConditionalGeneration,
+    prompts: Sequence[Prompt],
+    *,
+    pad_token_id: int,
+    arguments: dict[str, Any],
+    constraint: LogitsProcessor | None = None,
+    cache: DynamicCache | None = None,
+) -> list[GenerationOutput]:
+    """Continue prompts, each as if it were alone; what prompts about one video share from the start is read once.
+
+    Args:
+        model: In evaluation mode.
+        prompts: About one video or several.
+        pad_token_id: Fills shorter prompts.
+        arguments: Of `generate`: `max_new_tokens`, `do_sample`, ...
+        constraint: Keeps the answers in their form.
+        cache: For a single prompt: what is known of its beginning; it holds the whole conversation afterwards.
+    """
+    num_shared = _shared_prefix_length(prompts)
+    ids, mask = _pad(prompts, num_shared, pad_token_id)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    # (prompts, sequence, text hidden)
+    embeds = model.embed_prompt(ids, torch.cat([prompt.video_tokens for prompt in prompts]))
+    if cache is None:
+        cache = DynamicCache()
+        if num_shared:
+            model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(prompts))
+    watch = _LogprobRecorder()
+    with quiet_transformers():
+        new_ids = model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            past_key_values=cache,
+            pad_token_id=pad_token_id,
+            logits_processor=LogitsProcessorList([watch, *([] if constraint is None else [constraint])]),
+            **arguments,
+        )
+    return _without_padding(new_ids, watch.finish(new_ids), model)
+
+
+def continuation_logprobs(
+    model: TimeChatForConditionalGeneration,
+    prompts: Sequence[Prompt],
+    lengths: Sequence[int],
+    *,
+    pad_token_id: int,
+) -> list[list[float]]:
+    """Tell how likely the model is to write given words.
+
+    Args:
+        model: In evaluation mode.
+        prompts: Each with the words as its last ids.
+        lengths: How many ids of each prompt are the words.
+        pad_token_id: Fills shorter prompts.
+
+    Returns:
+        For each prompt the natural logarithm of the probability of each of these ids, given all that stand before it.
+    """
+    ids, mask = _pad(prompts, 0, pad_token_id)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    embeds = model.embed_prompt(ids, torch.cat([prompt.video_tokens for prompt in prompts]))
+    longest = max(lengths)
+    logits = model(inputs_embeds=embeds, attention_mask=mask, logits_to_keep=longest + 1).logits[:, :-1]
+    logprobs = logits.float().log_softmax(-1).gather(2, ids[:, -longest:, None])[..., 0]  # (prompts, longest)
+    return [row[longest - length :] for row, length in zip(logprobs.tolist(), lengths, strict=True)]
+
+
+def _shared_prefix_length(prompts: Sequence[Prompt]) -> int:
+    """How many ids prompts about one video have in common from the start; the last of each stays its own."""
+    first = prompts[0]
+    if len(prompts) == 1 or any(prompt.video_tokens is not first.video_tokens for prompt in prompts):
+        return 0
+    rows = [prompt.input_ids for prompt in prompts]
+    shortest = min(map(len, rows))
+    differing = (i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1)
+    return min(next(differing, shortest), shortest - 1)
+
+
+def _pad(prompts: Sequence[Prompt], num_shared: int, pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, `(prompts, sequence)`: padding stands between what all share and what is each one's own."""
+    longest = max(len(prompt.input_ids) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        own = longest - len(prompt.input_ids) + num_shared
+        ids[row, :num_shared] = torch.tensor(prompt.input_ids[:num_shared])
+        ids[row, own:] = torch.tensor(prompt.input_ids[num_shared:])
+        mask[row, :num_shared] = mask[row, own:] = 1
+    return ids, mask
+
+
+class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
+    """Notes how likely each token was; keeps the scores of one step only."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._noted: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._last is not None:
+            self._record(input_ids[:, -1])
+        self._last = scores.float().log_softmax(-1)
+        return scores
+
+    def finish(self, new_ids: Tensor) -> Tensor:
+        """Return the logarithms of the probabilities, `(prompts, steps)`, of all that was written."""
+        if len(self._noted) < new_ids.shape[1]:
+            self._record(new_ids[:, -1])
+        return torch.stack(self._noted, dim=1)
+
+    def _record(self, chosen: Tensor) -> None:
+        assert self._last is not None
+        self._noted.append(self._last.gather(1, chosen[:, None].to(self._last.device))[:, 0])
+
+
+def _without_padding(
+    new_ids: Tensor, logprobs: Tensor, model: TimeChatForConditionalGeneration
+) -> list[GenerationOutput]:
+    """Cut each row after its end token."""
+    ends = model.generation_config.eos_token_id
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    written = []
+    for ids, values in zip(new_ids.tolist(), logprobs.tolist(), strict=True):
+        length = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
+        written.append(GenerationOutput(ids[:length], values[:length]))
+    return written
+
+
+def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of an answer and which of its characters each token has written, as `(first, end)`."""
+    whole: str = processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+    text = whole.strip()
+    shift = len(whole) - len(whole.lstrip())
+    ends = [
+        len(processor.tokenizer.decode(token_ids[: i + 1], skip_special_tokens=True)) for i in range(len(token_ids))
+    ]
+    ends = [min(max(0, end - shift), len(text)) for end in ends]
+    return text, list(zip([0, *ends[:-1]], ends, strict=True))

@@ -1,0 +1,104 @@
+"""What must survive a restart: uploads and jobs, in one SQLite file."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+Table = Literal["files", "jobs"]
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (id TEXT PRIMARY KEY, created_at REAL NOT NULL, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY, created_at REAL NOT NULL, status TEXT NOT NULL, content TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (created_at);
+"""
+
+
+@contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Have a data folder for oneself as long as the block lasts: two servers would do each job twice.
+
+    Raises:
+        ValueError: Another server has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(
+                    f"{folder} is the data folder of a server that runs; give this one another with --data"
+                ) from error
+        yield
+
+
+class Database:
+    """A file of records, each a JSON object under an id; called from any thread.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it; its folder exists."""
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30.0)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._connection.close()
+
+    def save_file(self, file_id: str, created_at: float, content: Mapping[str, Any]) -> None:
+        """Keep the record of an upload."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (file_id, created_at, json.dumps(content))
+            )
+
+    def save_job(self, job_id: str, created_at: float, status: str, content: Mapping[str, Any]) -> None:
+        """Keep a job as it is now."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", (job_id, created_at, status, json.dumps(content))
+            )
+
+    def load_files(self) -> list[dict[str, Any]]:
+        """All records of uploads, the newest first."""
+        return self._load("SELECT content FROM files ORDER BY created_at DESC")
+
+    def load_jobs(self) -> list[dict[str, Any]]:
+        """All jobs, the newest first."""
+        return self._load("SELECT content FROM jobs ORDER BY created_at DESC")
+
+    def delete(self, table: Table, record_id: str) -> None:
+        """Forget a record."""
+        statements = {"files": "DELETE FROM files WHERE id = ?", "jobs": "DELETE FROM jobs WHERE id = ?"}
+        with self._writing() as connection:
+            connection.execute(statements[table], (record_id,))
+
+    def _load(self, statement: str) -> list[dict[str, Any]]:
+        with self._lock:
+            return [json.loads(content) for (content,) in self._connection.execute(statement)]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            yield self._connection

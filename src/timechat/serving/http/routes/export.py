@@ -1,0 +1,126 @@
+"""`/v1/export`: an answer, perhaps edited by hand, as a file."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from timechat.answers.events import Answer, Event, Task
+from timechat.export import FORMATS, export_notes, to_html, write_as
+from timechat.serving.errors import ApiError
+from timechat.serving.http.schemas import Seconds
+
+router = APIRouter()
+
+_MAX_EVENTS = 100_000
+
+
+@dataclass(frozen=True)
+class _MediaType:
+    extension: str
+    media_type: str
+
+
+_KINDS = {
+    "text": _MediaType(".txt", "text/plain"),
+    "json": _MediaType(".json", "application/json"),
+    "jsonl": _MediaType(".jsonl", "application/jsonl"),
+    "csv": _MediaType(".csv", "text/csv"),
+    "srt": _MediaType(".srt", "application/x-subrip"),
+    "vtt": _MediaType(".vtt", "text/vtt"),
+    "vtt-chapters": _MediaType(".chapters.vtt", "text/vtt"),
+    "youtube": _MediaType(".youtube.txt", "text/plain"),
+    "ffmetadata": _MediaType(".ffmetadata.txt", "text/plain"),
+    "edl": _MediaType(".edl", "text/plain"),
+    "otio": _MediaType(".otio", "application/json"),
+    "qvhighlights": _MediaType(".qvhighlights.jsonl", "application/jsonl"),
+    "html": _MediaType(".html", "text/html"),
+}
+
+
+class ExportEvent(BaseModel):
+    """An event as answers have it."""
+
+    start: Seconds
+    end: Seconds
+    caption: str = ""
+    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class ExportAnswer(BaseModel):
+    """An answer as the API gives it; what is not known may be left out."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str = ""
+    events: list[ExportEvent] = Field(default_factory=list, max_length=_MAX_EVENTS)
+    task: Task = "ask"
+    question: str = ""
+    video: str | None = None
+    duration: Seconds | None = None
+    model: str | None = None
+    notes: list[str] = Field(default_factory=list)
+
+    def answer(self) -> Answer:
+        """The answer that is meant."""
+        events = [Event(event.start, event.end, event.caption, event.score) for event in self.events]
+        return Answer(
+            self.text,
+            events,
+            task=self.task,
+            question=self.question,
+            video=self.video,
+            duration=self.duration,
+            model=self.model,
+            notes=tuple(self.notes),
+        )
+
+
+class ExportRequest(BaseModel):
+    """An answer and the form that it shall have."""
+
+    answer: ExportAnswer
+    format: str
+    fps: float | None = Field(None, ge=0.1, le=1000)
+
+
+@router.get("/v1/export/formats")
+async def formats() -> dict[str, Any]:
+    """All forms that there are."""
+    return {
+        "data": [
+            {"format": name, "extension": _KINDS[name].extension, "media_type": _KINDS[name].media_type}
+            for name in [*FORMATS, "html"]
+        ]
+    }
+
+
+@router.post("/v1/export", response_model=None)
+async def export(body: ExportRequest) -> Response:
+    """An answer as a file; the header `X-Notes` tells what it says otherwise than the answer."""
+    if body.format not in _KINDS:
+        raise ApiError(400, f"there is no format {body.format[:40]!r}; choose one of {', '.join(_KINDS)}", "format")
+    text, notes = await run_in_threadpool(_written, body.answer.answer(), body.format, body.fps)
+    kind = _KINDS[body.format]
+    name = (body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer"
+    name = f"{name}.{body.answer.task}{kind.extension}"
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in name)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    headers = {"Content-Disposition": disposition, "X-Notes": json.dumps(notes)}
+    return Response(text.encode("utf-8", "backslashreplace"), media_type=kind.media_type, headers=headers)
+
+
+def _written(answer: Answer, form: str, fps: float | None) -> tuple[str, list[str]]:
+    if form == "html":
+        # Without a video: the page would read the file that the answer names, wherever it lies.
+        return to_html(Answer(answer.text, answer.events, task=answer.task, question=answer.question)), []
+    return write_as(answer, form, fps=fps), export_notes(answer, form, fps=fps)
+
+
+assert set(_KINDS) == {*FORMATS, "html"}
+assert get_args(Task)

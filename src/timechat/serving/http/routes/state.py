@@ -1,0 +1,50 @@
+"""What the routes work with."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from timechat.serving.http.jobs import Jobs
+from timechat.serving.http.metrics import Metrics
+from timechat.serving.http.security import Keys
+from timechat.serving.service import Service
+from timechat.serving.settings import ServerSettings
+from timechat.serving.videos import VideoStore
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One server's parts, when it was started (seconds since 1970), and the last thumbnails; few are drawn at once."""
+
+    settings: ServerSettings
+    service: Service
+    videos: VideoStore
+    jobs: Jobs
+    keys: Keys
+    metrics: Metrics
+    started: int = field(default_factory=lambda: int(time.time()))
+    thumbnails: OrderedDict[tuple[str, float, int], bytes] = field(default_factory=OrderedDict)
+    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+
+
+def _server(request: Request) -> ServerState:
+    server: ServerState = request.app.state.server
+    return server
+
+
+CurrentServer = Annotated[ServerState, Depends(_server)]
+
+
+def wait_for_disconnect(request: Request) -> Callable[[], Awaitable[None]]:
+    """Something to wait for: that the client goes away. For after the body was read."""
+
+    async def wait() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return wait

@@ -1,0 +1,92 @@
+"""The objectives of nano's stages, as `timechat.training.objectives` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timechat.synthetic.nano.attention import AttentionRecorder
+from timechat.synthetic.nano.frames import FrameHeads, frame_loss
+from timechat.synthetic.nano.language import AnswerHeads, actions_loss, answer_loss, motion_loss, script_loss
+from timechat.synthetic.nano.temporal import window_attention_loss
+
+_MOTION_WEIGHT = 10.0
+_ACTIONS_WEIGHT = 10.0
+
+
+class NanoHeads(nn.Module):
+    """Everything that helps in training and is dropped afterwards."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        config = model.config
+        self.frames = FrameHeads(config.qformer_config.encoder_hidden_size, config.qformer_config.hidden_size)
+        self.answers = AnswerHeads(
+            config.text_config.hidden_size,
+            config.video_qformer_config.hidden_size,
+            config.video_qformer_config.num_hidden_layers,
+        )
+
+
+def frames(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """See single frames and read their times."""
+    return frame_loss(model, model.training_heads.frames, batch)
+
+
+def language(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """Answer about written films: no pixels, no Q-Formers."""
+    heads = model.training_heads.answers
+    answer, helps, parts = answer_loss(model, heads, heads.script(batch["states"], batch["times"]), batch)
+    return answer + helps, parts
+
+
+def temporal(model: Any, batch: Mapping[str, Any], *, is_guided: bool = True) -> tuple[Tensor, dict[str, float]]:
+    """Write the scripts of films in video tokens, and know where things are and how they move.
+
+    Args:
+        model: With its heads.
+        batch: Frame tokens and labels.
+        is_guided: Whether attention is told where to look, which takes a third of the time: a model that looks there
+            already can do without.
+    """
+    heads = model.training_heads.answers
+    layers = model.video_qformer.qformer.encoder.layer
+    seen: list[list[Tensor]] = [[] for _ in layers]  # of every layer, tokens in the order of the video tokens
+    across = AttentionRecorder(layer.crossattention.attention for layer in layers)
+    between = AttentionRecorder(layer.attention.attention for layer in layers[1:])
+    with ExitStack() as stack:
+        for watch in (across, between) if is_guided else ():
+            stack.enter_context(watch)
+        for layer, states in zip(layers, seen, strict=True):
+            stack.enter_context(layer.register_forward_hook(_remember(states)))
+        features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
+    hidden_states = [torch.cat(states) for states in seen]
+    script, told = script_loss(heads, features, batch)
+    motion, moved = motion_loss(heads, hidden_states[0], batch)
+    acts, acted = actions_loss(heads, hidden_states, batch)
+    loss, parts = script + _MOTION_WEIGHT * motion + _ACTIONS_WEIGHT * acts, {**told, **moved, **acted}
+    if is_guided:
+        guide, looks = window_attention_loss(model.config, across, between, batch["video_sizes"])
+        loss, parts = loss + guide, {**parts, "looks": looks}
+    return loss, parts
+
+
+def _remember(states: list[Tensor]) -> Callable[[Any, Any, Any], None]:
+    def hook(_module: Any, _inputs: Any, output: Any) -> None:
+        states.append((output[0] if isinstance(output, tuple) else output).flatten(0, -2))
+
+    return hook
+
+
+def end_to_end(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
+    """Answer about films, and write their scripts in video tokens; that help fades as the stage goes on."""
+    heads = model.training_heads.answers
+    features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
+    script, told = script_loss(heads, features, batch)
+    answer, helps, parts = answer_loss(model, heads, features, batch)
+    help_share = max(0.1, 1 - batch["progress"])
+    return answer + help_share * (script + helps), {**told, **parts}

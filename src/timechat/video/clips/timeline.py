@@ -1,0 +1,97 @@
+"""A whole video as pictures that can be decoded from any time on, one after the other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from timechat.errors import VideoError
+from timechat.video.decoding import decode_all, decode_between
+from timechat.video.frames import VideoInfo
+from timechat.video.index import PacketIndex, build_index, read_packets, seconds
+from timechat.video.loading import times_in_order
+from timechat.video.sampling import TIME_SLACK, frame_at
+from timechat.video.source import VideoHandle, VideoSource, open_source
+
+_FINEST_TICK = Fraction(1, 90000)  # seconds: coarser clocks are split, so that a cut may lie between two ticks
+
+
+@dataclass(frozen=True)
+class VideoTimeline:
+    """A video and the time of every picture, in ticks of `time_base` from its first picture on.
+
+    Attributes:
+        ticks: `(frames,)`, rising.
+        end: ticks, when the last picture leaves the screen.
+        zero: seconds, the container's time of the first picture.
+        notes: what is to be said about the times.
+    """
+
+    handle: VideoHandle
+    info: VideoInfo
+    index: PacketIndex
+    time_base: Fraction
+    ticks: NDArray[np.int64]
+    end: int
+    zero: Fraction
+    notes: tuple[str, ...]
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first picture to the end of the last."""
+        return float(self.end * self.time_base)
+
+    def pixel_aspect(self) -> Fraction | None:
+        """Width of a stored pixel by its height, None where the file does not say."""
+        with self.handle.open() as container:
+            return next(s for s in container.streams.video if s.index == self.info.stream).sample_aspect_ratio
+
+    def frame_range(self, start: float, end: float) -> tuple[int, int]:
+        """Numbers of the first picture on screen from `start` to `end` (seconds), and of the one after the last."""
+        times = seconds(self.ticks, self.time_base)
+        first = int(frame_at(times, start))
+        return first, max(first + 1, int(np.searchsorted(times, end - TIME_SLACK)))
+
+    def decode(self, first: int, stop: int) -> Iterator[tuple[int, VideoFrame]]:
+        """Pictures with their numbers, in display order; damaged ones are left out."""
+        if not self.index.is_trusted:
+            yield from itertools.islice(enumerate(decode_all(self.handle, self.info)), first, stop)
+            return
+        for frame in decode_between(self.handle, self.info, self.index, first, stop - 1):
+            yield int(np.searchsorted(self.index.frame_pts, frame.pts or 0)), frame
+
+
+@contextmanager
+def open_timeline(source: VideoSource, timeout: float) -> Iterator[VideoTimeline]:
+    """Read the times of all pictures of a source, which stays open; decodes only where nothing else tells them."""
+    with open_source(source, timeout) as opener:
+        found, info, time_base = read_packets(opener, only_first_picture=False)
+        index = build_index(found, time_base)
+        yield _timeline_by_index(opener, info, index) if index.is_trusted else _timeline_in_order(opener, info, index)
+
+
+def _timeline_by_index(handle: VideoHandle, info: VideoInfo, index: PacketIndex) -> VideoTimeline:
+    fineness = math.ceil(index.time_base / _FINEST_TICK)
+    first = int(index.frame_pts[0])
+    ticks, end = (index.frame_pts - first) * fineness, (index.end - first) * fineness
+    return VideoTimeline(handle, info, index, index.time_base / fineness, ticks, end, first * index.time_base, ())
+
+
+def _timeline_in_order(handle: VideoHandle, info: VideoInfo, index: PacketIndex) -> VideoTimeline:
+    """A film whose times only decoding can tell."""
+    ticks = [frame.pts for frame in decode_all(handle, info)]
+    if not ticks:
+        raise VideoError(f"{handle.name}: is damaged: no frame can be decoded")
+    times, notes = times_in_order(ticks, index.time_base, info.fps or 25.0)
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / (info.fps or 25.0)
+    fine = np.round(np.append(times, times[-1] + gap) / float(_FINEST_TICK)).astype(np.int64)
+    zero = Fraction(info.start_time).limit_denominator(90000)
+    return VideoTimeline(handle, info, index, _FINEST_TICK, fine[:-1], int(fine[-1]), zero, tuple(notes))

@@ -1,0 +1,290 @@
+"""Instruction records: our own lines, published files, and public annotations."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.golden import golden_path
+from timechat.answers.events import Event
+from timechat.answers.prompts import Message
+from timechat.data.annotations import BUILDERS, build_records, build_speech_records
+from timechat.data.readers import read_records
+from timechat.data.records import Record, RecordEvent, write_jsonl
+from timechat.data.settings import conversation
+from timechat.errors import DataError
+from timechat.speech import clean_transcript, read_transcript
+
+MESSAGES = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "In 1.0 - 2.0 seconds."}]
+LINE = {
+    "id": "f1:0",
+    "video": "videos/f1.mp4",
+    "duration": 30.5,
+    "task": "grounding",
+    "query": "the red circle spins",
+    "messages": MESSAGES,
+    "events": [{"id": "e3", "start": 1, "end": 2.5, "caption": "The red circle spins.", "thing": 4}],
+    "transcript": [{"start": 0.0, "end": 1.5, "text": "look at this"}],
+    "level": 2,
+}
+
+
+def write(path: Path, content) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def write_lines(path: Path, *lines) -> Path:
+    return write(path, "\n".join(json.dumps(line) for line in lines) + "\n")
+
+
+def test_a_line_of_ours_gives_every_field(tmp_path):
+    (record,) = read_records(write_lines(tmp_path / "records.jsonl", LINE))
+    assert record.video == str(tmp_path / "videos/f1.mp4")
+    assert (record.id, record.task, record.query, record.duration) == ("f1:0", "grounding", LINE["query"], 30.5)
+    assert record.turns == [("When?", "In 1.0 - 2.0 seconds.")]
+    assert record.events == (RecordEvent(1.0, 2.5, "The red circle spins.", id="e3", extra={"thing": 4}),)
+    assert record.events[0].extra == {"thing": 4}
+    assert record.transcript == (Event(0.0, 1.5, "look at this"),)
+    assert record.extra == {"level": 2}
+
+
+def test_what_is_written_is_read_back_the_same(tmp_path):
+    records = [Record.from_dict(LINE | {"video": "/v/a.mp4", "start": 1.5, "end": 9, "clock": "part"})]
+    write_jsonl(tmp_path / "again.jsonl", records)
+    assert read_records(tmp_path / "again.jsonl") == records
+    assert json.loads((tmp_path / "again.jsonl").read_text())["level"] == 2
+
+
+def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
+    path = write_lines(tmp_path / "r.jsonl", LINE, LINE | {"id": "2", "video": "https://host/a.mp4"})
+    assert [record.video for record in read_records(path, videos="/films")] == [
+        "/films/videos/f1.mp4",
+        "https://host/a.mp4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"vidoe": "a.mp4", "messages": MESSAGES}, r"r\.jsonl:2: a record needs 'video'.*is 'vidoe' a slip"),
+        ({"video": "a.mp4"}, r"r\.jsonl:2: a record needs 'messages', got the keys video"),
+        ({"video": "a.mp4", "messages": MESSAGES[:1]}, "user and assistant in turn"),
+        ({"video": "a.mp4", "messages": [{"role": "bot", "content": ""}]}, "role of a message must be one of user"),
+        ({"video": "a.mp4", "messages": [{"role": "user"}]}, "a message must be"),
+        ({"video": "a.mp4", "messages": MESSAGES, "start": 5, "end": 4}, "start must be before end"),
+        ({"video": "a.mp4", "messages": MESSAGES, "end": "4"}, "end must be seconds"),
+        ({"video": "a.mp4", "messages": MESSAGES, "events": [{"start": 3}]}, "an event must be"),
+        ({"video": "a.mp4", "messages": MESSAGES, "events": [{"start": 3, "end": 2}]}, "end before it starts"),
+        (["video"], "a record must be a JSON object, got list"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    with pytest.raises(DataError, match=message):
+        read_records(write_lines(tmp_path / "r.jsonl", LINE, line), format="timechat")
+
+
+def test_files_that_hold_no_records_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_records(tmp_path / "none.json")
+    with pytest.raises(DataError, match=r"r\.jsonl:1: is no JSON"):
+        read_records(write(tmp_path / "r.jsonl", "{video: 1}\n"))
+    with pytest.raises(DataError, match="holds no record"):
+        read_records(write(tmp_path / "r.jsonl", "\n"))
+    with pytest.raises(DataError, match="neither 'QA' nor 'conversations'"):
+        read_records(write(tmp_path / "r.json", [{"video": "a"}]))
+    with pytest.raises(DataError, match="two records have the id"):
+        read_records(write_lines(tmp_path / "r.jsonl", LINE, LINE))
+    with pytest.raises(ValueError, match="format must be one of"):
+        read_records(tmp_path / "r.jsonl", format="coco")
+
+
+# ------------------------------------------------------------------------------------------ published files
+
+
+@pytest.mark.parametrize(
+    ("answer", "events"),
+    [
+        ("The given query happens in 24.3 - 30.4 seconds.", [Event(24.3, 30.4)]),
+        (
+            "0.0 - 9.1 seconds, Cut 3 onions.  9.1 - 10.8 seconds, Stir.",
+            [Event(0.0, 9.1, "Cut 3 onions."), Event(9.1, 10.8, "Stir.")],
+        ),
+        (
+            "There are 2 highlight moments in the 82.0, 84.0 second. Their saliency scores are 1.3, 1.7.",
+            [Event(82, 82, "", 1.3), Event(84, 84, "", 1.7)],
+        ),
+        (
+            "The highlight timestamps are in the 82, 84 seconds. Their saliency scores are 1.3, 1.7.",
+            [Event(82, 82, "", 1.3), Event(84, 84, "", 1.7)],
+        ),
+        ("Transcribed speech: 0.0 - 2.1 seconds, hello there. ", [Event(0, 2.1, "hello there.")]),
+        ("There are 3 people in the video.", []),
+    ],
+)
+def test_published_instructions_give_turns_and_events(tmp_path, answer, events):
+    item = {"video": "didemo/c.mp4", "QA": [{"q": "Find it.", "a": answer}], "source": "didemo"}
+    (record,) = read_records(write(tmp_path / "instruct.json", [item]), videos=tmp_path)
+    assert (record.video, record.source, record.id) == (str(tmp_path / "didemo/c.mp4"), "didemo", "instruct:0")
+    assert record.turns == [("Find it.", answer)]
+    assert [Event(e.start, e.end, e.caption, e.score) for e in record.events] == events
+
+
+def test_several_turns_stay_one_record(tmp_path):
+    item = {"video": "a.mp4", "QA": [{"q": "1?", "a": "one"}, {"q": "2?", "a": "two"}]}
+    (record,) = read_records(write(tmp_path / "i.json", [item]))
+    assert record.turns == [("1?", "one"), ("2?", "two")]
+
+
+def test_a_bad_item_of_a_published_file_is_named(tmp_path):
+    good = {"video": "a.mp4", "QA": [{"q": "1?", "a": "one"}]}
+    with pytest.raises(DataError, match=r"i\.json: item 1: needs 'a', got the keys q"):
+        read_records(write(tmp_path / "i.json", [good, {"video": "a.mp4", "QA": [{"q": "1?"}]}]))
+
+
+def test_valleys_own_file_loses_its_marks_and_names_the_part_of_a_vatex_video(tmp_path):
+    def said(question):
+        return [{"from": "human", "value": question}, {"from": "gpt", "value": "A dog."}]
+
+    vatex = "-abc_DE12345_000012_000022"[1:]
+    assert len(vatex) == 25
+    items = [
+        {"v_id": vatex, "video": "vatex/1.mp4", "source": "VATEX", "conversations": said("<video>\nWhat is it?")},
+        {
+            "v_id": "j1",
+            "source": "jukinmedia",
+            "conversations": said("What is it?\n<video>") + said("Why?"),
+        },
+    ]
+    first, second = read_records(write(tmp_path / "valley.json", items))
+    assert (first.start, first.end, first.clock) == (12.0, 22.0, "part")
+    assert first.turns == [("What is it?", "A dog.")]
+    assert (second.start, second.video) == (None, str(tmp_path / "j1.mp4"))
+    assert second.turns == [("What is it?", "A dog."), ("Why?", "A dog.")]
+
+
+# -------------------------------------------------------------------------------------------------- speech
+
+
+def test_speech_stands_before_the_question_as_the_original_writes_it():
+    record = Record.from_dict(LINE | {"transcript": [{"start": 0, "end": 2.05, "text": "look at this"}]})
+    assert conversation(record, transcripts=True)[0][0] == (
+        "Transcribed speech: 0.0 - 2.0 seconds, look at this.  "
+        "Based on the video content and possible transcribed speech, When?"
+    )
+    silent = dataclasses.replace(record, transcript=())
+    assert conversation(silent, transcripts=True)[0][0].startswith("Transcribed speech: None. Based on")
+    assert conversation(record, transcripts=False)[0][0] == "When?"
+
+
+def test_a_question_that_brings_its_speech_gets_it_once():
+    asked = "Transcribed speech: None. Based on the video content and possible transcribed speech, When?"
+    record = Record.from_dict(LINE | {"messages": [{"role": "user", "content": asked}, MESSAGES[1]]})
+    assert conversation(record, transcripts=True)[0][0] == asked
+
+
+def test_transcripts_are_found_by_the_videos_name(tmp_path):
+    write(tmp_path / "f1.txt", "0.00\t1.50\thello there you\n1.50\t2.00\tok\n")
+    line = {key: value for key, value in LINE.items() if key != "transcript"}
+    path = write_lines(tmp_path / "r.jsonl", line, line | {"id": "2", "video": "f2.mp4"}, LINE | {"id": "3"})
+    records = read_records(path, transcripts=tmp_path)
+    assert [record.transcript for record in records] == [
+        (Event(0.0, 1.5, "hello there you"),),
+        (),
+        (Event(0.0, 1.5, "look at this"),),
+    ]
+    with pytest.raises(DataError, match="is no folder"):
+        read_records(path, transcripts=tmp_path / "none")
+
+
+# ---------------------------------------------------------------------------------------------- annotations
+
+
+def construction_cases() -> list[dict]:
+    path = Path(golden_path("data_construction.json"))
+    return json.loads(path.read_text())["cases"]
+
+
+BUILDER_OF = {
+    ("process_dvc_data", "youcook2"): "youcook2",
+    ("process_dvc_data", "anet"): "anet",
+    ("process_dvc_data", "queryd"): "queryd",
+    ("process_grounding_data", "queryd"): "queryd/grounding",
+    ("process_grounding_data", "anet"): "anet/grounding",
+    ("process_grounding_data", "charades"): "charades",
+    ("process_grounding_data", "didemo"): "didemo",
+    ("process_grounding_data", "hirest"): "hirest/grounding",
+    ("process_action_data", "coin"): "coin",
+    ("process_action_data", "hirest"): "hirest/steps",
+    ("process_highlight_data", "qvhighlights"): "qvhighlights",
+    ("process_highlight_data", "summe"): "summe",
+    ("process_highlight_data", "tvsum"): "tvsum",
+}
+
+
+@pytest.mark.parametrize(("script", "dataset"), BUILDER_OF)
+def test_annotations_become_what_the_original_makes_of_them(script, dataset, tmp_path):
+    cases = construction_cases()
+    case = next(case for case in cases if case["script"] == script and case.get("dataset") == dataset)
+    for name, content in case["inputs"].items():
+        write(tmp_path / name, content)
+    for item in case["output"]:
+        video = tmp_path / item["video"]
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.touch()
+    source = tmp_path if len(case["inputs"]) > 1 else tmp_path / next(iter(case["inputs"]))
+    videos = tmp_path / case["video_path"]
+    records, _ = build_records(BUILDER_OF[script, dataset], source, videos=videos)
+    assert [record.video for record in records] == [str(tmp_path / item["video"]) for item in case["output"]]
+    wanted = [turn for item in case["output"] for turn in item["QA"]]
+    assert [record.turns[0][1] for record in records] == [turn["a"] for turn in wanted]
+    for record, turn in zip(records, wanted, strict=True):
+        assert turn.get("query_in_q", "") in record.turns[0][0]
+
+
+def test_every_builder_is_compared_with_the_original():
+    assert set(BUILDER_OF.values()) == set(BUILDERS)
+
+
+def test_speech_becomes_what_the_original_makes_of_it(tmp_path):
+    case = next(case for case in construction_cases() if case["script"] == "process_tsg_data")
+    (tmp_path / "asr").mkdir()
+    (tmp_path / "yt").mkdir()
+    write(tmp_path / "asr/y1.txt", case["inputs"]["asr/y1.txt"])
+    for video in case["videos"]:
+        (tmp_path / "yt" / video).touch()
+    records = build_speech_records("yttemporal", tmp_path / "asr", videos=tmp_path / "yt")
+    assert [record.turns[0][1] for record in records] == [item["QA"][0]["a"] for item in case["output"]]
+
+
+def test_recognised_speech_is_cleaned_as_the_original_cleans_it(tmp_path):
+    case = next(case for case in construction_cases() if case["script"] == "clean_asr")
+    events = clean_transcript(read_transcript(write(tmp_path / "a.txt", case["input"])))
+    assert "".join(f"{e.start:.2f}\t{e.end:.2f}\t{e.caption}\n" for e in events) == case["output"]
+    assert clean_transcript([]) == ()
+
+
+def test_annotated_videos_that_are_missing_are_told(tmp_path):
+    annotations = write(tmp_path / "charades_sta_train.txt", "A1 0.0 6.9##a person runs.\nB2 1 2##a person eats\n")
+    (tmp_path / "A1.mp4").touch()
+    records, missing = build_records("charades", annotations, videos=tmp_path)
+    assert [record.query for record in records] == ["a person runs"]
+    assert missing == ["B2.mp4"]
+    with pytest.raises(DataError, match=r"train\.txt: the key 'annotations'|expected|is no JSON"):
+        build_records("youcook2", annotations, videos=tmp_path)
+    with pytest.raises(ValueError, match="dataset must be one of"):
+        build_records("kinetics", annotations, videos=tmp_path)
+
+
+def test_the_published_lines_of_qvhighlights_are_read(tmp_path):
+    line = {"vid": "q1", "query": "A girl cooks.", "relevant_clip_ids": [3], "saliency_scores": [[1, 1, 2]]}
+    (tmp_path / "q1.mp4").touch()
+    (record,), _ = build_records("qvhighlights", write_lines(tmp_path / "t.jsonl", line), videos=tmp_path)
+    assert record.turns[0][1].startswith("There are 1 highlight moments in the 6.0 second.")
+    assert record.task == "highlights"
+
+
+def test_a_conversation_must_end_with_an_answer():
+    with pytest.raises(ValueError, match="in pairs"):
+        Record(video="a.mp4", messages=(Message("user", "Hello?"),))

@@ -1,0 +1,499 @@
+"""Videos of any length: windows, plans, what is kept on disk, the second look, and evidence."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.model.tiny import made_frames
+from timechat import Event, TimeChat, VideoError
+from timechat.answers.confidence import Token
+from timechat.answers.events import Answer
+from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.windows import Window
+from timechat.cache import DiskCache
+from timechat.model.configuration import TimeChatConfig
+from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
+from timechat.pipeline import DecodingOptions, MomentSelection, WindowConfig, WindowSampling
+from timechat.pipeline.citing import cited_answer, verified_answer
+from timechat.pipeline.merging import Scoring, WindowAnswer, merge_window_answers
+from timechat.pipeline.window_plan import border_window, plan_windows
+from timechat.synthetic.long import write_long_scene
+from timechat.synthetic.scene import write_scene
+from timechat.synthetic.write import write_video
+
+SHORT = DecodingOptions(max_new_tokens=24)
+IN_SECONDS = WindowConfig(window=8, overlap=2)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(write_scene(7, 0, level=1, split="test"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def nano() -> TimeChat:
+    return TimeChat.from_pretrained("nano", device="cpu")
+
+
+@pytest.fixture
+def cached(nano, tmp_path) -> TimeChat:
+    """The same model with an empty cache of its own."""
+    return TimeChat(nano.model, nano.processor, name="nano", cache=DiskCache(tmp_path / "cache"))
+
+
+# ---------------------------------------------------------------------------------------------------- windows
+
+NANO = TimeChatConfig(fps=2, max_frames=600, window_seconds=60)
+ORIGINAL = TimeChatConfig()
+
+
+def test_a_video_as_long_as_those_of_training_is_looked_at_as_before():
+    plan = plan_windows(NANO, 60.0, WindowConfig(), WindowSampling())
+    assert plan.windows == (Window(0, 60.0),)
+    assert plan.load_arguments(plan.windows[0])["fps"] == 2
+    plan = plan_windows(ORIGINAL, 190.0, WindowConfig(), WindowSampling())
+    assert plan.windows == (Window(0, 190.0),)
+    assert plan.frame_options == {"num_frames": 96, "sampling": "exact"}
+    assert plan.frame_interval == pytest.approx(190 / 96)
+
+
+def test_a_larger_step_makes_longer_windows():
+    plan = plan_windows(NANO, 600.0, WindowConfig(step=1.0), WindowSampling())
+    assert {window.time_scale for window in plan.windows} == {2.0}
+    assert max(window.duration for window in plan.windows) <= 60.25
+    assert plan.frame_options["fps"] == 1.0
+    plan = plan_windows(ORIGINAL, 3600.0, WindowConfig(step=4.0), WindowSampling())
+    assert {window.time_scale for window in plan.windows} == {1.0}
+    assert max(window.end - window.start for window in plan.windows) <= 4.0 * 96 + 0.5
+
+
+def test_a_number_of_frames_alone_takes_the_whole_video_at_once_as_the_original_does():
+    assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(), WindowSampling(num_frames=96)).windows) == 1
+    assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(window=192), WindowSampling(num_frames=96)).windows) > 1
+    assert len(plan_windows(NANO, 3600.0, WindowConfig(window=0), WindowSampling()).windows) == 1
+
+
+def test_only_the_stretch_that_is_asked_for_is_looked_at():
+    plan = plan_windows(NANO, 3600.0, WindowConfig(), WindowSampling(start=100.0, end=300.0))
+    assert (plan.windows[0].start, plan.windows[-1].end) == (100.0, 300.0)
+
+
+def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, film):
+    with pytest.raises(VideoError, match=r"ends at \d+\.\d+ s, before the start at 100 s"):
+        nano.open(film, sampling=WindowSampling(start=100.0))
+
+
+def test_the_second_look_is_denser_and_lies_around_the_border():
+    window, arguments = border_window(ORIGINAL, 500.0, 2.0, 3600.0)
+    assert arguments["fps"] == pytest.approx(2.0)
+    assert (window.start, window.end, window.time_scale) == (pytest.approx(476.0), pytest.approx(524.0), 1.0)
+    window, arguments = border_window(NANO, 500.0, 1.0, 3600.0)
+    assert (arguments["fps"], window.time_scale) == (2.0, 1.0)  # no denser than the model is used to
+
+
+def test_one_window_gives_what_one_look_gives(nano, film):
+    whole = nano.encode(film)
+    with nano.open(film, window_config=WindowConfig(window=60)) as video:
+        (encoded,) = video.encode(video.windows)
+        np.testing.assert_array_equal(encoded.timestamps, whole.timestamps)
+        torch.testing.assert_close(encoded.video_tokens, whole.video_tokens)
+        assert nano.dense_caption(video).text == nano.dense_caption(whole).text
+
+
+def test_a_window_is_seen_as_a_video_of_its_own(nano, film):
+    with nano.open(film, window_config=IN_SECONDS) as video:
+        window = video.windows[2]
+        (encoded,) = video.encode([window])
+    part = nano.encode(film, start=window.start, end=window.end, fps=2)
+    np.testing.assert_allclose(encoded.timestamps, part.timestamps - window.start, atol=1e-9)
+    assert encoded.timestamps[0] == 0
+    assert encoded.duration == window.duration
+
+
+def test_windows_asked_together_answer_as_each_alone(nano, film):
+    """In a batch, as everywhere, an answer does not depend on its neighbours."""
+    answers = []
+    for batch_size in (1, 8):
+        with nano.open(film, window_config=replace(IN_SECONDS, batch_size=batch_size)) as video:
+            answers.append(nano.dense_caption(video, decoding=DecodingOptions(max_new_tokens=80)))
+    assert [e.caption for e in answers[0].events] == [e.caption for e in answers[1].events]
+    assert [(e.start, e.end) for e in answers[0].events] == [(e.start, e.end) for e in answers[1].events]
+    assert answers[0].events
+
+
+def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, film):
+    with nano.open(film, window_config=IN_SECONDS) as video:
+        assert len(video.windows) > 3
+        for task, words in [
+            ("ask", "What happens?"), ("dense_caption", None), ("grounding", "the blue star blinks"),
+            ("highlights", "the blue star blinks"), ("steps", None), ("summary", None), ("transcribe", None),
+        ]:  # fmt: skip
+            answer = nano.run(task, video, words, decoding=DecodingOptions(max_new_tokens=60))
+            assert answer.task == task
+            assert all(0 <= e.start <= e.end <= video.duration for e in answer.events)
+            assert answer.duration == video.duration
+            assert answer.step == pytest.approx(0.5)
+            if task not in ("ask", "summary"):
+                assert answer.events == sorted(answer.events, key=lambda e: (e.start, e.end)) or task == "grounding"
+    late = [e for e in nano.dense_caption(film, window_config=IN_SECONDS).events if e.start > 16]
+    assert late  # the later windows have their say
+
+
+def test_a_path_is_looked_at_window_by_window_without_being_told(nano, tmp_path):
+    chain = write_long_scene(3, 0, minutes=2, level=1, split="test")
+    path = tmp_path / "two.mp4"
+    write_video(chain, path)
+    answer = nano.dense_caption(path)
+    assert answer.duration == pytest.approx(120, abs=0.5)
+    assert max(e.end for e in answer.events) > 80
+    assert min(e.start for e in answer.events) < 40
+
+
+def test_free_answers_tell_which_stretch_they_are_about(nano, film):
+    answer = nano.ask(film, "What happens?", window_config=IN_SECONDS, decoding=SHORT)
+    lines = answer.text.split("\n")
+    assert lines[0].startswith("[0:00–")
+    assert all(line.startswith("[") for line in lines)
+
+
+def test_ready_made_frames_are_cut_into_windows_too(nano):
+    frames = made_frames(40, size=96, seconds=20.0)
+    with nano.open(frames, window_config=IN_SECONDS) as video:
+        assert len(video.windows) == 3
+        assert [e.num_frames for e in video.encode(video.windows)] == [16, 16, 16]
+
+
+def test_several_windows_are_not_answered_in_one_stream(nano, film):
+    with (
+        nano.open(film, window_config=IN_SECONDS) as video,
+        pytest.raises(ValueError, match=r"windows is not answered as a"),
+    ):
+        nano.stream("ask", video, "What happens?")
+
+
+# ----------------------------------------------------------------------------------------------- probabilities
+
+
+def test_the_probability_of_every_token_is_the_models_own(nano, film):
+    encoded = nano.encode(film)
+    processor, model = nano.processor, nano.model
+    prompts = []
+    for question in ("What happens?", "When does the blue star blink in the video, and for how long?"):
+        text = processor.render_prompt(encoded.timestamps, question)
+        prompts.append(Prompt(processor.encode_prompt(text, encoded.num_frames), encoded.video_tokens))
+    arguments = {"max_new_tokens": 12, "do_sample": False}
+    with torch.inference_mode():
+        together = generate_answers(model, prompts, pad_token_id=0, arguments=arguments)
+        for prompt, written in zip(prompts, together, strict=True):
+            (alone,) = generate_answers(model, [prompt], pad_token_id=0, arguments=arguments)
+            assert alone.token_ids == written.token_ids
+            ids = prompt.input_ids + written.token_ids
+            logits = model(inputs_embeds=model.embed_prompt(torch.tensor([ids]), encoded.video_tokens)).logits[0]
+            want = logits.log_softmax(-1)[len(prompt.input_ids) - 1 : -1].gather(
+                1, torch.tensor(written.token_ids)[:, None]
+            )
+            np.testing.assert_allclose(written.logprobs, want[:, 0].numpy(), atol=1e-3)
+        forced = [Prompt(p.input_ids + w.token_ids, p.video_tokens) for p, w in zip(prompts, together, strict=True)]
+        again = continuation_logprobs(model, forced, [len(w.token_ids) for w in together], pad_token_id=0)
+    for written, logprobs in zip(together, again, strict=True):
+        np.testing.assert_allclose(written.logprobs, logprobs, atol=1e-3)
+
+
+# -------------------------------------------------------------------------------------------------- found or not
+
+BEST = MomentSelection()
+SCORING = Scoring(found_threshold=0.5)
+
+
+def told(window: Window, text: str, logprob: float = 0.0, confirmation: float | None = None) -> WindowAnswer:
+    return WindowAnswer(window, text, (Token(0, len(text), logprob),), confirmation)
+
+
+def find(*answers: WindowAnswer, moments: MomentSelection = BEST) -> Answer:
+    return merge_window_answers(answers, "grounding", "a light", duration=100.0, scoring=SCORING, moments=moments)
+
+
+SPAN = "The given query happens in {} - {} seconds."
+
+
+def test_the_surest_moment_is_given_and_all_of_them_where_all_are_wanted():
+    answers = (
+        told(Window(0, 50), SPAN.format("2.0", "8.0"), verification=1.0),
+        told(Window(50, 100), SPAN.format("10.0", "20.0"), verification=3.0),
+    )
+    best = find(*answers)
+    assert [(e.start, e.end, e.caption) for e in best.events] == [(60, 70, "a light")]
+    assert best.found is True
+    odds = np.exp(3.0) / 2  # one of two windows
+    assert best.score == best.events[0].score == pytest.approx(odds / (1 + odds))
+    assert best.text == SPAN.format("60.0", "70.0")
+    assert [(e.start, e.end) for e in find(*answers, moments=MomentSelection(find_all=True)).events] == [
+        (60, 70),
+        (2, 8),
+    ]
+    assert [(e.start, e.end) for e in find(*answers, moments=MomentSelection(top_k=5)).events] == [(60, 70), (2, 8)]
+
+
+def test_what_is_not_there_gives_no_made_up_span():
+    denied = find(
+        told(Window(0, 50), NOT_FOUND_ANSWER, np.log(0.9)), told(Window(50, 100), NOT_FOUND_ANSWER, np.log(0.7))
+    )
+    assert denied.found is False
+    assert denied.events == []
+    assert denied.score == pytest.approx(0.3 / 0.7 / 2 / (1 + 0.3 / 0.7 / 2))
+    assert denied.text == NOT_FOUND_ANSWER
+    assert denied.notes == ()
+    unsure = find(told(Window(0, 100), SPAN.format("2.0", "8.0"), verification=-2.0))
+    assert unsure.found is False
+    assert unsure.events == []
+    assert unsure.score == pytest.approx(1 / (1 + np.exp(2)))
+    assert find(
+        told(Window(0, 100), SPAN.format("2.0", "8.0"), verification=-2.0), moments=MomentSelection(threshold=0)
+    ).found
+
+
+def test_the_video_speaks_for_what_it_shows(nano, film):
+    """Of a thing that is there and does it, and of one that is not, at the same time."""
+    from timechat.pipeline.verification import verification_logprobs
+
+    encoded = nano.encode(film)
+    events = [Event(26.5, 34.0, "the blue star blinks"), Event(26.5, 34.0, "the orange heart spins")]
+    there, absent = verification_logprobs(nano.model, nano.processor, [encoded] * 2, events, preset="timechat@1")
+    assert there > absent + 1
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0}, {"threshold": 1.5}, {"threshold": -0.1}])
+def test_moments_that_cannot_be_wanted_are_refused(options):
+    with pytest.raises(ValueError, match="must be"):
+        MomentSelection(**options)
+
+
+# ------------------------------------------------------------------------------------------------ coarse to fine
+
+
+def test_a_moment_found_coarsely_is_looked_at_again(nano, film, monkeypatch):
+    looked = []
+    from timechat.pipeline.session import VideoSession
+
+    again = VideoSession.reencode_window
+    monkeypatch.setattr(
+        VideoSession, "reencode_window", lambda self, w, a, work: (looked.append((w, a)), again(self, w, a, work))[1]
+    )
+    coarse = nano.ground(film, "the blue star blinks", window_config=WindowConfig(step=1.0, refine=False))
+    assert not looked
+    assert coarse.step == pytest.approx(1.0)
+    fine = nano.ground(film, "the blue star blinks", window_config=WindowConfig(step=1.0))
+    assert looked
+    assert looked[0][1]["fps"] == 2.0
+    assert fine.events
+    overlap = min(coarse.events[0].end, fine.events[0].end) - max(coarse.events[0].start, fine.events[0].start)
+    assert fine.step == pytest.approx(0.5) if fine.events != coarse.events else overlap > 0
+
+
+def test_a_border_that_the_second_look_does_not_confirm_stays(nano, film):
+    from timechat.pipeline.refining import refine_moments
+
+    answer = Answer("", [Event(10.0, 20.0, "q")], task="grounding", step=1.0)
+
+    def elsewhere(windows):
+        return [told(w.window, SPAN.format("0.0", "2.0")) for w in windows]
+
+    def nearby(windows):
+        start = windows[0].window.to_window(10.5)
+        return [told(w.window, SPAN.format(f"{start:.1f}", f"{start + 9:.1f}")) for w in windows]
+
+    with nano.open(film, window_config=WindowConfig(step=1.0)) as video:
+        kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING, nano.work)
+        moved = refine_moments(answer, video, nano.model.config, nearby, SCORING, nano.work)
+    assert (kept.events, kept.step) == (answer.events, 1.0)
+    assert (moved.events[0].start, moved.events[0].end, moved.step) == (10.5, 19.5, 0.5)
+
+
+# ------------------------------------------------------------------------------------------------------ on disk
+
+
+def count_frames(timechat: TimeChat, monkeypatch) -> list[int]:
+    """Note how many frames go through the vision tower."""
+    seen: list[int] = []
+    forward = timechat.model.frame_encoder.forward
+    monkeypatch.setattr(
+        timechat.model.frame_encoder,
+        "forward",
+        lambda pixels, *rest: (seen.append(len(pixels)), forward(pixels, *rest))[1],
+    )
+    return seen
+
+
+def test_a_second_call_looks_at_nothing_and_answers_the_same(cached, film, monkeypatch):
+    first = cached.dense_caption(film, window_config=IN_SECONDS, decoding=SHORT)
+    seen = count_frames(cached, monkeypatch)
+    again = cached.dense_caption(film, window_config=IN_SECONDS, decoding=SHORT)
+    assert again == first
+    assert seen == []
+    other = cached.ground(film, "the blue star blinks", window_config=IN_SECONDS)  # another question, the same windows
+    assert seen == []
+    assert other.events
+
+
+def test_whole_looks_are_kept_too_and_told_by_content_not_by_name(cached, film, tmp_path, monkeypatch):
+    first = cached.encode(film)
+    seen = count_frames(cached, monkeypatch)
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(film.read_bytes())
+    again = cached.encode(copy)
+    assert seen == []
+    assert torch.equal(again.video_tokens, first.video_tokens)
+    np.testing.assert_array_equal(again.timestamps, first.timestamps)
+    assert (again.duration, again.notes, again.name) == (first.duration, first.notes, str(copy))
+    cached.encode(film, num_frames=5)
+    assert sum(seen) == 5
+
+
+def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, film, monkeypatch):
+    with cached.open(film, window_config=IN_SECONDS) as video:
+        list(video.encode(video.windows[:1]))
+    seen = count_frames(cached, monkeypatch)
+    changed = cached.model.video_qformer.projection.bias
+    with torch.no_grad():
+        changed += 1
+    try:
+        with cached.open(film, window_config=IN_SECONDS) as video:
+            list(video.encode(video.windows[:1]))
+    finally:
+        with torch.no_grad():
+            changed -= 1
+    assert seen == []
+
+
+def test_another_question_setting_or_adapter_is_answered_anew(cached, film, monkeypatch):
+    calls = []
+    write = cached._answer_all
+    monkeypatch.setattr(cached, "_answer_all", lambda q, w: (calls.append(len(w)), write(q, w))[1])
+    cached.summarize(film, window_config=IN_SECONDS, decoding=SHORT)
+    windows = sum(calls)
+    calls.clear()
+    cached.summarize(film, window_config=IN_SECONDS, decoding=SHORT)
+    assert calls == []
+    cached.summarize(film, window_config=IN_SECONDS, decoding=DecodingOptions(max_new_tokens=25))
+    cached.summarize(film, window_config=IN_SECONDS, decoding=SHORT, speech=[Event(0, 60, "Now the ring spins.")])
+    assert sum(calls) == 2 * windows
+    calls.clear()
+    drawn = DecodingOptions(max_new_tokens=8, do_sample=True)
+    for _ in range(2):
+        cached.summarize(film, window_config=IN_SECONDS, decoding=drawn)
+    assert sum(calls) == 2 * windows  # what is drawn by chance is not kept
+
+
+SCRIPT = """
+import json, sys
+from timechat import TimeChat
+from timechat.pipeline import Decoding, Looking, TimeChat as Class
+write = Class._answer_all
+def slowly(self, question, windows):
+    print("window", flush=True)
+    sys.stdin.readline()
+    return write(self, question, windows)
+Class._answer_all = slowly
+answer = TimeChat.from_pretrained("nano", device="cpu").dense_caption(
+    sys.argv[1], window_config=Looking(8, 2, batch_size=1), decoding=Decoding(max_new_tokens=60)
+)
+print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
+"""
+
+
+def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_path):
+    environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(film)]
+    killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    killed.stdin.write("go on\n" * 3)
+    killed.stdin.flush()
+    lines = [killed.stdout.readline() for _ in range(4)]  # the fourth window has been begun, and goes no further
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert lines == ["window\n"] * 4
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
+    resumed = done.stdout.split("\n")
+    whole = nano.dense_caption(
+        film, window_config=replace(IN_SECONDS, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
+    )
+    with nano.open(film, window_config=IN_SECONDS) as video:
+        assert resumed.count("window") == len(video.windows) - 3
+    events = [Event(**event) for event in json.loads(resumed[-2])]
+    assert [(e.start, e.end, e.caption) for e in events] == [(e.start, e.end, e.caption) for e in whole.events]
+    assert events
+
+
+# ------------------------------------------------------------------------------------------------------- plans
+
+
+def test_a_plan_tells_windows_frames_and_what_is_done(cached, film):
+    with cached.open(film, window_config=IN_SECONDS) as video:
+        plan = cached.plan("dense_caption", video)
+        assert (plan.windows, plan.done) == (len(video.windows), 0)
+        assert plan.frames == video.plan.num_frames
+        assert plan.seconds > 0
+        assert plan.memory_bytes > 1e8
+        assert f"{plan.windows} windows, {plan.frames} frames, one every 0.5 s, about" in str(plan)
+        cached.dense_caption(video)
+        done = cached.plan("dense_caption", video)
+        assert (done.done, done.frames, done.seconds) == (plan.windows, 0, 0)
+
+
+# ------------------------------------------------------------------------------------------------------ evidence
+
+
+def test_sentences_cite_the_captions_that_tell_the_same():
+    captions = [Event(12, 18, "The onion is cut."), Event(70, 75, "The pan is heated.")]
+    answer = Answer("Somebody cuts the onion. Then the pan is heated.", task="summary")
+    cited = cited_answer(answer, captions)
+    assert cited.text == "Somebody cuts the onion [0:12–0:18]. Then the pan is heated [1:10–1:15]."
+    assert [(e.start, e.end) for e in cited.events] == [(12, 18), (70, 75)]
+
+
+def test_a_line_about_a_stretch_cites_in_it_or_all_of_it():
+    captions = [Event(12, 18, "The onion is cut."), Event(70, 75, "The onion is cut.")]
+    answer = Answer("[0:00–1:00] The onion is cut. Nobody sings.\n[1:00–2:00] The onion is cut.", task="summary")
+    assert cited_answer(answer, captions).text == (
+        "The onion is cut [0:12–0:18]. Nobody sings [0:00–1:00].\nThe onion is cut [1:10–1:15]."
+    )
+
+
+def test_citations_that_are_not_found_again_are_marked():
+    answer = Answer("A [0:10–0:20]. B [0:30–0:40].", [Event(10, 20, "A."), Event(30, 40, "B.")], task="summary")
+    found = {"A.": [Event(11, 19, "A.", 0.8)], "B.": [Event(80, 90, "B.", 0.9)]}
+    verified = verified_answer(answer, lambda event: found[event.caption])
+    assert verified.text == "A [0:10–0:20]. B [0:30–0:40, not confirmed]."
+    assert [e.score for e in verified.events] == [0.8, 0.0]
+    assert verified.notes == ("1 of 2 citations are not confirmed",)
+
+
+def test_summaries_cite_and_verify_on_real_windows(nano, film):
+    answer = nano.run("summary", film, window_config=WindowConfig(window=20), cite=True, verify=True)
+    assert answer.events
+    assert all(event.score is not None for event in answer.events)
+    assert answer.text.count("[") == len(answer.events)
+    with pytest.raises(ValueError, match="only ask and summary can cite"):
+        nano.run("steps", film, cite=True)
+
+
+def test_speech_is_told_to_the_window_in_which_it_is_heard(nano, film, monkeypatch):
+    asked = []
+    prompt = nano._prompt
+    monkeypatch.setattr(nano, "_prompt", lambda q, e: (asked.append(q.text(e.window)), prompt(q, e))[1])
+    speech = [Event(1, 3, "Now the ring spins."), Event(30, 32, "Now the star leaves.")]
+    nano.dense_caption(film, window_config=IN_SECONDS, speech=speech, decoding=SHORT)
+    assert asked[0].startswith("Transcribed speech: 1.0 - 3.0 seconds, Now the ring spins.")
+    assert "star leaves" not in asked[0]
+    assert sum("star leaves" in text for text in asked) >= 1
+    assert any("Transcribed speech: None." in text for text in asked)
+    assert all("Localize a series of activity events" in text for text in asked)

@@ -1,0 +1,255 @@
+"""Streams: read as they come, seen as files are, and told of while they go on."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from tests.clips import RECIPES, draw_clip, read_numbers
+from timechat import TimeChat, VideoError, load_frames
+from timechat.answers.windows import Window, WindowConfig
+from timechat.pipeline.watch import StreamMonitor
+from timechat.synthetic.scene import write_scene
+from timechat.synthetic.write import write_video
+from timechat.video.live import LiveFrame, LiveVideo
+
+LOOKING = WindowConfig(window=8, overlap=2)
+
+
+@pytest.fixture(scope="module")
+def nano() -> TimeChat:
+    return TimeChat.from_pretrained("nano", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    write_video(write_scene(7, 0, level=1, split="test"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stream(film) -> Path:
+    """The same film as a transport stream, which can be read from its start while it grows."""
+    path = film.with_suffix(".ts")
+    with av.open(str(film)) as source, av.open(str(path), "w") as target:
+        copied = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
+    return path
+
+
+def numbers_of(frames: list[LiveFrame]) -> list[int]:
+    return read_numbers(np.stack([frame.pixels for frame in frames]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["constant rate", "29.97 fps", "variable rate", "variable rate in Matroska", "starts at 7 s", "transport stream",
+     "many B-frames", "turned by 90 degrees", "edit list trims the start"],
+)  # fmt: skip
+@pytest.mark.parametrize("fps", [2.0, 5.0])
+def test_a_stream_gives_the_frames_that_the_file_gives(tmp_path, name, fps):
+    clip = draw_clip(RECIPES[name], tmp_path / f"clip{RECIPES[name].suffix}")
+    want = load_frames(clip.path, fps=fps)
+    with LiveVideo(clip.path) as video:
+        got = list(video.frames(fps=fps))
+    assert video.notes == []
+    np.testing.assert_allclose([frame.time for frame in got], want.timestamps, atol=1e-6)
+    assert numbers_of(got) == read_numbers(want.pixels)
+    assert video.end_time == pytest.approx(want.duration, abs=0.1)
+
+
+def test_a_file_that_grows_is_waited_for(stream, tmp_path):
+    content, growing = stream.read_bytes(), tmp_path / "growing.ts"
+    growing.write_bytes(content[: len(content) // 3])
+
+    def grow() -> None:
+        with growing.open("ab") as file:
+            for part in (2, 3):
+                time.sleep(0.4)
+                file.write(content[(part - 1) * len(content) // 3 : part * len(content) // 3])
+                file.flush()
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    with LiveVideo(growing, follow=True, idle_timeout=1.5) as video:
+        times = [frame.time for frame in video.frames(fps=2, size=32)]
+    thread.join()
+    with LiveVideo(stream) as video:
+        assert times == [frame.time for frame in video.frames(fps=2, size=32)]
+
+
+def test_a_pipe_and_a_server_that_sends_slowly_are_read_as_they_come(stream, tmp_path):
+    with LiveVideo(stream) as video:
+        want = [frame.time for frame in video.frames(fps=2, size=32)]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(stream.read_bytes()))
+    writer.start()
+    with LiveVideo(pipe) as video:
+        assert [frame.time for frame in video.frames(fps=2, size=32)] == want
+    writer.join()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            content = stream.read_bytes()
+            for first in range(0, len(content), 1 + len(content) // 5):
+                self.wfile.write(content[first : first + 1 + len(content) // 5])
+                self.wfile.flush()
+                time.sleep(0.05)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with LiveVideo(f"http://127.0.0.1:{server.server_port}/live.ts") as video:
+            assert [frame.time for frame in video.frames(fps=2, size=32)] == want
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_is_no_stream_is_refused(tmp_path):
+    with pytest.raises(VideoError, match="no such file; give a file, a pipe"):
+        LiveVideo(tmp_path / "missing.ts")
+    text = tmp_path / "text.ts"
+    text.write_text("hello")
+    with pytest.raises(VideoError, match="cannot be opened as a stream"):
+        LiveVideo(text)
+    with pytest.raises(ValueError, match="idle_timeout must be seconds above 0"):
+        LiveVideo(text, idle_timeout=0)
+
+
+# ---------------------------------------------------------------------------------------------------- watching
+
+
+def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch):
+    windows = []
+    encode = StreamMonitor.encode_window
+    monkeypatch.setattr(
+        StreamMonitor, "encode_window", lambda self, a, b: windows.append(encode(self, a, b)) or windows[-1]
+    )
+    watcher = StreamMonitor(nano, ["the blue star blinks"], window_config=LOOKING, drop_below=None)
+    with LiveVideo(stream) as video:
+        list(watcher.watch(video.frames(fps=1 / watcher.step, size=96)))
+    assert [(w.window.start, w.window.end) for w in windows[:3]] == [(0, 8), (6, 14), (12, 20)]
+    with nano.open(film, window_config=LOOKING) as opened:
+        for streamed in windows:
+            window = streamed.window
+            looked = opened.look_again(window, {"fps": 2.0, "start": window.start, "end": window.end})
+            ids = [nano.processor.encode_timestamps(each.timestamps)[0] for each in (streamed, looked)]
+            assert torch.equal(*ids)
+            np.testing.assert_allclose(streamed.timestamps, looked.timestamps, atol=1e-6)
+            torch.testing.assert_close(streamed.video_tokens, looked.video_tokens, atol=1e-4, rtol=1e-4)
+    assert watcher.num_windows == len(windows) > 3
+    assert watcher.num_dropped == 0
+
+
+def test_a_still_stream_is_looked_at_once_and_answered_the_same(nano):
+    still = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    frames = [LiveFrame(i / 2, still) for i in range(40)]
+    answers = []
+    for drop_below in (2.0, None):
+        watcher = StreamMonitor(
+            nano, ["the blue star blinks"], window_config=LOOKING, drop_below=drop_below, threshold=0.0
+        )
+        answers.append([s.to_dict() for s in watcher.watch(frames)])
+        assert watcher.num_frames == 40
+        assert watcher.num_dropped == (39 if drop_below else 0)
+    assert [(a["start"], a["end"]) for a in answers[0]] == [(a["start"], a["end"]) for a in answers[1]]
+
+
+def test_what_changes_is_looked_at(nano):
+    pictures = np.random.default_rng(0).integers(0, 255, (16, 96, 96, 3), dtype=np.uint8)
+    watcher = StreamMonitor(nano, ["x"], window_config=LOOKING)
+    list(watcher.watch(LiveFrame(i / 2, picture) for i, picture in enumerate(pictures)))
+    assert watcher.num_dropped == 0
+
+
+def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, monkeypatch):
+    from timechat.answers.events import Answer, Event
+
+    def ground(encoded, query, **_):
+        window = encoded.window
+        inside = window.start < 15 and window.end > 10
+        events = [Event(max(10.0, window.start), min(15.0, window.end), query, 0.9)] if inside else []
+        return Answer("", events, task="grounding", found=bool(events))
+
+    monkeypatch.setattr(nano, "ground", ground)
+    watcher = StreamMonitor(nano, ["a", "b"], window_config=WindowConfig(window=8, overlap=4))
+    kept = []
+
+    def frames():
+        for i in range(60):
+            kept.append(len(watcher._seen))
+            yield LiveFrame(i / 2, np.full((96, 96, 3), i * 4, np.uint8))
+
+    sightings = list(watcher.watch(frames()))
+    assert [s.query for s in sightings] == ["a", "b"]
+    assert max(kept) <= 16
+
+
+def test_the_end_of_a_stream_is_looked_at_too(nano, monkeypatch):
+    asked: list[Window] = []
+    monkeypatch.setattr(StreamMonitor, "_ask", lambda _, a, b: iter(asked.append(Window(a, b)) or ()))
+    watcher = StreamMonitor(nano, ["x"], window_config=LOOKING)
+    list(watcher.watch(LiveFrame(i / 2, np.zeros((96, 96, 3), np.uint8)) for i in range(21)))
+    assert [(w.start, w.end) for w in asked] == [(0, 8), (6, 10.5)]
+    watcher = StreamMonitor(nano, ["x"], window_config=LOOKING)
+    asked.clear()
+    list(watcher.watch(LiveFrame(i / 2, np.zeros((96, 96, 3), np.uint8)) for i in range(3)))
+    assert [(w.start, w.end) for w in asked] == [(0, 1.5)]
+
+
+@pytest.mark.parametrize(
+    ("queries", "looking", "message"),
+    [
+        ([], LOOKING, "one or more queries"),
+        (["  "], LOOKING, "one or more queries"),
+        (["x"], WindowConfig(window=0), "a stream has no end"),
+    ],
+)
+def test_watching_in_a_way_that_makes_no_sense_is_refused(nano, queries, looking, message):
+    with pytest.raises(ValueError, match=message):
+        StreamMonitor(nano, queries, window_config=looking)
+
+
+def test_a_larger_step_is_a_faster_clock(nano):
+    watcher = StreamMonitor(nano, ["x"], window_config=replace(LOOKING, window=None, overlap=None, step=1.0))
+    assert watcher.step == 1.0
+    assert watcher._length == 120
+    assert watcher._pace == 2.0
+
+
+def test_the_command_tells_while_the_stream_goes_on(stream, tmp_path):
+    """A line is there before the writer has come to its end."""
+    command = [sys.executable, "-m", "timechat", "watch", "/dev/stdin", "the blue star blinks", "the cyan ring bounces"]
+    command += ["--window", "8", "--overlap", "2", "--threshold", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    content = stream.read_bytes()
+    process.stdin.write(content[: 4 * len(content) // 5])
+    process.stdin.flush()
+    first = json.loads(process.stdout.readline())
+    assert process.poll() is None
+    rest, errors = process.communicate(content[4 * len(content) // 5 :])
+    assert process.returncode == 0, errors
+    assert {"query", "start", "end", "score", "window", "seen_at", "model"} <= first.keys()
+    assert all(json.loads(line)["start"] >= 0 for line in rest.splitlines())
+    assert b" windows, " in errors

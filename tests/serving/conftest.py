@@ -1,0 +1,126 @@
+"""A real server on loopback, in a thread of the tests."""
+
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from timechat.pipeline import TimeChat
+from timechat.serving.http import ServerSettings, create_app
+from timechat.serving.http.routes.state import ServerState
+from timechat.synthetic.scene import write_scene
+from timechat.synthetic.write import write_video
+
+
+@dataclass
+class Running:
+    """A server that runs.
+
+    Attributes:
+        url: Where it is.
+        client: Asks it.
+        server: Its parts.
+        settings: What it was told.
+    """
+
+    url: str
+    client: httpx.Client
+    server: ServerState
+    settings: ServerSettings
+
+
+@pytest.fixture(scope="session")
+def nano() -> TimeChat:
+    return TimeChat.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory) -> Path:
+    """A folder with a short drawn film, `film.mp4`, and a shorter one, `inner/second.mp4`."""
+    folder = tmp_path_factory.mktemp("films")
+    (folder / "inner").mkdir()
+    write_video(write_scene(3, 1, level=1), folder / "film.mp4")
+    write_video(write_scene(3, 2, level=1), folder / "inner" / "second.mp4")
+    return folder
+
+
+@contextmanager
+def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
+    """Run a server as long as the block lasts."""
+    app = create_app(timechat, settings)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until(lambda: server.started)
+            with httpx.Client(base_url=url, timeout=120) as client:
+                yield Running(url, client, app.state.server, settings)
+        finally:
+            server.should_exit = True
+            thread.join(timeout=60)
+            if thread.is_alive():
+                pytest.fail("the server did not stop\n" + stacks_of_all_threads())
+
+
+@pytest.fixture(scope="session")
+def running(nano, films, tmp_path_factory) -> Iterator[Running]:
+    """A server with the usual settings, for all tests that leave nothing behind."""
+    with serving(nano, ServerSettings(data=tmp_path_factory.mktemp("data"), folders=(films,))) as running:
+        yield running
+
+
+@pytest.fixture
+def served(nano, films, tmp_path) -> Iterator[Callable[..., Running]]:
+    """Servers with settings of a test's own; with the same folder, the one before is stopped first."""
+    with ExitStack() as servers:
+
+        def serve(**changes) -> Running:
+            servers.pop_all().close()
+            settings = replace(ServerSettings(data=tmp_path / "data", folders=(films,)), **changes)
+            return servers.enter_context(serving(nano, settings))
+
+        yield serve
+
+
+@pytest.fixture(scope="session")
+def film_id(running) -> str:
+    files = running.client.get("/v1/files").json()["data"]
+    return next(file["id"] for file in files if file["filename"] == "film.mp4")
+
+
+@pytest.fixture(scope="session")
+def uploaded(running, films) -> str:
+    """The id of an upload that stays."""
+    with (films / "film.mp4").open("rb") as file:
+        answer = running.client.post("/v1/files", files={"file": ("my film.mp4", file)}, data={"purpose": "user_data"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def stacks_of_all_threads() -> str:
+    """What every thread is at, innermost call last."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"--- {names.get(ident)}\n{''.join(traceback.format_stack(frame)[-12:])}"
+        for ident, frame in sys._current_frames().items()
+    )
+
+
+def until(is_so: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.01)

@@ -1,0 +1,206 @@
+"""Films are uploaded once, streamed in parts, and found in folders."""
+
+import io
+import threading
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.clips import Recipe, draw_clip
+from tests.serving.conftest import until
+from timechat.pipeline import TimeChat
+from timechat.serving.http.uploads import shown_name
+from timechat.video.thumbnails import thumbnail
+
+
+def upload(running, content, name="a.mp4", **data):
+    return running.client.post("/v1/files", files={"file": (name, content)}, data=data)
+
+
+def test_an_upload_is_the_file_and_says_what_it_is(served, films):
+    running = served()
+    content = (films / "film.mp4").read_bytes()
+    stored = upload(running, content, "my film.mp4", purpose="vision").json()
+    assert (stored["filename"], stored["bytes"], stored["purpose"]) == ("my film.mp4", len(content), "vision")
+    assert stored["video"]["codec"] == "h264"
+    assert stored["video"]["duration"] > 5
+    assert running.client.get(f"/v1/files/{stored['id']}").json() == stored
+    assert running.client.get(f"/v1/files/{stored['id']}/content").content == content
+    assert [path.name for path in (running.settings.data / "uploads").iterdir()] == [stored["id"]]
+
+
+def test_films_of_the_folders_are_listed_and_cannot_be_deleted(running):
+    listed = running.client.get("/v1/files", params={"purpose": "library"}).json()["data"]
+    assert [film["filename"] for film in listed] == ["film.mp4", "inner/second.mp4"]
+    assert all(film["video"] is None for film in listed)
+    film = running.client.get(f"/v1/files/{listed[1]['id']}").json()
+    assert film["video"]["width"] > 0
+    assert running.client.delete(f"/v1/files/{film['id']}").status_code == 403
+
+
+@pytest.mark.parametrize("header", ["bytes=100-199", "bytes=100-", "bytes=-50"])
+def test_a_film_is_streamed_in_parts(running, films, film_id, header):
+    content = (films / "film.mp4").read_bytes()
+    answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": header})
+    expected = {"bytes=100-199": content[100:200], "bytes=100-": content[100:], "bytes=-50": content[-50:]}[header]
+    assert answer.status_code == 206
+    assert answer.content == expected
+    assert answer.headers["content-range"].endswith(f"/{len(content)}")
+    assert answer.headers["content-type"] == "video/mp4"
+
+
+def test_a_part_past_the_end_is_refused(running, film_id):
+    answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": "bytes=999999999-"})
+    assert answer.status_code == 416
+
+
+@pytest.mark.parametrize("header", ["items=0-5", "bytes=9-5", "bytes=abc", "bytes=", "bytes=-", "0-5"])
+def test_a_part_that_is_none_counts_for_nothing(running, films, film_id, header):
+    answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": header})
+    assert answer.status_code == 200
+    assert answer.content == (films / "film.mp4").read_bytes()
+
+
+def test_a_film_that_the_client_has_is_not_sent_again(running, film_id):
+    path = f"/v1/files/{film_id}/content"
+    etag = running.client.get(path).headers["etag"]
+    for known in (etag, f'"other", W/{etag}', "*"):
+        answer = running.client.get(path, headers={"If-None-Match": known, "Range": "bytes=0-9"})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert running.client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_what_can_be_had_can_be_asked_for_without_it(running, films, film_id):
+    for path in (f"/v1/files/{film_id}/content", f"/v1/files/{film_id}/thumbnail", "/health", "/ready", "/"):
+        answer = running.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    head = running.client.head(f"/v1/files/{film_id}/content")
+    assert head.headers["accept-ranges"] == "bytes"
+    assert int(head.headers["content-length"]) == (films / "film.mp4").stat().st_size
+
+
+def test_a_thumbnail_is_a_small_picture_of_that_time(running, film_id, tmp_path):
+    pictures = {}
+    for time in (0, 3, 1e6):
+        answer = running.client.get(f"/v1/files/{film_id}/thumbnail", params={"time": time, "height": 48})
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert "max-age" in answer.headers["cache-control"]
+        path = tmp_path / "picture.jpg"
+        path.write_bytes(answer.content)
+        pictures[time] = answer.content
+        assert Image.open(path).height == 48
+    assert len(set(pictures.values())) > 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no film at all", b"#EXTM3U\nfile:///etc/passwd\n"])
+def test_what_is_no_film_is_not_kept(served, content):
+    running = served()
+    answer = upload(running, content)
+    assert answer.status_code in (400, 422)
+    assert "/" not in answer.json()["error"]["message"].replace("file://", "")
+    assert list((running.settings.data / "uploads").iterdir()) == []
+
+
+def test_a_form_without_a_file_or_with_two_is_refused(running):
+    assert running.client.post("/v1/files", files={"other": ("a", b"x")}).status_code == 400
+    two = running.client.post("/v1/files", files=[("file", ("a", b"x")), ("file", ("b", b"y"))])
+    assert "two files" in two.json()["error"]["message"]
+    assert running.client.post("/v1/files", json={}).status_code == 415
+    broken = running.client.post(
+        "/v1/files", content=b"nothing of the kind", headers={"content-type": "multipart/form-data; boundary=x"}
+    )
+    assert broken.status_code == 400
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(served, films):
+    running = served()
+    content = (films / "film.mp4").read_bytes()
+
+    def half():
+        head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+        yield head + content[:1000]
+        raise ConnectionError("gone")
+
+    with pytest.raises((ConnectionError, httpx.HTTPError)):
+        running.client.post("/v1/files", content=half(), headers={"content-type": "multipart/form-data; boundary=x"})
+    until(lambda: not list((running.settings.data / "uploads").iterdir()))
+    assert running.client.get("/v1/files", params={"purpose": "user_data"}).json()["data"] == []
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_all_uploads_together_stay_within_their_room(served, films, is_told):
+    content = (films / "film.mp4").read_bytes()
+    running = served(max_store_bytes=len(content) * 3 // 2)
+    assert upload(running, content).status_code == 200
+    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+    body = head + content + b"\r\n--x--\r\n"
+    pieces = body if is_told else (body[i : i + 5000] for i in range(0, len(body), 5000))
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert running.client.post("/v1/files", content=pieces, headers=headers).status_code == 507
+    assert running.server.films.num_arriving == 0
+
+
+def test_a_film_that_is_deleted_while_it_is_asked_about_is_not_found(served, films, monkeypatch):
+    running = served()
+    file_id = upload(running, (films / "film.mp4").read_bytes()).json()["id"]
+    opening = TimeChat.open
+
+    def too_late(self, source, **options):
+        running.client.delete(f"/v1/files/{file_id}")
+        return opening(self, source, **options)
+
+    monkeypatch.setattr(TimeChat, "open", too_late)
+    answer = running.client.post("/v1/captions", json={"video": file_id})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "the file was removed meanwhile"
+
+
+def test_a_very_wide_film_has_a_thumbnail_of_bounds(tmp_path):
+    draw_clip(Recipe(width=2048, height=16), tmp_path / "wide.mp4")
+    picture = Image.open(io.BytesIO(thumbnail(tmp_path / "wide.mp4", 0.0, 64)))
+    assert picture.size == (512, 64)
+
+
+def test_uploads_survive_a_restart_and_debris_does_not(served, films):
+    first = served()
+    stored = upload(first, (films / "film.mp4").read_bytes()).json()
+    folder = first.settings.data / "uploads"
+    (folder / ".0123456789abcdef.unfinished").write_bytes(b"x")
+    (folder / "file-of-nobody").write_bytes(b"x")
+    second = served()
+    assert second.client.get(f"/v1/files/{stored['id']}").json() == stored
+    assert [path.name for path in folder.iterdir()] == [stored["id"]]
+
+
+def test_the_same_film_sent_at_the_same_time_is_two_uploads(served, films):
+    running = served()
+    content = (films / "film.mp4").read_bytes()
+    ids = []
+
+    def send():
+        with httpx.Client(base_url=running.url, timeout=60) as client:
+            ids.append(client.post("/v1/files", files={"file": ("a.mp4", content)}).json()["id"])
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("film.mp4", "film.mp4"),
+        ("../../etc/passwd", "passwd"),
+        (r"C:\films\a.mp4", "a.mp4"),
+        ("a\x00b\n.mp4", "ab.mp4"),
+        ("", "film"),
+        ("..", ".."),
+        ("x" * 500, "x" * 255),
+    ],
+)
+def test_names_of_uploads_are_for_show(given, shown):
+    assert shown_name(given) == shown

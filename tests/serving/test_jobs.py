@@ -1,0 +1,295 @@
+"""Jobs: in the background, with progress, through restarts."""
+
+import json
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from tests.serving.conftest import until
+from timechat.serving.engine import EngineFailedError
+from timechat.serving.errors import ApiError
+from timechat.serving.http.database import exclusive_lock
+from timechat.video.images import frame_to_pixels
+
+
+def over(running, job_id, seconds=60.0):
+    until(lambda: running.client.get(f"/v1/jobs/{job_id}").json()["finished_at"], seconds)
+    return running.client.get(f"/v1/jobs/{job_id}").json()
+
+
+def add(running, video, **options):
+    answer = running.client.post(
+        "/v1/jobs", json={"task": "dense_caption", "video": video, "max_new_tokens": 60, **options}
+    )
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def hold(running, monkeypatch, seconds=600.0):
+    """Let jobs take as long as a test wants."""
+
+    def answer(question, ticket, progress=None):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            progress("windows", 1, 4)
+            time.sleep(0.01)
+        raise AssertionError("nobody called it off")
+
+    service = running.server.service
+    real = service.asking
+
+    def asking(question, ticket):
+        context = real(question, ticket)
+
+        class Slow:
+            def __enter__(self):
+                asked = context.__enter__()
+                asked.answer = lambda progress=None: answer(question, ticket, progress)
+                return asked
+
+            def __exit__(self, *error):
+                return context.__exit__(*error)
+
+        return Slow()
+
+    monkeypatch.setattr(service, "open_request", asking)
+
+
+def test_a_job_ends_with_what_the_route_answers(running, film_id):
+    job = add(running, film_id)
+    assert job["status"] in ("queued", "running")
+    assert (job["filename"], job["video"]) == ("film.mp4", film_id)
+    job = over(running, job["id"])
+    assert job["status"] == "succeeded"
+    route = running.client.post("/v1/captions", json={"video": film_id, "max_new_tokens": 60}).json()
+    for answer in (job["result"], route):
+        answer.pop("timings")
+        for event in answer["events"]:
+            event["score"] = round(event["score"], 4)  # what was read before is not read again: float noise
+    assert job["result"] == route
+    assert job["id"] in [one["id"] for one in running.client.get("/v1/jobs").json()["data"]]
+
+
+def test_progress_is_told_as_it_happens(running, film_id):
+    job = add(running, film_id, window=3, query=None)
+    kinds, last = [], None
+    with running.client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+        assert events.headers["content-type"].startswith("text/event-stream")
+        for line in events.iter_lines():
+            if line.startswith("event: "):
+                kinds.append(line.removeprefix("event: "))
+            if line.startswith("data: "):
+                last = json.loads(line.removeprefix("data: "))
+    assert kinds[0] == "status"
+    assert "progress" in kinds
+    assert kinds[-1] == "done"
+    assert last["status"] == "succeeded"
+
+
+def test_a_job_that_runs_is_called_off(served, film_id, monkeypatch):
+    running = served()
+    hold(running, monkeypatch)
+    job = add(running, film_id)
+    until(lambda: running.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"] == 1)
+    running.client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert over(running, job["id"])["status"] == "cancelled"
+
+
+def test_decoding_is_called_off_and_so_is_waiting_for_it(served, film_id, monkeypatch):
+    decoding = threading.Event()
+
+    def slowly(*arguments):
+        decoding.set()
+        time.sleep(2)
+        return frame_to_pixels(*arguments)
+
+    monkeypatch.setattr("timechat.video.decoding.frame_to_pixels", slowly)
+    running = served(job_workers=2)
+    jobs = [add(running, film_id, num_frames=96) for _ in range(2)]  # the second waits for what the first decodes
+    assert decoding.wait(30)
+    opened = running.server.service._open
+    until(lambda: [video.num_users for video in opened._videos.values()] == [2])
+    for job in reversed(jobs):
+        running.client.post(f"/v1/jobs/{job['id']}/cancel")
+        assert over(running, job["id"], 10)["status"] == "cancelled"
+    assert running.server.service.engine.state.frames == 0
+    monkeypatch.undo()
+    assert over(running, add(running, film_id, num_frames=96)["id"])["status"] == "succeeded"
+
+
+def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(served, film_id, monkeypatch):
+    running = served()
+    database = running.server.jobs._database
+    save, is_saved = database.save_job, threading.Event()
+    deleting = threading.Thread(target=lambda: running.client.delete(f"/v1/jobs/{job['id']}"))
+
+    def save_late(job_id, created_at, status, content):
+        if status == "succeeded":
+            deleting.start()
+            deleting.join(0.5)
+        save(job_id, created_at, status, content)
+        if status == "succeeded":
+            is_saved.set()
+
+    monkeypatch.setattr(database, "save_job", save_late)
+    job = add(running, film_id)
+    assert is_saved.wait(60)
+    deleting.join(30)
+    assert running.client.get(f"/v1/jobs/{job['id']}").status_code == 404
+    assert database.load_jobs() == []
+
+
+def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.serving.http.jobs._STOP_SECONDS", 1.0)
+    running = served(job_workers=4)
+    is_over = threading.Event()
+
+    def answer(question, ticket, progress):
+        is_over.wait(30)
+        raise ApiError(503, "too late")
+
+    monkeypatch.setattr(running.server.service, "answer", answer)
+    for _ in range(4):
+        add(running, film_id)
+    until(lambda: running.server.jobs.counts()["running"] == 4)
+    began = time.monotonic()
+    running.server.jobs.stop()
+    elapsed = time.monotonic() - began
+    is_over.set()
+    assert 1.0 <= elapsed < 2.5
+
+
+def test_what_is_read_ahead_is_given_up_with_the_question_that_fails(served, film_id, monkeypatch):
+    def slowly(*arguments):
+        time.sleep(0.2)
+        return frame_to_pixels(*arguments)
+
+    def look(*_):
+        raise EngineFailedError("a step has failed")
+
+    monkeypatch.setattr("timechat.video.decoding.frame_to_pixels", slowly)
+    running = served()
+    monkeypatch.setattr(running.server.service.engine, "encode_frames", look)
+    asked = {"video": film_id, "window": 4, "num_frames": 40}
+    assert running.client.post("/v1/captions", json=asked).status_code == 503
+    began = time.monotonic()
+    running.server.service.stop()  # waits for whoever reads frames
+    assert time.monotonic() - began < 2
+
+
+def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):
+    running = served(job_workers=1)
+    hold(running, monkeypatch)
+    first, second = add(running, film_id), add(running, film_id)
+    assert running.client.post(f"/v1/jobs/{second['id']}/cancel").json()["status"] == "cancelled"
+    running.client.post(f"/v1/jobs/{first['id']}/cancel")
+    over(running, first["id"])
+
+
+def test_a_job_that_fails_says_why(served, films, tmp_path):
+    running = served()
+    with (films / "film.mp4").open("rb") as file:
+        stored = running.client.post("/v1/files", files={"file": ("a.mp4", file)}).json()
+    (running.settings.data / "uploads" / stored["id"]).write_bytes(b"damaged meanwhile")
+    job = over(running, add(running, stored["id"])["id"])
+    assert job["status"] == "failed"
+    assert job["error"]["type"] == "video_error"
+    assert str(tmp_path) not in json.dumps(job)
+
+
+def test_jobs_of_a_server_that_stops_go_on_with_the_next(served, film_id, monkeypatch):
+    first = served(job_workers=1)
+    hold(first, monkeypatch)
+    jobs = [add(first, film_id) for _ in range(3)]
+    until(lambda: first.client.get(f"/v1/jobs/{jobs[0]['id']}").json()["status"] == "running")
+    first.server.jobs.stop()
+    second = served(job_workers=1)
+    for job in jobs:
+        done = over(second, job["id"])
+        assert (done["status"], done["created_at"]) == ("succeeded", job["created_at"])
+
+
+def test_an_ended_job_is_forgotten_on_request_and_only_then(running, film_id):
+    job = over(running, add(running, film_id)["id"])
+    assert running.client.delete(f"/v1/jobs/{job['id']}").json()["deleted"] is True
+    assert running.client.get(f"/v1/jobs/{job['id']}").status_code == 404
+
+
+def test_a_job_at_work_cannot_be_deleted(served, film_id, monkeypatch):
+    running = served()
+    hold(running, monkeypatch)
+    job = add(running, film_id)
+    assert running.client.delete(f"/v1/jobs/{job['id']}").status_code == 409
+    running.client.post(f"/v1/jobs/{job['id']}/cancel")
+    over(running, job["id"])
+
+
+def test_too_many_waiting_jobs_are_turned_away(served, film_id, monkeypatch):
+    running = served(job_workers=1, max_waiting_jobs=1)
+    hold(running, monkeypatch)
+    first = add(running, film_id)
+    until(lambda: running.client.get(f"/v1/jobs/{first['id']}").json()["status"] == "running")
+    second = add(running, film_id)
+    answer = running.client.post("/v1/jobs", json={"task": "steps", "video": film_id})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"]
+    for job in (second, first):
+        running.client.post(f"/v1/jobs/{job['id']}/cancel")
+        over(running, job["id"])
+
+
+def test_only_so_many_ended_jobs_are_remembered(served, film_id):
+    running = served(max_kept_jobs=2)
+    ids = []
+    for _ in range(4):
+        ids.append(over(running, add(running, film_id)["id"])["id"])
+    listed = [job["id"] for job in running.client.get("/v1/jobs").json()["data"]]
+    assert listed == [ids[3], ids[2], ids[1]]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"task": "dance", "video": "film-0"}, "task"),
+        ({"task": "grounding", "video": "film-0"}, "query"),
+        ({"task": "steps", "video": "data:video/mp4;base64,AAAA"}, "video"),
+    ],
+)
+def test_what_makes_no_job_is_refused_at_once(running, film_id, body, param):
+    if body["video"] == "film-0":
+        body = body | {"video": film_id}
+    answer = running.client.post("/v1/jobs", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_job_that_is_too_large_to_be_kept_is_refused(running, film_id):
+    lines = [{"start": i, "end": i + 1, "text": "words that are said"} for i in range(20_000)]
+    answer = running.client.post("/v1/jobs", json={"task": "steps", "video": film_id, "transcript": lines})
+    assert answer.status_code == 413
+
+
+def test_a_disk_that_is_full_ends_no_worker(served, film_id, monkeypatch):
+    running = served(job_workers=1)
+    save = running.server.jobs._save
+
+    def fail(job):
+        if job.status != "queued":
+            raise sqlite3.OperationalError("database or disk is full")
+        save(job)
+
+    monkeypatch.setattr(running.server.jobs, "_save", fail)
+    first = add(running, film_id)
+    until(lambda: running.client.get(f"/v1/jobs/{first['id']}").json()["status"] != "queued")
+    monkeypatch.undo()
+    assert over(running, add(running, film_id)["id"])["status"] == "succeeded"
+
+
+def test_a_data_folder_has_one_server(served):
+    running = served()
+    with (
+        pytest.raises(ValueError, match="is the data folder of a server that runs"),
+        exclusive_lock(running.settings.data),
+    ):
+        pass

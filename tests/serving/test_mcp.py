@@ -1,0 +1,492 @@
+"""The tools for agents, as the library's own client meets them over real pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import pytest
+
+from tests.clips import X264, Recipe, draw_clip
+from timechat.answers.events import Answer
+from timechat.cli import main
+from timechat.errors import AccessError
+from timechat.serving.mcp.library import VideoLibrary
+from timechat.serving.mcp.tools import TOOLS, ToolRequest
+from timechat.serving.mcp.worker import Cancelled, ProgressTracker, ProgressUpdate, Worker
+from timechat.synthetic.scene import write_scene
+from timechat.synthetic.write import write_video
+
+mcp = pytest.importorskip("mcp")
+
+ROOT = Path(__file__).parents[1]
+
+ENVIRONMENT = {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUERY = "the red ball moves"
+CALLS = [
+    ("find_moments", {"query": QUERY, "top_k": 2}, ["ground", QUERY, "--best", "2"]),
+    (
+        "find_moments",
+        {"query": QUERY, "find_all": True, "threshold": 0.1},
+        ["ground", QUERY, "--all", "--threshold=.1"],
+    ),
+    ("find_moments", {"query": QUERY, "start": 20, "end": 40.5}, ["ground", QUERY, "--start", "20", "--end", "40.5"]),
+    ("caption_video", {}, ["caption"]),
+    ("find_highlights", {}, ["highlights"]),
+    ("find_highlights", {"query": QUERY}, ["highlights", QUERY]),
+    ("list_steps", {}, ["steps"]),
+    ("summarize_video", {}, ["summarize"]),
+    ("summarize_video", {"cite": True}, ["summarize", "--cite"]),
+    ("transcribe_video", {}, ["transcribe"]),
+    ("ask_video", {"question": "What happens?", "end": 30}, ["ask", "What happens?", "--end", "30"]),
+]
+"""Tools with arguments, and the command that asks the same."""
+
+
+@pytest.fixture(scope="module")
+def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a film, a long one, and a file that is none."""
+    folder = tmp_path_factory.mktemp("allowed")
+    write_video(write_scene(7, 0, level=1, split="test"), folder / "film.mp4")
+    seconds = [Fraction(i) for i in range(900)]
+    draw_clip(Recipe(times=seconds, options=X264, rate=Fraction(1)), folder / "long.mp4")
+    (folder / "broken.mp4").write_bytes(b"no video at all" * 100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("outside") / "secret.mp4"
+    draw_clip(Recipe(options=X264), path)
+    return path
+
+
+class Agent:
+    """The library's client, asked from plain functions."""
+
+    def __init__(self, portal: anyio.from_thread.BlockingPortal, client: Any) -> None:
+        self.portal, self.client = portal, client
+
+    def call(self, tool: str, /, **arguments: Any) -> Any:
+        return self.portal.call(partial(self.client.call_tool, tool, arguments, read_timeout_seconds=120))
+
+    def complaint(self, tool: str, /, **arguments: Any) -> str:
+        """The one line with which a call is refused."""
+        result = self.call(tool, **arguments)
+        assert result.is_error
+        assert result.structured_content is None
+        (content,) = result.content
+        assert "\n" not in content.text
+        assert "Traceback" not in content.text
+        return content.text
+
+
+def server_command(*folders: Path) -> list[str]:
+    allow = [argument for folder in folders for argument in ("--allow", str(folder))]
+    return [sys.executable, "-m", "timechat", "mcp", *allow]
+
+
+@pytest.fixture(scope="module")
+def agent(allowed: Path) -> Iterator[Agent]:
+    command, *arguments = server_command(allowed)
+    source = str(ROOT / "src")
+    parameters = mcp.StdioServerParameters(command=command, args=arguments, env={**ENVIRONMENT, "PYTHONPATH": source})
+    with (
+        anyio.from_thread.start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(mcp.Client(parameters)) as client,
+    ):
+        yield Agent(portal, client)
+
+
+# ------------------------------------------------------------------------------------------------------ the tools
+
+
+def test_every_tool_tells_what_it_takes_and_what_it_gives(agent):
+    tools = {tool.name: tool for tool in agent.portal.call(agent.client.list_tools).tools}
+    assert list(tools) == list(TOOLS)
+    for tool in tools.values():
+        assert len(tool.description) > 60
+        assert tool.annotations.read_only_hint
+        assert tool.input_schema["additionalProperties"] is False
+        assert tool.output_schema["type"] == "object"
+    taken = {name: list(tool.input_schema["properties"]) for name, tool in tools.items()}
+    assert taken["find_moments"] == ["video", "start", "end", "query", "top_k", "find_all", "threshold"]
+    assert tools["find_moments"].input_schema["required"] == ["video", "query"]
+    assert taken["summarize_video"] == ["video", "start", "end", "cite"]
+    assert taken["ask_video"] == ["video", "start", "end", "question", "history"]
+    assert set(tools["caption_video"].output_schema["properties"]) == set(Answer("").to_dict())
+
+
+def test_videos_of_the_folder_are_listed(agent, allowed, outside):
+    result = agent.call("list_videos")
+    names = ["broken.mp4", "film.mp4", "long.mp4"]
+    assert result.structured_content == {
+        "videos": [{"video": str(allowed / name), "bytes": (allowed / name).stat().st_size} for name in names],
+        "total": 3,
+        "folders": [str(allowed)],
+        "hosts": [],
+    }
+    assert result.content[0].text.splitlines() == [str(allowed / name) for name in names]
+    assert str(outside) not in result.content[0].text
+    few = agent.call("list_videos", contains="M.MP4", limit=1).structured_content
+    assert ([Path(one["video"]).name for one in few["videos"]], few["total"]) == (["film.mp4"], 1)
+    assert "and 2 more" in agent.call("list_videos", limit=1).content[0].text
+
+
+def test_a_video_is_looked_up_by_path_by_name_and_by_file_address(agent, allowed):
+    film = allowed / "film.mp4"
+    facts = {"duration": 55.0, "width": 224, "height": 224, "fps": 12.0, "has_audio": False, "codec": "h264"}
+    for name in (str(film), "film.mp4", film.as_uri()):
+        told = agent.call("video_info", video=name).structured_content
+        assert told == {"video": name, "format": "mov,mp4,m4a,3gp,3g2,mj2", **facts}
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "command"), CALLS, ids=lambda value: value if str(value) == value else ""
+)
+def test_an_answer_is_the_object_that_the_command_prints(agent, allowed, tool, arguments, command, capsys, monkeypatch):
+    film = str(allowed / "film.mp4")
+    result = agent.call(tool, video=film, **arguments)
+    assert not result.is_error
+    monkeypatch.setattr(sys, "argv", ["timechat", command[0], film, *command[1:], "--json", "--quiet"])
+    with pytest.raises(SystemExit):
+        main()
+    told, printed = result.structured_content, json.loads(capsys.readouterr().out)
+    assert list(told) == list(printed)
+    assert list(told.pop("timings")) == list(printed.pop("timings"))
+    assert rounded(told) == rounded(printed)
+    assert result.content[0].text
+
+
+def rounded(value: Any) -> Any:
+    """The same with scores to six places: sums may be rounded another way from call to call."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def test_a_question_may_follow_others(agent, allowed):
+    before = [{"question": "What moves?", "answer": "The ball."}]
+    result = agent.call("ask_video", video=str(allowed / "film.mp4"), question="When?", history=before)
+    assert result.structured_content["question"] == "When?"
+    assert not result.is_error
+
+
+def test_the_second_question_about_a_video_does_no_vision_work(agent, allowed):
+    part = {"video": str(allowed / "film.mp4"), "start": 1.0, "end": 50.0}
+    first = agent.call("caption_video", **part).structured_content["timings"]
+    second = agent.call("list_steps", **part).structured_content["timings"]
+    assert first["encode"] > 0
+    assert (second["decode"], second["encode"]) == (0, 0)
+
+
+# --------------------------------------------------------------------------------------------------- what is wrong
+
+
+def test_a_video_outside_is_refused(agent, allowed, outside):
+    line = "only files in the allowed folders may be opened"
+    assert agent.complaint("caption_video", video=str(outside)) == line
+    assert agent.complaint("video_info", video=outside.as_uri()) == line
+    assert line in agent.complaint("video_info", video=f"{allowed}/../{outside.parent.name}/secret.mp4")
+    (allowed / "link.mp4").symlink_to(outside)
+    try:
+        assert agent.complaint("video_info", video=str(allowed / "link.mp4")) == line
+        assert len(agent.call("list_videos").structured_content["videos"]) == 3
+    finally:
+        (allowed / "link.mp4").unlink()
+
+
+def test_an_address_is_refused_unless_its_host_was_allowed(agent):
+    line = agent.complaint("caption_video", video="http://127.0.0.1:9/film.mp4")
+    assert "the address may not be fetched" in line
+
+
+def test_what_is_no_video_is_one_clear_line(agent, allowed):
+    assert "there is no such file" in agent.complaint("caption_video", video=str(allowed / "nothing.mp4"))
+    assert "the video cannot be read" in agent.complaint("caption_video", video=str(allowed / "broken.mp4"))
+
+
+def test_wrong_arguments_are_one_clear_line(agent, allowed):
+    film = str(allowed / "film.mp4")
+    assert agent.complaint("find_moments", video=film) == "query: Field required"
+    assert agent.complaint("find_moments", video=film, query="x", top_k=0).startswith("top_k: ")
+    assert agent.complaint("caption_video", video=film, speed=2).startswith("speed: ")
+    assert "start must be before end" in agent.complaint("caption_video", video=film, start=5, end=3)
+    assert "before the start" in agent.complaint("caption_video", video=film, start=500)
+    assert "; " in agent.complaint("ask_video")
+
+
+def test_there_is_no_other_tool(agent):
+    with pytest.raises(mcp.MCPError, match="there is no tool delete_video; there are list_videos"):
+        agent.call("delete_video")
+
+
+# ---------------------------------------------------------------------------------------- progress and cancellation
+
+
+def test_progress_rises_to_its_total(agent, allowed):
+    reports: list[tuple[float, float, str]] = []
+
+    async def take(*report: Any) -> None:
+        reports.append(report)
+
+    arguments = {"video": str(allowed / "long.mp4"), "query": QUERY, "end": 500}
+    agent.portal.call(partial(agent.client.call_tool, "find_moments", arguments, progress_callback=take))
+    done = [report[0] for report in reports]
+    assert done == sorted(set(done))
+    assert {report[1] for report in reports} == {2.0}
+    assert (done[0], done[-1]) == (0.0, 2.0)
+    messages = [report[2] for report in reports]
+    assert [text for text in messages if text.endswith(" windows")] == [f"{n} of 10 windows" for n in (0, 8, 10)]
+    assert [f"looking at window {n} of 10" in messages for n in range(1, 11)] == [True] * 10
+
+
+def test_a_call_that_is_cancelled_makes_room_for_the_next(agent, allowed):
+    begun = threading.Event()
+
+    async def take(done: float, *_: Any) -> None:
+        if done >= 1:
+            begun.set()
+
+    async def give_up() -> str:
+        call = asyncio.ensure_future(
+            agent.client.call_tool("caption_video", {"video": str(allowed / "long.mp4")}, progress_callback=take)
+        )
+        await asyncio.to_thread(begun.wait, 60)
+        call.cancel()
+        try:
+            await call
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "answered"
+
+    assert agent.portal.call(give_up) == "cancelled"
+    assert not agent.call("caption_video", video=str(allowed / "film.mp4")).is_error
+
+
+class Tireless:
+    """In the model's place: works until its progress may not be told any more."""
+
+    def __init__(self) -> None:
+        self.ended_by: list[type[BaseException]] = []
+
+    def open(self, *_: object, **__: object) -> Any:
+        return type("Video", (), {"timings": {}, "close": lambda _: None})()
+
+    def run(self, *_: object, progress: Callable[[str, int, int], None], **__: object) -> Answer:
+        try:
+            for done in range(6000):
+                progress("windows", done, 6000)
+                time.sleep(0.01)
+        except BaseException as error:
+            self.ended_by.append(type(error))
+            raise
+        return Answer("never stopped")
+
+
+def test_work_ends_when_nobody_waits_for_it(tmp_path):
+    (film := tmp_path / "film.mp4").touch()
+    model = Tireless()
+    desk = Worker(lambda: model)
+
+    async def give_up(steps: list[ProgressUpdate]) -> None:
+        call = asyncio.ensure_future(desk.answer(ToolRequest("dense_caption", str(film)), film, steps.append))
+        waiting = asyncio.ensure_future(desk.answer(ToolRequest("steps", str(film)), film, steps.append))
+        while len(steps) < 5:
+            await asyncio.sleep(0.01)
+        for one in (waiting, call):
+            one.cancel()
+        await asyncio.gather(call, waiting, return_exceptions=True)
+
+    asyncio.run(give_up([]))
+    desk.close()
+    assert model.ended_by == [Cancelled]  # and who waited was never begun
+
+
+def test_closing_the_desk_ends_its_work(tmp_path):
+    (film := tmp_path / "film.mp4").touch()
+    model = Tireless()
+    desk = Worker(lambda: model)
+
+    async def close() -> None:
+        call = asyncio.ensure_future(desk.answer(ToolRequest("dense_caption", str(film)), film, lambda _: None))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(desk.close)
+        with pytest.raises(Cancelled):
+            await call
+
+    asyncio.run(close())
+    assert model.ended_by == [Cancelled]
+
+
+def test_two_passes_over_a_video_are_one_progress():
+    told: list[ProgressUpdate] = []
+    steps = ProgressTracker(2, told.append, threading.Event())
+    steps.say("opening the video")
+    steps("windows", 0, 2)
+    for done in (30, 60, 60):
+        steps("encode", done, 60)  # of two windows, the second of them short
+    steps("windows", 2, 2)
+    steps("windows", 0, 2)  # the second pass, for which nothing is encoded
+    steps("windows", 2, 2)
+    assert [step.done for step in told] == [0, 1, 1.125, 1.25, 1.5, 2, 3]
+    assert {step.total for step in told} == {3}
+    assert told[-2].message == "2 of 2 windows"
+
+
+# ------------------------------------------------------------------------------------------------------ the library
+
+
+def test_an_address_is_fetched_once_and_deleted_at_the_end(tmp_path, monkeypatch):
+    fetched: list[Path] = []
+
+    def fetch(url: str, into: Path, *_: object, **__: object) -> Any:
+        into.write_text(url)
+        fetched.append(into)
+        return type("Fetched", (), {"path": into})()
+
+    monkeypatch.setattr("timechat.serving.mcp.library.fetch", fetch)
+    library = VideoLibrary([tmp_path], ["example.org"])
+    path = library.find("https://example.org/a.mp4")
+    assert library.find("https://example.org/a.mp4") == path
+    assert len(fetched) == 1
+    for number in range(33):
+        library.find(f"https://example.org/{number}.mp4")
+    assert [one.exists() for one in fetched] == [False, False, *[True] * 32]
+    library.close()
+    assert not any(one.exists() for one in fetched)
+
+
+def test_an_address_that_leads_home_is_refused_even_if_its_host_is_allowed(tmp_path):
+    with pytest.raises(AccessError, match="private network"):
+        VideoLibrary([tmp_path], ["127.0.0.1"]).find("http://127.0.0.1:9/film.mp4")
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+def request(number: int, method: str, **parameters: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": parameters}
+
+
+def test_stdout_holds_the_protocol_and_nothing_else(allowed):
+    hello = request(
+        1, "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "test", "version": "1"}
+    )
+    lines = [
+        hello,
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        request(2, "tools/call", name="caption_video", arguments={"video": "film.mp4", "end": 20}),
+    ]
+    process = subprocess.Popen(
+        [*server_command(allowed), "--preload"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **ENVIRONMENT},
+        text=True,
+    )
+    with process:
+        process.stdin.write("".join(f"{json.dumps(line)}\n" for line in lines))
+        process.stdin.flush()
+        answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+        rest, errors = process.communicate(timeout=60)
+    assert rest == ""
+    assert process.returncode == 0
+    assert [answer["id"] for answer in answers] == [1, 2]
+    assert answers[0]["result"]["serverInfo"]["name"] == "timechat"
+    assert answers[1]["result"]["structuredContent"]["task"] == "dense_caption"
+    assert errors.splitlines()[-1] == f"serving tools on stdin and stdout; videos in {allowed}"
+
+
+def test_ctrl_c_ends_the_command_at_once(allowed):
+    process = subprocess.Popen(
+        server_command(allowed),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **ENVIRONMENT},
+        text=True,
+    )
+    with process:
+        assert process.stderr.readline().startswith("serving tools")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--allow", "nowhere"], "timechat: nowhere is no folder; allow folders that exist"),
+        (["--allow-host", "a b/c"], "timechat: 'a b/c' cannot be allowed as a host: "),
+        (["--preload", "--model", "nothing/here"], "timechat: "),
+    ],
+)
+def test_bad_options_are_one_line(arguments, line, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", ["timechat", "mcp", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    captured = capsys.readouterr()
+    assert caught.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith(line)
+    assert captured.err.count("\n") == 1
+
+
+def test_without_the_library_the_extra_is_named(capsys, monkeypatch):
+    for name in [
+        name for name in sys.modules if name == "timechat.serving.mcp.protocol" or name.partition(".")[0] == "mcp"
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    monkeypatch.setattr(sys, "argv", ["timechat", "mcp"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == 'timechat: the MCP tools need mcp: pip install "timechat[server]"\n'
+
+
+def test_configurations_on_the_page_start_the_command(monkeypatch):
+    served: list[Path] = []
+
+    async def serve(_: Worker, library: VideoLibrary) -> None:
+        served.extend(library.folders)
+
+    monkeypatch.setattr("timechat.serving.mcp.protocol.serve", serve)
+    page = (ROOT / "docs" / "mcp.md").read_text()
+    blocks = [json.loads(block) for block in re.findall(r"^~~~~json\n(.*?)^~~~~", page, re.DOTALL | re.MULTILINE)]
+    assert [list(block) for block in blocks] == [["mcpServers"], ["servers"]]
+    for (server,) in (block[key].values() for block in blocks for key in block):
+        there = [str(ROOT) if "/" in word or "$" in word else word for word in server["args"] if word != "--preload"]
+        monkeypatch.setattr(sys, "argv", [server["command"], *there])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 0
+    assert served == [ROOT, ROOT]
+
+
+def test_the_page_names_every_tool_and_what_it_takes():
+    page = (ROOT / "docs" / "mcp.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert list(rows) == list(TOOLS)
+    for name, row in rows.items():
+        taken = set(TOOLS[name].arguments.model_fields) - {"video"}
+        assert set(re.findall(r"`(\w+)`", row)) - {"video"} == taken

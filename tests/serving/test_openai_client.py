@@ -1,0 +1,325 @@
+"""The official client, unchanged, against the real server."""
+
+import base64
+import copy
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+from PIL import Image
+
+from tests.serving.conftest import serving
+from timechat.cache import DiskCache
+from timechat.pipeline import TimeChat
+from timechat.serving.http import ServerSettings
+
+
+@pytest.fixture(scope="module")
+def client(running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+
+
+def about(url: str, text: str = "What happens in the video?", **options) -> list[dict]:
+    return [
+        {
+            "role": "user",
+            "content": [{"type": "video_url", "video_url": {"url": url, **options}}, {"type": "text", "text": text}],
+        }
+    ]
+
+
+def ask(client, messages, **options):
+    return client.chat.completions.create(model="nano", messages=messages, **options)
+
+
+def test_the_model_is_listed(client):
+    assert [model.id for model in client.models.list()] == ["nano"]
+    assert client.models.retrieve("nano").owned_by == "timechat"
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-9' here"):
+        client.models.retrieve("gpt-9")
+
+
+def test_an_answer_is_that_of_the_pipeline(client, nano, films):
+    path = films / "film.mp4"
+    completion = ask(client, about(path.as_uri()))
+    with nano.open(path) as video:
+        expected = nano.run("ask", video, "What happens in the video?")
+    choice = completion.choices[0]
+    assert (choice.message.role, choice.message.content) == ("assistant", expected.text)
+    assert choice.finish_reason == "stop"
+    assert completion.usage.completion_tokens > 1
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
+    assert completion.timechat["events"] == [event.to_dict() for event in expected.events]
+
+
+def test_a_stream_is_the_same_answer_in_pieces(client, film_id):
+    whole = ask(client, about(film_id)).choices[0].message.content
+    chunks = list(ask(client, about(film_id), stream=True, stream_options={"include_usage": True}))
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert len(pieces) > 1
+    assert "".join(pieces).strip() == whole
+    assert chunks[-1].usage.completion_tokens > 1
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-2].timechat["video"] == film_id
+    assert chunks[-2].timechat["timings"]["answer"] > 0
+
+
+def test_what_may_be_null_for_openai_may_be_null(client, film_id):
+    names = ["stream", "stream_options", "stop", "seed", "temperature", "top_p", "n", "max_tokens", "response_format"]
+    completion = ask(client, about(film_id), extra_body=dict.fromkeys(names))
+    assert completion.choices[0].finish_reason
+
+
+def test_a_film_is_uploaded_once_and_asked_about_often(client, films):
+    with (films / "film.mp4").open("rb") as file:
+        stored = client.files.create(file=file, purpose="user_data")
+    assert (stored.filename, stored.bytes) == ("film.mp4", (films / "film.mp4").stat().st_size)
+    assert stored.id in [file.id for file in client.files.list()]
+    assert client.files.retrieve(stored.id).video["width"] > 0
+    part = {"type": "file", "file": {"file_id": stored.id}}
+    for text in ("What is there?", "And then?"):
+        completion = ask(client, [{"role": "user", "content": [part, {"type": "text", "text": text}]}])
+        assert completion.choices[0].message.content
+    assert client.files.content(stored.id).read() == (films / "film.mp4").read_bytes()
+    assert client.files.delete(stored.id).deleted
+    with pytest.raises(openai.NotFoundError, match="upload it first"):
+        ask(client, about(stored.id))
+
+
+def test_files_are_listed_page_by_page(client):
+    everything = [file.id for file in client.files.list()]
+    page = client.files.list(limit=1)
+    assert [file.id for file in page.data] == everything[:1]
+    assert [file.id for file in page] == everything  # which asks for the next pages
+    assert [file.id for file in client.files.list(after=everything[0])] == everything[1:]
+    with pytest.raises(openai.NotFoundError, match="to go on after"):
+        client.files.list(after="file-0")
+
+
+def test_a_conversation_goes_on(client, film_id, nano, films):
+    messages = about(film_id, "What is there?")
+    first = ask(client, messages).choices[0].message.content
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "And when?"}]
+    second = ask(client, messages).choices[0].message.content
+    with nano.open(films / "film.mp4") as video:
+        assert second == nano.run("ask", video, "And when?", history=[("What is there?", first)]).text
+
+
+def test_the_systems_words_are_the_clients(client, film_id, monkeypatch):
+    prompts = []
+    prompt = TimeChat._prompt
+    monkeypatch.setattr(TimeChat, "_prompt", lambda self, q, e: (prompts.append(q), prompt(self, q, e))[1])
+    ask(client, [{"role": "system", "content": "Answer in one word."}, *about(film_id, "Why?")])
+    assert prompts[-1].system == "Answer in one word."
+    assert prompts[-1].words == "Why?"
+
+
+def test_data_addresses_are_taken(client, films):
+    path = films / "film.mp4"
+    content = base64.b64encode(path.read_bytes()).decode()
+    completion = ask(client, about(f"data:video/mp4;base64,{content}"))
+    assert completion.choices[0].message.content == ask(client, about(path.as_uri())).choices[0].message.content
+    assert completion.timechat["video"] == "data:video/mp4"
+
+
+def test_frames_with_their_times_are_taken_in_every_shape(client):
+    pictures = []
+    for shade in range(6):
+        content = io.BytesIO()
+        Image.new("RGB", (64, 48), (40 * shade, 0, 0)).save(content, "JPEG")
+        pictures.append(base64.b64encode(content.getvalue()).decode())
+    urls = [f"data:image/jpeg;base64,{picture}" for picture in pictures]
+    times = [0.5 * i for i in range(6)]
+    text = {"type": "text", "text": "What happens?"}
+    ours = {
+        "type": "frames",
+        "frames": [{"url": u, "time": t} for u, t in zip(urls, times, strict=True)],
+        "duration": 3.0,
+    }
+    qwen = {"type": "video", "video": urls, "fps": 2, "duration": 3.0}
+    vllm = {
+        "type": "video_url",
+        "video_url": {"url": f"data:video/jpeg;base64,{','.join(pictures)}"},
+        "timestamps": times,
+    }
+    vllm["video_url"]["duration"] = 3.0
+    answers = [ask(client, [{"role": "user", "content": [part, text]}]) for part in (ours, qwen, vllm)]
+    assert len({answer.choices[0].message.content for answer in answers}) == 1
+    assert {answer.timechat["duration"] for answer in answers} == {3.0}
+
+
+def test_one_picture_is_a_video_where_it_is_told_how_long_it_lasts(client):
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "JPEG")
+    url = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+    def duration(**options):
+        part = {"type": "video", "video": [url], **options}
+        content = [part, {"type": "text", "text": "What happens?"}]
+        return ask(client, [{"role": "user", "content": content}]).timechat["duration"]
+
+    assert duration(fps=2) == 0.5
+    assert duration(timestamps=[0], duration=3) == 3
+    with pytest.raises(openai.BadRequestError, match="show no time that passes") as error:
+        duration(timestamps=[0])
+    assert error.value.param == "duration"
+    with pytest.raises(openai.UnprocessableEntityError, match=r"frames: ends at 0\.500 s, before the start at 1 s"):
+        duration(fps=2, start=1)
+
+
+def test_sampling_is_told_beside_the_video_or_for_the_whole_request(client, film_id, running):
+    def steps(messages, **options):
+        return ask(client, messages, **options).timechat["step"]
+
+    assert steps(about(film_id)) == 0.5
+    assert steps(about(film_id, fps=1)) == 1.0
+    assert steps(about(film_id, fps=1, num_frames=-1, max_frames=-1)) == 1.0
+    assert steps(about(film_id), extra_body={"mm_processor_kwargs": {"fps": 1}}) == 1.0
+    assert steps(about(film_id), extra_body={"media_io_kwargs": {"video": {"fps": 1}}}) == 1.0
+    assert steps(about(film_id, fps=1), extra_body={"mm_processor_kwargs": {"fps": 4}}) == 1.0
+    duration = ask(client, about(film_id)).timechat["duration"]
+    assert steps(about(film_id), extra_body={"media_io_kwargs": {"video": {"num_frames": 8}}}) == pytest.approx(
+        duration / 8
+    )
+    assert steps(about(film_id, start=2.0, end=6.0, fps=1, max_frames=2)) == 2.0
+
+
+def test_a_transcript_is_told_with_the_question(client, film_id, monkeypatch):
+    spoken = []
+    prompt = TimeChat._prompt
+    monkeypatch.setattr(TimeChat, "_prompt", lambda self, q, e: (spoken.append(q.speech), prompt(self, q, e))[1])
+    lines = [{"start": 1.0, "end": 2.0, "text": "look at the red ball"}]
+    ask(client, about(film_id, transcript=lines))
+    ask(client, about(film_id, transcript="1\n00:00:01,000 --> 00:00:02,000\nlook at the red ball\n"))
+    assert [(line.start, line.end, line.caption) for line in spoken[0]] == [(1.0, 2.0, "look at the red ball")]
+    assert spoken[1] == spoken[0]
+
+
+def test_a_task_of_the_model_can_be_asked_for(client, film_id):
+    completion = ask(client, about(film_id, "the red ball"), extra_body={"task": "grounding", "threshold": 0.0})
+    told = completion.timechat
+    assert (told["task"], told["question"]) == ("grounding", "the red ball")
+    captions = ask(client, about(film_id, "x"), extra_body={"task": "dense_caption"}, max_tokens=150)
+    assert captions.timechat["events"]
+
+
+def test_a_form_is_kept(client, film_id):
+    schema = {
+        "type": "object",
+        "properties": {
+            "colour": {"enum": ["red", "green", "blue"]},
+            "count": {"type": "integer", "minimum": 0, "maximum": 9},
+        },
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "seen", "schema": schema, "strict": True}}
+    completion = ask(client, about(film_id), response_format=form, max_tokens=60)
+    told = json.loads(completion.choices[0].message.content)
+    assert set(told) == {"colour", "count"}
+    assert told["colour"] in ("red", "green", "blue")
+    assert isinstance(told["count"], int)
+    streamed = ask(client, about(film_id), response_format=form, max_tokens=60, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices)
+    assert json.loads(text) == told
+
+
+_ENDLESS = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "required": ["x"]}
+
+
+@pytest.mark.parametrize("schema", [{"type": "no such type"}, {"$defs": {"x": _ENDLESS}, "$ref": "#/$defs/x"}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+def test_a_form_that_cannot_be_kept_is_refused(client, film_id, schema, options):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match=r"form of the answer|JSON schema"):
+        ask(client, about(film_id), response_format=form, **options)
+
+
+def test_an_answer_that_is_cut_says_so(client, film_id):
+    completion = ask(client, about(film_id), max_tokens=2)
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.usage.completion_tokens == 2
+
+
+def test_an_answer_ends_at_a_stop(client, film_id):
+    whole = ask(client, about(film_id)).choices[0].message.content
+    stop = whole[6:9]
+    assert ask(client, about(film_id), stop=[stop]).choices[0].message.content == whole[: whole.index(stop)]
+    chunks = ask(client, about(film_id), stop=stop, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole[: whole.index(stop)]
+
+
+def test_a_stop_ends_the_writing_whether_it_is_streamed_or_not(client, film_id):
+    whole = ask(client, about(film_id)).choices[0].message.content
+    options = {"stop": [whole[6:9]], "max_tokens": 12}
+    at_once = ask(client, about(film_id), **options)
+    chunks = list(ask(client, about(film_id), **options, stream=True, stream_options={"include_usage": True}))
+    assert at_once.choices[0].finish_reason == chunks[-2].choices[0].finish_reason == "stop"
+    assert at_once.usage.completion_tokens < 12
+    assert abs(at_once.usage.completion_tokens - chunks[-1].usage.completion_tokens) <= 2
+
+
+def test_an_answer_that_is_known_already_tells_the_same(nano, films, tmp_path):
+    cached = copy.copy(nano)
+    cached.cache = DiskCache(tmp_path / "cache", 10**9)
+    with serving(cached, ServerSettings(data=tmp_path / "own", folders=(films,))) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        messages = about((films / "film.mp4").as_uri())
+        first, second = (ask(client, messages, max_tokens=3) for _ in range(2))
+        assert running.server.service.engine.state.tokens == 3
+    assert first.choices[0].finish_reason == second.choices[0].finish_reason == "length"
+    assert first.usage.completion_tokens == second.usage.completion_tokens == 3
+
+
+def test_drawn_answers_are_drawn_again_by_their_seed(client, film_id):
+    def draw(seed):
+        options = {"temperature": 1.5, "seed": seed, "max_tokens": 24}
+        return ask(client, about(film_id), **options).choices[0].message.content
+
+    assert draw(1) == draw(1)
+    assert len({draw(seed) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        ([{"role": "user", "content": "hello"}], {}, "no message holds a video"),
+        (about("nonsense"), {}, "names no video"),
+        (about("http://example.org/film.mp4"), {}, "fetches no films from the web"),
+        (about("file:///etc/passwd"), {}, "only files in the allowed folders"),
+        ([*about("film-0"), {"role": "assistant", "content": "x"}], {}, "the last message must be the user's"),
+        (about("film-0"), {"n": 2}, "n is not offered"),
+        (about("film-0"), {"logprobs": True}, "logprobs is not offered"),
+        (about("film-0"), {"functions": [{"name": "x"}]}, "functions is not offered"),
+        (about("film-0"), {"modalities": ["text", "audio"]}, "modalities is not offered"),
+        (about("film-0"), {"top_logprobs": 2}, "top_logprobs is not offered"),
+        (about("film-0"), {"extra_body": {"repetition_penalty": 1.05}}, "repetition_penalty is not offered"),
+        (about("film-0", start=-1), {}, "start"),
+        (about("film-0", end=-1), {}, "end"),
+        (about("film-0"), {"max_tokens": 10**6}, "may have 2048 tokens"),
+        (about("film-0"), {"temperature": 3}, "temperature"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            {},
+            "'image_url' are not taken",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(client, messages, options, message):
+    with pytest.raises(openai.APIStatusError, match=message) as error:
+        ask(client, messages, **options)
+    assert error.value.status_code in (400, 403, 404)
+    assert error.value.type
+
+
+def test_the_example_runs_against_the_server(running, films):
+    script = Path(__file__).parents[2] / "examples" / "openai_client.py"
+    command = [sys.executable, script, films / "film.mp4", "What happens?", "--url", running.url]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert [line.split(":")[0] for line in told[:6]] == ["model", "uploaded", "answer", "tokens", "stream", "json"]
+    assert told[6].startswith("event: ")

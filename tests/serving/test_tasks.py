@@ -1,0 +1,125 @@
+"""The typed routes give what the command line gives."""
+
+import gc
+import json
+import threading
+import time
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from tests.serving.conftest import until
+from timechat.cli import main
+from timechat.serving.errors import ApiError
+
+ROUTES = {
+    "captions": ["caption"],
+    "moments": ["ground", "the red ball"],
+    "highlights": ["highlights"],
+    "steps": ["steps"],
+    "summary": ["summarize"],
+    "transcription": ["transcribe"],
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_gives_the_json_of_its_command(running, films, route, capsys, monkeypatch):
+    command, *words = ROUTES[route]
+    path = str(films / "film.mp4")
+    monkeypatch.setattr("sys.argv", ["timechat", command, path, *words, "--json", "--quiet", "--max-new-tokens", "90"])
+    with pytest.raises(SystemExit):
+        main()
+    expected = json.loads(capsys.readouterr().out)
+    body = {"video": (films / "film.mp4").as_uri(), "max_new_tokens": 90, **({"query": words[0]} if words else {})}
+    told = running.client.post(f"/v1/{route}", json=body).json()
+    assert told["video"] == body["video"]
+    assert set(told) == set(expected)
+    for answer in (told, expected):
+        del answer["video"], answer["timings"]
+        for event in answer["events"]:
+            event["score"] = None if event["score"] is None else round(event["score"], 3)
+        answer["score"] = None if answer["score"] is None else round(answer["score"], 3)
+    assert told == expected
+
+
+def test_moments_can_be_many_and_sure(running, film_id):
+    body = {"video": film_id, "query": "the red ball", "find_all": True, "threshold": 0.0}
+    assert running.client.post("/v1/moments", json=body).json()["found"] is True
+    told = running.client.post("/v1/moments", json=body | {"threshold": 1.0}).json()
+    assert (told["found"], told["events"]) == (False, [])
+
+
+def test_only_a_part_is_looked_at(running, film_id):
+    body = {"video": film_id, "start": 2, "end": 6, "fps": 1, "max_new_tokens": 60}
+    told = running.client.post("/v1/captions", json=body).json()
+    assert told["step"] == 1.0
+    assert all(2 <= event["start"] <= event["end"] <= 6 for event in told["events"])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"query": "x"}, 400, "video"),
+        ({"video": "film-000000000000000000000000", "query": "x"}, 404, "video"),
+        ({"video": "file-0", "query": "x"}, 404, "file_id"),
+        ({"video": "FILM"}, 400, "query"),
+        ({"video": "FILM", "query": "x", "top_k": 0}, 400, "top_k"),
+        ({"video": "FILM", "query": "x", "start": 5, "end": 2}, 400, None),
+        ({"video": "FILM", "query": "x", "start": 5000}, 422, "video"),
+        ({"video": "FILM", "query": "x", "num_frames": 10**6}, 400, "num_frames"),
+        ({"video": "FILM", "query": "x", "transcript": "nonsense"}, 400, "transcript"),
+        ({"video": {"frames": []}, "query": "x"}, 400, "video.frames"),
+        ({"video": {"frames": [{"url": "data:image/png;base64,AAAA", "time": 0}]}, "query": "x"}, 400, "frames[0]"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(running, film_id, body, status, param):
+    if body.get("video") == "FILM":
+        body = body | {"video": film_id}
+    answer = running.client.post("/v1/moments", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param), error
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+
+
+def test_health_readiness_and_metrics_are_told(running):
+    assert running.client.get("/health").json() == {"status": "ok"}
+    assert running.client.get("/ready").json() == {"status": "ready", "model": "nano"}
+    told = running.client.get("/metrics").text
+    for name in ("timechat_tokens_written_total", "timechat_http_requests_total", "timechat_jobs", "process_open_fds"):
+        assert f"\n{name}" in told
+    assert 'route="/v1/models/{name}"' not in told
+    running.client.get("/v1/models/nano")
+    assert 'route="/v1/models/{name:path}"' in running.client.get("/metrics").text
+
+
+def test_a_request_that_the_end_of_the_server_calls_off_leaves_no_traceback_of_ours(
+    served, film_id, monkeypatch, caplog
+):
+    running = served()
+    is_asked = threading.Event()
+
+    def answer(question, ticket, progress=None):
+        is_asked.set()
+        until(lambda: ticket.is_over)
+        raise ApiError(499, "the request was called off")
+
+    def ask():
+        with suppress(httpx.HTTPError):
+            httpx.post(f"{running.url}/v1/captions", json={"video": film_id}, timeout=60)
+
+    def stop():
+        time.sleep(0.5)  # in which the error comes that nobody waits for
+        stop_at_once()
+
+    stop_at_once = running.server.service.stop
+    monkeypatch.setattr(running.server.service, "answer", answer)
+    monkeypatch.setattr(running.server.service, "stop", stop)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert is_asked.wait(30)
+    served()  # which stops the one before
+    asking.join(30)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
