@@ -313,11 +313,11 @@ def table(report: dict[str, Any], film: Film) -> str:
     lines = [
         f"### {report['film']}",
         "",
-        f"{report['megabytes']:.0f} MB. From each keyframe to the last frame wanted after it there are "
-        f"{report['from_keyframes']} frames; {report['least']} without unwanted ones that no other refers to: the "
-        "least that the structure allows.",
+        f"{report['megabytes']:.0f} MB. There are {report['from_keyframes']} frames from each keyframe to the last wanted "
+        f"frame after it. Without unwanted frames that no other frame refers to there are {report['least']}, the minimum "
+        "for this file.",
         "",
-        "| method | CPU s | decord / it | wall s | peak MB | frames decoded | exact |",
+        "| method | CPU s | decord / method | wall s | peak MB | frames decoded | exact |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, m in methods.items():
@@ -342,15 +342,15 @@ def promises(report: dict[str, Any], film: Film) -> list[str]:
     if "cpu_seconds" in methods["decord 0.6.0"]:
         base = methods["decord 0.6.0"]["cpu_seconds"]
         ratio = base / methods["timechat"]["cpu_seconds"]
-        lines.append(f"- {ratio:.2f} times as fast as decord; promised {film.promise} ({verdict(ratio, film.promise)})")
+        lines.append(f"- {ratio:.2f} times as fast as decord; target {film.promise} ({verdict(ratio, film.promise)})")
         if film.keyframe_seconds == 10:
             ratio = base / methods["timechat, keyframes"]["cpu_seconds"]
-            lines.append(f"- keyframe mode {ratio:.1f} times as fast; promised 10 ({verdict(ratio, 10)})")
+            lines.append(f"- keyframe mode {ratio:.1f} times as fast; target 10 ({verdict(ratio, 10)})")
     return lines
 
 
 def verdict(value: float, promise: float) -> str:
-    return "kept" if value >= promise else "MISSED"
+    return "met" if value >= promise else "MISSED"
 
 
 def hardware() -> str:
@@ -383,16 +383,20 @@ def main() -> None:
     print(options.out.read_text())
 
 
-HEAD = """# Decoding, measured
+HEAD = """# Decoding benchmark
 
-{frames} frames spread evenly, at {size}x{size}, from long H.264 files (x264, 3 B-frames). {hardware}, {date};
-best of {repeat} run(s) of each method, in processes of their own, on a machine that was doing other work too: CPU
-seconds are the measure to compare, wall seconds are indicative. "exact" counts the frames that are the wanted ones,
-against a full decode. decord is what the original reads with; on the variable-rate file it is told the right
-frame numbers here, which the original does not know. All methods of a film ran one after another; films may have run
-at different times (`--only`). Made by:
+The task is to decode {frames} frames, spread evenly, at {size}x{size}, from long H.264 files (x264, 3 B-frames). {hardware}, {date}.
 
-    python benchmarks/decode.py
+- Best of {repeat} run(s) of each method, on a machine that was doing other work too.
+- Each run is a process of its own. CPU seconds are the measure to compare; wall seconds are indicative.
+- "exact" counts the frames that are equal to the wanted ones, compared with a full decode.
+- decord is the reader of the original. On the variable-rate file it gets the correct frame numbers here, which the original does not
+  know.
+- All methods ran one after the other on a video. The videos may have run at different times (`--only`).
+
+Made by:
+
+    python perf/decode.py
 
 """
 
