@@ -313,9 +313,9 @@ def table(report: dict[str, Any], film: Film) -> str:
     lines = [
         f"### {report['film']}",
         "",
-        f"{report['megabytes']:.0f} MB. There are {report['from_keyframes']} frames from each keyframe to the last wanted "
-        f"frame after it. Without unwanted frames that no other frame refers to there are {report['least']}, the minimum "
-        "for this file.",
+        f"{report['megabytes']:.0f} MB. There are {report['from_keyframes']} frames from each keyframe to the last "
+        "wanted frame after it. Without unwanted frames that no other frame refers to there are "
+        f"{report['least']}, the minimum for this file.",
         "",
         "| method | CPU s | decord / method | wall s | peak MB | frames decoded | exact |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -385,13 +385,14 @@ def main() -> None:
 
 HEAD = """# Decoding benchmark
 
-The task is to decode {frames} frames, spread evenly, at {size}x{size}, from long H.264 files (x264, 3 B-frames). {hardware}, {date}.
+The task is to decode {frames} frames, spread evenly, at {size}x{size}, from long H.264 files (x264, 3 B-frames).
+{hardware}, {date}.
 
 - Best of {repeat} run(s) of each method, on a machine that was doing other work too.
 - Each run is a process of its own. CPU seconds are the measure to compare; wall seconds are indicative.
 - "exact" counts the frames that are equal to the wanted ones, compared with a full decode.
-- decord is the reader of the original. On the variable-rate file it gets the correct frame numbers here, which the original does not
-  know.
+- decord is the reader of the original. On the variable-rate file it gets the correct frame numbers here, which the original
+  does not know.
 - All methods ran one after the other on a video. The videos may have run at different times (`--only`).
 
 Made by:
