@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# TimeChat's server on a CPU: docs/docker.md. What differs for GPUs is in Dockerfile.cuda; tests/test_docker.py compares the two.
+# TimeChat's server on a CPU, see docs/docker.md. Dockerfile.cuda is the variant for GPUs; tests/test_docker.py compares the two.
 
 FROM python:3.11-slim-bookworm AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
@@ -8,7 +8,7 @@ RUN python -m venv /opt/timechat
 ENV PATH=/opt/timechat/bin:$PATH
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
-# The index has PyTorch without CUDA, gigabytes smaller; all else comes from PyPI.
+# This index has PyTorch without CUDA, which is gigabytes smaller. Everything else comes from PyPI.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu \
         -c constraints.txt ".[server]"
@@ -23,7 +23,7 @@ RUN groupadd --gid 10001 timechat \
     && install --directory --mode=0755 /videos
 COPY LICENSE LICENSE-WEIGHTS.md /usr/share/doc/timechat/
 COPY --from=build /opt/timechat /opt/timechat
-# All that is written goes to /data: the root file system may be read-only.
+# All files are written to /data, so the root file system may be read-only.
 ENV PATH=/opt/timechat/bin:$PATH \
     HOME=/data \
     HF_HOME=/data/huggingface \

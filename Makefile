@@ -1,8 +1,10 @@
-# make demo   set up, draw a film and answer about it (VIDEO=path takes yours; QUESTION="..." asks something else)
-# make test   set up and run the tests
-# make check  what must hold before a commit: format, lint, types, floors, tests
-# make nano   train the built-in model from nothing (hours; may be stopped, goes on where it stopped)
-# make fix    what can be mended by machine · make docs  pages and gallery · make clean
+# make demo   install, make a synthetic video and answer questions about it (VIDEO=path: your video; QUESTION="...": your question)
+# make test   install and run the tests
+# make check  everything that must pass before a commit: format, lint, types, layers, tests
+# make nano   train the built-in model from random weights (hours; can be stopped, the same command resumes)
+# make fix    fix what the tools can fix
+# make docs   regenerate the generated pages and the gallery
+# make clean  remove everything that was built
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,10 +13,10 @@ VIDEO ?=
 QUESTION ?= What happens in the video, and when?
 MODEL ?= nano
 DEMO := out/demo
-# Two processes, each with whole files of tests.
+# Two processes; the tests of one file run in one process.
 PYTEST := -n 2 --dist loadfile
 
-# Large tensors come and go in every step: keep their memory instead of giving it back each time.
+# Each step allocates and frees large tensors: keep their memory instead of returning it to the system each time.
 NANO_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
 
 .PHONY: demo test check fix docs nano clean
@@ -38,7 +40,7 @@ ifeq ($(VIDEO),)
 else
 	$(BIN)/timechat ask "$(VIDEO)" "$(QUESTION)" --model "$(MODEL)" --html $(DEMO)/answer.html
 endif
-	@echo "the same as a page: $(DEMO)/answer.html"
+	@echo "page with the answers: $(DEMO)/answer.html"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST)
@@ -54,9 +56,10 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains the built-in model from nothing, stage after stage; may be stopped at any time, the next call goes on.
-# MINUTES=110 stops with a checkpoint after that long; PRECISION=bf16 is twice as fast where the processor has
-# instructions for it (avx512_bf16, amx_bf16) and many times slower where not. Two processes of one thread each do more than one of two.
+# Train the built-in model from random weights, stage after stage. It can be stopped at any time; the next call resumes.
+# MINUTES=110 stops with a checkpoint after 110 minutes. PRECISION=bf16 is twice as fast if the processor has bfloat16
+# instructions (avx512_bf16, amx_bf16), and many times slower if not. Two processes with one thread each are faster than
+# one process with two threads.
 nano: $(VENV)/.dev
 	test -f out/nano/start/config.json || $(BIN)/python -m timechat.synthetic.nano start out/nano/start
 	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat.training recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))

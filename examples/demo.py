@@ -1,7 +1,7 @@
-"""Draw a film that no training has seen, ask the built-in model about it, and put its answers beside the truth.
+"""Make a synthetic video that was not used in training, ask the built-in model, and print its answers beside the truth.
 
-python examples/demo.py out/demo              answers, and the page out/demo/answer.html
-python examples/demo.py --draw demo.mp4       the film alone
+python examples/demo.py out/demo              prints answers and writes the page out/demo/answer.html
+python examples/demo.py --draw demo.mp4       writes the video only
 """
 
 import argparse
@@ -16,21 +16,21 @@ from timechat.synthetic.scene import SyntheticVideo, write_scene
 from timechat.synthetic.write import write_video
 
 SEED = 7
-"""Of the film. Films of the test split differ from those of training whatever their seed."""
+"""Random seed of the video. Videos of the test split differ from training videos for every seed."""
 
 
-def demo_film(seed: int = SEED) -> SyntheticVideo:
-    """The script of the film: the easiest level, of the test split."""
+def demo_film(seed: int = SEED) -> Film:
+    """Return the script of the video: the easiest level of the test split."""
     return write_scene(seed, 0, level=1, split="test")
 
 
 def true_records(film: SyntheticVideo, task: str) -> list[SyntheticRecord]:
-    """What is asked about the film in one task, with the true answers."""
+    """Return the questions of one task about the video, with the true answers."""
     return [record for record in synthetic_records(film) if record.task == task]
 
 
 def true_events(record: SyntheticRecord) -> list[Event]:
-    """When what a record asks for happens."""
+    """Return the true events of a record."""
     if record.moments:
         return list(record.moments)
     return [Event(event.start, event.end, event.caption) for event in record.events]
@@ -51,33 +51,33 @@ def span(event: Event) -> str:
 
 
 def ask(video: Path, film: SyntheticVideo, model: str) -> str:
-    """Print what a model says about the film beside the truth; returns both as a page."""
+    """Print the answers of a model beside the truth, and return both as an HTML page."""
     timechat = TimeChat.from_pretrained(model)
     encoded = timechat.encode(video)
-    captions, asked, best = (true_records(film, task)[0] for task in ("dense_caption", "grounding", "highlights"))
-    told = timechat.dense_caption(encoded)
-    moment = timechat.ground(encoded, query := asked.query or "")
+    captions, grounding, best = (true_records(film, task)[0] for task in ("dense_caption", "grounding", "highlights"))
+    captioned = timechat.dense_caption(encoded)
+    moment = timechat.ground(encoded, query := grounding.query or "")
     highlights = timechat.highlights(encoded, best.query)
-    print(f"{video}: {film.duration:g} s, drawn for this demo; {model} has never seen it")
-    show("What happens?", told, true_events(captions))
-    show(f"When: {query}", moment, true_events(asked))
+    print(f"{video}: {film.duration:g} s, a synthetic video; {model} was not trained on it")
+    show("What happens?", captioned, true_events(captions))
+    show(f"When: {query}", moment, true_events(grounding))
     show(f"Highlights{f' of: {best.query}' if best.query else ''}", highlights, true_events(best))
     tracks = {
         "dense captions, truth": true_events(captions),
         f"“{query}”": moment.events,
-        f"“{query}”, truth": true_events(asked),
+        f"“{query}”, truth": true_events(grounding),
         "highlights": highlights.events,
         "highlights, truth": true_events(best),
     }
-    return to_html(told, page_folder=video.parent, tracks=tracks)
+    return to_html(captioned, page_folder=video.parent, tracks=tracks)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder of film and page; with --draw the film's file")
-    parser.add_argument("--draw", action="store_true", help="draw the film and ask nothing")
-    parser.add_argument("--seed", type=int, default=SEED, help="another number draws another film")
-    parser.add_argument("--model", default="nano", help="any model that TimeChat.from_pretrained takes")
+    parser.add_argument("out", type=Path, help="output folder; with --draw the output file")
+    parser.add_argument("--draw", action="store_true", help="make the video only, without answers")
+    parser.add_argument("--seed", type=int, default=SEED, help="random seed; each seed gives another video")
+    parser.add_argument("--model", default="nano", help="model name or folder, as in TimeChat.from_pretrained")
     options = parser.parse_args()
     film = demo_film(options.seed)
     video = options.out if options.draw else options.out / "demo.mp4"

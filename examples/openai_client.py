@@ -1,9 +1,10 @@
-"""Ask a running `timechat serve` with OpenAI's own client.
+"""Ask a running `timechat serve` with OpenAI's client library.
 
     timechat serve --allow FOLDER &
-    python examples/openai_client.py FOLDER/film.mp4 "What happens?" [--url http://127.0.0.1:8000] [--key KEY]
+    python examples/openai_client.py FOLDER/video.mp4 "What happens?" [--url http://127.0.0.1:8000] [--key KEY]
 
-The film is uploaded once and asked about three times: at once, as a stream, and for JSON of a schema.
+The video is uploaded once and then used in four requests: a whole answer, a streamed answer, JSON that follows a
+schema, and dense captions.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from openai import OpenAI
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("film")
+    parser.add_argument("video")
     parser.add_argument("question")
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--key", default="none")
@@ -21,10 +22,10 @@ def main() -> None:
     client = OpenAI(base_url=f"{arguments.url}/v1", api_key=arguments.key)
     model = client.models.list().data[0].id
     print(f"model: {model}")
-    with open(arguments.film, "rb") as file:  # noqa: PTH123 - as the client's own manual has it
-        film = client.files.create(file=file, purpose="user_data")
-    print(f"uploaded: {film.filename}, {film.bytes} bytes, {film.model_extra['video']['duration']:.1f} s")
-    part = {"type": "video_url", "video_url": {"url": film.id}}
+    with open(arguments.video, "rb") as file:  # noqa: PTH123 - as in the client's manual
+        video = client.files.create(file=file, purpose="user_data")
+    print(f"uploaded: {video.filename}, {video.bytes} bytes, {video.model_extra['video']['duration']:.1f} s")
+    part = {"type": "video_url", "video_url": {"url": video.id}}
     messages = [{"role": "user", "content": [part, {"type": "text", "text": arguments.question}]}]
 
     whole = client.chat.completions.create(model=model, messages=messages)
@@ -46,15 +47,15 @@ def main() -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "seen", "schema": schema}}
-    told = client.chat.completions.create(model=model, messages=messages[:1], response_format=form)
-    print(f"json: {told.choices[0].message.content}")
+    object_answer = client.chat.completions.create(model=model, messages=messages[:1], response_format=form)
+    print(f"json: {object_answer.choices[0].message.content}")
 
     captions = client.chat.completions.create(
         model=model, messages=messages[:1], extra_body={"task": "dense_caption"}, max_tokens=120
     )
     for event in captions.model_extra["timechat"]["events"]:
         print(f"event: {event['start']:.1f} - {event['end']:.1f} s  {event['caption']}")
-    client.files.delete(film.id)
+    client.files.delete(video.id)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import numpy as np
 
 try:  # the peers' environment has no timechat
     from timechat.video import load_frames, sample_indices
-    from timechat.video.decoding import plan_packet_ranges
+    from timechat.video.decoding import plan
     from timechat.video.index import build_index, read_packets, seconds
     from timechat.video.source import open_source
 except ModuleNotFoundError:
@@ -84,7 +84,7 @@ FILMS = [
 # ── The files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def draw(film: Film, path: Path) -> None:
+def draw(film: SyntheticVideo, path: Path) -> None:
     """Encode moving, grainy pictures with x264: 3 B-frames, keyframes only at the interval."""
     picture = f"testsrc2=s={film.size}:r={RATE}:d={film.seconds},noise=alls=12:allf=t"
     if film.is_variable:  # drop frames in bursts, so that neither the rate nor the gaps are even
@@ -120,10 +120,10 @@ def least_frames(path: Path, indices: list[int]) -> tuple[int, int]:
     with av.open(str(path)) as container:
         is_reference = [bool(reference_level(p)) for p in container.demux(video=0) if p.size]
     every = needed = 0
-    for stretch in plan_packet_ranges(index, positions):
+    for stretch in plan(index, positions):
         span = range(stretch.first, stretch.last + 1)
         every += len(span)
-        needed += sum(is_reference[i] or int(index.pts[i]) in stretch.target_pts for i in span)
+        needed += sum(is_reference[i] or int(index.pts[i]) in stretch.wanted for i in span)
     return every, needed
 
 
@@ -288,7 +288,7 @@ def measure(method: str, path: Path, indices: list[int], true: np.ndarray, pytho
     return best
 
 
-def run(film: Film, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
+def run(film: SyntheticVideo, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
     """All methods on one film."""
     path = cache / film.path
     if not path.exists():
@@ -306,18 +306,18 @@ def run(film: Film, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
     return report
 
 
-def table(report: dict[str, Any], film: Film) -> str:
+def table(report: dict[str, Any], film: SyntheticVideo) -> str:
     """One film as Markdown, with the promises kept or not."""
     methods = report["methods"]
     decord_cpu = methods["decord 0.6.0"].get("cpu_seconds")
     lines = [
         f"### {report['film']}",
         "",
-        f"{report['megabytes']:.0f} MB. From each keyframe to the last frame wanted after it there are "
-        f"{report['from_keyframes']} frames; {report['least']} without unwanted ones that no other refers to: the "
-        "least that the structure allows.",
+        f"{report['megabytes']:.0f} MB. There are {report['from_keyframes']} frames from each keyframe to the last "
+        "wanted frame after it. Without unwanted frames that no other frame refers to there are "
+        f"{report['least']}, the minimum for this file.",
         "",
-        "| method | CPU s | decord / it | wall s | peak MB | frames decoded | exact |",
+        "| method | CPU s | decord / method | wall s | peak MB | frames decoded | exact |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, m in methods.items():
@@ -333,7 +333,7 @@ def table(report: dict[str, Any], film: Film) -> str:
     return "\n".join([*lines, "", *promises(report, film), ""])
 
 
-def promises(report: dict[str, Any], film: Film) -> list[str]:
+def promises(report: dict[str, Any], film: SyntheticVideo) -> list[str]:
     """What the project promises of a film, and whether this run keeps it."""
     methods = report["methods"]
     exact = {n: m["cpu_seconds"] for n, m in methods.items() if m.get("exact") == NUM_FRAMES}
@@ -342,15 +342,15 @@ def promises(report: dict[str, Any], film: Film) -> list[str]:
     if "cpu_seconds" in methods["decord 0.6.0"]:
         base = methods["decord 0.6.0"]["cpu_seconds"]
         ratio = base / methods["timechat"]["cpu_seconds"]
-        lines.append(f"- {ratio:.2f} times as fast as decord; promised {film.promise} ({verdict(ratio, film.promise)})")
+        lines.append(f"- {ratio:.2f} times as fast as decord; target {film.promise} ({verdict(ratio, film.promise)})")
         if film.keyframe_seconds == 10:
             ratio = base / methods["timechat, keyframes"]["cpu_seconds"]
-            lines.append(f"- keyframe mode {ratio:.1f} times as fast; promised 10 ({verdict(ratio, 10)})")
+            lines.append(f"- keyframe mode {ratio:.1f} times as fast; target 10 ({verdict(ratio, 10)})")
     return lines
 
 
 def verdict(value: float, promise: float) -> str:
-    return "kept" if value >= promise else "MISSED"
+    return "met" if value >= promise else "MISSED"
 
 
 def hardware() -> str:
@@ -383,14 +383,19 @@ def main() -> None:
     print(options.out.read_text())
 
 
-HEAD = """# Decoding, measured
+HEAD = """# Decoding benchmark
 
-{frames} frames spread evenly, at {size}x{size}, from long H.264 files (x264, 3 B-frames). {hardware}, {date};
-best of {repeat} run(s) of each method, in processes of their own, on a machine that was doing other work too: CPU
-seconds are the measure to compare, wall seconds are indicative. "exact" counts the frames that are the wanted ones,
-against a full decode. decord is what the original reads with; on the variable-rate file it is told the right
-frame numbers here, which the original does not know. All methods of a film ran one after another; films may have run
-at different times (`--only`). Made by:
+The task is to decode {frames} frames, spread evenly, at {size}x{size}, from long H.264 files (x264, 3 B-frames).
+{hardware}, {date}.
+
+- Best of {repeat} run(s) of each method, on a machine that was doing other work too.
+- Each run is a process of its own. CPU seconds are the measure to compare; wall seconds are indicative.
+- "exact" counts the frames that are equal to the wanted ones, compared with a full decode.
+- decord is the reader of the original. On the variable-rate file it gets the correct frame numbers here, which the
+  original does not know.
+- All methods ran one after the other on a video. The videos may have run at different times (`--only`).
+
+Made by:
 
     python perf/decode.py
 
