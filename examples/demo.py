@@ -19,7 +19,7 @@ SEED = 7
 """Random seed of the video. Videos of the test split differ from training videos for every seed."""
 
 
-def demo_film(seed: int = SEED) -> Film:
+def demo_film(seed: int = SEED) -> SyntheticVideo:
     """Return the script of the video: the easiest level of the test split."""
     return write_scene(seed, 0, level=1, split="test")
 

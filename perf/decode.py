@@ -84,7 +84,7 @@ FILMS = [
 # ── The files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def draw(film: SyntheticVideo, path: Path) -> None:
+def draw(film: Film, path: Path) -> None:
     """Encode moving, grainy pictures with x264: 3 B-frames, keyframes only at the interval."""
     picture = f"testsrc2=s={film.size}:r={RATE}:d={film.seconds},noise=alls=12:allf=t"
     if film.is_variable:  # drop frames in bursts, so that neither the rate nor the gaps are even
@@ -288,7 +288,7 @@ def measure(method: str, path: Path, indices: list[int], true: np.ndarray, pytho
     return best
 
 
-def run(film: SyntheticVideo, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
+def run(film: Film, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
     """All methods on one film."""
     path = cache / film.path
     if not path.exists():
@@ -306,7 +306,7 @@ def run(film: SyntheticVideo, cache: Path, python: Path, repeat: int) -> dict[st
     return report
 
 
-def table(report: dict[str, Any], film: SyntheticVideo) -> str:
+def table(report: dict[str, Any], film: Film) -> str:
     """One film as Markdown, with the promises kept or not."""
     methods = report["methods"]
     decord_cpu = methods["decord 0.6.0"].get("cpu_seconds")
@@ -333,7 +333,7 @@ def table(report: dict[str, Any], film: SyntheticVideo) -> str:
     return "\n".join([*lines, "", *promises(report, film), ""])
 
 
-def promises(report: dict[str, Any], film: SyntheticVideo) -> list[str]:
+def promises(report: dict[str, Any], film: Film) -> list[str]:
     """What the project promises of a film, and whether this run keeps it."""
     methods = report["methods"]
     exact = {n: m["cpu_seconds"] for n, m in methods.items() if m.get("exact") == NUM_FRAMES}
