@@ -279,6 +279,14 @@ def parse_size(text: str) -> int:
     return int(Decimal(found[1]) * _UNITS[found[2].upper()])
 
 
+def readable_size(num_bytes: float) -> str:
+    """Write a number of bytes as a short decimal number with its unit, such as `13.5 GB`."""
+    for unit, unit_size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= unit_size:
+            return f"{num_bytes / unit_size:.1f} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
 def _limit_of_environment() -> int:
     text = os.environ.get(LIMIT_VARIABLE)
     if text is None:

@@ -29,7 +29,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    from timechat.download.sizes import readable_size
+    from timechat.cache import readable_size
 
     limit = readable_size(facts["max_bytes"]) if facts["is_on"] else "0: nothing is kept"
     typer.echo(f"folder   {facts['folder']}")
@@ -81,7 +81,7 @@ def _time(entry: "CacheEntry") -> str:
 
 def _report(removed: "list[CacheEntry]", *, as_json: bool) -> None:
     """Say what is gone."""
-    from timechat.download.sizes import readable_size
+    from timechat.cache import readable_size
 
     num_bytes = sum(entry.num_bytes for entry in removed)
     if as_json:

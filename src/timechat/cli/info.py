@@ -56,7 +56,7 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
 
 
 def _original_terms() -> list[str]:
-    from timechat.download import original_parts
+    from timechat.model.download import original_parts
 
     return list(dict.fromkeys(f"{part.licence.title}: {part.licence.terms}" for part in original_parts()))
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
-from timechat.errors import CheckpointError
+from timechat.errors import CheckpointError, DownloadError
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.download import fetch_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
@@ -99,12 +98,9 @@ def _fetch(name: str) -> Path:
             f"there is no model {name!r}; give nano, a folder made by `timechat convert`, or a hub id like owner/name"
         )
     try:
-        return Path(snapshot_download(name))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"there is no folder {name!r} here, and the hub did not give a model of that name: {reason}"
-        ) from error
+        return fetch_model(name)
+    except (DownloadError, ValueError) as error:
+        raise CheckpointError(f"{name!r} is no folder here and cannot be downloaded as a model: {error}") from error
 
 
 def _choose_device(device: str) -> torch.device:

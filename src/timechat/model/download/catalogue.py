@@ -1,11 +1,11 @@
-"""What there is to fetch: the parts of the original checkpoint and their licences."""
+"""The parts of the original checkpoint: where they are published, under which licence, and where they are stored."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 
-from timechat.download.sizes import readable_size
+from timechat.cache import readable_size
 
 
 @dataclass(frozen=True)
@@ -15,50 +15,45 @@ class Licence:
     title: str
     terms: str
     accept_at: str | None
-    """Where the terms must be accepted before the files are given out; None where nowhere."""
+    """Where the terms must be accepted before a download; None if nowhere."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the original checkpoint: a published file, or a folder of them."""
+    """One part of the original checkpoint: a published file, or a folder of files."""
 
     name: str
-    """As `timechat convert` names the option that takes it."""
+    """Name of the `timechat convert` option that takes the part."""
     purpose: str
     licence: Licence
     repository: str | None
-    """`owner/name` on the hub; None where `source` is a full address."""
+    """`owner/name` on the hub; None if `source` is a full address."""
     source: str
-    """A path inside `repository`, whose last step may hold a `*`, or a full address."""
+    """Path inside `repository`, whose last step may contain `*`; or a full address."""
     destination: str
     """Path inside the checkpoint folder; ends in `/` for a folder."""
-    known_files: tuple[str, ...]
-    """File names beside `source` to ask for where the hub lists nothing."""
     about_gb: float
 
     @property
     def origin(self) -> str:
-        """The repository, or the address where there is none."""
+        """The repository, or the address of a part without one."""
         return self.repository or self.source
 
 
 def original_parts() -> tuple[Part, ...]:
-    """Every part of the original checkpoint, in the order in which they are fetched."""
-    catalogue = json.loads((files("timechat.download") / "original_files.json").read_text(encoding="utf-8"))
+    """Return every part of the original checkpoint, in download order."""
+    catalogue = json.loads(Path(__file__).with_name("original_files.json").read_text(encoding="utf-8"))
     licences = {name: Licence(**licence) for name, licence in catalogue["licences"].items()}
-    return tuple(
-        Part(**{**part, "licence": licences[part["licence"]], "known_files": tuple(part["known_files"])})
-        for part in catalogue["parts"]
-    )
+    return tuple(Part(**{**part, "licence": licences[part["licence"]]}) for part in catalogue["parts"])
 
 
 def choose_parts(only: Sequence[str] = (), *, paper: bool = False, without_stage2: bool = False) -> tuple[Part, ...]:
-    """The parts to fetch.
+    """Choose the parts to download.
 
     Args:
-        only: Names of parts; empty for all of the original layout.
-        paper: Take the weights that the paper measured in place of the released ones.
-        without_stage2: Leave out what only the start of stage-2 training needs.
+        only: Names of parts. Empty for the whole original layout.
+        paper: Take the weights that the paper measured instead of the released weights.
+        without_stage2: Leave out the part that only the start of stage-2 training needs.
     """
     parts = {part.name: part for part in original_parts()}
     unknown = [name for name in only if name not in parts]
@@ -71,12 +66,12 @@ def choose_parts(only: Sequence[str] = (), *, paper: bool = False, without_stage
     if without_stage2:
         chosen -= {"video-llama"}
     if not chosen:
-        raise ValueError("nothing is left to fetch: --only video-llama and --without-stage2 exclude each other")
+        raise ValueError("no part remains: --only video-llama and --without-stage2 exclude each other")
     return tuple(part for part in parts.values() if part.name in chosen)
 
 
 def describe_parts(parts: Sequence[Part]) -> str:
-    """What would be fetched, from where, what for and under which terms, as text for people."""
+    """Describe each part as text: destination, size, purpose, origin and licence."""
     lines = []
     for part in parts:
         lines += [
