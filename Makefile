@@ -66,7 +66,7 @@ fix: $(VENV)/.dev
 # one process with two threads.
 nano: $(VENV)/.dev
 	test -f out/nano/start/config.json || $(BIN)/python -m timechat.synthetic.nano start out/nano/start
-	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat.training recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
+	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat train recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_docs.py

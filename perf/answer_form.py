@@ -17,8 +17,8 @@ import torch
 
 from timechat import TimeChat
 from timechat.cache import DiskCache
-from timechat.evaluation.films import read_films
 from timechat.pipeline import DecodingOptions, EncodedVideo
+from timechat.synthetic.folder import read_videos
 
 WAYS = {"free": DecodingOptions(is_free=True), "in form": DecodingOptions()}
 TASKS = ("dense_caption", "grounding", "highlights", "steps")
@@ -53,7 +53,7 @@ def main() -> None:
     print("| films | task | windows | faults, free | faults, in form | tokens/s, free | tokens/s, in form | ratio |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for folder in options.folders:
-        films = read_films(folder, tasks=["grounding"])
+        films = read_videos(folder, tasks=["grounding"])
         windows = []
         for film in films:
             with timechat.open(film.path) as video:

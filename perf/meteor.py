@@ -14,7 +14,7 @@ from pathlib import Path
 
 from timechat.evaluation.metrics.captioning import THRESHOLDS, caption_iou
 from timechat.evaluation.metrics.java import MeteorProcess, tokenize_ptb
-from timechat.evaluation.readers import InputIssues, read_caption_ground_truth, read_caption_predictions
+from timechat.evaluation.readers import InputIssues, read_caption_predictions, read_caption_truth
 from timechat.evaluation.score import score_files
 
 Pairs = list[tuple[str, str]]
@@ -22,7 +22,7 @@ Pairs = list[tuple[str, str]]
 
 def calls_of(predictions: Path, truth_file: Path) -> list[Pairs]:
     """The (hypothesis, reference) pairs of every call, without those that are paired with a random word."""
-    truth = read_caption_ground_truth(truth_file, InputIssues())
+    truth = read_caption_truth(truth_file, InputIssues())
     predicted = read_caption_predictions(predictions, InputIssues())
     videos = [(right, predicted[video]) for video, right in truth.items() if video in predicted]
     words = iter(tokenize_ptb([caption for pair in videos for one in pair for caption in one.captions]))

@@ -78,7 +78,10 @@ def test_every_task_has_its_command(capsys, clip, command, task):
     assert json.loads(out)["task"] == task
 
 
-@pytest.mark.parametrize(("form", "start"), [("srt", ""), ("vtt", "WEBVTT"), ("csv", "start,end"), ("jsonl", "")])
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [("srt", ""), ("vtt", "WEBVTT"), ("csv", "start,end"), ("jsonl", ""), ("html", "<!doctype html>")],
+)
 def test_every_format_is_written(capsys, clip, form, start):
     status, out, _ = run(capsys, "caption", clip, "--format", form, *FAST)
     assert status == 0
@@ -332,7 +335,9 @@ def test_sentences_cite_and_are_verified(capsys, film):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--window", "10", "--overlap", "10"], "overlap must be shorter than the window"),
+        (["--window", "10", "--overlap", "6"], "overlap must be at most half a window, got 6 of 10 seconds"),
+        (["--overlap", "31"], "overlap must be at most half a window, got 31 of 60 seconds"),
+        (["--step", "1", "--fps", "2"], "step and fps both say how dense the frames are"),
         (["--step", "0"], "step must be seconds above 0"),
         (["--reel", "film.txt"], "a cut (exact) ends in one of"),
     ],

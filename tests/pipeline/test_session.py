@@ -28,6 +28,7 @@ from timechat.pipeline.window_plan import border_window, plan_windows
 from timechat.synthetic.long import write_long_scene
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
+from timechat.video import Frames
 
 SHORT = DecodingOptions(max_new_tokens=24)
 IN_SECONDS = WindowConfig(window=8, overlap=2)
@@ -75,6 +76,32 @@ def test_a_larger_step_makes_longer_windows():
     plan = plan_windows(ORIGINAL, 3600.0, WindowConfig(step=4.0), WindowSampling())
     assert {window.time_scale for window in plan.windows} == {1.0}
     assert max(window.end - window.start for window in plan.windows) <= 4.0 * 96 + 0.5
+
+
+def test_a_step_within_a_window_sets_the_number_of_frames():
+    plan = plan_windows(ORIGINAL, 600.0, WindowConfig(window=60, step=2.0), WindowSampling())
+    assert plan.frame_options["num_frames"] == 30
+    assert plan.frame_interval == pytest.approx(2.0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("config", "window", "step", "message"),
+    [
+        (ORIGINAL, 192.0, 1.0, "a step of 1 s in windows of 192 s takes 192 frames, more than the 96 of a window"),
+        (ORIGINAL, 0.0, 1.0, "a step of 1 s in windows of 3600 s takes 3600 frames, more than the 96 of a window"),
+        (NANO, 0.0, 0.5, "a step of 0.5 s in windows of 3599.5 s takes 7199 frames, more than the 600 of a window"),
+    ],
+)
+def test_a_step_that_cannot_be_kept_is_refused(config, window, step, message):
+    with pytest.raises(ValueError, match=message):
+        plan_windows(config, 3600.0, WindowConfig(window=window, step=step), WindowSampling())
+
+
+@pytest.mark.parametrize("sampling", [WindowSampling(max_frames=10), WindowSampling(num_frames=20, max_frames=10)])
+def test_the_maximum_number_of_frames_is_kept(sampling):
+    plan = plan_windows(ORIGINAL, 100.0, WindowConfig(), sampling)
+    assert plan.frame_options["num_frames"] == 10
+    assert plan.frame_interval == pytest.approx(10.0)
 
 
 def test_a_number_of_frames_alone_takes_the_whole_video_at_once_as_the_original_does():
@@ -179,6 +206,44 @@ def test_several_windows_are_not_answered_in_one_stream(nano, film):
         pytest.raises(ValueError, match=r"windows is not answered as a"),
     ):
         nano.stream("ask", video, "What happens?")
+
+
+# ----------------------------------------------------------------------------------------------- sampled answers
+
+SAMPLED = DecodingOptions(max_new_tokens=12, do_sample=True, temperature=1.5, top_p=1.0, seed=7)
+
+
+@pytest.mark.parametrize(("task", "words"), [("ask", "What happens?"), ("dense_caption", None)])
+def test_sampled_answers_do_not_depend_on_the_batch_size(nano, task, words):
+    frames = made_frames(40, size=96, seconds=20.0)
+    looks = [replace(IN_SECONDS, batch_size=size) for size in (1, 2, 8)]
+    answers = [nano.run(task, frames, words, decoding=SAMPLED, window_config=look) for look in looks]
+    assert answers[0].text
+    assert [answer.text for answer in answers[1:]] == [answers[0].text] * 2
+    for answer in answers[1:]:
+        assert [replace(event, score=None) for event in answer.events] == [
+            replace(event, score=None) for event in answers[0].events
+        ]
+        assert [event.score for event in answer.events] == pytest.approx(
+            [event.score for event in answers[0].events], rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_windows_of_equal_content_draw_different_numbers(nano, batch_size):
+    one = made_frames(1, size=96, seconds=1.0).pixels
+    still = Frames(one.repeat(48, axis=0), np.arange(48) / 2, 24.0)
+    look = WindowConfig(window=8, overlap=0, batch_size=batch_size)
+    lines = nano.ask(still, "What happens?", decoding=SAMPLED, window_config=look).text.split("\n")
+    assert len({line.partition("] ")[2] for line in lines}) == len(lines) == 3
+
+
+def test_a_window_keeps_its_number_whichever_windows_are_asked(nano):
+    frames = made_frames(40, size=96, seconds=20.0)
+    with nano.open(frames, window_config=IN_SECONDS) as video:
+        numbers = [encoded.window_number for encoded in video.encode(video.windows[1:])]
+        assert numbers == [1, 2]
+        assert [encoded.window_number for encoded in video.encode(video.windows)] == [0, 1, 2]
 
 
 # ----------------------------------------------------------------------------------------------- probabilities

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from timechat.answers.tasks import DecodingOptions
+from timechat.answers.windows import WindowConfig
 from timechat.pipeline import TimeChat
 from timechat.pipeline.executor import GenerationBatch
 from timechat.serving.engine import (
@@ -74,6 +75,18 @@ def test_answers_are_those_of_the_pipeline_alone(nano, engine, video):
     expected = [nano.run(task, video, words) for task, words in tasks] * 2
     assert [answer.text for answer in told] == [answer.text for answer in expected]
     assert engine.state.running == engine.state.waiting == 0
+
+
+@pytest.mark.parametrize(("task", "words"), [("ask", "What happens?"), ("dense_caption", None)])
+def test_sampled_answers_about_windows_are_those_of_the_library(nano, engine, task, words):
+    options = {"decoding": DecodingOptions(max_new_tokens=20, do_sample=True, temperature=1.5, top_p=0.95, seed=3)}
+    options["looking"] = WindowConfig(window=8, overlap=2)
+    frames = frames_of(5, 48)
+    expected = nano.run(task, frames, words, **options)
+    told = asker(nano, engine).run(task, frames, words, **options)
+    assert told.text == expected.text
+    assert [event.score for event in told.events] == pytest.approx([event.score for event in expected.events], rel=1e-4)
+    assert told.text != nano.run(task, frames, words, **options | {"decoding": DecodingOptions(max_new_tokens=20)}).text
 
 
 def test_a_video_is_seen_by_the_engine_as_without_it(nano, engine):

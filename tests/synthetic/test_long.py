@@ -8,10 +8,10 @@ from pathlib import Path
 
 import av
 import pytest
+from timechat.evaluation.films import read_films
 
 from timechat.answers.parsing import parse_events
 from timechat.cli import main
-from timechat.evaluation.films import read_films
 from timechat.synthetic import long as chain_module
 from timechat.synthetic.long import LongSyntheticVideo, write_long_scene
 from timechat.synthetic.long_records import MAX_REPEATED, MAX_UNIQUE, long_records

@@ -32,14 +32,13 @@ from timechat.synthetic.nano.labels import (
     visible_objects,
 )
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
-from timechat.synthetic.nano.objectives import NanoHeads
+from timechat.synthetic.nano.objectives import NANO_OBJECTIVES, NanoHeads
 from timechat.synthetic.nano.source import SyntheticSource, frame_times
 from timechat.synthetic.nano.temporal import FRAMES_ASIDE, initialize_comparison, window_attention_loss
 from timechat.synthetic.nano.texts import choose_records, event_times
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
-from timechat.training.objectives import HEADS, find_objective
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
 
@@ -289,11 +288,11 @@ def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkey
     films = {} if objective in ("nano_frames", "nano_scripts") else {"num_films": 2}
     source = make_source(nano, objective, tmp_path, monkeypatch, **films)
     model, _ = nano
-    model.training_heads = HEADS[objective](model)
+    model.training_heads = NanoHeads(model)
     batches = source.batches(0)
     batch = next(batches)
     batches.close()
-    loss = find_objective(objective)(model, {**batch, "progress": 0.5})
+    loss = NANO_OBJECTIVES[objective].loss(model, {**batch, "progress": 0.5})
     loss.loss_sum.backward()
     assert torch.isfinite(loss.loss_sum)
     assert all(head.grad is not None for head in model.training_heads.parameters())
@@ -395,8 +394,8 @@ def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch
     batches.close()
     assert batch["asked_at"].shape == (0, 2)
     model, _ = nano
-    model.training_heads = HEADS["nano_scripts"](model)
-    assert torch.isfinite(find_objective("nano_scripts")(model, {**batch, "progress": 0.5}).loss_sum)
+    model.training_heads = NanoHeads(model)
+    assert torch.isfinite(NANO_OBJECTIVES["nano_scripts"].loss(model, {**batch, "progress": 0.5}).loss_sum)
     del model.training_heads
 
 
@@ -407,4 +406,4 @@ def test_the_recipes_name_parts_that_nano_has(nano, name):
     for stage in read_recipe(Path(__file__).parents[2] / "recipes" / name):
         prepare_parameters(model, stage.model)
         assert not any(n.startswith(tuple(stage.model.freeze)) for n in trainable(model) if stage.model.freeze)
-        assert stage.objective in HEADS
+        assert stage.objective in NANO_OBJECTIVES

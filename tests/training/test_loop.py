@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tests.model.tiny import tiny_model
 from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small
 from timechat.errors import TrainingError
-from timechat.training import objectives
 from timechat.training.checkpoint import find_checkpoints, load_weights
 from timechat.training.logs import read_log
+from timechat.training.objectives import Objective
 from timechat.training.parameters import prepare_parameters, trainable
 
 
@@ -125,13 +125,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(tmp_path):
         train_small(small_recipe(tmp_path / "run"), source=Broken)
 
 
-def test_memory_that_runs_out_says_what_to_do(tmp_path, monkeypatch):
+def test_memory_that_runs_out_says_what_to_do(tmp_path):
     def greedy(model, batch):
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setitem(objectives.OBJECTIVES, "greedy", greedy)
+    objectives = {"greedy": Objective(greedy)}
     with pytest.raises(TrainingError, match=r"out of memory in step 1 with input_ids \(2, 14\).*lower run.batch_size"):
-        train_small(small_recipe(tmp_path / "run", "objective=greedy"))
+        train_small(small_recipe(tmp_path / "run", "objective=greedy"), objectives=objectives)
 
 
 def test_batches_without_any_label_change_nothing_but_do_not_stop_the_run(tmp_path):

@@ -17,10 +17,9 @@ from timechat.model.convert.keys import rename
 from timechat.model.convert.original_export import original_state_dict
 from timechat.model.convert.write import OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration as Model
-from timechat.training import objectives
 from timechat.training.export import build_start, export_folder_as_original
 from timechat.training.logs import read_log
-from timechat.training.objectives import ObjectiveModule, StepLoss, next_token
+from timechat.training.objectives import Objective, ObjectiveModule, StepLoss, next_token
 from timechat.training.parameters import build_optimizer, decays, trainable
 from timechat.training.recipes import build_recipe
 from timechat.training.run import train_recipe
@@ -55,6 +54,14 @@ def make_source(recipe, model, processor):
     return Recorded(processor)
 
 
+def make_head(_model):
+    return torch.nn.Linear(3, 2)
+
+
+def fill_queries(model):
+    model.video_qformer.query_tokens.data.fill_(0.25)
+
+
 @pytest.fixture(scope="module")
 def trained(converted, tmp_path_factory):
     """A run over two stages, with everything exported."""
@@ -65,20 +72,18 @@ def trained(converted, tmp_path_factory):
         extra = model.training_heads(torch.ones(1, 3)).square().sum()
         return StepLoss(loss.loss_sum + extra, loss.num_tokens, {"extra": extra.item()})
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(objectives.OBJECTIVES, "with_head", with_head)
-        patch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
-        stages = recipe(
-            converted,
-            folder,
-            objective="with_head",
-            optimizer={"lr": 1e-2},
-            stages=[{"name": "first"}, {"name": "second", "run": {"export": ["folder", "adapter", "original"]}}],
-        )
-        assert train_recipe(stages, make_source)
-        said = []
-        assert train_recipe(stages, make_source, report=said.append)  # nothing is left to do
-        assert all("finished already" in text for text in said)
+    objectives = {"with_head": Objective(with_head, make_head)}
+    stages = recipe(
+        converted,
+        folder,
+        objective="with_head",
+        optimizer={"lr": 1e-2},
+        stages=[{"name": "first"}, {"name": "second", "run": {"export": ["folder", "adapter", "original"]}}],
+    )
+    assert train_recipe(stages, make_source, objectives=objectives)
+    said = []
+    assert train_recipe(stages, make_source, objectives=objectives, report=said.append)  # nothing is left to do
+    assert all("finished already" in text for text in said)
     return folder
 
 
@@ -146,36 +151,37 @@ def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted
     assert json.loads((trained / "2-second" / "finished.json").read_text()) == {"step": 2, "metrics": {}}
 
 
-def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(objectives.OBJECTIVES, "started", next_token)
-    monkeypatch.setitem(
-        objectives.INITIALIZERS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
-    )
+def test_an_objective_may_change_the_model_before_training(converted, tmp_path):
+    started = {"started": Objective(next_token, initializers={"fill": fill_queries})}
     [stage] = recipe(converted, tmp_path / "run", objective="started", optimizer={"lr": 1e-9})
-    stages = [replace(stage, model=replace(stage.model, start="nano_comparing"))]
-    assert train_recipe(stages, make_source)
+    stages = [replace(stage, model=replace(stage.model, start="fill"))]
+    assert train_recipe(stages, make_source, objectives=started)
     learned = Model.from_pretrained(tmp_path / "run" / "model").video_qformer.query_tokens
     assert torch.allclose(learned, torch.full_like(learned, 0.25), atol=1e-5)
 
 
-def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        objectives.INITIALIZERS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
-    )
+def test_an_unknown_initializer_is_refused(converted, tmp_path):
+    [stage] = recipe(converted, tmp_path / "run")
+    stages = [replace(stage, model=replace(stage.model, start="fill"))]
+    with pytest.raises(ValueError, match=r"model\.start is 'fill', but this objective knows none"):
+        train_recipe(stages, make_source)
+
+
+def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_path):
+    started = {"answers": Objective(next_token, initializers={"fill": fill_queries})}
     [stage] = recipe(converted, tmp_path / "run", optimizer={"lr": 1e-2})
-    held = replace(stage.model, start="nano_comparing", freeze=["video_qformer.query_tokens"])
-    assert train_recipe([replace(stage, model=held)], make_source)
+    held = replace(stage.model, start="fill", freeze=["video_qformer.query_tokens"])
+    assert train_recipe([replace(stage, model=held)], make_source, objectives=started)
     kept = Model.from_pretrained(tmp_path / "run" / "model").video_qformer.query_tokens
     assert torch.equal(kept, torch.full_like(kept, 0.25))
 
 
-def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", next_token)
-    monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
+def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path):
+    with_head = {"with_head": Objective(next_token, make_head)}
     path = trained / "1-first" / "heads.safetensors"
     [stage] = recipe(converted, tmp_path / "run", objective="with_head")
     held = replace(stage.model, heads=str(path), freeze=["training_heads.weight", "training_heads.bias"])
-    assert train_recipe([replace(stage, model=held)], make_source)
+    assert train_recipe([replace(stage, model=held)], make_source, objectives=with_head)
     before, after = load_file(path), load_file(tmp_path / "run" / "heads.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -240,9 +246,8 @@ def test_tuning_the_whole_language_model_needs_no_adapter(tmp_path, converted):
     shutil.rmtree(tmp_path / "merged")
 
 
-def test_heads_of_another_run_can_be_started_from(trained, converted, tmp_path, monkeypatch):
-    monkeypatch.setitem(objectives.OBJECTIVES, "with_head", lambda model, batch: next_token(model, batch))
-    monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
+def test_heads_of_another_run_can_be_started_from(trained, converted, tmp_path):
+    with_head = {"with_head": Objective(lambda model, batch: next_token(model, batch), make_head)}
     seen = []
 
     def look(recipe, model, processor):
@@ -251,8 +256,10 @@ def test_heads_of_another_run_can_be_started_from(trained, converted, tmp_path, 
 
     path = trained / "1-first" / "heads.safetensors"
     settings = {"checkpoint": str(converted), "attention": "eager", "heads": str(path)}
-    assert train_recipe(recipe(converted, tmp_path / "run", objective="with_head", model=settings), look)
+    stages = recipe(converted, tmp_path / "run", objective="with_head", model=settings)
+    assert train_recipe(stages, look, objectives=with_head)
     assert torch.equal(seen[0], load_file(path)["weight"])
     settings["heads"] = str(tmp_path / "none")
+    stages = recipe(converted, tmp_path / "other", objective="with_head", model=settings)
     with pytest.raises(TrainingError, match="but there is no such file"):
-        train_recipe(recipe(converted, tmp_path / "other", objective="with_head", model=settings), look)
+        train_recipe(stages, look, objectives=with_head)

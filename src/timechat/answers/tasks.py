@@ -1,7 +1,7 @@
 """The tasks of TimeChat: each is a question put to the model and a way to read its answer."""
 
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from timechat.answers.events import Answer, Task
 from timechat.answers.parsing import parse_events
@@ -49,18 +49,6 @@ class DecodingOptions:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.json_schema is not None and self.is_free:
             raise ValueError("json_schema is a form, and is_free asks for none; give one of them")
-
-    def generate_arguments(self) -> dict[str, Any]:
-        """Return what `generate` is called with."""
-        if not self.do_sample:
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-        }
 
 
 GREEDY = DecodingOptions()

@@ -34,7 +34,7 @@ class WindowConfig:
     Attributes:
         window: Seconds of one window; None takes what the model was trained on (`TimeChatConfig.window_seconds`), 0
             takes the whole video at once.
-        overlap: Seconds that neighbouring windows share; None takes a sixth of a window.
+        overlap: Seconds that neighbouring windows share, at most half a window; None takes a sixth of a window.
         step: Seconds from frame to frame of the first look; None takes the model's own. A larger step makes windows
             longer by as much, and the job shorter.
         refine: Whether a moment's borders are looked at again with denser frames; None does so where the first
@@ -54,10 +54,27 @@ class WindowConfig:
                 raise ValueError(f"{name} must be seconds, at least 0, got {value}")
         if self.step is not None and not (math.isfinite(self.step) and self.step > 0):
             raise ValueError(f"step must be seconds above 0, got {self.step}")
-        if self.window and self.overlap is not None and self.overlap >= self.window:
-            raise ValueError(f"overlap must be shorter than the window, got {self.overlap} of {self.window} seconds")
+        if self.window and self.overlap is not None:
+            _check_overlap(self.overlap, self.window)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 window, got {self.batch_size}")
+
+    def check_density(self, *, num_frames: int | None, fps: float | None) -> None:
+        """Raise a `ValueError` if `step` and another option both say how dense the frames are."""
+        for name, value in (("num_frames", num_frames), ("fps", fps)):
+            if self.step is not None and value is not None:
+                raise ValueError(
+                    f"step and {name} both say how dense the frames are, got step={self.step:g} and {name}={value:g}; "
+                    "give one of them"
+                )
+
+
+def _check_overlap(overlap: float, length: float) -> None:
+    if overlap > length / 2 + _EPSILON:
+        raise ValueError(
+            f"overlap must be at most half a window, got {overlap:g} of {length:g} seconds; take a smaller overlap or "
+            "a longer window"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +117,20 @@ def split_into_windows(start: float, end: float, *, length: float, overlap: floa
         start: Seconds.
         end: Seconds.
         length: Seconds, the most that a window may take; 0 for all at once.
-        overlap: Seconds that neighbours share at least; cut down to half a window.
+        overlap: Seconds that neighbours share at least, at most half of `length`.
 
     Raises:
-        ValueError: There would be more than `MAX_WINDOWS`.
+        ValueError: There would be more than `MAX_WINDOWS`, or `overlap` is more than half of `length`.
 
     Returns:
         Windows in order of time. A stretch that fits into one window gives one; otherwise all are equally long and no
         longer than `length`, but for the rounding of their starts to half seconds.
     """
     whole = end - start
+    if length:
+        _check_overlap(overlap, length)
     if not length or whole <= length:
         return (Window(start, end),)
-    overlap = min(overlap, length / 2)
     count = math.ceil((whole - overlap) / (length - overlap) - 1e-9)
     if count > MAX_WINDOWS:
         raise ValueError(

@@ -10,7 +10,6 @@ import typer
 from timechat.cli.console import CommandConsole
 from timechat.cli.options import (
     EvidenceOptions,
-    Format,
     MomentOptions,
     OutputOptions,
     TaskOptions,
@@ -111,22 +110,22 @@ def run_task(
     evidence: EvidenceOptions = _NO_EVIDENCE,
 ) -> None:
     """Check everything that can be checked, then load, look, answer and write."""
-    form = Format.JSON if settings.as_json else settings.format
+    form = "json" if settings.as_json else settings.format
     screen = CommandConsole(quiet=settings.quiet)
     with Session(video, settings, screen) as session:
         session.check(task, query)
-        settings.window_config()
+        settings.window_config().check_density(num_frames=settings.num_frames, fps=settings.fps)
         settings.check_output(video)
         heard = session.load_transcript(settings)
         timechat, opened = session.open(settings, keep_in_memory=evidence.cite or evidence.verify)
         job = _Task(task, query, settings, moments, evidence, heard.lines if heard else None)
         if settings.plan:
-            typer.echo(_format_estimate(job.plan(timechat, opened), as_json=form is Format.JSON))
+            typer.echo(_format_estimate(job.plan(timechat, opened), as_json=form == "json"))
             return
         is_long = len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS
         if is_long and not settings.quiet:
             screen.info(f"plan: {job.plan(timechat, opened)}")
-        is_streamed = form is Format.TEXT and settings.output is None and sys.stdout.isatty()
+        is_streamed = form == "text" and settings.output is None and sys.stdout.isatty()
         is_streamed = is_streamed and len(opened.windows) == 1 and not (evidence.cite or evidence.verify)
         if is_streamed:
             answer = print_stream(job.stream(timechat, opened))
@@ -136,7 +135,7 @@ def run_task(
         answer = replace(answer, notes=(*(heard.notes if heard else ()), *answer.notes))
         for note in answer.notes:
             screen.warn(note)
-        if form not in (Format.TEXT, Format.JSON) and not answer.events:
+        if form not in ("text", "json") and not answer.events:
             screen.warn(f"the answer names no times, so there is nothing to write as {form}")
         write_answer(answer, form, settings, screen, is_on_screen=is_streamed, fps=opened.fps)
         cut_video(answer, session, settings, screen)
@@ -194,7 +193,7 @@ def print_stream(stream: "AnswerStream") -> "Answer":
 
 def write_answer(
     answer: "Answer",
-    form: Format,
+    form: str,
     output: OutputOptions,
     console: CommandConsole,
     *,
@@ -205,7 +204,7 @@ def write_answer(
 
     Args:
         answer: The answer.
-        form: Its form.
+        form: Name of its format, see `FORMATS`.
         output: Where to.
         console: Told what the form says otherwise than the answer.
         is_on_screen: Whether the answer's text was shown already.
@@ -214,11 +213,11 @@ def write_answer(
     from timechat.export import event_lines, export_notes, to_html, to_text, write_as, write_text_atomically
 
     try:
-        text = write_as(answer, form.value, fps=fps)
+        text = write_as(answer, form, fps=fps)
     except ValueError:
         console.info(to_text(answer).rstrip("\n"))  # an answer that does not fit the form is not lost
         raise
-    for note in export_notes(answer, form.value, fps=fps):
+    for note in export_notes(answer, form, fps=fps):
         console.warn(note)
     if is_on_screen:
         for line in event_lines(answer):

@@ -1,4 +1,4 @@
-"""`timechat evaluate`: a recipe into predictions, result files and figures."""
+"""`timechat evaluate`: make predictions, result files and metrics by a recipe."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from timechat.cli.session import choose_threads
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:
+    from timechat.evaluation.benchmarks import Benchmark
     from timechat.evaluation.config import EvaluationRecipe
     from timechat.evaluation.evaluate import Evaluation
     from timechat.evaluation.samples import Prediction, Sample
@@ -31,11 +32,14 @@ def evaluate(
         str | None, typer.Option(metavar="I/N", help="Do share I of N only, counted from 1; the last one scores.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this long; the next call goes on.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Published figures beside ours.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Published metrics beside ours.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write a page about the errors, OUT/report.html.")] = False,
     ablations: Annotated[
         bool,
-        typer.Option("--ablations", help="Also without timestamps, with shuffled ones, and without sliding windows."),
+        typer.Option("--ablations", help="Also without timestamps, without sliding windows, and with blank frames."),
+    ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also metrics beside random and constant answers, and by group.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")] = False,
@@ -62,17 +66,33 @@ def evaluate(
         return
     from timechat.evaluation.evaluate import read_samples, score_run
 
-    samples = read_samples(resolved)
+    benchmarks = _benchmarks()
+    samples = read_samples(resolved, benchmarks)
     with screen.working("scoring"):
-        evaluation = score_run(resolved, samples, predictions, compares=compare)
+        evaluation = score_run(resolved, samples, predictions, benchmarks=benchmarks, compares=compare)
     typer.echo(json.dumps(evaluation.metrics, indent=1, ensure_ascii=False) if as_json else evaluation.table)
     if report:
         from timechat.evaluation.report_page import write_report_page
 
         with screen.working("writing the report"):
             screen.info(str(write_report_page(evaluation)))
+    if baselines:
+        from timechat.evaluation.baselines import write_baselines
+
+        with screen.working("baselines"):
+            tables = write_baselines(evaluation)
+        if not as_json:
+            typer.echo(tables)
     if ablations:
         _ablate(evaluation, screen)
+
+
+def _benchmarks() -> "dict[str, Benchmark]":
+    """Public benchmarks, and those of synthetic videos."""
+    from timechat.evaluation.benchmarks import BENCHMARKS
+    from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
+
+    return {**BENCHMARKS, **SYNTHETIC_BENCHMARKS}
 
 
 def _read_shard(shard: str | None) -> tuple[int, int]:
@@ -93,7 +113,7 @@ def _predict(
     """All predictions of the run; None, with a word about it, where some are still to come."""
     from timechat.evaluation.evaluate import finished_predictions, load_timechat, read_samples, run_predictions
 
-    samples: list[Sample] = read_samples(recipe)
+    samples: list[Sample] = read_samples(recipe, _benchmarks())
     if not fresh and (done := finished_predictions(recipe, samples)) is not None:
         return done if shard[0] == 0 else None
     with console.working("loading the model"):
@@ -124,4 +144,7 @@ def _ablate(evaluation: "Evaluation", console: CommandConsole) -> None:
         timechat = load_timechat(recipe.model)
     choose_threads(timechat)
     with console.progress() as bars:
-        typer.echo(run_ablations(recipe, evaluation.samples, evaluation.scores, timechat, progress=bars))
+        table = run_ablations(
+            recipe, evaluation.samples, evaluation.scores, timechat, benchmarks=_benchmarks(), progress=bars
+        )
+    typer.echo(table)

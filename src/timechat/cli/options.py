@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from timechat.export import FORMATS
+
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
     from timechat.answers.windows import WindowConfig
@@ -31,23 +33,6 @@ class CutMode(StrEnum):
 
     EXACT = "exact"
     COPY = "copy"
-
-
-class Format(StrEnum):
-    """Forms of an answer."""
-
-    TEXT = "text"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-    SRT = "srt"
-    VTT = "vtt"
-    VTT_CHAPTERS = "vtt-chapters"
-    YOUTUBE = "youtube"
-    FFMETADATA = "ffmetadata"
-    EDL = "edl"
-    OTIO = "otio"
-    QVHIGHLIGHTS = "qvhighlights"
 
 
 @dataclass(frozen=True)
@@ -118,7 +103,8 @@ class WindowOptions:
         ),
     ] = None
     overlap: Annotated[
-        float | None, typer.Option(min=0, help="Seconds that windows share.", rich_help_panel=_WINDOWS)
+        float | None,
+        typer.Option(min=0, help="Seconds that windows share, at most half a window.", rich_help_panel=_WINDOWS),
     ] = None
     step: Annotated[
         float | None,
@@ -205,9 +191,10 @@ class OutputOptions:
     """Where the answer goes, and in which form."""
 
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_OUTPUT)] = False
-    format: Annotated[Format, typer.Option("--format", help="Form of the answer.", rich_help_panel=_OUTPUT)] = (
-        Format.TEXT
-    )
+    format: Annotated[
+        str,
+        typer.Option("--format", metavar=f"<{'|'.join(FORMATS)}>", help="Form of the answer.", rich_help_panel=_OUTPUT),
+    ] = "text"
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write to this file instead of stdout.", rich_help_panel=_OUTPUT),
@@ -232,17 +219,19 @@ class OutputOptions:
         ),
     ] = CutMode.EXACT
 
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+
     def check_output(self, video: str) -> None:
         """Refuse, before any work is done, a place that cannot be written to or must not be."""
-        from timechat.export import check_otio
-
         named = {"--output": self.output, "--html": self.html, "--reel": self.reel}
         places = {option: path for option, path in named.items() if path is not None}
         for (one, path), (other, same) in combinations(places.items(), 2):
             if path.absolute() == same.absolute():
                 raise ValueError(f"{one} and {other} both name {path}; give them different files")
-        if self.format is Format.OTIO and not self.as_json:
-            check_otio()
+        if not self.as_json:
+            FORMATS[self.format].check()
         self._check_cuts()
         for path in places.values():
             if path.is_dir():
@@ -300,7 +289,7 @@ class MomentOptions:
 class EvidenceOptions:
     """Whether sentences say when they can be seen."""
 
-    cite: Annotated[bool, typer.Option("--cite", help="Let each sentence say when it can be seen: [m:ss–m:ss].")] = (
+    cite: Annotated[bool, typer.Option("--cite", help=r"Let each sentence say when it can be seen: \[m:ss–m:ss].")] = (
         False
     )
     verify: Annotated[

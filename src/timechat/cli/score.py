@@ -23,9 +23,9 @@ def score(
         int, typer.Option("--resamples", min=1, help="Bootstrap resamples behind the 95 % intervals.")
     ] = 2000,
 ) -> None:
-    """Score predictions: figures as fractions (CIDEr 0 to 10), with intervals and what was missing.
+    """Score predictions: metrics as fractions (CIDEr 0 to 10), with intervals and what was missing.
 
-    Dense captions need the extra "eval", and Java for the official METEOR and tokenizer. What each figure is:
+    Dense captions need the extra "eval", and Java for the official METEOR and tokenizer. What each metric is:
     docs/metrics.md.
     """
     from timechat.evaluation.score import score_files

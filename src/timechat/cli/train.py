@@ -51,10 +51,13 @@ def train(
 
     stages = read_recipe(recipe, overrides)
     with screen.working("loading"):
+        from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
+        from timechat.training.objectives import OBJECTIVES
         from timechat.training.run import train_recipe
     with stop_signal(minutes, "after this step, with a checkpoint") as wants_stop:
         finished = train_recipe(
             stages,
+            objectives={**OBJECTIVES, **NANO_OBJECTIVES},
             make_validate=make_validate,
             fresh=fresh,
             should_stop=wants_stop,
@@ -69,28 +72,30 @@ def train(
 
 
 def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "Validate | None":
-    """Make the validation of a recipe: grounding on drawn films that no training has seen, with real decoding."""
+    """Make the validation of a recipe: grounding on synthetic videos of the test split, by real decoding."""
     settings = recipe.data.validation_films
     if recipe.run.validate_every is None or settings is None:
         return None
-    from timechat.evaluation.validation import draw_grounding_film, film_times, grounding_validation
     from timechat.synthetic.scene import write_scene
+    from timechat.synthetic.validation import default_times, draw_validation_video, validate_grounding
 
     config = processor.config
-    films = [
-        draw_grounding_film(
+    videos = [
+        draw_validation_video(
             write_scene(settings.seed, index, level=settings.level, split="test"),  # type: ignore[arg-type]
-            lambda film: film_times(film, config),
+            lambda film: default_times(film, config),
             size=config.vision_config.image_size,
         )
         for index in range(settings.num_films)
     ]
-    return lambda model, step: grounding_validation(model, processor, films)  # noqa: ARG005
+    return lambda model, step: validate_grounding(model, processor, videos)  # noqa: ARG005
 
 
 def _export_original(folder: Path, out: Path, console: CommandConsole) -> None:
     with console.working("writing the original's layout"):
+        from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
         from timechat.training.export import export_folder_as_original
+        from timechat.training.objectives import OBJECTIVES
 
-        export_folder_as_original(folder, out)
+        export_folder_as_original(folder, out, objectives={**OBJECTIVES, **NANO_OBJECTIVES})
     typer.echo(out)

@@ -6,6 +6,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from itertools import pairwise
@@ -67,6 +68,16 @@ def to_html(
     }
     # One pass, so that nothing in a value is taken for a placeholder.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
+
+
+def to_html_without_video(answer: Answer) -> str:
+    """A page with the timeline and the events alone: it neither holds nor names the video file."""
+    return to_html(replace(answer, video=None))
+
+
+def page_notes(answer: Answer) -> list[str]:
+    """The difference between the page of `to_html_without_video` and the answer."""
+    return ["the page shows the events without the video"] if answer.video else []
 
 
 def _video_address(source: str, page_folder: str | Path | None, embed: bool | None) -> str:

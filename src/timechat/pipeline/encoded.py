@@ -28,6 +28,7 @@ class EncodedVideo:
         notes: What a reader of the answers should know, such as frames lost to damage.
         model: Name of the model that looked; another one cannot read its tokens.
         window: Where in the video it lies; None for a video that was looked at as one.
+        window_number: Number of the window in the plan of its video, from 0; see `Order`.
     """
 
     video_tokens: Tensor = field(repr=False)
@@ -37,6 +38,7 @@ class EncodedVideo:
     notes: tuple[str, ...] = ()
     model: str | None = None
     window: Window | None = None
+    window_number: int = 0
 
     def __post_init__(self) -> None:
         timestamps = np.array(self.timestamps, dtype=np.float64)

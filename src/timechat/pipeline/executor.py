@@ -1,9 +1,8 @@
 """Where the model's work is done: here and now, unless somebody else, such as a server's engine, takes it over."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt, generate_answers
+from timechat.model.generation.generate import GenerationOutput, Prompt, Sampler, generate_answers
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -31,6 +30,8 @@ class GenerationBatch:
         prompts: Any number, about one video or several.
         grammars: The form of each answer; None where it is free.
         decoding: How they are written.
+        window_numbers: Number of each prompt's window in the plan of its video, which is added to the seed: so a
+            drawn answer depends on its window alone, whatever is answered beside it. Empty for 0 everywhere.
         streamer: Of a single prompt: told each token as it is written, then the end; as `generate` takes it.
         stopping_criteria: Of a single prompt: end it early; as `generate` takes them.
     """
@@ -38,8 +39,15 @@ class GenerationBatch:
     prompts: Sequence[Prompt]
     grammars: Sequence[AnswerGrammar | None]
     decoding: DecodingOptions
+    window_numbers: Sequence[int] = ()
     streamer: BaseStreamer | None = None
     stopping_criteria: StoppingCriteriaList | None = None
+
+    @property
+    def decodings(self) -> list[DecodingOptions]:
+        """The decoding of each prompt, with the seed of its window."""
+        numbers = self.window_numbers or [0] * len(self.prompts)
+        return [replace(self.decoding, seed=(self.decoding.seed + number) % 2**63) for number in numbers]
 
 
 class Executor(Protocol):
@@ -90,10 +98,12 @@ class LocalExecutor:
         watchers = {"streamer": batch.streamer, "stopping_criteria": batch.stopping_criteria}
         arguments: dict[str, Any] = {
             "pad_token_id": self._processor.pad_token_id,
-            "arguments": decoding.generate_arguments()
+            "arguments": {"max_new_tokens": decoding.max_new_tokens, "do_sample": False}
             | {name: value for name, value in watchers.items() if value is not None},
         }
-        with self._lock, _seeded(decoding, self._model.device):
+        if decoding.do_sample:
+            arguments["samplers"] = [Sampler(own, self._model.device) for own in batch.decodings]
+        with self._lock:
             if None not in batch.grammars:
                 arguments["constraint"] = self.grammar_compiler.logits_processor(
                     batch.grammars, decoding.max_new_tokens
@@ -124,15 +134,3 @@ def make_grammar_compiler(model: TimeChatForConditionalGeneration, processor: Ti
     ends = model.generation_config.eos_token_id
     vocab_size = model.config.text_config.vocab_size
     return GrammarCompiler(processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ()))
-
-
-@contextmanager
-def _seeded(decoding: DecodingOptions, device: torch.device) -> Iterator[None]:
-    """Draw from the call's own seed and leave the caller's random numbers alone."""
-    if not decoding.do_sample:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(decoding.seed)
-        yield

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
+from typing import Any
 
 from timechat.answers.events import Answer, Event
-from timechat.answers.windows import temporal_iou
+from timechat.answers.windows import Window, temporal_iou
 from timechat.model.configuration import TimeChatConfig
 from timechat.pipeline.encoded import EncodedVideo
 from timechat.pipeline.executor import Executor
@@ -42,28 +44,33 @@ def refine_moments(
         The answer with finer borders; its `step` is that of the coarsest border.
     """
     step = answer.step or 0.0
-    refined = [_refine(event, video, config, answer_windows, scoring, step, executor) for event in answer.events]
+    numbers = count(len(video.windows))  # after those of the plan
+
+    def ask_about(window: Window, load_arguments: dict[str, Any]) -> WindowAnswer:
+        encoded = video.reencode_window(window, load_arguments, executor)
+        (told,) = answer_windows([replace(encoded, window_number=next(numbers))])
+        return told
+
+    refined = [_refine(event, video.duration, config, ask_about, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
     return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
 
 
 def _refine(
     event: Event,
-    video: VideoSession,
+    duration: float,
     config: TimeChatConfig,
-    answer_windows: AnswerWindows,
+    ask_about: Callable[[Window, dict[str, Any]], WindowAnswer],
     scoring: Scoring,
     frame_interval: float,
-    executor: Executor,
 ) -> tuple[Event, float]:
     """The moment with finer borders, and how fine they are."""
     middle = (event.start + event.end) / 2
-    window, arguments = border_window(config, middle, frame_interval, video.duration)
+    window, arguments = border_window(config, middle, frame_interval, duration)
     fine = 1 / arguments["fps"]
 
     def look(border: float) -> Event | None:
-        window, arguments = border_window(config, border, frame_interval, video.duration)
-        (told,) = answer_windows([video.reencode_window(window, arguments, executor)])
+        told = ask_about(*border_window(config, border, frame_interval, duration))
         events = parse_window(told, "grounding", event.caption, scoring).events
         return events[0] if events else None
 

@@ -77,7 +77,11 @@ class VideoSession:
             raise VideoError(
                 f"{self.name or 'frames'}: ends at {self.duration:.3f} s, before the start at {sampling.start:g} s"
             )
-        self.plan: WindowPlan = plan_windows(model.config, self.duration, window_config, sampling)
+        try:
+            self.plan: WindowPlan = plan_windows(model.config, self.duration, window_config, sampling)
+        except ValueError:
+            self._close_reader()
+            raise
         self.cache = cache
         self.notes: tuple[str, ...] = ()
         self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0}
@@ -120,6 +124,7 @@ class VideoSession:
         """
         executor = executor or self._executor
         ahead: Future[Frames] | None = None
+        numbers = {window: number for number, window in enumerate(self.windows)}
         for window, following in zip(windows, [*windows, None][1:], strict=True):
             encoded = self._find_encoded(window)
             # Who wants the same window waits, and takes it over.
@@ -136,7 +141,7 @@ class VideoSession:
                     encoded = self._remember(self.timed("encode", look))
                 else:
                     ahead = None
-            yield encoded
+            yield replace(encoded, window_number=numbers[window])
 
     def encode_whole(self, executor: Executor | None = None) -> EncodedVideo:
         """Encode a video that fits into one window; `executor` does what needs the model.

@@ -399,6 +399,7 @@ class TimeChat:
         window_config: WindowConfig = _DEFAULT_WINDOWS,
         speech: Sequence[Event] | None = None,
         system: str | None = None,
+        question: str | None = None,
         moments: MomentSelection = _BEST_MOMENT,
         cite: bool = False,
         verify: bool = False,
@@ -416,6 +417,7 @@ class TimeChat:
             window_config: In which windows a video that is not yet encoded is looked at.
             speech: What is said in the video, told with the question; None where nobody listened.
             system: System prompt instead of the preset's.
+            question: The whole question instead of the preset's wording; the answer is read as one of the task.
             moments: Which moments grounding is to give.
             cite: Whether the sentences of a free answer say when they can be seen, `[m:ss–m:ss]`: the time of the
                 dense caption that tells the same.
@@ -426,14 +428,21 @@ class TimeChat:
         Raises:
             VideoError: The video cannot be read.
         """
-        question = _Request(
-            task, query, tuple(history), decoding, preset, tuple(speech) if speech is not None else None, system
+        asked = _Request(
+            task,
+            query,
+            tuple(history),
+            decoding,
+            preset,
+            tuple(speech) if speech is not None else None,
+            system,
+            question,
         )
-        question.check()
+        asked.check()
         if isinstance(video, EncodedVideo | VideoSession):
-            return self._answer(question, video, moments, cite=cite, verify=verify, progress=progress)
+            return self._answer(asked, video, moments, cite=cite, verify=verify, progress=progress)
         with self.open(video, window_config=window_config, keep_in_memory=cite or verify) as opened:
-            return self._answer(question, opened, moments, cite=cite, verify=verify, progress=progress)
+            return self._answer(asked, opened, moments, cite=cite, verify=verify, progress=progress)
 
     def run_all(
         self,
@@ -443,6 +452,7 @@ class TimeChat:
         decoding: DecodingOptions = GREEDY,
         preset: str = DEFAULT_PRESET,
         speech: Sequence[Sequence[Event] | None] | None = None,
+        questions: Sequence[str | None] | None = None,
     ) -> list[Answer]:
         """Run a task on many videos, or with many words, in one batch; each is answered as if it were alone.
 
@@ -455,18 +465,21 @@ class TimeChat:
             decoding: How the answers are written.
             preset: Wording of the task.
             speech: What is said in each video; None where nobody listened.
+            questions: The whole question of each, instead of the preset's wording; None takes the preset's.
         """
         heard = [None] * len(items) if speech is None else [None if one is None else tuple(one) for one in speech]
-        questions = [
-            _Request(task, words, (), decoding, preset, said) for (_, words), said in zip(items, heard, strict=True)
+        whole = [None] * len(items) if questions is None else questions
+        worded = [
+            _Request(task, words, (), decoding, preset, said, None, text)
+            for (_, words), said, text in zip(items, heard, whole, strict=True)
         ]
-        for question in questions:
+        for question in worded:
             question.check()
         videos = [video for video, _ in items]
         if not videos:
             return []
         answers = []
-        for video, question, one in zip(videos, questions, self._answer_each(questions, videos), strict=True):
+        for video, question, one in zip(videos, worded, self._answer_each(worded, videos), strict=True):
             read = parse_window(one, task, question.query, self._scoring)
             answers.append(
                 Answer(
@@ -600,13 +613,13 @@ class TimeChat:
 
         answer = tell(question)
         if cite or verify:
-            captions = tell(replace(question, task="dense_caption", query=None, history=()))
+            captions = tell(replace(question, task="dense_caption", query=None, history=(), whole=None))
             answer = cited_answer(answer, captions.events)
         return verified_answer(answer, partial(self._find_cited, question, video)) if verify else answer
 
     def _find_cited(self, question: "_Request", video: EncodedVideo | VideoSession, cited: Event) -> list[Event]:
         """Moments of what a sentence says, in the windows that it cites."""
-        asked = replace(question, task="grounding", query=cited.caption, history=())
+        asked = replace(question, task="grounding", query=cited.caption, history=(), whole=None)
         if isinstance(video, EncodedVideo):
             windows = [video]
         else:
@@ -748,7 +761,8 @@ class TimeChat:
     ) -> list[GenerationOutput]:
         """Write answers; `watchers` are those of an `Order`."""
         shapes = [question.grammar(video.duration) for video in videos]
-        return self.executor.generate(GenerationBatch(prompts, shapes, question.decoding, **watchers))
+        numbers = [video.window_number for video in videos]
+        return self.executor.generate(GenerationBatch(prompts, shapes, question.decoding, numbers, **watchers))
 
     def _tokens(self, written: GenerationOutput) -> tuple[str, tuple[Token, ...]]:
         """The text of an answer and the tokens that wrote it."""
@@ -768,6 +782,7 @@ class _Request:
     preset: str
     speech: tuple[Event, ...] | None
     system: str | None = None
+    whole: str | None = None
 
     def check(self) -> None:
         """Raise a `ValueError` where the task, the preset or the words make no question."""
@@ -788,7 +803,7 @@ class _Request:
 
     def text(self, window: Window) -> str:
         """The question as it is asked about a window, with what is said in it where somebody listened."""
-        question = build_question(self.task, self.query, preset=self.preset)
+        question = self.whole or build_question(self.task, self.query, preset=self.preset)
         if self.speech is None:
             return question
         said = transcript_between(self.speech, window.start, window.end)

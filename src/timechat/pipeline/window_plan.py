@@ -8,6 +8,7 @@ from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.model.configuration import TimeChatConfig
 
 _OVERLAP_SHARE = 1 / 6  # of a window
+_START_ROUNDING = 0.5  # seconds by which a window may be longer than planned, see `split_into_windows`
 _REFINE_ABOVE = 0.5  # seconds: a coarser first look is followed by a second one
 
 
@@ -63,20 +64,26 @@ def plan_windows(
         window_config: How it shall be looked at.
         sampling: Which frames are wanted. A number of frames without a window takes the whole video at once, as the
             original does.
+
+    Raises:
+        ValueError: The step or the overlap asked for cannot be kept.
     """
+    window_config.check_density(num_frames=sampling.num_frames, fps=sampling.fps)
     start = max(0.0, sampling.start or 0.0)
     end = duration if sampling.end is None else min(sampling.end, duration)
     is_whole = window_config.window == 0 or (window_config.window is None and sampling.num_frames is not None)
     rate = sampling.fps or config.fps
     if sampling.num_frames is not None or rate is None:
         return _plan_fixed_count(config, start, end, window_config, sampling, is_whole)
-    pace = 1.0 if window_config.step is None or sampling.fps else window_config.step * rate
+    pace = 1.0 if window_config.step is None else window_config.step * rate
     length = 0.0 if is_whole else window_config.window or config.window_seconds * pace
     windows = _windows(start, end, length, window_config)
     fps = rate / pace
     max_frames = sampling.max_frames if sampling.max_frames is not None else config.max_frames
     frames = {"fps": fps, "max_frames": max_frames, "sampling": sampling.sampling}
     longest = max(window.end - window.start for window in windows)
+    if max_frames:
+        _check_step(window_config, longest - _START_ROUNDING, max_frames)
     step = max(1 / fps, longest / max_frames) if max_frames else 1 / fps
     return WindowPlan(
         tuple(replace(w, time_scale=pace) for w in windows), frames, step, _should_refine(window_config, step)
@@ -93,6 +100,12 @@ def _plan_fixed_count(
 ) -> WindowPlan:
     """The same number of frames in every window."""
     num_frames = sampling.num_frames or config.max_frame_positions
+    if sampling.max_frames is not None:
+        num_frames = min(num_frames, sampling.max_frames)
+    if window_config.step is not None and window_config.window is not None:
+        seconds = window_config.window or end - start
+        _check_step(window_config, seconds, num_frames)
+        num_frames = max(1, round(seconds / window_config.step))
     length = window_config.window or (
         config.window_seconds if window_config.step is None else window_config.step * num_frames
     )
@@ -106,6 +119,15 @@ def _plan_fixed_count(
 def _windows(start: float, end: float, length: float, window_config: WindowConfig) -> tuple[Window, ...]:
     overlap = length * _OVERLAP_SHARE if window_config.overlap is None else window_config.overlap
     return split_into_windows(start, end, length=length, overlap=overlap)
+
+
+def _check_step(looking: WindowConfig, seconds: float, num_frames: int) -> None:
+    """Raise a `ValueError` if windows of so many seconds need more than `num_frames` frames to keep the step."""
+    if looking.step is not None and seconds / looking.step > num_frames + 0.5:
+        raise ValueError(
+            f"a step of {looking.step:g} s in windows of {seconds:g} s takes {round(seconds / looking.step)} frames, "
+            f"more than the {num_frames} of a window; take a larger step or a shorter window"
+        )
 
 
 def _should_refine(window_config: WindowConfig, frame_interval: float) -> bool:

@@ -96,7 +96,7 @@ def _how_often(film: SyntheticVideo, deeds: Mapping[str, ActionPhrase], rng: ran
     yield QuestionAnswer("how_often", question, wording.TIMES[len(found)], [h.id for h in found])
 
 
-def _how_many(film: SyntheticVideo, deeds: Mapping[str, ActionPhrase], rng: random.Random) -> Iterator[QuestionAnswer]:  # noqa: ARG001
+def _how_many(film: SyntheticVideo, _deeds: Mapping[str, ActionPhrase], rng: random.Random) -> Iterator[QuestionAnswer]:
     """How many things do something."""
     kind = _some_kind(film, rng)
     found = [h for h in film.actions if h.kind == kind]

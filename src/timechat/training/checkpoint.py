@@ -33,7 +33,7 @@ class Checkpoint:
         folder: Where it is.
         step: Steps that were done before it.
         num_processes: Processes of the run that wrote it.
-        metrics: What validation said of it; empty without.
+        metrics: Metrics of the validation; empty without one.
     """
 
     folder: Path

@@ -34,8 +34,9 @@ class TrainedModelSettings:
     heads: str | None = None
     """File of what helps in training and is not exported, `heads.safetensors` of another run's folder, to start from;
     for nano's objectives. The later stages of a recipe take those of the stage before."""
-    start: Literal["nano_comparing"] | None = None
-    """What is done to the model before training; `nano_comparing` lets nano's video Q-Former start as a comparison."""
+    start: str | None = None
+    """Initializer of the objective that changes the model before training; `nano_comparing` makes the video Q-Former
+    of the built-in model start as a comparison of frames."""
     train: list[str] = field(default_factory=lambda: ["image_qformer", "video_qformer", "projection", "lora"])
     """Parts that learn: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
     beginning of parameter names. Everything else is frozen."""
@@ -292,7 +293,7 @@ class TrainingRecipe:
     name: str = "train"
     """What the run is called in logs."""
     objective: str = "answers"
-    """What is learned; a name of `timechat.training.objectives.OBJECTIVES`."""
+    """Name of the training objective: `answers` (next-token prediction), or one that the caller hands in."""
     model: TrainedModelSettings = field(default_factory=TrainedModelSettings)
     """Where training starts, and what it may change."""
     data: DataSettings = field(default_factory=DataSettings)

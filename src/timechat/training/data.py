@@ -14,7 +14,6 @@ from timechat.data.skipped import DataIssues
 from timechat.distributed import rank, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.synthetic.nano.source import SyntheticSource
 from timechat.training.config import DataSettings, TrainingRecipe
 from timechat.training.parameters import trainable
 
@@ -39,17 +38,16 @@ class InstructionBatches:
 
 def make_source(
     recipe: TrainingRecipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
-) -> InstructionBatches | SyntheticSource:
+) -> InstructionBatches:
     """Make the batches of this process; what cannot be read is named in the run's folder.
 
     Raises:
         DataError: A file of records cannot be read, or features do not fit the model.
+        ValueError: The recipe names no records.
     """
     data = recipe.data
     if data.films is not None:
-        if data.sources:
-            raise ValueError("data.sources and data.films are both given; learn from records or from drawn films")
-        return SyntheticSource(recipe, processor, model)
+        raise ValueError(f"data.films is for objectives of synthetic videos, not for {recipe.objective}; leave it out")
     if not data.sources:
         raise ValueError("data.sources is empty; name at least one file of records")
     sources = [

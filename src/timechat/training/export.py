@@ -1,6 +1,6 @@
 """What a run gives away: a `from_pretrained` folder, a PEFT adapter, the original's `.pth`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_tran
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
 from timechat.training.config import TrainedModelSettings, TrainingRecipe
-from timechat.training.objectives import HEADS, HEADS_NAME
+from timechat.training.objectives import HEADS_NAME, OBJECTIVES, Objective, find_objective
 from timechat.training.parameters import prepare_parameters
 from timechat.training.recipes import RESOLVED_FILE, load_resolved
 
@@ -51,19 +51,31 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
     return model, processor
 
 
-def build_start(recipe: TrainingRecipe, make_model: MakeModel = load_start) -> tuple[Model, TimeChatProcessor]:
-    """Make the model as a recipe starts with it: adapter and heads attached, what does not learn frozen."""
+def build_start(
+    recipe: TrainingRecipe, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
+) -> tuple[Model, TimeChatProcessor]:
+    """Make the model as a recipe starts with it: adapter and heads attached, frozen parts frozen.
+
+    Args:
+        recipe: A stage of a training run.
+        make_model: Loads the model that the stage starts from.
+        objectives: Known objectives by name.
+
+    Raises:
+        ValueError: The recipe's objective is unknown.
+    """
+    make_heads = find_objective(recipe.objective, objectives).make_heads
     model, processor = make_model(recipe.model)
-    if recipe.objective in HEADS:
-        setattr(model, HEADS_NAME, HEADS[recipe.objective](model))
+    if make_heads is not None:
+        setattr(model, HEADS_NAME, make_heads(model))
     prepare_parameters(model, recipe.model)
     return model, processor
 
 
 def load_trained(
-    run_folder: Path, make_model: MakeModel = load_start
+    run_folder: Path, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
 ) -> tuple[TrainingRecipe, Model, TimeChatProcessor]:
-    """Load what a run has learned: its best checkpoint where it knows one, else its latest.
+    """Load the result of a run: its best checkpoint where a metric says which, else its latest.
 
     Raises:
         TrainingError: There is no run, or it has no checkpoint yet.
@@ -72,7 +84,7 @@ def load_trained(
         raise TrainingError(f"{run_folder} is no training run: it has no {RESOLVED_FILE}")
     recipe = load_resolved(run_folder / RESOLVED_FILE)
     checkpoint = chosen_checkpoint(run_folder, recipe)
-    model, processor = build_start(recipe, make_model)
+    model, processor = build_start(recipe, make_model, objectives=objectives)
     load_weights(checkpoint, model)
     model.config.is_trained = True
     return recipe, model, processor
@@ -92,9 +104,11 @@ def chosen_checkpoint(run_folder: Path, recipe: TrainingRecipe) -> Checkpoint:
     return best_checkpoint(checkpoints, recipe.run.best_metric, recipe.run.best_is) or checkpoints[-1]
 
 
-def export_run(run_folder: Path, make_model: MakeModel = load_start) -> None:
+def export_run(
+    run_folder: Path, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
+) -> None:
     """Write what the recipe's `run.export` names into the run's folder."""
-    recipe, model, processor = load_trained(run_folder, make_model)
+    recipe, model, processor = load_trained(run_folder, make_model, objectives=objectives)
     drop_heads(model)
     if "original" in recipe.run.export:
         export_original_of(recipe, model, run_folder / ORIGINAL_FILE)
@@ -137,8 +151,13 @@ def drop_heads(model: nn.Module) -> dict[str, Any]:
     return state
 
 
-def export_folder_as_original(folder: Path, out: Path) -> None:
+def export_folder_as_original(folder: Path, out: Path, *, objectives: Mapping[str, Objective] = OBJECTIVES) -> None:
     """Write the original's `.pth` of a training run, or of a folder that `from_pretrained` loads.
+
+    Args:
+        folder: The folder of the run or of the model.
+        out: The file to write.
+        objectives: Known objectives by name.
 
     Raises:
         TrainingError: The folder is a run without a checkpoint.
@@ -147,7 +166,7 @@ def export_folder_as_original(folder: Path, out: Path) -> None:
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
     if (folder / RESOLVED_FILE).is_file():
-        recipe, model, _ = load_trained(folder)
+        recipe, model, _ = load_trained(folder, objectives=objectives)
         drop_heads(model)
         export_original_of(recipe, model, out)
         return

@@ -2,10 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
@@ -22,24 +21,13 @@ from timechat.training.checkpoint import (
 )
 from timechat.training.config import TrainingRecipe, TrainingRunSettings
 from timechat.training.logs import RunLog, progress_bar
-from timechat.training.objectives import ObjectiveModule, find_objective
+from timechat.training.objectives import OBJECTIVES, BatchSource, Objective, ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize
 from timechat.training.parameters import build_optimizer, set_learning_rate, set_training_mode, trainable
 from timechat.training.schedule import learning_rate, num_steps, step_iterations
 from timechat.training.step import StepOutcome, take_step
 
 Validate = Callable[[TimeChatForConditionalGeneration, int], Mapping[str, float]]
-
-
-class BatchSource(Protocol):
-    """Where batches come from."""
-
-    def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
-        """Give batches without end, the same from a given iteration on however often this is asked.
-
-        A batch holds the tensors that the objective reads, on the CPU, and may hold `record_ids`, a list of names
-        for error messages. On several processes each gives its own share.
-        """
 
 
 def train(
@@ -49,17 +37,19 @@ def train(
     folder: Path,
     device: torch.device,
     *,
+    objectives: Mapping[str, Objective] = OBJECTIVES,
     validate: Validate | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train a model by a recipe, going on from the latest checkpoint in `folder` if there is one.
 
     Args:
-        recipe: What to do.
+        recipe: Stage of a training run.
         model: The model, its parameters prepared (`prepare_parameters`).
-        source: Where batches come from.
-        folder: Where checkpoints and logs go.
-        device: Where to compute.
+        source: Source of the batches.
+        folder: Folder of checkpoints and logs.
+        device: Device of the model.
+        objectives: Known objectives by name.
         validate: Called with the model and the number of steps done, every `run.validate_every` steps, on every
             process; returns metrics by name.
         should_stop: Asked after every step; True makes a checkpoint and ends the call.
@@ -76,7 +66,7 @@ def train(
     checkpoint = next(reversed(find_checkpoints(folder)), None)
     if checkpoint:
         load_weights(checkpoint, model)
-    module = parallelize(ObjectiveModule(model, find_objective(recipe.objective)), run, device)
+    module = parallelize(ObjectiveModule(model, find_objective(recipe.objective, objectives).loss), run, device)
     optimizer = build_optimizer(trainable(model).items(), recipe.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
     first_step = _resume(checkpoint, optimizer, scaler, run)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,19 +13,17 @@ from torch import nn
 from timechat.config import save_recipe
 from timechat.distributed import process_group, rank, wait_for_all
 from timechat.errors import TrainingError
-from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import make_source as make_instruction_source
 from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
 from timechat.training.logs import PLOT_FILE, plot_losses
-from timechat.training.loop import BatchSource, Validate, train
-from timechat.training.objectives import HEADS_NAME, INITIALIZERS
+from timechat.training.loop import Validate, train
+from timechat.training.objectives import HEADS_NAME, OBJECTIVES, MakeSource, Objective, find_objective
 from timechat.training.parallel import choose_device
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
 
-MakeSource = Callable[[TrainingRecipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
 MakeValidate = Callable[[TrainingRecipe, TimeChatProcessor], Validate | None]
 
 FINISHED_FILE = "finished.json"
@@ -49,6 +47,7 @@ def train_recipe(
     stages: Sequence[TrainingRecipe],
     make_source: MakeSource = make_instruction_source,
     *,
+    objectives: Mapping[str, Objective] = OBJECTIVES,
     make_validate: MakeValidate = lambda _recipe, _processor: None,
     make_model: MakeModel = load_start,
     fresh: bool = False,
@@ -58,13 +57,14 @@ def train_recipe(
     """Train the stages of a recipe, going on wherever an earlier call stopped.
 
     Args:
-        stages: What to do, as `read_recipe` gives it. A stage starts from what the one before it has exported.
-        make_source: Makes the batches of a stage, on every process.
+        stages: Stages as `read_recipe` returns them. Each starts from the export of the one before it.
+        make_source: Function that makes the batches of a stage, on every process, unless its objective has its own.
+        objectives: Known objectives by name.
         make_validate: Makes a stage's validation, on every process.
         make_model: Loads the model that a stage starts from.
         fresh: Remove what earlier calls left in the stages' folders, and start anew.
-        should_stop: Asked after every step; True makes a checkpoint and ends the call.
-        report: Told what is going on, on the first process.
+        should_stop: Function that says whether to stop, called after every step; a stop makes a checkpoint.
+        report: Called with messages on the first process.
 
     Returns:
         Whether everything is finished, rather than stopped.
@@ -88,7 +88,7 @@ def train_recipe(
             if (folder / FINISHED_FILE).exists():
                 report(f"{folder}: finished already")
             elif not _train_stage(
-                recipe, folder, before, device, make_source, make_validate, make_model, should_stop, report
+                recipe, folder, before, device, make_source, objectives, make_validate, make_model, should_stop, report
             ):
                 report(f"{folder}: stopped; the same command goes on from there")
                 return False
@@ -102,38 +102,43 @@ def _train_stage(
     before: Path | None,
     device: torch.device,
     make_source: MakeSource,
+    objectives: Mapping[str, Objective],
     make_validate: MakeValidate,
     make_model: MakeModel,
     should_stop: Callable[[], bool],
     report: Callable[[str], None],
 ) -> bool:
+    objective = find_objective(recipe.objective, objectives)
+    initialize = None if recipe.model.start is None else objective.initializer(recipe.model.start)
     torch.manual_seed(recipe.run.seed)  # fresh adapters and heads are the same on every process
-    model, processor = build_start(recipe, load_start if before else make_model)
+    model, processor = build_start(recipe, load_start if before else make_model, objectives=objectives)
     if before is not None:
         _load_heads(model, before / HEADS_FILE)
     elif recipe.model.heads is not None:
         if not Path(recipe.model.heads).is_file():
             raise TrainingError(f"model.heads names {recipe.model.heads}, but there is no such file")
         _load_heads(model, Path(recipe.model.heads))
-    if recipe.model.start is not None:
-        INITIALIZERS[recipe.model.start](model)
-    source = make_source(recipe, model, processor)
+    if initialize is not None:
+        initialize(model)
+    source = (objective.make_source or make_source)(recipe, model, processor)
     validate = make_validate(recipe, processor)
     report(f"{folder}: training")
-    if not train(recipe, model, source, folder, device, validate=validate, should_stop=should_stop):
+    if not train(
+        recipe, model, source, folder, device, objectives=objectives, validate=validate, should_stop=should_stop
+    ):
         return False
     del model, source, validate
     if rank() == 0:
-        _finish(recipe, folder, load_start if before else make_model)
+        _finish(recipe, folder, load_start if before else make_model, objectives)
         report(f"{folder}: finished")
     wait_for_all()
     return True
 
 
-def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel) -> None:
+def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel, objectives: Mapping[str, Objective]) -> None:
     """Export, keep the heads for the next stage, draw the losses, and say that all is done."""
     checkpoint = chosen_checkpoint(folder, recipe)
-    export_run(folder, make_model)
+    export_run(folder, make_model, objectives=objectives)
     _save_heads(checkpoint, folder)
     if recipe.run.plot:
         plot_losses(folder, folder / PLOT_FILE)

@@ -30,7 +30,7 @@ class StepOutcome:
         num_samples: Samples seen.
         parts: Pieces of the loss, of the first process.
         should_stop: Whether any process was asked to stop.
-        grad_norm: Of all gradients together, before clipping.
+        grad_norm: Norm of all gradients together, before clipping.
     """
 
     loss: float
@@ -78,7 +78,7 @@ def take_step(
         recipe: The run.
         module: An `ObjectiveModule`, wrapped for its processes or not.
         optimizer: Over what learns.
-        scaler: Of the loss; switched off unless the arithmetic is fp16.
+        scaler: Gradient scaler; switched off unless the arithmetic is fp16.
         batches: The iterations' batches; as many are taken as the step needs.
         step: Number of the step, from 0.
         should_stop: Says whether this process was asked to stop; told to all others.

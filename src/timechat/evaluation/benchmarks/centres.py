@@ -21,8 +21,8 @@ def segment_centres(
 
     Args:
         num_available: Frames of the video.
-        fps: Of the video.
-        num_frames: How many are wanted; a short stretch gives some of them repeatedly.
+        fps: Frame rate of the video.
+        num_frames: Number of frames; a short clip repeats some of them.
         start: Seconds; None begins with the first frame.
         end: Seconds; None ends with the last.
 

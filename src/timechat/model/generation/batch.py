@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, LogitsProcessorList
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt
+from timechat.model.generation.generate import GenerationOutput, Prompt, Sampler
 from timechat.model.generation.grammar_state import GrammarState
 from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -45,7 +44,7 @@ class GenerationState:
     logprobs: list[float] = field(default_factory=list)
     is_finished: bool = False
     error: ValueError | None = None
-    _sampler: "_Sampler | None" = None
+    _sampler: Sampler | None = None
     _kv_states: list[tuple[Tensor, Tensor]] | None = None
 
     @property
@@ -259,7 +258,7 @@ class ContinuousBatch:
                 row.error = error
                 continue
             if row.decoding.do_sample:
-                row._sampler = row._sampler or _Sampler(row.decoding, scores.device)
+                row._sampler = row._sampler or Sampler(row.decoding, scores.device)
                 chosen[i] = row._sampler(scores[i : i + 1])
         sure = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
         for row, token, logprob in zip(rows, chosen.tolist(), sure, strict=True):
@@ -273,24 +272,6 @@ class ContinuousBatch:
                     row.error = error
                 row.is_finished = row.constraint.is_finished
             row.is_finished |= row.error is not None
-
-
-class _Sampler:
-    """Draws the tokens of one answer as `generate` does, from a generator of its own."""
-
-    def __init__(self, decoding: DecodingOptions, device: torch.device) -> None:
-        self._generator = torch.Generator(device).manual_seed(decoding.seed)
-        self._warpers = LogitsProcessorList()
-        if decoding.temperature != 1.0:
-            self._warpers.append(TemperatureLogitsWarper(decoding.temperature))
-        self._warpers.append(TopKLogitsWarper(decoding.top_k))
-        if decoding.top_p < 1.0:
-            self._warpers.append(TopPLogitsWarper(decoding.top_p))
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Draw from scores `(1, vocab)`; returns the id, `()`."""
-        probabilities = self._warpers(None, scores).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
 
 
 def _round_up(columns: int) -> int:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from timechat.answers.tasks import DecodingOptions
 from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
 from timechat.model.processing import TimeChatProcessor
 
@@ -46,6 +48,7 @@ def generate_answers(
     pad_token_id: int,
     arguments: dict[str, Any],
     constraint: LogitsProcessor | None = None,
+    samplers: Sequence["Sampler"] | None = None,
     cache: DynamicCache | None = None,
 ) -> list[GenerationOutput]:
     """Continue prompts, each as if it were alone; what prompts about one video share from the start is read once.
@@ -56,6 +59,8 @@ def generate_answers(
         pad_token_id: Fills shorter prompts.
         arguments: Of `generate`: `max_new_tokens`, `do_sample`, ...
         constraint: Keeps the answers in their form.
+        samplers: Sampler of each prompt, which draws its tokens; `arguments` must be greedy then. None leaves the
+            choice to `generate`, whose draws for one prompt depend on the other prompts.
         cache: For a single prompt: what is known of its beginning; it holds the whole conversation afterwards.
     """
     num_shared = _shared_prefix_length(prompts)
@@ -69,13 +74,15 @@ def generate_answers(
             model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache.batch_repeat_interleave(len(prompts))
     watch = _LogprobRecorder()
+    draws = None if samplers is None else _Draws(samplers)
+    processors = [processor for processor in (watch, constraint, draws) if processor is not None]
     with quiet_transformers():
         new_ids = model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             past_key_values=cache,
             pad_token_id=pad_token_id,
-            logits_processor=LogitsProcessorList([watch, *([] if constraint is None else [constraint])]),
+            logits_processor=LogitsProcessorList(processors),
             **arguments,
         )
     return _without_padding(new_ids, watch.finish(new_ids), model)
@@ -130,6 +137,42 @@ def _pad(prompts: Sequence[Prompt], num_shared: int, pad_token_id: int) -> tuple
         ids[row, own:] = torch.tensor(prompt.input_ids[num_shared:])
         mask[row, :num_shared] = mask[row, own:] = 1
     return ids, mask
+
+
+class Sampler:
+    """Draw the tokens of one answer as `generate` does, from a random generator of its own."""
+
+    def __init__(self, decoding: DecodingOptions, device: torch.device) -> None:
+        """Seed the generator.
+
+        Args:
+            decoding: Temperature, top_k, top_p and seed.
+            device: Device of the scores.
+        """
+        self._generator = torch.Generator(device).manual_seed(decoding.seed)
+        self._warpers = LogitsProcessorList()
+        if decoding.temperature != 1.0:
+            self._warpers.append(TemperatureLogitsWarper(decoding.temperature))
+        self._warpers.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1.0:
+            self._warpers.append(TopPLogitsWarper(decoding.top_p))
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Draw from scores `(1, vocab)`; returns the token id, `()`."""
+        probabilities = self._warpers(None, scores).softmax(-1)
+        return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
+
+
+class _Draws(LogitsProcessor):  # type: ignore[misc]
+    """Let each row's sampler choose its token, and leave greedy decoding no other."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self._samplers = samplers
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - as transformers calls it
+        rows = zip(self._samplers, scores, strict=True)
+        chosen = torch.stack([sampler(row[None]) for sampler, row in rows])  # (prompts,)
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
 
 
 class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]

@@ -85,7 +85,9 @@ class Options(_Request):
 
     def window_config(self) -> WindowConfig:
         """In which windows."""
-        return WindowConfig(self.window, self.overlap, self.step, self.refine)
+        looking = WindowConfig(self.window, self.overlap, self.step, self.refine)
+        looking.check_density(num_frames=self.num_frames, fps=self.fps)
+        return looking
 
 
 class TaskRequest(Options):
@@ -224,6 +226,7 @@ class ChatRequest(_Request):
         if schema is not None and self.task != "ask":
             raise ApiError(400, f"the answers of {self.task} have a form of their own", "response_format")
         looking = WindowConfig(0.0 if schema else self.window, self.overlap, self.step, self.refine)
+        looking.check_density(num_frames=options.num_frames, fps=options.fps)
         words = conversation.question if self.task in ("ask", "grounding", "highlights") else None
         if self.task == "grounding" and not words:
             raise ApiError(400, "grounding needs a query: say in the last message what to look for", "messages")

@@ -1,9 +1,10 @@
-"""The objectives of nano's stages, as `timechat.training.objectives` takes them."""
+"""The objectives of nano's stages, which callers of `timechat.training` hand in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from timechat.synthetic.nano.attention import AttentionRecorder
 from timechat.synthetic.nano.frames import FrameHeads, frame_loss
 from timechat.synthetic.nano.language import AnswerHeads, actions_loss, answer_loss, motion_loss, script_loss
-from timechat.synthetic.nano.temporal import window_attention_loss
+from timechat.synthetic.nano.source import make_source
+from timechat.synthetic.nano.temporal import initialize_comparison, window_attention_loss
+from timechat.training.objectives import HEADS_NAME, Objective, StepLoss
 
 _MOTION_WEIGHT = 10.0
 _ACTIONS_WEIGHT = 10.0
@@ -90,3 +93,26 @@ def end_to_end(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, 
     answer, helps, parts = answer_loss(model, heads, features, batch)
     help_share = max(0.1, 1 - batch["progress"])
     return answer + help_share * (script + helps), {**told, **parts}
+
+
+def _objective(lose: Callable[[Any, Mapping[str, Any]], tuple[Tensor, dict[str, float]]]) -> Objective:
+    """Make an objective of a loss that is a mean over the samples of a batch."""
+
+    def loss(model: nn.Module, batch: Mapping[str, Any]) -> StepLoss:
+        mean, parts = lose(model, batch)
+        # Heads that this stage does not need take part all the same: several processes expect a gradient of each.
+        heads: nn.Module = getattr(model, HEADS_NAME)
+        mean = mean + 0 * torch.stack([parameter.sum() for parameter in heads.parameters()]).sum()
+        num_samples = len(next(batch[name] for name in ("input_ids", "pixel_values", "frame_tokens") if name in batch))
+        return StepLoss(mean * num_samples, num_samples, parts)
+
+    return Objective(loss, NanoHeads, make_source, {"nano_comparing": initialize_comparison})
+
+
+NANO_OBJECTIVES: Mapping[str, Objective] = {
+    "nano_frames": _objective(frames),
+    "nano_scripts": _objective(language),
+    "nano_windows": _objective(temporal),
+    "nano_windows_unguided": _objective(partial(temporal, is_guided=False)),
+    "nano_films": _objective(end_to_end),
+}

@@ -167,6 +167,21 @@ class SyntheticSource:
         return batch
 
 
+def make_source(
+    recipe: TrainingRecipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
+) -> SyntheticSource:
+    """Make the batches of a stage of nano's training.
+
+    Raises:
+        ValueError: The recipe names no synthetic videos, or records beside them.
+    """
+    if recipe.data.films is None:
+        raise ValueError(f"{recipe.objective} learns from synthetic videos; give data.films")
+    if recipe.data.sources:
+        raise ValueError("data.sources and data.films are both given; learn from records or from synthetic videos")
+    return SyntheticSource(recipe, processor, model)
+
+
 def frame_times(film: SyntheticVideo) -> np.ndarray:
     """When frames of a film are sampled: twice a second."""
     return np.arange(0, film.duration, TICK)
