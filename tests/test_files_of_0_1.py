@@ -244,8 +244,12 @@ def test_features_of_0_1_are_kept_and_trained_from(folder: Path, command: Comman
 # --------------------------------------------------------------------------------------------------------- downloads
 
 
+REPOSITORY = "google-bert/bert-base-uncased"
+COMMIT = "1" * 40
+
+
 class Hub(BaseHTTPRequestHandler):
-    """A hub with one file, as when 0.1 fetched it."""
+    """A hub with one repository of one file, the one that 0.1 fetched."""
 
     content: ClassVar[bytes] = "".join(f"word{i}\n" for i in range(2000)).encode()
 
@@ -256,14 +260,23 @@ class Hub(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, *, with_body: bool) -> None:
-        body, start = self.content, 0
-        if self.path.startswith("/api/"):
-            body = json.dumps([{"type": "file", "path": "vocab.txt", "size": len(self.content)}]).encode()
-        elif wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(wanted[1])
+        path, start = self.path.partition("?")[0], 0
+        size = len(self.content)
+        if path.startswith(f"/api/models/{REPOSITORY}/tree/"):
+            body = json.dumps([{"type": "file", "path": "vocab.txt", "size": size, "oid": "2" * 40}]).encode()
+        elif path.startswith(f"/api/models/{REPOSITORY}"):
+            siblings = [{"rfilename": "vocab.txt", "size": size, "blobId": "2" * 40}]
+            body = json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode()
+        elif re.fullmatch(rf"/{REPOSITORY}/resolve/\w+/vocab.txt", path):
+            body = self.content
+            if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+                start = int(wanted[1])
+        else:
+            self.send_error(404)
+            return
         self.send_response(206 if start else 200)
         self.send_header("ETag", '"one"')
-        self.send_header("X-Repo-Commit", "1" * 40)
+        self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(body) - start))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -282,7 +295,7 @@ def test_a_download_of_0_1_is_kept_or_completed(name: str, folder: Path) -> None
     address = f"http://127.0.0.1:{server.server_port}"
     manifest = folder / name / "downloads.json"
     manifest.write_text(manifest.read_text().replace("http://127.0.0.1:9", address))
-    environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hub")}
     command = [sys.executable, "-m", "timechat", "download", name, "--only", "bert-vocab"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     server.shutdown()
