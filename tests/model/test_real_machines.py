@@ -12,7 +12,7 @@ from timechat import TimeChat
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.pipeline import DecodingOptions
 
-CHARADES = Path(__file__).parents[2] / "shared" / "videos" / "charades_3MSZA.mp4"
+CHARADES = Path(__file__).parents[3] / "shared" / "videos" / "charades_3MSZA.mp4"
 
 
 @pytest.mark.gpu

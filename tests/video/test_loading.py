@@ -34,8 +34,8 @@ from timechat.video import index as index_module
 from timechat.video.decoding import num_cores
 from timechat.video.index import PacketScan, build_index
 
-DATA = Path(__file__).parent / "data"
-REAL_CLIPS = Path(__file__).parents[2] / "shared" / "videos"
+DATA = Path(__file__).parents[1] / "data"
+REAL_CLIPS = Path(__file__).parents[3] / "shared" / "videos"
 with_real_clips = pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="../shared/videos is not on this machine")
 GOLDEN = json.loads((DATA / "uniform_sampling.json").read_text())
 
