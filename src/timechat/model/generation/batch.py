@@ -6,21 +6,19 @@ in it, so that answers come and go between two steps without the others noticing
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, LogitsProcessorList
-from transformers.cache_utils import CacheLayerMixin
+from transformers import DynamicCache, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from timechat.answers.tasks import DecodingOptions
 from timechat.model.generation.generate import GenerationOutput, Prompt
 from timechat.model.generation.grammar_state import GrammarState
+from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
 from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
-_GROWTH_POSITIONS = 256  # positions by which the cache grows: each growth copies it
 _RETAINED_BYTES = 256 << 20  # of a cache without rows, for those to come
 
 
@@ -121,8 +119,8 @@ class ContinuousBatch:
         if self.prefilling is not None or len(self.running) >= self.max_rows:
             return False
         everyone = [*self.running, sequence]
-        columns = _round_up(max(row.max_positions for row in everyone))
-        num_rows = KVCacheSlots.allocated_rows(len(everyone), self.max_rows)
+        columns = allocated_positions(max(row.max_positions for row in everyone))
+        num_rows = allocated_rows(len(everyone), self.max_rows)
         return not self.running or num_rows * columns * self._bytes_per_position <= self._max_bytes
 
     def can_preempt(self, sequence: GenerationState) -> bool:
@@ -293,113 +291,5 @@ class _Sampler:
         return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
 
 
-def _round_up(columns: int) -> int:
-    return -(-columns // _GROWTH_POSITIONS) * _GROWTH_POSITIONS
-
-
 def _num_bytes(states: list[tuple[Tensor, Tensor]]) -> int:
     return sum(tensor.nbytes for pair in states for tensor in pair)
-
-
-class KVCacheSlots:
-    """The states of all rows, in one tensor a layer that is written into in place, and grows with what is in it.
-
-    Attributes:
-        cache: The same, as the language model takes it.
-        width: Positions that the longest row will have after the next step.
-        lengths: `(rows,)`, where each row's next token goes.
-    """
-
-    def __init__(self, max_rows: int, num_layers: int) -> None:
-        self._max_rows = max_rows
-        self._layers = [_KVSlotLayer(self) for _ in range(num_layers)]
-        self.cache = Cache(layers=list(self._layers))
-        self.width = 0
-        self.lengths = torch.zeros(0, dtype=torch.long)
-        self.indices = self.lengths
-
-    def write_row(self, row: int, states: list[tuple[Tensor, Tensor]]) -> None:
-        """Put what the model knows of an answer into a row: `(heads, positions, head size)` each."""
-        length = states[0][0].shape[1]
-        self._grow(row + 1, length + 1, like=states[0][0])
-        for layer, (keys, values) in zip(self._layers, states, strict=True):
-            layer.keys[row, :, :length] = keys
-            layer.values[row, :, :length] = values
-
-    def read_row(self, row: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Copy a row out."""
-        return [(layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone()) for layer in self._layers]
-
-    def move_row(self, source: int, target: int, length: int) -> None:
-        """Move a row."""
-        for layer in self._layers:
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
-
-    def prepare_step(self, lengths: Tensor, width: int) -> None:
-        """Tell where the next tokens of the first rows go."""
-        self.lengths, self.width = lengths, width
-        self.indices = torch.arange(len(lengths), device=lengths.device)
-        self._grow(len(lengths), width, like=self._layers[0].keys)
-
-    @staticmethod
-    def allocated_rows(num_rows: int, max_rows: int) -> int:
-        """Rows that are held for so many answers: a power of two, so that few growths copy."""
-        return min(max_rows, 1 << (num_rows - 1).bit_length())
-
-    @property
-    def num_bytes(self) -> int:
-        """Of all states."""
-        return sum(0 if layer.keys is None else layer.keys.nbytes + layer.values.nbytes for layer in self._layers)
-
-    def _grow(self, num_rows: int, columns: int, *, like: Tensor) -> None:
-        """Have room for so many rows and positions; `like` is a tensor `(..., heads, positions, head size)`."""
-        first = self._layers[0].keys
-        old_rows, old_columns = (0, 0) if first is None else (first.shape[0], first.shape[2])
-        if num_rows <= old_rows and columns <= old_columns:
-            return
-        rows = max(old_rows, self.allocated_rows(num_rows, self._max_rows))
-        columns = max(old_columns, _round_up(columns))
-        shape = (rows, like.shape[-3], columns, like.shape[-1])
-        for layer in self._layers:
-            for name in ("keys", "values"):
-                # Zeros, since what is not looked at is still multiplied by nought, and must not be infinite.
-                grown = torch.zeros(shape, dtype=like.dtype, device=like.device)
-                if first is not None:
-                    grown[:old_rows, :, :old_columns] = getattr(layer, name)
-                setattr(layer, name, grown)
-            layer.is_initialized = True
-
-
-class _KVSlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer of `KVCacheSlots`, as `transformers` wants it."""
-
-    keys: Any
-    values: Any
-
-    def __init__(self, slots: KVCacheSlots) -> None:
-        super().__init__()
-        self._slots = slots
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: rows are filled before the model is called."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the new states, `(rows, heads, 1, head size)`, each at its row's place; returns all."""
-        slots = self._slots
-        self.keys[slots.indices, :, slots.lengths] = key_states[:, :, 0]
-        self.values[slots.indices, :, slots.lengths] = value_states[:, :, 0]
-        rows = len(slots.indices)
-        return self.keys[:rows, :, : slots.width], self.values[:rows, :, : slots.width]
-
-    def get_mask_sizes(self, _query_length: int) -> tuple[int, int]:
-        """Positions that are looked at, and where they begin."""
-        return self._slots.width, 0
-
-    def get_seq_length(self) -> int:
-        """Positions of the longest row."""
-        return max(0, self._slots.width - 1)
-
-    def get_max_length(self) -> int:
-        """None: it grows."""
-        return -1

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
-from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
 
 
