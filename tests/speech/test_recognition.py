@@ -15,11 +15,13 @@ import pytest
 
 from tests.clips import RECIPES, draw_clip, draw_film_with_sound
 from timechat.errors import CheckpointError, VideoError
-from timechat.speech import Transcript, load_transcript, recognition, transcribe_audio
+from timechat.speech import Transcript, recognition
+from timechat.speech.loading import load_transcript
+from timechat.speech.recognition import transcribe_audio
 from timechat.video import probe_video
 from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _pieces, read_audio
 
-REAL_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
 FROM_AAC = 0.01  # seconds; the codec smears a sharp start
 RUN_IN = 1024 / 44100 + FROM_AAC  # seconds; the codec writes a block of silence first
 

@@ -15,11 +15,11 @@ from timechat.speech import (
     Transcript,
     add_transcript,
     clean_transcript,
-    load_transcript,
     read_transcript,
     thin_transcript,
     transcript_between,
 )
+from timechat.speech.loading import load_transcript
 
 LINES = (Event(1.0, 2.5, "hello there everyone"), Event(3661.25, 3663.0, "now we cut the onion"))
 
@@ -283,7 +283,7 @@ def test_short_lines_and_repeats_are_dropped_but_not_languages_without_spaces():
 def test_a_transcript_is_cleaned_when_it_is_loaded_and_what_is_left_out_is_told(tmp_path):
     path = transcript(tmp_path, TABS + "3664.00\t3665.00\tyes\n")
     assert load_transcript("film.mp4", transcript=path) == Transcript(
-        LINES, ("lines of speech with fewer than three words or said twice, left out: 1 of 3",)
+        LINES, ("lines of speech with fewer than three words or repeated, left out: 1 of 3",)
     )
     assert load_transcript("film.mp4", transcript=transcript(tmp_path, TABS)) == Transcript(LINES)
 

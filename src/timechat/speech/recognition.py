@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from timechat.answers.events import Event
 from timechat.errors import CheckpointError
+from timechat.speech.transcripts import Transcript
 from timechat.video import VideoSource, probe_video
 from timechat.video.audio import AudioSegment, read_audio
 from timechat.video.loading import DEFAULT_TIMEOUT
@@ -19,19 +19,6 @@ ProgressCallback = Callable[[str, int, int], None]
 
 _MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
 _NO_SOUND = "the video has no sound that can be decoded, so nothing is heard in it"
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What is said in a video.
-
-    Attributes:
-        lines: In order of time, in seconds from the first picture.
-        notes: Plain sentences that whoever reads the answer should know.
-    """
-
-    lines: tuple[Event, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def check_recognizer(model: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from timechat.errors import DataError, located
 
 _EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or lines of start, end and words divided by tabs"
 _TOO_LARGE = 2**27  # bytes; a day of speech is about a hundredth of it
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The speech of a video.
+
+    Attributes:
+        lines: Lines in order of time, in seconds since the first frame.
+        notes: Plain sentences that a reader of the answer should know.
+    """
+
+    lines: tuple[Event, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_transcript(path: str | Path) -> tuple[Event, ...]:
