@@ -151,11 +151,6 @@ class DiskCache:
                     found.append(CacheEntry(file.name, Path(file.path), status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: (entry.used, entry.key))
 
-    @property
-    def total_bytes(self) -> int:
-        """Size of all files."""
-        return sum(entry.num_bytes for entry in self.entries())
-
     def clear(self) -> list[CacheEntry]:
         """Remove all files of the cache, and nothing else that may lie in its folder; returns them."""
         return self.prune(0)

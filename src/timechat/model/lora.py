@@ -4,7 +4,6 @@ from pathlib import Path
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import cached_file
@@ -99,16 +98,6 @@ def set_adapter_scale(language_model: nn.Module, scale: float) -> None:
 def adapter_scale(language_model: nn.Module) -> float | None:
     """Return what the adapter's product is multiplied with at present, None without an adapter."""
     return next((float(layer.scaling[_NAME]) for layer in _lora_layers(language_model)), None)
-
-
-def merge_adapter(language_model: nn.Module) -> None:
-    """Fold the adapter into the weights at its present scale and remove the LoRA layers, in place."""
-    for layer_name, layer in list(language_model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            parent_name, _, child = layer_name.rpartition(".")
-            setattr(language_model.get_submodule(parent_name), child, layer.get_base_layer())
-    language_model.timechat_lora_config = None  # type: ignore[assignment]
 
 
 def base_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
