@@ -177,14 +177,14 @@ def test_no_more_is_parked_than_there_is_room_for(model, videos):
 
 
 def test_a_form_that_is_given_up_ends_its_own_answer_alone(model, videos):
-    class Hopeless:
-        has_ended = False
+    class TooLargeGrammar:
+        is_finished = False
 
-        def likeliest(self, _scores, _tokens_left):
+        def most_likely_token(self, _scores, _tokens_left):
             raise ValueError("too large")
 
     first, second = (GenerationState(prompt, DecodingOptions(max_new_tokens=9)) for prompt in prompts_about(videos, 2))
-    second.constraint = Hopeless()
+    second.constraint = TooLargeGrammar()
     batch = ContinuousBatch(model)
     written_together(batch, [first, second])
     assert str(second.error) == "too large"

@@ -37,7 +37,7 @@ def llama(converted) -> TimeChat:
 
 @pytest.fixture(scope="module", params=["nano", "llama"])
 def constraints(request, nano, llama) -> GrammarCompiler:
-    return {"nano": nano, "llama": llama}[request.param].work.constraints
+    return {"nano": nano, "llama": llama}[request.param].executor.grammar_compiler
 
 
 def draw(constraints: GrammarCompiler, task: str, duration: float, budget: int, seed: int, likes_end: float) -> str:
@@ -94,22 +94,23 @@ def test_whatever_is_written_can_be_read(constraints, task, duration, budget, se
 
 
 def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
-    shape = answer_grammar("dense_caption", duration=600.0, max_events=2)
-    one, two = "1.0 - 2.0 seconds, A.  ", "1.0 - 2.0 seconds, A.  3.0 - 4.0 seconds, B.  "
-    for begun in ("", "5", "5.0"):
-        assert shape.allows(one + begun, 500)
-        assert not shape.allows(two + begun, 500)  # a third event
-        assert not shape.allows(one + begun, 3)  # no room to end it
+    grammar = answer_grammar("dense_caption", duration=600.0)
+    full = "".join(f"{start}.0 - {start + 1}.0 seconds, A.  " for start in range(1, MAX_EVENTS + 1))
+    one_less = full.removesuffix(f"{MAX_EVENTS}.0 - {MAX_EVENTS + 1}.0 seconds, A.  ")
+    for begun in ("", "70", "70.0"):
+        assert grammar.allows(one_less + begun, 500)
+        assert not grammar.allows(full + begun, 500)  # one event too many
+        assert not grammar.allows(one_less + begun, 3)  # too few tokens left to end it
 
 
 def test_an_answer_of_odd_signs_comes_to_its_end(nano):
     """Logits that like spaces, strange signs and full stops, and never the end."""
-    constraints = nano.work.constraints
+    constraints = nano.executor.grammar_compiler
     odd = np.array([not text.isalnum() or not text.isascii() for text in constraints.texts])
     likes = torch.from_numpy(odd.astype(np.float32)) * 6
     for seed in range(40):
         budget = (48, 96, 160)[seed % 3]
-        processor = constraints.processor([answer_grammar("dense_caption", duration=60.0)], budget)
+        processor = constraints.logits_processor([answer_grammar("dense_caption", duration=60.0)], budget)
         generator = torch.Generator().manual_seed(seed)
         ids: list[int] = []
         while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
@@ -129,7 +130,7 @@ def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
     head = tokenizer(" The highlight timestamps are in the", add_special_tokens=False).input_ids
     comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
     for budget in (80, 120, 200):
-        processor = constraints.processor([answer_grammar("highlights", duration=600.0)], budget)
+        processor = constraints.logits_processor([answer_grammar("highlights", duration=600.0)], budget)
         ids: list[int] = []
         generator = torch.Generator().manual_seed(budget)
         while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
@@ -146,10 +147,10 @@ def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
 
 def test_the_same_is_never_told_again_and_again(nano):
     """A model that wants nothing else is made to move on in time."""
-    constraints = nano.work.constraints
+    constraints = nano.executor.grammar_compiler
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
     gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
-    processor = constraints.processor([answer_grammar("dense_caption", duration=60.0)], 400)
+    processor = constraints.logits_processor([answer_grammar("dense_caption", duration=60.0)], 400)
     ids: list[int] = []
     while len(ids) < 400 and (not ids or ids[-1] not in constraints.eos_token_ids):
         scores = torch.zeros(1, constraints.vocab_size)
@@ -185,7 +186,7 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
     ids = constraints._tokenizer(f" {text}", add_special_tokens=False).input_ids
     if constraints._tokenizer.unk_token_id in ids:
         return  # the small vocabulary cannot spell it
-    processor = constraints.processor([answer_grammar(task, duration=60.0)], 600)
+    processor = constraints.logits_processor([answer_grammar(task, duration=60.0)], 600)
     for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
         scores = torch.zeros(1, constraints.vocab_size)
         masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), scores)
@@ -201,9 +202,9 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
 )
 def test_it_may_be_said_that_there_is_nothing(nano, denial):
     task, text = denial
-    constraints = nano.work.constraints
+    constraints = nano.executor.grammar_compiler
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
-    processor = constraints.processor([answer_grammar(task, duration=60.0)], 100)
+    processor = constraints.logits_processor([answer_grammar(task, duration=60.0)], 100)
     for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
         masked = processor(
             torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), torch.zeros(1, constraints.vocab_size)
@@ -212,11 +213,11 @@ def test_it_may_be_said_that_there_is_nothing(nano, denial):
 
 
 def test_rows_of_a_batch_do_not_disturb_each_other(nano):
-    constraints = nano.work.constraints
+    constraints = nano.executor.grammar_compiler
     tasks = ["grounding", "dense_caption", "highlights"]
     shapes = [answer_grammar(task, duration=30.0) for task in tasks]
-    together = constraints.processor([*shapes, None], 60)
-    alone = [constraints.processor([shape], 60) for shape in shapes]
+    together = constraints.logits_processor([*shapes, None], 60)
+    alone = [constraints.logits_processor([shape], 60) for shape in shapes]
     generator = torch.Generator().manual_seed(3)
     ids = torch.zeros(4, 0, dtype=torch.long)
     for _ in range(25):
