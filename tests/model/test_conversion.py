@@ -206,7 +206,9 @@ def test_weights_that_lack_a_part_are_refused(tmp_path):
     content = torch.load(files().timechat, weights_only=True)
     content["model"] = {key: value for key, value in content["model"].items() if not key.startswith("llama_proj")}
     torch.save(content, tmp_path / "part.pth")
-    match = r"nothing for video_qformer.projection.weight, video_qformer.projection.bias, .* part.pth \(--timechat\)"
+    match = (
+        r"checkpoints lack video_qformer.projection.weight, video_qformer.projection.bias, .* part.pth \(--timechat\)"
+    )
     fails(tmp_path, match, timechat=tmp_path / "part.pth")
 
 
@@ -250,11 +252,11 @@ def test_an_index_without_a_weight_map_is_refused(tmp_path):
 def test_a_folder_without_a_tokenizer_says_what_was_expected(tmp_path):
     shutil.copytree(files().llm, tmp_path / "llm")
     (tmp_path / "llm" / "tokenizer.model").unlink()
-    fails(tmp_path, "holds no tokenizer; expected tokenizer.model or tokenizer.json", llm=tmp_path / "llm")
+    fails(tmp_path, "contains no tokenizer; expected tokenizer.model or tokenizer.json", llm=tmp_path / "llm")
 
 
 def test_a_folder_is_not_taken_for_a_file_nor_a_file_for_a_folder(tmp_path):
-    fails(tmp_path, "is a folder; expected a file", vit=tmp_path)
+    fails(tmp_path, "is a folder; expected a weights file", vit=tmp_path)
     fails(tmp_path, "is a file; expected the folder", llm=files().vit)
     (tmp_path / "new").write_text("")
     with pytest.raises(CheckpointError, match="new is a file; name a new folder"):
@@ -307,14 +309,14 @@ def test_an_unknown_or_impossible_config_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"window_sze": 16}, "window_sze is no setting: did you mean window_size?"),
+        ({"window_sze": 16}, "window_sze is not a setting: did you mean window_size?"),
         ({"vision_config": {"num_heads": 4}}, "vision_config.num_heads .* vision_config.num_attention_heads"),
         ({"text_config": {"rope_theata": 1.0}}, "did you mean text_config.rope_theta"),
         ({"vision_config": 5}, "vision_config must be an object"),
         ({"window_size": "abc"}, "'window_size' expected int, got str"),
         ({"text_config": {"num_attention_heads": 0}}, "text_config.num_attention_heads must be at least 1, got 0"),
         ({"text_config": {"model_type": "nope"}}, "'nope' is unknown"),
-        ({"vision_config": {"image_size": 60}}, "image_size is 60 pixels, expected a multiple of the patches' 14"),
+        ({"vision_config": {"image_size": 60}}, "image_size is 60 pixels, expected a multiple of the patch size 14"),
         ({"vision_config": {"image_size": [56, 56]}}, "image_size is .56, 56. pixels, expected a multiple"),
     ],
 )
@@ -333,10 +335,8 @@ def test_settings_of_whole_config_files_are_all_known(tmp_path, converted):
 def test_what_tensors_cannot_tell_is_noted_unless_it_is_given(tmp_path):
     overrides = GOLDEN_OVERRIDES | {"stride": 16}
     notes = convert(files(), tmp_path / "out", overrides=overrides).notes
-    assert any(
-        note.startswith("assumed, because tensors cannot tell: window_size=32, max_frame_positions=96;")
-        for note in notes
-    )
+    expected = "assumed, because tensors do not show it: window_size=32, max_frame_positions=96;"
+    assert any(note.startswith(expected) for note in notes)
 
 
 def test_files_of_one_name_are_told_apart_in_the_report(tmp_path):

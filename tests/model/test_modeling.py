@@ -220,7 +220,7 @@ def test_gradient_checkpointing_gives_the_same_loss():
 
 def test_a_prompt_for_another_number_of_frames_is_refused():
     model = tiny_model()
-    with pytest.raises(ValueError, match="the prompt has 4 places for video tokens, but the video gives 8"):
+    with pytest.raises(ValueError, match="the prompt has 4 placeholders for video tokens, but the video has 8"):
         model(input_ids=prompt_of(model, 4, [5]), **video_inputs(6))
 
 

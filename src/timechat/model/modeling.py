@@ -31,19 +31,19 @@ _VIDEO_INPUTS = (
 
 
 class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """A language model that is shown a video as timed tokens.
+    """A language model that reads a video as time-aware video tokens.
 
-    `input_ids` hold `config.image_token_id` where video tokens belong, `config.num_video_tokens(frames)`
-    times a video; `TimeChatProcessor` writes them.
+    `input_ids` contain the placeholder `config.image_token_id` for every video token,
+    `config.num_video_tokens(frames)` times per video; `TimeChatProcessor` writes them.
     """
 
     def __init__(self, config: TimeChatConfig, *, keep_vision_in_float32: bool = False) -> None:
         """Build the model.
 
         Args:
-            config: Its sizes.
-            keep_vision_in_float32: Let `from_pretrained(dtype=...)` load only the language model in that dtype;
-                for CPUs on which half precision is slow, where a large language model still has to fit.
+            config: Config of the model.
+            keep_vision_in_float32: Whether `from_pretrained(dtype=...)` applies to the language model only. Useful
+                on CPUs with slow half precision if a large language model must still fit into memory.
         """
         super().__init__(config)
         if keep_vision_in_float32:
@@ -73,13 +73,13 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         *,
         vision_states: Tensor | None = None,
     ) -> Tensor:
-        """Encode frames one by one; the part of the work that can be cut into pieces anywhere.
+        """Encode each frame on its own, so that a video can be encoded in parts of any size.
 
         Args:
-            pixel_values: `(batch, frames, 3, height, width)`, or None where `vision_states` are given.
-            qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame.
+            pixel_values: `(batch, frames, 3, height, width)`, or None if `vision_states` are given.
+            qformer_input_ids: `(batch, frames, tokens)`, ids of the time sentence of each frame.
             qformer_attention_mask: `(batch, frames, tokens)`.
-            vision_states: `(batch, frames, places, vision hidden)`, what the vision tower made of the frames.
+            vision_states: `(batch, frames, places, vision hidden)`, output of the vision tower.
 
         Returns:
             `(batch, frames, num_query_tokens + tokens, Q-Former hidden)`.
@@ -108,15 +108,15 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         *,
         vision_states: Tensor | None = None,
     ) -> Tensor:
-        """Turn videos of one length into the tokens that the language model sees.
+        """Encode videos of equal length into video tokens.
 
         Args:
-            pixel_values: `(batch, frames, 3, height, width)`, or None where `vision_states` are given.
-            qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame. Padding is masked
-                inside of the image Q-Former, but its states are handed on, as in the original: results
-                depend on how far sentences are padded. The processor pads per video.
+            pixel_values: `(batch, frames, 3, height, width)`, or None if `vision_states` are given.
+            qformer_input_ids: `(batch, frames, tokens)`, ids of the time sentence of each frame. Padding is
+                masked inside the image Q-Former, but its states are passed on, as in the original: results depend
+                on the length of the padding. The processor pads per video.
             qformer_attention_mask: `(batch, frames, tokens)`.
-            vision_states: `(batch, frames, places, vision hidden)`, what the vision tower made of the frames.
+            vision_states: `(batch, frames, places, vision hidden)`, output of the vision tower.
 
         Returns:
             `(batch, windows * num_video_query_tokens, text hidden size)`.
@@ -127,11 +127,11 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         return self.video_qformer(frame_tokens)  # type: ignore[no-any-return]
 
     def embed_prompt(self, input_ids: Tensor, video_features: Tensor) -> Tensor:
-        """Look up the prompt's embeddings and put the video tokens in their places.
+        """Return the embeddings of a prompt, with the video tokens in place of their placeholders.
 
         Args:
-            input_ids: `(batch, sequence)` with `config.image_token_id` where video tokens belong.
-            video_features: `(..., text hidden)`, as many vectors as there are such places, in order.
+            input_ids: `(batch, sequence)` with `config.image_token_id` as the placeholder of each video token.
+            video_features: `(..., text hidden)`, one vector per placeholder, in order.
 
         Returns:
             `(batch, sequence, text hidden)`.
@@ -143,12 +143,12 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
                 f"video tokens are {video_features.shape[-1]} wide, the language model is {width} wide; encode the "
                 "video with this model"
             )
-        if (num_places := int(is_video.sum())) != video_features.shape[0]:
+        if (num_placeholders := int(is_video.sum())) != video_features.shape[0]:
             raise ValueError(
-                f"the prompt has {num_places} places for video tokens, but the video gives "
-                f"{video_features.shape[0]}; let TimeChatProcessor write the prompt for the same frames"
+                f"the prompt has {num_placeholders} placeholders for video tokens, but the video has "
+                f"{video_features.shape[0]} video tokens; let TimeChatProcessor write the prompt for the same frames"
             )
-        # The placeholder's id has no row of its own in the original's embeddings.
+        # In the original, the placeholder id has no row in the embeddings.
         inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_video, 0))
         video_features = video_features.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds.masked_scatter(is_video[..., None], video_features)  # type: ignore[no-any-return]
@@ -169,41 +169,41 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Predict the next token of each position; with `labels`, also the loss.
+        """Compute the logits of the next token at each position and, with `labels`, the loss.
 
         Args:
-            input_ids: `(batch, sequence)`, or None where `inputs_embeds` are given.
+            input_ids: `(batch, sequence)`, or None if `inputs_embeds` are given.
             attention_mask: `(batch, sequence)`, 0 for padding on either side; or `(batch, 1, sequence, sequence)`,
-                True where a row may look, together with `position_ids`.
+                True for visible positions, together with `position_ids`.
             pixel_values: `(batch, frames, 3, height, width)`, padded to the longest video of the batch.
             qformer_input_ids: `(batch, frames, tokens)`.
             qformer_attention_mask: `(batch, frames, tokens)`.
-            video_sizes: `(batch, 2)`, frames and prompt tokens that are real in each video: a video is
-                encoded as if it were alone. None takes the tensors as they are.
-            vision_states: `(batch, frames, places, vision hidden)` in place of `pixel_values`: what the
-                vision tower made of them.
+            video_sizes: `(batch, 2)`, number of real frames and prompt tokens of each video, so that each video is
+                encoded as if it were alone. None uses the tensors without cutting them.
+            vision_states: `(batch, frames, places, vision hidden)` in place of `pixel_values`: output of the vision
+                tower.
             frame_tokens: `(batch, frames, num_query_tokens + tokens, Q-Former hidden)` in place of `pixel_values`
-                and their time sentences: what `get_frame_features` made of them.
-            inputs_embeds: `(batch, sequence, text hidden)` instead of all of the above but the mask.
-            position_ids: `(batch, sequence)`; by default counted over real positions.
-            past_key_values: What the language model remembers of earlier positions.
-            labels: `(batch, sequence)`, -100 where no loss is wanted.
+                and their time sentences: output of `get_frame_features`.
+            inputs_embeds: `(batch, sequence, text hidden)` in place of all inputs above except the mask.
+            position_ids: `(batch, sequence)`; by default the index among the real positions.
+            past_key_values: Cache of the language model.
+            labels: `(batch, sequence)`, -100 for positions without loss.
             **kwargs: Passed to the language model (`use_cache`, `logits_to_keep`, ...).
 
         Returns:
-            The language model's own output.
+            The output of the language model.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds: exactly one of them")
         given = [tensor for tensor in (pixel_values, vision_states, frame_tokens) if tensor is not None]
         if len(given) > 1:
-            raise ValueError("give one of pixel_values, vision_states and frame_tokens: they stand for the same video")
+            raise ValueError("give one of pixel_values, vision_states and frame_tokens: they represent the same video")
         if given:
             sentences = (qformer_input_ids, qformer_attention_mask)
             if input_ids is None or (frame_tokens is None and any(ids is None for ids in sentences)):
                 raise ValueError(
-                    "pixel_values need input_ids, qformer_input_ids and qformer_attention_mask beside them; "
-                    "TimeChatProcessor makes all four"
+                    "pixel_values need input_ids, qformer_input_ids and qformer_attention_mask too; TimeChatProcessor "
+                    "returns all four"
                 )
             video_features = self.batch_video_features(
                 pixel_values=pixel_values,
@@ -242,7 +242,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         """Encode videos of different lengths, each as if it were alone; arguments as in `forward`.
 
         Returns:
-            `(video tokens of all, text hidden)`.
+            `(video tokens of all videos, text hidden)`.
         """
 
         def cut(tensor: Tensor | None, i: int, *sizes: int) -> Tensor | None:
@@ -276,7 +276,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Show the video once: after the first step it lives in the cache."""
+        """Pass the video in the first step only: afterwards its states are in the cache."""
         if not is_first_iteration and kwargs.get("use_cache", True):
             kwargs = {key: value for key, value in kwargs.items() if key not in _VIDEO_INPUTS}
         return super().prepare_inputs_for_generation(  # type: ignore[no-any-return]
