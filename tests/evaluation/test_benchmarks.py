@@ -339,7 +339,7 @@ def test_the_prompt_is_the_originals_to_the_letter(benchmark, annotations, words
     ("benchmark", "file", "content", "message"),
     [
         ("youcook2", "val.caption_coco_format.json", "[]", r'expected \{"annotations": \[...\]\}'),
-        ("youcook2", "val.caption_coco_format.json", "{", "is no JSON: "),
+        ("youcook2", "val.caption_coco_format.json", "{", "is not JSON: "),
         (
             "youcook2",
             "val.caption_coco_format.json",

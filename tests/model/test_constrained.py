@@ -232,7 +232,7 @@ def test_rows_of_a_batch_do_not_disturb_each_other(nano):
 def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likelihood(constraints):
     shape = answer_grammar("grounding", duration=30.0)
     scores = np.full(constraints.vocab_size, -np.inf, np.float32)
-    token = constraints.constraint(shape).likeliest(scores, 64)
+    token = constraints.state(shape).most_likely_token(scores, 64)
     assert constraints.constraint(shape).next_tokens(64)[token]
     assert not constraints.constraint(shape).next_tokens(64)[0]  # which is what the largest of equals would be
 

@@ -111,7 +111,7 @@ def test_a_film_without_sound_gives_none(tmp_path):
 def test_what_the_caller_does_between_pieces_takes_no_time_of_reading(tmp_path, monkeypatch):
     film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=3.0)
     now = time.monotonic
-    pieces = read_audio(film, longest=1.0, timeout=60)
+    pieces = read_audio(film, max_seconds=1.0, timeout=60)
     next(pieces)
     monkeypatch.setattr(time, "monotonic", lambda: now() + 1000)
     assert list(pieces)[-1].end == pytest.approx(3.0, abs=0.01)
@@ -135,7 +135,7 @@ def damaged_film(path):
 def test_damaged_sound_is_counted(tmp_path):
     pieces = list(read_audio(damaged_film(tmp_path / "f.mp4")))
     assert pieces[-1].end == pytest.approx(4.0, abs=0.1)
-    assert any("damaged packets of sound left out" in note for piece in pieces for note in piece.notes)
+    assert any("damaged audio packets left out" in note for piece in pieces for note in piece.notes)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_real_sound_has_the_length_that_its_file_tells(name, seconds):
     (sound,) = read_audio(path)
     assert sound.end == pytest.approx(seconds, abs=0.03)
     assert sound.end == pytest.approx(probe_video(path).duration, abs=0.1)
-    pieces = list(read_audio(path, longest=2.0))
+    pieces = list(read_audio(path, max_seconds=2.0))
     np.testing.assert_array_equal(np.concatenate([piece.samples for piece in pieces]), sound.samples)
 
 
@@ -221,7 +221,7 @@ def test_the_language_is_told_by_the_first_piece_in_which_something_is_said(list
     assert [line.start for line in heard.lines] == pytest.approx([4001, 4001], abs=0.01)
     assert [asked["language"] for asked in Listener.asked] == [None, None]
     Listener.asked.clear()
-    monkeypatch.setattr(recognition, "read_audio", functools.partial(read_audio, longest=1.6))
+    monkeypatch.setattr(recognition, "read_audio", functools.partial(read_audio, max_seconds=1.6))
     transcribe_audio(film_of(tmp_path / "early.mkv", beep=0.2), listener)
     assert [asked["language"] for asked in Listener.asked][:2] == [None, "de"]
 
@@ -233,7 +233,7 @@ def test_a_language_that_is_given_holds(listener, tmp_path):
 
 def test_damaged_sound_is_noted(listener, tmp_path):
     (note,) = transcribe_audio(damaged_film(tmp_path / "f.mp4"), listener).notes
-    assert note.startswith("damaged packets of sound left out: ")
+    assert note.startswith("damaged audio packets left out: ")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_progress_is_told_in_seconds(listener, tmp_path):
 def test_a_film_without_sound_is_not_listened_to(listener, tmp_path):
     clip = draw_clip(RECIPES["constant rate"], tmp_path / "silent.mp4")
     heard = load_transcript(clip.path, asr_model=listener)
-    assert heard == Transcript((), ("the video has no sound that can be decoded, so nothing is heard in it",))
+    assert heard == Transcript((), ("the video has no audio that can be decoded, so there is no transcript",))
     assert Listener.made == []
 
 

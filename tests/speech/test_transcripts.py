@@ -169,10 +169,10 @@ def test_a_line_that_ends_before_it_starts_lasts_no_time(tmp_path):
     [
         (SRT.replace("01:01:01,250", "01:xx:01"), r"speech\.txt:7: expected times such as .* got '01:xx:01 --> "),
         (VTT.replace("00:01.000", "1.000"), r"speech\.txt:10: expected times such as"),
-        ("\n\nhello there\n", r"speech\.txt:3: 'hello there' begins no transcript; expected SRT, WebVTT, the JSON"),
-        (TABS + "a line", r"speech\.txt:3: expected start, end and words divided by tabs, got 'a line'"),
+        ("\n\nhello there\n", r"speech\.txt:3: 'hello there' is not the start of a transcript; expected SRT"),
+        (TABS + "a line", r"speech\.txt:3: expected tab-separated start, end and text, got 'a line'"),
         (TABS + "1.0\tx\ty", r"speech\.txt:3: could not convert string to float: 'x'"),
-        ('{"segments": [', r"speech\.txt:1: is no JSON \(.*\) and nothing else known; expected SRT"),
+        ('{"segments": [', r"speech\.txt:1: is not JSON \(.*\) and not another known format; expected SRT"),
         ('{"text": "all of it"}', r'speech\.txt: expected \{"segments": .* got the keys text'),
         ('[{"start": 1, "text": "a"}]', r"speech\.txt: segment 0: the key 'end' is missing"),
         ('[{"start": 1, "end": 2, "text": "a"}, 3]', r"speech\.txt: segment 1: expected \{"),

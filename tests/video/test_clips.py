@@ -105,7 +105,7 @@ def heard(path, start, end):
     return float(np.abs(wave[(times >= start) & (times < end)]).max())
 
 
-# ------------------------------------------------------------------------------------------------- encoded anew
+# ------------------------------------------------------------------------------------------------- exact cuts
 
 
 @pytest.mark.parametrize("name", CUT)
@@ -165,7 +165,7 @@ def test_the_sound_of_an_exact_cut_is_that_of_its_pictures(film, tmp_path):
 def test_a_cut_past_the_end_ends_with_the_video_and_says_so(film, tmp_path):
     report = extract_clip(film, 5, 9, tmp_path / "cut.mp4")
     assert (report.end, report.end_shift) == (pytest.approx(6), pytest.approx(-3))
-    assert str(report) == f"{tmp_path / 'cut.mp4'}: 5.000 to 6.000 s, encoded anew, ends 3.000 s early"
+    assert str(report) == f"{tmp_path / 'cut.mp4'}: 5.000 to 6.000 s, re-encoded, ends 3.000 s early"
 
 
 # ------------------------------------------------------------------------------------------------------ copied
@@ -206,7 +206,7 @@ def test_a_copy_starts_at_the_keyframe_and_tells_by_how_much_it_is_off(film, tmp
 
 
 def test_a_video_without_times_is_not_copied(clip, tmp_path):
-    with pytest.raises(VideoError, match=r"no usable times; take mode='exact'"):
+    with pytest.raises(VideoError, match=r"no usable times; use mode='exact'"):
         extract_clip(clip("raw H.264 without times").path, 1, 2, tmp_path / "copy.mkv", mode="copy")
     assert list(tmp_path.iterdir()) == []
 

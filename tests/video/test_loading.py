@@ -517,7 +517,7 @@ def test_missing_file_folder_and_empty_file_are_named(tmp_path: Path) -> None:
 def test_text_is_no_video(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("#EXTM3U\n#EXTINF:1,\nother.ts\n" if name == "list.m3u8" else "Only words.\n" * 100)
-    with pytest.raises(VideoError, match=f"{name}: (is no video but text|cannot be opened)"):
+    with pytest.raises(VideoError, match=f"{name}: (is not a video but text|cannot be opened)"):
         probe_video(path)
 
 
@@ -539,7 +539,7 @@ def test_a_file_cut_short_gives_what_is_there_and_counts_the_rest(clips: Shelf, 
     frames = load_frames(path)
     assert 1 < len(frames) < len(clip.times)
     assert frames.timestamps.tolist() == true_times(clip, frames)
-    assert any("pictures end at" in note for note in frames.notes)
+    assert any("frames end at" in note for note in frames.notes)
 
 
 def test_an_mp4_cut_before_its_header_is_refused(clips: Shelf, tmp_path: Path) -> None:
@@ -571,7 +571,7 @@ def test_a_file_without_one_good_picture_is_refused(clips: Shelf, tmp_path: Path
     path = tmp_path / "noise.mp4"
     path.write_bytes(content)
     for look in (probe_video, load_frames):
-        with pytest.raises(VideoError, match=r"noise.mp4: no picture can be decoded from its h264 stream"):
+        with pytest.raises(VideoError, match=r"noise.mp4: no frame can be decoded from its h264 stream"):
             look(path)
 
 

@@ -127,8 +127,8 @@ def _missing(part: str, folder: Path | None) -> str:
     if part == "bert_vocab":
         return (
             f"the vocabulary of bert-base-uncased was not found{searched or ' in the local hub cache'}: it is not one "
-            "of the original files, but the time sentences need it; download it with `timechat download CKPT_DIR --only "
-            "bert-vocab` or name a vocab.txt with --bert-vocab FILE"
+            "of the original files, but the time sentences need it; download it with `timechat download CKPT_DIR "
+            "--only bert-vocab` or name a vocab.txt with --bert-vocab FILE"
         )
     name = "timechat_7b.pth or VL_LLaMA_2_7B_Finetuned.pth" if part == "timechat" else Path(LAYOUT[part]).name
     return f"{name} was not found{searched}; name it with {option}, or the folder of all files with --from CKPT_DIR"
