@@ -71,7 +71,7 @@ def draw(constraints: GrammarCompiler, task: str, duration: float, budget: int, 
     seed=st.integers(0, 10**6),
     likes_end=st.sampled_from([-50.0, 0.0, 5.0]),
 )
-def test_whatever_is_written_can_be_read(constraints, task, duration, budget, seed, likes_end):
+def test_every_constrained_answer_can_be_parsed(constraints, task, duration, budget, seed, likes_end):
     text = draw(constraints, task, duration, budget, seed, likes_end)
     parsed = parse_events(text, task=task, duration=duration)
     if text in DENIALS:
@@ -93,7 +93,7 @@ def test_whatever_is_written_can_be_read(constraints, task, duration, budget, se
         assert all(e.caption for e in events) or task == "grounding"
 
 
-def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
+def test_limits_hold_for_tokens_with_separator_and_time():
     grammar = answer_grammar("dense_caption", duration=600.0)
     full = "".join(f"{start}.0 - {start + 1}.0 seconds, A.  " for start in range(1, MAX_EVENTS + 1))
     one_less = full.removesuffix(f"{MAX_EVENTS}.0 - {MAX_EVENTS + 1}.0 seconds, A.  ")
@@ -103,7 +103,7 @@ def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
         assert not grammar.allows(one_less + begun, 3)  # too few tokens left to end it
 
 
-def test_an_answer_of_odd_signs_comes_to_its_end(nano):
+def test_an_answer_of_unusual_characters_ends(nano):
     """Logits that like spaces, strange signs and full stops, and never the end."""
     constraints = nano.executor.grammar_compiler
     odd = np.array([not text.isalnum() or not text.isascii() for text in constraints.texts])
@@ -124,7 +124,7 @@ def test_an_answer_of_odd_signs_comes_to_its_end(nano):
         assert all(event.caption for event in parsed.events), text
 
 
-def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
+def test_a_list_of_moments_leaves_room_for_the_scores(constraints):
     """A model that would go on listing times is brought to their scores in time."""
     tokenizer = constraints._tokenizer
     head = tokenizer(" The highlight timestamps are in the", add_special_tokens=False).input_ids
@@ -145,7 +145,7 @@ def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
         assert len(parsed.events) > 1
 
 
-def test_the_same_is_never_told_again_and_again(nano):
+def test_an_event_is_not_repeated_without_end(nano):
     """A model that wants nothing else is made to move on in time."""
     constraints = nano.executor.grammar_compiler
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
@@ -175,7 +175,7 @@ words = st.sampled_from(
 
 @settings(max_examples=30)
 @given(spans, words, st.sampled_from(["dense_caption", "steps", "transcribe", "grounding", "highlights"]))
-def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, task):
+def test_training_answers_are_allowed_unchanged(constraints, tenths, caption, task):
     times = [tenth / 10 for tenth in tenths]
     if task == "highlights":
         events = [Event(time, time, score=i % 5 + 0.5) for i, time in enumerate(times)]
@@ -200,7 +200,7 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
 @pytest.mark.parametrize(
     "denial", [("grounding", NOT_FOUND_ANSWER), ("highlights", NO_MOMENTS), ("transcribe", NO_SPEECH)]
 )
-def test_it_may_be_said_that_there_is_nothing(nano, denial):
+def test_an_answer_may_say_that_nothing_was_found(nano, denial):
     task, text = denial
     constraints = nano.executor.grammar_compiler
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
@@ -212,7 +212,7 @@ def test_it_may_be_said_that_there_is_nothing(nano, denial):
         assert masked[0, token] == 0
 
 
-def test_rows_of_a_batch_do_not_disturb_each_other(nano):
+def test_rows_of_a_batch_are_constrained_independently(nano):
     constraints = nano.executor.grammar_compiler
     tasks = ["grounding", "dense_caption", "highlights"]
     shapes = [answer_grammar(task, duration=30.0) for task in tasks]
@@ -229,7 +229,7 @@ def test_rows_of_a_batch_do_not_disturb_each_other(nano):
         ids = torch.cat([ids, masked.argmax(-1, keepdim=True)], dim=1)
 
 
-def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likelihood(constraints):
+def test_a_forbidden_token_is_not_chosen_when_all_scores_are_inf(constraints):
     shape = answer_grammar("grounding", duration=30.0)
     scores = np.full(constraints.vocab_size, -np.inf, np.float32)
     token = constraints.state(shape).most_likely_token(scores, 64)
@@ -237,7 +237,7 @@ def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likel
     assert not constraints.constraint(shape).next_tokens(64)[0]  # which is what the largest of equals would be
 
 
-def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
+def test_a_valid_answer_is_the_same_without_constraint(nano):
     frames = made_frames(20, size=96, seconds=10.0)
     for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:
         free = nano.run(task, frames, words, decoding=DecodingOptions(is_free=True))
@@ -247,7 +247,7 @@ def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
         assert shaped.notes == ()
 
 
-def test_a_model_with_random_weights_answers_in_form(llama):
+def test_a_model_with_random_weights_gives_valid_answers(llama):
     for task in SHAPED:
         answer = llama.run(
             task, made_frames(6, size=56, seconds=12.0), "a light", decoding=DecodingOptions(max_new_tokens=96)
@@ -260,6 +260,6 @@ def test_a_model_with_random_weights_answers_in_form(llama):
     assert "no event could be read from the answer" in free.notes
 
 
-def test_free_tasks_have_no_form():
+def test_tasks_with_free_text_have_no_grammar():
     assert answer_grammar("ask", duration=10) is None
     assert answer_grammar("summary", duration=10) is None

@@ -17,7 +17,7 @@ CHARADES = Path(__file__).parents[3] / "shared" / "videos" / "charades_3MSZA.mp4
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", parity.INFERENCE_CASES)
-def test_a_gpu_gives_the_originals_tokens_in_float32(case, converted, golden_processor):
+def test_a_gpu_in_float32_matches_the_original(case, converted, golden_processor):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -30,7 +30,7 @@ def test_a_gpu_gives_the_originals_tokens_in_float32(case, converted, golden_pro
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["auto", "float16", "bfloat16", "float32"])
-def test_a_gpu_answers_in_every_format(dtype, converted):
+def test_a_gpu_answers_in_every_dtype(dtype, converted):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     timechat = TimeChat.from_pretrained(converted, device="cuda", dtype=dtype)
@@ -40,7 +40,7 @@ def test_a_gpu_answers_in_every_format(dtype, converted):
 
 
 @pytest.mark.real_weights
-def test_the_published_weights_find_the_light():
+def test_the_published_weights_ground_the_light():
     folder = os.environ.get("TIMECHAT_WEIGHTS")
     if not folder:
         pytest.skip("set TIMECHAT_WEIGHTS to a converted original checkpoint")

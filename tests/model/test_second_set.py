@@ -408,7 +408,7 @@ def check_model(pair: Pair, model: TimeChatForConditionalGeneration, state: Stat
 
 
 @torch.no_grad()
-def test_the_plain_reference_gives_the_recorded_tensors():
+def test_the_plain_reference_matches_the_recording():
     settings = Settings(56, 4, 3, 4, 4)
     files = ("eva_vit_g.pth", "instruct_blip.pth", "llama", "timechat_7b.pth")
     state, config = reference.load_original(settings, *(golden_path(f"checkpoints/{name}") for name in files))
@@ -428,14 +428,14 @@ def test_the_plain_reference_gives_the_recorded_tensors():
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 2])
-def test_video_tokens_are_the_originals(pair, batch):
+def test_video_tokens_match_the_original(pair, batch):
     video = pair.video(batch, seed=batch)
     want = reference.encode_video(pair.state, pair.settings, *video)
     check("video tokens", pair.model.get_video_features(*video), want, VIDEO_TOKENS)
 
 
 @torch.no_grad()
-def test_video_tokens_of_short_videos_are_the_originals(pair):
+def test_video_tokens_of_short_videos_match_the_original(pair):
     for frames in (1, 4, 9):
         video = pair.video(1, frames)
         want = reference.encode_video(pair.state, pair.settings, *video)
@@ -444,7 +444,7 @@ def test_video_tokens_of_short_videos_are_the_originals(pair):
 
 
 @torch.no_grad()
-def test_logits_of_a_left_padded_batch_are_the_originals(pair):
+def test_logits_of_a_left_padded_batch_match_the_original(pair):
     embeds, mask, positions = pair.left_padded()
     want = reference.llama_logits(pair.state, pair.config, pair.alpha, embeds, mask, positions)
     real = mask.bool()
@@ -457,7 +457,7 @@ def test_logits_of_a_left_padded_batch_are_the_originals(pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_videos_of_different_lengths_in_a_batch_are_each_like_the_originals(pair, side):
+def test_videos_of_different_lengths_match_the_original(pair, side):
     long, short = pair.video(seed=1), pair.video(1, 5, seed=2)
     short = (short[0], short[1][..., :6], short[2][..., :6])  # its sentences are shorter as well
     questions = [pair.question(long, 20, 1), pair.question(short, 9, 2)]
@@ -487,7 +487,7 @@ def test_videos_of_different_lengths_in_a_batch_are_each_like_the_originals(pair
         check("logits", got, reference.llama_logits(pair.state, pair.config, pair.alpha, embeds), LOGITS)
 
 
-def test_loss_and_gradients_of_training_are_the_originals(pair):
+def test_loss_and_gradients_of_training_match_the_original(pair):
     video = pair.video(2, seed=7)
     state = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in pair.state.items()}
     tokens = reference.encode_video(state, pair.settings, *video)
@@ -518,7 +518,7 @@ def test_loss_and_gradients_of_training_are_the_originals(pair):
 
 
 @torch.no_grad()
-def test_greedy_answers_are_the_originals(pair):
+def test_greedy_answers_match_the_original(pair):
     embeds, mask, _ = pair.left_padded()
     got = pair.model.generate(
         inputs_embeds=embeds, attention_mask=mask.long(), do_sample=False, max_new_tokens=6, eos_token_id=-1
@@ -530,7 +530,7 @@ def test_greedy_answers_are_the_originals(pair):
 
 
 @pytest.mark.parametrize("name", ["overlapping windows", "one window over the video", "windows with gaps"])
-def test_a_merged_checkpoint_answers_like_the_original(pairs, name, tmp_path):
+def test_a_merged_checkpoint_matches_the_original(pairs, name, tmp_path):
     pair = pairs(name)
     merged = dict(pair.state)
     for key in [key for key in merged if ".lora_A." in key]:
@@ -545,7 +545,7 @@ def test_a_merged_checkpoint_answers_like_the_original(pairs, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["overlapping windows", "a long video"])
-def test_the_start_of_stage_2_is_the_originals(pairs, name, tmp_path):
+def test_the_start_of_stage_2_matches_the_original(pairs, name, tmp_path):
     pair = pairs(name)
     model = load(run_convert(pair.files, tmp_path / "start", without="timechat"))
     assert model.has_lora

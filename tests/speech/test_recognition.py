@@ -19,7 +19,7 @@ from timechat.speech import Transcript, recognition
 from timechat.speech.loading import load_transcript
 from timechat.speech.recognition import transcribe_audio
 from timechat.video import probe_video
-from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _pieces, read_audio
+from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _segments, read_audio
 
 REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
 FROM_AAC = 0.01  # seconds; the codec smears a sharp start
@@ -40,7 +40,7 @@ def beep_times(sound: AudioSegment) -> tuple[float, float]:
     ("pictures_start", "sound_start", "heard_at"),
     [(0.0, 0.0, 1.0), (0.0, 2.0, 3.0), (1.5, 0.0, -0.5), (1.0, 1.0, 1.0), (5.0, 6.0, 2.0)],
 )
-def test_sound_counts_from_the_first_picture(suffix, pictures_start, sound_start, heard_at, tmp_path):
+def test_audio_times_count_from_the_first_frame(suffix, pictures_start, sound_start, heard_at, tmp_path):
     film = draw_film_with_sound(
         tmp_path / f"film{suffix}", pictures_start=pictures_start, sound_start=sound_start, beep=1.0, seconds=3.0
     )
@@ -54,7 +54,7 @@ def test_sound_counts_from_the_first_picture(suffix, pictures_start, sound_start
 
 
 @pytest.mark.parametrize("source", [bytes, str, "file"])
-def test_sound_comes_from_any_source(source, tmp_path):
+def test_audio_is_read_from_any_source(source, tmp_path):
     film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=0.2, seconds=1.0)
     if source == "file":
         with film.open("rb") as file:
@@ -64,26 +64,26 @@ def test_sound_comes_from_any_source(source, tmp_path):
     assert beep_times(sound)[0] == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_gap_in_the_sound_is_silence(tmp_path):
+def test_a_gap_in_the_audio_is_silence(tmp_path):
     film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=2.0, gap=4.0)
     (sound,) = read_audio(film)
     assert beep_times(sound)[0] == pytest.approx(5.0, abs=0.01)
     assert sound.end == pytest.approx(6.0, abs=0.02)
 
 
-def test_after_a_long_gap_a_new_piece_begins(tmp_path):
+def test_a_new_segment_begins_after_a_long_gap(tmp_path):
     film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=2.0, gap=4000)
     first, second = read_audio(film)
     assert first.end == pytest.approx(0.9, abs=0.03)
     assert beep_times(second)[0] == pytest.approx(4001.0, abs=0.01)
 
 
-def test_pieces_are_cut_where_it_is_quiet_and_lose_nothing():
+def test_segments_are_cut_at_quiet_moments_without_loss():
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 0.2, 25 * SAMPLE_RATE).astype(np.float32)
     samples[int(8.3 * SAMPLE_RATE) : int(8.9 * SAMPLE_RATE)] = 0
     blocks = [AudioSegment(samples[i : i + 1000], 3.0 + i / SAMPLE_RATE) for i in range(0, len(samples), 1000)]
-    pieces = list(_pieces(blocks, 10.0))
+    pieces = list(_segments(blocks, 10.0))
     assert 3.0 + 8.3 < pieces[0].end < 3.0 + 8.9
     assert all(len(piece.samples) <= 10 * SAMPLE_RATE for piece in pieces)
     assert [piece.start for piece in pieces[1:]] == pytest.approx([piece.end for piece in pieces[:-1]])
@@ -97,18 +97,18 @@ def silence(samples, rate, layout, start):
     return frame
 
 
-def test_sound_that_changes_its_kind_goes_on():
+def test_audio_continues_after_a_change_of_format():
     frames = [silence(4800, 48000, "stereo", 0), silence(4410, 44100, "mono", 0.1), silence(800, 8000, "mono", 0.2)]
-    (sound,) = _pieces(_blocks(frames), 10.0)
+    (sound,) = _segments(_blocks(frames), 10.0)
     assert sound.end == pytest.approx(0.3, abs=0.002)
 
 
-def test_a_film_without_sound_gives_none(tmp_path):
+def test_a_video_without_audio_gives_no_segment(tmp_path):
     clip = draw_clip(RECIPES["constant rate"], tmp_path / "silent.mp4")
     assert list(read_audio(clip.path)) == []
 
 
-def test_what_the_caller_does_between_pieces_takes_no_time_of_reading(tmp_path, monkeypatch):
+def test_the_callers_time_does_not_count_as_reading(tmp_path, monkeypatch):
     film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=3.0)
     now = time.monotonic
     pieces = read_audio(film, max_seconds=1.0, timeout=60)
@@ -117,7 +117,7 @@ def test_what_the_caller_does_between_pieces_takes_no_time_of_reading(tmp_path, 
     assert list(pieces)[-1].end == pytest.approx(3.0, abs=0.01)
 
 
-def test_what_is_no_video_is_told(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path):
     with pytest.raises(VideoError, match="no such file"):
         list(read_audio(tmp_path / "none.mp4"))
 
@@ -132,7 +132,7 @@ def damaged_film(path):
     return bytes(data)
 
 
-def test_damaged_sound_is_counted(tmp_path):
+def test_damaged_audio_is_counted(tmp_path):
     pieces = list(read_audio(damaged_film(tmp_path / "f.mp4")))
     assert pieces[-1].end == pytest.approx(4.0, abs=0.1)
     assert any("damaged audio packets left out" in note for piece in pieces for note in piece.notes)
@@ -141,7 +141,7 @@ def test_damaged_sound_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "seconds"), [("nasa_with_audio.mp4", 13.056), ("charades_3MSZA.mp4", 31.068), ("coffee.mp4", 9.557)]
 )
-def test_real_sound_has_the_length_that_its_file_tells(name, seconds):
+def test_real_audio_has_the_length_of_its_file(name, seconds):
     path = REAL_VIDEOS / name
     if not path.exists():
         pytest.skip("the shared test videos are not here")
@@ -199,7 +199,7 @@ def film_of(path, **options):
 @pytest.mark.parametrize(
     ("pictures_start", "sound_start", "at"), [(0, 0, 1.0), (0, 2, 3.0), (1.2, 0, 0.0), (0.5, 0, 0.5)]
 )
-def test_lines_have_the_times_of_the_pictures(listener, tmp_path, pictures_start, sound_start, at):
+def test_lines_have_times_on_the_video_clock(listener, tmp_path, pictures_start, sound_start, at):
     film = film_of(tmp_path / "f.mkv", pictures_start=pictures_start, sound_start=sound_start)
     heard = transcribe_audio(film, listener)
     sound_end = sound_start - pictures_start + 3.0
@@ -210,13 +210,13 @@ def test_lines_have_the_times_of_the_pictures(listener, tmp_path, pictures_start
     assert heard.notes == ()
 
 
-def test_what_was_said_before_the_first_picture_is_no_line(listener, tmp_path):
+def test_speech_before_the_first_frame_is_left_out(listener, tmp_path):
     heard = transcribe_audio(film_of(tmp_path / "f.mkv", pictures_start=2.0, seconds=2.5), listener)
     assert [line.caption for line in heard.lines] == ["it goes on"]
     assert heard.lines[0].start == 0.0
 
 
-def test_the_language_is_told_by_the_first_piece_in_which_something_is_said(listener, tmp_path, monkeypatch):
+def test_the_first_segment_with_speech_gives_the_language(listener, tmp_path, monkeypatch):
     heard = transcribe_audio(film_of(tmp_path / "late.mkv", gap=4000), listener)
     assert [line.start for line in heard.lines] == pytest.approx([4001, 4001], abs=0.01)
     assert [asked["language"] for asked in Listener.asked] == [None, None]
@@ -226,12 +226,12 @@ def test_the_language_is_told_by_the_first_piece_in_which_something_is_said(list
     assert [asked["language"] for asked in Listener.asked][:2] == [None, "de"]
 
 
-def test_a_language_that_is_given_holds(listener, tmp_path):
+def test_a_given_language_is_used(listener, tmp_path):
     transcribe_audio(film_of(tmp_path / "f.mkv"), listener, language="en")
     assert Listener.asked == [{"language": "en", "temperature": 0.0, "vad_filter": True}]
 
 
-def test_damaged_sound_is_noted(listener, tmp_path):
+def test_damaged_audio_is_noted(listener, tmp_path):
     (note,) = transcribe_audio(damaged_film(tmp_path / "f.mp4"), listener).notes
     assert note.startswith("damaged audio packets left out: ")
 
@@ -244,14 +244,14 @@ def test_the_recogniser_is_loaded_once_on_the_device(listener, tmp_path, device,
     assert Listener.made == [{"model": str(listener), "device": kind, "device_index": number}]
 
 
-def test_progress_is_told_in_seconds(listener, tmp_path):
+def test_progress_is_reported_in_seconds(listener, tmp_path):
     told = []
     transcribe_audio(film_of(tmp_path / "f.mkv"), listener, progress=lambda *step: told.append(step))
     assert told[-1] == ("listen", 3, 3)
     assert all(0 <= done <= total for _, done, total in told)
 
 
-def test_a_film_without_sound_is_not_listened_to(listener, tmp_path):
+def test_a_video_without_audio_needs_no_recogniser(listener, tmp_path):
     clip = draw_clip(RECIPES["constant rate"], tmp_path / "silent.mp4")
     heard = load_transcript(clip.path, asr_model=listener)
     assert heard == Transcript((), ("the video has no audio that can be decoded, so there is no transcript",))
@@ -269,7 +269,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
         transcribe_audio(tmp_path / "none.mp4", "tiny")
 
 
-def test_a_folder_that_is_no_model_is_told_before_the_video_is_read(listener, tmp_path):
+def test_an_invalid_model_is_refused_before_reading_the_video(listener, tmp_path):
     (listener / "model.bin").unlink()
     with pytest.raises(CheckpointError, match=r"model\.bin missing; .* ct2-transformers-converter --model"):
         transcribe_audio(tmp_path / "none.mp4", listener)
@@ -351,7 +351,7 @@ def everything_is_speech(monkeypatch):
     )
 
 
-def test_the_real_recogniser_listens(whisper, everything_is_speech, tmp_path):
+def test_the_real_recogniser_transcribes(whisper, everything_is_speech, tmp_path):
     early = transcribe_audio(film_of(tmp_path / "early.mkv"), whisper)
     late = transcribe_audio(film_of(tmp_path / "late.mkv", sound_start=2.0), whisper)
     assert early.lines
@@ -360,7 +360,7 @@ def test_the_real_recogniser_listens(whisper, everything_is_speech, tmp_path):
     assert transcribe_audio(film_of(tmp_path / "again.mkv"), whisper) == early
 
 
-def test_the_real_recogniser_hears_no_speech_in_a_beep(whisper, tmp_path):
+def test_the_real_recogniser_finds_no_speech_in_a_beep(whisper, tmp_path):
     assert transcribe_audio(film_of(tmp_path / "f.mkv"), whisper) == Transcript()
 
 
@@ -375,7 +375,7 @@ def test_a_damaged_model_is_one_clear_line(name, whisper, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_name_of_a_model_is_one_clear_line(whisper, tmp_path):
+def test_an_unknown_model_name_is_one_clear_line(whisper, tmp_path):
     with pytest.raises(
         CheckpointError, match="gigantic: cannot be used to recognise speech on auto: Invalid model size"
     ):

@@ -109,7 +109,7 @@ def heard(path, start, end):
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_an_exact_cut_starts_with_the_picture_on_screen_and_keeps_every_time(clip, tmp_path, name):
+def test_an_exact_cut_starts_with_the_frame_on_screen(clip, tmp_path, name):
     source = clip(name)
     shown = source.shown
     for start, end in ((0.51, 1.83), (0.0, 0.3), (1.1, float(source.duration))):
@@ -126,7 +126,7 @@ def test_an_exact_cut_starts_with_the_picture_on_screen_and_keeps_every_time(cli
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_an_exact_cut_begins_where_a_picture_begins_if_asked_to(clip, tmp_path, suffix):
+def test_an_exact_cut_can_begin_at_the_start_of_a_frame(clip, tmp_path, suffix):
     source = clip("variable rate")
     for number in (0, 1, 13, 39, 41, 50):
         report = extract_clip(source.path, float(source.times[number]), 3.5, tmp_path / f"cut{suffix}")
@@ -142,7 +142,7 @@ def test_an_exact_cut_keeps_the_colours(clip, tmp_path):
         assert np.abs(before - after).mean() < 4
 
 
-def test_a_turned_video_is_cut_upright(clip, tmp_path):
+def test_a_rotated_video_is_cut_upright(clip, tmp_path):
     report = extract_clip(clip("turned by 90 degrees").path, 0.5, 1.5, tmp_path / "cut.mp4")
     before, after = probe_video(clip("turned by 90 degrees").path), probe_video(report.path)
     assert (after.width, after.height, after.rotation) == (before.width, before.height, 0)
@@ -151,7 +151,7 @@ def test_a_turned_video_is_cut_upright(clip, tmp_path):
     assert pictures(copied.path)[1] == list(range(38))
 
 
-def test_the_sound_of_an_exact_cut_is_that_of_its_pictures(film, tmp_path):
+def test_audio_and_frames_of_an_exact_cut_match(film, tmp_path):
     report = extract_clip(film, 2.25, 4.75, tmp_path / "cut.mp4")
     assert probe_video(report.path).has_audio
     assert pictures(report.path)[1] == list(range(56, 119))
@@ -162,7 +162,7 @@ def test_the_sound_of_an_exact_cut_is_that_of_its_pictures(film, tmp_path):
         assert float(sound.duration * sound.time_base) == pytest.approx(2.5, abs=0.03)
 
 
-def test_a_cut_past_the_end_ends_with_the_video_and_says_so(film, tmp_path):
+def test_a_cut_past_the_end_ends_with_the_video(film, tmp_path):
     report = extract_clip(film, 5, 9, tmp_path / "cut.mp4")
     assert (report.end, report.end_shift) == (pytest.approx(6), pytest.approx(-3))
     assert str(report) == f"{tmp_path / 'cut.mp4'}: 5.000 to 6.000 s, re-encoded, ends 3.000 s early"
@@ -172,7 +172,7 @@ def test_a_cut_past_the_end_ends_with_the_video_and_says_so(film, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in CUT if "without times" not in name and "refresh" not in name])
-def test_a_copy_says_what_it_holds(clip, tmp_path, name):
+def test_a_copy_reports_its_true_times(clip, tmp_path, name):
     source = clip(name)
     for start, end in ((1.5, 1.9), (0.3, 0.5)):
         [report] = extract_clips(source.path, [Event(start, end)], tmp_path / "cuts", mode="copy")
@@ -192,7 +192,7 @@ def test_a_copy_says_what_it_holds(clip, tmp_path, name):
         assert report.start < 0 or times == pytest.approx(whole, abs=2e-3)
 
 
-def test_a_copy_starts_at_the_keyframe_and_tells_by_how_much_it_is_off(film, tmp_path):
+def test_a_copy_starts_at_the_keyframe_and_reports_the_shift(film, tmp_path):
     report = extract_clip(film, 2.5, 3.3, tmp_path / "copy.mp4", mode="copy")
     _, numbers, length = pictures(report.path)
     assert numbers[0] == 50
@@ -230,14 +230,14 @@ def test_clips_are_named_by_number_time_and_caption(film, tmp_path):
     ]
 
 
-def test_a_long_or_evil_caption_makes_a_short_name_inside_the_folder(film, tmp_path):
+def test_an_unsafe_caption_gives_a_short_name_in_the_folder(film, tmp_path):
     [report, other] = extract_clips(film, [Event(0, 0.2, "../../etc/" + "李" * 300), Event(0, 0.2, "...")], tmp_path)
     assert report.path.parent == other.path.parent == tmp_path
     assert len(report.path.name.encode()) < 130
     assert other.path.name == "02_0-00.0.mp4"
 
 
-def test_a_reel_shows_events_in_time_order_and_overlapping_ones_once(film, tmp_path):
+def test_joined_events_are_in_time_order_and_shown_once(film, tmp_path):
     events = [Event(4, 4.4), Event(1, 1), Event(1.6, 2.4), Event(4.2, 4.8)]
     reports = concat_clips(film, events, tmp_path / "reel.mp4")
     assert [(report.start, report.end) for report in reports] == [(0, pytest.approx(2.4)), (4, pytest.approx(4.8))]
@@ -248,7 +248,7 @@ def test_a_reel_shows_events_in_time_order_and_overlapping_ones_once(film, tmp_p
     assert heard(tmp_path / "reel.mp4", 2.55, 2.65) == pytest.approx(loudness(4.2), rel=0.08)
 
 
-def test_a_copied_reel_holds_no_picture_twice(film, tmp_path):
+def test_joined_copies_contain_no_frame_twice(film, tmp_path):
     events = [Event(0.3, 0.6), Event(0.7, 0.9), Event(3.2, 3.4), Event(5.5, 5.6)]
     reports = concat_clips(film, events, tmp_path / "reel.mp4", mode="copy")
     _, numbers, length = pictures(tmp_path / "reel.mp4")
@@ -259,7 +259,7 @@ def test_a_copied_reel_holds_no_picture_twice(film, tmp_path):
     assert heard(tmp_path / "reel.mp4", 1.0, 1.1) == pytest.approx(loudness(3.1), rel=0.15)
 
 
-def test_a_copied_reel_of_a_variable_rate_has_every_picture_in_its_order(clip, tmp_path):
+def test_joined_copies_at_variable_rate_keep_the_frame_order(clip, tmp_path):
     source = clip("variable rate")
     after_long = float(source.times[41])  # the picture before stays for 0.9 s, longer than what was copied until then
     reports = concat_clips(
@@ -272,7 +272,7 @@ def test_a_copied_reel_of_a_variable_rate_has_every_picture_in_its_order(clip, t
     assert 24 not in held[0]
 
 
-def test_a_reel_of_a_variable_rate_keeps_every_time(clip, tmp_path):
+def test_joined_clips_at_variable_rate_keep_every_time(clip, tmp_path):
     source = clip("variable rate")
     concat_clips(source.path, [Event(0.5, 1.0), Event(1.5, 2.0)], tmp_path / "reel.mp4")
     times, numbers, length = pictures(tmp_path / "reel.mp4")
@@ -285,11 +285,11 @@ def test_a_reel_of_a_variable_rate_keeps_every_time(clip, tmp_path):
     assert length == pytest.approx(1.0, abs=1e-3)
 
 
-def test_stretches_that_touch_become_one():
+def test_touching_ranges_are_merged():
     assert merge_ranges([(3, 4), (0, 1), (1, 2), (0.5, 0.7)]) == [(0, 2), (3, 4)]
 
 
-def test_a_reel_of_nothing_is_refused(film, tmp_path):
+def test_joining_no_events_is_refused(film, tmp_path):
     for events in ([], [Event(7, 8)]):
         with pytest.raises(ValueError, match=rf"none of {len(events)} events lies within the 6\.000 s"):
             concat_clips(film, events, tmp_path / "reel.mp4")
@@ -299,7 +299,7 @@ def test_a_reel_of_nothing_is_refused(film, tmp_path):
 # ------------------------------------------------------------------------------------------------ what goes wrong
 
 
-def test_times_and_targets_that_make_no_sense_are_refused(film, tmp_path):
+def test_invalid_times_and_targets_are_refused(film, tmp_path):
     for start, end in ((2, 1), (1, 1), (-1, 2), (0, float("nan"))):
         with pytest.raises(ValueError, match="start must be from 0 and before end"):
             extract_clip(film, start, end, tmp_path / "a.mp4")
@@ -316,7 +316,7 @@ def test_times_and_targets_that_make_no_sense_are_refused(film, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_hold_a_copy_is_no_crash(film, tmp_path):
+def test_a_container_that_cannot_hold_a_copy_is_refused(film, tmp_path):
     with pytest.raises(VideoError, match="webm"):
         extract_clip(film, 1, 2, tmp_path / "a.webm", mode="copy")
     assert list(tmp_path.iterdir()) == []

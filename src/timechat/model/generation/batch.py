@@ -148,11 +148,11 @@ class ContinuousBatch:
         assert sequence is not None
         assert self._embeds is not None
         first = self._cache.get_seq_length()
-        piece = self._embeds[:, first : first + self._prompt_tokens]
+        part = self._embeds[:, first : first + self._prompt_tokens]
         output = self._model(
-            inputs_embeds=piece, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            inputs_embeds=part, past_key_values=self._cache, use_cache=True, logits_to_keep=1
         )  # fmt: skip
-        if first + piece.shape[1] < self._embeds.shape[1]:
+        if first + part.shape[1] < self._embeds.shape[1]:
             return
         prompt = sequence.prompt
         self._prefixes.store(prompt.video_tokens, prompt.input_ids, self._model.lora_scale, self._cache)
