@@ -1,4 +1,4 @@
-"""The cache on disk: whole files, within a limit, whatever other processes do and however they end."""
+"""The disk cache: complete files within a limit, with concurrent and killed processes."""
 
 import errno
 import io
@@ -35,7 +35,7 @@ def put(disk: DiskCache, number: int, size: int = 300) -> str:
     return key(number)
 
 
-def held(disk: DiskCache) -> set[int]:
+def stored_numbers(disk: DiskCache) -> set[int]:
     return {number for number in range(256) if (disk.folder / key(number)[:2] / key(number)).exists()}
 
 
@@ -44,7 +44,7 @@ def total_bytes(disk: DiskCache) -> int:
 
 
 def age(disk: DiskCache, number: int, seconds: float) -> None:
-    """Let an entry have been used some time ago."""
+    """Set the last use of an entry to some seconds ago."""
     then = time.time() - seconds
     os.utime(disk.folder / key(number)[:2] / key(number), (then, then))
 
@@ -102,7 +102,7 @@ def test_the_least_recently_used_entry_is_evicted(disk):
         age(disk, number, 100 - number)
     disk.get(key(1))
     put(disk, 4)
-    assert held(disk) == {1, 3, 4}
+    assert stored_numbers(disk) == {1, 3, 4}
     assert total_bytes(disk) <= disk.max_bytes
 
 
@@ -116,15 +116,15 @@ def test_entries_are_listed_from_the_least_recently_used_to_the_last(disk):
 def test_the_new_entry_stays_even_if_others_seem_newer(disk):
     for number in (1, 2, 3):
         put(disk, number)
-        age(disk, number, -1000)  # by another machine's clock
+        age(disk, number, -1000)  # by the clock of another machine
     put(disk, 4, size=800)
-    assert held(disk) == {4}
+    assert stored_numbers(disk) == {4}
 
 
 def test_an_entry_above_the_limit_is_not_stored(disk, caplog):
     put(disk, 1)
     put(disk, 2, size=1001)
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
     assert "1001 bytes are more than its limit of 1000" in caplog.text
 
 
@@ -152,7 +152,7 @@ def test_an_entry_that_another_process_has_removed_counts_as_removed(disk, monke
     monkeypatch.setattr(DiskCache, "entries", lambda _: listed)
     disk.discard(key(1))
     disk.prune(600)
-    assert held(disk) == {2, 3}
+    assert stored_numbers(disk) == {2, 3}
 
 
 def test_a_cache_far_from_full_is_not_scanned_each_time(tmp_path, monkeypatch):
@@ -169,10 +169,10 @@ def test_an_entry_used_during_an_eviction_stays(disk, monkeypatch):
         put(disk, number)
         age(disk, number, 100 - number)
     listed = disk.entries()
-    monkeypatch.setattr(DiskCache, "entries", lambda _: listed)  # as seen before the first was used again
+    monkeypatch.setattr(DiskCache, "entries", lambda _: listed)  # as listed before the first was used again
     disk.get(key(1))
     disk.prune(300)
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
 
 
 def test_pruning_and_clearing_keep_other_files(disk):
@@ -237,16 +237,16 @@ def test_a_killed_write_leaves_no_entry_and_is_cleaned_up(disk):
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
-    (debris,) = files(disk.folder)
+    (unfinished,) = files(disk.folder)
     assert disk.get(key(1)) is None
     assert disk.entries() == []
     put(disk, 2)
-    assert debris.exists()  # it may belong to a process that is still writing
+    assert unfinished.exists()  # it may belong to a process that is still writing
     long_ago = time.time() - 2 * 3600
-    os.utime(debris, (long_ago, long_ago))
+    os.utime(unfinished, (long_ago, long_ago))
     put(DiskCache(disk.folder, max_bytes=1000), 3)
-    assert not debris.exists()
-    assert held(disk) == {2, 3}
+    assert not unfinished.exists()
+    assert stored_numbers(disk) == {2, 3}
 
 
 def test_a_folder_removed_during_a_write_is_no_error(disk, caplog):
@@ -258,7 +258,7 @@ def test_a_folder_removed_during_a_write_is_no_error(disk, caplog):
     disk.put(key(1), write)
     assert caplog.text == ""
     put(disk, 1)
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
 
 
 # -------------------------------------------------------------------------------------------- disks that refuse
@@ -313,7 +313,7 @@ def test_entries_with_fixed_times_are_still_found(disk, monkeypatch):
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(errno.EROFS, "no")))
     assert disk.clear() == []
     disk.discard(key(1))
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
 
 
 # ----------------------------------------------------------------------------------------------- its settings
@@ -420,13 +420,13 @@ def large_disk(tmp_path) -> DiskCache:
 
 @pytest.fixture
 def settled(monkeypatch):
-    """Take files for old that the test has just written."""
+    """Let files that the test has just written count as old."""
     monkeypatch.setattr(cache_module, "_CLOCK_TICK", -1.0)
 
 
 @pytest.fixture
 def hashed(monkeypatch) -> list[str]:
-    """Names of the files that are read in order to hash them."""
+    """Names of the files that are read for hashing."""
     read: list[str] = []
     digest = cache_module._digest
     monkeypatch.setattr(cache_module, "_digest", lambda file: read.append(file.name) or digest(file))
@@ -519,7 +519,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def filled(monkeypatch, tmp_path) -> DiskCache:
-    """The cache that the command is about, with three entries, used an hour, two minutes and a second ago."""
+    """The cache of the command, with three entries, used an hour, two minutes and a second ago."""
     monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TIMECHAT_CACHE_LIMIT", "2GB")
     disk = DiskCache()
@@ -571,7 +571,7 @@ def test_the_command_clears_the_cache(capsys, filled):
 
 def test_the_command_prunes_the_least_recently_used(capsys, filled):
     assert run(capsys, "prune", "--to", "2kB") == (0, "removed 1 entry, 1.0 kB\n", "")
-    assert held(filled) == {2, 3}
+    assert stored_numbers(filled) == {2, 3}
 
 
 def test_the_command_refuses_an_invalid_size(capsys, filled):

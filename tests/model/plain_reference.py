@@ -19,7 +19,7 @@ LORA = "llama_model.base_model.model."
 
 @dataclass(frozen=True)
 class Settings:
-    """What the original reads from its configuration files and the tensors do not tell."""
+    """Settings that the original reads from its configuration files, because tensors do not show them."""
 
     image_size: int
     vit_heads: int
@@ -32,7 +32,7 @@ class Settings:
     lora_alpha: float = 32.0
 
 
-# Loading: later files overwrite earlier ones, what the model does not have is ignored.
+# Loading: later files overwrite earlier ones, unknown keys are ignored.
 
 
 def load_original(
@@ -139,7 +139,7 @@ def bert_feed_forward(state: State, layer: str, suffix: str, x: Tensor) -> Tenso
 def bert_layers(
     state: State, name: str, x: Tensor, num_queries: int, source: Tensor, heads: int, bias: Tensor | float = 0.0
 ) -> Tensor:
-    """Run all layers: everything attends to itself, only queries to `source`, each kind has its feed-forward."""
+    """Run all layers: self-attention for all, cross-attention to `source` for queries, a feed-forward for each kind."""
     i = 0
     while f"{name}.encoder.layer.{i}.attention.self.query.weight" in state:
         layer = f"{name}.encoder.layer.{i}"
@@ -247,13 +247,13 @@ def llama_logits(
 
 
 def training_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each position answers for the next token; labels of -100 do not count."""
+    """Return the loss of each next token; labels of -100 do not count."""
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
 
 @torch.no_grad()
 def greedy(state: State, config: dict[str, object], alpha: float, embeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Continue one prompt without a cache; also return by how much the best token won each time."""
+    """Continue one prompt without a cache; also return the margin of the best token at each step."""
     ids, margins = [], []
     for _ in range(steps):
         best = llama_logits(state, config, alpha, embeds)[0, -1].topk(2)

@@ -1,4 +1,4 @@
-"""The continuous batch: answers come and go, and each is what it is alone."""
+"""The continuous batch: sequences join and leave, and each gives the same answer as alone."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_prefill_in_parts_gives_the_same_answers(model, videos):
     batch = ContinuousBatch(model, prompt_tokens=4)
     batch.add(answers[0])
     batch.prefill()
-    assert batch.prefilling is answers[0]  # there is more to come
+    assert batch.prefilling is answers[0]  # the prompt is not complete yet
     batch.abort(answers[0])
     written_together(batch, answers)
     assert [a.token_ids for a in answers] == [alone(model, p, decoding_of(i)) for i, p in enumerate(prompts)]
@@ -98,22 +98,22 @@ def test_a_preempted_sequence_resumes_where_it_stopped(model, videos):
     decoding = DecodingOptions(max_new_tokens=30)
     answers = [GenerationState(prompt, decoding) for prompt in prompts]
     batch = ContinuousBatch(model, max_rows=2)
-    parked: list[GenerationState] = []
+    preempted: list[GenerationState] = []
     todo = list(answers)
-    num_parked = 0
-    while todo or parked or batch.running or batch.prefilling:
-        if not todo and not batch.prefilling and parked and batch.has_room(parked[0]):
-            batch.add(parked.pop(0))
+    num_preempted = 0
+    while todo or preempted or batch.running or batch.prefilling:
+        if not todo and not batch.prefilling and preempted and batch.has_room(preempted[0]):
+            batch.add(preempted.pop(0))
         elif todo and batch.has_room(todo[0]):
             batch.add(todo.pop(0))
         if batch.prefilling:
             batch.prefill()
         batch.decode_step()
         if batch.running and todo and not batch.has_room(todo[0]) and not batch.prefilling:
-            parked.append(batch.running[0])
+            preempted.append(batch.running[0])
             batch.preempt(batch.running[0])
-            num_parked += 1
-    assert num_parked >= 2
+            num_preempted += 1
+    assert num_preempted >= 2
     assert [answer.token_ids for answer in answers] == [alone(model, prompt, decoding) for prompt in prompts]
 
 
@@ -150,7 +150,7 @@ A_POSITION = 2 * 2 * 2 * 16 * 4  # bytes: keys and values, layers, heads, head s
 
 def test_a_batch_keeps_to_its_memory_limit(model, videos):
     prompt = prompts_about(videos, 1)[0]
-    limit = 2 * 256 * A_POSITION  # two rows of as many positions as are held at once
+    limit = 2 * 256 * A_POSITION  # two rows of 256 positions, the growth step of the cache
     batch = ContinuousBatch(model, max_rows=16, max_bytes=limit)
     for _ in range(2):
         one_more = GenerationState(prompt, DecodingOptions(max_new_tokens=100))

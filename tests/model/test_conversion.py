@@ -1,4 +1,4 @@
-"""Original checkpoints become a folder that loads, or a clear word and nothing at all."""
+"""Original checkpoints become a folder that loads, or a clear error without any files."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def files(**changes: Path) -> OriginalFiles:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """The recorded files, laid out as the original instructions say."""
+    """The recorded files in the layout of the original instructions."""
     folder = tmp_path / "ckpt"
     for part, path in golden_checkpoint(timechat="timechat_7b.pth").items():
         target = folder / LAYOUT[part]
@@ -173,7 +173,7 @@ def test_an_adapter_of_some_layers_does_not_change_the_others(tmp_path):
     assert not hasattr(layers[1].self_attn.q_proj, "lora_A")
 
 
-# What must not work, and says so.
+# Inputs that must be refused.
 
 
 def fails(tmp_path: Path, match: str, overrides=GOLDEN_OVERRIDES, **changes: Path) -> None:
@@ -357,7 +357,7 @@ def test_files_of_a_killed_run_are_removed_by_the_next(tmp_path):
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
 def number(request):
-    """A signal that is not ignored, whatever the tests were started by (nohup ignores SIGHUP)."""
+    """A signal that is not ignored, even if the parent of the tests ignores SIGHUP (nohup)."""
     before = signal.signal(request.param, signal.SIG_DFL)
     yield request.param
     signal.signal(request.param, before)

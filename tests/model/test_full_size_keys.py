@@ -1,4 +1,4 @@
-"""The key map holds for the published files at their full size; nothing is allocated."""
+"""The key map is correct for the published files at full size; no tensor is allocated."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -192,7 +192,7 @@ GOLDEN_SIZES = Sizes(
     ],
 )
 def test_the_small_key_lists_match_the_recorded_files(part, recorded):
-    """What stands above is checked against lists of ours, so these are checked against the original's."""
+    """The tests above use key lists of this project, so this test compares the lists with the original files."""
     found = WeightFile.inspect(golden_path(f"checkpoints/{recorded}")).tensors
     listed = original_tensors(GOLDEN_SIZES)[LAYOUT[part]]
     only_sometimes_there = ("norm.", "head.")

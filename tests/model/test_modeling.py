@@ -1,4 +1,4 @@
-"""Equivalences that must hold whatever the weights are."""
+"""Equivalences that hold for any weights."""
 
 import pytest
 import torch
@@ -215,7 +215,7 @@ def test_gradient_checkpointing_gives_the_same_loss():
     torch.testing.assert_close(checkpointed, plain)
 
 
-# What must not work, and says so.
+# Inputs that must be refused.
 
 
 def test_a_prompt_for_another_number_of_frames_is_refused():

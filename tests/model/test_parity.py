@@ -1,4 +1,4 @@
-"""Our model gives the tensors that were recorded from the original system."""
+"""The model gives the tensors that were recorded from the original system."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_sdpa_attention_keeps_the_same_tolerances(converted, golden_processor):
 
 @pytest.fixture(scope="module")
 def trainable_model(converted: Path) -> TimeChatForConditionalGeneration:
-    """In evaluation mode (no dropout), as recorded, but with gradients for what the original trains."""
+    """In evaluation mode (no dropout), as in the recording, with gradients of the trained parameters."""
     model = TimeChatForConditionalGeneration.from_pretrained(converted, attn_implementation="eager").eval()
     for name, parameter in model.named_parameters():
         frozen_base = "vision_model." in name or ("language_model." in name and ".lora_" not in name)

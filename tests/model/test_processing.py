@@ -1,4 +1,4 @@
-"""Frames and words → tensors."""
+"""Frames and text → tensors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What needs a GPU or the original weights: `pytest -m gpu`, `TIMECHAT_WEIGHTS=FOLDER pytest -m real_weights`."""
+"""Tests that need a GPU or the original weights: `pytest -m gpu`, `TIMECHAT_WEIGHTS=FOLDER pytest -m real_weights`."""
 
 import os
 from pathlib import Path

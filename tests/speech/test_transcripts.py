@@ -1,4 +1,4 @@
-"""Transcripts of every kind, and what a question quotes of them."""
+"""Transcripts of every format, and their lines in the prompt of a question."""
 
 import dataclasses
 import json
@@ -282,18 +282,18 @@ def test_short_and_repeated_lines_are_dropped():
 
 def test_a_loaded_transcript_is_cleaned_with_a_note(tmp_path):
     path = transcript(tmp_path, TABS + "3664.00\t3665.00\tyes\n")
-    assert load_transcript("film.mp4", transcript=path) == Transcript(
+    assert load_transcript("video.mp4", transcript=path) == Transcript(
         LINES, ("lines of speech with fewer than three words or repeated, left out: 1 of 3",)
     )
-    assert load_transcript("film.mp4", transcript=transcript(tmp_path, TABS)) == Transcript(LINES)
+    assert load_transcript("video.mp4", transcript=transcript(tmp_path, TABS)) == Transcript(LINES)
 
 
 def test_a_transcript_of_single_words_is_kept(tmp_path):
     words = Transcript((Event(0, 1, "we"), Event(1, 2, "cut")))
-    assert load_transcript("film.mp4", transcript=transcript(tmp_path, "0\t1\twe\n1\t2\tcut\n")) == words
+    assert load_transcript("video.mp4", transcript=transcript(tmp_path, "0\t1\twe\n1\t2\tcut\n")) == words
 
 
 def test_no_transcript_and_two_transcripts(tmp_path):
-    assert load_transcript("film.mp4") is None
+    assert load_transcript("video.mp4") is None
     with pytest.raises(ValueError, match="both a transcript and a speech recogniser"):
-        load_transcript("film.mp4", transcript=tmp_path / "a.srt", asr_model="tiny")
+        load_transcript("video.mp4", transcript=tmp_path / "a.srt", asr_model="tiny")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import RECIPES, VARIABLE, Clip, draw_clip, draw_sound, picture, read_numbers
+from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_clip, read_numbers
 from timechat.errors import VideoError
 from timechat.video import (
     Frames,
@@ -41,7 +41,7 @@ GOLDEN = json.loads((DATA / "uniform_sampling.json").read_text())
 
 
 class Shelf:
-    """Draws each clip once."""
+    """Clips by the name of their recipe, each made once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clips = folder, dict[str, Clip]()
@@ -61,7 +61,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 def true_times(clip: Clip, frames: Frames) -> list[float]:
-    """When the pictures are shown, by the numbers that they bear."""
+    """Return the times of frames from the numbers that they show."""
     return [float(clip.times[number]) for number in read_numbers(frames.pixels)]
 
 
@@ -303,7 +303,7 @@ def test_a_file_object_that_cannot_seek_is_read_once(clips: Shelf) -> None:
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves one file, with or without ranges; with `hold`, half of it, and then nothing until that is set."""
+    """Serves one file, with or without ranges; with `hold`, only half of it until the event is set."""
 
     def __init__(self, *args: object, content: bytes, has_ranges: bool, hold: threading.Event | None) -> None:
         self.content, self.has_ranges, self.hold = content, has_ranges, hold
@@ -337,7 +337,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """Puts a clip on a local web server and gives its address."""
+    """Function that serves a clip on a local web server and returns its address."""
     servers = []
     hold = threading.Event()
 
@@ -361,7 +361,7 @@ def serve() -> Iterator[Callable[..., str]]:
     ("name", "has_ranges"),
     [
         ("constant rate", True),
-        ("constant rate", False),  # its header stands at the end
+        ("constant rate", False),  # its header is at the end
         ("variable rate in Matroska", True),
         ("variable rate in Matroska", False),
         ("fragmented MP4", False),
@@ -434,23 +434,23 @@ def test_a_slow_file_is_an_error(clips: Shelf) -> None:
 
 
 def test_a_cancelled_request_ends_the_reading(clips: Shelf, tmp_path: Path) -> None:
-    class NobodyWaitsError(Exception):
+    class RequestCancelledError(Exception):
         pass
 
     def check() -> None:
         checks.append(True)
         if len(checks) > most:
-            raise NobodyWaitsError
+            raise RequestCancelledError
 
     path, checks, most = clips["constant rate"].path, [], 0
-    with pytest.raises(NobodyWaitsError):
+    with pytest.raises(RequestCancelledError):
         VideoReader(path, check=check)
     os.mkfifo(pipe := tmp_path / "pipe.mp4")
-    with pytest.raises(NobodyWaitsError):  # before anybody writes
+    with pytest.raises(RequestCancelledError):  # before there is a writer
         VideoReader(pipe, check=check)
     with VideoReader(path) as reader:
         checks, most = [], 5
-        with pytest.raises(NobodyWaitsError):
+        with pytest.raises(RequestCancelledError):
             reader.load(num_frames=8, check=check)
         assert len(checks) <= most + 2 * num_cores()
         assert len(reader.load(num_frames=8).pixels) == 8
@@ -460,7 +460,7 @@ def test_a_cancelled_request_ends_the_reading(clips: Shelf, tmp_path: Path) -> N
 
 
 def test_ready_made_frames_pass_through() -> None:
-    frames = Frames.from_images([picture(i) for i in range(5)], [0, 1, 2, 3, 4])
+    frames = Frames.from_images([clock_frame(i) for i in range(5)], [0, 1, 2, 3, 4])
     assert frames.duration == 5.0
     again = load_frames(frames)
     assert again.pixels is frames.pixels
@@ -468,15 +468,15 @@ def test_ready_made_frames_pass_through() -> None:
 
 
 def test_ready_made_frames_are_sampled_by_the_same_rules() -> None:
-    frames = Frames.from_images([picture(i) for i in range(10)], np.arange(10), duration=10)
+    frames = Frames.from_images([clock_frame(i) for i in range(10)], np.arange(10), duration=10)
     assert read_numbers(load_frames(frames, num_frames=4).pixels) == [0, 2, 5, 7]
     assert load_frames(frames, start=3, end=5).timestamps.tolist() == [3, 4]
     assert read_numbers(load_frames(frames, timestamps=[2.5, 7], size=48).pixels) == [2, 7]
 
 
 def test_images_of_many_kinds_become_frames() -> None:
-    pillow = Image.fromarray(picture(3)).convert("RGBA").resize((50, 40))
-    frames = Frames.from_images([picture(3), pillow], [0.0, 0.5], size=(64, 64), duration=9)
+    pillow = Image.fromarray(clock_frame(3)).convert("RGBA").resize((50, 40))
+    frames = Frames.from_images([clock_frame(3), pillow], [0.0, 0.5], size=(64, 64), duration=9)
     assert frames.pixels.shape == (2, 64, 64, 3)
     assert read_numbers(frames.pixels) == [3, 3]
 
@@ -523,11 +523,11 @@ def test_text_is_not_a_video(tmp_path: Path, name: str) -> None:
 
 def test_audio_alone_is_not_a_video(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="has no video stream, only audio"):
-        load_frames(draw_sound(tmp_path / "sound.m4a"))
+        load_frames(draw_audio(tmp_path / "sound.m4a"))
 
 
 def test_cover_art_is_not_a_video(tmp_path: Path) -> None:
-    path = draw_sound(tmp_path / "song.mp3", cover=picture(5))
+    path = draw_audio(tmp_path / "song.mp3", cover=clock_frame(5))
     with pytest.raises(VideoError, match="has no video stream, only audio, picture"):
         probe_video(path)
 
@@ -608,7 +608,7 @@ def test_no_number_of_frames_means_the_default(clips: Shelf) -> None:
 
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match=r"Frames.from_images\(images, timestamps\)"):
-        load_frames(picture(1))
+        load_frames(clock_frame(1))
 
 
 def test_no_torch_is_needed() -> None:
@@ -657,7 +657,7 @@ def test_lost_frames_of_a_damaged_real_clip_are_counted() -> None:
 
 
 def test_the_index_needs_a_few_bytes_per_frame() -> None:
-    """At most 80 while it is made, so that five hours at 30 frames a second need 43 MB at their peak."""
+    """At most 80 bytes during the scan, so that five hours at 30 frames per second need 43 MB at peak."""
     num_packets, gap = 50_000, 3000
     found = PacketScan()
     tracemalloc.start()
