@@ -178,6 +178,7 @@ def _draw(recipe: Recipe, path: Path) -> Clip:
     flags = {"movflags": "frag_keyframe+empty_moov"} if recipe.muxer == "mp4" else {}
     with av.open(str(path), "w", format=recipe.muxer, options={"avoid_negative_ts": "disabled", **flags}) as container:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=recipe.options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = recipe.width, recipe.height
         stream.pix_fmt = recipe.pixel_format
         stream.codec_context.time_base = recipe.time_base

@@ -119,7 +119,8 @@ def compare_inference(
 def _record(model: TimeChatForConditionalGeneration) -> tuple[dict[str, list[Tensor]], list[Any]]:
     """Record intermediate tensors of the model during the next forward pass."""
     states: dict[str, list[Tensor]] = {}
-    tower, qformer = model.frame_encoder.vision_model, model.frame_encoder.qformer
+    tower: Any = model.frame_encoder.vision_model
+    qformer = model.frame_encoder.qformer
     watched = {
         "vit.patch_embed": tower.embeddings.patch_embedding,
         "vit.ln_vision": tower.post_layernorm,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -443,7 +444,8 @@ def test_paths_bytes_and_file_objects_of_one_content_have_one_digest(large_disk,
     link.symlink_to(path)
     file = io.BytesIO(b"hello")
     file.seek(3)
-    for source in (path, str(path), link, path.as_uri(), b"hello", bytearray(b"hello"), file):
+    sources: tuple[Any, ...] = (path, str(path), link, path.as_uri(), b"hello", bytearray(b"hello"), file)
+    for source in sources:
         assert file_digest(source, large_disk) == HELLO
     assert file.tell() == 3
 

@@ -7,6 +7,7 @@ not a mistake of the other. Everything is float32 on the CPU; nothing is fast.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -37,7 +38,7 @@ class Settings:
 
 def load_original(
     settings: Settings, vit: Path, qformer: Path, llm: Path, checkpoint: Path
-) -> tuple[State, dict[str, object]]:
+) -> tuple[State, dict[str, Any]]:
     """Return the state of the assembled model and the language model's config.json."""
     state = {f"visual_encoder.{key}": value for key, value in torch.load(vit, weights_only=True).items()}
     grid = settings.image_size // state["visual_encoder.patch_embed.proj.weight"].shape[-1]
@@ -217,7 +218,7 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 
 def llama_logits(
     state: State,
-    config: dict[str, object],
+    config: dict[str, Any],
     alpha: float,
     embeds: Tensor,
     mask: Tensor | None = None,
@@ -252,7 +253,7 @@ def training_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def greedy(state: State, config: dict[str, object], alpha: float, embeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def greedy(state: State, config: dict[str, Any], alpha: float, embeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Continue one prompt without a cache; also return the margin of the best token at each step."""
     ids, margins = [], []
     for _ in range(steps):

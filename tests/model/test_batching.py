@@ -184,7 +184,7 @@ def test_a_grammar_error_ends_only_its_own_sequence(model, videos):
             raise ValueError("too large")
 
     first, second = (GenerationState(prompt, DecodingOptions(max_new_tokens=9)) for prompt in prompts_about(videos, 2))
-    second.constraint = TooLargeGrammar()
+    second.constraint = TooLargeGrammar()  # type: ignore[assignment]
     batch = ContinuousBatch(model)
     written_together(batch, [first, second])
     assert str(second.error) == "too large"

@@ -40,9 +40,10 @@ def compiler(request, nano, llama) -> GrammarCompiler:
     return {"nano": nano, "llama": llama}[request.param].executor.grammar_compiler
 
 
-def draw(compiler: GrammarCompiler, task: str, duration: float, budget: int, seed: int, end_bonus: float) -> str:
+def draw(compiler: GrammarCompiler, task: Task, duration: float, budget: int, seed: int, end_bonus: float) -> str:
     """Generate an answer from random scores, as `generate` does; `end_bonus` is added to the score of the end."""
     grammar = answer_grammar(task, duration=duration)
+    assert grammar is not None
     processor = compiler.logits_processor([grammar], budget)
     by_score = compiler.state(grammar)
     generator = torch.Generator().manual_seed(seed)
@@ -95,6 +96,8 @@ def test_every_constrained_answer_can_be_parsed(compiler, task, duration, budget
 
 def test_limits_hold_for_tokens_with_separator_and_time():
     grammar = answer_grammar("dense_caption", duration=600.0)
+    assert grammar is not None
+    assert grammar.allows is not None
     full = "".join(f"{start}.0 - {start + 1}.0 seconds, A.  " for start in range(1, MAX_EVENTS + 1))
     one_less = full.removesuffix(f"{MAX_EVENTS}.0 - {MAX_EVENTS + 1}.0 seconds, A.  ")
     for begun in ("", "70", "70.0"):
@@ -212,7 +215,7 @@ def test_an_answer_may_say_that_nothing_was_found(nano, denial):
 
 def test_rows_of_a_batch_are_constrained_independently(nano):
     compiler = nano.executor.grammar_compiler
-    tasks = ["grounding", "dense_caption", "highlights"]
+    tasks: list[Task] = ["grounding", "dense_caption", "highlights"]
     grammars = [answer_grammar(task, duration=30.0) for task in tasks]
     together = compiler.logits_processor([*grammars, None], 60)
     alone = [compiler.logits_processor([grammar], 60) for grammar in grammars]

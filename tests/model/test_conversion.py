@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration as Model
 from timechat.model.processing import TimeChatProcessor
 
 
-def files(**changes: Path) -> OriginalFiles:
+def files(**changes: Path) -> Any:
     return OriginalFiles.find(**(golden_checkpoint(timechat="timechat_7b.pth") | changes))
 
 
@@ -64,7 +65,12 @@ def test_sizes_are_read_from_the_tensors(converted):
 
 
 def test_any_part_of_the_config_can_be_overridden(tmp_path):
-    overrides = GOLDEN_OVERRIDES | {"window_size": 8, "stride": 4, "max_frame_positions": 40, "lora_alpha": 20}
+    overrides: dict[str, object] = GOLDEN_OVERRIDES | {
+        "window_size": 8,
+        "stride": 4,
+        "max_frame_positions": 40,
+        "lora_alpha": 20,
+    }
     overrides["timestamp_tokenizer"] = "llama"
     report = convert(files(), tmp_path / "out", overrides=overrides)
     model = Model.from_pretrained(tmp_path / "out")

@@ -16,7 +16,9 @@ def test_pixels_are_normalised_as_in_the_original(golden_processor):
     pixels = np.broadcast_to(
         np.array(recorded["values"], dtype=np.uint8)[:, None, None, None], (len(recorded["values"]), 56, 56, 3)
     )
-    frames = Frames(pixels=pixels.copy(), timestamps=np.arange(len(pixels)), duration=float(len(pixels)))
+    frames = Frames(
+        pixels=pixels.copy(), timestamps=np.arange(len(pixels), dtype=np.float64), duration=float(len(pixels))
+    )
     got = golden_processor.normalize(frames)[:, :, 0, 0]
     torch.testing.assert_close(got, torch.tensor(recorded["normalised_rgb"]), atol=1e-6, rtol=0)
 

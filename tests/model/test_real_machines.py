@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import parity
+from tests.golden import golden_tensors
 from tests.model.tiny import made_frames
 from timechat import TimeChat
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -22,7 +23,7 @@ def test_a_gpu_in_float32_matches_the_original(case, converted, golden_processor
         pytest.skip("no CUDA device here")
     torch.backends.cuda.matmul.allow_tf32 = False
     model = TimeChatForConditionalGeneration.from_pretrained(converted, attn_implementation="eager").cuda().eval()
-    want = parity.golden_tensors(case)["video_tokens"]
+    want = golden_tensors(case)["video_tokens"]
     inputs = {key: value[None].cuda() for key, value in golden_processor.encode_frames(parity.video_of(case)).items()}
     with torch.no_grad():
         torch.testing.assert_close(model.get_video_features(**inputs).cpu(), want, atol=1e-4, rtol=0)

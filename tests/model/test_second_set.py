@@ -480,7 +480,7 @@ def test_videos_of_different_lengths_match_the_original(pair, side):
         input_ids=torch.cat([questions[0][0], functional.pad(questions[1][0], padding)]),
         attention_mask=torch.cat([masks[0], functional.pad(masks[1], padding)]),
         video_sizes=torch.tensor([[long[0].shape[1], 7], [5, 6]]),
-        **inputs_of(tuple(together(a, b) for a, b in zip(long, short, strict=True))),
+        **inputs_of((together(long[0], short[0]), together(long[1], short[1]), together(long[2], short[2]))),
     ).logits
     real = slice(gap, None) if side == "left" else slice(None, lengths[1])
     for got, (_, embeds) in zip((logits[:1], logits[1:, real]), questions, strict=True):

@@ -284,7 +284,7 @@ def whisper(tmp_path_factory):
     pytest.importorskip("faster_whisper")
     folder = tmp_path_factory.mktemp("whisper")
     save_random_whisper(folder / "transformers")
-    from ctranslate2.converters import TransformersConverter
+    from ctranslate2.converters import TransformersConverter  # type: ignore[import-untyped]
 
     copied = ["tokenizer.json", "preprocessor_config.json"]
     TransformersConverter(str(folder / "transformers"), copy_files=copied).convert(str(folder / "converted"))

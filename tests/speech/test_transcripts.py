@@ -179,8 +179,8 @@ def test_a_line_that_ends_before_its_start_has_no_duration(tmp_path):
         ('[{"start": 1, "end": 2, "text": null}]', r"segment 0: text must be text, got None"),
         ('[{"start": -1, "end": 2, "text": "a"}]', r"segment 0: start must be a finite number of seconds from 0"),
         ('[{"start": null, "end": 2, "text": "a"}]', r"segment 0: start and end must be seconds, got None and 2"),
-        ("hell\u00f6 there".encode("latin-1"), r"speech\.txt: byte 4 is no UTF-8 text; save it as UTF-8"),
-        (b"\x00" * 3 + b"\xff\xd8", r"speech\.txt: byte 3 is no UTF-8 text"),
+        ("hell\u00f6 there".encode("latin-1"), r"speech\.txt: byte 4 is not UTF-8 text; save the file as UTF-8"),
+        (b"\x00" * 3 + b"\xff\xd8", r"speech\.txt: byte 3 is not UTF-8 text"),
     ],
 )
 def test_an_error_names_its_line(content, message, tmp_path):
