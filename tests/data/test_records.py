@@ -88,7 +88,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 def test_files_that_hold_no_records_are_named(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_records(tmp_path / "none.json")
-    with pytest.raises(DataError, match=r"r\.jsonl:1: is no JSON"):
+    with pytest.raises(DataError, match=r"r\.jsonl:1: is not JSON"):
         read_records(write(tmp_path / "r.jsonl", "{video: 1}\n"))
     with pytest.raises(DataError, match="holds no record"):
         read_records(write(tmp_path / "r.jsonl", "\n"))
@@ -271,7 +271,7 @@ def test_annotated_videos_that_are_missing_are_told(tmp_path):
     records, missing = build_records("charades", annotations, videos=tmp_path)
     assert [record.query for record in records] == ["a person runs"]
     assert missing == ["B2.mp4"]
-    with pytest.raises(DataError, match=r"train\.txt: the key 'annotations'|expected|is no JSON"):
+    with pytest.raises(DataError, match=r"train\.txt: the key 'annotations'|expected|is not JSON"):
         build_records("youcook2", annotations, videos=tmp_path)
     with pytest.raises(ValueError, match="dataset must be one of"):
         build_records("kinetics", annotations, videos=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import RECIPES as CLIPS
-from tests.clips import draw_clip, picture, read_numbers
+from tests.clips import clock_frame, draw_clip, read_numbers
 from timechat.answers.tasks import find_preset
 from timechat.errors import DataError, VideoError
 from timechat.evaluation.benchmarks import BENCHMARKS, BenchmarkFiles, load_pictures, load_segment_centres
@@ -339,7 +339,7 @@ def test_the_prompt_is_the_originals_to_the_letter(benchmark, annotations, words
     ("benchmark", "file", "content", "message"),
     [
         ("youcook2", "val.caption_coco_format.json", "[]", r'expected \{"annotations": \[...\]\}'),
-        ("youcook2", "val.caption_coco_format.json", "{", "is no JSON: "),
+        ("youcook2", "val.caption_coco_format.json", "{", "is not JSON: "),
         (
             "youcook2",
             "val.caption_coco_format.json",
@@ -667,7 +667,7 @@ def test_a_square_is_cut_from_the_middle(tmp_path):
 def draw_pictures(folder: Path, numbers) -> None:
     folder.mkdir()
     for number in numbers:
-        Image.fromarray(picture(number)).save(folder / f"{number:05d}.jpg", quality=95)
+        Image.fromarray(clock_frame(number)).save(folder / f"{number:05d}.jpg", quality=95)
 
 
 def test_a_folder_of_pictures_is_a_video_of_three_a_second(tmp_path):

@@ -212,7 +212,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone(nano, engine, video):
     going_on = engine.generate(long_order(nano, video, 40), RequestContext())
     good = long_order(nano, video)
     bad = GenerationBatch([replace(good.prompts[0], video_tokens=video.video_tokens[:3])], good.grammars, good.decoding)
-    with pytest.raises(ValueError, match="places for video tokens"):
+    with pytest.raises(ValueError, match="placeholders for video tokens"):
         engine.generate(bad, RequestContext()).result(timeout=20)
     assert len(going_on.result(timeout=60)[0].token_ids) == 40
 

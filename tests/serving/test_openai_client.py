@@ -235,7 +235,7 @@ _ENDLESS = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "requi
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
 def test_a_form_that_cannot_be_kept_is_refused(client, film_id, schema, options):
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    with pytest.raises(openai.BadRequestError, match=r"form of the answer|JSON schema"):
+    with pytest.raises(openai.BadRequestError, match=r"grammar of the answer|JSON schema"):
         ask(client, about(film_id), response_format=form, **options)
 
 

@@ -70,19 +70,18 @@ class AnswerGrammar:
 _TOKENS_TO_END = 10  # the rest of a sign, a letter, a full stop and the end token, and some room
 
 
-def answer_grammar(task: Task, *, duration: float, max_events: int = MAX_EVENTS) -> AnswerGrammar | None:
+def answer_grammar(task: Task, *, duration: float) -> AnswerGrammar | None:
     """Return the form of a task's answers about a video; None for answers in free words.
 
     Args:
         task: What is asked.
         duration: Seconds of the video, or of the window that is asked about.
-        max_events: Most events of one answer.
     """
     last = int(duration * 10 + 1e-6)
     if task in ("dense_caption", "steps"):
-        return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=last, max_events=max_events, opening=""), True)
+        return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=last, opening=""), True)
     if task == "transcribe":
-        return AnswerGrammar(_HEARD, partial(_allows_events, last=last, max_events=max_events, opening=_SPEECH), True)
+        return AnswerGrammar(_HEARD, partial(_allows_events, last=last, opening=_SPEECH), True)
     if task == "grounding":
         return AnswerGrammar(_GROUNDING, partial(_allows_span, last=last), False)
     if task == "highlights":
@@ -175,13 +174,13 @@ def _allows_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: AR
     return digit is None or _allows_pair(text[digit.start() :], 0, last)
 
 
-def _allows_events(text: str, tokens_left: int, *, last: int, max_events: int, opening: str) -> bool:
+def _allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> bool:
     if len(text) <= len(opening):
         return True
     done, between, event = text[len(opening) :].rpartition(_BETWEEN)
     count, low = _after(done)
     shortest = 1 if last > 1 else 0
-    if between and (count >= max_events or low > last - shortest):
+    if between and (count >= MAX_EVENTS or low > last - shortest):
         return False
     # A token may write the gap and the first number at once (" 82.0"), so the room is asked for until that number ends.
     if between and " " not in event and tokens_left + len(event) < _TOKENS_OF_EVENT:

@@ -232,10 +232,10 @@ def write_answer(
 
 def cut_video(answer: "Answer", session: Session, settings: TaskOptions, console: CommandConsole) -> None:
     """Cut the events out of the video, if wanted, and say what came out."""
-    from timechat.video import concat_clips, extract_clips
-
     if settings.clips is None and settings.reel is None:
         return
+    from timechat.video.clips import concat_clips, extract_clips
+
     if not answer.events:
         console.warn("the answer names no times, so there is nothing to cut")
         return

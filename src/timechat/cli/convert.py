@@ -103,7 +103,7 @@ def _read_overrides(path: Path | None) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"--config {path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} is no JSON: {error}") from error
+        raise ValueError(f"--config {path} is not JSON: {error}") from error
     if not isinstance(overrides, dict):
         raise ValueError(
             f'--config {path} holds a {type(overrides).__name__}; expected an object like {{"window_size": 32}}'

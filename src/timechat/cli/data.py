@@ -126,7 +126,7 @@ def check(
     """List missing, short and damaged videos, lengths in tokens, and answers that would be cut off."""
     from timechat.data.check import check_records
     from timechat.data.readers import read_records
-    from timechat.model.modeling import quiet_transformers
+    from timechat.model.pretrained import quiet_transformers
 
     records = {
         file: read_records(file, videos=videos, format=format, transcripts=transcripts) for file in dict.fromkeys(files)
@@ -188,7 +188,7 @@ def encode(
     from timechat.data.features import encode_features, unique_videos
     from timechat.data.readers import read_records
     from timechat.model.loading import load_model
-    from timechat.model.modeling import quiet_transformers
+    from timechat.model.pretrained import quiet_transformers
 
     records: list[Record] = []
     for file in dict.fromkeys(files):

@@ -69,7 +69,7 @@ class Session:
         """Read what is said in the video, or listen to it, where that is wanted."""
         if settings.transcript is None and settings.asr is None:
             return None
-        from timechat.speech import load_transcript
+        from timechat.speech.loading import load_transcript
 
         with self._console.progress() as progress:
             return load_transcript(

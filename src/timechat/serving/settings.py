@@ -6,7 +6,6 @@ from pathlib import Path
 
 from timechat.serving.access import Limits
 
-KEYS_VARIABLE = "TIMECHAT_API_KEYS"
 DATA_VARIABLE = "TIMECHAT_DATA"
 
 

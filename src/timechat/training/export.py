@@ -11,7 +11,8 @@ from timechat.errors import TrainingError
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
 from timechat.model.loading import NANO, check_folder, load_model
-from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
 from timechat.training.config import TrainedModelSettings, TrainingRecipe

@@ -7,7 +7,6 @@ only the stretches that hold a wanted frame are decoded, each from the keyframe 
     source ─▶ index (times of all frames) ─▶ sampling (which ones) ─▶ decoding (their pixels) ─▶ frames
 """
 
-from timechat.video.clips.cut import CutReport, check_target, concat_clips, extract_clip, extract_clips
 from timechat.video.frames import Frames, StreamInfo, VideoInfo
 from timechat.video.images import Size
 from timechat.video.loading import VideoReader, load_frames, probe_video
@@ -15,17 +14,12 @@ from timechat.video.sampling import is_constant_rate, sample_indices, uniform_in
 from timechat.video.source import VideoSource
 
 __all__ = [
-    "CutReport",
     "Frames",
     "Size",
     "StreamInfo",
     "VideoInfo",
     "VideoReader",
     "VideoSource",
-    "check_target",
-    "concat_clips",
-    "extract_clip",
-    "extract_clips",
     "is_constant_rate",
     "load_frames",
     "probe_video",

@@ -1,4 +1,4 @@
-"""What the language model remembers from one prompt to the next."""
+"""Cache of the language model's states of earlier prompts."""
 
 import weakref
 from collections import OrderedDict
@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 @dataclass(frozen=True)
 class _CachedPrefix:
-    """The states of one prompt: keys and values of each layer, `(1, heads, positions, head size)`."""
+    """States of one prompt: keys and values of each layer, `(1, heads, positions, head size)`."""
 
     video: "weakref.ref[object]"
     ids: list[int]
@@ -23,41 +23,41 @@ class _CachedPrefix:
 
 
 class PrefixCache:
-    """What the language model remembers of the last prompt about each of the last videos.
+    """Cache of the states of the last prompt about each recent video.
 
-    Two prompts about one video are the same up to the question; so are the turns of a conversation. The
-    states of that shared part are taken over instead of being computed again.
+    Two prompts about one video are equal up to the question, and so are the turns of a conversation. The states of
+    this common prefix are reused instead of computed again.
     """
 
     def __init__(self, max_bytes: int = 0) -> None:
-        """Remember nothing yet.
+        """Create an empty cache.
 
         Args:
-            max_bytes: Of all states together; the prompt that was used last is remembered whatever its size.
+            max_bytes: Maximum size of all states; the most recent prompt is always cached, whatever its size.
         """
         self._max_bytes = max_bytes
         self._known: OrderedDict[int, _CachedPrefix] = OrderedDict()
 
     def take(self, video: object, ids: list[int], lora_scale: float | None) -> DynamicCache:
-        """Return a cache of its own that holds the longest prefix of `ids` that is known."""
+        """Return a new cache with the states of the longest known prefix of `ids`."""
         cache = DynamicCache()
         known = self._known.get(id(video))
         if known is None or known.video() is not video or known.lora_scale != lora_scale:
             return cache
         self._known.move_to_end(id(video))
-        # At least one token must be read anew: its output is where the answer starts.
+        # At least one token must be read again: the answer starts from its output.
         shared = min(_shared_length(known.ids, ids), len(ids) - 1, known.states[0][0].shape[2])
         for layer, (keys, values) in enumerate(known.states):
             cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
         return cache
 
     def store(self, video: object, ids: list[int], lora_scale: float | None, cache: DynamicCache) -> None:
-        """Remember the states of `ids`, of which the last may not have been read by the model."""
+        """Store the states of `ids`; the model may not have read the last of them yet."""
         if any(getattr(cache, "is_sliding", ())):
-            return  # a window that slid on cannot be turned back
+            return  # a sliding window cannot be cut back to a shorter prefix
         key = id(video)
         reference = weakref.ref(video, lambda _: self._known.pop(key, None))
-        # A dynamic cache never writes into its tensors: it makes new ones.
+        # A dynamic cache never writes into its tensors: it creates new ones.
         states = [(layer.keys, layer.values) for layer in cache.layers]
         self._known[key] = _CachedPrefix(reference, ids, lora_scale, states)
         self._known.move_to_end(key)
@@ -65,10 +65,10 @@ class PrefixCache:
             self._known.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all states."""
         self._known.clear()
 
 
 def _shared_length(a: list[int], b: list[int]) -> int:
-    """Return how many ids two prompts have in common from the start."""
+    """Return the length of the common prefix of two prompts."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
