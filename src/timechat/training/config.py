@@ -291,7 +291,7 @@ class TrainingRecipe:
 
     name: str = "train"
     """What the run is called in logs."""
-    objective: str = "answers"
+    objective: str = "next_token"
     """What is learned; a name of `timechat.training.objectives.OBJECTIVES`."""
     model: TrainedModelSettings = field(default_factory=TrainedModelSettings)
     """Where training starts, and what it may change."""

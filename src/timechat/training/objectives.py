@@ -81,7 +81,7 @@ def _of_nano(lose: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]) -> O
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "answers": next_token,
+    "next_token": next_token,
     "nano_frames": _of_nano(nano.frames),
     "nano_scripts": _of_nano(nano.language),
     "nano_windows": _of_nano(nano.temporal),
