@@ -13,7 +13,7 @@ from timechat.data.packing import Conversation, Packed, pack_conversations
 from timechat.model.processing import TimeChatProcessor
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
 from timechat.synthetic.scene import SyntheticVideo, write_scene
-from timechat.synthetic.wording import all_sentences
+from timechat.synthetic.vocabulary import all_sentences
 
 # Of the questions about a film: how many of each task are asked at most, and how often at all. Grounding comes first:
 # it is what the other tasks are made of.
