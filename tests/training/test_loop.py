@@ -62,7 +62,7 @@ def test_killed_and_resumed_gives_the_same_losses_to_the_last_bit(tmp_path):
 def test_stopping_makes_a_checkpoint_that_the_next_call_goes_on_from(tmp_path, precision):
     settings = ("run.steps=4", f"run.precision={precision}")
     asked = iter([False, True])
-    assert not train_small(small_recipe(tmp_path / "run", *settings), wants_stop=lambda: next(asked))
+    assert not train_small(small_recipe(tmp_path / "run", *settings), should_stop=lambda: next(asked))
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [2]
     assert train_small(small_recipe(tmp_path / "run", *settings))
     train_small(small_recipe(tmp_path / "whole", *settings))

@@ -15,7 +15,6 @@ from timechat.errors import DataError
 Kind = Literal["missing", "damaged", "truncated", "shortened", "degraded"]
 
 BAD_VIDEO: frozenset[Kind] = frozenset({"missing", "damaged"})
-REPLACED: frozenset[Kind] = BAD_VIDEO | {"truncated"}
 
 _ENOUGH_SAMPLES = 100
 _WRITE_SECONDS = 5.0
