@@ -48,7 +48,7 @@ def test_a_recipe_becomes_a_model_that_loads_however_often_it_is_stopped(recipe,
     output = tmp_path / "run"
     status, out, err = run(capsys, recipe, "--output", output, "--minutes", "0")
     assert (status, out) == (75, "")
-    assert "the same command goes on from there" in err
+    assert "the same command resumes" in err
     assert [line["step"] for line in read_log(output)] == [1]
     status, out, _ = run(capsys, recipe, "--output", output)
     assert (status, out) == (0, f"{output}\n")

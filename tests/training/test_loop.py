@@ -155,7 +155,7 @@ def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is not empty and no training run"):
+    with pytest.raises(TrainingError, match="is not empty and holds no training run"):
         train_small(small_recipe(tmp_path), fresh=True)
     assert (tmp_path / "thesis.txt").exists()
 

@@ -101,8 +101,9 @@ def draw(
         done = render_videos(videos, out, workers=workers, progress=lambda i, total: bars("drawing videos", i, total))
     seconds = time.perf_counter() - start
     kept = f", kept {done.kept} that existed" if done.kept else ""
+    noun = "video" if done.drawn == 1 else "videos"
     screen.info(
-        f"drew {done.drawn} video{'' if done.drawn == 1 else 's'}{kept}, wrote {done.records} records in {seconds:.1f} s: "
+        f"drew {done.drawn} {noun}{kept}, wrote {done.records} records in {seconds:.1f} s: "
         f"{done.drawn / seconds:.2f} videos per second"
     )
     typer.echo(out / RECORDS_FILE)

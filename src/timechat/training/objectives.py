@@ -1,4 +1,4 @@
-"""What is learned: functions from a model and a batch to a loss."""
+"""Training objectives: functions from a model and a batch to a loss."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,9 +32,9 @@ class StepLoss:
     """The loss of one batch.
 
     Attributes:
-        loss_sum: Scalar with a gradient: the loss added up over `num_tokens`.
-        num_tokens: What to divide by for a mean; usually the answer tokens.
-        parts: Pieces of the loss as means, for the log.
+        loss_sum: Sum of the loss over `num_tokens`, a scalar with a gradient.
+        num_tokens: Divisor for the mean; usually the number of answer tokens.
+        parts: Parts of the loss as means, for the log.
     """
 
     loss_sum: Tensor
@@ -50,7 +50,7 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
 
     Args:
         model: A `TimeChatForConditionalGeneration`.
-        batch: Its inputs, and `labels` `(batch, sequence)`, -100 where no loss is wanted.
+        batch: Inputs of the model, and `labels` `(batch, sequence)`, -100 for tokens without loss.
     """
     targets = batch["labels"][:, 1:]  # (batch, sequence - 1)
     # The head is computed only where some sample of the batch has a label; at one place at least, for the gradients.
