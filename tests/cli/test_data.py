@@ -36,7 +36,7 @@ def test_check_tells_what_is_missing_and_fails_only_where_asked(folder, monkeypa
     status, out, _ = run(monkeypatch, capsys, *options)
     assert status == 0
     assert "2 records about 2 videos" in out
-    assert "missing      1: the video's file is not there" in out
+    assert "missing      1: the video file does not exist" in out
     assert "b.mp4: no such file" in out
     assert run(monkeypatch, capsys, *options, "--strict")[0] == 1
     assert run(monkeypatch, capsys, "check", folder / "good.json", "--num-frames", 8, "--strict")[0] == 0

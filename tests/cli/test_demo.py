@@ -8,7 +8,7 @@ import pytest
 
 from timechat.video import load_frames
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
 @pytest.fixture(scope="module")

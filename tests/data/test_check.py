@@ -97,4 +97,4 @@ def test_answers_that_would_be_cut_are_told(videos, processor):
 def test_slips_in_optional_keys_are_told(videos):
     item = record(videos, extra={"transcrpt": [], "level": 1})
     (finding,) = check_records([item], SETTINGS, workers=0).findings
-    assert finding.detail == "'transcrpt' means nothing; is 'transcript' meant?"
+    assert finding.detail == "'transcrpt' is unknown; did you mean 'transcript'?"

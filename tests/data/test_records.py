@@ -11,7 +11,7 @@ from timechat.answers.events import Event
 from timechat.answers.prompts import Message
 from timechat.data.annotations import BUILDERS, build_records, build_speech_records
 from timechat.data.readers import read_records
-from timechat.data.records import Record, RecordEvent, write_jsonl
+from timechat.data.records import Record, RecordEvent, write_lines
 from timechat.data.settings import conversation
 from timechat.errors import DataError
 from timechat.speech import clean_transcript, read_transcript
@@ -35,12 +35,12 @@ def write(path: Path, content) -> Path:
     return path
 
 
-def write_lines(path: Path, *lines) -> Path:
+def write_rows(path: Path, *lines) -> Path:
     return write(path, "\n".join(json.dumps(line) for line in lines) + "\n")
 
 
 def test_a_line_of_ours_gives_every_field(tmp_path):
-    (record,) = read_records(write_lines(tmp_path / "records.jsonl", LINE))
+    (record,) = read_records(write_rows(tmp_path / "records.jsonl", LINE))
     assert record.video == str(tmp_path / "videos/f1.mp4")
     assert (record.id, record.task, record.query, record.duration) == ("f1:0", "grounding", LINE["query"], 30.5)
     assert record.turns == [("When?", "In 1.0 - 2.0 seconds.")]
@@ -52,13 +52,13 @@ def test_a_line_of_ours_gives_every_field(tmp_path):
 
 def test_what_is_written_is_read_back_the_same(tmp_path):
     records = [Record.from_dict(LINE | {"video": "/v/a.mp4", "start": 1.5, "end": 9, "clock": "part"})]
-    write_jsonl(tmp_path / "again.jsonl", records)
+    write_lines(tmp_path / "again.jsonl", (record.to_dict() for record in records))
     assert read_records(tmp_path / "again.jsonl") == records
     assert json.loads((tmp_path / "again.jsonl").read_text())["level"] == 2
 
 
 def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
-    path = write_lines(tmp_path / "r.jsonl", LINE, LINE | {"id": "2", "video": "https://host/a.mp4"})
+    path = write_rows(tmp_path / "r.jsonl", LINE, LINE | {"id": "2", "video": "https://host/a.mp4"})
     assert [record.video for record in read_records(path, videos="/films")] == [
         "/films/videos/f1.mp4",
         "https://host/a.mp4",
@@ -68,7 +68,7 @@ def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"vidoe": "a.mp4", "messages": MESSAGES}, r"r\.jsonl:2: a record needs 'video'.*is 'vidoe' a slip"),
+        ({"vidoe": "a.mp4", "messages": MESSAGES}, r"r\.jsonl:2: a record needs 'video'.*is 'vidoe' a typing error"),
         ({"video": "a.mp4"}, r"r\.jsonl:2: a record needs 'messages', got the keys video"),
         ({"video": "a.mp4", "messages": MESSAGES[:1]}, "user and assistant in turn"),
         ({"video": "a.mp4", "messages": [{"role": "bot", "content": ""}]}, "role of a message must be one of user"),
@@ -82,7 +82,7 @@ def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
     with pytest.raises(DataError, match=message):
-        read_records(write_lines(tmp_path / "r.jsonl", LINE, line), format="timechat")
+        read_records(write_rows(tmp_path / "r.jsonl", LINE, line), format="timechat")
 
 
 def test_files_that_hold_no_records_are_named(tmp_path):
@@ -95,7 +95,7 @@ def test_files_that_hold_no_records_are_named(tmp_path):
     with pytest.raises(DataError, match="neither 'QA' nor 'conversations'"):
         read_records(write(tmp_path / "r.json", [{"video": "a"}]))
     with pytest.raises(DataError, match="two records have the id"):
-        read_records(write_lines(tmp_path / "r.jsonl", LINE, LINE))
+        read_records(write_rows(tmp_path / "r.jsonl", LINE, LINE))
     with pytest.raises(ValueError, match="format must be one of"):
         read_records(tmp_path / "r.jsonl", format="coco")
 
@@ -187,14 +187,14 @@ def test_a_question_that_brings_its_speech_gets_it_once():
 def test_transcripts_are_found_by_the_videos_name(tmp_path):
     write(tmp_path / "f1.txt", "0.00\t1.50\thello there you\n1.50\t2.00\tok\n")
     line = {key: value for key, value in LINE.items() if key != "transcript"}
-    path = write_lines(tmp_path / "r.jsonl", line, line | {"id": "2", "video": "f2.mp4"}, LINE | {"id": "3"})
+    path = write_rows(tmp_path / "r.jsonl", line, line | {"id": "2", "video": "f2.mp4"}, LINE | {"id": "3"})
     records = read_records(path, transcripts=tmp_path)
     assert [record.transcript for record in records] == [
         (Event(0.0, 1.5, "hello there you"),),
         (),
         (Event(0.0, 1.5, "look at this"),),
     ]
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         read_records(path, transcripts=tmp_path / "none")
 
 
@@ -280,7 +280,7 @@ def test_annotated_videos_that_are_missing_are_told(tmp_path):
 def test_the_published_lines_of_qvhighlights_are_read(tmp_path):
     line = {"vid": "q1", "query": "A girl cooks.", "relevant_clip_ids": [3], "saliency_scores": [[1, 1, 2]]}
     (tmp_path / "q1.mp4").touch()
-    (record,), _ = build_records("qvhighlights", write_lines(tmp_path / "t.jsonl", line), videos=tmp_path)
+    (record,), _ = build_records("qvhighlights", write_rows(tmp_path / "t.jsonl", line), videos=tmp_path)
     assert record.turns[0][1].startswith("There are 1 highlight moments in the 6.0 second.")
     assert record.task == "highlights"
 

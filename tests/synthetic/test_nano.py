@@ -34,8 +34,8 @@ from timechat.synthetic.nano.labels import (
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.objectives import NANO_OBJECTIVES, NanoHeads
 from timechat.synthetic.nano.source import SyntheticSource, frame_times
-from timechat.synthetic.nano.temporal import FRAMES_ASIDE, initialize_comparison, window_attention_loss
-from timechat.synthetic.nano.texts import choose_records, event_times
+from timechat.synthetic.nano.temporal import FRAME_OFFSETS, initialize_comparison, window_attention_loss
+from timechat.synthetic.nano.texts import choose_records, single_event_start
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
@@ -160,14 +160,14 @@ def test_scores_and_durations_are_no_times_to_look_at():
     scored = Conversation([8], [104, 51, 103, 2])
     lasting = Conversation([8], [103, 9, 2])  # of an event that begins at 3.5 s
     packed = pack_conversations([1, 7], [scored, lasting])
-    times, words = answer_pointers(packed, ids, num_tokens=20, told=[None, 3.5])
+    times, words = answer_pointers(packed, ids, num_tokens=20, starts=[None, 3.5])
     assert times == [-1, -1, 4] + [-1] * 8
     assert words == [-1] * 7 + [8, 8, 8, -1]
 
 
 def test_a_question_about_one_event_tells_when_that_begins():
     records = synthetic_records(FILM)
-    told = {record.id: event_times(record) for record in records}
+    told = {record.id: single_event_start(record) for record in records}
     assert all(told[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
     assert any(told[record.id] == record.events[0].start for record in records if record.kind == "what_after")
 
@@ -193,7 +193,7 @@ def test_brief_questions_ask_after_every_event_in_few_words():
 
 def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(nano):
     video = nano[0].video_qformer
-    for layer, asides in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
+    for layer, asides in zip(video.qformer.encoder.layer, FRAME_OFFSETS, strict=True):
         attention = layer.crossattention.attention
         with torch.no_grad():
             queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (32, -1))
@@ -251,7 +251,7 @@ def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
     for frames, run in zip((16, 4), scores, strict=True):
         for query in range(16):
             for head in range(32):
-                frame = min(query, frames - 1) + FRAMES_ASIDE[0][head // 16]
+                frame = min(query, frames - 1) + FRAME_OFFSETS[0][head // 16]
                 run[0, head, query, min(max(frame, 0), frames - 1) * 18 + head % 16] = 30.0
     across.scores = lambda: [scores]
     loss, share = window_attention_loss(model.config, across, between, sizes)
@@ -342,12 +342,12 @@ def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
     batches = source.batches(0)
     batch = next(batches)
     batches.close()
-    assert len(batch["asked"]) == len(batch["asked_at"]) > 0
-    assert (batch["pointers"][batch["asked_at"][:, 0], batch["asked_at"][:, 1]] >= 0).all()
+    assert len(batch["query_classes"]) == len(batch["query_positions"]) > 0
+    assert (batch["pointers"][batch["query_positions"][:, 0], batch["query_positions"][:, 1]] >= 0).all()
     assert (batch["word_pointers"] >= 0).any()
     assert not ((batch["word_pointers"] >= 0) & (batch["pointers"] >= 0)).any()
-    rows, columns = batch["asked_at"][0::2].unbind(dim=1)  # before a start; the end follows
-    kinds = batch["asked"][0::2, 2]
+    rows, columns = batch["query_positions"][0::2].unbind(dim=1)  # before a start; the end follows
+    kinds = batch["query_classes"][0::2, 2]
     begins = batch["states"][:, NEW].unflatten(1, (-1, NUM_KINDS)).any(dim=1)  # (tokens of all, kinds)
     sizes = (batch["input_ids"] == nano[0].config.image_token_id).sum(dim=1).tolist()
     firsts = [0, sizes[0]]
@@ -392,7 +392,7 @@ def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch
     batches = source.batches(0)
     batch = next(batches)
     batches.close()
-    assert batch["asked_at"].shape == (0, 2)
+    assert batch["query_positions"].shape == (0, 2)
     model, _ = nano
     model.training_heads = NanoHeads(model)
     assert torch.isfinite(NANO_OBJECTIVES["nano_scripts"].loss(model, {**batch, "progress": 0.5}).loss_sum)

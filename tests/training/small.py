@@ -108,7 +108,7 @@ def _train_in_parallel(folder: str, *overrides: str) -> None:
         train_small(small_recipe(f"{folder}/ddp", "run.parallel=ddp", *overrides), make_model=make_still_model)
         stages = small_recipe(f"{folder}/fsdp2", "run.parallel=fsdp2", EVERYTHING, *overrides)
         asked = iter([False, True])
-        assert not train_small(stages, make_model=make_still_model, wants_stop=lambda: next(asked))
+        assert not train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked))
         assert train_small(stages, make_model=make_still_model)
 
 

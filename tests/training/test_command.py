@@ -48,7 +48,7 @@ def test_a_recipe_becomes_a_model_that_loads_however_often_it_is_stopped(recipe,
     output = tmp_path / "run"
     status, out, err = run(capsys, recipe, "--output", output, "--minutes", "0")
     assert (status, out) == (75, "")
-    assert "the same command goes on from there" in err
+    assert "the same command resumes" in err
     assert [line["step"] for line in read_log(output)] == [1]
     status, out, _ = run(capsys, recipe, "--output", output)
     assert (status, out) == (0, f"{output}\n")
@@ -135,8 +135,8 @@ def test_a_first_kill_makes_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
     from timechat.cli.stop import stop_signal
 
     before = signal.getsignal(signal.SIGTERM)
-    with stop_signal(None, "after this step") as wants_stop:
-        assert not train_small(small_recipe(tmp_path / "run"), source=Asking, wants_stop=wants_stop)
+    with stop_signal(None, "after this step") as should_stop:
+        assert not train_small(small_recipe(tmp_path / "run"), source=Asking, should_stop=should_stop)
     assert signal.getsignal(signal.SIGTERM) == before
     assert "stopping after this step" in capsys.readouterr().err
     assert read_log(tmp_path / "run")[-1]["step"] == 1

@@ -62,7 +62,7 @@ def test_killed_and_resumed_gives_the_same_losses_to_the_last_bit(tmp_path):
 def test_stopping_makes_a_checkpoint_that_the_next_call_goes_on_from(tmp_path, precision):
     settings = ("run.steps=4", f"run.precision={precision}")
     asked = iter([False, True])
-    assert not train_small(small_recipe(tmp_path / "run", *settings), wants_stop=lambda: next(asked))
+    assert not train_small(small_recipe(tmp_path / "run", *settings), should_stop=lambda: next(asked))
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [2]
     assert train_small(small_recipe(tmp_path / "run", *settings))
     train_small(small_recipe(tmp_path / "whole", *settings))
@@ -155,7 +155,7 @@ def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is not empty and no training run"):
+    with pytest.raises(TrainingError, match="is not empty and holds no training run"):
         train_small(small_recipe(tmp_path), fresh=True)
     assert (tmp_path / "thesis.txt").exists()
 

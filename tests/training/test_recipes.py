@@ -1,5 +1,6 @@
 """Recipes are read strictly, and the four that ship have the original's numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,22 @@ def test_the_saved_recipe_spells_everything_out_and_reads_back_the_same(tmp_path
 
 
 def test_an_unknown_objective_names_the_known_ones():
-    assert find_objective("answers") is OBJECTIVES["answers"]
-    with pytest.raises(ValueError, match="there is no objective 'answrs'; known: answers"):
-        find_objective("answrs")
+    assert find_objective("next_token") is OBJECTIVES["next_token"]
+    with pytest.raises(ValueError, match="there is no objective 'next_tokn'; known: next_token"):
+        find_objective("next_tokn")
+
+
+def test_a_recipe_of_version_0_1_loads():
+    [recipe] = build_recipe(RUN | {"objective": "answers"})
+    assert recipe == build_recipe(RUN)[0]
+    assert recipe.objective == "next_token"
+    [stage] = build_recipe(RUN | {"stages": [{"name": "answer"}]}, ["objective=answers"])
+    assert stage.objective == "next_token"
+
+
+def test_a_run_folder_of_version_0_1_loads(tmp_path):
+    [recipe] = build_recipe(RUN)
+    save_recipe(replace(recipe, objective="answers"), tmp_path / "recipe.yaml")
+    assert "objective: answers" in (tmp_path / "recipe.yaml").read_text()
+    assert load_resolved(tmp_path / "recipe.yaml") == recipe
+    assert differences(recipe, load_resolved(tmp_path / "recipe.yaml")) == []

@@ -83,7 +83,7 @@ def trained(converted, tmp_path_factory):
     assert train_recipe(stages, make_source, objectives=objectives)
     said = []
     assert train_recipe(stages, make_source, objectives=objectives, report=said.append)  # nothing is left to do
-    assert all("finished already" in text for text in said)
+    assert all("already finished" in text for text in said)
     return folder
 
 
@@ -138,7 +138,7 @@ def test_frozen_weights_may_be_kept_in_half_precision(converted, tmp_path):
 
 
 def test_an_adapter_of_another_rank_is_refused(converted, tmp_path):
-    with pytest.raises(ValueError, match=r"model.lora.rank is 8, but the checkpoint's adapter has the rank 32"):
+    with pytest.raises(ValueError, match=r"model.lora.rank is 8, but the adapter of the checkpoint has rank 32"):
         build_start(recipe(converted, tmp_path, model={"lora": {"rank": 8}})[0])
 
 

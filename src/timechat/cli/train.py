@@ -1,4 +1,4 @@
-"""`timechat train`: a recipe into a model, stopped and taken up as often as need be."""
+"""`timechat train`: train a model by a recipe, with resuming."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,33 +15,38 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A YAML file, see recipes/.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change the recipe; may be repeated.")
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="YAML file, such as those in recipes/.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run, as run.output.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; can be repeated."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Start anew instead of going on from the last checkpoint.")
+        bool, typer.Option("--fresh/--resume", help="Start anew, or resume from the last checkpoint.")
     ] = False,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop with a checkpoint after this long; the next call goes on.")
+        float | None,
+        typer.Option(min=0, help="Maximum time in minutes; then stop with a checkpoint. The next call resumes."),
     ] = None,
     export_original: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="RUN OUT.pth", help="Train nothing: write a run's or a model's folder as the original's checkpoint."
+            metavar="RUN OUT.pth",
+            help="Do not train: write the folder of a run or a model as a checkpoint of the original.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Train by a recipe; the same command goes on wherever it stopped.
+    """Train a model by a recipe. After an interruption, the same command resumes.
 
     Several processes: torchrun --nproc-per-node=N -m timechat.training RECIPE --set run.parallel=ddp
     """
     screen = CommandConsole(quiet=quiet)
     if export_original is not None:
         if recipe is not None:
-            raise ValueError("--export-original trains nothing; leave the recipe out")
+            raise ValueError("--export-original does not train; leave out the RECIPE")
         _export_original(*export_original, screen)
         return
     if recipe is None:
@@ -54,25 +59,25 @@ def train(
         from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
         from timechat.training.objectives import OBJECTIVES
         from timechat.training.run import train_recipe
-    with stop_signal(minutes, "after this step, with a checkpoint") as wants_stop:
+    with stop_signal(minutes, "after this step, with a checkpoint") as should_stop:
         finished = train_recipe(
             stages,
             objectives={**OBJECTIVES, **NANO_OBJECTIVES},
             make_validate=make_validate,
             fresh=fresh,
-            should_stop=wants_stop,
+            should_stop=should_stop,
             report=screen.info,
         )
     if finished:
         typer.echo(Path(stages[-1].run.output))
     from timechat.distributed import launched_processes
 
-    # torchrun takes any other status than 0 for a crash of that process.
+    # torchrun treats any exit status except 0 as a crash of the process.
     raise typer.Exit(0 if finished or launched_processes() > 1 else EXIT_STOPPED)
 
 
 def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "Validate | None":
-    """Make the validation of a recipe: grounding on synthetic videos of the test split, by real decoding."""
+    """Make the validation of a recipe: grounding on synthetic videos of the test split, with real decoding."""
     settings = recipe.data.validation_films
     if recipe.run.validate_every is None or settings is None:
         return None
@@ -92,7 +97,7 @@ def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "
 
 
 def _export_original(folder: Path, out: Path, console: CommandConsole) -> None:
-    with console.working("writing the original's layout"):
+    with console.working("writing the original checkpoint"):
         from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
         from timechat.training.export import export_folder_as_original
         from timechat.training.objectives import OBJECTIVES

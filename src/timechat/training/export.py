@@ -1,4 +1,4 @@
-"""What a run gives away: a `from_pretrained` folder, a PEFT adapter, the original's `.pth`."""
+"""Exports of a run: a `from_pretrained` folder, a PEFT adapter, and a `.pth` file of the original."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,10 +27,10 @@ MODEL_FOLDER, ADAPTER_FOLDER, ORIGINAL_FILE = "model", "adapter", "original.pth"
 
 
 def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor]:
-    """Load the checkpoint that training starts from, on the CPU: what may learn in float32.
+    """Load the start checkpoint of training on the CPU, with trainable parameters in float32.
 
     Raises:
-        CheckpointError: There is no such model.
+        CheckpointError: The model does not exist.
     """
     if settings.checkpoint != NANO and Path(settings.checkpoint).is_dir():
         check_folder(Path(settings.checkpoint))
@@ -45,7 +45,7 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
         processor = TimeChatProcessor.from_pretrained(settings.checkpoint)
     else:
         model, processor = load_model(settings.checkpoint, device="cpu", dtype="float32")
-    if settings.attention == "eager":  # the other is what models load with, where they can
+    if settings.attention == "eager":  # models load with sdpa if they support it
         model.set_attn_implementation("eager")
     if settings.timestamp_tokenizer is not None:
         model.config.timestamp_tokenizer = processor.config.timestamp_tokenizer = settings.timestamp_tokenizer
@@ -76,13 +76,13 @@ def build_start(
 def load_trained(
     run_folder: Path, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
 ) -> tuple[TrainingRecipe, Model, TimeChatProcessor]:
-    """Load the result of a run: its best checkpoint where a metric says which, else its latest.
+    """Load the trained model of a run: its best checkpoint if known, otherwise its latest.
 
     Raises:
-        TrainingError: There is no run, or it has no checkpoint yet.
+        TrainingError: The folder holds no run, or the run has no checkpoint yet.
     """
     if not (run_folder / RESOLVED_FILE).is_file():
-        raise TrainingError(f"{run_folder} is no training run: it has no {RESOLVED_FILE}")
+        raise TrainingError(f"{run_folder} is not a training run: it has no {RESOLVED_FILE}")
     recipe = load_resolved(run_folder / RESOLVED_FILE)
     checkpoint = chosen_checkpoint(run_folder, recipe)
     model, processor = build_start(recipe, make_model, objectives=objectives)
@@ -92,15 +92,15 @@ def load_trained(
 
 
 def chosen_checkpoint(run_folder: Path, recipe: TrainingRecipe) -> Checkpoint:
-    """Return the best checkpoint by the recipe's metric, else the latest.
+    """Return the best checkpoint by the metric of the recipe, otherwise the latest.
 
     Raises:
-        TrainingError: There is none.
+        TrainingError: The run has no checkpoint.
     """
     checkpoints = find_checkpoints(run_folder)
     if not checkpoints:
         raise TrainingError(
-            f"{run_folder} has no checkpoint yet; it makes the first after {recipe.run.save_every} steps"
+            f"{run_folder} has no checkpoint yet; the first is saved after {recipe.run.save_every} steps"
         )
     return best_checkpoint(checkpoints, recipe.run.best_metric, recipe.run.best_is) or checkpoints[-1]
 
@@ -108,14 +108,14 @@ def chosen_checkpoint(run_folder: Path, recipe: TrainingRecipe) -> Checkpoint:
 def export_run(
     run_folder: Path, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
 ) -> None:
-    """Write what the recipe's `run.export` names into the run's folder."""
+    """Write the exports that `run.export` of the recipe names into the folder of the run."""
     recipe, model, processor = load_trained(run_folder, make_model, objectives=objectives)
     drop_heads(model)
     if "original" in recipe.run.export:
         export_original_of(recipe, model, run_folder / ORIGINAL_FILE)
     if "adapter" in recipe.run.export:
         if not model.has_lora:
-            raise ValueError("run.export names adapter, but the recipe trains none; put lora into model.train")
+            raise ValueError("run.export names adapter, but the recipe trains none; add lora to model.train")
         alpha = model.config.lora_alpha
         write_folder(
             run_folder / ADAPTER_FOLDER, lambda partial: adapter.save_adapter(model.language_model, partial, alpha)
@@ -131,7 +131,7 @@ def export_run(
 
 
 def export_original_of(recipe: TrainingRecipe, model: Model, out: Path) -> None:
-    """Write the original's `.pth` of a model that a recipe has trained."""
+    """Write a trained model as a `.pth` file of the original."""
     export_original(
         model,
         out,
@@ -143,7 +143,7 @@ def export_original_of(recipe: TrainingRecipe, model: Model, out: Path) -> None:
 
 
 def drop_heads(model: nn.Module) -> dict[str, Any]:
-    """Take off the modules that were needed in training only, and return their weights."""
+    """Remove the heads, which are for training only, and return their weights."""
     heads = getattr(model, HEADS_NAME, None)
     if heads is None:
         return {}
@@ -153,7 +153,7 @@ def drop_heads(model: nn.Module) -> dict[str, Any]:
 
 
 def export_folder_as_original(folder: Path, out: Path, *, objectives: Mapping[str, Objective] = OBJECTIVES) -> None:
-    """Write the original's `.pth` of a training run, or of a folder that `from_pretrained` loads.
+    """Write a training run, or a folder for `from_pretrained`, as a `.pth` file of the original.
 
     Args:
         folder: The folder of the run or of the model.
@@ -162,7 +162,7 @@ def export_folder_as_original(folder: Path, out: Path, *, objectives: Mapping[st
 
     Raises:
         TrainingError: The folder is a run without a checkpoint.
-        CheckpointError: The folder is neither.
+        CheckpointError: The folder is neither of the two.
     """
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")

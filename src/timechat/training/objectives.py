@@ -35,9 +35,9 @@ class StepLoss:
     """The loss of one batch.
 
     Attributes:
-        loss_sum: Scalar with a gradient: the loss added up over `num_tokens`.
-        num_tokens: Divisor of the mean, usually the number of answer tokens.
-        parts: Pieces of the loss as means, for the log.
+        loss_sum: Sum of the loss over `num_tokens`, a scalar with a gradient.
+        num_tokens: Divisor for the mean; usually the number of answer tokens.
+        parts: Parts of the loss as means, for the log.
     """
 
     loss_sum: Tensor
@@ -98,7 +98,7 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
 
     Args:
         model: A `TimeChatForConditionalGeneration`.
-        batch: Its inputs, and `labels` `(batch, sequence)`, -100 where no loss is wanted.
+        batch: Inputs of the model, and `labels` `(batch, sequence)`, -100 for tokens without loss.
     """
     targets = batch["labels"][:, 1:]  # (batch, sequence - 1)
     # The head is computed only where some sample of the batch has a label; at one place at least, for the gradients.
@@ -114,7 +114,7 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
     return StepLoss(loss_sum, int((targets != IGNORED_LABEL).sum()))
 
 
-OBJECTIVES: Mapping[str, Objective] = {"answers": Objective(next_token)}
+OBJECTIVES: Mapping[str, Objective] = {"next_token": Objective(next_token)}
 HEADS_NAME = "training_heads"
 
 
