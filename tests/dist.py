@@ -4,7 +4,7 @@ Run by `make dist`:
 
     python -m tests.dist OUT
 
-It builds the sdist and the wheel in OUT, checks their size, and installs the wheel with the extra `server` and the
+It builds the sdist and the wheel in OUT, checks their size, and installs the wheel with the extras `eval` and `server` and the
 versions of `constraints.txt`. Then it runs `ground`, `serve` with its page, `mcp` and a recipe of the sdist. It needs a
 package index.
 """
@@ -61,7 +61,7 @@ def install(wheel: Path, folder: Path) -> Path:
     """
     venv.create(folder, with_pip=True)
     command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*command, "-c", ROOT / "constraints.txt", f"{wheel}[server]"], check=True)
+    subprocess.run([*command, "-c", ROOT / "constraints.txt", f"{wheel}[eval,server]"], check=True)
     return folder / "bin"
 
 
@@ -77,9 +77,12 @@ class InstalledPackage:
     def run(self, *arguments: str | Path) -> str:
         """Run a command to its end and return its stdout."""
         command = [self._scripts / "timechat", *arguments]
-        return subprocess.run(
-            command, cwd=self._folder, env=self._environment, check=True, capture_output=True, text=True
-        ).stdout
+        done = subprocess.run(
+            command, cwd=self._folder, env=self._environment, check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(map(str, command))} ended with status {done.returncode}:\n{done.stderr}")
+        return done.stdout
 
     def check_origin(self) -> None:
         """Fail if the package is imported from the source tree."""
