@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import Answer, Event
 from timechat.export import timebase, to_edl, to_json, to_srt, to_vtt
-from timechat.video import extract_clips, load_frames, probe_video
+from timechat.video import load_frames, probe_video
+from timechat.video.clips.cut import extract_clips
 
 ROWS, COLUMNS = 3, 6  # a bit a block: numbers up to 2 ** 18
 WIDTH, HEIGHT = 192, 96

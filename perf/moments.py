@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timechat.pipeline.window_plan import plan_windows
 
 from timechat import Event, TimeChat
 from timechat.answers.confidence import Calibration
@@ -38,7 +39,6 @@ from timechat.files import atomic_write
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.pipeline import WindowSampling
 from timechat.pipeline.merging import Scoring
-from timechat.pipeline.window_plan import plan_windows
 
 
 @dataclass(frozen=True, slots=True)

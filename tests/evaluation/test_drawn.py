@@ -11,7 +11,8 @@ import torch
 from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import TimeChat
-from timechat.answers.events import Event, format_events
+from timechat.answers.events import Event
+from timechat.answers.tasks import format_events
 from timechat.data.records import Record
 from timechat.errors import DataError
 from timechat.evaluation import asking as asking_module

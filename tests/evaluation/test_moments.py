@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from timechat.answers.events import Answer, Event
-from timechat.answers.parsing import parse_events
+from timechat.answers.tasks import parse_events
 from timechat.data.records import Record, write_lines
 from timechat.evaluation.films import DrawnFilm, read_films
 from timechat.evaluation.metrics.calibration import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import pytest
 
-from timechat.answers.parsing import parse_events
+from timechat.answers.tasks import parse_events
 from timechat.cli import main
 from timechat.evaluation.films import read_films
 from timechat.synthetic import long as chain_module

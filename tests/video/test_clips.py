@@ -13,8 +13,8 @@ import pytest
 from tests.clips import HEIGHT, RECIPES, VARIABLE, WIDTH, draw_clip, picture, read_numbers
 from timechat.answers.events import Event
 from timechat.errors import VideoError
-from timechat.video import concat_clips, extract_clip, extract_clips, load_frames, probe_video
-from timechat.video.clips.cut import merge_ranges
+from timechat.video import load_frames, probe_video
+from timechat.video.clips.cut import concat_clips, extract_clip, extract_clips, merge_ranges
 
 REAL = Path(__file__).parents[2] / "shared" / "videos"
 real_videos = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real clips is not there")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from timechat.answers.events import Event, Task, check_duration
+from timechat.answers.events import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +47,7 @@ class Parsed:
         return unread + tuple(f"{n} {noun}{'' if n == 1 else 's'} {fate}" for n, noun, fate in counted if n)
 
 
-def parse_events(text: str, *, task: Task = "ask", duration: float | None = None) -> Parsed:
-    """Read the events out of an answer, whatever its punctuation, units, list marks or order of ends.
-
-    Dense captions (and steps and speech) are spans that head a sentence, with the text that follows; grounding is
-    the first span, without a caption; highlights are times and their scores. A free answer gives every span and
-    stated moment ("at 12.3 seconds") with its sentence as the caption; where it states none, that is no error.
-
-    Args:
-        text: The answer as the model wrote it.
-        task: What was asked, which decides how a number is understood.
-        duration: Length of the video in seconds. Events that start past it are dropped, ends past it cut;
-            "until the end" can only be understood where it is known.
-
-    Returns:
-        The events, and an account of what could not be read.
-    """
-    if task not in _READERS:
-        raise ValueError(f"task must be one of {', '.join(_READERS)}, got {task!r}")
-    check_duration(duration)
-    parsed = _within(_READERS[task](text, duration), duration)
-    return replace(parsed, is_unparsed=not parsed.events and task not in ("ask", "summary"))
-
-
-def _within(parsed: Parsed, duration: float | None) -> Parsed:
+def clip_events(parsed: Parsed, duration: float | None) -> Parsed:
     """Drop what starts past the end of the video, and cut what runs past it."""
     if duration is None:
         return parsed
@@ -211,11 +188,11 @@ def _clean(caption: str) -> str:
 # --------------------------------------------------------------------------------------------------- readers
 
 
-def _read_captions(text: str, duration: float | None) -> Parsed:
+def read_captions(text: str, duration: float | None) -> Parsed:
     """Spans that head a sentence, each with the text up to the next one; or else those said inside a sentence."""
     text = _UNFINISHED.sub("", text)
     events = _read_objects(text) or _read_heads(text, duration)
-    return Parsed(events or [event for event in _read_free(text, duration).events if event.duration])
+    return Parsed(events or [event for event in read_free(text, duration).events if event.duration])
 
 
 def _read_heads(text: str, duration: float | None) -> list[Event]:
@@ -231,7 +208,7 @@ def _head_event(text: str, head: re.Match[str], end: int, duration: float | None
     return _span_event(head, duration, _clean(text[head.end() : end]) or _clean(head["label"] or ""))
 
 
-def _read_grounding(text: str, duration: float | None) -> Parsed:
+def read_grounding(text: str, duration: float | None) -> Parsed:
     """The first span; one with a unit or a colon goes before bare numbers."""
     spans = list(_ANY_SPAN.finditer(text))
     spans = [span for span in spans if _is_marked(span)] or spans
@@ -239,10 +216,10 @@ def _read_grounding(text: str, duration: float | None) -> Parsed:
     return Parsed(events[:1])
 
 
-def _read_free(text: str, duration: float | None) -> Parsed:
+def read_free(text: str, duration: float | None) -> Parsed:
     """Every span and every stated moment of an answer to any question, sentence by sentence."""
     if "saliency scores are" in text:  # the model was trained to answer some summaries with highlights
-        return _read_highlights(text, duration)
+        return read_highlights(text, duration)
     events = _read_objects(text)
     for start, end in _sentences(text) if not events else ():
         events += _read_sentence(text, start, end, duration)
@@ -280,7 +257,7 @@ _RATED = _compile(rf"(?P<word>scor|salien|rating|rated) | (?P<beside> (?<=\d:\s)
 _SCALE = _compile(r"/\s?\d{1,3}\b | \b(?:out\sof|scale\s(?:of|from))\s\d{1,3}(?:\s?(?:to|-)\s?\d{1,3})?")
 
 
-def _read_highlights(text: str, duration: float | None) -> Parsed:
+def read_highlights(text: str, duration: float | None) -> Parsed:
     """Times and scores, paired in order; a span counts as its middle."""
     if events := _read_objects(text):
         return Parsed([_highlight((event.start + event.end) / 2, event.score or 0.0) for event in events])
@@ -348,14 +325,3 @@ def _object_event(fields: str) -> Event | None:
         elif field["bare"] is None:
             caption = caption or re.sub(r"\\([\"'\\/])", r"\1", value)
     return Event(min(times), max(times), caption, score) if times else None
-
-
-_READERS: dict[Task, Callable[[str, float | None], Parsed]] = {
-    "ask": _read_free,
-    "summary": _read_free,
-    "dense_caption": _read_captions,
-    "steps": _read_captions,
-    "transcribe": _read_captions,
-    "grounding": _read_grounding,
-    "highlights": _read_highlights,
-}

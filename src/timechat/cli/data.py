@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from timechat.cli.console import CommandConsole
+from timechat.cli.options import FrameRateOptions, expand_options
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -26,11 +27,6 @@ FileFormat = Annotated[
     typer.Option("--format", help="How the files are written; auto looks into them."),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")]
-NumFrames = Annotated[
-    int | None, typer.Option("--num-frames", min=1, help="Frames of a video.", show_default="the model's most")
-]
-Fps = Annotated[float | None, typer.Option("--fps", help="Frames a second instead.")]
-MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=1, help="Most frames with --fps.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds after which a video is given up.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
@@ -102,17 +98,16 @@ def draw(
 
 
 @app.command()
+@expand_options
 def check(
     files: Files,
+    frames: FrameRateOptions,
     videos: Videos = None,
     format: FileFormat = "auto",
     transcripts: Annotated[
         Path | None, typer.Option("--transcripts", metavar="DIR", help="Speech that is shown with the questions.")
     ] = None,
     model: Model = "nano",
-    num_frames: NumFrames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
     max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens that are kept in training.")] = 2048,
     decode: Annotated[
         bool, typer.Option("--decode", help="Read all frames that training would read, not only the headers.")
@@ -133,7 +128,7 @@ def check(
     }
     with quiet_transformers():
         processor = _load_processor(model)
-    settings = _settings(processor, num_frames, fps, max_frames, timeout, max_length, transcripts is not None)
+    settings = _settings(processor, frames, timeout, max_length, transcripts is not None)
     screen = CommandConsole(quiet=quiet)
     reports = {}
     with screen.progress() as bars:
@@ -156,8 +151,10 @@ def check(
 
 
 @app.command()
+@expand_options
 def encode(
     files: Files,
+    frames: FrameRateOptions,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The store to make, or to go on with.")],
     videos: Videos = None,
     format: FileFormat = "auto",
@@ -174,9 +171,6 @@ def encode(
         typer.Option("--model-dtype", help="Number format of the computation: that of the frozen parts in training."),
     ] = "float32",
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
-    num_frames: NumFrames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
     workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Threads that decode.")] = 2,
     timeout: Timeout = 120.0,
     quiet: Quiet = False,
@@ -196,7 +190,7 @@ def encode(
     screen = CommandConsole(quiet=quiet)
     with screen.working("loading the model"), quiet_transformers():
         network, processor = load_model(model, device=device, dtype=model_dtype)
-    settings = _settings(processor, num_frames, fps, max_frames, timeout)
+    settings = _settings(processor, frames, timeout)
     total = len(unique_videos(records))
     unreadable = []
     start = time.perf_counter()
@@ -224,9 +218,7 @@ def _load_processor(model: str) -> "TimeChatProcessor":
 
 def _settings(
     processor: "TimeChatProcessor",
-    num_frames: int | None,
-    fps: float | None,
-    max_frames: int | None,
+    frames: FrameRateOptions,
     timeout: float,
     max_length: int = 2048,
     transcripts: bool = False,
@@ -234,9 +226,9 @@ def _settings(
     from timechat.data.settings import SampleSettings
 
     return SampleSettings(
-        num_frames=num_frames or processor.config.max_frame_positions,
-        fps=fps,
-        max_frames=max_frames,
+        num_frames=frames.num_frames or processor.config.max_frame_positions,
+        fps=frames.fps,
+        max_frames=frames.max_frames,
         max_length=max_length,
         transcripts=transcripts,
         timeout=timeout,

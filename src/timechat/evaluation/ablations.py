@@ -23,8 +23,8 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 from timechat.files import write_text_atomically
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.encoding import compress_frames, encode_frames
-from timechat.video import load_frames
+from timechat.pipeline.session import compress_frames, encode_frames
+from timechat.video import sample_video
 
 FIGURES: Mapping[str, tuple[str, ...]] = {
     "grounding": ("r1_iou_0.5", "miou"),
@@ -66,11 +66,12 @@ def _look_told_shuffled_times(timechat: TimeChat, path: Path, sample: Sample, re
 def _look_told(
     timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe, *, is_shuffled: bool
 ) -> EncodedVideo:
-    options = {name: value for name, value in recipe.frames.sampling().items() if value is not None}
-    if recipe.frames.num_frames is None and recipe.frames.fps is None:
-        options = timechat.model.config.default_sampling() | options
+    sampling = replace(recipe.frames.frame_sampling(), start=sample.start, end=sample.end)
+    if not sampling.has_rate:
+        default = timechat.model.config.default_sampling()
+        sampling = replace(sampling, **default | ({"max_frames": sampling.max_frames} if sampling.max_frames else {}))
     size = timechat.model.config.vision_config.image_size
-    frames = load_frames(path, start=sample.start, end=sample.end, size=size, **options)
+    frames = sample_video(path, sampling, size=size, timeout=recipe.frames.timeout)
     told = np.zeros(len(frames))
     if is_shuffled:
         told = np.random.default_rng(zlib.crc32(sample.video.encode())).permutation(frames.timestamps)

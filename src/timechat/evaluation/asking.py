@@ -9,9 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from timechat.answers.events import Event, Task
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import DEFAULT_PRESET
-from timechat.answers.tasks import build_question, find_preset
+from timechat.answers.tasks import build_question, find_preset, parse_events
 from timechat.data.records import Record
 from timechat.evaluation.answering import answer_questions
 from timechat.evaluation.films import DrawnFilm

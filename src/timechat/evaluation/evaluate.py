@@ -115,7 +115,7 @@ def run_facts() -> dict[str, Any]:
 def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     """What the answers depend on as far as the recipe tells, ready for JSON; what only limits the run is left out."""
     settings = recipe.benchmark
-    preset = json.dumps(asdict(find_preset(recipe.preset)), sort_keys=True)
+    preset = json.dumps(find_preset(recipe.preset).to_dict(), sort_keys=True)
     return {
         "benchmark": f"{settings.name}, {settings.split}",
         "transcripts": settings.transcripts is not None,

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import SYSTEM_PROMPT
+from timechat.answers.tasks import parse_events
 from timechat.evaluation.answering import answer_questions
 from timechat.evaluation.metrics.grounding import Span
 from timechat.evaluation.scoring import GroundedQuery, tells_speech
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.encoding import compress_frames, encode_frames
+from timechat.pipeline.session import compress_frames, encode_frames
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import SyntheticVideo

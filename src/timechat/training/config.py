@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from timechat.data.settings import FrameRateSettings
+
 Precision = Literal["fp32", "bf16", "fp16"]
 Parallel = Literal["none", "ddp", "fsdp2"]
 
@@ -121,7 +123,7 @@ class SyntheticValidationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(FrameRateSettings):
     """What is learned from."""
 
     sources: list[SourceSettings] = field(default_factory=list)
@@ -131,11 +133,7 @@ class DataSettings:
     validation_films: SyntheticValidationSettings | None = None
     """What every `run.validate_every` steps is validated on: grounding, by real decoding."""
     num_frames: int = 96
-    """Frames of a video, unless `fps` is given."""
-    fps: float | None = None
-    """Frames per second, instead of a number of frames."""
-    max_frames: int | None = None
-    """With `fps`, the most frames of a video."""
+    """Number of frames of a video, unless `fps` is given."""
     sampling: Literal["random", "uniform"] = "random"
     """Where in each of equal intervals a frame is taken: anywhere, or at its start."""
     augmentation: bool = True

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import av.error
@@ -15,11 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
 from timechat.video.decoding import decode_all, decode_frames, num_cores
-from timechat.video.frames import Frames, VideoInfo
-from timechat.video.images import Size, frame_to_pixels, height_width, resize
+from timechat.video.frames import Frames, Size, VideoInfo, frame_to_pixels, height_width, resize
 from timechat.video.index import PacketIndex, build_index, read_packets, seconds
-from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling
+from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
 from timechat.video.source import VideoHandle, VideoSource, open_source, reason
+
+ChooseIndices = Callable[[NDArray[np.float64], float, float], NDArray[np.int64]]
+"""Indices of the frames to take, given the times of all frames, the end time and the time base, in seconds."""
+
+_DEFAULT_SAMPLING = FrameSampling()
 
 DEFAULT_TIMEOUT = 600.0
 """Seconds of wall time that one file may take before it is given up."""
@@ -89,27 +93,35 @@ def load_frames(
     Raises:
         VideoError: The video cannot be read, or nothing is shown in the part asked for.
     """
-    request = _make_request(num_frames, fps, max_frames, start, end, timestamps, sampling, generator)
+    return sample_video(
+        source,
+        FrameSampling(num_frames, fps, max_frames, start, end, timestamps, sampling),
+        size=size,
+        keep_clock=clock == "container",
+        generator=generator,
+        timeout=timeout,
+        workers=workers,
+    )
+
+
+def sample_video(
+    source: VideoSource | Frames,
+    sampling: FrameSampling,
+    *,
+    size: Size | None = None,
+    keep_clock: bool = False,
+    generator: np.random.Generator | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    workers: int | None = None,
+) -> Frames:
+    """Load frames as `load_frames` does, with the frame options as one value; `keep_clock` is `clock="container"`."""
+    if generator is not None and sampling.timestamps is not None:
+        raise ValueError("timestamps already say which frames: leave out generator")
     size = None if size is None else height_width(size)
     if isinstance(source, Frames):
-        return _resample(source, request, size)
+        return _sample_frames(source, sampling, size=size, generator=generator)
     with VideoReader(source, timeout=timeout, workers=workers) as reader:
-        return reader.load_frames(request, size, keeps_clock=clock == "container")
-
-
-def _make_request(
-    num_frames: int | None,
-    fps: float | None,
-    max_frames: int | None,
-    start: float | None,
-    end: float | None,
-    timestamps: ArrayLike | None,
-    sampling: str,
-    generator: np.random.Generator | None = None,
-) -> FrameSampling:
-    wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
-    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
-    return FrameSampling(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
+        return reader.load(sampling, size=size, keep_clock=keep_clock, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -188,31 +200,35 @@ class VideoReader:
 
     def load(
         self,
+        sampling: FrameSampling = _DEFAULT_SAMPLING,
         *,
-        num_frames: int | None = DEFAULT_NUM_FRAMES,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        start: float | None = None,
-        end: float | None = None,
-        timestamps: ArrayLike | None = None,
         size: Size | None = None,
-        sampling: Literal["exact", "keyframes"] = "exact",
+        keep_clock: bool = False,
+        generator: np.random.Generator | None = None,
         check: Callable[[], object] | None = None,
     ) -> Frames:
-        """Load frames of the video, with arguments, result and errors as in `load_frames`; `check` as on opening."""
-        self._opener.deadline.check_caller = check
-        request = _make_request(num_frames, fps, max_frames, start, end, timestamps, sampling)
-        return self.load_frames(request, None if size is None else height_width(size))
+        """Load frames of the video; result and errors are those of `load_frames`.
 
-    def load_frames(self, request: FrameSampling, size: tuple[int, int] | None, *, keeps_clock: bool = False) -> Frames:
-        """Load the frames of a request, `size` (height, width) pixels large or as they are displayed."""
+        Args:
+            sampling: Frames to take.
+            size: Height and width in pixels, or one number for both; None keeps the displayed size.
+            keep_clock: Whether times are those of the container instead of starting with the first frame.
+            generator: Random generator that places one frame in each interval; None takes the start of each interval.
+            check: Function called repeatedly while frames are decoded; an exception it raises ends the call.
+        """
+        size_px = (self.info.height, self.info.width) if size is None else height_width(size)
+        choose = partial(_choose_indices, sampling, self._opener.name, generator)
+        self._opener.deadline.check_caller = check
         self._opener.deadline.restart()
-        size = size or (self.info.height, self.info.width)
-        sample = self._by_index(request, size, keeps_clock) if self._index.is_trusted else None
+        sample = None
+        if self._index.is_trusted:
+            sample = _sample_by_index(
+                self._opener, self.info, self._index, choose, sampling.sampling, size_px, keep_clock, self._workers
+            )
         if sample is None:
-            sample = self._in_order(request, size, keeps_clock)
+            sample = self._in_order(choose, sampling.sampling, size_px, keep_clock)
         duration = float(sample.end_time - sample.times[0])
-        notes = (*self._losses, *request.notes(sample.end_time), *sample.notes)
+        notes = (*self._losses, *sampling.notes(sample.end_time), *sample.notes)
         info = replace(self.info, num_frames=len(sample.times), duration=duration)
         return Frames(sample.pixels, sample.timestamps, duration, info, notes)
 
@@ -236,18 +252,15 @@ class VideoReader:
         times, notes = times_in_order(ticks, self._index.time_base, rate)
         return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
 
-    def _by_index(self, request: FrameSampling, size: tuple[int, int], keeps_clock: bool) -> _Sample | None:
-        return _sample_by_index(self._opener, self.info, self._index, request, size, keeps_clock, self._workers)
-
-    def _in_order(self, request: FrameSampling, size: tuple[int, int], keeps_clock: bool) -> _Sample:
+    def _in_order(self, choose: ChooseIndices, kind: str, size: tuple[int, int], keep_clock: bool) -> _Sample:
         """Decode a file from its start for the frames wanted."""
         times, end_time, notes = self._timeline_in_order
-        if keeps_clock:
+        if keep_clock:
             times, end_time = times + self.info.start_time, end_time + self.info.start_time
-        chosen = request.choose_indices(times, end_time, float(self._index.time_base), self._opener.name)
+        chosen = choose(times, end_time, float(self._index.time_base))
         wanted, rows = np.unique(chosen, return_inverse=True)
         pictures = _frames_at(self._opener, self.info, wanted, size)
-        if request.sampling == "keyframes":
+        if kind == "keyframes":
             notes = [*notes, "the file has no usable index: exact frames were taken, not keyframes"]
         return _Sample(pictures[rows], times[chosen], times, end_time, notes)
 
@@ -256,7 +269,8 @@ def _sample_by_index(
     handle: VideoHandle,
     info: VideoInfo,
     index: PacketIndex,
-    request: FrameSampling,
+    choose: ChooseIndices,
+    kind: str,
     size: tuple[int, int],
     keep_clock: bool,
     workers: int,
@@ -265,9 +279,9 @@ def _sample_by_index(
     zero = 0 if keep_clock else int(index.frame_pts[0])
     times = seconds(index.frame_pts - zero, index.time_base)
     end_time = float(seconds(np.array(index.end - zero), index.time_base))
-    chosen = request.choose_indices(times, end_time, float(index.time_base), handle.name)
+    chosen = choose(times, end_time, float(index.time_base))
     notes: list[str] = []
-    if request.sampling == "keyframes":
+    if kind == "keyframes":
         keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
         chosen, notes = _nearest_keyframes(times, chosen, keyframes)
     wanted, rows = np.unique(chosen, return_inverse=True)
@@ -343,13 +357,30 @@ def _frames_at(
     raise VideoError(f"{handle.name}: is damaged: it decodes differently each time it is read")
 
 
-def _resample(frames: Frames, request: FrameSampling, size: tuple[int, int] | None) -> Frames:
-    """Sample ready-made frames by the rules for files."""
+def _choose_indices(
+    sampling: FrameSampling,
+    name: str,
+    generator: np.random.Generator | None,
+    times: NDArray[np.float64],
+    end_time: float,
+    tick: float,
+) -> NDArray[np.int64]:
+    """Choose frame indices as `sample_indices` does; the error names the video and the times that it covers."""
+    try:
+        return sample_indices(times, end_time, sampling, tick=tick, generator=generator)
+    except ValueError as error:
+        raise VideoError(f"{name}: {error}; its pictures run from {times[0]:.3f} to {end_time:.3f} s") from error
+
+
+def _sample_frames(
+    frames: Frames, sampling: FrameSampling, *, size: tuple[int, int] | None, generator: np.random.Generator | None
+) -> Frames:
+    """Sample and resize ready-made frames by the rules for files."""
     end_time = max(frames.duration, float(frames.timestamps[-1]))
-    chosen = request.choose_indices(frames.timestamps, end_time, TIME_SLACK, "frames")
+    chosen = _choose_indices(sampling, "frames", generator, frames.timestamps, end_time, TIME_SLACK)
     is_whole = len(chosen) == len(frames)
     pixels = frames.pixels if is_whole else frames.pixels[chosen]
     if size is not None and pixels.shape[1:3] != size:
         pixels = np.stack([resize(picture, *size) for picture in pixels])
-    notes = (*frames.notes, *request.notes(end_time))
+    notes = (*frames.notes, *sampling.notes(end_time))
     return Frames(pixels, frames.timestamps[chosen], frames.duration, frames.source, notes)
