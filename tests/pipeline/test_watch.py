@@ -167,9 +167,7 @@ def test_a_still_stream_is_looked_at_once_and_answered_the_same(nano):
     frames = [LiveFrame(i / 2, still) for i in range(40)]
     answers = []
     for drop_below in (2.0, None):
-        watcher = StreamMonitor(
-            nano, ["the blue star blinks"], windows=LOOKING, drop_below=drop_below, threshold=0.0
-        )
+        watcher = StreamMonitor(nano, ["the blue star blinks"], windows=LOOKING, drop_below=drop_below, threshold=0.0)
         answers.append([s.to_dict() for s in watcher.watch(frames)])
         assert watcher.num_frames == 40
         assert watcher.num_dropped == (39 if drop_below else 0)

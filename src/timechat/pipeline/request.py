@@ -14,6 +14,7 @@ from timechat.pipeline.merging import MomentSelection
 from timechat.video import FrameSampling
 
 _BEST_MOMENT = MomentSelection()
+_DEFAULT_WINDOWS = WindowConfig()
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -32,6 +33,12 @@ class AnswerOptions(TypedDict, total=False):
     preset: str
     transcript: Sequence[Event] | None
     windows: WindowConfig
+
+
+def split_options(options: AnswerOptions) -> tuple[dict[str, Any], WindowConfig]:
+    """Separate the fields of a request from the options of the windows."""
+    fields = {name: value for name, value in options.items() if name != "windows"}
+    return fields, options.get("windows", _DEFAULT_WINDOWS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -310,6 +310,11 @@ class VideoSession:
         return cls(plan, encoder.duration, encoder=encoder, encoded=encoded, batch_size=windows.batch_size)
 
     @classmethod
+    def of(cls, video: "EncodedVideo | VideoSession") -> "VideoSession":
+        """Return the session of a video that is open or encoded."""
+        return cls.from_encoded(video) if isinstance(video, EncodedVideo) else video
+
+    @classmethod
     def from_encoded(cls, encoded: EncodedVideo) -> "VideoSession":
         """Return the session of a video, or of one window, that is already encoded."""
         plan = WindowPlan((encoded.span,), FrameSampling(), encoded.frame_interval, refines=False)
@@ -383,9 +388,7 @@ class VideoSession:
             )
         return next(self.encode(self.windows, executor))
 
-    def encode_part(
-        self, window: Window, sampling: FrameSampling, executor: Executor | None = None
-    ) -> EncodedVideo:
+    def encode_part(self, window: Window, sampling: FrameSampling, executor: Executor | None = None) -> EncodedVideo:
         """Encode a part of the video that is no window of the plan, with frames of its own."""
         encoder = self._open_encoder
         executor = executor or encoder.executor

@@ -16,7 +16,7 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.executor import Executor, LocalExecutor
 from timechat.pipeline.merging import MomentSelection
-from timechat.pipeline.request import AnswerOptions, Request
+from timechat.pipeline.request import AnswerOptions, Request, split_options
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession, WindowEncoder
 from timechat.video import FrameSampling
 
@@ -36,16 +36,7 @@ _DEFAULT_SAMPLING = FrameSampling()
 
 
 class TimeChat:
-    """A model with its processor, cache and executor.
-
-    Attributes:
-        model: Network in evaluation mode.
-        processor: Processor of the model: prompts, tokenizers and pixel normalization.
-        name: Name, folder or hub id that the model was loaded from.
-        notes: Notes of every answer, such as untrained weights.
-        cache: Cache on disk for encoded windows and answers.
-        executor: Executor of the model's work.
-    """
+    """A model with its processor, cache on disk, and executor of its work."""
 
     def __init__(
         self,
@@ -62,7 +53,7 @@ class TimeChat:
             model: Network.
             processor: Processor of the model.
             name: Name of the model.
-            notes: Notes of every answer.
+            notes: Notes of every answer, such as untrained weights.
             cache: Cache on disk for encoded windows and answers; None takes the user's, see `timechat.cache`.
         """
         self.cache = DiskCache() if cache is None else cache
@@ -81,15 +72,13 @@ class TimeChat:
         dtype: str | torch.dtype = "auto",
         lora_scale: float | None = None,
     ) -> "TimeChat":
-        """Load a model.
+        """Load a model; device and number format as in `load_model`.
 
         Args:
             model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, or a hub id.
             device: `"cuda"`, `"mps"`, `"cpu"`, ...; `"auto"` takes the first of these that is available.
-            dtype: Number format: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (CPUs only) or `"auto"`: half
-                precision on GPUs; on a CPU float32 if the weights fit into the memory.
-            lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's. The
-                authors advise 20 / 32 for question answering.
+            dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (CPUs only) or `"auto"`.
+            lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's.
 
         Raises:
             CheckpointError: There is no model of that name, or it cannot be loaded.
@@ -100,8 +89,6 @@ class TimeChat:
         notes = () if network.config.is_trained else (UNTRAINED_NOTE,)
         return cls(network, processor, name=str(model), notes=notes)
 
-    # ------------------------------------------------------------------------------------------------ encoding
-
     def encode(
         self,
         video: Video,
@@ -111,9 +98,7 @@ class TimeChat:
         progress: ProgressCallback | None = None,
         **sampling: Any,
     ) -> EncodedVideo:
-        """Decode the frames of a whole video and encode them as one window, as the original does.
-
-        For videos longer than those that the model was trained on, `open` makes windows.
+        """Encode a whole video as one window, as the original does; `open` makes windows of long videos.
 
         Args:
             video: Path, address, bytes, open file, or `Frames`.
@@ -128,14 +113,8 @@ class TimeChat:
         """
         from timechat.pipeline.encoding import encode_video
 
-        return encode_video(
-            video,
-            replace(frames, **sampling),
-            self._answerer(),
-            cache=self._open_cache(video),
-            timeout=timeout,
-            progress=progress,
-        )
+        chosen, cache = replace(frames, **sampling), self._open_cache(video)
+        return encode_video(video, chosen, self._answerer(), cache=cache, timeout=timeout, progress=progress)
 
     def open(
         self,
@@ -151,7 +130,7 @@ class TimeChat:
         """Open a video of any length, whose windows are encoded when a request needs them; close it afterwards.
 
         Args:
-            video: Path, address, bytes, open file, or `Frames`.
+            video: Video as in `encode`.
             windows: Options of the windows; by default those that the model was trained on.
             sampling: Frame options of each window; by default those of the model's configuration.
             keep_in_memory: Whether encoded windows stay in memory for the next request, some hundred kilobytes each.
@@ -182,8 +161,6 @@ class TimeChat:
 
         return WindowCache.open(self.cache, video, self.model, self.processor)
 
-    # ---------------------------------------------------------------------------------------------- requests
-
     def run(
         self,
         request: Request,
@@ -209,7 +186,7 @@ class TimeChat:
         """
         answerer = self._answerer(executor)
         if isinstance(video, EncodedVideo | VideoSession):
-            return answerer.answer(request, _as_session(video), progress)
+            return answerer.answer(request, VideoSession.of(video), progress)
         keep = request.cite or request.verify
         with self.open(video, windows=windows, sampling=sampling, keep_in_memory=keep, executor=executor) as session:
             return answerer.answer(request, session, progress)
@@ -217,12 +194,8 @@ class TimeChat:
     def run_all(self, requests: Sequence[Request], videos: Sequence[EncodedVideo]) -> list[Answer]:
         """Answer requests of one task in one batch; each answer is independent of the others.
 
-        The part of the prompts that all requests about one video share is read once. Every answer has all events of
-        its text in the order of the text, whatever their scores.
-
-        Args:
-            requests: Requests with the same task and decoding options.
-            videos: One encoded video for each request.
+        The part of the prompts that all requests about one video share is read once. Every answer keeps all events of
+        its text. The requests have the same task and decoding options; each has its own item of `videos`.
         """
         return self._answerer().answer_each(requests, videos) if requests else []
 
@@ -231,7 +204,7 @@ class TimeChat:
 
         A video that is not encoded or open yet is encoded as one window, as by `encode`.
         """
-        session = _as_session(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
+        session = VideoSession.of(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
         return self._answerer(executor).stream(request, session)
 
     def estimate(self, request: Request, video: VideoSession) -> "JobEstimate":
@@ -242,8 +215,6 @@ class TimeChat:
 
     def _answerer(self, executor: Executor | None = None) -> Answerer:
         return Answerer(self.model, self.processor, executor or self.executor, self.name, self.notes)
-
-    # ------------------------------------------------------------------------------------------ one method a task
 
     @overload
     def ask(
@@ -266,11 +237,8 @@ class TimeChat:
             question: Question.
             stream: Whether to return an `AnswerStream`, which yields the text while it is written.
             **options: Keyword options such as `history` or `decoding`, see `AnswerOptions`.
-
-        Returns:
-            An `Answer` whose events are the times that it names; with `stream`, an `AnswerStream`.
         """
-        fields, windows = _split(options)
+        fields, windows = split_options(options)
         request = Request("ask", question, **fields)
         return self.stream(request, video) if stream else self.run(request, video, windows=windows)
 
@@ -291,7 +259,7 @@ class TimeChat:
         """Find when the query happens.
 
         Args:
-            video: Video, encoded or not.
+            video: Video in any form.
             query: Description of the moment to find.
             top_k: Maximum number of moments, the best first.
             find_all: Whether to return all moments instead.
@@ -329,16 +297,5 @@ class TimeChat:
         options: AnswerOptions,
         moments: MomentSelection = _BEST_MOMENT,
     ) -> Answer:
-        fields, windows = _split(options)
+        fields, windows = split_options(options)
         return self.run(Request(task, query, moments=moments, **fields), video, windows=windows)
-
-
-def _as_session(video: EncodedVideo | VideoSession) -> VideoSession:
-    """The session of a video that is open or encoded."""
-    return video if isinstance(video, VideoSession) else VideoSession.from_encoded(video)
-
-
-def _split(options: AnswerOptions) -> tuple[dict[str, Any], WindowConfig]:
-    """Separate the fields of a request from the options of windows."""
-    fields = {name: value for name, value in options.items() if name != "windows"}
-    return fields, options.get("windows", _DEFAULT_WINDOWS)

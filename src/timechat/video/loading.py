@@ -1,4 +1,4 @@
-"""`load_frames` and `probe_video`: the way from a source to `Frames`."""
+"""`load_frames` and `probe_video`: from a video source to `Frames`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ ChooseIndices = Callable[[NDArray[np.float64], float, float], NDArray[np.int64]]
 _DEFAULT_SAMPLING = FrameSampling()
 
 DEFAULT_TIMEOUT = 600.0
-"""Seconds of wall time that one file may take before it is given up."""
+"""Maximum wall time in seconds for reading one file."""
 
 
 def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
-    """Tell what a video is by its header and its first picture; cheap, whatever its length.
+    """Read the header and the first frame of a video; fast for any length.
 
     Args:
-        source: as in `load_frames`. What can be read only once (a pipe) is used up by this.
-        timeout: seconds of wall time after which the file is given up.
+        source: Video source as in `load_frames`; a source that can be read only once (a pipe) is used up.
+        timeout: Maximum wall time in seconds.
 
     Raises:
-        VideoError: It is missing, empty, no video, or not even one picture can be decoded.
+        VideoError: The file is missing or empty, is no video, or no frame can be decoded.
     """
     with open_source(source, timeout) as opener:
         return read_packets(opener, only_first_picture=True)[1]
@@ -62,36 +62,36 @@ def load_frames(
     """Load frames of a video with the times at which they are shown.
 
     By default `num_frames` frames are spread evenly over the video, each the one on screen at its time; a video
-    with fewer frames gives all it has. On files with a constant frame rate these are exactly the frames that the
-    original TimeChat takes. Frames are always in time order; one that is on screen at several of the wanted
+    with fewer frames gives all of them. For files with a constant frame rate these are exactly the frames that the
+    original TimeChat takes. Frames are always in time order; a frame that is on screen at several of the requested
     times is repeated, with its own time.
 
     Args:
         source: Path (or `file://`), `http(s)` address, bytes, binary file object (its position moves), or `Frames`,
-            which are sampled and resized by the same rules. A server that sends files only as a whole is read once,
-            into a temporary file.
-        num_frames: How many frames, spread evenly; None means the default.
-        fps: Frames per second of video instead of a number of frames; never more than the video has.
-        max_frames: At most so many frames; where `fps` would give more they are spread evenly.
-        start: Seconds; only what is shown from here on, beginning with the frame on screen then.
-        end: Seconds; only what is shown before.
-        timestamps: Seconds; the frame on screen at each of these times. The result bears the frames' own times.
-        size: Height and width in pixels, or one number for both. Pictures are stretched to it by the decoder
-            library's bicubic filter, as in the original. None keeps the displayed size.
-        sampling: `keyframes` takes the keyframe nearest to each wanted frame, with the keyframe's own time, each
-            once: many times faster on long files, at the price of being up to half a keyframe interval away
-            from where `exact` looks, and of fewer frames where the file has few keyframes.
-        clock: `video` starts when the first frame is shown. `container` keeps the file's own times, for
-            this call's arguments and result alike.
-        generator: Draws where in its interval each frame is taken, for training; None takes the start of each.
-        timeout: Seconds of wall time after which the file is given up.
-        workers: Threads to decode with; None takes all cores.
+            which are sampled and resized by the same rules. A server that sends only whole files is read once, into a
+            temporary file.
+        num_frames: Number of frames, spread evenly; None means the default.
+        fps: Frames per second of video, instead of a number of frames; never more than the video has.
+        max_frames: Maximum number of frames; where `fps` gives more, they are spread evenly.
+        start: Seconds; frames from the one on screen at this time.
+        end: Seconds; frames shown before this time.
+        timestamps: Seconds; the frame on screen at each of these times. The result has the frames' own times.
+        size: Height and width in pixels, or one number for both. Frames are resized by the bicubic filter of the
+            decoder library, without keeping their aspect ratio, as in the original. None keeps the displayed size.
+        sampling: `keyframes` takes the keyframe nearest to each requested frame, with the keyframe's own time, each
+            once: many times faster on long files, but up to half a keyframe interval away from the `exact` frame, and
+            with fewer frames if the file has few keyframes.
+        clock: `video` starts when the first frame is shown; `container` keeps the times of the file, for arguments and
+            result.
+        generator: Random generator that places one frame in each interval, for training; None takes the start of each.
+        timeout: Maximum wall time in seconds.
+        workers: Number of decoding threads; None takes all cores.
 
     Returns:
-        Frames whose `notes` count every loss.
+        Frames whose `notes` report all missing or damaged frames.
 
     Raises:
-        VideoError: The video cannot be read, or nothing is shown in the part asked for.
+        VideoError: The video cannot be read, or nothing is shown in the requested part.
     """
     return sample_video(
         source,
@@ -130,10 +130,10 @@ class _Sample:
 
     Attributes:
         pixels: uint8 `(frames, height, width, 3)`.
-        timestamps: `(frames,)` seconds.
-        times: `(all frames,)` seconds.
-        end_time: seconds, when the last frame leaves the screen.
-        notes: losses and trades.
+        timestamps: `(frames,)` seconds of the decoded frames.
+        times: `(all frames,)` seconds of all frames of the video.
+        end_time: Seconds at which the last frame leaves the screen.
+        notes: Notes about missing, damaged and replaced frames.
     """
 
     pixels: NDArray[np.uint8]
@@ -144,10 +144,10 @@ class _Sample:
 
 
 class VideoReader:
-    """A video that is opened once and sampled as often as need be, window by window; a context manager.
+    """A video that is opened once and sampled any number of times; a context manager.
 
     Attributes:
-        info: What the video is, with the exact number of its frames and its length.
+        info: Properties of the video, with its exact number of frames and duration.
     """
 
     def __init__(
@@ -161,10 +161,11 @@ class VideoReader:
         """Open a video and read the times of its frames, without decoding them.
 
         Args:
-            source: As in `load_frames`, but for `Frames`.
-            timeout: Seconds of wall time after which opening it, or one call of `load`, is given up.
-            workers: Threads to decode with; None takes all cores.
-            check: Called again and again while the video is read, from any thread; what it raises ends the reading.
+            source: Video source as in `load_frames`, except `Frames`.
+            timeout: Maximum wall time in seconds for opening the file, and again for each call of `load`.
+            workers: Number of decoding threads; None takes all cores.
+            check: Function called repeatedly while the video is read, from any thread; an exception it raises ends the
+                reading.
 
         Raises:
             VideoError: The video cannot be read.
@@ -190,12 +191,12 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the source."""
+        """Close the source."""
         self._open.close()
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last."""
+        """Seconds from the first frame to the end of the last frame."""
         return self.info.duration
 
     def load(
@@ -234,7 +235,7 @@ class VideoReader:
 
     @cached_property
     def _timeline(self) -> tuple[NDArray[np.float64], float, list[str]]:
-        """Seconds at which all frames are shown, when the last is gone, and what there is to say about it."""
+        """Seconds at which all frames are shown, seconds at which the last one ends, and notes."""
         index = self._index
         if index.is_trusted:
             zero = int(index.frame_pts[0])
@@ -244,7 +245,7 @@ class VideoReader:
 
     @cached_property
     def _timeline_in_order(self) -> tuple[NDArray[np.float64], float, list[str]]:
-        """The same for a file whose packets do not tell: by decoding all of it."""
+        """The same for a file whose packets have no usable times: by decoding all of it."""
         ticks = [frame.pts for frame in decode_all(self._opener, self.info)]
         if not ticks:
             raise VideoError(f"{self._opener.name}: is damaged: no frame can be decoded")
@@ -253,7 +254,7 @@ class VideoReader:
         return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
 
     def _in_order(self, choose: ChooseIndices, kind: str, size: tuple[int, int], keep_clock: bool) -> _Sample:
-        """Decode a file from its start for the frames wanted."""
+        """Decode a file from its start to the last requested frame."""
         times, end_time, notes = self._timeline_in_order
         if keep_clock:
             times, end_time = times + self.info.start_time, end_time + self.info.start_time
@@ -275,7 +276,7 @@ def _sample_by_index(
     keep_clock: bool,
     workers: int,
 ) -> _Sample | None:
-    """Choose by the packets' times, decode what is needed. None if the file does not hold what they promise."""
+    """Choose frames by the times of the packets and decode them; None if the file does not contain these frames."""
     zero = 0 if keep_clock else int(index.frame_pts[0])
     times = seconds(index.frame_pts - zero, index.time_base)
     end_time = float(seconds(np.array(index.end - zero), index.time_base))
@@ -309,7 +310,7 @@ def _sample_by_index(
 def _nearest_keyframes(
     times: NDArray[np.float64], chosen: NDArray[np.int64], keyframes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """The keyframe nearest to each chosen frame, each once; a stretch asked for is left only if it has none."""
+    """The keyframe nearest to each chosen frame, each once; outside the requested part only if it has no keyframe."""
     if not len(keyframes):
         return chosen, ["no keyframe of the file is shown: exact frames were taken"]
     inside = keyframes[(keyframes >= chosen[0]) & (keyframes <= chosen[-1])]
@@ -325,7 +326,7 @@ def _nearest_keyframes(
 
 
 def times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
-    """Seconds since the first frame, for frames in the order in which they are shown."""
+    """Return seconds since the first frame, for frames in the order in which they are shown."""
     known = np.array([tick for tick in ticks if tick is not None], dtype=np.int64)
     if len(known) < len(ticks):
         note = f"the file gives no usable times: its frames are taken to follow each other at {rate:g} a second"

@@ -1,4 +1,4 @@
-"""Which frames of a video are taken, chosen by the times at which they are on screen."""
+"""Choice of frames by the times at which they are on screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 DEFAULT_NUM_FRAMES = 96
 
 TIME_SLACK = 1e-6
-"""Seconds: float noise around a frame's own time."""
+"""Seconds of floating-point error around the time of a frame."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def _is_whole(value: object) -> bool:
 
 
 def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
-    """Frame indices that the original TimeChat takes from a video of `num_available` frames.
+    """Return the frame indices that the original TimeChat takes from a video of `num_available` frames.
 
     Returns:
-        `(min(num_frames, num_available),)`, rising. The original's float steps are kept on purpose: they fall one
-        frame short of the exact quotient for some lengths. Where they would give one frame too many, it is cut.
+        `(min(num_frames, num_available),)`, increasing. The original's floating-point steps are kept on purpose: for
+        some lengths they are one frame below the exact quotient. If they give one frame too many, it is dropped.
     """
     n = min(num_frames, num_available)
     indices: NDArray[np.int64] = np.arange(0, num_available, num_available / n).astype(np.int64)
@@ -98,13 +98,13 @@ def uniform_indices(num_available: int, num_frames: int) -> NDArray[np.int64]:
 
 
 def random_indices(num_available: int, num_frames: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """One frame index from each of `num_frames` equal intervals, any of the interval's frames.
+    """Return one random frame index from each of `num_frames` equal intervals.
 
-    The original never takes an interval's last frame, and random frames of the whole video where an interval has
-    but one: a slip that is not repeated here.
+    The original never takes the last frame of an interval, and takes random frames of the whole video if an interval
+    has only one; these errors are not repeated here.
 
     Returns:
-        `(min(num_frames, num_available),)`, rising, each index once.
+        `(min(num_frames, num_available),)`, increasing, each index once.
     """
     n = min(num_frames, num_available)
     borders = np.arange(n + 1) * num_available // n
@@ -113,11 +113,11 @@ def random_indices(num_available: int, num_frames: int, generator: np.random.Gen
 
 
 def is_constant_rate(times: NDArray[np.float64], tick: float) -> bool:
-    """True if frame times lie on an even grid, up to the rounding of the container's clock.
+    """Return whether frame times lie on an even grid, up to the rounding of the container's clock.
 
     Args:
-        times: `(frames,)`, seconds, rising.
-        tick: seconds, the container's time base.
+        times: `(frames,)`, increasing seconds.
+        tick: Time base of the container in seconds.
     """
     if len(times) < 3:
         return True
@@ -181,11 +181,11 @@ def sample_indices(
 
 
 def frame_at(times: NDArray[np.float64], at: ArrayLike, slack: float = TIME_SLACK) -> NDArray[np.int64]:
-    """Index of the frame on screen at each wanted time; before the first and after the last, that one."""
+    """Return the index of the frame on screen at each time; the first or last frame for times outside the video."""
     after = np.searchsorted(times, np.asarray(at, dtype=np.float64) + slack, side="right")
     return np.clip(after - 1, 0, len(times) - 1).astype(np.int64)
 
 
 def time_slack(step: float, tick: float) -> float:
-    """Seconds by which a time may be rounded. A tick as long as a frame is exact: nothing was rounded."""
+    """Return the seconds by which a time may be rounded; a tick as long as a frame is exact."""
     return tick if tick < step / 8 else step * 1e-3
