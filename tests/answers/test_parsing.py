@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from timechat.answers.events import Event, Task, clip_scores, format_events
-from timechat.answers.parsing import move_times, parse_events
+from timechat.answers.events import Event, Task, clip_scores
+from timechat.answers.parsing import move_times
+from timechat.answers.tasks import format_events, parse_events
 
 CASES = json.loads((Path(__file__).parent / "data" / "parsing_cases.json").read_text(encoding="utf-8"))
 TASKS = {"dvc": "dense_caption", "tvg": "grounding", "vhd": "highlights"}

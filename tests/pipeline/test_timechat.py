@@ -15,6 +15,8 @@ from timechat import Answer, CheckpointError, EncodedVideo, TimeChat
 from timechat.model.generation.generate import GenerationOutput
 from timechat.model.quantization import quantize_linear_layers
 from timechat.pipeline import DecodingOptions
+from timechat.pipeline.answering import Answerer
+from timechat.pipeline.request import Request
 
 SHORT = DecodingOptions(max_new_tokens=8)
 
@@ -109,7 +111,7 @@ def test_a_streamed_answer_is_the_whole_answer_in_pieces(timechat, encoded):
 
 
 def test_an_answer_can_be_awaited_without_reading_its_pieces(timechat, encoded):
-    stream = timechat.stream("ask", encoded, "Describe the video.", decoding=SHORT)
+    stream = timechat.stream(Request("ask", "Describe the video.", decoding=SHORT), encoded)
     assert stream.answer.text == timechat.ask(encoded, "Describe the video.", decoding=SHORT).text
 
 
@@ -156,7 +158,7 @@ def saying(timechat, monkeypatch) -> Iterator[object]:
 
     def say(text: str) -> None:
         ids = timechat.processor.tokenizer(text, add_special_tokens=False).input_ids
-        monkeypatch.setattr(timechat, "_generate", lambda *_, **__: [GenerationOutput(ids, [0.0] * len(ids))])
+        monkeypatch.setattr(Answerer, "generate", lambda *_, **__: [GenerationOutput(ids, [0.0] * len(ids))])
 
     return say
 
@@ -355,7 +357,7 @@ def test_the_built_in_model_runs_in_every_format():
 def test_tasks_run_in_every_format(dtype):
     timechat = TimeChat.from_pretrained("nano", device="cpu", dtype=dtype)
     for task, words in (("grounding", "the ring spins"), ("highlights", None)):
-        assert timechat.run(task, made_frames(4, size=96), words).notes == ()
+        assert timechat.run(Request(task, words), made_frames(4, size=96)).notes == ()
 
 
 def test_a_stream_that_is_closed_before_it_began_has_an_empty_answer(timechat, encoded):

@@ -1,21 +1,20 @@
-"""How sure a model is of what it says about time, from the probabilities of its own tokens.
+"""Scores of moments from the probabilities of the tokens of an answer.
 
-What speaks for a moment is counted in nats, the natural unit of log odds:
+The evidence for a moment is counted in nats, the natural unit of log odds:
 
-- *Sharpness*, the mean logarithm of the probabilities of the tokens that write its times.
-- *Presence*, for what was looked for: the logarithm of the probability of an answer that tells of a moment ("The given
-  query happens in" against "does not happen"), the product over all its tokens that are no times.
-- *Confirmation*, for what was looked for: how much likelier the model tells of it, in the query's words and at the
-times
-  found, with the video than without (`pipeline.confirming`).
-- *Wording*, for captions: the mean logarithm of the probabilities of the tokens that write the words.
+- *Time*: the mean log probability of the tokens that write its times.
+- *Existence*, for grounding: the log probability of an answer that names a moment ("The given query happens in" against
+  "does not happen"), the sum over all its tokens that are no times.
+- *Verification*, for grounding: how much more likely the query is as the caption of the moment with the video than with
+  a blank one (`pipeline.answering`).
+- *Caption*, for captions: the mean log probability of the tokens that write the words.
 
-A score is `sigmoid(slope * evidence + offset)`. The line is fitted on films whose truth is known (Platt, 1999), so
-that of the moments with a score of 0.7 about seven in ten are right; a model without a fit of its own has slope 1 and
-offset 0, and its scores say only which moment is surer than another.
+A score is `sigmoid(slope * evidence + offset)`. The line is fitted on videos with known events (Platt, 1999), so that
+about seven of ten moments with a score of 0.7 are correct. A model without a fit has slope 1 and offset 0; its scores
+only rank the moments.
 
-Something that is looked for in many windows is rarely in any one of them. So the odds of a moment of grounding are
-divided by the number of windows (`apply_window_prior`).
+A query that is looked for in many windows is rarely in any one of them. So the odds of a grounding moment are divided
+by the number of windows (`apply_window_prior`).
 """
 
 import math
@@ -27,12 +26,12 @@ from timechat.answers.events import Event
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SAME = 1e-6  # seconds
-_SURE = 1e-13  # a probability this near to 0 or 1 counts as it
+_MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 and 1
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of an answer: which characters of the text it wrote, and the logarithm of its probability."""
+    """A token of an answer: the range of characters that it wrote, and its log probability."""
 
     first: int
     end: int
@@ -41,13 +40,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """From evidence, in nats, to a score: `sigmoid(slope * evidence + offset)`."""
+    """Function from evidence in nats to a score: `sigmoid(slope * evidence + offset)`."""
 
     slope: float = 1.0
     offset: float = 0.0
 
     def __call__(self, evidence: float) -> float:
-        """The score, from 0 to 1."""
+        """Return the score, from 0 to 1."""
         return _sigmoid(self.slope * evidence + self.offset)
 
 
@@ -55,8 +54,8 @@ UNCALIBRATED = Calibration()
 
 
 def apply_window_prior(score: float, num_windows: int) -> float:
-    """The score of a moment in one of several windows: before looking, each is as likely as the others."""
-    score = min(max(score, _SURE), 1 - _SURE)
+    """Return the score of a moment in one of several windows, which are equally likely a priori."""
+    score = min(max(score, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY)
     return _sigmoid(math.log(score / (1 - score)) - math.log(num_windows)) if num_windows > 1 else score
 
 
@@ -66,11 +65,11 @@ def _sigmoid(logit: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvidence:
-    """What the tokens of one event say for it, in nats.
+    """Evidence of the tokens of one event, in nats.
 
     Attributes:
-        time_logprob: Of its times.
-        caption_logprob: Of its words, from its times up to the next event's.
+        time_logprob: Mean log probability of the tokens of its times.
+        caption_logprob: Mean log probability of the tokens of its words, up to the times of the next event.
     """
 
     time_logprob: float
@@ -78,18 +77,18 @@ class TokenEvidence:
 
 
 def existence_logprob(tokens: Sequence[Token], text: str) -> float:
-    """Logarithm of the probability of an answer without its times: of its form."""
+    """Return the log probability of the tokens of an answer that are no times."""
     numbers = [match.span() for match in _NUMBER.finditer(text)]
     return sum(token.logprob for token in tokens if not _writes(token, numbers))
 
 
 def event_logprobs(events: Sequence[Event], text: str, tokens: Sequence[Token]) -> list[TokenEvidence | None]:
-    """Find what the tokens of an answer say for each of its events; None for one whose times the text does not hold.
+    """Return the evidence of the tokens for each event of an answer; None for an event whose times are not in the text.
 
     Args:
-        events: As they were read from the text, in its order.
-        text: The answer.
-        tokens: That wrote it.
+        events: Events of the text in their order.
+        text: Text of the answer.
+        tokens: Tokens that wrote the text.
     """
     heads = _find_times(events, text)
     starts = [head[0][0] for head in heads if head] + [len(text)]
@@ -107,7 +106,7 @@ def event_logprobs(events: Sequence[Event], text: str, tokens: Sequence[Token]) 
 
 
 def _find_times(events: Sequence[Event], text: str) -> list[list[tuple[int, int]] | None]:
-    """Where in the text the start and the end of each event are written, as `(first, end)` characters."""
+    """Character ranges `(first, end)` of start and end of each event in the text; None if they are not there."""
     numbers = [(float(match[0]), match.span()) for match in _NUMBER.finditer(text)]
     heads: list[list[tuple[int, int]] | None] = []
     position = 0

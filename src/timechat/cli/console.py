@@ -1,4 +1,4 @@
-"""What a person at a terminal sees besides the result: progress and notes, all on stderr."""
+"""Progress bars and notes of a command, on stderr."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ _STAGES = {
     "decode": "decoding frames",
     "encode": "encoding frames",
     "windows": "answering",
-    "listen": "listening",
+    "listen": "recognizing speech",
     "write": "writing weights",
 }
 
 
 class CommandConsole:
-    """Bars and notes of one command; silent when quiet, bars on a terminal only."""
+    """Progress bars and notes of one command: none with `--quiet`, bars only on a terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -26,7 +26,7 @@ class CommandConsole:
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
-        """Show that something is going on whose end is not known."""
+        """Show that work of unknown length is running."""
         if not self._shows_bars:
             yield
             return
@@ -35,7 +35,7 @@ class CommandConsole:
 
     @contextmanager
     def progress(self) -> Iterator["ProgressBars"]:
-        """Show a bar a stage."""
+        """Show one progress bar for each stage."""
         bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,25 +49,25 @@ class CommandConsole:
             yield ProgressBars(bars)
 
     def warn(self, text: str) -> None:
-        """Say something that the user should know."""
+        """Print a note."""
         if not self._quiet:
             typer.echo(f"note: {text}", err=True)
 
     def info(self, text: str) -> None:
-        """Tell what was done."""
+        """Print a line of information."""
         if not self._quiet:
             typer.echo(text, err=True)
 
 
 class ProgressBars:
-    """Turns progress calls into bars."""
+    """Progress bars as a progress callback."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage."""
+        """Update the bar of a stage."""
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(_STAGES.get(stage, stage), total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)

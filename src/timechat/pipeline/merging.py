@@ -1,4 +1,4 @@
-"""What windows answer, put together into one answer about the video."""
+"""Answers about windows, parsed, scored and merged into one answer about the video."""
 
 import math
 from collections.abc import Sequence
@@ -14,24 +14,23 @@ from timechat.answers.confidence import (
     event_logprobs,
     existence_logprob,
 )
-from timechat.answers.events import Answer, Event, Task, format_events
-from timechat.answers.parsing import move_times, parse_events
+from timechat.answers.events import Answer, Event, Task
+from timechat.answers.parsing import move_times
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import TASKS, format_events, parse_events
 from timechat.answers.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
 from timechat.model.configuration import TimeChatConfig
-
-_FREE_TASKS = ("ask", "summary")
 
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswer:
-    """What the model wrote about one window.
+    """The answer of the model about one window.
 
     Attributes:
-        window: Which one.
-        text: As the model wrote it.
-        tokens: That wrote it, with their probabilities.
-        verification: Of the moment that was found, in nats; None where there is none, or nobody asked.
+        window: Window of the video.
+        text: Text as the model wrote it.
+        tokens: Tokens of the text with their probabilities.
+        verification: Evidence of the video for the moment, in nats; None if no moment was found or verified.
     """
 
     window: Window
@@ -40,25 +39,25 @@ class WindowAnswer:
     verification: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; the window is left out."""
+        """Return the answer without its window, ready for JSON."""
         tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
         return {"text": self.text, "tokens": tokens, "confirmation": self.verification}
 
     @classmethod
     def from_dict(cls, window: Window, content: dict[str, Any]) -> "WindowAnswer":
-        """Read what `to_dict` gives."""
+        """Read the output of `to_dict`."""
         tokens = tuple(Token(*token) for token in content["tokens"])
         return cls(window, content["text"], tokens, content["confirmation"])
 
 
 @dataclass(frozen=True, slots=True)
 class MomentSelection:
-    """Which moments are wanted of those that are found.
+    """The moments that a grounding answer keeps.
 
     Attributes:
-        top_k: The best so many.
-        find_all: All instead.
-        threshold: Least score, from 0 to 1, of a moment that counts as found; None takes the model's.
+        top_k: Maximum number of moments, the best first.
+        find_all: Whether all moments are kept instead.
+        threshold: Minimum score, from 0 to 1, of a moment that counts as found; None takes the model's.
     """
 
     top_k: int = 1
@@ -74,7 +73,7 @@ class MomentSelection:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How evidence becomes scores, and which are high enough; see `timechat.answers.confidence`."""
+    """Calibration of scores, and the score above which a moment is found; see `timechat.answers.confidence`."""
 
     grounding: Calibration = UNCALIBRATED
     captions: Calibration = UNCALIBRATED
@@ -82,21 +81,21 @@ class Scoring:
 
     @classmethod
     def from_config(cls, config: TimeChatConfig) -> "Scoring":
-        """What was fitted for a model."""
+        """Return the scoring that was fitted for a model."""
         fitted = {task: Calibration(*line) for task, line in (config.score_calibration or {}).items()}
         return cls(**fitted, found_threshold=config.found_threshold)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedWindow:
-    """The events of one window on the video's clock, and an account of what could not be read.
+    """The events of one window on the video's clock.
 
     Attributes:
-        window: Which one.
-        events: With scores where the model's own probabilities give them.
-        notes: Of the parser.
-        best_score: Probability from 0 to 1 that the window holds the moment: the score of the best moment, or one minus
-            the probability of the answer that there is none. Grounding only.
+        window: Window of the video.
+        events: Events, with scores if the probabilities of their tokens are known.
+        notes: Notes of the parser.
+        best_score: Probability from 0 to 1 that the window contains the moment: the score of the best moment, or one
+            minus the probability of the answer that there is none. Grounding only.
     """
 
     window: Window
@@ -106,12 +105,12 @@ class ParsedWindow:
 
 
 def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: Scoring) -> ParsedWindow:
-    """Read one window's answer."""
+    """Parse and score the answer about one window."""
     parsed = parse_events(answer.text, task=task, duration=answer.window.duration)
     events = parsed.events
-    if answer.tokens and task not in ("highlights", *_FREE_TASKS):
+    if answer.tokens and _is_scored(task):
         events = _scored(events, answer, task, scoring)
-    if task in ("grounding", "highlights") and query:
+    if query and TASKS[task].describes_query:
         events = [replace(event, caption=query) for event in events]
     placed = tuple(answer.window.to_video_event(event) for event in events)
     if task == "grounding" and answer.text == NOT_FOUND_ANSWER:
@@ -120,8 +119,13 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
     return ParsedWindow(answer.window, placed, parsed.notes, best)
 
 
+def _is_scored(task: Task) -> bool:
+    """Whether the tokens of an answer give scores to its events; highlights state their own, free answers none."""
+    return not TASKS[task].is_free and task != "highlights"
+
+
 def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: Scoring) -> list[Event]:
-    """Events with their scores, made of what speaks for each."""
+    """Events with scores from the evidence for each."""
     scored = []
     for event, evidence in zip(events, event_logprobs(events, answer.text, answer.tokens), strict=True):
         if evidence is None:
@@ -145,50 +149,57 @@ def merge_window_answers(
     scoring: Scoring,
     moments: MomentSelection,
 ) -> Answer:
-    """Answer about the video what windows have answered.
+    """Merge the answers about windows into one answer about the video.
 
     Args:
-        answers: In order of time, at least one.
-        task: That was asked.
-        query: Question or query.
-        duration: Seconds of the video.
-        scoring: Of the model.
-        moments: Which moments.
+        answers: Answers in order of time, at least one.
+        task: Task of the request.
+        query: Question or query of the request.
+        duration: Duration of the video in seconds.
+        scoring: Scoring of the model.
+        moments: Moments that a grounding answer keeps.
 
     Returns:
         An answer without the names of video and model.
     """
-    read = [parse_window(answer, task, query, scoring) for answer in answers]
-    notes = tuple(dict.fromkeys(note for one in read for note in one.notes))
+    windows = [parse_window(answer, task, query, scoring) for answer in answers]
+    notes = tuple(dict.fromkeys(note for one in windows for note in one.notes))
     found: bool | None = None
     score: float | None = None
     if task == "grounding":
-        read = [_drop_below_threshold(one, scoring) if moments.threshold is None else one for one in read]
-        read = [_apply_window_prior(one, len(read)) for one in read]
-        least = moments.threshold or 0.0
-        kept = [(one.window, [e for e in one.events if e.score is None or e.score >= least]) for one in read]
+        windows = [_drop_below_threshold(one, scoring) if moments.threshold is None else one for one in windows]
+        windows = [_apply_window_prior(one, len(windows)) for one in windows]
+        threshold = moments.threshold or 0.0
+        kept = [(one.window, [e for e in one.events if e.score is None or e.score >= threshold]) for one in windows]
         events = best_moments(merge_events(kept), max_moments=None if moments.find_all else moments.top_k)
-        found, score = bool(events), max((one.best_score for one in read if one.best_score is not None), default=None)
-    elif task in _FREE_TASKS:
-        events = [event for one in read for event in one.events]
+        found, score = (
+            bool(events),
+            max((one.best_score for one in windows if one.best_score is not None), default=None),
+        )
+    elif TASKS[task].is_free:
+        events = [event for one in windows for event in one.events]
     else:
-        events = list(read[0].events) if len(read) == 1 else merge_events([(one.window, one.events) for one in read])
+        events = (
+            list(windows[0].events)
+            if len(windows) == 1
+            else merge_events([(one.window, one.events) for one in windows])
+        )
     is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.time_scale) == (0.0, 1.0)
     text = answers[0].text if is_as_written else _write_text(answers, task, events)
-    notes += degenerate_notes(events, duration) if task not in _FREE_TASKS else ()
+    notes += degenerate_notes(events, duration) if not TASKS[task].is_free else ()
     return Answer(
         text, events, task=task, question=query or "", duration=duration, found=found, score=score, notes=notes
     )
 
 
 def _drop_below_threshold(read: ParsedWindow, scoring: Scoring) -> ParsedWindow:
-    """Without the moments that would not count as found if this window alone had been asked."""
+    """Drop the moments that would not count as found if this window were the whole video."""
     kept = tuple(event for event in read.events if event.score is None or event.score >= scoring.found_threshold)
     return replace(read, events=kept)
 
 
 def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
-    """The same, with the scores that its moments have as some of many windows."""
+    """Adjust the scores of a window's moments to the number of windows."""
     events = tuple(
         event if event.score is None else replace(event, score=apply_window_prior(event.score, num_windows))
         for event in read.events
@@ -201,10 +212,10 @@ def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
 
 
 def _write_text(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:
-    """One text for several windows: events in the wording of a single answer, free answers each with its stretch."""
-    if task in _FREE_TASKS:
-        told = merge_texts((answer.window, move_times(answer.text, answer.window.to_video)) for answer in answers)
-        return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in told)
+    """One text for several windows: events in the wording of a single answer, free answers each with its time span."""
+    if TASKS[task].is_free:
+        texts = merge_texts((answer.window, move_times(answer.text, answer.window.to_video)) for answer in answers)
+        return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in texts)
     if task == "grounding":
         return " ".join(format_events([event], task) for event in events) or NOT_FOUND_ANSWER
     return format_events(events, task)

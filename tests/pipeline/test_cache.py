@@ -9,11 +9,11 @@ import torch
 from tests.model.random_nano import build_random_nano
 from timechat.cache import DiskCache, cache_key
 from timechat.model import fingerprint as digest_module
-from timechat.model import token_cache as token_cache_module
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
-from timechat.model.token_cache import TokenCache, model_fingerprint
+from timechat.pipeline import cache as token_cache_module
+from timechat.pipeline.cache import TokenCache, model_fingerprint
 
 KEY = cache_key(video="a")
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from timechat.pipeline.waiting import acquire
+from timechat.pipeline.executor import acquire
 
 
 class NobodyWaitsError(Exception):
