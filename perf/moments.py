@@ -27,7 +27,7 @@ import numpy as np
 from timechat.pipeline.window_plan import plan_windows
 
 from timechat import Event, TimeChat
-from timechat.answers.confidence import Calibration
+from timechat.answers.merging import Calibration, Scoring
 from timechat.answers.windows import WindowConfig, temporal_iou
 from timechat.data.records import Record
 from timechat.errors import TimeChatError
@@ -38,7 +38,6 @@ from timechat.evaluation.store import AnswerStore
 from timechat.files import atomic_write
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.pipeline import WindowSampling
-from timechat.pipeline.merging import Scoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,8 @@ def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
     """Fit on the films of the training split, and tell how true the scores are on the others, as they are and raw."""
     shown: dict[str, Reliability] = {}
     result: dict[str, Any] = {}
-    scoring = Scoring.from_config(asker.timechat.model.config)
+    config = asker.timechat.model.config
+    scoring = Scoring.fitted(config.score_calibration, config.found_threshold)
     for name, line, scored in (
         ("grounding", scoring.grounding, grounded_scores),
         ("captions", scoring.captions, caption_scores),

@@ -14,8 +14,8 @@ import torch
 
 from tests.model.tiny import made_frames
 from timechat import Event, TimeChat, VideoError
-from timechat.answers.confidence import Token
 from timechat.answers.events import Answer
+from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.windows import Window
 from timechat.cache import DiskCache
@@ -24,7 +24,6 @@ from timechat.model.generation.generate import Prompt, continuation_logprobs, ge
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.citing import cited_answer, verified_answer
-from timechat.pipeline.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.pipeline.refining import border_window
 from timechat.pipeline.request import plan_windows
 from timechat.synthetic.long import write_long_scene

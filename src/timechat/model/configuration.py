@@ -35,7 +35,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             is looked at in windows. The default is about the average length of the videos that the original was trained
             on (TimeIT, 190.8 s), and two seconds a frame.
         score_calibration: How evidence becomes a score, `[slope, offset]` for `"grounding"` and for `"captions"`, see
-            `timechat.answers.confidence`; None where it was never fitted.
+            `timechat.answers.merging`; None where it was never fitted.
         found_threshold: Least score, in a window that is asked alone, of a moment that counts as found.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
             with, `"llama"` what it trained with (and how it answers MVBench).

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from timechat.answers.events import Answer, Event
+from timechat.answers.merging import Scoring, WindowAnswer, parse_window
 from timechat.answers.windows import Window, temporal_iou
 from timechat.model.configuration import TimeChatConfig
 from timechat.pipeline.executor import Executor
-from timechat.pipeline.merging import Scoring, WindowAnswer, parse_window
 from timechat.pipeline.session import EncodedVideo, VideoSession
 from timechat.video import FrameSampling
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import torch
 
 from timechat.answers.events import Answer, Task
+from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import WindowConfig
 from timechat.cache import DiskCache
 from timechat.model.loading import load_model
@@ -15,7 +16,6 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.executor import Executor, LocalExecutor
-from timechat.pipeline.merging import MomentSelection
 from timechat.pipeline.request import AnswerOptions, Request, split_options
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession, WindowEncoder
 from timechat.video import FrameSampling

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, DecodingOptions, find_preset
-from timechat.model.generation.generate import Prompt, generate_answers
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.generate import PrefixCache, Prompt, generate_answers
 from timechat.pipeline import EncodedVideo, TimeChat
 
 _NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))

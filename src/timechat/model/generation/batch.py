@@ -15,9 +15,8 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt
 from timechat.model.generation.grammar_state import GrammarState
-from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
 _GROWTH_POSITIONS = 256  # positions by which the cache grows: each growth copies it
