@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timechat.pipeline.window_plan import plan_windows
 
 from timechat import Event, TimeChat
 from timechat.answers.merging import Calibration, Scoring
@@ -37,7 +36,8 @@ from timechat.evaluation.moments import Told, ToldMoments, minutes, moment_score
 from timechat.evaluation.store import AnswerStore
 from timechat.files import atomic_write
 from timechat.model.fingerprint import weights_fingerprint
-from timechat.pipeline import WindowSampling
+from timechat.pipeline import FrameSampling
+from timechat.pipeline.request import plan_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Asker:
             return
         way = WAYS[name]
         begun = time.perf_counter()
-        with self.timechat.open(film.path, window_config=WindowConfig(step=self.step, refine=way.refine)) as video:
+        with self.timechat.open(film.path, windows=WindowConfig(step=self.step, refine=way.refine)) as video:
             for done, record in enumerate(records, 1):
                 answer = self.timechat.ground(video, record.query, find_all=way.find_all, threshold=way.threshold)
                 seconds = time.perf_counter() - begun
@@ -183,7 +183,7 @@ def grounded_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, 
         for film in films:
             scores, is_right = moment_scores([film], told[_FOR_CALIBRATION])
             plan = plan_windows(
-                asker.timechat.model.config, film.duration, WindowConfig(step=asker.step), WindowSampling()
+                asker.timechat.model.config, film.duration, WindowConfig(step=asker.step), FrameSampling()
             )
             pieces.append((scores, np.full(len(scores), len(plan.windows)), is_right))
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))  # type: ignore[return-value]
@@ -195,7 +195,7 @@ def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, n
     for folder in folders:
         for film in read_films(folder, tasks=["dense_caption"], limit=asker.limit):
             truth = film.records[0].events
-            for event in asker.timechat.dense_caption(film.path, window_config=WindowConfig(step=asker.step)).events:
+            for event in asker.timechat.dense_caption(film.path, windows=WindowConfig(step=asker.step)).events:
                 if event.score is not None:
                     same = [Event(t.start, t.end) for t in truth if t.caption.lower() == event.caption.lower()]
                     scores.append(event.score)
