@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from timechat.answers.confidence import Calibration
 from timechat.answers.events import Event
+from timechat.answers.merging import Calibration, Scoring
 from timechat.answers.windows import WindowConfig, temporal_iou
 from timechat.errors import TimeChatError
 from timechat.evaluation.benchmarks.captions import split_captions
@@ -30,7 +30,6 @@ from timechat.evaluation.moments import moment_scores
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.files import write_json_atomically
 from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline.merging import Scoring
 from timechat.pipeline.request import plan_windows
 from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
 from timechat.video import FrameSampling

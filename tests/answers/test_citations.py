@@ -103,7 +103,7 @@ EVENTS = [
 ]
 
 
-def test_a_sentence_is_attached_to_the_event_it_tells_of():
+def test_a_sentence_is_matched_to_the_event_it_describes():
     told = ["First a red circle is spinning.", "Then the square grows.", "It moves left.", "Everyone is happy."]
     assert match_events(told, EVENTS) == [EVENTS[0], EVENTS[1], EVENTS[2], None]
     assert match_events(["The and of."], EVENTS) == [None]

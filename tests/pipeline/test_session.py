@@ -14,8 +14,8 @@ import torch
 
 from tests.model.tiny import made_frames
 from timechat import Event, TimeChat, VideoError
-from timechat.answers.confidence import Token
 from timechat.answers.events import Answer
+from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.windows import Window
 from timechat.cache import DiskCache
@@ -24,7 +24,6 @@ from timechat.model.generation.generate import Prompt, continuation_logprobs, ge
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.citing import cited_answer, verified_answer
-from timechat.pipeline.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.pipeline.refining import border_window
 from timechat.pipeline.request import plan_windows
 from timechat.synthetic.long import write_long_scene
@@ -60,7 +59,7 @@ NANO = TimeChatConfig(fps=2, max_frames=600, window_seconds=60)
 ORIGINAL = TimeChatConfig()
 
 
-def test_a_video_as_long_as_those_of_training_is_looked_at_as_before():
+def test_a_video_as_long_as_in_training_is_one_window():
     plan = plan_windows(NANO, 60.0, WindowConfig(), FrameSampling())
     assert plan.windows == (Window(0, 60.0),)
     assert plan.window_sampling(plan.windows[0]) == FrameSampling(fps=2, max_frames=600, start=0, end=60.0)
@@ -106,13 +105,13 @@ def test_the_maximum_number_of_frames_is_kept(sampling):
     assert plan.frame_interval == pytest.approx(10.0)
 
 
-def test_a_number_of_frames_alone_takes_the_whole_video_at_once_as_the_original_does():
+def test_a_number_of_frames_alone_makes_one_window():
     assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(), FrameSampling(num_frames=96)).windows) == 1
     assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(window=192), FrameSampling(num_frames=96)).windows) > 1
     assert len(plan_windows(NANO, 3600.0, WindowConfig(window=0), FrameSampling()).windows) == 1
 
 
-def test_only_the_stretch_that_is_asked_for_is_looked_at():
+def test_windows_cover_only_the_requested_part():
     plan = plan_windows(NANO, 3600.0, WindowConfig(), FrameSampling(start=100.0, end=300.0))
     assert (plan.windows[0].start, plan.windows[-1].end) == (100.0, 300.0)
 
@@ -122,7 +121,7 @@ def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, film):
         nano.open(film, sampling=FrameSampling(start=100.0))
 
 
-def test_the_second_look_is_denser_and_lies_around_the_border():
+def test_refinement_windows_are_denser_and_around_the_border():
     window, sampling = border_window(ORIGINAL, 500.0, 2.0, 3600.0)
     assert sampling.fps == pytest.approx(2.0)
     assert (window.start, window.end, window.time_scale) == (pytest.approx(476.0), pytest.approx(524.0), 1.0)
@@ -130,7 +129,7 @@ def test_the_second_look_is_denser_and_lies_around_the_border():
     assert (sampling.fps, window.time_scale) == (2.0, 1.0)  # no denser than the model is used to
 
 
-def test_one_window_gives_what_one_look_gives(nano, film):
+def test_one_window_equals_encode(nano, film):
     whole = nano.encode(film)
     with nano.open(film, windows=WindowConfig(window=60)) as video:
         (encoded,) = video.encode(video.windows)
@@ -149,7 +148,7 @@ def test_a_window_is_seen_as_a_video_of_its_own(nano, film):
     assert encoded.duration == window.duration
 
 
-def test_windows_asked_together_answer_as_each_alone(nano, film):
+def test_windows_in_a_batch_answer_like_single_windows(nano, film):
     """In a batch, as everywhere, an answer does not depend on its neighbours."""
     answers = []
     for batch_size in (1, 8):
@@ -178,7 +177,7 @@ def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, film):
     assert late  # the later windows have their say
 
 
-def test_a_path_is_looked_at_window_by_window_without_being_told(nano, tmp_path):
+def test_a_path_is_answered_window_by_window(nano, tmp_path):
     chain = write_long_scene(3, 0, minutes=2, level=1, split="test")
     path = tmp_path / "two.mp4"
     write_video(chain, path)
@@ -188,7 +187,7 @@ def test_a_path_is_looked_at_window_by_window_without_being_told(nano, tmp_path)
     assert min(e.start for e in answer.events) < 40
 
 
-def test_free_answers_tell_which_stretch_they_are_about(nano, film):
+def test_lines_of_free_answers_start_with_their_time_span(nano, film):
     answer = nano.ask(film, "What happens?", windows=IN_SECONDS, decoding=SHORT)
     lines = answer.text.split("\n")
     assert lines[0].startswith("[0:00–")
@@ -293,7 +292,7 @@ def find(*answers: WindowAnswer, moments: MomentSelection = BEST) -> Answer:
 SPAN = "The given query happens in {} - {} seconds."
 
 
-def test_the_surest_moment_is_given_and_all_of_them_where_all_are_wanted():
+def test_the_best_moment_is_kept_or_all_with_find_all():
     answers = (
         told(Window(0, 50), SPAN.format("2.0", "8.0"), verification=1.0),
         told(Window(50, 100), SPAN.format("10.0", "20.0"), verification=3.0),
@@ -340,7 +339,7 @@ def test_the_video_speaks_for_what_it_shows(nano, film):
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"threshold": 1.5}, {"threshold": -0.1}])
-def test_moments_that_cannot_be_wanted_are_refused(options):
+def test_invalid_moment_selections_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         MomentSelection(**options)
 
@@ -348,7 +347,7 @@ def test_moments_that_cannot_be_wanted_are_refused(options):
 # ------------------------------------------------------------------------------------------------ coarse to fine
 
 
-def test_a_moment_found_coarsely_is_looked_at_again(nano, film, monkeypatch):
+def test_a_moment_found_in_sparse_frames_is_refined(nano, film, monkeypatch):
     looked = []
     from timechat.pipeline.session import VideoSession
 
@@ -367,7 +366,7 @@ def test_a_moment_found_coarsely_is_looked_at_again(nano, film, monkeypatch):
     assert fine.step == pytest.approx(0.5) if fine.events != coarse.events else overlap > 0
 
 
-def test_a_border_that_the_second_look_does_not_confirm_stays(nano, film):
+def test_a_border_that_refinement_does_not_confirm_stays(nano, film):
     from timechat.pipeline.refining import refine_moments
 
     answer = Answer("", [Event(10.0, 20.0, "q")], task="grounding", step=1.0)
@@ -412,7 +411,7 @@ def test_a_second_call_looks_at_nothing_and_answers_the_same(cached, film, monke
     assert other.events
 
 
-def test_whole_looks_are_kept_too_and_told_by_content_not_by_name(cached, film, tmp_path, monkeypatch):
+def test_encoded_videos_are_cached_by_content_not_by_name(cached, film, tmp_path, monkeypatch):
     first = cached.encode(film)
     seen = count_frames(cached, monkeypatch)
     copy = tmp_path / "copy.mp4"
@@ -479,7 +478,7 @@ print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
 """
 
 
-def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_path):
+def test_a_killed_job_resumes_to_the_same_events(nano, film, tmp_path):
     environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(film)]
     killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -504,7 +503,7 @@ def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_p
 # ------------------------------------------------------------------------------------------------------- plans
 
 
-def test_a_plan_tells_windows_frames_and_what_is_done(cached, film):
+def test_an_estimate_counts_windows_frames_and_cached_answers(cached, film):
     with cached.open(film, windows=IN_SECONDS) as video:
         plan = cached.estimate(Request("dense_caption"), video)
         assert (plan.windows, plan.done) == (len(video.windows), 0)
@@ -520,7 +519,7 @@ def test_a_plan_tells_windows_frames_and_what_is_done(cached, film):
 # ------------------------------------------------------------------------------------------------------ evidence
 
 
-def test_sentences_cite_the_captions_that_tell_the_same():
+def test_sentences_cite_the_captions_that_say_the_same():
     captions = [Event(12, 18, "The onion is cut."), Event(70, 75, "The pan is heated.")]
     answer = Answer("Somebody cuts the onion. Then the pan is heated.", task="summary")
     cited = cited_answer(answer, captions)
@@ -554,7 +553,7 @@ def test_summaries_cite_and_verify_on_real_windows(nano, film):
         Request("steps", cite=True)
 
 
-def test_speech_is_told_to_the_window_in_which_it_is_heard(nano, film, monkeypatch):
+def test_each_window_is_shown_only_its_own_speech(nano, film, monkeypatch):
     asked = []
     prompt = Answerer.prompt
     monkeypatch.setattr(

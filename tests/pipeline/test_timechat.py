@@ -44,7 +44,7 @@ def test_the_built_in_model_is_the_same_every_time():
     assert torch.equal(*tokens)
 
 
-def test_an_encoded_video_says_what_was_looked_at(encoded):
+def test_an_encoded_video_has_its_frame_times(encoded):
     assert encoded.num_frames == 40
     assert encoded.duration == 31.0
     assert encoded.video_tokens.shape == (10, 64)
@@ -80,7 +80,7 @@ def test_the_second_question_reads_only_what_is_new(timechat, encoded, monkeypat
     assert read[0] < 15 < len(timechat.processor.encode_prompt(prompt, 40))
 
 
-def test_a_conversation_goes_on_where_it_stopped(timechat, encoded):
+def test_a_conversation_continues_from_its_history(timechat, encoded):
     first = timechat.ask(encoded, "Describe the video.", decoding=SHORT)
     history = [("Describe the video.", first.text)]
     warm = timechat.ask(encoded, "and then?", history=history, decoding=SHORT)
@@ -303,7 +303,7 @@ def test_a_video_encoded_by_another_model_is_refused(timechat):
         timechat.ask(video, "x")
 
 
-def test_more_frames_than_the_prompt_has_room_for_are_refused_before_any_is_encoded(timechat, monkeypatch):
+def test_too_many_frames_are_refused_before_any_is_encoded(timechat, monkeypatch):
     monkeypatch.setattr(timechat.model.frame_encoder, "forward", None)
     with pytest.raises(ValueError, match=r"the language model reads 4096 in all; take fewer frames"):
         timechat.encode(made_frames(900, size=56))
@@ -371,7 +371,7 @@ def test_a_small_model_stays_in_float32_on_a_cpu_whatever_the_machine(converted)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_a_model_too_large_for_the_memory_gets_its_language_model_in_bfloat16(converted, monkeypatch):
+def test_a_large_model_gets_its_language_model_in_bfloat16(converted, monkeypatch):
     monkeypatch.setattr("timechat.model.loading._memory_bytes", lambda: 1_000_000)
     monkeypatch.setattr("timechat.model.loading._has_bfloat16_instructions", lambda: False)
     model = TimeChat.from_pretrained(converted, device="cpu").model

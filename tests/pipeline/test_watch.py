@@ -21,6 +21,7 @@ from timechat.answers.windows import Window, WindowConfig
 from timechat.pipeline.watch import StreamMonitor
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
+from timechat.video import FrameSampling
 from timechat.video.live import LiveFrame, LiveVideo
 
 LOOKING = WindowConfig(window=8, overlap=2)
@@ -153,7 +154,7 @@ def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch)
     with nano.open(film, windows=LOOKING) as opened:
         for streamed in windows:
             window = streamed.window
-            looked = opened.look_again(window, {"fps": 2.0, "start": window.start, "end": window.end})
+            looked = opened.encode_part(window, FrameSampling(fps=2.0, start=window.start, end=window.end))
             ids = [nano.processor.encode_timestamps(each.timestamps)[0] for each in (streamed, looked)]
             assert torch.equal(*ids)
             np.testing.assert_allclose(streamed.timestamps, looked.timestamps, atol=1e-6)
@@ -162,7 +163,7 @@ def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch)
     assert watcher.num_dropped == 0
 
 
-def test_a_still_stream_is_looked_at_once_and_answered_the_same(nano):
+def test_duplicate_frames_of_a_stream_are_encoded_once(nano):
     still = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     frames = [LiveFrame(i / 2, still) for i in range(40)]
     answers = []
@@ -174,14 +175,14 @@ def test_a_still_stream_is_looked_at_once_and_answered_the_same(nano):
     assert [(a["start"], a["end"]) for a in answers[0]] == [(a["start"], a["end"]) for a in answers[1]]
 
 
-def test_what_changes_is_looked_at(nano):
+def test_changed_frames_are_encoded(nano):
     pictures = np.random.default_rng(0).integers(0, 255, (16, 96, 96, 3), dtype=np.uint8)
     watcher = StreamMonitor(nano, ["x"], windows=LOOKING)
     list(watcher.watch(LiveFrame(i / 2, picture) for i, picture in enumerate(pictures)))
     assert watcher.num_dropped == 0
 
 
-def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, monkeypatch):
+def test_an_event_in_two_windows_is_detected_once(nano, monkeypatch):
     from timechat.answers.events import Answer, Event
 
     def ground(encoded, query, **_):
@@ -204,7 +205,7 @@ def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, mo
     assert max(kept) <= 16
 
 
-def test_the_end_of_a_stream_is_looked_at_too(nano, monkeypatch):
+def test_the_end_of_a_stream_is_a_window_too(nano, monkeypatch):
     asked: list[Window] = []
     monkeypatch.setattr(StreamMonitor, "_ask", lambda _, a, b: iter(asked.append(Window(a, b)) or ()))
     watcher = StreamMonitor(nano, ["x"], windows=LOOKING)
@@ -233,10 +234,10 @@ def test_a_larger_step_is_a_faster_clock(nano):
     watcher = StreamMonitor(nano, ["x"], windows=replace(LOOKING, window=None, overlap=None, step=1.0))
     assert watcher.step == 1.0
     assert watcher._length == 120
-    assert watcher._pace == 2.0
+    assert watcher._time_scale == 2.0
 
 
-def test_the_command_tells_while_the_stream_goes_on(stream, tmp_path):
+def test_the_command_prints_detections_while_the_stream_runs(stream, tmp_path):
     """A line is there before the writer has come to its end."""
     command = [sys.executable, "-m", "timechat", "watch", "/dev/stdin", "the blue star blinks", "the cyan ring bounces"]
     command += ["--window", "8", "--overlap", "2", "--threshold", "0", "--device", "cpu"]

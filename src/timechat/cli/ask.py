@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import (
     EvidenceOptions,
     MomentOptions,
@@ -15,7 +14,7 @@ from timechat.cli.options import (
     TaskOptions,
     expand_options,
 )
-from timechat.cli.session import Session, Video
+from timechat.cli.session import CommandConsole, Session, Video
 
 if TYPE_CHECKING:
     from timechat.answers.events import Answer, Task

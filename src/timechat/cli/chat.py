@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import ChatOptions, expand_options
-from timechat.cli.session import Session, Video
+from timechat.cli.session import CommandConsole, Session, Video
 
 if TYPE_CHECKING:
     from timechat.pipeline import EncodedVideo, TimeChat

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import FrameRateOptions, expand_options
+from timechat.cli.session import CommandConsole
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport

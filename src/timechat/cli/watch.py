@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import ModelOptions, expand_options
-from timechat.cli.session import load_timechat
+from timechat.cli.session import CommandConsole, load_timechat
 
 
 @expand_options

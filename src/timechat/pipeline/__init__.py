@@ -4,9 +4,9 @@ video ─▶ VideoSession ─▶ EncodedVideo, one per window ─▶ WindowAnswe
         session.py                                      answering.py   merging.py
 """
 
+from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
-from timechat.pipeline.merging import MomentSelection
 from timechat.pipeline.request import Request, WindowPlan
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession
 from timechat.pipeline.timechat import UNTRAINED_NOTE, TimeChat

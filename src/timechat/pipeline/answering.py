@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from timechat.answers.confidence import Token
 from timechat.answers.events import Answer, Event
+from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers, parse_window
 from timechat.answers.tasks import build_question, find_preset, format_events, parse_events
 from timechat.answers.windows import Window
 from timechat.errors import PromptTooLongError
@@ -22,7 +22,6 @@ from timechat.model.generation.generate import GenerationOutput, Prompt, continu
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import Executor, GenerationBatch
-from timechat.pipeline.merging import Scoring, WindowAnswer, merge_window_answers, parse_window
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, VideoSession
 
@@ -51,7 +50,8 @@ class Answerer:
     @property
     def scoring(self) -> Scoring:
         """Scoring that was fitted for the model."""
-        return Scoring.from_config(self.model.config)
+        config = self.model.config
+        return Scoring.fitted(config.score_calibration, config.found_threshold)
 
     # ------------------------------------------------------------------------------------------- whole answers
 

@@ -14,9 +14,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt, Sampler, generate_answers
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler, generate_answers
 from timechat.model.generation.grammar_state import GrammarCompiler
-from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 

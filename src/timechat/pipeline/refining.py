@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import count
 
 from timechat.answers.events import Answer, Event
+from timechat.answers.merging import Scoring, WindowAnswer, parse_window
 from timechat.answers.windows import Window, temporal_iou
 from timechat.model.configuration import TimeChatConfig
 from timechat.pipeline.executor import Executor
-from timechat.pipeline.merging import Scoring, WindowAnswer, parse_window
 from timechat.pipeline.session import EncodedVideo, VideoSession
 from timechat.video import FrameSampling
 

@@ -6,11 +6,11 @@ from typing import Any, TypedDict
 
 from timechat.answers.events import Event, Task
 from timechat.answers.grammar import AnswerGrammar, json_grammar
+from timechat.answers.merging import MomentSelection
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, answer_grammar, build_question, find_preset
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline.merging import MomentSelection
 from timechat.video import FrameSampling
 
 _BEST_MOMENT = MomentSelection()

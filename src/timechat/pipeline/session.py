@@ -155,7 +155,6 @@ class WindowEncoder:
         cache: "WindowCache | None" = None,
         name: str | None = None,
         timeout: float = 600.0,
-        check: Callable[[], object] | None = None,
     ) -> None:
         """Open a video.
 
@@ -163,16 +162,15 @@ class WindowEncoder:
             video: Path, address, bytes, open file, or `Frames`.
             model: Network in evaluation mode.
             processor: Processor of the model.
-            executor: Executor of the model's work, unless a call names another one.
+            executor: Executor of the model's work, unless a call names another one; its `check` can end the opening.
             model_name: Name of the model.
             cache: Windows of this video on disk; None for no cache.
             name: Display name of the video; None takes its path or address.
             timeout: Maximum wall time in seconds for opening the file, and again for reading a window.
-            check: Function called repeatedly while the file is opened; an exception it raises ends the call.
         """
         self._model, self._processor, self._model_name = model, processor, model_name
         self.executor = executor
-        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=check)
+        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=executor.check)
         self._frames = video if isinstance(video, Frames) else None
         source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import torch
 
 from timechat.answers.events import Answer, Task
+from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import WindowConfig
 from timechat.cache import DiskCache
 from timechat.model.loading import load_model
@@ -15,7 +16,6 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.executor import Executor, LocalExecutor
-from timechat.pipeline.merging import MomentSelection
 from timechat.pipeline.request import AnswerOptions, Request, split_options
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession, WindowEncoder
 from timechat.video import FrameSampling
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 UNTRAINED_NOTE = "this model has untrained (random) weights: its answers mean nothing"
 
 AnyVideo = Video | EncodedVideo | VideoSession
-"""A video that is read from its source, one that is encoded, or an open session."""
 
 _BEST_MOMENT = MomentSelection()
 _DEFAULT_WINDOWS = WindowConfig()
@@ -46,6 +45,7 @@ class TimeChat:
         name: str,
         notes: Sequence[str] = (),
         cache: DiskCache | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """Combine a model and its processor.
 
@@ -55,13 +55,14 @@ class TimeChat:
             name: Name of the model.
             notes: Notes of every answer, such as untrained weights.
             cache: Cache on disk for encoded windows and answers; None takes the user's, see `timechat.cache`.
+            executor: Executor of the model's work; None runs it in the caller's thread.
         """
         self.cache = DiskCache() if cache is None else cache
         self.model = model.eval()
         self.processor = processor
         self.name = name
         self.notes = tuple(notes)
-        self.executor: Executor = LocalExecutor(self.model, processor)
+        self.executor: Executor = LocalExecutor(self.model, processor) if executor is None else executor
 
     @classmethod
     def from_pretrained(
@@ -125,7 +126,6 @@ class TimeChat:
         keep_in_memory: bool = True,
         name: str | None = None,
         timeout: float = 600.0,
-        executor: Executor | None = None,
     ) -> VideoSession:
         """Open a video of any length, whose windows are encoded when a request needs them; close it afterwards.
 
@@ -136,7 +136,6 @@ class TimeChat:
             keep_in_memory: Whether encoded windows stay in memory for the next request, some hundred kilobytes each.
             name: Display name of the video; None takes its path or address.
             timeout: Maximum wall time in seconds for reading a window.
-            executor: Executor whose `check` can end the opening; None takes `TimeChat.executor`.
 
         Raises:
             VideoError: The video cannot be read.
@@ -150,9 +149,13 @@ class TimeChat:
             cache=self._open_cache(video),
             name=name,
             timeout=timeout,
-            check=(executor or self.executor).check,
         )
         return VideoSession.open(encoder, self.model.config, windows, sampling, keep_in_memory=keep_in_memory)
+
+    def with_executor(self, executor: Executor) -> "TimeChat":
+        """Return the same model, with another executor of its work."""
+        model, processor = self.model, self.processor
+        return TimeChat(model, processor, name=self.name, notes=self.notes, cache=self.cache, executor=executor)
 
     def _open_cache(self, video: Video) -> "WindowCache | None":
         if not self.cache.is_on:
@@ -169,7 +172,6 @@ class TimeChat:
         windows: WindowConfig = _DEFAULT_WINDOWS,
         sampling: FrameSampling = _DEFAULT_SAMPLING,
         progress: ProgressCallback | None = None,
-        executor: Executor | None = None,
     ) -> Answer:
         """Answer a request about a video of any length, in bounded memory.
 
@@ -179,16 +181,13 @@ class TimeChat:
             windows: Options of the windows of a video that is not encoded or open yet.
             sampling: Frame options of a video that is not encoded or open yet.
             progress: Callback for finished parts of the work.
-            executor: Executor of the model's work; None takes `TimeChat.executor`.
 
-        Raises:
-            VideoError: The video cannot be read.
         """
-        answerer = self._answerer(executor)
+        answerer = self._answerer()
         if isinstance(video, EncodedVideo | VideoSession):
             return answerer.answer(request, VideoSession.of(video), progress)
         keep = request.cite or request.verify
-        with self.open(video, windows=windows, sampling=sampling, keep_in_memory=keep, executor=executor) as session:
+        with self.open(video, windows=windows, sampling=sampling, keep_in_memory=keep) as session:
             return answerer.answer(request, session, progress)
 
     def run_all(self, requests: Sequence[Request], videos: Sequence[EncodedVideo]) -> list[Answer]:
@@ -199,22 +198,22 @@ class TimeChat:
         """
         return self._answerer().answer_each(requests, videos) if requests else []
 
-    def stream(self, request: Request, video: AnyVideo, *, executor: Executor | None = None) -> "AnswerStream":
+    def stream(self, request: Request, video: AnyVideo) -> "AnswerStream":
         """Answer a request about a video of one window, and return the text while it is written.
 
         A video that is not encoded or open yet is encoded as one window, as by `encode`.
         """
         session = VideoSession.of(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
-        return self._answerer(executor).stream(request, session)
+        return self._answerer().stream(request, session)
 
     def estimate(self, request: Request, video: VideoSession) -> "JobEstimate":
-        """Estimate the work of a request by a quick trial on the first window that is not in the cache."""
+        """Estimate the work of a request by a trial on the first window that is not in the cache."""
         from timechat.pipeline.estimate import estimate_job
 
         return estimate_job(self._answerer(), request, video)
 
-    def _answerer(self, executor: Executor | None = None) -> Answerer:
-        return Answerer(self.model, self.processor, executor or self.executor, self.name, self.notes)
+    def _answerer(self) -> Answerer:
+        return Answerer(self.model, self.processor, self.executor, self.name, self.notes)
 
     @overload
     def ask(

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from timechat.answers.events import Answer
 from timechat.errors import VideoError
 from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
-from timechat.pipeline.executor import Executor, acquire
+from timechat.pipeline.executor import acquire
 from timechat.pipeline.streaming import AnswerStream
 from timechat.serving.access import AccessError
 from timechat.serving.engine import Engine, EngineExecutor, RequestContext
@@ -192,12 +192,12 @@ class Service:
             with self._open_file(request.video, context) as film:
                 if film.path is not None:
                     hidden.append((film.path, film.name))
-                executor = EngineExecutor(self.engine, context)
+                timechat = self.timechat.with_executor(EngineExecutor(self.engine, context))
                 sampling = self._limit_frames(request.sampling)
-                with self._open.acquire(self.timechat, executor, film, request.windows, sampling) as video:
+                with self._open.acquire(timechat, film, request.windows, sampling) as video:
                     try:
                         context.check()
-                        yield OpenRequest(request.request, self.timechat, executor, video, film.name or None)
+                        yield OpenRequest(request.request, timechat, video, film.name or None)
                     finally:
                         context.cancel()  # nobody wants the frames any more that are read ahead
         except Exception as error:
@@ -227,32 +227,20 @@ class Service:
 class OpenRequest:
     """A request about an open video."""
 
-    def __init__(
-        self, request: Request, timechat: TimeChat, executor: Executor, video: VideoSession, name: str | None
-    ) -> None:
-        """Combine a request and its open video.
-
-        Args:
-            request: Request to answer.
-            timechat: Model.
-            executor: Executor of the model's work.
-            video: Open video.
-            name: Name of the video in the answer.
-        """
-        self._request, self._timechat, self._executor = request, timechat, executor
-        self._video, self._name = video, name
+    def __init__(self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
+        """Combine a request and its open video; `name` is the name of the video in the answer."""
+        self._request, self._timechat, self._video, self._name = request, timechat, video, name
         self._timings = dict(video.timings)
 
     def stream(self) -> AnswerStream | None:
         """Return the answer as a stream; None for several windows, and for citations, which need the whole text."""
         if len(self._video.windows) > 1 or self._request.cite:
             return None
-        return self._timechat.stream(self._request, self._video, executor=self._executor)
+        return self._timechat.stream(self._request, self._video)
 
     def answer(self, progress: ProgressCallback | None = None) -> Answer:
         """Return the whole answer."""
-        answer = self._timechat.run(self._request, self._video, progress=progress, executor=self._executor)
-        return self.with_video_name(answer)
+        return self.with_video_name(self._timechat.run(self._request, self._video, progress=progress))
 
     def with_video_name(self, answer: Answer) -> Answer:
         """Return the answer with the client's name of the video, and the seconds since the request came."""
@@ -271,7 +259,7 @@ class OpenVideos:
 
     @contextmanager
     def acquire(
-        self, timechat: TimeChat, executor: Executor, file: VideoFile, windows: WindowConfig, sampling: FrameSampling
+        self, timechat: TimeChat, file: VideoFile, windows: WindowConfig, sampling: FrameSampling
     ) -> Iterator[VideoSession]:
         """Hold an open video; the first one who needs it opens it."""
         key = (file.key, windows, sampling)
@@ -281,13 +269,11 @@ class OpenVideos:
             shared.num_users += 1
         try:
             # Who asks about the same video at the same time waits until it is open.
-            with acquire(shared.lock, executor.check):
+            with acquire(shared.lock, timechat.executor.check):
                 if shared.video is None:
                     source = file.frames if file.path is None else file.path
                     assert source is not None
-                    shared.video = timechat.open(
-                        source, windows=windows, sampling=sampling, keep_in_memory=True, executor=executor
-                    )
+                    shared.video = timechat.open(source, windows=windows, sampling=sampling, keep_in_memory=True)
             yield shared.video
         finally:
             with self._lock:
