@@ -17,7 +17,7 @@ import torch
 
 from timechat import TimeChat
 from timechat.cache import DiskCache
-from timechat.pipeline import DecodingOptions, EncodedVideo
+from timechat.pipeline import DecodingOptions, EncodedVideo, Request
 from timechat.synthetic.folder import read_videos
 
 WAYS = {"free": DecodingOptions(is_free=True), "in form": DecodingOptions()}
@@ -37,7 +37,9 @@ def ask(
 ) -> tuple[bool, int, float]:
     """Whether an answer has a fault, its tokens, and the seconds that it took."""
     began = time.perf_counter()
-    answer = timechat.run(task, window, None if task in ("dense_caption", "steps") else query, decoding=decoding)
+    answer = timechat.run(
+        Request(task, None if task in ("dense_caption", "steps") else query, decoding=decoding), window
+    )
     seconds = time.perf_counter() - began
     starts = [event.start for event in answer.events]
     has_fault = any("read" in note or "past the end" in note or "score" in note for note in answer.notes)

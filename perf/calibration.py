@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from timechat.answers.confidence import Calibration
 from timechat.answers.events import Event
+from timechat.answers.merging import Calibration, Scoring
 from timechat.answers.windows import WindowConfig, temporal_iou
 from timechat.errors import TimeChatError
 from timechat.evaluation.benchmarks.captions import split_captions
@@ -30,10 +30,9 @@ from timechat.evaluation.moments import moment_scores
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.files import write_json_atomically
 from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline import WindowSampling
-from timechat.pipeline.merging import Scoring
-from timechat.pipeline.window_plan import plan_windows
+from timechat.pipeline.request import plan_windows
 from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
+from timechat.video import FrameSampling
 
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Score of each moment, number of windows of its video, and whether it is right, each `(moments,)`."""
@@ -65,9 +64,9 @@ def grounding_scores(runs: Sequence[Path], config: TimeChatConfig) -> Scored:
         recipe, pairs = read_run(run)
         for sample, prediction in pairs:
             scores, is_right = moment_scores([(sample, prediction)])
-            looking = WindowConfig(step=recipe.frames.step)
-            windows = len(plan_windows(config, float(sample.duration or 0.0), looking, WindowSampling()).windows)
-            pieces.append((scores, np.full(len(scores), windows), is_right))
+            windows = WindowConfig(step=recipe.frames.step)
+            num_windows = len(plan_windows(config, float(sample.duration or 0.0), windows, FrameSampling()).windows)
+            pieces.append((scores, np.full(len(scores), num_windows), is_right))
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))  # type: ignore[return-value]
 
 

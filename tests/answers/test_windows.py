@@ -55,7 +55,7 @@ def test_a_windows_clock_starts_at_zero_and_may_run_fast():
     assert window.to_video_event(Event(1, 200, "x")) == Event(102, 220, "x")
 
 
-def test_an_event_cut_at_the_border_is_told_once_with_the_borders_of_those_who_see_more():
+def test_an_event_cut_at_a_border_is_merged_with_its_whole():
     first, second = Window(0, 60), Window(50, 110)
     events = merge_events(
         [
@@ -83,7 +83,7 @@ def test_the_same_words_at_different_times_stay_apart():
     assert len(merge_events(told)) == 2
 
 
-def test_what_one_window_tells_twice_is_left_to_it():
+def test_repeated_events_of_one_window_are_kept():
     told = [(Window(0, 60), [Event(1, 5, "The star leaves."), Event(1, 5, "The star leaves.")])]
     assert len(merge_events(told)) == 2
 
@@ -94,7 +94,7 @@ def test_moments_that_lie_within_a_second_are_one():
 
 
 @given(st.lists(st.tuples(st.integers(0, 1180), st.integers(1, 100)), max_size=12), st.integers(0, 3))
-def test_what_every_window_sees_of_the_truth_is_told_once(spans, seed):
+def test_an_event_seen_by_every_window_is_merged_to_one(spans, seed):
     truth = sorted({(start / 10, min(119.0, (start + length) / 10)) for start, length in spans if start < 1180})
     events = [Event(a, b, f"thing {i} does number{i}") for i, (a, b) in enumerate(truth) if a < b]
     windows = split_into_windows(0, 119, length=40, overlap=12)

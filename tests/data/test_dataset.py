@@ -25,7 +25,7 @@ from timechat.data.skipped import DataIssues, SkippedRecord
 from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
 from timechat.video import Frames
-from timechat.video.sampling import random_indices, sample_indices
+from timechat.video.sampling import FrameSampling, random_indices, sample_indices
 
 PLAIN = SampleSettings(num_frames=4, sampling="uniform", augmentation=False)
 
@@ -148,8 +148,8 @@ def test_random_times_of_a_variable_rate_lie_in_their_intervals():
     times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.4, 300))
     times -= times[0]
     for options in ({"num_frames": 16}, {"fps": 0.5}):
-        indices = sample_indices(times, times[-1] + 0.1, generator=np.random.default_rng(1), **options)
-        plain = sample_indices(times, times[-1] + 0.1, **options)
+        indices = sample_indices(times, times[-1] + 0.1, FrameSampling(**options), generator=np.random.default_rng(1))
+        plain = sample_indices(times, times[-1] + 0.1, FrameSampling(**options))
         assert (indices >= plain).all()
         assert (indices != plain).any()
 

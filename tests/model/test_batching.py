@@ -6,8 +6,7 @@ import torch
 from tests.model.tiny import tiny_model
 from timechat.answers.tasks import DecodingOptions
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
-from timechat.model.generation.generate import Prompt, Sampler, generate_answers
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.generate import PrefixCache, Prompt, Sampler, generate_answers
 
 IMAGE = 90
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from timechat.answers.events import Event
-from timechat.answers.parsing import parse_events
+from timechat.answers.tasks import parse_events
 from timechat.data.records import Record, write_lines
 from timechat.evaluation.baselines import report_baselines
 from timechat.evaluation.benchmarks import BenchmarkFiles

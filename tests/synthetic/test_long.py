@@ -8,12 +8,12 @@ from pathlib import Path
 
 import av
 import pytest
-from timechat.evaluation.films import read_films
 
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import parse_events
 from timechat.cli import main
 from timechat.synthetic import long as long_module
+from timechat.synthetic.folder import read_videos
 from timechat.synthetic.long import LongSyntheticVideo, write_long_scene
 from timechat.synthetic.long_records import MAX_REPEATED, MAX_UNIQUE, long_records
 from timechat.synthetic.render import draw_frames
@@ -225,7 +225,7 @@ def test_a_folder_is_written_kept_and_read_for_evaluation(tmp_path, small_scenes
     assert lines == [record.to_dict() for i in range(2) for record in long_records(videos.script(i))]
     assert (done.drawn, done.kept, done.records) == (2, 0, len(lines))
     assert render_videos(videos, tmp_path, workers=1).kept == 2
-    for i, item in enumerate(read_films(tmp_path)):
+    for i, item in enumerate(read_videos(tmp_path)):
         video = videos.script(i)
         assert is_rendered(video, item.path)
         assert (item.duration, item.level, item.part) == (60.0, 1, "standard")

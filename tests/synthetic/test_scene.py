@@ -10,9 +10,8 @@ from typing import get_args
 import av
 import pytest
 
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import NOT_FOUND_ANSWER
-from timechat.answers.tasks import build_question
+from timechat.answers.tasks import build_question, parse_events
 from timechat.cli import main
 from timechat.data.records import Record
 from timechat.synthetic import write as writing

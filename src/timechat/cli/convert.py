@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from timechat.cli.console import CommandConsole
+from timechat.cli.session import CommandConsole
 
 
 def convert(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from timechat.cli.console import CommandConsole
+from timechat.cli.options import FrameRateOptions, expand_options
+from timechat.cli.session import CommandConsole
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -29,11 +30,6 @@ FileFormat = Annotated[
     typer.Option("--format", help="Format of the files; auto detects it."),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")]
-NumFrames = Annotated[
-    int | None, typer.Option("--num-frames", min=1, help="Frames of a video.", show_default="the model's most")
-]
-Fps = Annotated[float | None, typer.Option("--fps", help="Frames a second instead.")]
-MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=1, help="Most frames with --fps.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Maximum time to read one video, in seconds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
@@ -110,8 +106,10 @@ def draw(
 
 
 @app.command()
+@expand_options
 def check(
     files: Files,
+    frames: FrameRateOptions,
     videos: Videos = None,
     format: FileFormat = "auto",
     transcripts: Annotated[
@@ -119,9 +117,6 @@ def check(
         typer.Option("--transcripts", metavar="DIR", help="Folder of transcripts that are shown with the questions."),
     ] = None,
     model: Model = "nano",
-    num_frames: NumFrames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
     max_length: Annotated[
         int, typer.Option("--max-length", min=1, help="Maximum number of tokens in training.")
     ] = 2048,
@@ -144,7 +139,7 @@ def check(
     }
     with quiet_transformers():
         processor = _load_processor(model)
-    settings = _settings(processor, num_frames, fps, max_frames, timeout, max_length, transcripts is not None)
+    settings = _settings(processor, frames, timeout, max_length, transcripts is not None)
     screen = CommandConsole(quiet=quiet)
     reports = {}
     with screen.progress() as bars:
@@ -167,8 +162,10 @@ def check(
 
 
 @app.command()
+@expand_options
 def encode(
     files: Files,
+    frames: FrameRateOptions,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Feature store; an unfinished one is resumed.")
     ],
@@ -189,9 +186,6 @@ def encode(
         ),
     ] = "float32",
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
-    num_frames: NumFrames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
     workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Number of decoding threads.")] = 2,
     timeout: Timeout = 120.0,
     quiet: Quiet = False,
@@ -211,7 +205,7 @@ def encode(
     screen = CommandConsole(quiet=quiet)
     with screen.working("loading the model"), quiet_transformers():
         network, processor = load_model(model, device=device, dtype=model_dtype)
-    settings = _settings(processor, num_frames, fps, max_frames, timeout)
+    settings = _settings(processor, frames, timeout)
     total = len(unique_videos(records))
     unreadable = []
     start = time.perf_counter()
@@ -239,9 +233,7 @@ def _load_processor(model: str) -> "TimeChatProcessor":
 
 def _settings(
     processor: "TimeChatProcessor",
-    num_frames: int | None,
-    fps: float | None,
-    max_frames: int | None,
+    frames: FrameRateOptions,
     timeout: float,
     max_length: int = 2048,
     transcripts: bool = False,
@@ -249,9 +241,9 @@ def _settings(
     from timechat.data.settings import SampleSettings
 
     return SampleSettings(
-        num_frames=num_frames or processor.config.max_frame_positions,
-        fps=fps,
-        max_frames=max_frames,
+        num_frames=frames.num_frames or processor.config.max_frame_positions,
+        fps=frames.fps,
+        max_frames=frames.max_frames,
         max_length=max_length,
         transcripts=transcripts,
         timeout=timeout,

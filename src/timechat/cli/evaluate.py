@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.console import CommandConsole
-from timechat.cli.session import choose_threads
+from timechat.cli.session import CommandConsole, choose_threads
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:

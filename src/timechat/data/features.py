@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from timechat.data.records import Record
-from timechat.data.settings import SampleSettings, VideoLoader, read_frames
+from timechat.data.settings import FrameRateSettings, SampleSettings, VideoLoader, read_frames
 from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
 from timechat.files import atomic_write
@@ -40,17 +40,14 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _INDEX_EVERY = 200  # videos
 
 
-@dataclass(frozen=True)
-class FeatureHeader:
+@dataclass(frozen=True, kw_only=True)
+class FeatureHeader(FrameRateSettings):
     """Settings and weights that features depend on; features with another header are refused.
 
     Attributes:
         parts: Parts of the model that computed the features.
         weights: SHA-256 of the weights of these parts.
         dtype: Number format on disk.
-        num_frames: Number of frames per video, unless `fps` is given.
-        fps: Frames per second of video, instead of `num_frames`.
-        max_frames: Maximum number of frames per video with `fps`.
         image_size: Side of the square frames, in pixels.
         image_mean: Mean that is subtracted from pixels.
         image_std: Standard deviation that pixels are divided by.
@@ -60,9 +57,6 @@ class FeatureHeader:
     parts: Parts
     weights: str
     dtype: str
-    num_frames: int
-    fps: float | None
-    max_frames: int | None
     image_size: int
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]

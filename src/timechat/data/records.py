@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from timechat.answers.events import Event, Task
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import Message, Role
+from timechat.answers.tasks import TASKS, parse_events
 from timechat.errors import located
 from timechat.files import atomic_write
 
@@ -206,16 +205,8 @@ def _optional(items: Any, make: Any) -> tuple[Any, ...] | None:
 
 def _task_of(answer: str) -> Task:
     """Detect the task from the first words of an answer, so that its numbers are parsed correctly."""
-    return next((task for opening, task in _OPENINGS if opening.match(answer)), "ask")
-
-
-_OPENINGS: tuple[tuple[re.Pattern[str], Task], ...] = (
-    (re.compile(r"\s*The given query happens in"), "grounding"),
-    (re.compile(r"\s*There are \d+ highlight"), "highlights"),
-    (re.compile(r"\s*The highlight timestamps"), "summary"),
-    (re.compile(r"\s*Transcribed speech:"), "transcribe"),
-    (re.compile(r"\s*\d+(?:\.\d+)? - \d+(?:\.\d+)? seconds"), "dense_caption"),
-)
+    openings = ((task, definition.opening) for task, definition in TASKS.items())
+    return next((task for task, opening in openings if opening and opening.match(answer)), "ask")
 
 
 def _keys(data: Any) -> str:

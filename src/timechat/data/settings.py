@@ -9,7 +9,7 @@ import numpy as np
 from timechat.answers.prompts import TRAINING_SYSTEM_PROMPT
 from timechat.data.records import Record
 from timechat.speech import add_transcript
-from timechat.video import Frames, VideoSource, load_frames
+from timechat.video import Frames, FrameSampling, VideoSource, sample_video
 
 Sampling = Literal["random", "uniform"]
 VideoLoader = Callable[[Record], VideoSource | Frames]
@@ -17,13 +17,27 @@ VideoLoader = Callable[[Record], VideoSource | Frames]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
+class FrameRateSettings:
+    """Number of frames of a video, in YAML files and in headers of features."""
+
+    num_frames: int | None = None
+    """Number of frames, spread evenly, unless `fps` is given."""
+    fps: float | None = None
+    """Frames per second of video, instead of a number of frames."""
+    max_frames: int | None = None
+    """Maximum number of frames with `fps`."""
+
+    def frame_sampling(self) -> FrameSampling:
+        """Return the frame options."""
+        return FrameSampling(self.num_frames, self.fps, self.max_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(FrameRateSettings):
     """Settings for making a sample from a record.
 
     Attributes:
         num_frames: Number of frames per video, unless `fps` is given.
-        fps: Frames per second of video, instead of `num_frames`.
-        max_frames: Maximum number of frames per video with `fps`.
         sampling: Position of the frame in each of equal intervals: `random`, anywhere; `uniform`, at its start. The
             original never samples the last frame of an interval; this implementation does.
         augmentation: Whether to use random resized crops.
@@ -34,8 +48,6 @@ class SampleSettings:
     """
 
     num_frames: int = 96
-    fps: float | None = None
-    max_frames: int | None = None
     sampling: Sampling = "random"
     augmentation: bool = True
     max_length: int = 2048
@@ -73,13 +85,9 @@ def read_frames(
     Raises:
         VideoError: The video cannot be read.
     """
-    frames = load_frames(
+    frames = sample_video(
         record.video if source is None else source,
-        num_frames=settings.num_frames,
-        fps=settings.fps,
-        max_frames=settings.max_frames,
-        start=record.start,
-        end=record.end,
+        replace(settings.frame_sampling(), start=record.start, end=record.end),
         size=size,
         generator=generator,
         timeout=settings.timeout,

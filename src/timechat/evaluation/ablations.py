@@ -25,8 +25,8 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 from timechat.files import write_text_atomically
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.encoding import compress_frames, encode_frames
-from timechat.video import Frames, load_frames
+from timechat.pipeline.session import compress_frames, encode_frames
+from timechat.video import Frames, sample_video
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "grounding": ("r1_iou_0.5", "miou"),
@@ -85,11 +85,12 @@ def _random(sample: Sample) -> np.random.Generator:
 
 
 def _load_frames(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> Frames:
-    options = {name: value for name, value in recipe.frames.sampling().items() if value is not None}
-    if recipe.frames.num_frames is None and recipe.frames.fps is None:
-        options = timechat.model.config.default_sampling() | options
+    sampling = replace(recipe.frames.frame_sampling(), start=sample.start, end=sample.end)
+    if not sampling.has_rate:
+        default = timechat.model.config.default_sampling()
+        sampling = replace(sampling, **default | ({"max_frames": sampling.max_frames} if sampling.max_frames else {}))
     size = timechat.model.config.vision_config.image_size
-    return load_frames(path, start=sample.start, end=sample.end, size=size, **options)
+    return sample_video(path, sampling, size=size, timeout=recipe.frames.timeout)
 
 
 @torch.inference_mode()

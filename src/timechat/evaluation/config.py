@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import DecodingOptions, find_preset
 from timechat.config import build, merge, read_mapping, read_overrides
+from timechat.data.settings import FrameRateSettings
 
 Setting = Literal["zero-shot", "fine-tuned"]
 Wording = Literal["preset", "annotations"]
@@ -50,15 +51,9 @@ class EvaluatedModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameSettings:
-    """Which frames of a video are looked at; without any number as the model's config says."""
+class FrameSettings(FrameRateSettings):
+    """Frames of a video; without any number, those of the model's configuration."""
 
-    num_frames: int | None = None
-    """Frames spread evenly over the video."""
-    fps: float | None = None
-    """Frames a second instead."""
-    max_frames: int | None = None
-    """Most frames with `fps`."""
     windows: bool = False
     """Whether long videos are looked at window by window, as `timechat ground` does; else each video at one look."""
     step: float | None = None
@@ -71,10 +66,6 @@ class FrameSettings:
     def __post_init__(self) -> None:
         if not self.windows and (self.step is not None or self.refine is not None):
             raise ValueError("frames.step and frames.refine need frames.windows=true")
-
-    def sampling(self) -> dict[str, Any]:
-        """Return the options as `TimeChat.encode` takes them."""
-        return {"num_frames": self.num_frames, "fps": self.fps, "max_frames": self.max_frames, "timeout": self.timeout}
 
 
 @dataclass(frozen=True, kw_only=True)

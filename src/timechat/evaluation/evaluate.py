@@ -142,7 +142,7 @@ def run_facts() -> dict[str, Any]:
 def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     """What the answers depend on as far as the recipe tells, ready for JSON; what only limits the run is left out."""
     settings = recipe.benchmark
-    preset = json.dumps(asdict(find_preset(recipe.preset)), sort_keys=True)
+    preset = json.dumps(find_preset(recipe.preset).to_dict(), sort_keys=True)
     frames = {key: value for key, value in asdict(recipe.frames).items() if key != "timeout"}
     # Settings that 0.1 did not have are written where they differ from what 0.1 did, so that its folders still fit.
     later: dict[str, Any] = {}

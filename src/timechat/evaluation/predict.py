@@ -12,6 +12,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from timechat.answers.events import Answer
+from timechat.answers.tasks import TASKS
 from timechat.answers.windows import WindowConfig
 from timechat.errors import PromptTooLongError, VideoError
 from timechat.evaluation.answering import option_logprobs
@@ -19,7 +20,7 @@ from timechat.evaluation.benchmarks import load_segment_centres
 from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, Status
-from timechat.pipeline import EncodedVideo, MomentSelection, TimeChat, VideoSession, WindowSampling
+from timechat.pipeline import EncodedVideo, MomentSelection, Request, TimeChat, VideoSession
 
 Chunk = tuple[Sample, ...]
 Progress = Callable[[str, int, int], None]
@@ -27,7 +28,6 @@ EncodeVideo = Callable[[TimeChat, Path, Sample, EvaluationRecipe], EncodedVideo]
 """Encodes what a sample is about; ablations show it otherwise."""
 
 _EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
-_FREE_TASKS = ("ask", "summary")
 
 
 def chunks(samples: Sequence[Sample], videos_at_once: int) -> list[Chunk]:
@@ -112,7 +112,20 @@ def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Evalua
                 timeout=recipe.frames.timeout,
             )
         )
-    return timechat.encode(path, start=sample.start, end=sample.end, **recipe.frames.sampling())
+    frames = recipe.frames
+    return timechat.encode(path, frames.frame_sampling(), timeout=frames.timeout, start=sample.start, end=sample.end)
+
+
+def _request(sample: Sample, recipe: EvaluationRecipe) -> Request:
+    return Request(
+        sample.task,
+        sample.query,
+        decoding=recipe.decoding,
+        preset=recipe.preset,
+        transcript=sample.speech,
+        moments=MomentSelection(find_all=recipe.moments.find_all, threshold=recipe.moments.threshold),
+        question=sample.question,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- a chunk
@@ -186,14 +199,8 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
     """Predictions of a batch of one task, as the model writes them."""
     begun = time.perf_counter()
     try:
-        answers = timechat.run_all(
-            batch[0][0].task,
-            [(encoded, sample.query) for sample, encoded, _ in batch],
-            decoding=recipe.decoding,
-            preset=recipe.preset,
-            speech=[sample.speech for sample, _, _ in batch],
-            questions=[sample.question for sample, _, _ in batch],
-        )
+        requests = [_request(sample, recipe) for sample, _, _ in batch]
+        answers = timechat.run_all(requests, [encoded for _, encoded, _ in batch])
     except PromptTooLongError as error:
         if len(batch) == 1:
             yield _failed(batch[0][0], "too_long", str(error))
@@ -235,16 +242,10 @@ def _answer_in_windows(
         if path is None:
             yield from map(_missing, samples)
             continue
-        sampling = WindowSampling(
-            num_frames=frames.num_frames,
-            fps=frames.fps,
-            max_frames=frames.max_frames,
-            start=samples[0].start,
-            end=samples[0].end,
-        )
+        sampling = replace(frames.frame_sampling(), start=samples[0].start, end=samples[0].end)
         try:
-            looking = WindowConfig(step=frames.step, refine=frames.refine)
-            with timechat.open(path, window_config=looking, sampling=sampling, timeout=frames.timeout) as video:
+            windows = WindowConfig(step=frames.step, refine=frames.refine)
+            with timechat.open(path, windows=windows, sampling=sampling, timeout=frames.timeout) as video:
                 yield from [_ask(timechat, sample, video, recipe) for sample in samples]
         except VideoError as error:
             yield from (_failed(one, "unreadable_video", str(error)) for one in samples)
@@ -253,16 +254,7 @@ def _answer_in_windows(
 def _ask(timechat: TimeChat, sample: Sample, video: VideoSession, recipe: EvaluationRecipe) -> Prediction:
     begun = time.perf_counter()
     try:
-        answer = timechat.run(
-            sample.task,
-            video,
-            sample.query,
-            decoding=recipe.decoding,
-            preset=recipe.preset,
-            speech=sample.speech,
-            question=sample.question,
-            moments=MomentSelection(find_all=recipe.moments.find_all, threshold=recipe.moments.threshold),
-        )
+        answer = timechat.run(_request(sample, recipe), video)
     except PromptTooLongError as error:
         return _failed(sample, "too_long", str(error))
     prediction = _read(sample, answer, {"answer": round(time.perf_counter() - begun, 4)})
@@ -271,7 +263,7 @@ def _ask(timechat: TimeChat, sample: Sample, video: VideoSession, recipe: Evalua
 
 def _read(sample: Sample, answer: Answer, seconds: dict[str, float]) -> Prediction:
     """What was answered; without an event where the task asks for one, it counts as unparsed."""
-    is_unparsed = not answer.events and sample.task not in _FREE_TASKS
+    is_unparsed = not answer.events and not TASKS[sample.task].is_free
     return Prediction(
         id=sample.id,
         video=sample.video,

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from timechat.answers.events import MOMENT_SECONDS, Answer
+from timechat.answers.events import MOMENT_SECONDS, Answer, printable
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
 from timechat.export.data import to_csv, to_json, to_jsonl, to_qvhighlights
 from timechat.export.editing import check_otio, rate_notes, timebase, to_edl, to_otio
 from timechat.export.html import EMBED_LIMIT_BYTES, page_notes, to_html, to_html_without_video
 from timechat.export.subtitles import to_srt, to_vtt
-from timechat.export.text import event_lines, printable, to_text
+from timechat.export.text import event_lines, to_text
 from timechat.files import write_text_atomically
 
 __all__ = [

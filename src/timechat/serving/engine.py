@@ -22,8 +22,7 @@ from torch import Tensor
 from timechat.answers.tasks import DecodingOptions
 from timechat.errors import TimeChatError
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
-from timechat.model.generation.generate import GenerationOutput
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.generate import GenerationOutput, PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import GenerationBatch, make_grammar_compiler

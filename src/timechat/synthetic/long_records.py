@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from timechat.answers.events import Event, format_events
+from timechat.answers.events import Event
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import format_events
 from timechat.synthetic import templates, wording
 from timechat.synthetic.long import LongSyntheticVideo
 from timechat.synthetic.records import SyntheticEvent, SyntheticRecord, SyntheticTask, relevant_moments

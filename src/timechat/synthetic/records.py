@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from timechat.answers.events import Event, format_events
+from timechat.answers.events import Event
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import format_events
 from timechat.synthetic import templates, wording
 from timechat.synthetic.questions import make_question
 from timechat.synthetic.scene import Action, SyntheticVideo

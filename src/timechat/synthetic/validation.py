@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import SYSTEM_PROMPT
-from timechat.answers.tasks import DecodingOptions
+from timechat.answers.tasks import DecodingOptions, parse_events
 from timechat.evaluation.answering import answer_batch, make_prompt
 from timechat.evaluation.baselines import MODEL, grounding_rows
 from timechat.evaluation.metrics.grounding import Span
@@ -17,7 +16,7 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.encoding import compress_frames, encode_frames
+from timechat.pipeline.session import compress_frames, encode_frames
 from timechat.synthetic.benchmark import tells_speech
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import draw_frames

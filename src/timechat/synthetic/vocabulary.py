@@ -41,9 +41,7 @@ def all_sentences() -> Iterator[str]:
     for preset in PRESETS.values():
         if preset.system != SYSTEM_PROMPT:  # another preset has the same wording
             continue
-        for task in ("dense_caption", "grounding", "highlights", "highlights_without_query", "steps", "summary",
-                     "transcribe"):  # fmt: skip
-            yield getattr(preset, task)
+        yield from preset.prompts.values()
     phrases = [ActionPhrase(kind, pair, pairs[(i * 7 + 3) % len(pairs)] if kind == "meet" else None)
              for i, pair in enumerate(pairs) for kind in KINDS]  # fmt: skip
     for phrase in phrases:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from timechat.data.settings import FrameRateSettings
+
 Precision = Literal["fp32", "bf16", "fp16"]
 Parallel = Literal["none", "ddp", "fsdp2"]
 
@@ -122,7 +124,7 @@ class SyntheticValidationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(FrameRateSettings):
     """Training data."""
 
     sources: list[SourceSettings] = field(default_factory=list)
@@ -133,10 +135,6 @@ class DataSettings:
     """Videos for the validation every `run.validate_every` steps: grounding, with real decoding."""
     num_frames: int = 96
     """Number of frames per video, unless `fps` is given."""
-    fps: float | None = None
-    """Frames per second of video, instead of `num_frames`."""
-    max_frames: int | None = None
-    """Maximum number of frames per video with `fps`."""
     sampling: Literal["random", "uniform"] = "random"
     """Position of the frame in each of equal intervals: `random`, anywhere; `uniform`, at its start."""
     augmentation: bool = True

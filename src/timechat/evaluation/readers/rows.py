@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.answers.events import Task
-from timechat.answers.parsing import parse_events
+from timechat.answers.tasks import parse_events
 from timechat.errors import DataError
 from timechat.evaluation.metrics.grounding import Span
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt, Sampler
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler
 from timechat.model.generation.grammar_state import GrammarState
 from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
-from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
 _RETAINED_BYTES = 256 << 20  # a larger cache is freed when no sequence is running

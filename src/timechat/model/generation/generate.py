@@ -1,5 +1,7 @@
 """Batched generation with the log probability of every token."""
 
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -222,3 +224,72 @@ def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple
     ]
     ends = [min(max(0, end - shift), len(text)) for end in ends]
     return text, list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+# --------------------------------------------------------------------------------- states of earlier prompts
+
+
+@dataclass(frozen=True)
+class _CachedPrefix:
+    """The key-value states of one prompt, for each layer `(1, heads, positions, head size)`."""
+
+    video: "weakref.ref[object]"
+    ids: list[int]
+    lora_scale: float | None
+    states: list[tuple[Tensor, Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.states for tensor in pair)
+
+
+class PrefixCache:
+    """Key-value states of the last prompt about each of the last videos.
+
+    Two prompts about one video are the same up to the question; so are the turns of a conversation. The states of the
+    shared part are reused instead of being computed again.
+    """
+
+    def __init__(self, max_bytes: int = 0) -> None:
+        """Make an empty cache.
+
+        Args:
+            max_bytes: Maximum size of all states; the prompt that was used last is kept whatever its size.
+        """
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[int, _CachedPrefix] = OrderedDict()
+
+    def take(self, video: object, ids: list[int], lora_scale: float | None) -> DynamicCache:
+        """Return a new cache that contains the longest known prefix of `ids`."""
+        cache = DynamicCache()
+        known = self._known.get(id(video))
+        if known is None or known.video() is not video or known.lora_scale != lora_scale:
+            return cache
+        self._known.move_to_end(id(video))
+        # At least one token must be computed again: the answer starts from its output.
+        shared = min(_common_length(known.ids, ids), len(ids) - 1, known.states[0][0].shape[2])
+        for layer, (keys, values) in enumerate(known.states):
+            cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
+        return cache
+
+    def store(self, video: object, ids: list[int], lora_scale: float | None, cache: DynamicCache) -> None:
+        """Keep the states of `ids`; the model may not have read the last of them."""
+        if any(getattr(cache, "is_sliding", ())):
+            return  # the states of a sliding window cannot be cut to a prefix
+        key = id(video)
+        reference = weakref.ref(video, lambda _: self._known.pop(key, None))
+        # A dynamic cache never writes into its tensors, it makes new ones.
+        states = [(layer.keys, layer.values) for layer in cache.layers]
+        self._known[key] = _CachedPrefix(reference, ids, lora_scale, states)
+        self._known.move_to_end(key)
+        while len(self._known) > 1 and sum(known.num_bytes for known in list(self._known.values())) > self._max_bytes:
+            self._known.popitem(last=False)
+
+    def clear(self) -> None:
+        """Remove all states."""
+        self._known.clear()
+
+
+def _common_length(a: list[int], b: list[int]) -> int:
+    """Number of ids that two prompts share from the start."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from timechat.pipeline.waiting import acquire
+from timechat.pipeline.executor import acquire
 
 
 class NobodyWaitsError(Exception):
@@ -24,7 +24,7 @@ def test_a_lock_that_is_free_is_held_and_let_go_whatever_happens():
     assert not lock.locked()
 
 
-def test_waiting_ends_when_nobody_waits_any_more_and_leaves_the_lock_to_who_has_it():
+def test_waiting_ends_when_check_raises_and_the_lock_stays_held():
     lock, asked = threading.Lock(), []
 
     def check():
@@ -39,7 +39,7 @@ def test_waiting_ends_when_nobody_waits_any_more_and_leaves_the_lock_to_who_has_
     assert len(asked) == 3
 
 
-def test_who_waits_has_the_lock_as_soon_as_it_is_free():
+def test_a_waiting_thread_gets_the_lock_when_it_is_free():
     lock = threading.Lock()
     with lock:
         waits = threading.Event()

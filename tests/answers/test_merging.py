@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from timechat.answers.confidence import UNCALIBRATED, Calibration, Token, event_logprobs, existence_logprob
 from timechat.answers.events import Event
+from timechat.answers.merging import UNCALIBRATED, Calibration, Token, event_logprobs, existence_logprob
 
 
 def tokens_of(text: str, *pieces: tuple[str, float]) -> list[Token]:

@@ -9,11 +9,11 @@ import torch
 from tests.model.random_nano import build_random_nano
 from timechat.cache import DiskCache, cache_key
 from timechat.model import fingerprint as digest_module
-from timechat.model import token_cache as token_cache_module
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
-from timechat.model.token_cache import TokenCache, model_fingerprint
+from timechat.pipeline import cache as token_cache_module
+from timechat.pipeline.cache import TokenCache, model_fingerprint
 
 KEY = cache_key(video="a")
 
@@ -68,7 +68,7 @@ def test_nothing_is_done_for_a_cache_that_is_off(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_file_is_a_miss_wherever_the_damage_is_and_is_dropped(cache):
+def test_a_damaged_file_is_a_miss_and_is_removed(cache):
     tensors = {"tokens": torch.randn(3, 5)}
     cache.save(KEY, tensors)
     path = saved_file(cache)
@@ -143,7 +143,7 @@ VIDEO_CHANGES = {
 
 
 @pytest.mark.parametrize("change", [*FRAME_CHANGES, *VIDEO_CHANGES])
-def test_a_key_changes_with_everything_that_the_tokens_depend_on_and_with_nothing_after_them(nano, change):
+def test_a_key_depends_on_everything_that_tokens_depend_on(nano, change):
     before = {kind: cache_key(**model_fingerprint(*nano, kind)) for kind in ("frames", "video")}
     (FRAME_CHANGES | VIDEO_CHANGES)[change](*nano)
     after = {kind: cache_key(**model_fingerprint(*nano, kind)) for kind in ("frames", "video")}
@@ -196,7 +196,7 @@ def test_facts_do_not_depend_on_what_was_tokenised_before(nano):
 # ---------------------------------------------------------------------------------------------------- digests
 
 
-def test_a_digest_tells_weights_apart(nano):
+def test_different_weights_have_different_digests(nano):
     digest = weights_fingerprint(nano[0])
     other = build_random_nano()[0]
     assert digest == weights_fingerprint(other)
