@@ -19,7 +19,7 @@ def shown(tmp_path_factory) -> tuple[Path, list[str]]:
     return folder, done.stdout.splitlines()
 
 
-def test_every_answer_stands_beside_the_truth(shown):
+def test_every_answer_is_printed_beside_the_truth(shown):
     _, lines = shown
     headings = [i for i, line in enumerate(lines) if line.startswith(("What happens?", "When: ", "Highlights"))]
     assert len(headings) == 3
@@ -28,14 +28,14 @@ def test_every_answer_stands_beside_the_truth(shown):
         assert set(told) == {"nano", "truth"}
 
 
-def test_the_page_plays_the_film_above_both_timelines(shown):
+def test_the_page_has_the_video_and_both_timelines(shown):
     page = (shown[0] / "answer.html").read_text()
     assert "<video" in page
     for name in ("dense captions, truth", "highlights, truth"):
         assert name in page
 
 
-def test_another_seed_draws_another_film(tmp_path):
+def test_another_seed_gives_another_video(tmp_path):
     for seed in ("1", "2"):
         subprocess.run([sys.executable, DEMO, "--draw", tmp_path / f"{seed}.mp4", "--seed", seed], check=True)
     one, other = (load_frames(tmp_path / f"{seed}.mp4", num_frames=2) for seed in ("1", "2"))

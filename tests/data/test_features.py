@@ -84,7 +84,7 @@ def test_features_give_the_loss_of_pixels(nano, tmp_path, parts, name):
 
 
 @pytest.mark.parametrize("parts", ["vision", "frames"])
-def test_half_precision_features_are_near(nano, tmp_path, parts):
+def test_half_precision_features_are_close(nano, tmp_path, parts):
     items = records(tmp_path)
     encode(nano, items, tmp_path / "store", parts=parts, dtype="float16")
     batch, _ = batch_of(nano[1], items, FeatureStore(tmp_path / "store", nano[0]))
@@ -92,7 +92,7 @@ def test_half_precision_features_are_near(nano, tmp_path, parts):
     assert loss(nano[0], batch) == pytest.approx(loss(nano[0], pixels), abs=1e-2)
 
 
-def test_encoding_goes_on_where_it_stopped(nano, tmp_path):
+def test_encoding_resumes_where_it_stopped(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
     began = encode_features(*nano, items, store, SETTINGS, video_loader=drawn, workers=1)
     assert next(began) is None
@@ -112,7 +112,7 @@ def test_encoding_goes_on_where_it_stopped(nano, tmp_path):
         assert len(file.get_tensor("timestamps")) == len(file.get_tensor("states"))
 
 
-def test_videos_that_cannot_be_read_are_named_and_replaced_in_training(nano, tmp_path):
+def test_unreadable_videos_are_named_and_replaced_in_training(nano, tmp_path):
     def loader(record):
         if record.id == "1":
             raise VideoError("1.mp4: is damaged")
@@ -154,7 +154,7 @@ def test_features_of_other_weights_or_settings_are_refused(nano, tmp_path):
             InstructionDataset(mixture, nano[1], dataclasses.replace(SETTINGS, **changes), features=features)
 
 
-def test_a_change_of_what_features_do_not_depend_on_is_no_matter(nano, tmp_path):
+def test_features_ignore_settings_that_they_do_not_depend_on(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
     encode(nano, items, store)
     other, _ = build_random_nano()
@@ -184,7 +184,7 @@ def test_a_store_moves_with_its_videos(nano, tmp_path):
     assert store.read(moved[0], nano[1])[0]["vision_states"].shape[0] == 2
 
 
-def test_each_part_of_a_video_has_features_of_its_own(nano, tmp_path):
+def test_each_part_of_a_video_has_its_own_features(nano, tmp_path):
     whole = records(tmp_path, 1)[0]
     part = dataclasses.replace(whole, start=10.0, end=12.0)
     encode(nano, [whole, part], tmp_path / "store")

@@ -65,7 +65,7 @@ def make_recipe(objective, **films):
 # ---------------------------------------------------------------------------------------------- words and numbers
 
 
-def test_every_half_second_is_one_token_and_reads_as_plain_seconds(nano):
+def test_every_half_second_is_one_token(nano):
     tokenizer = nano[1].tokenizer
     text = "The given query happens in 24.5 - 130.0 seconds."
     ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -75,7 +75,7 @@ def test_every_half_second_is_one_token_and_reads_as_plain_seconds(nano):
     assert tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in time_words()]) == list(range(first, first + 601))
 
 
-def test_times_between_the_halves_can_be_written_too(nano):
+def test_times_between_half_seconds_can_be_written(nano):
     tokenizer = nano[1].tokenizer
     assert (
         tokenizer.decode(tokenizer("at 12.3 and 1234.5 s", add_special_tokens=False).input_ids)
@@ -83,7 +83,7 @@ def test_times_between_the_halves_can_be_written_too(nano):
     )
 
 
-def test_near_times_are_alike_and_far_ones_are_not():
+def test_near_times_are_similar_and_far_ones_are_not():
     code = time_code(64)
     likeness = code @ code[100]
     assert likeness.argmax() == 100
@@ -93,7 +93,7 @@ def test_near_times_are_alike_and_far_ones_are_not():
 # ----------------------------------------------------------------------------------------- what is told of a film
 
 
-def test_state_labels_hold_between_the_ends_of_an_event():
+def test_state_labels_are_set_between_start_and_end_of_an_event():
     happening = FILM.actions[0]
     thing = FILM.objects[happening.object]
     column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
@@ -101,7 +101,7 @@ def test_state_labels_hold_between_the_ends_of_an_event():
     assert state_labels(FILM, times)[:, column].tolist() == [0, 1, 1, 0]
 
 
-def test_labels_tell_what_begins_and_what_is_over():
+def test_labels_mark_starts_and_ends_of_events():
     happening = FILM.actions[0]
     thing = FILM.objects[happening.object]
     column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
@@ -112,13 +112,13 @@ def test_labels_tell_what_begins_and_what_is_over():
     assert labels[frame - 1 : frame + 2, OVER.start + column].tolist() == [0, 1, 0]
 
 
-def test_pairs_tell_who_is_there():
+def test_pair_labels_mark_visible_objects():
     here = [thing for thing in FILM.objects if thing.is_present]
     columns = [PAIRS.start + list(COLORS).index(t.color) * NUM_SHAPES + SHAPES.index(t.shape) for t in here]
     assert state_labels(FILM, [0.0])[0].nonzero()[0].tolist() == sorted(columns)
 
 
-def test_frame_and_patch_labels_say_what_is_where():
+def test_frame_and_patch_labels_locate_objects():
     seen = visible_objects(FILM, 0.0)
     classes, geometry = frame_labels(seen)
     thing = next(i for i, thing in enumerate(FILM.objects) if thing.is_present)
@@ -131,7 +131,7 @@ def test_frame_and_patch_labels_say_what_is_where():
     assert patches[place].tolist() == [1 + color, 1 + shape]
 
 
-def test_motion_labels_tell_where_things_are_and_how_they_change():
+def test_motion_labels_hold_positions_and_changes():
     happening = next(h for f in (write_scene(3, i) for i in range(50)) for h in f.actions if h.kind == "move")
     film = next(f for f in (write_scene(3, i) for i in range(50)) if happening in f.actions)
     times = frame_times(film)
@@ -147,7 +147,7 @@ def test_motion_labels_tell_where_things_are_and_how_they_change():
     assert not motion_labels(film, padded)[1][frame, :, 6:].any()  # less than a second after
 
 
-def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
+def test_starts_point_to_the_next_frame_and_ends_to_their_own():
     ids = TokenIds(first_time=100, dash=50, scores=51)
     packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, 104, 50, 106, 2])])
     times, words = answer_pointers(packed, ids, num_tokens=20)
@@ -156,7 +156,7 @@ def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
     assert answer_pointers(packed, ids, num_tokens=5)[0][5] == 4  # never past the last token
 
 
-def test_scores_and_durations_are_no_times_to_look_at():
+def test_scores_and_durations_have_no_pointers():
     ids = TokenIds(first_time=100, dash=50, scores=51)
     scored = Conversation([8], [104, 51, 103, 2])
     lasting = Conversation([8], [103, 9, 2])  # of an event that begins at 3.5 s
@@ -166,14 +166,14 @@ def test_scores_and_durations_are_no_times_to_look_at():
     assert words == [-1] * 7 + [8, 8, 8, -1]
 
 
-def test_a_question_about_one_event_tells_when_that_begins():
+def test_questions_about_one_event_have_its_start():
     records = synthetic_records(FILM)
     told = {record.id: single_event_start(record) for record in records}
     assert all(told[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
     assert any(told[record.id] == record.events[0].start for record in records if record.kind == "what_after")
 
 
-def test_what_begins_is_written_by_its_parts():
+def test_codes_of_starts_consist_of_parts():
     code = state_code(256)[NEW]
     red_bounces, red_grows, blue_bounces, blue_grows = (
         code[list(COLORS).index(color) * NUM_KINDS + KINDS.index(kind)]
@@ -184,7 +184,7 @@ def test_what_begins_is_written_by_its_parts():
     assert red_bounces @ red_bounces > 1.5 * (red_bounces @ red_grows)
 
 
-def test_brief_questions_ask_after_every_event_in_few_words():
+def test_brief_questions_are_short_and_cover_every_event():
     asked = choose_records(FILM, 0, 20, random.Random(0), brief=True)
     grounded = [record for record in asked if record.task == "grounding" and not record.is_negative]
     assert sorted(record.events[0].id for record in grounded) == sorted(h.id for h in FILM.actions)
@@ -192,7 +192,7 @@ def test_brief_questions_ask_after_every_event_in_few_words():
     assert np.mean([len(r.question) for r in grounded]) < 0.6 * np.mean([len(r.question) for r in usual])
 
 
-def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(nano):
+def test_video_tokens_first_attend_to_their_own_and_near_frames(nano):
     video = nano[0].video_qformer
     for layer, asides in zip(video.qformer.encoder.layer, FRAME_OFFSETS, strict=True):
         attention = layer.crossattention.attention
@@ -204,7 +204,7 @@ def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(
             assert (half == (torch.arange(16) + aside) % 16).all()
 
 
-def test_the_video_qformer_starts_by_comparing_frames(nano):
+def test_the_initialized_video_qformer_compares_frames(nano):
     model = copy.deepcopy(nano[0])
     model.training_heads = NanoHeads(model)
     initialize_comparison(model)
@@ -222,7 +222,7 @@ def test_the_video_qformer_starts_by_comparing_frames(nano):
     assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], 2 * change, atol=0.1)
 
 
-def test_watched_scores_are_those_that_attention_uses(nano):
+def test_recorded_scores_equal_those_of_attention(nano):
     video = nano[0].video_qformer
     attention = video.qformer.encoder.layer[1].crossattention.attention
     values, outputs = [], []
@@ -239,7 +239,7 @@ def test_watched_scores_are_those_that_attention_uses(nano):
         assert torch.allclose(weighted.transpose(1, 2).flatten(2), output, atol=1e-4)
 
 
-def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
+def test_window_attention_has_one_target_token_per_head(nano):
     model = nano[0]
     layers = model.video_qformer.qformer.encoder.layer
     across = AttentionRecorder(layer.crossattention.attention for layer in layers)
@@ -260,7 +260,7 @@ def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
     assert share > 0.999
 
 
-def test_a_guide_is_content_with_attention_that_looks_where_it_should():
+def test_the_attention_loss_is_zero_for_correct_attention():
     scores = torch.zeros(1, 3, 5)
     scores[0, :, 2] = 20.0
     wanted = torch.zeros(1, 3, 5, dtype=torch.bool)
@@ -310,7 +310,7 @@ def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkey
     del model.training_heads
 
 
-def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
+def test_batches_depend_on_the_iteration_only(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
     running = source.batches(0)
     next(running)
@@ -323,7 +323,7 @@ def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
     assert torch.equal(again["input_ids"], second["input_ids"])
 
 
-def test_windows_are_labelled_from_where_they_begin(nano, tmp_path, monkeypatch):
+def test_windows_are_labeled_from_their_first_frame(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_windows", tmp_path, monkeypatch, num_films=2)
     batch = source._windows(0)
     config, store = nano[1].config, source._store
@@ -338,7 +338,7 @@ def test_windows_are_labelled_from_where_they_begin(nano, tmp_path, monkeypatch)
     assert first == len(batch["times"]) == len(batch["states"]) == len(batch["motion"])
 
 
-def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
+def test_batches_hold_the_classes_of_their_queries(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch, levels=[1])
     batches = source.batches(0)
     batch = next(batches)
@@ -356,7 +356,7 @@ def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
         assert begins[firsts[row] + batch["pointers"][row, column], kind]
 
 
-def test_conversations_are_tokenised_as_they_are_asked(nano):
+def test_conversations_are_tokenized_as_in_inference(nano):
     _, processor = nano
     times = frame_times(FILM)
     question, answer = "When does it happen?", "The given query happens in 1.0 - 2.0 seconds."
@@ -368,7 +368,7 @@ def test_conversations_are_tokenised_as_they_are_asked(nano):
     assert processor.decode(answered) == answer
 
 
-def test_features_are_extracted_once(nano, tmp_path, monkeypatch):
+def test_features_are_computed_once(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
     files = sorted((tmp_path / "features").rglob("*.safetensors"))
     times = [file.stat().st_mtime_ns for file in files]
@@ -380,13 +380,13 @@ def test_features_are_extracted_once(nano, tmp_path, monkeypatch):
     assert np.isfinite(tokens.numpy()).all()
 
 
-def test_the_heads_that_are_kept_are_those_of_the_built_in_model(nano):
+def test_the_saved_heads_fit_the_built_in_model(nano):
     kept = load_file(Path(__file__).parents[2] / "recipes" / "nano-heads.safetensors")
     ours = NanoHeads(nano[0]).state_dict()
     assert {name: tensor.shape for name, tensor in kept.items()} == {name: t.shape for name, t in ours.items()}
 
 
-def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch):
+def test_a_batch_without_grounding_has_a_loss(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
     other_questions = [record for record in synthetic_records(FILM) if record.task == "qa"][:2]
     monkeypatch.setattr(source_module, "choose_records", lambda *_args, **_options: other_questions)
@@ -401,7 +401,7 @@ def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["nano.yaml", "nano_more.yaml"])
-def test_the_recipes_name_parts_that_nano_has(nano, name):
+def test_the_recipes_name_existing_parts_of_nano(nano, name):
     model = copy.deepcopy(nano[0])
     model.training_heads = NanoHeads(model)
     for stage in read_recipe(Path(__file__).parents[2] / "recipes" / name):

@@ -83,7 +83,7 @@ def trained(converted, tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", ["train_single_turn", "train_batch_mixed_T"])
-def test_a_step_has_the_originals_loss_and_gradients(case, converted, tmp_path, llama_processor):
+def test_a_step_has_the_loss_and_gradients_of_the_original(case, converted, tmp_path, llama_processor):
     [settings] = recipe(converted, tmp_path, optimizer={"clip_norm": None, "lr": 1e-12})
     model, _ = build_start(settings)
     model.eval()  # as recorded: no dropout
@@ -104,7 +104,7 @@ def test_a_step_has_the_originals_loss_and_gradients(case, converted, tmp_path, 
         assert float(difference.norm() / want[key].norm()) < 1e-4
 
 
-def test_what_learns_is_what_the_original_trains(converted, tmp_path):
+def test_the_trained_parameters_are_those_of_the_original(converted, tmp_path):
     model, _ = build_start(recipe(converted, tmp_path)[0])
     ours = trainable(model)
     original = parity.golden_meta()["cases"][CASE]["grad_norms"]
@@ -112,7 +112,7 @@ def test_what_learns_is_what_the_original_trains(converted, tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in ours.values())
 
 
-def test_weight_decay_follows_the_originals_rule(converted, tmp_path):
+def test_weight_decay_follows_the_rule_of_the_original(converted, tmp_path):
     [settings] = recipe(converted, tmp_path)
     model, _ = build_start(settings)
     ours = trainable(model)
@@ -132,12 +132,12 @@ def test_frozen_weights_may_be_kept_in_half_precision(converted, tmp_path):
     assert torch.equal(model.frame_encoder.query_tokens, full["query_tokens"])  # never was in half precision
 
 
-def test_an_adapter_of_another_rank_is_refused(converted, tmp_path):
+def test_an_adapter_of_a_different_rank_is_refused(converted, tmp_path):
     with pytest.raises(ValueError, match=r"model.lora.rank is 8, but the adapter of the checkpoint has rank 32"):
         build_start(recipe(converted, tmp_path, model={"lora": {"rank": 8}})[0])
 
 
-def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted):
+def test_a_stage_starts_from_the_result_of_the_one_before(trained, converted):
     first, second = (read_log(trained / name) for name in ("1-first", "2-second"))
     assert second[0]["loss"] < first[0]["loss"]
     assert second[0]["extra"] < first[-1]["extra"]  # the heads go on as well
@@ -146,7 +146,7 @@ def test_a_stage_goes_on_from_what_the_one_before_has_learned(trained, converted
     assert json.loads((trained / "2-second" / "finished.json").read_text()) == {"step": 2, "metrics": {}}
 
 
-def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch):
+def test_a_stage_may_change_its_start_model(converted, tmp_path, monkeypatch):
     monkeypatch.setitem(objectives.OBJECTIVES, "started", next_token)
     monkeypatch.setitem(
         objectives.INITIALIZERS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
@@ -158,7 +158,7 @@ def test_a_stage_may_change_what_it_starts_from(converted, tmp_path, monkeypatch
     assert torch.allclose(learned, torch.full_like(learned, 0.25), atol=1e-5)
 
 
-def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_path, monkeypatch):
+def test_initialized_frozen_parameters_are_exported(converted, tmp_path, monkeypatch):
     monkeypatch.setitem(
         objectives.INITIALIZERS, "nano_comparing", lambda model: model.video_qformer.query_tokens.data.fill_(0.25)
     )
@@ -169,7 +169,7 @@ def test_what_a_start_has_made_and_freezing_holds_is_exported(converted, tmp_pat
     assert torch.equal(kept, torch.full_like(kept, 0.25))
 
 
-def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path, monkeypatch):
+def test_frozen_heads_are_passed_to_the_next_stage(trained, converted, tmp_path, monkeypatch):
     monkeypatch.setitem(objectives.OBJECTIVES, "with_head", next_token)
     monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
     path = trained / "1-first" / "heads.safetensors"
@@ -181,7 +181,7 @@ def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path, monk
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_exported_folder_holds_the_last_weights_and_no_heads(trained):
+def test_the_exported_folder_has_the_last_weights_and_no_heads(trained):
     model = Model.from_pretrained(trained / "2-second" / "model")
     checkpoint = trained / "2-second" / "checkpoints" / "step-0000002" / "weights.safetensors"
     weights = load_file(checkpoint)
@@ -199,7 +199,7 @@ def test_peft_reads_the_exported_adapter(trained):
     torch.testing.assert_close(with_peft(ids).logits, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_the_originals_layout_is_written_back_key_for_key(converted, tmp_path):
+def test_the_original_checkpoint_is_exported_with_equal_keys(converted, tmp_path):
     export_folder_as_original(converted, tmp_path / "back.pth")
     files = golden_checkpoint(timechat="timechat_7b.pth")
     ours, want = (torch.load(path, weights_only=True) for path in (tmp_path / "back.pth", files["timechat"]))
@@ -209,7 +209,7 @@ def test_the_originals_layout_is_written_back_key_for_key(converted, tmp_path):
         assert torch.equal(ours["model"][key], tensor), key
 
 
-def test_converting_what_was_written_back_gives_the_same_model(trained, tmp_path):
+def test_converting_an_export_gives_the_same_model(trained, tmp_path):
     files = golden_checkpoint() | {"timechat": trained / "2-second" / "original.pth"}
     convert(OriginalFiles.find(**files), tmp_path / "again", overrides=GOLDEN_OVERRIDES)
     ours, want = (Model.from_pretrained(path) for path in (tmp_path / "again", trained / "2-second" / "model"))
@@ -218,7 +218,7 @@ def test_converting_what_was_written_back_gives_the_same_model(trained, tmp_path
     assert all(torch.equal(tensor, want[name]) for name, tensor in ours.state_dict().items())
 
 
-def test_a_fully_tuned_model_has_a_place_in_the_originals_layout(converted):
+def test_a_fully_tuned_model_is_exported_as_the_original(converted):
     model = Model.from_pretrained(converted)
     state = original_state_dict(model, with_vision=True, with_language_model=True)
     named = {name for key in state if isinstance(name := rename(key), str)}
@@ -240,7 +240,7 @@ def test_tuning_the_whole_language_model_needs_no_adapter(tmp_path, converted):
     shutil.rmtree(tmp_path / "merged")
 
 
-def test_heads_of_another_run_can_be_started_from(trained, converted, tmp_path, monkeypatch):
+def test_training_can_start_from_heads_of_another_run(trained, converted, tmp_path, monkeypatch):
     monkeypatch.setitem(objectives.OBJECTIVES, "with_head", lambda model, batch: next_token(model, batch))
     monkeypatch.setitem(objectives.HEADS, "with_head", lambda _: torch.nn.Linear(3, 2))
     seen = []
