@@ -1,4 +1,4 @@
-"""Records → batches: the same samples whatever the number of processes and workers, and nothing lost in silence."""
+"""Batches from records: they do not depend on processes and workers, and every skipped record is reported."""
 
 import dataclasses
 import json
@@ -170,7 +170,7 @@ def test_a_part_of_a_video_may_count_from_its_own_start():
 def test_a_crop_never_wraps_around():
     edge = np.zeros((2, 40, 40, 3), np.uint8)
     edge[:, :, 20:] = 255
-    frames = Frames(edge, [0.0, 1.0], 2.0)
+    frames = Frames(edge, np.array([0.0, 1.0]), 2.0)
     for seed in range(20):
         pixels = random_resized_crop(frames, np.random.default_rng(seed)).pixels
         assert pixels.shape == edge.shape
@@ -285,7 +285,7 @@ def test_threads_do_not_truncate_texts_of_other_threads(processor):
 def test_videos_of_different_lengths_are_padded_and_measured(processor):
     def loader(record):
         frames = drawn(record)
-        return frames if int(record.id) % 2 else Frames(frames.pixels[:2], [0.0, 100.0], 101.0)
+        return frames if int(record.id) % 2 else Frames(frames.pixels[:2], np.array([0.0, 100.0]), 101.0)
 
     dataset = make_dataset(processor, sources=[source(2)], batch_size=2, video_loader=loader)
     (batch,) = islice(BatchLoader(dataset, batch_size=2, workers=0).batches(), 1)
@@ -389,9 +389,9 @@ def test_damaged_frames_are_reported(processor):
 
 def test_programming_errors_are_not_treated_as_bad_videos(processor):
     def load(record):
-        raise TypeError("a slip")
+        raise TypeError("a bug")
 
-    with pytest.raises(TypeError, match="a slip"):
+    with pytest.raises(TypeError, match="a bug"):
         make_dataset(processor, video_loader=load)[0]
 
 

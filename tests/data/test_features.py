@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from contextlib import closing
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,12 +49,13 @@ def records(folder, count=3):
 def drawn(record):
     number = int(record.id)
     pixels = np.random.default_rng(number).integers(0, 256, (2 + number, 20, 20, 3), dtype=np.uint8)
-    return Frames(pixels, np.arange(2 + number) * 9.7, 30.0)
+    return Frames(pixels, np.arange(2 + number, dtype=np.float64) * 9.7, 30.0)
 
 
-def encode(nano, items, folder, **options):
-    options = {"settings": SETTINGS, "video_loader": drawn, "workers": 1} | options
-    return list(encode_features(*nano, items, folder, **options))
+def encode(nano, items, folder, **options: Any) -> list[str | None]:
+    model, processor = nano
+    settings: dict[str, Any] = {"settings": SETTINGS, "video_loader": drawn, "workers": 1} | options
+    return list(encode_features(model, processor, items, folder, **settings))
 
 
 def batch_of(processor, items, features=None, *, size=3):
@@ -94,17 +97,17 @@ def test_half_precision_features_are_close(nano, tmp_path, parts):
 
 def test_encoding_resumes_where_it_stopped(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
-    began = encode_features(*nano, items, store, SETTINGS, video_loader=drawn, workers=1)
-    assert next(began) is None
-    began.close()
-    looked_at = []
+    model, processor = nano
+    with closing(encode_features(model, processor, items, store, SETTINGS, video_loader=drawn, workers=1)) as encoding:
+        assert next(encoding) is None
+    loaded = []
 
     def loader(record):
-        looked_at.append(record.id)
+        loaded.append(record.id)
         return drawn(record)
 
     encode(nano, items * 2, store, video_loader=loader)
-    assert looked_at == ["1", "2"]
+    assert loaded == ["1", "2"]
     files = sorted(path for path in store.rglob("*") if path.is_file())
     assert len(files) == 4  # three videos and the index, nothing temporary
     with safe_open(files[0], framework="pt") as file:
@@ -122,10 +125,10 @@ def test_unreadable_videos_are_named_and_replaced_in_training(nano, tmp_path):
     assert encode(nano, items, store, video_loader=loader) == [None, "1.mp4: is damaged", None]
     index = json.loads((store / "index.json").read_text())
     assert list(index["bad"].values()) == ["1.mp4: is damaged"]
-    batch, loader = batch_of(nano[1], items, FeatureStore(store, nano[0]))
+    batch, batches = batch_of(nano[1], items, FeatureStore(store, nano[0]))
     assert "1" not in batch.record_ids
-    assert loader.report.counts == {"missing": 1}
-    # Mended and encoded again, it is there.
+    assert batches.report.counts == {"missing": 1}
+    # After a repair and another call, the store has the video.
     assert encode(nano, items, store) == [None, None, None]
     assert json.loads((store / "index.json").read_text())["bad"] == {}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_files_without_records_are_errors(tmp_path):
     with pytest.raises(DataError, match="two records have the id"):
         read_records(write_rows(tmp_path / "r.jsonl", LINE, LINE))
     with pytest.raises(ValueError, match="format must be one of"):
-        read_records(tmp_path / "r.jsonl", format="coco")
+        read_records(tmp_path / "r.jsonl", format="coco")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------ published files
@@ -201,9 +202,10 @@ def test_transcripts_are_found_by_the_video_name(tmp_path):
 # ---------------------------------------------------------------------------------------------- annotations
 
 
-def construction_cases() -> list[dict]:
+def construction_cases() -> list[dict[str, Any]]:
     path = Path(golden_path("data_construction.json"))
-    return json.loads(path.read_text())["cases"]
+    cases: list[dict[str, Any]] = json.loads(path.read_text())["cases"]
+    return cases
 
 
 BUILDER_OF = {

@@ -35,7 +35,7 @@ from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.objectives import NanoHeads
 from timechat.synthetic.nano.source import SyntheticSource, frame_times
 from timechat.synthetic.nano.temporal import FRAME_OFFSETS, initialize_comparison, window_attention_loss
-from timechat.synthetic.nano.texts import choose_records, single_event_start
+from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
@@ -239,7 +239,7 @@ def test_recorded_scores_equal_those_of_attention(nano):
         assert torch.allclose(weighted.transpose(1, 2).flatten(2), output, atol=1e-4)
 
 
-def test_window_attention_has_one_target_token_per_head(nano):
+def test_window_attention_has_one_target_token_per_head(nano, monkeypatch):
     model = nano[0]
     layers = model.video_qformer.qformer.encoder.layer
     across = AttentionRecorder(layer.crossattention.attention for layer in layers)
@@ -254,7 +254,7 @@ def test_window_attention_has_one_target_token_per_head(nano):
             for head in range(32):
                 frame = min(query, frames - 1) + FRAME_OFFSETS[0][head // 16]
                 run[0, head, query, min(max(frame, 0), frames - 1) * 18 + head % 16] = 30.0
-    across.scores = lambda: [scores]
+    monkeypatch.setattr(across, "scores", lambda: [scores])
     loss, share = window_attention_loss(model.config, across, between, sizes)
     assert loss < 1e-6
     assert share > 0.999
@@ -360,7 +360,7 @@ def test_conversations_are_tokenized_as_in_inference(nano):
     _, processor = nano
     times = frame_times(FILM)
     question, answer = "When does it happen?", "The given query happens in 1.0 - 2.0 seconds."
-    packed = source_module.ConversationWriter(processor).pack(times, [(question, answer)])
+    packed = ConversationWriter(processor).pack(times, [(question, answer)])
     asked = processor.encode_prompt(processor.render_prompt(times, question), len(times))
     assert packed.input_ids[: len(asked)] == asked
     answered = [label for label in packed.labels if label != IGNORED_LABEL]

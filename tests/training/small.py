@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ class SmallSource:
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
 
-    def batches(self, first_iteration: int) -> Iterator[dict]:
+    def batches(self, first_iteration: int) -> Iterator[dict[str, Any]]:
         iteration = first_iteration
         while True:
             start = (iteration * world_size() + rank()) * self.batch_size
@@ -80,7 +81,7 @@ def train_small(stages: list[TrainingRecipe], *, source=SmallSource, **options) 
     return train_recipe(stages, lambda recipe, _model, _processor: source(recipe.run.batch_size), **options)
 
 
-def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
+def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run this file as a process, or as several with torchrun."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [sys.executable, "-m", *(launcher if processes > 1 else []), __name__, *map(str, arguments)]
@@ -93,7 +94,7 @@ def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
     """Train, and be killed without warning when a batch is asked for."""
 
     class DeadlySource(SmallSource):
-        def batches(self, first_iteration: int) -> Iterator[dict]:
+        def batches(self, first_iteration: int) -> Iterator[dict[str, Any]]:
             for number, batch in enumerate(super().batches(first_iteration), start=first_iteration):
                 if number == int(iteration):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -103,7 +104,7 @@ def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
 
 
 def _train_in_parallel(folder: str, *overrides: str) -> None:
-    """Train on all processes: an adapter with DDP, and all of the language model with FSDP, stopped and taken up."""
+    """Train on all processes: an adapter with DDP, and all of the language model with FSDP, stopped and resumed."""
     with process_group(torch.device("cpu")):
         train_small(small_recipe(f"{folder}/ddp", "run.parallel=ddp", *overrides), make_model=make_still_model)
         stages = small_recipe(f"{folder}/fsdp2", "run.parallel=fsdp2", EVERYTHING, *overrides)
@@ -114,4 +115,5 @@ def _train_in_parallel(folder: str, *overrides: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"die": _train_and_die, "parallel": _train_in_parallel}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {"die": _train_and_die, "parallel": _train_in_parallel}
+    commands[sys.argv[1]](*sys.argv[2:])

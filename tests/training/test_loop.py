@@ -27,7 +27,8 @@ def numbers(folder) -> list[float]:
 
 
 def last_weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(find_checkpoints(folder)[-1].folder / "weights.safetensors")
+    weights: dict[str, torch.Tensor] = load_file(find_checkpoints(folder)[-1].folder / "weights.safetensors")
+    return weights
 
 
 class OneBatch(SmallSource):

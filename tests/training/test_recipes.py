@@ -68,6 +68,7 @@ def test_the_quirks_of_the_original_can_be_switched_on(name, paths):
     assert not recipe.run.divide_loss_by_accumulation
     warmup_steps = recipe.optimizer.warmup_iters // recipe.run.accumulation
     assert learning_rate(recipe.optimizer, recipe.run, warmup_steps + 1) < 3e-5
+    assert recipe.run.iters_per_epoch is not None
     assert num_steps(recipe.run) == 3 * (recipe.run.iters_per_epoch // recipe.run.accumulation)
 
 
