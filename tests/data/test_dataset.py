@@ -65,9 +65,6 @@ def make_dataset(processor, *, sources=None, batch_size=1, settings=PLAIN, video
     return InstructionDataset(mixture, processor, settings, video_loader=video_loader)
 
 
-# ---------------------------------------------------------------------------------------------------- mixing
-
-
 def test_every_epoch_has_each_record_once_in_a_new_order():
     mixture = Mixture([source(50)], seed=3, batch_size=4)
     places = [mixture.locate(number) for number in range(150)]
@@ -115,9 +112,6 @@ def test_invalid_mixtures_are_refused():
         Mixture([source()], seed=0, batch_size=2).check_batches(3)
 
 
-# -------------------------------------------------------------------------------------------------- sampling
-
-
 def test_random_frames_come_from_the_intervals_of_the_original():
     cases = json.loads(golden_path("host_side.json").read_text()).get("rand_sampling_allowed")
     if cases is None:
@@ -128,7 +122,7 @@ def test_random_frames_come_from_the_intervals_of_the_original():
         drawn = np.array([random_indices(vlen, n, generator) for _ in range(400)])
         borders = np.trunc(np.linspace(0, vlen, n + 1)).astype(int)
         assert (drawn.min(axis=0) >= borders[:-1]).all()
-        assert (drawn.max(axis=0) == borders[1:] - 1).all()  # the original stops one short
+        assert (drawn.max(axis=0) == borders[1:] - 1).all()  # the original excludes the last frame
         if case["allowed"] is not None and vlen >= 2 * n:
             low, high = np.array(case["allowed"]).T
             assert (low == borders[:-1]).all()
@@ -164,9 +158,6 @@ def test_a_part_of_a_video_may_count_from_its_own_start():
     assert shifted.duration == 2.0
 
 
-# ------------------------------------------------------------------------------------------------------ crop
-
-
 def test_a_crop_never_wraps_around():
     edge = np.zeros((2, 40, 40, 3), np.uint8)
     edge[:, :, 20:] = 255
@@ -189,9 +180,6 @@ def test_crops_have_the_originals_areas_and_ratios():
     assert ratio.min() > 0.74
     assert ratio.max() < 1.35
     assert (crops[:, :2] + crops[:, 2:] <= 224).all()
-
-
-# --------------------------------------------------------------------------------------------------- samples
 
 
 def test_random_samples_are_repeatable(processor):
@@ -242,9 +230,6 @@ def test_dataset_and_collate_give_the_recorded_ids_and_losses(case, golden_model
 def _order(records, seed):
     mixture = Mixture([RecordSource("golden", records)], seed=seed, batch_size=len(records))
     return [mixture.locate(number).index for number in range(len(records))]
-
-
-# --------------------------------------------------------------------------------------------------- batches
 
 
 def ids_of(loader, batches, first_step=0):
@@ -313,9 +298,6 @@ def test_ordered_map_ends_its_threads_and_raises_in_order():
     with pytest.raises(VideoError, match="five"):
         next(results)
     assert len(made) <= 9  # no further ahead than was allowed
-
-
-# ---------------------------------------------------------------------------------------------------- losses
 
 
 def broken(*numbers, then=drawn):
@@ -407,9 +389,6 @@ def test_a_report_is_continued(tmp_path):
     assert [json.loads(line)["record"] for line in path.read_text().splitlines()] == ["1", "2"]
     assert again.summary() == "2 missing"
     assert list(tmp_path.iterdir()) == [path]
-
-
-# ----------------------------------------------------------------------------------------------------- files
 
 
 def test_real_files_are_read_at_random_frames_in_order(processor, tmp_path):

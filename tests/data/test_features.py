@@ -1,4 +1,4 @@
-"""Features of frozen parts: the same loss as from pixels, and none that do not fit."""
+"""Features of frozen parts: they give the loss of pixels, and features that do not fit are refused."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ SETTINGS = SampleSettings(num_frames=3, sampling="uniform", augmentation=False)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Small tensors: more threads would only wait for each other."""
+    """Use one thread, because tensors are small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -109,7 +109,7 @@ def test_encoding_resumes_where_it_stopped(nano, tmp_path):
     encode(nano, items * 2, store, video_loader=loader)
     assert loaded == ["1", "2"]
     files = sorted(path for path in store.rglob("*") if path.is_file())
-    assert len(files) == 4  # three videos and the index, nothing temporary
+    assert len(files) == 4  # three videos and the index, no temporary file
     with safe_open(files[0], framework="pt") as file:
         assert set(file.metadata()) == {"video", "start", "end", "duration"}
         assert len(file.get_tensor("timestamps")) == len(file.get_tensor("states"))

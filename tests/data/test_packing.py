@@ -1,4 +1,4 @@
-"""Many conversations about one video in one sequence give what each of them alone gives."""
+"""Packed conversations about one video have the same results as single conversations."""
 
 import torch
 from torch.nn import functional

@@ -101,9 +101,6 @@ def test_files_without_records_are_errors(tmp_path):
         read_records(tmp_path / "r.jsonl", format="coco")  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------ published files
-
-
 @pytest.mark.parametrize(
     ("answer", "events"),
     [
@@ -165,9 +162,6 @@ def test_valley_files_have_no_marks_and_vatex_items_have_a_part(tmp_path):
     assert second.turns == [("What is it?", "A dog."), ("Why?", "A dog.")]
 
 
-# -------------------------------------------------------------------------------------------------- speech
-
-
 def test_speech_is_before_the_question_as_in_the_original():
     record = Record.from_dict(LINE | {"transcript": [{"start": 0, "end": 2.05, "text": "look at this"}]})
     assert conversation(record, transcripts=True)[0][0] == (
@@ -197,9 +191,6 @@ def test_transcripts_are_found_by_the_video_name(tmp_path):
     ]
     with pytest.raises(DataError, match="is not a folder"):
         read_records(path, transcripts=tmp_path / "none")
-
-
-# ---------------------------------------------------------------------------------------------- annotations
 
 
 def construction_cases() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How nano learns: what it is told of films, and that each stage gives a loss with gradients."""
+"""Training of nano: its labels, and a loss with gradients in each stage."""
 
 import copy
 import random
@@ -43,12 +43,12 @@ from timechat.training.objectives import HEADS, find_objective
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
 
-FILM = write_scene(3, 1)
+VIDEO = write_scene(3, 1)
 
 
 @pytest.fixture(scope="module")
 def nano():
-    sentences = [text for r in synthetic_records(FILM) for text in (r.question, r.response)]
+    sentences = [text for r in synthetic_records(VIDEO) for text in (r.question, r.response)]
     return build_nano(sentences)
 
 
@@ -60,9 +60,6 @@ def make_recipe(objective, **films):
         "run": {"steps": 10, "batch_size": 2, "precision": "fp32", "output": "unused"},
     }
     return build_recipe(content)[0]
-
-
-# ---------------------------------------------------------------------------------------------- words and numbers
 
 
 def test_every_half_second_is_one_token(nano):
@@ -90,61 +87,60 @@ def test_near_times_are_similar_and_far_ones_are_not():
     assert likeness[101] > likeness[110] > likeness[300]
 
 
-# ----------------------------------------------------------------------------------------- what is told of a film
-
-
 def test_state_labels_are_set_between_start_and_end_of_an_event():
-    happening = FILM.actions[0]
-    thing = FILM.objects[happening.object]
-    column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
-    times = [happening.start, happening.start + 0.5, happening.end - 0.5, happening.end]
-    assert state_labels(FILM, times)[:, column].tolist() == [0, 1, 1, 0]
+    action = VIDEO.actions[0]
+    obj = VIDEO.objects[action.object]
+    column = COLOR_KIND.start + list(COLORS).index(obj.color) * NUM_KINDS + KINDS.index(action.kind)
+    times = [action.start, action.start + 0.5, action.end - 0.5, action.end]
+    assert state_labels(VIDEO, times)[:, column].tolist() == [0, 1, 1, 0]
 
 
 def test_labels_mark_starts_and_ends_of_events():
-    happening = FILM.actions[0]
-    thing = FILM.objects[happening.object]
-    column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
-    labels = state_labels(FILM, frame_times(FILM))
-    frame = round(happening.start * 2) + 1
+    action = VIDEO.actions[0]
+    obj = VIDEO.objects[action.object]
+    column = COLOR_KIND.start + list(COLORS).index(obj.color) * NUM_KINDS + KINDS.index(action.kind)
+    labels = state_labels(VIDEO, frame_times(VIDEO))
+    frame = round(action.start * 2) + 1
     assert labels[frame - 1 : frame + 2, NEW.start + column].tolist() == [0, 1, 0]
-    frame = round(happening.end * 2)
+    frame = round(action.end * 2)
     assert labels[frame - 1 : frame + 2, OVER.start + column].tolist() == [0, 1, 0]
 
 
 def test_pair_labels_mark_visible_objects():
-    here = [thing for thing in FILM.objects if thing.is_present]
+    here = [obj for obj in VIDEO.objects if obj.is_present]
     columns = [PAIRS.start + list(COLORS).index(t.color) * NUM_SHAPES + SHAPES.index(t.shape) for t in here]
-    assert state_labels(FILM, [0.0])[0].nonzero()[0].tolist() == sorted(columns)
+    assert state_labels(VIDEO, [0.0])[0].nonzero()[0].tolist() == sorted(columns)
 
 
 def test_frame_and_patch_labels_locate_objects():
-    seen = visible_objects(FILM, 0.0)
+    seen = visible_objects(VIDEO, 0.0)
     classes, geometry = frame_labels(seen)
-    thing = next(i for i, thing in enumerate(FILM.objects) if thing.is_present)
-    color, shape = list(COLORS).index(FILM.objects[thing].color), SHAPES.index(FILM.objects[thing].shape)
+    index = next(i for i, obj in enumerate(VIDEO.objects) if obj.is_present)
+    color, shape = list(COLORS).index(VIDEO.objects[index].color), SHAPES.index(VIDEO.objects[index].shape)
     assert classes[color] in (shape, -100)
-    look = appearance_at(FILM, thing, 0.0)
+    look = appearance_at(VIDEO, index, 0.0)
     assert geometry[len(COLORS) + shape][:2] == pytest.approx([look.x, look.y])
-    patches, _ = patch_labels(seen, 12, (FILM.width, FILM.height))
+    patches, _ = patch_labels(seen, 12, (VIDEO.width, VIDEO.height))
     place = min(11, int(look.y * 12)) * 12 + min(11, int(look.x * 12))
     assert patches[place].tolist() == [1 + color, 1 + shape]
 
 
 def test_motion_labels_hold_positions_and_changes():
-    happening = next(h for f in (write_scene(3, i) for i in range(50)) for h in f.actions if h.kind == "move")
-    film = next(f for f in (write_scene(3, i) for i in range(50)) if happening in f.actions)
-    times = frame_times(film)
-    motion, known = motion_labels(film, times)
-    frame, shape = round(happening.start * 2) + 4, len(COLORS) + SHAPES.index(film.objects[happening.object].shape)
-    look, before, after = (appearance_at(film, happening.object, times[i]) for i in (frame, frame - 2, frame + 2))
+    action = next(
+        action for f in (write_scene(3, i) for i in range(50)) for action in f.actions if action.kind == "move"
+    )
+    video = next(f for f in (write_scene(3, i) for i in range(50)) if action in f.actions)
+    times = frame_times(video)
+    motion, known = motion_labels(video, times)
+    frame, shape = round(action.start * 2) + 4, len(COLORS) + SHAPES.index(video.objects[action.object].shape)
+    look, before, after = (appearance_at(video, action.object, times[i]) for i in (frame, frame - 2, frame + 2))
     assert known[frame, shape].all()
     assert motion[frame, shape, :2] == pytest.approx([look.x - 0.5, look.y - 0.5], abs=1e-5)
     change = [2.5 * (after.x - before.x), 2.5 * (after.y - before.y)]
     assert motion[frame, shape, 6:8] == pytest.approx(change, abs=1e-4)
     assert not known[1, :, 6:].any()  # there is no second before
     padded = [*times[: frame + 2], times[frame + 1], times[frame + 1]]
-    assert not motion_labels(film, padded)[1][frame, :, 6:].any()  # less than a second after
+    assert not motion_labels(video, padded)[1][frame, :, 6:].any()  # less than a second after
 
 
 def test_starts_point_to_the_next_frame_and_ends_to_their_own():
@@ -167,10 +163,10 @@ def test_scores_and_durations_have_no_pointers():
 
 
 def test_questions_about_one_event_have_its_start():
-    records = synthetic_records(FILM)
-    told = {record.id: single_event_start(record) for record in records}
-    assert all(told[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
-    assert any(told[record.id] == record.events[0].start for record in records if record.kind == "what_after")
+    records = synthetic_records(VIDEO)
+    starts = {record.id: single_event_start(record) for record in records}
+    assert all(starts[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
+    assert any(starts[record.id] == record.events[0].start for record in records if record.kind == "what_after")
 
 
 def test_codes_of_starts_consist_of_parts():
@@ -185,31 +181,31 @@ def test_codes_of_starts_consist_of_parts():
 
 
 def test_brief_questions_are_short_and_cover_every_event():
-    asked = choose_records(FILM, 0, 20, random.Random(0), brief=True)
-    grounded = [record for record in asked if record.task == "grounding" and not record.is_negative]
-    assert sorted(record.events[0].id for record in grounded) == sorted(h.id for h in FILM.actions)
-    usual = [record for record in synthetic_records(FILM) if record.task == "grounding"]
+    records = choose_records(VIDEO, 0, 20, random.Random(0), brief=True)
+    grounded = [record for record in records if record.task == "grounding" and not record.is_negative]
+    assert sorted(record.events[0].id for record in grounded) == sorted(action.id for action in VIDEO.actions)
+    usual = [record for record in synthetic_records(VIDEO) if record.task == "grounding"]
     assert np.mean([len(r.question) for r in grounded]) < 0.6 * np.mean([len(r.question) for r in usual])
 
 
 def test_video_tokens_first_attend_to_their_own_and_near_frames(nano):
     video = nano[0].video_qformer
-    for layer, asides in zip(video.qformer.encoder.layer, FRAME_OFFSETS, strict=True):
+    for layer, offsets in zip(video.qformer.encoder.layer, FRAME_OFFSETS, strict=True):
         attention = layer.crossattention.attention
         with torch.no_grad():
             queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (32, -1))
             keys = attention.key(video.frame_positions.weight).unflatten(-1, (32, -1))
-        looked_at = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
-        for half, aside in zip((looked_at[:16], looked_at[16:]), asides, strict=True):
-            assert (half == (torch.arange(16) + aside) % 16).all()
+        attended = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
+        for half, offset in zip((attended[:16], attended[16:]), offsets, strict=True):
+            assert (half == (torch.arange(16) + offset) % 16).all()
 
 
 def test_the_initialized_video_qformer_compares_frames(nano):
     model = copy.deepcopy(nano[0])
     model.training_heads = NanoHeads(model)
     initialize_comparison(model)
-    video, told = model.video_qformer, model.training_heads.frames
-    which = torch.linalg.pinv(told.which.weight.detach())  # (dimensions, rows): a token that is known as that of a row
+    video, heads = model.video_qformer, model.training_heads.frames
+    which = torch.linalg.pinv(heads.which.weight.detach())  # (dimensions, rows): a token that is known as that of a row
     tokens = 30 * which.T + torch.randn(16, 16, len(which)) / 8
     frames = F.pad(tokens, (0, video.frame_positions.embedding_dim - len(which)))
     outputs = []
@@ -217,7 +213,7 @@ def test_the_initialized_video_qformer_compares_frames(nano):
     with cross.output.dense.register_forward_hook(lambda *call: outputs.append(call[2])), torch.no_grad():
         video(frames[None])
         change = (tokens[7, 3] - tokens[3, 3]) @ F.normalize(
-            told.geometry.weight, dim=1
+            heads.geometry.weight, dim=1
         ).T  # of one row, in two seconds
     assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], 2 * change, atol=0.1)
 
@@ -267,9 +263,6 @@ def test_the_attention_loss_is_zero_for_correct_attention():
     wanted[..., 2] = True
     assert attention_loss(scores, wanted).max() < 1e-6
     assert attention_loss(scores, wanted.roll(1, dims=-1)).min() > 10
-
-
-# -------------------------------------------------------------------------------------------------- batches, losses
 
 
 def make_source(nano, objective, tmp_path, monkeypatch, **films):
@@ -358,11 +351,11 @@ def test_batches_hold_the_classes_of_their_queries(nano, tmp_path, monkeypatch):
 
 def test_conversations_are_tokenized_as_in_inference(nano):
     _, processor = nano
-    times = frame_times(FILM)
+    times = frame_times(VIDEO)
     question, answer = "When does it happen?", "The given query happens in 1.0 - 2.0 seconds."
     packed = ConversationWriter(processor).pack(times, [(question, answer)])
-    asked = processor.encode_prompt(processor.render_prompt(times, question), len(times))
-    assert packed.input_ids[: len(asked)] == asked
+    prompt_ids = processor.encode_prompt(processor.render_prompt(times, question), len(times))
+    assert packed.input_ids[: len(prompt_ids)] == prompt_ids
     answered = [label for label in packed.labels if label != IGNORED_LABEL]
     assert answered[-1] == processor.tokenizer.eos_token_id
     assert processor.decode(answered) == answer
@@ -388,7 +381,7 @@ def test_the_saved_heads_fit_the_built_in_model(nano):
 
 def test_a_batch_without_grounding_has_a_loss(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
-    other_questions = [record for record in synthetic_records(FILM) if record.task == "qa"][:2]
+    other_questions = [record for record in synthetic_records(VIDEO) if record.task == "qa"][:2]
     monkeypatch.setattr(source_module, "choose_records", lambda *_args, **_options: other_questions)
     batches = source.batches(0)
     batch = next(batches)

@@ -1,4 +1,4 @@
-"""`timechat train`, from records and videos to a model that answers; and its logs."""
+"""`timechat train`: from records and videos to a model that answers; and its logs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from timechat.training.recipes import read_recipe
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A recipe over two records of one drawn clip, as the original's files are written."""
+    """Write a recipe with two records about one synthetic clip, in the format of the original."""
     folder = tmp_path_factory.mktemp("data")
     draw_clip(RECIPES["constant rate"], folder / "clock.mp4")
     turns = [{"q": "When does it turn?", "a": "The given query happens in 0.5 - 1.5 seconds."}]

@@ -1,4 +1,4 @@
-"""The loop learns, goes on exactly, and says what went wrong."""
+"""The training loop learns, resumes exactly, and reports errors."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def last_weights(folder) -> dict[str, torch.Tensor]:
 
 
 class OneBatch(SmallSource):
-    """The same samples over and over."""
+    """A source that repeats one batch."""
 
     def batches(self, _first_iteration):
         batch = next(super().batches(0))

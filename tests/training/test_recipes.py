@@ -1,4 +1,4 @@
-"""Recipes are read strictly, and the four that ship have the original's numbers."""
+"""Recipes are read strictly, and the four in the repository have the settings of the original."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -57,7 +57,7 @@ def make_source(recipe, model, processor):
 
 @pytest.fixture(scope="module")
 def trained(converted, tmp_path_factory):
-    """A run over two stages, with everything exported."""
+    """Run two stages and export all formats."""
     folder = tmp_path_factory.mktemp("trained") / "run"
 
     def with_head(model, batch):
@@ -77,7 +77,7 @@ def trained(converted, tmp_path_factory):
         )
         assert train_recipe(stages, make_source)
         messages: list[str] = []
-        assert train_recipe(stages, make_source, report=messages.append)  # nothing is left to do
+        assert train_recipe(stages, make_source, report=messages.append)  # all stages are finished
         assert all("already finished" in text for text in messages)
     return folder
 
@@ -147,7 +147,7 @@ def test_an_adapter_of_a_different_rank_is_refused(converted, tmp_path):
 def test_a_stage_starts_from_the_result_of_the_one_before(trained, converted):
     first, second = (read_log(trained / name) for name in ("1-first", "2-second"))
     assert second[0]["loss"] < first[0]["loss"]
-    assert second[0]["extra"] < first[-1]["extra"]  # the heads go on as well
+    assert second[0]["extra"] < first[-1]["extra"]  # the heads are passed on as well
     start = Model.from_pretrained(converted).video_qformer.query_tokens
     assert not torch.equal(Model.from_pretrained(trained / "1-first" / "model").video_qformer.query_tokens, start)
     assert json.loads((trained / "2-second" / "finished.json").read_text()) == {"step": 2, "metrics": {}}

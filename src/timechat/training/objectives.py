@@ -53,7 +53,7 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
         batch: Inputs of the model, and `labels` `(batch, sequence)`, -100 for tokens without loss.
     """
     targets = batch["labels"][:, 1:]  # (batch, sequence - 1)
-    # The head is computed only where some sample of the batch has a label; at one place at least, for the gradients.
+    # The head is computed only at positions with a label in the batch; at one position at least, for the gradients.
     places = (targets != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]  # (places,)
     if places.numel() == 0:
         places = torch.zeros(1, dtype=torch.long, device=targets.device)
@@ -67,11 +67,11 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
 
 
 def _of_nano(lose: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]) -> Objective:
-    """Make an objective of one of nano's, whose losses are means over the samples of a batch."""
+    """Make an objective from one of nano, whose losses are means over the samples of a batch."""
 
     def objective(model: nn.Module, batch: Batch) -> StepLoss:
         loss, parts = lose(model, batch)
-        # Heads that this stage does not need take part all the same: several processes expect a gradient of each.
+        # Heads without a loss in this stage take part with weight 0, because DDP expects a gradient of each.
         heads: nn.Module = getattr(model, HEADS_NAME)
         loss = loss + 0 * torch.stack([parameter.sum() for parameter in heads.parameters()]).sum()
         num_samples = len(next(batch[name] for name in ("input_ids", "pixel_values", "frame_tokens") if name in batch))
@@ -89,8 +89,8 @@ OBJECTIVES: dict[str, Objective] = {
     "nano_films": _of_nano(nano.end_to_end),
 }
 
-# Modules that an objective needs in training only, as a function of the model. They hang at `model.training_heads`,
-# are trained and kept in checkpoints, go on from stage to stage, and are left out of what is exported.
+# Modules that an objective needs in training only, as a function of the model. They are attached as
+# `model.training_heads`, trained, saved in checkpoints, passed on from stage to stage, and not exported.
 HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "nano_frames": nano.NanoHeads,
     "nano_scripts": nano.NanoHeads,
@@ -100,13 +100,13 @@ HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 HEADS_NAME = "training_heads"
 
-# What `model.start` does to what a stage starts from, a function of model and heads alone: a run that goes on does it
-# again.
+# Functions that `model.start` names. Each changes the start model of a stage. It depends on nothing but model and heads,
+# because it runs again when a run is resumed.
 INITIALIZERS: dict[str, Callable[[nn.Module], None]] = {"nano_comparing": initialize_comparison}
 
 
 class ObjectiveModule(nn.Module):
-    """A model together with its objective, so that what wraps it (DDP, FSDP) sees one forward pass."""
+    """A model together with its objective, so that wrappers (DDP, FSDP) see one forward pass."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -119,10 +119,10 @@ class ObjectiveModule(nn.Module):
 
 
 def find_objective(name: str) -> Objective:
-    """Return the objective of a name.
+    """Return the objective of this name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such objective.
     """
     if name not in OBJECTIVES:
         raise ValueError(f"there is no objective {name!r}; known: {', '.join(OBJECTIVES)}")
