@@ -100,8 +100,8 @@ HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 HEADS_NAME = "training_heads"
 
-# Functions that `model.start` names. Each changes the start model of a stage and depends on model and heads only, because
-# it runs again when a run is resumed.
+# Functions that `model.start` names. Each changes the start model of a stage and depends on model and heads only,
+# because it runs again when a run is resumed.
 INITIALIZERS: dict[str, Callable[[nn.Module], None]] = {"nano_comparing": initialize_comparison}
 
 
