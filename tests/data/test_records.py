@@ -71,7 +71,7 @@ def test_a_video_folder_replaces_that_of_the_file(tmp_path):
     [
         ({"vidoe": "a.mp4", "messages": MESSAGES}, r"r\.jsonl:2: a record needs 'video'.*is 'vidoe' a typing error"),
         ({"video": "a.mp4"}, r"r\.jsonl:2: a record needs 'messages', got the keys video"),
-        ({"video": "a.mp4", "messages": MESSAGES[:1]}, "user and assistant in turn"),
+        ({"video": "a.mp4", "messages": MESSAGES[:1]}, "pairs of a user and an assistant message"),
         ({"video": "a.mp4", "messages": [{"role": "bot", "content": ""}]}, "role of a message must be one of user"),
         ({"video": "a.mp4", "messages": [{"role": "user"}]}, "a message must be"),
         ({"video": "a.mp4", "messages": MESSAGES, "start": 5, "end": 4}, "start must be before end"),
@@ -279,5 +279,5 @@ def test_the_published_lines_of_qvhighlights_are_read(tmp_path):
 
 
 def test_a_conversation_must_end_with_an_answer():
-    with pytest.raises(ValueError, match="in pairs"):
+    with pytest.raises(ValueError, match="pairs of a user and an assistant message"):
         Record(video="a.mp4", messages=(Message("user", "Hello?"),))

@@ -54,5 +54,5 @@ def test_stopping_under_torchrun_is_not_a_crash(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "the same command goes on" in result.stderr + result.stdout
+    assert "the same command resumes" in result.stderr + result.stdout
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [1]
