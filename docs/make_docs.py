@@ -291,13 +291,13 @@ def _pictures(video: Path) -> Iterator[str]:
 
 def draw_demo(path: Path) -> None:
     """Write the demo video."""
-    write_video(demo.demo_film(), path)
+    write_video(demo.demo_script(), path)
 
 
 def main() -> None:
     """Write all pages."""
     torch.set_num_threads(1)  # more threads slow a tiny model down
-    timechat, film = TimeChat.from_pretrained("nano"), demo.demo_film()
+    timechat, film = TimeChat.from_pretrained("nano"), demo.demo_script()
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "demo.mp4"
         draw_demo(video)

@@ -4,9 +4,9 @@ Run by `make dist`:
 
     python -m tests.dist OUT
 
-It builds the sdist and the wheel in OUT and checks their size. It installs the wheel with the extras `eval` and `server`
-and the versions of `constraints.txt`. Then it runs `ground`, `serve` with its page, `mcp` and a recipe of the sdist. It
-needs a package index.
+It builds the sdist and the wheel in OUT and checks their size. It installs the wheel with the extras `eval` and
+`server` and the versions of `constraints.txt`. Then it runs `ground`, `serve` with its page, `mcp` and a recipe of
+the sdist. It needs a package index.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -168,7 +168,7 @@ def encode_features(
     dtype: str = "float32",
     workers: int = 2,
     video_loader: VideoLoader | None = None,
-) -> Iterator[str | None]:
+) -> Generator[str | None, None, None]:
     """Compute the features of all videos that a store lacks. After an interruption, a new call resumes.
 
     The frames of a video pass the model in one batch, as in training, so that the results are equal.

@@ -1,1 +1,1 @@
-"""Synthetic videos: their benchmark, and the validation of a model that is trained."""
+"""Synthetic videos with known events, questions about them with answers, their benchmark and validation."""

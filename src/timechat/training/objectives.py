@@ -101,7 +101,7 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
         batch: Inputs of the model, and `labels` `(batch, sequence)`, -100 for tokens without loss.
     """
     targets = batch["labels"][:, 1:]  # (batch, sequence - 1)
-    # The head is computed only where some sample of the batch has a label; at one place at least, for the gradients.
+    # The head is computed only at positions with a label in the batch; at one position at least, for the gradients.
     places = (targets != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]  # (places,)
     if places.numel() == 0:
         places = torch.zeros(1, dtype=torch.long, device=targets.device)
@@ -119,7 +119,7 @@ HEADS_NAME = "training_heads"
 
 
 class ObjectiveModule(nn.Module):
-    """A model together with its objective, so that what wraps it (DDP, FSDP) sees one forward pass."""
+    """A model together with its objective, so that wrappers (DDP, FSDP) see one forward pass."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def find_objective(name: str, objectives: Mapping[str, Objective] = OBJECTIVES) 
     """Return the objective of this name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such objective.
     """
     if name not in objectives:
         raise ValueError(f"there is no objective {name!r}; known: {', '.join(objectives)}")
