@@ -1,16 +1,16 @@
-"""Moments of long films: found or not, where, how exactly, and how far the scores tell the truth.
+"""Moments of long videos: found or not, position, accuracy, and reliability of the scores.
 
     timechat data draw films1 --clips 20 --seed 1 --split test --minutes 1
     timechat data draw films60 --clips 2 --seed 1 --split test --minutes 60
     python perf/moments.py films1 films60 --json moments.json
 
-prints tables in Markdown. And with films of the training split
+prints tables in Markdown. With videos of the training split,
 
     timechat data draw train10 --clips 6 --seed 1 --minutes 10
     python perf/moments.py films1 films60 --calibrate-on train10 --diagram reliability.svg
 
-fits the line that makes probabilities of the scores, and draws how true they are on the other films, before and after.
-A run that is stopped goes on where it was: every answer is kept.
+fits the calibration of the scores and plots their reliability on the other videos, before and after. A stopped run
+resumes where it stopped: every answer is stored.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from timechat.pipeline.window_plan import plan_windows
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way of asking.
+    """A mode of asking.
 
     Attributes:
         refine: Whether borders are looked at again, with denser frames.
@@ -69,15 +69,15 @@ _FOR_CALIBRATION = "all, however unsure"
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="what `timechat data draw --minutes` has written")
-    parser.add_argument("--model", default="nano", help="any model that TimeChat.from_pretrained takes")
+    parser.add_argument("folders", type=Path, nargs="+", help="output folders of `timechat data draw --minutes`")
+    parser.add_argument("--model", default="nano", help="model for TimeChat.from_pretrained")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--limit", type=int, help="the first so many films of every folder")
-    parser.add_argument("--questions", type=int, help="most of every film, spread over it")
-    parser.add_argument("--step", type=float, help="seconds from frame to frame of the first look")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(_USUAL), help="of asking")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--calibrate-on", type=Path, metavar="FOLDER", help="films of the training split")
+    parser.add_argument("--limit", type=int, help="number of videos per folder, from the first on")
+    parser.add_argument("--questions", type=int, help="maximum number of questions per video, spread over it")
+    parser.add_argument("--step", type=float, help="seconds between frames in the first pass")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(_USUAL), help="modes of asking")
+    parser.add_argument("--json", type=Path, help="output file for the metrics")
+    parser.add_argument("--calibrate-on", type=Path, metavar="FOLDER", help="videos of the training split")
     parser.add_argument("--diagram", type=Path, help="with --calibrate-on: a PNG or SVG file")
     options = parser.parse_args()
     for name in ("limit", "questions"):
@@ -92,15 +92,15 @@ def parse_options() -> argparse.Namespace:
 
 
 class Asker:
-    """A model that is asked about folders of films, and remembers what it has answered."""
+    """A model with stored answers about folders of videos."""
 
     def __init__(self, timechat: TimeChat, *, step: float | None, limit: int | None, questions: int | None) -> None:
-        """Take a model, seconds from frame to frame, and how many films of a folder and questions of a film to take."""
+        """Take a model, seconds between frames, and the numbers of videos per folder and questions per video."""
         self.timechat, self.step, self.limit, self.questions = timechat, step, limit, questions
         self.weights = weights_fingerprint(timechat.model)
 
     def ask(self, folder: Path, ways: Sequence[str]) -> tuple[list[DrawnFilm], dict[str, Told]]:
-        """Ask everything in some ways."""
+        """Ask all questions in the given modes."""
         films = read_films(folder, tasks=["grounding"], limit=self.limit)
         films = [replace(film, records=spread(film.records, self.questions)) for film in films]
         store = self._open_store(folder)
@@ -139,7 +139,7 @@ class Asker:
 
 
 def spread(records: Sequence[Record], most: int | None) -> tuple[Record, ...]:
-    """Take records at equal distances: they stand in order of time, those about what never happens last."""
+    """Take records at equal distances: they are in order of time, with queries of absent events last."""
     if most is None or len(records) <= most:
         return tuple(records)
     return tuple(records[i * len(records) // most] for i in range(most))
@@ -149,7 +149,7 @@ def spread(records: Sequence[Record], most: int | None) -> tuple[Record, ...]:
 
 
 def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
-    """Fit on the films of the training split, and tell how true the scores are on the others, as they are and raw."""
+    """Fit on the videos of the training split and report the reliability of calibrated and raw scores on the others."""
     shown: dict[str, Reliability] = {}
     result: dict[str, Any] = {}
     scoring = Scoring.from_config(asker.timechat.model.config)
@@ -159,7 +159,7 @@ def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
     ):
         scores, windows, is_right = scored(asker, [options.calibrate_on])
         slope, offset = fit_calibration(evidence(scores, windows, line), is_right)
-        # Films of one length have one number of windows, by which the odds are divided afterwards.
+        # Videos of one length have one number of windows, by which the odds are divided afterwards.
         offset += float(np.log(windows).mean())
         print(f"{name}: slope {slope:.4f}, offset {offset:.4f}, from {len(scores)} moments")
         result[name] = {"slope": slope, "offset": offset, "moments": len(scores)}
@@ -176,7 +176,7 @@ def calibrate(asker: Asker, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def grounded_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of all moments found for queries, windows of their films, and whether each is right at IoU 0.5."""
+    """Return scores of all found moments, windows of their videos, and correctness at IoU 0.5."""
     pieces = []
     for folder in folders:
         films, told = asker.ask(folder, [_FOR_CALIBRATION])
@@ -190,7 +190,7 @@ def grounded_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, 
 
 
 def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of the events of dense captions, ones, and whether each has the caption of a true event at IoU 0.5."""
+    """Return scores of dense captions, ones, and whether each matches the caption of a true event at IoU 0.5."""
     scores, is_right = [], []
     for folder in folders:
         for film in read_films(folder, tasks=["dense_caption"], limit=asker.limit):
@@ -204,12 +204,12 @@ def caption_scores(asker: Asker, folders: Sequence[Path]) -> tuple[np.ndarray, n
 
 
 def evidence(scores: np.ndarray, windows: np.ndarray, line: Calibration) -> np.ndarray:
-    """What the model has made these scores of, in nats."""
+    """Return the evidence behind calibrated scores in nats."""
     return (logit(scores) + np.log(windows) - line.offset) / line.slope
 
 
 def draw_reliability(path: Path, shown: dict[str, Reliability], title: str) -> None:
-    """Draw the share right over the score, side by side, each point as large as its count."""
+    """Plot the share of correct moments over the score, side by side; point size is the count."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,9 +1,9 @@
-"""How good a model is on drawn films that it has never seen, beside everything that it has to beat.
+"""Quality of a model on synthetic videos that it has never seen, compared with baselines.
 
     timechat data draw films --clips 500 --seed 1 --split test
     python perf/nano.py films --controls --json nano.json
 
-prints tables in Markdown. A run that is stopped goes on where it was: raw answers are kept, film by film.
+prints tables in Markdown. A stopped run resumes where it stopped: raw answers are stored after every video.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from timechat.model.fingerprint import weights_fingerprint
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what `timechat data draw` has written")
-    parser.add_argument("--model", default="nano", help="any model that TimeChat.from_pretrained takes")
+    parser.add_argument("folder", type=Path, help="output folder of `timechat data draw`")
+    parser.add_argument("--model", default="nano", help="model for TimeChat.from_pretrained")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--limit", type=int, help="the first so many films")
+    parser.add_argument("--limit", type=int, help="number of videos, from the first on")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--wording", choices=("record", "preset"), default="record", help="of the questions")
-    parser.add_argument("--controls", action="store_true", help="ground blank and shuffled frames as well")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--answers", type=Path, help="file of raw answers; by default in the folder, one a model")
+    parser.add_argument("--wording", choices=("record", "preset"), default="record", help="wording of the questions")
+    parser.add_argument("--controls", action="store_true", help="ground blank and shuffled frames too")
+    parser.add_argument("--json", type=Path, help="output file for the metrics")
+    parser.add_argument("--answers", type=Path, help="file of raw answers; by default one per model in the folder")
     options = parser.parse_args()
     if options.limit is not None and options.limit < 1:
-        parser.error(f"--limit must be at least 1 film, got {options.limit}")
+        parser.error(f"--limit must be at least 1 video, got {options.limit}")
     return options
 
 
