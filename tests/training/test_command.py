@@ -72,7 +72,7 @@ def test_a_recipe_becomes_a_model_that_loads_however_often_it_is_stopped(recipe,
     [
         ([], "give a RECIPE"),
         (["nowhere.yaml"], "there is no recipe nowhere.yaml"),
-        (["--export-original", "nowhere", "out.pth"], "nowhere is no converted TimeChat model"),
+        (["--export-original", "nowhere", "out.pth"], "nowhere is not a converted TimeChat model"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, message, capsys):
