@@ -293,7 +293,7 @@ def test_a_lost_or_damaged_adapter_is_refused(copy):
 
 def test_another_kind_of_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(CheckpointError, match="no converted TimeChat model but holds llama"):
+    with pytest.raises(CheckpointError, match="not a converted TimeChat model, it contains llama"):
         TimeChat.from_pretrained(tmp_path)
 
 

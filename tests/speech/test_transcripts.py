@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -292,6 +294,11 @@ def test_a_loaded_transcript_is_cleaned_with_a_note(tmp_path):
 def test_a_transcript_of_single_words_is_kept(tmp_path):
     words = Transcript((Event(0, 1, "we"), Event(1, 2, "cut")))
     assert load_transcript("video.mp4", transcript=transcript(tmp_path, "0\t1\twe\n1\t2\tcut\n")) == words
+
+
+def test_transcripts_do_not_import_the_recogniser():
+    code = "import sys, timechat.speech.loading; sys.exit('timechat.speech.recognition' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_transcript_and_two_transcripts(tmp_path):

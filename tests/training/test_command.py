@@ -72,7 +72,7 @@ def test_a_recipe_gives_a_model_that_loads_after_interruptions(recipe, tmp_path,
     [
         ([], "give a RECIPE"),
         (["nowhere.yaml"], "there is no recipe nowhere.yaml"),
-        (["--export-original", "nowhere", "out.pth"], "nowhere is no converted TimeChat model"),
+        (["--export-original", "nowhere", "out.pth"], "nowhere is not a converted TimeChat model"),
     ],
 )
 def test_bad_input_gives_a_one_line_error(arguments, message, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -103,6 +105,11 @@ def peak_level(path, start, end):
     times = np.concatenate([at + np.arange(len(block)) / rate for at, block in blocks])
     wave = np.concatenate([block for _, block in blocks])
     return float(np.abs(wave[(times >= start) & (times < end)]).max())
+
+
+def test_loading_a_video_does_not_import_clips():
+    code = "import sys, timechat.video; sys.exit('timechat.video.clips' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------- exact cuts

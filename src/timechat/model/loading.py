@@ -71,7 +71,7 @@ def check_folder(folder: Path) -> None:
         kind = f"a config.json that cannot be read ({error})"
     if kind != TimeChatConfig.model_type:
         raise CheckpointError(
-            f"{folder} is no converted TimeChat model but holds {kind}; make one with `timechat convert --from "
+            f"{folder} is not a converted TimeChat model, it contains {kind}; make one with `timechat convert --from "
             "CKPT_DIR OUT_DIR` and name OUT_DIR"
         )
 
@@ -100,7 +100,7 @@ def _fetch(name: str) -> Path:
     try:
         return fetch_model(name)
     except (DownloadError, ValueError) as error:
-        raise CheckpointError(f"{name!r} is no folder here and cannot be downloaded as a model: {error}") from error
+        raise CheckpointError(f"{name!r} is not a local folder and cannot be downloaded as a model: {error}") from error
 
 
 def _choose_device(device: str) -> torch.device:

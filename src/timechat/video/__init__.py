@@ -1,10 +1,10 @@
-"""Video files to `Frames`: which frames are on screen at which times, and their pixels.
+"""Video files to `Frames`: the frames on screen at given times, and their pixels.
 
-The clock of a video starts when its first frame is shown; every time is the container's presentation time on
-that clock, in seconds. A file is read twice: once without decoding, for the time of every frame, then
-only the stretches that hold a wanted frame are decoded, each from the keyframe before it.
+The clock of a video starts with its first frame; every time is the container's presentation time on that clock, in
+seconds. A file is read twice: first without decoding, for the times of all frames; then only the packet ranges with a
+requested frame are decoded, each from the keyframe before it. `timechat.video.clips` cuts videos.
 
-    source ─▶ index (times of all frames) ─▶ sampling (which ones) ─▶ decoding (their pixels) ─▶ frames
+    source ─▶ index (times of all frames) ─▶ sampling (selection) ─▶ decoding (their pixels) ─▶ frames
 """
 
 from timechat.video.frames import Frames, Size, StreamInfo, VideoInfo
