@@ -96,7 +96,7 @@ def evidence(scores: np.ndarray, windows: np.ndarray, line: Calibration) -> np.n
 def calibrate(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Reliability]]:
     """Fit on the runs of the training split, and measure calibrated and raw scores on the others."""
     config = load_timechat(read_run(options.fit[0])[0].model).model.config
-    scoring = Scoring.from_config(config)
+    scoring = Scoring.fitted(config.score_calibration, config.found_threshold)
     name, line, read = (
         ("captions", scoring.captions, caption_scores)
         if options.captions

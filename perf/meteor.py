@@ -13,7 +13,7 @@ from pathlib import Path
 
 from timechat.evaluation.metrics.captioning import THRESHOLDS, caption_iou
 from timechat.evaluation.metrics.java import MeteorProcess, tokenize_ptb
-from timechat.evaluation.readers import InputIssues, read_caption_predictions
+from timechat.evaluation.readers import InputIssues, read_caption_ground_truth, read_caption_predictions
 from timechat.evaluation.score import score_files
 
 Pairs = list[tuple[str, str]]
