@@ -394,7 +394,7 @@ def test_questions_can_be_asked_in_the_words_of_the_pipeline(films):
 
 
 def test_questions_that_tell_what_is_said_are_no_validation():
-    script = next(film for i in range(60) if (speech := make_speech(film := write_scene(9, i))) and speech.can_be_seen)
+    script = next(film for i in range(60) if (speech := make_speech(film := write_scene(9, i))) and speech.is_narration)
     film = draw_grounding_film(script, lambda film: sampled_times(film, 2), size=56)
     told = [
         r.question for r in synthetic_records(script) if "Transcribed speech" in r.question and r.task == "grounding"
