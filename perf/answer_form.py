@@ -17,8 +17,8 @@ import torch
 
 from timechat import TimeChat
 from timechat.cache import DiskCache
-from timechat.evaluation.films import read_films
-from timechat.pipeline import DecodingOptions, EncodedVideo
+from timechat.pipeline import DecodingOptions, EncodedVideo, Request
+from timechat.synthetic.folder import read_videos
 
 MODES = {"free": DecodingOptions(is_free=True), "constrained": DecodingOptions()}
 TASKS = ("dense_caption", "grounding", "highlights", "steps")
@@ -37,7 +37,9 @@ def ask(
 ) -> tuple[bool, int, float]:
     """Return whether an answer has a fault, its number of tokens, and its seconds."""
     began = time.perf_counter()
-    answer = timechat.run(task, window, None if task in ("dense_caption", "steps") else query, decoding=decoding)
+    answer = timechat.run(
+        Request(task, None if task in ("dense_caption", "steps") else query, decoding=decoding), window
+    )
     seconds = time.perf_counter() - began
     starts = [event.start for event in answer.events]
     has_fault = any("read" in note or "past the end" in note or "score" in note for note in answer.notes)
@@ -53,7 +55,7 @@ def main() -> None:
     print("| videos | task | windows | faults, free | constrained | tokens/s, free | constrained | ratio |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for folder in options.folders:
-        films = read_films(folder, tasks=["grounding"])
+        films = read_videos(folder, tasks=["grounding"])
         windows = []
         for film in films:
             with timechat.open(film.path) as video:

@@ -20,7 +20,7 @@ import torch
 from perf.stand_in_vocabularies import write_llama_tokenizer
 from transformers import AutoTokenizer
 
-from timechat.answers.grammar import answer_grammar
+from timechat.answers.tasks import answer_grammar
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.model.loading import NANO_FOLDER
 

@@ -29,7 +29,7 @@ import av
 import numpy as np
 
 try:  # the peers' environment has no timechat
-    from timechat.video import load_frames, sample_indices
+    from timechat.video import FrameSampling, load_frames, sample_indices
     from timechat.video.decoding import plan_packet_ranges
     from timechat.video.index import build_index, read_packets, seconds
     from timechat.video.source import open_source
@@ -104,7 +104,7 @@ def wanted_indices(path: Path) -> list[int]:
     index = build_index(packets, time_base)
     times = seconds(index.frame_pts - index.frame_pts[0], index.time_base)
     end_time = float(index.end - index.frame_pts[0]) * float(time_base)
-    return sample_indices(times, end_time, num_frames=NUM_FRAMES, tick=float(time_base)).tolist()
+    return sample_indices(times, end_time, FrameSampling(num_frames=NUM_FRAMES), tick=float(time_base)).tolist()
 
 
 def first_pass(path: Path) -> Any:

@@ -36,7 +36,7 @@ import torch
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.pipeline import DecodingOptions, TimeChat
+from timechat.pipeline import DecodingOptions, Request, TimeChat
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
@@ -221,13 +221,11 @@ def compare(model: str, requests: Sequence[Asked], alone: Sequence[dict], togeth
 @torch.inference_mode()
 def _gap(timechat: TimeChat, asked: Asked, one: str, other: str) -> float:
     """Return the gap in nats of the two most likely tokens where two answers first differ."""
-    from timechat.pipeline.timechat import _Request
-
     with timechat.open(asked.film) as video:
         encoded = video.encode_whole()
     words = None if asked.task == "dense_caption" else asked.words
-    question = _Request(asked.task, words, (), DecodingOptions(max_new_tokens=asked.max_tokens), "timechat@1", None)  # type: ignore[arg-type]
-    prompt = timechat._prompt(question, encoded)
+    request = Request(asked.task, words, decoding=DecodingOptions(max_new_tokens=asked.max_tokens))  # type: ignore[arg-type]
+    prompt = timechat._answerer().prompt(request, encoded)
     first = timechat.processor.tokenizer(one, add_special_tokens=False).input_ids
     second = timechat.processor.tokenizer(other, add_special_tokens=False).input_ids
     shared = next(

@@ -77,8 +77,7 @@ def _fill_up(model: sentencepiece_model_pb2.ModelProto) -> None:
 
 
 def _sentences() -> list[str]:
-    tasks = ("dense_caption", "grounding", "highlights", "highlights_without_query", "steps", "summary", "transcribe")
-    wordings = [text for preset in PRESETS.values() for text in (preset.system, *(getattr(preset, t) for t in tasks))]
+    wordings = [text for preset in PRESETS.values() for text in (preset.system, *preset.prompts.values())]
     times = [frame_message([i / 7 for i in range(n)]) for n in (8, 96)]
     # A typical question inside the template of a conversation.
     chat = f"[INST] <<SYS>>\n\n<</SYS>>\n\n{video_message([0.0])} When does the person turn a light on? [/INST] </s>"

@@ -79,7 +79,7 @@ class TimeChatLoop:
         self.recipe = recipe
         self.model, processor = build_start(recipe)
         set_training_mode(self.model)
-        self.module = ObjectiveModule(self.model, find_objective(recipe.objective))
+        self.module = ObjectiveModule(self.model, find_objective(recipe.objective).loss)
         self.optimizer = build_optimizer(trainable(self.model).items(), recipe.optimizer)
         self.batches = make_source(recipe, self.model, processor).batches(0)
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)

@@ -561,7 +561,7 @@ def test_the_command_shows_an_empty_cache_and_one_that_is_off(capsys, monkeypatc
     status, out, _ = run(capsys)
     assert status == 0
     assert "0 bytes in 0 entries" in out
-    assert "limit    0: nothing is kept" in out
+    assert "limit    0: the cache is disabled" in out
     assert not (tmp_path / "none").exists()
 
 

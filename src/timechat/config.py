@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from timechat.errors import plain_mistake
 from timechat.files import atomic_write
 
 Recipe = TypeVar("Recipe")
@@ -76,7 +77,7 @@ def build(cls: type[Recipe], content: Mapping[str, Any], source: str) -> Recipe:
         first = error.errors()[0]
         key_path = ".".join(str(part) for part in first["loc"] if part != "function-after")
         got = "" if first["type"] in ("value_error", "missing", "missing_argument") else f", got {first['input']!r}"
-        message = first["msg"].removeprefix("Value error, ")
+        message = plain_mistake(first["msg"])
         raise ValueError(f"{source}: {f'{key_path}: ' if key_path else ''}{message}{got}") from error
 
 

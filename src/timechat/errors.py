@@ -1,6 +1,7 @@
 """Errors that a caller may want to catch; misuse raises built-in exceptions."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -63,6 +64,12 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
     return " ".join(message.split())
+
+
+def plain_mistake(message: str) -> str:
+    """Say in plain words what pydantic says about a value: "must be ...", without the names of its internals."""
+    said = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return re.sub(r"^Input should be\b", "must be", said)
 
 
 def is_out_of_memory(error: Exception) -> bool:

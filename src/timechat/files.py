@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import url2pathname
 
 UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
 """Names of the temporary files of `atomic_write`; a killed process leaves them behind."""
@@ -50,6 +49,8 @@ def without_scheme(source: str) -> str:
     """Return the path of a `file://` address; return any other text unchanged."""
     if not source.lower().startswith("file://"):
         return source
+    from urllib.request import url2pathname  # loads the HTTP client, which `timechat --help` does not need
+
     return url2pathname(source[len("file://") :].removeprefix("localhost"))
 
 

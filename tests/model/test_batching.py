@@ -6,8 +6,7 @@ import torch
 from tests.model.tiny import tiny_model
 from timechat.answers.tasks import DecodingOptions
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
-from timechat.model.generation.generate import Prompt, generate_answers
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.generate import PrefixCache, Prompt, Sampler, generate_answers
 
 IMAGE = 90
 
@@ -38,9 +37,17 @@ def decoding_of(i: int) -> DecodingOptions:
     return DecodingOptions(max_new_tokens=[3, 40, 17][i % 3])
 
 
+def generate_arguments(decoding: DecodingOptions) -> dict:
+    """What `generate` of `transformers` is called with for the same decoding."""
+    if not decoding.do_sample:
+        return {"max_new_tokens": decoding.max_new_tokens, "do_sample": False}
+    names = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+    return {name: getattr(decoding, name) for name in names}
+
+
 def alone(model, prompt: Prompt, decoding: DecodingOptions) -> list[int]:
     torch.manual_seed(decoding.seed)
-    return generate_answers(model, [prompt], pad_token_id=0, arguments=decoding.generate_arguments())[0].token_ids
+    return generate_answers(model, [prompt], pad_token_id=0, arguments=generate_arguments(decoding))[0].token_ids
 
 
 def written_together(batch: ContinuousBatch, answers: list[GenerationState], *, steps_between: int = 1) -> None:
@@ -69,7 +76,7 @@ def test_log_probabilities_match_generate(model, videos):
     answers = [GenerationState(prompt, decoding_of(i)) for i, prompt in enumerate(prompts)]
     written_together(ContinuousBatch(model), answers)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        expected = generate_answers(model, [prompt], pad_token_id=0, arguments=decoding_of(i).generate_arguments())[0]
+        expected = generate_answers(model, [prompt], pad_token_id=0, arguments=generate_arguments(decoding_of(i)))[0]
         torch.testing.assert_close(torch.tensor(answer.logprobs), torch.tensor(expected.logprobs), rtol=0, atol=1e-4)
 
 
@@ -79,6 +86,18 @@ def test_sampled_answers_match_generate_in_any_batch(model, videos):
     answers = [GenerationState(prompt, decoding) for prompt in prompts]
     written_together(ContinuousBatch(model, max_rows=4), answers)
     assert [answer.token_ids for answer in answers] == [alone(model, prompt, decoding) for prompt in prompts]
+
+
+def test_samplers_draw_for_each_row_of_a_batch_as_generate_alone(model, videos):
+    decodings = [
+        DecodingOptions(max_new_tokens=20, do_sample=True, temperature=1.3, top_p=0.8, seed=seed) for seed in range(5)
+    ]
+    prompts = prompts_about(videos)[:5]
+    samplers = [Sampler(decoding, model.device) for decoding in decodings]
+    greedy = {"max_new_tokens": 20, "do_sample": False}
+    written = generate_answers(model, prompts, pad_token_id=0, arguments=greedy, samplers=samplers)
+    expected = [alone(model, prompt, decoding) for prompt, decoding in zip(prompts, decodings, strict=True)]
+    assert [one.token_ids for one in written] == expected
 
 
 def test_prefill_in_parts_gives_the_same_answers(model, videos):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.model.tiny import made_frames
 from timechat import TimeChat
-from timechat.answers.events import Event, Task, format_events
-from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, answer_grammar
-from timechat.answers.parsing import parse_events
+from timechat.answers.events import Event, Task
+from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import answer_grammar, format_events, parse_events
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.pipeline import DecodingOptions
 

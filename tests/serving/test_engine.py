@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.pipeline import TimeChat
+from timechat.answers.windows import WindowConfig
+from timechat.pipeline import Request, TimeChat
 from timechat.pipeline.executor import GenerationBatch
 from timechat.serving.engine import (
     CancelledRequestError,
@@ -46,19 +47,17 @@ def engine(nano):
 
 
 def asker(nano, engine, ticket=None) -> TimeChat:
-    return nano.working_by(EngineExecutor(engine, ticket or RequestContext()))
+    return nano.with_executor(EngineExecutor(engine, ticket or RequestContext()))
 
 
 def long_order(nano, video, max_new_tokens=1500) -> GenerationBatch:
     """An answer that does not end by itself."""
-    prompt = nano._prompt(_question(max_new_tokens), video)
+    prompt = nano._answerer().prompt(_question(max_new_tokens), video)
     return GenerationBatch([prompt], [_endless()], DecodingOptions(max_new_tokens=max_new_tokens))
 
 
 def _question(max_new_tokens):
-    from timechat.pipeline.timechat import _Request
-
-    return _Request("ask", "What?", (), DecodingOptions(max_new_tokens=max_new_tokens), "timechat@1", None)
+    return Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=max_new_tokens))
 
 
 def _endless():
@@ -70,10 +69,22 @@ def _endless():
 def test_answers_are_those_of_the_pipeline_alone(nano, engine, video):
     tasks = [("ask", "What happens?"), ("dense_caption", None), ("grounding", "a circle"), ("highlights", None)]
     with ThreadPoolExecutor(8) as threads:
-        told = list(threads.map(lambda task: asker(nano, engine).run(task[0], video, task[1]), tasks * 2))
-    expected = [nano.run(task, video, words) for task, words in tasks] * 2
+        told = list(threads.map(lambda task: asker(nano, engine).run(Request(*task), video), tasks * 2))
+    expected = [nano.run(Request(*task), video) for task in tasks] * 2
     assert [answer.text for answer in told] == [answer.text for answer in expected]
     assert engine.state.running == engine.state.waiting == 0
+
+
+@pytest.mark.parametrize(("task", "words"), [("ask", "What happens?"), ("dense_caption", None)])
+def test_sampled_answers_about_windows_are_those_of_the_library(nano, engine, task, words):
+    options = {"decoding": DecodingOptions(max_new_tokens=20, do_sample=True, temperature=1.5, top_p=0.95, seed=3)}
+    options["looking"] = WindowConfig(window=8, overlap=2)
+    frames = frames_of(5, 48)
+    expected = nano.run(task, frames, words, **options)
+    told = asker(nano, engine).run(task, frames, words, **options)
+    assert told.text == expected.text
+    assert [event.score for event in told.events] == pytest.approx([event.score for event in expected.events], rel=1e-4)
+    assert told.text != nano.run(task, frames, words, **options | {"decoding": DecodingOptions(max_new_tokens=20)}).text
 
 
 def test_a_video_is_seen_by_the_engine_as_without_it(nano, engine):
@@ -86,10 +97,10 @@ def test_a_video_is_seen_by_the_engine_as_without_it(nano, engine):
 
 
 def test_a_stream_of_the_engine_is_the_whole_answer_in_pieces(nano, engine, video):
-    stream = asker(nano, engine).stream("ask", video, "What happens?")
+    stream = asker(nano, engine).stream(Request("ask", "What happens?"), video)
     pieces = list(stream)
     assert len(pieces) > 1
-    assert "".join(pieces).strip() == nano.run("ask", video, "What happens?").text == stream.answer.text
+    assert "".join(pieces).strip() == nano.run(Request("ask", "What happens?"), video).text == stream.answer.text
 
 
 def test_a_short_request_does_not_wait_for_long_ones_to_end(nano, engine, video):
@@ -97,7 +108,7 @@ def test_a_short_request_does_not_wait_for_long_ones_to_end(nano, engine, video)
         engine.generate(long_order(nano, video), RequestContext()) for _ in range(4)
     ]  # twice as many as there are rows
     until(lambda: engine.state.running == 2)
-    answer = asker(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6))
+    answer = asker(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video)
     assert answer.text
     assert not any(future.done() for future in long_ones)
     assert engine.state.preempted > 0
@@ -125,7 +136,7 @@ def test_a_request_with_many_windows_leaves_rows_to_others(nano, engine, video):
     many = GenerationBatch(list(order.prompts) * 6, list(order.grammars) * 6, order.decoding)
     future = engine.generate(many, RequestContext())
     until(lambda: engine.state.running == 2)
-    assert asker(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6)).text
+    assert asker(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video).text
     assert not future.done()
 
 
@@ -175,7 +186,7 @@ def test_language_goes_on_while_a_long_video_is_looked_at(nano, engine, video):
     )
     thread.start()
     until(lambda: engine.state.frames > 0)
-    assert asker(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6)).text
+    assert asker(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video).text
     assert engine.state.frames < 2000
     ticket.cancel()
     thread.join(timeout=20)
@@ -192,7 +203,7 @@ def test_an_error_in_a_step_fails_who_is_at_work_and_nobody_else(nano, engine, v
     with pytest.raises(EngineFailedError, match="try again"):
         future.result(timeout=5)
     monkeypatch.undo()
-    assert asker(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6)).text
+    assert asker(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video).text
 
 
 def test_a_prompt_that_cannot_be_read_fails_alone(nano, engine, video):

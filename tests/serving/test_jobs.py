@@ -11,7 +11,7 @@ from tests.serving.conftest import until
 from timechat.serving.engine import EngineFailedError
 from timechat.serving.errors import ApiError
 from timechat.serving.http.database import exclusive_lock
-from timechat.video.images import frame_to_pixels
+from timechat.video.frames import frame_to_pixels
 
 
 def over(running, job_id, seconds=60.0):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.serving.conftest import serving
 from timechat.cache import DiskCache
-from timechat.pipeline import TimeChat
+from timechat.pipeline import Request, TimeChat
 from timechat.serving.http import ServerSettings
 
 
@@ -47,7 +47,7 @@ def test_an_answer_is_that_of_the_pipeline(client, nano, films):
     path = films / "film.mp4"
     completion = ask(client, about(path.as_uri()))
     with nano.open(path) as video:
-        expected = nano.run("ask", video, "What happens in the video?")
+        expected = nano.run(Request("ask", "What happens in the video?"), video)
     choice = completion.choices[0]
     assert (choice.message.role, choice.message.content) == ("assistant", expected.text)
     assert choice.finish_reason == "stop"
@@ -106,7 +106,7 @@ def test_a_conversation_goes_on(client, film_id, nano, films):
     messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "And when?"}]
     second = ask(client, messages).choices[0].message.content
     with nano.open(films / "film.mp4") as video:
-        assert second == nano.run("ask", video, "And when?", history=[("What is there?", first)]).text
+        assert second == nano.run(Request("ask", "And when?", [("What is there?", first)]), video).text
 
 
 def test_the_systems_words_are_the_clients(client, film_id, monkeypatch):

@@ -269,8 +269,9 @@ def test_a_question_without_speech_says_so():
 
 def test_only_dense_captioning_has_its_own_speech_wording():
     plain, heard = PRESETS["original-finetuned@1"], PRESETS["original-finetuned-speech@1"]
-    assert "with the aid of transcribed speech" in heard.dense_caption
-    assert dataclasses.replace(heard, name=plain.name, dense_caption=plain.dense_caption) == plain
+    assert "with the aid of transcribed speech" in heard.prompts["dense_caption"]
+    assert dataclasses.replace(heard, name=plain.name, prompts=plain.prompts) == plain
+    assert {task for task in plain.prompts if plain.prompts[task] != heard.prompts[task]} == {"dense_caption"}
 
 
 # ------------------------------------------------------------------------------------------------- cleaning

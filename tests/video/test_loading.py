@@ -24,6 +24,7 @@ from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_c
 from timechat.errors import VideoError
 from timechat.video import (
     Frames,
+    FrameSampling,
     VideoReader,
     is_constant_rate,
     load_frames,
@@ -82,7 +83,7 @@ def test_uniform_indices_match_the_original(case: dict) -> None:
 def test_sampling_at_a_constant_rate_matches_the_original(case: dict, tick: float) -> None:
     times = np.round(np.arange(case["vlen"]) / case["fps"] / tick) * tick
     end = case["vlen"] / case["fps"]
-    assert sample_indices(times, end, num_frames=case["n_frms"], tick=tick).tolist() == case["indices"]
+    assert sample_indices(times, end, FrameSampling(num_frames=case["n_frms"]), tick=tick).tolist() == case["indices"]
 
 
 def test_float_steps_never_give_one_frame_too_many() -> None:
@@ -98,49 +99,43 @@ def test_a_rate_is_constant_up_to_the_rounding_of_the_clock() -> None:
 
 def test_variable_rate_is_sampled_evenly_in_time() -> None:
     times = np.array([0.0, 0.1, 0.2, 0.3, 5.0, 9.9])
-    assert sample_indices(times, 10.0, num_frames=5).tolist() == [0, 3, 3, 4, 4]
+    assert sample_indices(times, 10.0, FrameSampling(num_frames=5)).tolist() == [0, 3, 3, 4, 4]
 
 
 def test_fps_selects_the_frame_on_screen_at_each_step() -> None:
     times = np.arange(100) / 25
-    assert sample_indices(times, 4.0, fps=2).tolist() == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert sample_indices(times, 4.0, FrameSampling(fps=2)).tolist() == [0, 12, 25, 37, 50, 62, 75, 87]
 
 
 def test_an_fps_above_the_videos_rate_gives_every_frame_once() -> None:
-    assert sample_indices(np.arange(10) / 25, 0.4, fps=100).tolist() == list(range(10))
+    assert sample_indices(np.arange(10) / 25, 0.4, FrameSampling(fps=100)).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("fps", [1e308, np.float64(1e308)])
 def test_a_huge_fps_gives_every_frame_once(fps: float) -> None:
     times = np.arange(10, dtype=np.float64) * 3.0
-    assert sample_indices(times, 30.0, fps=fps).tolist() == list(range(10))
-    assert sample_indices(times, 30.0, fps=fps, max_frames=5).tolist() == [
-        0,
-        2,
-        4,
-        6,
-        8,
-    ]
+    assert sample_indices(times, 30.0, FrameSampling(fps=fps)).tolist() == list(range(10))
+    assert sample_indices(times, 30.0, FrameSampling(fps=fps, max_frames=5)).tolist() == [0, 2, 4, 6, 8]
 
 
 def test_max_frames_limits_fps_and_spreads_frames_evenly() -> None:
     times = np.arange(100) / 25
-    assert sample_indices(times, 4.0, fps=10, max_frames=4).tolist() == [0, 25, 50, 75]
-    assert sample_indices(times, 4.0, fps=1, max_frames=4).tolist() == [0, 25, 50, 75]
-    assert sample_indices(times, 4.0, max_frames=4).tolist() == [0, 25, 50, 75]
+    assert sample_indices(times, 4.0, FrameSampling(fps=10, max_frames=4)).tolist() == [0, 25, 50, 75]
+    assert sample_indices(times, 4.0, FrameSampling(fps=1, max_frames=4)).tolist() == [0, 25, 50, 75]
+    assert sample_indices(times, 4.0, FrameSampling(max_frames=4)).tolist() == [0, 25, 50, 75]
 
 
 def test_start_and_end_select_the_frames_between_them() -> None:
     times = np.arange(100) / 25
-    assert sample_indices(times, 4.0, start=1.01, end=1.2).tolist() == [25, 26, 27, 28, 29]
-    assert sample_indices(times, 4.0, start=3.9).tolist() == [97, 98, 99]
-    assert sample_indices(times, 4.0, end=0.08).tolist() == [0, 1]
-    assert sample_indices(times, 4.0, start=1, end=3, num_frames=4).tolist() == [25, 37, 50, 62]
+    assert sample_indices(times, 4.0, FrameSampling(start=1.01, end=1.2)).tolist() == [25, 26, 27, 28, 29]
+    assert sample_indices(times, 4.0, FrameSampling(start=3.9)).tolist() == [97, 98, 99]
+    assert sample_indices(times, 4.0, FrameSampling(end=0.08)).tolist() == [0, 1]
+    assert sample_indices(times, 4.0, FrameSampling(start=1, end=3, num_frames=4)).tolist() == [25, 37, 50, 62]
 
 
 def test_matroska_milliseconds_do_not_shift_the_frames() -> None:
     times = np.round(np.arange(90) * 1000 / 30) / 1000
-    assert sample_indices(times, 3.0, fps=15, tick=1e-3).tolist() == list(range(0, 90, 2))
+    assert sample_indices(times, 3.0, FrameSampling(fps=15), tick=1e-3).tolist() == list(range(0, 90, 2))
 
 
 # ── The clock clips ───────────────────────────────────────────────────────────────────────────────────────────
@@ -463,9 +458,9 @@ def test_a_cancelled_request_ends_the_reading(clips: Shelf, tmp_path: Path) -> N
     with VideoReader(path) as reader:
         checks, most = [], 5
         with pytest.raises(RequestCancelledError):
-            reader.load(num_frames=8, check=check)
+            reader.load(FrameSampling(num_frames=8), check=check)
         assert len(checks) <= most + 2 * num_cores()
-        assert len(reader.load(num_frames=8).pixels) == 8
+        assert len(reader.load(FrameSampling(num_frames=8)).pixels) == 8
 
 
 # ── Ready-made frames ─────────────────────────────────────────────────────────────────────────────────────────

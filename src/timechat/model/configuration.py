@@ -35,7 +35,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             default is about the average length of the training videos of the original (TimeIT, 190.8 s), at two
             seconds per frame.
         score_calibration: Mapping from evidence to a score, `[slope, offset]` for `"grounding"` and for `"captions"`,
-            see `timechat.answers.confidence`; None without a fitted calibration.
+            see `timechat.answers.merging`; None without a fitted calibration.
         found_threshold: Minimum score of a moment that counts as found, in a window that is asked alone.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
             `"llama"` for training (and for MVBench).

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +22,7 @@ from torch import Tensor
 from timechat.answers.tasks import DecodingOptions
 from timechat.errors import TimeChatError
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
-from timechat.model.generation.generate import GenerationOutput
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.generate import GenerationOutput, PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import GenerationBatch, make_grammar_compiler
@@ -275,10 +274,8 @@ class Engine:
         """Answer prompts; see `Order`."""
         context.check()
         call = _GenerationCall(batch)
-        for i, (prompt, shape) in enumerate(zip(batch.prompts, batch.grammars, strict=True)):
+        for prompt, shape, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):
             constraint = None if shape is None else self.grammar_compiler.state(shape)
-            # Each draws for itself; the same seed would give windows the same luck.
-            decoding = replace(batch.decoding, seed=(batch.decoding.seed + i) % 2**63)
             call.entries.append(_SequenceEntry(GenerationState(prompt, decoding, constraint), context, call))
             context.prompt_tokens += len(prompt.input_ids)
         self._add(self._waiting, *call.entries)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError
+from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError, plain_mistake
 from timechat.serving.engine import CancelledRequestError, DeadlineError, EngineFailedError, EngineStoppedError
 
 CLIENT_CLOSED_REQUEST = 499
@@ -105,7 +105,7 @@ def as_api_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = ()) 
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
-        return ApiError(400, f"{param or 'the body'}: {first['msg']}"[:500], param)
+        return ApiError(400, f"{param or 'the body'}: {plain_mistake(first['msg'])}"[:500], param)
     if isinstance(error, DataError | ValueError | TimeChatError):
         return ApiError(400, message)
     if isinstance(error, FileNotFoundError):

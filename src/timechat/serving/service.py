@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from timechat.answers.events import Answer, Event, Task
+from timechat.answers.events import Answer
 from timechat.errors import VideoError
-from timechat.pipeline import DecodingOptions, MomentSelection, TimeChat, VideoSession, WindowConfig, WindowSampling
-from timechat.pipeline.encoded import ProgressCallback
+from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
+from timechat.pipeline.executor import acquire
 from timechat.pipeline.streaming import AnswerStream
-from timechat.pipeline.waiting import acquire
 from timechat.serving.access import AccessError
 from timechat.serving.engine import Engine, EngineExecutor, RequestContext
 from timechat.serving.errors import ApiError, as_api_error, busy
@@ -31,33 +30,19 @@ _STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """What is asked about which video, and how it is to be looked at and answered.
+    """A request about a video that the server can open.
 
     Attributes:
-        task: Which one.
-        video: Id or address, or frames that came with the request.
-        query: Question or query.
-        history: Earlier (question, answer) pairs.
-        decoding: How the answer is written.
-        window_config: In which windows.
-        sampling: At which frames.
-        speech: What is said in the video; None where nobody listened.
-        moments: Which moments.
-        system: System prompt instead of the usual one.
-        cite: Whether a free answer says when its sentences can be seen.
+        video: Id or address of the video, or frames that came with the request.
+        request: Task, query and everything else that determines the answer.
+        windows: Options of the windows.
+        sampling: Frame options.
     """
 
-    task: Task
     video: str | InlineFrames
-    query: str | None = None
-    history: tuple[tuple[str, str], ...] = ()
-    decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    window_config: WindowConfig = field(default_factory=WindowConfig)
-    sampling: WindowSampling = field(default_factory=WindowSampling)
-    speech: tuple[Event, ...] | None = None
-    moments: MomentSelection = field(default_factory=MomentSelection)
-    system: str | None = None
-    cite: bool = False
+    request: Request
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    sampling: FrameSampling = field(default_factory=FrameSampling)
 
 
 class Service:
@@ -170,11 +155,11 @@ class Service:
         Raises:
             ApiError: It does.
         """
-        if request.decoding.max_new_tokens > self._settings.max_new_tokens:
+        max_new_tokens = request.request.decoding.max_new_tokens
+        if max_new_tokens > self._settings.max_new_tokens:
             raise ApiError(
                 400,
-                f"an answer may have {self._settings.max_new_tokens} tokens here, {request.decoding.max_new_tokens} "
-                "were asked for",
+                f"an answer may have {self._settings.max_new_tokens} tokens here, {max_new_tokens} were asked for",
                 "max_tokens",
             )
         for name in ("num_frames", "max_frames"):
@@ -208,12 +193,11 @@ class Service:
                 if film.path is not None:
                     hidden.append((film.path, film.name))
                 timechat = self.timechat.with_executor(EngineExecutor(self.engine, context))
-                with self._open.acquire(
-                    timechat, film, request.window_config, self._limit_frames(request.sampling)
-                ) as video:
+                sampling = self._limit_frames(request.sampling)
+                with self._open.acquire(timechat, film, request.windows, sampling) as video:
                     try:
                         context.check()
-                        yield OpenRequest(request, timechat, video, film.name or None)
+                        yield OpenRequest(request.request, timechat, video, film.name or None)
                     finally:
                         context.cancel()  # nobody wants the frames any more that are read ahead
         except Exception as error:
@@ -227,7 +211,7 @@ class Service:
                 raise
             raise told from why
 
-    def _limit_frames(self, sampling: WindowSampling) -> WindowSampling:
+    def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
         """The same, with a bound to the frames of a window where neither the request nor the model has one."""
         if sampling.fps is None or sampling.max_frames or self.timechat.model.config.max_frames:
             return sampling
@@ -241,37 +225,25 @@ class Service:
 
 
 class OpenRequest:
-    """A question put to an opened video."""
+    """A request about an open video."""
 
-    def __init__(self, question: VideoRequest, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
-        """Put a question; `name` is how the answer calls the video."""
-        self._request, self._timechat, self._video, self._name = question, timechat, video, name
+    def __init__(self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
+        """Combine a request and its open video; `name` is the name of the video in the answer."""
+        self._request, self._timechat, self._video, self._name = request, timechat, video, name
         self._timings = dict(video.timings)
-        self._options: dict[str, Any] = {
-            "history": question.history,
-            "decoding": question.decoding,
-            "speech": question.speech,
-            "wanted": question.moments,
-            "system": question.system,
-        }
 
     def stream(self) -> AnswerStream | None:
-        """The answer while it is written; None where several windows answer, or what is written is worked on."""
+        """Return the answer as a stream; None for several windows, and for citations, which need the whole text."""
         if len(self._video.windows) > 1 or self._request.cite:
             return None
-        return self._timechat.stream(self._request.task, self._video, self._request.query, **self._options)
+        return self._timechat.stream(self._request, self._video)
 
     def answer(self, progress: ProgressCallback | None = None) -> Answer:
-        """The whole answer."""
-        question = self._request
-        return self.with_video_name(
-            self._timechat.run(
-                question.task, self._video, question.query, cite=question.cite, progress=progress, **self._options
-            )
-        )
+        """Return the whole answer."""
+        return self.with_video_name(self._timechat.run(self._request, self._video, progress=progress))
 
     def with_video_name(self, answer: Answer) -> Answer:
-        """An answer that calls the video as the client does, with the seconds that were spent since the question."""
+        """Return the answer with the client's name of the video, and the seconds since the request came."""
         spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
         return replace(answer, video=self._name, timings=spent)
 
@@ -287,10 +259,10 @@ class OpenVideos:
 
     @contextmanager
     def acquire(
-        self, timechat: TimeChat, file: VideoFile, window_config: WindowConfig, sampling: WindowSampling
+        self, timechat: TimeChat, file: VideoFile, windows: WindowConfig, sampling: FrameSampling
     ) -> Iterator[VideoSession]:
-        """Lend an opened video; `timechat` opens it."""
-        key = (file.key, window_config, sampling)
+        """Hold an open video; the first one who needs it opens it."""
+        key = (file.key, windows, sampling)
         with self._lock:
             shared = self._videos.setdefault(key, _OpenVideo())
             self._videos.move_to_end(key)
@@ -301,9 +273,7 @@ class OpenVideos:
                 if shared.video is None:
                     source = file.frames if file.path is None else file.path
                     assert source is not None
-                    shared.video = timechat.open(
-                        source, window_config=window_config, sampling=sampling, keep_in_memory=True
-                    )
+                    shared.video = timechat.open(source, windows=windows, sampling=sampling, keep_in_memory=True)
             yield shared.video
         finally:
             with self._lock:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.files import UNFINISHED_PATTERN, atomic_write
-from timechat.pipeline.waiting import acquire
+from timechat.pipeline.executor import acquire
 from timechat.serving.access import AccessError, Addresses, Folders, Probed, decode_data_url, fetch, probe_safely
 from timechat.serving.errors import ApiError
 from timechat.serving.http.database import Database

@@ -7,13 +7,13 @@ requested frame are decoded, each from the keyframe before it. `timechat.video.c
     source ─▶ index (times of all frames) ─▶ sampling (selection) ─▶ decoding (their pixels) ─▶ frames
 """
 
-from timechat.video.frames import Frames, StreamInfo, VideoInfo
-from timechat.video.images import Size
-from timechat.video.loading import VideoReader, load_frames, probe_video
-from timechat.video.sampling import is_constant_rate, sample_indices, uniform_indices
+from timechat.video.frames import Frames, Size, StreamInfo, VideoInfo
+from timechat.video.loading import VideoReader, load_frames, probe_video, sample_video
+from timechat.video.sampling import FrameSampling, is_constant_rate, sample_indices, uniform_indices
 from timechat.video.source import VideoSource
 
 __all__ = [
+    "FrameSampling",
     "Frames",
     "Size",
     "StreamInfo",
@@ -24,5 +24,6 @@ __all__ = [
     "load_frames",
     "probe_video",
     "sample_indices",
+    "sample_video",
     "uniform_indices",
 ]

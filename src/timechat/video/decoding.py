@@ -17,8 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from timechat.video.frames import VideoInfo
-from timechat.video.images import frame_to_pixels
+from timechat.video.frames import VideoInfo, frame_to_pixels
 from timechat.video.index import PacketIndex, demux, read_only
 from timechat.video.source import VideoHandle
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
-from timechat.video.images import Size, frame_to_pixels, height_width
+from timechat.video.frames import Size, frame_to_pixels, height_width
 from timechat.video.index import choose_stream, demux, read_only
 from timechat.video.sampling import TIME_SLACK, time_slack
 from timechat.video.source import DEFAULT_PATIENCE, reason

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessorList
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler
 from timechat.model.generation.grammar_state import GrammarState
 from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
-from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
 _RETAINED_BYTES = 256 << 20  # a larger cache is freed when no sequence is running
@@ -43,7 +41,7 @@ class GenerationState:
     logprobs: list[float] = field(default_factory=list)
     is_finished: bool = False
     error: ValueError | None = None
-    _sampler: "_Sampler | None" = None
+    _sampler: Sampler | None = None
     _kv_states: list[tuple[Tensor, Tensor]] | None = None
 
     @property
@@ -257,7 +255,7 @@ class ContinuousBatch:
                 row.error = error
                 continue
             if row.decoding.do_sample:
-                row._sampler = row._sampler or _Sampler(row.decoding, scores.device)
+                row._sampler = row._sampler or Sampler(row.decoding, scores.device)
                 chosen[i] = row._sampler(scores[i : i + 1])
         chosen_logprobs = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
         for row, token, logprob in zip(rows, chosen.tolist(), chosen_logprobs, strict=True):
@@ -271,24 +269,6 @@ class ContinuousBatch:
                     row.error = error
                 row.is_finished = row.constraint.is_finished
             row.is_finished |= row.error is not None
-
-
-class _Sampler:
-    """Samples the tokens of one sequence as `generate` does, with its own random generator."""
-
-    def __init__(self, decoding: DecodingOptions, device: torch.device) -> None:
-        self._generator = torch.Generator(device).manual_seed(decoding.seed)
-        self._warpers = LogitsProcessorList()
-        if decoding.temperature != 1.0:
-            self._warpers.append(TemperatureLogitsWarper(decoding.temperature))
-        self._warpers.append(TopKLogitsWarper(decoding.top_k))
-        if decoding.top_p < 1.0:
-            self._warpers.append(TopPLogitsWarper(decoding.top_p))
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Sample a token id, `()`, from scores `(1, vocab)`."""
-        probabilities = self._warpers(None, scores).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
 
 
 def _num_bytes(states: list[tuple[Tensor, Tensor]]) -> int:

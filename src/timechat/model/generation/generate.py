@@ -1,5 +1,7 @@
 """Batched generation with the log probability of every token."""
 
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from timechat.answers.tasks import DecodingOptions
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
@@ -46,6 +50,7 @@ def generate_answers(
     pad_token_id: int,
     arguments: dict[str, Any],
     constraint: LogitsProcessor | None = None,
+    samplers: Sequence["Sampler"] | None = None,
     cache: DynamicCache | None = None,
 ) -> list[GenerationOutput]:
     """Continue prompts, each as if it were alone; a common prefix of prompts about one video is read once.
@@ -56,6 +61,8 @@ def generate_answers(
         pad_token_id: Token id that pads shorter prompts.
         arguments: Arguments of `model.generate`: `max_new_tokens`, `do_sample`, ...
         constraint: Logits processor that applies the grammars of the answers.
+        samplers: Sampler of each prompt, which draws its tokens; `arguments` must be greedy then. None leaves the
+            choice to `generate`, whose draws for one prompt depend on the other prompts.
         cache: States of the beginning of a single prompt; holds the whole conversation afterwards.
     """
     num_shared = _shared_prefix_length(prompts)
@@ -69,13 +76,15 @@ def generate_answers(
             model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache.batch_repeat_interleave(len(prompts))
     recorder = _LogprobRecorder()
+    draws = None if samplers is None else _Draws(samplers)
+    processors = [processor for processor in (recorder, constraint, draws) if processor is not None]
     with quiet_transformers():
         new_ids = model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             past_key_values=cache,
             pad_token_id=pad_token_id,
-            logits_processor=LogitsProcessorList([recorder, *([] if constraint is None else [constraint])]),
+            logits_processor=LogitsProcessorList(processors),
             **arguments,
         )
     return _without_padding(new_ids, recorder.finish(new_ids), model)
@@ -132,6 +141,42 @@ def _pad(prompts: Sequence[Prompt], num_shared: int, pad_token_id: int) -> tuple
     return ids, mask
 
 
+class Sampler:
+    """Draw the tokens of one answer as `generate` does, from a random generator of its own."""
+
+    def __init__(self, decoding: DecodingOptions, device: torch.device) -> None:
+        """Seed the generator.
+
+        Args:
+            decoding: Temperature, top_k, top_p and seed.
+            device: Device of the scores.
+        """
+        self._generator = torch.Generator(device).manual_seed(decoding.seed)
+        self._warpers = LogitsProcessorList()
+        if decoding.temperature != 1.0:
+            self._warpers.append(TemperatureLogitsWarper(decoding.temperature))
+        self._warpers.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1.0:
+            self._warpers.append(TopPLogitsWarper(decoding.top_p))
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Draw from scores `(1, vocab)`; returns the token id, `()`."""
+        probabilities = self._warpers(None, scores).softmax(-1)
+        return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
+
+
+class _Draws(LogitsProcessor):  # type: ignore[misc]
+    """Let each row's sampler choose its token, and leave greedy decoding no other."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self._samplers = samplers
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - as transformers calls it
+        rows = zip(self._samplers, scores, strict=True)
+        chosen = torch.stack([sampler(row[None]) for sampler, row in rows])  # (prompts,)
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
+
+
 class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
     """Records the log probability of each token; stores the scores of one step only."""
 
@@ -179,3 +224,72 @@ def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple
     ]
     ends = [min(max(0, end - shift), len(text)) for end in ends]
     return text, list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+# --------------------------------------------------------------------------------- states of earlier prompts
+
+
+@dataclass(frozen=True)
+class _CachedPrefix:
+    """The key-value states of one prompt, for each layer `(1, heads, positions, head size)`."""
+
+    video: "weakref.ref[object]"
+    ids: list[int]
+    lora_scale: float | None
+    states: list[tuple[Tensor, Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.states for tensor in pair)
+
+
+class PrefixCache:
+    """Key-value states of the last prompt about each of the last videos.
+
+    Two prompts about one video are the same up to the question; so are the turns of a conversation. The states of the
+    shared part are reused instead of being computed again.
+    """
+
+    def __init__(self, max_bytes: int = 0) -> None:
+        """Make an empty cache.
+
+        Args:
+            max_bytes: Maximum size of all states; the prompt that was used last is kept whatever its size.
+        """
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[int, _CachedPrefix] = OrderedDict()
+
+    def take(self, video: object, ids: list[int], lora_scale: float | None) -> DynamicCache:
+        """Return a new cache that contains the longest known prefix of `ids`."""
+        cache = DynamicCache()
+        known = self._known.get(id(video))
+        if known is None or known.video() is not video or known.lora_scale != lora_scale:
+            return cache
+        self._known.move_to_end(id(video))
+        # At least one token must be computed again: the answer starts from its output.
+        shared = min(_common_length(known.ids, ids), len(ids) - 1, known.states[0][0].shape[2])
+        for layer, (keys, values) in enumerate(known.states):
+            cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
+        return cache
+
+    def store(self, video: object, ids: list[int], lora_scale: float | None, cache: DynamicCache) -> None:
+        """Keep the states of `ids`; the model may not have read the last of them."""
+        if any(getattr(cache, "is_sliding", ())):
+            return  # the states of a sliding window cannot be cut to a prefix
+        key = id(video)
+        reference = weakref.ref(video, lambda _: self._known.pop(key, None))
+        # A dynamic cache never writes into its tensors, it makes new ones.
+        states = [(layer.keys, layer.values) for layer in cache.layers]
+        self._known[key] = _CachedPrefix(reference, ids, lora_scale, states)
+        self._known.move_to_end(key)
+        while len(self._known) > 1 and sum(known.num_bytes for known in list(self._known.values())) > self._max_bytes:
+            self._known.popitem(last=False)
+
+    def clear(self) -> None:
+        """Remove all states."""
+        self._known.clear()
+
+
+def _common_length(a: list[int], b: list[int]) -> int:
+    """Number of ids that two prompts share from the start."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.answers.events import Event, Task
-from timechat.answers.tasks import build_question
+from timechat.answers.tasks import TASKS
 from timechat.errors import DataError
-from timechat.pipeline import DecodingOptions, MomentSelection, WindowConfig, WindowSampling
+from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
 from timechat.serving.errors import ApiError
 from timechat.serving.inline_frames import InlineFrames
 from timechat.serving.service import VideoRequest
@@ -79,13 +79,15 @@ class Options(_Request):
     max_new_tokens: int = Field(_FREE_TOKENS, ge=1)
     free: bool = False
 
-    def sampling(self) -> WindowSampling:
+    def sampling(self) -> FrameSampling:
         """Which frames."""
-        return WindowSampling(self.num_frames, self.fps, self.max_frames, self.start, self.end)
+        return FrameSampling(self.num_frames, self.fps, self.max_frames, self.start, self.end)
 
     def window_config(self) -> WindowConfig:
         """In which windows."""
-        return WindowConfig(self.window, self.overlap, self.step, self.refine)
+        looking = WindowConfig(self.window, self.overlap, self.step, self.refine)
+        looking.check_density(num_frames=self.num_frames, fps=self.fps)
+        return looking
 
 
 class TaskRequest(Options):
@@ -102,20 +104,17 @@ class TaskRequest(Options):
     def to_request(self, task: Task) -> VideoRequest:
         """The question that is meant."""
         video = self.video.inline_frames() if isinstance(self.video, InlineFrameList) else self.video
-        if task in ("grounding", "ask") and not (self.query or "").strip():
+        if TASKS[task].query == "required" and not (self.query or "").strip():
             raise ApiError(400, f"query must say in words what is asked, got {self.query!r}", "query")
-        build_question(task, self.query)
-        return VideoRequest(
+        request = Request(
             task,
-            video,
-            self.query if task in ("grounding", "highlights", "ask") else None,
+            self.query if TASKS[task].query != "none" else None,
             decoding=DecodingOptions(max_new_tokens=self.max_new_tokens, is_free=self.free),
-            window_config=self.window_config(),
-            sampling=self.sampling(),
-            speech=transcript_events(self.transcript),
+            transcript=transcript_events(self.transcript),
             moments=MomentSelection(self.top_k, self.find_all, self.threshold),
             cite=self.cite,
         )
+        return VideoRequest(video, request, self.window_config(), self.sampling())
 
 
 class JobRequest(TaskRequest):
@@ -223,23 +222,22 @@ class ChatRequest(_Request):
         schema = None if self.response_format is None else self.response_format.schema_text()
         if schema is not None and self.task != "ask":
             raise ApiError(400, f"the answers of {self.task} have a form of their own", "response_format")
-        looking = WindowConfig(0.0 if schema else self.window, self.overlap, self.step, self.refine)
-        words = conversation.question if self.task in ("ask", "grounding", "highlights") else None
+        windows = WindowConfig(0.0 if schema else self.window, self.overlap, self.step, self.refine)
+        windows.check_density(num_frames=options.num_frames, fps=options.fps)
+        words = conversation.question if TASKS[self.task].query != "none" else None
         if self.task == "grounding" and not words:
             raise ApiError(400, "grounding needs a query: say in the last message what to look for", "messages")
-        return VideoRequest(
+        request = Request(
             self.task,
-            video,
             words or None,
-            history=tuple(conversation.history),
-            decoding=self._decoding(schema, settings),
-            window_config=looking,
-            sampling=options.sampling(),
-            speech=transcript_events(given.get("transcript")),
-            moments=MomentSelection(self.top_moments, self.find_all, self.threshold),
+            conversation.history,
+            self._decoding(schema, settings),
+            transcript=transcript_events(given.get("transcript")),
             system=conversation.system,
+            moments=MomentSelection(self.top_moments, self.find_all, self.threshold),
             cite=self.cite,
         )
+        return VideoRequest(video, request, windows, options.sampling())
 
     def _frame_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of the video: those beside it win over those of the whole request."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from timechat import __version__
 from timechat.answers.events import Answer, format_time
 from timechat.answers.tasks import build_question
-from timechat.errors import TimeChatError, describe_error, is_out_of_memory
+from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake
 from timechat.export import to_text
 from timechat.serving.access import FolderVideo, Probed
 from timechat.serving.mcp.library import VideoLibrary
@@ -181,7 +181,7 @@ def _failed(message: str) -> types.CallToolResult:
 
 def _validation_message(error: ValidationError) -> str:
     """What is wrong with the arguments, in one line."""
-    mistakes = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)]
+    mistakes = [(".".join(map(str, one["loc"])), plain_mistake(one["msg"])) for one in error.errors(include_url=False)]
     return describe_error(ValueError("; ".join(f"{place}: {message}" for place, message in mistakes)))
 
 

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,32 +152,27 @@ class Worker:
             self._open.popitem()[1].close()
 
     def _answer(self, job: ToolRequest, path: Path, steps: ProgressTracker) -> Answer:
-        from timechat.pipeline import MomentSelection
+        from timechat.pipeline import MomentSelection, Request
 
         steps.say("loading the model" if self._timechat is None else "opening the video")
         timechat = self.load()
         video = self._opened(timechat, job, path)
-        video.timings = dict.fromkeys(video.timings, 0.0)  # of this question alone
-        return timechat.run(
-            job.task,
-            video,
-            job.query,
-            history=job.history,
-            moments=MomentSelection(job.top_k, job.find_all, job.threshold),
-            cite=job.cite,
-            progress=steps,
-        )
+        before = dict(video.timings)
+        moments = MomentSelection(job.top_k, job.find_all, job.threshold)
+        request = Request(job.task, job.query, job.history, moments=moments, cite=job.cite)
+        answer = timechat.run(request, video, progress=steps)
+        timings = {stage: round(seconds - before[stage], 3) for stage, seconds in video.timings.items()}
+        return replace(answer, video=job.video, timings=timings)
 
     def _opened(self, timechat: "TimeChat", job: ToolRequest, path: Path) -> "VideoSession":
-        """The part of the video that is asked about, under the name by which it was asked for."""
-        from timechat.pipeline import WindowSampling
+        """The part of the video that is asked about."""
+        from timechat.pipeline import FrameSampling
 
         place = _VideoKey.of(path, job)
         video = self._open.pop(place, None)
         if video is None:
-            video = timechat.open(path, sampling=WindowSampling(start=job.start, end=job.end), keep_in_memory=True)
+            video = timechat.open(path, sampling=FrameSampling(start=job.start, end=job.end), keep_in_memory=True)
         self._open[place] = video
         while len(self._open) > _OPEN_VIDEOS:
             self._open.popitem(last=False)[1].close()
-        video.name = job.video
         return video
