@@ -189,7 +189,7 @@ def test_convert_prints_the_folder_and_reports_on_stderr(capsys, tmp_path):
         (["nothing"], "No such command 'nothing'"),
         (["--nothing"], "No such option"),
         (["convert", "out"], "--vit"),
-        (["convert", "out", "--from", "nowhere"], "nowhere is no folder"),
+        (["convert", "out", "--from", "nowhere"], "nowhere is not a folder"),
         (["convert", "out", "--timechat", "a", "--video-llama", "b"], "give one of them"),
         (["convert", "out", "--config", "nowhere.json"], "nowhere.json does not exist"),
         (["info", "."], "no config.json"),
