@@ -46,7 +46,7 @@ def engine(nano):
 
 
 def asker(nano, engine, ticket=None) -> TimeChat:
-    return nano.working_by(EngineExecutor(engine, ticket or RequestContext()))
+    return nano.with_executor(EngineExecutor(engine, ticket or RequestContext()))
 
 
 def long_order(nano, video, max_new_tokens=1500) -> GenerationBatch:

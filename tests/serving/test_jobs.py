@@ -38,7 +38,7 @@ def hold(running, monkeypatch, seconds=600.0):
         raise AssertionError("nobody called it off")
 
     service = running.server.service
-    real = service.asking
+    real = service.open_request
 
     def asking(question, ticket):
         context = real(question, ticket)

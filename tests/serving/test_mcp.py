@@ -33,7 +33,7 @@ from timechat.synthetic.write import write_video
 
 mcp = pytest.importorskip("mcp")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 ENVIRONMENT = {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 QUERY = "the red ball moves"

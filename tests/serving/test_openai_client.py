@@ -115,7 +115,7 @@ def test_the_systems_words_are_the_clients(client, film_id, monkeypatch):
     monkeypatch.setattr(TimeChat, "_prompt", lambda self, q, e: (prompts.append(q), prompt(self, q, e))[1])
     ask(client, [{"role": "system", "content": "Answer in one word."}, *about(film_id, "Why?")])
     assert prompts[-1].system == "Answer in one word."
-    assert prompts[-1].words == "Why?"
+    assert prompts[-1].query == "Why?"
 
 
 def test_data_addresses_are_taken(client, films):

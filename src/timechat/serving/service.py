@@ -251,7 +251,7 @@ class OpenRequest:
             "history": question.history,
             "decoding": question.decoding,
             "speech": question.speech,
-            "wanted": question.moments,
+            "moments": question.moments,
             "system": question.system,
         }
 
