@@ -12,15 +12,9 @@ import torch
 from timechat.answers.tasks import DecodingOptions
 from timechat.pipeline import TimeChat
 from timechat.pipeline.executor import GenerationBatch
-from timechat.serving.engine import (
-    CancelledRequestError,
-    DeadlineError,
-    Engine,
-    EngineExecutor,
-    EngineFailedError,
-    EngineStoppedError,
-    RequestContext,
-)
+from timechat.serving.context import RequestContext
+from timechat.serving.engine import Engine, EngineExecutor
+from timechat.serving.errors import CancelledRequestError, DeadlineError, EngineFailedError, EngineStoppedError
 from timechat.video import Frames
 
 

@@ -138,7 +138,7 @@ def test_all_uploads_together_stay_within_their_room(served, films, is_told):
     pieces = body if is_told else (body[i : i + 5000] for i in range(0, len(body), 5000))
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert running.client.post("/v1/files", content=pieces, headers=headers).status_code == 507
-    assert running.server.films.num_arriving == 0
+    assert running.server.videos.num_arriving == 0
 
 
 def test_a_film_that_is_deleted_while_it_is_asked_about_is_not_found(served, films, monkeypatch):

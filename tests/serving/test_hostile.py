@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 
 from tests.serving.conftest import until
-from timechat.serving.errors import as_api_error
+from timechat.serving.errors import as_request_error
 from timechat.serving.http import connections
 from timechat.serving.http.connections import Connection
 from timechat.serving.http.uploads import _MAX_PARTS
@@ -139,7 +139,9 @@ def test_a_form_without_its_end_is_not_taken_for_whole(running, films):
 
 
 def test_a_full_disk_and_a_file_that_is_gone_are_told():
-    told = [as_api_error(error) for error in (OSError(28, "x"), FileNotFoundError(2, "x", "/secret"), OSError(5, "x"))]
+    told = [
+        as_request_error(error) for error in (OSError(28, "x"), FileNotFoundError(2, "x", "/secret"), OSError(5, "x"))
+    ]
     assert [error and error.status for error in told] == [507, 404, None]
     assert "secret" not in told[1].message
 
@@ -158,7 +160,7 @@ def test_a_key_is_asked_for_before_anything_is_read(served):
 
 
 def test_large_requests_together_are_turned_away(served, film_id):
-    running = served(max_held_bytes=1000)
+    running = served(max_buffered_bytes=1000)
     answer = running.client.post("/v1/captions", json={"video": "x" * 2000})
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
     for _ in range(5):  # none of which is counted twice

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from tests.serving.conftest import until
-from timechat.serving.engine import EngineFailedError
-from timechat.serving.errors import ApiError
-from timechat.serving.http.database import exclusive_lock
+from timechat.pipeline import TimeChat
+from timechat.serving.database import exclusive_lock
+from timechat.serving.errors import EngineFailedError, RequestError
 from timechat.video.images import frame_to_pixels
 
 
@@ -27,34 +27,17 @@ def add(running, video, **options):
     return answer.json()
 
 
-def hold(running, monkeypatch, seconds=600.0):
+def hold(monkeypatch, seconds=600.0):
     """Let jobs take as long as a test wants."""
 
-    def answer(question, ticket, progress=None):
+    def run(*_, progress, **__):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             progress("windows", 1, 4)
             time.sleep(0.01)
-        raise AssertionError("nobody called it off")
+        raise AssertionError("the job was not cancelled")
 
-    service = running.server.service
-    real = service.open_request
-
-    def asking(question, ticket):
-        context = real(question, ticket)
-
-        class Slow:
-            def __enter__(self):
-                asked = context.__enter__()
-                asked.answer = lambda progress=None: answer(question, ticket, progress)
-                return asked
-
-            def __exit__(self, *error):
-                return context.__exit__(*error)
-
-        return Slow()
-
-    monkeypatch.setattr(service, "open_request", asking)
+    monkeypatch.setattr(TimeChat, "run", run)
 
 
 def test_a_job_ends_with_what_the_route_answers(running, film_id):
@@ -90,7 +73,7 @@ def test_progress_is_told_as_it_happens(running, film_id):
 
 def test_a_job_that_runs_is_called_off(served, film_id, monkeypatch):
     running = served()
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     job = add(running, film_id)
     until(lambda: running.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"] == 1)
     running.client.post(f"/v1/jobs/{job['id']}/cancel")
@@ -148,7 +131,7 @@ def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, f
 
     def answer(question, ticket, progress):
         is_over.wait(30)
-        raise ApiError(503, "too late")
+        raise RequestError(503, "too late")
 
     monkeypatch.setattr(running.server.service, "answer", answer)
     for _ in range(4):
@@ -181,7 +164,7 @@ def test_what_is_read_ahead_is_given_up_with_the_question_that_fails(served, fil
 
 def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):
     running = served(job_workers=1)
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     first, second = add(running, film_id), add(running, film_id)
     assert running.client.post(f"/v1/jobs/{second['id']}/cancel").json()["status"] == "cancelled"
     running.client.post(f"/v1/jobs/{first['id']}/cancel")
@@ -219,7 +202,7 @@ def test_an_ended_job_is_forgotten_on_request_and_only_then(running, film_id):
 
 def test_a_job_at_work_cannot_be_deleted(served, film_id, monkeypatch):
     running = served()
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     job = add(running, film_id)
     assert running.client.delete(f"/v1/jobs/{job['id']}").status_code == 409
     running.client.post(f"/v1/jobs/{job['id']}/cancel")
@@ -228,7 +211,7 @@ def test_a_job_at_work_cannot_be_deleted(served, film_id, monkeypatch):
 
 def test_too_many_waiting_jobs_are_turned_away(served, film_id, monkeypatch):
     running = served(job_workers=1, max_waiting_jobs=1)
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     first = add(running, film_id)
     until(lambda: running.client.get(f"/v1/jobs/{first['id']}").json()["status"] == "running")
     second = add(running, film_id)

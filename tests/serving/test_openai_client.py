@@ -290,7 +290,7 @@ def test_drawn_answers_are_drawn_again_by_their_seed(client, film_id):
     [
         ([{"role": "user", "content": "hello"}], {}, "no message holds a video"),
         (about("nonsense"), {}, "names no video"),
-        (about("http://example.org/film.mp4"), {}, "fetches no films from the web"),
+        (about("http://example.org/film.mp4"), {}, "no host is allowed"),
         (about("file:///etc/passwd"), {}, "only files in the allowed folders"),
         ([*about("film-0"), {"role": "assistant", "content": "x"}], {}, "the last message must be the user's"),
         (about("film-0"), {"n": 2}, "n is not offered"),
@@ -306,7 +306,7 @@ def test_drawn_answers_are_drawn_again_by_their_seed(client, film_id):
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
             {},
-            "'image_url' are not taken",
+            "'image_url' are not accepted",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from tests.serving.conftest import until
 from timechat.cli import main
-from timechat.serving.errors import ApiError
+from timechat.serving.errors import RequestError
 
 ROUTES = {
     "captions": ["caption"],
@@ -103,7 +103,7 @@ def test_a_request_that_the_end_of_the_server_calls_off_leaves_no_traceback_of_o
     def answer(question, ticket, progress=None):
         is_asked.set()
         until(lambda: ticket.is_over)
-        raise ApiError(499, "the request was called off")
+        raise RequestError(499, "the request was cancelled")
 
     def ask():
         with suppress(httpx.HTTPError):

@@ -107,8 +107,8 @@ def serve(
     names = ("*",) if is_open and not name else ("localhost", "127.0.0.1", "[::1]", *(name or ()))
     Folders(allow or [])  # what is wrong with these is told before the model is loaded
     Addresses(allow_host or [], allows_private=allow_private)
+    from timechat.serving.database import exclusive_lock
     from timechat.serving.http import ServerSettings
-    from timechat.serving.http.database import exclusive_lock
     from timechat.serving.settings import default_data_folder
 
     options = ServerSettings(

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.errors import TimeChatError
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import GenerationOutput
 from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import GenerationBatch, make_grammar_compiler
+from timechat.serving.context import RequestContext
+from timechat.serving.errors import EngineFailedError, EngineStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -37,70 +38,6 @@ _FRAMES_PER_BATCH = {"cpu": 8}
 _FRAMES_PER_BATCH_ON_GPU = 128
 _MIN_TURN_TOKENS = 4  # tokens that an answer writes before it makes room again: so that it gets on, however many come
 _IDLE_CHECK_SECONDS = 0.25  # seconds, after which an idle engine looks for requests whose time is up
-
-
-class CancelledRequestError(TimeChatError):
-    """A request whose client has gone, or that was called off."""
-
-
-class DeadlineError(TimeChatError):
-    """A request that took longer than it may."""
-
-
-class EngineFailedError(TimeChatError):
-    """A step of the model has failed that a request shared with others."""
-
-
-class EngineStoppedError(TimeChatError):
-    """The server is going down."""
-
-
-@dataclass(eq=False)
-class RequestContext:
-    """One request, as the engine knows it.
-
-    Attributes:
-        deadline: When it is given up, on the clock of `time.monotonic`; None never.
-        prompt_tokens: Tokens that were read for it.
-        written_tokens: Tokens that were written for it.
-        reached_length_limit: Whether an answer ended because it was as long as it may be.
-    """
-
-    deadline: float | None = None
-    prompt_tokens: int = 0
-    written_tokens: int = 0
-    reached_length_limit: bool = False
-    _error: TimeChatError | None = None
-
-    def cancel(self, error: TimeChatError | None = None) -> None:
-        """Call the request off: what is at work for it ends within a step, and raises."""
-        self._error = self._error or error or CancelledRequestError("the request was called off")
-
-    def check(self) -> None:
-        """Raise if the request was called off or its time is up.
-
-        Raises:
-            CancelledRequestError: It was called off.
-            DeadlineError: Its time is up.
-        """
-        if self._error is None and self.deadline is not None and time.monotonic() > self.deadline:
-            self._error = DeadlineError("the request took longer than this server allows; ask about less of the video")
-        if self._error is not None:
-            raise self._error
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it was called off or its time is up."""
-        try:
-            self.check()
-        except TimeChatError:
-            return True
-        return False
-
-    @property
-    def error(self) -> TimeChatError:
-        """Why it is over."""
-        return self._error or CancelledRequestError("the request was called off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +240,7 @@ class Engine:
     def _add(self, queue: "deque[Any]", *items: Any) -> None:
         with self._wakeup:
             if not self.is_alive:
-                raise EngineStoppedError("the server is going down")
+                raise EngineStoppedError("the server is shutting down")
             queue.extend(items)
             self._wakeup.notify_all()
 
@@ -326,7 +263,7 @@ class Engine:
                     self._fail_all(EngineFailedError("the model failed in the midst of the answer; try again"))
         finally:
             self._is_stopping = True
-            self._fail_all(EngineStoppedError("the server is going down"))
+            self._fail_all(EngineStoppedError("the server is shutting down"))
 
     def _kinds(self) -> list[str]:
         """Kinds of work that there are."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from timechat.serving.errors import ApiError
+from timechat.serving.errors import RequestError
 from timechat.video import Frames
 from timechat.video.images import resize
 
@@ -46,7 +46,7 @@ class InlineFrames:
             size: Height and width in pixels to which each is brought, as the model sees it.
 
         Raises:
-            ApiError: One is no picture, or is too large; or the times are none of a video.
+            RequestError: One is no picture, or is too large; or the times are none of a video.
         """
         num_pixels = 0
         pixels = np.empty((len(self.urls), size, size, 3), np.uint8)
@@ -54,29 +54,31 @@ class InlineFrames:
             picture = _decode_image(url, f"frames[{i}]")
             num_pixels += picture.width * picture.height
             if num_pixels > _MAX_ALL_PIXELS:
-                raise ApiError(
+                raise RequestError(
                     413, f"the frames have more than {_MAX_ALL_PIXELS} pixels together; send smaller ones", "frames"
                 )
             pixels[i] = resize(np.asarray(picture), size, size)
         try:
             frames = Frames.from_images(pixels, self.times, duration=self.duration)
         except ValueError as error:
-            raise ApiError(400, str(error), "frames") from error
+            raise RequestError(400, str(error), "frames") from error
         if not frames.duration:
-            raise ApiError(400, "the frames show no time that passes; say how long, as duration in seconds", "duration")
+            raise RequestError(
+                400, "the frames show no time that passes; say how long, as duration in seconds", "duration"
+            )
         return frames
 
 
 def _decode_image(url: str, where: str) -> Image.Image:
     head, _, content = url.partition(",")
     if not (head.lower().startswith("data:image/") and head.lower().endswith(";base64")):
-        raise ApiError(400, "a frame must be a data:image/…;base64 address", where)
+        raise RequestError(400, "a frame must be a data:image/…;base64 address", where)
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("JPEG", "PNG", "WEBP"))
         if picture.width * picture.height > _MAX_PICTURE_PIXELS:
-            raise ApiError(413, f"a picture of {picture.width}x{picture.height} pixels is too large", where)
+            raise RequestError(413, f"a picture of {picture.width}x{picture.height} pixels is too large", where)
         return picture.convert("RGB")
     except Image.DecompressionBombError as error:
-        raise ApiError(413, "a picture is too large", where) from error
+        raise RequestError(413, "a picture is too large", where) from error
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ApiError(400, "is no JPEG, PNG or WebP picture", where) from error
+        raise RequestError(400, "is no JPEG, PNG or WebP picture", where) from error

@@ -98,8 +98,11 @@ class Addresses:
         """
         scheme, host, port, target = _split(url)
         if not any(entry.allows(scheme, host, port) for entry in self._entries):
-            hint = "this host is not among those that were allowed" if self._entries else "no host was allowed"
-            raise AccessError(f"the address may not be fetched: {hint}; upload the file instead", "forbidden")
+            reason = "this host is not allowed" if self._entries else "no host is allowed"
+            raise AccessError(
+                f"the address may not be fetched: {reason}; allow it with --allow-host, or give a file instead",
+                "forbidden",
+            )
         ips = _resolve_in_time(host, port)
         reaches = {reach(ip) for ip in ips}
         if "unusable" in reaches or ("private" in reaches and not self._allows_private):

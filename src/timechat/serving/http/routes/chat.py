@@ -1,7 +1,6 @@
 """`/v1/chat/completions` and `/v1/models`, as OpenAI's clients expect them."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,16 +17,15 @@ from starlette.types import Receive, Scope, Send
 from timechat.answers.events import Answer
 from timechat.answers.tasks import read_answer
 from timechat.pipeline.streaming import AnswerStream
-from timechat.serving.engine import RequestContext
-from timechat.serving.errors import ApiError, as_api_error
+from timechat.serving.context import RequestContext
+from timechat.serving.errors import RequestError, as_request_error, internal_error
+from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, format_event
 from timechat.serving.http.routes.state import CurrentServer, ServerState, wait_for_disconnect
 from timechat.serving.http.schemas import ChatRequest
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter()
-
-KEEPALIVE_SECONDS = 10.0  # seconds without a word, after which a stream says that it still lives
 
 
 @router.get("/v1/models")
@@ -57,7 +55,7 @@ def _model(server: ServerState) -> dict[str, Any]:
 def _check_model(name: str, server: ServerState) -> None:
     served = server.service.timechat.name
     if name not in ("", "timechat", served):
-        raise ApiError(
+        raise RequestError(
             404, f"there is no model {name[:80]!r} here; this server has {served}", "model", "model_not_found"
         )
 
@@ -85,7 +83,7 @@ async def chat(body: ChatRequest, request: Request, server: CurrentServer) -> Re
         except BaseException:
             gone.cancel()  # which calls it off
             raise
-        if isinstance(first, ApiError):
+        if isinstance(first, RequestError):
             gone.cancel()
             raise first
         kept = admission.pop_all()
@@ -109,7 +107,7 @@ class _Progress:
     total: int = 0
 
 
-StreamItem = str | _Progress | Answer | ApiError
+StreamItem = str | _Progress | Answer | RequestError
 """What a talk tells: a piece of text, progress, and at last the answer or what went wrong."""
 
 
@@ -139,10 +137,10 @@ def _stream_worker(
                 tell(answer.text)
             tell(answer)
     except Exception as error:
-        known = as_api_error(error)
+        known = as_request_error(error)
         if known is None:
             logger.exception("an answer failed")
-        tell(known or ApiError(500, "something went wrong inside of the server; its log says more"))
+        tell(known or internal_error())
 
 
 def _answer(server: ServerState, body: ChatRequest, context: RequestContext) -> Answer:
@@ -209,34 +207,30 @@ async def _lines(
     first: StreamItem, told: "asyncio.Queue[StreamItem]", completion: "_Completion", *, tells_usage: bool
 ) -> AsyncIterator[str]:
     """The stream's lines."""
-    yield _event(completion.chunk({"role": "assistant", "content": ""}))
+    yield format_event(completion.chunk({"role": "assistant", "content": ""}))
     item: StreamItem = first
     while True:
         if isinstance(item, str):
-            yield _event(completion.chunk({"content": item}))
+            yield format_event(completion.chunk({"content": item}))
         elif isinstance(item, _Progress):
             yield f": {item.stage} {item.done}/{item.total}\n\n"
-        elif isinstance(item, ApiError):
-            yield _event(item.to_dict())
+        elif isinstance(item, RequestError):
+            yield format_event(item.to_dict())
             break
         else:
-            yield _event(completion.chunk({}, answer=item))
+            yield format_event(completion.chunk({}, answer=item))
             if tells_usage:
-                yield _event(completion.usage_chunk())
+                yield format_event(completion.usage_chunk())
             break
         while told.empty():
             try:
                 item = await asyncio.wait_for(told.get(), KEEPALIVE_SECONDS)
                 break
             except TimeoutError:
-                yield ": still at work\n\n"
+                yield KEEPALIVE
         else:
             item = told.get_nowait()
     yield "data: [DONE]\n\n"
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
 @dataclass
