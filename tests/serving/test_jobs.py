@@ -272,7 +272,7 @@ def test_a_disk_that_is_full_ends_no_worker(served, film_id, monkeypatch):
 def test_a_data_folder_has_one_server(served):
     running = served()
     with (
-        pytest.raises(ValueError, match="is the data folder of a server that runs"),
+        pytest.raises(ValueError, match="is the data folder of a running server"),
         exclusive_lock(running.settings.data),
     ):
         pass

@@ -464,7 +464,7 @@ def test_ctrl_c_ends_the_command_at_once(allowed):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--allow", "nowhere"], "timechat: nowhere is no folder; allow folders that exist"),
+        (["--allow", "nowhere"], "timechat: nowhere is not a folder; allow folders that exist"),
         (["--allow-host", "a b/c"], "timechat: 'a b/c' cannot be allowed as a host: "),
         (["--preload", "--model", "nothing/here"], "timechat: "),
     ],

@@ -164,7 +164,7 @@ def test_one_picture_is_a_video_where_it_is_told_how_long_it_lasts(client):
 
     assert duration(fps=2) == 0.5
     assert duration(timestamps=[0], duration=3) == 3
-    with pytest.raises(openai.BadRequestError, match="show no time that passes") as error:
+    with pytest.raises(openai.BadRequestError, match="have no duration") as error:
         duration(timestamps=[0])
     assert error.value.param == "duration"
     with pytest.raises(openai.UnprocessableEntityError, match=r"frames: ends at 0\.500 s, before the start at 1 s"):

@@ -65,7 +65,7 @@ def test_without_being_told_otherwise_only_this_machine_is_listened_to():
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
 def test_other_machines_are_not_let_in_without_a_key(host, monkeypatch):
     monkeypatch.delenv("TIMECHAT_API_KEYS", raising=False)
-    with pytest.raises(ValueError, match="lets other machines in, and there is no key"):
+    with pytest.raises(ValueError, match="admits other machines, and there is no key"):
         inspect.unwrap(serve_command.serve)(None, host=host)
 
 

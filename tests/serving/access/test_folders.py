@@ -128,9 +128,9 @@ def test_without_folders_nothing_is_allowed(house: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_misuse(house: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         Folders([house / "nothing"])
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         Folders([house / "allowed/b.mp4"])
 
 
@@ -230,10 +230,10 @@ def test_a_film_that_is_new_gone_or_replaced_is_told_as_it_is_now(tmp_path: Path
     (tmp_path / "a.mp4").write_bytes(b"more than before")
     assert allowed.find(film.id).num_bytes == 16
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(AccessError, match="no such film"):
+    with pytest.raises(AccessError, match="no such video"):
         allowed.find(film.id)
     (tmp_path / "a.mp4").symlink_to("/etc/passwd")
-    with pytest.raises(AccessError, match="no such film"):
+    with pytest.raises(AccessError, match="no such video"):
         allowed.find(film.id)
 
 
@@ -244,7 +244,7 @@ def test_a_film_whose_folder_now_leads_outside_is_gone(tmp_path: Path) -> None:
     (film,) = allowed.videos()
     (tmp_path / "allowed/deep").rename(tmp_path / "allowed/.old")
     (tmp_path / "allowed/deep").symlink_to("../outside")
-    with pytest.raises(AccessError, match="no such film"):
+    with pytest.raises(AccessError, match="no such video"):
         allowed.find(film.id)
     assert allowed.videos() == []
 

@@ -84,7 +84,7 @@ def test_what_is_no_video_is_refused_without_naming_its_path(film: Path, tmp_pat
     refusal(tmp_path / "nothing.mp4")
     refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe.mp4")
-    assert "is no file" in refusal(tmp_path / "pipe.mp4")
+    assert "is not a regular file" in refusal(tmp_path / "pipe.mp4")
 
 
 def test_damage_anywhere_gives_a_video_or_an_error(film: Path, tmp_path: Path) -> None:
@@ -309,14 +309,14 @@ def test_an_answer_that_is_none_is_an_error(answer: str, monkeypatch: pytest.Mon
 
 
 def test_a_probe_that_takes_too_long_says_so(film: Path) -> None:
-    assert "not understood within 0.02 s" in refusal(film, Limits(probe_timeout=0.02))
+    assert "probing took over 0.02 s" in refusal(film, Limits(probe_timeout=0.02))
 
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGKILL", "SIGXCPU"])
 def test_a_crash_is_an_error(signal: str, monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
     program = f"import os, signal; os.kill(os.getpid(), signal.{signal})"
     monkeypatch.setattr(probing, "_command", lambda: [sys.executable, "-c", program])
-    assert "broke down" in refusal(film)
+    assert "the decoder crashed" in refusal(film)
 
 
 # ── What is loaded ──────────────────────────────────────────────────────────────────────────────────────────────
