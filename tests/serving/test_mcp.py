@@ -1,4 +1,4 @@
-"""The tools for agents, as the library's own client meets them over real pipes."""
+"""The tools for agents, called by the client of the official library over real pipes."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ CALLS = [
     ("transcribe_video", {}, ["transcribe"]),
     ("ask_video", {"question": "What happens?", "end": 30}, ["ask", "What happens?", "--end", "30"]),
 ]
-"""Tools with arguments, and the command that asks the same."""
+"""Tools with arguments, and the command with the same result."""
 
 
 @pytest.fixture(scope="module")
 def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a film, a long one, and a file that is none."""
+    """A folder with a video, a long one, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("allowed")
     write_video(write_scene(7, 0, level=1, split="test"), folder / "film.mp4")
     seconds = [Fraction(i) for i in range(900)]
@@ -80,7 +80,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Agent:
-    """The library's client, asked from plain functions."""
+    """The client of the library, called from plain functions."""
 
     def __init__(self, portal: anyio.from_thread.BlockingPortal, client: Any) -> None:
         self.portal, self.client = portal, client
@@ -89,7 +89,7 @@ class Agent:
         return self.portal.call(partial(self.client.call_tool, tool, arguments, read_timeout_seconds=120))
 
     def complaint(self, tool: str, /, **arguments: Any) -> str:
-        """The one line with which a call is refused."""
+        """Call a tool and return its one-line error."""
         result = self.call(tool, **arguments)
         assert result.is_error
         assert result.structured_content is None
@@ -119,7 +119,7 @@ def agent(allowed: Path) -> Iterator[Agent]:
 # ------------------------------------------------------------------------------------------------------ the tools
 
 
-def test_every_tool_tells_what_it_takes_and_what_it_gives(agent):
+def test_every_tool_describes_its_arguments_and_results(agent):
     tools = {tool.name: tool for tool in agent.portal.call(agent.client.list_tools).tools}
     assert list(tools) == list(TOOLS)
     for tool in tools.values():
@@ -151,7 +151,7 @@ def test_videos_of_the_folder_are_listed(agent, allowed, outside):
     assert "and 2 more" in agent.call("list_videos", limit=1).content[0].text
 
 
-def test_a_video_is_looked_up_by_path_by_name_and_by_file_address(agent, allowed):
+def test_a_video_is_found_by_path_name_and_file_address(agent, allowed):
     film = allowed / "film.mp4"
     facts = {"duration": 55.0, "width": 224, "height": 224, "fps": 12.0, "has_audio": False, "codec": "h264"}
     for name in (str(film), "film.mp4", film.as_uri()):
@@ -177,7 +177,7 @@ def test_an_answer_is_the_object_that_the_command_prints(agent, allowed, tool, a
 
 
 def rounded(value: Any) -> Any:
-    """The same with scores to six places: sums may be rounded another way from call to call."""
+    """Round scores to six places: the rounding of sums may differ between calls."""
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -216,12 +216,12 @@ def test_a_video_outside_is_refused(agent, allowed, outside):
         (allowed / "link.mp4").unlink()
 
 
-def test_an_address_is_refused_unless_its_host_was_allowed(agent):
+def test_an_address_is_refused_unless_its_host_is_allowed(agent):
     line = agent.complaint("caption_video", video="http://127.0.0.1:9/film.mp4")
     assert "the address may not be fetched" in line
 
 
-def test_what_is_no_video_is_one_clear_line(agent, allowed):
+def test_a_file_that_is_not_a_video_is_one_clear_line(agent, allowed):
     assert "there is no such file" in agent.complaint("caption_video", video=str(allowed / "nothing.mp4"))
     assert "the video cannot be read" in agent.complaint("caption_video", video=str(allowed / "broken.mp4"))
 
@@ -261,7 +261,7 @@ def test_progress_rises_to_its_total(agent, allowed):
     assert [f"looking at window {n} of 10" in messages for n in range(1, 11)] == [True] * 10
 
 
-def test_a_call_that_is_cancelled_makes_room_for_the_next(agent, allowed):
+def test_a_cancelled_call_makes_room_for_the_next(agent, allowed):
     begun = threading.Event()
 
     async def take(done: float, *_: Any) -> None:
@@ -482,7 +482,7 @@ def test_bad_options_are_one_line(arguments, line, capsys, monkeypatch, tmp_path
     assert captured.err.count("\n") == 1
 
 
-def test_without_the_library_the_extra_is_named(capsys, monkeypatch):
+def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     for name in [
         name for name in sys.modules if name == "timechat.serving.mcp.protocol" or name.partition(".")[0] == "mcp"
     ]:

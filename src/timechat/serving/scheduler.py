@@ -14,7 +14,7 @@ MIN_TURN_TOKENS = 4
 """Minimum number of tokens between two preemptions of a sequence, so that it always makes progress."""
 
 
-class Batch(Protocol):
+class SchedulableBatch(Protocol):
     """The part of `ContinuousBatch` that scheduling needs."""
 
     running: "list[GenerationState]"
@@ -62,7 +62,7 @@ class SequenceScheduler(Generic[Entry]):
         num_preempted: Number of preemptions so far.
     """
 
-    def __init__(self, batch: Batch, *, preempt_after_tokens: int) -> None:
+    def __init__(self, batch: SchedulableBatch, *, preempt_after_tokens: int) -> None:
         """Schedule the sequences of a batch.
 
         Args:

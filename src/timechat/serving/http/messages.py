@@ -61,7 +61,7 @@ class RequestMessage(RequestModel):
     content: str | list[dict[str, Any]] | None = None
 
 
-class Conversation:
+class ChatConversation:
     """The messages of a request, added in order.
 
     Attributes:

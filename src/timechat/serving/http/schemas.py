@@ -14,7 +14,7 @@ from timechat.answers.tasks import build_question
 from timechat.pipeline import DecodingOptions, MomentSelection, WindowConfig, WindowSampling
 from timechat.serving.errors import RequestError
 from timechat.serving.http.messages import (
-    Conversation,
+    ChatConversation,
     InlineFrameList,
     RequestMessage,
     RequestModel,
@@ -179,7 +179,7 @@ class ChatRequest(RequestModel):
             RequestError: The server cannot answer this conversation.
         """
         self._reject_unsupported()
-        conversation = Conversation()
+        conversation = ChatConversation()
         for i, message in enumerate(self.messages):
             conversation.add(message, f"messages[{i}]")
         video, given = conversation.video

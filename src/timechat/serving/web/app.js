@@ -82,7 +82,7 @@ async function openFilm(id, time = null) {
 /** Play a file of this computer at once, and upload it meanwhile. */
 async function openFile(file) {
   if (file.type && !file.type.startsWith("video/") && !file.type.startsWith("application/")) {
-    tell(`${file.name} is not a film.`, { isError: true });
+    tell(`${file.name} is not a video.`, { isError: true });
     return;
   }
   const turn = nextTurn();

@@ -5,7 +5,7 @@ import { byId, element } from "./dom.js";
 import { tabKept } from "./storage.js";
 import { splitTimes } from "./time.js";
 
-const SUGGESTIONS = ["What happens in this film?", "How does it end?", "When does something new begin?"];
+const SUGGESTIONS = ["What happens in this video?", "How does it end?", "When does something new begin?"];
 
 /** `seek(time)` follows a clicked time; `answered(answer)` gets what the server read out of an answer. */
 export class Chat {
@@ -43,7 +43,7 @@ export class Chat {
   set isReady(isReady) {
     byId("question").disabled = !isReady;
     byId("send").disabled = !isReady;
-    byId("question").placeholder = isReady ? "Ask about this film" : "You can ask once the film is uploaded";
+    byId("question").placeholder = isReady ? "Ask about this video" : "You can ask once the video is uploaded";
   }
 
   keep() {
@@ -132,7 +132,7 @@ export class Chat {
 
   welcome() {
     return element("div", { class: "welcome" },
-      element("h2", {}, "Ask about the film"),
+      element("h2", {}, "Ask about the video"),
       element("p", {}, "Times in an answer can be clicked."),
       ...(this.film ? SUGGESTIONS.map((words) => element("button", { type: "button", class: "suggestion", on: { click: () => this.ask(words) } }, words)) : []));
   }

@@ -89,7 +89,7 @@ export class EventList {
   facts(track) {
     const { answer } = track;
     const facts = [];
-    if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this film.`));
+    if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this video.`));
     else if (answer.found && answer.score !== null) facts.push(element("p", { class: "fact" }, `Found; the model is ${Math.round(100 * answer.score)} % sure.`));
     if (answer.text && (track.task === "summary" || track.task === "ask" || (!track.events.length && answer.found !== false))) {
       facts.push(element("p", { class: "answer-text" }, ...splitTimes(answer.text, this.player.duration).map(({ text, time }) => (time === null ? text

@@ -50,8 +50,8 @@ export class Films {
     const shown = this.films.filter((film) => film.filename.toLowerCase().includes(words));
     const uploads = shown.filter((film) => film.purpose !== "library");
     const library = shown.filter((film) => film.purpose === "library");
-    byId("film-list").replaceChildren(...this.shelf("Your films", uploads), ...this.shelf("Library", library),
-      ...(words && !shown.length ? [element("p", { class: "nothing" }, "No film has this in its name.")] : []));
+    byId("film-list").replaceChildren(...this.shelf("Your videos", uploads), ...this.shelf("Library", library),
+      ...(words && !shown.length ? [element("p", { class: "nothing" }, "No video has this in its name.")] : []));
   }
 
   shelf(title, films) {
@@ -103,7 +103,7 @@ export async function uploadWithProgress(file, signal) {
   const running = upload(file, (share) => {
     if (signal.aborted) return;
     bar.value = share;
-    words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the film";
+    words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the video";
   });
   const cancel = () => running.cancel();
   byId("upload-cancel").addEventListener("click", cancel);
@@ -116,7 +116,7 @@ export async function uploadWithProgress(file, signal) {
     return await running.done;
   } catch (error) {
     if (signal.aborted) return null;
-    if (error.name === "AbortError") tell("The upload was cancelled. Choose the film again to ask about it.");
+    if (error.name === "AbortError") tell("The upload was cancelled. Choose the video again to ask about it.");
     else tellError(error);
     return null;
   } finally {

@@ -6,7 +6,7 @@ import { announce, tell, tellError } from "./status.js";
 import { formatAgo } from "./time.js";
 import { TASKS } from "./tracks.js";
 
-const STAGES = { decode: "Reading the film", encode: "Looking at the frames", windows: "Going through the film", answer: "Writing the answer" };
+const STAGES = { decode: "Reading the video", encode: "Encoding the frames", windows: "Answering window by window", answer: "Writing the answer" };
 const FOLLOWED_AT_ONCE = 2; // a browser keeps six connections to a server, and the film needs some
 const POLL_SECONDS = 2;
 const AGE_SECONDS = 30;
@@ -23,7 +23,7 @@ function stateWords(job) {
   if (job.status === "failed") return job.error?.message ?? "Failed";
   if (job.status === "cancelled") return "Cancelled";
   const { events, found } = job.result ?? {};
-  if (found === false) return "Not found in this film";
+  if (found === false) return "Not found in this video";
   return events?.length ? `${events.length} ${events.length === 1 ? "event" : "events"}` : "Done";
 }
 

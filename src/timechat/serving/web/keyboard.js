@@ -21,7 +21,7 @@ const SHORTCUTS = [
   [["Shift ←", "Shift →"], `Nudge it, or the border touched last, by ${NUDGE} s`],
   [["Delete"], "Delete the selected event"],
   [["Ctrl Z", "Ctrl Shift Z"], "Undo, redo"],
-  [["+", "−", "0"], "Zoom the timeline; the whole film"],
+  [["+", "−", "0"], "Zoom the timeline; the whole video"],
   [["Esc"], "Close, or select nothing"],
   [["?"], "This help"],
 ];

@@ -189,7 +189,7 @@ export class Player extends EventTarget {
     if (this.film !== film || video.currentSrc !== address || !this.isPlayable) return;
     if (isThere && !isLost) { this.cannotPlay(); return; }
     this.wanted ??= time;
-    byId("unplayable").textContent = "The server does not send the film. Trying again …";
+    byId("unplayable").textContent = "The server does not send the video. Trying again …";
     byId("unplayable").hidden = false;
     setTimeout(() => {
       if (this.film !== film || !video.error) return;
@@ -205,7 +205,7 @@ export class Player extends EventTarget {
     this.video.hidden = true;
     const codec = this.film?.video?.codec;
     byId("unplayable").textContent =
-      `This browser cannot play this film${codec ? ` (${codec})` : ""}. Stills are shown; the timeline and all tasks work.`;
+      `This browser cannot play this video${codec ? ` (${codec})` : ""}. Stills are shown; the timeline and all tasks work.`;
     byId("unplayable").hidden = false;
     this.showStill();
     this.stateChanged();

@@ -7,7 +7,7 @@ export const TASKS = {
   grounding: { name: "Find a moment", lane: "Moments", hint: "When something happens", query: "What to find: “someone opens the door”" },
   highlights: { name: "Highlights", lane: "Highlights", hint: "The best moments", query: "Highlights of what? (may be empty)" },
   steps: { name: "Steps", lane: "Steps", hint: "The steps of what is being done" },
-  summary: { name: "Summary", lane: "Summary", hint: "The whole film in a few sentences" },
+  summary: { name: "Summary", lane: "Summary", hint: "The whole video in a few sentences" },
   transcribe: { name: "Speech", lane: "Speech", hint: "What is said" },
   ask: { name: "Question", lane: "Answer", hint: "" },
 };
