@@ -192,7 +192,7 @@ def _as_unreachable() -> Iterator[None]:
         yield
     except (OSError, HTTPException, ValueError):
         raise AccessError(
-            "the address cannot be read: its server broke off, or does not speak HTTP", "unreachable"
+            "the address cannot be read: its server closed the connection, or does not use HTTP", "unreachable"
         ) from None
 
 
@@ -227,7 +227,9 @@ def _copy(response: HTTPResponse, path: Path, limits: Limits, guard: _FetchGuard
                 raise _too_large(limits)
             file.write(chunk)
     if expected is not None and num_bytes < expected:
-        raise AccessError(f"the address cannot be read: its server broke off after {num_bytes} bytes", "unreachable")
+        raise AccessError(
+            f"the address cannot be read: its server closed the connection after {num_bytes} bytes", "unreachable"
+        )
     if not num_bytes:
         raise AccessError("the address sends nothing: its file is empty", "unreachable")
     return num_bytes

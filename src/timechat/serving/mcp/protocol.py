@@ -168,7 +168,7 @@ def _listed(videos: Sequence[FolderVideo], worker: Worker, arguments: ListVideos
     )
     lines = [one.video for one in listed] or ["there is no such video"]
     if len(videos) > len(listed):
-        lines.append(f"and {len(videos) - len(listed)} more; ask for those whose path contains some words")
+        lines.append(f"and {len(videos) - len(listed)} more; use contains to list those whose path contains a text")
     return _succeeded("\n".join(lines), result.model_dump())
 
 

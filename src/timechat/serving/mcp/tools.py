@@ -170,7 +170,7 @@ class AskVideo(VideoTask):
 
     task = "ask"
 
-    question: Annotated[str, Field(min_length=1, description="The question, in words.")]
+    question: Annotated[str, Field(min_length=1, description="The question.")]
     history: Annotated[
         list[Turn], Field(description="Earlier questions about this video and their answers, oldest first.")
     ] = []

@@ -1,4 +1,4 @@
-// The page of films: uploads, the server's library, and dropping or choosing a new one.
+// The list of videos: uploads, the library of the server, and new files.
 
 import { json, thumbnailAddress, upload } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
@@ -7,7 +7,7 @@ import { formatBytes, formatTime } from "./time.js";
 
 const MANY = 8;
 
-/** `open(film)` is called with a film of the server; `openFile(file, name)` with one that was dropped. */
+/** `open(film)` is called with a video of the server; `openFile(file, name)` with a dropped file. */
 export class Films {
   constructor({ open, openFile }) {
     this.open = open;
@@ -92,7 +92,7 @@ export class Films {
   }
 }
 
-/** Upload a file with its progress on the page; resolves with the server's film, or null if it was stopped, also by `signal`. */
+/** Upload a file with its progress on the page; resolves with its file object, or null if it was cancelled, also by `signal`. */
 export async function uploadWithProgress(file, signal) {
   const box = byId("upload");
   const bar = byId("upload-progress");
@@ -107,7 +107,7 @@ export async function uploadWithProgress(file, signal) {
   });
   const cancel = () => running.cancel();
   byId("upload-cancel").addEventListener("click", cancel);
-  signal.addEventListener("abort", () => { // another film is opened: what the page shows from now on is its own
+  signal.addEventListener("abort", () => { // another video is opened, and the page belongs to it
     byId("upload-cancel").removeEventListener("click", cancel);
     box.hidden = true;
     cancel();
