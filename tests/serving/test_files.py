@@ -197,7 +197,7 @@ def test_two_concurrent_uploads_of_a_file_are_two_uploads(served, films):
         ("../../etc/passwd", "passwd"),
         (r"C:\films\a.mp4", "a.mp4"),
         ("a\x00b\n.mp4", "ab.mp4"),
-        ("", "film"),
+        ("", "video"),
         ("..", ".."),
         ("x" * 500, "x" * 255),
     ],

@@ -134,7 +134,7 @@ def test_a_form_with_too_many_parts_is_refused_early(running):
 
 def test_an_incomplete_form_is_refused(running, films):
     content = (films / "film.mp4").read_bytes()
-    assert refusal(upload(running, FILE + content)) == (400, "the form breaks off before its end")
+    assert refusal(upload(running, FILE + content)) == (400, "the form is incomplete")
     assert list((running.settings.data / "uploads").glob(".*")) == []
 
 

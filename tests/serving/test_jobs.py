@@ -184,10 +184,11 @@ def test_a_job_that_fails_says_why(served, films, tmp_path):
 
 def test_jobs_of_a_stopped_server_resume_with_the_next(served, film_id, monkeypatch):
     first = served(job_workers=1)
-    hold(first, monkeypatch)
+    hold(monkeypatch)
     jobs = [add(first, film_id) for _ in range(3)]
     until(lambda: first.client.get(f"/v1/jobs/{jobs[0]['id']}").json()["status"] == "running")
     first.server.jobs.stop()
+    monkeypatch.undo()
     second = served(job_workers=1)
     for job in jobs:
         done = over(second, job["id"])

@@ -96,7 +96,7 @@ def test_files_are_listed_page_by_page(client):
     assert [file.id for file in page.data] == everything[:1]
     assert [file.id for file in page] == everything  # which asks for the next pages
     assert [file.id for file in client.files.list(after=everything[0])] == everything[1:]
-    with pytest.raises(openai.NotFoundError, match="to go on after"):
+    with pytest.raises(openai.NotFoundError, match="to continue after"):
         client.files.list(after="file-0")
 
 

@@ -68,7 +68,7 @@ async def listed(
     if after is not None:
         ids = [record["id"] for record in records]
         if after not in ids:
-            raise RequestError(404, f"there is no file {after[:40]!r}", "after", "file_not_found")
+            raise RequestError(404, f"there is no file {after[:40]!r} to continue after", "after", "file_not_found")
         records = records[ids.index(after) + 1 :]
     return {"object": "list", "data": records[:limit], "has_more": len(records[:limit]) < len(records)}
 
