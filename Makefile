@@ -1,6 +1,7 @@
 # make demo   install, make a synthetic video and answer questions about it (VIDEO=path: your video; QUESTION="...": your question)
 # make test   install and run the tests
 # make check  everything that must pass before a commit: format, lint, types, layers, tests
+# make dist   build wheel and sdist in dist/, install the wheel into an empty environment and check its commands there
 # make nano   train the built-in model from random weights (hours; can be stopped, the same command resumes)
 # make fix    fix what the tools can fix
 # make docs   regenerate the generated pages and the gallery
@@ -19,7 +20,7 @@ PYTEST := -n 2 --dist loadfile
 # Each step allocates and frees large tensors: keep their memory instead of returning it to the system each time.
 NANO_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
 
-.PHONY: demo test check fix docs nano clean
+.PHONY: demo test check dist fix docs nano clean
 .DEFAULT_GOAL := check
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -52,6 +53,9 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(PYTEST)
 
+dist: $(VENV)/.dev
+	$(BIN)/python -m tests.dist dist
+
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,10 +66,10 @@ fix: $(VENV)/.dev
 # one process with two threads.
 nano: $(VENV)/.dev
 	test -f out/nano/start/config.json || $(BIN)/python -m timechat.synthetic.nano start out/nano/start
-	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat.training recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
+	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat train recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_docs.py
 
 clean:
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

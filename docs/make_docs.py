@@ -139,15 +139,16 @@ def _answers(answers: Mapping[str, Answer]) -> Iterator[str]:
         yield f"| `{command}` | {_cell(answer.text)} | {len(answer.events)} |"
     command = next(command for command in answers if command.startswith("ground"))
     yield f"\nThe complete output of `timechat {command} --json`:\n"
-    yield _block(FORMATS["json"](answers[command]), "json")
+    yield _block(FORMATS["json"].write(answers[command]), "json")
 
 
 def _formats(answer: Answer) -> Iterator[str]:
     yield _FORMATS_INTRODUCTION
-    languages = {"json": "json", "jsonl": "json", "csv": "csv", "otio": "json"}
-    for name, write in FORMATS.items():
-        yield f"\n### `--format {name}`\n"
-        yield _block(_beginning(write(answer)), languages.get(name, "text"))
+    languages = {"application/json": "json", "application/jsonl": "json", "text/csv": "csv"}
+    for name, form in FORMATS.items():
+        if name != "html":  # below: the page with its video
+            yield f"\n### `--format {name}`\n"
+            yield _block(_beginning(form.write(answer)), languages.get(form.media_type, "text"))
     yield "\n### `--html PAGE`\n"
     yield "An HTML page with the video, a timeline and the events, which play when clicked. Its list of events:\n"
     rows = re.search(r"<ol>.*?</ol>", to_html(replace(answer, video=None)), re.DOTALL)
@@ -290,13 +291,13 @@ def _pictures(video: Path) -> Iterator[str]:
 
 def draw_demo(path: Path) -> None:
     """Write the demo video."""
-    write_video(demo.demo_film(), path)
+    write_video(demo.demo_script(), path)
 
 
 def main() -> None:
     """Write all pages."""
     torch.set_num_threads(1)  # more threads slow a tiny model down
-    timechat, film = TimeChat.from_pretrained("nano"), demo.demo_film()
+    timechat, film = TimeChat.from_pretrained("nano"), demo.demo_script()
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "demo.mp4"
         draw_demo(video)

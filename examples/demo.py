@@ -19,14 +19,14 @@ SEED = 7
 """Random seed of the video. Videos of the test split differ from training videos for every seed."""
 
 
-def demo_film(seed: int = SEED) -> SyntheticVideo:
+def demo_script(seed: int = SEED) -> SyntheticVideo:
     """Return the script of the video: the easiest level of the test split."""
     return write_scene(seed, 0, level=1, split="test")
 
 
-def true_records(film: SyntheticVideo, task: str) -> list[SyntheticRecord]:
+def true_records(script: SyntheticVideo, task: str) -> list[SyntheticRecord]:
     """Return the questions of one task about the video, with the true answers."""
-    return [record for record in synthetic_records(film) if record.task == task]
+    return [record for record in synthetic_records(script) if record.task == task]
 
 
 def true_events(record: SyntheticRecord) -> list[Event]:
@@ -50,15 +50,15 @@ def span(event: Event) -> str:
     return f"{format_time(event.start)} - {format_time(event.end)}"
 
 
-def ask(video: Path, film: SyntheticVideo, model: str) -> str:
+def ask(video: Path, script: SyntheticVideo, model: str) -> str:
     """Print the answers of a model beside the truth, and return both as an HTML page."""
     timechat = TimeChat.from_pretrained(model)
     encoded = timechat.encode(video)
-    captions, grounding, best = (true_records(film, task)[0] for task in ("dense_caption", "grounding", "highlights"))
+    captions, grounding, best = (true_records(script, task)[0] for task in ("dense_caption", "grounding", "highlights"))
     captioned = timechat.dense_caption(encoded)
     moment = timechat.ground(encoded, query := grounding.query or "")
     highlights = timechat.highlights(encoded, best.query)
-    print(f"{video}: {film.duration:g} s, a synthetic video; {model} was not trained on it")
+    print(f"{video}: {script.duration:g} s, a synthetic video; {model} was not trained on it")
     show("What happens?", captioned, true_events(captions))
     show(f"When: {query}", moment, true_events(grounding))
     show(f"Highlights{f' of: {best.query}' if best.query else ''}", highlights, true_events(best))
@@ -79,12 +79,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="random seed; each seed gives another video")
     parser.add_argument("--model", default="nano", help="model name or folder, as in TimeChat.from_pretrained")
     options = parser.parse_args()
-    film = demo_film(options.seed)
+    script = demo_script(options.seed)
     video = options.out if options.draw else options.out / "demo.mp4"
     video.parent.mkdir(parents=True, exist_ok=True)
-    write_video(film, video)
+    write_video(script, video)
     if not options.draw:
-        page = ask(video, film, options.model)
+        page = ask(video, script, options.model)
         (options.out / "answer.html").write_text(page, encoding="utf-8")
 
 

@@ -1,12 +1,12 @@
-"""How far from the truth are the times that reach an answer's files, on an hour of video at a variable rate?
+"""Errors of the times in the output files of an answer, on an hour of video at a variable frame rate.
 
     python perf/clock.py [--minutes 60] [--events 200] [--seed 0] [--video clock.mp4]
 
-Draws a film whose pictures spell their own numbers and follow each other after 1/20 to 1/12 s, takes events that start
-and end at pictures drawn by lot, reads their times from the film as any answer's are read, and compares with the truth
-what then stands in JSON, SRT, WebVTT and a CMX3600 list, which picture the exact cuts start with, and where the copies
-say that they start. A CMX3600 list counts frames at one rate, so its times are those of `timebase(average rate)`.
-Exits with 1 if any time is off by more than half of the frame it names. Needs `pip install "timechat[dev]"`.
+Makes a video whose frames show their own numbers and last 1/20 to 1/12 s, takes events that start and end at random
+frames, reads their times from the video as for any answer, and compares with the true times: the times in JSON, SRT,
+WebVTT and a CMX3600 list, the first frame of the exact cuts, and the reported starts of the copies. A CMX3600 list
+counts frames at one rate, so its times are those of `timebase(average rate)`. The exit status is 1 if any time is off
+by more than half of its frame. Needs `pip install "timechat[dev]"`.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import Answer, Event
 from timechat.export import timebase, to_edl, to_json, to_srt, to_vtt
-from timechat.video import extract_clips, load_frames, probe_video
+from timechat.video import load_frames, probe_video
+from timechat.video.clips import extract_clips
 
-ROWS, COLUMNS = 3, 6  # a bit a block: numbers up to 2 ** 18
+ROWS, COLUMNS = 3, 6  # one bit per block: numbers up to 2 ** 18
 WIDTH, HEIGHT = 192, 96
-TICKS = 90_000  # a second
-SHORTEST, LONGEST = TICKS // 20, TICKS // 12  # ticks from one picture to the next
+TICKS = 90_000  # per second
+SHORTEST, LONGEST = TICKS // 20, TICKS // 12  # ticks from one frame to the next
 ENCODING = {"preset": "ultrafast", "crf": "20", "g": "250", "bf": "2", "sc_threshold": "0"}
 
 
 def picture(number: int) -> NDArray[np.uint8]:
-    """Black and white blocks that spell `number` in binary, `(height, width)`."""
+    """Return a frame of black and white blocks that show `number` in binary, `(height, width)`."""
     bits = (number >> np.arange(ROWS * COLUMNS) & 1).reshape(ROWS, COLUMNS)
     gray = np.where(bits == 1, 220, 30).astype(np.uint8)
     return np.repeat(np.repeat(gray, HEIGHT // ROWS, axis=0), WIDTH // COLUMNS, axis=1)
 
 
 def read_number(pixels: NDArray[np.uint8]) -> int:
-    """The number that a picture `(height, width, 3)` shows."""
+    """Return the number that a frame `(height, width, 3)` shows."""
     blocks = pixels.mean(axis=-1).reshape(ROWS, HEIGHT // ROWS, COLUMNS, WIDTH // COLUMNS).mean(axis=(1, 3))
     return int((blocks.ravel() > 125) @ (1 << np.arange(ROWS * COLUMNS)))
 
 
 def draw(path: Path, ticks: NDArray[np.int64]) -> None:
-    """Write a film of pictures shown at `ticks`; the last of these is when the last picture leaves the screen."""
+    """Write a video with frames at `ticks`; the last tick is the end of the last frame."""
     gaps = dict(zip(ticks[:-1].tolist(), np.diff(ticks).tolist(), strict=True))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=15, options=ENCODING)
@@ -70,28 +71,28 @@ def draw(path: Path, ticks: NDArray[np.int64]) -> None:
 
 
 def choose(ticks: NDArray[np.int64], count: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-    """The first picture of each event and the one after its last; events last 1 to 20 s."""
+    """Return the first frame of each event and the frame after its last; events last 1 to 20 s."""
     firsts = np.sort(generator.choice(len(ticks) - 500, count, replace=False))
     return [(int(first), int(first + generator.integers(20, 240))) for first in firsts]
 
 
 def measured(video: Path, ticks: NDArray[np.int64], borders: Sequence[tuple[int, int]]) -> Answer:
-    """An answer whose times are those that `load_frames` tells of the pictures on screen at the true times."""
+    """Return an answer with the times that `load_frames` gives for the frames on screen at the true times."""
     numbers = sorted({number for pair in borders for number in pair})
     frames = load_frames(video, timestamps=ticks[numbers] / TICKS)
     shown = [read_number(pixels) for pixels in frames.pixels]
-    assert shown == numbers, "load_frames gave other pictures than those on screen"
+    assert shown == numbers, "load_frames returned other frames than those on screen"
     time_of = dict(zip(numbers, frames.timestamps.tolist(), strict=True))
     events = [Event(time_of[first], time_of[last], f"{first} to {last}") for first, last in borders]
     return Answer("", events, task="dense_caption", video=str(video), duration=frames.duration)
 
 
 Times = list[tuple[Fraction, Fraction]]
-Errors = list[tuple[Fraction, int]]  # seconds, and the number of the picture
+Errors = list[tuple[Fraction, int]]  # error in seconds, and the number of the frame
 
 
 def subtitle_times(text: str) -> Times:
-    """Start and end of every subtitle, in seconds."""
+    """Return start and end of every subtitle in seconds."""
     stamp = r"(\d+):(\d\d):(\d\d)[.,](\d\d\d)"
     found = [[int(part) for part in match] for match in re.findall(f"{stamp} --> {stamp}", text)]
     seconds = [[Fraction(((h * 60 + m) * 60 + s) * 1000 + ms, 1000) for h, m, s, ms in (f[:4], f[4:])] for f in found]
@@ -99,14 +100,14 @@ def subtitle_times(text: str) -> Times:
 
 
 def edl_times(text: str, rate: Fraction) -> Times:
-    """Start and end of every event in its source, in seconds."""
+    """Return start and end of every event in its source in seconds."""
     clips = otio.adapters.read_from_string(text, "cmx_3600", rate=float(rate)).find_clips()
     ranges = [(round(c.source_range.start_time.value), round(c.source_range.duration.value)) for c in clips]
     return [(start / rate, (start + length) / rate) for start, length in ranges]
 
 
 def cut_errors(answer: Answer, folder: Path, ticks: NDArray[np.int64], mode: Literal["exact", "copy"]) -> Errors:
-    """By how much the first picture of every cut differs from where the cut's report says that it starts."""
+    """Return the difference between the first frame of every cut and the start in its report."""
     assert answer.video is not None
     errors = []
     for report in extract_clips(answer.video, answer.events, folder, mode=mode):
@@ -121,7 +122,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--events", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--video", type=Path, help="keep the film here, or take it if it is there")
+    parser.add_argument("--video", type=Path, help="file for the video; an existing file is used")
     options = parser.parse_args()
     generator = np.random.default_rng(options.seed)
     count = round(options.minutes * 60 * TICKS / ((SHORTEST + LONGEST) / 2))
@@ -134,7 +135,7 @@ def main() -> int:
         info = probe_video(video)
         assert info.fps is not None
         rate = timebase(info.fps)
-        print(f"{count} pictures in {ticks[-1] / TICKS:.3f} s, on average {info.fps:.4f} a second, drawn", end=" ")
+        print(f"{count} frames in {ticks[-1] / TICKS:.3f} s, on average {info.fps:.4f} per second, made", end=" ")
         print(f"in {time.monotonic() - began:.0f} s; the CMX3600 list counts at {float(rate):.6g}")
         borders = choose(ticks[:-1], options.events, generator)
         truth = [(Fraction(int(ticks[first]), TICKS), Fraction(int(ticks[last]), TICKS)) for first, last in borders]
@@ -153,8 +154,8 @@ def main() -> int:
             ]
             for name, times in found.items()
         }
-        errors["exact cut, 1st picture"] = cut_errors(answer, Path(folder) / "exact", ticks, "exact")
-        errors["copy, start as told"] = cut_errors(answer, Path(folder) / "copies", ticks, "copy")
+        errors["exact cut, first frame"] = cut_errors(answer, Path(folder) / "exact", ticks, "exact")
+        errors["copy, reported start"] = cut_errors(answer, Path(folder) / "copies", ticks, "copy")
     is_right = True
     gaps = np.diff(ticks)
     print(f"{'':24}{'times':>6}  largest error in s  in frames")

@@ -1,10 +1,10 @@
-"""What keeping an answer in its form costs: seconds to prepare a grammar, and microseconds a token, of four libraries.
+"""Cost of constrained decoding with four libraries: seconds to prepare a grammar, and microseconds per token.
 
     pip install --no-deps --target engines xgrammar apache-tvm-ffi outlines_core lm-format-enforcer interegular
     PYTHONPATH=engines python perf/constrained_engines.py
 
-Dense captions, as one regular expression that all four understand, on the built-in model's vocabulary and on one of the
-original's size. A library that is not there is left out. Prints a table in Markdown.
+The grammar of dense captions, as one regular expression that all four accept, on the vocabulary of the built-in model
+and on one of the original's size. A missing library is left out. Prints a table in Markdown.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ import torch
 from perf.stand_in_vocabularies import write_llama_tokenizer
 from transformers import AutoTokenizer
 
-from timechat.answers.grammar import answer_grammar
+from timechat.answers.tasks import answer_grammar
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.model.loading import NANO_FOLDER
 
@@ -31,7 +31,7 @@ ANSWER = " 2.0 - 8.0 seconds, The blue star takes another color.  7.5 - 12.0 sec
 REPEATS = 5
 
 Step = Callable[[int], None]
-"""Computes which tokens may come next, and takes the one that does."""
+"""Function that computes the mask of the next tokens and accepts the chosen one."""
 
 
 def llguidance(tokenizer: Any, size: int) -> Callable[[], Step]:
@@ -117,7 +117,7 @@ def lm_format_enforcer(tokenizer: Any, size: int) -> Callable[[], Step]:
 
 
 def ours(tokenizer: Any, size: int) -> Callable[[], Step]:
-    """The whole constraint: llguidance's words and our numbers, on `scores` as the model gives them."""
+    """The complete constraint, llguidance for text and TimeChat for numbers, on the `scores` of the model."""
     constraints = GrammarCompiler(tokenizer, size, [tokenizer.eos_token_id])
     _ = constraints.texts, constraints.has_gap
     scores = torch.zeros(1, size)
@@ -146,7 +146,7 @@ ENGINES = {
 
 
 def measure(prepare: Callable[[], Step], ids: Sequence[int]) -> tuple[float, float]:
-    """Median milliseconds to prepare, and mean microseconds a token."""
+    """Return the median milliseconds to prepare, and the mean microseconds per token."""
     prepared, tokens = [], []
     for _ in range(REPEATS):
         began = time.perf_counter()

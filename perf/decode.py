@@ -2,10 +2,10 @@
 
     python perf/decode.py [--cache FOLDER] [--out docs/decode-benchmark.md] [--repeat 1]
 
-Needs the `ffmpeg` command to draw the files (once, into the cache folder) and makes an environment of its own
-there for the peers. Every method runs in a process of its own, which reports CPU seconds, wall seconds and peak
-memory. What it delivers is compared with a full decode: a frame counts as exact if, among the wanted frame and its
-three neighbours on either side, the wanted one is the nearest.
+Needs the `ffmpeg` command to make the files (once, in the cache folder) and creates a virtual environment for the
+peers there. Every method runs in a separate process, which reports CPU seconds, wall seconds and peak memory. Its
+frames are compared with a full decode: a frame counts as exact if, of the requested frame and its three neighbours
+on either side, the requested one is the nearest.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import av
 import numpy as np
 
 try:  # the peers' environment has no timechat
-    from timechat.video import load_frames, sample_indices
-    from timechat.video.decoding import plan
+    from timechat.video import FrameSampling, load_frames, sample_indices
+    from timechat.video.decoding import plan_packet_ranges
     from timechat.video.index import build_index, read_packets, seconds
     from timechat.video.source import open_source
 except ModuleNotFoundError:
@@ -55,7 +55,7 @@ FFMPEG = ["ffmpeg", "-hide_banner", "-v", "error", "-nostdin", "-y"]
 
 @dataclass(frozen=True)
 class Film:
-    """A file to draw and the ratio to decord's CPU seconds that is promised on it."""
+    """A file to make, with the promised ratio to the CPU seconds of decord."""
 
     title: str
     size: str
@@ -87,7 +87,7 @@ FILMS = [
 def draw(film: Film, path: Path) -> None:
     """Encode moving, grainy pictures with x264: 3 B-frames, keyframes only at the interval."""
     picture = f"testsrc2=s={film.size}:r={RATE}:d={film.seconds},noise=alls=12:allf=t"
-    if film.is_variable:  # drop frames in bursts, so that neither the rate nor the gaps are even
+    if film.is_variable:  # drop frames in bursts, so that the rate and the gaps are uneven
         picture += ",select='not(between(mod(n,50),20,33))*gt(mod(n,7),0)'"
     interval = str(film.keyframe_seconds * RATE)
     partial = path.with_suffix(".part.mp4")
@@ -99,12 +99,12 @@ def draw(film: Film, path: Path) -> None:
 
 
 def wanted_indices(path: Path) -> list[int]:
-    """Display positions of the 96 frames that are on screen at even times."""
+    """Return the display positions of the 96 frames that are on screen at even times."""
     packets, _, time_base = first_pass(path)
     index = build_index(packets, time_base)
     times = seconds(index.frame_pts - index.frame_pts[0], index.time_base)
     end_time = float(index.end - index.frame_pts[0]) * float(time_base)
-    return sample_indices(times, end_time, num_frames=NUM_FRAMES, tick=float(time_base)).tolist()
+    return sample_indices(times, end_time, FrameSampling(num_frames=NUM_FRAMES), tick=float(time_base)).tolist()
 
 
 def first_pass(path: Path) -> Any:
@@ -113,17 +113,17 @@ def first_pass(path: Path) -> Any:
 
 
 def least_frames(path: Path, indices: list[int]) -> tuple[int, int]:
-    """How many frames must be decoded from the keyframes on: all of them, and without those nobody refers to."""
+    """Return how many frames must be decoded from the keyframes on: all, and only reference frames."""
     packets, _, time_base = first_pass(path)
     index = build_index(packets, time_base)
     positions = index.shown[indices].tolist()
     with av.open(str(path)) as container:
         is_reference = [bool(reference_level(p)) for p in container.demux(video=0) if p.size]
     every = needed = 0
-    for stretch in plan(index, positions):
-        span = range(stretch.first, stretch.last + 1)
+    for packet_range in plan_packet_ranges(index, positions):
+        span = range(packet_range.first, packet_range.last + 1)
         every += len(span)
-        needed += sum(is_reference[i] or int(index.pts[i]) in stretch.wanted for i in span)
+        needed += sum(is_reference[i] or int(index.pts[i]) in packet_range.target_pts for i in span)
     return every, needed
 
 
@@ -136,7 +136,7 @@ def reference_level(packet: av.Packet) -> int:
 
 
 def truth(path: Path, indices: list[int]) -> np.ndarray:
-    """The wanted frames and three on either side, `(96, 7, 224, 224, 3)`, from a full decode; kept beside the file."""
+    """Return the requested frames and three on either side, `(96, 7, 224, 224, 3)`, from a cached full decode."""
     kept = path.with_suffix(".truth.npy")
     if not kept.exists():
         rows: dict[int, list[tuple[int, int]]] = {}
@@ -154,7 +154,7 @@ def truth(path: Path, indices: list[int]) -> np.ndarray:
 
 
 def count_exact(pictures: np.ndarray, true: np.ndarray) -> int:
-    """Pictures that look more like the wanted frame than like its neighbours."""
+    """Return the number of frames that are nearer to the requested frame than to its neighbours."""
     distances = np.abs(pictures[:, None].astype(np.int16) - true).mean(axis=(2, 3, 4))  # (96, 7)
     return int((distances[:, 3] <= distances.min(axis=1) + 1e-9).sum())
 
@@ -218,18 +218,18 @@ MODULES = {"decord 0.6.0": "decord", "OpenCV 5.0.0": "cv2", "torchcodec 0.13.0":
 
 
 class DecodedCount(logging.Handler):
-    """Catches the number of decoded frames that TimeChat logs."""
+    """Log handler that stores the number of decoded frames."""
 
     decoded: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take the first argument of the message."""
+        """Store the first argument of the message."""
         if isinstance(record.args, tuple):
             self.decoded = int(str(record.args[0]))
 
 
 def work(method: str, path: str, indices: list[int], out: str) -> None:
-    """Run one method in this process and print what it took."""
+    """Run one method in this process and print its time and memory."""
     counter = DecodedCount()
     logging.getLogger("timechat.video.decoding").addHandler(counter)
     logging.getLogger("timechat.video.decoding").setLevel(logging.DEBUG)
@@ -251,7 +251,7 @@ def work(method: str, path: str, indices: list[int], out: str) -> None:
 
 
 def peak_megabytes() -> float:
-    """Most memory that this process ever held; unlike `ru_maxrss` it knows nothing of the process that started it."""
+    """Return the peak memory of this process; unlike `ru_maxrss` it does not include the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -260,7 +260,7 @@ def peak_megabytes() -> float:
 
 
 def peers_python(cache: Path) -> Path:
-    """The interpreter of an environment that holds the peers; made at the first run."""
+    """Return the interpreter of the peers' environment, which the first run creates."""
     python = cache / "peers" / "bin" / "python"
     if not (cache / "peers" / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", str(cache / "peers")], check=True)
@@ -270,7 +270,7 @@ def peers_python(cache: Path) -> Path:
 
 
 def measure(method: str, path: Path, indices: list[int], true: np.ndarray, python: Path, repeat: int) -> dict[str, Any]:
-    """The best of some runs, each in a process of its own; an error is a result too."""
+    """Return the best of several runs, each in a separate process; an error is a result too."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pictures.npy"
@@ -289,7 +289,7 @@ def measure(method: str, path: Path, indices: list[int], true: np.ndarray, pytho
 
 
 def run(film: Film, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
-    """All methods on one film."""
+    """Run all methods on one file."""
     path = cache / film.path
     if not path.exists():
         print(f"drawing {film.title} ...", flush=True)
@@ -298,7 +298,7 @@ def run(film: Film, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
     true = truth(path, indices)
     every, needed = least_frames(path, indices)
     report = {"film": film.title, "megabytes": path.stat().st_size / 1e6, "from_keyframes": every, "least": needed}
-    subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)  # every method finds it in the page cache
+    subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)  # all methods read it from the page cache
     report["methods"] = {}
     for method in METHODS:
         report["methods"][method] = result = measure(method, path, indices, true, python, repeat)
@@ -307,7 +307,7 @@ def run(film: Film, cache: Path, python: Path, repeat: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any], film: Film) -> str:
-    """One film as Markdown, with the promises kept or not."""
+    """Return the results of one file as Markdown, with kept and broken promises."""
     methods = report["methods"]
     decord_cpu = methods["decord 0.6.0"].get("cpu_seconds")
     lines = [
@@ -334,7 +334,7 @@ def table(report: dict[str, Any], film: Film) -> str:
 
 
 def promises(report: dict[str, Any], film: Film) -> list[str]:
-    """What the project promises of a film, and whether this run keeps it."""
+    """Return the promises for a file, and whether this run keeps them."""
     methods = report["methods"]
     exact = {n: m["cpu_seconds"] for n, m in methods.items() if m.get("exact") == NUM_FRAMES}
     fastest = min(exact, key=lambda name: exact[name])
@@ -362,9 +362,14 @@ def hardware() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "timechat-decode-benchmark")
-    parser.add_argument("--out", type=Path, default=Path("docs/decode-benchmark.md"), help="a .json lies beside it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/decode-benchmark.md"),
+        help="output file, with a .json file beside it",
+    )
     parser.add_argument("--repeat", type=int, default=1, help="runs of each method; the best counts")
-    parser.add_argument("--only", default="", help="films whose title contains this; results of others are kept")
+    parser.add_argument("--only", default="", help="run only files whose title contains this text")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

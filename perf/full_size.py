@@ -1,8 +1,8 @@
-"""Convert, load and ask a model of the published size: seconds and peak memory of every stage.
+"""Convert, load and run a model of the published size: seconds and peak memory of every stage.
 
-Writes a synthetic set of the original's files (true names, shapes and number formats, random weights, 17 GB),
+Writes a synthetic set of the original's files (true names, shapes and dtypes, random weights, 17 GB),
 converts it with `timechat convert`, loads the result and asks one question about a video. Every stage runs in a
-process of its own. Needs Linux, about 36 GB of disk and 24 GB of memory:
+separate process. Needs Linux, about 36 GB of disk and 24 GB of memory:
 
     python perf/full_size.py VIDEO --json out/full_size.json
 
@@ -66,7 +66,7 @@ class Stage:
 
 @dataclass
 class Result:
-    """What a run found."""
+    """Results of a run."""
 
     scale: str
     set_bytes: int
@@ -93,11 +93,11 @@ def main(arguments: list[str] | None = None) -> Result:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", type=Path, help="the video that is asked about")
+    parser.add_argument("video", type=Path, help="video for the question")
     parser.add_argument("--question", default=QUESTION)
-    parser.add_argument("--frames", type=int, default=8, help="frames that are looked at (8)")
-    parser.add_argument("--tokens", type=int, default=4, help="longest answer (4)")
-    parser.add_argument("--dtype", default="auto", help="number format of TimeChat.from_pretrained (auto)")
+    parser.add_argument("--frames", type=int, default=8, help="number of frames (8)")
+    parser.add_argument("--tokens", type=int, default=4, help="maximum number of tokens of the answer (4)")
+    parser.add_argument("--dtype", default="auto", help="dtype for TimeChat.from_pretrained (auto)")
     parser.add_argument("--scale", choices=list(SCALES), default="full")
     parser.add_argument("--work", type=Path, help="folder for the files; by default a temporary one")
     parser.add_argument("--keep", action="store_true", help="do not delete the files at the end")
@@ -107,7 +107,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 @contextmanager
 def _work_folder(folder: Path | None, *, keep: bool) -> Iterator[Path]:
-    """Give a new folder, below `folder` where one is named; it is deleted at the end unless it is kept."""
+    """Yield a new folder, inside `folder` if given; delete it at the end unless it is to be kept."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="timechat-full-size-", dir=folder))
@@ -128,7 +128,7 @@ def _machine() -> dict[str, object]:
 
 
 def write_originals(folder: Path, sizes: Sizes) -> int:
-    """Write a complete synthetic set of the original's files; returns the bytes of its tensors."""
+    """Write a complete synthetic set of the original's files; return the bytes of its tensors."""
     begun = time.perf_counter()
     files = original_tensors(sizes)
     for path, tensors in files.items():
@@ -145,9 +145,9 @@ def write_originals(folder: Path, sizes: Sizes) -> int:
 
 
 def write_pickle(path: Path, tensors: dict[str, TensorInfo], *, is_wrapped: bool) -> None:
-    """Write random weights as `torch.save` would, but fill them in on disk, so that memory stays small."""
+    """Write random weights in the format of `torch.save`, but fill them in on disk, with little memory."""
     state_dict = {name: torch.empty(info.shape, dtype=info.dtype) for name, info in tensors.items()}
-    with torch.serialization.skip_data():  # room for the numbers, as a hole in the file
+    with torch.serialization.skip_data():  # space for the values, as a hole in the file
         torch.save({"model": state_dict} if is_wrapped else state_dict, path)
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         content = torch.load(path, mmap=True, weights_only=True)
@@ -156,7 +156,7 @@ def write_pickle(path: Path, tensors: dict[str, TensorInfo], *, is_wrapped: bool
 
 
 def _fill(name: str, tensor: Tensor) -> None:
-    """Write numbers of a plausible size into a tensor, in place."""
+    """Fill a tensor with values of a plausible size, in place."""
     if name.endswith("position_ids"):
         tensor.copy_(torch.arange(tensor.shape[-1])[None])
     elif name.endswith("inv_freq"):
@@ -171,7 +171,7 @@ def _fill(name: str, tensor: Tensor) -> None:
 
 @cache
 def _random_numbers() -> Tensor:
-    """Return normal numbers; a prime count of them, so that no two rows of a matrix are alike when repeated."""
+    """Return a prime number of normal values, so that no two rows of a matrix are equal when they repeat."""
     return torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)) * 0.02
 
 
@@ -181,7 +181,7 @@ def _tile(flat: Tensor, numbers: Tensor) -> None:
 
 
 def _write_llm_settings(folder: Path, sizes: Sizes) -> None:
-    """Write what stands beside the language model's shards: their index, configs, the tokenizer."""
+    """Write the other files of the language model: index of the shards, configs, tokenizer."""
     files = original_tensors(sizes)
     weight_map = {name: shard for shard in LLM_SHARDS for name in files[f"{LAYOUT['llm']}/{shard}"]}
     total = sum(info.num_bytes for shard in LLM_SHARDS for info in files[f"{LAYOUT['llm']}/{shard}"].values())
@@ -200,12 +200,12 @@ def _write_llm_settings(folder: Path, sizes: Sizes) -> None:
 
 
 def measure_convert(originals: Path, model: Path) -> Stage:
-    """Convert as a user does."""
+    """Convert with the command line."""
     command = [sys.executable, "-m", "timechat", "convert", "--from", str(originals), str(model)]
     begun = time.perf_counter()
     process = subprocess.Popen(command)
     with MemoryWatch(process.pid) as watch:
-        _, status, usage = os.wait4(process.pid, 0)  # its ru_maxrss is no use: it starts at this process's own
+        _, status, usage = os.wait4(process.pid, 0)  # its ru_maxrss is useless: it starts at the size of this process
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"timechat convert failed with exit code {process.returncode}")
@@ -214,7 +214,7 @@ def measure_convert(originals: Path, model: Path) -> Stage:
 
 
 def measure_answer(result: Result, model: Path, options: argparse.Namespace) -> None:
-    """Load the model and ask, in a process of its own."""
+    """Load the model and ask, in a separate process."""
     request = {
         "model": str(model),
         "video": str(options.video),
@@ -230,7 +230,7 @@ def measure_answer(result: Result, model: Path, options: argparse.Namespace) -> 
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Load the model and ask; returns the stages and what was answered."""
+    """Load the model and ask; return the stages and the answer."""
     stages: list[Stage] = []
     with _measured("load", stages):
         from timechat import TimeChat
@@ -267,8 +267,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _measured(name: str, stages: list[Stage]) -> Iterator[None]:
-    """Note seconds and peak memory of what is done inside, in this process."""
-    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew; see proc(5)
+    """Record seconds and peak memory of a block, in this process."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak; see proc(5)
     begun, cpu_begun = time.perf_counter(), time.process_time()
     with MemoryWatch(os.getpid()) as watch:
         yield
@@ -278,7 +278,7 @@ def _measured(name: str, stages: list[Stage]) -> Iterator[None]:
 
 
 class MemoryWatch:
-    """Follows the memory of a process from a thread; the system itself keeps no peak of private memory."""
+    """Polls the memory of a process from a thread, because the system stores no peak of private memory."""
 
     def __init__(self, pid: int) -> None:
         self.peak_bytes = 0
@@ -306,7 +306,7 @@ class MemoryWatch:
 
 
 def read_memory(pid: int) -> dict[str, int]:
-    """Return what the system says of a process's memory, in bytes; nothing once it has ended."""
+    """Return the memory values of a process in bytes; empty after its end."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,13 +1,13 @@
-"""A thousand requests of clients that behave, vanish, drip, lie and attack, and what is left of the server afterwards.
+"""A thousand requests of correct, vanishing, slow, lying and attacking clients, and the state of the server afterwards.
 
-A real `timechat serve` with the built-in model gets a seeded mix from several clients at once. Afterwards nothing may
-be held: no memory, no descriptor, no child process, no place in a queue, no debris on the disk. Then 20 jobs are put
-into the queue, the server is killed in their midst and started again, and must finish them all with the answers of a
-server that nobody disturbed.
+A real `timechat serve` with the built-in model gets a seeded mix from several clients at once. Afterwards the
+server must have released everything: memory, descriptors, child processes, queue slots, files on the disk. Then 20 jobs
+are queued, the server is killed while they run and started again, and must finish them all with the answers of an
+undisturbed server.
 
     PYTHONPATH=src python perf/hostile_clients.py [--requests 1000] [--seed 0] [--clients 8]
 
-The result is JSON on stdout, a table on stderr; the exit status is 1 where a promise was broken.
+The result is JSON on stdout, a table on stderr; the exit status is 1 if a promise was broken.
 """
 
 import argparse
@@ -31,10 +31,10 @@ from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
 DOCUMENTED = {503, 504, 507}
-"""Statuses of 500 and above that a client may be told."""
+"""Allowed statuses of 500 and above."""
 MEMORY_GROWTH = 64e6
-"""Bytes between the first and last tenth of the run that count as flat: allocators of many threads are not exact."""
-EVERY_LOOK = 0.25  # seconds between two looks at the server's memory
+"""Growth in bytes between the first and last tenth of the run that counts as flat; allocators of many threads vary."""
+POLL_SECONDS = 0.25  # seconds between two measurements of the server's memory
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Outcome:
     status: int | None
     seconds: float
     wrong: str | None
-    """The promise that was broken."""
+    """The broken promise."""
 
 
 def request(site: Site, client: Client, expected: Expected, seed: str) -> Outcome:
-    """Let one client come, and see whether what it is told keeps the promises."""
+    """Run one client and check the response against the promises."""
     began = time.monotonic()
     wrong = None
     try:
@@ -71,7 +71,7 @@ def request(site: Site, client: Client, expected: Expected, seed: str) -> Outcom
 
 
 def plan(count: int, seed: int) -> list[tuple[Client, Expected, str]]:
-    """Which clients come, in which order."""
+    """Return the clients in their order."""
     rng = random.Random(seed)
     clients = rng.choices(list(MIX), [weight for weight, _ in MIX.values()], k=count)
     return [(client, MIX[client][1], f"{seed} {i}") for i, client in enumerate(clients)]
@@ -81,7 +81,7 @@ def plan(count: int, seed: int) -> list[tuple[Client, Expected, str]]:
 
 
 class Watch:
-    """Looks at the server again and again, in a thread of its own."""
+    """Polls the server in a separate thread."""
 
     def __init__(self, server: RunningServer, outcomes: list[Outcome]) -> None:
         self.samples: list[tuple[int, Usage]] = []
@@ -90,11 +90,11 @@ class Watch:
         self._thread.start()
 
     def _look(self) -> None:
-        while not self._ended.wait(EVERY_LOOK) and self._server.is_alive:
+        while not self._ended.wait(POLL_SECONDS) and self._server.is_alive:
             self.samples.append((len(self._outcomes), self._server.usage))
 
     def end(self) -> dict[str, float]:
-        """Memory in MB at the start and the end, and by how much it grew in a thousand requests."""
+        """Return memory in MB at the start and the end, and its growth per thousand requests."""
         self._ended.set()
         self._thread.join()
         counts = [float(count) for count, _ in self.samples]
@@ -109,7 +109,7 @@ class Watch:
 def run_mix(
     site: Site, requests: Sequence[tuple[Client, Expected, str]], clients: int
 ) -> tuple[list[Outcome], dict[str, float]]:
-    """Let all clients come, several at once; how it ended for each, and what became of the server's memory."""
+    """Run all clients, several at once; return the outcome of each and the memory of the server."""
     outcomes: list[Outcome] = []
     watch = Watch(site.server, outcomes)
     with ThreadPoolExecutor(clients) as pool:
@@ -119,7 +119,7 @@ def run_mix(
 
 
 def settled(site: Site) -> tuple[Usage, dict[str, float]]:
-    """What is held once everybody has gone."""
+    """Return the resources that the server holds after all clients have left."""
     names = ["requests_inside", "answers_running", "answers_waiting", "looks_waiting"]
 
     def is_quiet() -> bool:
@@ -133,7 +133,7 @@ def settled(site: Site) -> tuple[Usage, dict[str, float]]:
 
 
 def debris(site: Site, data: Path) -> dict[str, int]:
-    """Files on the disk that nobody knows of."""
+    """Return files on the disk that the server does not list."""
     known = {file["id"] for file in site.server.ask("GET", "/v1/files")[1]["data"]}
     names = {path.name for path in (data / "uploads").iterdir()}
     return {
@@ -156,36 +156,36 @@ def job_bodies(film: str) -> list[dict[str, Any]]:
 
 
 def enqueue(server: RunningServer, film: str) -> list[str]:
-    """Put all jobs into the queue."""
+    """Queue all jobs."""
     told = [server.ask("POST", "/v1/jobs", body) for body in job_bodies(film)]
     assert all(status == 202 for status, _ in told), told
     return [job["id"] for _, job in told]
 
 
 def jobs_of(server: RunningServer, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The jobs as they are now."""
+    """Return the jobs in their present state."""
     return [server.ask("GET", f"/v1/jobs/{job}")[1] for job in ids]
 
 
 def finished(server: RunningServer, ids: Sequence[str]) -> list[tuple[str, Any]]:
-    """Status and answer of jobs, once all are over."""
+    """Return status and answer of the jobs when all have ended."""
     server.waits_until(lambda: all(job["finished_at"] for job in jobs_of(server, ids)), 300)
     return [(job["status"], answer_told(job["result"] or {})) for job in jobs_of(server, ids)]
 
 
 def answer_told(answer: dict[str, Any]) -> Any:
-    """What an answer says; scores without the digits that depend on what else was in the batch."""
+    """Return the content of an answer, with scores rounded to digits that do not depend on the batch."""
     events = [[each["start"], each["end"], each["caption"], near(each["score"])] for each in answer.get("events", [])]
     return [answer.get("text"), answer.get("found"), near(answer.get("score")), events]
 
 
 def near(score: float | None) -> float | None:
-    """A score with four digits."""
+    """Return a score with four digits."""
     return None if score is None else float(f"{score:.4g}")
 
 
 def film_of(server: RunningServer, name: str) -> str:
-    """Id of a film in the library."""
+    """Return the id of a video in the library."""
     return next(str(file["id"]) for file in server.ask("GET", "/v1/files")[1]["data"] if file["filename"] == name)
 
 
@@ -193,7 +193,7 @@ def film_of(server: RunningServer, name: str) -> str:
 
 
 def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]:
-    """Do it all; see the module."""
+    """Run all parts; see the module."""
     library = folder / "library"
     library.mkdir()
     for i in range(3):
@@ -204,7 +204,7 @@ def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]
         films = [film_of(server, f"film{i}.mp4") for i in range(3)]
         site = Site(server, films, (library / "film0.mp4").read_bytes(), [str(folder).encode()])
         note("warming up")
-        run_mix(site, plan(max(100, count), seed + 1), clients)  # whatever is kept is kept from here on
+        run_mix(site, plan(max(100, count), seed + 1), clients)  # fills the caches before the measurement
         before, _ = settled(site)
         began = time.monotonic()
         quiet: list[Outcome] = []
@@ -233,11 +233,11 @@ def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]
         "no status but the documented": not wrong,
         "no traceback in the log": not tracebacks,
         "memory is flat": memory["last_mb"] - memory["first_mb"] < MEMORY_GROWTH / 1e6,
-        "no descriptor is left": after.descriptors <= before.descriptors + 2,
-        "no thread is left": after.threads <= before.threads + 2,
-        "no child process is left": after.children == 0,
+        "all descriptors are closed": after.descriptors <= before.descriptors + 2,
+        "all threads have ended": after.threads <= before.threads + 2,
+        "all child processes have ended": after.children == 0,
         "nothing is running or waiting": not any(gauges.values()),
-        "no file that nobody knows is left": left["unknown_uploads"] == 0,
+        "no unknown file remains": left["unknown_uploads"] == 0,
         "all jobs succeed after the kill": succeeded == len(ids),
         "their answers are those of an undisturbed server": equal == len(ids),
         "the kill came in their midst": 0 < at_kill["succeeded"] < len(ids),
@@ -262,18 +262,18 @@ def measure(folder: Path, count: int, seed: int, clients: int) -> dict[str, Any]
 
 
 def note(text: str) -> None:
-    """Tell how far it is."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 def slowest(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Seconds of the slowest request of each kind."""
+    """Return the seconds of the slowest request of each kind."""
     kinds = sorted({outcome.kind for outcome in outcomes})
     return {kind: max(each.seconds for each in outcomes if each.kind == kind) for kind in kinds}
 
 
 def vars_of(usage: Usage) -> dict[str, float]:
-    """A look at the server as JSON."""
+    """Return a measurement of the server as JSON."""
     return {
         "memory_mb": round(usage.memory / 1e6, 1),
         "descriptors": usage.descriptors,
@@ -283,7 +283,7 @@ def vars_of(usage: Usage) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure, print, and tell by the exit status whether all promises were kept."""
+    """Measure and print; the exit status shows whether all promises were kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
-"""The kinds of clients of `hostile_clients.py`: what each sends, how often it comes, and what it may be told.
+"""The kinds of clients of `hostile_clients.py`: requests, frequencies and allowed responses.
 
-They speak to the server's socket themselves, since no client of HTTP would send what some of them do.
+They write to the server's socket directly, because no HTTP client would send some of these requests.
 """
 
 import base64
@@ -27,13 +27,13 @@ REFUSED: Expected = {400, 403, 404, 405, 408, 413, 415, 422}
 
 @dataclass
 class Site:
-    """The server, and what clients know of it."""
+    """The server, and the facts about it that clients use."""
 
     server: RunningServer
     films: list[str]
     content: bytes
     secrets: list[bytes]
-    """Texts that no answer may hold: folders of the machine."""
+    """Texts that no response may contain: folders of the machine."""
     uploads: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
 
@@ -44,14 +44,14 @@ class Site:
 def head(
     site: Site, method: str, target: str, *, length: int | None = None, kind: str = "application/json", more: str = ""
 ) -> bytes:
-    """The head of a request."""
+    """Return the head of a request."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {site.server.host}", "Connection: close", f"Content-Type: {kind}"]
     lines += [] if length is None else [f"Content-Length: {length}"]
     return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode("latin-1")
 
 
 def answer_of(connection: socket.socket, most: int | None = None, pause: float = 0.0) -> bytes:
-    """All that the server sends, or the first so many bytes of it."""
+    """Return the response of the server, or its first bytes."""
     answer = b""
     with suppress(ConnectionError):
         while most is None or len(answer) < most:
@@ -64,9 +64,9 @@ def answer_of(connection: socket.socket, most: int | None = None, pause: float =
 
 
 def send(site: Site, *pieces: bytes, pause: float = 0.0, most: int | None = None, slow: float = 0.0) -> bytes:
-    """Send a request in pieces and read the answer, or its beginning."""
+    """Send a request in parts and read the response or its beginning."""
     with site.server.connect() as connection:
-        with suppress(ConnectionError):  # the server may answer before it has heard all, and hang up
+        with suppress(ConnectionError):  # the server may answer and close before it has read everything
             for piece in pieces:
                 connection.sendall(piece)
                 time.sleep(pause)
@@ -74,7 +74,7 @@ def send(site: Site, *pieces: bytes, pause: float = 0.0, most: int | None = None
 
 
 def vanish(site: Site, rng: random.Random, *pieces: bytes, wait: float = 0.0, most: int | None = None) -> None:
-    """Send something and go away, politely or as a crash does."""
+    """Send something and disconnect, cleanly or like a crash."""
     with site.server.connect() as connection:
         if rng.random() < 0.5:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -86,13 +86,13 @@ def vanish(site: Site, rng: random.Random, *pieces: bytes, wait: float = 0.0, mo
 
 
 def post(site: Site, target: str, body: bytes | dict[str, Any], **options: Any) -> bytes:
-    """A request with a JSON body."""
+    """Return a request with a JSON body."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return send(site, head(site, "POST", target, length=len(content), **options), content)
 
 
 def form(parts: Sequence[tuple[str, bytes]], *, ends: bool = True) -> bytes:
-    """A form; each part is a header and its content."""
+    """Return a form; each part is a header and its content."""
     whole = b"".join(b"--XX\r\n" + name.encode() + b"\r\n\r\n" + content + b"\r\n" for name, content in parts)
     return whole + (b"--XX--\r\n" if ends else b"")
 
@@ -101,12 +101,12 @@ FORM = "multipart/form-data; boundary=XX"
 
 
 def file_form(content: bytes, name: str = "film.mp4") -> bytes:
-    """A form with one file."""
+    """Return a form with one file."""
     return form([(f'Content-Disposition: form-data; name="file"; filename="{name}"', content)])
 
 
 def chat(site: Site, rng: random.Random, video: str | None = None, **options: Any) -> dict[str, Any]:
-    """A body of `/v1/chat/completions`."""
+    """Return a body for `/v1/chat/completions`."""
     question = rng.choice(["What happens?", "When does it end?", "Describe the film.", "Which colours are there?"])
     content = [
         {"type": "video_url", "video_url": {"url": video or rng.choice(site.films)}},
@@ -115,7 +115,7 @@ def chat(site: Site, rng: random.Random, video: str | None = None, **options: An
     return {"messages": [{"role": "user", "content": content}], "max_tokens": rng.choice([4, 16, 48])} | options
 
 
-# -------------------------------------------------------------------------------------------- clients that behave
+# -------------------------------------------------------------------------------------------- correct clients
 
 Client = Callable[[Site, random.Random], bytes]
 
@@ -323,7 +323,7 @@ def comes_from_elsewhere(site: Site, rng: random.Random) -> bytes:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """A film with something wrong, or something else by its name."""
+    """Return a damaged video, or another file with the name of a video."""
     place = rng.randrange(len(content))
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\nhttp://127.0.0.1:1/x.ts\n"
     return rng.choice(
@@ -343,7 +343,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 def uploads_damage(site: Site, rng: random.Random) -> bytes:
     body = file_form(damaged(site.content, rng))
     answer = send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
-    if answer.startswith(b"HTTP/1.1 200"):  # the head and the first picture were whole; what of the rest?
+    if answer.startswith(b"HTTP/1.1 200"):  # the head and the first frame were intact; check the rest
         file_id = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
         answer = post(site, "/v1/captions", {"video": file_id, "max_new_tokens": 8})
         send(site, head(site, "GET", f"/v1/files/{file_id}/thumbnail?time={rng.randrange(20)}"))
@@ -372,7 +372,7 @@ def sends_too_much(site: Site, rng: random.Random) -> bytes:
     if which == 2:
         return send(site, head(site, "POST", "/v1/captions", length=200_000_000), b"{")
     if rng.random() < 0.9:
-        body = file_form(site.content + bytes(MAX_UPLOAD))  # less than the form may have, more than the file may
+        body = file_form(site.content + bytes(MAX_UPLOAD))  # below the limit of the form, above the limit of the file
         return send(site, head(site, "POST", "/v1/files", length=len(body), kind=FORM), body)
     return post(site, "/v1/captions", {"video": "data:video/mp4;base64," + "A" * 88_000_000})
 
@@ -427,7 +427,7 @@ MIX: dict[Client, tuple[int, Expected]] = {
     chats_nonsense: (6, REFUSED | {200}),
     sends_no_form: (4, REFUSED),
     knows_no_route: (3, REFUSED),
-    speaks_no_http: (2, REFUSED | {200, 505}),  # 200: a head of 100 kB that came at once
+    speaks_no_http: (2, REFUSED | {200, 505}),  # 200: a head of 100 kB in one packet
     comes_from_elsewhere: (3, {403, 400}),
     uploads_damage: (4, {200, 422, 400}),
     sends_damage_inline: (3, {200, 422, 400}),
@@ -436,4 +436,4 @@ MIX: dict[Client, tuple[int, Expected]] = {
     asks_for_what_is_not_there: (3, {404}),
     calls_jobs_off: (4, {200, 409}),
 }
-"""Each kind of client: how often it comes, and what it may be told. 429 may be told to everybody."""
+"""Kinds of clients with their frequencies and allowed statuses. 429 is always allowed."""

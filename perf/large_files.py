@@ -1,12 +1,12 @@
-"""Large films and large uploads: does their size cost time or memory?
+"""Large videos and large uploads: the effect of size on time and memory.
 
-A film of 2 GB in a folder of the server is read by `Range` at random places, beside one of 2 MB in the same run; then
-1 GB is uploaded, made as it is sent, while the server's memory is looked at and its `/health` is asked.
+A video of 2 GB in a folder of the server is read by `Range` at random positions, and one of 2 MB in the same run; then
+1 GB is uploaded, generated during the upload, while the script polls the server's memory and its `/health`.
 
     PYTHONPATH=src python perf/large_files.py [--film 2e9] [--upload 1e9] [--requests 300]
 
-The files are valid films: a short one and a `free` box, as large as it must be and full of nothing. The result is JSON
-on stdout; the exit status is 1 where memory grew by more than 50 MB, or a large film is more than 1.5 times as slow.
+The files are valid videos: a short one and an empty `free` box of the required size. The result is JSON on stdout; the
+exit status is 1 if memory grew by more than 50 MB or a large video is more than 1.5 times as slow.
 """
 
 import argparse
@@ -30,17 +30,17 @@ from timechat.synthetic.write import write_video
 MOST_GROWTH_MB = 50.0
 MOST_RATIO = 1.5
 SMALL_FILM = 2_000_000
-PART = 65_536  # bytes of each Range
+PART = 65_536  # bytes per Range
 BLOCK = 1 << 20
 
 
 def free_box(size: int) -> bytes:
-    """The head of a box of so many bytes that players pass over (ISO 14496-12, 8.1.2)."""
+    """Return the header of a box of a given size in bytes that players skip (ISO 14496-12, 8.1.2)."""
     return struct.pack(">I4sQ", 1, b"free", size)
 
 
 def make_large(short: Path, path: Path, size: int) -> None:
-    """Write a film of so many bytes; the disk holds little of it."""
+    """Write a sparse video file of a given size in bytes."""
     content = short.read_bytes()
     with path.open("wb") as file:
         file.write(content + free_box(size - len(content)))
@@ -48,7 +48,7 @@ def make_large(short: Path, path: Path, size: int) -> None:
 
 
 def first_bytes(server: RunningServer, film: str, size: int, requests: int, rng: random.Random) -> list[float]:
-    """Seconds to the first byte of parts at random places, all over one HTTP/1.1 connection."""
+    """Return the seconds to the first byte of parts at random positions, over one HTTP/1.1 connection."""
     connection = HTTPConnection(*server.address, timeout=60)
     seconds = []
     for _ in range(requests):
@@ -67,27 +67,27 @@ def first_bytes(server: RunningServer, film: str, size: int, requests: int, rng:
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 95th percentile and most, in milliseconds."""
+    """Return median, 95th percentile and maximum in milliseconds."""
     cuts = statistics.quantiles(seconds, n=20)
     figures = {"median_ms": statistics.median(seconds), "p95_ms": cuts[18], "most_ms": max(seconds)}
     return {name: round(value * 1000, 2) for name, value in figures.items()}
 
 
 def measure_ranges(server: RunningServer, sizes: dict[str, int], requests: int) -> dict[str, Any]:
-    """Time to the first byte of each film, turn by turn."""
+    """Measure the time to the first byte of each video, in turns."""
     films = {file["filename"]: file["id"] for file in server.ask("GET", "/v1/files")[1]["data"]}
     seconds: dict[str, list[float]] = {name: [] for name in sizes}
     for turn in range(11):
         for name, size in sizes.items():
             told = first_bytes(server, films[name], size, max(1, requests // 10), random.Random(turn))
-            seconds[name] += told if turn else []  # the first turn finds out what the film is
+            seconds[name] += told if turn else []  # in the first turn the server probes the video
     large, small = (spread(seconds[name]) for name in sizes)
     ratios = {name.replace("_ms", ""): round(large[name] / small[name], 2) for name in ("median_ms", "p95_ms")}
     return {"large": large, "small": small, "ratio": ratios, "requests": len(seconds["large.mp4"])}
 
 
 def upload_pieces(short: Path, size: int) -> Iterator[bytes]:
-    """A form with a film of so many bytes, piece by piece."""
+    """Yield a form with a video of a given size in bytes, in parts."""
     content = short.read_bytes()
     yield b'--XX\r\nContent-Disposition: form-data; name="file"; filename="large.mp4"\r\n\r\n'
     yield content + free_box(size - len(content))
@@ -99,7 +99,7 @@ def upload_pieces(short: Path, size: int) -> Iterator[bytes]:
 
 
 def ask_health(server: RunningServer, ended: threading.Event, seconds: list[float], memory: list[int]) -> None:
-    """Ask whether the server lives, and look at its memory, until the upload has ended."""
+    """Poll the health and the memory of the server until the upload has ended."""
     while not ended.wait(0.05):
         began = time.perf_counter()
         status, _ = server.ask("GET", "/health")
@@ -109,8 +109,8 @@ def ask_health(server: RunningServer, ended: threading.Event, seconds: list[floa
 
 
 def measure_upload(server: RunningServer, short: Path, size: int) -> dict[str, Any]:
-    """Upload a film of so many bytes, and see what that does to the server."""
-    upload(server, short, 20_000_000)  # what an upload needs at all is loaded
+    """Upload a video of a given size in bytes and measure the effect on the server."""
+    upload(server, short, 20_000_000)  # load everything that any upload needs
     idle: list[float] = []
     memory: list[int] = []
     rest = threading.Event()
@@ -140,7 +140,7 @@ def measure_upload(server: RunningServer, short: Path, size: int) -> dict[str, A
 
 
 def upload(server: RunningServer, short: Path, size: int) -> int:
-    """Upload a film and remove it; its bytes as the server tells them."""
+    """Upload a video and remove it; return its size as the server reports it."""
     length = sum(len(piece) for piece in upload_pieces(short, len(short.read_bytes()) + 16))
     length += size - len(short.read_bytes()) - 16
     connection = HTTPConnection(*server.address, timeout=300)
@@ -155,10 +155,10 @@ def upload(server: RunningServer, short: Path, size: int) -> int:
 
 
 def main() -> int:
-    """Measure, print, and tell by the exit status whether size costs too much."""
+    """Measure and print; the exit status shows whether size costs too much."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--film", type=float, default=2e9, help="bytes of the large film")
-    parser.add_argument("--upload", type=float, default=1e9, help="bytes of the upload")
+    parser.add_argument("--film", type=float, default=2e9, help="size of the large video in bytes")
+    parser.add_argument("--upload", type=float, default=1e9, help="size of the upload in bytes")
     parser.add_argument("--requests", type=int, default=300)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="large-") as name:

@@ -1,10 +1,10 @@
-"""Run the real lmms-eval with TimeChat as its model, in a virtual environment of its own.
+"""Run the real lmms-eval with TimeChat as its model, in a separate virtual environment.
 
     python perf/lmms_eval_run.py
 
-makes the environment in `out/lmms-eval`, installs lmms-eval and this checkout there by pip, draws a few films, and lets
-the harness ask about them; no network is used after the installation. Prints the harness's own tables. A second run
-takes the environment and the films as they are, and installs this checkout again.
+creates the environment in `out/lmms-eval`, installs lmms-eval and this checkout there with pip, makes a few synthetic
+videos, and runs the harness on them, without network after the installation. Prints the tables of the harness. A second
+run reuses the environment and the videos, and installs this checkout again.
 """
 
 import argparse
@@ -23,10 +23,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 TASKS = CHECKOUT / "benchmarks" / "lmms_eval_films"
 PINNED = (
     *("torch", "transformers", "tokenizers", "numpy", "peft", "accelerate", "safetensors", "huggingface_hub"),
-    "filelock",  # lmms-eval 0.7.3 reaches into it, and 4.3 has moved what it wants there
+    "filelock",  # lmms-eval 0.7.3 uses its internals, which 4.3 has moved
 )
-"""What is to be the version that we test with. The rest is left to pip: our `av`, `protobuf` and more are newer than
-lmms-eval, or something that it needs, allows."""
+"""Packages that must have the tested version. Pip chooses the others: the project's `av`, `protobuf` and more are newer
+than lmms-eval or its dependencies allow."""
 
 SHOWN = ("lmms_eval", "timechat", "torch", "torchvision", "transformers", "datasets", "av")
 RUNS = {  # what the harness is run with beside the model: its usual way of asking, and the one that scores choices
@@ -36,16 +36,16 @@ RUNS = {  # what the harness is run with beside the model: its usual way of aski
 
 
 class RunError(Exception):
-    """The harness, or what it needs, did not work."""
+    """The harness or its environment failed."""
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("out/lmms-eval"), help="made where it is missing")
-    parser.add_argument("--model", default="nano", help="any model that TimeChat.from_pretrained takes")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("out/lmms-eval"), help="working folder")
+    parser.add_argument("--model", default="nano", help="model for TimeChat.from_pretrained")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--films", type=int, default=4, metavar="N", help="how many films are drawn")
-    parser.add_argument("--seed", type=int, default=5, help="of the films")
+    parser.add_argument("--films", type=int, default=4, metavar="N", help="number of synthetic videos")
+    parser.add_argument("--seed", type=int, default=5, help="random seed of the videos")
     options = parser.parse_args()
     if options.films < 1:
         parser.error(f"--films must be at least 1, got {options.films}")
@@ -53,7 +53,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def run(command: Sequence[str | Path], *, log: Path, cwd: Path | None = None) -> str:
-    """Run a command, keep all that it says in a file, and return it."""
+    """Run a command, store its output in a file, and return it."""
     settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     settings |= {
         "HF_HUB_OFFLINE": "1",
@@ -82,14 +82,14 @@ def make_environment(folder: Path) -> Path:
     if not python.is_file():
         venv.create(home, with_pip=True)
         run([*pip, f"lmms-eval=={LMMS_EVAL}"], log=folder / "install-lmms-eval.log")
-    # Second, because no one version of PyAV suits both. The harness keeps working with ours, which pip remarks on.
+    # Installed second, because no version of PyAV suits both. The harness works with this one, despite a note of pip.
     run([*pip, CHECKOUT], log=folder / "install-timechat.log")
     run([*pip, "--force-reinstall", "--no-deps", CHECKOUT], log=folder / "reinstall-timechat.log")
     return drop_broken_torchvision(python, folder)
 
 
 def drop_broken_torchvision(python: Path, folder: Path) -> Path:
-    """Take out a torchvision that was built for another torch: transformers would fail over it."""
+    """Remove a torchvision that was built for another torch: transformers would fail."""
     try:
         run([python, "-c", "import torchvision"], log=folder / "torchvision.log")
     except RunError as error:
@@ -100,7 +100,7 @@ def drop_broken_torchvision(python: Path, folder: Path) -> Path:
 
 
 def draw_films(python: Path, folder: Path, films: int, seed: int) -> Path:
-    """Draw films and write each task's questions beside them."""
+    """Make synthetic videos and write the questions of each task beside them."""
     out = folder / f"films-{seed}-{films}"
     command = [python, "-m", "timechat", "data", "draw", out, "--clips", films, "--seed", seed, "--split", "test"]
     run(command, log=folder / "draw.log")
@@ -112,7 +112,7 @@ def draw_films(python: Path, folder: Path, films: int, seed: int) -> Path:
 
 
 def task_rows(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the questions of each task, with their true answers."""
+    """Return the questions of each task, with the reference answers."""
     asked: dict[str, list[dict[str, Any]]] = {"qa": [], "grounding": []}
     for record in records:
         question, answer = (message["content"] for message in record["messages"][:2])
@@ -132,14 +132,14 @@ def task_rows(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any
 
 
 def ask(python: Path, folder: Path, films: Path, options: argparse.Namespace) -> Iterator[str]:
-    """Let the harness ask, in both of its ways, and give the tables that it prints."""
+    """Run the harness in both modes and return the tables that it prints."""
     for name, arguments in RUNS.items():
         results = folder / f"results-{name}"
         known = set(results.rglob("*_results.json"))
         command = [python, "-m", "lmms_eval", "--model", "timechat", "--model_args", f"pretrained={options.model}"]
         command += ["--device", options.device, "--include_path", TASKS, "--log_samples", "--output_path", results]
         said = run([*command, *arguments], log=folder / f"harness-{name}.log", cwd=films)
-        # lmms-eval ends with 0 whatever happens; what it has written tells.
+        # lmms-eval always exits with 0; its files show whether it failed.
         written = sorted(set(results.rglob("*_results.json")) - known)
         tables = re.search(r"^timechat \(.*", said, flags=re.MULTILINE | re.DOTALL)
         if not written or tables is None:
@@ -163,7 +163,7 @@ def versions(python: Path, folder: Path) -> str:
 
 
 def main() -> None:
-    """Install, draw, ask, and print what the harness says."""
+    """Install, make videos, run the harness, and print its tables."""
     options = parse_options()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files of any length in seconds: a few pictures are encoded, and their packets are written again and again.
+"""Long video files within seconds: encode a few frames and write their packets repeatedly.
 
 python perf/long_files.py hours.mp4 --hours 5
 """
@@ -15,20 +15,20 @@ import numpy as np
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-GROUP_SECONDS = 5  # of pictures that are encoded, from one keyframe to the next
+GROUP_SECONDS = 5  # length of the encoded group of pictures
 
 
 def write_long_file(
     path: str | Path, seconds: float, fps: float | Fraction = 30, *, width: int = 64, height: int = 64
 ) -> Path:
-    """Write an H.264 file with a constant rate and B-frames; every five seconds its pictures begin anew.
+    """Write an H.264 file with a constant rate and B-frames; its frames repeat every five seconds.
 
     Args:
-        path: Its suffix chooses the container: .mp4, .mkv, .ts, ...
-        seconds: Length, rounded up to whole groups of pictures.
+        path: Path of the file; its extension selects the container: .mp4, .mkv, .ts, ...
+        seconds: Length in seconds, rounded up to complete groups of pictures.
         fps: Frames per second.
-        width: Pixels, even.
-        height: Pixels, even.
+        width: Width in pixels, even.
+        height: Height in pixels, even.
     """
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(str(path), "w") as container:
@@ -43,7 +43,7 @@ def write_long_file(
 
 
 def _encode_group(stream: VideoStream, num_frames: int) -> list[Packet[VideoStream]]:
-    """Encode pictures of a moving bar, with one keyframe; returns the packets in decode order."""
+    """Encode frames of a moving bar with one keyframe; return the packets in decode order."""
     stream.codec_context.gop_size = num_frames
     stream.codec_context.options = {**stream.codec_context.options, "sc_threshold": "0"}
     packets = []
@@ -57,7 +57,7 @@ def _encode_group(stream: VideoStream, num_frames: int) -> list[Packet[VideoStre
 
 
 def _shifted(packet: Packet[VideoStream], ticks: int, stream: VideoStream) -> Packet[VideoStream]:
-    """Return a copy of a packet that comes so many ticks (frames) later."""
+    """Return a copy of a packet, delayed by a number of ticks (frames)."""
     copy = Packet(bytes(packet))
     copy.stream, copy.time_base, copy.duration = stream, 1 / stream.average_rate, 1
     copy.pts, copy.dts = packet.pts + ticks, packet.dts + ticks

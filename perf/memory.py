@@ -1,9 +1,9 @@
-"""Peak memory of a task on a short and on a long file, their ratio, and how long each stage takes for an hour of video.
+"""Peak memory of a task on a short and a long file, their ratio, and the time of each stage per hour of video.
 
     python perf/memory.py long_files
 
-draws a file of ten minutes and one of five hours into the folder (once), and describes both with the command line, each
-in a process of its own. What follows `--` is given to the command:
+makes a file of ten minutes and one of five hours in the folder (once) and runs the task on both, each in a separate
+process. Arguments after `--` are passed to the command:
 
     python perf/memory.py long_files --task ground -- "the red circle bounces" --model nano
 """
@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 _HOUR = 3600.0
-# Linux tells kilobytes, macOS bytes.
+# Linux reports kilobytes, macOS bytes.
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process took.
+    """Resources that a process used.
 
     Attributes:
-        peak_bytes: Most memory that was resident at once.
-        seconds: Wall time.
+        peak_bytes: Peak resident memory in bytes.
+        seconds: Wall time in seconds.
     """
 
     peak_bytes: int
@@ -39,9 +39,10 @@ class Usage:
 
 
 def measure(command: Sequence[str]) -> Usage:
-    """Run a command to its end, alone.
+    """Run a command to its end.
 
-    Its peak is at least this process's own size, which the new one has for a moment: nothing large is imported here.
+    The peak is at least the size of this process, which the new process has for a moment, so this script imports
+    nothing large.
 
     Raises:
         subprocess.CalledProcessError: The command failed.
@@ -59,7 +60,7 @@ def measure(command: Sequence[str]) -> Usage:
 
 
 def measure_task(task: str, video: Path, more: Sequence[str]) -> dict[str, Any]:
-    """Run a task of the command line on a file; returns peak, seconds, duration and the seconds of each stage."""
+    """Run a task of the command line on a file; return peak, seconds, duration and the seconds of each stage."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answer.json"
         command = [sys.executable, "-m", "timechat", task, str(video), *more, "--json", "-o", str(out), "--quiet"]
@@ -76,7 +77,7 @@ def measure_task(task: str, video: Path, more: Sequence[str]) -> dict[str, Any]:
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Write the measurements as a table, the short file's first; stages in seconds per hour of video."""
+    """Return the measurements as a table, the short file first; stages in seconds per hour of video."""
     stages = list(dict.fromkeys(stage for row in rows for stage in row["timings"]))
     heads = ["video", "peak memory, MiB", "over the first", *(f"{stage}, s per hour" for stage in [*stages, "all"])]
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
@@ -91,7 +92,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(folder: Path, seconds: float, fps: float) -> Path:
-    """Give the file of a length, drawn if it is not there."""
+    """Return the file of a length; make it if it is missing."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from perf.long_files import write_long_file  # large, see `measure`
 
@@ -106,11 +107,11 @@ def draw(folder: Path, seconds: float, fps: float) -> Path:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="for the files, which are drawn once")
-    parser.add_argument("--task", default="caption", help="a command of the command line that answers in JSON")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0, 300.0], help="lengths, the shortest first")
-    parser.add_argument("--fps", type=float, default=10.0, help="frames a second of the files")
-    parser.add_argument("--json", type=Path, help="write the measurements there")
+    parser.add_argument("folder", type=Path, help="folder for the files, which are made once")
+    parser.add_argument("--task", default="caption", help="command that prints its answer as JSON")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0, 300.0], help="lengths, shortest first")
+    parser.add_argument("--fps", type=float, default=10.0, help="frames per second of the files")
+    parser.add_argument("--json", type=Path, help="output file for the measurements")
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:split])

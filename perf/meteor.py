@@ -1,11 +1,10 @@
-"""Dense captions scored with one METEOR process kept open and pairs remembered, beside one process a call.
+"""Scoring of dense captions: one open METEOR process with a cache of pairs, against one process per call.
 
     python perf/meteor.py PRED GT [--calls 6]
 
-PRED and GT are a prediction file and its truth, as `timechat score --task dvc` takes them. Everything is scored once as
-`timechat score` does. Of the calls that a scorer with a process of its own for each call makes (one a video and IoU
-threshold for METEOR, and one a video for SODA_c), some are timed, drawn evenly from all; the whole is their mean times
-how many there are.
+PRED and GT are a prediction file and its ground truth, as for `timechat score --task dvc`. Everything is scored once as
+`timechat score` does. A scorer with one process per call makes one call per video and IoU threshold for METEOR, and one
+per video for SODA_c. Some of these calls, spread evenly, are timed; the total is their mean times the number of calls.
 """
 
 import argparse
@@ -21,7 +20,7 @@ Pairs = list[tuple[str, str]]
 
 
 def calls_of(predictions: Path, truth_file: Path) -> list[Pairs]:
-    """The (hypothesis, reference) pairs of every call, without those that are paired with a random word."""
+    """Return the (hypothesis, reference) pairs of every call, without pairs with a random word."""
     truth = read_caption_ground_truth(truth_file, InputIssues())
     predicted = read_caption_predictions(predictions, InputIssues())
     videos = [(right, predicted[video]) for video, right in truth.items() if video in predicted]
@@ -42,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", type=Path)
     parser.add_argument("truth", type=Path)
-    parser.add_argument("--calls", type=int, default=6, help="calls with a process of their own that are timed")
+    parser.add_argument("--calls", type=int, default=6, help="number of timed calls with a separate process")
     options = parser.parse_args()
     begun = time.perf_counter()
     scores = score_files(options.predictions, options.truth, "dvc", resamples=100)
@@ -56,8 +55,8 @@ def main() -> None:
     each = (time.perf_counter() - begun) / len(chosen)
     alone = each * len(calls)
     print(f"{scores.n_queries} videos, {len(calls)} calls with {sum(map(len, calls))} pairs")
-    print(f"one process kept open, everything scored: {kept_open:.1f} s")
-    print(f"one process a call: {each:.2f} s a call, mean of {len(chosen)}; {alone / 60:.0f} min for all calls")
+    print(f"one open process, everything scored: {kept_open:.1f} s")
+    print(f"one process per call: {each:.2f} s per call, mean of {len(chosen)}; {alone / 60:.0f} min for all calls")
     print(f"ratio: {alone / kept_open:.0f}")
 
 

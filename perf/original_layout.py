@@ -1,6 +1,6 @@
-"""Names, shapes and number formats in the original's published files, at any size.
+"""Names, shapes and dtypes of the original's published files, at any size.
 
-Nothing is allocated here: a list of the full-size set costs as much as one of a tiny set.
+No tensor is allocated: the list of the full-size set costs as much as the list of a tiny set.
 """
 
 from collections.abc import Iterator
@@ -111,13 +111,13 @@ def llama_config(sizes: Sizes) -> dict[str, Any]:
 
 
 def _with_dtype(shapes: Shapes, dtype: torch.dtype) -> dict[str, TensorInfo]:
-    """Give every tensor the file's number format, but for buffers, which have their own."""
+    """Give every tensor the dtype of the file, except buffers, which have their own."""
     buffers = {"position_ids": torch.int64, "inv_freq": torch.float32}
     return {name: TensorInfo(shape, buffers.get(name.rpartition(".")[2], dtype)) for name, shape in shapes}
 
 
 def _cut(num_layers: int) -> tuple[range, range]:
-    """Share layers between the two shards about as the published ones do, three to one."""
+    """Distribute layers over two shards about as the published ones, three to one."""
     first = num_layers * 3 // 4
     return range(first), range(first, num_layers)
 
@@ -200,14 +200,14 @@ def _video_part(sizes: Sizes, num_frames: int) -> Shapes:
 
 
 def _video_llama(sizes: Sizes) -> Shapes:
-    """Video-LLaMA's file, with the rotary buffers that an older `transformers` of its time would have saved."""
+    """Video-LLaMA's file, with the rotary buffers that older versions of `transformers` saved."""
     yield from _video_part(sizes, sizes.video_llama_frames)
     for i in range(sizes.text_layers):
         yield f"llama_model.model.layers.{i}.self_attn.rotary_emb.inv_freq", (sizes.head_size // 2,)
 
 
 def _timechat(sizes: Sizes) -> Shapes:
-    """What the original's trainer saves: everything that was trained, and buffers."""
+    """The checkpoint of the original's trainer: all trained tensors, and buffers."""
     yield "query_tokens", (1, sizes.num_query_tokens, sizes.qformer_width)
     yield from _image_qformer(sizes)
     for i in range(sizes.text_layers):

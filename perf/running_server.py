@@ -1,4 +1,4 @@
-"""`timechat serve` as a process of its own, for benchmarks that look at it from outside (Linux)."""
+"""`timechat serve` in a separate process, for benchmarks that measure it from outside (Linux)."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds: bytes of memory, descriptors, threads, child processes."""
+    """Resources of a process: bytes of memory, descriptors, threads, child processes."""
 
     memory: int
     descriptors: int
@@ -28,20 +28,20 @@ class Usage:
 
 
 class RunningServer:
-    """A server that listens on loopback; a context manager that ends it.
+    """A server on loopback; a context manager that stops it.
 
     Attributes:
-        log: What it has written so far.
+        log: Output of the server so far.
     """
 
     def __init__(self, data: Path, library: Path, *options: str, cache: Path) -> None:
-        """Start one and wait until it can be asked.
+        """Start a server and wait until it answers.
 
         Args:
-            data: Folder of its uploads and jobs.
-            library: Folder of films that it may open.
-            options: More of `timechat serve`.
-            cache: Folder of what it remembers of videos.
+            data: Folder of uploads and jobs.
+            library: Folder of videos that the server may open.
+            options: Other options of `timechat serve`.
+            cache: Folder of the cache.
         """
         command = [sys.executable, "-m", "timechat", "serve", "--port", "0", "--data", str(data)]
         self._process = subprocess.Popen(
@@ -82,24 +82,24 @@ class RunningServer:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once, as a power cut does."""
+        """Kill the server at once, like a power failure."""
         self._process.kill()
         self._process.wait()
         self._reader.join(5)
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether the server is running."""
         return self._process.poll() is None
 
     @property
     def usage(self) -> Usage:
-        """What it holds now."""
+        """Return its resources now."""
         process = Path(f"/proc/{self._process.pid}")
         pages = int((process / "statm").read_text().split()[1])
         children = 0
         for task in process.glob("task/*/children"):
-            with suppress(OSError):  # a thread that has ended meanwhile
+            with suppress(OSError):  # the thread has ended in the meantime
                 children += len(task.read_text().split())
         return Usage(
             pages * os.sysconf("SC_PAGE_SIZE"),
@@ -109,11 +109,11 @@ class RunningServer:
         )
 
     def connect(self, timeout: float = 60.0) -> socket.socket:
-        """A connection to it."""
+        """Return a connection to the server."""
         return socket.create_connection(self.address, timeout=timeout)
 
     def ask(self, method: str, target: str, body: Any = None, timeout: float = 120.0) -> tuple[int, Any]:
-        """A request of a client that behaves: status and JSON, or text where it is none."""
+        """Send a correct request; return status and JSON, or text if the response is not JSON."""
         connection = HTTPConnection(*self.address, timeout=timeout)
         content = None if body is None else json.dumps(body)
         try:
@@ -128,12 +128,12 @@ class RunningServer:
             return response.status, text
 
     def gauges(self) -> dict[str, float]:
-        """Its metrics without labels."""
+        """Return the metrics without labels."""
         text = self.ask("GET", "/metrics")[1]
         return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
 
     def waits_until(self, is_so: Callable[[], bool], seconds: float) -> bool:
-        """Look again and again, for so many seconds, whether something is so."""
+        """Poll a condition until it holds or a time in seconds has passed."""
         end = time.monotonic() + seconds
         while not is_so():
             if time.monotonic() > end:
@@ -143,5 +143,5 @@ class RunningServer:
 
     @property
     def host(self) -> str:
-        """As the header `Host` has it."""
+        """Host and port, as in the header `Host`."""
         return f"{self.address[0]}:{self.address[1]}"

@@ -1,6 +1,6 @@
 """Time to the first token: the first question about a video against the second.
 
-The first question decodes 96 frames, encodes them and reads the whole prompt; the second reads only what is new in it.
+The first question decodes 96 frames, encodes them and reads the whole prompt; the second reads only the new part.
 Both are measured side by side, several times over, on a mid-size model with random weights:
 
     python perf/second_question.py VIDEO

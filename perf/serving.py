@@ -1,13 +1,13 @@
-"""How much more a server writes for many clients at once than for one after the other.
+"""Throughput of a server for many clients at once, against one client after the other.
 
-Real servers, asked over HTTP: the built-in model, and one with a language model of some 100 million random weights. In
-one run, in turns:
+Real servers over HTTP: the built-in model, and one with a language model of about 100 million random weights. In one
+run, in turns:
 
-    decoding     16 clients with short and long answers about videos that are encoded already, against the same requests
+    decoding     16 clients with short and long answers about already encoded videos, against the same requests
                  one after the other; tokens per second
-    end to end   the same about videos that nobody has looked at yet; seconds
-    fairness     short requests while every row is taken by an answer that is 100 times as long, and as many wait
-    sameness     the answers of both ways, token by token; where they differ, the gap between the two likeliest tokens
+    end to end   the same about new videos; seconds
+    fairness     short requests while every row is taken by an answer that is 100 times as long, and as many are queued
+    sameness     the answers of both modes, token by token; at a difference, the gap between the two likeliest
 
     python perf/serving.py [--rounds 3] [--model nano|mid-size]
 """
@@ -36,13 +36,13 @@ import torch
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.pipeline import DecodingOptions, TimeChat
+from timechat.pipeline import DecodingOptions, Request, TimeChat
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
 CLIENTS = 16
 NUM_FILMS = 4
-NOISE = 1e-3  # nats: between the two likeliest tokens
+NOISE = 1e-3  # nats, between the two most likely tokens
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Asked:
     options: dict = field(default_factory=dict, hash=False)
 
     def body(self) -> dict:
-        """As it is sent."""
+        """Return the request body."""
         video = {"type": "video_url", "video_url": {"url": self.film.as_uri(), **self.options}}
         messages = [{"role": "user", "content": [video, {"type": "text", "text": self.words}]}]
         return {"messages": messages, "task": self.task, "max_tokens": self.max_tokens}
 
 
 def workload(films: Sequence[Path], num_requests: int, longest: int) -> list[Asked]:
-    """Short and long answers in turn, each with a question of its own."""
+    """Return requests with short and long answers in turn, each with its own question."""
     asked = []
     for i in range(num_requests):
         film = films[i % len(films)]
@@ -78,7 +78,7 @@ def workload(films: Sequence[Path], num_requests: int, longest: int) -> list[Ask
 
 @contextmanager
 def server(model: str, films: Path, threads: int, *, max_rows: int = CLIENTS) -> Iterator[str]:
-    """A server in a process of its own, without a cache on disk: nothing is answered twice."""
+    """A server in a separate process, without a disk cache."""
     with tempfile.TemporaryDirectory() as data:
         command = [sys.executable, "-m", "timechat", "serve", "--port", "0", "--model", model, "--data", data]
         command += ["--allow", str(films), "--max-rows", str(max_rows), "--quiet"]
@@ -99,7 +99,7 @@ def server(model: str, films: Path, threads: int, *, max_rows: int = CLIENTS) ->
 
 
 def ask_all(url: str, requests: Sequence[Asked], clients: int) -> tuple[float, list[dict]]:
-    """Seconds and answers of requests, asked by so many clients, each one after the other."""
+    """Return seconds and answers of requests, sent by a number of clients, each one after the other."""
     with httpx.Client(base_url=url, timeout=600, limits=httpx.Limits(max_connections=clients)) as client:
 
         def ask(asked: Asked) -> dict:
@@ -118,7 +118,7 @@ def num_tokens(answers: Sequence[dict]) -> int:
 
 
 def measure_decoding(url: str, requests: Sequence[Asked], rounds: int) -> tuple[dict, list[dict], list[dict]]:
-    """Tokens per second, one after the other and together, in turns."""
+    """Measure tokens per second, one after the other and together, in turns."""
     ask_all(url, requests, CLIENTS)  # encodes the videos
     rates: dict[str, list[float]] = {"one at a time": [], "together": []}
     alone, together = [], []
@@ -140,7 +140,7 @@ def measure_decoding(url: str, requests: Sequence[Asked], rounds: int) -> tuple[
 
 
 def measure_whole(url: str, films: Sequence[Path], rounds: int) -> dict:
-    """Seconds for films that are looked at for the first time: each request asks for a rate of its own."""
+    """Measure seconds for new videos: each request uses another frame rate."""
     seconds: dict[int, list[float]] = {1: [], CLIENTS: []}
     fps = 2.0
     for _ in range(rounds):
@@ -160,7 +160,7 @@ def measure_whole(url: str, films: Sequence[Path], rounds: int) -> dict:
 
 
 def measure_fairness(url: str, films: Sequence[Path]) -> dict:
-    """Short requests while there are twice as many long ones as rows; then their clients go away."""
+    """Measure short requests beside twice as many long ones as rows; then cancel the long ones."""
     form = {"type": "object", "properties": {"a": {"type": "string", "minLength": 3600, "maxLength": 4000}}}
     form |= {"required": ["a"], "additionalProperties": False}
     long_body = Asked(films[0], "Tell everything.", "ask", 1600).body()
@@ -198,7 +198,7 @@ def _metric(url: str, name: str) -> float:
 
 
 def compare(model: str, requests: Sequence[Asked], alone: Sequence[dict], together: Sequence[dict]) -> dict:
-    """How many answers differ, and how close the two likeliest tokens were where they part."""
+    """Count different answers, with the gap of the two most likely tokens at the first difference."""
     parted = [
         (asked, a["timechat"]["text"], b["timechat"]["text"])
         for asked, a, b in zip(requests, alone, together, strict=True)
@@ -220,14 +220,12 @@ def compare(model: str, requests: Sequence[Asked], alone: Sequence[dict], togeth
 
 @torch.inference_mode()
 def _gap(timechat: TimeChat, asked: Asked, one: str, other: str) -> float:
-    """Nats between the two likeliest tokens where two answers part."""
-    from timechat.pipeline.timechat import _Request
-
+    """Return the gap in nats of the two most likely tokens where two answers first differ."""
     with timechat.open(asked.film) as video:
         encoded = video.encode_whole()
     words = None if asked.task == "dense_caption" else asked.words
-    question = _Request(asked.task, words, (), DecodingOptions(max_new_tokens=asked.max_tokens), "timechat@1", None)  # type: ignore[arg-type]
-    prompt = timechat._prompt(question, encoded)
+    request = Request(asked.task, words, decoding=DecodingOptions(max_new_tokens=asked.max_tokens))  # type: ignore[arg-type]
+    prompt = timechat._answerer().prompt(request, encoded)
     first = timechat.processor.tokenizer(one, add_special_tokens=False).input_ids
     second = timechat.processor.tokenizer(other, add_special_tokens=False).input_ids
     shared = next(
@@ -241,7 +239,7 @@ def _gap(timechat: TimeChat, asked: Asked, one: str, other: str) -> float:
 
 
 def save_mid_size(folder: Path) -> int:
-    """Write a model like the built-in one, with a larger language model of random weights; returns their number."""
+    """Write a model like the built-in one, with a larger language model of random weights; return their number."""
     network, processor = load_model("nano", device="cpu", dtype="float32")
     config = TimeChatConfig.from_dict(network.config.to_dict())
     sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}

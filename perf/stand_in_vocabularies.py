@@ -1,6 +1,6 @@
-"""Vocabularies of the published sizes and layouts, made from the prompts' own words.
+"""Vocabularies with the published sizes and layouts, made from the words of the prompts.
 
-The real ones cannot travel with this repository; these have the same special tokens at the same ids.
+The real vocabularies cannot be part of this repository; these have the same special tokens at the same ids.
 """
 
 import io
@@ -77,9 +77,8 @@ def _fill_up(model: sentencepiece_model_pb2.ModelProto) -> None:
 
 
 def _sentences() -> list[str]:
-    tasks = ("dense_caption", "grounding", "highlights", "highlights_without_query", "steps", "summary", "transcribe")
-    wordings = [text for preset in PRESETS.values() for text in (preset.system, *(getattr(preset, t) for t in tasks))]
+    wordings = [text for preset in PRESETS.values() for text in (preset.system, *preset.prompts.values())]
     times = [frame_message([i / 7 for i in range(n)]) for n in (8, 96)]
-    # A question of the kind that people ask, and the frame of a conversation around it.
+    # A typical question inside the template of a conversation.
     chat = f"[INST] <<SYS>>\n\n<</SYS>>\n\n{video_message([0.0])} When does the person turn a light on? [/INST] </s>"
     return [line for text in [*wordings, *times, chat] for line in text.splitlines() if line] * 4

@@ -14,8 +14,10 @@ The measures:
   with the cache off, on one synthetic video in which the query is found. A file counts if one of its functions is
   called, also if only an import calls it. Bodies of modules and classes do not count. A nested function counts as a
   function of its own. A lambda, a comprehension or a generator expression counts as the function that encloses it; all
-  lambdas of a module or class body count as one function. Generated functions without a file, such as the `__init__` of
-  a dataclass, do not count. The call depth is the largest number of the package's functions on the stack of one thread.
+  lambdas of a module or class body count as one function. Generated functions without a file, such as the `__init__`
+  of a dataclass, do not count. The next row counts every code object but the bodies of modules: class bodies, lambdas
+  and comprehensions count by their own, and a file counts if one of them runs, also by an import. The call depth is
+  the largest number of the package's functions on the stack of one thread.
 - Longest file and class: in lines, Python files only. A class begins at its `class` line and ends with its last line.
 - Places that list the frame options: functions with all of `FRAME_OPTIONS` among their parameters, and classes with all
   of them among their annotated fields (dataclasses, pydantic models). A function or class inside such a place is part
@@ -113,10 +115,12 @@ class Trace:
 
     Attributes:
         functions: Names of the called functions per file, both in order of first call.
+        code_objects: Number of executed code objects per file, without the bodies of modules.
         max_depth: Largest number of the package's functions on the stack of one thread.
     """
 
     functions: dict[str, list[str]]
+    code_objects: dict[str, int]
     max_depth: int
 
     @property
@@ -329,6 +333,10 @@ def to_markdown(package: Path, sources: Sequence[SourceFile], trace: Trace) -> s
             "files / functions executed by `ground --format srt`",
             f"{len(trace.functions)} / {trace.num_functions}",
         ),
+        (
+            "files / code objects, with class bodies and comprehensions",
+            f"{len(trace.code_objects)} / {sum(trace.code_objects.values())}",
+        ),
         ("call depth of `ground --format srt`", trace.max_depth),
         ("longest file (lines)", f"{file_lines} (`{file_path}`)"),
         ("longest class (lines)", f"{class_lines} (`{class_name}` in `{class_path}`)"),
@@ -351,6 +359,7 @@ def to_dict(package: Path, sources: Sequence[SourceFile], trace: Trace) -> dict[
             "num_functions": trace.num_functions,
             "max_depth": trace.max_depth,
             "functions": trace.functions,
+            "code_objects": trace.code_objects,
         },
         "longest_file": {"lines": file_lines, "path": file_path},
         "longest_class": {"lines": class_lines, "name": class_name, "path": class_path},

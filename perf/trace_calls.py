@@ -2,8 +2,10 @@
 
     python -P perf/trace_calls.py trace.json src/timechat ground clip.mp4 "a ball bounces" --format srt
 
-Writes `{"functions": {FILE: [NAME, ...]}, "max_depth": N}`, files and names in order of first call. What counts as a
-function stands in `structure.py`, which starts this script. `-P` keeps the names in this folder from hiding modules.
+Writes `{"functions": {FILE: [NAME, ...]}, "code_objects": {FILE: N}, "max_depth": N}`, files and names in order of
+first call. `structure.py`, which starts this script, defines what counts as a function. Code objects are everything
+but module bodies: functions, lambdas, comprehensions and class bodies, each counted by its own. `-P` keeps the names
+in this folder from hiding modules.
 """
 
 import json
@@ -22,6 +24,7 @@ class CallRecorder:
 
     def __init__(self, package: Path) -> None:
         self.functions: dict[str, list[str]] = {}
+        self.code_objects: dict[str, int] = {}
         self.max_depth = 0
         self._root = f"{package.resolve()}{os.sep}"
         self._identified: dict[CodeType, tuple[str, str] | None] = {}
@@ -42,6 +45,7 @@ class CallRecorder:
             return
         code = frame.f_code
         if code not in self._identified:
+            self._count_code_object(code)
             self._identified[code] = self._identify(code)
             if function := self._identified[code]:
                 names = self.functions.setdefault(function[0], [])
@@ -51,6 +55,12 @@ class CallRecorder:
             depth = max(0, getattr(self._thread, "depth", 0) + (1 if event == "call" else -1))
             self._thread.depth = depth
             self.max_depth = max(self.max_depth, depth)
+
+    def _count_code_object(self, code: CodeType) -> None:
+        path = os.path.realpath(code.co_filename)
+        if path.startswith(self._root) and code.co_name != "<module>":
+            file = path.removeprefix(self._root).replace(os.sep, "/")
+            self.code_objects[file] = self.code_objects.get(file, 0) + 1
 
     def _identify(self, code: CodeType) -> tuple[str, str] | None:
         """File and name of the function that a code object counts as; None if it does not count."""
@@ -80,7 +90,11 @@ def main(output: str, package: str, *arguments: str) -> None:
         runpy.run_module(Path(package).name, run_name="__main__", alter_sys=True)
     finally:
         recorder.stop()
-        result = {"functions": recorder.functions, "max_depth": recorder.max_depth}
+        result = {
+            "functions": recorder.functions,
+            "code_objects": recorder.code_objects,
+            "max_depth": recorder.max_depth,
+        }
         Path(output).write_text(json.dumps(result), encoding="utf-8")
 
 

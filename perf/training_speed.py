@@ -1,11 +1,11 @@
-"""How fast training is: from pixels, reading and computing side by side; from extracted features; and as a plain loop.
+"""Speed of training: from pixels with parallel reading, from extracted features, and in a plain loop.
 
     timechat data draw films --clips 64 --seed 5
     python perf/training_speed.py films --json training-speed.json
 
-All three learn from the same samples in the same order, with the same model, optimiser and number of steps, one after
-the other in one process; they take turns, `--rounds` times, so that a machine that grows busy slows all of them. Prints
-samples per second and their ratios. Extracting the features is timed as well: it is done once, however long one trains.
+All three train on the same samples in the same order, with the same model, optimiser and number of steps, one after the
+other in one process. They take turns, `--rounds` times, so that the load of the machine affects all of them. Prints
+samples per second and their ratios. The extraction of the features is timed too; it is done once per training.
 """
 
 import argparse
@@ -44,19 +44,19 @@ from timechat.training.step import take_step
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what `timechat data draw` has written")
-    parser.add_argument("--model", default="nano", help="any model that TimeChat.from_pretrained takes")
-    parser.add_argument("--steps", type=int, default=6, help="of each way, in each round")
+    parser.add_argument("folder", type=Path, help="output folder of `timechat data draw`")
+    parser.add_argument("--model", default="nano", help="model for TimeChat.from_pretrained")
+    parser.add_argument("--steps", type=int, default=6, help="steps per variant and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1, help="threads that read videos")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="output file for the results")
     return parser.parse_args()
 
 
 def make_recipe(options: argparse.Namespace) -> TrainingRecipe:
-    """Vision and image Q-Former frozen, so that both can be extracted; everything behind them learns."""
+    """Return a recipe with frozen vision and image Q-Former, so that both can be extracted; the rest is trained."""
     return TrainingRecipe(
         model=TrainedModelSettings(checkpoint=options.model, train=["video_qformer", "projection", "language_model"]),
         data=DataSettings(
@@ -72,26 +72,26 @@ def make_recipe(options: argparse.Namespace) -> TrainingRecipe:
     )
 
 
-class OurLoop:
-    """Batches and steps as `timechat train` takes them."""
+class TimeChatLoop:
+    """Batches and steps of `timechat train`."""
 
     def __init__(self, recipe: TrainingRecipe) -> None:
         self.recipe = recipe
         self.model, processor = build_start(recipe)
         set_training_mode(self.model)
-        self.module = ObjectiveModule(self.model, find_objective(recipe.objective))
+        self.module = ObjectiveModule(self.model, find_objective(recipe.objective).loss)
         self.optimizer = build_optimizer(trainable(self.model).items(), recipe.optimizer)
         self.batches = make_source(recipe, self.model, processor).batches(0)
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
 
     def run(self, first: int, steps: int) -> None:
-        """Take some steps."""
+        """Run some steps."""
         for step in range(first, first + steps):
             take_step(self.recipe, self.module, self.optimizer, self.scaler, self.batches, step)
 
 
 class PlainLoop:
-    """The same model, data and optimiser: read a batch, then compute it, then read the next."""
+    """The same model, data and optimiser, in a plain loop: read a batch, compute, read the next."""
 
     def __init__(self, recipe: TrainingRecipe) -> None:
         self.model, processor = build_start(recipe)
@@ -104,7 +104,7 @@ class PlainLoop:
         self.size = size
 
     def run(self, first: int, steps: int) -> None:
-        """Take some steps."""
+        """Run some steps."""
         for step in range(first, first + steps):
             samples = [self.dataset[step * self.size + i] for i in range(self.size)]
             batch = collate(samples, self.dataset.processor)
@@ -118,7 +118,7 @@ class PlainLoop:
 def extract(
     recipe: TrainingRecipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor, out: Path
 ) -> tuple[float, int]:
-    """Extract features; returns seconds and bytes."""
+    """Extract features; return seconds and bytes."""
     records = read_records(recipe.data.sources[0].records)
     begun = time.perf_counter()
     problems = [
@@ -148,8 +148,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         of_features = replace(recipe, data=replace(recipe.data, features=str(store)))
         make: dict[str, Callable[[], Any]] = {
             "plain loop": lambda: PlainLoop(recipe),
-            "pixels": lambda: OurLoop(replace(recipe, run=replace(recipe.run, output=f"{folder}/pixels"))),
-            "features": lambda: OurLoop(
+            "pixels": lambda: TimeChatLoop(replace(recipe, run=replace(recipe.run, output=f"{folder}/pixels"))),
+            "features": lambda: TimeChatLoop(
                 replace(of_features, run=replace(of_features.run, output=f"{folder}/features"))
             ),
         }
@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     options = parse_options()
     figures = measure(options)
-    print("| way | samples a second (median) | over the plain loop |\n|---|---|---|")
+    print("| variant | samples per second (median) | ratio to the plain loop |\n|---|---|---|")
     for name, value in figures["median"].items():
         print(f"| {name} | {value} | {figures['over_plain_loop'][name]} |")
     print(f"\nextracting: {figures['extraction_seconds']} s, {figures['features_mb']} MB")

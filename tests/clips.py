@@ -1,4 +1,4 @@
-"""Clock clips: drawn videos in which every picture shows its own number, so that its true time can be read off."""
+"""Clock clips: synthetic videos whose frames show their own numbers, so that tests can check exact times."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ VARIABLE = [
 
 @dataclass(frozen=True)
 class Clip:
-    """A drawn file and the truth about it.
+    """A video file and its true times.
 
     Attributes:
-        times: seconds on the video's clock at which picture number i is shown; None if it is trimmed away.
+        path: Path of the file.
+        times: Time of each frame in seconds on the video's clock; None for a frame that is trimmed away.
+        duration: Duration in seconds.
     """
 
     path: Path
@@ -39,16 +41,16 @@ class Clip:
 
     @property
     def shown(self) -> list[tuple[Fraction, int]]:
-        """`(time, number)` of all displayed pictures in display order."""
+        """`(time, number)` of all displayed frames in display order."""
         return sorted((time, number) for number, time in enumerate(self.times) if time is not None)
 
     def on_screen(self, time: float | Fraction) -> int:
-        """Number of the picture on screen at a time, by looking through all of them."""
+        """Return the number of the frame on screen at a time, by a search through all frames."""
         return max((pair for pair in self.shown if pair[0] <= time), default=self.shown[0])[1]
 
 
-def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """Black and white blocks that spell `number` in binary, `(height, width, 3)`."""
+def clock_frame(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """Return a frame of black and white blocks that show `number` in binary, `(height, width, 3)`."""
     bits = (number >> np.arange(ROWS * COLUMNS) & 1).reshape(ROWS, COLUMNS)
     rows = np.arange(height) * ROWS // height
     columns = np.arange(width) * COLUMNS // width
@@ -57,7 +59,7 @@ def picture(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np
 
 
 def read_numbers(pixels: NDArray[np.uint8]) -> list[int]:
-    """The numbers that pictures `(frames, height, width, 3)` of any size show."""
+    """Return the numbers that frames `(frames, height, width, 3)` of any size show."""
     height, width = pixels.shape[1:3]
     centre_rows = (2 * np.arange(ROWS) + 1) * height // (2 * ROWS)
     centre_columns = (2 * np.arange(COLUMNS) + 1) * width // (2 * COLUMNS)
@@ -67,13 +69,13 @@ def read_numbers(pixels: NDArray[np.uint8]) -> list[int]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to draw a clip.
+    """Settings of a clip.
 
     Attributes:
-        times: seconds, one for each picture.
-        trimmed: seconds cut from the start by an edit list: pictures before are in the file but not shown.
-        offset: seconds, the container's time of the first picture.
-        rotation: degrees clockwise by which players turn the stored picture.
+        times: Time of each frame in seconds.
+        trimmed: Seconds cut from the start by an edit list; earlier frames are in the file but not shown.
+        offset: Container time of the first frame in seconds.
+        rotation: Clockwise rotation of the stored frames by players in degrees.
     """
 
     suffix: str = ".mp4"
@@ -163,11 +165,11 @@ RECIPES = {
 
 
 def draw_clip(recipe: Recipe, path: Path) -> Clip:
-    """Encode a clip and tell when each of its pictures is shown."""
+    """Encode a clip; return it with the times of its frames."""
     if recipe.codec != "libsvtav1":
         return _draw(recipe, path)
-    # Where root runs it, this encoder makes real-time threads (SCHED_FIFO) of its caller and of all that the caller
-    # starts from then on: one that spins then starves those that it waits for. So it has a process of its own.
+    # As root, this encoder turns its caller and all later threads of the caller into real-time threads (SCHED_FIFO).
+    # A spinning thread then starves the threads that it waits for. So the encoder runs in a separate process.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_draw, recipe, path).result()
 
@@ -176,6 +178,7 @@ def _draw(recipe: Recipe, path: Path) -> Clip:
     flags = {"movflags": "frag_keyframe+empty_moov"} if recipe.muxer == "mp4" else {}
     with av.open(str(path), "w", format=recipe.muxer, options={"avoid_negative_ts": "disabled", **flags}) as container:
         stream = container.add_stream(recipe.codec, rate=recipe.rate, options=recipe.options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = recipe.width, recipe.height
         stream.pix_fmt = recipe.pixel_format
         stream.codec_context.time_base = recipe.time_base
@@ -200,11 +203,11 @@ def _draw(recipe: Recipe, path: Path) -> Clip:
 
 
 def _stored(number: int, recipe: Recipe) -> NDArray[np.uint8]:
-    """The picture as it must lie in the file to be upright on display."""
+    """Return a frame as stored in the file, so that it is upright on display."""
     if recipe.rotation % 180:
-        upright = picture(number, recipe.height, recipe.width)
+        upright = clock_frame(number, recipe.height, recipe.width)
     else:
-        upright = picture(number, recipe.width, recipe.height)
+        upright = clock_frame(number, recipe.width, recipe.height)
     return np.ascontiguousarray(np.rot90(upright, recipe.rotation // 90))
 
 
@@ -219,10 +222,10 @@ def _turn(path: Path, degrees_clockwise: int) -> None:
     path.write_bytes(data)
 
 
-def draw_sound(path: Path, seconds: float = 1.0, cover: NDArray[np.uint8] | None = None) -> Path:
-    """Write an audio file, with cover art if a picture `(height, width, 3)` is given."""
+def draw_audio(path: Path, seconds: float = 1.0, cover: NDArray[np.uint8] | None = None) -> Path:
+    """Write an audio file, with cover art if an image `(height, width, 3)` is given."""
     with av.open(str(path), "w") as container:
-        sound = container.add_stream("aac" if path.suffix in (".m4a", ".mp4") else "mp3", rate=44100)
+        audio = container.add_stream("aac" if path.suffix in (".m4a", ".mp4") else "mp3", rate=44100)
         if cover is not None:
             art = container.add_stream("png", rate=1)
             art.width, art.height, art.pix_fmt = cover.shape[1], cover.shape[0], "rgb24"
@@ -233,45 +236,45 @@ def draw_sound(path: Path, seconds: float = 1.0, cover: NDArray[np.uint8] | None
         for start in range(0, tone.shape[1], 1024):
             block = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], format="fltp", layout="mono")
             block.sample_rate, block.pts = 44100, start
-            container.mux(sound.encode(block))
-        container.mux(sound.encode(None))
+            container.mux(audio.encode(block))
+        container.mux(audio.encode(None))
     return path
 
 
-def draw_film_with_sound(
-    path: Path, *, pictures_start: float, sound_start: float, beep: float, seconds: float, gap: float = 0.0
+def draw_video_with_audio(
+    path: Path, *, video_start: float, audio_start: float, beep: float, seconds: float, gap: float = 0.0
 ) -> Path:
-    """Write a film of clock pictures whose sound is silent but for a beep of 0.5 s.
+    """Write a video of clock frames whose audio is silent except for a beep of 0.5 s.
 
     Args:
-        path: MP4 gets AAC, anything else PCM.
-        pictures_start: Seconds on the file's clock, of the first picture.
-        sound_start: Seconds on the file's clock, of the first sample.
-        beep: Seconds of sound before the beep.
-        seconds: Of pictures and of sound.
-        gap: Seconds of nothing at all in the file, right before the beep.
+        path: Path of the file; MP4 gets AAC, other formats get PCM.
+        video_start: Time of the first frame in seconds on the file's clock.
+        audio_start: Time of the first audio sample in seconds on the file's clock.
+        beep: Start of the beep in seconds of audio.
+        seconds: Duration of the frames and of the audio.
+        gap: Length of a gap in the audio track just before the beep, in seconds.
     """
     rate, tick = 44100, Fraction(1, 1000)
     with av.open(str(path), "w") as container:
-        film = container.add_stream("libx264", rate=25, options=X264)
-        film.width, film.height, film.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        film.codec_context.time_base = tick
-        sound = container.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=rate, layout="mono")
-        sounds = sound.codec_context.format.name
+        video = container.add_stream("libx264", rate=25, options=X264)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.codec_context.time_base = tick
+        audio = container.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=rate, layout="mono")
+        sample_format = audio.codec_context.format.name
         for number in range(int(25 * seconds)):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
-            frame.pts, frame.time_base = round((pictures_start + number / 25) / tick), tick
-            container.mux(film.encode(frame))
-        container.mux(film.encode(None))
+            frame = av.VideoFrame.from_ndarray(clock_frame(number), format="rgb24")
+            frame.pts, frame.time_base = round((video_start + number / 25) / tick), tick
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
         times = np.arange(int(rate * seconds)) / rate
         tone = np.where((times >= beep) & (times < beep + 0.5), np.sin(times * 3000) * 0.5, 0)
         for start in range(0, len(tone), 1024):
             wave = tone[None, start : start + 1024]
-            wave = (wave * 32767).astype(np.int16) if sounds == "s16" else wave.astype(np.float32)
-            block = av.AudioFrame.from_ndarray(wave, format=sounds, layout="mono")
+            wave = (wave * 32767).astype(np.int16) if sample_format == "s16" else wave.astype(np.float32)
+            block = av.AudioFrame.from_ndarray(wave, format=sample_format, layout="mono")
             passed = gap if start / rate >= beep - 0.1 else 0.0
             block.sample_rate, block.time_base = rate, Fraction(1, rate)
-            block.pts = round((sound_start + passed) * rate) + start
-            container.mux(sound.encode(block))
-        container.mux(sound.encode(None))
+            block.pts = round((audio_start + passed) * rate) + start
+            container.mux(audio.encode(block))
+        container.mux(audio.encode(None))
     return path

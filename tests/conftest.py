@@ -1,4 +1,4 @@
-"""Models that many tests share, made once a session."""
+"""Models that many tests share, created once per session."""
 
 import copy
 import os
@@ -14,13 +14,13 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
 torch.set_num_threads(2)
-# A machine that others use too may take a second for what takes a millisecond.
+# On a shared machine, a step of a millisecond may take a second.
 hypothesis.settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("shared machine")
 os.environ["TIMECHAT_CACHE"] = (
-    ""  # no test finds what another one has left; those of the cache name a folder of their own
+    ""  # the cache is off, so that tests are independent; tests of the cache use their own folders
 )
 
 
@@ -47,7 +47,7 @@ def golden_processor(converted: Path) -> TimeChatProcessor:
 
 @pytest.fixture(scope="session")
 def llama_processor(golden_processor: TimeChatProcessor) -> TimeChatProcessor:
-    """The processor as the original trains: time sentences in the language model's vocabulary."""
+    """The processor of the original's training: time sentences in the language model's vocabulary."""
     return with_timestamps(golden_processor, "llama")
 
 

@@ -1,4 +1,4 @@
-"""Where recordings of the original system are: the small ones travel with the tests, the rest may be beside."""
+"""Recordings of the original system: small ones are part of the tests, others may be in `../shared`."""
 
 import json
 from functools import cache
@@ -14,7 +14,7 @@ _BESIDE = Path(__file__).parents[2] / "shared" / "reference" / "golden"
 
 
 def golden_path(name: str) -> Path:
-    """Return the path of a recording, or skip the test where this checkout lacks it."""
+    """Return the path of a recording, or skip the test if this checkout lacks it."""
     for folder in (_HERE, _BESIDE):
         if (folder / name).exists():
             return folder / name
@@ -36,7 +36,7 @@ def golden_host_side() -> dict[str, Any]:
     return json.loads((_HERE / "host_side.json").read_text())
 
 
-# What the tensors of the recorded checkpoints cannot tell.
+# Settings that the tensors of the recorded checkpoints do not show.
 GOLDEN_OVERRIDES = {
     "vision_config": {"image_size": 56, "num_attention_heads": 4},
     "qformer_config": {"num_attention_heads": 4},

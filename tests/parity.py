@@ -1,4 +1,4 @@
-"""Compare our model with tensors recorded from the original: `python -m tests.parity` prints the table."""
+"""Compare the model with tensors recorded from the original: `python -m tests.parity` prints the table."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ _TOLERANCES = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """One recorded tensor beside ours."""
+    """One recorded tensor and the tensor of this model."""
 
     case: str
     tensor: str
@@ -67,7 +67,7 @@ def _compare(case: str, tensor: str, got: Tensor, want: Tensor, mask: Tensor | N
 
 
 def video_of(case: str, index: int | None = None) -> Frames:
-    """Return the recorded frames of a case, at the times that the original gave them."""
+    """Return the recorded frames of a case with the timestamps of the original."""
     tensors, meta = golden_tensors(case), golden_meta()["cases"][case]
     video = meta["video"] if index is None else meta["videos"][index]
     pixels = tensors["frames_u8" if index is None else f"frames_u8.{index}"].numpy()
@@ -117,9 +117,10 @@ def compare_inference(
 
 
 def _record(model: TimeChatForConditionalGeneration) -> tuple[dict[str, list[Tensor]], list[Any]]:
-    """Watch the inside of the model during the next forward pass."""
+    """Record intermediate tensors of the model during the next forward pass."""
     states: dict[str, list[Tensor]] = {}
-    tower, qformer = model.frame_encoder.vision_model, model.frame_encoder.qformer
+    tower: Any = model.frame_encoder.vision_model
+    qformer = model.frame_encoder.qformer
     watched = {
         "vit.patch_embed": tower.embeddings.patch_embedding,
         "vit.ln_vision": tower.post_layernorm,
@@ -157,7 +158,7 @@ def _compare_vision(case: str, states: dict[str, list[Tensor]], want: dict[str, 
     for name, recorded in want.items():
         if name not in states:
             continue
-        # The tower calls its norm once more for a pooled output; windows are separate calls.
+        # The tower calls its norm again for a pooled output; windows are separate calls.
         got = torch.cat(states[name]) if name == "video_qformer.windows" else states[name][0]
         if name == "vit.patch_embed":
             got = got.flatten(2).transpose(1, 2)  # (frames, patches, hidden)
@@ -240,7 +241,7 @@ def compare_training(
     for name, recorded in want.items():
         if name.startswith("grad."):
             yield _compare(case, name, gradients[name.removeprefix("grad.")], recorded)
-    # A key's bias has no gradient but noise: softmax does not see what is added to every score.
+    # The gradient of a key bias is only noise: softmax ignores a constant added to every score.
     norms = {key: norm for key, norm in meta["grad_norms"].items() if not key.endswith("key.bias")}
     worst = max(abs(float(gradients[key].norm()) / norm - 1) for key, norm in norms.items())
     yield Comparison(case, f"grad_norm (worst of {len(norms)})", _TOLERANCES["grad_norm"], worst)
@@ -308,7 +309,7 @@ def main() -> None:
 
 
 def _print(attention: str, rows: list[Comparison]) -> None:
-    """Print the worst of each tensor over all cases."""
+    """Print the largest difference of each tensor over all cases."""
     worst: dict[str, Comparison] = {}
     for row in rows:
         if row.tensor not in worst or row.measured > worst[row.tensor].measured:

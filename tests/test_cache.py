@@ -1,4 +1,4 @@
-"""The cache on disk: whole files, within a limit, whatever other processes do and however they end."""
+"""The disk cache: complete files within a limit, with concurrent and killed processes."""
 
 import errno
 import io
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,12 +36,16 @@ def put(disk: DiskCache, number: int, size: int = 300) -> str:
     return key(number)
 
 
-def held(disk: DiskCache) -> set[int]:
+def stored_numbers(disk: DiskCache) -> set[int]:
     return {number for number in range(256) if (disk.folder / key(number)[:2] / key(number)).exists()}
 
 
+def total_bytes(disk: DiskCache) -> int:
+    return sum(entry.num_bytes for entry in disk.entries())
+
+
 def age(disk: DiskCache, number: int, seconds: float) -> None:
-    """Let an entry have been used some time ago."""
+    """Set the last use of an entry to some seconds ago."""
     then = time.time() - seconds
     os.utime(disk.folder / key(number)[:2] / key(number), (then, then))
 
@@ -52,29 +57,29 @@ def files(folder: Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------ put and get
 
 
-def test_what_was_put_is_found_again_by_another_cache_of_the_same_folder(disk):
+def test_an_entry_is_found_by_another_cache_of_the_folder(disk):
     assert disk.get(key(1)) is None
     put(disk, 1)
     found = DiskCache(disk.folder, max_bytes=1000).get(key(1))
     assert found.read_bytes() == bytes([1]) * 300
-    assert disk.total_bytes == 300
+    assert total_bytes(disk) == 300
 
 
-def test_a_key_is_put_again_in_place_of_the_old_file(disk):
+def test_storing_a_key_again_replaces_its_file(disk):
     put(disk, 1)
     disk.put(key(1), lambda path: path.write_bytes(b"new"))
     assert disk.get(key(1)).read_bytes() == b"new"
     assert len(files(disk.folder)) == 1
 
 
-def test_a_discarded_entry_is_gone_and_may_be_discarded_twice(disk):
+def test_an_entry_can_be_discarded_twice(disk):
     put(disk, 1)
     disk.discard(key(1))
     disk.discard(key(1))
     assert disk.get(key(1)) is None
 
 
-def test_a_writer_that_fails_leaves_nothing_and_its_error_goes_on(disk):
+def test_a_failed_write_leaves_no_file_and_raises(disk):
     def write(path):
         path.write_bytes(b"half")
         raise RuntimeError("a mistake")
@@ -84,7 +89,7 @@ def test_a_writer_that_fails_leaves_nothing_and_its_error_goes_on(disk):
     assert files(disk.folder) == []
 
 
-def test_a_name_that_is_no_key_is_refused(disk):
+def test_an_invalid_key_is_refused(disk):
     with pytest.raises(ValueError, match=r"key must be 64 hexadecimal digits, got '\.\./x'"):
         disk.get("../x")
 
@@ -92,14 +97,14 @@ def test_a_name_that_is_no_key_is_refused(disk):
 # ------------------------------------------------------------------------------------------------- the limit
 
 
-def test_the_least_recently_used_entry_makes_room(disk):
+def test_the_least_recently_used_entry_is_evicted(disk):
     for number in (1, 2, 3):
         put(disk, number)
         age(disk, number, 100 - number)
     disk.get(key(1))
     put(disk, 4)
-    assert held(disk) == {1, 3, 4}
-    assert disk.total_bytes <= disk.max_bytes
+    assert stored_numbers(disk) == {1, 3, 4}
+    assert total_bytes(disk) <= disk.max_bytes
 
 
 def test_entries_are_listed_from_the_least_recently_used_to_the_last(disk):
@@ -109,35 +114,35 @@ def test_entries_are_listed_from_the_least_recently_used_to_the_last(disk):
     assert [entry.num_bytes for entry in disk.entries()] == [200, 300, 100]
 
 
-def test_the_entry_just_written_stays_even_if_others_seem_newer(disk):
+def test_the_new_entry_stays_even_if_others_seem_newer(disk):
     for number in (1, 2, 3):
         put(disk, number)
-        age(disk, number, -1000)  # by another machine's clock
+        age(disk, number, -1000)  # by the clock of another machine
     put(disk, 4, size=800)
-    assert held(disk) == {4}
+    assert stored_numbers(disk) == {4}
 
 
-def test_an_entry_larger_than_the_limit_is_not_kept_and_removes_nothing(disk, caplog):
+def test_an_entry_above_the_limit_is_not_stored(disk, caplog):
     put(disk, 1)
     put(disk, 2, size=1001)
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
     assert "1001 bytes are more than its limit of 1000" in caplog.text
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 400)), max_size=30))
-def test_one_process_never_passes_the_limit(tmp_path_factory, puts):
+def test_one_process_never_exceeds_the_limit(tmp_path_factory, puts):
     disk = DiskCache(tmp_path_factory.mktemp("cache"), max_bytes=1000)
     for number, size in puts:
         put(disk, number, size)
-        assert disk.total_bytes <= 1000
+        assert total_bytes(disk) <= 1000
         assert disk.get(key(number)).stat().st_size == size
 
 
-def test_two_writers_of_one_folder_keep_to_the_limit_together(tmp_path):
+def test_two_writers_of_one_folder_keep_to_the_limit(tmp_path):
     writers = [DiskCache(tmp_path, max_bytes=50_000) for _ in range(2)]
     for number in range(200):
         put(writers[number % 2], number, size=1000)
-        assert writers[0].total_bytes <= 50_000
+        assert total_bytes(writers[0]) <= 50_000
 
 
 def test_an_entry_that_another_process_has_removed_counts_as_removed(disk, monkeypatch):
@@ -148,10 +153,10 @@ def test_an_entry_that_another_process_has_removed_counts_as_removed(disk, monke
     monkeypatch.setattr(DiskCache, "entries", lambda _: listed)
     disk.discard(key(1))
     disk.prune(600)
-    assert held(disk) == {2, 3}
+    assert stored_numbers(disk) == {2, 3}
 
 
-def test_a_cache_that_is_far_from_full_is_not_looked_through_each_time(tmp_path, monkeypatch):
+def test_a_cache_far_from_full_is_not_scanned_each_time(tmp_path, monkeypatch):
     disk = DiskCache(tmp_path, max_bytes=1_000_000)
     looks = []
     monkeypatch.setattr(DiskCache, "entries", lambda self, entries=DiskCache.entries: looks.append(1) or entries(self))
@@ -160,18 +165,18 @@ def test_a_cache_that_is_far_from_full_is_not_looked_through_each_time(tmp_path,
     assert len(looks) == 1
 
 
-def test_an_entry_used_while_room_is_made_stays(disk, monkeypatch):
+def test_an_entry_used_during_an_eviction_stays(disk, monkeypatch):
     for number in (1, 2, 3):
         put(disk, number)
         age(disk, number, 100 - number)
     listed = disk.entries()
-    monkeypatch.setattr(DiskCache, "entries", lambda _: listed)  # as seen before the first was used again
+    monkeypatch.setattr(DiskCache, "entries", lambda _: listed)  # as listed before the first was used again
     disk.get(key(1))
     disk.prune(300)
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
 
 
-def test_pruning_and_clearing_leave_alone_what_is_not_of_the_cache(disk):
+def test_pruning_and_clearing_keep_other_files(disk):
     for number in (1, 2, 3):
         put(disk, number)
         age(disk, number, 100 - number)
@@ -201,7 +206,7 @@ def keep_putting(folder: Path, seed: int, rounds: int) -> None:
         put(disk, number, 1000 + number)
 
 
-def test_processes_that_write_and_evict_at_once_leave_only_whole_entries(tmp_path):
+def test_concurrent_processes_leave_only_complete_entries(tmp_path):
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=keep_putting, args=(tmp_path, seed, 300)) for seed in range(2)]
     for process in processes:
@@ -227,25 +232,25 @@ DiskCache(sys.argv[1], max_bytes=1000).put(cache_key(number=1), write)
 """
 
 
-def test_a_process_killed_while_it_writes_leaves_no_entry_and_its_debris_goes_later(disk):
+def test_a_killed_write_leaves_no_entry_and_is_cleaned_up(disk):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLED_WRITER, str(disk.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
-    (debris,) = files(disk.folder)
+    (unfinished,) = files(disk.folder)
     assert disk.get(key(1)) is None
     assert disk.entries() == []
     put(disk, 2)
-    assert debris.exists()  # it may belong to a process that is still writing
+    assert unfinished.exists()  # it may belong to a process that is still writing
     long_ago = time.time() - 2 * 3600
-    os.utime(debris, (long_ago, long_ago))
+    os.utime(unfinished, (long_ago, long_ago))
     put(DiskCache(disk.folder, max_bytes=1000), 3)
-    assert not debris.exists()
-    assert held(disk) == {2, 3}
+    assert not unfinished.exists()
+    assert stored_numbers(disk) == {2, 3}
 
 
-def test_a_folder_that_vanishes_while_a_file_is_written_is_no_failure(disk, caplog):
+def test_a_folder_removed_during_a_write_is_no_error(disk, caplog):
     def write(path):
         path.write_bytes(b"x")
         path.unlink()
@@ -254,13 +259,13 @@ def test_a_folder_that_vanishes_while_a_file_is_written_is_no_failure(disk, capl
     disk.put(key(1), write)
     assert caplog.text == ""
     put(disk, 1)
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
 
 
 # -------------------------------------------------------------------------------------------- disks that refuse
 
 
-def test_a_full_disk_is_noted_once_and_fails_nothing(disk, caplog):
+def test_a_full_disk_gives_one_warning(disk, caplog):
     def write(path):
         path.write_bytes(b"x")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -274,7 +279,7 @@ def test_a_full_disk_is_noted_once_and_fails_nothing(disk, caplog):
     assert files(disk.folder) == []
 
 
-def test_a_folder_that_cannot_be_made_is_noted_once_and_fails_nothing(tmp_path, caplog):
+def test_a_folder_that_cannot_be_created_gives_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     disk = DiskCache(tmp_path / "file" / "cache", max_bytes=1000)
     put(disk, 1)
@@ -286,7 +291,7 @@ def test_a_folder_that_cannot_be_made_is_noted_once_and_fails_nothing(tmp_path, 
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_only_be_read_still_gives_what_it_holds(disk, caplog):
+def test_a_read_only_folder_still_gives_its_entries(disk, caplog):
     put(disk, 1)
     folders = [disk.folder, *(path for path in disk.folder.iterdir())]
     (disk.folder / key(1)[:2] / key(1)).chmod(0o444)
@@ -302,14 +307,14 @@ def test_a_folder_that_may_only_be_read_still_gives_what_it_holds(disk, caplog):
             folder.chmod(0o755)
 
 
-def test_entries_that_may_not_be_touched_are_still_given(disk, monkeypatch):
+def test_entries_with_fixed_times_are_still_found(disk, monkeypatch):
     put(disk, 1)
     monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EROFS, "read-only")))
     assert disk.get(key(1)).read_bytes() == bytes([1]) * 300
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(errno.EROFS, "no")))
     assert disk.clear() == []
     disk.discard(key(1))
-    assert held(disk) == {1}
+    assert stored_numbers(disk) == {1}
 
 
 # ----------------------------------------------------------------------------------------------- its settings
@@ -327,7 +332,7 @@ def test_entries_that_may_not_be_touched_are_still_given(disk, monkeypatch):
         ("linux", {"XDG_CACHE_HOME": "/caches", "TIMECHAT_CACHE": "/mine"}, "/mine"),
     ],
 )
-def test_the_folder_is_the_users_unless_the_variable_names_another(monkeypatch, platform, variables, expected):
+def test_the_variable_overrides_the_users_folder(monkeypatch, platform, variables, expected):
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "TIMECHAT_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in ({"HOME": "/home/me"} | variables).items():
@@ -349,7 +354,7 @@ def test_the_limit_is_read_from_the_variable(monkeypatch, tmp_path, text, expect
     assert DiskCache(tmp_path).is_on == bool(expected)
 
 
-def test_a_limit_that_is_no_size_says_what_one_is(monkeypatch, tmp_path):
+def test_an_invalid_limit_is_explained(monkeypatch, tmp_path):
     monkeypatch.setenv("TIMECHAT_CACHE_LIMIT", "lots")
     with pytest.raises(ValueError, match=r"\$TIMECHAT_CACHE_LIMIT: a size must be .* such as 500MB or 5GB, got 'lots'"):
         DiskCache(tmp_path)
@@ -358,13 +363,13 @@ def test_a_limit_that_is_no_size_says_what_one_is(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["-1", "5 XB", "GB", "1e9", "nan"])
-def test_what_is_no_size_is_refused(text):
+def test_an_invalid_size_is_refused(text):
     with pytest.raises(ValueError, match="a size must be"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("variable", ["TIMECHAT_CACHE", "TIMECHAT_CACHE_LIMIT"])
-def test_a_cache_that_is_off_keeps_and_makes_nothing(monkeypatch, tmp_path, variable):
+def test_a_cache_that_is_off_stores_nothing(monkeypatch, tmp_path, variable):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(variable, "")
@@ -402,7 +407,7 @@ def test_a_key_depends_on_the_version_of_the_format(monkeypatch):
     assert cache_key(a=1) != before
 
 
-def test_a_fact_that_has_no_exact_text_is_refused():
+def test_a_fact_without_an_exact_text_is_refused():
     with pytest.raises(TypeError):
         cache_key(path=object())
     with pytest.raises(ValueError):
@@ -416,13 +421,13 @@ def large_disk(tmp_path) -> DiskCache:
 
 @pytest.fixture
 def settled(monkeypatch):
-    """Take files for old that the test has just written."""
+    """Let files that the test has just written count as old."""
     monkeypatch.setattr(cache_module, "_CLOCK_TICK", -1.0)
 
 
 @pytest.fixture
 def hashed(monkeypatch) -> list[str]:
-    """Names of the files that are read in order to hash them."""
+    """Names of the files that are read for hashing."""
     read: list[str] = []
     digest = cache_module._digest
     monkeypatch.setattr(cache_module, "_digest", lambda file: read.append(file.name) or digest(file))
@@ -439,12 +444,13 @@ def test_paths_bytes_and_file_objects_of_one_content_have_one_digest(large_disk,
     link.symlink_to(path)
     file = io.BytesIO(b"hello")
     file.seek(3)
-    for source in (path, str(path), link, path.as_uri(), b"hello", bytearray(b"hello"), file):
+    sources: tuple[Any, ...] = (path, str(path), link, path.as_uri(), b"hello", bytearray(b"hello"), file)
+    for source in sources:
         assert file_digest(source, large_disk) == HELLO
     assert file.tell() == 3
 
 
-def test_a_file_is_hashed_once_whatever_name_leads_to_it(large_disk, tmp_path, settled, hashed):
+def test_a_file_is_hashed_once_under_all_its_names(large_disk, tmp_path, settled, hashed):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"hello")
     (tmp_path / "link.mp4").symlink_to(path)
@@ -464,7 +470,7 @@ def test_a_changed_file_of_the_same_size_and_time_has_another_digest(large_disk,
     assert file_digest(path, large_disk) != HELLO
 
 
-def test_a_file_written_to_a_moment_ago_is_hashed_again(large_disk, tmp_path, hashed):
+def test_a_recently_written_file_is_hashed_again(large_disk, tmp_path, hashed):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"hello")
     file_digest(path, large_disk)
@@ -473,7 +479,7 @@ def test_a_file_written_to_a_moment_ago_is_hashed_again(large_disk, tmp_path, ha
     assert large_disk.entries() == []
 
 
-def test_a_file_written_to_while_it_is_hashed_is_not_remembered(large_disk, tmp_path, settled, monkeypatch):
+def test_a_file_written_during_hashing_is_not_cached(large_disk, tmp_path, settled, monkeypatch):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"hello")
     digest = cache_module._digest
@@ -483,7 +489,7 @@ def test_a_file_written_to_while_it_is_hashed_is_not_remembered(large_disk, tmp_
 
 
 @pytest.mark.parametrize("damage", [b"", b"hello", b"\xff" * 64])
-def test_a_damaged_digest_is_made_again(large_disk, tmp_path, settled, damage):
+def test_a_damaged_digest_is_computed_again(large_disk, tmp_path, settled, damage):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"hello")
     file_digest(path, large_disk)
@@ -493,7 +499,7 @@ def test_a_damaged_digest_is_made_again(large_disk, tmp_path, settled, damage):
     assert entry.path.read_text() == HELLO
 
 
-def test_what_cannot_be_read_twice_has_no_digest(large_disk, tmp_path):
+def test_a_source_that_cannot_be_read_twice_has_no_digest(large_disk, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reading, writing = os.pipe()
     os.close(writing)
@@ -515,7 +521,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def filled(monkeypatch, tmp_path) -> DiskCache:
-    """The cache that the command is about, with three entries, used an hour, two minutes and a second ago."""
+    """The cache of the command, with three entries, used an hour, two minutes and a second ago."""
     monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TIMECHAT_CACHE_LIMIT", "2GB")
     disk = DiskCache()
@@ -525,7 +531,7 @@ def filled(monkeypatch, tmp_path) -> DiskCache:
     return disk
 
 
-def test_the_command_tells_what_is_kept(capsys, filled):
+def test_the_command_shows_the_cache(capsys, filled):
     status, out, err = run(capsys)
     assert (status, err) == (0, "")
     assert out.splitlines()[:3] == [
@@ -535,7 +541,7 @@ def test_the_command_tells_what_is_kept(capsys, filled):
     ]
 
 
-def test_the_command_tells_it_to_programs(capsys, filled):
+def test_the_command_prints_json(capsys, filled):
     facts = json.loads(run(capsys, "--json")[1])
     assert facts | {"oldest": None, "newest": None} == {
         "folder": str(filled.folder),
@@ -549,28 +555,28 @@ def test_the_command_tells_it_to_programs(capsys, filled):
     assert facts["oldest"] < facts["newest"]
 
 
-def test_the_command_tells_of_an_empty_cache_and_one_that_is_off(capsys, monkeypatch, tmp_path):
+def test_the_command_shows_an_empty_cache_and_one_that_is_off(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "none"))
     monkeypatch.setenv("TIMECHAT_CACHE_LIMIT", "0")
     status, out, _ = run(capsys)
     assert status == 0
     assert "0 bytes in 0 entries" in out
-    assert "limit    0: nothing is kept" in out
+    assert "limit    0: the cache is disabled" in out
     assert not (tmp_path / "none").exists()
 
 
-def test_the_command_clears(capsys, filled):
+def test_the_command_clears_the_cache(capsys, filled):
     assert run(capsys, "clear") == (0, "removed 3 entries, 3.0 kB\n", "")
     assert filled.entries() == []
     assert json.loads(run(capsys, "clear", "--json")[1]) == {"removed_entries": 0, "removed_bytes": 0}
 
 
-def test_the_command_prunes_what_was_not_used_for_longest(capsys, filled):
+def test_the_command_prunes_the_least_recently_used(capsys, filled):
     assert run(capsys, "prune", "--to", "2kB") == (0, "removed 1 entry, 1.0 kB\n", "")
-    assert held(filled) == {2, 3}
+    assert stored_numbers(filled) == {2, 3}
 
 
-def test_the_command_refuses_what_is_no_size(capsys, filled):
+def test_the_command_refuses_an_invalid_size(capsys, filled):
     status, out, err = run(capsys, "prune", "--to", "much")
     assert (status, out) == (2, "")
     assert err == "timechat: a size must be bytes or a number with a unit, such as 500MB or 5GB, got 'much'\n"

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writing of files."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from timechat.files import atomic_write
 
 
 @pytest.mark.parametrize("is_durable", [False, True])
-def test_a_file_takes_its_place_when_all_is_written(tmp_path, is_durable):
+def test_a_file_appears_when_it_is_complete(tmp_path, is_durable):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with atomic_write(path, is_durable=is_durable) as unfinished:
@@ -16,7 +16,7 @@ def test_a_file_takes_its_place_when_all_is_written(tmp_path, is_durable):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_file_as_it_was_and_no_debris(tmp_path):
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError), atomic_write(path) as unfinished:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from timechat.answers.parsing import parse_events
+from timechat.answers.tasks import parse_events
 from timechat.evaluation.metrics.answers import answer_hits
 from timechat.evaluation.metrics.grounding import answered_iou, per_query
 

@@ -1,4 +1,4 @@
-"""Results kept on disk under the hash of all that they depend on; the least recently used make room for new ones."""
+"""Disk cache: files under the hash of all facts that they depend on, with eviction of the least recently used."""
 
 import errno
 import hashlib
@@ -21,7 +21,7 @@ from timechat.files import UNFINISHED_PATTERN, atomic_write, without_scheme
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Raised when the same facts are to give other files: what was kept until then is never found again."""
+"""Increased when the same facts must give other files; earlier entries are then never found again."""
 
 FOLDER_VARIABLE = "TIMECHAT_CACHE"
 LIMIT_VARIABLE = "TIMECHAT_CACHE_LIMIT"
@@ -31,10 +31,10 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"[0-9a-f]{2}")
-_EXPECTED_WRITERS = 8  # processes that may fill the cache at once and still stay below its limit
-_FILLED_AGAIN_TO = 0.95  # of the limit, after making room: so that not every new entry has to make some
-_ABANDONED_AFTER = 3600.0  # seconds without a write, after which an unfinished file belongs to nobody
-_CLOCK_TICK = 2.0  # seconds, the coarsest time stamps of a file system (FAT): within it a change may go unseen
+_EXPECTED_WRITERS = 8  # number of processes that may fill the cache at once within its limit
+_EVICTION_TARGET = 0.95  # share of the limit after an eviction, so that not every new entry evicts
+_ABANDONED_AFTER = 3600.0  # seconds without a write after which an unfinished file is removed
+_CLOCK_TICK = 2.0  # seconds; coarsest time stamps of a file system (FAT), within which a change may be undetected
 _CHUNK_BYTES = 1 << 20
 
 
@@ -43,10 +43,10 @@ class CacheEntry:
     """One file of a cache.
 
     Attributes:
-        key: Its name.
-        path: Where it lies.
-        num_bytes: Its size.
-        used: When it was last written or asked for, seconds since 1970.
+        key: Key and file name.
+        path: Path of the file.
+        num_bytes: Size in bytes.
+        used: Time of the last write or read, in seconds since 1970.
     """
 
     key: str
@@ -56,50 +56,50 @@ class CacheEntry:
 
 
 class DiskCache:
-    """A folder of files, each under a key of `cache_key`, whose sizes stay within a limit.
+    """A folder of files, each under a key from `cache_key`, with a limit for their total size.
 
-    Any number of processes may use one folder, without locks: a file appears whole or not at all, and the same key
-    stands for the same content, whoever writes it; what they write at once may pass the limit for a moment. A process
-    may be killed at any moment. A folder that cannot be written to, or a full disk, is noted once in the log; then
-    what would have been kept is not.
+    Any number of processes may use one folder without locks: files are written atomically, and a key always has the
+    same content, whichever process writes it. Simultaneous writes may exceed the limit for a moment. A process may be
+    killed at any time. If the folder is not writable or the disk is full, one warning is logged and the results are
+    not cached.
 
     Attributes:
-        folder: Where the files are.
-        max_bytes: Their limit, 0 where nothing is kept.
+        folder: Folder of the files.
+        max_bytes: Limit of the total size in bytes; 0 switches the cache off.
     """
 
     def __init__(self, folder: str | Path | None = None, max_bytes: int | None = None) -> None:
-        """Name a cache; the folder is made when the first file is kept.
+        """Open a cache; its folder is created with the first file.
 
         Args:
-            folder: None takes `$TIMECHAT_CACHE`, or the platform's folder for a user's caches. An empty variable
-                keeps nothing.
-            max_bytes: None takes `$TIMECHAT_CACHE_LIMIT`, such as `5GB`, or 10 GB; 0 or an empty variable keeps
-                nothing.
+            folder: Folder of the cache. None means `$TIMECHAT_CACHE`, or the platform's folder for user caches. An
+                empty variable switches the cache off.
+            max_bytes: Limit in bytes. None means `$TIMECHAT_CACHE_LIMIT`, such as `5GB`, or 10 GB; 0 or an empty
+                variable switches the cache off.
 
         Raises:
-            ValueError: The limit is no size.
+            ValueError: The limit is not a size.
         """
         given = os.environ.get(FOLDER_VARIABLE) if folder is None else folder
-        place = _user_folder() if given is None else Path(given).expanduser() if str(given) else None
-        self.folder = place if place is not None else Path(tempfile.gettempdir()) / "timechat"
+        chosen = _user_folder() if given is None else Path(given).expanduser() if str(given) else None
+        self.folder = chosen if chosen is not None else Path(tempfile.gettempdir()) / "timechat"
         limit = _limit_of_environment() if max_bytes is None else max_bytes
         if limit < 0:
-            raise ValueError(f"max_bytes must be at least 0 bytes, got {limit}; 0 keeps nothing")
-        self.max_bytes = limit if place is not None else 0
-        self._room = 0  # bytes that were left when the folder was last looked through
-        self._written = 0  # bytes that have been written since
-        self._has_complained = False
+            raise ValueError(f"max_bytes must be at least 0 bytes, got {limit}; 0 switches the cache off")
+        self.max_bytes = limit if chosen is not None else 0
+        self._room = 0  # free bytes at the last scan of the folder
+        self._written = 0  # bytes written since then
+        self._has_warned = False
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is kept at all."""
+        """Whether the cache is switched on."""
         return self.max_bytes > 0
 
     def get(self, key: str) -> Path | None:
-        """Return the file of a key, which counts as used now; None if there is none.
+        """Return the file of a key and mark it as used now; None for a miss.
 
-        Another process may remove it before it is opened: take that for a miss as well.
+        Another process may remove the file before it is opened; treat that as a miss too.
         """
         path = self._path(key)
         if not self.is_on:
@@ -108,17 +108,17 @@ class DiskCache:
             os.utime(path)
         except FileNotFoundError:
             return None
-        except OSError:  # a folder that may be read only
+        except OSError:  # the folder is read-only
             return path if path.is_file() else None
         return path
 
     def put(self, key: str, write: Callable[[Path], object]) -> None:
-        """Keep a file.
+        """Store a file.
 
         Args:
-            key: Of `cache_key`.
-            write: Writes the file to the path that it is given; not called where nothing is kept. Its `OSError`s
-                are those of the disk and go no further.
+            key: Key from `cache_key`.
+            write: Function that writes the file to the given path; not called if the cache is off. Its `OSError`s
+                are logged and not raised.
         """
         path = self._path(key)
         if not self.is_on:
@@ -131,37 +131,32 @@ class DiskCache:
                 if num_bytes > self.max_bytes:
                     raise OSError(errno.EFBIG, f"{num_bytes} bytes are more than its limit of {self.max_bytes}")
             self._free_space(num_bytes, key)
-        except FileNotFoundError:  # the folder was removed meanwhile: the next file makes it anew
-            logger.debug("%s was removed while it was written", path)
+        except FileNotFoundError:  # the folder was removed in the meantime; the next file creates it again
+            logger.debug("%s was removed during the write", path)
         except OSError as error:
             self._warn_once(error)
 
     def discard(self, key: str) -> None:
-        """Remove a file, such as one that turned out to be damaged."""
+        """Remove a file, for example a damaged one."""
         with suppress(OSError):
             self._path(key).unlink()
 
     def entries(self) -> list[CacheEntry]:
-        """List all files, the least recently used first."""
-        found = []
+        """Return all files, the least recently used first."""
+        entries = []
         for file in self._files():
             if _KEY.fullmatch(file.name):
                 with suppress(OSError):  # removed by another process
                     status = file.stat()
-                    found.append(CacheEntry(file.name, Path(file.path), status.st_size, status.st_mtime))
-        return sorted(found, key=lambda entry: (entry.used, entry.key))
-
-    @property
-    def total_bytes(self) -> int:
-        """Size of all files."""
-        return sum(entry.num_bytes for entry in self.entries())
+                    entries.append(CacheEntry(file.name, Path(file.path), status.st_size, status.st_mtime))
+        return sorted(entries, key=lambda entry: (entry.used, entry.key))
 
     def clear(self) -> list[CacheEntry]:
-        """Remove all files of the cache, and nothing else that may lie in its folder; returns them."""
+        """Remove all files of the cache, but no other files in its folder; return the removed entries."""
         return self.prune(0)
 
     def prune(self, max_bytes: int) -> list[CacheEntry]:
-        """Remove the least recently used files until those left take no more than `max_bytes`; returns what went."""
+        """Remove the least recently used files until at most `max_bytes` remain; return the removed entries."""
         self._sweep()
         return self._evict(self.entries(), max_bytes)
 
@@ -171,13 +166,13 @@ class DiskCache:
         return self.folder / key[:2] / key
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
-        """All files in the folders that a cache makes."""
+        """Yield all files in the subfolders of the cache."""
         for shard in _listed(self.folder):
             if _SHARD.fullmatch(shard.name):
                 yield from _listed(shard.path)
 
     def _free_space(self, num_bytes: int, key: str) -> None:
-        """Keep to the limit, looking through the folder only when it may have been passed."""
+        """Enforce the limit; scan the folder only if the limit may be exceeded."""
         self._written += num_bytes
         if self._written <= self._room // _EXPECTED_WRITERS:
             return
@@ -187,24 +182,24 @@ class DiskCache:
         if total > self.max_bytes:
             others = [entry for entry in entries if entry.key != key]
             own_bytes = total - sum(entry.num_bytes for entry in others)
-            gone = self._evict(others, int(_FILLED_AGAIN_TO * self.max_bytes) - own_bytes)
-            total -= sum(entry.num_bytes for entry in gone)
+            removed = self._evict(others, int(_EVICTION_TARGET * self.max_bytes) - own_bytes)
+            total -= sum(entry.num_bytes for entry in removed)
         self._room, self._written = max(0, self.max_bytes - total), 0
 
     def _evict(self, entries: list[CacheEntry], max_bytes: int) -> list[CacheEntry]:
-        """Remove entries from the first on until the rest is small enough; returns those that are gone."""
+        """Remove entries from the first on until the rest is at most `max_bytes`; return the removed entries."""
         total = sum(entry.num_bytes for entry in entries)
-        gone = []
+        removed = []
         for entry in entries:
             if total <= max_bytes:
                 break
             if _remove(entry):
                 total -= entry.num_bytes
-                gone.append(entry)
-        return gone
+                removed.append(entry)
+        return removed
 
     def _sweep(self) -> None:
-        """Remove what killed processes have left unfinished."""
+        """Remove unfinished files of killed processes."""
         for file in self._files():
             if UNFINISHED_PATTERN.fullmatch(file.name):
                 with suppress(OSError):
@@ -212,12 +207,12 @@ class DiskCache:
                         Path(file.path).unlink()
 
     def _warn_once(self, error: OSError) -> None:
-        level = logging.DEBUG if self._has_complained else logging.WARNING
-        self._has_complained = True
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        self._has_warned = True
         logger.log(
             level,
-            "the cache in %s cannot keep results, which changes none of them: %s; make room there, or name another "
-            "folder in $%s or another limit in $%s",
+            "the cache in %s cannot store results, which changes no answer: %s; free some space, or set another folder "
+            "in $%s or another limit in $%s",
             self.folder,
             error.strerror or error,
             FOLDER_VARIABLE,
@@ -226,13 +221,13 @@ class DiskCache:
 
 
 def cache_key(**facts: object) -> str:
-    """Return the key of what these facts determine: 64 hexadecimal digits.
+    """Return the cache key of facts: 64 hexadecimal digits.
 
     Args:
-        **facts: Strings, numbers, None, and lists and dicts of these; all that the content depends on.
+        **facts: All facts that the content depends on: strings, numbers, None, and lists and dicts of them.
 
     Raises:
-        TypeError: A fact is of another kind, so that its text could be the same for different values.
+        TypeError: A fact has another type, whose text could be equal for different values.
     """
     content = {"format": FORMAT_VERSION, "facts": facts}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -240,14 +235,14 @@ def cache_key(**facts: object) -> str:
 
 
 def file_digest(source: str | os.PathLike[str] | bytes | IO[bytes], cache: DiskCache) -> str | None:
-    """Return the SHA-256 of a file's content; the cache remembers it until the file changes.
+    """Return the SHA-256 of a file's content; the cache stores it until the file changes.
 
     Args:
-        source: A path (or `file://`), bytes, or a binary file object, whose position is left where it is.
-        cache: What remembers the digests of paths.
+        source: Path (or `file://`), bytes, or binary file object, whose position does not change.
+        cache: Cache for the digests of paths.
 
     Returns:
-        64 hexadecimal digits; None for what is no file to be read twice: an address, a pipe, a path without a file.
+        64 hexadecimal digits; None for a source that cannot be read twice: an address, a pipe, a missing file.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         return hashlib.sha256(source).hexdigest()
@@ -263,15 +258,15 @@ def file_digest(source: str | os.PathLike[str] | bytes | IO[bytes], cache: DiskC
             return _digest(source)
         finally:
             source.seek(position)
-    except (OSError, ValueError):  # unreadable, or a path with a null byte: whoever opens it says so better
+    except (OSError, ValueError):  # unreadable, or a path with a null byte; the error on opening it is clearer
         return None
 
 
 def parse_size(text: str) -> int:
-    """Read a number of bytes as people write it: `500000000`, `5GB`, `1.5 GiB`.
+    """Parse a size in bytes: `500000000`, `5GB`, `1.5 GiB`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", text.strip(), re.IGNORECASE)
     if found is None or found[2].upper() not in _UNITS:
@@ -280,7 +275,7 @@ def parse_size(text: str) -> int:
 
 
 def readable_size(num_bytes: float) -> str:
-    """Write a number of bytes as a short decimal number with its unit, such as `13.5 GB`."""
+    """Format a number of bytes as a short decimal number with its unit, such as `13.5 GB`."""
     for unit, unit_size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if num_bytes >= unit_size:
             return f"{num_bytes / unit_size:.1f} {unit}"
@@ -298,10 +293,10 @@ def _limit_of_environment() -> int:
 
 
 def _user_folder() -> Path | None:
-    """Return where this platform keeps the caches of a user; None for a user without a home."""
+    """Return the platform's folder for user caches; None for a user without a home folder."""
     variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
     given = Path(os.environ.get(variable, ""))
-    if given.is_absolute():  # relative ones are to be ignored, says the XDG base directory specification
+    if given.is_absolute():  # the XDG base directory specification ignores relative paths
         return given / "timechat"
     below_home = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
     try:
@@ -311,7 +306,7 @@ def _user_folder() -> Path | None:
 
 
 def _listed(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder; nothing where there is none, or it may not be read."""
+    """Return the content of a folder; empty for a missing or unreadable folder."""
     try:
         with os.scandir(folder) as found:
             return list(found)
@@ -320,7 +315,7 @@ def _listed(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def _remove(entry: CacheEntry) -> bool:
-    """Remove an entry unless it was used since it was listed; returns whether it is gone, whoever removed it."""
+    """Remove an entry unless it was used since it was listed; return whether it no longer exists."""
     try:
         if entry.path.stat().st_mtime != entry.used:
             return False
@@ -336,7 +331,7 @@ def _digest_of_path(path: Path, cache: DiskCache) -> str:
     with path.open("rb") as file:
         before = os.fstat(file.fileno())
         key = _key_of_file(path, before)
-        if known := _remembered_digest(key, cache):
+        if known := _cached_digest(key, cache):
             return known
         is_settled = time.time() - max(before.st_mtime, before.st_ctime) > _CLOCK_TICK
         digest = _digest(file)
@@ -346,12 +341,12 @@ def _digest_of_path(path: Path, cache: DiskCache) -> str:
 
 
 def _key_of_file(path: Path, status: os.stat_result) -> str:
-    """Return a key that is another one when the file is, or has been written to."""
-    times = [status.st_mtime_ns, status.st_ctime_ns]  # the second cannot be set back by who copies or restores files
+    """Return a key that changes when the file is replaced or written to."""
+    times = [status.st_mtime_ns, status.st_ctime_ns]  # copying or restoring files cannot set the second one back
     return cache_key(kind="digest", path=str(path), size=status.st_size, times=times, inode=status.st_ino)
 
 
-def _remembered_digest(key: str, cache: DiskCache) -> str | None:
+def _cached_digest(key: str, cache: DiskCache) -> str | None:
     path = cache.get(key)
     if path is None:
         return None

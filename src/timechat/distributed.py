@@ -1,4 +1,4 @@
-"""Which of several processes this is, and what they tell each other; nothing to it on one process."""
+"""Rank of this process and communication between processes; with one process every function is trivial."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,17 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """Return how many processes work together."""
+    """Return the number of processes."""
     return distributed.get_world_size() if _is_running() else 1
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine, as `torchrun` says."""
+    """Return the number of this process on its machine, as set by `torchrun`."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def launched_processes() -> int:
-    """Return how many processes `torchrun` has started; 1 without it."""
+    """Return the number of processes that `torchrun` has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -38,7 +38,7 @@ def launched_rank() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` has started, if it has: NCCL on CUDA, Gloo elsewhere."""
+    """Join the process group of `torchrun`, if there is one: NCCL on CUDA, Gloo elsewhere."""
     if launched_processes() == 1 or _is_running():
         yield
         return
@@ -50,12 +50,12 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:
-    """Return this process's share of items: every n-th."""
+    """Return the items of this process: every n-th item."""
     return items[rank() :: world_size()]
 
 
 def gather(items: Sequence[Item]) -> list[Item]:
-    """Return the items of all processes, in the order that `shard` took them from; on every process."""
+    """Return the items of all processes on every process, in the order before `shard`."""
     if world_size() == 1:
         return list(items)
     shares: list[Sequence[Item]] = [[] for _ in range(world_size())]
@@ -65,7 +65,7 @@ def gather(items: Sequence[Item]) -> list[Item]:
 
 
 def sum_over_processes(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
-    """Add numbers up over all processes, in double precision; on every process."""
+    """Return sums over all processes on every process, in double precision."""
     if world_size() == 1:
         return list(values)
     summed = torch.tensor(values, dtype=torch.float64, device=device)
@@ -74,7 +74,7 @@ def sum_over_processes(values: Sequence[float], device: torch.device | str = "cp
 
 
 def from_first(value: Item) -> Item:
-    """Return the first process's value on every process."""
+    """Return the value of the first process on every process."""
     if world_size() == 1:
         return value
     values = [value]
@@ -83,7 +83,7 @@ def from_first(value: Item) -> Item:
 
 
 def wait_for_all() -> None:
-    """Go on when all processes have come here."""
+    """Wait until all processes have reached this call."""
     if world_size() > 1:
         distributed.barrier()
 

@@ -1,28 +1,29 @@
-"""The errors that a caller may want to catch; misuse raises Python's own."""
+"""Errors that a caller may want to catch; misuse raises built-in exceptions."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 AccessReason = Literal["forbidden", "not_found", "too_large", "bad_address", "unreachable"]
-"""Why something that was asked for from outside is not opened."""
+"""Reason why a video named by a client is not opened."""
 
 
 class TimeChatError(Exception):
-    """Base of every error that TimeChat raises for the state of the world rather than for misuse."""
+    """Base class of errors caused by files, devices or the network, not by misuse."""
 
 
 class VideoError(TimeChatError):
-    """A video that cannot be read: missing, empty, damaged, without pictures, or too slow to decode."""
+    """A video that cannot be read: missing, empty, damaged, without frames, or too slow to decode."""
 
 
 class AccessError(TimeChatError):
-    """A video that somebody outside has named and that is not opened; the message tells nothing of what else exists.
+    """A video named by a client that is not opened; the message does not reveal whether other files exist.
 
     Attributes:
-        reason: `forbidden` by what this machine was told to allow, `not_found` where it may look, `too_large`,
-            a `bad_address` that says nothing usable, or `unreachable`: another server did not send it.
+        reason: `forbidden` by the settings of this machine, `not_found` in the allowed folders, `too_large`,
+            `bad_address` for an unusable address, or `unreachable` if another server did not send the video.
     """
 
     def __init__(self, message: str, reason: AccessReason) -> None:
@@ -38,11 +39,11 @@ class CheckpointError(TimeChatError):
 
 
 class DownloadError(TimeChatError):
-    """A file that could not be fetched whole."""
+    """A file that could not be downloaded completely."""
 
 
 class TrainingError(TimeChatError):
-    """A training run that cannot go on: its loss is no number, or what it left behind does not fit."""
+    """A training run that cannot continue: its loss is not a number, or its saved state does not fit."""
 
 
 class DataError(TimeChatError):
@@ -50,34 +51,40 @@ class DataError(TimeChatError):
 
 
 class JavaError(TimeChatError):
-    """A Java program that scores captions and cannot be run, or has failed."""
+    """A Java program for caption metrics that cannot be run or has failed."""
 
 
 class PromptTooLongError(TimeChatError, ValueError):
-    """A prompt, with the answer that may follow, that is longer than what the language model reads."""
+    """A prompt that, together with its longest answer, exceeds the context length of the language model."""
 
 
 def describe_error(error: Exception) -> str:
-    """Say in one line what an error says; the system's own lack a subject without the file's name."""
-    said = str(error)
+    """Return the message of an error in one line; for an `OSError`, with the name of the file."""
+    message = str(error)
     if isinstance(error, OSError) and error.strerror:
-        said = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
-    return " ".join(said.split())
+        message = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+    return " ".join(message.split())
+
+
+def plain_mistake(message: str) -> str:
+    """Say in plain words what pydantic says about a value: "must be ...", without the names of its internals."""
+    said = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    return re.sub(r"^Input should be\b", "must be", said)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether it is memory, of the machine or of a GPU, that was lacking."""
+    """Return whether the machine or a GPU ran out of memory."""
     return type(error).__name__ in ("MemoryError", "OutOfMemoryError")
 
 
 @contextmanager
-def located(place: str) -> Iterator[None]:
-    """Turn what is wrong with a line or an item into a `DataError` that says where it stands."""
+def located(location: str) -> Iterator[None]:
+    """Convert an error about a line or an item into a `DataError` with its location."""
     try:
         yield
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: is no JSON: {error.msg} at column {error.colno}") from error
+        raise DataError(f"{location}: is not JSON: {error.msg} at column {error.colno}") from error
     except KeyError as error:
-        raise DataError(f"{place}: the key {error} is missing") from error
+        raise DataError(f"{location}: the key {error} is missing") from error
     except (ValueError, TypeError) as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{location}: {error}") from error

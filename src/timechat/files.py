@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files: a file appears complete or not at all."""
 
 import json
 import os
@@ -8,21 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import url2pathname
 
 UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
-"""Names of what `atomic_write` has begun: debris, where the process that wrote it was killed."""
+"""Names of the temporary files of `atomic_write`; a killed process leaves them behind."""
 
 
 @contextmanager
 def atomic_write(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
-    """Give a path to write to; what is written there takes the place of `path` when the block ends.
+    """Yield a temporary path; its file replaces `path` at the end of the block.
 
-    A failure leaves `path` as it was, and no debris.
+    After a failure `path` is unchanged and no temporary file remains.
 
     Args:
-        path: The file that is wanted; its folder exists.
-        is_durable: Whether it must still be whole when the power goes, which takes longer.
+        path: Path of the file to write; its folder must exist.
+        is_durable: Whether the file must survive a power failure, which takes longer.
     """
     unfinished = path.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
@@ -38,7 +37,7 @@ def atomic_write(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file or a folder has reached the disk."""
+    """Wait until a file or a folder is written to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,28 +46,30 @@ def fsync(path: Path) -> None:
 
 
 def without_scheme(source: str) -> str:
-    """Return the path that a `file://` address names; anything else as it is."""
+    """Return the path of a `file://` address; return any other text unchanged."""
     if not source.lower().startswith("file://"):
         return source
+    from urllib.request import url2pathname  # loads the HTTP client, which `timechat --help` does not need
+
     return url2pathname(source[len("file://") :].removeprefix("localhost"))
 
 
 def write_json_atomically(path: Path, content: Any) -> Path:
-    """Write a file of JSON for people too, whole or not at all; its folder exists.
+    """Write a readable JSON file atomically; its folder must exist.
 
     Returns:
-        The path.
+        Path of the file.
     """
     write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return path
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: into the same folder first, then into place; a failure leaves no debris.
+    """Write a text file atomically, through a temporary file in the same folder.
 
     Args:
-        path: The file to write, replaced if it is there. A pipe or device such as `/dev/stdout` is written to.
-        text: Its content, written as UTF-8 without changing line ends.
+        path: Path of the file, replaced if it exists. A pipe or device such as `/dev/stdout` is written directly.
+        text: Content of the file, written as UTF-8 without changing line ends.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():

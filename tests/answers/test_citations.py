@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from timechat.answers.citations import (
     add_citations,
-    attach,
     citation,
     is_confirmed,
     mark_unconfirmed,
+    match_events,
     read_citations,
     split_sentences,
     without_citations,
@@ -103,12 +103,12 @@ EVENTS = [
 ]
 
 
-def test_a_sentence_is_attached_to_the_event_it_tells_of():
+def test_a_sentence_is_matched_to_the_event_it_describes():
     told = ["First a red circle is spinning.", "Then the square grows.", "It moves left.", "Everyone is happy."]
-    assert attach(told, EVENTS) == [EVENTS[0], EVENTS[1], EVENTS[2], None]
-    assert attach(["The and of."], EVENTS) == [None]
-    assert attach(told[:1], []) == [None]
-    assert attach(["It is here."], [Event(0, 1)]) == [None]
+    assert match_events(told, EVENTS) == [EVENTS[0], EVENTS[1], EVENTS[2], None]
+    assert match_events(["The and of."], EVENTS) == [None]
+    assert match_events(told[:1], []) == [None]
+    assert match_events(["It is here."], [Event(0, 1)]) == [None]
 
 
 def test_words_that_many_events_share_count_for_less():
@@ -119,13 +119,13 @@ def test_words_that_many_events_share_count_for_less():
         "it cooks",
     ]
     events = [Event(i, i + 1, caption) for i, caption in enumerate(captions)]
-    assert attach(["The man in the kitchen cooked."], events) == [events[3]]
+    assert match_events(["The man in the kitchen cooked."], events) == [events[3]]
 
 
 def test_too_few_words_in_common_are_none():
     told = ["A red dog with long ears runs through the snow towards an old woman."]
-    assert attach(told, EVENTS) == [None]
-    assert attach(told, EVENTS, least=0.05) == [EVENTS[0]]
+    assert match_events(told, EVENTS) == [None]
+    assert match_events(told, EVENTS, min_overlap=0.05) == [EVENTS[0]]
 
 
 def test_a_summary_gets_citations():

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timechat.answers.events import Answer, Event, clip_scores, format_events, format_time
+from timechat.answers.events import Answer, Event, clip_scores, format_time
+from timechat.answers.tasks import format_events
 
 # ---------------------------------------------------------------------------------------------------- values
 

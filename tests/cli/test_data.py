@@ -31,18 +31,18 @@ def run(monkeypatch, capsys, *arguments):
     return stopped.value.code, told.out, told.err
 
 
-def test_check_tells_what_is_missing_and_fails_only_where_asked(folder, monkeypatch, capsys):
+def test_check_lists_findings_and_fails_with_strict_only(folder, monkeypatch, capsys):
     options = ("check", folder / "bad.json", "--num-frames", 8)
     status, out, _ = run(monkeypatch, capsys, *options)
     assert status == 0
     assert "2 records about 2 videos" in out
-    assert "missing      1: the video's file is not there" in out
+    assert "missing      1: the video file does not exist" in out
     assert "b.mp4: no such file" in out
     assert run(monkeypatch, capsys, *options, "--strict")[0] == 1
     assert run(monkeypatch, capsys, "check", folder / "good.json", "--num-frames", 8, "--strict")[0] == 0
 
 
-def test_check_writes_json_for_programs(folder, monkeypatch, capsys):
+def test_check_prints_json(folder, monkeypatch, capsys):
     files = (folder / "good.json", folder / "bad.json")
     status, out, _ = run(monkeypatch, capsys, "check", *files, "--num-frames", 8, "--decode", "--json")
     good, bad = json.loads(out)["files"]
@@ -53,13 +53,13 @@ def test_check_writes_json_for_programs(folder, monkeypatch, capsys):
     assert good["token_quantiles"].keys() == {"0.5", "0.9", "0.99", "1"}
 
 
-def test_check_refuses_what_is_no_record_in_one_line(folder, monkeypatch, capsys):
+def test_check_refuses_a_file_without_records_in_one_line(folder, monkeypatch, capsys):
     status, out, err = run(monkeypatch, capsys, "check", folder / "none.json")
     assert (status, out) == (2, "")
     assert err == f"timechat: {folder}/none.json: no such file; give a file of instruction records\n"
 
 
-def test_encode_makes_a_store_and_names_what_it_cannot_read(folder, tmp_path, monkeypatch, capsys):
+def test_encode_makes_a_store_and_names_unreadable_videos(folder, tmp_path, monkeypatch, capsys):
     options = ("encode", folder / "bad.json", "--out", tmp_path / "store", "--num-frames", 2, "--device", "cpu")
     status, out, err = run(monkeypatch, capsys, *options)
     assert (status, out.strip()) == (0, str(tmp_path / "store"))

@@ -1,4 +1,4 @@
-"""`make demo`: a film that no training has seen, answers about it, and the truth beside them."""
+"""`make demo`: a synthetic video from the test split, with answers and true events."""
 
 import subprocess
 import sys
@@ -8,34 +8,34 @@ import pytest
 
 from timechat.video import load_frames
 
-DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory) -> tuple[Path, list[str]]:
-    """The folder that the demo has filled, and the lines that it has printed."""
+def demo(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Run the demo; return its folder and the printed lines."""
     folder = tmp_path_factory.mktemp("demo")
     done = subprocess.run([sys.executable, DEMO, folder], capture_output=True, text=True, check=True)
     return folder, done.stdout.splitlines()
 
 
-def test_every_answer_stands_beside_the_truth(shown):
-    _, lines = shown
+def test_every_answer_is_printed_beside_the_truth(demo):
+    _, lines = demo
     headings = [i for i, line in enumerate(lines) if line.startswith(("What happens?", "When: ", "Highlights"))]
     assert len(headings) == 3
     for first, after in zip(headings, [*headings[1:], len(lines)], strict=True):
-        told = [line.split()[0] for line in lines[first + 1 : after] if line]
-        assert set(told) == {"nano", "truth"}
+        names = [line.split()[0] for line in lines[first + 1 : after] if line]
+        assert set(names) == {"nano", "truth"}
 
 
-def test_the_page_plays_the_film_above_both_timelines(shown):
-    page = (shown[0] / "answer.html").read_text()
+def test_the_page_has_the_video_and_both_timelines(demo):
+    page = (demo[0] / "answer.html").read_text()
     assert "<video" in page
     for name in ("dense captions, truth", "highlights, truth"):
         assert name in page
 
 
-def test_another_seed_draws_another_film(tmp_path):
+def test_another_seed_gives_another_video(tmp_path):
     for seed in ("1", "2"):
         subprocess.run([sys.executable, DEMO, "--draw", tmp_path / f"{seed}.mp4", "--seed", seed], check=True)
     one, other = (load_frames(tmp_path / f"{seed}.mp4", num_frames=2) for seed in ("1", "2"))

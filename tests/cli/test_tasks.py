@@ -78,7 +78,10 @@ def test_every_task_has_its_command(capsys, clip, command, task):
     assert json.loads(out)["task"] == task
 
 
-@pytest.mark.parametrize(("form", "start"), [("srt", ""), ("vtt", "WEBVTT"), ("csv", "start,end"), ("jsonl", "")])
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [("srt", ""), ("vtt", "WEBVTT"), ("csv", "start,end"), ("jsonl", ""), ("html", "<!doctype html>")],
+)
 def test_every_format_is_written(capsys, clip, form, start):
     status, out, _ = run(capsys, "caption", clip, "--format", form, *FAST)
     assert status == 0
@@ -129,7 +132,7 @@ def test_chat_remembers_what_was_said(capsys, clip, monkeypatch):
     assert "4 frames" in err
 
 
-def test_chat_forgets_the_oldest_question_where_the_conversation_is_too_long(capsys, clip, monkeypatch):
+def test_chat_drops_the_oldest_question_of_a_long_conversation(capsys, clip, monkeypatch):
     questions = iter([*["What happens, in many words? " * 220] * 3, "what is <ImageHere>?", ""])
     monkeypatch.setattr("builtins.input", lambda: next(questions))
     status, _, err = run(capsys, "chat", clip, *FAST)
@@ -138,7 +141,7 @@ def test_chat_forgets_the_oldest_question_where_the_conversation_is_too_long(cap
     assert "<ImageHere> exactly once" in err
 
 
-def test_info_tells_what_a_model_holds(capsys, converted):
+def test_info_lists_the_parts_of_a_model(capsys, converted):
     _, out, _ = run(capsys, "info", converted, "--json")
     facts = json.loads(out)
     assert [part["name"] for part in facts["parts"]] == [
@@ -153,7 +156,7 @@ def test_info_tells_what_a_model_holds(capsys, converted):
     assert "LoRA adapter" in run(capsys, "info", converted)[1]
 
 
-def test_info_tells_what_a_video_is(capsys, clip):
+def test_info_describes_a_video(capsys, clip):
     _, out, _ = run(capsys, "info", clip, "--json")
     assert json.loads(out)["codec"] == "h264"
     assert "h264" in run(capsys, "info", clip)[1]
@@ -310,7 +313,7 @@ def test_free_answers_need_not_be_in_form(capsys, film):
         assert json.loads(out)["text"].startswith("The given query happens in")
 
 
-def test_what_is_said_is_told_with_the_question(capsys, film, tmp_path):
+def test_a_transcript_is_shown_with_the_question(capsys, film, tmp_path):
     transcript = tmp_path / "film.srt"
     transcript.write_text("1\n00:00:01,000 --> 00:00:03,000\nNow the blue star blinks.\n")
     status, out, _ = run(capsys, "caption", film, "--transcript", transcript, "--json", "--max-new-tokens", 48)
@@ -332,12 +335,14 @@ def test_sentences_cite_and_are_verified(capsys, film):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--window", "10", "--overlap", "10"], "overlap must be shorter than the window"),
+        (["--window", "10", "--overlap", "6"], "overlap must be at most half a window, got 6 of 10 seconds"),
+        (["--overlap", "31"], "overlap must be at most half a window, got 31 of 60 seconds"),
+        (["--step", "1", "--fps", "2"], "step and fps both say how dense the frames are"),
         (["--step", "0"], "step must be seconds above 0"),
         (["--reel", "film.txt"], "a cut (exact) ends in one of"),
     ],
 )
-def test_long_videos_asked_about_badly_are_refused(capsys, film, options, message):
+def test_invalid_options_of_windows_are_refused(capsys, film, options, message):
     assert message in refused(capsys, "ground", film, "the blue star blinks", *options)
 
 

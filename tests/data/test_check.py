@@ -50,7 +50,7 @@ def test_good_records_give_lengths_and_no_findings(videos, processor):
     assert report.token_quantiles == {0.5: len(ids), 0.9: len(ids), 0.99: len(ids), 1.0: len(ids)}
 
 
-def test_bad_videos_are_told_apart_in_the_order_of_the_records(videos):
+def test_bad_videos_are_classified_in_the_order_of_records(videos):
     names = ["none.mp4", "noise.mp4", "good.mp4", "half.ts"]
     done = []
     report = check_records(
@@ -66,7 +66,7 @@ def test_bad_videos_are_told_apart_in_the_order_of_the_records(videos):
     assert report.token_quantiles == {}
 
 
-def test_decoding_finds_damage_that_the_header_does_not_show(videos):
+def test_decoding_finds_damage_after_the_header(videos):
     item = record(videos, "holes.mp4")
     assert check_records([item], SETTINGS, workers=0).findings == ()
     assert set(kinds(check_records([item], SETTINGS, decodes=True, workers=0))) <= {"degraded", "damaged"}
@@ -74,7 +74,7 @@ def test_decoding_finds_damage_that_the_header_does_not_show(videos):
 
 
 @pytest.mark.parametrize("decodes", [False, True])
-def test_short_videos_and_late_events_are_told(videos, decodes):
+def test_short_videos_and_late_events_are_found(videos, decodes):
     late = record(videos, answer="9.0 - 12.0 seconds, a dog runs.")
     assert kinds(check_records([late], SETTINGS, decodes=decodes, workers=0)) == ["late_event"]
     many = dataclasses.replace(SETTINGS, num_frames=90)
@@ -86,7 +86,7 @@ def test_short_videos_and_late_events_are_told(videos, decodes):
     assert kinds(check_records([gone], SETTINGS, decodes=decodes, workers=0)) == ["damaged"]
 
 
-def test_answers_that_would_be_cut_are_told(videos, processor):
+def test_truncated_answers_are_found(videos, processor):
     settings = dataclasses.replace(SETTINGS, max_length=300)
     items = [record(videos, question="why " * 400), record(videos, answer="because " * 200, id="2")]
     report = check_records(items, settings, processor=processor, workers=0)
@@ -94,7 +94,7 @@ def test_answers_that_would_be_cut_are_told(videos, processor):
     assert min(report.token_quantiles.values()) > 300
 
 
-def test_slips_in_optional_keys_are_told(videos):
+def test_typing_errors_in_optional_keys_are_found(videos):
     item = record(videos, extra={"transcrpt": [], "level": 1})
     (finding,) = check_records([item], SETTINGS, workers=0).findings
-    assert finding.detail == "'transcrpt' means nothing; is 'transcript' meant?"
+    assert finding.detail == "'transcrpt' is unknown; did you mean 'transcript'?"

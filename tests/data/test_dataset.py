@@ -1,4 +1,4 @@
-"""Records → batches: the same samples whatever the number of processes and workers, and nothing lost in silence."""
+"""Batches from records: they do not depend on processes and workers, and every skipped record is reported."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from timechat.data.skipped import DataIssues, SkippedRecord
 from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
 from timechat.video import Frames
-from timechat.video.sampling import random_indices, sample_indices
+from timechat.video.sampling import FrameSampling, random_indices, sample_indices
 
 PLAIN = SampleSettings(num_frames=4, sampling="uniform", augmentation=False)
 
@@ -65,10 +65,7 @@ def make_dataset(processor, *, sources=None, batch_size=1, settings=PLAIN, video
     return InstructionDataset(mixture, processor, settings, video_loader=video_loader)
 
 
-# ---------------------------------------------------------------------------------------------------- mixing
-
-
-def test_every_epoch_shows_each_record_once_in_a_new_order():
+def test_every_epoch_has_each_record_once_in_a_new_order():
     mixture = Mixture([source(50)], seed=3, batch_size=4)
     places = [mixture.locate(number) for number in range(150)]
     orders = [[place.index for place in places[start : start + 50]] for start in (0, 50, 100)]
@@ -77,7 +74,7 @@ def test_every_epoch_shows_each_record_once_in_a_new_order():
     assert [place.epoch for place in places[::50]] == [0, 1, 2]
 
 
-def test_a_sample_depends_on_seed_and_number_alone():
+def test_a_sample_depends_on_seed_and_number_only():
     sources = [source(30), source(7, "b", 2.0)]
     forwards = Mixture(sources, seed=5, batch_size=3)
     numbers = list(range(0, 60_000, 997))
@@ -87,7 +84,7 @@ def test_a_sample_depends_on_seed_and_number_alone():
     assert [forwards.locate(n) for n in numbers] != [other.locate(n) for n in numbers]
 
 
-def test_a_batch_has_one_source_and_each_source_is_read_in_its_own_order():
+def test_a_batch_has_one_source_and_each_source_its_own_order():
     mixture = Mixture([source(30), source(7, "b")], seed=5, batch_size=4)
     places = [mixture.locate(number) for number in range(16_000)]
     batches = np.array([place.source for place in places]).reshape(-1, 4)
@@ -97,14 +94,14 @@ def test_a_batch_has_one_source_and_each_source_is_read_in_its_own_order():
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_sources_are_drawn_by_weight_whatever_their_size(mixed):
+def test_sources_are_drawn_by_weight_and_not_by_size(mixed):
     sources = [source(1000), source(10, "b", 3.0)]
     mixture = Mixture(sources, seed=1, batch_size=2, mixed_batches=mixed)
     share = np.mean([mixture.locate(number).source for number in range(20_000)])
     assert share == pytest.approx(0.75, abs=0.02)
 
 
-def test_mixtures_without_sense_are_refused():
+def test_invalid_mixtures_are_refused():
     with pytest.raises(ValueError, match="weight of the source 'a' must be above 0"):
         source(weight=0.0)
     with pytest.raises(DataError, match="holds no record"):
@@ -115,10 +112,7 @@ def test_mixtures_without_sense_are_refused():
         Mixture([source()], seed=0, batch_size=2).check_batches(3)
 
 
-# -------------------------------------------------------------------------------------------------- sampling
-
-
-def test_random_frames_come_from_the_originals_intervals_with_their_last_frames():
+def test_random_frames_come_from_the_intervals_of_the_original():
     cases = json.loads(golden_path("host_side.json").read_text()).get("rand_sampling_allowed")
     if cases is None:
         cases = [{"vlen": 1000, "n": 96, "allowed": None}]
@@ -128,14 +122,14 @@ def test_random_frames_come_from_the_originals_intervals_with_their_last_frames(
         drawn = np.array([random_indices(vlen, n, generator) for _ in range(400)])
         borders = np.trunc(np.linspace(0, vlen, n + 1)).astype(int)
         assert (drawn.min(axis=0) >= borders[:-1]).all()
-        assert (drawn.max(axis=0) == borders[1:] - 1).all()  # the original stops one short
+        assert (drawn.max(axis=0) == borders[1:] - 1).all()  # the original excludes the last frame
         if case["allowed"] is not None and vlen >= 2 * n:
             low, high = np.array(case["allowed"]).T
             assert (low == borders[:-1]).all()
             assert (high == borders[1:] - 2).all()
 
 
-def test_short_videos_give_all_their_frames_once():
+def test_short_videos_give_each_frame_once():
     generator = np.random.default_rng(0)
     assert random_indices(5, 96, generator).tolist() == [0, 1, 2, 3, 4]
     for _ in range(20):
@@ -148,8 +142,8 @@ def test_random_times_of_a_variable_rate_lie_in_their_intervals():
     times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.4, 300))
     times -= times[0]
     for options in ({"num_frames": 16}, {"fps": 0.5}):
-        indices = sample_indices(times, times[-1] + 0.1, generator=np.random.default_rng(1), **options)
-        plain = sample_indices(times, times[-1] + 0.1, **options)
+        indices = sample_indices(times, times[-1] + 0.1, FrameSampling(**options), generator=np.random.default_rng(1))
+        plain = sample_indices(times, times[-1] + 0.1, FrameSampling(**options))
         assert (indices >= plain).all()
         assert (indices != plain).any()
 
@@ -164,13 +158,10 @@ def test_a_part_of_a_video_may_count_from_its_own_start():
     assert shifted.duration == 2.0
 
 
-# ------------------------------------------------------------------------------------------------------ crop
-
-
 def test_a_crop_never_wraps_around():
     edge = np.zeros((2, 40, 40, 3), np.uint8)
     edge[:, :, 20:] = 255
-    frames = Frames(edge, [0.0, 1.0], 2.0)
+    frames = Frames(edge, np.array([0.0, 1.0]), 2.0)
     for seed in range(20):
         pixels = random_resized_crop(frames, np.random.default_rng(seed)).pixels
         assert pixels.shape == edge.shape
@@ -191,10 +182,7 @@ def test_crops_have_the_originals_areas_and_ratios():
     assert (crops[:, :2] + crops[:, 2:] <= 224).all()
 
 
-# --------------------------------------------------------------------------------------------------- samples
-
-
-def test_random_samples_are_the_same_whenever_they_are_asked_for(processor):
+def test_random_samples_are_repeatable(processor):
     dataset = make_dataset(processor, settings=SampleSettings(num_frames=4))
     first, second = dataset[3], dataset[13]  # the same record in another epoch, or not: another draw
     again = make_dataset(processor, settings=SampleSettings(num_frames=4))[3]
@@ -205,7 +193,7 @@ def test_random_samples_are_the_same_whenever_they_are_asked_for(processor):
 
 
 @pytest.mark.parametrize("case", parity.TRAINING_CASES)
-def test_recorded_ids_labels_and_losses_hold_through_dataset_and_collate(case, golden_model, llama_processor):
+def test_dataset_and_collate_give_the_recorded_ids_and_losses(case, golden_model, llama_processor):
     meta, want = golden_meta()["cases"][case], golden_tensors(case)
     processor = legacy_processor(llama_processor) if meta["tokenizer_legacy"] else llama_processor
     records = [
@@ -244,14 +232,11 @@ def _order(records, seed):
     return [mixture.locate(number).index for number in range(len(records))]
 
 
-# --------------------------------------------------------------------------------------------------- batches
-
-
 def ids_of(loader, batches, first_step=0):
     return [batch.record_ids for batch in islice(loader.batches(first_step), batches)]
 
 
-def test_two_processes_see_what_one_sees_with_twice_the_batch(processor):
+def test_two_processes_get_the_samples_of_one_with_twice_the_batch(processor):
     sources, settings = [source(10), source(6, "b", first=100)], dataclasses.replace(PLAIN, num_frames=1)
     dataset = make_dataset(processor, sources=sources, batch_size=4, settings=settings)
     whole = ids_of(BatchLoader(dataset, batch_size=4, workers=0), 6)
@@ -260,7 +245,7 @@ def test_two_processes_see_what_one_sees_with_twice_the_batch(processor):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_neither_workers_nor_a_stop_change_the_batches(processor, workers):
+def test_batches_do_not_depend_on_workers_or_interruptions(processor, workers):
     settings = SampleSettings(num_frames=3)
     dataset = make_dataset(processor, batch_size=2, settings=settings)
     plain = list(islice(BatchLoader(dataset, batch_size=2, workers=0).batches(), 6))
@@ -271,7 +256,7 @@ def test_neither_workers_nor_a_stop_change_the_batches(processor, workers):
         assert all(torch.equal(one.inputs[key], other.inputs[key]) for key in one.inputs)
 
 
-def test_threads_do_not_cut_each_others_texts(processor):
+def test_threads_do_not_truncate_texts_of_other_threads(processor):
     shared = with_timestamps(processor, "llama")  # one vocabulary for time sentences, cut at 32, and conversations
     items = [record(i, answer="because " * 50) for i in range(40)]
     dataset = make_dataset(
@@ -285,7 +270,7 @@ def test_threads_do_not_cut_each_others_texts(processor):
 def test_videos_of_different_lengths_are_padded_and_measured(processor):
     def loader(record):
         frames = drawn(record)
-        return frames if int(record.id) % 2 else Frames(frames.pixels[:2], [0.0, 100.0], 101.0)
+        return frames if int(record.id) % 2 else Frames(frames.pixels[:2], np.array([0.0, 100.0]), 101.0)
 
     dataset = make_dataset(processor, sources=[source(2)], batch_size=2, video_loader=loader)
     (batch,) = islice(BatchLoader(dataset, batch_size=2, workers=0).batches(), 1)
@@ -299,7 +284,7 @@ def test_videos_of_different_lengths_are_padded_and_measured(processor):
     assert (batch.inputs["labels"][batch.inputs["attention_mask"] == 0] == -100).all()
 
 
-def test_in_order_stops_its_threads_and_raises_in_turn():
+def test_ordered_map_ends_its_threads_and_raises_in_order():
     made = []
 
     def make(number):
@@ -315,9 +300,6 @@ def test_in_order_stops_its_threads_and_raises_in_turn():
     assert len(made) <= 9  # no further ahead than was allowed
 
 
-# ---------------------------------------------------------------------------------------------------- losses
-
-
 def broken(*numbers, then=drawn):
     def load(record):
         if int(record.id) in numbers:
@@ -327,7 +309,7 @@ def broken(*numbers, then=drawn):
     return load
 
 
-def test_a_damaged_video_is_replaced_by_the_next_of_its_source_and_named(processor, tmp_path):
+def test_a_damaged_video_is_replaced_by_the_next_and_named(processor, tmp_path):
     good = make_dataset(processor)
     dataset = make_dataset(processor, video_loader=broken(4))
     order = [good[number].record.id for number in range(10)]
@@ -342,7 +324,7 @@ def test_a_damaged_video_is_replaced_by_the_next_of_its_source_and_named(process
     assert "header is gone" in line["reason"]
 
 
-def test_a_run_with_too_many_bad_videos_stops_and_says_so(processor):
+def test_a_run_with_too_many_bad_videos_stops_with_an_error(processor):
     settings = dataclasses.replace(PLAIN, num_frames=1)
     dataset = make_dataset(processor, sources=[source(200)], video_loader=broken(*range(20)), settings=settings)
     loader = BatchLoader(dataset, batch_size=1, workers=0, report=DataIssues(max_bad_share=0.01))
@@ -351,7 +333,7 @@ def test_a_run_with_too_many_bad_videos_stops_and_says_so(processor):
     assert loader.report.samples == 100
 
 
-def test_a_source_that_cannot_be_read_at_all_stops_at_once(processor):
+def test_a_fully_unreadable_source_stops_immediately(processor):
     dataset = make_dataset(processor, sources=[source(200)], video_loader=broken(*range(200)))
     with pytest.raises(DataError, match="20 records in a row of the source 'a' cannot be used"):
         dataset[0]
@@ -360,7 +342,7 @@ def test_a_source_that_cannot_be_read_at_all_stops_at_once(processor):
         small[0]
 
 
-def test_an_answer_that_would_be_cut_off_whole_is_passed_over(processor):
+def test_a_fully_truncated_answer_is_skipped(processor):
     long = record(0, messages=(Message("user", "why " * 400), Message("assistant", "because")))
     settings = dataclasses.replace(PLAIN, max_length=300)
     dataset = make_dataset(processor, sources=[RecordSource("a", [long, record(1)])], settings=settings)
@@ -370,7 +352,7 @@ def test_an_answer_that_would_be_cut_off_whole_is_passed_over(processor):
     assert all(any(label != -100 for label in sample.labels) for sample in samples)
 
 
-def test_an_answer_that_is_cut_short_is_learned_and_told(processor):
+def test_a_shortened_answer_is_used_and_reported(processor):
     long = record(0, answer="because " * 300)
     dataset = make_dataset(
         processor, sources=[RecordSource("a", [long])], settings=dataclasses.replace(PLAIN, max_length=300)
@@ -380,22 +362,22 @@ def test_an_answer_that_is_cut_short_is_learned_and_told(processor):
     assert [loss.kind for loss in sample.skipped] == ["shortened"]
 
 
-def test_damaged_frames_are_told(processor):
+def test_damaged_frames_are_reported(processor):
     def load(record):
         return dataclasses.replace(drawn(record), notes=("1 of 4 frames wanted are damaged and left out",))
 
     assert [loss.kind for loss in make_dataset(processor, video_loader=load)[0].skipped] == ["degraded"]
 
 
-def test_programming_errors_are_not_taken_for_bad_videos(processor):
+def test_programming_errors_are_not_treated_as_bad_videos(processor):
     def load(record):
-        raise TypeError("a slip")
+        raise TypeError("a bug")
 
-    with pytest.raises(TypeError, match="a slip"):
+    with pytest.raises(TypeError, match="a bug"):
         make_dataset(processor, video_loader=load)[0]
 
 
-def test_a_report_goes_on_where_it_was(tmp_path):
+def test_a_report_is_continued(tmp_path):
     path = tmp_path / "losses.jsonl"
     loss = SkippedRecord("missing", "a", "1", "1.mp4", "no such file", 0)
     report = DataIssues(path, max_bad_share=1)
@@ -407,9 +389,6 @@ def test_a_report_goes_on_where_it_was(tmp_path):
     assert [json.loads(line)["record"] for line in path.read_text().splitlines()] == ["1", "2"]
     assert again.summary() == "2 missing"
     assert list(tmp_path.iterdir()) == [path]
-
-
-# ----------------------------------------------------------------------------------------------------- files
 
 
 def test_real_files_are_read_at_random_frames_in_order(processor, tmp_path):

@@ -1,8 +1,10 @@
-"""Features of frozen parts: the same loss as from pixels, and none that do not fit."""
+"""Features of frozen parts: they give the loss of pixels, and features that do not fit are refused."""
 
 import dataclasses
 import json
+from contextlib import closing
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ SETTINGS = SampleSettings(num_frames=3, sampling="uniform", augmentation=False)
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Small tensors: more threads would only wait for each other."""
+    """Use one thread, because tensors are small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -47,12 +49,13 @@ def records(folder, count=3):
 def drawn(record):
     number = int(record.id)
     pixels = np.random.default_rng(number).integers(0, 256, (2 + number, 20, 20, 3), dtype=np.uint8)
-    return Frames(pixels, np.arange(2 + number) * 9.7, 30.0)
+    return Frames(pixels, np.arange(2 + number, dtype=np.float64) * 9.7, 30.0)
 
 
-def encode(nano, items, folder, **options):
-    options = {"settings": SETTINGS, "video_loader": drawn, "workers": 1} | options
-    return list(encode_features(*nano, items, folder, **options))
+def encode(nano, items, folder, **options: Any) -> list[str | None]:
+    model, processor = nano
+    settings: dict[str, Any] = {"settings": SETTINGS, "video_loader": drawn, "workers": 1} | options
+    return list(encode_features(model, processor, items, folder, **settings))
 
 
 def batch_of(processor, items, features=None, *, size=3):
@@ -84,7 +87,7 @@ def test_features_give_the_loss_of_pixels(nano, tmp_path, parts, name):
 
 
 @pytest.mark.parametrize("parts", ["vision", "frames"])
-def test_half_precision_features_are_near(nano, tmp_path, parts):
+def test_half_precision_features_are_close(nano, tmp_path, parts):
     items = records(tmp_path)
     encode(nano, items, tmp_path / "store", parts=parts, dtype="float16")
     batch, _ = batch_of(nano[1], items, FeatureStore(tmp_path / "store", nano[0]))
@@ -92,27 +95,27 @@ def test_half_precision_features_are_near(nano, tmp_path, parts):
     assert loss(nano[0], batch) == pytest.approx(loss(nano[0], pixels), abs=1e-2)
 
 
-def test_encoding_goes_on_where_it_stopped(nano, tmp_path):
+def test_encoding_resumes_where_it_stopped(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
-    began = encode_features(*nano, items, store, SETTINGS, video_loader=drawn, workers=1)
-    assert next(began) is None
-    began.close()
-    looked_at = []
+    model, processor = nano
+    with closing(encode_features(model, processor, items, store, SETTINGS, video_loader=drawn, workers=1)) as encoding:
+        assert next(encoding) is None
+    loaded = []
 
     def loader(record):
-        looked_at.append(record.id)
+        loaded.append(record.id)
         return drawn(record)
 
     encode(nano, items * 2, store, video_loader=loader)
-    assert looked_at == ["1", "2"]
+    assert loaded == ["1", "2"]
     files = sorted(path for path in store.rglob("*") if path.is_file())
-    assert len(files) == 4  # three videos and the index, nothing temporary
+    assert len(files) == 4  # three videos and the index, no temporary file
     with safe_open(files[0], framework="pt") as file:
         assert set(file.metadata()) == {"video", "start", "end", "duration"}
         assert len(file.get_tensor("timestamps")) == len(file.get_tensor("states"))
 
 
-def test_videos_that_cannot_be_read_are_named_and_replaced_in_training(nano, tmp_path):
+def test_unreadable_videos_are_named_and_replaced_in_training(nano, tmp_path):
     def loader(record):
         if record.id == "1":
             raise VideoError("1.mp4: is damaged")
@@ -122,10 +125,10 @@ def test_videos_that_cannot_be_read_are_named_and_replaced_in_training(nano, tmp
     assert encode(nano, items, store, video_loader=loader) == [None, "1.mp4: is damaged", None]
     index = json.loads((store / "index.json").read_text())
     assert list(index["bad"].values()) == ["1.mp4: is damaged"]
-    batch, loader = batch_of(nano[1], items, FeatureStore(store, nano[0]))
+    batch, batches = batch_of(nano[1], items, FeatureStore(store, nano[0]))
     assert "1" not in batch.record_ids
-    assert loader.report.counts == {"missing": 1}
-    # Mended and encoded again, it is there.
+    assert batches.report.counts == {"missing": 1}
+    # After a repair and another call, the store has the video.
     assert encode(nano, items, store) == [None, None, None]
     assert json.loads((store / "index.json").read_text())["bad"] == {}
 
@@ -154,7 +157,7 @@ def test_features_of_other_weights_or_settings_are_refused(nano, tmp_path):
             InstructionDataset(mixture, nano[1], dataclasses.replace(SETTINGS, **changes), features=features)
 
 
-def test_a_change_of_what_features_do_not_depend_on_is_no_matter(nano, tmp_path):
+def test_features_ignore_settings_that_they_do_not_depend_on(nano, tmp_path):
     items, store = records(tmp_path), tmp_path / "store"
     encode(nano, items, store)
     other, _ = build_random_nano()
@@ -184,7 +187,7 @@ def test_a_store_moves_with_its_videos(nano, tmp_path):
     assert store.read(moved[0], nano[1])[0]["vision_states"].shape[0] == 2
 
 
-def test_each_part_of_a_video_has_features_of_its_own(nano, tmp_path):
+def test_each_part_of_a_video_has_its_own_features(nano, tmp_path):
     whole = records(tmp_path, 1)[0]
     part = dataclasses.replace(whole, start=10.0, end=12.0)
     encode(nano, [whole, part], tmp_path / "store")

@@ -1,4 +1,4 @@
-"""Many conversations about one video in one sequence give what each of them alone gives."""
+"""Packed conversations about one video have the same results as single conversations."""
 
 import torch
 from torch.nn import functional
@@ -27,7 +27,7 @@ def tiny_llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)).eval()
 
 
-def test_packed_losses_are_those_of_each_conversation_alone():
+def test_packed_losses_equal_those_of_single_conversations():
     model = tiny_llama()
     with torch.no_grad():
         together = losses(model, pad_packed([pack_conversations(SHARED, CONVERSATIONS)], 0))
@@ -35,7 +35,7 @@ def test_packed_losses_are_those_of_each_conversation_alone():
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=1e-5)
 
 
-def test_padding_changes_nothing():
+def test_padding_has_no_effect():
     model = tiny_llama()
     long, short = pack_conversations(SHARED, CONVERSATIONS), pack_conversations(SHARED, CONVERSATIONS[:1])
     with torch.no_grad():
@@ -44,13 +44,13 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(both, apart, atol=1e-6, rtol=1e-5)
 
 
-def test_loss_falls_on_answers_alone_and_positions_count_on_from_the_video():
+def test_only_answers_have_labels_and_positions_follow_the_video():
     packed = pack_conversations(SHARED, CONVERSATIONS)
     assert [label for label in packed.labels if label != IGNORED_LABEL] == [10, 11, 13, 14, 2, 2]
     assert packed.position_ids == [0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7]
 
 
-def test_nobody_looks_into_another_conversation():
+def test_conversations_cannot_attend_to_each_other():
     mask = branch_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0]
     assert mask.int().tolist() == [
         [1, 0, 0, 0, 0, 0],

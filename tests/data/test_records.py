@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from timechat.answers.events import Event
 from timechat.answers.prompts import Message
 from timechat.data.annotations import BUILDERS, build_records, build_speech_records
 from timechat.data.readers import read_records
-from timechat.data.records import Record, RecordEvent, write_jsonl
+from timechat.data.records import Record, RecordEvent, write_lines
 from timechat.data.settings import conversation
 from timechat.errors import DataError
 from timechat.speech import clean_transcript, read_transcript
@@ -35,12 +36,12 @@ def write(path: Path, content) -> Path:
     return path
 
 
-def write_lines(path: Path, *lines) -> Path:
+def write_rows(path: Path, *lines) -> Path:
     return write(path, "\n".join(json.dumps(line) for line in lines) + "\n")
 
 
-def test_a_line_of_ours_gives_every_field(tmp_path):
-    (record,) = read_records(write_lines(tmp_path / "records.jsonl", LINE))
+def test_a_record_line_gives_every_field(tmp_path):
+    (record,) = read_records(write_rows(tmp_path / "records.jsonl", LINE))
     assert record.video == str(tmp_path / "videos/f1.mp4")
     assert (record.id, record.task, record.query, record.duration) == ("f1:0", "grounding", LINE["query"], 30.5)
     assert record.turns == [("When?", "In 1.0 - 2.0 seconds.")]
@@ -50,15 +51,15 @@ def test_a_line_of_ours_gives_every_field(tmp_path):
     assert record.extra == {"level": 2}
 
 
-def test_what_is_written_is_read_back_the_same(tmp_path):
+def test_written_records_are_read_back_unchanged(tmp_path):
     records = [Record.from_dict(LINE | {"video": "/v/a.mp4", "start": 1.5, "end": 9, "clock": "part"})]
-    write_jsonl(tmp_path / "again.jsonl", records)
+    write_lines(tmp_path / "again.jsonl", (record.to_dict() for record in records))
     assert read_records(tmp_path / "again.jsonl") == records
     assert json.loads((tmp_path / "again.jsonl").read_text())["level"] == 2
 
 
-def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
-    path = write_lines(tmp_path / "r.jsonl", LINE, LINE | {"id": "2", "video": "https://host/a.mp4"})
+def test_a_video_folder_replaces_that_of_the_file(tmp_path):
+    path = write_rows(tmp_path / "r.jsonl", LINE, LINE | {"id": "2", "video": "https://host/a.mp4"})
     assert [record.video for record in read_records(path, videos="/films")] == [
         "/films/videos/f1.mp4",
         "https://host/a.mp4",
@@ -68,9 +69,9 @@ def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"vidoe": "a.mp4", "messages": MESSAGES}, r"r\.jsonl:2: a record needs 'video'.*is 'vidoe' a slip"),
+        ({"vidoe": "a.mp4", "messages": MESSAGES}, r"r\.jsonl:2: a record needs 'video'.*is 'vidoe' a typing error"),
         ({"video": "a.mp4"}, r"r\.jsonl:2: a record needs 'messages', got the keys video"),
-        ({"video": "a.mp4", "messages": MESSAGES[:1]}, "user and assistant in turn"),
+        ({"video": "a.mp4", "messages": MESSAGES[:1]}, "pairs of a user and an assistant message"),
         ({"video": "a.mp4", "messages": [{"role": "bot", "content": ""}]}, "role of a message must be one of user"),
         ({"video": "a.mp4", "messages": [{"role": "user"}]}, "a message must be"),
         ({"video": "a.mp4", "messages": MESSAGES, "start": 5, "end": 4}, "start must be before end"),
@@ -80,27 +81,24 @@ def test_a_folder_of_videos_replaces_that_of_the_file(tmp_path):
         (["video"], "a record must be a JSON object, got list"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
+def test_an_invalid_line_is_named(tmp_path, line, message):
     with pytest.raises(DataError, match=message):
-        read_records(write_lines(tmp_path / "r.jsonl", LINE, line), format="timechat")
+        read_records(write_rows(tmp_path / "r.jsonl", LINE, line), format="timechat")
 
 
-def test_files_that_hold_no_records_are_named(tmp_path):
+def test_files_without_records_are_errors(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_records(tmp_path / "none.json")
-    with pytest.raises(DataError, match=r"r\.jsonl:1: is no JSON"):
+    with pytest.raises(DataError, match=r"r\.jsonl:1: is not JSON"):
         read_records(write(tmp_path / "r.jsonl", "{video: 1}\n"))
     with pytest.raises(DataError, match="holds no record"):
         read_records(write(tmp_path / "r.jsonl", "\n"))
     with pytest.raises(DataError, match="neither 'QA' nor 'conversations'"):
         read_records(write(tmp_path / "r.json", [{"video": "a"}]))
     with pytest.raises(DataError, match="two records have the id"):
-        read_records(write_lines(tmp_path / "r.jsonl", LINE, LINE))
+        read_records(write_rows(tmp_path / "r.jsonl", LINE, LINE))
     with pytest.raises(ValueError, match="format must be one of"):
-        read_records(tmp_path / "r.jsonl", format="coco")
-
-
-# ------------------------------------------------------------------------------------------ published files
+        read_records(tmp_path / "r.jsonl", format="coco")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -137,13 +135,13 @@ def test_several_turns_stay_one_record(tmp_path):
     assert record.turns == [("1?", "one"), ("2?", "two")]
 
 
-def test_a_bad_item_of_a_published_file_is_named(tmp_path):
+def test_an_invalid_item_of_a_published_file_is_named(tmp_path):
     good = {"video": "a.mp4", "QA": [{"q": "1?", "a": "one"}]}
     with pytest.raises(DataError, match=r"i\.json: item 1: needs 'a', got the keys q"):
         read_records(write(tmp_path / "i.json", [good, {"video": "a.mp4", "QA": [{"q": "1?"}]}]))
 
 
-def test_valleys_own_file_loses_its_marks_and_names_the_part_of_a_vatex_video(tmp_path):
+def test_valley_files_have_no_marks_and_vatex_items_have_a_part(tmp_path):
     def said(question):
         return [{"from": "human", "value": question}, {"from": "gpt", "value": "A dog."}]
 
@@ -164,10 +162,7 @@ def test_valleys_own_file_loses_its_marks_and_names_the_part_of_a_vatex_video(tm
     assert second.turns == [("What is it?", "A dog."), ("Why?", "A dog.")]
 
 
-# -------------------------------------------------------------------------------------------------- speech
-
-
-def test_speech_stands_before_the_question_as_the_original_writes_it():
+def test_speech_is_before_the_question_as_in_the_original():
     record = Record.from_dict(LINE | {"transcript": [{"start": 0, "end": 2.05, "text": "look at this"}]})
     assert conversation(record, transcripts=True)[0][0] == (
         "Transcribed speech: 0.0 - 2.0 seconds, look at this.  "
@@ -178,32 +173,30 @@ def test_speech_stands_before_the_question_as_the_original_writes_it():
     assert conversation(record, transcripts=False)[0][0] == "When?"
 
 
-def test_a_question_that_brings_its_speech_gets_it_once():
+def test_a_question_with_speech_gets_no_second_transcript():
     asked = "Transcribed speech: None. Based on the video content and possible transcribed speech, When?"
     record = Record.from_dict(LINE | {"messages": [{"role": "user", "content": asked}, MESSAGES[1]]})
     assert conversation(record, transcripts=True)[0][0] == asked
 
 
-def test_transcripts_are_found_by_the_videos_name(tmp_path):
+def test_transcripts_are_found_by_the_video_name(tmp_path):
     write(tmp_path / "f1.txt", "0.00\t1.50\thello there you\n1.50\t2.00\tok\n")
     line = {key: value for key, value in LINE.items() if key != "transcript"}
-    path = write_lines(tmp_path / "r.jsonl", line, line | {"id": "2", "video": "f2.mp4"}, LINE | {"id": "3"})
+    path = write_rows(tmp_path / "r.jsonl", line, line | {"id": "2", "video": "f2.mp4"}, LINE | {"id": "3"})
     records = read_records(path, transcripts=tmp_path)
     assert [record.transcript for record in records] == [
         (Event(0.0, 1.5, "hello there you"),),
         (),
         (Event(0.0, 1.5, "look at this"),),
     ]
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         read_records(path, transcripts=tmp_path / "none")
 
 
-# ---------------------------------------------------------------------------------------------- annotations
-
-
-def construction_cases() -> list[dict]:
+def construction_cases() -> list[dict[str, Any]]:
     path = Path(golden_path("data_construction.json"))
-    return json.loads(path.read_text())["cases"]
+    cases: list[dict[str, Any]] = json.loads(path.read_text())["cases"]
+    return cases
 
 
 BUILDER_OF = {
@@ -224,7 +217,7 @@ BUILDER_OF = {
 
 
 @pytest.mark.parametrize(("script", "dataset"), BUILDER_OF)
-def test_annotations_become_what_the_original_makes_of_them(script, dataset, tmp_path):
+def test_annotations_give_the_records_of_the_original(script, dataset, tmp_path):
     cases = construction_cases()
     case = next(case for case in cases if case["script"] == script and case.get("dataset") == dataset)
     for name, content in case["inputs"].items():
@@ -243,11 +236,11 @@ def test_annotations_become_what_the_original_makes_of_them(script, dataset, tmp
         assert turn.get("query_in_q", "") in record.turns[0][0]
 
 
-def test_every_builder_is_compared_with_the_original():
+def test_all_builders_are_compared_with_the_original():
     assert set(BUILDER_OF.values()) == set(BUILDERS)
 
 
-def test_speech_becomes_what_the_original_makes_of_it(tmp_path):
+def test_speech_gives_the_records_of_the_original(tmp_path):
     case = next(case for case in construction_cases() if case["script"] == "process_tsg_data")
     (tmp_path / "asr").mkdir()
     (tmp_path / "yt").mkdir()
@@ -258,20 +251,20 @@ def test_speech_becomes_what_the_original_makes_of_it(tmp_path):
     assert [record.turns[0][1] for record in records] == [item["QA"][0]["a"] for item in case["output"]]
 
 
-def test_recognised_speech_is_cleaned_as_the_original_cleans_it(tmp_path):
+def test_recognized_speech_is_cleaned_as_in_the_original(tmp_path):
     case = next(case for case in construction_cases() if case["script"] == "clean_asr")
     events = clean_transcript(read_transcript(write(tmp_path / "a.txt", case["input"])))
     assert "".join(f"{e.start:.2f}\t{e.end:.2f}\t{e.caption}\n" for e in events) == case["output"]
     assert clean_transcript([]) == ()
 
 
-def test_annotated_videos_that_are_missing_are_told(tmp_path):
+def test_missing_annotated_videos_are_returned(tmp_path):
     annotations = write(tmp_path / "charades_sta_train.txt", "A1 0.0 6.9##a person runs.\nB2 1 2##a person eats\n")
     (tmp_path / "A1.mp4").touch()
     records, missing = build_records("charades", annotations, videos=tmp_path)
     assert [record.query for record in records] == ["a person runs"]
     assert missing == ["B2.mp4"]
-    with pytest.raises(DataError, match=r"train\.txt: the key 'annotations'|expected|is no JSON"):
+    with pytest.raises(DataError, match=r"train\.txt: the key 'annotations'|expected|is not JSON"):
         build_records("youcook2", annotations, videos=tmp_path)
     with pytest.raises(ValueError, match="dataset must be one of"):
         build_records("kinetics", annotations, videos=tmp_path)
@@ -280,11 +273,11 @@ def test_annotated_videos_that_are_missing_are_told(tmp_path):
 def test_the_published_lines_of_qvhighlights_are_read(tmp_path):
     line = {"vid": "q1", "query": "A girl cooks.", "relevant_clip_ids": [3], "saliency_scores": [[1, 1, 2]]}
     (tmp_path / "q1.mp4").touch()
-    (record,), _ = build_records("qvhighlights", write_lines(tmp_path / "t.jsonl", line), videos=tmp_path)
+    (record,), _ = build_records("qvhighlights", write_rows(tmp_path / "t.jsonl", line), videos=tmp_path)
     assert record.turns[0][1].startswith("There are 1 highlight moments in the 6.0 second.")
     assert record.task == "highlights"
 
 
 def test_a_conversation_must_end_with_an_answer():
-    with pytest.raises(ValueError, match="in pairs"):
+    with pytest.raises(ValueError, match="pairs of a user and an assistant message"):
         Record(video="a.mp4", messages=(Message("user", "Hello?"),))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import RECIPES as CLIPS
-from tests.clips import draw_clip, picture, read_numbers
+from tests.clips import clock_frame, draw_clip, read_numbers
 from timechat.answers.tasks import find_preset
 from timechat.errors import DataError, VideoError
 from timechat.evaluation.benchmarks import BENCHMARKS, BenchmarkFiles, load_pictures, load_segment_centres
@@ -208,14 +208,14 @@ def test_mvbench_is_asked_in_the_originals_words_about_a_stretch_of_the_video():
         sampling="segment_centres",
         options=("Ate the bread.", "Closed the door.", "Washed the cup.", "Opened the book."),
         answer="Washed the cup.",
-        group="Action Sequence",
+        groups=("Action Sequence",),
         ground_truth=truth("mvbench", "json", "action_sequence.json")[0],
     )
     assert (second.id, second.start, second.end) == ("action_sequence:1", 0.5, 4.0)
-    assert (counting.group, counting.start, counting.end) == ("Moving Count", None, None)
+    assert (counting.groups, counting.start, counting.end) == (("Moving Count",), None, None)
     assert (counting.video, counting.answer) == ("clevrer/video_validation/video_10000.mp4", "3")
     assert episode.video == "tvqa/frames_fps3_hq/made_up_s01e01_seg01_clip_00"
-    assert (episode.group, episode.start, episode.end) == ("Episodic Reasoning", 1.0, 3.0)
+    assert (episode.groups, episode.start, episode.end) == (("Episodic Reasoning",), 1.0, 3.0)
 
 
 def test_mvbench_may_be_its_folder_of_files_or_one_file_and_missing_tasks_are_told(caplog):
@@ -258,7 +258,7 @@ def test_tempcompass_is_asked_in_the_originals_words_in_four_ways():
         query=f"Question: {question}\nPlease directly give the best option:",
         options=("A. sleeping", "B. running", "C. eating"),
         answer="B. running",
-        group="multi-choice",
+        groups=("multi-choice",),
         ground_truth={
             "task": "multi-choice",
             "video": "1000000001",
@@ -296,7 +296,7 @@ def test_video_mme_is_asked_in_the_originals_words():
         query=VIDEO_MME_WORDS,
         options=("Red.", "Blue.", "Green.", "White."),
         answer="Blue.",
-        group="short",
+        groups=("short",),
         ground_truth={
             "video_id": "001",
             "videoID": "aaaaaaaaaaa",
@@ -307,7 +307,7 @@ def test_video_mme_is_asked_in_the_originals_words():
         },
     )
     assert (second.id, second.answer) == ("001-2", "Four.")
-    assert (third.id, third.video, third.group, third.answer) == ("601-1", "bbbbbbbbbbb.mp4", "long", "The host.")
+    assert (third.id, third.video, third.groups, third.answer) == ("601-1", "bbbbbbbbbbb.mp4", ("long",), "The host.")
 
 
 def test_video_mme_may_be_the_authors_rows():
@@ -339,7 +339,7 @@ def test_the_prompt_is_the_originals_to_the_letter(benchmark, annotations, words
     ("benchmark", "file", "content", "message"),
     [
         ("youcook2", "val.caption_coco_format.json", "[]", r'expected \{"annotations": \[...\]\}'),
-        ("youcook2", "val.caption_coco_format.json", "{", "is no JSON: "),
+        ("youcook2", "val.caption_coco_format.json", "{", "is not JSON: "),
         (
             "youcook2",
             "val.caption_coco_format.json",
@@ -532,19 +532,19 @@ def test_published_figures_read_answers_by_their_own_rules(rule, text, options, 
     assert read_choice_as_published(text, options, rule) == choice
 
 
-def test_figures_count_what_is_unread_as_wrong_and_published_ones_as_a_guess():
+def test_an_unparsed_choice_is_wrong_and_as_published_a_guess():
     texts = ["B", "a", None, "no idea", "Because of (c)", "E"]
-    figures = choice_metrics(texts, [FIVE] * 6, ["b", "a", "a", "a", "c", "e"], published_rule="egoschema")
-    assert figures["accuracy"].tolist() == [1, 1, 0, 0, 1, 1]
-    assert figures["unread"].tolist() == [0, 0, 1, 1, 0, 0]
-    assert figures["accuracy_as_published"].tolist() == [1, 0.2, 0, 0.2, 0, 1]
+    metrics = choice_metrics(texts, [FIVE] * 6, ["b", "a", "a", "a", "c", "e"], published_rule="egoschema")
+    assert metrics["accuracy"].tolist() == [1, 1, 0, 0, 1, 1]
+    assert metrics["unparsed"].tolist() == [0, 0, 1, 1, 0, 0]
+    assert metrics["accuracy_as_published"].tolist() == [1, 0.2, 0, 0.2, 0, 1]
 
 
 def test_options_that_say_the_same_are_both_right_and_letters_without_an_option_wrong():
     twice = ("x", "y", "x")
-    figures = choice_metrics(["(C)", "(D)", "?"], [twice] * 3, ["x"] * 3, published_rule="video_mme")
-    assert figures["accuracy_as_published"].tolist() == [1, 0, pytest.approx(2 / 3)]
-    assert choice_metrics(["(A)"], [FIVE], ["a"]).keys() == {"accuracy", "unread"}
+    metrics = choice_metrics(["(C)", "(D)", "?"], [twice] * 3, ["x"] * 3, published_rule="video_mme")
+    assert metrics["accuracy_as_published"].tolist() == [1, 0, pytest.approx(2 / 3)]
+    assert choice_metrics(["(A)"], [FIVE], ["a"]).keys() == {"accuracy", "unparsed"}
 
 
 def test_as_many_answers_as_questions_are_needed():
@@ -667,7 +667,7 @@ def test_a_square_is_cut_from_the_middle(tmp_path):
 def draw_pictures(folder: Path, numbers) -> None:
     folder.mkdir()
     for number in numbers:
-        Image.fromarray(picture(number)).save(folder / f"{number:05d}.jpg", quality=95)
+        Image.fromarray(clock_frame(number)).save(folder / f"{number:05d}.jpg", quality=95)
 
 
 def test_a_folder_of_pictures_is_a_video_of_three_a_second(tmp_path):
@@ -752,7 +752,8 @@ def test_recipes_tell_how_the_original_draws_its_answers(name, paths):
 
 
 def test_every_recipe_of_the_originals_evaluations_is_checked():
-    there = {path.stem for path in RECIPES.glob("eval_*.yaml")} - {"eval_drawn"}  # nano's, not the original's
+    ours = {"eval_drawn", "eval_drawn_moments"}
+    there = {path.stem for path in RECIPES.glob("eval_*.yaml")} - ours
     assert there == {f"eval_{name}" for name in EVALUATIONS}
 
 

@@ -1,4 +1,4 @@
-"""Recipes into predictions, result files and figures, on every benchmark; stopped, killed, shared, and resumed."""
+"""Recipes into predictions, result files and metrics, on every benchmark; stopped, killed, shared, and resumed."""
 
 import json
 import os
@@ -22,18 +22,23 @@ from tests.clips import draw_clip
 from timechat.cli import app
 from timechat.errors import DataError
 from timechat.evaluation import ablations
+from timechat.evaluation.baselines import report_baselines
+from timechat.evaluation.benchmarks import BENCHMARKS as PUBLIC
 from timechat.evaluation.config import EvaluationRecipe, read_recipe
-from timechat.evaluation.evaluate import finished_predictions, read_samples, run_predictions, score_run
+from timechat.evaluation.evaluate import finished_predictions, plain_settings, read_samples, run_predictions, score_run
 from timechat.evaluation.predict import chunks, find_video
-from timechat.evaluation.published import metrics_beside, published_metrics
+from timechat.evaluation.published import published_beside, published_metrics
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import score_files
 from timechat.pipeline import TimeChat
+from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
 from timechat.synthetic.write import SyntheticSet, render_videos
+from timechat.video import Frames, load_frames
 
 pytestmark = pytest.mark.usefixtures("meteor")
 
+ALL = {**PUBLIC, **SYNTHETIC_BENCHMARKS}
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
 SMALL = [
@@ -92,7 +97,7 @@ def whole(films: Path, nano: TimeChat, tmp_path_factory: pytest.TempPathFactory)
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     recipe = drawn_recipe(films, folder)
-    assert run_predictions(recipe, read_samples(recipe), nano) is not None
+    assert run_predictions(recipe, read_samples(recipe, ALL), nano) is not None
     return folder
 
 
@@ -123,7 +128,7 @@ def test_a_benchmark_is_evaluated_from_its_annotations_to_its_figures(
         "frames.num_frames=8",
     ]
     recipe = read_recipe(RECIPES / f"{recipe_name}.yaml", overrides)
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     for number, video in enumerate(dict.fromkeys(sample.video for sample in samples)):
         if number:  # the first one stays missing
             (videos / video).parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +139,7 @@ def test_a_benchmark_is_evaluated_from_its_annotations_to_its_figures(
     statuses = {one.status for one in predictions}
     assert "missing_video" in statuses
     assert statuses & {"ok", "unparsed"}
-    evaluation = score_run(recipe, samples, predictions, compares=True)
+    evaluation = score_run(recipe, samples, predictions, benchmarks=ALL, compares=True)
     assert evaluation.scores
     assert "| without a video: no such file |" in evaluation.table
     for one in evaluation.scores.values():
@@ -151,7 +156,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
     films: Path, nano: TimeChat, whole: Path, tmp_path: Path
 ):
     stopped = drawn_recipe(films, tmp_path / "stopped")
-    samples = read_samples(stopped)
+    samples = read_samples(stopped, ALL)
     assert {sample.task for sample in samples} == {"grounding", "dense_caption", "highlights", "ask"}
     assert run_predictions(stopped, samples, nano, should_stop=lambda: True) is None
     share = tmp_path / "stopped" / "predictions-0-of-1.jsonl"
@@ -167,7 +172,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
 
 def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano: TimeChat, whole: Path, tmp_path: Path):
     shared = drawn_recipe(films, tmp_path / "shared")
-    samples = read_samples(shared)
+    samples = read_samples(shared, ALL)
     assert run_predictions(shared, samples, nano, shard=(1, 2)) is None
     assert run_predictions(shared, samples, nano, shard=(0, 2)) is not None
     assert rows_of(tmp_path / "shared") == rows_of(whole)
@@ -175,18 +180,18 @@ def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano:
 
 def test_a_run_goes_on_only_with_the_settings_that_it_began_with(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
-    run_predictions(recipe, read_samples(recipe), nano)
+    run_predictions(recipe, read_samples(recipe, ALL), nano)
     other = drawn_recipe(films, tmp_path / "run", "run.limit=2", "decoding.max_new_tokens=7")
     with pytest.raises(
         DataError, match=r"made with decoding .*'max_new_tokens': 384.* instead of .*'max_new_tokens': 7"
     ):
-        finished_predictions(other, read_samples(other))
+        finished_predictions(other, read_samples(other, ALL))
     longer = drawn_recipe(films, tmp_path / "run", "run.limit=40")
-    assert finished_predictions(longer, read_samples(longer)) is None
-    predictions = run_predictions(longer, read_samples(longer), nano)
+    assert finished_predictions(longer, read_samples(longer, ALL)) is None
+    predictions = run_predictions(longer, read_samples(longer, ALL), nano)
     assert predictions is not None
     assert len(predictions) == 40
-    assert len(finished_predictions(recipe, read_samples(recipe)) or []) == 2
+    assert len(finished_predictions(recipe, read_samples(recipe, ALL)) or []) == 2
     assert len(rows_of(tmp_path / "run")) == 40  # what was answered stays
 
 
@@ -194,7 +199,7 @@ def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat,
     videos = tmp_path / "videos"
     videos.mkdir()
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=3", f"benchmark.videos={videos}")
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     missing = run_predictions(recipe, samples, nano)
     assert missing is not None
     assert {one.status for one in missing} == {"missing_video"}
@@ -209,9 +214,9 @@ def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat,
 
 def test_an_answer_to_another_question_is_asked_again(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     run_predictions(recipe, samples, nano)
-    reworded = [replace(one, query=f"{one.query} again") for one in samples]  # the annotations have changed since
+    reworded = [replace(one, words=f"{one.query} again") for one in samples]  # the annotations have changed since
     assert finished_predictions(recipe, samples) is not None
     assert finished_predictions(recipe, reworded) is None
     predictions = run_predictions(recipe, reworded, nano)
@@ -223,7 +228,7 @@ def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano
     videos = tmp_path / "videos" / "videos"
     videos.mkdir(parents=True)
     recipe = drawn_recipe(films, tmp_path / "run", f"benchmark.videos={videos.parent}")
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     first, second, *_ = dict.fromkeys(sample.video for sample in samples)
     (videos.parent / first).write_bytes(b"no video")
     (videos.parent / second).write_bytes((films / second).read_bytes())
@@ -231,7 +236,7 @@ def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano
         next(sample for sample in samples if sample.video == video and sample.task == "ask")
         for video in (first, second)
     ]
-    asked.append(replace(asked[1], id="long", query="why " * 5000))
+    asked.append(replace(asked[1], id="long", words="why " * 5000))
     predictions = run_predictions(recipe, asked, nano)
     assert predictions is not None
     assert [one.status for one in predictions] == ["unreadable_video", "ok", "too_long"]
@@ -239,13 +244,95 @@ def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano
 
 def test_answers_in_windows_are_those_of_the_pipeline(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "frames.windows=true")
-    asked = [sample for sample in read_samples(recipe) if sample.task == "grounding"][:2]
+    asked = [sample for sample in read_samples(recipe, ALL) if sample.task == "grounding"][:2]
     predictions = run_predictions(recipe, asked, nano)
     assert predictions is not None
     for sample, prediction in zip(asked, predictions, strict=True):
         answer = nano.ground(films / sample.video, sample.query or "", find_all=True, threshold=0.0)
         assert prediction.text == answer.text
         assert [(event.start, event.end) for event in prediction.events] == [(e.start, e.end) for e in answer.events]
+
+
+def test_questions_may_be_asked_in_the_wording_of_the_annotations(films: Path, nano: TimeChat, tmp_path: Path):
+    recipe = drawn_recipe(films, tmp_path / "run", "benchmark.wording=annotations", "run.limit=6")
+    asked = [sample for sample in read_samples(recipe, ALL) if sample.task == "grounding"]
+    predictions = run_predictions(recipe, asked, nano)
+    assert predictions is not None
+    video = nano.encode(films / asked[0].video)
+    for sample, prediction in zip(asked, predictions, strict=True):
+        assert sample.question is not None
+        decoding = replace(recipe.decoding, is_free=False)
+        [answer] = nano.run_all("grounding", [(video, sample.query)], decoding=decoding, questions=[sample.question])
+        assert prediction.text == answer.text
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["wording"] == "annotations"
+    plain = drawn_recipe(films, tmp_path / "run", "run.limit=6")
+    assert "wording" not in plain_settings(plain)
+
+
+def test_annotations_without_a_wording_are_refused(tmp_path: Path):
+    settings = [f"benchmark.annotations={DATA / 'charades_sta/public'}", f"benchmark.videos={tmp_path}"]
+    settings += ["benchmark.name=charades_sta", "benchmark.wording=annotations", "benchmark.split=test"]
+    recipe = read_recipe(RECIPES / "eval_drawn.yaml", settings)
+    with pytest.raises(DataError, match=r"has no wording of its own; set benchmark\.wording=preset"):
+        read_samples(recipe, ALL)
+
+
+def test_the_settings_of_a_run_are_those_that_0_1_wrote(films: Path, tmp_path: Path):
+    settings = plain_settings(drawn_recipe(films, tmp_path, "frames.windows=true"))
+    assert sorted(settings) == sorted(
+        ["benchmark", "transcripts", "model", "frames", "preset", "preset_sha256", "decoding", "batch_size"]
+    )
+    assert sorted(settings["frames"]) == ["fps", "max_frames", "num_frames", "windows"]
+    later = plain_settings(
+        drawn_recipe(films, tmp_path, "frames.windows=true", "frames.step=1", "moments.threshold=null")
+    )
+    assert later["frames"]["step"] == 1
+    assert later["moments"] == {"find_all": True, "threshold": None}
+
+
+def test_samples_about_one_video_are_thinned_evenly(films: Path, tmp_path: Path):
+    every = read_samples(drawn_recipe(films, tmp_path), ALL)
+    thinned = read_samples(drawn_recipe(films, tmp_path, "run.per_video=3"), ALL)
+    first = [sample.id for sample in every if sample.video == every[0].video]
+    assert [sample.id for sample in thinned[:3]] == [first[0], first[len(first) // 3], first[2 * len(first) // 3]]
+    assert len(thinned) == 6
+
+
+def test_all_moments_are_predicted_with_found_and_score(films: Path, nano: TimeChat, tmp_path: Path):
+    given = [f"benchmark.annotations={films}", f"benchmark.videos={films}", f"run.output={tmp_path / 'run'}"]
+    recipe = read_recipe(RECIPES / "eval_drawn_moments.yaml", [*given, "run.limit=3", "run.resamples=10"])
+    samples = read_samples(recipe, ALL)
+    predictions = run_predictions(recipe, samples, nano)
+    assert predictions is not None
+    for sample, prediction in zip(samples, predictions, strict=True):
+        answer = nano.ground(films / sample.video, sample.query or "", find_all=True, threshold=0.0)
+        assert prediction.found == answer.found
+        assert prediction.score == pytest.approx(answer.score)
+    evaluation = score_run(recipe, samples, predictions, benchmarks=ALL)
+    assert evaluation.scores["grounding"].task == "moments"
+    assert "| found_recall |" in evaluation.table
+    assert "random_event" in report_baselines(evaluation).to_dict()["tables"]["moments"]
+
+
+def test_baselines_are_written_beside_the_metrics(films: Path, whole: Path):
+    arguments = ["evaluate", str(RECIPES / "eval_drawn.yaml"), "--output", str(whole), "--baselines", "-q"]
+    for setting in (
+        f"benchmark.annotations={films}",
+        f"benchmark.videos={films}",
+        "run.batch_size=1",
+        "run.resamples=20",
+    ):
+        arguments += ["--set", setting]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    markdown = (whole / "baselines.md").read_text()
+    assert markdown in result.output
+    content = json.loads((whole / "baselines.json").read_text())
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert content["weights"] == metrics["weights"]
+    ours = content["tables"]["grounding"]["model"]["miou"]["value"]
+    assert ours == pytest.approx(metrics["scores"]["grounding"]["miou"])
+    assert "random_span" in content["tables"]["grounding"]
 
 
 def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Path, tmp_path: Path):
@@ -286,10 +373,10 @@ def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Pat
 
 def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path):
     recipe = drawn_recipe(films, whole)
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     predictions = finished_predictions(recipe, samples)
     assert predictions is not None
-    evaluation = score_run(recipe, samples, predictions)
+    evaluation = score_run(recipe, samples, predictions, benchmarks=ALL)
     results = whole / "results"
     grounding = score_files(
         results / "grounding" / "fmt_drawn_test_fauto_result.json",
@@ -311,7 +398,7 @@ def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path)
 
 def test_chosen_options_are_the_likeliest(films: Path, whole: Path):
     recipe = drawn_recipe(films, whole)
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     predictions = finished_predictions(recipe, samples)
     assert predictions is not None
     chosen = [(s, p) for s, p in zip(samples, predictions, strict=True) if s.rank_options]
@@ -321,14 +408,41 @@ def test_chosen_options_are_the_likeliest(films: Path, whole: Path):
         assert prediction.text == sample.options[int(np.argmax(prediction.option_logprobs))]
 
 
+def test_blank_and_shuffled_frames_keep_the_timestamps(
+    films: Path, nano: TimeChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[Frames] = []
+    encode = ablations.encode_frames
+
+    def record(model: Any, processor: Any, frames: Frames, **options: Any) -> torch.Tensor:
+        seen.append(frames)
+        return encode(model, processor, frames, **options)
+
+    monkeypatch.setattr(ablations, "encode_frames", record)
+    recipe = drawn_recipe(films, tmp_path / "run")
+    [sample] = read_samples(recipe, ALL)[:1]
+    path, config = films / sample.video, nano.model.config
+    for name in ("blank-frames", "shuffled-frames"):
+        look = ablations.ABLATIONS[name].look
+        assert look is not None
+        assert look(nano, path, sample, recipe).num_frames == len(seen[-1])
+    blank, shuffled = seen
+    frames = load_frames(path, size=config.vision_config.image_size, **config.default_sampling())
+    assert not blank.pixels.any()
+    assert sorted(map(bytes, shuffled.pixels)) == sorted(map(bytes, frames.pixels))
+    assert not np.array_equal(shuffled.pixels, frames.pixels)
+    for one in seen:
+        np.testing.assert_array_equal(one.timestamps, frames.timestamps)
+
+
 def test_ablations_change_what_the_model_is_shown_and_leave_it_as_it_was(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=12")
-    samples = read_samples(recipe)
+    samples = read_samples(recipe, ALL)
     predictions = run_predictions(recipe, samples, nano)
     assert predictions is not None
-    scores = score_run(recipe, samples, predictions).scores
+    scores = score_run(recipe, samples, predictions, benchmarks=ALL).scores
     before = nano.model.config.window_size
-    table = ablations.run_ablations(recipe, samples, scores, nano)
+    table = ablations.run_ablations(recipe, samples, scores, nano, benchmarks=ALL)
     assert nano.model.config.window_size == nano.processor.config.window_size == before
     rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
     assert len(rows) == 2 + len(ablations.ABLATIONS)
@@ -370,7 +484,7 @@ def test_every_published_figure_has_a_source_and_a_unit_of_ours():
         assert one.source.get("title")
         assert one.setting in ("zero-shot", "fine-tuned")
         assert all(0 <= value <= 1 for value in one.metrics.values()), one
-    models = {one.model for one in metrics_beside("charades_sta", "zero-shot", ["r1_iou_0.5"])}
+    models = {one.model for one in published_beside("charades_sta", "zero-shot", ["r1_iou_0.5"])}
     assert "TimeChat-7B" in models
 
 

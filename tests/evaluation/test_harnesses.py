@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.clips import RECIPES, draw_clip
@@ -106,6 +107,17 @@ def test_the_history_and_the_system_prompt_are_read(answerer, films):
     decoding, history = DecodingOptions(max_new_tokens=8), [("What?", "A ball.")]
     expected = answerer.timechat.ask(video, "And then?", history=history, decoding=decoding).text
     assert answerer.answer([told])[0].text == expected
+
+
+def test_sampled_answers_follow_the_random_state_of_the_harness(answerer, films):
+    sampled = GenerationSettings(DecodingOptions(max_new_tokens=8, do_sample=True))
+    question = HarnessQuestion(VideoPart(films[0]), "What?", writing=sampled)
+    texts = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        texts.append([answerer.answer([question])[0].text for _ in range(4)])
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 1
 
 
 def test_the_answer_ends_where_the_language_model_does(answerer, films, monkeypatch):

@@ -1,4 +1,4 @@
-"""Metrics on cases computed by hand, and against figures of the original's own scripts."""
+"""Metrics on cases computed by hand, and against metrics of the original's own scripts."""
 
 import json
 from pathlib import Path
@@ -134,14 +134,14 @@ def test_highlight_figures_are_the_official_ones():
         )
         for row in case["ground_truth"]
     ]
-    figures = highlight_scores([row["pred_saliency_scores"] for row in case["submission"]], truth)
-    rounded = {name: round(100 * float(values.mean()), 2) for name, values in figures.items()}
+    metrics = highlight_scores([row["pred_saliency_scores"] for row in case["submission"]], truth)
+    rounded = {name: round(100 * float(values.mean()), 2) for name, values in metrics.items()}
     names = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
     expected = case["result"]["brief"]
     assert rounded == {
-        f"{ours}_{level}": expected[f"HL-min-{theirs}-{figure}"]
+        f"{ours}_{level}": expected[f"HL-min-{theirs}-{metric}"]
         for level, theirs in names.items()
-        for ours, figure in (("map", "mAP"), ("hit1", "Hit1"))
+        for ours, metric in (("map", "mAP"), ("hit1", "Hit1"))
     }
 
 
@@ -168,8 +168,8 @@ def test_the_first_of_the_highest_clips_is_the_hit():
 
 def test_a_query_without_prediction_scores_0():
     truth = HighlightGroundTruth(4.0, (0,), ((4.0,),))
-    figures = highlight_scores([None, [1.0]], [truth, truth])
-    assert figures["hit1_very_good"].tolist() == [0.0, 1.0]
+    metrics = highlight_scores([None, [1.0]], [truth, truth])
+    assert metrics["hit1_very_good"].tolist() == [0.0, 1.0]
 
 
 def test_own_levels_can_be_given():

@@ -1,16 +1,13 @@
 """Moments of long videos and the truth of scores, on cases computed by hand."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from timechat.answers.events import Answer, Event
-from timechat.answers.parsing import parse_events
-from timechat.data.records import Record, write_lines
-from timechat.evaluation.films import DrawnFilm, read_films
+from timechat.answers.events import Event
 from timechat.evaluation.metrics.calibration import (
     Bin,
     Threshold,
@@ -22,18 +19,8 @@ from timechat.evaluation.metrics.calibration import (
     reliability,
 )
 from timechat.evaluation.metrics.moments import AllMoments, MomentFit, fit_moment, match_moments
-from timechat.evaluation.moments import (
-    Told,
-    ToldMoments,
-    all_figures,
-    best_figures,
-    found_figures,
-    happening_scores,
-    moment_scores,
-    report_moments,
-)
-from timechat.synthetic.long import write_long_scene
-from timechat.synthetic.long_records import long_records
+from timechat.evaluation.moments import moment_scores, score_moments
+from timechat.evaluation.samples import Prediction, Sample
 
 # ------------------------------------------------------------------------------------------------- moments
 
@@ -159,95 +146,71 @@ def test_best_threshold_has_the_best_f1_and_of_several_is_the_highest():
         best_threshold([0.7], [False])
 
 
-# ------------------------------------------------------------------------------------------------ long films
+# ------------------------------------------------------------------------------------------------ all moments
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory) -> list[DrawnFilm]:
-    """Records and truth of a film of one minute and of one of ten, as written with `--minutes`; nothing is drawn."""
-    folder = tmp_path_factory.mktemp("films")
-    chains = [write_long_scene(5, 0, minutes=length, split="test") for length in (1, 10)]
-    write_lines(folder / "records.jsonl", (record.to_dict() for chain in chains for record in long_records(chain)))
-    write_lines(folder / "truth.jsonl", (chain.to_dict() for chain in chains))
-    return read_films(folder, tasks=["grounding"])
+def query(name: str, *windows: tuple[float, float], video: str = "a.mp4", group: str = "1_min") -> Sample:
+    truth = {"relevant_windows": [list(window) for window in windows]}
+    return Sample(id=name, video=video, task="grounding", query="x", ground_truth=truth, groups=(group,))
 
 
-def tell(films: list[DrawnFilm], answer: Callable[[Record], ToldMoments]) -> Told:
-    return {film.video: {record.id: answer(record) for record in film.records} for film in films}
+def answer(name: str, *spans: tuple[float, float], score: float | None = 0.9, **options: Any) -> Prediction:
+    events = tuple(Event(start, end, score=score) for start, end in spans)
+    options = {"found": bool(spans), "score": score} | options
+    return Prediction(id=name, video="a.mp4", task="grounding", events=events, **options)
 
 
-def told(
-    *spans: tuple[float, float], score: float = 0.9, found: bool | None = None, unread: bool = False
-) -> ToldMoments:
-    return ToldMoments(spans, (score,) * len(spans), bool(spans) if found is None else found, score, 0.5, unread, 2.0)
+def test_reference_answers_have_the_best_metrics():
+    samples = [query("1", (0, 10), (50, 60)), query("2"), query("3", (20, 30), group="10_min")]
+    predictions = [answer("1", (0, 10), (50, 60)), answer("2", score=0.1), answer("3", (20, 30))]
+    scores = score_moments(samples, predictions, resamples=10)
+    best = {"r1_iou_0.7": 1, "miou": 1, "precision": 1, "recall": 1, "found_precision": 1, "found_recall": 1}
+    assert {name: scores.metrics[name] for name in best} == best
+    assert {scores.metrics[name] for name in ("start_error", "end_error", "median_start_error")} == {0.0}
+    assert (scores.metrics["auroc"], scores.metrics["best_threshold"]) == (1.0, 0.9)
+    assert (scores.metrics["miou_10_min"], scores.metrics["miou_1_min"]) == (1.0, 1.0)
+    assert (scores.n_queries, scores.n_missing, scores.n_unparsed) == (3, 0, 0)
+    assert set(scores.items) == {"1", "3"}
 
 
-def all_of(record: Record) -> ToldMoments:
-    return told(*((event.start, event.end) for event in record.events), score=0.9 if record.events else 0.1)
+def test_any_of_several_moments_is_right_and_all_are_wanted():
+    samples, predictions = [query("1", (0, 10), (50, 60))], [answer("1", (51, 60), (90, 95))]
+    scores = score_moments(samples, predictions, resamples=10)
+    assert scores.metrics["miou"] == 0.9
+    assert (scores.metrics["start_error"], scores.metrics["end_error"]) == (1.0, 0.0)
+    assert (scores.metrics["precision"], scores.metrics["recall"]) == (0.5, 0.5)
 
 
-def test_true_answers_have_all_figures_at_their_best(films):
-    report = report_moments(films, {"all": tell(films, all_of)}, heading="truth")
-    tables = report.to_dict()["tables"]
-    for length in (1, 10):
-        best, borders = tables["best"][f"{length}_all"], tables["borders"][f"{length}_all"]
-        assert [best[name]["value"] for name in ("r1_iou_0.5", "r1_iou_0.7", "miou", "unread")] == [1, 1, 1, 0]
-        assert [borders[name]["value"] for name in ("start_error", "end_error")] == [0, 0]
-        for table in ("all", "found"):
-            assert [cell["value"] for cell in tables[table][f"{length}_all"].values()] == [1, 1]
-        details = report.facts["details"][f"{length}_all"]
-        assert (details["auroc"], details["best_threshold"], details["seconds_a_question"]) == (1, 0.9, 2)
-        assert 0 < tables["best"][f"{length}_random_event"]["r1_iou_0.5"]["value"] < 0.5
-    assert "10 min, all" in report.to_markdown()
-
-
-def test_any_of_several_occurrences_is_right_and_all_are_wanted(films):
-    several = next(record for record in films[1].records if len(record.events) > 1)
-    last = several.events[-1]
-    film = replace(films[1], records=(several,))
-    answers = {film.video: {several.id: told((last.start + 1, last.end), (0.0, 0.5))}}
-    hits, borders = best_figures([film], answers)
-    assert hits.values["r1_iou_0.5"] == [1.0]
-    assert (borders.values["start_error"], borders.values["end_error"]) == ([1.0], [0.0])
-    precision, recall = all_figures([film], answers)
-    assert precision.values["precision"] == [1.0, 0.0]
-    assert sum(recall.values["recall"]) == 1
-    assert len(recall) == len(several.events)
-
-
-def test_found_is_scored_on_what_happens_and_what_does_not(films):
-    happening = [record for record in films[0].records if record.events][:3]
-    never = [record for record in films[0].records if not record.events][:2]
-    film = replace(films[0], records=(*happening, *never))
-    moments = [
-        told((0, 1), score=0.8),
-        told((0, 1), score=0.6),
-        told(score=0.3),
-        told((0, 1), score=0.7),
-        told(score=0.2),
+def test_found_is_scored_on_queries_that_happen_and_that_do_not():
+    samples = [query("1", (0, 1)), query("2", (0, 1)), query("3", (0, 1)), query("4"), query("5")]
+    predictions = [
+        answer("1", (0, 1), score=0.8),
+        answer("2", (0, 1), score=0.6),
+        answer("3", score=0.3),
+        answer("4", (0, 1), score=0.7),
+        answer("5", score=0.2),
     ]
-    answers = {film.video: {record.id: one for record, one in zip(film.records, moments, strict=True)}}
-    precision, recall = found_figures([film], answers)
-    assert precision.values["precision"] == [1.0, 1.0, 0.0]
-    assert recall.values["recall"] == [1.0, 1.0, 0.0]
-    scores, happens = happening_scores([film], answers)
-    assert scores.tolist() == [0.8, 0.6, 0.3, 0.7, 0.2]
-    assert happens.tolist() == [True, True, True, False, False]
-    scores, is_right = moment_scores([film], {film.video: {never[0].id: told((0, 1), score=0.7)}})
-    assert (scores.tolist(), is_right.tolist()) == ([0.7], [False])
+    scores = score_moments(samples, predictions, resamples=10)
+    assert scores.metrics["found_precision"] == pytest.approx(2 / 3)
+    assert scores.metrics["found_recall"] == pytest.approx(2 / 3)
+    assert scores.metrics["auroc"] == pytest.approx(5 / 6 - 1 / 6)  # of six pairs 0.8, 0.8, 0.6 and 0.3 win
+    values, are_right = moment_scores(list(zip(samples[3:4], predictions[3:4], strict=True)))
+    assert (values.tolist(), are_right.tolist()) == ([0.7], [False])
 
 
-def test_an_answer_is_kept_with_what_matters():
-    event = Event(3.0, 7.5, score=0.4)
-    answer = Answer("", [event], task="grounding", found=True, score=0.4, step=0.5)
-    moments = ToldMoments.from_answer(answer, 1.5)
-    assert moments == ToldMoments(((3.0, 7.5),), (0.4,), True, 0.4, 0.5, False, 1.5)
-    assert ToldMoments.from_json(moments.to_json()) == moments
-    notes = parse_events("I do not know.", task="grounding").notes
-    unread = ToldMoments.from_answer(replace(answer, events=[], found=None, notes=notes), 1.5)
-    assert (unread.is_unread, unread.found, unread.spans) == (True, False, ())
+def test_a_query_without_an_answer_is_missing_and_wrong():
+    lost = answer("1", score=None, found=None, status="missing_video")
+    garbled = answer("2", score=None, found=None, status="unparsed")
+    denied = answer("3", score=0.1, status="unparsed")
+    scores = score_moments([query(name, (0, 1)) for name in "123"], [lost, garbled, denied], resamples=10)
+    assert (scores.metrics["miou"], scores.metrics["found_recall"]) == (0.0, 0.0)
+    assert (scores.n_missing, scores.n_unparsed) == (1, 1)
+    assert "auroc" not in scores.metrics
 
 
-def test_without_answers_there_is_nothing_to_report(films):
-    with pytest.raises(ValueError, match="no answers"):
-        report_moments(films, {"all": {}}, heading="nothing")
+def test_found_and_score_are_written_only_where_they_are_known():
+    kept = answer("1", (0, 1), score=0.4)
+    assert Prediction.from_dict(kept.to_dict()) == kept
+    row = replace(kept, found=None, score=None).to_dict()
+    assert not {"found", "score"} & set(row)  # as 0.1 wrote it
+    assert Prediction.from_dict(row) == replace(kept, found=None, score=None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from timechat.answers.events import Event
+from timechat.evaluation.benchmarks import BENCHMARKS
 from timechat.evaluation.config import BenchmarkSettings, EvaluationRecipe, EvaluationRunSettings
 from timechat.evaluation.error_analysis import Bar, analyse
 from timechat.evaluation.evaluate import Evaluation
@@ -46,8 +47,8 @@ def evaluation(tmp_path: Path, rows: list[tuple[Sample, Prediction, float]]) -> 
         run=EvaluationRunSettings(output=str(output)),
     )
     items = {sample.id: {"miou": iou} for sample, _, iou in rows}
-    figures = {"miou": float(np.mean([iou for _, _, iou in rows])) if rows else None}
-    scores = {"grounding": Scores("tvg", figures, {}, items, len(rows), 0, 0)} if rows else {}
+    metrics = {"miou": float(np.mean([iou for _, _, iou in rows])) if rows else None}
+    scores = {"grounding": Scores("tvg", metrics, {}, items, len(rows), 0, 0)} if rows else {}
     predictions = [prediction for _, prediction, _ in rows]
     metrics = {
         "samples": len(rows),
@@ -57,7 +58,9 @@ def evaluation(tmp_path: Path, rows: list[tuple[Sample, Prediction, float]]) -> 
         "model": EVIL,
         "statuses": count_statuses(predictions),
     }
-    return Evaluation(recipe, [sample for sample, _, _ in rows], predictions, scores, metrics, "")
+    return Evaluation(
+        recipe, BENCHMARKS["charades_sta"], [sample for sample, _, _ in rows], predictions, scores, metrics, ""
+    )
 
 
 ROWS = [
@@ -111,16 +114,18 @@ def test_moments_of_several_windows_go_by_their_own_figure(tmp_path: Path):
     sample = replace(one.samples[0], ground_truth={"qid": 0, "relevant_windows": [[10, 11], [50, 60]]})
     scores = Scores("mr", {"MR-full-mAP": 0.5}, {}, {"0": {"MR-full-mAP": 0.5}}, 1, 0, 0)
     (worst,) = analyse(replace(one, samples=[sample], scores={"grounding": scores})).worst
-    assert (worst.figure, worst.value) == ("MR-full-mAP", 0.5)
+    assert (worst.metric, worst.value) == ("MR-full-mAP", 0.5)
     assert [(mark.start, mark.end) for mark in worst.truth] == [(10, 11), (50, 60)]
 
 
 def test_questions_go_by_kind(tmp_path: Path):
-    samples = [Sample(id=str(i), video="v", task="ask", query="?", answer="a", group=f"kind_{i % 2}") for i in range(3)]
+    samples = [
+        Sample(id=str(i), video="v", task="ask", query="?", answer="a", groups=(f"kind_{i % 2}",)) for i in range(3)
+    ]
     predictions = [Prediction(id=str(i), video="v", task="ask", text="b") for i in range(3)]
     items = {str(i): {"accuracy": 0.0} for i in range(3)}
-    figures = {"accuracy": 0.0, "accuracy_kind_0": 0.25, "accuracy_kind_1": 0.5}
-    scores = {"questions": Scores("questions", figures, {}, items, 3, 0, 0)}
+    metrics = {"accuracy": 0.0, "accuracy_kind_0": 0.25, "accuracy_kind_1": 0.5}
+    scores = {"questions": Scores("questions", metrics, {}, items, 3, 0, 0)}
     asked = replace(evaluation(tmp_path, []), samples=samples, predictions=predictions, scores=scores)
     assert analyse(asked).charts[-1].bars == (Bar("kind 0", 0.25, 2), Bar("kind 1", 0.5, 1))
 

@@ -1,4 +1,4 @@
-"""`timechat score` against the figures that the original's scripts and their upstreams gave, and cases by hand."""
+"""`timechat score` against the metrics that the original's scripts and their upstreams gave, and cases by hand."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def scored(folder: Path, task: ScoreTask, *, truth: Path | None = None) -> Score
     return score_files(one_of(folder, "pred"), truth or one_of(folder, "gt"), task, resamples=10)
 
 
-# ------------------------------------------------------------------------------------- against recorded figures
+# ------------------------------------------------------------------------------------- against recorded metrics
 
 
 @needs_java
@@ -57,7 +57,7 @@ def test_captions_score_what_the_original_s_scripts_give(name: str):
     recorded = expected(folder)
     script = recorded["reference"]
     scores = scored(folder, "dvc")
-    figures = {
+    metrics = {
         "soda_c": recorded["SODA_c_corrected_sorted"],
         "soda_c_as_published": script["SODA_c_as_published"],
         "cider": script["CIDEr" if "CIDEr" in script else "CIDER"],
@@ -71,8 +71,8 @@ def test_captions_score_what_the_original_s_scripts_give(name: str):
         "para_meteor_as_published": script["Para_METEOR"],
         "predictions_per_video": script["n_preds"],
     }
-    figures |= {f"{kind.lower()}_{t}": script[f"{kind}@{t}"] for kind in ("Precision", "Recall") for t in (0.3, 0.9)}
-    assert {key: scores.metrics[key] for key in figures} == pytest.approx(figures, abs=1e-6)
+    metrics |= {f"{kind.lower()}_{t}": script[f"{kind}@{t}"] for kind in ("Precision", "Recall") for t in (0.3, 0.9)}
+    assert {key: scores.metrics[key] for key in metrics} == pytest.approx(metrics, abs=1e-6)
     assert scores.n_queries == recorded["n_videos"]
 
 
@@ -103,13 +103,13 @@ def test_grounding_scores_what_the_original_s_script_gives(name: str):
         if not isinstance(script, dict) or "R@1,IoU=0.3" not in script:
             continue  # where fewer queries are predicted than asked, the script stops
         for threshold in (0.3, 0.5, 0.7):
-            figure = scores.metrics[f"r1_iou_{threshold}{suffix}"]
-            assert figure is not None
-            assert figure * 100 == pytest.approx(script[f"R@1,IoU={threshold}"], abs=1e-9)
+            metric = scores.metrics[f"r1_iou_{threshold}{suffix}"]
+            assert metric is not None
+            assert metric * 100 == pytest.approx(script[f"R@1,IoU={threshold}"], abs=1e-9)
     mode = "_predicted_only" if recorded["use_sample_flag"] else ""
-    figure = scores.metrics[f"miou{mode}"]
-    assert figure is not None
-    assert figure * 100 == pytest.approx(recorded["derived"]["mIoU_percent"], abs=1e-9)
+    metric = scores.metrics[f"miou{mode}"]
+    assert metric is not None
+    assert metric * 100 == pytest.approx(recorded["derived"]["mIoU_percent"], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["s01_example_full", "s02_noisy_gt", "s03_messy", "s04_missing_dup"])
@@ -120,8 +120,8 @@ def test_highlights_score_what_the_original_s_script_gives(name: str):
     levels = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
     for ours, theirs in levels.items():
         script = recorded["unrounded"][f"HL-min-{theirs}"]
-        for figure, key in ((f"map_{ours}", "HL-mAP"), (f"hit1_{ours}", "HL-Hit1")):
-            predicted_only, over_all = scores.metrics[f"{figure}_predicted_only"], scores.metrics[figure]
+        for metric, key in ((f"map_{ours}", "HL-mAP"), (f"hit1_{ours}", "HL-Hit1")):
+            predicted_only, over_all = scores.metrics[f"{metric}_predicted_only"], scores.metrics[metric]
             assert predicted_only is not None
             assert over_all is not None
             assert predicted_only * 100 == pytest.approx(script[key], abs=1e-4)
@@ -152,7 +152,7 @@ def test_tvsum_scores_what_the_usual_rule_gives(name: str):
     recorded = expected(folder)
     scores = scored(folder, "tvsum", truth=one_of(folder.parent, "gt"))
     assert scores.metrics["top5_map"] == pytest.approx(recorded["mAP_top5"], abs=1e-9)
-    ours = {video: figures["top5_map"] for video, figures in scores.items.items()}
+    ours = {video: metrics["top5_map"] for video, metrics in scores.items.items()}
     assert ours == pytest.approx(recorded["per_video"], abs=1e-9)
 
 

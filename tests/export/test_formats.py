@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timechat.answers.events import Answer, Event
-from timechat.cli.options import Format
 from timechat.errors import VideoError
-from timechat.export import FORMATS, event_lines, to_csv, to_html, to_json, to_jsonl, to_srt, to_text, to_vtt
+from timechat.export import event_lines, to_csv, to_html, to_json, to_jsonl, to_srt, to_text, to_vtt
 from timechat.export import write_text_atomically as write
 
 STEPS = Answer(
@@ -199,10 +198,6 @@ def test_vtt_captions_read_back_the_same(lines):
     caption = "\n".join(" ".join(line.split()) for line in lines)
     [(_, _, text)] = subtitles(to_vtt(Answer("", [Event(0, 1, caption)])), ".")
     assert html.unescape(text) == caption
-
-
-def test_the_formats_of_the_command_line_are_these():
-    assert list(FORMATS) == [form.value for form in Format]
 
 
 # -------------------------------------------------------------------------------------------------- the page

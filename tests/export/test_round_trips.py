@@ -61,9 +61,9 @@ rates = st.sampled_from([Fraction(24000, 1001), 24, 25, NTSC, 30, 50, Fraction(6
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_gives_a_text_that_ends_a_line_also_for_no_events(form):
-    assert FORMATS[form](FILM).endswith("\n")
+    assert FORMATS[form].write(FILM).endswith("\n")
     if form != "youtube":
-        assert isinstance(FORMATS[form](Answer("")), str)
+        assert isinstance(FORMATS[form].write(Answer("")), str)
     assert export_notes(Answer(""), form) == []
 
 

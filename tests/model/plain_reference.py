@@ -7,6 +7,7 @@ not a mistake of the other. Everything is float32 on the CPU; nothing is fast.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ LORA = "llama_model.base_model.model."
 
 @dataclass(frozen=True)
 class Settings:
-    """What the original reads from its configuration files and the tensors do not tell."""
+    """Settings that the original reads from its configuration files, because tensors do not show them."""
 
     image_size: int
     vit_heads: int
@@ -32,12 +33,12 @@ class Settings:
     lora_alpha: float = 32.0
 
 
-# Loading: later files overwrite earlier ones, what the model does not have is ignored.
+# Loading: later files overwrite earlier ones, unknown keys are ignored.
 
 
 def load_original(
     settings: Settings, vit: Path, qformer: Path, llm: Path, checkpoint: Path
-) -> tuple[State, dict[str, object]]:
+) -> tuple[State, dict[str, Any]]:
     """Return the state of the assembled model and the language model's config.json."""
     state = {f"visual_encoder.{key}": value for key, value in torch.load(vit, weights_only=True).items()}
     grid = settings.image_size // state["visual_encoder.patch_embed.proj.weight"].shape[-1]
@@ -139,7 +140,7 @@ def bert_feed_forward(state: State, layer: str, suffix: str, x: Tensor) -> Tenso
 def bert_layers(
     state: State, name: str, x: Tensor, num_queries: int, source: Tensor, heads: int, bias: Tensor | float = 0.0
 ) -> Tensor:
-    """Run all layers: everything attends to itself, only queries to `source`, each kind has its feed-forward."""
+    """Run all layers: self-attention for all, cross-attention to `source` for queries, a feed-forward for each kind."""
     i = 0
     while f"{name}.encoder.layer.{i}.attention.self.query.weight" in state:
         layer = f"{name}.encoder.layer.{i}"
@@ -217,7 +218,7 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 
 def llama_logits(
     state: State,
-    config: dict[str, object],
+    config: dict[str, Any],
     alpha: float,
     embeds: Tensor,
     mask: Tensor | None = None,
@@ -247,13 +248,13 @@ def llama_logits(
 
 
 def training_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each position answers for the next token; labels of -100 do not count."""
+    """Return the loss of each next token; labels of -100 do not count."""
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
 
 @torch.no_grad()
-def greedy(state: State, config: dict[str, object], alpha: float, embeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Continue one prompt without a cache; also return by how much the best token won each time."""
+def greedy(state: State, config: dict[str, Any], alpha: float, embeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Continue one prompt without a cache; also return the margin of the best token at each step."""
     ids, margins = [], []
     for _ in range(steps):
         best = llama_logits(state, config, alpha, embeds)[0, -1].topk(2)

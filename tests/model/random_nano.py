@@ -1,4 +1,4 @@
-"""A small model with random weights and, as the original has, a vision transformer: for tests of what is around it."""
+"""A small model with random weights and, like the original, a vision transformer, for tests of code around a model."""
 
 import torch
 from transformers import GenerationConfig
@@ -13,7 +13,7 @@ _SEED = 0
 
 
 def build_random_nano() -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
-    """Build the model and its processor, with the tokenizers of the built-in model; the same ones every time."""
+    """Build the model and its processor, with the tokenizers of the built-in model; the result is always the same."""
     nano = TimeChatProcessor.from_pretrained(str(NANO_FOLDER))
     tokenizer, qformer_tokenizer = nano.tokenizer, nano.qformer_tokenizer
     config = TimeChatConfig(

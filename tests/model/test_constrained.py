@@ -1,4 +1,4 @@
-"""Answers kept in their form: whatever the model's scores say, what comes out can be read."""
+"""Constrained decoding: an answer can be parsed, whatever the scores of the model are."""
 
 import re
 from itertools import pairwise
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.model.tiny import made_frames
 from timechat import TimeChat
-from timechat.answers.events import Event, Task, format_events
-from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, answer_grammar
-from timechat.answers.parsing import parse_events
+from timechat.answers.events import Event, Task
+from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import answer_grammar, format_events, parse_events
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.pipeline import DecodingOptions
 
@@ -36,20 +36,21 @@ def llama(converted) -> TimeChat:
 
 
 @pytest.fixture(scope="module", params=["nano", "llama"])
-def constraints(request, nano, llama) -> GrammarCompiler:
-    return {"nano": nano, "llama": llama}[request.param].work.constraints
+def compiler(request, nano, llama) -> GrammarCompiler:
+    return {"nano": nano, "llama": llama}[request.param].executor.grammar_compiler
 
 
-def draw(constraints: GrammarCompiler, task: str, duration: float, budget: int, seed: int, likes_end: float) -> str:
-    """Write an answer with random scores, as `generate` would; `likes_end` is added to the end's."""
-    shape = answer_grammar(task, duration=duration)
-    processor = constraints.logits_processor([shape], budget)
-    by_score = constraints.state(shape)
+def draw(compiler: GrammarCompiler, task: Task, duration: float, budget: int, seed: int, end_bonus: float) -> str:
+    """Generate an answer from random scores, as `generate` does; `end_bonus` is added to the score of the end."""
+    grammar = answer_grammar(task, duration=duration)
+    assert grammar is not None
+    processor = compiler.logits_processor([grammar], budget)
+    by_score = compiler.state(grammar)
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = []
     for _ in range(budget):
-        scores = torch.randn(1, constraints.vocab_size, generator=generator) * 3
-        scores[0, list(constraints.eos_token_ids)] += likes_end
+        scores = torch.randn(1, compiler.vocab_size, generator=generator) * 3
+        scores[0, list(compiler.eos_token_ids)] += end_bonus
         masked = processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores.clone())
         stays = masked[0] > float("-inf")
         assert torch.equal(masked[0][stays], scores[0][stays])
@@ -57,10 +58,10 @@ def draw(constraints: GrammarCompiler, task: str, duration: float, budget: int, 
         ids.append(int(masked.argmax()))
         assert likeliest == ids[-1]
         by_score.accept_token(likeliest)
-        if ids[-1] in constraints.eos_token_ids:
+        if ids[-1] in compiler.eos_token_ids:
             break
-    assert ids[-1] in constraints.eos_token_ids, "the answer was cut off"
-    return constraints.engine.decode_bytes(ids[:-1]).decode("utf-8", "replace").strip()
+    assert ids[-1] in compiler.eos_token_ids, "the answer was cut off"
+    return compiler.engine.decode_bytes(ids[:-1]).decode("utf-8", "replace").strip()
 
 
 @settings(max_examples=40)
@@ -69,10 +70,10 @@ def draw(constraints: GrammarCompiler, task: str, duration: float, budget: int, 
     duration=st.sampled_from([0.0, 0.3, 1.0, 7.25, 31.1, 60.0, 599.9, 18000.0]),
     budget=st.sampled_from([48, 96, 200]),
     seed=st.integers(0, 10**6),
-    likes_end=st.sampled_from([-50.0, 0.0, 5.0]),
+    end_bonus=st.sampled_from([-50.0, 0.0, 5.0]),
 )
-def test_whatever_is_written_can_be_read(constraints, task, duration, budget, seed, likes_end):
-    text = draw(constraints, task, duration, budget, seed, likes_end)
+def test_every_constrained_answer_can_be_parsed(compiler, task, duration, budget, seed, end_bonus):
+    text = draw(compiler, task, duration, budget, seed, end_bonus)
     parsed = parse_events(text, task=task, duration=duration)
     if text in DENIALS:
         return
@@ -93,70 +94,73 @@ def test_whatever_is_written_can_be_read(constraints, task, duration, budget, se
         assert all(e.caption for e in events) or task == "grounding"
 
 
-def test_limits_hold_where_one_token_writes_the_gap_and_the_next_time():
-    shape = answer_grammar("dense_caption", duration=600.0, max_events=2)
-    one, two = "1.0 - 2.0 seconds, A.  ", "1.0 - 2.0 seconds, A.  3.0 - 4.0 seconds, B.  "
-    for begun in ("", "5", "5.0"):
-        assert shape.allows(one + begun, 500)
-        assert not shape.allows(two + begun, 500)  # a third event
-        assert not shape.allows(one + begun, 3)  # no room to end it
+def test_limits_hold_for_tokens_with_separator_and_time():
+    grammar = answer_grammar("dense_caption", duration=600.0)
+    assert grammar is not None
+    assert grammar.allows is not None
+    full = "".join(f"{start}.0 - {start + 1}.0 seconds, A.  " for start in range(1, MAX_EVENTS + 1))
+    one_less = full.removesuffix(f"{MAX_EVENTS}.0 - {MAX_EVENTS + 1}.0 seconds, A.  ")
+    for begun in ("", "70", "70.0"):
+        assert grammar.allows(one_less + begun, 500)
+        assert not grammar.allows(full + begun, 500)  # one event too many
+        assert not grammar.allows(one_less + begun, 3)  # too few tokens left to end it
 
 
-def test_an_answer_of_odd_signs_comes_to_its_end(nano):
-    """Logits that like spaces, strange signs and full stops, and never the end."""
-    constraints = nano.work.constraints
-    odd = np.array([not text.isalnum() or not text.isascii() for text in constraints.texts])
+def test_an_answer_of_unusual_characters_ends(nano):
+    """With logits that prefer spaces, unusual characters and full stops, and never the end."""
+    compiler = nano.executor.grammar_compiler
+    odd = np.array([not text.isalnum() or not text.isascii() for text in compiler.texts])
     likes = torch.from_numpy(odd.astype(np.float32)) * 6
     for seed in range(40):
         budget = (48, 96, 160)[seed % 3]
-        processor = constraints.processor([answer_grammar("dense_caption", duration=60.0)], budget)
+        processor = compiler.logits_processor([answer_grammar("dense_caption", duration=60.0)], budget)
         generator = torch.Generator().manual_seed(seed)
         ids: list[int] = []
-        while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
-            scores = torch.randn(1, constraints.vocab_size, generator=generator) * 3 + likes
-            scores[0, list(constraints.eos_token_ids)] = -50
+        while len(ids) < budget and (not ids or ids[-1] not in compiler.eos_token_ids):
+            scores = torch.randn(1, compiler.vocab_size, generator=generator) * 3 + likes
+            scores[0, list(compiler.eos_token_ids)] = -50
             ids.append(int(processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores).argmax()))
         text = nano.processor.decode(ids)
-        assert ids[-1] in constraints.eos_token_ids, text
+        assert ids[-1] in compiler.eos_token_ids, text
         parsed = parse_events(text, task="dense_caption", duration=60.0)
         assert parsed.notes == (), text
         assert all(event.caption for event in parsed.events), text
 
 
-def test_a_list_of_moments_leaves_room_for_their_scores(constraints):
-    """A model that would go on listing times is brought to their scores in time."""
-    tokenizer = constraints._tokenizer
+def test_a_list_of_moments_leaves_room_for_the_scores(compiler):
+    """A model that would list times without end still writes the scores."""
+    tokenizer = compiler._tokenizer
     head = tokenizer(" The highlight timestamps are in the", add_special_tokens=False).input_ids
     comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
     for budget in (80, 120, 200):
-        processor = constraints.processor([answer_grammar("highlights", duration=600.0)], budget)
+        processor = compiler.logits_processor([answer_grammar("highlights", duration=600.0)], budget)
         ids: list[int] = []
         generator = torch.Generator().manual_seed(budget)
-        while len(ids) < budget and (not ids or ids[-1] not in constraints.eos_token_ids):
-            scores = torch.randn(1, constraints.vocab_size, generator=generator)
+        while len(ids) < budget and (not ids or ids[-1] not in compiler.eos_token_ids):
+            scores = torch.randn(1, compiler.vocab_size, generator=generator)
             scores[0, comma] += 20
             scores[0, head[len(ids)] if len(ids) < len(head) else comma] += 50
             ids.append(int(processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores).argmax()))
-        assert ids[-1] in constraints.eos_token_ids
-        text = constraints.engine.decode_bytes(ids[:-1]).decode().strip()
+        assert ids[-1] in compiler.eos_token_ids
+        text = compiler.engine.decode_bytes(ids[:-1]).decode().strip()
         parsed = parse_events(text, task="highlights", duration=600.0)
         assert parsed.notes == (), text
         assert len(parsed.events) > 1
 
 
-def test_the_same_is_never_told_again_and_again(nano):
-    """A model that wants nothing else is made to move on in time."""
-    constraints = nano.work.constraints
+def test_an_event_is_not_repeated_without_end(nano):
+    """A model that would repeat one event must continue with later times."""
+    compiler = nano.executor.grammar_compiler
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
     gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
-    processor = constraints.processor([answer_grammar("dense_caption", duration=60.0)], 400)
+    processor = compiler.logits_processor([answer_grammar("dense_caption", duration=60.0)], 400)
     ids: list[int] = []
-    while len(ids) < 400 and (not ids or ids[-1] not in constraints.eos_token_ids):
-        scores = torch.zeros(1, constraints.vocab_size)
+    while len(ids) < 400 and (not ids or ids[-1] not in compiler.eos_token_ids):
+        scores = torch.zeros(1, compiler.vocab_size)
         scores[0, wanted] = 1.0
         scores[0, gap] = 2.0
         scores[0, wanted[len(ids) % (len(wanted) + 1) - 1]] = 3.0
-        scores[0, list(constraints.eos_token_ids)] = -9.0
+        scores[0, list(compiler.eos_token_ids)] = -9.0
         ids.append(int(processor(torch.tensor([ids], dtype=torch.long).view(1, -1), scores).argmax()))
     text = nano.processor.decode(ids)
     events = parse_events(text, task="dense_caption", duration=60.0).events
@@ -174,7 +178,7 @@ words = st.sampled_from(
 
 @settings(max_examples=30)
 @given(spans, words, st.sampled_from(["dense_caption", "steps", "transcribe", "grounding", "highlights"]))
-def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, task):
+def test_training_answers_are_allowed_unchanged(compiler, tenths, caption, task):
     times = [tenth / 10 for tenth in tenths]
     if task == "highlights":
         events = [Event(time, time, score=i % 5 + 0.5) for i, time in enumerate(times)]
@@ -182,45 +186,43 @@ def test_right_answers_are_allowed_as_they_are(constraints, tenths, caption, tas
         pairs = list(pairwise(times))[:: 1 if task != "grounding" else 99]
         events = [Event(a, b, caption if i % 2 else "Something else happens.") for i, (a, b) in enumerate(pairs)]
     text = format_events(events, task)
-    ids = constraints._tokenizer(f" {text}", add_special_tokens=False).input_ids
-    if constraints._tokenizer.unk_token_id in ids:
-        return  # the small vocabulary cannot spell it
-    processor = constraints.processor([answer_grammar(task, duration=60.0)], 600)
-    for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
-        scores = torch.zeros(1, constraints.vocab_size)
+    ids = compiler._tokenizer(f" {text}", add_special_tokens=False).input_ids
+    if compiler._tokenizer.unk_token_id in ids:
+        return  # the small vocabulary cannot write it
+    processor = compiler.logits_processor([answer_grammar(task, duration=60.0)], 600)
+    for i, token in enumerate([*ids, compiler.eos_token_ids[0]]):
+        scores = torch.zeros(1, compiler.vocab_size)
         masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), scores)
         assert masked[0, token] == 0, (
             text,
-            constraints.engine.decode_str(ids[:i]),
-            constraints.engine.decode_str([token]),
+            compiler.engine.decode_str(ids[:i]),
+            compiler.engine.decode_str([token]),
         )
 
 
 @pytest.mark.parametrize(
     "denial", [("grounding", NOT_FOUND_ANSWER), ("highlights", NO_MOMENTS), ("transcribe", NO_SPEECH)]
 )
-def test_it_may_be_said_that_there_is_nothing(nano, denial):
+def test_an_answer_may_say_that_nothing_was_found(nano, denial):
     task, text = denial
-    constraints = nano.work.constraints
+    compiler = nano.executor.grammar_compiler
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
-    processor = constraints.processor([answer_grammar(task, duration=60.0)], 100)
-    for i, token in enumerate([*ids, constraints.eos_token_ids[0]]):
-        masked = processor(
-            torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), torch.zeros(1, constraints.vocab_size)
-        )
+    processor = compiler.logits_processor([answer_grammar(task, duration=60.0)], 100)
+    for i, token in enumerate([*ids, compiler.eos_token_ids[0]]):
+        masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), torch.zeros(1, compiler.vocab_size))
         assert masked[0, token] == 0
 
 
-def test_rows_of_a_batch_do_not_disturb_each_other(nano):
-    constraints = nano.work.constraints
-    tasks = ["grounding", "dense_caption", "highlights"]
-    shapes = [answer_grammar(task, duration=30.0) for task in tasks]
-    together = constraints.processor([*shapes, None], 60)
-    alone = [constraints.processor([shape], 60) for shape in shapes]
+def test_rows_of_a_batch_are_constrained_independently(nano):
+    compiler = nano.executor.grammar_compiler
+    tasks: list[Task] = ["grounding", "dense_caption", "highlights"]
+    grammars = [answer_grammar(task, duration=30.0) for task in tasks]
+    together = compiler.logits_processor([*grammars, None], 60)
+    alone = [compiler.logits_processor([grammar], 60) for grammar in grammars]
     generator = torch.Generator().manual_seed(3)
     ids = torch.zeros(4, 0, dtype=torch.long)
     for _ in range(25):
-        scores = torch.randn(4, constraints.vocab_size, generator=generator)
+        scores = torch.randn(4, compiler.vocab_size, generator=generator)
         masked = together(ids, scores.clone())
         for i, processor in enumerate(alone):
             assert torch.equal(masked[i], processor(ids[i : i + 1], scores[i : i + 1].clone())[0])
@@ -228,15 +230,15 @@ def test_rows_of_a_batch_do_not_disturb_each_other(nano):
         ids = torch.cat([ids, masked.argmax(-1, keepdim=True)], dim=1)
 
 
-def test_a_token_that_may_not_come_is_not_taken_where_all_others_are_of_no_likelihood(constraints):
-    shape = answer_grammar("grounding", duration=30.0)
-    scores = np.full(constraints.vocab_size, -np.inf, np.float32)
-    token = constraints.constraint(shape).likeliest(scores, 64)
-    assert constraints.constraint(shape).next_tokens(64)[token]
-    assert not constraints.constraint(shape).next_tokens(64)[0]  # which is what the largest of equals would be
+def test_a_forbidden_token_is_not_chosen_when_all_scores_are_inf(compiler):
+    grammar = answer_grammar("grounding", duration=30.0)
+    scores = np.full(compiler.vocab_size, -np.inf, np.float32)
+    token = compiler.state(grammar).most_likely_token(scores, 64)
+    assert compiler.constraint(grammar).next_tokens(64)[token]
+    assert not compiler.state(grammar).allowed_tokens(64)[0]  # token 0 is the argmax of equal scores
 
 
-def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
+def test_a_valid_answer_is_the_same_without_constraint(nano):
     frames = made_frames(20, size=96, seconds=10.0)
     for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:
         free = nano.run(task, frames, words, decoding=DecodingOptions(is_free=True))
@@ -246,7 +248,7 @@ def test_an_answer_that_is_in_form_is_left_as_it_is(nano):
         assert shaped.notes == ()
 
 
-def test_a_model_with_random_weights_answers_in_form(llama):
+def test_a_model_with_random_weights_gives_valid_answers(llama):
     for task in SHAPED:
         answer = llama.run(
             task, made_frames(6, size=56, seconds=12.0), "a light", decoding=DecodingOptions(max_new_tokens=96)
@@ -259,6 +261,6 @@ def test_a_model_with_random_weights_answers_in_form(llama):
     assert "no event could be read from the answer" in free.notes
 
 
-def test_free_tasks_have_no_form():
+def test_tasks_with_free_text_have_no_grammar():
     assert answer_grammar("ask", duration=10) is None
     assert answer_grammar("summary", duration=10) is None

@@ -1,4 +1,4 @@
-"""Original checkpoints become a folder that loads, or a clear word and nothing at all."""
+"""Original checkpoints become a folder that loads, or a clear error without any files."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,13 +24,13 @@ from timechat.model.modeling import TimeChatForConditionalGeneration as Model
 from timechat.model.processing import TimeChatProcessor
 
 
-def files(**changes: Path) -> OriginalFiles:
+def files(**changes: Path) -> Any:
     return OriginalFiles.find(**(golden_checkpoint(timechat="timechat_7b.pth") | changes))
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
-    """The recorded files, laid out as the original instructions say."""
+    """The recorded files in the layout of the original instructions."""
     folder = tmp_path / "ckpt"
     for part, path in golden_checkpoint(timechat="timechat_7b.pth").items():
         target = folder / LAYOUT[part]
@@ -38,14 +39,14 @@ def layout(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_layout_of_the_original_instructions_is_understood(layout, tmp_path, converted):
+def test_files_are_found_in_the_original_layout(layout, tmp_path, converted):
     convert(OriginalFiles.find(layout), tmp_path / "out", overrides=GOLDEN_OVERRIDES)
     ours, want = (Model.from_pretrained(path).state_dict() for path in (tmp_path / "out", converted))
     assert ours.keys() == want.keys()
     assert all(torch.equal(ours[key], want[key]) for key in want)
 
 
-def test_a_file_given_by_its_own_option_wins_over_the_layout(layout, tmp_path):
+def test_an_option_overrides_the_layout(layout, tmp_path):
     other = tmp_path / "other.pth"
     shutil.copy(layout / LAYOUT["timechat"], other)
     assert OriginalFiles.find(layout, timechat=other).timechat == other
@@ -64,7 +65,12 @@ def test_sizes_are_read_from_the_tensors(converted):
 
 
 def test_any_part_of_the_config_can_be_overridden(tmp_path):
-    overrides = GOLDEN_OVERRIDES | {"window_size": 8, "stride": 4, "max_frame_positions": 40, "lora_alpha": 20}
+    overrides: dict[str, object] = GOLDEN_OVERRIDES | {
+        "window_size": 8,
+        "stride": 4,
+        "max_frame_positions": 40,
+        "lora_alpha": 20,
+    }
     overrides["timestamp_tokenizer"] = "llama"
     report = convert(files(), tmp_path / "out", overrides=overrides)
     model = Model.from_pretrained(tmp_path / "out")
@@ -75,7 +81,7 @@ def test_any_part_of_the_config_can_be_overridden(tmp_path):
     assert TimeChatProcessor.from_pretrained(tmp_path / "out").config.timestamp_tokenizer == "llama"
 
 
-def test_the_towers_position_table_is_interpolated_to_another_image_size(tmp_path):
+def test_vision_positions_are_interpolated_to_another_image_size(tmp_path):
     overrides = GOLDEN_OVERRIDES | {"vision_config": {"image_size": 84, "num_attention_heads": 4}}
     convert(files(), tmp_path / "out", overrides=overrides)
     table = Model.from_pretrained(tmp_path / "out").frame_encoder.vision_model.embeddings.position_embedding
@@ -88,13 +94,13 @@ def test_the_towers_position_table_is_interpolated_to_another_image_size(tmp_pat
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_frame_positions_are_stretched_by_repeating_the_originals_rows(case):
+def test_frame_positions_are_interpolated_by_repeating_rows(case):
     recorded = golden_host_side()["frame_pos_interpolation"][case]
     table = torch.arange(recorded["old"])[:, None]
     assert interpolate_frames(table, num_frames=recorded["new"]).flatten().tolist() == recorded["source_row"]
 
 
-def test_every_key_is_accounted_for(tmp_path):
+def test_every_key_is_in_the_report(tmp_path):
     report = convert(files(), tmp_path / "out", overrides=GOLDEN_OVERRIDES)
     for path in (files().vit, files().qformer, files().timechat):
         content = torch.load(path, weights_only=True)
@@ -105,7 +111,7 @@ def test_every_key_is_accounted_for(tmp_path):
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["used"] == report.used
 
 
-def test_a_complete_state_dict_of_the_original_finds_its_places():
+def test_an_original_state_dict_is_renamed_completely():
     assert rename("llama_model.base_model.model.model.layers.3.self_attn.q_proj.base_layer.weight") == (
         "language_model.model.layers.3.self_attn.q_proj.weight"
     )
@@ -163,7 +169,7 @@ def test_the_language_models_rope_theta_can_be_overridden(tmp_path):
     assert Model.from_pretrained(tmp_path / "out").config.text_config.rope_parameters["rope_theta"] == 777.0
 
 
-def test_an_adapter_of_some_layers_only_leaves_the_others_alone(tmp_path):
+def test_an_adapter_of_some_layers_does_not_change_the_others(tmp_path):
     content = torch.load(files().timechat, weights_only=True)
     content["model"] = {k: v for k, v in content["model"].items() if not ("lora_" in k and ".layers.1." in k)}
     torch.save(content, tmp_path / "half.pth")
@@ -173,7 +179,7 @@ def test_an_adapter_of_some_layers_only_leaves_the_others_alone(tmp_path):
     assert not hasattr(layers[1].self_attn.q_proj, "lora_A")
 
 
-# What must not work, and says so.
+# Inputs that must be refused.
 
 
 def fails(tmp_path: Path, match: str, overrides=GOLDEN_OVERRIDES, **changes: Path) -> None:
@@ -202,11 +208,13 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     fails(tmp_path, r"llama_proj.weight has the shape \[32, 48\], expected \[64, 48\]", timechat=tmp_path / "odd.pth")
 
 
-def test_weights_that_lack_a_part_are_refused(tmp_path):
+def test_weights_with_missing_keys_are_refused(tmp_path):
     content = torch.load(files().timechat, weights_only=True)
     content["model"] = {key: value for key, value in content["model"].items() if not key.startswith("llama_proj")}
     torch.save(content, tmp_path / "part.pth")
-    match = r"nothing for video_qformer.projection.weight, video_qformer.projection.bias, .* part.pth \(--timechat\)"
+    match = (
+        r"checkpoints lack video_qformer.projection.weight, video_qformer.projection.bias, .* part.pth \(--timechat\)"
+    )
     fails(tmp_path, match, timechat=tmp_path / "part.pth")
 
 
@@ -237,7 +245,7 @@ def with_tensor(tmp_path: Path, part: str, key: str, tensor: torch.Tensor) -> di
         ("timechat", "llama_model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", ()),
     ],
 )
-def test_a_tensor_of_an_odd_shape_is_named(tmp_path, part, key, shape):
+def test_a_tensor_with_a_wrong_shape_is_named(tmp_path, part, key, shape):
     fails(tmp_path, rf"{key} has the shape \[", **with_tensor(tmp_path, part, key, torch.zeros(shape)))
 
 
@@ -247,14 +255,14 @@ def test_an_index_without_a_weight_map_is_refused(tmp_path):
     fails(tmp_path, "index.json has no weight_map", llm=tmp_path / "llm")
 
 
-def test_a_folder_without_a_tokenizer_says_what_was_expected(tmp_path):
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     shutil.copytree(files().llm, tmp_path / "llm")
     (tmp_path / "llm" / "tokenizer.model").unlink()
-    fails(tmp_path, "holds no tokenizer; expected tokenizer.model or tokenizer.json", llm=tmp_path / "llm")
+    fails(tmp_path, "contains no tokenizer; expected tokenizer.model or tokenizer.json", llm=tmp_path / "llm")
 
 
-def test_a_folder_is_not_taken_for_a_file_nor_a_file_for_a_folder(tmp_path):
-    fails(tmp_path, "is a folder; expected a file", vit=tmp_path)
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(tmp_path):
+    fails(tmp_path, "is a folder; expected a weights file", vit=tmp_path)
     fails(tmp_path, "is a file; expected the folder", llm=files().vit)
     (tmp_path / "new").write_text("")
     with pytest.raises(CheckpointError, match="new is a file; name a new folder"):
@@ -262,7 +270,7 @@ def test_a_folder_is_not_taken_for_a_file_nor_a_file_for_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("words", ["# TimeChat\n", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthis\n"])
-def test_a_file_that_is_not_berts_vocabulary_is_refused(tmp_path, words):
+def test_another_vocabulary_than_that_of_bert_is_refused(tmp_path, words):
     (tmp_path / "vocab.txt").write_text(words)
     fails(tmp_path, "not the vocabulary of bert-base-uncased: it lacks .* more", bert_vocab=tmp_path / "vocab.txt")
 
@@ -281,7 +289,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04 cut", b"<html>log in</html>", pickle.dumps([1, 2]), b"\0\0\0\x18ftypmp42"]
 )
-def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
+def test_an_invalid_checkpoint_is_refused_in_one_line(tmp_path, content):
     (tmp_path / "bad.pth").write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         convert(files(timechat=tmp_path / "bad.pth"), tmp_path / "out")
@@ -291,7 +299,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path, content):
     assert not re.search(r"\(\d*\)", str(caught.value))
 
 
-def test_a_folder_that_is_there_already_is_not_touched(tmp_path):
+def test_an_existing_folder_is_not_changed(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="not empty"):
@@ -307,22 +315,22 @@ def test_an_unknown_or_impossible_config_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
-        ({"window_sze": 16}, "window_sze is no setting: did you mean window_size?"),
+        ({"window_sze": 16}, "window_sze is not a setting: did you mean window_size?"),
         ({"vision_config": {"num_heads": 4}}, "vision_config.num_heads .* vision_config.num_attention_heads"),
         ({"text_config": {"rope_theata": 1.0}}, "did you mean text_config.rope_theta"),
         ({"vision_config": 5}, "vision_config must be an object"),
         ({"window_size": "abc"}, "'window_size' expected int, got str"),
         ({"text_config": {"num_attention_heads": 0}}, "text_config.num_attention_heads must be at least 1, got 0"),
         ({"text_config": {"model_type": "nope"}}, "'nope' is unknown"),
-        ({"vision_config": {"image_size": 60}}, "image_size is 60 pixels, expected a multiple of the patches' 14"),
+        ({"vision_config": {"image_size": 60}}, "image_size is 60 pixels, expected a multiple of the patch size 14"),
         ({"vision_config": {"image_size": [56, 56]}}, "image_size is .56, 56. pixels, expected a multiple"),
     ],
 )
-def test_a_setting_that_does_not_exist_or_cannot_be_is_refused_in_one_line(tmp_path, overrides, match):
+def test_an_unknown_setting_is_refused_in_one_line(tmp_path, overrides, match):
     fails(tmp_path, rf"\A[^\n]*{match}[^\n]*\Z", overrides=GOLDEN_OVERRIDES | overrides)
 
 
-def test_settings_of_whole_config_files_are_all_known(tmp_path, converted):
+def test_all_settings_of_complete_config_files_are_known(tmp_path, converted):
     whole = json.loads((converted / "config.json").read_text())
     convert(files(), tmp_path / "out", overrides=whole)
     old = {"text_config": json.loads((files().llm / "config.json").read_text())}
@@ -330,16 +338,14 @@ def test_settings_of_whole_config_files_are_all_known(tmp_path, converted):
     convert(files(), tmp_path / "again", overrides=GOLDEN_OVERRIDES | old)
 
 
-def test_what_tensors_cannot_tell_is_noted_unless_it_is_given(tmp_path):
+def test_assumed_settings_are_noted_unless_given(tmp_path):
     overrides = GOLDEN_OVERRIDES | {"stride": 16}
     notes = convert(files(), tmp_path / "out", overrides=overrides).notes
-    assert any(
-        note.startswith("assumed, because tensors cannot tell: window_size=32, max_frame_positions=96;")
-        for note in notes
-    )
+    expected = "assumed, because tensors do not show it: window_size=32, max_frame_positions=96;"
+    assert any(note.startswith(expected) for note in notes)
 
 
-def test_files_of_one_name_are_told_apart_in_the_report(tmp_path):
+def test_files_of_the_same_name_get_different_labels(tmp_path):
     for part in ("vit", "timechat"):
         (tmp_path / part).mkdir()
         shutil.copy(getattr(files(), part), tmp_path / part / "weights.pth")
@@ -348,7 +354,7 @@ def test_files_of_one_name_are_told_apart_in_the_report(tmp_path):
     assert {"vit/weights.pth", "timechat/weights.pth", "instruct_blip.pth"} <= report.used.keys()
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+def test_files_of_a_killed_run_are_removed_by_the_next(tmp_path):
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "model.safetensors").write_text("half")
     convert(files(), tmp_path / "out", overrides=GOLDEN_OVERRIDES)
@@ -357,13 +363,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
 def number(request):
-    """A signal that is not ignored, whatever the tests were started by (nohup ignores SIGHUP)."""
+    """A signal that is not ignored, even if the parent of the tests ignores SIGHUP (nohup)."""
     before = signal.signal(request.param, signal.SIG_DFL)
     yield request.param
     signal.signal(request.param, before)
 
 
-def test_a_signal_ends_the_command_and_leaves_nothing(layout, tmp_path, monkeypatch, number):
+def test_a_signal_ends_the_command_without_leftover_files(layout, tmp_path, monkeypatch, number):
     def end(*_: object, **__: object) -> None:
         assert (tmp_path / ".out.partial").is_dir()
         os.kill(os.getpid(), number)

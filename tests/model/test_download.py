@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
 import struct
 import threading
@@ -53,7 +54,7 @@ class Reply:
     """Bytes of the body before the connection is cut."""
     is_reset: bool = False
     knows_ranges: bool = True
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str | None] = field(default_factory=dict)
 
 
 class Server(ThreadingHTTPServer):
@@ -78,7 +79,7 @@ class Server(ThreadingHTTPServer):
             lfs = {"lfs": {"sha256": sha256, "size": len(body), "pointerSize": 130}} if sha256 else {}
             siblings.append({"rfilename": path, "size": len(body), "blobId": BLOB_ID, **lfs})
             etag = f'"{sha256 or BLOB_ID}"'
-            headers = {"X-Repo-Commit": COMMIT}
+            headers: dict[str, str | None] = {"X-Repo-Commit": COMMIT}
             self.replies[f"/{repository}/resolve/{COMMIT}/{path}"] = [Reply(body=body, etag=etag, headers=headers)]
         tree = [{"type": "file", "path": s["rfilename"], "size": s["size"], "oid": BLOB_ID} for s in siblings]
         info = {"id": repository, "sha": COMMIT, "siblings": siblings}
@@ -101,13 +102,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         names = {"range": "Range", "if-range": "If-Range", "authorization": "Authorization"}
-        self.server.asked[self.path].append({names.get(n.lower(), n): value for n, value in self.headers.items()})
+        self._server.asked[self.path].append({names.get(n.lower(), n): value for n, value in self.headers.items()})
         replies = self.replies()
         self.answer(replies.pop(0) if len(replies) > 1 else replies[0])
 
+    @property
+    def _server(self) -> Server:
+        assert isinstance(self.server, Server)
+        return self.server
+
     def replies(self):
         path = self.path.partition("?")[0] if self.path.startswith("/api/") else self.path
-        return self.server.replies.get(path) or [Reply(status=404, body=b"")]
+        return self._server.replies.get(path) or [Reply(status=404, body=b"")]
 
     def answer(self, reply, *, is_head=False):
         self.close_connection = True
@@ -303,7 +309,7 @@ def test_a_part_longer_than_the_file_starts_over(server, part, tmp_path, monkeyp
 
 def test_two_downloads_into_one_file_are_detected(server, part, tmp_path, monkeypatch):
     server.replies["/vit.pth"] = [Reply()]
-    original = fetch.http_get
+    original = fetch.http_get  # type: ignore[attr-defined]
 
     def with_another_writer(address, handle, **options):
         original(address, handle, **options)
@@ -344,7 +350,7 @@ def test_an_empty_file_is_a_file(server, part, tmp_path):
 
 def test_a_full_disk_is_detected_before_the_download(server, part, tmp_path, monkeypatch):
     server.replies["/vit.pth"] = [Reply()]
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
     with pytest.raises(DownloadError, match=r"eva/vit\.pth needs 50\.0 kB more, but .* has 1\.0 kB free; free some"):
         download(tmp_path, [part])
     assert files_in(tmp_path) == []
@@ -571,8 +577,8 @@ def test_a_missing_model_is_one_line(server):
     with pytest.raises(CheckpointError) as caught:
         find_folder("some/one")
     assert str(caught.value) == (
-        f"'some/one' is no folder here and cannot be downloaded as a model: {server.address}/some/one answered 401: it "
-        "does not exist or is not public; if it is private, give a token in HF_TOKEN"
+        f"'some/one' is not a local folder and cannot be downloaded as a model: {server.address}/some/one answered 401: "
+        "it does not exist or is not public; if it is private, give a token in HF_TOKEN"
     )
 
 

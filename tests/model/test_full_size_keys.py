@@ -1,4 +1,4 @@
-"""The key map holds for the published files at their full size; nothing is allocated."""
+"""The key map is correct for the published files at full size; no tensor is allocated."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -59,13 +59,13 @@ def reasons(plan: ConversionPlan, file: str) -> set[str]:
     return set(plan.report.ignored.get(Path(file).name, {}).values())
 
 
-def test_every_tensor_of_the_model_is_planned_once_and_in_its_shape(plan, full_size_model):
+def test_every_tensor_is_planned_once_with_its_shape(plan, full_size_model):
     expected = {name: tuple(tensor.shape) for name, tensor in full_size_model.state_dict().items()}
     assert len(plan.tensors) == len(expected)
     assert {tensor.name: tensor.info.shape for tensor in plan.tensors} == expected
 
 
-def test_every_tensor_keeps_the_number_format_of_its_file(plan):
+def test_every_tensor_keeps_the_dtype_of_its_file(plan):
     halves = ("frame_encoder.vision_model.embeddings", "frame_encoder.vision_model.encoder", "language_model")
     for tensor in plan.tensors:
         assert tensor.info.dtype == (torch.float16 if tensor.name.startswith(halves) else torch.float32), tensor.name
@@ -89,7 +89,7 @@ def test_every_key_of_every_file_is_used_ignored_or_overridden(plan, checkpoint)
         assert used + overridden + len(report.ignored.get(name, {})) == len(file.tensors), name
 
 
-def test_only_the_last_block_of_the_tower_is_left_out(plan):
+def test_only_the_last_vision_block_is_left_out(plan):
     block = {"norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.q_bias", "attn.v_bias"}
     block |= {"attn.qkv.weight", "attn.proj.weight", "attn.proj.bias"}
     block |= {"mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"}
@@ -97,7 +97,7 @@ def test_only_the_last_block_of_the_tower_is_left_out(plan):
     assert reasons(plan, LAYOUT["vit"]) == {"the model uses blocks 0 to 38"}
 
 
-def test_of_the_other_files_only_buffers_and_the_foreign_projection_are_left_out(plan, checkpoint):
+def test_only_buffers_and_the_foreign_projection_are_left_out(plan, checkpoint):
     position_ids = "bert.embeddings.position_ids"
     assert plan.report.ignored["instruct_blip_vicuna7b_trimmed.pth"] == {
         f"Qformer.{position_ids}": BUFFER,
@@ -136,7 +136,7 @@ def test_the_adapter_fits_the_language_model(timechat_plan, full_size_model):
     assert {tensor.name: tensor.info.shape for tensor in timechat_plan.lora} == expected
 
 
-def test_the_starting_point_has_no_adapter_and_its_frame_positions_are_stretched():
+def test_the_starting_point_has_no_adapter():
     plan = plan_full_size("video_llama")
     assert plan.lora == []
     assert plan.report.notes == ["video_qformer.frame_positions.weight: interpolated from 32 frames to 96"]
@@ -144,7 +144,7 @@ def test_the_starting_point_has_no_adapter_and_its_frame_positions_are_stretched
     assert table.make(torch.arange(32)[:, None])[:, 0].tolist() == [row for row in range(32) for _ in range(3)]
 
 
-def test_sizes_are_those_of_the_published_model(plan, full_size_model):
+def test_sizes_match_the_published_model(plan, full_size_model):
     config = plan.config
     assert config.vision_config.num_hidden_layers == 39
     assert (config.qformer_config.vocab_size, config.qformer_config.cross_attention_frequency) == (30523, 2)
@@ -156,7 +156,7 @@ def test_sizes_are_those_of_the_published_model(plan, full_size_model):
     assert round(num_parameters / 1e9, 2) == 7.93
 
 
-def test_the_files_are_of_the_published_size():
+def test_the_files_have_the_published_sizes():
     num_bytes = {path: sum(t.num_bytes for t in tensors.values()) for path, tensors in original_tensors(FULL).items()}
     assert round(num_bytes[LAYOUT["vit"]] / 1e9, 1) == 2.0
     assert round(sum(num_bytes.values()) / 1e9, 1) == 17.3
@@ -191,8 +191,8 @@ GOLDEN_SIZES = Sizes(
         ("video_llama", "VL_LLaMA_2_7B_Finetuned.pth"),
     ],
 )
-def test_the_lists_at_small_size_are_those_of_the_recorded_files(part, recorded):
-    """What stands above is checked against lists of ours, so these are checked against the original's."""
+def test_the_small_key_lists_match_the_recorded_files(part, recorded):
+    """The tests above use key lists of this project, so this test compares the lists with the original files."""
     found = WeightFile.inspect(golden_path(f"checkpoints/{recorded}")).tensors
     listed = original_tensors(GOLDEN_SIZES)[LAYOUT[part]]
     only_sometimes_there = ("norm.", "head.")
@@ -201,7 +201,7 @@ def test_the_lists_at_small_size_are_those_of_the_recorded_files(part, recorded)
     assert found == listed
 
 
-def test_another_width_is_found_before_anything_is_read():
+def test_another_width_is_detected_before_reading():
     tensors = original_tensors(replace(FULL, text_width=5120, head_size=160))
     files = file_parts("timechat")
     files["timechat"] = [WeightFile(Path("other.pth"), tensors[LAYOUT["timechat"]])]

@@ -1,4 +1,4 @@
-"""Equivalences that must hold whatever the weights are."""
+"""Equivalences that hold for any weights."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_the_last_window_is_shorter_when_stride_does_not_divide():
     torch.testing.assert_close(tokens[:, 4:], last)
 
 
-def test_overlapping_windows_each_see_their_own_frames():
+def test_overlapping_windows_read_their_own_frames():
     model = tiny_model(window_size=4, stride=2)
     inputs = video_inputs(8)
     assert list(model.config.window_starts(8)) == [0, 2, 4, 6]
@@ -60,7 +60,7 @@ def test_a_window_of_0_reads_the_whole_video_at_once():
     assert model.get_video_features(**video_inputs(9)).shape == (1, 4, 32)
 
 
-def test_frame_positions_restart_after_as_many_frames_as_there_are_positions():
+def test_frame_positions_restart_after_the_last_position():
     model = tiny_model()
     inputs = video_inputs(24)
     second_half = {key: value[:, 12:] for key, value in inputs.items()}
@@ -69,7 +69,7 @@ def test_frame_positions_restart_after_as_many_frames_as_there_are_positions():
     )
 
 
-def test_frames_encoded_in_pieces_are_the_same_as_at_once():
+def test_frames_encoded_in_parts_are_the_same_as_at_once():
     model = tiny_model()
     inputs = video_inputs(7)
     pieces = [
@@ -108,7 +108,7 @@ def test_generating_without_a_cache_gives_the_same_tokens():
     assert torch.equal(model.generate(**inputs, **options), model.generate(**inputs, **options, use_cache=False))
 
 
-def test_beams_and_several_samples_see_the_video_too():
+def test_beam_search_and_several_samples_read_the_video():
     model = tiny_model()
     prompt = prompt_of(model, 6, [5, 6])
     inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), **video_inputs(6)}
@@ -139,7 +139,7 @@ def test_eager_and_sdpa_attention_agree(tmp_path):
     torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
 
 
-def test_vision_can_stay_in_float32_beside_a_language_model_in_half_precision(tmp_path):
+def test_vision_can_stay_in_float32_beside_a_bfloat16_language_model(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     model = type(tiny_model()).from_pretrained(tmp_path, dtype=torch.bfloat16, keep_vision_in_float32=True)
     assert {parameter.dtype for parameter in model.frame_encoder.parameters()} == {torch.float32}
@@ -150,7 +150,7 @@ def test_vision_can_stay_in_float32_beside_a_language_model_in_half_precision(tm
 
 
 @pytest.mark.parametrize("language_model", ["gpt2", "qwen2"])
-def test_another_language_model_takes_its_place_by_config(language_model, tmp_path):
+def test_the_config_can_select_another_language_model(language_model, tmp_path):
     sizes = {
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 90, "n_positions": 64},
         "qwen2": {
@@ -172,7 +172,7 @@ def test_another_language_model_takes_its_place_by_config(language_model, tmp_pa
 
 
 @pytest.mark.parametrize("tower", ["clip_vision_model", "siglip_vision_model"])
-def test_another_vision_tower_takes_its_place_by_config(tower):
+def test_the_config_can_select_another_vision_tower(tower):
     sizes = {
         "hidden_size": 24,
         "intermediate_size": 48,
@@ -215,12 +215,12 @@ def test_gradient_checkpointing_gives_the_same_loss():
     torch.testing.assert_close(checkpointed, plain)
 
 
-# What must not work, and says so.
+# Inputs that must be refused.
 
 
 def test_a_prompt_for_another_number_of_frames_is_refused():
     model = tiny_model()
-    with pytest.raises(ValueError, match="the prompt has 4 places for video tokens, but the video gives 8"):
+    with pytest.raises(ValueError, match="the prompt has 4 placeholders for video tokens, but the video has 8"):
         model(input_ids=prompt_of(model, 4, [5]), **video_inputs(6))
 
 
@@ -253,6 +253,6 @@ def test_ids_and_embeddings_together_are_refused():
         ({"timestamp_tokenizer": "gpt"}, "timestamp_tokenizer must be 'bert' or 'llama', got 'gpt'"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(change, message):
+def test_an_invalid_config_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**change)

@@ -1,4 +1,4 @@
-"""Our model gives the tensors that were recorded from the original system."""
+"""The model gives the tensors that were recorded from the original system."""
 
 from pathlib import Path
 
@@ -21,29 +21,29 @@ def assert_all_hold(comparisons) -> None:
 
 
 @pytest.mark.parametrize("case", parity.INFERENCE_CASES)
-def test_one_video_gives_the_originals_tensors(case, golden_model, golden_processor):
+def test_tensors_of_one_video_match_the_original(case, golden_model, golden_processor):
     assert_all_hold(parity.compare_inference(golden_model, golden_processor, case))
 
 
 @pytest.mark.parametrize("case", ["infer_T8", "infer_T40"])
-def test_llama_time_sentences_give_the_originals_tensors(case, golden_model, llama_processor):
+def test_tensors_with_llama_time_sentences_match_the_original(case, golden_model, llama_processor):
     assert_all_hold(parity.compare_llama_timestamps(golden_model, llama_processor, case))
 
 
 @pytest.mark.parametrize("case", parity.BATCH_CASES)
-def test_left_padded_batches_give_the_originals_tensors(case, golden_model, golden_processor):
+def test_tensors_of_left_padded_batches_match_the_original(case, golden_model, golden_processor):
     assert_all_hold(parity.compare_batch(golden_model, golden_processor, case))
 
 
 @pytest.mark.parametrize("case", parity.TRAINING_CASES)
-def test_training_gives_the_originals_loss_and_gradients(case, trainable_model, llama_processor):
+def test_loss_and_gradients_match_the_original(case, trainable_model, llama_processor):
     processor = llama_processor
     if golden_meta()["cases"][case]["tokenizer_legacy"]:
         processor = legacy_processor(processor)
     assert_all_hold(parity.compare_training(trainable_model, processor, case))
 
 
-def test_the_stage_2_starting_point_gives_the_originals_tensors(tmp_path: Path):
+def test_the_stage_2_starting_point_matches_the_original(tmp_path: Path):
     files = OriginalFiles.find(**golden_checkpoint(video_llama="VL_LLaMA_2_7B_Finetuned.pth"))
     convert(files, tmp_path / "start", overrides=GOLDEN_OVERRIDES)
     model = TimeChatForConditionalGeneration.from_pretrained(tmp_path / "start").eval()
@@ -52,14 +52,14 @@ def test_the_stage_2_starting_point_gives_the_originals_tensors(tmp_path: Path):
     assert_all_hold(parity.compare_inference(model, processor, "infer_T40_stage2_init"))
 
 
-def test_sdpa_attention_holds_the_same_tolerances(converted, golden_processor):
+def test_sdpa_attention_keeps_the_same_tolerances(converted, golden_processor):
     model = TimeChatForConditionalGeneration.from_pretrained(converted, attn_implementation="sdpa").eval()
     assert_all_hold(parity.compare_inference(model, golden_processor, "infer_T8"))
 
 
 @pytest.fixture(scope="module")
 def trainable_model(converted: Path) -> TimeChatForConditionalGeneration:
-    """In evaluation mode (no dropout), as recorded, but with gradients for what the original trains."""
+    """In evaluation mode (no dropout), as in the recording, with gradients of the trained parameters."""
     model = TimeChatForConditionalGeneration.from_pretrained(converted, attn_implementation="eager").eval()
     for name, parameter in model.named_parameters():
         frozen_base = "vision_model." in name or ("language_model." in name and ".lora_" not in name)
@@ -76,7 +76,7 @@ def legacy_processor(processor: TimeChatProcessor) -> TimeChatProcessor:
     return with_timestamps(TimeChatProcessor(tokenizer, processor.qformer_tokenizer, config), "llama")
 
 
-def test_the_tokenizer_writes_the_ids_of_the_originals_library(golden_processor, llama_processor):
+def test_the_tokenizer_matches_the_originals_library(golden_processor, llama_processor):
     for sample in golden_meta()["tokenization_tiny"]:
         source = legacy_processor(llama_processor) if sample["legacy"] else golden_processor
         assert source.tokenizer(sample["text"]).input_ids == sample["ids"]

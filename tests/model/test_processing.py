@@ -1,4 +1,4 @@
-"""Frames and words → tensors."""
+"""Frames and text → tensors."""
 
 import numpy as np
 import pytest
@@ -16,16 +16,18 @@ def test_pixels_are_normalised_as_in_the_original(golden_processor):
     pixels = np.broadcast_to(
         np.array(recorded["values"], dtype=np.uint8)[:, None, None, None], (len(recorded["values"]), 56, 56, 3)
     )
-    frames = Frames(pixels=pixels.copy(), timestamps=np.arange(len(pixels)), duration=float(len(pixels)))
+    frames = Frames(
+        pixels=pixels.copy(), timestamps=np.arange(len(pixels), dtype=np.float64), duration=float(len(pixels))
+    )
     got = golden_processor.normalize(frames)[:, :, 0, 0]
     torch.testing.assert_close(got, torch.tensor(recorded["normalised_rgb"]), atol=1e-6, rtol=0)
 
 
-def test_frames_of_another_size_are_stretched_to_the_towers(golden_processor):
+def test_frames_are_resized_to_the_size_of_the_tower(golden_processor):
     assert golden_processor.normalize(made_frames(3, size=90)).shape == (3, 3, 56, 56)
 
 
-def test_time_sentences_are_padded_to_the_longest_of_their_own_video(golden_processor):
+def test_time_sentences_are_padded_per_video(golden_processor):
     short, long = made_frames(2, size=56, seconds=2), made_frames(2, size=56, seconds=20000)
     batch = golden_processor([short, long], ["a", "b"])
     tokens = [golden_processor.encode_timestamps(video.timestamps)[0].shape[1] for video in (short, long)]
@@ -44,7 +46,7 @@ def test_a_batch_is_left_padded_and_masked(golden_processor):
     assert counts.tolist() == [5, 10]
 
 
-def test_the_answer_of_a_batch_is_that_of_each_video_alone(golden_model, golden_processor):
+def test_a_batch_gives_the_answer_of_each_video_alone(golden_model, golden_processor):
     videos = [made_frames(3, size=56, seed=1), made_frames(40, size=56, seed=2, seconds=3000)]
     questions = ["What?", "And a longer question than that?"]
     options = {"do_sample": False, "max_new_tokens": 8}
@@ -54,7 +56,7 @@ def test_the_answer_of_a_batch_is_that_of_each_video_alone(golden_model, golden_
         assert golden_processor.decode(together[i]) == golden_processor.decode(alone)
 
 
-def test_history_stands_before_the_question(golden_processor):
+def test_history_comes_before_the_question(golden_processor):
     prompt = golden_processor.render_prompt([0.0, 1.5], "and then?", history=[("What?", "A man.")], system="S")
     assert prompt == (
         "[INST] <<SYS>>\nS\n<</SYS>>\n\n<Video><ImageHere></Video> The video contains 2 frames sampled at 0.0, 1.5 "
@@ -73,17 +75,17 @@ def test_saving_and_loading_keeps_every_id(golden_processor, tmp_path):
     assert isinstance(AutoProcessor.from_pretrained(tmp_path), TimeChatProcessor)
 
 
-def test_a_question_that_holds_the_placeholder_is_refused(golden_processor):
+def test_a_question_with_the_placeholder_is_refused(golden_processor):
     with pytest.raises(ValueError, match="<ImageHere> exactly once, got 2"):
         golden_processor(made_frames(2, size=56), "what is <ImageHere>?")
 
 
-def test_as_many_questions_as_videos_are_wanted(golden_processor):
+def test_the_number_of_questions_must_match_the_videos(golden_processor):
     with pytest.raises(ValueError, match="got 1 videos and 2 questions"):
         golden_processor(made_frames(2, size=56), ["a", "b"])
 
 
-def test_an_answer_that_is_cut_away_leaves_no_labels(golden_processor):
+def test_a_truncated_answer_has_no_labels(golden_processor):
     ids, labels = golden_processor.encode_training([0.0, 1.0], [("q", "a")], max_length=20)
     assert len(ids) == len(labels) == 20
     assert set(labels) == {-100}

@@ -1,4 +1,4 @@
-"""Random checkpoints in the original's layout, with other sizes than the recorded ones, against the plain reference."""
+"""Random checkpoints in the original's layout, with other sizes than the recording, against the plain reference."""
 
 import json
 import re
@@ -25,29 +25,29 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 
 PLACEHOLDER = 640  # the recorded tokenizer has 640 words
 TRAINED = ("Qformer.", "query_tokens", "video_", "llama_proj", LORA)
-# Tolerances of the recordings' README: maximum absolute difference, here of tensors that may be larger than 1, for
-# which it grows with them; for gradients the relative norm.
+# Tolerances of the recordings' README: maximum absolute difference, which grows with tensors larger than 1; for
+# gradients the relative norm.
 VIDEO_TOKENS, LOGITS, LOSS, GRADIENT = 2e-6, 1e-4, 1e-5, 1e-4
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One random checkpoint: what its tensors tell by their shapes, what `--config` says, and a video for it."""
+    """One random checkpoint: sizes shown by its tensors, settings of `--config`, and a video for it."""
 
     seed: int
     settings: Settings
     vit: dict[str, int]  # width, mlp, grid of the file, blocks of the file
-    qformer: dict[str, int]  # width, mlp, layers, crossing (every so many layers), vocabulary, positions, queries
+    qformer: dict[str, int]  # width, mlp, layers, cross-attention interval, vocabulary, positions, queries
     video_queries: int
     frame_rows: int
     llama: dict[str, Any]  # parts of config.json, see `write_llama`
     lora_rank: int
     frames: int
-    weights: str = "safetensors"  # format of the language model's shards, and their number format
+    weights: str = "safetensors"  # format of the language model's shards, and their dtype
     dtype: torch.dtype = torch.float32
     shards: int = 1
     config: dict[str, Any] = field(default_factory=dict)
-    vit_scale: float = 1.0  # of what the vision tower's stream is made of; small ones tell the norms' epsilons apart
+    vit_scale: float = 1.0  # scale of the vision activations; small values make the epsilons of the norms visible
 
 
 RECIPES = {
@@ -107,7 +107,7 @@ RECIPES = {
 
 
 class Maker:
-    """Draw the tensors of one recipe, in the order of the calls."""
+    """Random tensors of one recipe, in the order of the calls."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -228,13 +228,13 @@ def attention_rows(recipe: Recipe) -> dict[str, int]:
 
 
 def write_original(recipe: Recipe, folder: Path) -> dict[str, Path]:
-    """Write the files of the original's layout; returns them by the names of the command's options."""
+    """Write the files of the original's layout; return them by the option names of the command."""
     maker = Maker(recipe.seed)
     norm = maker.norm("ln_vision", recipe.vit["width"])
     unused = maker.linear("llm_proj", 8, recipe.qformer["width"])
     contents = {
         "vit": maker.vit(recipe),
-        # Of the image Q-Former only the norm before it is not overwritten by the fine-tuned checkpoint.
+        # The fine-tuned checkpoint overwrites the whole image Q-Former except the norm before it.
         "qformer": {"model": norm | unused | maker.qformer(recipe)},
         "timechat": {
             "model": maker.qformer(recipe) | maker.video_qformer(recipe) | maker.lora(recipe),
@@ -270,7 +270,7 @@ def write_original(recipe: Recipe, folder: Path) -> dict[str, Path]:
 
 
 def write_llama(recipe: Recipe, tensors: State, folder: Path) -> None:
-    """Write a language model as `transformers` of old did: shards with an index, and a short config."""
+    """Write a language model as old versions of `transformers` did: shards with an index, and a short config."""
     shutil.copytree(golden_path("checkpoints/llama"), folder, ignore=shutil.ignore_patterns("model.safetensors"))
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -326,7 +326,7 @@ def load(folder: Path) -> TimeChatForConditionalGeneration:
 
 
 class Pair:
-    """One recipe on both sides: the plain state and the converted model."""
+    """One recipe as plain state and as converted model."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.recipe = RECIPES[name]
@@ -365,7 +365,7 @@ class Pair:
         return ids, reference.splice(self.state, ids, PLACEHOLDER, tokens)
 
     def left_padded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return embeddings of two prompts, their mask in float as the original has it, and their positions."""
+        """Return embeddings of two prompts, their float mask as in the original, and their positions."""
         (_, short), (_, long) = (self.question(self.video(seed=n), 9 * n, n) for n in (1, 2))
         missing = long.shape[1] - short.shape[1]
         padding = self.state[f"{LORA}model.embed_tokens.weight"][0].expand(1, missing, -1)
@@ -397,7 +397,7 @@ def inputs_of(video: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def check_model(pair: Pair, model: TimeChatForConditionalGeneration, state: State, logits: float = LOGITS) -> None:
-    """Compare the whole way of one video and one question."""
+    """Compare all steps for one video and one question."""
     video = pair.video()
     tokens = reference.encode_video(state, pair.settings, *video)
     check("video tokens", model.get_video_features(*video), tokens, VIDEO_TOKENS)
@@ -408,7 +408,7 @@ def check_model(pair: Pair, model: TimeChatForConditionalGeneration, state: Stat
 
 
 @torch.no_grad()
-def test_the_plain_reference_gives_the_recorded_tensors():
+def test_the_plain_reference_matches_the_recording():
     settings = Settings(56, 4, 3, 4, 4)
     files = ("eva_vit_g.pth", "instruct_blip.pth", "llama", "timechat_7b.pth")
     state, config = reference.load_original(settings, *(golden_path(f"checkpoints/{name}") for name in files))
@@ -428,14 +428,14 @@ def test_the_plain_reference_gives_the_recorded_tensors():
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 2])
-def test_video_tokens_are_the_originals(pair, batch):
+def test_video_tokens_match_the_original(pair, batch):
     video = pair.video(batch, seed=batch)
     want = reference.encode_video(pair.state, pair.settings, *video)
     check("video tokens", pair.model.get_video_features(*video), want, VIDEO_TOKENS)
 
 
 @torch.no_grad()
-def test_video_tokens_of_short_videos_are_the_originals(pair):
+def test_video_tokens_of_short_videos_match_the_original(pair):
     for frames in (1, 4, 9):
         video = pair.video(1, frames)
         want = reference.encode_video(pair.state, pair.settings, *video)
@@ -444,7 +444,7 @@ def test_video_tokens_of_short_videos_are_the_originals(pair):
 
 
 @torch.no_grad()
-def test_logits_of_a_left_padded_batch_are_the_originals(pair):
+def test_logits_of_a_left_padded_batch_match_the_original(pair):
     embeds, mask, positions = pair.left_padded()
     want = reference.llama_logits(pair.state, pair.config, pair.alpha, embeds, mask, positions)
     real = mask.bool()
@@ -457,9 +457,9 @@ def test_logits_of_a_left_padded_batch_are_the_originals(pair):
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_videos_of_different_lengths_in_a_batch_are_each_like_the_originals(pair, side):
+def test_videos_of_different_lengths_match_the_original(pair, side):
     long, short = pair.video(seed=1), pair.video(1, 5, seed=2)
-    short = (short[0], short[1][..., :6], short[2][..., :6])  # its sentences are shorter as well
+    short = (short[0], short[1][..., :6], short[2][..., :6])  # its sentences are shorter too
     questions = [pair.question(long, 20, 1), pair.question(short, 9, 2)]
     lengths = [ids.shape[1] for ids, _ in questions]
     masks = [torch.ones(1, length, dtype=torch.long) for length in lengths]
@@ -480,14 +480,14 @@ def test_videos_of_different_lengths_in_a_batch_are_each_like_the_originals(pair
         input_ids=torch.cat([questions[0][0], functional.pad(questions[1][0], padding)]),
         attention_mask=torch.cat([masks[0], functional.pad(masks[1], padding)]),
         video_sizes=torch.tensor([[long[0].shape[1], 7], [5, 6]]),
-        **inputs_of(tuple(together(a, b) for a, b in zip(long, short, strict=True))),
+        **inputs_of((together(long[0], short[0]), together(long[1], short[1]), together(long[2], short[2]))),
     ).logits
     real = slice(gap, None) if side == "left" else slice(None, lengths[1])
     for got, (_, embeds) in zip((logits[:1], logits[1:, real]), questions, strict=True):
         check("logits", got, reference.llama_logits(pair.state, pair.config, pair.alpha, embeds), LOGITS)
 
 
-def test_loss_and_gradients_of_training_are_the_originals(pair):
+def test_loss_and_gradients_of_training_match_the_original(pair):
     video = pair.video(2, seed=7)
     state = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in pair.state.items()}
     tokens = reference.encode_video(state, pair.settings, *video)
@@ -505,7 +505,7 @@ def test_loss_and_gradients_of_training_are_the_originals(pair):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
     model.requires_grad_(False)
-    # A key's bias has no gradient but noise: softmax does not see what is added to every score.
+    # The gradient of a key bias is only noise: softmax ignores a constant added to every score.
     trained = [
         k for k, v in state.items() if k.startswith(TRAINED) and v.grad is not None and not k.endswith("key.bias")
     ]
@@ -518,7 +518,7 @@ def test_loss_and_gradients_of_training_are_the_originals(pair):
 
 
 @torch.no_grad()
-def test_greedy_answers_are_the_originals(pair):
+def test_greedy_answers_match_the_original(pair):
     embeds, mask, _ = pair.left_padded()
     got = pair.model.generate(
         inputs_embeds=embeds, attention_mask=mask.long(), do_sample=False, max_new_tokens=6, eos_token_id=-1
@@ -530,22 +530,22 @@ def test_greedy_answers_are_the_originals(pair):
 
 
 @pytest.mark.parametrize("name", ["overlapping windows", "one window over the video", "windows with gaps"])
-def test_a_merged_checkpoint_answers_like_the_original(pairs, name, tmp_path):
+def test_a_merged_checkpoint_matches_the_original(pairs, name, tmp_path):
     pair = pairs(name)
     merged = dict(pair.state)
     for key in [key for key in merged if ".lora_A." in key]:
         stem = key.removesuffix(".lora_A.default.weight")
         down, up = merged.pop(key), merged.pop(key.replace("lora_A", "lora_B"))
         weight = merged[f"{stem}.weight"] + pair.alpha / len(down) * (up @ down)
-        merged[f"{stem}.weight"] = weight.to(pair.recipe.dtype).float()  # kept in the format that it was stored in
+        merged[f"{stem}.weight"] = weight.to(pair.recipe.dtype).float()  # in the stored dtype
     model = load(run_convert(pair.files, tmp_path / "merged", "--merge"))
     assert not model.has_lora
-    # Noise in the product may round single weights of 16 bits to their other neighbour.
+    # Noise in the product may round single 16-bit weights to the other neighbour.
     check_model(pair, model, merged, LOGITS if pair.recipe.dtype == torch.float32 else 10 * LOGITS)
 
 
 @pytest.mark.parametrize("name", ["overlapping windows", "a long video"])
-def test_the_start_of_stage_2_is_the_originals(pairs, name, tmp_path):
+def test_the_start_of_stage_2_matches_the_original(pairs, name, tmp_path):
     pair = pairs(name)
     model = load(run_convert(pair.files, tmp_path / "start", without="timechat"))
     assert model.has_lora

@@ -1,4 +1,4 @@
-"""A very small random model with the golden tokenizers' sizes left aside: for tests of behaviour."""
+"""A very small random model, independent of the recorded tokenizers, for tests of behaviour."""
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def tiny_config(**changes) -> TimeChatConfig:
 def tiny_model(**changes) -> TimeChatForConditionalGeneration:
     torch.manual_seed(0)
     model = TimeChatForConditionalGeneration(tiny_config(**changes)).eval()
-    with torch.no_grad():  # the default initialisation is too close to zero to tell anything apart
+    with torch.no_grad():  # the default initialisation is too close to zero to show differences
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=0.2)

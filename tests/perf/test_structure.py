@@ -240,7 +240,7 @@ def test_a_traced_command_that_fails_says_why(repo):
 
 
 def test_the_table_and_the_json_hold_the_same_numbers(repo, capsys, monkeypatch):
-    trace = Trace({"work.py": ["main", "first"], "late.py": ["last"]}, 3)
+    trace = Trace({"work.py": ["main", "first"], "late.py": ["last"]}, {"work.py": 3, "late.py": 1}, 3)
     monkeypatch.setattr(structure, "trace_ground", lambda _: trace)
     assert structure.main(["--repo", str(repo)]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -248,6 +248,7 @@ def test_the_table_and_the_json_hold_the_same_numbers(repo, capsys, monkeypatch)
         "| --- | --- |",
         "| entries at the top of the package | 8 |",
         "| files / functions executed by `ground --format srt` | 2 / 3 |",
+        "| files / code objects, with class bodies and comprehensions | 2 / 4 |",
         "| call depth of `ground --format srt` | 3 |",
         "| longest file (lines) | 37 (`work.py`) |",
         "| longest class (lines) | 15 (`Options` in `settings.py`) |",
@@ -263,13 +264,14 @@ def test_the_table_and_the_json_hold_the_same_numbers(repo, capsys, monkeypatch)
         "num_functions": 3,
         "max_depth": 3,
         "functions": {"work.py": ["main", "first"], "late.py": ["last"]},
+        "code_objects": {"work.py": 3, "late.py": 1},
     }
     assert [place["text"] for place in result["frame_options_repeated"]] == ["Options", "load", "save"]
     assert len(result["parameter_lines"]) == 4
 
 
 def test_trace_files_are_numbered_in_order_of_first_call(repo, capsys, monkeypatch):
-    trace = Trace({"work.py": ["main", "first"], "late.py": ["last"]}, 3)
+    trace = Trace({"work.py": ["main", "first"], "late.py": ["last"]}, {"work.py": 3, "late.py": 1}, 3)
     monkeypatch.setattr(structure, "trace_ground", lambda _: trace)
     assert structure.main(["--repo", str(repo), "--trace-files"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -311,4 +313,4 @@ def test_the_first_query_that_is_found_is_traced(repo):
                 globals()[sys.argv[3]]()
         """)
     )
-    assert structure.trace_ground(repo / "src" / "timechat") == Trace({"work.py": ["main", "found"]}, 2)
+    assert structure.trace_ground(repo / "src" / "timechat") == Trace({"work.py": ["main", "found"]}, {"work.py": 2}, 2)

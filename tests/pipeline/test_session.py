@@ -14,20 +14,22 @@ import torch
 
 from tests.model.tiny import made_frames
 from timechat import Event, TimeChat, VideoError
-from timechat.answers.confidence import Token
 from timechat.answers.events import Answer
+from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.windows import Window
 from timechat.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
-from timechat.pipeline import DecodingOptions, MomentSelection, WindowConfig, WindowSampling
+from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
+from timechat.pipeline.answering import Answerer
 from timechat.pipeline.citing import cited_answer, verified_answer
-from timechat.pipeline.merging import Scoring, WindowAnswer, merge_window_answers
-from timechat.pipeline.window_plan import border_window, plan_windows
+from timechat.pipeline.refining import border_window
+from timechat.pipeline.request import plan_windows
 from timechat.synthetic.long import write_long_scene
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
+from timechat.video import Frames
 
 SHORT = DecodingOptions(max_new_tokens=24)
 IN_SECONDS = WindowConfig(window=8, overlap=2)
@@ -57,53 +59,79 @@ NANO = TimeChatConfig(fps=2, max_frames=600, window_seconds=60)
 ORIGINAL = TimeChatConfig()
 
 
-def test_a_video_as_long_as_those_of_training_is_looked_at_as_before():
-    plan = plan_windows(NANO, 60.0, WindowConfig(), WindowSampling())
+def test_a_video_as_long_as_in_training_is_one_window():
+    plan = plan_windows(NANO, 60.0, WindowConfig(), FrameSampling())
     assert plan.windows == (Window(0, 60.0),)
-    assert plan.load_arguments(plan.windows[0])["fps"] == 2
-    plan = plan_windows(ORIGINAL, 190.0, WindowConfig(), WindowSampling())
+    assert plan.window_sampling(plan.windows[0]) == FrameSampling(fps=2, max_frames=600, start=0, end=60.0)
+    plan = plan_windows(ORIGINAL, 190.0, WindowConfig(), FrameSampling())
     assert plan.windows == (Window(0, 190.0),)
-    assert plan.frame_options == {"num_frames": 96, "sampling": "exact"}
+    assert plan.sampling == FrameSampling(num_frames=96)
     assert plan.frame_interval == pytest.approx(190 / 96)
 
 
 def test_a_larger_step_makes_longer_windows():
-    plan = plan_windows(NANO, 600.0, WindowConfig(step=1.0), WindowSampling())
+    plan = plan_windows(NANO, 600.0, WindowConfig(step=1.0), FrameSampling())
     assert {window.time_scale for window in plan.windows} == {2.0}
     assert max(window.duration for window in plan.windows) <= 60.25
-    assert plan.frame_options["fps"] == 1.0
-    plan = plan_windows(ORIGINAL, 3600.0, WindowConfig(step=4.0), WindowSampling())
+    assert plan.sampling.fps == 1.0
+    plan = plan_windows(ORIGINAL, 3600.0, WindowConfig(step=4.0), FrameSampling())
     assert {window.time_scale for window in plan.windows} == {1.0}
     assert max(window.end - window.start for window in plan.windows) <= 4.0 * 96 + 0.5
 
 
-def test_a_number_of_frames_alone_takes_the_whole_video_at_once_as_the_original_does():
-    assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(), WindowSampling(num_frames=96)).windows) == 1
-    assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(window=192), WindowSampling(num_frames=96)).windows) > 1
-    assert len(plan_windows(NANO, 3600.0, WindowConfig(window=0), WindowSampling()).windows) == 1
+def test_a_step_within_a_window_sets_the_number_of_frames():
+    plan = plan_windows(ORIGINAL, 600.0, WindowConfig(window=60, step=2.0), FrameSampling())
+    assert plan.sampling.num_frames == 30
+    assert plan.frame_interval == pytest.approx(2.0, abs=0.02)
 
 
-def test_only_the_stretch_that_is_asked_for_is_looked_at():
-    plan = plan_windows(NANO, 3600.0, WindowConfig(), WindowSampling(start=100.0, end=300.0))
+@pytest.mark.parametrize(
+    ("config", "window", "step", "message"),
+    [
+        (ORIGINAL, 192.0, 1.0, "a step of 1 s in windows of 192 s takes 192 frames, more than the 96 of a window"),
+        (ORIGINAL, 0.0, 1.0, "a step of 1 s in windows of 3600 s takes 3600 frames, more than the 96 of a window"),
+        (NANO, 0.0, 0.5, "a step of 0.5 s in windows of 3599.5 s takes 7199 frames, more than the 600 of a window"),
+    ],
+)
+def test_a_step_that_cannot_be_kept_is_refused(config, window, step, message):
+    with pytest.raises(ValueError, match=message):
+        plan_windows(config, 3600.0, WindowConfig(window=window, step=step), FrameSampling())
+
+
+@pytest.mark.parametrize("sampling", [FrameSampling(max_frames=10), FrameSampling(num_frames=20, max_frames=10)])
+def test_the_maximum_number_of_frames_is_kept(sampling):
+    plan = plan_windows(ORIGINAL, 100.0, WindowConfig(), sampling)
+    assert plan.sampling.num_frames == 10
+    assert plan.frame_interval == pytest.approx(10.0)
+
+
+def test_a_number_of_frames_alone_makes_one_window():
+    assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(), FrameSampling(num_frames=96)).windows) == 1
+    assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(window=192), FrameSampling(num_frames=96)).windows) > 1
+    assert len(plan_windows(NANO, 3600.0, WindowConfig(window=0), FrameSampling()).windows) == 1
+
+
+def test_windows_cover_only_the_requested_part():
+    plan = plan_windows(NANO, 3600.0, WindowConfig(), FrameSampling(start=100.0, end=300.0))
     assert (plan.windows[0].start, plan.windows[-1].end) == (100.0, 300.0)
 
 
 def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, film):
     with pytest.raises(VideoError, match=r"ends at \d+\.\d+ s, before the start at 100 s"):
-        nano.open(film, sampling=WindowSampling(start=100.0))
+        nano.open(film, sampling=FrameSampling(start=100.0))
 
 
-def test_the_second_look_is_denser_and_lies_around_the_border():
-    window, arguments = border_window(ORIGINAL, 500.0, 2.0, 3600.0)
-    assert arguments["fps"] == pytest.approx(2.0)
+def test_refinement_windows_are_denser_and_around_the_border():
+    window, sampling = border_window(ORIGINAL, 500.0, 2.0, 3600.0)
+    assert sampling.fps == pytest.approx(2.0)
     assert (window.start, window.end, window.time_scale) == (pytest.approx(476.0), pytest.approx(524.0), 1.0)
-    window, arguments = border_window(NANO, 500.0, 1.0, 3600.0)
-    assert (arguments["fps"], window.time_scale) == (2.0, 1.0)  # no denser than the model is used to
+    window, sampling = border_window(NANO, 500.0, 1.0, 3600.0)
+    assert (sampling.fps, window.time_scale) == (2.0, 1.0)  # no denser than the model is used to
 
 
-def test_one_window_gives_what_one_look_gives(nano, film):
+def test_one_window_equals_encode(nano, film):
     whole = nano.encode(film)
-    with nano.open(film, window_config=WindowConfig(window=60)) as video:
+    with nano.open(film, windows=WindowConfig(window=60)) as video:
         (encoded,) = video.encode(video.windows)
         np.testing.assert_array_equal(encoded.timestamps, whole.timestamps)
         torch.testing.assert_close(encoded.video_tokens, whole.video_tokens)
@@ -111,7 +139,7 @@ def test_one_window_gives_what_one_look_gives(nano, film):
 
 
 def test_a_window_is_seen_as_a_video_of_its_own(nano, film):
-    with nano.open(film, window_config=IN_SECONDS) as video:
+    with nano.open(film, windows=IN_SECONDS) as video:
         window = video.windows[2]
         (encoded,) = video.encode([window])
     part = nano.encode(film, start=window.start, end=window.end, fps=2)
@@ -120,11 +148,11 @@ def test_a_window_is_seen_as_a_video_of_its_own(nano, film):
     assert encoded.duration == window.duration
 
 
-def test_windows_asked_together_answer_as_each_alone(nano, film):
+def test_windows_in_a_batch_answer_like_single_windows(nano, film):
     """In a batch, as everywhere, an answer does not depend on its neighbours."""
     answers = []
     for batch_size in (1, 8):
-        with nano.open(film, window_config=replace(IN_SECONDS, batch_size=batch_size)) as video:
+        with nano.open(film, windows=replace(IN_SECONDS, batch_size=batch_size)) as video:
             answers.append(nano.dense_caption(video, decoding=DecodingOptions(max_new_tokens=80)))
     assert [e.caption for e in answers[0].events] == [e.caption for e in answers[1].events]
     assert [(e.start, e.end) for e in answers[0].events] == [(e.start, e.end) for e in answers[1].events]
@@ -132,24 +160,24 @@ def test_windows_asked_together_answer_as_each_alone(nano, film):
 
 
 def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, film):
-    with nano.open(film, window_config=IN_SECONDS) as video:
+    with nano.open(film, windows=IN_SECONDS) as video:
         assert len(video.windows) > 3
         for task, words in [
             ("ask", "What happens?"), ("dense_caption", None), ("grounding", "the blue star blinks"),
             ("highlights", "the blue star blinks"), ("steps", None), ("summary", None), ("transcribe", None),
         ]:  # fmt: skip
-            answer = nano.run(task, video, words, decoding=DecodingOptions(max_new_tokens=60))
+            answer = nano.run(Request(task, words, decoding=DecodingOptions(max_new_tokens=60)), video)
             assert answer.task == task
             assert all(0 <= e.start <= e.end <= video.duration for e in answer.events)
             assert answer.duration == video.duration
             assert answer.step == pytest.approx(0.5)
             if task not in ("ask", "summary"):
                 assert answer.events == sorted(answer.events, key=lambda e: (e.start, e.end)) or task == "grounding"
-    late = [e for e in nano.dense_caption(film, window_config=IN_SECONDS).events if e.start > 16]
+    late = [e for e in nano.dense_caption(film, windows=IN_SECONDS).events if e.start > 16]
     assert late  # the later windows have their say
 
 
-def test_a_path_is_looked_at_window_by_window_without_being_told(nano, tmp_path):
+def test_a_path_is_answered_window_by_window(nano, tmp_path):
     chain = write_long_scene(3, 0, minutes=2, level=1, split="test")
     path = tmp_path / "two.mp4"
     write_video(chain, path)
@@ -159,8 +187,8 @@ def test_a_path_is_looked_at_window_by_window_without_being_told(nano, tmp_path)
     assert min(e.start for e in answer.events) < 40
 
 
-def test_free_answers_tell_which_stretch_they_are_about(nano, film):
-    answer = nano.ask(film, "What happens?", window_config=IN_SECONDS, decoding=SHORT)
+def test_lines_of_free_answers_start_with_their_time_span(nano, film):
+    answer = nano.ask(film, "What happens?", windows=IN_SECONDS, decoding=SHORT)
     lines = answer.text.split("\n")
     assert lines[0].startswith("[0:00–")
     assert all(line.startswith("[") for line in lines)
@@ -168,17 +196,55 @@ def test_free_answers_tell_which_stretch_they_are_about(nano, film):
 
 def test_ready_made_frames_are_cut_into_windows_too(nano):
     frames = made_frames(40, size=96, seconds=20.0)
-    with nano.open(frames, window_config=IN_SECONDS) as video:
+    with nano.open(frames, windows=IN_SECONDS) as video:
         assert len(video.windows) == 3
         assert [e.num_frames for e in video.encode(video.windows)] == [16, 16, 16]
 
 
 def test_several_windows_are_not_answered_in_one_stream(nano, film):
     with (
-        nano.open(film, window_config=IN_SECONDS) as video,
-        pytest.raises(ValueError, match=r"windows is not answered as a"),
+        nano.open(film, windows=IN_SECONDS) as video,
+        pytest.raises(ValueError, match=r"a video of \d+ windows cannot be answered as a stream"),
     ):
-        nano.stream("ask", video, "What happens?")
+        nano.stream(Request("ask", "What happens?"), video)
+
+
+# ----------------------------------------------------------------------------------------------- sampled answers
+
+SAMPLED = DecodingOptions(max_new_tokens=12, do_sample=True, temperature=1.5, top_p=1.0, seed=7)
+
+
+@pytest.mark.parametrize(("task", "words"), [("ask", "What happens?"), ("dense_caption", None)])
+def test_sampled_answers_do_not_depend_on_the_batch_size(nano, task, words):
+    frames = made_frames(40, size=96, seconds=20.0)
+    looks = [replace(IN_SECONDS, batch_size=size) for size in (1, 2, 8)]
+    answers = [nano.run(Request(task, words, decoding=SAMPLED), frames, windows=look) for look in looks]
+    assert answers[0].text
+    assert [answer.text for answer in answers[1:]] == [answers[0].text] * 2
+    for answer in answers[1:]:
+        assert [replace(event, score=None) for event in answer.events] == [
+            replace(event, score=None) for event in answers[0].events
+        ]
+        assert [event.score for event in answer.events] == pytest.approx(
+            [event.score for event in answers[0].events], rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_windows_of_equal_content_draw_different_numbers(nano, batch_size):
+    one = made_frames(1, size=96, seconds=1.0).pixels
+    still = Frames(one.repeat(48, axis=0), np.arange(48) / 2, 24.0)
+    look = WindowConfig(window=8, overlap=0, batch_size=batch_size)
+    lines = nano.ask(still, "What happens?", decoding=SAMPLED, windows=look).text.split("\n")
+    assert len({line.partition("] ")[2] for line in lines}) == len(lines) == 3
+
+
+def test_a_window_keeps_its_number_whichever_windows_are_asked(nano):
+    frames = made_frames(40, size=96, seconds=20.0)
+    with nano.open(frames, windows=IN_SECONDS) as video:
+        numbers = [encoded.window_number for encoded in video.encode(video.windows[1:])]
+        assert numbers == [1, 2]
+        assert [encoded.window_number for encoded in video.encode(video.windows)] == [0, 1, 2]
 
 
 # ----------------------------------------------------------------------------------------------- probabilities
@@ -215,8 +281,8 @@ BEST = MomentSelection()
 SCORING = Scoring(found_threshold=0.5)
 
 
-def told(window: Window, text: str, logprob: float = 0.0, confirmation: float | None = None) -> WindowAnswer:
-    return WindowAnswer(window, text, (Token(0, len(text), logprob),), confirmation)
+def told(window: Window, text: str, logprob: float = 0.0, verification: float | None = None) -> WindowAnswer:
+    return WindowAnswer(window, text, (Token(0, len(text), logprob),), verification)
 
 
 def find(*answers: WindowAnswer, moments: MomentSelection = BEST) -> Answer:
@@ -226,7 +292,7 @@ def find(*answers: WindowAnswer, moments: MomentSelection = BEST) -> Answer:
 SPAN = "The given query happens in {} - {} seconds."
 
 
-def test_the_surest_moment_is_given_and_all_of_them_where_all_are_wanted():
+def test_the_best_moment_is_kept_or_all_with_find_all():
     answers = (
         told(Window(0, 50), SPAN.format("2.0", "8.0"), verification=1.0),
         told(Window(50, 100), SPAN.format("10.0", "20.0"), verification=3.0),
@@ -264,7 +330,7 @@ def test_what_is_not_there_gives_no_made_up_span():
 
 def test_the_video_speaks_for_what_it_shows(nano, film):
     """Of a thing that is there and does it, and of one that is not, at the same time."""
-    from timechat.pipeline.verification import verification_logprobs
+    from timechat.pipeline.answering import verification_logprobs
 
     encoded = nano.encode(film)
     events = [Event(26.5, 34.0, "the blue star blinks"), Event(26.5, 34.0, "the orange heart spins")]
@@ -273,7 +339,7 @@ def test_the_video_speaks_for_what_it_shows(nano, film):
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"threshold": 1.5}, {"threshold": -0.1}])
-def test_moments_that_cannot_be_wanted_are_refused(options):
+def test_invalid_moment_selections_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         MomentSelection(**options)
 
@@ -281,26 +347,26 @@ def test_moments_that_cannot_be_wanted_are_refused(options):
 # ------------------------------------------------------------------------------------------------ coarse to fine
 
 
-def test_a_moment_found_coarsely_is_looked_at_again(nano, film, monkeypatch):
+def test_a_moment_found_in_sparse_frames_is_refined(nano, film, monkeypatch):
     looked = []
     from timechat.pipeline.session import VideoSession
 
-    again = VideoSession.reencode_window
+    encode = VideoSession.encode_part
     monkeypatch.setattr(
-        VideoSession, "reencode_window", lambda self, w, a, work: (looked.append((w, a)), again(self, w, a, work))[1]
+        VideoSession, "encode_part", lambda self, w, s, executor: (looked.append(s), encode(self, w, s, executor))[1]
     )
-    coarse = nano.ground(film, "the blue star blinks", window_config=WindowConfig(step=1.0, refine=False))
+    coarse = nano.ground(film, "the blue star blinks", windows=WindowConfig(step=1.0, refine=False))
     assert not looked
     assert coarse.step == pytest.approx(1.0)
-    fine = nano.ground(film, "the blue star blinks", window_config=WindowConfig(step=1.0))
+    fine = nano.ground(film, "the blue star blinks", windows=WindowConfig(step=1.0))
     assert looked
-    assert looked[0][1]["fps"] == 2.0
+    assert looked[0].fps == 2.0
     assert fine.events
     overlap = min(coarse.events[0].end, fine.events[0].end) - max(coarse.events[0].start, fine.events[0].start)
     assert fine.step == pytest.approx(0.5) if fine.events != coarse.events else overlap > 0
 
 
-def test_a_border_that_the_second_look_does_not_confirm_stays(nano, film):
+def test_a_border_that_refinement_does_not_confirm_stays(nano, film):
     from timechat.pipeline.refining import refine_moments
 
     answer = Answer("", [Event(10.0, 20.0, "q")], task="grounding", step=1.0)
@@ -312,9 +378,9 @@ def test_a_border_that_the_second_look_does_not_confirm_stays(nano, film):
         start = windows[0].window.to_window(10.5)
         return [told(w.window, SPAN.format(f"{start:.1f}", f"{start + 9:.1f}")) for w in windows]
 
-    with nano.open(film, window_config=WindowConfig(step=1.0)) as video:
-        kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING, nano.work)
-        moved = refine_moments(answer, video, nano.model.config, nearby, SCORING, nano.work)
+    with nano.open(film, windows=WindowConfig(step=1.0)) as video:
+        kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING, nano.executor)
+        moved = refine_moments(answer, video, nano.model.config, nearby, SCORING, nano.executor)
     assert (kept.events, kept.step) == (answer.events, 1.0)
     assert (moved.events[0].start, moved.events[0].end, moved.step) == (10.5, 19.5, 0.5)
 
@@ -335,17 +401,17 @@ def count_frames(timechat: TimeChat, monkeypatch) -> list[int]:
 
 
 def test_a_second_call_looks_at_nothing_and_answers_the_same(cached, film, monkeypatch):
-    first = cached.dense_caption(film, window_config=IN_SECONDS, decoding=SHORT)
+    first = cached.dense_caption(film, windows=IN_SECONDS, decoding=SHORT)
     seen = count_frames(cached, monkeypatch)
-    again = cached.dense_caption(film, window_config=IN_SECONDS, decoding=SHORT)
+    again = cached.dense_caption(film, windows=IN_SECONDS, decoding=SHORT)
     assert again == first
     assert seen == []
-    other = cached.ground(film, "the blue star blinks", window_config=IN_SECONDS)  # another question, the same windows
+    other = cached.ground(film, "the blue star blinks", windows=IN_SECONDS)  # another question, the same windows
     assert seen == []
     assert other.events
 
 
-def test_whole_looks_are_kept_too_and_told_by_content_not_by_name(cached, film, tmp_path, monkeypatch):
+def test_encoded_videos_are_cached_by_content_not_by_name(cached, film, tmp_path, monkeypatch):
     first = cached.encode(film)
     seen = count_frames(cached, monkeypatch)
     copy = tmp_path / "copy.mp4"
@@ -360,14 +426,14 @@ def test_whole_looks_are_kept_too_and_told_by_content_not_by_name(cached, film, 
 
 
 def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, film, monkeypatch):
-    with cached.open(film, window_config=IN_SECONDS) as video:
+    with cached.open(film, windows=IN_SECONDS) as video:
         list(video.encode(video.windows[:1]))
     seen = count_frames(cached, monkeypatch)
     changed = cached.model.video_qformer.projection.bias
     with torch.no_grad():
         changed += 1
     try:
-        with cached.open(film, window_config=IN_SECONDS) as video:
+        with cached.open(film, windows=IN_SECONDS) as video:
             list(video.encode(video.windows[:1]))
     finally:
         with torch.no_grad():
@@ -377,41 +443,42 @@ def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, film, monkey
 
 def test_another_question_setting_or_adapter_is_answered_anew(cached, film, monkeypatch):
     calls = []
-    write = cached._answer_all
-    monkeypatch.setattr(cached, "_answer_all", lambda q, w: (calls.append(len(w)), write(q, w))[1])
-    cached.summarize(film, window_config=IN_SECONDS, decoding=SHORT)
+    write = Answerer._answer_all
+    monkeypatch.setattr(Answerer, "_answer_all", lambda self, q, w: (calls.append(len(w)), write(self, q, w))[1])
+    cached.summarize(film, windows=IN_SECONDS, decoding=SHORT)
     windows = sum(calls)
     calls.clear()
-    cached.summarize(film, window_config=IN_SECONDS, decoding=SHORT)
+    cached.summarize(film, windows=IN_SECONDS, decoding=SHORT)
     assert calls == []
-    cached.summarize(film, window_config=IN_SECONDS, decoding=DecodingOptions(max_new_tokens=25))
-    cached.summarize(film, window_config=IN_SECONDS, decoding=SHORT, speech=[Event(0, 60, "Now the ring spins.")])
+    cached.summarize(film, windows=IN_SECONDS, decoding=DecodingOptions(max_new_tokens=25))
+    cached.summarize(film, windows=IN_SECONDS, decoding=SHORT, transcript=[Event(0, 60, "Now the ring spins.")])
     assert sum(calls) == 2 * windows
     calls.clear()
     drawn = DecodingOptions(max_new_tokens=8, do_sample=True)
     for _ in range(2):
-        cached.summarize(film, window_config=IN_SECONDS, decoding=drawn)
+        cached.summarize(film, windows=IN_SECONDS, decoding=drawn)
     assert sum(calls) == 2 * windows  # what is drawn by chance is not kept
 
 
 SCRIPT = """
 import json, sys
 from timechat import TimeChat
-from timechat.pipeline import Decoding, Looking, TimeChat as Class
-write = Class._answer_all
-def slowly(self, question, windows):
+from timechat.pipeline import DecodingOptions, WindowConfig
+from timechat.pipeline.answering import Answerer
+write = Answerer._answer_all
+def slowly(self, request, windows):
     print("window", flush=True)
     sys.stdin.readline()
-    return write(self, question, windows)
-Class._answer_all = slowly
+    return write(self, request, windows)
+Answerer._answer_all = slowly
 answer = TimeChat.from_pretrained("nano", device="cpu").dense_caption(
-    sys.argv[1], window_config=Looking(8, 2, batch_size=1), decoding=Decoding(max_new_tokens=60)
+    sys.argv[1], windows=WindowConfig(8, 2, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
 )
 print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
 """
 
 
-def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_path):
+def test_a_killed_job_resumes_to_the_same_events(nano, film, tmp_path):
     environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, str(film)]
     killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -424,9 +491,9 @@ def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_p
     done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
     resumed = done.stdout.split("\n")
     whole = nano.dense_caption(
-        film, window_config=replace(IN_SECONDS, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
+        film, windows=replace(IN_SECONDS, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
     )
-    with nano.open(film, window_config=IN_SECONDS) as video:
+    with nano.open(film, windows=IN_SECONDS) as video:
         assert resumed.count("window") == len(video.windows) - 3
     events = [Event(**event) for event in json.loads(resumed[-2])]
     assert [(e.start, e.end, e.caption) for e in events] == [(e.start, e.end, e.caption) for e in whole.events]
@@ -436,23 +503,23 @@ def test_a_job_killed_in_the_middle_goes_on_to_the_same_events(nano, film, tmp_p
 # ------------------------------------------------------------------------------------------------------- plans
 
 
-def test_a_plan_tells_windows_frames_and_what_is_done(cached, film):
-    with cached.open(film, window_config=IN_SECONDS) as video:
-        plan = cached.plan("dense_caption", video)
+def test_an_estimate_counts_windows_frames_and_cached_answers(cached, film):
+    with cached.open(film, windows=IN_SECONDS) as video:
+        plan = cached.estimate(Request("dense_caption"), video)
         assert (plan.windows, plan.done) == (len(video.windows), 0)
         assert plan.frames == video.plan.num_frames
         assert plan.seconds > 0
         assert plan.memory_bytes > 1e8
         assert f"{plan.windows} windows, {plan.frames} frames, one every 0.5 s, about" in str(plan)
         cached.dense_caption(video)
-        done = cached.plan("dense_caption", video)
+        done = cached.estimate(Request("dense_caption"), video)
         assert (done.done, done.frames, done.seconds) == (plan.windows, 0, 0)
 
 
 # ------------------------------------------------------------------------------------------------------ evidence
 
 
-def test_sentences_cite_the_captions_that_tell_the_same():
+def test_sentences_cite_the_captions_that_say_the_same():
     captions = [Event(12, 18, "The onion is cut."), Event(70, 75, "The pan is heated.")]
     answer = Answer("Somebody cuts the onion. Then the pan is heated.", task="summary")
     cited = cited_answer(answer, captions)
@@ -478,20 +545,22 @@ def test_citations_that_are_not_found_again_are_marked():
 
 
 def test_summaries_cite_and_verify_on_real_windows(nano, film):
-    answer = nano.run("summary", film, window_config=WindowConfig(window=20), cite=True, verify=True)
+    answer = nano.run(Request("summary", cite=True, verify=True), film, windows=WindowConfig(window=20))
     assert answer.events
     assert all(event.score is not None for event in answer.events)
     assert answer.text.count("[") == len(answer.events)
     with pytest.raises(ValueError, match="only ask and summary can cite"):
-        nano.run("steps", film, cite=True)
+        Request("steps", cite=True)
 
 
-def test_speech_is_told_to_the_window_in_which_it_is_heard(nano, film, monkeypatch):
+def test_each_window_is_shown_only_its_own_speech(nano, film, monkeypatch):
     asked = []
-    prompt = nano._prompt
-    monkeypatch.setattr(nano, "_prompt", lambda q, e: (asked.append(q.text(e.window)), prompt(q, e))[1])
+    prompt = Answerer.prompt
+    monkeypatch.setattr(
+        Answerer, "prompt", lambda self, q, e: (asked.append(q.prompt_text(e.window)), prompt(self, q, e))[1]
+    )
     speech = [Event(1, 3, "Now the ring spins."), Event(30, 32, "Now the star leaves.")]
-    nano.dense_caption(film, window_config=IN_SECONDS, speech=speech, decoding=SHORT)
+    nano.dense_caption(film, windows=IN_SECONDS, transcript=speech, decoding=SHORT)
     assert asked[0].startswith("Transcribed speech: 1.0 - 3.0 seconds, Now the ring spins.")
     assert "star leaves" not in asked[0]
     assert sum("star leaves" in text for text in asked) >= 1

@@ -15,6 +15,8 @@ from timechat import Answer, CheckpointError, EncodedVideo, TimeChat
 from timechat.model.generation.generate import GenerationOutput
 from timechat.model.quantization import quantize_linear_layers
 from timechat.pipeline import DecodingOptions
+from timechat.pipeline.answering import Answerer
+from timechat.pipeline.request import Request
 
 SHORT = DecodingOptions(max_new_tokens=8)
 
@@ -42,7 +44,7 @@ def test_the_built_in_model_is_the_same_every_time():
     assert torch.equal(*tokens)
 
 
-def test_an_encoded_video_says_what_was_looked_at(encoded):
+def test_an_encoded_video_has_its_frame_times(encoded):
     assert encoded.num_frames == 40
     assert encoded.duration == 31.0
     assert encoded.video_tokens.shape == (10, 64)
@@ -78,7 +80,7 @@ def test_the_second_question_reads_only_what_is_new(timechat, encoded, monkeypat
     assert read[0] < 15 < len(timechat.processor.encode_prompt(prompt, 40))
 
 
-def test_a_conversation_goes_on_where_it_stopped(timechat, encoded):
+def test_a_conversation_continues_from_its_history(timechat, encoded):
     first = timechat.ask(encoded, "Describe the video.", decoding=SHORT)
     history = [("Describe the video.", first.text)]
     warm = timechat.ask(encoded, "and then?", history=history, decoding=SHORT)
@@ -109,7 +111,7 @@ def test_a_streamed_answer_is_the_whole_answer_in_pieces(timechat, encoded):
 
 
 def test_an_answer_can_be_awaited_without_reading_its_pieces(timechat, encoded):
-    stream = timechat.stream("ask", encoded, "Describe the video.", decoding=SHORT)
+    stream = timechat.stream(Request("ask", "Describe the video.", decoding=SHORT), encoded)
     assert stream.answer.text == timechat.ask(encoded, "Describe the video.", decoding=SHORT).text
 
 
@@ -156,7 +158,7 @@ def saying(timechat, monkeypatch) -> Iterator[object]:
 
     def say(text: str) -> None:
         ids = timechat.processor.tokenizer(text, add_special_tokens=False).input_ids
-        monkeypatch.setattr(timechat, "_generate", lambda *_, **__: [GenerationOutput(ids, [0.0] * len(ids))])
+        monkeypatch.setattr(Answerer, "generate", lambda *_, **__: [GenerationOutput(ids, [0.0] * len(ids))])
 
     return say
 
@@ -261,7 +263,7 @@ def test_a_damaged_model_is_refused_in_one_line(converted, tmp_path):
 def test_devices_and_formats_that_are_not_there_are_refused(options, converted):
     if options.get("device") == "cuda:0" and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    with pytest.raises(ValueError, match=r"dtype must be|device must be|cannot be computed on here"):
+    with pytest.raises(ValueError, match=r"dtype must be|device must be|is not available"):
         TimeChat.from_pretrained(converted, **options)
 
 
@@ -291,7 +293,7 @@ def test_a_lost_or_damaged_adapter_is_refused(copy):
 
 def test_another_kind_of_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(CheckpointError, match="no converted TimeChat model but holds llama"):
+    with pytest.raises(CheckpointError, match="not a converted TimeChat model, it contains llama"):
         TimeChat.from_pretrained(tmp_path)
 
 
@@ -301,7 +303,7 @@ def test_a_video_encoded_by_another_model_is_refused(timechat):
         timechat.ask(video, "x")
 
 
-def test_more_frames_than_the_prompt_has_room_for_are_refused_before_any_is_encoded(timechat, monkeypatch):
+def test_too_many_frames_are_refused_before_any_is_encoded(timechat, monkeypatch):
     monkeypatch.setattr(timechat.model.frame_encoder, "forward", None)
     with pytest.raises(ValueError, match=r"the language model reads 4096 in all; take fewer frames"):
         timechat.encode(made_frames(900, size=56))
@@ -355,7 +357,7 @@ def test_the_built_in_model_runs_in_every_format():
 def test_tasks_run_in_every_format(dtype):
     timechat = TimeChat.from_pretrained("nano", device="cpu", dtype=dtype)
     for task, words in (("grounding", "the ring spins"), ("highlights", None)):
-        assert timechat.run(task, made_frames(4, size=96), words).notes == ()
+        assert timechat.run(Request(task, words), made_frames(4, size=96)).notes == ()
 
 
 def test_a_stream_that_is_closed_before_it_began_has_an_empty_answer(timechat, encoded):
@@ -369,7 +371,7 @@ def test_a_small_model_stays_in_float32_on_a_cpu_whatever_the_machine(converted)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_a_model_too_large_for_the_memory_gets_its_language_model_in_bfloat16(converted, monkeypatch):
+def test_a_large_model_gets_its_language_model_in_bfloat16(converted, monkeypatch):
     monkeypatch.setattr("timechat.model.loading._memory_bytes", lambda: 1_000_000)
     monkeypatch.setattr("timechat.model.loading._has_bfloat16_instructions", lambda: False)
     model = TimeChat.from_pretrained(converted, device="cpu").model

@@ -21,6 +21,7 @@ from timechat.answers.windows import Window, WindowConfig
 from timechat.pipeline.watch import StreamMonitor
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
+from timechat.video import FrameSampling
 from timechat.video.live import LiveFrame, LiveVideo
 
 LOOKING = WindowConfig(window=8, overlap=2)
@@ -146,14 +147,14 @@ def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch)
     monkeypatch.setattr(
         StreamMonitor, "encode_window", lambda self, a, b: windows.append(encode(self, a, b)) or windows[-1]
     )
-    watcher = StreamMonitor(nano, ["the blue star blinks"], window_config=LOOKING, drop_below=None)
+    watcher = StreamMonitor(nano, ["the blue star blinks"], windows=LOOKING, drop_below=None)
     with LiveVideo(stream) as video:
         list(watcher.watch(video.frames(fps=1 / watcher.step, size=96)))
     assert [(w.window.start, w.window.end) for w in windows[:3]] == [(0, 8), (6, 14), (12, 20)]
-    with nano.open(film, window_config=LOOKING) as opened:
+    with nano.open(film, windows=LOOKING) as opened:
         for streamed in windows:
             window = streamed.window
-            looked = opened.look_again(window, {"fps": 2.0, "start": window.start, "end": window.end})
+            looked = opened.encode_part(window, FrameSampling(fps=2.0, start=window.start, end=window.end))
             ids = [nano.processor.encode_timestamps(each.timestamps)[0] for each in (streamed, looked)]
             assert torch.equal(*ids)
             np.testing.assert_allclose(streamed.timestamps, looked.timestamps, atol=1e-6)
@@ -162,28 +163,26 @@ def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch)
     assert watcher.num_dropped == 0
 
 
-def test_a_still_stream_is_looked_at_once_and_answered_the_same(nano):
+def test_duplicate_frames_of_a_stream_are_encoded_once(nano):
     still = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     frames = [LiveFrame(i / 2, still) for i in range(40)]
     answers = []
     for drop_below in (2.0, None):
-        watcher = StreamMonitor(
-            nano, ["the blue star blinks"], window_config=LOOKING, drop_below=drop_below, threshold=0.0
-        )
+        watcher = StreamMonitor(nano, ["the blue star blinks"], windows=LOOKING, drop_below=drop_below, threshold=0.0)
         answers.append([s.to_dict() for s in watcher.watch(frames)])
         assert watcher.num_frames == 40
         assert watcher.num_dropped == (39 if drop_below else 0)
     assert [(a["start"], a["end"]) for a in answers[0]] == [(a["start"], a["end"]) for a in answers[1]]
 
 
-def test_what_changes_is_looked_at(nano):
+def test_changed_frames_are_encoded(nano):
     pictures = np.random.default_rng(0).integers(0, 255, (16, 96, 96, 3), dtype=np.uint8)
-    watcher = StreamMonitor(nano, ["x"], window_config=LOOKING)
+    watcher = StreamMonitor(nano, ["x"], windows=LOOKING)
     list(watcher.watch(LiveFrame(i / 2, picture) for i, picture in enumerate(pictures)))
     assert watcher.num_dropped == 0
 
 
-def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, monkeypatch):
+def test_an_event_in_two_windows_is_detected_once(nano, monkeypatch):
     from timechat.answers.events import Answer, Event
 
     def ground(encoded, query, **_):
@@ -193,7 +192,7 @@ def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, mo
         return Answer("", events, task="grounding", found=bool(events))
 
     monkeypatch.setattr(nano, "ground", ground)
-    watcher = StreamMonitor(nano, ["a", "b"], window_config=WindowConfig(window=8, overlap=4))
+    watcher = StreamMonitor(nano, ["a", "b"], windows=WindowConfig(window=8, overlap=4))
     kept = []
 
     def frames():
@@ -206,13 +205,13 @@ def test_an_event_in_two_windows_is_told_once_and_old_frames_are_let_go(nano, mo
     assert max(kept) <= 16
 
 
-def test_the_end_of_a_stream_is_looked_at_too(nano, monkeypatch):
+def test_the_end_of_a_stream_is_a_window_too(nano, monkeypatch):
     asked: list[Window] = []
     monkeypatch.setattr(StreamMonitor, "_ask", lambda _, a, b: iter(asked.append(Window(a, b)) or ()))
-    watcher = StreamMonitor(nano, ["x"], window_config=LOOKING)
+    watcher = StreamMonitor(nano, ["x"], windows=LOOKING)
     list(watcher.watch(LiveFrame(i / 2, np.zeros((96, 96, 3), np.uint8)) for i in range(21)))
     assert [(w.start, w.end) for w in asked] == [(0, 8), (6, 10.5)]
-    watcher = StreamMonitor(nano, ["x"], window_config=LOOKING)
+    watcher = StreamMonitor(nano, ["x"], windows=LOOKING)
     asked.clear()
     list(watcher.watch(LiveFrame(i / 2, np.zeros((96, 96, 3), np.uint8)) for i in range(3)))
     assert [(w.start, w.end) for w in asked] == [(0, 1.5)]
@@ -228,17 +227,17 @@ def test_the_end_of_a_stream_is_looked_at_too(nano, monkeypatch):
 )
 def test_watching_in_a_way_that_makes_no_sense_is_refused(nano, queries, looking, message):
     with pytest.raises(ValueError, match=message):
-        StreamMonitor(nano, queries, window_config=looking)
+        StreamMonitor(nano, queries, windows=looking)
 
 
 def test_a_larger_step_is_a_faster_clock(nano):
-    watcher = StreamMonitor(nano, ["x"], window_config=replace(LOOKING, window=None, overlap=None, step=1.0))
+    watcher = StreamMonitor(nano, ["x"], windows=replace(LOOKING, window=None, overlap=None, step=1.0))
     assert watcher.step == 1.0
     assert watcher._length == 120
-    assert watcher._pace == 2.0
+    assert watcher._time_scale == 2.0
 
 
-def test_the_command_tells_while_the_stream_goes_on(stream, tmp_path):
+def test_the_command_prints_detections_while_the_stream_runs(stream, tmp_path):
     """A line is there before the writer has come to its end."""
     command = [sys.executable, "-m", "timechat", "watch", "/dev/stdin", "the blue star blinks", "the cyan ring bounces"]
     command += ["--window", "8", "--overlap", "2", "--threshold", "0", "--device", "cpu"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.pipeline import TimeChat
+from timechat.answers.windows import WindowConfig
+from timechat.pipeline import Request, TimeChat
 from timechat.pipeline.executor import GenerationBatch
 from timechat.serving.context import RequestContext
 from timechat.serving.engine import Engine, EngineExecutor
@@ -45,14 +46,12 @@ def with_engine(nano, engine, context=None) -> TimeChat:
 
 def endless_batch(nano, video, max_new_tokens=1500) -> GenerationBatch:
     """Return a batch with one answer that does not end before its maximum length."""
-    prompt = nano._prompt(_question(max_new_tokens), video)
+    prompt = nano._answerer().prompt(_question(max_new_tokens), video)
     return GenerationBatch([prompt], [_endless()], DecodingOptions(max_new_tokens=max_new_tokens))
 
 
 def _question(max_new_tokens):
-    from timechat.pipeline.timechat import _Request
-
-    return _Request("ask", "What?", (), DecodingOptions(max_new_tokens=max_new_tokens), "timechat@1", None)
+    return Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=max_new_tokens))
 
 
 def _endless():
@@ -64,10 +63,27 @@ def _endless():
 def test_the_engine_answers_as_the_pipeline_does(nano, engine, video):
     tasks = [("ask", "What happens?"), ("dense_caption", None), ("grounding", "a circle"), ("highlights", None)]
     with ThreadPoolExecutor(8) as threads:
-        told = list(threads.map(lambda task: with_engine(nano, engine).run(task[0], video, task[1]), tasks * 2))
-    expected = [nano.run(task, video, words) for task, words in tasks] * 2
+        told = list(threads.map(lambda task: with_engine(nano, engine).run(Request(*task), video), tasks * 2))
+    expected = [nano.run(Request(*task), video) for task in tasks] * 2
     assert [answer.text for answer in told] == [answer.text for answer in expected]
     assert engine.state.running == engine.state.waiting == 0
+
+
+@pytest.mark.parametrize(("task", "words"), [("ask", "What happens?"), ("dense_caption", None)])
+def test_sampled_answers_about_windows_are_those_of_the_library(nano, engine, task, words):
+    decoding = DecodingOptions(max_new_tokens=20, do_sample=True, temperature=1.5, top_p=0.95, seed=3)
+    request, windows, frames = (
+        Request(task, words, decoding=decoding),
+        WindowConfig(window=8, overlap=2),
+        frames_of(5, 48),
+    )
+    expected = nano.run(request, frames, windows=windows)
+    answer = with_engine(nano, engine).run(request, frames, windows=windows)
+    assert answer.text == expected.text
+    scores = [event.score for event in expected.events]
+    assert [event.score for event in answer.events] == pytest.approx(scores, rel=1e-4)
+    greedy = replace(request, decoding=DecodingOptions(max_new_tokens=20))
+    assert answer.text != nano.run(greedy, frames, windows=windows).text
 
 
 def test_the_engine_encodes_a_video_as_the_pipeline_does(nano, engine):
@@ -80,10 +96,10 @@ def test_the_engine_encodes_a_video_as_the_pipeline_does(nano, engine):
 
 
 def test_a_stream_of_the_engine_is_the_whole_answer_in_pieces(nano, engine, video):
-    stream = with_engine(nano, engine).stream("ask", video, "What happens?")
+    stream = with_engine(nano, engine).stream(Request("ask", "What happens?"), video)
     pieces = list(stream)
     assert len(pieces) > 1
-    assert "".join(pieces).strip() == nano.run("ask", video, "What happens?").text == stream.answer.text
+    assert "".join(pieces).strip() == nano.run(Request("ask", "What happens?"), video).text == stream.answer.text
 
 
 def test_a_short_request_does_not_wait_for_long_ones_to_end(nano, engine, video):
@@ -91,7 +107,7 @@ def test_a_short_request_does_not_wait_for_long_ones_to_end(nano, engine, video)
         engine.generate(endless_batch(nano, video), RequestContext()) for _ in range(4)
     ]  # twice as many as there are rows
     until(lambda: engine.state.running == 2)
-    answer = with_engine(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6))
+    answer = with_engine(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video)
     assert answer.text
     assert not any(future.done() for future in long_ones)
     assert engine.state.preempted > 0
@@ -119,7 +135,9 @@ def test_a_request_with_many_windows_leaves_rows_to_others(nano, engine, video):
     many = GenerationBatch(list(order.prompts) * 6, list(order.grammars) * 6, order.decoding)
     future = engine.generate(many, RequestContext())
     until(lambda: engine.state.running == 2)
-    assert with_engine(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6)).text
+    assert (
+        with_engine(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video).text
+    )
     assert not future.done()
 
 
@@ -169,7 +187,9 @@ def test_answers_continue_while_a_long_video_is_encoded(nano, engine, video):
     )
     thread.start()
     until(lambda: engine.state.frames > 0)
-    assert with_engine(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6)).text
+    assert (
+        with_engine(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video).text
+    )
     assert engine.state.frames < 2000
     context.cancel()
     thread.join(timeout=20)
@@ -186,14 +206,16 @@ def test_an_error_in_a_step_fails_only_the_running_requests(nano, engine, video,
     with pytest.raises(EngineFailedError, match="try again"):
         future.result(timeout=5)
     monkeypatch.undo()
-    assert with_engine(nano, engine).run("ask", video, "What?", decoding=DecodingOptions(max_new_tokens=6)).text
+    assert (
+        with_engine(nano, engine).run(Request("ask", "What?", decoding=DecodingOptions(max_new_tokens=6)), video).text
+    )
 
 
 def test_a_prompt_that_cannot_be_read_fails_alone(nano, engine, video):
     going_on = engine.generate(endless_batch(nano, video, 40), RequestContext())
     good = endless_batch(nano, video)
     bad = GenerationBatch([replace(good.prompts[0], video_tokens=video.video_tokens[:3])], good.grammars, good.decoding)
-    with pytest.raises(ValueError, match="places for video tokens"):
+    with pytest.raises(ValueError, match="placeholders for video tokens"):
         engine.generate(bad, RequestContext()).result(timeout=20)
     assert len(going_on.result(timeout=60)[0].token_ids) == 40
 

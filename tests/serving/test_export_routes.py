@@ -5,7 +5,8 @@ import json
 import pytest
 
 from timechat.answers.events import Answer, Event
-from timechat.export import FORMATS, write_as
+from timechat.cli.options import OutputOptions
+from timechat.export import FORMATS, Format, write_as
 
 ANSWER = Answer(
     "a text",
@@ -22,7 +23,8 @@ ANSWER = Answer(
 
 def test_every_format_is_listed(running):
     listed = running.client.get("/v1/export/formats").json()["data"]
-    assert [one["format"] for one in listed] == [*FORMATS, "html"]
+    assert [one["format"] for one in listed] == [*FORMATS]
+    assert [one["title"] for one in listed] == [form.title for form in FORMATS.values()]
     assert len({one["extension"] for one in listed}) == len(listed)
 
 
@@ -53,3 +55,17 @@ def test_a_malformed_answer_is_not_exported(running, change):
     answer = running.client.post("/v1/export", json={"answer": ANSWER.to_dict(), "format": "srt"} | change)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
+
+
+def test_a_new_format_is_one_entry_of_the_table(running, monkeypatch):
+    loud = Format("Loud text", lambda answer: answer.text.upper() + "\n", ".loud.txt", "text/plain")
+    monkeypatch.setitem(FORMATS, "loud", loud)
+    assert OutputOptions(format="loud").format == "loud"
+    listed = running.client.get("/v1/export/formats").json()["data"][-1]
+    assert listed == {"format": "loud", "title": "Loud text", "extension": ".loud.txt", "media_type": "text/plain"}
+    assert running.client.post("/v1/export", json={"answer": ANSWER.to_dict(), "format": "loud"}).text == "A TEXT\n"
+
+
+def test_the_page_format_says_that_it_has_no_video(running):
+    reply = running.client.post("/v1/export", json={"answer": ANSWER.to_dict(), "format": "html"})
+    assert json.loads(reply.headers["x-notes"]) == ["the page shows the events without the video"]

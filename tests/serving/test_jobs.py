@@ -11,7 +11,7 @@ from tests.serving.conftest import until
 from timechat.pipeline import TimeChat
 from timechat.serving.database import exclusive_lock
 from timechat.serving.errors import EngineFailedError, RequestError
-from timechat.video.images import frame_to_pixels
+from timechat.video.frames import frame_to_pixels
 
 
 def over(running, job_id, seconds=60.0):

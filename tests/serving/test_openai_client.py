@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.serving.conftest import serving
 from timechat.cache import DiskCache
-from timechat.pipeline import TimeChat
+from timechat.pipeline import Request, TimeChat
 from timechat.serving.http import ServerSettings
 
 
@@ -47,7 +47,7 @@ def test_an_answer_equals_that_of_the_pipeline(client, nano, films):
     path = films / "film.mp4"
     completion = ask(client, about(path.as_uri()))
     with nano.open(path) as video:
-        expected = nano.run("ask", video, "What happens in the video?")
+        expected = nano.run(Request("ask", "What happens in the video?"), video)
     choice = completion.choices[0]
     assert (choice.message.role, choice.message.content) == ("assistant", expected.text)
     assert choice.finish_reason == "stop"
@@ -106,7 +106,7 @@ def test_a_conversation_has_a_history(client, film_id, nano, films):
     messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "And when?"}]
     second = ask(client, messages).choices[0].message.content
     with nano.open(films / "film.mp4") as video:
-        assert second == nano.run("ask", video, "And when?", history=[("What is there?", first)]).text
+        assert second == nano.run(Request("ask", "And when?", [("What is there?", first)]), video).text
 
 
 def test_the_client_sets_the_system_prompt(client, film_id, monkeypatch):
@@ -235,7 +235,7 @@ _ENDLESS = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "requi
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
 def test_a_schema_that_cannot_be_followed_is_refused(client, film_id, schema, options):
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    with pytest.raises(openai.BadRequestError, match=r"form of the answer|JSON schema"):
+    with pytest.raises(openai.BadRequestError, match=r"grammar of the answer|JSON schema"):
         ask(client, about(film_id), response_format=form, **options)
 
 

@@ -1,4 +1,4 @@
-"""Speech recognition: the sound of a video on the clock of its pictures, and who listens to it."""
+"""Speech recognition: the audio of a video on the clock of its frames, and the recogniser."""
 
 import functools
 import json
@@ -13,79 +13,81 @@ import av
 import numpy as np
 import pytest
 
-from tests.clips import RECIPES, draw_clip, draw_film_with_sound
+from tests.clips import RECIPES, draw_clip, draw_video_with_audio
 from timechat.errors import CheckpointError, VideoError
-from timechat.speech import Transcript, load_transcript, recognition, transcribe_audio
+from timechat.speech import Transcript, recognition
+from timechat.speech.loading import load_transcript
+from timechat.speech.recognition import transcribe_audio
 from timechat.video import probe_video
-from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _pieces, read_audio
+from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _segments, read_audio
 
-REAL_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
-FROM_AAC = 0.01  # seconds; the codec smears a sharp start
+REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
+FROM_AAC = 0.01  # seconds; the codec blurs a sharp start
 RUN_IN = 1024 / 44100 + FROM_AAC  # seconds; the codec writes a block of silence first
 
 
-def beep_times(sound: AudioSegment) -> tuple[float, float]:
-    """Start and end of what can be heard, in seconds on the video's clock."""
-    loud = np.flatnonzero(np.abs(sound.samples) > 0.1)
-    return sound.start + loud[0] / SAMPLE_RATE, sound.start + loud[-1] / SAMPLE_RATE
+def beep_times(audio: AudioSegment) -> tuple[float, float]:
+    """Return start and end of the audible part in seconds on the video's clock."""
+    loud = np.flatnonzero(np.abs(audio.samples) > 0.1)
+    return audio.start + loud[0] / SAMPLE_RATE, audio.start + loud[-1] / SAMPLE_RATE
 
 
-# ---------------------------------------------------------------------------------------------------- sound
+# ---------------------------------------------------------------------------------------------------- audio
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
 @pytest.mark.parametrize(
-    ("pictures_start", "sound_start", "heard_at"),
+    ("video_start", "audio_start", "audible_at"),
     [(0.0, 0.0, 1.0), (0.0, 2.0, 3.0), (1.5, 0.0, -0.5), (1.0, 1.0, 1.0), (5.0, 6.0, 2.0)],
 )
-def test_sound_counts_from_the_first_picture(suffix, pictures_start, sound_start, heard_at, tmp_path):
-    film = draw_film_with_sound(
-        tmp_path / f"film{suffix}", pictures_start=pictures_start, sound_start=sound_start, beep=1.0, seconds=3.0
+def test_audio_times_count_from_the_first_frame(suffix, video_start, audio_start, audible_at, tmp_path):
+    video = draw_video_with_audio(
+        tmp_path / f"video{suffix}", video_start=video_start, audio_start=audio_start, beep=1.0, seconds=3.0
     )
-    (sound,) = read_audio(film)
-    assert beep_times(sound) == pytest.approx((heard_at, heard_at + 0.5), abs=FROM_AAC)
-    assert sound.start == pytest.approx(sound_start - pictures_start, abs=RUN_IN)
-    assert len(sound.samples) == pytest.approx(3.0 * SAMPLE_RATE, abs=0.05 * SAMPLE_RATE)
-    assert sound.samples.dtype == np.float32
-    assert np.abs(sound.samples).max() == pytest.approx(0.5, abs=0.05)
-    assert sound.notes == ()
+    (audio,) = read_audio(video)
+    assert beep_times(audio) == pytest.approx((audible_at, audible_at + 0.5), abs=FROM_AAC)
+    assert audio.start == pytest.approx(audio_start - video_start, abs=RUN_IN)
+    assert len(audio.samples) == pytest.approx(3.0 * SAMPLE_RATE, abs=0.05 * SAMPLE_RATE)
+    assert audio.samples.dtype == np.float32
+    assert np.abs(audio.samples).max() == pytest.approx(0.5, abs=0.05)
+    assert audio.notes == ()
 
 
 @pytest.mark.parametrize("source", [bytes, str, "file"])
-def test_sound_comes_from_any_source(source, tmp_path):
-    film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=0.2, seconds=1.0)
+def test_audio_is_read_from_any_source(source, tmp_path):
+    video = draw_video_with_audio(tmp_path / "f.mkv", video_start=0, audio_start=0, beep=0.2, seconds=1.0)
     if source == "file":
-        with film.open("rb") as file:
-            (sound,) = read_audio(file)
+        with video.open("rb") as file:
+            (audio,) = read_audio(file)
     else:
-        (sound,) = read_audio(film.read_bytes() if source is bytes else str(film))
-    assert beep_times(sound)[0] == pytest.approx(0.2, abs=0.01)
+        (audio,) = read_audio(video.read_bytes() if source is bytes else str(video))
+    assert beep_times(audio)[0] == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_gap_in_the_sound_is_silence(tmp_path):
-    film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=2.0, gap=4.0)
-    (sound,) = read_audio(film)
-    assert beep_times(sound)[0] == pytest.approx(5.0, abs=0.01)
-    assert sound.end == pytest.approx(6.0, abs=0.02)
+def test_a_gap_in_the_audio_is_silence(tmp_path):
+    video = draw_video_with_audio(tmp_path / "f.mkv", video_start=0, audio_start=0, beep=1.0, seconds=2.0, gap=4.0)
+    (audio,) = read_audio(video)
+    assert beep_times(audio)[0] == pytest.approx(5.0, abs=0.01)
+    assert audio.end == pytest.approx(6.0, abs=0.02)
 
 
-def test_after_a_long_gap_a_new_piece_begins(tmp_path):
-    film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=2.0, gap=4000)
-    first, second = read_audio(film)
+def test_a_new_segment_begins_after_a_long_gap(tmp_path):
+    video = draw_video_with_audio(tmp_path / "f.mkv", video_start=0, audio_start=0, beep=1.0, seconds=2.0, gap=4000)
+    first, second = read_audio(video)
     assert first.end == pytest.approx(0.9, abs=0.03)
     assert beep_times(second)[0] == pytest.approx(4001.0, abs=0.01)
 
 
-def test_pieces_are_cut_where_it_is_quiet_and_lose_nothing():
+def test_segments_are_cut_at_quiet_moments_without_loss():
     rng = np.random.default_rng(0)
     samples = rng.normal(0, 0.2, 25 * SAMPLE_RATE).astype(np.float32)
     samples[int(8.3 * SAMPLE_RATE) : int(8.9 * SAMPLE_RATE)] = 0
     blocks = [AudioSegment(samples[i : i + 1000], 3.0 + i / SAMPLE_RATE) for i in range(0, len(samples), 1000)]
-    pieces = list(_pieces(blocks, 10.0))
-    assert 3.0 + 8.3 < pieces[0].end < 3.0 + 8.9
-    assert all(len(piece.samples) <= 10 * SAMPLE_RATE for piece in pieces)
-    assert [piece.start for piece in pieces[1:]] == pytest.approx([piece.end for piece in pieces[:-1]])
-    np.testing.assert_array_equal(np.concatenate([piece.samples for piece in pieces]), samples)
+    segments = list(_segments(blocks, 10.0))
+    assert 3.0 + 8.3 < segments[0].end < 3.0 + 8.9
+    assert all(len(segment.samples) <= 10 * SAMPLE_RATE for segment in segments)
+    assert [segment.start for segment in segments[1:]] == pytest.approx([segment.end for segment in segments[:-1]])
+    np.testing.assert_array_equal(np.concatenate([segment.samples for segment in segments]), samples)
 
 
 def silence(samples, rate, layout, start):
@@ -95,75 +97,75 @@ def silence(samples, rate, layout, start):
     return frame
 
 
-def test_sound_that_changes_its_kind_goes_on():
+def test_audio_continues_after_a_change_of_format():
     frames = [silence(4800, 48000, "stereo", 0), silence(4410, 44100, "mono", 0.1), silence(800, 8000, "mono", 0.2)]
-    (sound,) = _pieces(_blocks(frames), 10.0)
-    assert sound.end == pytest.approx(0.3, abs=0.002)
+    (audio,) = _segments(_blocks(frames), 10.0)
+    assert audio.end == pytest.approx(0.3, abs=0.002)
 
 
-def test_a_film_without_sound_gives_none(tmp_path):
+def test_a_video_without_audio_gives_no_segment(tmp_path):
     clip = draw_clip(RECIPES["constant rate"], tmp_path / "silent.mp4")
     assert list(read_audio(clip.path)) == []
 
 
-def test_what_the_caller_does_between_pieces_takes_no_time_of_reading(tmp_path, monkeypatch):
-    film = draw_film_with_sound(tmp_path / "f.mkv", pictures_start=0, sound_start=0, beep=1.0, seconds=3.0)
+def test_the_callers_time_does_not_count_as_reading(tmp_path, monkeypatch):
+    video = draw_video_with_audio(tmp_path / "f.mkv", video_start=0, audio_start=0, beep=1.0, seconds=3.0)
     now = time.monotonic
-    pieces = read_audio(film, longest=1.0, timeout=60)
-    next(pieces)
+    segments = read_audio(video, max_seconds=1.0, timeout=60)
+    next(segments)
     monkeypatch.setattr(time, "monotonic", lambda: now() + 1000)
-    assert list(pieces)[-1].end == pytest.approx(3.0, abs=0.01)
+    assert list(segments)[-1].end == pytest.approx(3.0, abs=0.01)
 
 
-def test_what_is_no_video_is_told(tmp_path):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path):
     with pytest.raises(VideoError, match="no such file"):
         list(read_audio(tmp_path / "none.mp4"))
 
 
-def damaged_film(path):
-    film = draw_film_with_sound(path, pictures_start=0, sound_start=0, beep=1.0, seconds=4.0)
-    with av.open(str(film)) as container:
+def damaged_video(path):
+    video = draw_video_with_audio(path, video_start=0, audio_start=0, beep=1.0, seconds=4.0)
+    with av.open(str(video)) as container:
         places = [(packet.pos, packet.size) for packet in container.demux(audio=0) if packet.size]
-    data = bytearray(film.read_bytes())
+    data = bytearray(video.read_bytes())
     for position, size in places[40:50]:
         data[position : position + size] = b"\xff" * size
     return bytes(data)
 
 
-def test_damaged_sound_is_counted(tmp_path):
-    pieces = list(read_audio(damaged_film(tmp_path / "f.mp4")))
-    assert pieces[-1].end == pytest.approx(4.0, abs=0.1)
-    assert any("damaged packets of sound left out" in note for piece in pieces for note in piece.notes)
+def test_damaged_audio_is_counted(tmp_path):
+    segments = list(read_audio(damaged_video(tmp_path / "f.mp4")))
+    assert segments[-1].end == pytest.approx(4.0, abs=0.1)
+    assert any("damaged audio packets left out" in note for segment in segments for note in segment.notes)
 
 
 @pytest.mark.parametrize(
     ("name", "seconds"), [("nasa_with_audio.mp4", 13.056), ("charades_3MSZA.mp4", 31.068), ("coffee.mp4", 9.557)]
 )
-def test_real_sound_has_the_length_that_its_file_tells(name, seconds):
+def test_real_audio_has_the_length_of_its_file(name, seconds):
     path = REAL_VIDEOS / name
     if not path.exists():
         pytest.skip("the shared test videos are not here")
-    (sound,) = read_audio(path)
-    assert sound.end == pytest.approx(seconds, abs=0.03)
-    assert sound.end == pytest.approx(probe_video(path).duration, abs=0.1)
-    pieces = list(read_audio(path, longest=2.0))
-    np.testing.assert_array_equal(np.concatenate([piece.samples for piece in pieces]), sound.samples)
+    (audio,) = read_audio(path)
+    assert audio.end == pytest.approx(seconds, abs=0.03)
+    assert audio.end == pytest.approx(probe_video(path).duration, abs=0.1)
+    segments = list(read_audio(path, max_seconds=2.0))
+    np.testing.assert_array_equal(np.concatenate([segment.samples for segment in segments]), audio.samples)
 
 
 # ---------------------------------------------------------------------------------------------- recognition
 
 
-class Listener:
-    """Stands in for `faster_whisper.WhisperModel`: hears beeps, and says where in the sound they are."""
+class FakeWhisper:
+    """Replacement of `faster_whisper.WhisperModel` that finds beeps and returns their times."""
 
-    made: ClassVar[list[dict]] = []
-    asked: ClassVar[list[dict]] = []
+    created: ClassVar[list[dict]] = []
+    calls: ClassVar[list[dict]] = []
 
     def __init__(self, model, **options):
-        Listener.made.append({"model": model, **options})
+        FakeWhisper.created.append({"model": model, **options})
 
     def transcribe(self, samples, **options):
-        Listener.asked.append(options)
+        FakeWhisper.calls.append(options)
         loud = np.flatnonzero(np.abs(samples) > 0.1)
         if not len(loud):
             return iter(()), SimpleNamespace(language="fr")
@@ -178,10 +180,10 @@ class Listener:
 
 
 @pytest.fixture
-def listener(monkeypatch, tmp_path):
-    """A folder that passes for a model's, and the stand-in that is loaded from it."""
-    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Listener))
-    Listener.made, Listener.asked = [], []
+def fake_whisper(monkeypatch, tmp_path):
+    """A folder that looks like a model folder; the recogniser loaded from it is `FakeWhisper`."""
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=FakeWhisper))
+    FakeWhisper.created, FakeWhisper.calls = [], []
     folder = tmp_path / "whisper"
     folder.mkdir()
     for name in ("model.bin", "config.json", "tokenizer.json"):
@@ -189,76 +191,74 @@ def listener(monkeypatch, tmp_path):
     return folder
 
 
-def film_of(path, **options):
-    defaults = {"pictures_start": 0.0, "sound_start": 0.0, "beep": 1.0, "seconds": 3.0}
-    return draw_film_with_sound(path, **{**defaults, **options})
+def make_video(path, **options):
+    defaults = {"video_start": 0.0, "audio_start": 0.0, "beep": 1.0, "seconds": 3.0}
+    return draw_video_with_audio(path, **{**defaults, **options})
 
 
-@pytest.mark.parametrize(
-    ("pictures_start", "sound_start", "at"), [(0, 0, 1.0), (0, 2, 3.0), (1.2, 0, 0.0), (0.5, 0, 0.5)]
-)
-def test_lines_have_the_times_of_the_pictures(listener, tmp_path, pictures_start, sound_start, at):
-    film = film_of(tmp_path / "f.mkv", pictures_start=pictures_start, sound_start=sound_start)
-    heard = transcribe_audio(film, listener)
-    sound_end = sound_start - pictures_start + 3.0
-    beep_end = sound_start - pictures_start + 1.5
-    assert [line.caption for line in heard.lines] == ["a beep is heard", "it goes on"]
-    assert [line.start for line in heard.lines] == pytest.approx([at, at], abs=0.01)
-    assert [line.end for line in heard.lines] == pytest.approx([beep_end, sound_end], abs=0.02)
-    assert heard.notes == ()
+@pytest.mark.parametrize(("video_start", "audio_start", "at"), [(0, 0, 1.0), (0, 2, 3.0), (1.2, 0, 0.0), (0.5, 0, 0.5)])
+def test_lines_have_times_on_the_video_clock(fake_whisper, tmp_path, video_start, audio_start, at):
+    video = make_video(tmp_path / "f.mkv", video_start=video_start, audio_start=audio_start)
+    transcript = transcribe_audio(video, fake_whisper)
+    audio_end = audio_start - video_start + 3.0
+    beep_end = audio_start - video_start + 1.5
+    assert [line.caption for line in transcript.lines] == ["a beep is heard", "it goes on"]
+    assert [line.start for line in transcript.lines] == pytest.approx([at, at], abs=0.01)
+    assert [line.end for line in transcript.lines] == pytest.approx([beep_end, audio_end], abs=0.02)
+    assert transcript.notes == ()
 
 
-def test_what_was_said_before_the_first_picture_is_no_line(listener, tmp_path):
-    heard = transcribe_audio(film_of(tmp_path / "f.mkv", pictures_start=2.0, seconds=2.5), listener)
-    assert [line.caption for line in heard.lines] == ["it goes on"]
-    assert heard.lines[0].start == 0.0
+def test_speech_before_the_first_frame_is_left_out(fake_whisper, tmp_path):
+    transcript = transcribe_audio(make_video(tmp_path / "f.mkv", video_start=2.0, seconds=2.5), fake_whisper)
+    assert [line.caption for line in transcript.lines] == ["it goes on"]
+    assert transcript.lines[0].start == 0.0
 
 
-def test_the_language_is_told_by_the_first_piece_in_which_something_is_said(listener, tmp_path, monkeypatch):
-    heard = transcribe_audio(film_of(tmp_path / "late.mkv", gap=4000), listener)
-    assert [line.start for line in heard.lines] == pytest.approx([4001, 4001], abs=0.01)
-    assert [asked["language"] for asked in Listener.asked] == [None, None]
-    Listener.asked.clear()
-    monkeypatch.setattr(recognition, "read_audio", functools.partial(read_audio, longest=1.6))
-    transcribe_audio(film_of(tmp_path / "early.mkv", beep=0.2), listener)
-    assert [asked["language"] for asked in Listener.asked][:2] == [None, "de"]
+def test_the_first_segment_with_speech_gives_the_language(fake_whisper, tmp_path, monkeypatch):
+    transcript = transcribe_audio(make_video(tmp_path / "late.mkv", gap=4000), fake_whisper)
+    assert [line.start for line in transcript.lines] == pytest.approx([4001, 4001], abs=0.01)
+    assert [call["language"] for call in FakeWhisper.calls] == [None, None]
+    FakeWhisper.calls.clear()
+    monkeypatch.setattr(recognition, "read_audio", functools.partial(read_audio, max_seconds=1.6))
+    transcribe_audio(make_video(tmp_path / "early.mkv", beep=0.2), fake_whisper)
+    assert [call["language"] for call in FakeWhisper.calls][:2] == [None, "de"]
 
 
-def test_a_language_that_is_given_holds(listener, tmp_path):
-    transcribe_audio(film_of(tmp_path / "f.mkv"), listener, language="en")
-    assert Listener.asked == [{"language": "en", "temperature": 0.0, "vad_filter": True}]
+def test_a_given_language_is_used(fake_whisper, tmp_path):
+    transcribe_audio(make_video(tmp_path / "f.mkv"), fake_whisper, language="en")
+    assert FakeWhisper.calls == [{"language": "en", "temperature": 0.0, "vad_filter": True}]
 
 
-def test_damaged_sound_is_noted(listener, tmp_path):
-    (note,) = transcribe_audio(damaged_film(tmp_path / "f.mp4"), listener).notes
-    assert note.startswith("damaged packets of sound left out: ")
+def test_damaged_audio_is_noted(fake_whisper, tmp_path):
+    (note,) = transcribe_audio(damaged_video(tmp_path / "f.mp4"), fake_whisper).notes
+    assert note.startswith("damaged audio packets left out: ")
 
 
 @pytest.mark.parametrize(
     ("device", "kind", "number"), [("auto", "auto", 0), ("mps", "cpu", 0), ("cuda:1", "cuda", 1), ("cpu", "cpu", 0)]
 )
-def test_the_recogniser_is_loaded_once_on_the_device(listener, tmp_path, device, kind, number):
-    transcribe_audio(film_of(tmp_path / "f.mkv", gap=4000), listener, device=device)
-    assert Listener.made == [{"model": str(listener), "device": kind, "device_index": number}]
+def test_the_recogniser_is_loaded_once_on_the_device(fake_whisper, tmp_path, device, kind, number):
+    transcribe_audio(make_video(tmp_path / "f.mkv", gap=4000), fake_whisper, device=device)
+    assert FakeWhisper.created == [{"model": str(fake_whisper), "device": kind, "device_index": number}]
 
 
-def test_progress_is_told_in_seconds(listener, tmp_path):
-    told = []
-    transcribe_audio(film_of(tmp_path / "f.mkv"), listener, progress=lambda *step: told.append(step))
-    assert told[-1] == ("listen", 3, 3)
-    assert all(0 <= done <= total for _, done, total in told)
+def test_progress_is_reported_in_seconds(fake_whisper, tmp_path):
+    reported = []
+    transcribe_audio(make_video(tmp_path / "f.mkv"), fake_whisper, progress=lambda *step: reported.append(step))
+    assert reported[-1] == ("listen", 3, 3)
+    assert all(0 <= done <= total for _, done, total in reported)
 
 
-def test_a_film_without_sound_is_not_listened_to(listener, tmp_path):
+def test_a_video_without_audio_needs_no_recogniser(fake_whisper, tmp_path):
     clip = draw_clip(RECIPES["constant rate"], tmp_path / "silent.mp4")
-    heard = load_transcript(clip.path, asr_model=listener)
-    assert heard == Transcript((), ("the video has no sound that can be decoded, so nothing is heard in it",))
-    assert Listener.made == []
+    transcript = load_transcript(clip.path, asr_model=fake_whisper)
+    assert transcript == Transcript((), ("the video has no audio that can be decoded, so there is no transcript",))
+    assert FakeWhisper.created == []
 
 
-def test_recognised_speech_is_cleaned(listener, tmp_path):
-    heard = load_transcript(film_of(tmp_path / "f.mkv"), asr_model=listener)
-    assert [line.caption for line in heard.lines] == ["a beep is heard", "it goes on"]
+def test_recognised_speech_is_cleaned(fake_whisper, tmp_path):
+    transcript = load_transcript(make_video(tmp_path / "f.mkv"), asr_model=fake_whisper)
+    assert [line.caption for line in transcript.lines] == ["a beep is heard", "it goes on"]
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
@@ -267,12 +267,12 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
         transcribe_audio(tmp_path / "none.mp4", "tiny")
 
 
-def test_a_folder_that_is_no_model_is_told_before_the_video_is_read(listener, tmp_path):
-    (listener / "model.bin").unlink()
+def test_an_invalid_model_is_refused_before_reading_the_video(fake_whisper, tmp_path):
+    (fake_whisper / "model.bin").unlink()
     with pytest.raises(CheckpointError, match=r"model\.bin missing; .* ct2-transformers-converter --model"):
-        transcribe_audio(tmp_path / "none.mp4", listener)
+        transcribe_audio(tmp_path / "none.mp4", fake_whisper)
     with pytest.raises(CheckpointError, match="is a file; give the folder"):
-        transcribe_audio(tmp_path / "none.mp4", listener / "config.json")
+        transcribe_audio(tmp_path / "none.mp4", fake_whisper / "config.json")
 
 
 # --------------------------------------------------------------------------- the real recogniser, untrained
@@ -284,7 +284,7 @@ def whisper(tmp_path_factory):
     pytest.importorskip("faster_whisper")
     folder = tmp_path_factory.mktemp("whisper")
     save_random_whisper(folder / "transformers")
-    from ctranslate2.converters import TransformersConverter
+    from ctranslate2.converters import TransformersConverter  # type: ignore[import-untyped]
 
     copied = ["tokenizer.json", "preprocessor_config.json"]
     TransformersConverter(str(folder / "transformers"), copy_files=copied).convert(str(folder / "converted"))
@@ -332,13 +332,13 @@ def save_random_whisper(folder: Path) -> None:
     settings.alignment_heads = [[1, 0]]
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    sound = {"feature_size": 80, "sampling_rate": SAMPLE_RATE, "hop_length": 160, "chunk_length": 30, "n_fft": 400}
-    (folder / "preprocessor_config.json").write_text(json.dumps(sound))
+    audio = {"feature_size": 80, "sampling_rate": SAMPLE_RATE, "hop_length": 160, "chunk_length": 30, "n_fft": 400}
+    (folder / "preprocessor_config.json").write_text(json.dumps(audio))
 
 
 @pytest.fixture
 def everything_is_speech(monkeypatch):
-    """Drawn films have no speech, which the real recogniser would notice."""
+    """Switch the voice detection off: synthetic videos have no speech."""
     import faster_whisper
 
     transcribe = faster_whisper.WhisperModel.transcribe
@@ -349,17 +349,17 @@ def everything_is_speech(monkeypatch):
     )
 
 
-def test_the_real_recogniser_listens(whisper, everything_is_speech, tmp_path):
-    early = transcribe_audio(film_of(tmp_path / "early.mkv"), whisper)
-    late = transcribe_audio(film_of(tmp_path / "late.mkv", sound_start=2.0), whisper)
+def test_the_real_recogniser_transcribes(whisper, everything_is_speech, tmp_path):
+    early = transcribe_audio(make_video(tmp_path / "early.mkv"), whisper)
+    late = transcribe_audio(make_video(tmp_path / "late.mkv", audio_start=2.0), whisper)
     assert early.lines
     assert all(0 <= line.start <= line.end <= 3.0 + 0.02 for line in early.lines)
     assert [line.start - 2.0 for line in late.lines] == pytest.approx([line.start for line in early.lines], abs=0.002)
-    assert transcribe_audio(film_of(tmp_path / "again.mkv"), whisper) == early
+    assert transcribe_audio(make_video(tmp_path / "again.mkv"), whisper) == early
 
 
-def test_the_real_recogniser_hears_no_speech_in_a_beep(whisper, tmp_path):
-    assert transcribe_audio(film_of(tmp_path / "f.mkv"), whisper) == Transcript()
+def test_the_real_recogniser_finds_no_speech_in_a_beep(whisper, tmp_path):
+    assert transcribe_audio(make_video(tmp_path / "f.mkv"), whisper) == Transcript()
 
 
 @pytest.mark.parametrize("name", ["model.bin", "config.json", "tokenizer.json"])
@@ -369,12 +369,12 @@ def test_a_damaged_model_is_one_clear_line(name, whisper, tmp_path):
     for path in whisper.iterdir():
         (folder / path.name).write_bytes(b"\x00 damaged" if path.name == name else path.read_bytes())
     with pytest.raises(CheckpointError, match="cannot be used to recognise speech on cpu: ") as error:
-        transcribe_audio(film_of(tmp_path / "f.mkv"), folder, device="cpu")
+        transcribe_audio(make_video(tmp_path / "f.mkv"), folder, device="cpu")
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_name_of_a_model_is_one_clear_line(whisper, tmp_path):
+def test_an_unknown_model_name_is_one_clear_line(whisper, tmp_path):
     with pytest.raises(
         CheckpointError, match="gigantic: cannot be used to recognise speech on auto: Invalid model size"
     ):
-        transcribe_audio(film_of(tmp_path / "f.mkv"), "gigantic")
+        transcribe_audio(make_video(tmp_path / "f.mkv"), "gigantic")

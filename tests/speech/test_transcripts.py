@@ -1,7 +1,9 @@
-"""Transcripts of every kind, and what a question quotes of them."""
+"""Transcripts of every format, and their lines in the prompt of a question."""
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -15,11 +17,11 @@ from timechat.speech import (
     Transcript,
     add_transcript,
     clean_transcript,
-    load_transcript,
     read_transcript,
     thin_transcript,
     transcript_between,
 )
+from timechat.speech.loading import load_transcript
 
 LINES = (Event(1.0, 2.5, "hello there everyone"), Event(3661.25, 3663.0, "now we cut the onion"))
 
@@ -107,7 +109,7 @@ def transcript(folder, content, name="speech.txt"):
 
 
 @pytest.mark.parametrize("content", FORMATS.values(), ids=FORMATS)
-def test_every_format_gives_the_same_lines_whatever_the_files_name(content, tmp_path):
+def test_every_format_gives_the_same_lines(content, tmp_path):
     assert read_transcript(transcript(tmp_path, content)) == LINES
 
 
@@ -115,7 +117,7 @@ def test_a_file_in_utf_16_is_read(tmp_path):
     assert read_transcript(transcript(tmp_path, SRT.encode("utf-16"))) == LINES
 
 
-def test_rolling_captions_are_told_once(tmp_path):
+def test_rolling_captions_are_read_once(tmp_path):
     rolling = """WEBVTT
 Kind: captions
 
@@ -141,12 +143,12 @@ to my kitchen
     )
 
 
-def test_a_text_that_is_a_number_stays(tmp_path):
+def test_a_text_that_is_a_number_is_kept(tmp_path):
     said = "1\n00:00:01,000 --> 00:00:02,000\n42\n\n2\n00:00:03,000 --> 00:00:04,000\n7\n"
     assert [line.caption for line in read_transcript(transcript(tmp_path, said))] == ["42", "7"]
 
 
-def test_signs_that_are_no_markup_stay(tmp_path):
+def test_characters_without_markup_meaning_are_kept(tmp_path):
     said = "00:00:01,000 --> 00:00:02,000\nI <3 you, 1 < 2 > 0 &amp; R&B {all}\n"
     assert read_transcript(transcript(tmp_path, said))[0].caption == "I <3 you, 1 < 2 > 0 & R&B {all}"
 
@@ -156,7 +158,7 @@ def test_a_transcript_may_be_empty(content, tmp_path):
     assert read_transcript(transcript(tmp_path, content)) == ()
 
 
-def test_a_line_that_ends_before_it_starts_lasts_no_time(tmp_path):
+def test_a_line_that_ends_before_its_start_has_no_duration(tmp_path):
     segments = [{"start": 5.0, "end": 4.5, "text": "so"}, {"timestamp": [6.0, None], "text": "end"}]
     assert read_transcript(transcript(tmp_path, json.dumps(segments))) == (
         Event(5.0, 5.0, "so"),
@@ -169,26 +171,26 @@ def test_a_line_that_ends_before_it_starts_lasts_no_time(tmp_path):
     [
         (SRT.replace("01:01:01,250", "01:xx:01"), r"speech\.txt:7: expected times such as .* got '01:xx:01 --> "),
         (VTT.replace("00:01.000", "1.000"), r"speech\.txt:10: expected times such as"),
-        ("\n\nhello there\n", r"speech\.txt:3: 'hello there' begins no transcript; expected SRT, WebVTT, the JSON"),
-        (TABS + "a line", r"speech\.txt:3: expected start, end and words divided by tabs, got 'a line'"),
+        ("\n\nhello there\n", r"speech\.txt:3: 'hello there' is not the start of a transcript; expected SRT"),
+        (TABS + "a line", r"speech\.txt:3: expected tab-separated start, end and text, got 'a line'"),
         (TABS + "1.0\tx\ty", r"speech\.txt:3: could not convert string to float: 'x'"),
-        ('{"segments": [', r"speech\.txt:1: is no JSON \(.*\) and nothing else known; expected SRT"),
+        ('{"segments": [', r"speech\.txt:1: is not JSON \(.*\) and not another known format; expected SRT"),
         ('{"text": "all of it"}', r'speech\.txt: expected \{"segments": .* got the keys text'),
         ('[{"start": 1, "text": "a"}]', r"speech\.txt: segment 0: the key 'end' is missing"),
         ('[{"start": 1, "end": 2, "text": "a"}, 3]', r"speech\.txt: segment 1: expected \{"),
         ('[{"start": 1, "end": 2, "text": null}]', r"segment 0: text must be text, got None"),
         ('[{"start": -1, "end": 2, "text": "a"}]', r"segment 0: start must be a finite number of seconds from 0"),
         ('[{"start": null, "end": 2, "text": "a"}]', r"segment 0: start and end must be seconds, got None and 2"),
-        ("hell\u00f6 there".encode("latin-1"), r"speech\.txt: byte 4 is no UTF-8 text; save it as UTF-8"),
-        (b"\x00" * 3 + b"\xff\xd8", r"speech\.txt: byte 3 is no UTF-8 text"),
+        ("hell\u00f6 there".encode("latin-1"), r"speech\.txt: byte 4 is not UTF-8 text; save the file as UTF-8"),
+        (b"\x00" * 3 + b"\xff\xd8", r"speech\.txt: byte 3 is not UTF-8 text"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(content, message, tmp_path):
+def test_an_error_names_its_line(content, message, tmp_path):
     with pytest.raises(DataError, match=message):
         read_transcript(transcript(tmp_path, content))
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none\.srt: no such file"):
         read_transcript(tmp_path / "none.srt")
     with pytest.raises(DataError, match="is a folder"):
@@ -198,7 +200,7 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path):
 # -------------------------------------------------------------------------------------------------- windows
 
 
-def test_speech_is_cut_to_a_window_and_counts_from_its_start():
+def test_speech_is_cut_to_a_window_with_relative_times():
     speech = [Event(0, 4, "before"), Event(8, 12, "over the start"), Event(12, 14, "in"), Event(18, 25, "over the end")]
     assert transcript_between([*speech, Event(20, 21, "after")], 10, 20) == (
         Event(0.0, 2.0, "over the start"),
@@ -207,7 +209,7 @@ def test_speech_is_cut_to_a_window_and_counts_from_its_start():
     )
 
 
-def test_a_line_belongs_to_the_window_it_touches_for_a_time():
+def test_a_line_belongs_to_every_window_that_it_overlaps():
     speech = [Event(5, 10, "ends there"), Event(10, 10, "a moment"), Event(20, 22, "starts there")]
     assert [line.caption for line in transcript_between(speech, 10, 20)] == ["a moment"]
     with pytest.raises(ValueError, match="a part must start at 0 s or later"):
@@ -219,7 +221,7 @@ speeches = st.lists(st.builds(lambda a, b: Event(min(a, b), max(a, b), "words"),
 
 
 @given(speeches, times, times)
-def test_windows_lose_no_time_of_speech(speech, one, other):
+def test_windows_together_cover_all_speech(speech, one, other):
     start, end = sorted((one, other))
     inside = sum(line.duration for line in transcript_between(speech, start, end))
     assert inside == pytest.approx(sum(max(0.0, min(e.end, end) - max(e.start, start)) for e in speech), abs=1e-6)
@@ -245,12 +247,12 @@ def numbered(count):
         (1000, list(range(1, 1000, 66)), list(range(0, 1000, 66))),
     ],
 )
-def test_long_speech_is_thinned_as_the_original_thins_it(count, as_original, all_of_it):
+def test_a_long_transcript_is_thinned_as_in_the_original(count, as_original, all_of_it):
     assert [start for start, *_ in thin_transcript(numbered(count), first=1)] == as_original
     assert [start for start, *_ in thin_transcript(numbered(count))] == all_of_it
 
 
-def test_a_question_is_asked_with_what_is_heard():
+def test_a_question_contains_the_transcript():
     speech = [Event(0.04, 2.25, "look at this"), Event(3.0, 4.06, "and now stir.")]
     assert add_transcript("What happens?", speech) == (
         "Transcribed speech: 0.0 - 2.2 seconds, look at this. 3.0 - 4.1 seconds, and now stir.  "
@@ -259,41 +261,47 @@ def test_a_question_is_asked_with_what_is_heard():
     assert add_transcript("What happens?", speech, first=1).startswith("Transcribed speech: 3.0 - 4.1 seconds, and")
 
 
-def test_where_nobody_speaks_the_question_says_so():
+def test_a_question_without_speech_says_so():
     asked = "Transcribed speech: None. Based on the video content and possible transcribed speech, What happens?"
     assert add_transcript("What happens?", ()) == asked
     assert add_transcript(asked, numbered(3)) == asked
 
 
-def test_the_wording_for_speech_differs_in_dense_captioning_alone():
+def test_only_dense_captioning_has_its_own_speech_wording():
     plain, heard = PRESETS["original-finetuned@1"], PRESETS["original-finetuned-speech@1"]
-    assert "with the aid of transcribed speech" in heard.dense_caption
-    assert dataclasses.replace(heard, name=plain.name, dense_caption=plain.dense_caption) == plain
+    assert "with the aid of transcribed speech" in heard.prompts["dense_caption"]
+    assert dataclasses.replace(heard, name=plain.name, prompts=plain.prompts) == plain
+    assert {task for task in plain.prompts if plain.prompts[task] != heard.prompts[task]} == {"dense_caption"}
 
 
 # ------------------------------------------------------------------------------------------------- cleaning
 
 
-def test_short_lines_and_repeats_are_dropped_but_not_languages_without_spaces():
+def test_short_and_repeated_lines_are_dropped():
     said = ["Yes.", "Well, we begin.", "Well, we begin.", "ok then", "今天我们做菜", "สวัสดี", "на кухне сейчас", "好"]
     kept = clean_transcript([Event(i, i + 1, words) for i, words in enumerate(said)])
     assert [line.caption for line in kept] == ["Well, we begin.", "今天我们做菜", "สวัสดี", "на кухне сейчас"]
 
 
-def test_a_transcript_is_cleaned_when_it_is_loaded_and_what_is_left_out_is_told(tmp_path):
+def test_a_loaded_transcript_is_cleaned_with_a_note(tmp_path):
     path = transcript(tmp_path, TABS + "3664.00\t3665.00\tyes\n")
-    assert load_transcript("film.mp4", transcript=path) == Transcript(
-        LINES, ("lines of speech with fewer than three words or said twice, left out: 1 of 3",)
+    assert load_transcript("video.mp4", transcript=path) == Transcript(
+        LINES, ("lines of speech with fewer than three words or repeated, left out: 1 of 3",)
     )
-    assert load_transcript("film.mp4", transcript=transcript(tmp_path, TABS)) == Transcript(LINES)
+    assert load_transcript("video.mp4", transcript=transcript(tmp_path, TABS)) == Transcript(LINES)
 
 
 def test_a_transcript_of_single_words_is_kept(tmp_path):
     words = Transcript((Event(0, 1, "we"), Event(1, 2, "cut")))
-    assert load_transcript("film.mp4", transcript=transcript(tmp_path, "0\t1\twe\n1\t2\tcut\n")) == words
+    assert load_transcript("video.mp4", transcript=transcript(tmp_path, "0\t1\twe\n1\t2\tcut\n")) == words
 
 
-def test_nobody_asked_for_speech_or_asked_twice(tmp_path):
-    assert load_transcript("film.mp4") is None
+def test_transcripts_do_not_import_the_recogniser():
+    code = "import sys, timechat.speech.loading; sys.exit('timechat.speech.recognition' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_transcript_and_two_transcripts(tmp_path):
+    assert load_transcript("video.mp4") is None
     with pytest.raises(ValueError, match="both a transcript and a speech recogniser"):
-        load_transcript("film.mp4", transcript=tmp_path / "a.srt", asr_model="tiny")
+        load_transcript("video.mp4", transcript=tmp_path / "a.srt", asr_model="tiny")

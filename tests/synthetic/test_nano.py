@@ -1,4 +1,4 @@
-"""How nano learns: what it is told of films, and that each stage gives a loss with gradients."""
+"""Training of nano: its labels, and a loss with gradients in each stage."""
 
 import copy
 import random
@@ -32,23 +32,22 @@ from timechat.synthetic.nano.labels import (
     visible_objects,
 )
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
-from timechat.synthetic.nano.objectives import NanoHeads
+from timechat.synthetic.nano.objectives import NANO_OBJECTIVES, NanoHeads
 from timechat.synthetic.nano.source import SyntheticSource, frame_times
-from timechat.synthetic.nano.temporal import FRAMES_ASIDE, initialize_comparison, window_attention_loss
-from timechat.synthetic.nano.texts import choose_records, event_times
+from timechat.synthetic.nano.temporal import FRAME_OFFSETS, initialize_comparison, window_attention_loss
+from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
-from timechat.training.objectives import HEADS, find_objective
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
 
-FILM = write_scene(3, 1)
+VIDEO = write_scene(3, 1)
 
 
 @pytest.fixture(scope="module")
 def nano():
-    sentences = [text for r in synthetic_records(FILM) for text in (r.question, r.response)]
+    sentences = [text for r in synthetic_records(VIDEO) for text in (r.question, r.response)]
     return build_nano(sentences)
 
 
@@ -62,10 +61,7 @@ def make_recipe(objective, **films):
     return build_recipe(content)[0]
 
 
-# ---------------------------------------------------------------------------------------------- words and numbers
-
-
-def test_every_half_second_is_one_token_and_reads_as_plain_seconds(nano):
+def test_every_half_second_is_one_token(nano):
     tokenizer = nano[1].tokenizer
     text = "The given query happens in 24.5 - 130.0 seconds."
     ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -75,7 +71,7 @@ def test_every_half_second_is_one_token_and_reads_as_plain_seconds(nano):
     assert tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in time_words()]) == list(range(first, first + 601))
 
 
-def test_times_between_the_halves_can_be_written_too(nano):
+def test_times_between_half_seconds_can_be_written(nano):
     tokenizer = nano[1].tokenizer
     assert (
         tokenizer.decode(tokenizer("at 12.3 and 1234.5 s", add_special_tokens=False).input_ids)
@@ -83,71 +79,70 @@ def test_times_between_the_halves_can_be_written_too(nano):
     )
 
 
-def test_near_times_are_alike_and_far_ones_are_not():
+def test_near_times_are_similar_and_far_ones_are_not():
     code = time_code(64)
     likeness = code @ code[100]
     assert likeness.argmax() == 100
     assert likeness[101] > likeness[110] > likeness[300]
 
 
-# ----------------------------------------------------------------------------------------- what is told of a film
+def test_state_labels_are_set_between_start_and_end_of_an_event():
+    action = VIDEO.actions[0]
+    obj = VIDEO.objects[action.object]
+    column = COLOR_KIND.start + list(COLORS).index(obj.color) * NUM_KINDS + KINDS.index(action.kind)
+    times = [action.start, action.start + 0.5, action.end - 0.5, action.end]
+    assert state_labels(VIDEO, times)[:, column].tolist() == [0, 1, 1, 0]
 
 
-def test_state_labels_hold_between_the_ends_of_an_event():
-    happening = FILM.actions[0]
-    thing = FILM.objects[happening.object]
-    column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
-    times = [happening.start, happening.start + 0.5, happening.end - 0.5, happening.end]
-    assert state_labels(FILM, times)[:, column].tolist() == [0, 1, 1, 0]
-
-
-def test_labels_tell_what_begins_and_what_is_over():
-    happening = FILM.actions[0]
-    thing = FILM.objects[happening.object]
-    column = COLOR_KIND.start + list(COLORS).index(thing.color) * NUM_KINDS + KINDS.index(happening.kind)
-    labels = state_labels(FILM, frame_times(FILM))
-    frame = round(happening.start * 2) + 1
+def test_labels_mark_starts_and_ends_of_events():
+    action = VIDEO.actions[0]
+    obj = VIDEO.objects[action.object]
+    column = COLOR_KIND.start + list(COLORS).index(obj.color) * NUM_KINDS + KINDS.index(action.kind)
+    labels = state_labels(VIDEO, frame_times(VIDEO))
+    frame = round(action.start * 2) + 1
     assert labels[frame - 1 : frame + 2, NEW.start + column].tolist() == [0, 1, 0]
-    frame = round(happening.end * 2)
+    frame = round(action.end * 2)
     assert labels[frame - 1 : frame + 2, OVER.start + column].tolist() == [0, 1, 0]
 
 
-def test_pairs_tell_who_is_there():
-    here = [thing for thing in FILM.objects if thing.is_present]
+def test_pair_labels_mark_visible_objects():
+    here = [obj for obj in VIDEO.objects if obj.is_present]
     columns = [PAIRS.start + list(COLORS).index(t.color) * NUM_SHAPES + SHAPES.index(t.shape) for t in here]
-    assert state_labels(FILM, [0.0])[0].nonzero()[0].tolist() == sorted(columns)
+    assert state_labels(VIDEO, [0.0])[0].nonzero()[0].tolist() == sorted(columns)
 
 
-def test_frame_and_patch_labels_say_what_is_where():
-    seen = visible_objects(FILM, 0.0)
+def test_frame_and_patch_labels_locate_objects():
+    seen = visible_objects(VIDEO, 0.0)
     classes, geometry = frame_labels(seen)
-    thing = next(i for i, thing in enumerate(FILM.objects) if thing.is_present)
-    color, shape = list(COLORS).index(FILM.objects[thing].color), SHAPES.index(FILM.objects[thing].shape)
+    index = next(i for i, obj in enumerate(VIDEO.objects) if obj.is_present)
+    color, shape = list(COLORS).index(VIDEO.objects[index].color), SHAPES.index(VIDEO.objects[index].shape)
     assert classes[color] in (shape, -100)
-    look = appearance_at(FILM, thing, 0.0)
+    look = appearance_at(VIDEO, index, 0.0)
     assert geometry[len(COLORS) + shape][:2] == pytest.approx([look.x, look.y])
-    patches, _ = patch_labels(seen, 12, (FILM.width, FILM.height))
+    patches, _ = patch_labels(seen, 12, (VIDEO.width, VIDEO.height))
     place = min(11, int(look.y * 12)) * 12 + min(11, int(look.x * 12))
     assert patches[place].tolist() == [1 + color, 1 + shape]
 
 
-def test_motion_labels_tell_where_things_are_and_how_they_change():
-    happening = next(h for f in (write_scene(3, i) for i in range(50)) for h in f.actions if h.kind == "move")
-    film = next(f for f in (write_scene(3, i) for i in range(50)) if happening in f.actions)
-    times = frame_times(film)
-    motion, known = motion_labels(film, times)
-    frame, shape = round(happening.start * 2) + 4, len(COLORS) + SHAPES.index(film.objects[happening.object].shape)
-    look, before, after = (appearance_at(film, happening.object, times[i]) for i in (frame, frame - 2, frame + 2))
+def test_motion_labels_hold_positions_and_changes():
+    action = next(
+        action for f in (write_scene(3, i) for i in range(50)) for action in f.actions if action.kind == "move"
+    )
+    video = next(f for f in (write_scene(3, i) for i in range(50)) if action in f.actions)
+    times = frame_times(video)
+    motion, known = motion_labels(video, times)
+    frame, shape = round(action.start * 2) + 4, len(COLORS) + SHAPES.index(video.objects[action.object].shape)
+    look, before, after = (appearance_at(video, action.object, times[i]) for i in (frame, frame - 2, frame + 2))
     assert known[frame, shape].all()
     assert motion[frame, shape, :2] == pytest.approx([look.x - 0.5, look.y - 0.5], abs=1e-5)
     change = [2.5 * (after.x - before.x), 2.5 * (after.y - before.y)]
     assert motion[frame, shape, 6:8] == pytest.approx(change, abs=1e-4)
     assert not known[1, :, 6:].any()  # there is no second before
     padded = [*times[: frame + 2], times[frame + 1], times[frame + 1]]
-    assert not motion_labels(film, padded)[1][frame, :, 6:].any()  # less than a second after
+    assert not motion_labels(video, padded)[1][frame, :, 6:].any()  # less than a second after
 
 
-def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
+def test_starts_point_to_the_next_frame_and_ends_to_their_own():
     ids = TokenIds(first_time=100, dash=50, scores=51)
     packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, 104, 50, 106, 2])])
     times, words = answer_pointers(packed, ids, num_tokens=20)
@@ -156,24 +151,24 @@ def test_a_start_points_at_the_frame_after_it_and_an_end_at_its_own():
     assert answer_pointers(packed, ids, num_tokens=5)[0][5] == 4  # never past the last token
 
 
-def test_scores_and_durations_are_no_times_to_look_at():
+def test_scores_and_durations_have_no_pointers():
     ids = TokenIds(first_time=100, dash=50, scores=51)
     scored = Conversation([8], [104, 51, 103, 2])
     lasting = Conversation([8], [103, 9, 2])  # of an event that begins at 3.5 s
     packed = pack_conversations([1, 7], [scored, lasting])
-    times, words = answer_pointers(packed, ids, num_tokens=20, told=[None, 3.5])
+    times, words = answer_pointers(packed, ids, num_tokens=20, starts=[None, 3.5])
     assert times == [-1, -1, 4] + [-1] * 8
     assert words == [-1] * 7 + [8, 8, 8, -1]
 
 
-def test_a_question_about_one_event_tells_when_that_begins():
-    records = synthetic_records(FILM)
-    told = {record.id: event_times(record) for record in records}
-    assert all(told[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
-    assert any(told[record.id] == record.events[0].start for record in records if record.kind == "what_after")
+def test_questions_about_one_event_have_its_start():
+    records = synthetic_records(VIDEO)
+    starts = {record.id: single_event_start(record) for record in records}
+    assert all(starts[record.id] is None for record in records if record.task != "qa" or len(record.events) != 1)
+    assert any(starts[record.id] == record.events[0].start for record in records if record.kind == "what_after")
 
 
-def test_what_begins_is_written_by_its_parts():
+def test_codes_of_starts_consist_of_parts():
     code = state_code(256)[NEW]
     red_bounces, red_grows, blue_bounces, blue_grows = (
         code[list(COLORS).index(color) * NUM_KINDS + KINDS.index(kind)]
@@ -184,32 +179,32 @@ def test_what_begins_is_written_by_its_parts():
     assert red_bounces @ red_bounces > 1.5 * (red_bounces @ red_grows)
 
 
-def test_brief_questions_ask_after_every_event_in_few_words():
-    asked = choose_records(FILM, 0, 20, random.Random(0), brief=True)
-    grounded = [record for record in asked if record.task == "grounding" and not record.is_negative]
-    assert sorted(record.events[0].id for record in grounded) == sorted(h.id for h in FILM.actions)
-    usual = [record for record in synthetic_records(FILM) if record.task == "grounding"]
+def test_brief_questions_are_short_and_cover_every_event():
+    records = choose_records(VIDEO, 0, 20, random.Random(0), brief=True)
+    grounded = [record for record in records if record.task == "grounding" and not record.is_negative]
+    assert sorted(record.events[0].id for record in grounded) == sorted(action.id for action in VIDEO.actions)
+    usual = [record for record in synthetic_records(VIDEO) if record.task == "grounding"]
     assert np.mean([len(r.question) for r in grounded]) < 0.6 * np.mean([len(r.question) for r in usual])
 
 
-def test_video_tokens_start_by_looking_at_their_own_frame_and_at_its_neighbours(nano):
+def test_video_tokens_first_attend_to_their_own_and_near_frames(nano):
     video = nano[0].video_qformer
-    for layer, asides in zip(video.qformer.encoder.layer, FRAMES_ASIDE, strict=True):
+    for layer, offsets in zip(video.qformer.encoder.layer, FRAME_OFFSETS, strict=True):
         attention = layer.crossattention.attention
         with torch.no_grad():
             queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (32, -1))
             keys = attention.key(video.frame_positions.weight).unflatten(-1, (32, -1))
-        looked_at = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
-        for half, aside in zip((looked_at[:16], looked_at[16:]), asides, strict=True):
-            assert (half == (torch.arange(16) + aside) % 16).all()
+        attended = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
+        for half, offset in zip((attended[:16], attended[16:]), offsets, strict=True):
+            assert (half == (torch.arange(16) + offset) % 16).all()
 
 
-def test_the_video_qformer_starts_by_comparing_frames(nano):
+def test_the_initialized_video_qformer_compares_frames(nano):
     model = copy.deepcopy(nano[0])
     model.training_heads = NanoHeads(model)
     initialize_comparison(model)
-    video, told = model.video_qformer, model.training_heads.frames
-    which = torch.linalg.pinv(told.which.weight.detach())  # (dimensions, rows): a token that is known as that of a row
+    video, heads = model.video_qformer, model.training_heads.frames
+    which = torch.linalg.pinv(heads.which.weight.detach())  # (dimensions, rows): a token that is known as that of a row
     tokens = 30 * which.T + torch.randn(16, 16, len(which)) / 8
     frames = F.pad(tokens, (0, video.frame_positions.embedding_dim - len(which)))
     outputs = []
@@ -217,12 +212,12 @@ def test_the_video_qformer_starts_by_comparing_frames(nano):
     with cross.output.dense.register_forward_hook(lambda *call: outputs.append(call[2])), torch.no_grad():
         video(frames[None])
         change = (tokens[7, 3] - tokens[3, 3]) @ F.normalize(
-            told.geometry.weight, dim=1
+            heads.geometry.weight, dim=1
         ).T  # of one row, in two seconds
     assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], 2 * change, atol=0.1)
 
 
-def test_watched_scores_are_those_that_attention_uses(nano):
+def test_recorded_scores_equal_those_of_attention(nano):
     video = nano[0].video_qformer
     attention = video.qformer.encoder.layer[1].crossattention.attention
     values, outputs = [], []
@@ -239,7 +234,7 @@ def test_watched_scores_are_those_that_attention_uses(nano):
         assert torch.allclose(weighted.transpose(1, 2).flatten(2), output, atol=1e-4)
 
 
-def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
+def test_window_attention_has_one_target_token_per_head(nano, monkeypatch):
     model = nano[0]
     layers = model.video_qformer.qformer.encoder.layer
     across = AttentionRecorder(layer.crossattention.attention for layer in layers)
@@ -252,24 +247,21 @@ def test_windows_are_told_to_look_at_one_query_of_one_frame(nano):
     for frames, run in zip((16, 4), scores, strict=True):
         for query in range(16):
             for head in range(32):
-                frame = min(query, frames - 1) + FRAMES_ASIDE[0][head // 16]
+                frame = min(query, frames - 1) + FRAME_OFFSETS[0][head // 16]
                 run[0, head, query, min(max(frame, 0), frames - 1) * 18 + head % 16] = 30.0
-    across.scores = lambda: [scores]
+    monkeypatch.setattr(across, "scores", lambda: [scores])
     loss, share = window_attention_loss(model.config, across, between, sizes)
     assert loss < 1e-6
     assert share > 0.999
 
 
-def test_a_guide_is_content_with_attention_that_looks_where_it_should():
+def test_the_attention_loss_is_zero_for_correct_attention():
     scores = torch.zeros(1, 3, 5)
     scores[0, :, 2] = 20.0
     wanted = torch.zeros(1, 3, 5, dtype=torch.bool)
     wanted[..., 2] = True
     assert attention_loss(scores, wanted).max() < 1e-6
     assert attention_loss(scores, wanted.roll(1, dims=-1)).min() > 10
-
-
-# -------------------------------------------------------------------------------------------------- batches, losses
 
 
 def make_source(nano, objective, tmp_path, monkeypatch, **films):
@@ -289,11 +281,11 @@ def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkey
     films = {} if objective in ("nano_frames", "nano_scripts") else {"num_films": 2}
     source = make_source(nano, objective, tmp_path, monkeypatch, **films)
     model, _ = nano
-    model.training_heads = HEADS[objective](model)
+    model.training_heads = NanoHeads(model)
     batches = source.batches(0)
     batch = next(batches)
     batches.close()
-    loss = find_objective(objective)(model, {**batch, "progress": 0.5})
+    loss = NANO_OBJECTIVES[objective].loss(model, {**batch, "progress": 0.5})
     loss.loss_sum.backward()
     assert torch.isfinite(loss.loss_sum)
     assert all(head.grad is not None for head in model.training_heads.parameters())
@@ -310,7 +302,7 @@ def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkey
     del model.training_heads
 
 
-def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
+def test_batches_depend_on_the_iteration_only(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
     running = source.batches(0)
     next(running)
@@ -323,7 +315,7 @@ def test_batches_depend_on_the_iteration_alone(nano, tmp_path, monkeypatch):
     assert torch.equal(again["input_ids"], second["input_ids"])
 
 
-def test_windows_are_labelled_from_where_they_begin(nano, tmp_path, monkeypatch):
+def test_windows_are_labeled_from_their_first_frame(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_windows", tmp_path, monkeypatch, num_films=2)
     batch = source._windows(0)
     config, store = nano[1].config, source._store
@@ -338,17 +330,17 @@ def test_windows_are_labelled_from_where_they_begin(nano, tmp_path, monkeypatch)
     assert first == len(batch["times"]) == len(batch["states"]) == len(batch["motion"])
 
 
-def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
+def test_batches_hold_the_classes_of_their_queries(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch, levels=[1])
     batches = source.batches(0)
     batch = next(batches)
     batches.close()
-    assert len(batch["asked"]) == len(batch["asked_at"]) > 0
-    assert (batch["pointers"][batch["asked_at"][:, 0], batch["asked_at"][:, 1]] >= 0).all()
+    assert len(batch["query_classes"]) == len(batch["query_positions"]) > 0
+    assert (batch["pointers"][batch["query_positions"][:, 0], batch["query_positions"][:, 1]] >= 0).all()
     assert (batch["word_pointers"] >= 0).any()
     assert not ((batch["word_pointers"] >= 0) & (batch["pointers"] >= 0)).any()
-    rows, columns = batch["asked_at"][0::2].unbind(dim=1)  # before a start; the end follows
-    kinds = batch["asked"][0::2, 2]
+    rows, columns = batch["query_positions"][0::2].unbind(dim=1)  # before a start; the end follows
+    kinds = batch["query_classes"][0::2, 2]
     begins = batch["states"][:, NEW].unflatten(1, (-1, NUM_KINDS)).any(dim=1)  # (tokens of all, kinds)
     sizes = (batch["input_ids"] == nano[0].config.image_token_id).sum(dim=1).tolist()
     firsts = [0, sizes[0]]
@@ -356,19 +348,19 @@ def test_questions_are_told_with_what_they_ask_for(nano, tmp_path, monkeypatch):
         assert begins[firsts[row] + batch["pointers"][row, column], kind]
 
 
-def test_conversations_are_tokenised_as_they_are_asked(nano):
+def test_conversations_are_tokenized_as_in_inference(nano):
     _, processor = nano
-    times = frame_times(FILM)
+    times = frame_times(VIDEO)
     question, answer = "When does it happen?", "The given query happens in 1.0 - 2.0 seconds."
-    packed = source_module.ConversationWriter(processor).pack(times, [(question, answer)])
-    asked = processor.encode_prompt(processor.render_prompt(times, question), len(times))
-    assert packed.input_ids[: len(asked)] == asked
+    packed = ConversationWriter(processor).pack(times, [(question, answer)])
+    prompt_ids = processor.encode_prompt(processor.render_prompt(times, question), len(times))
+    assert packed.input_ids[: len(prompt_ids)] == prompt_ids
     answered = [label for label in packed.labels if label != IGNORED_LABEL]
     assert answered[-1] == processor.tokenizer.eos_token_id
     assert processor.decode(answered) == answer
 
 
-def test_features_are_extracted_once(nano, tmp_path, monkeypatch):
+def test_features_are_computed_once(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
     files = sorted((tmp_path / "features").rglob("*.safetensors"))
     times = [file.stat().st_mtime_ns for file in files]
@@ -380,31 +372,31 @@ def test_features_are_extracted_once(nano, tmp_path, monkeypatch):
     assert np.isfinite(tokens.numpy()).all()
 
 
-def test_the_heads_that_are_kept_are_those_of_the_built_in_model(nano):
+def test_the_saved_heads_fit_the_built_in_model(nano):
     kept = load_file(Path(__file__).parents[2] / "recipes" / "nano-heads.safetensors")
     ours = NanoHeads(nano[0]).state_dict()
     assert {name: tensor.shape for name, tensor in kept.items()} == {name: t.shape for name, t in ours.items()}
 
 
-def test_a_batch_that_asks_after_no_event_has_a_loss(nano, tmp_path, monkeypatch):
+def test_a_batch_without_grounding_has_a_loss(nano, tmp_path, monkeypatch):
     source = make_source(nano, "nano_scripts", tmp_path, monkeypatch)
-    other_questions = [record for record in synthetic_records(FILM) if record.task == "qa"][:2]
+    other_questions = [record for record in synthetic_records(VIDEO) if record.task == "qa"][:2]
     monkeypatch.setattr(source_module, "choose_records", lambda *_args, **_options: other_questions)
     batches = source.batches(0)
     batch = next(batches)
     batches.close()
-    assert batch["asked_at"].shape == (0, 2)
+    assert batch["query_positions"].shape == (0, 2)
     model, _ = nano
-    model.training_heads = HEADS["nano_scripts"](model)
-    assert torch.isfinite(find_objective("nano_scripts")(model, {**batch, "progress": 0.5}).loss_sum)
+    model.training_heads = NanoHeads(model)
+    assert torch.isfinite(NANO_OBJECTIVES["nano_scripts"].loss(model, {**batch, "progress": 0.5}).loss_sum)
     del model.training_heads
 
 
 @pytest.mark.parametrize("name", ["nano.yaml", "nano_more.yaml"])
-def test_the_recipes_name_parts_that_nano_has(nano, name):
+def test_the_recipes_name_existing_parts_of_nano(nano, name):
     model = copy.deepcopy(nano[0])
     model.training_heads = NanoHeads(model)
     for stage in read_recipe(Path(__file__).parents[2] / "recipes" / name):
         prepare_parameters(model, stage.model)
         assert not any(n.startswith(tuple(stage.model.freeze)) for n in trainable(model) if stage.model.freeze)
-        assert stage.objective in HEADS
+        assert stage.objective in NANO_OBJECTIVES

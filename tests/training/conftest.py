@@ -1,4 +1,4 @@
-"""Training on one thread: sums of floats depend on how many there are, and small models gain nothing from more."""
+"""Train on one thread: sums of floats depend on the number of threads, and small models are not faster with more."""
 
 import pytest
 import torch

@@ -1,11 +1,12 @@
-"""A tiny model and made-up batches; as a module, training in processes of its own."""
+"""A tiny model and random batches; run as a module, it trains in separate processes."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def small_recipe(output: Path | str, *overrides: str, **content) -> list[Trainin
 
 
 def sample(number: int) -> dict[str, torch.Tensor]:
-    """A sample that depends on nothing but its number; answers differ in length."""
+    """Return a sample that depends on its number only; answers differ in length."""
     generator = torch.Generator().manual_seed(number)
     ids = torch.randint(1, 90, (14,), generator=generator)
     ids[2 : 2 + NUM_VIDEO_TOKENS] = IMAGE
@@ -47,12 +48,12 @@ def sample(number: int) -> dict[str, torch.Tensor]:
 
 
 class SmallSource:
-    """Samples 0, 1, 2, ... without end, dealt out over the processes."""
+    """Samples 0, 1, 2, ... without end, divided among the processes."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
 
-    def batches(self, first_iteration: int) -> Iterator[dict]:
+    def batches(self, first_iteration: int) -> Iterator[dict[str, Any]]:
         iteration = first_iteration
         while True:
             start = (iteration * world_size() + rank()) * self.batch_size
@@ -68,7 +69,7 @@ def make_model(_settings):
 
 
 def make_still_model(_settings):
-    """Without dropout, so that how samples are dealt out does not matter."""
+    """Make a model without dropout, so that results do not depend on the distribution of samples."""
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = tiny_config()
     qformers = {name: getattr(config, name).to_dict() | off for name in ("qformer_config", "video_qformer_config")}
@@ -80,8 +81,8 @@ def train_small(stages: list[TrainingRecipe], *, source=SmallSource, **options) 
     return train_recipe(stages, lambda recipe, _model, _processor: source(recipe.run.batch_size), **options)
 
 
-def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess:
-    """Run this file as a process, or as several with torchrun."""
+def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run this file in one process, or in several with torchrun."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [sys.executable, "-m", *(launcher if processes > 1 else []), __name__, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -90,10 +91,10 @@ def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedPr
 
 
 def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
-    """Train, and be killed without warning when a batch is asked for."""
+    """Train, and kill the process at a given batch."""
 
     class DeadlySource(SmallSource):
-        def batches(self, first_iteration: int) -> Iterator[dict]:
+        def batches(self, first_iteration: int) -> Iterator[dict[str, Any]]:
             for number, batch in enumerate(super().batches(first_iteration), start=first_iteration):
                 if number == int(iteration):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -103,15 +104,16 @@ def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
 
 
 def _train_in_parallel(folder: str, *overrides: str) -> None:
-    """Train on all processes: an adapter with DDP, and all of the language model with FSDP, stopped and taken up."""
+    """Train on all processes: an adapter with DDP, and all of the language model with FSDP, stopped and resumed."""
     with process_group(torch.device("cpu")):
         train_small(small_recipe(f"{folder}/ddp", "run.parallel=ddp", *overrides), make_model=make_still_model)
         stages = small_recipe(f"{folder}/fsdp2", "run.parallel=fsdp2", EVERYTHING, *overrides)
         asked = iter([False, True])
-        assert not train_small(stages, make_model=make_still_model, wants_stop=lambda: next(asked))
+        assert not train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked))
         assert train_small(stages, make_model=make_still_model)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"die": _train_and_die, "parallel": _train_in_parallel}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {"die": _train_and_die, "parallel": _train_in_parallel}
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -1,4 +1,4 @@
-"""`timechat train`, from records and videos to a model that answers; and its logs."""
+"""`timechat train`: from records and videos to a model that answers; and its logs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from timechat.training.recipes import read_recipe
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A recipe over two records of one drawn clip, as the original's files are written."""
+    """Write a recipe with two records about one synthetic clip, in the format of the original."""
     folder = tmp_path_factory.mktemp("data")
     draw_clip(RECIPES["constant rate"], folder / "clock.mp4")
     turns = [{"q": "When does it turn?", "a": "The given query happens in 0.5 - 1.5 seconds."}]
@@ -44,11 +44,11 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     return int(caught.value.code or 0), captured.out, captured.err
 
 
-def test_a_recipe_becomes_a_model_that_loads_however_often_it_is_stopped(recipe, tmp_path, capsys):
+def test_a_recipe_gives_a_model_that_loads_after_interruptions(recipe, tmp_path, capsys):
     output = tmp_path / "run"
     status, out, err = run(capsys, recipe, "--output", output, "--minutes", "0")
     assert (status, out) == (75, "")
-    assert "the same command goes on from there" in err
+    assert "the same command resumes" in err
     assert [line["step"] for line in read_log(output)] == [1]
     status, out, _ = run(capsys, recipe, "--output", output)
     assert (status, out) == (0, f"{output}\n")
@@ -72,10 +72,10 @@ def test_a_recipe_becomes_a_model_that_loads_however_often_it_is_stopped(recipe,
     [
         ([], "give a RECIPE"),
         (["nowhere.yaml"], "there is no recipe nowhere.yaml"),
-        (["--export-original", "nowhere", "out.pth"], "nowhere is no converted TimeChat model"),
+        (["--export-original", "nowhere", "out.pth"], "nowhere is not a converted TimeChat model"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(arguments, message, capsys):
+def test_bad_input_gives_a_one_line_error(arguments, message, capsys):
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert message in err
@@ -89,13 +89,13 @@ def test_python_m_timechat_training_is_the_same_command(recipe):
     assert "unknown key optimizer.rate" in result.stderr
 
 
-def test_features_of_what_learns_are_refused_before_anything_is_read(recipe, tmp_path):
+def test_a_recipe_without_sources_is_refused(recipe, tmp_path):
     [settings] = read_recipe(recipe, [f"run.output={tmp_path / 'run'}", "data.sources=[]"])
     with pytest.raises(ValueError, match=r"data.sources is empty"):
         make_source(settings, *build_start(settings))
 
 
-def test_batches_go_on_where_they_are_asked_to(recipe, tmp_path):
+def test_batches_start_at_the_given_iteration(recipe, tmp_path):
     [settings] = read_recipe(recipe, [f"run.output={tmp_path / 'run'}"])
     source = make_source(settings, *build_start(settings))
     first, again = source.batches(0), source.batches(2)
@@ -116,7 +116,7 @@ def test_the_plot_shows_losses_and_validation(tmp_path):
     assert [line["validation"] for line in read_log(tmp_path / "run") if "validation" in line] == [{"f1": 0.5}]
 
 
-def test_a_log_line_that_was_cut_off_is_left_out(tmp_path):
+def test_an_incomplete_log_line_is_ignored(tmp_path):
     [settings] = small_recipe(tmp_path)
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
     log = RunLog(tmp_path, settings, first_step=1)
@@ -125,7 +125,7 @@ def test_a_log_line_that_was_cut_off_is_left_out(tmp_path):
     assert read_log(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
 
-def test_a_first_kill_makes_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
+def test_the_first_kill_saves_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
     class Asking(SmallSource):
         def batches(self, first_iteration):
             for batch in super().batches(first_iteration):
@@ -135,14 +135,14 @@ def test_a_first_kill_makes_a_checkpoint(recipe, tmp_path, capsys, monkeypatch):
     from timechat.cli.stop import stop_signal
 
     before = signal.getsignal(signal.SIGTERM)
-    with stop_signal(None, "after this step") as wants_stop:
-        assert not train_small(small_recipe(tmp_path / "run"), source=Asking, wants_stop=wants_stop)
+    with stop_signal(None, "after this step") as should_stop:
+        assert not train_small(small_recipe(tmp_path / "run"), source=Asking, should_stop=should_stop)
     assert signal.getsignal(signal.SIGTERM) == before
     assert "stopping after this step" in capsys.readouterr().err
     assert read_log(tmp_path / "run")[-1]["step"] == 1
 
 
-def test_what_is_missing_names_the_extra(tmp_path, monkeypatch):
+def test_a_missing_library_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "timechat\[train\]", or set run.tensorboard=false'):
         train_small(small_recipe(tmp_path / "a", "run.tensorboard=true"))

@@ -1,4 +1,4 @@
-"""The loop learns, goes on exactly, and says what went wrong."""
+"""The training loop learns, resumes exactly, and reports errors."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tests.model.tiny import tiny_model
 from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small
 from timechat.errors import TrainingError
-from timechat.training import objectives
 from timechat.training.checkpoint import find_checkpoints, load_weights
 from timechat.training.logs import read_log
+from timechat.training.objectives import Objective
 from timechat.training.parameters import prepare_parameters, trainable
 
 
@@ -27,11 +27,12 @@ def numbers(folder) -> list[float]:
 
 
 def last_weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(find_checkpoints(folder)[-1].folder / "weights.safetensors")
+    weights: dict[str, torch.Tensor] = load_file(find_checkpoints(folder)[-1].folder / "weights.safetensors")
+    return weights
 
 
 class OneBatch(SmallSource):
-    """The same samples over and over."""
+    """A source that repeats one batch."""
 
     def batches(self, _first_iteration):
         batch = next(super().batches(0))
@@ -39,13 +40,13 @@ class OneBatch(SmallSource):
             yield dict(batch)
 
 
-def test_a_model_learns_what_it_is_shown(tmp_path):
+def test_a_model_learns_a_batch(tmp_path):
     stages = small_recipe(tmp_path / "run", "run.steps=25", "run.save_every=100")
     assert train_small(stages, source=OneBatch, make_model=make_still_model)
     assert numbers(tmp_path / "run")[-1] < 0.5 * numbers(tmp_path / "run")[0]
 
 
-def test_killed_and_resumed_gives_the_same_losses_to_the_last_bit(tmp_path):
+def test_a_killed_and_resumed_run_has_exactly_the_same_losses(tmp_path):
     settings = ("run.steps=8", "run.save_every=3", "model.lora.dropout=0.1", "run.accumulation=2")
     killed = run_module("die", tmp_path / "killed", 14, *settings)
     assert killed.returncode == -signal.SIGKILL
@@ -59,31 +60,31 @@ def test_killed_and_resumed_gives_the_same_losses_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_stopping_makes_a_checkpoint_that_the_next_call_goes_on_from(tmp_path, precision):
+def test_stopping_saves_a_checkpoint_and_the_next_call_resumes(tmp_path, precision):
     settings = ("run.steps=4", f"run.precision={precision}")
     asked = iter([False, True])
-    assert not train_small(small_recipe(tmp_path / "run", *settings), wants_stop=lambda: next(asked))
+    assert not train_small(small_recipe(tmp_path / "run", *settings), should_stop=lambda: next(asked))
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [2]
     assert train_small(small_recipe(tmp_path / "run", *settings))
     train_small(small_recipe(tmp_path / "whole", *settings))
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
-def test_two_batches_of_one_are_one_batch_of_two(tmp_path):
+def test_two_batches_of_one_equal_one_batch_of_two(tmp_path):
     train_small(small_recipe(tmp_path / "two", "run.steps=3"), make_model=make_still_model)
     settings = ("run.steps=3", "run.batch_size=1", "run.accumulation=2", "optimizer.warmup_iters=2")
     train_small(small_recipe(tmp_path / "one", *settings), make_model=make_still_model)
     assert numbers(tmp_path / "one") == pytest.approx(numbers(tmp_path / "two"), abs=1e-5)
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path):
+def test_gradient_checkpointing_does_not_change_losses(tmp_path):
     train_small(small_recipe(tmp_path / "plain", "run.steps=3"), make_model=make_still_model)
     stages = small_recipe(tmp_path / "checkpointed", "run.steps=3", "model.gradient_checkpointing=true")
     train_small(stages, make_model=make_still_model)
     assert numbers(tmp_path / "checkpointed") == pytest.approx(numbers(tmp_path / "plain"), abs=1e-6)
 
 
-def test_the_originals_mean_adds_up_the_batches_of_a_step(tmp_path):
+def test_the_original_mean_sums_the_batches_of_a_step(tmp_path):
     settings = ("run.steps=1", "run.accumulation=2", "run.loss_mean=micro_batch", "optimizer.clip_norm=null")
     norms = []
     for divide in ("true", "false"):
@@ -94,7 +95,7 @@ def test_the_originals_mean_adds_up_the_batches_of_a_step(tmp_path):
     assert numbers(tmp_path / "true") == numbers(tmp_path / "false")
 
 
-def test_the_best_checkpoint_is_kept_beside_the_last_ones(tmp_path):
+def test_the_best_checkpoint_is_kept_with_the_latest_ones(tmp_path):
     scores = {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.2, 5: 0.3}
     settings = ("run.steps=5", "run.save_every=1", "run.keep_checkpoints=2", "run.validate_every=1")
     stages = small_recipe(tmp_path / "run", *settings, "run.best_metric=score")
@@ -113,7 +114,7 @@ def test_the_best_checkpoint_is_kept_beside_the_last_ones(tmp_path):
     assert losses(tmp_path / "run") == losses(tmp_path / "plain")
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(tmp_path):
+def test_a_loss_of_nan_stops_the_run_and_names_the_records(tmp_path):
     class Broken(SmallSource):
         def batches(self, first_iteration):
             for number, batch in enumerate(super().batches(first_iteration)):
@@ -125,16 +126,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(tmp_path):
         train_small(small_recipe(tmp_path / "run"), source=Broken)
 
 
-def test_memory_that_runs_out_says_what_to_do(tmp_path, monkeypatch):
+def test_an_out_of_memory_error_says_what_to_do(tmp_path):
     def greedy(model, batch):
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setitem(objectives.OBJECTIVES, "greedy", greedy)
+    objectives = {"greedy": Objective(greedy)}
     with pytest.raises(TrainingError, match=r"out of memory in step 1 with input_ids \(2, 14\).*lower run.batch_size"):
-        train_small(small_recipe(tmp_path / "run", "objective=greedy"))
+        train_small(small_recipe(tmp_path / "run", "objective=greedy"), objectives=objectives)
 
 
-def test_batches_without_any_label_change_nothing_but_do_not_stop_the_run(tmp_path):
+def test_batches_without_labels_have_no_effect(tmp_path):
     class Unlabelled(SmallSource):
         def batches(self, first_iteration):
             for batch in super().batches(first_iteration):
@@ -145,7 +146,7 @@ def test_batches_without_any_label_change_nothing_but_do_not_stop_the_run(tmp_pa
     assert (line["loss"], line["num_tokens"], line["grad_norm"]) == (0, 0, 0)
 
 
-def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path):
+def test_a_folder_with_a_run_of_a_different_recipe_is_refused(tmp_path):
     train_small(small_recipe(tmp_path / "run", "run.steps=1"))
     with pytest.raises(TrainingError, match=r"run of another recipe \(optimizer.lr: 0.01 → 0.5\)"):
         train_small(small_recipe(tmp_path / "run", "run.steps=1", "optimizer.lr=0.5"))
@@ -153,14 +154,14 @@ def test_a_folder_with_a_run_of_another_recipe_is_refused(tmp_path):
     assert train_small(small_recipe(tmp_path / "run", "run.steps=1", "optimizer.lr=0.5"), fresh=True)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_changed(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(TrainingError, match="is not empty and no training run"):
+    with pytest.raises(TrainingError, match="is not empty and holds no training run"):
         train_small(small_recipe(tmp_path), fresh=True)
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_a_checkpoint_that_was_cut_off_is_not_taken_for_one(tmp_path):
+def test_an_incomplete_checkpoint_is_ignored(tmp_path):
     train_small(small_recipe(tmp_path / "run", "run.steps=2", "run.save_every=1"))
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(folder / "step-0000002", folder / ".step-0000003.partial")
@@ -172,7 +173,7 @@ def make_convolutional_model(_settings):
     return tiny_model(vision_config=vision | {"layer_type": "basic"}), None
 
 
-def test_running_means_of_norms_are_kept_with_the_weights(tmp_path):
+def test_running_statistics_are_saved_with_the_weights(tmp_path):
     stages = small_recipe(tmp_path / "run", 'model.train=["vision"]')
     assert train_small(stages, make_model=make_convolutional_model)
     model, _ = make_convolutional_model(None)
@@ -184,7 +185,7 @@ def test_running_means_of_norms_are_kept_with_the_weights(tmp_path):
     assert torch.equal(model.state_dict()[name], last_weights(tmp_path / "run")[name])
 
 
-def test_what_is_to_be_frozen_does_not_learn(tmp_path):
+def test_frozen_parameters_do_not_change(tmp_path):
     weights = 'model.train=["projection"]', 'model.freeze=["video_qformer.projection.weight"]'
     [recipe] = small_recipe(tmp_path / "run", *weights)
     model, _ = make_convolutional_model(None)

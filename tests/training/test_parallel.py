@@ -16,7 +16,7 @@ def numbers(folder, name="loss") -> list[float]:
     return [line[name] for line in read_log(folder) if "loss" in line]
 
 
-def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path):
+def test_two_processes_equal_one_process_with_twice_the_batch(tmp_path):
     settings = ("run.steps=3", "run.accumulation=2")
     result = run_module("parallel", tmp_path, "run.batch_size=1", *settings, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -28,20 +28,20 @@ def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path):
         assert find_checkpoints(tmp_path / parallel)[-1].num_processes == 2
 
 
-def test_a_recipe_for_one_process_is_refused_by_torchrun(tmp_path, monkeypatch):
+def test_torchrun_refuses_a_recipe_for_one_process(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"torchrun started 2 processes, but run.parallel is none"):
         train_small(small_recipe(tmp_path))
 
 
-def test_on_one_process_everything_stays_here():
+def test_one_process_needs_no_communication():
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert list(distributed.shard([1, 2, 3])) == distributed.gather([1, 2, 3]) == [1, 2, 3]
     assert distributed.sum_over_processes([1.5, 2.0]) == [1.5, 2.0]
     assert distributed.from_first("word") == "word"
 
 
-def test_stopping_under_torchrun_is_no_crash(tmp_path):
+def test_stopping_under_torchrun_is_not_a_crash(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "model: {checkpoint: nano, train: [vision]}\n"
@@ -54,5 +54,5 @@ def test_stopping_under_torchrun_is_no_crash(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=290)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "the same command goes on" in result.stderr + result.stdout
+    assert "the same command resumes" in result.stderr + result.stdout
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [1]

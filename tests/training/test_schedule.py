@@ -30,7 +30,7 @@ def test_the_original_schedule_gives_the_recorded_rates(recorded, epoch, iterati
     assert original_learning_rate(optimizer, run, at) == pytest.approx(rate, rel=1e-12)
 
 
-def test_the_original_takes_a_step_with_the_rate_of_its_last_batch():
+def test_the_original_uses_the_rate_of_the_last_batch_of_a_step():
     run = TrainingRunSettings(epochs=3, iters_per_epoch=22000, accumulation=4)
     optimizer = OptimizerSettings(warmup_iters=13200, schedule="original")
     assert learning_rate(optimizer, run, 10) == original_learning_rate(optimizer, run, 43)
@@ -48,7 +48,7 @@ def test_the_cosine_starts_where_the_warm_up_ends():
     assert rates[20:] == sorted(rates[20:], reverse=True)
 
 
-def test_the_original_adds_left_over_batches_to_the_next_epochs_first_step():
+def test_the_original_adds_leftover_batches_to_the_next_epoch():
     run = TrainingRunSettings(epochs=3, iters_per_epoch=10, accumulation=4, leftover="original")
     assert num_steps(run) == 6
     taken = [list(step_iterations(run, step)) for step in range(6)]
@@ -58,7 +58,7 @@ def test_the_original_adds_left_over_batches_to_the_next_epochs_first_step():
     assert taken[4] == [18, 19, 20, 21, 22, 23]
 
 
-def test_steps_go_on_across_epochs():
+def test_steps_continue_across_epochs():
     run = TrainingRunSettings(epochs=3, iters_per_epoch=10, accumulation=4)
     assert num_steps(run) == 7
     assert list(step_iterations(run, 2)) == [8, 9, 10, 11]

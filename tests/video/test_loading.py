@@ -13,16 +13,18 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.clips import RECIPES, VARIABLE, Clip, draw_clip, draw_sound, picture, read_numbers
+from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_clip, read_numbers
 from timechat.errors import VideoError
 from timechat.video import (
     Frames,
+    FrameSampling,
     VideoReader,
     is_constant_rate,
     load_frames,
@@ -34,14 +36,14 @@ from timechat.video import index as index_module
 from timechat.video.decoding import num_cores
 from timechat.video.index import PacketScan, build_index
 
-DATA = Path(__file__).parent / "data"
-REAL_CLIPS = Path(__file__).parents[2] / "shared" / "videos"
+DATA = Path(__file__).parents[1] / "data"
+REAL_CLIPS = Path(__file__).parents[3] / "shared" / "videos"
 with_real_clips = pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="../shared/videos is not on this machine")
 GOLDEN = json.loads((DATA / "uniform_sampling.json").read_text())
 
 
 class Shelf:
-    """Draws each clip once."""
+    """Clips by the name of their recipe, each made once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clips = folder, dict[str, Clip]()
@@ -61,15 +63,16 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 def true_times(clip: Clip, frames: Frames) -> list[float]:
-    """When the pictures are shown, by the numbers that they bear."""
-    return [float(clip.times[number]) for number in read_numbers(frames.pixels)]
+    """Return the times of frames from the numbers that they show."""
+    times = {number: time for time, number in clip.shown}
+    return [float(times[number]) for number in read_numbers(frames.pixels)]
 
 
 # ── Which frames ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['vlen']} frames at {case['fps']}")
-def test_uniform_indices_are_those_of_the_original(case: dict) -> None:
+def test_uniform_indices_match_the_original(case: dict) -> None:
     indices = uniform_indices(case["vlen"], case["n_frms"])
     assert indices.tolist() == case["indices"]
     assert [str(round(i / case["fps"], 1)) for i in indices.tolist()] == case["times"]
@@ -77,13 +80,13 @@ def test_uniform_indices_are_those_of_the_original(case: dict) -> None:
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['vlen']} frames at {case['fps']}")
 @pytest.mark.parametrize("tick", [1 / 90000, 1 / 1000])
-def test_sampling_in_time_takes_the_originals_frames_at_a_constant_rate(case: dict, tick: float) -> None:
+def test_sampling_at_a_constant_rate_matches_the_original(case: dict, tick: float) -> None:
     times = np.round(np.arange(case["vlen"]) / case["fps"] / tick) * tick
     end = case["vlen"] / case["fps"]
-    assert sample_indices(times, end, num_frames=case["n_frms"], tick=tick).tolist() == case["indices"]
+    assert sample_indices(times, end, FrameSampling(num_frames=case["n_frms"]), tick=tick).tolist() == case["indices"]
 
 
-def test_never_more_frames_than_asked_where_the_originals_float_steps_give_one_too_many() -> None:
+def test_float_steps_never_give_one_frame_too_many() -> None:
     assert len(np.arange(0, 113, 113 / 100)) == 101
     assert len(uniform_indices(113, 100)) == 100
 
@@ -96,42 +99,43 @@ def test_a_rate_is_constant_up_to_the_rounding_of_the_clock() -> None:
 
 def test_variable_rate_is_sampled_evenly_in_time() -> None:
     times = np.array([0.0, 0.1, 0.2, 0.3, 5.0, 9.9])
-    assert sample_indices(times, 10.0, num_frames=5).tolist() == [0, 3, 3, 4, 4]
+    assert sample_indices(times, 10.0, FrameSampling(num_frames=5)).tolist() == [0, 3, 3, 4, 4]
 
 
-def test_rate_takes_the_frame_on_screen_at_each_step() -> None:
+def test_fps_selects_the_frame_on_screen_at_each_step() -> None:
     times = np.arange(100) / 25
-    assert sample_indices(times, 4.0, fps=2).tolist() == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert sample_indices(times, 4.0, FrameSampling(fps=2)).tolist() == [0, 12, 25, 37, 50, 62, 75, 87]
 
 
-def test_rate_above_the_videos_own_gives_every_frame_once() -> None:
-    assert sample_indices(np.arange(10) / 25, 0.4, fps=100).tolist() == list(range(10))
+def test_an_fps_above_the_videos_rate_gives_every_frame_once() -> None:
+    assert sample_indices(np.arange(10) / 25, 0.4, FrameSampling(fps=100)).tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("fps", [1e308, np.float64(1e308)])
-def test_an_absurd_rate_gives_every_frame_once(fps: float) -> None:
-    assert sample_indices(np.arange(10) * 3.0, 30.0, fps=fps).tolist() == list(range(10))
-    assert sample_indices(np.arange(10) * 3.0, 30.0, fps=fps, max_frames=5).tolist() == [0, 2, 4, 6, 8]
+def test_a_huge_fps_gives_every_frame_once(fps: float) -> None:
+    times = np.arange(10, dtype=np.float64) * 3.0
+    assert sample_indices(times, 30.0, FrameSampling(fps=fps)).tolist() == list(range(10))
+    assert sample_indices(times, 30.0, FrameSampling(fps=fps, max_frames=5)).tolist() == [0, 2, 4, 6, 8]
 
 
-def test_rate_is_bounded_by_max_frames_and_then_spread_evenly() -> None:
+def test_max_frames_limits_fps_and_spreads_frames_evenly() -> None:
     times = np.arange(100) / 25
-    assert sample_indices(times, 4.0, fps=10, max_frames=4).tolist() == [0, 25, 50, 75]
-    assert sample_indices(times, 4.0, fps=1, max_frames=4).tolist() == [0, 25, 50, 75]
-    assert sample_indices(times, 4.0, max_frames=4).tolist() == [0, 25, 50, 75]
+    assert sample_indices(times, 4.0, FrameSampling(fps=10, max_frames=4)).tolist() == [0, 25, 50, 75]
+    assert sample_indices(times, 4.0, FrameSampling(fps=1, max_frames=4)).tolist() == [0, 25, 50, 75]
+    assert sample_indices(times, 4.0, FrameSampling(max_frames=4)).tolist() == [0, 25, 50, 75]
 
 
-def test_start_and_end_restrict_to_what_is_on_screen_between_them() -> None:
+def test_start_and_end_select_the_frames_between_them() -> None:
     times = np.arange(100) / 25
-    assert sample_indices(times, 4.0, start=1.01, end=1.2).tolist() == [25, 26, 27, 28, 29]
-    assert sample_indices(times, 4.0, start=3.9).tolist() == [97, 98, 99]
-    assert sample_indices(times, 4.0, end=0.08).tolist() == [0, 1]
-    assert sample_indices(times, 4.0, start=1, end=3, num_frames=4).tolist() == [25, 37, 50, 62]
+    assert sample_indices(times, 4.0, FrameSampling(start=1.01, end=1.2)).tolist() == [25, 26, 27, 28, 29]
+    assert sample_indices(times, 4.0, FrameSampling(start=3.9)).tolist() == [97, 98, 99]
+    assert sample_indices(times, 4.0, FrameSampling(end=0.08)).tolist() == [0, 1]
+    assert sample_indices(times, 4.0, FrameSampling(start=1, end=3, num_frames=4)).tolist() == [25, 37, 50, 62]
 
 
-def test_milliseconds_of_matroska_do_not_shift_a_rate() -> None:
+def test_matroska_milliseconds_do_not_shift_the_frames() -> None:
     times = np.round(np.arange(90) * 1000 / 30) / 1000
-    assert sample_indices(times, 3.0, fps=15, tick=1e-3).tolist() == list(range(0, 90, 2))
+    assert sample_indices(times, 3.0, FrameSampling(fps=15), tick=1e-3).tolist() == list(range(0, 90, 2))
 
 
 # ── The clock clips ───────────────────────────────────────────────────────────────────────────────────────────
@@ -175,7 +179,7 @@ def test_a_time_gives_the_frame_on_screen_with_its_own_time(clips: Shelf, name: 
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_keyframes_bear_their_true_times_and_come_once(clips: Shelf, name: str) -> None:
+def test_keyframes_have_their_true_times_and_are_unique(clips: Shelf, name: str) -> None:
     clip = clips[name]
     frames = load_frames(clip.path, num_frames=20, sampling="keyframes")
     assert frames.timestamps.tolist() == true_times(clip, frames)
@@ -183,19 +187,19 @@ def test_keyframes_bear_their_true_times_and_come_once(clips: Shelf, name: str) 
 
 
 @pytest.mark.parametrize("name", ["constant rate", "variable rate in Matroska", "edit list trims the start"])
-def test_threads_do_not_change_a_pixel(clips: Shelf, name: str) -> None:
+def test_threads_do_not_change_any_pixel(clips: Shelf, name: str) -> None:
     one, many = (load_frames(clips[name].path, num_frames=30, workers=workers) for workers in (1, 8))
     assert np.array_equal(one.pixels, many.pixels)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no such policies")
-def test_drawing_clips_leaves_the_threads_of_the_tests_as_they_are(tmp_path: Path) -> None:
+def test_drawing_clips_does_not_change_the_thread_count(tmp_path: Path) -> None:
     draw_clip(RECIPES["AV1"], tmp_path / "clip.mkv")
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize("name", ["many B-frames", "HEVC", "open groups of pictures", "MPEG-2", "AV1"])
-def test_skipped_frames_do_not_change_a_pixel(clips: Shelf, name: str) -> None:
+def test_skipped_frames_do_not_change_any_pixel(clips: Shelf, name: str) -> None:
     path = clips[name].path
     with av.open(str(path)) as container:
         whole = [frame.to_ndarray(format="rgb24", interpolation="BICUBIC") for frame in container.decode(video=0)]
@@ -204,25 +208,25 @@ def test_skipped_frames_do_not_change_a_pixel(clips: Shelf, name: str) -> None:
         assert np.array_equal(pixels, whole[index])
 
 
-def test_keyframe_sampling_says_what_it_trades(clips: Shelf) -> None:
+def test_keyframe_sampling_notes_its_inaccuracy(clips: Shelf) -> None:
     frames = load_frames(clips["constant rate"].path, sampling="keyframes")
     assert frames.notes == ("4 keyframes stand for 75 frames, up to 0.480 s away from them",)
 
 
-def test_containers_own_clock_is_kept_when_asked_for(clips: Shelf) -> None:
+def test_the_container_clock_is_kept_on_request(clips: Shelf) -> None:
     frames = load_frames(clips["starts at 7 s"].path, start=8, end=9, num_frames=2, clock="container")
     assert frames.timestamps.tolist() == [8.0, 8.48]
     assert frames.source is not None
     assert frames.source.start_time == 7.0
 
 
-def test_a_part_keeps_the_clock_and_the_duration_of_the_whole(clips: Shelf) -> None:
+def test_a_part_keeps_the_clock_and_duration_of_the_video(clips: Shelf) -> None:
     frames = load_frames(clips["constant rate"].path, start=1, end=2, num_frames=5)
     assert frames.timestamps.tolist() == [1.0, 1.2, 1.4, 1.6, 1.8]
     assert frames.duration == 3.0
 
 
-def test_a_long_still_is_repeated_with_its_own_time(clips: Shelf) -> None:
+def test_a_long_still_frame_is_repeated_with_its_own_time(clips: Shelf) -> None:
     clip = clips["variable rate"]
     frames = load_frames(clip.path, num_frames=30)
     assert len(frames) == 30
@@ -236,7 +240,7 @@ def test_times_after_the_end_give_the_last_frame_and_a_note(clips: Shelf) -> Non
     assert frames.notes == ("1 of the times asked for lie after the end: the last frame is given",)
 
 
-def test_a_recording_that_starts_between_keyframes_begins_at_its_first_keyframe(clips: Shelf, tmp_path: Path) -> None:
+def test_a_joined_recording_begins_at_its_first_keyframe(clips: Shelf, tmp_path: Path) -> None:
     content = clips["transport stream"].path.read_bytes()
     path = tmp_path / "cut_in.ts"
     path.write_bytes(content[len(content) // 188 // 5 * 188 :])
@@ -246,7 +250,7 @@ def test_a_recording_that_starts_between_keyframes_begins_at_its_first_keyframe(
     assert frames.notes == ()
 
 
-def test_a_clock_that_is_set_back_is_counted_on(clips: Shelf, tmp_path: Path) -> None:
+def test_times_continue_after_a_clock_set_back(clips: Shelf, tmp_path: Path) -> None:
     content = clips["transport stream"].path.read_bytes()
     path = tmp_path / "twice.ts"
     path.write_bytes(content + content)
@@ -298,14 +302,14 @@ def test_a_file_object_that_cannot_seek_is_read_once(clips: Shelf) -> None:
         def readinto(self, buffer) -> int:
             return self.rest.readinto(memoryview(buffer)[:1000])
 
-    frames = load_frames(Socket(clips["constant rate"].path.read_bytes()), num_frames=5, size=32)
+    frames = load_frames(cast(IO[bytes], Socket(clips["constant rate"].path.read_bytes())), num_frames=5, size=32)
     assert np.array_equal(frames.pixels, expected(clips).pixels)
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves one file, with or without ranges; with `hold`, half of it, and then nothing until that is set."""
+    """Serves one file, with or without ranges; with `hold`, only half of it until the event is set."""
 
-    def __init__(self, *args: object, content: bytes, has_ranges: bool, hold: threading.Event | None) -> None:
+    def __init__(self, *args: Any, content: bytes, has_ranges: bool, hold: threading.Event | None) -> None:
         self.content, self.has_ranges, self.hold = content, has_ranges, hold
         super().__init__(*args)
 
@@ -337,7 +341,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
-    """Puts a clip on a local web server and gives its address."""
+    """Function that serves a clip on a local web server and returns its address."""
     servers = []
     hold = threading.Event()
 
@@ -361,7 +365,7 @@ def serve() -> Iterator[Callable[..., str]]:
     ("name", "has_ranges"),
     [
         ("constant rate", True),
-        ("constant rate", False),  # its header stands at the end
+        ("constant rate", False),  # its header is at the end
         ("variable rate in Matroska", True),
         ("variable rate in Matroska", False),
         ("fragmented MP4", False),
@@ -380,7 +384,7 @@ def test_a_missing_address_is_named(clips: Shelf, serve) -> None:
         probe_video(address.replace("/clip", "/nothing"))
 
 
-def test_a_server_that_never_answers_is_given_up() -> None:
+def test_a_silent_server_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with pytest.raises(VideoError, match=r"clip.mp4: the server did not answer.* within 1 s"):
@@ -390,7 +394,7 @@ def test_a_server_that_never_answers_is_given_up() -> None:
 
 @pytest.mark.parametrize("name", ["constant rate", "variable rate in Matroska", "fragmented MP4", "transport stream"])
 @pytest.mark.parametrize("has_ranges", [True, False])
-def test_a_server_that_stops_answering_is_named(
+def test_a_server_that_stops_answering_is_an_error(
     clips: Shelf, serve, monkeypatch: pytest.MonkeyPatch, name: str, has_ranges: bool
 ) -> None:
     monkeypatch.setattr("timechat.video.source.DEFAULT_PATIENCE", 0.5)
@@ -398,10 +402,13 @@ def test_a_server_that_stops_answering_is_named(
         load_frames(serve(clips[name].path, has_ranges, stalls=True), timeout=20)
 
 
-def test_an_address_of_a_page_or_of_no_host_says_what_to_check(tmp_path: Path, serve) -> None:
+def test_a_wrong_address_says_what_to_check(tmp_path: Path, serve) -> None:
     (page := tmp_path / "page").write_text("<!doctype html><title>A video</title>" * 100)
     for address in (serve(page, False), serve(page, True), "http://nowhere.invalid/clip.mp4"):
-        with pytest.raises(VideoError, match=r"cannot be opened.*; check the address, the network, and that it leads"):
+        with pytest.raises(
+            VideoError,
+            match=r"cannot be opened.*; check the address, the network, and that it is the",
+        ):
             probe_video(address)
 
 
@@ -412,18 +419,18 @@ def test_a_file_address_is_a_path(clips: Shelf, tmp_path: Path) -> None:
         assert probe_video(address).codec == "h264"
 
 
-def test_a_dash_points_to_standard_input() -> None:
+def test_a_dash_gives_a_hint_to_standard_input() -> None:
     with pytest.raises(VideoError, match=r"^-: no such file; give /dev/stdin for standard input"):
         probe_video("-")
 
 
-def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe.mp4")
     with pytest.raises(VideoError, match=r"pipe.mp4: not read within 0.5 s"):
         load_frames(pipe, timeout=0.5)
 
 
-def test_a_slow_file_is_given_up(clips: Shelf) -> None:
+def test_a_slow_file_is_an_error(clips: Shelf) -> None:
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             time.sleep(0.3)
@@ -433,34 +440,34 @@ def test_a_slow_file_is_given_up(clips: Shelf) -> None:
         load_frames(Slow(clips["constant rate"].path.read_bytes() * 20), timeout=0.5)
 
 
-def test_reading_ends_when_nobody_waits_any_more(clips: Shelf, tmp_path: Path) -> None:
-    class NobodyWaitsError(Exception):
+def test_a_cancelled_request_ends_the_reading(clips: Shelf, tmp_path: Path) -> None:
+    class RequestCancelledError(Exception):
         pass
 
     def check() -> None:
         checks.append(True)
         if len(checks) > most:
-            raise NobodyWaitsError
+            raise RequestCancelledError
 
     path, checks, most = clips["constant rate"].path, [], 0
-    with pytest.raises(NobodyWaitsError):
+    with pytest.raises(RequestCancelledError):
         VideoReader(path, check=check)
     os.mkfifo(pipe := tmp_path / "pipe.mp4")
-    with pytest.raises(NobodyWaitsError):  # before anybody writes
+    with pytest.raises(RequestCancelledError):  # before there is a writer
         VideoReader(pipe, check=check)
     with VideoReader(path) as reader:
         checks, most = [], 5
-        with pytest.raises(NobodyWaitsError):
-            reader.load(num_frames=8, check=check)
+        with pytest.raises(RequestCancelledError):
+            reader.load(FrameSampling(num_frames=8), check=check)
         assert len(checks) <= most + 2 * num_cores()
-        assert len(reader.load(num_frames=8).pixels) == 8
+        assert len(reader.load(FrameSampling(num_frames=8)).pixels) == 8
 
 
 # ── Ready-made frames ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_ready_made_frames_pass_through() -> None:
-    frames = Frames.from_images([picture(i) for i in range(5)], [0, 1, 2, 3, 4])
+    frames = Frames.from_images([clock_frame(i) for i in range(5)], [0, 1, 2, 3, 4])
     assert frames.duration == 5.0
     again = load_frames(frames)
     assert again.pixels is frames.pixels
@@ -468,15 +475,15 @@ def test_ready_made_frames_pass_through() -> None:
 
 
 def test_ready_made_frames_are_sampled_by_the_same_rules() -> None:
-    frames = Frames.from_images([picture(i) for i in range(10)], np.arange(10), duration=10)
+    frames = Frames.from_images([clock_frame(i) for i in range(10)], np.arange(10), duration=10)
     assert read_numbers(load_frames(frames, num_frames=4).pixels) == [0, 2, 5, 7]
     assert load_frames(frames, start=3, end=5).timestamps.tolist() == [3, 4]
     assert read_numbers(load_frames(frames, timestamps=[2.5, 7], size=48).pixels) == [2, 7]
 
 
-def test_pictures_of_many_kinds_become_frames() -> None:
-    pillow = Image.fromarray(picture(3)).convert("RGBA").resize((50, 40))
-    frames = Frames.from_images([picture(3), pillow], [0.0, 0.5], size=(64, 64), duration=9)
+def test_images_of_many_kinds_become_frames() -> None:
+    pillow = Image.fromarray(clock_frame(3)).convert("RGBA").resize((50, 40))
+    frames = Frames.from_images([clock_frame(3), pillow], [0.0, 0.5], size=(64, 64), duration=9)
     assert frames.pixels.shape == (2, 64, 64, 3)
     assert read_numbers(frames.pixels) == [3, 3]
 
@@ -514,32 +521,32 @@ def test_missing_file_folder_and_empty_file_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "film.mp4", "page.html", "list.m3u8"])
-def test_text_is_no_video(tmp_path: Path, name: str) -> None:
+def test_text_is_not_a_video(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("#EXTM3U\n#EXTINF:1,\nother.ts\n" if name == "list.m3u8" else "Only words.\n" * 100)
-    with pytest.raises(VideoError, match=f"{name}: (is no video but text|cannot be opened)"):
+    with pytest.raises(VideoError, match=f"{name}: (is not a video but text|cannot be opened)"):
         probe_video(path)
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+def test_audio_alone_is_not_a_video(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="has no video stream, only audio"):
-        load_frames(draw_sound(tmp_path / "sound.m4a"))
+        load_frames(draw_audio(tmp_path / "sound.m4a"))
 
 
-def test_cover_art_is_no_video(tmp_path: Path) -> None:
-    path = draw_sound(tmp_path / "song.mp3", cover=picture(5))
+def test_cover_art_is_not_a_video(tmp_path: Path) -> None:
+    path = draw_audio(tmp_path / "song.mp3", cover=clock_frame(5))
     with pytest.raises(VideoError, match="has no video stream, only audio, picture"):
         probe_video(path)
 
 
-def test_a_file_cut_short_gives_what_is_there_and_counts_the_rest(clips: Shelf, tmp_path: Path) -> None:
+def test_a_truncated_file_gives_its_frames_and_a_note(clips: Shelf, tmp_path: Path) -> None:
     clip = clips["variable rate in Matroska"]
     path = tmp_path / "cut.mkv"
     path.write_bytes(clip.path.read_bytes()[: clip.path.stat().st_size // 2])
     frames = load_frames(path)
     assert 1 < len(frames) < len(clip.times)
     assert frames.timestamps.tolist() == true_times(clip, frames)
-    assert any("pictures end at" in note for note in frames.notes)
+    assert any("frames end at" in note for note in frames.notes)
 
 
 def test_an_mp4_cut_before_its_header_is_refused(clips: Shelf, tmp_path: Path) -> None:
@@ -564,14 +571,14 @@ def test_damage_in_the_middle_is_counted(clips: Shelf, tmp_path: Path) -> None:
     assert any("damaged and left out" in note for note in frames.notes)
 
 
-def test_a_file_without_one_good_picture_is_refused(clips: Shelf, tmp_path: Path) -> None:
+def test_a_file_without_a_decodable_frame_is_refused(clips: Shelf, tmp_path: Path) -> None:
     content = bytearray(clips["constant rate"].path.read_bytes())
     start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
     content[start:end] = b"\xff" * (end - start)
     path = tmp_path / "noise.mp4"
     path.write_bytes(content)
     for look in (probe_video, load_frames):
-        with pytest.raises(VideoError, match=r"noise.mp4: no picture can be decoded from its h264 stream"):
+        with pytest.raises(VideoError, match=r"noise.mp4: no frame can be decoded from its h264 stream"):
             look(path)
 
 
@@ -596,7 +603,7 @@ def test_a_part_after_the_end_is_refused(clips: Shelf) -> None:
         ({"sampling": "fast"}, "sampling must be 'exact' or 'keyframes', got 'fast'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(clips: Shelf, options: dict, message: str) -> None:
+def test_invalid_options_are_refused(clips: Shelf, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_frames(clips["constant rate"].path, **options)
 
@@ -608,7 +615,7 @@ def test_no_number_of_frames_means_the_default(clips: Shelf) -> None:
 
 def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match=r"Frames.from_images\(images, timestamps\)"):
-        load_frames(picture(1))
+        load_frames(clock_frame(1))  # type: ignore[arg-type]
 
 
 def test_no_torch_is_needed() -> None:
@@ -620,17 +627,18 @@ def test_no_torch_is_needed() -> None:
 
 
 @with_real_clips
-def test_real_clips_give_the_originals_frames() -> None:
+def test_frames_of_real_clips_match_the_original() -> None:
     for name, fps in (("charades_3MSZA.mp4", 30), ("coffee.mp4", 30000 / 1001), ("flipping_a_pancake.mkv", 30)):
         frames = load_frames(REAL_CLIPS / name, size=32)
         assert frames.source is not None
+        assert frames.source.num_frames is not None
         indices = uniform_indices(frames.source.num_frames, 96)
         assert frames.timestamps == pytest.approx(indices / fps, abs=0.0006)
         assert frames.notes == ()
 
 
 @with_real_clips
-def test_real_clips_of_odd_kinds_are_read() -> None:
+def test_unusual_real_clips_are_read() -> None:
     sizes = {
         "av1.mkv": (360, 640),
         "h265_10bit.mp4": (200, 200),
@@ -644,7 +652,7 @@ def test_real_clips_of_odd_kinds_are_read() -> None:
 
 
 @with_real_clips
-def test_losses_of_a_damaged_real_clip_are_counted() -> None:
+def test_lost_frames_of_a_damaged_real_clip_are_counted() -> None:
     frames = load_frames(REAL_CLIPS / "corrupted.mp4", size=32)
     assert len(frames) == 48
     assert frames.notes == (
@@ -656,17 +664,18 @@ def test_losses_of_a_damaged_real_clip_are_counted() -> None:
 # ── Memory ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_index_of_a_long_file_takes_a_few_bytes_a_frame() -> None:
-    """At most 80 while it is made, so that five hours at 30 frames a second need 43 MB at their peak."""
+def test_the_index_needs_a_few_bytes_per_frame() -> None:
+    """At most 80 bytes during the scan, so that five hours at 30 frames per second need 43 MB at peak."""
     num_packets, gap = 50_000, 3000
-    found = PacketScan()
+    scan = PacketScan()
     tracemalloc.start()
     try:
         for i in range(num_packets):
             times = {"pts": i * gap + 10**9, "dts": i * gap + 10**9 - 2 * gap, "duration": gap}
             flags = {"is_keyframe": i % 150 == 0, "is_corrupt": False, "is_discard": False}
-            index_module._note_packet(found, SimpleNamespace(**times, **flags), "h264")
-        index = build_index(found, Fraction(1, 90000))
+            packet: Any = SimpleNamespace(**times, **flags)
+            index_module._record_packet(scan, packet, "h264")
+        index = build_index(scan, Fraction(1, 90000))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -1,7 +1,7 @@
-"""Citations, which say when in the video a sentence can be seen: The onion is cut [0:12–0:18].
+"""Citations: the time in the video of what a sentence describes, such as: The onion is cut [0:12–0:18].
 
-A model that was never taught to cite does not write them. They are put in: each sentence is given the event that it
-tells of most likely. Whether a citation holds is for the model to say, who is asked for each sentence again.
+A model that was not trained to cite does not write citations. They are added: each sentence gets the time of the event
+that it most likely describes. The model verifies a citation when it is asked for the sentence again.
 """
 
 import math
@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from timechat.answers.events import Event
 
-_ROUNDING = 1e-6  # seconds that are no time, only floating point
+_ROUNDING = 1e-6  # seconds of floating-point error
 _CLOCK = r"(?:\d{1,3}:[0-5]\d|\d{1,3}):[0-5]\d"
 _CITATION = re.compile(rf"\[\s*({_CLOCK})(?:\s*(?:[-‐‑–—−]|to)\s*({_CLOCK}))?(\s*,\s*not confirmed)?\s*\]")
 _CLOSING = r"[\"'”’)*]*"
-# A citation behind the full stop still belongs to the sentence before it.
+# A citation after the full stop still belongs to the sentence before it.
 _SENTENCE_END = re.compile(
     rf"(?:[.!?…]+{_CLOSING}(?:[ \t]*{_CITATION.pattern})*(?=\s+[^a-z]|\s*\Z)|[。！？]{_CLOSING}|\n)\s*"
 )
@@ -29,7 +29,7 @@ _BEFORE_STOP = re.compile(rf"\s*[.!?…。！？]*{_CLOSING}\s*\Z")
 def citation(event: Event) -> str:
     """Write the time of an event as `[m:ss–m:ss]`, from one hour on `[h:mm:ss–h:mm:ss]`, a moment as `[m:ss]`.
 
-    Whole seconds, rounded outwards, so that what is cited holds the event.
+    Times are whole seconds, rounded outwards, so that the cited span contains the event.
     """
     start = math.floor(event.start + _ROUNDING)
     end = start if event.start == event.end else max(start, math.ceil(event.end - _ROUNDING))
@@ -45,9 +45,9 @@ def _clock(seconds: int, *, has_hours: bool) -> str:
 
 
 def read_citations(text: str) -> list[Event]:
-    """Return what is cited, in order: each an event whose caption is the sentence that cites it, without citations.
+    """Return the cited events in order; the caption of each is the sentence that cites it, without citations.
 
-    A hyphen will do for the dash. A sentence with two citations gives two events.
+    A hyphen counts as a dash. A sentence with two citations gives two events.
     """
     return [
         Event(*_span(found), without_citations(sentence))
@@ -70,12 +70,12 @@ def _seconds(clock: str) -> float:
 
 
 def without_citations(text: str) -> str:
-    """The text without its citations and without the spaces that set them apart."""
+    """Return the text without its citations and without the spaces before them."""
     return re.sub(rf"[ \t]*{_CITATION.pattern}", "", text).strip()
 
 
 def split_sentences(text: str) -> list[str]:
-    """Cut a text into sentences and lines; joined they are the text."""
+    """Split a text into sentences and lines; joined, they are the text."""
     ends = [found.end() for found in _SENTENCE_END.finditer(text)]
     cuts = sorted({0, *ends, len(text)})
     return [text[start:end] for start, end in pairwise(cuts)]
@@ -84,13 +84,13 @@ def split_sentences(text: str) -> list[str]:
 # ------------------------------------------------------------------------------------------- finding evidence
 
 
-def add_citations(text: str, events: Sequence[Event], *, least: float = 0.25) -> str:
-    """Put behind every sentence the time of the event that it tells of; see `attach`.
+def add_citations(text: str, events: Sequence[Event], *, min_overlap: float = 0.25) -> str:
+    """Add to every sentence the time of the event that it describes; see `match_events`.
 
-    A sentence that cites already, and one that fits no event, stays as it is.
+    A sentence with a citation, and one that matches no event, stays as it is.
     """
     sentences = split_sentences(text)
-    found = attach(sentences, events, least=least)
+    found = match_events(sentences, events, min_overlap=min_overlap)
     return "".join(
         sentence if event is None or _CITATION.search(sentence) else _with_citation(sentence, event)
         for sentence, event in zip(sentences, found, strict=True)
@@ -103,23 +103,23 @@ def _with_citation(sentence: str, event: Event) -> str:
     return f"{sentence[:place]} {citation(event)}{sentence[place:]}"
 
 
-def attach(sentences: Sequence[str], events: Sequence[Event], *, least: float = 0.25) -> list[Event | None]:
-    """Find the event that each sentence tells of: the one with most words in common, None where too few are.
+def match_events(sentences: Sequence[str], events: Sequence[Event], *, min_overlap: float = 0.25) -> list[Event | None]:
+    """Find the event that each sentence describes: the one with most words in common, None if there are too few.
 
-    Words that many of the events share count for less, and endings are overlooked.
+    Words that many of the events share count for less, and word endings are ignored.
 
     Args:
-        sentences: In any order.
-        events: With captions.
-        least: Share of words in common, from 0 to 1 (Dice's coefficient), below which nothing fits.
+        sentences: Sentences in any order.
+        events: Events with captions.
+        min_overlap: Minimum share of common words, from 0 to 1 (Dice's coefficient).
 
     Returns:
-        An event a sentence; of two that fit equally well the earlier in `events`.
+        One event for each sentence; of two equally good events, the first in `events`.
     """
     captions = [_words(event.caption) for event in events]
     known = Counter(word for caption in captions for word in caption)
     rarity = {word: math.log1p(len(events) / count) for word, count in known.items()}
-    return [_best(_words(sentence), events, captions, rarity, least) for sentence in sentences]
+    return [_best(_words(sentence), events, captions, rarity, min_overlap) for sentence in sentences]
 
 
 def _best(
@@ -127,38 +127,38 @@ def _best(
     events: Sequence[Event],
     captions: Sequence[frozenset[str]],
     rarity: dict[str, float],
-    least: float,
+    min_overlap: float,
 ) -> Event | None:
     unknown = math.log1p(len(events))
 
-    def weight(some: Iterable[str]) -> float:
-        return sum(rarity.get(word, unknown) for word in sorted(some))
+    def weight(words: Iterable[str]) -> float:
+        return sum(rarity.get(word, unknown) for word in sorted(words))
 
-    best, most = None, 0.0
+    best, best_score = None, 0.0
     for event, caption in zip(events, captions, strict=True):
         shared = weight(sentence_words & caption)
         score = 2 * shared / (weight(sentence_words) + weight(caption)) if shared else 0.0
-        if score >= least and score > most:
-            best, most = event, score
+        if score >= min_overlap and score > best_score:
+            best, best_score = event, score
     return best
 
 
-_SMALL_WORDS = """
+_STOP_WORD_LIST = """
     a an the and or but then first next after before while as is are was were be been being it its he she they them
     his her their this that these those there here in on at to of from by with for into onto up down out over who
     which what when where how also finally again begins starts begin start happens happen video seconds
 """
-_SAY_NOTHING = frozenset(_SMALL_WORDS.split())
+_STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
 _ENDINGS = ("ing", "ed", "es", "s")
 
 
 def _words(text: str) -> frozenset[str]:
     words = re.findall(r"[^\W_]+", without_citations(text).casefold())
-    return frozenset(_stem(word) for word in words if word not in _SAY_NOTHING)
+    return frozenset(_stem(word) for word in words if word not in _STOP_WORDS)
 
 
 def _stem(word: str) -> str:
-    """The word without an English ending: cut, cuts and cutting are one."""
+    """The word without an English ending: cut, cuts and cutting become one word."""
     ending = next((end for end in _ENDINGS if word.endswith(end) and len(word) - len(end) >= 3), "")
     word = word.removesuffix(ending)
     is_doubled = len(word) > 3 and word[-1] == word[-2]
@@ -169,10 +169,10 @@ def _stem(word: str) -> str:
 
 
 def is_confirmed(cited: Event, found: Iterable[Event]) -> bool:
-    """Whether what the model found for a sentence lies where the sentence says: at least half of it.
+    """Whether at least half of a moment that the model found for a sentence lies in the citation.
 
-    Half of what was *found*: a short event inside a long citation confirms it, the whole video does not confirm a
-    short one.
+    The half of the *found* moment counts: a short moment confirms a long citation around it, but the whole video does
+    not confirm a short citation.
     """
     for event in found:
         inside = min(cited.end, event.end) - max(cited.start, event.start)
@@ -182,15 +182,17 @@ def is_confirmed(cited: Event, found: Iterable[Event]) -> bool:
 
 
 def mark_unconfirmed(text: str, verdicts: Sequence[bool]) -> str:
-    """Mark the citations that do not hold: `[0:12–0:18, not confirmed]`; a mark that no longer applies goes.
+    """Mark the citations that do not hold: `[0:12–0:18, not confirmed]`; a mark that no longer applies is removed.
 
     Args:
-        text: With citations.
-        verdicts: Whether each holds, in the order of `read_citations`.
+        text: Text with citations.
+        verdicts: Results of verification in the order of `read_citations`.
     """
     count = len(_CITATION.findall(text))
     if len(verdicts) != count:
-        raise ValueError(f"the text has {count} citations, got {len(verdicts)} verdicts; give one a citation")
+        raise ValueError(
+            f"the text has {count} citations, got {len(verdicts)} verdicts; give one verdict for each citation"
+        )
     rest = iter(verdicts)
 
     def judged(found: re.Match[str]) -> str:

@@ -1,17 +1,18 @@
-"""What a model says about time, as values: an event, an answer, and events written as text.
+"""An event, an answer, and events written as text.
 
 Every time is float seconds from the start of the video. `timechat.answers.parsing` reads the text back.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 Task = Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
 
 MOMENT_SECONDS = 2.0
-"""How long a moment (an event with `start == end`) is shown where something must have a length, in seconds."""
+"""Seconds for which a moment (an event with `start == end`) is shown in formats that need a length."""
 
 
 # ---------------------------------------------------------------------------------------------------- values
@@ -24,8 +25,8 @@ class Event:
     Args:
         start: Seconds from the start of the video.
         end: Seconds, at least `start`.
-        caption: What happens, in words; may be empty.
-        score: How much it matters (a highlight's saliency), or None where nobody said.
+        caption: Description of the event; may be empty.
+        score: Score of the event, or the saliency of a highlight; None if it is not known.
     """
 
     start: float
@@ -58,21 +59,21 @@ class Event:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said about a video, and the events read out of it.
+    """The answer of a model about a video, and the events read out of it.
 
     Args:
         text: The raw answer, as the model wrote it.
-        events: The events in the order in which the answer names them; empty where it names none.
-        task: Which task was asked.
-        question: The question or the query that was asked, empty where the task needs none.
-        video: Path or address of the video, None where it had none (ready-made frames).
-        duration: Length of the video in seconds.
-        model: Which model answered.
-        found: Whether what was looked for happens in the video; None where nothing was looked for.
-        score: How sure the model is that it happens, from 0 to 1; None where nobody can say.
-        step: Resolution in seconds: how far apart the frames are from which the events' borders were told.
+        events: Events in the order of the answer; empty if it names none.
+        task: Task of the request.
+        question: Question or query of the request; empty for a task without one.
+        video: Path or address of the video; None for ready-made frames without one.
+        duration: Duration of the video in seconds.
+        model: Name of the model.
+        found: Whether the query happens in the video; None for a task that does not look for a query.
+        score: Probability from 0 to 1 that the query happens; None if it is not known.
+        step: Resolution of the events' borders: seconds between the frames in which they were found.
         timings: Seconds that the answer took, by stage; not compared.
-        notes: Plain sentences that whoever reads the answer should know, such as untrained weights.
+        notes: Sentences for readers of the answer, such as untrained weights.
     """
 
     text: str
@@ -115,10 +116,10 @@ class Answer:
 
 
 def event_time_range(event: Event, duration: float | None = None) -> tuple[float, float]:
-    """Start and end of an event for what needs a length, in seconds.
+    """Start and end of an event in seconds, for formats in which an event must have a length.
 
-    A moment, or what is shorter than the millisecond that subtitles count in, lasts `MOMENT_SECONDS` from its start
-    on, ending with the video (of `duration` seconds) at the latest.
+    A moment, or an event shorter than the millisecond of subtitles, lasts `MOMENT_SECONDS` from its start, but not
+    longer than the video of `duration` seconds.
     """
     if round(event.end * 1000) > round(event.start * 1000):
         return event.start, event.end
@@ -127,9 +128,19 @@ def event_time_range(event: Event, duration: float | None = None) -> tuple[float
 
 
 def check_duration(duration: float | None) -> None:
-    """Raise a `ValueError` for a length that no video has."""
+    """Raise a `ValueError` if no video can have this duration."""
     if duration is not None and not (math.isfinite(duration) and duration >= 0):
         raise ValueError(f"duration must be a finite number of seconds from 0, or None, got {duration}")
+
+
+def printable(text: str) -> str:
+    """Return the text without control characters, which could steer a terminal or break a file."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line, without control characters and with single spaces."""
+    return " ".join(printable(text).split())
 
 
 # ------------------------------------------------------------------------------------------- writing events
@@ -139,32 +150,15 @@ def format_time(seconds: float) -> str:
     """A time for people: `m:ss.s`, from one hour on `h:mm:ss.s`, rounded to a tenth (59.96 is `1:00.0`)."""
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"seconds must be a finite number from 0, got {seconds}")
-    # Formatting rounds the decimal that a reader sees; rounding 10 * seconds would not always.
+    # Formatting rounds the decimal that a reader sees; rounding 10 * seconds does not always give the same.
     minutes, tenths = divmod(round(float(f"{seconds:.1f}") * 10), 600)
     hours, minutes = divmod(minutes, 60)
     tail = f"{tenths // 10:02d}.{tenths % 10}"
     return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
 
 
-def format_events(events: Sequence[Event], task: Task) -> str:
-    """Write events in the wording of the original's training answers, times and scores to a tenth.
-
-    `parse_events` reads the same events back, where their times and scores are whole tenths and their
-    captions end with a full stop.
-
-    Args:
-        events: In the order in which the answer shall name them; grounding takes exactly one, or none.
-        task: Any task that answers in events.
-
-    Returns:
-        The answer text; `""` for no events where the original has no words for that.
-    """
-    if task not in _WRITERS:
-        raise ValueError(f"task must be one of {', '.join(_WRITERS)}, got {task!r}")
-    return _WRITERS[task](events)
-
-
-def _write_captions(events: Sequence[Event]) -> str:
+def write_captions(events: Sequence[Event]) -> str:
+    """Write dense captions or steps."""
     return "  ".join(f"{e.start:.1f} - {e.end:.1f} seconds, {_sentence(e.caption)}".rstrip(" ") for e in events)
 
 
@@ -174,24 +168,28 @@ def _sentence(caption: str) -> str:
     return caption if not caption or caption.endswith((".", "!", "?")) else f"{caption}."
 
 
-def _write_speech(events: Sequence[Event]) -> str:
-    return f"Transcribed speech: {_write_captions(events)}" if events else ""
+def write_speech(events: Sequence[Event]) -> str:
+    """Write transcribed speech."""
+    return f"Transcribed speech: {write_captions(events)}" if events else ""
 
 
-def _write_grounding(events: Sequence[Event]) -> str:
+def write_grounding(events: Sequence[Event]) -> str:
+    """Write a grounding answer."""
     if len(events) > 1:
         raise ValueError(f"grounding answers with one event, got {len(events)}")
     return "".join(f"The given query happens in {e.start:.1f} - {e.end:.1f} seconds." for e in events)
 
 
-def _write_highlights(events: Sequence[Event]) -> str:
+def write_highlights(events: Sequence[Event]) -> str:
+    """Write highlights."""
     if not events:
         return "No highlight moments were found."
     times = ", ".join(f"{event.start:.1f}" for event in events)
     return f"There are {len(events)} highlight moments in the {times} second. {_write_scores(events)}"
 
 
-def _write_summary(events: Sequence[Event]) -> str:
+def write_summary(events: Sequence[Event]) -> str:
+    """Write highlights as a summary."""
     if not events:
         return "No highlight moments were found."
     times = ", ".join(f"{event.start:.1f}".removesuffix(".0") for event in events)
@@ -200,16 +198,6 @@ def _write_summary(events: Sequence[Event]) -> str:
 
 def _write_scores(events: Sequence[Event]) -> str:
     return f"Their saliency scores are {', '.join(f'{event.score or 0.0:.1f}' for event in events)}."
-
-
-_WRITERS: dict[str, Callable[[Sequence[Event]], str]] = {
-    "dense_caption": _write_captions,
-    "steps": _write_captions,
-    "transcribe": _write_speech,
-    "grounding": _write_grounding,
-    "highlights": _write_highlights,
-    "summary": _write_summary,
-}
 
 
 def clip_scores(

@@ -1,9 +1,9 @@
-r"""What an answer of each task may look like, so that whatever is written can be read.
+r"""Grammars of answers, so that every constrained answer can be parsed.
 
-A shape has two halves. The *grammar* says how the words go, in the Lark dialect of llguidance: the wording that the
-original was trained to write, the same for every video. The *numbers* depend on the video and on what stands before
-them: times lie in it and in order, and there are as many scores as times. No grammar of fixed text can say that;
-`AnswerShape.allows` does, for any beginning of an answer.
+An `AnswerGrammar` has two parts. The *grammar* describes the words in the Lark dialect of llguidance: the wording that
+the original was trained to write, the same for every video. The *numbers* depend on the video and on the text before
+them: times lie in the video and in order, and there are as many scores as times. No grammar of fixed text can express
+that; `AnswerGrammar.allows` checks it for the start of any answer.
 """
 
 import re
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal, Protocol
 
-from timechat.answers.events import Task
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 
 NO_MOMENTS = "No highlight moments were found."
@@ -19,7 +18,7 @@ NO_SPEECH = "Transcribed speech: None."
 MAX_EVENTS = 64
 MAX_MOMENTS = 30
 MAX_CAPTION = 300
-"""Characters, after which a caption is ended."""
+"""Maximum number of characters of a caption."""
 
 _SPEECH = "Transcribed speech: "
 _BETWEEN = "  "  # events
@@ -28,26 +27,26 @@ _TOKENS_OF_MOMENT = 14  # a time and a score, likewise
 _TOKENS_AROUND_MOMENTS = 40
 
 Turn = Literal["numbers", "words", "last words"]
-"""What is written next: something that depends on numbers, free words, or free words that have to come to an end."""
+"""Next part of an answer: text whose numbers are checked, free words, or free words that must end soon."""
 
 
 class NumberFilter(Protocol):
-    """Tells whether a text can be the beginning of an answer."""
+    """Function that tells whether a text can be the start of an answer."""
 
     def __call__(self, text: str, tokens_left: int) -> bool:
-        """See `AnswerShape.allows`."""
+        """See `AnswerGrammar.allows`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerGrammar:
-    """The form of one answer.
+    """The grammar of one answer.
 
     Attributes:
-        grammar: Of its words, in the Lark dialect of llguidance; or a JSON schema.
-        allows: Whether a text, without the space before it, can be the beginning of such an answer as far as its
-            numbers go, if so many tokens may be written after it. What the grammar forbids is not looked at. None where
-            the grammar says all.
-        has_captions: Whether it has free words in it.
+        grammar: Grammar of the words in the Lark dialect of llguidance, or a JSON schema.
+        allows: Function that tells whether a text, without the space before it, can be the start of an answer as far as
+            its numbers are concerned, if a given number of tokens may follow. It does not check the grammar. None if
+            the grammar needs no check of numbers.
+        has_captions: Whether the answer contains free words.
         is_json: Whether the grammar is a JSON schema.
     """
 
@@ -57,7 +56,7 @@ class AnswerGrammar:
     is_json: bool = False
 
     def turn(self, text: str, tokens_left: int) -> Turn:
-        """Tell what is written after a text that is allowed."""
+        """Return the next part of an answer after a text that is allowed."""
         if not self.has_captions:
             return "numbers"
         event = text.rsplit(_BETWEEN, 1)[-1]
@@ -70,28 +69,34 @@ class AnswerGrammar:
 _TOKENS_TO_END = 10  # the rest of a sign, a letter, a full stop and the end token, and some room
 
 
-def answer_grammar(task: Task, *, duration: float, max_events: int = MAX_EVENTS) -> AnswerGrammar | None:
-    """Return the form of a task's answers about a video; None for answers in free words.
+def captions_grammar(duration: float) -> AnswerGrammar:
+    """Return the grammar of dense captions."""
+    return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=_last_tenth(duration), opening=""), has_captions=True)
 
-    Args:
-        task: What is asked.
-        duration: Seconds of the video, or of the window that is asked about.
-        max_events: Most events of one answer.
-    """
-    last = int(duration * 10 + 1e-6)
-    if task in ("dense_caption", "steps"):
-        return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=last, max_events=max_events, opening=""), True)
-    if task == "transcribe":
-        return AnswerGrammar(_HEARD, partial(_allows_events, last=last, max_events=max_events, opening=_SPEECH), True)
-    if task == "grounding":
-        return AnswerGrammar(_GROUNDING, partial(_allows_span, last=last), False)
-    if task == "highlights":
-        return AnswerGrammar(_HIGHLIGHTS, partial(_allows_moments, last=last), False)
-    return None
+
+def speech_grammar(duration: float) -> AnswerGrammar:
+    """Return the grammar of transcribed speech."""
+    return AnswerGrammar(
+        _HEARD, partial(_allows_events, last=_last_tenth(duration), opening=_SPEECH), has_captions=True
+    )
+
+
+def grounding_grammar(duration: float) -> AnswerGrammar:
+    """Return the grammar of a grounding answer."""
+    return AnswerGrammar(_GROUNDING, partial(_allows_span, last=_last_tenth(duration)), has_captions=False)
+
+
+def highlights_grammar(duration: float) -> AnswerGrammar:
+    """Return the grammar of highlights."""
+    return AnswerGrammar(_HIGHLIGHTS, partial(_allows_moments, last=_last_tenth(duration)), has_captions=False)
+
+
+def _last_tenth(duration: float) -> int:
+    return int(duration * 10 + 1e-6)
 
 
 def json_grammar(schema: str) -> AnswerGrammar:
-    """Return the form of answers that are JSON of a schema, which is JSON too."""
+    """Return the grammar of answers in JSON that follow a JSON schema."""
     return AnswerGrammar(schema, None, has_captions=False, is_json=True)
 
 
@@ -175,13 +180,13 @@ def _allows_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: AR
     return digit is None or _allows_pair(text[digit.start() :], 0, last)
 
 
-def _allows_events(text: str, tokens_left: int, *, last: int, max_events: int, opening: str) -> bool:
+def _allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> bool:
     if len(text) <= len(opening):
         return True
     done, between, event = text[len(opening) :].rpartition(_BETWEEN)
     count, low = _after(done)
     shortest = 1 if last > 1 else 0
-    if between and (count >= max_events or low > last - shortest):
+    if between and (count >= MAX_EVENTS or low > last - shortest):
         return False
     # A token may write the gap and the first number at once (" 82.0"), so the room is asked for until that number ends.
     if between and " " not in event and tokens_left + len(event) < _TOKENS_OF_EVENT:

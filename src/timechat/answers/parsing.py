@@ -1,9 +1,9 @@
-r"""Reads events out of what a model wrote: `parse_events` turns an answer text into `Parsed`.
+r"""Parsers of answers: one function for each kind of answer, from text to `Parsed`.
 
-Four ideas: a *time* is a clock time or a number that counts nothing else ("3 cups" is none); a *span* is two times
-and what joins them; a text is *sentences*, each without its list number or bullet; and an event's span *heads* its
-sentence or is plainly said in it ("from 3 to 5 seconds"). Every repeat in a pattern that could be tried again at the
-next character is bounded, so reading takes time in proportion to the text.
+Four definitions: a *time* is a clock time or a number that counts nothing else ("3 cups" is no time); a *span* is two
+times and the text that joins them; a text is *sentences*, each without its list number or bullet; and the span of an
+event *heads* its sentence or is stated in it ("from 3 to 5 seconds"). Every repetition in a pattern that could be tried
+again at the next character is bounded, so the parsing time is proportional to the length of the text.
 """
 
 import re
@@ -11,20 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from timechat.answers.events import Event, Task, check_duration
+from timechat.answers.events import Event
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The events that were read out of one answer, and an account of what could not be read.
+    """The events of one answer, and the number of parts that could not be parsed.
 
     Args:
-        events: In order of appearance; nothing is sorted, merged or dropped for being repeated.
-        is_unparsed: The task asks for events and the answer gave none. Never True for a free answer.
-        dropped_times: Events and times that lie wholly past the end of the video.
-        clipped_ends: Events that ran past the end of the video and were cut there.
-        missing_scores: Highlights without a score of their own; they count as 0.0.
-        extra_scores: Scores without a highlight; they are ignored.
+        events: Events in the order of the text; they are not sorted or merged, and repeated ones are kept.
+        is_unparsed: Whether the task asks for events and the answer has none; False for a free answer.
+        dropped_times: Number of events and times after the end of the video.
+        clipped_ends: Number of events that were cut at the end of the video.
+        missing_scores: Number of highlights without a score; they count as 0.0.
+        extra_scores: Number of scores without a highlight; they are ignored.
     """
 
     events: list[Event]
@@ -36,42 +36,19 @@ class Parsed:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The account as plain sentences, none for an answer that was read whole."""
+        """The account as sentences; empty for an answer that was parsed completely."""
         counted = (
             (self.dropped_times, "time", "past the end of the video dropped"),
             (self.clipped_ends, "event", "past the end of the video cut there"),
             (self.missing_scores, "score", "missing, counted as 0.0"),
             (self.extra_scores, "score", "without a highlight, ignored"),
         )
-        unread = ("no event could be read from the answer",) if self.is_unparsed else ()
-        return unread + tuple(f"{n} {noun}{'' if n == 1 else 's'} {fate}" for n, noun, fate in counted if n)
+        unparsed = ("no event could be read from the answer",) if self.is_unparsed else ()
+        return unparsed + tuple(f"{n} {noun}{'' if n == 1 else 's'} {fate}" for n, noun, fate in counted if n)
 
 
-def parse_events(text: str, *, task: Task = "ask", duration: float | None = None) -> Parsed:
-    """Read the events out of an answer, whatever its punctuation, units, list marks or order of ends.
-
-    Dense captions (and steps and speech) are spans that head a sentence, with the text that follows; grounding is
-    the first span, without a caption; highlights are times and their scores. A free answer gives every span and
-    stated moment ("at 12.3 seconds") with its sentence as the caption; where it states none, that is no error.
-
-    Args:
-        text: The answer as the model wrote it.
-        task: What was asked, which decides how a number is understood.
-        duration: Length of the video in seconds. Events that start past it are dropped, ends past it cut;
-            "until the end" can only be understood where it is known.
-
-    Returns:
-        The events, and an account of what could not be read.
-    """
-    if task not in _READERS:
-        raise ValueError(f"task must be one of {', '.join(_READERS)}, got {task!r}")
-    check_duration(duration)
-    parsed = _within(_READERS[task](text, duration), duration)
-    return replace(parsed, is_unparsed=not parsed.events and task not in ("ask", "summary"))
-
-
-def _within(parsed: Parsed, duration: float | None) -> Parsed:
-    """Drop what starts past the end of the video, and cut what runs past it."""
+def clip_events(parsed: Parsed, duration: float | None) -> Parsed:
+    """Drop events after the end of the video, and cut those that continue past it."""
     if duration is None:
         return parsed
     kept = [event for event in parsed.events if event.start <= duration]
@@ -118,7 +95,7 @@ _DIGITS = re.compile(r"\d{1,9}(?::\d{1,9}){0,2}(?:\.\d{1,9})?")
 
 
 def _seconds(text: str) -> float:
-    """The seconds that a time says, the first where there are several; "start" and "beginning" are 0."""
+    """The seconds of a time, the first if there are several; "start" and "beginning" are 0."""
     digits = _DIGITS.search(text)
     seconds = 0.0
     for part in digits[0].split(":") if digits else ():
@@ -127,14 +104,14 @@ def _seconds(text: str) -> float:
 
 
 def _span_event(span: re.Match[str], duration: float | None, caption: str = "") -> Event | None:
-    """The event of a span, its ends in order; None where it lasts until an end that nobody knows."""
+    """The event of a span, its ends in order; None for a span until the end of a video of unknown duration."""
     first = _seconds(span["first"])
     last = duration if span["last"].lower() == "end" else _seconds(span["last"])
     return None if last is None else Event(min(first, last), max(first, last), caption)
 
 
 def _is_marked(span: re.Match[str]) -> bool:
-    """Whether a unit or a colon says that the numbers of a span are times."""
+    """Whether a unit or a colon marks the numbers of a span as times."""
     return bool(_IS_MARKED.search(f"{span['first']} {span['last']}"))
 
 
@@ -211,11 +188,11 @@ def _clean(caption: str) -> str:
 # --------------------------------------------------------------------------------------------------- readers
 
 
-def _read_captions(text: str, duration: float | None) -> Parsed:
+def read_captions(text: str, duration: float | None) -> Parsed:
     """Spans that head a sentence, each with the text up to the next one; or else those said inside a sentence."""
     text = _UNFINISHED.sub("", text)
     events = _read_objects(text) or _read_heads(text, duration)
-    return Parsed(events or [event for event in _read_free(text, duration).events if event.duration])
+    return Parsed(events or [event for event in read_free(text, duration).events if event.duration])
 
 
 def _read_heads(text: str, duration: float | None) -> list[Event]:
@@ -231,7 +208,7 @@ def _head_event(text: str, head: re.Match[str], end: int, duration: float | None
     return _span_event(head, duration, _clean(text[head.end() : end]) or _clean(head["label"] or ""))
 
 
-def _read_grounding(text: str, duration: float | None) -> Parsed:
+def read_grounding(text: str, duration: float | None) -> Parsed:
     """The first span; one with a unit or a colon goes before bare numbers."""
     spans = list(_ANY_SPAN.finditer(text))
     spans = [span for span in spans if _is_marked(span)] or spans
@@ -239,10 +216,10 @@ def _read_grounding(text: str, duration: float | None) -> Parsed:
     return Parsed(events[:1])
 
 
-def _read_free(text: str, duration: float | None) -> Parsed:
+def read_free(text: str, duration: float | None) -> Parsed:
     """Every span and every stated moment of an answer to any question, sentence by sentence."""
     if "saliency scores are" in text:  # the model was trained to answer some summaries with highlights
-        return _read_highlights(text, duration)
+        return read_highlights(text, duration)
     events = _read_objects(text)
     for start, end in _sentences(text) if not events else ():
         events += _read_sentence(text, start, end, duration)
@@ -280,7 +257,7 @@ _RATED = _compile(rf"(?P<word>scor|salien|rating|rated) | (?P<beside> (?<=\d:\s)
 _SCALE = _compile(r"/\s?\d{1,3}\b | \b(?:out\sof|scale\s(?:of|from))\s\d{1,3}(?:\s?(?:to|-)\s?\d{1,3})?")
 
 
-def _read_highlights(text: str, duration: float | None) -> Parsed:
+def read_highlights(text: str, duration: float | None) -> Parsed:
     """Times and scores, paired in order; a span counts as its middle."""
     if events := _read_objects(text):
         return Parsed([_highlight((event.start + event.end) / 2, event.score or 0.0) for event in events])
@@ -348,14 +325,3 @@ def _object_event(fields: str) -> Event | None:
         elif field["bare"] is None:
             caption = caption or re.sub(r"\\([\"'\\/])", r"\1", value)
     return Event(min(times), max(times), caption, score) if times else None
-
-
-_READERS: dict[Task, Callable[[str, float | None], Parsed]] = {
-    "ask": _read_free,
-    "summary": _read_free,
-    "dense_caption": _read_captions,
-    "steps": _read_captions,
-    "transcribe": _read_captions,
-    "grounding": _read_grounding,
-    "highlights": _read_highlights,
-}

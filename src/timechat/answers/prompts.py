@@ -1,10 +1,10 @@
-"""Every sentence that the model is shown: times of frames, chat format, system prompts, task prompts.
+"""All sentences that the model reads: times of frames, chat format, system prompts, task prompts.
 
-The wording is what the published checkpoints were trained with, to the letter; even two spaces in a row and
-spelling slips are kept, because the weights know them.
+The wording is exactly that of the published checkpoints' training, including double spaces and spelling errors, because
+the weights depend on it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,7 +26,7 @@ BENCHMARK_SYSTEM_PROMPT = (
 )
 
 NOT_FOUND_ANSWER = "The given query does not happen in the video."
-"""How a model that has learned to says that what is looked for is not there; the original has no words for it."""
+"""Answer of a model that was trained to report a missing moment; the original has no words for it."""
 
 
 def time_text(seconds: float) -> str:
@@ -40,31 +40,31 @@ def frame_prompt(timestamp: float) -> str:
 
 
 def frame_message(timestamps: Iterable[float]) -> str:
-    """Return the sentence that tells the language model when the frames were sampled, in seconds."""
+    """Return the sentence that states to the language model when the frames were sampled, in seconds."""
     times = [time_text(timestamp) for timestamp in timestamps]
     return f"The video contains {len(times)} frames sampled at {', '.join(times)} seconds. "
 
 
 def video_message(timestamps: Iterable[float], *, num_placeholders: int = 1, names_times: bool = True) -> str:
-    """Return what stands before the first question: the video's place, then the times of its frames.
+    """Return the text before the first question: the placeholder of the video, then the times of its frames.
 
     Args:
-        timestamps: Seconds, of each frame.
-        num_placeholders: How often the video's place is written.
-        names_times: Whether the frames' times are told in words too, as in the original.
+        timestamps: Seconds of each frame.
+        num_placeholders: Number of placeholders for the video.
+        names_times: Whether a sentence states the times of the frames, as in the original.
     """
     times = frame_message(timestamps) if names_times else ""
     return f"<Video>{VIDEO_PLACEHOLDER * num_placeholders}</Video> {times}"
 
 
 def transcript_text(speech: Iterable[tuple[float, float, str]]) -> str:
-    """Write what is said in a video, `(start, end, words)` in seconds, as instructions and answers quote it."""
+    """Write the speech of a video, `(start, end, words)` in seconds, as instructions and answers quote it."""
     lines = [f"{start:.1f} - {end:.1f} seconds, {words} " for start, end, words in speech]
     return f"Transcribed speech: {''.join(lines) or 'None.'}"
 
 
 def transcript_question(question: str, speech: Iterable[tuple[float, float, str]]) -> str:
-    """Return the question with what is said in the video before it, unless it brings that already."""
+    """Return the question with the speech of the video before it, unless the question already contains it."""
     if question.startswith("Transcribed speech:"):
         return question
     return f"{transcript_text(speech)} Based on the video content and possible transcribed speech, {question}"
@@ -72,7 +72,7 @@ def transcript_question(question: str, speech: Iterable[tuple[float, float, str]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; an assistant's turn without text is the one to be written."""
+    """One turn of a conversation; an assistant's turn without text is the one to generate."""
 
     role: Role
     text: str | None
@@ -108,36 +108,40 @@ _CHAT_STYLES = {"llama_2": _render_llama_2, "vicuna": _render_vicuna}
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The wording of every task under one versioned name; `{query}` stands for the user's words."""
+    """The wording of every task under one versioned name.
+
+    Attributes:
+        name: Name of the preset.
+        prompts: Prompt of each task; `{query}` stands for the user's words. A task with an optional query has a second
+            prompt, whose name ends in `_without_query`.
+        system: System prompt.
+    """
 
     name: str
-    dense_caption: str
-    grounding: str
-    highlights: str
-    highlights_without_query: str
-    steps: str
-    summary: str
-    transcribe: str
+    prompts: Mapping[str, str]
     system: str = SYSTEM_PROMPT
 
     def question(self, task: str, query: str | None = None) -> str:
-        """Return the question of a task, with the query filled in where it has a place.
+        """Return the question of a task with the query in its place.
 
         Args:
-            task: `dense_caption`, `grounding`, `highlights`, `steps`, `summary` or `transcribe`.
-            query: What to look for; a full stop at its end is dropped, as the original does.
+            task: Task name with a prompt in this preset.
+            query: Description of what to find; a full stop at its end is dropped, as the original does.
 
         Raises:
             ValueError: The task needs a query and got none.
         """
-        if task == "highlights" and query is None:
-            task = "highlights_without_query"
-        template: str = getattr(self, task)
+        without_query = f"{task}_without_query"
+        template = self.prompts[without_query if query is None and without_query in self.prompts else task]
         if "{query}" not in template:
             return template
         if query is None or not query.strip().rstrip("."):
             raise ValueError(f"{task} needs a query, got {query!r}; say in words what to look for")
         return template.replace("{query}", query.strip().rstrip("."))
+
+    def to_dict(self) -> dict[str, str]:
+        """Return name, prompts and system prompt in one flat object, ready for JSON."""
+        return {"name": self.name, **self.prompts, "system": self.system}
 
 
 _DENSE_CAPTION_ORIGINAL = (
@@ -170,81 +174,93 @@ _TRANSCRIBE = (
 
 _ORIGINAL_FINETUNED = Preset(
     name="original-finetuned@1",  # for checkpoints tuned on YouCook2, Charades-STA, QVHighlights
-    dense_caption=_DENSE_CAPTION_ORIGINAL,
-    grounding=(
-        "Localize the visual content described by the given textual query {query} in the video, and output "
-        "the start and end timestamps in seconds. The output format of the predicted timestamp should be "
-        "like: 'start - end seconds'. A specific example is : 20.8 - 30.0 seconds' . "
-    ),
-    highlights=(
-        "You are given a video from the QVHighlights dataset. Please find the highlight moments in the video "
-        "described by a sentence query, determining the highlight moment's timestamp and its saliency score. "
-        "The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, "
-        "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now "
-        "I will give you the sentence query: {query}. Please return the query-based highlight moments."
-    ),
-    highlights_without_query=_HIGHLIGHTS_WITHOUT_QUERY,
-    steps=_STEPS,
-    summary=_SUMMARY,
-    transcribe=_TRANSCRIBE,
+    prompts={
+        "dense_caption": _DENSE_CAPTION_ORIGINAL,
+        "grounding": (
+            "Localize the visual content described by the given textual query {query} in the video, and output "
+            "the start and end timestamps in seconds. The output format of the predicted timestamp should be "
+            "like: 'start - end seconds'. A specific example is : 20.8 - 30.0 seconds' . "
+        ),
+        "highlights": (
+            "You are given a video from the QVHighlights dataset. Please find the highlight moments in the video "
+            "described by a sentence query, determining the highlight moment's timestamp and its saliency score. "
+            "The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, "
+            "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now "
+            "I will give you the sentence query: {query}. Please return the query-based highlight moments."
+        ),
+        "highlights_without_query": _HIGHLIGHTS_WITHOUT_QUERY,
+        "steps": _STEPS,
+        "summary": _SUMMARY,
+        "transcribe": _TRANSCRIBE,
+    },
+)
+
+_TIMECHAT = Preset(
+    name="timechat@1",
+    prompts={
+        "dense_caption": _DENSE_CAPTION_ORIGINAL,
+        "grounding": (
+            "Localize the visual content described by the given textual query '{query}' in the video, and "
+            "output the start and end timestamps in seconds."
+        ),
+        "highlights": (
+            "Please find the highlight moments in the video described by a sentence query, determining the "
+            "highlight moment's timestamp and its saliency score. The output format should be like: 'There are "
+            "10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 second. Their saliency scores "
+            "are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now I will give you the sentence query: "
+            "{query}. Please return the query-based highlight moments."
+        ),
+        "highlights_without_query": _HIGHLIGHTS_WITHOUT_QUERY,
+        "steps": _STEPS,
+        "summary": _SUMMARY,
+        "transcribe": _TRANSCRIBE,
+    },
+)
+
+_ORIGINAL_ZERO_SHOT = Preset(
+    name="original-zeroshot@1",  # the published zero-shot numbers; each names its benchmark's dataset
+    prompts={
+        "dense_caption": (
+            "You are given a cooking video from the YouCook2 dataset. Please watch the video and extract a "
+            "maximum of 10 significant cooking steps. For each step, determine the starting and ending times and "
+            "provide a concise description. The format should be: 'start time - end time, brief step "
+            "description'. For example, ' 90 - 102 seconds, spread margarine on two slices of white bread'."
+        ),
+        "grounding": (
+            "You are given a video from the Charades dataset. Please find the visual event described by a "
+            "sentence in the video, determining its starting and ending times. The format should be: 'The event "
+            "happens in the start time - end time'. For example, The event 'person turn a light on' happens in "
+            "the 24.3 - 30.4 seonds. Now I will give you the textual sentence: {query}. Please return its start "
+            "time and end time."
+        ),
+        "highlights": (
+            "You are given a video from the QVHighlights dataset. Please find the highlight contents in the video "
+            "described by a sentence query, determining the highlight timestamps and its saliency score on a "
+            "scale from 1 to 5. The output format should be like: 'The highlight timestamps are in the 82, 84, "
+            "86, 88, 90, 92, 94, 96, 98, 100 seconds. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, "
+            "1.7, 2.3, 2.3, 2.3'. Now I will give you the sentence query: {query}. Please return the query-based "
+            "highlight timestamps and salient scores."
+        ),
+        "highlights_without_query": _HIGHLIGHTS_WITHOUT_QUERY,
+        "steps": _STEPS,
+        "summary": _SUMMARY,
+        "transcribe": _TRANSCRIBE,
+    },
 )
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset(
-            name="timechat@1",
-            dense_caption=_DENSE_CAPTION_ORIGINAL,
-            grounding=(
-                "Localize the visual content described by the given textual query '{query}' in the video, and "
-                "output the start and end timestamps in seconds."
-            ),
-            highlights=(
-                "Please find the highlight moments in the video described by a sentence query, determining the "
-                "highlight moment's timestamp and its saliency score. The output format should be like: 'There are "
-                "10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 second. Their saliency scores "
-                "are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now I will give you the sentence query: "
-                "{query}. Please return the query-based highlight moments."
-            ),
-            highlights_without_query=_HIGHLIGHTS_WITHOUT_QUERY,
-            steps=_STEPS,
-            summary=_SUMMARY,
-            transcribe=_TRANSCRIBE,
-        ),
+        _TIMECHAT,
         _ORIGINAL_FINETUNED,
-        replace(  # the same, asked about a video with its speech
-            _ORIGINAL_FINETUNED, name="original-finetuned-speech@1", dense_caption=_DENSE_CAPTION_WITH_SPEECH
+        replace(  # the same, for a video with its transcript
+            _ORIGINAL_FINETUNED,
+            name="original-finetuned-speech@1",
+            prompts={**_ORIGINAL_FINETUNED.prompts, "dense_caption": _DENSE_CAPTION_WITH_SPEECH},
         ),
-        # Questions with options (EgoSchema, MVBench, TempCompass, Video-MME) bring their own words.
+        # Questions with options (EgoSchema, MVBench, TempCompass, Video-MME) bring their own prompt.
         replace(_ORIGINAL_FINETUNED, name="original-benchmarks@1", system=BENCHMARK_SYSTEM_PROMPT),
-        Preset(
-            name="original-zeroshot@1",  # the published zero-shot numbers; each names its benchmark's dataset
-            dense_caption=(
-                "You are given a cooking video from the YouCook2 dataset. Please watch the video and extract a "
-                "maximum of 10 significant cooking steps. For each step, determine the starting and ending times and "
-                "provide a concise description. The format should be: 'start time - end time, brief step "
-                "description'. For example, ' 90 - 102 seconds, spread margarine on two slices of white bread'."
-            ),
-            grounding=(
-                "You are given a video from the Charades dataset. Please find the visual event described by a "
-                "sentence in the video, determining its starting and ending times. The format should be: 'The event "
-                "happens in the start time - end time'. For example, The event 'person turn a light on' happens in "
-                "the 24.3 - 30.4 seonds. Now I will give you the textual sentence: {query}. Please return its start "
-                "time and end time."
-            ),
-            highlights=(
-                "You are given a video from the QVHighlights dataset. Please find the highlight contents in the video "
-                "described by a sentence query, determining the highlight timestamps and its saliency score on a "
-                "scale from 1 to 5. The output format should be like: 'The highlight timestamps are in the 82, 84, "
-                "86, 88, 90, 92, 94, 96, 98, 100 seconds. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, "
-                "1.7, 2.3, 2.3, 2.3'. Now I will give you the sentence query: {query}. Please return the query-based "
-                "highlight timestamps and salient scores."
-            ),
-            highlights_without_query=_HIGHLIGHTS_WITHOUT_QUERY,
-            steps=_STEPS,
-            summary=_SUMMARY,
-            transcribe=_TRANSCRIBE,
-        ),
+        _ORIGINAL_ZERO_SHOT,
     )
 }
 DEFAULT_PRESET = "timechat@1"

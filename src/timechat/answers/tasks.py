@@ -1,28 +1,255 @@
-"""The tasks of TimeChat: each is a question put to the model and a way to read its answer."""
+"""The table of tasks: the prompt, parser, writer and grammar of each, and the options of decoding.
 
+A new task is a name in `events.Task`, an entry in `TASKS`, and a prompt in the presets of `prompts`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Literal
 
-from timechat.answers.events import Answer, Task
-from timechat.answers.parsing import parse_events
+from timechat.answers.events import (
+    Answer,
+    Event,
+    Task,
+    check_duration,
+    one_line,
+    write_captions,
+    write_grounding,
+    write_highlights,
+    write_speech,
+    write_summary,
+)
+from timechat.answers.grammar import (
+    AnswerGrammar,
+    captions_grammar,
+    grounding_grammar,
+    highlights_grammar,
+    speech_grammar,
+)
+from timechat.answers.parsing import Parsed, clip_events, read_captions, read_free, read_grounding, read_highlights
 from timechat.answers.prompts import DEFAULT_PRESET, PRESETS, Preset
 
 
 @dataclass(frozen=True, slots=True)
-class DecodingOptions:
-    """How an answer is written: greedy unless `do_sample`, and then reproducible by its seed.
+class TaskDefinition:
+    """Everything that distinguishes one task from the others.
 
     Attributes:
-        max_new_tokens: Longest answer, in tokens.
-        is_free: Write whatever the model likes, even what nobody can read; else answers are kept in their task's form,
-            with times in range and in order (`timechat.answers.grammar`).
-        do_sample: Draw tokens instead of taking the likeliest. With the defaults below this is how the
-            original answers.
-        temperature: Of the drawing.
-        top_p: Share of the probability that is drawn from.
-        top_k: Number of tokens that are drawn from.
-        seed: Of the drawing.
-        json_schema: Keep a free answer to JSON of this schema, which is JSON too; None leaves it free.
+        parse: Function that reads the events of an answer, given its text and the duration in seconds if it is known.
+        typical_tokens: Number of tokens of a usual answer about one window, for estimates.
+        write: Function that writes events in the wording of the task; None for a task without such wording.
+        grammar: Function from the duration in seconds to the grammar of the answer; None for a free answer.
+        query: Whether the task takes a query.
+        title: Title of the events of an answer, for people; None for a task whose answer is the text.
+        noun: Name of one event of an answer, for people.
+        opening: Pattern of the first words of an answer, by which the task of a published answer is recognized.
+        has_own_query: Whether the query is the question itself, without a prompt around it.
+    """
+
+    parse: Callable[[str, float | None], Parsed]
+    typical_tokens: int
+    write: Callable[[Sequence[Event]], str] | None = None
+    grammar: Callable[[float], AnswerGrammar] | None = None
+    query: Literal["none", "optional", "required"] = "none"
+    title: str | None = None
+    noun: str = "event"
+    opening: re.Pattern[str] | None = None
+    has_own_query: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the answer is free text, whose events are the times that it mentions."""
+        return self.grammar is None
+
+    @property
+    def describes_query(self) -> bool:
+        """Whether the events of an answer show what the query describes, so that the query is their caption."""
+        return self.query != "none" and not self.has_own_query
+
+
+TASKS: dict[Task, TaskDefinition] = {
+    "ask": TaskDefinition(read_free, 64, query="required", has_own_query=True),
+    "dense_caption": TaskDefinition(
+        read_captions,
+        200,
+        write_captions,
+        captions_grammar,
+        title="Events",
+        opening=re.compile(r"\s*\d+(?:\.\d+)? - \d+(?:\.\d+)? seconds"),
+    ),
+    "grounding": TaskDefinition(
+        read_grounding,
+        16,
+        write_grounding,
+        grounding_grammar,
+        query="required",
+        title="Moment",
+        opening=re.compile(r"\s*The given query happens in"),
+    ),
+    "highlights": TaskDefinition(
+        read_highlights,
+        64,
+        write_highlights,
+        highlights_grammar,
+        query="optional",
+        title="Highlights",
+        noun="highlight",
+        opening=re.compile(r"\s*There are \d+ highlight"),
+    ),
+    "steps": TaskDefinition(read_captions, 120, write_captions, captions_grammar, title="Steps", noun="step"),
+    "summary": TaskDefinition(
+        read_free, 100, write_summary, title="Summary", opening=re.compile(r"\s*The highlight timestamps")
+    ),
+    "transcribe": TaskDefinition(
+        read_captions,
+        200,
+        write_speech,
+        speech_grammar,
+        title="Speech",
+        opening=re.compile(r"\s*Transcribed speech:"),
+    ),
+}
+"""Every task by its name."""
+
+
+def find_task(name: str) -> TaskDefinition:
+    """Return the definition of a task.
+
+    Raises:
+        ValueError: There is no such task.
+    """
+    if name not in TASKS:
+        raise ValueError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def find_preset(name: str = DEFAULT_PRESET) -> Preset:
+    """Return the prompt preset of a name.
+
+    Raises:
+        ValueError: There is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no prompt preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def build_question(task: Task, query: str | None = None, *, preset: str = DEFAULT_PRESET) -> str:
+    """Return the question for the model: the user's own words, or the prompt of a task with the query in it.
+
+    Raises:
+        ValueError: The task or the preset is unknown, or the task needs a query and got none.
+    """
+    if not find_task(task).has_own_query:
+        return find_preset(preset).question(task, query)
+    if query is None or not query.strip():
+        raise ValueError(f"{task} needs a question, got {query!r}; say in words what you want to know")
+    return query
+
+
+def format_events(events: Sequence[Event], task: Task) -> str:
+    """Write events in the wording of the original's training answers, times and scores to a tenth.
+
+    `parse_events` reads the same events, if their times and scores are whole tenths and their captions end with a full
+    stop.
+
+    Args:
+        events: Events in the order of the answer; grounding takes exactly one, or none.
+        task: Task that answers in events.
+
+    Returns:
+        The text of the answer; `""` for no events if the original has no words for that.
+    """
+    write = find_task(task).write
+    if write is None:
+        writable = ", ".join(name for name, definition in TASKS.items() if definition.write)
+        raise ValueError(f"task must be one of {writable}, got {task!r}")
+    return write(events)
+
+
+def parse_events(text: str, *, task: Task = "ask", duration: float | None = None) -> Parsed:
+    """Read the events out of an answer, whatever its punctuation, units, list marks or order of ends.
+
+    Dense captions (and steps and speech) are spans at the start of a sentence with the text after them; grounding is
+    the first span, without a caption; highlights are times and their scores. A free answer gives every span and
+    stated moment ("at 12.3 seconds") with its sentence as the caption; a free answer without any is no error.
+
+    Args:
+        text: Answer as the model wrote it.
+        task: Task that decides how a number is understood.
+        duration: Duration of the video in seconds. Events that start after it are dropped, and later ends are cut;
+            "until the end" can be understood only if it is known.
+
+    Returns:
+        The events, and an account of the text that could not be parsed.
+    """
+    definition = find_task(task)
+    check_duration(duration)
+    parsed = clip_events(definition.parse(text, duration), duration)
+    return replace(parsed, is_unparsed=not parsed.events and not definition.is_free)
+
+
+def answer_grammar(task: Task, *, duration: float) -> AnswerGrammar | None:
+    """Return the grammar of a task's answers about a video; None for free answers.
+
+    Args:
+        task: Task name.
+        duration: Duration in seconds of the video, or of the window.
+    """
+    grammar = find_task(task).grammar
+    return None if grammar is None else grammar(duration)
+
+
+def read_answer(
+    text: str,
+    task: Task,
+    *,
+    query: str | None = None,
+    video: str | None = None,
+    duration: float | None = None,
+    model: str | None = None,
+    notes: tuple[str, ...] = (),
+) -> Answer:
+    """Read the events out of an answer of the model; the text is kept, and what could not be parsed is a note."""
+    parsed = parse_events(text, task=task, duration=duration)
+    events = parsed.events
+    if query and find_task(task).describes_query:
+        events = [replace(event, caption=query) for event in events]
+    return Answer(
+        text=text,
+        events=events,
+        task=task,
+        question=query or "",
+        video=video,
+        duration=duration,
+        model=model,
+        notes=(*notes, *parsed.notes),
+    )
+
+
+def event_title(event: Event, answer: Answer) -> str:
+    """Return the caption on one line; without a caption the query, or else the title of the task."""
+    return one_line(event.caption) or one_line(answer.question) or TASKS[answer.task].title or "Event"
+
+
+# ------------------------------------------------------------------------------------------------- decoding
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """Decoding of an answer: greedy, or sampled with a seed and so reproducible.
+
+    Attributes:
+        max_new_tokens: Maximum length of the answer in tokens.
+        is_free: Whether the answer is unconstrained. Otherwise it follows the grammar of its task, with times in range
+            and in order (`timechat.answers.grammar`).
+        do_sample: Whether tokens are sampled; with the defaults below this is how the original answers.
+        temperature: Temperature of sampling.
+        top_p: Cumulative probability of the tokens that sampling considers.
+        top_k: Number of tokens that sampling considers.
+        seed: Random seed for sampling.
+        json_schema: JSON schema, as JSON text, that a free answer follows; None for free text.
     """
 
     max_new_tokens: int = 512
@@ -48,75 +275,7 @@ class DecodingOptions:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.json_schema is not None and self.is_free:
-            raise ValueError("json_schema is a form, and is_free asks for none; give one of them")
-
-    def generate_arguments(self) -> dict[str, Any]:
-        """Return what `generate` is called with."""
-        if not self.do_sample:
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-        }
+            raise ValueError("json_schema constrains the answer and is_free does not; give one of them")
 
 
 GREEDY = DecodingOptions()
-
-
-def find_preset(name: str = DEFAULT_PRESET) -> Preset:
-    """Return the wording of that name.
-
-    Raises:
-        ValueError: There is no such preset.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"there is no prompt preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def build_question(task: Task, query: str | None = None, *, preset: str = DEFAULT_PRESET) -> str:
-    """Return what the model is asked: the user's own words, or a task's wording around a query.
-
-    Raises:
-        ValueError: The task or the preset is unknown, or the task needs words and got none.
-    """
-    if task not in get_args(Task):
-        raise ValueError(f"there is no task {task!r}; choose one of {', '.join(get_args(Task))}")
-    if task != "ask":
-        return find_preset(preset).question(task, query)
-    if query is None or not query.strip():
-        raise ValueError(f"ask needs a question, got {query!r}; say in words what you want to know")
-    return query
-
-
-def read_answer(
-    text: str,
-    task: Task,
-    *,
-    query: str | None = None,
-    video: str | None = None,
-    duration: float | None = None,
-    model: str | None = None,
-    notes: tuple[str, ...] = (),
-) -> Answer:
-    """Read the events out of what the model wrote; the raw text is kept.
-
-    A grounded event is described by the query. What could not be read is told in the notes.
-    """
-    parsed = parse_events(text, task=task, duration=duration)
-    events = parsed.events
-    if task in ("grounding", "highlights") and query:
-        events = [replace(event, caption=query) for event in events]
-    return Answer(
-        text=text,
-        events=events,
-        task=task,
-        question=query or "",
-        video=video,
-        duration=duration,
-        model=model,
-        notes=(*notes, *parsed.notes),
-    )

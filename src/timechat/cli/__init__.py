@@ -8,7 +8,7 @@ import typer
 
 from timechat import __version__
 from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, mcp, score, serve, train, watch
-from timechat.errors import TimeChatError, describe_error, is_out_of_memory
+from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 _DEBUG_VARIABLE = "TIMECHAT_DEBUG"
@@ -69,6 +69,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except typer.TyperException as error:
+        if isinstance(error, typer.BadParameter):
+            error.message = _plain_message(error)
         describe = getattr(error, "format_message", error.__str__)
         if not describe():  # no arguments at all: the help was shown
             sys.exit(2)
@@ -87,6 +89,13 @@ def main() -> None:
     if status == _INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _plain_message(error: typer.BadParameter) -> str:
+    """Say what is wrong with the value of an option, and what the value was."""
+    message = plain_mistake(error.message)
+    mistakes = getattr(error.__cause__, "errors", None)  # of pydantic, which newer versions of Typer ask
+    return f"{message}, got {mistakes()[0]['input']!r}" if mistakes and message.startswith("must ") else message
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,32 +2,28 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import (
     EvidenceOptions,
-    Format,
     MomentOptions,
     OutputOptions,
     TaskOptions,
     expand_options,
 )
-from timechat.cli.session import Session, Video
+from timechat.cli.session import CommandConsole, Session, Video
 
 if TYPE_CHECKING:
-    from timechat.answers.events import Answer, Event, Task
-    from timechat.pipeline import TimeChat, VideoSession
-    from timechat.pipeline.encoded import ProgressCallback
+    from timechat.answers.events import Answer, Task
     from timechat.pipeline.estimate import JobEstimate
     from timechat.pipeline.streaming import AnswerStream
 
-Query = Annotated[str, typer.Argument(metavar="QUERY", help="What to look for, in words.")]
+Query = Annotated[str, typer.Argument(metavar="QUERY", help="Description of the moment to find.")]
 
-_ESTIMATE_ABOVE_WINDOWS = 3  # what takes more of them tells first how long it will be
+_ESTIMATE_ABOVE_WINDOWS = 3  # jobs with more windows show an estimate before they start
 _BEST_MOMENT = MomentOptions()
 _NO_EVIDENCE = EvidenceOptions()
 
@@ -35,11 +31,11 @@ _NO_EVIDENCE = EvidenceOptions()
 @expand_options
 def ask(
     video: Video,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In words.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="Question about the video.")],
     settings: TaskOptions,
     evidence: EvidenceOptions,
 ) -> None:
-    """Ask anything about a video; about a long one, each of its windows answers."""
+    """Ask any question about a video; a long video is answered window by window."""
     run_task("ask", video, question, settings, evidence=evidence)
 
 
@@ -48,7 +44,7 @@ def caption(
     video: Video,
     settings: TaskOptions,
 ) -> None:
-    """Tell all that happens, each event with start, end and a caption."""
+    """Describe all events of a video, each with start, end and caption."""
     run_task("dense_caption", video, None, settings)
 
 
@@ -59,7 +55,7 @@ def ground(
     settings: TaskOptions,
     moments: MomentOptions,
 ) -> None:
-    """Find when something happens, or that it does not."""
+    """Find when something happens, or report that it does not happen."""
     run_task("grounding", video, query, settings, moments=moments)
 
 
@@ -67,7 +63,7 @@ def ground(
 def highlights(
     video: Video,
     settings: TaskOptions,
-    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="What the highlights are about.")] = None,
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", help="Topic of the highlights.")] = None,
 ) -> None:
     """Find the moments worth seeing, with scores."""
     run_task("highlights", video, query, settings)
@@ -78,7 +74,7 @@ def steps(
     video: Video,
     settings: TaskOptions,
 ) -> None:
-    """List the steps of what is being done."""
+    """List the steps of an activity, with times."""
     run_task("steps", video, None, settings)
 
 
@@ -88,7 +84,7 @@ def summarize(
     settings: TaskOptions,
     evidence: EvidenceOptions,
 ) -> None:
-    """Tell in a few sentences what happens."""
+    """Summarize a video in a few sentences."""
     run_task("summary", video, None, settings, evidence=evidence)
 
 
@@ -97,7 +93,7 @@ def transcribe(
     video: Video,
     settings: TaskOptions,
 ) -> None:
-    """Let the model write the speech that it believes to be there, with times."""
+    """Let the model write the speech that it expects in the video, with times; it does not hear the sound."""
     run_task("transcribe", video, None, settings)
 
 
@@ -110,76 +106,50 @@ def run_task(
     moments: MomentOptions = _BEST_MOMENT,
     evidence: EvidenceOptions = _NO_EVIDENCE,
 ) -> None:
-    """Check everything that can be checked, then load, look, answer and write."""
-    form = Format.JSON if settings.as_json else settings.format
-    screen = CommandConsole(quiet=settings.quiet)
-    with Session(video, settings, screen) as session:
+    """Check the input, load the model, answer, and write the answer."""
+    form = "json" if settings.as_json else settings.format
+    console = CommandConsole(quiet=settings.quiet)
+    with Session(video, settings, console) as session:
         session.check(task, query)
-        settings.window_config()
+        settings.window_config().check_density(num_frames=settings.num_frames, fps=settings.fps)
         settings.check_output(video)
-        heard = session.load_transcript(settings)
+        transcript = session.load_transcript(settings)
         timechat, opened = session.open(settings, keep_in_memory=evidence.cite or evidence.verify)
-        job = _Task(task, query, settings, moments, evidence, heard.lines if heard else None)
+        from timechat.pipeline import Request
+
+        request = Request(
+            task,
+            query,
+            decoding=settings.decoding(),
+            preset=settings.preset,
+            transcript=transcript.lines if transcript else None,
+            moments=moments.selection(),
+            cite=evidence.cite,
+            verify=evidence.verify,
+        )
         if settings.plan:
-            typer.echo(_format_estimate(job.plan(timechat, opened), as_json=form is Format.JSON))
+            typer.echo(_format_estimate(timechat.estimate(request, opened), as_json=form == "json"))
             return
-        is_long = len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS
-        if is_long and not settings.quiet:
-            screen.info(f"plan: {job.plan(timechat, opened)}")
-        is_streamed = form is Format.TEXT and settings.output is None and sys.stdout.isatty()
+        if len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not settings.quiet:
+            console.info(f"plan: {timechat.estimate(request, opened)}")
+        is_streamed = form == "text" and settings.output is None and sys.stdout.isatty()
         is_streamed = is_streamed and len(opened.windows) == 1 and not (evidence.cite or evidence.verify)
         if is_streamed:
-            answer = print_stream(job.stream(timechat, opened))
+            answer = print_stream(timechat.stream(request, opened))
         else:
-            with screen.progress() as progress:
-                answer = job.run(timechat, opened, progress)
-        answer = replace(answer, notes=(*(heard.notes if heard else ()), *answer.notes))
+            with console.progress() as progress:
+                answer = timechat.run(request, opened, progress=progress)
+        answer = replace(answer, notes=(*(transcript.notes if transcript else ()), *answer.notes))
         for note in answer.notes:
-            screen.warn(note)
-        if form not in (Format.TEXT, Format.JSON) and not answer.events:
-            screen.warn(f"the answer names no times, so there is nothing to write as {form}")
-        write_answer(answer, form, settings, screen, is_on_screen=is_streamed, fps=opened.fps)
-        cut_video(answer, session, settings, screen)
+            console.warn(note)
+        if form not in ("text", "json") and not answer.events:
+            console.warn(f"the answer names no times, so there is nothing to write as {form}")
+        write_answer(answer, form, settings, console, is_on_screen=is_streamed, fps=opened.fps)
+        cut_video(answer, session, settings, console)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One question and all that was said about how to answer it."""
-
-    task: "Task"
-    query: str | None
-    settings: TaskOptions
-    moments: MomentOptions
-    evidence: EvidenceOptions
-    speech: "tuple[Event, ...] | None"
-
-    def plan(self, timechat: "TimeChat", video: "VideoSession") -> "JobEstimate":
-        """What the job will take."""
-        return timechat.plan(self.task, video, self.query, **self._options())
-
-    def stream(self, timechat: "TimeChat", video: "VideoSession") -> "AnswerStream":
-        """The answer while it is written."""
-        return timechat.stream(self.task, video, self.query, moments=self.moments.selection(), **self._options())
-
-    def run(self, timechat: "TimeChat", video: "VideoSession", progress: "ProgressCallback") -> "Answer":
-        """The whole answer."""
-        return timechat.run(
-            self.task,
-            video,
-            self.query,
-            moments=self.moments.selection(),
-            cite=self.evidence.cite,
-            verify=self.evidence.verify,
-            progress=progress,
-            **self._options(),
-        )
-
-    def _options(self) -> dict[str, Any]:
-        return {"decoding": self.settings.decoding(), "preset": self.settings.preset, "speech": self.speech}
-
-
-def _format_estimate(plan: "JobEstimate", *, as_json: bool) -> str:
-    return json.dumps(plan.to_dict(), indent=2) if as_json else str(plan)
+def _format_estimate(estimate: "JobEstimate", *, as_json: bool) -> str:
+    return json.dumps(estimate.to_dict(), indent=2) if as_json else str(estimate)
 
 
 def print_stream(stream: "AnswerStream") -> "Answer":
@@ -194,31 +164,31 @@ def print_stream(stream: "AnswerStream") -> "Answer":
 
 def write_answer(
     answer: "Answer",
-    form: Format,
+    form: str,
     output: OutputOptions,
     console: CommandConsole,
     *,
     is_on_screen: bool,
     fps: float | None,
 ) -> None:
-    """Write the answer in its form to where it should go; a page too, if wanted.
+    """Write the answer to stdout or to its file, and the HTML page if one is requested.
 
     Args:
-        answer: The answer.
-        form: Its form.
-        output: Where to.
-        console: Told what the form says otherwise than the answer.
-        is_on_screen: Whether the answer's text was shown already.
-        fps: Frames per second of the video, None where they are not known.
+        answer: Answer to write.
+        form: Name of the output format, see `FORMATS`.
+        output: Output files.
+        console: Console for notes about what the format cannot express.
+        is_on_screen: Whether the text of the answer was shown already.
+        fps: Frames per second of the video; None if they are not known.
     """
     from timechat.export import event_lines, export_notes, to_html, to_text, write_as, write_text_atomically
 
     try:
-        text = write_as(answer, form.value, fps=fps)
+        text = write_as(answer, form, fps=fps)
     except ValueError:
-        console.info(to_text(answer).rstrip("\n"))  # an answer that does not fit the form is not lost
+        console.info(to_text(answer).rstrip("\n"))  # an answer that the format cannot express is shown, not lost
         raise
-    for note in export_notes(answer, form.value, fps=fps):
+    for note in export_notes(answer, form, fps=fps):
         console.warn(note)
     if is_on_screen:
         for line in event_lines(answer):
@@ -232,11 +202,11 @@ def write_answer(
 
 
 def cut_video(answer: "Answer", session: Session, settings: TaskOptions, console: CommandConsole) -> None:
-    """Cut the events out of the video, if wanted, and say what came out."""
-    from timechat.video import concat_clips, extract_clips
-
+    """Cut the events out of the video, if the options ask for it, and report the clips."""
     if settings.clips is None and settings.reel is None:
         return
+    from timechat.video.clips import concat_clips, extract_clips
+
     if not answer.events:
         console.warn("the answer names no times, so there is nothing to cut")
         return

@@ -1,4 +1,4 @@
-"""`timechat cache`: what is kept on disk of videos that were looked at."""
+"""`timechat cache`: the disk cache of frame and video tokens."""
 
 import json
 from datetime import UTC, datetime
@@ -9,17 +9,17 @@ import typer
 if TYPE_CHECKING:
     from timechat.cache import CacheEntry, DiskCache
 
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def show(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show or empty the folder of frame and video tokens that are kept from one run to the next.
+    """Show or clear the disk cache of frame tokens, video tokens and answers.
 
-    It is $TIMECHAT_CACHE, else one among the user's caches. Its limit is $TIMECHAT_CACHE_LIMIT, such as 5GB, else
-    10 GB; a limit of 0 keeps nothing.
+    Its folder is $TIMECHAT_CACHE, by default a folder in the user's cache directory. Its limit is
+    $TIMECHAT_CACHE_LIMIT, such as 5GB, by default 10 GB. A limit of 0 disables the cache.
     """
     if context.invoked_subcommand is not None:
         return
@@ -31,7 +31,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         return
     from timechat.cache import readable_size
 
-    limit = readable_size(facts["max_bytes"]) if facts["is_on"] else "0: nothing is kept"
+    limit = readable_size(facts["max_bytes"]) if facts["is_on"] else "0: the cache is disabled"
     typer.echo(f"folder   {facts['folder']}")
     typer.echo(f"size     {readable_size(facts['bytes'])} in {_count(facts['entries'])}")
     typer.echo(f"limit    {limit}")
@@ -41,7 +41,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command()
 def clear(as_json: AsJson = False) -> None:
-    """Remove everything that the cache holds, and nothing else."""
+    """Remove all entries of the cache."""
     from timechat.cache import DiskCache
 
     _report(DiskCache().clear(), as_json=as_json)
@@ -49,10 +49,10 @@ def clear(as_json: AsJson = False) -> None:
 
 @app.command()
 def prune(
-    to: Annotated[str, typer.Option("--to", metavar="SIZE", help="What may be left, such as 2GB.")],
+    to: Annotated[str, typer.Option("--to", metavar="SIZE", help="Maximum remaining size, such as 2GB.")],
     as_json: AsJson = False,
 ) -> None:
-    """Remove what has not been used for longest, until the rest takes no more than a size."""
+    """Remove the least recently used entries until the cache has at most the given size."""
     from timechat.cache import DiskCache, parse_size
 
     _report(DiskCache().prune(parse_size(to)), as_json=as_json)
@@ -80,7 +80,7 @@ def _time(entry: "CacheEntry") -> str:
 
 
 def _report(removed: "list[CacheEntry]", *, as_json: bool) -> None:
-    """Say what is gone."""
+    """Print the number and size of removed entries."""
     from timechat.cache import readable_size
 
     num_bytes = sum(entry.num_bytes for entry in removed)

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import ChatOptions, expand_options
-from timechat.cli.session import Session, Video
+from timechat.cli.session import CommandConsole, Session, Video
 
 if TYPE_CHECKING:
-    from timechat.pipeline import AnswerStream, EncodedVideo, TimeChat
+    from timechat.pipeline import EncodedVideo, TimeChat
+    from timechat.pipeline.streaming import AnswerStream
 
 Turn = tuple[str, str]
 """A question and its answer."""
@@ -17,24 +17,24 @@ Turn = tuple[str, str]
 
 @expand_options
 def chat(video: Video, settings: ChatOptions) -> None:
-    """Talk about a video: ask, ask again; an empty line or Ctrl-D ends."""
+    """Ask questions about a video in a conversation; an empty line or Ctrl-D ends it."""
     from timechat.answers.events import format_time
 
-    screen = CommandConsole(quiet=settings.quiet)
-    with Session(video, settings, screen) as session:
+    console = CommandConsole(quiet=settings.quiet)
+    with Session(video, settings, console) as session:
         session.check("ask", "?")
         timechat, encoded = session.encode()
     length = format_time(encoded.duration)
-    screen.info(f"{encoded.num_frames} frames of {length}; ask, or end with an empty line")
+    console.info(f"{encoded.num_frames} frames of {length}; ask a question, or end with an empty line")
     history: list[Turn] = []
     while question := _read_question():
-        stream = _ask(timechat, encoded, question, history, settings, screen)
+        stream = _ask(timechat, encoded, question, history, settings, console)
         if stream is not None and (text := _print(stream)) is not None:
             history.append((question, text))
 
 
 def _read_question() -> str:
-    """Read a line; the end of input is the end of the conversation."""
+    """Read a line; the end of the input ends the conversation."""
     typer.echo("> ", nl=False, err=True)
     try:
         return input().strip()
@@ -50,14 +50,16 @@ def _ask(
     settings: ChatOptions,
     console: CommandConsole,
 ) -> "AnswerStream | None":
-    """Ask; where the conversation has become too long, forget its oldest turns. A question may be refused."""
+    """Ask a question; drop the oldest turns of a conversation that is too long. Returns None for a bad question."""
+    from timechat.errors import PromptTooLongError
+    from timechat.pipeline import Request
+
     while True:
         try:
-            return timechat.stream(
-                "ask", encoded, question, history=history, decoding=settings.decoding(), preset=settings.preset
-            )
+            request = Request("ask", question, history, settings.decoding(), settings.preset)
+            return timechat.stream(request, encoded)
         except ValueError as error:
-            if not history or "the language model reads" not in str(error):
+            if not (history and isinstance(error, PromptTooLongError)):
                 console.info(f"timechat: {error}")
                 return None
             history.pop(0)
@@ -65,7 +67,7 @@ def _ask(
 
 
 def _print(stream: "AnswerStream") -> str | None:
-    """Show an answer while it is written; returns its text, or None where Ctrl-C stopped it."""
+    """Show an answer while it is written; return its text, or None if Ctrl-C stopped it."""
     from timechat.export import printable
 
     try:

@@ -1,4 +1,4 @@
-"""`timechat convert`: the original's checkpoints into one folder."""
+"""`timechat convert`: convert checkpoints of the original into one folder."""
 
 import json
 import signal
@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from timechat.cli.console import CommandConsole
+from timechat.cli.session import CommandConsole
 
 
 def convert(
-    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder to make.")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Output folder.")],
     from_dir: Annotated[
         Path | None,
-        typer.Option("--from", metavar="CKPT_DIR", help="The original's files, laid out as it says."),
+        typer.Option("--from", metavar="CKPT_DIR", help="Files of the original, in its layout."),
     ] = None,
     vit: Annotated[Path | None, typer.Option(metavar="FILE", help="eva_vit_g.pth")] = None,
     qformer: Annotated[Path | None, typer.Option(metavar="FILE", help="instruct_blip_vicuna7b_trimmed.pth")] = None,
@@ -29,21 +29,21 @@ def convert(
     ] = None,
     video_llama: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="VL_LLaMA_2_7B_Finetuned.pth: makes the start of stage-2 training."),
+        typer.Option(metavar="FILE", help="VL_LLaMA_2_7B_Finetuned.pth, for the start model of stage-2 training."),
     ] = None,
     bert_vocab: Annotated[Path | None, typer.Option(metavar="FILE", help="vocab.txt of bert-base-uncased.")] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Any part of a TimeChatConfig; it wins.")
+        Path | None, typer.Option(metavar="FILE.json", help="Fields of TimeChatConfig that replace the detected ones.")
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Fold the LoRA adapter into the weights.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the LoRA adapter into the weights.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no report.")] = False,
 ) -> None:
-    """Convert original checkpoints, given by --from CKPT_DIR or one by one, into OUT_DIR."""
+    """Convert checkpoints of the original into OUT_DIR; give --from CKPT_DIR or single files."""
     if timechat is not None and video_llama is not None:
         raise ValueError("--timechat and --video-llama were both given; give one of them")
     overrides = _read_overrides(config)
     screen = CommandConsole(quiet=quiet)
-    with screen.working("looking into the files"):
+    with screen.working("reading the files"):
         from timechat.model.convert.write import OriginalFiles
         from timechat.model.convert.write import convert as convert_files
 
@@ -72,18 +72,18 @@ def convert(
 
 @contextmanager
 def _ending_cleanly() -> Iterator[None]:
-    """Have a closed terminal and `kill` end the work as an exit does, so that nothing half written stays."""
+    """End the work by an exit on `kill` or a closed terminal, so that no incomplete files remain."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what signals do
+        yield  # only the main thread may set signal handlers
         return
-    wanted = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-    before = {number: signal.getsignal(number) for number in wanted}
-    # What is ignored stays so: nohup.
+    numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+    before = {number: signal.getsignal(number) for number in numbers}
+    # Ignored signals stay ignored, as with nohup.
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def end(number: int, _: FrameType | None) -> None:
         for other in before:
-            signal.signal(other, signal.SIG_IGN)  # the cleaning up is not to be cut short
+            signal.signal(other, signal.SIG_IGN)  # no signal may interrupt the cleanup
         sys.exit(128 + number)
 
     for number in before:
@@ -103,7 +103,7 @@ def _read_overrides(path: Path | None) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"--config {path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config {path} is no JSON: {error}") from error
+        raise ValueError(f"--config {path} is not JSON: {error}") from error
     if not isinstance(overrides, dict):
         raise ValueError(
             f'--config {path} holds a {type(overrides).__name__}; expected an object like {{"window_size": 32}}'

@@ -1,4 +1,4 @@
-"""`timechat data`: films to learn from, and what concerns data sets."""
+"""`timechat data`: synthetic training videos and checks of data sets."""
 
 import json
 import time
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from timechat.cli.console import CommandConsole
+from timechat.cli.options import FrameRateOptions, expand_options
+from timechat.cli.session import CommandConsole
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -15,46 +16,48 @@ if TYPE_CHECKING:
     from timechat.data.settings import SampleSettings
     from timechat.model.processing import TimeChatProcessor
 
-_SHOWN = 10  # findings of a kind, unless all are asked for with --json
+_SHOWN = 10  # maximum number of findings of a kind that are printed; --json prints all
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Instruction records, ours or as published.")]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILES...", help="Instruction records, as JSON Lines or in a published format.")
+]
 Videos = Annotated[
-    Path | None, typer.Option("--videos", metavar="DIR", help="Where the videos' paths start.", show_default="the file")
+    Path | None,
+    typer.Option("--videos", metavar="DIR", help="Base folder of the video paths.", show_default="folder of the file"),
 ]
 FileFormat = Annotated[
     Literal["auto", "timechat", "instruct", "valley"],
-    typer.Option("--format", help="How the files are written; auto looks into them."),
+    typer.Option("--format", help="Format of the files; auto detects it."),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")]
-NumFrames = Annotated[
-    int | None, typer.Option("--num-frames", min=1, help="Frames of a video.", show_default="the model's most")
-]
-Fps = Annotated[float | None, typer.Option("--fps", help="Frames a second instead.")]
-MaxFrames = Annotated[int | None, typer.Option("--max-frames", min=1, help="Most frames with --fps.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds after which a video is given up.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Maximum time to read one video, in seconds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
-app = typer.Typer(help="Draw films to learn from, check data sets, extract features.", no_args_is_help=True)
+app = typer.Typer(help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True)
 
 
 @app.callback()
 def _data() -> None:
-    """Keep the group a group, however few commands it has."""
+    """Keep `data` a group of commands, also with one command only."""
 
 
 @app.command()
 def draw(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make; films that it has are kept.")],
-    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="How many films.")],
-    seed: Annotated[int, typer.Option("--seed", metavar="S", help="The same seed draws the same films.")],
-    level: Annotated[int, typer.Option("--level", min=1, max=3, help="1: few large things; 3: everything.")] = 1,
-    split: Annotated[Literal["train", "test"], typer.Option("--split", help="The two never share a film.")] = "train",
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; complete videos in it are kept.")],
+    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Number of videos.")],
+    seed: Annotated[int, typer.Option("--seed", metavar="S", help="Random seed; equal seeds give equal videos.")],
+    level: Annotated[
+        int, typer.Option("--level", min=1, max=3, help="Difficulty: 1 is easy (few large objects), 3 is hard.")
+    ] = 1,
+    split: Annotated[
+        Literal["train", "test"], typer.Option("--split", help="Split; train and test never share a video.")
+    ] = "train",
     part: Annotated[
         Literal["standard", "unseen_pairs", "longer", "mixed"] | None,
         typer.Option(
             "--part",
-            help="Of the test split: films as in training, with a color and shape that training never shows "
-            "together, longer than any in training, or 8, 1 and 1 in 10 of them.",
+            help="Part of the test split. standard: as in training. unseen_pairs: with a color and shape that never "
+            "occur together in training. longer: longer than any training video. mixed: 8, 1 and 1 in 10 of these.",
             show_default="mixed for test",
         ),
     ] = None,
@@ -64,26 +67,26 @@ def draw(
             "--minutes",
             metavar="M",
             min=1,
-            help="Draw long films instead, M minutes each: many short ones, one after the other.",
-            show_default="short films",
+            help="Make long videos of M minutes each, as sequences of short ones.",
+            show_default="short videos",
         ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", metavar="K", min=1, help="Processes.", show_default="one a core"),
+        typer.Option("--workers", metavar="K", min=1, help="Number of processes.", show_default="one per core"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no report.")] = False,
 ) -> None:
-    """Draw films whose every moment is known, short or long, with instruction records about them.
+    """Make synthetic videos with known events, short or long, and instruction records about them.
 
-    OUT/videos gets the films, OUT/records.jsonl a question and its answer a line, OUT/truth.jsonl the script of each
-    film. Stopped and started again, it goes on where it was.
+    OUT/videos holds the videos, OUT/records.jsonl one question with its answer per line, OUT/truth.jsonl the script of
+    each video. After an interruption, the same command resumes.
     """
     from timechat.synthetic.scene import Level
     from timechat.synthetic.write import RECORDS_FILE, LongSet, SyntheticSet, render_videos
 
     levels: dict[int, Level] = {1: 1, 2: 2, 3: 3}
-    films = (
+    videos = (
         SyntheticSet(clips, seed, levels[level], split, part)
         if minutes is None
         else LongSet(clips, seed, minutes, levels[level], split, part)
@@ -91,49 +94,52 @@ def draw(
     screen = CommandConsole(quiet=quiet)
     start = time.perf_counter()
     with screen.progress() as bars:
-        done = render_videos(films, out, workers=workers, progress=lambda i, total: bars("drawing films", i, total))
+        done = render_videos(videos, out, workers=workers, progress=lambda i, total: bars("drawing videos", i, total))
     seconds = time.perf_counter() - start
-    kept = f", kept {done.kept} that were there" if done.kept else ""
+    kept = f", kept {done.kept} that existed" if done.kept else ""
+    noun = "video" if done.drawn == 1 else "videos"
     screen.info(
-        f"drew {done.drawn} films{kept}, wrote {done.records} records in {seconds:.1f} s: "
-        f"{done.drawn / seconds:.2f} films per second"
+        f"drew {done.drawn} {noun}{kept}, wrote {done.records} records in {seconds:.1f} s: "
+        f"{done.drawn / seconds:.2f} videos per second"
     )
     typer.echo(out / RECORDS_FILE)
 
 
 @app.command()
+@expand_options
 def check(
     files: Files,
+    frames: FrameRateOptions,
     videos: Videos = None,
     format: FileFormat = "auto",
     transcripts: Annotated[
-        Path | None, typer.Option("--transcripts", metavar="DIR", help="Speech that is shown with the questions.")
+        Path | None,
+        typer.Option("--transcripts", metavar="DIR", help="Folder of transcripts that are shown with the questions."),
     ] = None,
     model: Model = "nano",
-    num_frames: NumFrames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    max_length: Annotated[int, typer.Option("--max-length", min=1, help="Tokens that are kept in training.")] = 2048,
+    max_length: Annotated[
+        int, typer.Option("--max-length", min=1, help="Maximum number of tokens in training.")
+    ] = 2048,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Read all frames that training would read, not only the headers.")
+        bool, typer.Option("--decode", help="Decode all frames that training would read, not only the headers.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if anything is found.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Every finding, for programs.")] = False,
-    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Threads.")] = 4,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if there are findings.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
+    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Number of threads.")] = 4,
     timeout: Timeout = 60.0,
     quiet: Quiet = False,
 ) -> None:
-    """List missing, short and damaged videos, lengths in tokens, and answers that would be cut off."""
+    """List missing, short and damaged videos, lengths in tokens, and answers that would be truncated."""
     from timechat.data.check import check_records
     from timechat.data.readers import read_records
-    from timechat.model.modeling import quiet_transformers
+    from timechat.model.pretrained import quiet_transformers
 
     records = {
         file: read_records(file, videos=videos, format=format, transcripts=transcripts) for file in dict.fromkeys(files)
     }
     with quiet_transformers():
         processor = _load_processor(model)
-    settings = _settings(processor, num_frames, fps, max_frames, timeout, max_length, transcripts is not None)
+    settings = _settings(processor, frames, timeout, max_length, transcripts is not None)
     screen = CommandConsole(quiet=quiet)
     reports = {}
     with screen.progress() as bars:
@@ -156,39 +162,42 @@ def check(
 
 
 @app.command()
+@expand_options
 def encode(
     files: Files,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The store to make, or to go on with.")],
+    frames: FrameRateOptions,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Feature store; an unfinished one is resumed.")
+    ],
     videos: Videos = None,
     format: FileFormat = "auto",
     model: Model = "nano",
     parts: Annotated[
         Literal["vision", "frames"],
-        typer.Option("--parts", help="vision: the vision tower; frames: the image Q-Former too, where it is frozen."),
+        typer.Option("--parts", help="vision: the vision tower; frames: also the image Q-Former, if it is frozen."),
     ] = "vision",
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Number format of the files.")
     ] = "float32",
     model_dtype: Annotated[
         Literal["float32", "float16", "bfloat16"],
-        typer.Option("--model-dtype", help="Number format of the computation: that of the frozen parts in training."),
+        typer.Option(
+            "--model-dtype", help="Number format of the computation; use that of the frozen parts in training."
+        ),
     ] = "float32",
     device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
-    num_frames: NumFrames = None,
-    fps: Fps = None,
-    max_frames: MaxFrames = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Threads that decode.")] = 2,
+    workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Number of decoding threads.")] = 2,
     timeout: Timeout = 120.0,
     quiet: Quiet = False,
 ) -> None:
-    """Compute what frozen parts of a model make of the videos, once, to train from it again and again.
+    """Compute the outputs of the frozen parts of a model for all videos once, for use in many training runs.
 
-    Stopped and started again, it goes on where it was.
+    After an interruption, the same command resumes.
     """
     from timechat.data.features import encode_features, unique_videos
     from timechat.data.readers import read_records
     from timechat.model.loading import load_model
-    from timechat.model.modeling import quiet_transformers
+    from timechat.model.pretrained import quiet_transformers
 
     records: list[Record] = []
     for file in dict.fromkeys(files):
@@ -196,7 +205,7 @@ def encode(
     screen = CommandConsole(quiet=quiet)
     with screen.working("loading the model"), quiet_transformers():
         network, processor = load_model(model, device=device, dtype=model_dtype)
-    settings = _settings(processor, num_frames, fps, max_frames, timeout)
+    settings = _settings(processor, frames, timeout)
     total = len(unique_videos(records))
     unreadable = []
     start = time.perf_counter()
@@ -210,12 +219,12 @@ def encode(
     for problem in unreadable[:_SHOWN]:
         screen.warn(problem)
     seconds = time.perf_counter() - start
-    screen.info(f"{total - len(unreadable)} of {total} videos are in the store, after {seconds:.1f} s")
+    screen.info(f"{total - len(unreadable)} of {total} videos are in the store after {seconds:.1f} s")
     typer.echo(out)
 
 
 def _load_processor(model: str) -> "TimeChatProcessor":
-    """Load what counts tokens, without the weights where they are in files."""
+    """Load the processor, which counts tokens, without the weights of the model."""
     from timechat.model.loading import NANO, NANO_FOLDER
     from timechat.model.processing import TimeChatProcessor
 
@@ -224,9 +233,7 @@ def _load_processor(model: str) -> "TimeChatProcessor":
 
 def _settings(
     processor: "TimeChatProcessor",
-    num_frames: int | None,
-    fps: float | None,
-    max_frames: int | None,
+    frames: FrameRateOptions,
     timeout: float,
     max_length: int = 2048,
     transcripts: bool = False,
@@ -234,9 +241,9 @@ def _settings(
     from timechat.data.settings import SampleSettings
 
     return SampleSettings(
-        num_frames=num_frames or processor.config.max_frame_positions,
-        fps=fps,
-        max_frames=max_frames,
+        num_frames=frames.num_frames or processor.config.max_frame_positions,
+        fps=frames.fps,
+        max_frames=frames.max_frames,
         max_length=max_length,
         transcripts=transcripts,
         timeout=timeout,
@@ -248,16 +255,16 @@ def _settings(
 def _print_report(file: Path, report: "CheckReport") -> None:
     from timechat.data.check import MEANINGS
 
-    typer.echo(f"{file}: {report.records} records about {report.videos} videos or parts of them")
+    typer.echo(f"{file}: {report.records} records about {report.videos} videos or parts of videos")
     if report.token_quantiles:
         tokens = [f"{'at most' if q == 1 else f'{q:.0%} at most'} {n}" for q, n in report.token_quantiles.items()]
         typer.echo(f"  tokens       {', '.join(tokens)}")
     if not report.findings:
-        typer.echo("  nothing is wrong with them")
+        typer.echo("  no findings")
     for kind, count in report.counts.items():
         typer.echo(f"  {kind:<12} {count}: {MEANINGS[kind]}")
         findings = [finding for finding in report.findings if finding.kind == kind]
         for finding in findings[:_SHOWN]:
             typer.echo(f"    {finding.record}: {finding.detail}")
         if count > _SHOWN:
-            typer.echo(f"    and {count - _SHOWN} more; --json names all")
+            typer.echo(f"    and {count - _SHOWN} more; --json prints all")

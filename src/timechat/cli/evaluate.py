@@ -1,4 +1,4 @@
-"""`timechat evaluate`: a recipe into predictions, result files and figures."""
+"""`timechat evaluate`: make predictions, result files and metrics by a recipe."""
 
 import json
 import re
@@ -7,40 +7,46 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.console import CommandConsole
-from timechat.cli.session import choose_threads
+from timechat.cli.session import CommandConsole, choose_threads
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:
+    from timechat.evaluation.benchmarks import Benchmark
     from timechat.evaluation.config import EvaluationRecipe
     from timechat.evaluation.evaluate import Evaluation
     from timechat.evaluation.samples import Prediction, Sample
 
 
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as those in recipes/.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change the recipe; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; can be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run, as run.output.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many samples, as run.limit.")] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Start anew instead of keeping what is answered.")
-    ] = False,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of samples; replaces run.limit.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Start anew, or keep existing predictions.")] = False,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do share I of N only, counted from 1; the last one scores.")
+        str | None, typer.Option(metavar="I/N", help="Process share I of N only, from 1; the last one scores.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this long; the next call goes on.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Published figures beside ours.")] = False,
-    report: Annotated[bool, typer.Option("--report", help="Write a page about the errors, OUT/report.html.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Maximum time in minutes. The next call resumes.")
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Print published metrics beside ours.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write an error analysis to OUT/report.html.")] = False,
     ablations: Annotated[
         bool,
-        typer.Option("--ablations", help="Also without timestamps, with shuffled ones, and without sliding windows."),
+        typer.Option(
+            "--ablations", help="Also evaluate without timestamps, without sliding windows, and with blank frames."
+        ),
+    ] = False,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also print metrics of random and constant answers, and by group.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
 ) -> None:
-    """Predict and score by a recipe; stopped or killed, the same command goes on where it was.
+    """Predict and score by a recipe. After an interruption, the same command resumes.
 
     Several processes: torchrun --nproc-per-node=N -m timechat evaluate RECIPE, or --shard 1/N, --shard 2/N, ... on
     machines that share a folder.
@@ -51,7 +57,7 @@ def evaluate(
     share = _read_shard(shard)
     if fresh and share[1] > 1:
         raise ValueError(
-            "--fresh would throw away what other shares answer; delete the folder, or give another --output"
+            "--fresh would delete the predictions of other shares; delete the folder, or give another --output"
         )
     from timechat.evaluation.config import read_recipe
 
@@ -62,21 +68,37 @@ def evaluate(
         return
     from timechat.evaluation.evaluate import read_samples, score_run
 
-    samples = read_samples(resolved)
+    benchmarks = _benchmarks()
+    samples = read_samples(resolved, benchmarks)
     with screen.working("scoring"):
-        evaluation = score_run(resolved, samples, predictions, compares=compare)
+        evaluation = score_run(resolved, samples, predictions, benchmarks=benchmarks, compares=compare)
     typer.echo(json.dumps(evaluation.metrics, indent=1, ensure_ascii=False) if as_json else evaluation.table)
     if report:
         from timechat.evaluation.report_page import write_report_page
 
         with screen.working("writing the report"):
             screen.info(str(write_report_page(evaluation)))
+    if baselines:
+        from timechat.evaluation.baselines import write_baselines
+
+        with screen.working("baselines"):
+            tables = write_baselines(evaluation)
+        if not as_json:
+            typer.echo(tables)
     if ablations:
         _ablate(evaluation, screen)
 
 
+def _benchmarks() -> "dict[str, Benchmark]":
+    """Public benchmarks, and those of synthetic videos."""
+    from timechat.evaluation.benchmarks import BENCHMARKS
+    from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
+
+    return {**BENCHMARKS, **SYNTHETIC_BENCHMARKS}
+
+
 def _read_shard(shard: str | None) -> tuple[int, int]:
-    """The share of this process, number from 0 and count: as the option says, or else torchrun."""
+    """Return number (from 0) and count of the shares, from the option or from torchrun."""
     from timechat.distributed import launched_processes, launched_rank
 
     if shard is None:
@@ -90,10 +112,10 @@ def _read_shard(shard: str | None) -> tuple[int, int]:
 def _predict(
     recipe: "EvaluationRecipe", shard: tuple[int, int], console: CommandConsole, *, fresh: bool, minutes: float | None
 ) -> "list[Prediction] | None":
-    """All predictions of the run; None, with a word about it, where some are still to come."""
+    """Return all predictions of the run; None, with a message, if some are missing."""
     from timechat.evaluation.evaluate import finished_predictions, load_timechat, read_samples, run_predictions
 
-    samples: list[Sample] = read_samples(recipe)
+    samples: list[Sample] = read_samples(recipe, _benchmarks())
     if not fresh and (done := finished_predictions(recipe, samples)) is not None:
         return done if shard[0] == 0 else None
     with console.working("loading the model"):
@@ -101,16 +123,16 @@ def _predict(
     choose_threads(timechat)
     for note in timechat.notes:
         console.warn(note)
-    with stop_signal(minutes, "after these videos") as wants_stop, console.progress() as bars:
+    with stop_signal(minutes, "after these videos") as should_stop, console.progress() as bars:
         predictions = run_predictions(
-            recipe, samples, timechat, fresh=fresh, shard=shard, should_stop=wants_stop, progress=bars
+            recipe, samples, timechat, fresh=fresh, shard=shard, should_stop=should_stop, progress=bars
         )
-        stopped = wants_stop()
+        stopped = should_stop()
     if predictions is None and stopped:
-        console.info("stopped; the same command goes on")
+        console.info("stopped; the same command resumes")
         raise typer.Exit(EXIT_STOPPED)
     if predictions is None:
-        console.info(f"share {shard[0] + 1} of {shard[1]} is done; others are not yet")
+        console.info(f"share {shard[0] + 1} of {shard[1]} is done; other shares are not")
     return predictions
 
 
@@ -124,4 +146,7 @@ def _ablate(evaluation: "Evaluation", console: CommandConsole) -> None:
         timechat = load_timechat(recipe.model)
     choose_threads(timechat)
     with console.progress() as bars:
-        typer.echo(run_ablations(recipe, evaluation.samples, evaluation.scores, timechat, progress=bars))
+        table = run_ablations(
+            recipe, evaluation.samples, evaluation.scores, timechat, benchmarks=_benchmarks(), progress=bars
+        )
+    typer.echo(table)

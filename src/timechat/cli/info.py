@@ -1,4 +1,4 @@
-"""`timechat info`: what a checkpoint holds, or what a video is."""
+"""`timechat info`: describe a checkpoint or a video."""
 
 import json
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def info(
     target: Annotated[str, typer.Argument(metavar="MODEL_OR_VIDEO", help="nano, a converted folder, or a video.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a checkpoint holds, or what a video is and what would be sampled."""
+    """Describe a checkpoint, or a video and the frames that would be sampled."""
     if target == "nano" or Path(target).is_dir():
         from timechat.model.summary import summarize_model
 
@@ -65,14 +65,14 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
     for part in facts["parts"]:
         dtypes = ", ".join(part["dtypes"])
         yield f"{part['name']:<15} {part['parameters']:>14,} parameters  {_size(part['num_bytes']):>9}  {dtypes}"
-    yield f"{'in all':<15} {facts['parameters']:>14,} parameters  {_size(facts['bytes']):>9}"
+    yield f"{'total':<15} {facts['parameters']:>14,} parameters  {_size(facts['bytes']):>9}"
     size = facts["image_size"]
     if facts["fps"]:
-        most = f", at most {facts['max_frames']}" if facts["max_frames"] else ""
-        yield f"sampling        {facts['fps']:g} frames of {size}x{size} pixels a second{most}"
+        limit = f", at most {facts['max_frames']}" if facts["max_frames"] else ""
+        yield f"sampling        {facts['fps']:g} frames of {size}x{size} pixels per second{limit}"
     else:
         number = facts["num_frames"]
-        yield f"sampling        {number} frames of {size}x{size} pixels, as uniform in time as frames allow"
+        yield f"sampling        {number} frames of {size}x{size} pixels, uniform in time"
     window = f"window          {facts['window_size']} frames every {facts['stride']}: "
     if facts["fps"]:
         yield f"{window}{facts['num_video_query_tokens']} video tokens each"
@@ -80,7 +80,7 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{window}{facts['num_video_tokens']} video tokens for {facts['num_frames']} frames"
     yield f"time sentences  in the {facts['timestamp_tokenizer']} vocabulary"
     if not facts["is_trained"]:
-        yield "weights         untrained (random): answers mean nothing"
+        yield "weights         untrained (random): answers have no meaning"
     for terms in facts["terms"]:
         yield f"terms           {terms}"
 
@@ -97,11 +97,11 @@ def _video_lines(facts: dict[str, Any]) -> Iterator[str]:
     from timechat.answers.events import format_time
 
     yield f"{facts['name']}: {facts['format']}, {format_time(facts['duration'])} long"
-    rate = f"{facts['fps']:.3f} frames a second on average" if facts["fps"] else "rate unknown"
+    rate = f"{facts['fps']:.3f} frames per second on average" if facts["fps"] else "rate unknown"
     frames = f", {facts['num_frames']} frames" if facts["num_frames"] else ""
-    turned = f", turned by {facts['rotation']} degrees" if facts["rotation"] else ""
-    pictures = f"{facts['codec']} {facts['width']}x{facts['height']} {facts['pixel_format']}"
-    yield f"pictures  {pictures}, {rate}{frames}{turned}"
+    rotation = f", rotated by {facts['rotation']} degrees" if facts["rotation"] else ""
+    frame_format = f"{facts['codec']} {facts['width']}x{facts['height']} {facts['pixel_format']}"
+    yield f"frames    {frame_format}, {rate}{frames}{rotation}"
     for stream in facts["streams"]:
         chosen = " (sampled)" if stream["index"] == facts["stream"] else ""
         language = f", {stream['language']}" if stream["language"] else ""

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import ModelOptions, expand_options
-from timechat.cli.session import load_timechat
+from timechat.cli.session import CommandConsole, load_timechat
 
 if TYPE_CHECKING:
     from timechat.serving.mcp.worker import Worker

@@ -1,10 +1,10 @@
-"""Options that commands share: declared once, spread over the commands' signatures."""
+"""Options that commands share: declared once as dataclasses, expanded into the signatures of commands."""
 
 import functools
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from timechat.export import FORMATS
+
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
     from timechat.answers.windows import WindowConfig
     from timechat.pipeline import MomentSelection
+    from timechat.video import FrameSampling
 
 Result = TypeVar("Result")
 
-_SAMPLING = "Which frames are looked at"
-_WINDOWS = "How long videos are looked at"
-_TRANSCRIPT = "What is said in the video"
-_DECODING = "How the answer is written"
-_OUTPUT = "Where the answer goes"
+_SAMPLING = "Frames"
+_WINDOWS = "Windows of long videos"
+_TRANSCRIPT = "Speech in the video"
+_DECODING = "Decoding of the answer"
+_OUTPUT = "Output"
 
 
 class CutMode(StrEnum):
@@ -33,26 +36,9 @@ class CutMode(StrEnum):
     COPY = "copy"
 
 
-class Format(StrEnum):
-    """Forms of an answer."""
-
-    TEXT = "text"
-    JSON = "json"
-    JSONL = "jsonl"
-    CSV = "csv"
-    SRT = "srt"
-    VTT = "vtt"
-    VTT_CHAPTERS = "vtt-chapters"
-    YOUTUBE = "youtube"
-    FFMETADATA = "ffmetadata"
-    EDL = "edl"
-    OTIO = "otio"
-    QVHIGHLIGHTS = "qvhighlights"
-
-
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model answers, and where it runs."""
+    """The model, and the device it runs on."""
 
     model: Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")] = (
         "nano"
@@ -61,86 +47,104 @@ class ModelOptions:
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 on CPUs.")] = "auto"
     lora_scale: Annotated[
         float | None,
-        typer.Option(help="Strength of the LoRA adapter; 0.625 is advised for question answering."),
+        typer.Option(help="Strength of the LoRA adapter; the authors advise 0.625 for question answering."),
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notes.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.")] = False
 
 
 @dataclass(frozen=True)
-class FrameOptions:
-    """Which frames are looked at."""
+class FrameRateOptions:
+    """Number of frames."""
 
     num_frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames spread over the video.", rich_help_panel=_SAMPLING)
+        int | None,
+        typer.Option(min=1, help="Number of frames, spread evenly over the video.", rich_help_panel=_SAMPLING),
     ] = None
-    fps: Annotated[float | None, typer.Option(help="Frames a second instead.", rich_help_panel=_SAMPLING)] = None
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frames per second of video, instead of a number of frames.", rich_help_panel=_SAMPLING),
+    ] = None
     max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Most frames with --fps.", rich_help_panel=_SAMPLING)
+        int | None, typer.Option(min=1, help="Maximum number of frames with --fps.", rich_help_panel=_SAMPLING)
     ] = None
-    start: Annotated[float | None, typer.Option(help="Look from this second on.", rich_help_panel=_SAMPLING)] = None
-    end: Annotated[float | None, typer.Option(help="Look up to this second.", rich_help_panel=_SAMPLING)] = None
+
+    def sampling(self) -> "FrameSampling":
+        """Return the frame options."""
+        from timechat.video.sampling import FrameSampling
+
+        return FrameSampling(self.num_frames, self.fps, self.max_frames)
+
+
+@dataclass(frozen=True)
+class FrameOptions(FrameRateOptions):
+    """Frames to take from a video, and the time to read them."""
+
+    start: Annotated[
+        float | None, typer.Option(help="Start of the part to use, in seconds.", rich_help_panel=_SAMPLING)
+    ] = None
+    end: Annotated[
+        float | None, typer.Option(help="End of the part to use, in seconds.", rich_help_panel=_SAMPLING)
+    ] = None
     keyframes: Annotated[
         bool,
         typer.Option(
             "--keyframes",
-            help="Take the nearest keyframes, with their true times: faster, coarser.",
+            help="Take the nearest keyframes with their own times: faster, less exact.",
             rich_help_panel=_SAMPLING,
         ),
     ] = False
 
     timeout: Annotated[
-        float, typer.Option(help="Seconds after which reading the video is given up.", rich_help_panel=_SAMPLING)
+        float, typer.Option(help="Maximum time for reading the video, in seconds.", rich_help_panel=_SAMPLING)
     ] = 600.0
 
-    def sampling_options(self) -> dict[str, Any]:
-        """Return these options as `TimeChat.encode` takes them."""
-        return {
-            "num_frames": self.num_frames,
-            "fps": self.fps,
-            "max_frames": self.max_frames,
-            "start": self.start,
-            "end": self.end,
-            "sampling": "keyframes" if self.keyframes else "exact",
-            "timeout": self.timeout,
-        }
+    def sampling(self) -> "FrameSampling":
+        """Return the frame options."""
+        kind = "keyframes" if self.keyframes else "exact"
+        return replace(super().sampling(), start=self.start, end=self.end, sampling=kind)
 
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """How long videos are looked at."""
+    """Windows of long videos."""
 
     window: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Seconds of one window; 0 looks at the whole video at once. Default: as the model was trained.",
+            help="Length of a window in seconds; 0 makes one window of the whole video. Default: as in training.",
             rich_help_panel=_WINDOWS,
         ),
     ] = None
     overlap: Annotated[
-        float | None, typer.Option(min=0, help="Seconds that windows share.", rich_help_panel=_WINDOWS)
+        float | None,
+        typer.Option(
+            min=0,
+            help="Overlap of neighboring windows in seconds, at most half a window.",
+            rich_help_panel=_WINDOWS,
+        ),
     ] = None
     step: Annotated[
         float | None,
-        typer.Option(help="Seconds from frame to frame; larger is faster and coarser.", rich_help_panel=_WINDOWS),
+        typer.Option(help="Seconds between frames; a larger value is faster and less exact.", rich_help_panel=_WINDOWS),
     ] = None
     refine: Annotated[
         bool | None,
         typer.Option(
             "--refine/--no-refine",
-            help="Look again at moments with denser frames. Default: where the step is over half a second.",
+            help="Refine the borders of moments with denser frames. Default: if frames are over 0.5 s apart.",
             rich_help_panel=_WINDOWS,
         ),
     ] = None
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Windows that are asked about at once.", rich_help_panel=_WINDOWS)
+        int, typer.Option(min=1, help="Number of windows in one batch.", rich_help_panel=_WINDOWS)
     ] = 8
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what the job will take, and stop.", rich_help_panel=_WINDOWS)
+        bool, typer.Option("--plan", help="Print an estimate of the job and stop.", rich_help_panel=_WINDOWS)
     ] = False
 
     def window_config(self) -> "WindowConfig":
-        """Return these options as the pipeline takes them."""
+        """Return the window options."""
         from timechat.answers.windows import WindowConfig
 
         return WindowConfig(self.window, self.overlap, self.step, self.refine, self.batch_size)
@@ -148,45 +152,49 @@ class WindowOptions:
 
 @dataclass(frozen=True)
 class TranscriptOptions:
-    """What is said in the video, told with the question."""
+    """Speech in the video, shown to the model with the question."""
 
     transcript: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What is said: SRT, WebVTT, Whisper's JSON or lines of start, end, words.",
+            help="Transcript: SRT, WebVTT, Whisper JSON, or lines of start, end and text.",
             rich_help_panel=_TRANSCRIPT,
         ),
     ] = None
     asr: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Listen with this faster-whisper model.", rich_help_panel=_TRANSCRIPT),
+        typer.Option(
+            metavar="MODEL", help="Recognize the speech with this faster-whisper model.", rich_help_panel=_TRANSCRIPT
+        ),
     ] = None
 
 
 @dataclass(frozen=True)
 class DecodingCommandOptions:
-    """How the answer is written."""
+    """Decoding of the answer."""
 
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=_DECODING)
+        int, typer.Option(min=1, help="Maximum length of the answer in tokens.", rich_help_panel=_DECODING)
     ] = 512
     free: Annotated[
         bool,
-        typer.Option("--free", help="Do not keep the answer in its task's form.", rich_help_panel=_DECODING),
+        typer.Option(
+            "--free", help="Do not constrain the answer to the grammar of its task.", rich_help_panel=_DECODING
+        ),
     ] = False
     sample: Annotated[
         bool,
-        typer.Option("--sample", help="Draw the answer, as the original does.", rich_help_panel=_DECODING),
+        typer.Option("--sample", help="Sample the answer, as the original does.", rich_help_panel=_DECODING),
     ] = False
-    temperature: Annotated[float, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 1.0
-    top_p: Annotated[float, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 0.9
-    top_k: Annotated[int, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 50
-    seed: Annotated[int, typer.Option(help="Of --sample.", rich_help_panel=_DECODING)] = 42
-    preset: Annotated[str, typer.Option(help="Wording of the question.", rich_help_panel=_DECODING)] = "timechat@1"
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.", rich_help_panel=_DECODING)] = 1.0
+    top_p: Annotated[float, typer.Option(help="Top-p of sampling.", rich_help_panel=_DECODING)] = 0.9
+    top_k: Annotated[int, typer.Option(help="Top-k of sampling.", rich_help_panel=_DECODING)] = 50
+    seed: Annotated[int, typer.Option(help="Random seed of sampling.", rich_help_panel=_DECODING)] = 42
+    preset: Annotated[str, typer.Option(help="Prompt preset.", rich_help_panel=_DECODING)] = "timechat@1"
 
     def decoding(self) -> "DecodingOptions":
-        """Return these options as the pipeline takes them."""
+        """Return the decoding options."""
         from timechat.answers.tasks import DecodingOptions
 
         return DecodingOptions(
@@ -202,49 +210,52 @@ class DecodingCommandOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where the answer goes, and in which form."""
+    """Files and format of the output."""
 
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_OUTPUT)] = False
-    format: Annotated[Format, typer.Option("--format", help="Form of the answer.", rich_help_panel=_OUTPUT)] = (
-        Format.TEXT
-    )
+    format: Annotated[
+        str,
+        typer.Option("--format", metavar=f"<{'|'.join(FORMATS)}>", help="Output format.", rich_help_panel=_OUTPUT),
+    ] = "text"
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write to this file instead of stdout.", rich_help_panel=_OUTPUT),
     ] = None
     html: Annotated[
         Path | None,
-        typer.Option("--html", help="Write a page with video and timeline too.", rich_help_panel=_OUTPUT),
+        typer.Option("--html", help="Also write an HTML page with video and timeline.", rich_help_panel=_OUTPUT),
     ] = None
 
     clips: Annotated[
         Path | None,
-        typer.Option("--clips", help="Cut every event into a file of its own in this folder.", rich_help_panel=_OUTPUT),
+        typer.Option("--clips", help="Write every event as a clip into this folder.", rich_help_panel=_OUTPUT),
     ] = None
     reel: Annotated[
         Path | None,
-        typer.Option("--reel", help="Join the events into one film, as .mp4, .mov or .mkv.", rich_help_panel=_OUTPUT),
+        typer.Option("--reel", help="Join the events into one video: .mp4, .mov or .mkv.", rich_help_panel=_OUTPUT),
     ] = None
     cut: Annotated[
         CutMode,
         typer.Option(
-            "--cut", help="exact encodes cuts anew; copy is quick, but keeps to keyframes.", rich_help_panel=_OUTPUT
+            "--cut", help="exact encodes the clips; copy is fast, but cuts at keyframes only.", rich_help_panel=_OUTPUT
         ),
     ] = CutMode.EXACT
 
-    def check_output(self, video: str) -> None:
-        """Refuse, before any work is done, a place that cannot be written to or must not be."""
-        from timechat.export import check_otio
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}")
 
-        named = {"--output": self.output, "--html": self.html, "--reel": self.reel}
-        places = {option: path for option, path in named.items() if path is not None}
-        for (one, path), (other, same) in combinations(places.items(), 2):
-            if path.absolute() == same.absolute():
+    def check_output(self, video: str) -> None:
+        """Check, before any work is done, that all output files can be written."""
+        options = {"--output": self.output, "--html": self.html, "--reel": self.reel}
+        files = {option: path for option, path in options.items() if path is not None}
+        for (one, path), (other, other_path) in combinations(files.items(), 2):
+            if path.absolute() == other_path.absolute():
                 raise ValueError(f"{one} and {other} both name {path}; give them different files")
-        if self.format is Format.OTIO and not self.as_json:
-            check_otio()
+        if not self.as_json:
+            FORMATS[self.format].check()
         self._check_cuts()
-        for path in places.values():
+        for path in files.values():
             if path.is_dir():
                 raise ValueError(f"{path} is a folder; name a file in it")
             if not path.absolute().parent.is_dir():
@@ -255,9 +266,9 @@ class OutputOptions:
                 raise ValueError(f"{path} is the video itself; name another file")
 
     def _check_cuts(self) -> None:
-        from timechat.video import check_target
-
         if self.reel is not None:
+            from timechat.video.clips import check_target
+
             check_target(self.reel, self.cut.value)
         if self.clips is None:
             return
@@ -271,26 +282,26 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class ChatOptions(DecodingCommandOptions, FrameOptions, ModelOptions):
-    """What a conversation needs to know."""
+    """Options of a conversation."""
 
 
 @dataclass(frozen=True)
 class TaskOptions(OutputOptions, TranscriptOptions, WindowOptions, ChatOptions):
-    """What one question needs to know."""
+    """Options of one request."""
 
 
 @dataclass(frozen=True)
 class MomentOptions:
-    """Which moments are wanted."""
+    """Moments that a grounding answer keeps."""
 
-    best: Annotated[int, typer.Option(min=1, help="Most moments, the best first.")] = 1
-    find_all: Annotated[bool, typer.Option("--all", help="All moments in which it happens.")] = False
+    best: Annotated[int, typer.Option(min=1, help="Maximum number of moments, the best first.")] = 1
+    find_all: Annotated[bool, typer.Option("--all", help="Return all moments in which it happens.")] = False
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score of a moment. Default: the model's.")
+        float | None, typer.Option(min=0, max=1, help="Minimum score of a moment. Default: the model's.")
     ] = None
 
     def selection(self) -> "MomentSelection":
-        """Return these options as the pipeline takes them; imports torch."""
+        """Return the selection of moments; imports torch."""
         from timechat.pipeline import MomentSelection
 
         return MomentSelection(self.best, self.find_all, self.threshold)
@@ -298,20 +309,23 @@ class MomentOptions:
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """Whether sentences say when they can be seen."""
+    """Citations of free answers."""
 
-    cite: Annotated[bool, typer.Option("--cite", help="Let each sentence say when it can be seen: [m:ss–m:ss].")] = (
+    cite: Annotated[bool, typer.Option("--cite", help=r"Add the time of each sentence in the video: \[m:ss–m:ss].")] = (
         False
     )
     verify: Annotated[
-        bool, typer.Option("--verify", help="Cite, ask for each sentence again, and mark what does not hold.")
+        bool,
+        typer.Option(
+            "--verify", help="Cite, ask the model for each sentence again, and mark citations that do not hold."
+        ),
     ] = False
 
 
 def expand_options(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Spread parameters that are settings classes into one option a field.
+    """Replace each parameter whose type is a dataclass of options by one option for each field.
 
-    Typer reads a command's options from its signature; this writes that signature.
+    Typer reads the options of a command from its signature; this function writes that signature.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}

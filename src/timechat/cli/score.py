@@ -1,4 +1,4 @@
-"""`timechat score`: files of predictions against the truth, by the official rules."""
+"""`timechat score`: score predictions against annotations, by the official rules."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import typer
 
 def score(
     predictions: Annotated[
-        Path, typer.Argument(metavar="PRED", help="Predictions, ours or in the original's formats.")
+        Path, typer.Argument(metavar="PRED", help="Predictions, in our format or those of the original.")
     ],
-    truth: Annotated[Path, typer.Argument(metavar="GT", help="The truth, as the benchmark or our records have it.")],
+    truth: Annotated[Path, typer.Argument(metavar="GT", help="Annotations of the benchmark, or records.")],
     task: Annotated[
         Literal["dvc", "tvg", "vhd", "mr", "tvsum"],
         typer.Option(
@@ -20,13 +20,13 @@ def score(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
     resamples: Annotated[
-        int, typer.Option("--resamples", min=1, help="Bootstrap resamples behind the 95 % intervals.")
+        int, typer.Option("--resamples", min=1, help="Number of bootstrap resamples for the 95 % intervals.")
     ] = 2000,
 ) -> None:
-    """Score predictions: figures as fractions (CIDEr 0 to 10), with intervals and what was missing.
+    """Score predictions: metrics as fractions (CIDEr 0 to 10), with intervals and the number of missing predictions.
 
-    Dense captions need the extra "eval", and Java for the official METEOR and tokenizer. What each figure is:
-    docs/metrics.md.
+    Dense captions need the extra "eval", and Java for the official METEOR and tokenizer. The metrics are
+    described in docs/metrics.md.
     """
     from timechat.evaluation.score import score_files
 

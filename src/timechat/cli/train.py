@@ -1,11 +1,11 @@
-"""`timechat train`: a recipe into a model, stopped and taken up as often as need be."""
+"""`timechat train`: train a model by a recipe, with resuming."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.console import CommandConsole
+from timechat.cli.session import CommandConsole
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:
@@ -15,33 +15,38 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A YAML file, see recipes/.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change the recipe; may be repeated.")
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="YAML file, such as those in recipes/.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run, as run.output.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; can be repeated."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh/--resume", help="Start anew instead of going on from the last checkpoint.")
+        bool, typer.Option("--fresh/--resume", help="Start anew, or resume from the last checkpoint.")
     ] = False,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop with a checkpoint after this long; the next call goes on.")
+        float | None,
+        typer.Option(min=0, help="Maximum time in minutes; then stop with a checkpoint. The next call resumes."),
     ] = None,
     export_original: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="RUN OUT.pth", help="Train nothing: write a run's or a model's folder as the original's checkpoint."
+            metavar="RUN OUT.pth",
+            help="Do not train: write the folder of a run or a model as a checkpoint of the original.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Train by a recipe; the same command goes on wherever it stopped.
+    """Train a model by a recipe. After an interruption, the same command resumes.
 
     Several processes: torchrun --nproc-per-node=N -m timechat.training RECIPE --set run.parallel=ddp
     """
     screen = CommandConsole(quiet=quiet)
     if export_original is not None:
         if recipe is not None:
-            raise ValueError("--export-original trains nothing; leave the recipe out")
+            raise ValueError("--export-original does not train; leave out the RECIPE")
         _export_original(*export_original, screen)
         return
     if recipe is None:
@@ -51,46 +56,51 @@ def train(
 
     stages = read_recipe(recipe, overrides)
     with screen.working("loading"):
+        from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
+        from timechat.training.objectives import OBJECTIVES
         from timechat.training.run import train_recipe
-    with stop_signal(minutes, "after this step, with a checkpoint") as wants_stop:
+    with stop_signal(minutes, "after this step, with a checkpoint") as should_stop:
         finished = train_recipe(
             stages,
+            objectives={**OBJECTIVES, **NANO_OBJECTIVES},
             make_validate=make_validate,
             fresh=fresh,
-            should_stop=wants_stop,
+            should_stop=should_stop,
             report=screen.info,
         )
     if finished:
         typer.echo(Path(stages[-1].run.output))
     from timechat.distributed import launched_processes
 
-    # torchrun takes any other status than 0 for a crash of that process.
+    # torchrun treats any exit status except 0 as a crash of the process.
     raise typer.Exit(0 if finished or launched_processes() > 1 else EXIT_STOPPED)
 
 
 def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "Validate | None":
-    """Make the validation of a recipe: grounding on drawn films that no training has seen, with real decoding."""
+    """Make the validation of a recipe: grounding on synthetic videos of the test split, with real decoding."""
     settings = recipe.data.validation_films
     if recipe.run.validate_every is None or settings is None:
         return None
-    from timechat.evaluation.validation import draw_grounding_film, film_times, grounding_validation
     from timechat.synthetic.scene import write_scene
+    from timechat.synthetic.validation import default_times, draw_validation_video, validate_grounding
 
     config = processor.config
-    films = [
-        draw_grounding_film(
+    videos = [
+        draw_validation_video(
             write_scene(settings.seed, index, level=settings.level, split="test"),  # type: ignore[arg-type]
-            lambda film: film_times(film, config),
+            lambda film: default_times(film, config),
             size=config.vision_config.image_size,
         )
         for index in range(settings.num_films)
     ]
-    return lambda model, step: grounding_validation(model, processor, films)  # noqa: ARG005
+    return lambda model, step: validate_grounding(model, processor, videos)  # noqa: ARG005
 
 
 def _export_original(folder: Path, out: Path, console: CommandConsole) -> None:
-    with console.working("writing the original's layout"):
+    with console.working("writing the original checkpoint"):
+        from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
         from timechat.training.export import export_folder_as_original
+        from timechat.training.objectives import OBJECTIVES
 
-        export_folder_as_original(folder, out)
+        export_folder_as_original(folder, out, objectives={**OBJECTIVES, **NANO_OBJECTIVES})
     typer.echo(out)

@@ -1,13 +1,12 @@
-"""`timechat watch`: a line when something that is waited for happens in a stream."""
+"""`timechat watch`: a JSON line for each detection in a stream."""
 
 import json
 from typing import Annotated
 
 import typer
 
-from timechat.cli.console import CommandConsole
 from timechat.cli.options import ModelOptions, expand_options
-from timechat.cli.session import load_timechat
+from timechat.cli.session import CommandConsole, load_timechat
 
 
 @expand_options
@@ -15,43 +14,42 @@ def watch(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A file, a pipe (/dev/stdin), or an rtsp or http(s) address.")
     ],
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="What to wait for, in words.")],
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Descriptions of what to detect.")],
     settings: ModelOptions,
     window: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds of one window. Default: as the model was trained.")
+        float | None, typer.Option(min=0.1, help="Length of a window in seconds. Default: as in training.")
     ] = None,
-    overlap: Annotated[float | None, typer.Option(min=0, help="Seconds that windows share.")] = None,
-    step: Annotated[float | None, typer.Option(help="Seconds from frame to frame.")] = None,
+    overlap: Annotated[float | None, typer.Option(min=0, help="Overlap of neighboring windows in seconds.")] = None,
+    step: Annotated[float | None, typer.Option(help="Seconds between frames.")] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score of what is told. Default: the model's.")
+        float | None, typer.Option(min=0, max=1, help="Minimum score of a detection. Default: the model's.")
     ] = None,
     drop_below: Annotated[
-        float, typer.Option(min=0, help="Frames that differ less (of 255) are not looked at again; 0 looks at all.")
+        float,
+        typer.Option(min=0, help="Skip frames that differ less than this (of 255) from the one before; 0 skips none."),
     ] = 2.0,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait at a file's end for more.")] = False,
-    idle_timeout: Annotated[float, typer.Option(help="Seconds without anything new that end a stream.")] = 30.0,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more data at the end of a file.")] = False,
+    idle_timeout: Annotated[float, typer.Option(help="Seconds without new data after which a stream ends.")] = 30.0,
 ) -> None:
-    """Watch a stream, and print a JSON line when something that is waited for has happened."""
+    """Watch a stream and print a JSON line for each detection."""
     from timechat.answers.windows import WindowConfig
     from timechat.video.live import LiveVideo
 
-    screen = CommandConsole(quiet=settings.quiet)
-    looking = WindowConfig(window=window, overlap=overlap, step=step)
+    console = CommandConsole(quiet=settings.quiet)
+    windows = WindowConfig(window=window, overlap=overlap, step=step)
     with LiveVideo(source, follow=follow, idle_timeout=idle_timeout) as video:
-        timechat = load_timechat(settings, screen)
+        timechat = load_timechat(settings, console)
         from timechat.pipeline.watch import StreamMonitor
 
-        watcher = StreamMonitor(
-            timechat, queries, window_config=looking, drop_below=drop_below or None, threshold=threshold
-        )
+        monitor = StreamMonitor(timechat, queries, windows=windows, drop_below=drop_below or None, threshold=threshold)
         for note in timechat.notes:
-            screen.warn(note)
-        frames = video.frames(fps=1 / watcher.step, size=timechat.model.config.vision_config.image_size)
-        for sighting in watcher.watch(frames):
-            line = {**sighting.to_dict(), "seen_at": watcher.num_frames * watcher.step, "model": timechat.name}
+            console.warn(note)
+        frames = video.frames(fps=1 / monitor.step, size=timechat.model.config.vision_config.image_size)
+        for detection in monitor.watch(frames):
+            line = {**detection.to_dict(), "seen_at": monitor.num_frames * monitor.step, "model": timechat.name}
             typer.echo(json.dumps(line, ensure_ascii=False))
         for note in video.notes:
-            screen.warn(note)
-    screen.info(
-        f"{watcher.num_windows} windows, {watcher.num_frames} frames, {watcher.num_dropped} of them like the last"
+            console.warn(note)
+    console.info(
+        f"{monitor.num_windows} windows, {monitor.num_frames} frames, {monitor.num_dropped} of them duplicates"
     )

@@ -1,1 +1,1 @@
-"""Annotations and drawn films → instruction records → batches."""
+"""Instruction records from annotations and synthetic videos, and training batches from records."""

@@ -1,7 +1,7 @@
-"""Annotations of public data sets → instruction records, worded as the original's construction scripts word them.
+"""Make instruction records from annotations of public data sets, with the wording of the original's scripts.
 
-Times are rounded to a tenth; Charades-STA keeps the digits of its annotation and DiDeMo counts whole pieces of five
-seconds, as in the published instructions. Questions have the wording of `timechat.answers.prompts`.
+Times are rounded to a tenth of a second. Charades-STA keeps the digits of its annotations, and DiDeMo counts whole
+pieces of five seconds, as in the published instructions. Questions have the wording of `timechat.answers.prompts`.
 """
 
 import json
@@ -18,20 +18,20 @@ from timechat.errors import DataError, located
 from timechat.speech import thin_transcript
 
 _MIN_LETTERS = 2
-_CLIP_SECONDS = 2.0  # of QVHighlights
-_PIECE_SECONDS = 5  # of DiDeMo
-_QUERYD_LONGEST = 300.0  # seconds; longer videos are left out of QuerYD
+_CLIP_SECONDS = 2.0  # clip length of QVHighlights
+_PIECE_SECONDS = 5  # piece length of DiDeMo
+_QUERYD_LONGEST = 300.0  # seconds; longer videos of QuerYD are skipped
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One annotated video, before its question is worded.
+    """One annotated video without the text of its question.
 
     Attributes:
-        video: Path below the data set's folder of videos.
-        task: As `Preset.question` names it.
-        answer: What the model is to say.
-        query: What is looked for, where the task has a query.
+        video: Path, relative to the video folder of the data set.
+        task: Task, as `Preset.question` names it.
+        answer: Target answer of the model.
+        query: Query, for tasks that have one.
     """
 
     video: str
@@ -43,16 +43,16 @@ class Instruction:
 def build_records(
     dataset: str, annotations: str | Path, *, videos: str | Path, preset: str = DEFAULT_PRESET
 ) -> tuple[list[Record], list[str]]:
-    """Make instruction records of a data set's own annotations.
+    """Make instruction records from the annotations that a data set publishes.
 
     Args:
-        dataset: A name of `BUILDERS`.
-        annotations: The file that the data set publishes; for QuerYD the folder of its files.
+        dataset: Name of the data set, a key of `BUILDERS`.
+        annotations: File that the data set publishes; for QuerYD, the folder of its files.
         videos: Folder of its videos.
-        preset: Wording of the questions.
+        preset: Prompt preset for the questions.
 
     Returns:
-        The records, and the videos that are annotated but missing: their records are left out.
+        The records, and the annotated videos that are missing. Missing videos have no records.
 
     Raises:
         DataError: The annotations are missing or malformed.
@@ -74,9 +74,9 @@ def build_speech_records(
 
     Args:
         dataset: Name of the data set.
-        transcripts: Folder of `VIDEO_NAME.txt`; nobody speaks in a video without one.
+        transcripts: Folder with files `VIDEO_NAME.txt`; a video without a file has no speech.
         videos: Folder of the videos.
-        preset: Wording of the questions.
+        preset: Prompt preset for the questions.
     """
     items = []
     for video in sorted(path for path in Path(videos).iterdir() if path.is_file()):
@@ -88,7 +88,7 @@ def build_speech_records(
 def _as_records(
     items: Sequence[Instruction], dataset: str, videos: Path, preset: str
 ) -> tuple[list[Record], list[str]]:
-    """Word the questions, and leave out what has no video."""
+    """Add the texts of the questions, and skip items without a video."""
     records, missing = [], []
     for number, item in enumerate(items):
         if not (videos / item.video).exists():
@@ -108,11 +108,8 @@ def _as_records(
     return records, list(dict.fromkeys(missing))
 
 
-# ------------------------------------------------------------------------------------------------- captions
-
-
 def _coco_captions(path: Path, split: str, key: str) -> Iterator[tuple[str, list[tuple[Any, Any, str]]]]:
-    """Videos with their timed sentences, from `{"annotations": [{"image_id", "segments", caption}]}`."""
+    """Yield videos with timed sentences from `{"annotations": [{"image_id", "segments", caption}]}`."""
     for item in _annotations(path):
         sentences = [sentence.replace("#", "").strip() for sentence in item[key].split(split)]
         spans = [(*span, text) for span, text in zip(item["segments"], sentences, strict=False)]
@@ -141,9 +138,6 @@ def _captions(spans: Sequence[tuple[Any, Any, str]]) -> str:
     return "  ".join(f"{_tenth(start)} - {_tenth(end)} seconds, {text}." for start, end, text in spans)
 
 
-# ------------------------------------------------------------------------------------------------ grounding
-
-
 def _activitynet_grounding(path: Path) -> Iterator[Instruction]:
     for video, spans in _coco_captions(path, ".", "caption"):
         for start, end, query in spans:
@@ -151,7 +145,7 @@ def _activitynet_grounding(path: Path) -> Iterator[Instruction]:
 
 
 def _charades(path: Path) -> Iterator[Instruction]:
-    """Lines `VIDEO START END##SENTENCE`."""
+    """Read lines of the form `VIDEO START END##SENTENCE`."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         with located(f"{path}:{number}"):
             place, _, sentence = line.strip().partition("##")
@@ -164,7 +158,7 @@ def _charades(path: Path) -> Iterator[Instruction]:
 
 
 def _didemo(path: Path) -> Iterator[Instruction]:
-    """Lines `{"clip_name", "caption_list", "timestamps"}`, times in pieces, first and last."""
+    """Read lines `{"clip_name", "caption_list", "timestamps"}`; a timestamp is the first and the last piece."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         with located(f"{path}:{number}"):
             item = json.loads(line)
@@ -185,7 +179,7 @@ def _grounded(video: str, query: str, span: str) -> Instruction:
 
 
 def _queryd(folder: Path) -> Iterator[tuple[str, list[tuple[Any, Any, str]]]]:
-    """Videos with their timed sentences, from QuerYD's three files; a sentence is a list of words."""
+    """Yield videos with timed sentences from the three files of QuerYD; a sentence is a list of words."""
     texts = _json(folder / "raw_captions_combined_filtered.json")
     times = _json(folder / "times_captions_combined_filtered.json")
     for video in (folder / "exists_train_list.txt").read_text(encoding="utf-8").split():
@@ -206,11 +200,8 @@ def _queryd_grounding(folder: Path) -> Iterator[Instruction]:
             yield _grounded(video, text.rstrip("."), first if first == last else f"{first} - {last}")
 
 
-# ------------------------------------------------------------------------------------- highlights
-
-
 def _qvhighlights(path: Path) -> Iterator[Instruction]:
-    """The published JSON Lines `{"vid", "query", ...}`, or the same in a `{"annotations": [...]}` file."""
+    """Read the published JSON Lines `{"vid", "query", ...}`, or a file `{"annotations": [...]}` with the same items."""
     if path.suffix == ".jsonl":
         items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:
@@ -228,7 +219,7 @@ def _qvhighlights(path: Path) -> Iterator[Instruction]:
 
 
 def _summaries(path: Path) -> Iterator[Instruction]:
-    """SumMe and TVSum: scores from 0 to 1 become a scale of 1 to 5; whole seconds stay whole."""
+    """Read SumMe and TVSum; scores from 0 to 1 become scores from 1 to 5, and whole seconds have no decimals."""
     for item in _annotations(path):
         times = ", ".join(str(round(time, 1)) for time in item["timestamps"])
         scores = ", ".join(_tenth(score * 4 + 1) for score in item["scores"])

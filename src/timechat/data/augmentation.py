@@ -1,4 +1,4 @@
-"""What training does to pixels: one random resized crop for all frames of a video."""
+"""Augmentation of training videos: one random resized crop for all frames of a video."""
 
 import math
 from dataclasses import replace
@@ -9,16 +9,16 @@ from torch.nn import functional
 
 from timechat.video import Frames
 
-_AREA = (0.5, 1.0)  # share of the picture
+_AREA = (0.5, 1.0)  # share of the frame area
 _RATIO = (3 / 4, 4 / 3)  # width to height
 _ATTEMPTS = 10
 
 
 def random_resized_crop(frames: Frames, generator: np.random.Generator) -> Frames:
-    """Cut the same random part out of every frame and stretch it to the frames' size.
+    """Crop the same random part of every frame and resize it to the size of the frames.
 
-    Area, ratio and filter are the original's. Unlike there, colours that the filter drives below 0 or above 255 stay
-    at these ends; the original lets them wrap around, so that bright edges get black specks.
+    Area, ratio and filter are those of the original. Values that the filter moves below 0 or above 255 are clipped. In
+    the original they wrap around, so bright edges get black specks.
     """
     height, width = frames.pixels.shape[1:3]
     top, left, crop_height, crop_width = draw_crop(height, width, generator)
@@ -30,7 +30,7 @@ def random_resized_crop(frames: Frames, generator: np.random.Generator) -> Frame
 
 
 def draw_crop(height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw top, left, height and width of a crop, in pixels; the whole picture where ten draws do not fit into it."""
+    """Draw top, left, height and width of a crop in pixels; the whole frame if ten draws do not fit into it."""
     for _ in range(_ATTEMPTS):
         area = height * width * generator.uniform(*_AREA)
         ratio = math.exp(generator.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))

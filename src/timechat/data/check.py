@@ -1,4 +1,4 @@
-"""What is wrong with a set of records before anything is trained on it."""
+"""Check a set of records before training: videos, events and lengths."""
 
 import difflib
 import math
@@ -22,29 +22,29 @@ from timechat.video import probe_video
 IssueKind = Literal["missing", "damaged", "degraded", "short", "late_event", "truncated", "shortened", "unknown_key"]
 
 MEANINGS: dict[IssueKind, str] = {
-    "missing": "the video's file is not there",
+    "missing": "the video file does not exist",
     "damaged": "the video cannot be read",
-    "degraded": "some of the video's frames are damaged",
-    "short": "the video has fewer frames than are looked at",
-    "late_event": "an event begins after the video's end",
-    "truncated": "the whole answer is cut off: the record is passed over in training",
-    "shortened": "a part of the answer is cut off",
-    "unknown_key": "a key is spelt nearly like one that is known",
+    "degraded": "some frames of the video are damaged",
+    "short": "the video has fewer frames than the number of sampled frames",
+    "late_event": "an event starts after the end of the video",
+    "truncated": "the whole answer is beyond the maximum length; training skips the record",
+    "shortened": "a part of the answer is beyond the maximum length",
+    "unknown_key": "an unknown key is similar to a known one",
 }
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
 _OPTIONAL_KEYS = ("start", "end", "clock", "duration", "task", "query", "source", "events", "transcript", "id")
-_END_SLACK = 1.0  # seconds by which annotations may pass a video's end: containers round, annotators too
+_END_SLACK = 1.0  # seconds that annotations may exceed the end of a video, because of rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Something to know of one record.
+    """A finding about one record.
 
     Attributes:
-        kind: A key of `MEANINGS`.
-        record: Its id.
+        kind: Kind of finding, a key of `MEANINGS`.
+        record: Id of the record.
         video: Path of its video.
-        detail: In words.
+        detail: Description of the finding.
     """
 
     kind: IssueKind
@@ -55,13 +55,14 @@ class Issue:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found in a set of records.
+    """Result of checking a set of records.
 
     Attributes:
-        records: How many there are.
-        videos: How many videos, or parts of videos, they are about.
-        findings: What is wrong, in the order of the records.
-        token_quantiles: Quantile → tokens of a conversation before it is cut; empty without a processor or videos.
+        records: Number of records.
+        videos: Number of different videos, or parts of videos.
+        findings: Findings in the order of the records.
+        token_quantiles: Number of tokens of a conversation before truncation, by quantile; empty without a processor
+            or videos.
     """
 
     records: int
@@ -71,12 +72,12 @@ class CheckReport:
 
     @property
     def counts(self) -> dict[IssueKind, int]:
-        """Findings of each kind that was found."""
+        """Number of findings of each kind with findings."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in MEANINGS if found[kind]}
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as a JSON object."""
+        """Return the report as a JSON object."""
         return {
             "records": self.records,
             "videos": self.videos,
@@ -88,12 +89,12 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class _SampledFrames:
-    """What is known of one part of a video.
+    """Frames of one part of a video.
 
     Attributes:
-        timestamps: `(frames,)` seconds of the frames that training would look at; estimated unless decoded.
-        duration: Seconds, on the clock of the record.
-        notes: Damage.
+        timestamps: Times `(frames,)` in seconds of the frames that training would read; estimated if not decoded.
+        duration: Length in seconds, on the clock of the record.
+        notes: Descriptions of damage.
     """
 
     timestamps: NDArray[np.float64]
@@ -110,16 +111,16 @@ def check_records(
     workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Look at every record, and at every video once.
+    """Check every record, and read every video once.
 
     Args:
-        records: What is to be checked.
-        settings: How they would be trained on.
-        processor: Counts tokens; None counts none.
-        decodes: Read the frames that training would read, instead of header and first picture alone. Damage further
-            on is found, times are exact, and it takes as long as reading the videos once.
-        workers: Threads.
-        progress: Called with the videos that are done and all there are.
+        records: Records to check.
+        settings: Settings of the training.
+        processor: Processor that counts tokens; None does not count them.
+        decodes: Whether to decode the frames that training would read, instead of header and first frame only. This
+            finds all damage and exact times, and takes as long as reading the videos once.
+        workers: Number of threads.
+        progress: Callback that gets the number of checked videos and the number of all videos.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, record in enumerate(records):
@@ -130,8 +131,8 @@ def check_records(
     processors = ThreadLocalCopies(processor)
 
     def examine(indices: list[int]) -> list[tuple[list[Issue], int | None]]:
-        look = _sample_frames(records[indices[0]], settings, decodes=decodes, processor=processor)
-        return [_examine(records[index], look, settings, processors.get()) for index in indices]
+        sampled = _sample_frames(records[indices[0]], settings, decodes=decodes, processor=processor)
+        return [_examine(records[index], sampled, settings, processors.get()) for index in indices]
 
     for done, (indices, results) in enumerate(ordered_map(groups.values(), examine, workers=workers), 1):
         for index, (findings, length) in zip(indices, results, strict=True):
@@ -151,7 +152,7 @@ def check_records(
 def _sample_frames(
     record: Record, settings: SampleSettings, *, decodes: bool, processor: TimeChatProcessor | None
 ) -> _SampledFrames | VideoError:
-    """Look at the part of a video that a record is about."""
+    """Return the frames of the part of a video that a record is about."""
     try:
         if decodes:
             size = 224 if processor is None else processor.config.vision_config.image_size
@@ -164,7 +165,7 @@ def _sample_frames(
     end = info.duration if record.end is None else min(record.end, info.duration)
     if begin >= end:
         return VideoError(
-            f"{record.video}: nothing is shown from {begin:g} s on; the video ends at {info.duration:g} s"
+            f"{record.video}: there is no frame from {begin:g} s on; the video ends at {info.duration:g} s"
         )
     available = None
     if info.num_frames is not None:
@@ -176,7 +177,7 @@ def _sample_frames(
 
 
 def _even_times(seconds: float, available: int | None, settings: SampleSettings) -> NDArray[np.float64]:
-    """Times at which frames would be taken, `(frames,)`, if the video's frames follow each other evenly."""
+    """Return the times `(frames,)` of the sampled frames, for a video with a constant frame rate."""
     num_frames = settings.num_frames
     if settings.fps is not None:
         num_frames = max(1, math.ceil(seconds * settings.fps - 1e-6))
@@ -186,9 +187,9 @@ def _even_times(seconds: float, available: int | None, settings: SampleSettings)
 
 
 def _examine(
-    record: Record, look: _SampledFrames | VideoError, settings: SampleSettings, processor: TimeChatProcessor | None
+    record: Record, sampled: _SampledFrames | VideoError, settings: SampleSettings, processor: TimeChatProcessor | None
 ) -> tuple[list[Issue], int | None]:
-    """Return what is wrong with one record, and how many tokens it has."""
+    """Return the findings about one record, and its number of tokens."""
     findings: list[Issue] = []
 
     def note(kind: IssueKind, detail: str) -> None:
@@ -196,33 +197,33 @@ def _examine(
 
     for key in record.extra:
         if close := difflib.get_close_matches(key, _OPTIONAL_KEYS, n=1, cutoff=0.75):
-            note("unknown_key", f"{key!r} means nothing; is {close[0]!r} meant?")
-    if isinstance(look, VideoError):
-        is_there = "://" in record.video or Path(record.video).exists()
-        note("damaged" if is_there else "missing", str(look))
+            note("unknown_key", f"{key!r} is unknown; did you mean {close[0]!r}?")
+    if isinstance(sampled, VideoError):
+        exists = "://" in record.video or Path(record.video).exists()
+        note("damaged" if exists else "missing", str(sampled))
         return findings, None
-    for damage in look.notes:
+    for damage in sampled.notes:
         note("degraded", damage)
-    if settings.fps is None and len(look.timestamps) < settings.num_frames and not look.notes:
-        note("short", f"has {len(look.timestamps)} frames, {settings.num_frames} are looked at")
-    if late := [event for event in record.events if event.start > look.duration + _END_SLACK]:
-        note("late_event", f"an event starts at {late[0].start:g} s, the video ends at {look.duration:g} s")
+    if settings.fps is None and len(sampled.timestamps) < settings.num_frames and not sampled.notes:
+        note("short", f"has {len(sampled.timestamps)} frames, fewer than {settings.num_frames}")
+    if late := [event for event in record.events if event.start > sampled.duration + _END_SLACK]:
+        note("late_event", f"an event starts at {late[0].start:g} s, but the video ends at {sampled.duration:g} s")
     if processor is None:
         return findings, None
-    length, kept = _count_tokens(record, look, settings, processor)
+    length, kept = _count_tokens(record, sampled, settings, processor)
     if not kept:
-        note("truncated", f"of {length} tokens, the first {settings.max_length} hold none of the answer")
+        note("truncated", f"the first {settings.max_length} of {length} tokens contain no part of the answer")
     elif length > settings.max_length:
-        note("shortened", f"{length} tokens are cut to {settings.max_length}")
+        note("shortened", f"{length} tokens are truncated to {settings.max_length}")
     return findings, length
 
 
 def _count_tokens(
-    record: Record, look: _SampledFrames, settings: SampleSettings, processor: TimeChatProcessor
+    record: Record, sampled: _SampledFrames, settings: SampleSettings, processor: TimeChatProcessor
 ) -> tuple[int, int]:
-    """Tokens of the whole conversation, and those of the answers that are left after cutting."""
+    """Return the number of tokens of the conversation, and of the answers after truncation."""
     input_ids, labels = processor.encode_training(
-        look.timestamps,
+        sampled.timestamps,
         conversation(record, transcripts=settings.transcripts),
         max_length=sys.maxsize,
         system=settings.system,

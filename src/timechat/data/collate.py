@@ -1,4 +1,4 @@
-"""Samples → one batch: everything padded on the right, and the real size of every video beside it."""
+"""Collate samples into a batch: tensors padded on the right, with the real size of every video."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor, pad_righ
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples as the model takes them: `model(**batch.inputs)` gives the loss.
+    """Samples as inputs of the model: `model(**batch.inputs)` returns the loss.
 
     Attributes:
         step: Number of the batch.
-        inputs: One of `pixel_values` `(batch, frames, 3, height, width)`, `vision_states` and `frame_tokens` `(batch,
-            frames, tokens, hidden)`; `qformer_input_ids` and `qformer_attention_mask` `(batch, frames, tokens)`;
-            `video_sizes` `(batch, 2)`; `input_ids`, `attention_mask` and `labels` `(batch, sequence)`.
-        samples: What it was made of.
+        inputs: Tensors. One of `pixel_values` `(batch, frames, 3, height, width)`, `vision_states` and `frame_tokens`
+            `(batch, frames, tokens, hidden)`; `qformer_input_ids` and `qformer_attention_mask` `(batch, frames,
+            tokens)`; `video_sizes` `(batch, 2)`; `input_ids`, `attention_mask` and `labels` `(batch, sequence)`.
+        samples: Samples of the batch.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Batch:
 def collate(samples: Sequence[TrainingSample], processor: TimeChatProcessor, *, step: int = 0) -> Batch:
     """Stack samples of different lengths.
 
-    Each video is encoded by the model as if it were alone: `video_sizes` tells what is real of it.
+    The model encodes each video as if it were alone, because `video_sizes` holds its real size.
     """
     videos = [sample.video for sample in samples]
     inputs = {key: _stack([video[key] for video in videos]) for key in videos[0]}
@@ -48,7 +48,7 @@ def collate(samples: Sequence[TrainingSample], processor: TimeChatProcessor, *, 
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Stack tensors of different sizes, each filled up with zeros at its ends."""
+    """Stack tensors of different sizes, each padded with zeros at its ends."""
     shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
     stacked = tensors[0].new_zeros(len(tensors), *shape)
     for row, tensor in zip(stacked, tensors, strict=True):

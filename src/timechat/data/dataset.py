@@ -1,4 +1,4 @@
-"""Records → samples: frames, time sentences, token ids and labels, all by the number of the sample."""
+"""Training samples from records: frames, time sentences, token ids and labels, determined by the sample number."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from timechat.data.threads import ThreadLocalCopies
 from timechat.errors import DataError, VideoError
 from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
 
-_MAX_SKIPPED = 20  # bad records in a row: no accident, but a wrong folder or too small a max_length
+_MAX_SKIPPED = 20  # unusable records in a row; more mean a wrong folder or a max_length that is too small
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +26,16 @@ class TrainingSample:
     """One training sample, before it is padded.
 
     Attributes:
-        number: Of the sample, counted from 0 over all processes.
-        record: What it was made of.
+        number: Number of the sample, from 0 over all processes.
+        record: Record of the sample.
         source: Name of the record's source.
-        video: `pixel_values` `(frames, 3, height, width)`, or `vision_states` `(frames, patches + 1, hidden)`, or
-            `frame_tokens` `(frames, num_query_tokens + tokens, hidden)`; `qformer_input_ids` and
+        video: Tensors. `pixel_values` `(frames, 3, height, width)`, or `vision_states` `(frames, patches + 1, hidden)`,
+            or `frame_tokens` `(frames, num_query_tokens + tokens, hidden)`; and `qformer_input_ids` and
             `qformer_attention_mask` `(frames, tokens)`.
-        timestamps: `(frames,)` seconds, as the model is told them.
+        timestamps: Times `(frames,)` in seconds, as the model gets them.
         input_ids: Token ids of the conversation.
-        labels: As many; -100 where there is no loss.
-        skipped: What was lost on the way.
+        labels: Label of each token; -100 for tokens without loss.
+        skipped: Records that were skipped or shortened for this sample.
     """
 
     number: int
@@ -49,7 +49,7 @@ class TrainingSample:
 
 
 class InstructionDataset:
-    """The endless sequence of samples of a run; `dataset[number]` is the same whenever and wherever it is asked."""
+    """The endless sequence of samples of a run; `dataset[number]` is always the same, in every process."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class InstructionDataset:
         """Prepare to make samples.
 
         Args:
-            mixture: Which record a sample is made of.
-            processor: Wording and tokenizers.
-            settings: How samples are made.
-            video_loader: Gives the video of a record; by default the file that it names.
-            features: What frozen parts of the model made of the videos, to be read instead of these.
+            mixture: Sequence of records.
+            processor: Processor with prompts and tokenizers.
+            settings: Settings of the samples.
+            video_loader: Function that returns the video of a record; by default the file of the record.
+            features: Precomputed outputs of frozen parts of the model, read instead of the videos.
 
         Raises:
-            DataError: The features were not made as these settings want them.
+            DataError: The features were made with other settings.
         """
         self.mixture = mixture
         self.processor = processor
@@ -84,31 +84,31 @@ class InstructionDataset:
     def __getitem__(self, number: int) -> TrainingSample:
         """Make a sample.
 
-        A record that cannot be used is passed over for the next one of its source, which `skipped` tells.
+        The next record of the source replaces an unusable one; `skipped` lists such records.
 
         Raises:
-            DataError: One record after the other cannot be used.
+            DataError: Too many records in a row are unusable.
         """
-        losses: list[SkippedRecord] = []
+        unusable: list[SkippedRecord] = []
         for skipped in range(_MAX_SKIPPED):
-            place = self.mixture.locate(number, skipped=skipped)
-            record, source = self.mixture.record(place), self.mixture.sources[place.source]
+            location = self.mixture.locate(number, skipped=skipped)
+            record, source = self.mixture.record(location), self.mixture.sources[location.source]
             try:
                 sample = self._make(number, record, source.name, self.mixture.generator(number, skipped=skipped))
             except _UnusableRecordError as error:
-                losses.append(SkippedRecord(error.kind, source.name, record.id, record.video, str(error), number))
+                unusable.append(SkippedRecord(error.kind, source.name, record.id, record.video, str(error), number))
                 if skipped + 1 >= len(source.records):
                     break
             else:
-                return replace(sample, skipped=(*losses, *sample.skipped))
-        last = losses[-1]
+                return replace(sample, skipped=(*unusable, *sample.skipped))
+        last = unusable[-1]
         raise DataError(
-            f"{len(losses)} records in a row of the source {last.source!r} cannot be used; the last, {last.record}, is "
-            f"{last.kind}: {last.reason}. Check the source with `timechat data check`"
+            f"{len(unusable)} records in a row of the source {last.source!r} cannot be used; the last, {last.record}, "
+            f"is {last.kind}: {last.reason}. Check the source with `timechat data check`"
         )
 
     def _make(self, number: int, record: Record, source: str, generator: np.random.Generator) -> TrainingSample:
-        """Make a sample of one record, or raise if it is of no use."""
+        """Make a sample of one record, or raise an error if it is unusable."""
         video, timestamps, notes = self._read_video(record, generator)
         input_ids, labels = self._processors.get().encode_training(
             timestamps,
@@ -118,19 +118,19 @@ class InstructionDataset:
         )
         if all(label == IGNORED_LABEL for label in labels):
             raise _UnusableRecordError(
-                "truncated", f"none of the answer is within max_length={self.settings.max_length} tokens"
+                "truncated", f"no part of the answer is within max_length={self.settings.max_length} tokens"
             )
-        losses = [SkippedRecord("degraded", source, record.id, record.video, note, number) for note in notes]
+        issues = [SkippedRecord("degraded", source, record.id, record.video, note, number) for note in notes]
         is_cut = input_ids[-1] != self.processor.tokenizer.eos_token_id
         if len(input_ids) == self.settings.max_length and is_cut:
-            reason = f"the answer runs on after max_length={self.settings.max_length} tokens"
-            losses.append(SkippedRecord("shortened", source, record.id, record.video, reason, number))
-        return TrainingSample(number, record, source, video, timestamps, input_ids, labels, tuple(losses))
+            reason = f"the answer is longer than max_length={self.settings.max_length} tokens allow"
+            issues.append(SkippedRecord("shortened", source, record.id, record.video, reason, number))
+        return TrainingSample(number, record, source, video, timestamps, input_ids, labels, tuple(issues))
 
     def _read_video(
         self, record: Record, generator: np.random.Generator
     ) -> tuple[dict[str, Tensor], NDArray[np.float64], tuple[str, ...]]:
-        """Read frames, or what was made of them; also their times and what was lost of them."""
+        """Read frames or their features; return the tensors, the times, and notes about damage."""
         try:
             if self._features is not None:
                 return (*self._features.read(record, self._processors.get()), ())
@@ -150,7 +150,7 @@ class InstructionDataset:
 
 
 class _UnusableRecordError(Exception):
-    """A record that no sample can be made of."""
+    """Error for a record from which no sample can be made."""
 
     def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)

@@ -1,14 +1,14 @@
-"""What frozen parts of the model make of videos, computed once and read instead of the videos.
+"""Features of videos: outputs of frozen parts of the model, computed once and read instead of the videos.
 
-A store is a folder: `index.json` says which weights and which sampling made it and which videos cannot be read, and
-one safetensors file for each video, or part of a video, holds the states of its frames and their times.
+A store is a folder. `index.json` holds the hash of the weights, the sampling settings and the videos that cannot be
+read. One safetensors file per video, or part of a video, holds the states of its frames and their times.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from timechat.data.records import Record
-from timechat.data.settings import SampleSettings, VideoLoader, read_frames
+from timechat.data.settings import FrameRateSettings, SampleSettings, VideoLoader, read_frames
 from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
 from timechat.files import atomic_write
@@ -31,7 +31,7 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.video import Frames
 
 Parts = Literal["vision", "frames"]
-"""`vision`: the vision tower's states; `frames`: the image Q-Former's, where that is frozen as well."""
+"""`vision`: states of the vision tower; `frames`: states of the image Q-Former, if it is frozen too."""
 
 INDEX_FILE = "index.json"
 _VERSION = 1
@@ -40,29 +40,23 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _INDEX_EVERY = 200  # videos
 
 
-@dataclass(frozen=True)
-class FeatureHeader:
-    """What features depend on; those of another header are refused.
+@dataclass(frozen=True, kw_only=True)
+class FeatureHeader(FrameRateSettings):
+    """Settings and weights that features depend on; features with another header are refused.
 
     Attributes:
-        parts: Which parts of the model made them.
-        weights: SHA-256 of these parts' weights.
+        parts: Parts of the model that computed the features.
+        weights: SHA-256 of the weights of these parts.
         dtype: Number format on disk.
-        num_frames: Frames of a video, unless `fps` is given.
-        fps: Frames per second of video instead.
-        max_frames: With `fps`, the most frames of a video.
-        image_size: Pixels.
-        image_mean: What is taken from the pixels.
-        image_std: What they are divided by.
-        timestamp_tokenizer: Vocabulary of the time sentences that the image Q-Former read; `""` for `vision`.
+        image_size: Side of the square frames, in pixels.
+        image_mean: Mean that is subtracted from pixels.
+        image_std: Standard deviation that pixels are divided by.
+        timestamp_tokenizer: Vocabulary of the time sentences for the image Q-Former; `""` for `vision`.
     """
 
     parts: Parts
     weights: str
     dtype: str
-    num_frames: int
-    fps: float | None
-    max_frames: int | None
     image_size: int
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
@@ -72,7 +66,7 @@ class FeatureHeader:
     def of(
         cls, parts: Parts, weights: str, dtype: str, settings: SampleSettings, processor: TimeChatProcessor
     ) -> "FeatureHeader":
-        """Tell what features of these settings depend on."""
+        """Make the header of features with these settings."""
         return cls(
             parts=parts,
             weights=weights,
@@ -87,7 +81,7 @@ class FeatureHeader:
         )
 
     def differences(self, other: "FeatureHeader") -> str:
-        """Name what differs, `""` for nothing."""
+        """Describe the differences, `""` if there are none."""
         return ", ".join(
             f"{name} is {mine!r}, not {getattr(other, name)!r}"
             for name, mine in vars(self).items()
@@ -96,18 +90,18 @@ class FeatureHeader:
 
 
 class FeatureStore:
-    """A folder of features, to be read.
+    """A folder of features, for reading.
 
     Attributes:
-        folder: Where they are.
-        header: What they depend on.
+        folder: Folder of the store.
+        header: Settings and weights of the features.
     """
 
     def __init__(self, folder: str | Path, model: TimeChatForConditionalGeneration) -> None:
-        """Open a store of features that this model has made.
+        """Open a store of features from this model.
 
         Raises:
-            DataError: There is none in the folder, or other weights (or the same in another number format) made it.
+            DataError: The folder holds no store, or the features were made with other weights or another number format.
         """
         self.folder = Path(folder)
         self.header, self._bad = _read_index(self.folder)
@@ -118,20 +112,20 @@ class FeatureStore:
             )
 
     def check(self, settings: SampleSettings, processor: TimeChatProcessor) -> None:
-        """Refuse features that these settings would not make.
+        """Check that the features were made with these settings.
 
         Raises:
-            DataError: Something differs; the message says what.
+            DataError: A setting differs; the message names it.
         """
         check_settings(settings)
-        wanted = FeatureHeader.of(self.header.parts, self.header.weights, self.header.dtype, settings, processor)
-        if differences := self.header.differences(wanted):
+        expected = FeatureHeader.of(self.header.parts, self.header.weights, self.header.dtype, settings, processor)
+        if differences := self.header.differences(expected):
             raise DataError(
                 f"{self.folder}: these features do not fit: {differences}; make them again with `timechat data encode`"
             )
 
     def read(self, record: Record, processor: TimeChatProcessor) -> tuple[dict[str, Tensor], NDArray[np.float64]]:
-        """Return what stands for a record's video in a sample, and its frames' times.
+        """Return the tensors of a record's video for a sample, and the times of its frames.
 
         Raises:
             VideoError: The video could not be read when the features were made.
@@ -153,12 +147,12 @@ class FeatureStore:
         path = _feature_file(self.folder, key)
         if not path.exists():
             raise DataError(
-                f"{self.folder}: holds no features of {record.video}; add them with `timechat data encode`, which goes "
-                "on where it stopped"
+                f"{self.folder}: holds no features of {record.video}; add them with `timechat data encode`, which "
+                "resumes"
             )
         with safe_open(path, framework="pt") as file:
             states = file.get_tensor("states")
-            # What reads vision states takes any number format; frame tokens go on as they are.
+            # Readers of vision states accept any number format; frame tokens are used without conversion.
             states = states.float() if self.header.parts == "frames" else states
             return states, file.get_tensor("timestamps").numpy()
 
@@ -174,25 +168,25 @@ def encode_features(
     dtype: str = "float32",
     workers: int = 2,
     video_loader: VideoLoader | None = None,
-) -> Iterator[str | None]:
-    """Compute the features of all videos that a store lacks; stopped, it goes on where it was.
+) -> Generator[str | None, None, None]:
+    """Compute the features of all videos that a store lacks. After an interruption, a new call resumes.
 
-    A video's frames go through the model at once, as they do in training, so that the results are the same.
+    The frames of a video pass the model in one batch, as in training, so that the results are equal.
 
     Args:
-        model: In evaluation mode; its device and number format are used.
-        processor: The model's.
-        records: Videos that several records share are encoded once.
-        folder: Of the store, new or begun with the same weights and settings.
-        settings: Which frames; `sampling` must be `uniform`, without augmentation.
-        parts: `vision` or `frames`.
+        model: Model in evaluation mode, on its device and in its number format.
+        processor: Processor of the model.
+        records: Records of the videos. A video of several records is encoded once.
+        folder: Folder of the store: new, or one with the same weights and settings.
+        settings: Sampling settings; `sampling` must be `uniform`, without augmentation.
+        parts: Parts of the model, `vision` or `frames`.
         dtype: Number format on disk: `float32`, `float16` or `bfloat16`.
-        workers: Threads that decode.
-        video_loader: Gives the video of a record; by default the file that it names.
+        workers: Number of decoding threads.
+        video_loader: Function that returns the video of a record; by default the file of the record.
 
     Yields:
-        For each video in turn why it could not be read, None where it could. Such videos are named in the index, and
-        training counts and replaces them as it does damaged ones.
+        For each video, the reason why it cannot be read, or None. The index lists such videos, and training counts and
+        replaces them like damaged ones.
 
     Raises:
         DataError: The folder holds features of other weights or settings.
@@ -234,25 +228,25 @@ def encode_features(
 
 
 def check_settings(settings: SampleSettings) -> None:
-    """Refuse settings by which every look at a video is another one.
+    """Check that the settings give the same frames in every epoch.
 
     Raises:
-        DataError: Frames are drawn, or augmented.
+        DataError: Frames are sampled randomly, or augmented.
     """
     if settings.sampling != "uniform" or settings.augmentation:
         raise DataError(
-            "features stand for uniformly sampled frames without augmentation: set sampling=uniform and "
+            "features need uniformly sampled frames without augmentation: set sampling=uniform and "
             "augmentation=false, or train from the videos"
         )
 
 
 def unique_videos(records: Iterable[Record]) -> list[Record]:
-    """Return one record for each part of a video that is looked at, in order."""
+    """Return one record for each different video or part of a video, in order."""
     return list({(record.video, record.start, record.end, record.clock): record for record in records}.values())
 
 
 def feature_key(record: Record, folder: Path) -> str:
-    """Name the part of a video that a record looks at, by its path from the store: both can move together."""
+    """Return the key of a record's video or part, from the path relative to the store, so both can move together."""
     video = record.video if "://" in record.video else os.path.relpath(record.video, folder)
     part = json.dumps([Path(video).as_posix(), record.start, record.end, record.clock])
     return hashlib.sha256(part.encode()).hexdigest()[:32]
@@ -283,7 +277,7 @@ def _feature_file(folder: Path, key: str) -> Path:
 
 
 def _save(path: Path, states: Tensor, frames: Frames, record: Record) -> None:
-    """Write one file, whole or not at all; its metadata tell what it was made of."""
+    """Write one file atomically, with the description of the video in its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"states": states.cpu().contiguous(), "timestamps": torch.from_numpy(frames.timestamps.copy())}
     facts = {"video": record.video, "start": record.start, "end": record.end, "duration": frames.duration}
@@ -292,7 +286,7 @@ def _save(path: Path, states: Tensor, frames: Frames, record: Record) -> None:
 
 
 def _begin(folder: Path, header: FeatureHeader) -> dict[str, str]:
-    """Start a store, or make sure that the one in the folder is of the same kind; returns its bad videos."""
+    """Create a store, or check that the existing one has the same header; return its unreadable videos."""
     if not (folder / INDEX_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         _write_index(folder, header, {})
@@ -308,7 +302,7 @@ def _read_index(folder: Path) -> tuple[FeatureHeader, dict[str, str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
-            raise DataError(f"{path}: is of version {content['version']}, expected {_VERSION}; make the features again")
+            raise DataError(f"{path}: has version {content['version']}, expected {_VERSION}; make the features again")
         header: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content["header"].items()
         }
@@ -320,7 +314,7 @@ def _read_index(folder: Path) -> tuple[FeatureHeader, dict[str, str]]:
 
 
 def _write_index(folder: Path, header: FeatureHeader, bad: Mapping[str, str]) -> None:
-    """Write the index, whole or not at all."""
+    """Write the index atomically."""
     content = {"version": _VERSION, "header": vars(header), "bad": dict(bad)}
     descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{INDEX_FILE}.")
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -330,14 +324,14 @@ def _write_index(folder: Path, header: FeatureHeader, bad: Mapping[str, str]) ->
 
 
 def check_parts_are_frozen(trained: Sequence[str], parts: Parts) -> None:
-    """Refuse to train a part of the model whose output is read from a store.
+    """Check that training does not change the parts of the model whose output is read from a store.
 
     Args:
-        trained: Names of the parameters that learn.
-        parts: What the store holds.
+        trained: Names of the trained parameters.
+        parts: Parts of the model that computed the features.
 
     Raises:
-        DataError: One of them has made the features.
+        DataError: A trained parameter belongs to these parts.
     """
     prefix = "frame_encoder.vision_model." if parts == "vision" else "frame_encoder."
     if changed := [name for name in trained if name.startswith(prefix)]:

@@ -1,4 +1,4 @@
-"""Batches of one process: samples made in parallel, batches handed out in order."""
+"""Load the batches of one process: samples are made in parallel, batches are returned in order."""
 
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -10,13 +10,13 @@ from timechat.data.threads import ordered_map
 
 
 class BatchLoader:
-    """The batches that one process trains on, the same whatever the number of workers.
+    """Loader of the batches of one process. The batches do not depend on the number of workers.
 
-    Batch `k` of all processes together is one stretch of samples, of which each process takes its part in turn: two
-    processes see what one with twice the batch sees.
+    Batch `k` of all processes together is one range of samples, divided by rank. Two processes get the same samples as
+    one process with twice the batch size.
 
     Attributes:
-        report: What could not be learned from.
+        report: Records that could not be used.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class BatchLoader:
         """Prepare to load.
 
         Args:
-            dataset: Makes samples.
-            batch_size: Samples of a batch on each process. The dataset's mixture must have been made for
+            dataset: Dataset of samples.
+            batch_size: Number of samples per batch and process. The mixture of the dataset must be made for
                 `batch_size * world_size`.
-            rank: Number of this process.
+            rank: Rank of this process.
             world_size: Number of processes.
-            workers: Threads that make samples; 0 makes each batch when it is asked for.
-            batches_ahead: Batches that may wait to be asked for.
-            report: Where losses are counted; by default a report without a file.
+            workers: Number of threads that make samples; 0 makes each batch on request.
+            batches_ahead: Maximum number of batches that are made in advance.
+            report: Report of unusable records; by default one without a file.
         """
         if batch_size < 1 or world_size < 1 or batches_ahead < 1:
             raise ValueError(
@@ -56,9 +56,9 @@ class BatchLoader:
         self._workers, self._ahead = workers, batches_ahead * batch_size
 
     def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
-        """Give the batches of this process from number `first_step` on, without end.
+        """Yield the batches of this process from number `first_step` on, without end.
 
-        Closing the iterator (or leaving its loop and dropping it) ends the threads, and writes the report.
+        Closing the iterator (also by leaving its loop) ends the threads and writes the report.
 
         Raises:
             DataError: Too many videos cannot be read, or features are missing.
@@ -79,7 +79,7 @@ class BatchLoader:
             self.report.write()
 
     def _numbers(self, first_step: int) -> Iterator[int]:
-        """Numbers of this process's samples."""
+        """Yield the numbers of this process's samples."""
         for step in count(first_step):
             first = (step * self._world_size + self._rank) * self._batch_size
             yield from range(first, first + self._batch_size)

@@ -1,6 +1,6 @@
-"""Which record a sample of a run is: a pure function of the seed and the sample's number.
+"""The mixture of records: the record of a sample is a pure function of the seed and the sample number.
 
-So neither an interruption nor the number of processes or workers changes what a run sees.
+So the samples of a run do not depend on interruptions or on the number of processes and workers.
 """
 
 import threading
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from timechat.data.records import Record
 from timechat.errors import DataError
 
-_BLOCK = 4096  # units whose sources are drawn together
-_CHOICE, _ORDER, _SAMPLE = 1, 2, 3  # what a stream of random numbers is for
+_BLOCK = 4096  # number of units whose sources are drawn together
+_CHOICE, _ORDER, _SAMPLE = 1, 2, 3  # purposes of the random number streams
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class RecordSource:
     """One set of records, and its share of the samples.
 
     Attributes:
-        name: In reports.
-        records: At least one.
-        weight: Share of the samples, relative to the other sources' weights, whatever their sizes: the original
-            draws from all of its sets equally often.
+        name: Name in reports.
+        records: Records, at least one.
+        weight: Share of the samples relative to the weights of the other sources, independent of their sizes. The
+            original draws from all sets equally often.
     """
 
     name: str
@@ -42,12 +42,12 @@ class RecordSource:
 
 @dataclass(frozen=True, slots=True)
 class SampleLocation:
-    """Where a sample comes from.
+    """Location of a sample in the sources.
 
     Attributes:
         source: Index of the source.
         index: Index of the record in its source.
-        epoch: How often the source was read through before.
+        epoch: Number of complete passes over the source before.
     """
 
     source: int
@@ -56,10 +56,10 @@ class SampleLocation:
 
 
 class Mixture:
-    """Sources shuffled and mixed into one endless sequence of samples.
+    """Sources, shuffled and mixed into one endless sequence of samples.
 
-    Each source is read in a fresh random order again and again. Where batches are not mixed, all samples of a
-    batch, over all processes, come from one source, drawn by the weights: as in the original.
+    Each source is repeated, every time in a new random order. Unless batches are mixed, all samples of a batch, over
+    all processes, come from one source, which is drawn by the weights, as in the original.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Mixture:
         """Prepare to mix.
 
         Args:
-            sources: What is mixed.
-            seed: Of order and choice.
-            batch_size: Samples of a batch on all processes together.
-            mixed_batches: Draw a source for every sample instead of for every batch.
+            sources: Sources to mix.
+            seed: Random seed for order and choice.
+            batch_size: Number of samples of a batch on all processes together.
+            mixed_batches: Whether to draw a source for every sample instead of for every batch.
         """
         if not sources:
             raise ValueError("sources must name at least one set of records, got none")
@@ -82,7 +82,7 @@ class Mixture:
         self.sources = tuple(sources)
         self.seed = seed
         self._batch_size = batch_size
-        self._unit = 1 if mixed_batches else batch_size  # samples that share a source
+        self._unit = 1 if mixed_batches else batch_size  # number of samples that share a source
         weights = np.array([source.weight for source in sources])
         self._borders = np.cumsum(weights / weights.sum())
         self._taken = [np.zeros(len(sources), dtype=np.int64)]  # units of each source before each block
@@ -91,11 +91,11 @@ class Mixture:
         self._order = lru_cache(maxsize=4 * len(self.sources))(self._draw_order)
 
     def locate(self, number: int, *, skipped: int = 0) -> SampleLocation:
-        """Tell which record sample `number` is.
+        """Return the location of the record of a sample.
 
         Args:
-            number: Of the sample, counted from 0 over all processes.
-            skipped: Records to pass over, in the source's order of that epoch.
+            number: Number of the sample, from 0 over all processes.
+            skipped: Number of records to skip, in the order of the source in this epoch.
         """
         unit, offset = divmod(number, self._unit)
         block, row = divmod(unit, _BLOCK)
@@ -104,11 +104,11 @@ class Mixture:
         taken = int(self._taken_before(block)[source] + (choices[:row] == source).sum())
         size = len(self.sources[source].records)
         epoch, position = divmod(taken * self._unit + offset, size)
-        # Within the epoch, so that as many skips as there are records meet each of them once.
+        # Within the epoch, so that skipping reaches every record of the source once.
         return SampleLocation(source, int(self._order(source, epoch)[(position + skipped) % size]), epoch)
 
     def check_batches(self, batch_size: int) -> None:
-        """Refuse to be cut into batches of another size than was said."""
+        """Raise an error if the batch size differs from that of the mixture."""
         if self._unit > 1 and batch_size != self._batch_size:
             raise ValueError(
                 f"the mixture was made for batches of {self._batch_size} samples on all processes together, got "
@@ -116,27 +116,27 @@ class Mixture:
             )
 
     def record(self, location: SampleLocation) -> Record:
-        """Return the record at a place."""
+        """Return the record at a location."""
         return self.sources[location.source].records[location.index]
 
     def generator(self, number: int, *, skipped: int = 0) -> np.random.Generator:
-        """Return the source of all chance in making sample `number`."""
+        """Return the random number generator for making sample `number`."""
         return np.random.default_rng([self.seed, _SAMPLE, number, skipped])
 
     def _draw_choices(self, block: int) -> NDArray[np.int64]:
-        """Sources of the units of a block, `(_BLOCK,)`."""
+        """Draw the sources of the units of a block, `(_BLOCK,)`."""
         drawn = np.random.default_rng([self.seed, _CHOICE, block]).random(_BLOCK)
         choices: NDArray[np.int64] = np.searchsorted(self._borders[:-1], drawn, side="right")
         return choices
 
     def _draw_order(self, source: int, epoch: int) -> NDArray[np.int64]:
-        """Order of a source's records in one epoch, `(records,)`."""
+        """Draw the order of a source's records in one epoch, `(records,)`."""
         generator = np.random.default_rng([self.seed, _ORDER, source, epoch])
         order: NDArray[np.int64] = generator.permutation(len(self.sources[source].records))
         return order
 
     def _taken_before(self, block: int) -> NDArray[np.int64]:
-        """Units of each source before a block, `(sources,)`."""
+        """Count the units of each source before a block, `(sources,)`."""
         with self._lock:
             while len(self._taken) <= block:
                 counts = np.bincount(self._choices(len(self._taken) - 1), minlength=len(self.sources))

@@ -1,7 +1,7 @@
-"""Many conversations about one video in one sequence: the video is read once, and none sees the others.
+"""Several conversations about one video in one sequence, so that the model processes the video once.
 
-The result is the same as that of as many sequences of one conversation each: positions count on from the video for each
-of them, and a mask hides them from one another.
+The result is the same as with one sequence per conversation: the positions of each conversation continue from those of
+the video, and a mask hides the conversations from each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PADDING = -1
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What comes after the shared beginning: a question and its answer, as token ids."""
+    """A question and its answer as token ids, which follow the shared prefix."""
 
     question: Sequence[int]
     answer: Sequence[int]
@@ -27,7 +27,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One sequence: ids, labels, positions, and which conversation each token belongs to (0: the shared beginning)."""
+    """One sequence: ids, labels, positions, and the conversation of each token (0 for the shared prefix)."""
 
     input_ids: list[int]
     labels: list[int]
@@ -36,7 +36,7 @@ class Packed:
 
 
 def pack_conversations(shared: Sequence[int], conversations: Sequence[Conversation]) -> Packed:
-    """Write conversations that begin alike one after the other; loss falls on the answers alone."""
+    """Pack conversations with a shared prefix into one sequence; only answers have labels."""
     ids, labels = list(shared), [IGNORED_LABEL] * len(shared)
     positions, segments = list(range(len(shared))), [0] * len(shared)
     for number, conversation in enumerate(conversations, start=1):
@@ -53,7 +53,7 @@ def pad_packed(rows: Sequence[Packed], pad_token_id: int) -> dict[str, Tensor]:
 
     Returns:
         `input_ids`, `labels` and `position_ids` `(batch, sequence)`, and `attention_mask`
-        `(batch, 1, sequence, sequence)`, True where a row may look at a column.
+        `(batch, 1, sequence, sequence)`, True where a row attends to a column.
     """
     longest = max(len(row.input_ids) for row in rows)
 
@@ -69,16 +69,17 @@ def pad_packed(rows: Sequence[Packed], pad_token_id: int) -> dict[str, Tensor]:
 
 
 def branch_mask(segments: Tensor) -> Tensor:
-    """Say who may look at whom: back in time, at the shared beginning and at one's own conversation.
+    """Return the attention mask: tokens attend to earlier tokens of the shared prefix and of their own conversation.
 
     Args:
-        segments: `(batch, sequence)`, 0 for the shared beginning, then 1, 2, ...; -1 for padding.
+        segments: Conversation of each token, `(batch, sequence)`: 0 for the shared prefix, then 1, 2, ...; -1 for
+            padding.
 
     Returns:
-        `(batch, 1, sequence, sequence)` bool.
+        Mask `(batch, 1, sequence, sequence)` of bool.
     """
     sequence = segments.shape[1]
     rows, columns = segments[:, :, None], segments[:, None, :]
     is_earlier = torch.ones(sequence, sequence, dtype=torch.bool, device=segments.device).tril()
-    may_look = is_earlier & ((columns == 0) | (columns == rows))
-    return may_look[:, None]
+    is_visible = is_earlier & ((columns == 0) | (columns == rows))
+    return is_visible[:, None]

@@ -1,4 +1,4 @@
-"""Files of instructions as they are published, and ours, as records."""
+"""Read instruction files as records: our JSON Lines and published formats."""
 
 import json
 import re
@@ -28,19 +28,19 @@ def read_records(
     """Read a file of instructions.
 
     Args:
-        path: The file.
-        videos: Folder from which the videos' paths start; None takes the file's own folder.
-        format: `timechat`, JSON Lines of ours; `instruct`, a JSON list of `{"video", "QA": [{"q", "a"}], "source"}` as
-            TimeIT and the sets made like it are published; `valley`, Valley's own JSON list of `{"v_id",
-            "conversations"}`; `auto` tells them apart by what is in the file.
-        transcripts: Folder of `VIDEO_NAME.txt`, lines of start, end and words divided by tabs; a video without a file
-            there is one in which nobody speaks. Records that bring a transcript keep it.
+        path: Path of the file.
+        videos: Base folder of the video paths; None takes the folder of the file.
+        format: `timechat`, our JSON Lines; `instruct`, a JSON list of `{"video", "QA": [{"q", "a"}], "source"}` as in
+            TimeIT and similar sets; `valley`, the JSON list of `{"v_id", "conversations"}` of Valley; `auto` detects
+            the format from the content.
+        transcripts: Folder with files `VIDEO_NAME.txt`, lines of start, end and text separated by tabs. A video without
+            a file has no speech. Records that have a transcript keep it.
 
     Returns:
-        Records in the order of the file, each with an `id` of its own and a `video` that can be opened from here.
+        Records in the order of the file, each with a unique `id` and a `video` relative to the working folder.
 
     Raises:
-        DataError: The file is missing, or an item is malformed; the message says which.
+        DataError: The file is missing, or an item is malformed; the message names it.
     """
     path = Path(path)
     if format not in get_args(Format):
@@ -51,7 +51,7 @@ def read_records(
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give a file of instruction records") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text in UTF-8; give a file of instruction records") from error
+        raise DataError(f"{path}: is not UTF-8 text; give a file of instruction records") from error
     if not records:
         raise DataError(f"{path}: holds no record")
     folder = path.parent if videos is None else Path(videos)
@@ -66,7 +66,7 @@ def read_records(
 
 
 def place_video(video: str, folder: Path) -> str:
-    """Return the path of a video that is named from `folder`; addresses and absolute paths are whole already."""
+    """Return the path of a video relative to `folder`; addresses and absolute paths do not change."""
     return video if "://" in video else str(folder / video)
 
 
@@ -80,12 +80,12 @@ def _check_unique(records: Sequence[Record], path: Path) -> None:
     seen: set[str] = set()
     for record in records:
         if record.id in seen:
-            raise DataError(f"{path}: two records have the id {record.id!r}; ids name records in reports")
+            raise DataError(f"{path}: two records have the id {record.id!r}; ids must be unique")
         seen.add(record.id)
 
 
 def _detect_format(path: Path) -> str:
-    """Look at the first item of a file."""
+    """Detect the format of a file from its first item."""
     with path.open(encoding="utf-8") as file:
         start = file.read(1 << 12).lstrip()
     if not start.startswith("["):
@@ -110,7 +110,7 @@ def _load_list(path: Path) -> list[Any]:
 
 
 def _read_instruct(path: Path) -> Iterator[Record]:
-    """Items `{"video", "QA": [{"q", "a"}, ...], "source"}`."""
+    """Read items `{"video", "QA": [{"q", "a"}, ...], "source"}`."""
     for number, item in enumerate(_load_list(path)):
         with located(f"{path}: item {number}"):
             turns = [(_get(turn, "q"), _get(turn, "a")) for turn in _get(item, "QA")]
@@ -124,9 +124,9 @@ def _read_instruct(path: Path) -> Iterator[Record]:
 
 
 def _read_valley(path: Path) -> Iterator[Record]:
-    """Items `{"v_id", "video", "source", "conversations": [{"from", "value"}, ...]}`.
+    """Read items `{"v_id", "video", "source", "conversations": [{"from", "value"}, ...]}`.
 
-    A VATEX item is about ten seconds of its video: its id says which.
+    A VATEX item is about ten seconds of its video, which its id names.
     """
     for number, item in enumerate(_load_list(path)):
         with located(f"{path}: item {number}"):
@@ -147,7 +147,7 @@ def _read_valley(path: Path) -> Iterator[Record]:
 def _valley_turns(conversation: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
     speakers = [_get(message, "from") for message in conversation]
     if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
-        raise ValueError(f"conversations must be of human and gpt in turn, in pairs, got {speakers}")
+        raise ValueError(f"conversations must be pairs of a human and a gpt message, got {speakers}")
     texts = [_VIDEO_MARK.sub("", _get(message, "value")) for message in conversation]
     return list(zip(texts[::2], texts[1::2], strict=True))
 

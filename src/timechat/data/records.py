@@ -1,8 +1,7 @@
-"""Instruction records: what is said about which part of which video, one JSON object a line."""
+"""Instruction records: conversations about videos or parts of videos, one JSON object per line."""
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -10,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from timechat.answers.events import Event, Task
-from timechat.answers.parsing import parse_events
 from timechat.answers.prompts import Message, Role
+from timechat.answers.tasks import TASKS, parse_events
 from timechat.errors import located
 from timechat.files import atomic_write
 
@@ -25,8 +24,8 @@ class RecordEvent(Event):
     """An event of a record.
 
     Attributes:
-        id: The same wherever the same event of the same video appears, or None where nobody said.
-        extra: What else its line says.
+        id: Id of the event, the same in all records of a video; None if unknown.
+        extra: Other keys of the JSON object.
     """
 
     id: str | int | None = None
@@ -39,19 +38,19 @@ class Record:
 
     Attributes:
         video: Path or address of the video.
-        messages: Questions and answers in turn: the user's first, the assistant's last.
-        id: Name of the record in reports; unique within its file.
-        start: Seconds; only what is shown from here on is looked at.
-        end: Seconds; only what is shown before is looked at.
-        clock: Where the times in messages and events start: at the video's first frame, or at `start`, as if
-            the part were a file of its own.
-        duration: Length of the video in seconds, where known.
-        task: What is asked: `grounding`, `dense_caption`, ...
-        query: What was looked for, where the task has a query.
-        source: The data set it comes from.
-        transcript: What is said in the video and when, or None where nobody listened. Not part of the messages.
-        annotated_events: Events that the record's file lists, or None where it lists none.
-        extra: Further keys of its line, kept as they are.
+        messages: Questions and answers in turn; the first message is of the user, the last of the assistant.
+        id: Id of the record in reports, unique in its file.
+        start: Start of the part of the video, in seconds; None is the start of the video.
+        end: End of the part of the video, in seconds; None is the end of the video.
+        clock: Origin of the times in messages and events: the first frame of the video, or `start`, as if the part were
+            a file.
+        duration: Length of the video in seconds, if known.
+        task: Task: `grounding`, `dense_caption`, ...
+        query: Query, for tasks that have one.
+        source: Data set of the record.
+        transcript: Speech of the video with times, None if unknown. It is not part of the messages.
+        annotated_events: Events that the file lists, or None if it lists none.
+        extra: Other keys of the JSON object, which are kept.
     """
 
     video: str
@@ -73,7 +72,7 @@ class Record:
             raise ValueError("video must be the path or the address of a video, got an empty text")
         roles = [message.role for message in self.messages]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            raise ValueError(f"messages must be of user and assistant in turn, in pairs, got {roles}")
+            raise ValueError(f"messages must be pairs of a user and an assistant message, got {roles}")
         for message in self.messages:
             if not isinstance(message.text, str):
                 raise ValueError(f"the content of a message must be text, got {message.text!r}")
@@ -88,13 +87,13 @@ class Record:
 
     @property
     def turns(self) -> list[tuple[str, str]]:
-        """The conversation as (question, answer) pairs."""
+        """Conversation as (question, answer) pairs."""
         texts = [message.text or "" for message in self.messages]
         return list(zip(texts[::2], texts[1::2], strict=True))
 
     @cached_property
     def events(self) -> tuple[RecordEvent, ...]:
-        """The events that the file lists; else those that the answers tell."""
+        """Events that the file lists, or otherwise the events of the answers."""
         if self.annotated_events is not None:
             return self.annotated_events
         parsed = [event for _, answer in self.turns for event in parse_events(answer, task=_task_of(answer)).events]
@@ -102,10 +101,10 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Record":
-        """Make a record of a JSON object.
+        """Make a record from a JSON object.
 
         Raises:
-            ValueError: A key is missing or holds what it must not.
+            ValueError: A key is missing or has an invalid value.
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"a record must be a JSON object, got {type(data).__name__}")
@@ -126,7 +125,7 @@ class Record:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as a JSON object; what is not known is left out."""
+        """Return the record as a JSON object, without unknown fields."""
         values = {
             "id": self.id,
             "video": self.video,
@@ -147,10 +146,10 @@ class Record:
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    """Read records of ours, one a line; empty lines are passed over.
+    """Read our records, one per line; empty lines are skipped.
 
     Raises:
-        DataError: A line is no record; the message names file and line.
+        DataError: A line holds no valid record; the message names file and line.
     """
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -160,13 +159,8 @@ def read_jsonl(path: Path) -> Iterator[Record]:
                 yield record
 
 
-def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    """Write records one a line, whole or not at all."""
-    write_lines(path, (record.to_dict() for record in records))
-
-
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON objects one a line: the file appears when it is complete."""
+    """Write JSON objects, one per line; the file appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -210,17 +204,9 @@ def _optional(items: Any, make: Any) -> tuple[Any, ...] | None:
 
 
 def _task_of(answer: str) -> Task:
-    """Tell by an answer's first words what was asked, so that its numbers are understood as meant."""
-    return next((task for opening, task in _OPENINGS if opening.match(answer)), "ask")
-
-
-_OPENINGS: tuple[tuple[re.Pattern[str], Task], ...] = (
-    (re.compile(r"\s*The given query happens in"), "grounding"),
-    (re.compile(r"\s*There are \d+ highlight"), "highlights"),
-    (re.compile(r"\s*The highlight timestamps"), "summary"),
-    (re.compile(r"\s*Transcribed speech:"), "transcribe"),
-    (re.compile(r"\s*\d+(?:\.\d+)? - \d+(?:\.\d+)? seconds"), "dense_caption"),
-)
+    """Detect the task from the first words of an answer, so that its numbers are parsed correctly."""
+    openings = ((task, definition.opening) for task, definition in TASKS.items())
+    return next((task for task, opening in openings if opening and opening.match(answer)), "ask")
 
 
 def _keys(data: Any) -> str:
@@ -228,6 +214,6 @@ def _keys(data: Any) -> str:
 
 
 def _closest_key(key: str, data: Mapping[str, Any]) -> str:
-    """Point out a key that is spelt nearly like the one that is missing."""
+    """Suggest a key that is similar to the missing one."""
     close = difflib.get_close_matches(key, [str(name) for name in data], n=1)
-    return f"; is {close[0]!r} a slip?" if close else ""
+    return f"; is {close[0]!r} a typing error?" if close else ""

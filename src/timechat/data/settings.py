@@ -1,4 +1,4 @@
-"""How a record becomes what the model is shown: which frames, which words."""
+"""Settings of training samples: frames and text of a record."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,33 +9,45 @@ import numpy as np
 from timechat.answers.prompts import TRAINING_SYSTEM_PROMPT
 from timechat.data.records import Record
 from timechat.speech import add_transcript
-from timechat.video import Frames, VideoSource, load_frames
+from timechat.video import Frames, FrameSampling, VideoSource, sample_video
 
 Sampling = Literal["random", "uniform"]
 VideoLoader = Callable[[Record], VideoSource | Frames]
-"""Gives what `load_frames` is to read for a record."""
+"""Function that returns the input of `load_frames` for a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """How a record becomes a sample.
+class FrameRateSettings:
+    """Number of frames of a video, in YAML files and in headers of features."""
+
+    num_frames: int | None = None
+    """Number of frames, spread evenly, unless `fps` is given."""
+    fps: float | None = None
+    """Frames per second of video, instead of a number of frames."""
+    max_frames: int | None = None
+    """Maximum number of frames with `fps`."""
+
+    def frame_sampling(self) -> FrameSampling:
+        """Return the frame options."""
+        return FrameSampling(self.num_frames, self.fps, self.max_frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(FrameRateSettings):
+    """Settings for making a sample from a record.
 
     Attributes:
-        num_frames: Frames of a video, unless `fps` is given.
-        fps: Frames per second of video instead.
-        max_frames: With `fps`, the most frames of a video.
-        sampling: Where in each of equal intervals a frame is taken: `random`, anywhere; `uniform`, at its start.
-            The original's drawing leaves out the last frame of every interval; ours does not.
-        augmentation: Random resized crops.
-        max_length: Tokens of a conversation; what is longer is cut.
+        num_frames: Number of frames per video, unless `fps` is given.
+        sampling: Position of the frame in each of equal intervals: `random`, anywhere; `uniform`, at its start. The
+            original never samples the last frame of an interval; this implementation does.
+        augmentation: Whether to use random resized crops.
+        max_length: Maximum number of tokens of a conversation; longer ones are truncated.
         system: System prompt.
-        transcripts: Show what is said in the video before the first question, where the record tells it.
-        timeout: Seconds that reading one video may take.
+        transcripts: Whether to put the transcript of the video, if known, before the first question.
+        timeout: Maximum time to read one video, in seconds.
     """
 
     num_frames: int = 96
-    fps: float | None = None
-    max_frames: int | None = None
     sampling: Sampling = "random"
     augmentation: bool = True
     max_length: int = 2048
@@ -61,25 +73,21 @@ def read_frames(
     source: VideoSource | Frames | None = None,
     generator: np.random.Generator | None = None,
 ) -> Frames:
-    """Read the frames of a record, on the clock that it counts by.
+    """Read the frames of a record, with times on the clock of the record.
 
     Args:
-        record: Which part of which video.
-        settings: How many frames, and how long reading may take.
-        size: Pixels, of the model's square pictures.
-        source: What to read; None opens the file that the record names.
-        generator: Draws where in its interval a frame is taken; None takes the start of each.
+        record: Record of a video or a part of it.
+        settings: Sampling settings and time limit.
+        size: Side of the square frames, in pixels.
+        source: Input to read; None opens the file of the record.
+        generator: Random number generator for the position of a frame in its interval; None takes the start of each.
 
     Raises:
         VideoError: The video cannot be read.
     """
-    frames = load_frames(
+    frames = sample_video(
         record.video if source is None else source,
-        num_frames=settings.num_frames,
-        fps=settings.fps,
-        max_frames=settings.max_frames,
-        start=record.start,
-        end=record.end,
+        replace(settings.frame_sampling(), start=record.start, end=record.end),
         size=size,
         generator=generator,
         timeout=settings.timeout,
@@ -93,7 +101,7 @@ def read_frames(
 
 
 def conversation(record: Record, *, transcripts: bool) -> list[tuple[str, str]]:
-    """Return the turns of a record, what is said in the video before the first question if `transcripts`."""
+    """Return the turns of a record, with the transcript before the first question if `transcripts` is set."""
     turns = record.turns
     if transcripts and record.transcript is not None:
         turns[0] = (add_transcript(turns[0][0], record.transcript), turns[0][1])

@@ -1,4 +1,4 @@
-"""What a run could not learn from, and why: counted, named in a file, and too much of it an error."""
+"""Records that a run skipped or shortened: they are counted and listed in a file, and too many are an error."""
 
 import json
 import logging
@@ -15,7 +15,6 @@ from timechat.errors import DataError
 Kind = Literal["missing", "damaged", "truncated", "shortened", "degraded"]
 
 BAD_VIDEO: frozenset[Kind] = frozenset({"missing", "damaged"})
-REPLACED: frozenset[Kind] = BAD_VIDEO | {"truncated"}
 
 _ENOUGH_SAMPLES = 100
 _WRITE_SECONDS = 5.0
@@ -25,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SkippedRecord:
-    """Something of a record that was lost.
+    """A record that was skipped or changed.
 
     Attributes:
-        kind: `missing` or `damaged`: the video cannot be read, and the next record of the source took its place.
-            `truncated`: so did it where the whole answer would have been cut off. `shortened`: a part of the answer
-            was cut off. `degraded`: some frames are damaged and were left out.
+        kind: `missing` or `damaged`: the video cannot be read, and the next record of the source replaces the record.
+            `truncated`: the whole answer is beyond the maximum length, and the next record replaces the record.
+            `shortened`: a part of the answer is beyond the maximum length. `degraded`: damaged frames were dropped.
         source: Name of the source.
         record: Id of the record.
         video: Path of its video.
-        reason: In words.
-        sample: Number of the sample in which it was first met.
+        reason: Description of the reason.
+        sample: Number of the first sample with this record.
     """
 
     kind: Kind
@@ -47,20 +46,20 @@ class SkippedRecord:
 
 
 class DataIssues:
-    """Counts losses, writes each record's to a file once, and stops a run that loses too much.
+    """Counts skipped records, lists each of them in a file once, and stops a run with too many of them.
 
     Attributes:
-        counts: Samples that suffered each kind of loss.
-        samples: Samples seen.
+        counts: Number of samples with each kind of issue.
+        samples: Number of samples so far.
     """
 
     def __init__(self, path: Path | None = None, *, max_bad_share: float = 0.01) -> None:
-        """Go on with the report at `path` if there is one.
+        """Continue the report at `path` if there is one.
 
         Args:
-            path: JSON Lines file, one a process; None keeps no file.
-            max_bad_share: Share of unreadable videos among the videos tried, above which `DataError` is raised; it is
-                judged from 100 samples on, and at the end.
+            path: JSON Lines file, one per process; None writes no file.
+            max_bad_share: Maximum share of unreadable videos, from 0 to 1. Above it, `DataError` is raised; it is
+                checked from 100 samples on, and at the end.
         """
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f"max_bad_share must be from 0 to 1, got {max_bad_share}")
@@ -68,68 +67,68 @@ class DataIssues:
         self.max_bad_share = max_bad_share
         self.counts: Counter[Kind] = Counter()
         self.samples = 0
-        self._losses: dict[tuple[str, str, str], SkippedRecord] = {}
+        self._skipped: dict[tuple[str, str, str], SkippedRecord] = {}
         self._written = 0.0
         self._is_changed = False
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
-                self._name(SkippedRecord(**json.loads(line)))
+                self._remember(SkippedRecord(**json.loads(line)))
 
     @property
     def skipped(self) -> list[SkippedRecord]:
-        """Each record's loss once, in the order in which they were met."""
-        return list(self._losses.values())
+        """All issues, once per record, in the order of their first sample."""
+        return list(self._skipped.values())
 
     @property
     def bad_share(self) -> float:
-        """Share of the videos tried that could not be read."""
+        """Share of unreadable videos among all videos that were read."""
         bad = sum(self.counts[kind] for kind in BAD_VIDEO)
         return bad / max(1, self.samples + bad)
 
     def add(self, skipped: Iterable[SkippedRecord]) -> None:
-        """Count one sample and what was lost on the way to it.
+        """Count one sample and its issues.
 
         Raises:
-            DataError: Too large a share of the videos cannot be read.
+            DataError: The share of unreadable videos is too large.
         """
         self.samples += 1
-        for loss in skipped:
-            self.counts[loss.kind] += 1
-            if self._name(loss):
-                logger.warning("%s: %s is %s: %s", loss.source, loss.record, loss.kind, loss.reason)
+        for item in skipped:
+            self.counts[item.kind] += 1
+            if self._remember(item):
+                logger.warning("%s: %s is %s: %s", item.source, item.record, item.kind, item.reason)
         if self._is_changed and time.monotonic() - self._written > _WRITE_SECONDS:
             self.write()
         if self.samples >= _ENOUGH_SAMPLES:
             self.check()
 
     def check(self) -> None:
-        """Raise if too large a share of the videos cannot be read."""
+        """Raise an error if the share of unreadable videos is too large."""
         if self.bad_share > self.max_bad_share:
             self.write()
-            named = [loss for loss in self.skipped if loss.kind in BAD_VIDEO]
-            where = f"; all are named in {self.path}" if self.path else ""
+            named = [item for item in self.skipped if item.kind in BAD_VIDEO]
+            where = f"; all are listed in {self.path}" if self.path else ""
             raise DataError(
                 f"{self.bad_share:.1%} of the videos cannot be read, more than max_bad_share={self.max_bad_share:.1%} "
                 f"allows ({self.samples} samples, {self.summary()}); the first is {named[0].video}: "
-                f"{named[0].reason}{where}. Mend or leave out these records (`timechat data check` lists them), or "
+                f"{named[0].reason}{where}. Repair or remove these records (`timechat data check` lists them), or "
                 "raise max_bad_share"
             )
 
     def summary(self) -> str:
-        """The counts in words."""
-        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items())) or "nothing lost"
+        """Return the counts as text."""
+        return ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items())) or "no issues"
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         self._written, self._is_changed = time.monotonic(), False
-        if self.path is not None and self._losses:
-            write_lines(self.path, (asdict(loss) for loss in self._losses.values()))
+        if self.path is not None and self._skipped:
+            write_lines(self.path, (asdict(item) for item in self._skipped.values()))
 
-    def _name(self, skipped: SkippedRecord) -> bool:
-        """Remember a loss; True if it is new."""
+    def _remember(self, skipped: SkippedRecord) -> bool:
+        """Add an issue; return whether it is new."""
         key = (skipped.kind, skipped.source, skipped.record)
-        is_new = key not in self._losses
+        is_new = key not in self._skipped
         if is_new:
-            self._losses[key] = skipped
+            self._skipped[key] = skipped
             self._is_changed = True
         return is_new

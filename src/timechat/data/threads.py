@@ -1,4 +1,4 @@
-"""Work shared out to threads, its results handed out in order."""
+"""Parallel work in threads, with results in order."""
 
 import copy
 import threading
@@ -16,18 +16,18 @@ Original = TypeVar("Original")
 def ordered_map(
     items: Iterable[Item], make: Callable[[Item], Made], *, workers: int, ahead: int | None = None
 ) -> Generator[tuple[Item, Made]]:
-    """Make something of every item in threads, and hand it out in the items' order.
+    """Apply a function to every item in threads, and yield the results in the order of the items.
 
-    Threads serve: the decoder library, torch and the tokenizers let others work while they do.
+    Threads are sufficient, because the decoder library, torch and the tokenizers release the lock of the interpreter.
 
     Args:
-        items: May be endless.
-        make: What is done with each. What it raises is raised here, in its turn.
-        workers: Threads; 0 works in the caller's own.
-        ahead: Items that may be made before they are asked for; by default twice the workers.
+        items: Items, possibly without end.
+        make: Function of an item. Its errors are raised here, in the order of the items.
+        workers: Number of threads; 0 works in the thread of the caller.
+        ahead: Maximum number of results that are made in advance; by default twice the number of workers.
 
     Yields:
-        Item and what was made of it. When the caller stops, what was not begun is dropped and threads end.
+        Item and result. When the caller stops, pending items are dropped and the threads end.
     """
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
@@ -50,14 +50,14 @@ def ordered_map(
 
 
 class ThreadLocalCopies(Generic[Original]):
-    """A copy of one object for every thread that asks.
+    """One copy of an object for every thread.
 
-    A tokenizer must not be shared: whether it truncates is kept inside of it and changed by every call, so that one
-    thread's text would be cut by another's limit.
+    Threads must not share a tokenizer: it stores its truncation settings and changes them in every call, so that the
+    limit of one thread would truncate the text of another.
     """
 
     def __init__(self, original: Original) -> None:
-        """Take a copy of the object, from which all others are made: the object itself may go on being used."""
+        """Copy the object, as the source of all other copies. The caller may continue to use the object itself."""
         self._pristine = copy.deepcopy(original)
         self._lock = threading.Lock()
         self._local = threading.local()

@@ -1,4 +1,4 @@
-"""Transcripts of data sets: a file a video, as the original's programs write them."""
+"""Transcripts of data sets: one file per video, as the original's programs write them."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from timechat.speech import clean_transcript, read_transcript
 
 
 def find_transcript(folder: Path, video: str) -> tuple[Event, ...]:
-    """Return what is said in a video, by its name; a video without a file is one in which nobody speaks.
+    """Return the transcript of a video, by its name; a video without a file has no speech.
 
-    Lines that say next to nothing or repeat the line before are left out.
+    Lines with almost no text and lines that repeat the line before are removed.
 
     Raises:
-        DataError: There is no such folder, or a line is malformed.
+        DataError: The folder does not exist, or a line is malformed.
     """
     with located(str(folder)):
         if not folder.is_dir():
-            raise ValueError("is no folder; give the folder of the transcripts")
+            raise ValueError("is not a folder; give the folder of the transcripts")
     path = folder / f"{Path(video).stem}.txt"
     return clean_transcript(read_transcript(path)) if path.exists() else ()

@@ -1,9 +1,9 @@
-"""What the two ideas of the paper are worth to a model: the same questions without them.
+"""The same questions without the two ideas of the paper, and without what the video shows.
 
-Frames are told their times by a sentence that the image Q-Former reads, and the video Q-Former slides over windows of
-frames. Here a trained model answers with the same time told to every frame, with the times mixed up, and with one
-window over all frames. It was trained with both ideas, so this tells what it makes of them, not what could be learned
-without.
+Each frame carries its time in a sentence that the image Q-Former reads, and the video Q-Former slides over windows of
+frames. Here a trained model answers with the same time for every frame, with the times in random order, and with one
+window over all frames. It was trained with both ideas, so this shows how it uses them, not what could be learned
+without. Blank frames and frames in random order show how far its answers depend on the video at all.
 """
 
 import zlib
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark
 from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.evaluate import run_predictions, score_run
 from timechat.evaluation.metrics.intervals import Estimate, bootstrap_mean
@@ -23,10 +25,10 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 from timechat.files import write_text_atomically
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.encoding import compress_frames, encode_frames
-from timechat.video import load_frames
+from timechat.pipeline.session import compress_frames, encode_frames
+from timechat.video import Frames, sample_video
 
-FIGURES: Mapping[str, tuple[str, ...]] = {
+METRICS: Mapping[str, tuple[str, ...]] = {
     "grounding": ("r1_iou_0.5", "miou"),
     "dense_caption": ("f1", "soda_c"),
     "highlights": ("map_very_good", "hit1_fair"),
@@ -39,11 +41,11 @@ TABLE_FILE = "ablations.md"
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A way to do without an idea.
+    """A change of what the model is shown.
 
     Attributes:
-        title: In the table.
-        look: How videos are looked at; None as ever.
+        title: Head of the row in the table.
+        look: Function that encodes the video of a sample; None encodes it as the recipe says.
         has_windows: Whether the video Q-Former slides over windows.
     """
 
@@ -52,37 +54,60 @@ class Ablation:
     has_windows: bool = True
 
 
-def _look_told_one_time(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
-    """Every frame is told that it was sampled at 0.0 seconds."""
-    return _look_told(timechat, path, sample, recipe, is_shuffled=False)
+def _encode_with_one_time(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
+    """Encode a video whose frames all carry the timestamp 0.0 seconds."""
+    frames = _load_frames(timechat, path, sample, recipe)
+    return _encode(timechat, frames, path, shown_timestamps=np.zeros(len(frames)))
 
 
-def _look_told_shuffled_times(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
-    """Every frame is told the time of some frame of its video; the same ones whenever the video is looked at."""
-    return _look_told(timechat, path, sample, recipe, is_shuffled=True)
+def _encode_with_shuffled_times(
+    timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe
+) -> EncodedVideo:
+    """Encode a video whose frames carry its timestamps in random order, the same order in every call."""
+    frames = _load_frames(timechat, path, sample, recipe)
+    return _encode(timechat, frames, path, shown_timestamps=_random(sample).permutation(frames.timestamps))
+
+
+def _encode_blank_frames(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
+    """Encode black frames with the timestamps of the video."""
+    frames = _load_frames(timechat, path, sample, recipe)
+    return _encode(timechat, replace(frames, pixels=np.zeros_like(frames.pixels)), path)
+
+
+def _encode_shuffled_frames(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
+    """Encode the frames in random order, the same order in every call, with the timestamps in their own order."""
+    frames = _load_frames(timechat, path, sample, recipe)
+    return _encode(timechat, replace(frames, pixels=frames.pixels[_random(sample).permutation(len(frames))]), path)
+
+
+def _random(sample: Sample) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(sample.video.encode()))
+
+
+def _load_frames(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> Frames:
+    sampling = replace(recipe.frames.frame_sampling(), start=sample.start, end=sample.end)
+    if not sampling.has_rate:
+        default = timechat.model.config.default_sampling()
+        sampling = replace(sampling, **default | ({"max_frames": sampling.max_frames} if sampling.max_frames else {}))
+    size = timechat.model.config.vision_config.image_size
+    return sample_video(path, sampling, size=size, timeout=recipe.frames.timeout)
 
 
 @torch.inference_mode()
-def _look_told(
-    timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe, *, is_shuffled: bool
+def _encode(
+    timechat: TimeChat, frames: Frames, path: Path, *, shown_timestamps: NDArray[np.float64] | None = None
 ) -> EncodedVideo:
-    options = {name: value for name, value in recipe.frames.sampling().items() if value is not None}
-    if recipe.frames.num_frames is None and recipe.frames.fps is None:
-        options = timechat.model.config.default_sampling() | options
-    size = timechat.model.config.vision_config.image_size
-    frames = load_frames(path, start=sample.start, end=sample.end, size=size, **options)
-    told = np.zeros(len(frames))
-    if is_shuffled:
-        told = np.random.default_rng(zlib.crc32(sample.video.encode())).permutation(frames.timestamps)
-    tokens = encode_frames(timechat.model, timechat.processor, frames, shown_timestamps=told)
+    tokens = encode_frames(timechat.model, timechat.processor, frames, shown_timestamps=shown_timestamps)
     video_tokens = compress_frames(timechat.model, tokens)
     return EncodedVideo(video_tokens, frames.timestamps, frames.duration, str(path), frames.notes, timechat.name)
 
 
 ABLATIONS: Mapping[str, Ablation] = {
-    "no-timestamps": Ablation("the same time told to every frame", _look_told_one_time),
-    "shuffled-timestamps": Ablation("times told in random order", _look_told_shuffled_times),
+    "no-timestamps": Ablation("the same time for every frame", _encode_with_one_time),
+    "shuffled-timestamps": Ablation("times in random order", _encode_with_shuffled_times),
     "no-windows": Ablation("one window over all frames", has_windows=False),
+    "blank-frames": Ablation("blank frames", _encode_blank_frames),
+    "shuffled-frames": Ablation("frames in random order", _encode_shuffled_frames),
 }
 
 
@@ -92,32 +117,34 @@ def run_ablations(
     scores: Mapping[str, Scores],
     timechat: TimeChat,
     *,
+    benchmarks: Mapping[str, Benchmark] = BENCHMARKS,
     progress: Progress | None = None,
 ) -> str:
-    """Answer and score the samples again without each idea, each in a folder of its own below the run's.
+    """Answer and score the samples again under each ablation, in a folder of its own below the run's.
 
-    A run that was stopped goes on where it was.
+    A run that was stopped is resumed.
 
     Args:
-        recipe: Of the run.
-        samples: That it asks.
-        scores: Of the model as it is.
-        timechat: Who answers.
-        progress: Told how many samples of an ablation are done.
+        recipe: Recipe of the run.
+        samples: Samples of the run.
+        scores: Scores of the unchanged model.
+        timechat: The model.
+        benchmarks: Known benchmarks by name.
+        progress: Called with the number of samples of an ablation that are done.
 
     Returns:
         The table in Markdown, as it stands in `ablations.md` of the run's folder too.
 
     Raises:
-        ValueError: The recipe looks at videos window by window, or with a sampling of a benchmark's own.
+        ValueError: The recipe reads videos window by window, or the benchmark samples frames in its own way.
     """
     if recipe.frames.windows or any(sample.sampling != "uniform" for sample in samples):
-        raise ValueError("ablations look at each video at one evenly spread look; set frames.windows=false")
+        raise ValueError("ablations need each video as one window with evenly spread frames; set frames.windows=false")
     rows: dict[str, Mapping[str, Scores]] = {"the model as it is": scores}
     for name, ablation in ABLATIONS.items():
         own = replace(recipe, run=replace(recipe.run, output=f"{recipe.run.output}/ablations/{name}"))
         predictions = _predictions(own, samples, timechat, name, progress)
-        rows[ablation.title] = score_run(own, samples, predictions).scores
+        rows[ablation.title] = score_run(own, samples, predictions, benchmarks=benchmarks).scores
     table = _table(rows, samples, recipe.run.resamples)
     write_text_atomically(Path(recipe.run.output) / TABLE_FILE, table)
     return table
@@ -150,17 +177,17 @@ def _windows(timechat: TimeChat, *, is_kept: bool) -> Iterator[None]:
 
 
 def _table(rows: Mapping[str, Mapping[str, Scores]], samples: Sequence[Sample], resamples: int) -> str:
-    """Each figure with its interval, and what is lost beside the model as it is with the interval of that."""
+    """Each metric with its interval, and what is lost beside the model as it is with the interval of that."""
     videos = {sample.id: sample.video for sample in samples}
     whole = next(iter(rows.values()))
-    shown = [(task, figure) for task, figures in FIGURES.items() if task in whole for figure in figures]
-    heads = [f"{task.replace('_', ' ')}: {figure}" for task, figure in shown]
+    shown = [(task, metric) for task, metrics in METRICS.items() if task in whole for metric in metrics]
+    heads = [f"{task.replace('_', ' ')}: {metric}" for task, metric in shown]
     lines = [f"| {' | '.join(['', *heads])} |", f"| --- |{' --- |' * len(heads)}"]
     for title, scores in rows.items():
         cells = []
-        for task, figure in shown:
-            value = _estimate(scores[task], None, figure, videos, resamples)
-            lost = "" if scores is whole else _difference(scores[task], whole[task], figure, videos, resamples)
+        for task, metric in shown:
+            value = _estimate(scores[task], None, metric, videos, resamples)
+            lost = "" if scores is whole else _difference(scores[task], whole[task], metric, videos, resamples)
             cells.append("-" if value is None else f"{value}{lost}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     note = (
@@ -170,19 +197,19 @@ def _table(rows: Mapping[str, Mapping[str, Scores]], samples: Sequence[Sample], 
     return "\n".join([*lines, "", note, ""])
 
 
-def _difference(scores: Scores, others: Scores, figure: str, videos: Mapping[str, str], resamples: int) -> str:
-    estimate = _estimate(scores, others, figure, videos, resamples)
+def _difference(scores: Scores, others: Scores, metric: str, videos: Mapping[str, str], resamples: int) -> str:
+    estimate = _estimate(scores, others, metric, videos, resamples)
     return "" if estimate is None else f" ({estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}])"
 
 
 def _estimate(
-    scores: Scores, others: Scores | None, figure: str, videos: Mapping[str, str], resamples: int
+    scores: Scores, others: Scores | None, metric: str, videos: Mapping[str, str], resamples: int
 ) -> Estimate | None:
-    """Mean of a figure, or of what it has more than that of other scores, question by question."""
+    """Mean of a metric, or of what it has more than that of other scores, question by question."""
     values, groups = [], []
-    for item, figures in scores.items.items():
-        if figure in figures:
-            less = 0.0 if others is None else others.items[item][figure]
-            values.append(figures[figure] - less)
+    for item, metrics in scores.items.items():
+        if metric in metrics:
+            less = 0.0 if others is None else others.items[item][metric]
+            values.append(metrics[metric] - less)
             groups.append(videos.get(item, item))
     return bootstrap_mean(values, groups, resamples=resamples) if values else None

@@ -1,62 +1,49 @@
-"""Many questions about one video at once: what their prompts share is read once, the answers are written together."""
+"""Answers to prompts through the executor of `TimeChat`, which predictions of a run are made with too."""
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from timechat.answers.prompts import SYSTEM_PROMPT
-from timechat.answers.tasks import find_preset
-from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
+from timechat.answers.tasks import DecodingOptions, find_preset
+from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline import EncodedVideo
+from timechat.pipeline import EncodedVideo, TimeChat
+from timechat.pipeline.executor import GenerationBatch
 
 
-@torch.inference_mode()
-def answer_questions(
-    model: TimeChatForConditionalGeneration,
-    processor: TimeChatProcessor,
-    video_tokens: Tensor,
-    timestamps: Sequence[float],
-    questions: Sequence[str],
-    *,
-    max_new_tokens: int,
-    system: str = SYSTEM_PROMPT,
-    batch_size: int = 64,
-) -> list[str]:
-    """Answer questions about one video greedily, each as if it were asked alone.
+def make_prompt(
+    timechat: TimeChat, video: EncodedVideo, question: str, *, system: str, history: Sequence[tuple[str, str]] = ()
+) -> Prompt:
+    """Make the prompt of a question about a video.
 
     Args:
-        model: In evaluation mode.
-        processor: Wording and tokenizers.
-        video_tokens: `(video tokens, text hidden)`, as the model encodes the video.
-        timestamps: `(frames,)` seconds, of the frames that were encoded.
-        questions: Any number, in words.
-        max_new_tokens: Longest answer, in tokens.
-        system: System prompt of every conversation.
-        batch_size: Most questions that are answered at once.
-
-    Returns:
-        The answers as text, in the order of the questions.
+        timechat: The model.
+        video: The video, encoded by this model.
+        question: The whole question.
+        system: System prompt.
+        history: Earlier (question, answer) pairs.
     """
-    prompts = [
-        Prompt(
-            processor.encode_prompt(processor.render_prompt(timestamps, question, system=system), len(timestamps)),
-            video_tokens,
-        )
-        for question in questions
-    ]
-    answers: list[str] = []
-    for first in range(0, len(prompts), batch_size):
-        written = generate_answers(
-            model,
-            prompts[first : first + batch_size],
-            pad_token_id=processor.pad_token_id,
-            arguments={"max_new_tokens": max_new_tokens, "do_sample": False},
-        )
-        answers += [processor.decode(one.token_ids) for one in written]
-    return answers
+    text = timechat.processor.render_prompt(video.timestamps, question, history=history, system=system)
+    return Prompt(timechat.processor.encode_prompt(text, video.num_frames), video.video_tokens)
+
+
+def answer_batch(
+    timechat: TimeChat, prompts: Sequence[Prompt], decoding: DecodingOptions, seed_offsets: Sequence[int] = ()
+) -> list[GenerationOutput]:
+    """Answer prompts in one batch without a grammar, each as if it were alone.
+
+    Args:
+        timechat: The model.
+        prompts: Prompts about one video or several.
+        decoding: Decoding options of all answers.
+        seed_offsets: Number added to the seed of each prompt. Empty for 0 everywhere.
+    """
+    return (
+        timechat.executor.generate(GenerationBatch(prompts, [None] * len(prompts), decoding, seed_offsets))
+        if prompts
+        else []
+    )
 
 
 @torch.inference_mode()
@@ -69,18 +56,18 @@ def option_logprobs(
     *,
     preset: str,
 ) -> list[float]:
-    """Tell how likely a model is to answer with each of several options.
+    """Compute how likely a model is to answer with each of several options.
 
     Args:
-        model: In evaluation mode.
-        processor: Wording and tokenizers.
-        video: What the question is about.
-        question: In words, without the options.
-        options: At least one.
-        preset: Whose system prompt is used.
+        model: Model in evaluation mode.
+        processor: Processor of the model.
+        video: Video of the question.
+        question: Question without the options.
+        options: Options, at least one.
+        preset: Preset of the system prompt.
 
     Returns:
-        For each option the natural logarithm of the probability of its words.
+        Natural logarithm of the probability of each option's words.
     """
     prompt = processor.render_prompt(video.timestamps, question, system=find_preset(preset).system)
     encoded = [processor.encode_prompt_with_answer(prompt, option, video.num_frames) for option in options]

@@ -1,95 +1,384 @@
-"""What grounding scores without looking at the film; every model's figures stand beside these."""
+"""`timechat evaluate --baselines`: the metrics of a run beside what needs no model, and by group of samples.
 
-from collections.abc import Callable, Mapping
+A model that grounds well must beat a random event of the same video, a random span, and the best constant span; its
+answers must fit the event that is asked for and no other event. Captions stand beside the events of another video,
+highlights beside a random clip, answers to questions beside the most frequent answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from timechat.evaluation.metrics.grounding import per_query, temporal_iou
-from timechat.synthetic.scene import Level, write_scene
+from timechat.answers.events import clip_scores
+from timechat.evaluation.evaluate import Evaluation
+from timechat.evaluation.metrics.answers import answer_hits, majority_answer
+from timechat.evaluation.metrics.baselines import best_constant_span, best_iou, expected_metrics, random_spans
+from timechat.evaluation.metrics.captioning import detect
+from timechat.evaluation.metrics.choices import choice_metrics
+from timechat.evaluation.metrics.grounding import Span, per_query
+from timechat.evaluation.metrics.highlights import CLIP_SECONDS, LEVELS, HighlightGroundTruth, highlight_scores
+from timechat.evaluation.moments import moment_tables, moments_of
+from timechat.evaluation.samples import Prediction, Sample
+from timechat.evaluation.tables import MetricTable, Report, Table, group_names
+from timechat.files import write_json_atomically, write_text_atomically
 
-Figures = Mapping[str, NDArray[np.float64]]
-"""What each query adds to each figure: `r1_iou_0.3`, ... and `miou`, each `(queries,)`."""
+JSON_FILE, MARKDOWN_FILE = "baselines.json", "baselines.md"
+MODEL = "model"
+"""Name of the row of the model in every table."""
+_R1 = {"r1_iou_0.3": "R@1 IoU 0.3", "r1_iou_0.5": "R@1 IoU 0.5", "r1_iou_0.7": "R@1 IoU 0.7", "miou": "mIoU"}
+_MISSED = dict.fromkeys(_R1, 0.0)
+_GROUNDING = {
+    MODEL: "**model**",
+    "other_event": "its answers, scored on another event of the video",
+    "margin_other_event": "model minus other event",
+    "random_event": "a random event of the same video (expected)",
+    "margin_random": "model minus random event",
+    "random_span": "a random span of the training distribution (expected)",
+    "constant_span": "best constant span (tuned on these questions, for each metric)",
+}
 
-_GRID = 50  # parts of the duration that a constant span may start and end at
-_TRAINING_SEED = 0
-
-
-def training_spans(level: Level, *, films: int = 300) -> NDArray[np.float64]:
-    """Start and end of events of training films, as shares of the film's duration: `(events, 2)`."""
-    written = (write_scene(_TRAINING_SEED, index, level=level, split="train") for index in range(films))
-    return np.array([(h.start / film.duration, h.end / film.duration) for film in written for h in film.actions])
-
-
-def expected_figures(choices: ArrayLike, truth: ArrayLike) -> dict[str, float]:
-    """What one query's figures are on average when one of several spans is answered, each as likely.
-
-    Args:
-        choices: `(choices, 2)` seconds, at least one.
-        truth: `(2,)` seconds, or `(spans, 2)` where any of several is right.
-    """
-    return {name: float(values.mean()) for name, values in per_query(best_iou(choices, truth)).items()}
+Pairs = Sequence[tuple[Sample, Prediction]]
+Rows = dict[str, MetricTable]
+Events = Mapping[str, NDArray[np.float64]]
 
 
-def best_iou(spans: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each span with the true span that it fits best.
-
-    Args:
-        spans: `(spans, 2)` seconds.
-        truth: `(2,)` or `(true spans, 2)` seconds.
+def write_baselines(evaluation: Evaluation) -> str:
+    """Compute the tables, and write them into the folder of the run as `baselines.md` and `baselines.json`.
 
     Returns:
-        `(spans,)`.
+        The tables in Markdown.
     """
-    right = np.asarray(truth, dtype=np.float64).reshape(1, -1, 2)
-    given = np.asarray(spans, dtype=np.float64).reshape(-1, 1, 2)
-    return np.asarray(temporal_iou(given, right).max(axis=1), dtype=np.float64)
+    report = report_baselines(evaluation)
+    folder = Path(evaluation.recipe.run.output)
+    write_json_atomically(folder / JSON_FILE, report.to_dict())
+    write_text_atomically(folder / MARKDOWN_FILE, report.to_markdown())
+    return report.to_markdown()
 
 
-def random_spans(truth: ArrayLike, durations: ArrayLike, relative_spans: ArrayLike) -> Figures:
-    """Expected figures of answering with a span from the training distribution.
+def report_baselines(evaluation: Evaluation) -> Report:
+    """Compute the tables of a run.
 
     Args:
-        truth: `(queries, 2)` seconds.
-        durations: `(queries,)` seconds, of each query's film.
-        relative_spans: `(spans, 2)`, shares of a film's duration, such as `training_spans` gives.
+        evaluation: A run with its predictions.
     """
-    return _by_query(truth, durations, relative_spans, lambda values: values.mean(axis=0))
+    resamples, benchmark = evaluation.recipe.run.resamples, evaluation.benchmark
+    pairs = list(zip(evaluation.samples, evaluation.predictions, strict=True))
+    by_task = {task: [pair for pair in pairs if pair[0].task == task] for task in {s.task for s, _ in pairs}}
+    relative_spans = None if benchmark.reference_spans is None else benchmark.reference_spans(evaluation.samples)
+    events = _video_events(pairs)
+    grounded = by_task.get("grounding", [])
+    spans = [pair for pair in grounded if "timestamp" in pair[0].ground_truth]
+    moments = [pair for pair in grounded if moments_of(pair[0]).size]
+    asked = [pair for pair in by_task.get("ask", []) if pair[0].answer is not None]
+    tables = [
+        *_grounding_tables(spans, events, relative_spans, resamples),
+        *_moment_tables(moments, events, resamples),
+        *_caption_tables(by_task.get("dense_caption", []), resamples),
+        *_highlight_tables(by_task.get("highlights", []), events, resamples),
+        *_question_tables([pair for pair in asked if not pair[0].options], resamples),
+        *_choice_tables([pair for pair in asked if pair[0].options], resamples),
+    ]
+    if benchmark.more_tables is not None:
+        tables += benchmark.more_tables(evaluation.samples, evaluation.predictions)
+    metrics = evaluation.metrics
+    facts = {name: metrics[name] for name in ("name", "benchmark", "split", "model", "weights", "preset", "samples")}
+    heading = f"{benchmark.title}: {metrics['model']} ({metrics['weights'][:8]}) beside baselines"
+    return Report(heading, facts, tuple(tables))
 
 
-def best_constant_span(truth: ArrayLike, durations: ArrayLike) -> Figures:
-    """Figures of the span that, at the same share of every film, scores best on these very queries.
+# ------------------------------------------------------------------------------------------------- grounding
 
-    Every figure has the span that is best for it.
+
+def grounding_rows(predicted: Span | None, truth: Span, others: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+    """Metrics of one query: of the answer, and of what it has to beat in the same video.
 
     Args:
-        truth: `(queries, 2)` seconds.
-        durations: `(queries,)` seconds, of each query's film.
+        predicted: Start and end of the answer in seconds, None where no span could be read.
+        truth: Start and end of the event that is asked for, in seconds.
+        others: `(events, 2)` seconds, of all other events of the video.
+
+    Returns:
+        Metrics by row: `model`; `random_event`, expected; `margin_random`, the difference of both; and where there are
+        other events `other_event`, the answer scored on these, and `margin_other_event`.
     """
-    marks = np.arange(_GRID + 1) / _GRID
-    start, end = np.meshgrid(marks, marks, indexing="ij")
-    candidates = np.stack([start, end], axis=-1)[start < end]  # (candidates, 2)
-    totals = _by_query(truth, durations, candidates, lambda values: values.sum(axis=1, keepdims=True))
-    best = {name: candidates[int(total.sum(axis=1).argmax())] for name, total in totals.items()}
-    spans = np.asarray(durations, dtype=np.float64)[:, None]
-    return {name: per_query(temporal_iou(span * spans, truth))[name] for name, span in best.items()}
+    every = np.concatenate([np.array([truth]), others])
+    rows = {
+        MODEL: dict(_MISSED) if predicted is None else expected_metrics([predicted], truth),
+        "random_event": expected_metrics(every, truth),
+    }
+    if len(others):
+        rows["other_event"] = dict(_MISSED) if predicted is None else _mean_metrics(predicted, others)
+        rows["margin_other_event"] = _difference(rows[MODEL], rows["other_event"])
+    return rows | {"margin_random": _difference(rows[MODEL], rows["random_event"])}
 
 
-def _by_query(
-    truth: ArrayLike,
-    durations: ArrayLike,
-    relative_spans: ArrayLike,
-    reduce: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-) -> Figures:
-    """Score every relative span for every query, a few queries at a time.
+def _mean_metrics(predicted: Span, events: NDArray[np.float64]) -> dict[str, float]:
+    """Metrics of one answer, on average over the events that it is compared with."""
+    return {name: float(values.mean()) for name, values in per_query(best_iou(events, predicted)).items()}
 
-    `reduce` is given `(spans, queries)`; its results are joined along the queries.
+
+def _difference(metrics: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    return {name: value - others[name] for name, value in metrics.items()}
+
+
+def _grounding_tables(
+    pairs: Pairs, events: Events, relative_spans: NDArray[np.float64] | None, resamples: int
+) -> list[Table]:
+    if not pairs:
+        return []
+    rows: Rows = {name: MetricTable() for name in _GROUNDING}
+    by_group = MetricTable()
+    for sample, prediction in pairs:
+        span, every = _span(sample), events[sample.video]
+        others = np.delete(every, int((every == span).all(axis=1).argmax()), axis=0)
+        found = grounding_rows(_first_span(prediction), span, others)
+        unparsed = {"unparsed": float(not prediction.events)}
+        found[MODEL] |= unparsed
+        for name, metrics in found.items():
+            rows[name].add(sample.video, sample.groups, metrics)
+        beside = {name: found.get(name, {}).get("r1_iou_0.5", np.nan) for name in ("other_event", "random_event")}
+        margin = {"margin_random": found["margin_random"]["r1_iou_0.5"]}
+        by_group.add(sample.video, sample.groups, found[MODEL] | beside | margin)
+    _add_blind_rows(rows, pairs, relative_spans)
+    note = "" if relative_spans is not None else "Random spans are drawn from the true spans of this run."
+    columns = _R1 | {"unparsed": "no span"}
+    tables = [_table("grounding", "Grounding", columns, rows, _GROUNDING, resamples, note)]
+    columns = columns | {
+        "other_event": "on another event, IoU 0.5",
+        "random_event": "random event, IoU 0.5",
+        "margin_random": "model minus random event, IoU 0.5",
+    }
+    return tables + _group_table("grounding", "Grounding", columns, by_group, resamples)
+
+
+def _add_blind_rows(rows: Rows, pairs: Pairs, relative_spans: NDArray[np.float64] | None) -> None:
+    """Add the rows of answers that depend on nothing but the duration."""
+    truth = np.array([_span(sample) for sample, _ in pairs])
+    durations = np.array([_duration(sample, prediction) for sample, prediction in pairs])
+    choices = truth / durations[:, None] if relative_spans is None else relative_spans
+    blind = {
+        "random_span": random_spans(truth, durations, choices),
+        "constant_span": best_constant_span(truth, durations),
+    }
+    for name, metrics in blind.items():
+        for i, (sample, _) in enumerate(pairs):
+            row = {metric: float(values[i]) for metric, values in metrics.items()}
+            rows[name].add(sample.video, sample.groups, row)
+
+
+def _video_events(pairs: Pairs) -> dict[str, NDArray[np.float64]]:
+    """True events of each video, `(events, 2)` seconds: the longest list of a sample, and what other samples add.
+
+    Two events of a video may have the same start and end. Highlights name no events.
     """
-    right, seconds = np.asarray(truth, dtype=np.float64), np.asarray(durations, dtype=np.float64)
-    spans = np.asarray(relative_spans, dtype=np.float64)[:, None]  # (spans, 1, 2)
-    pieces: dict[str, list[NDArray[np.float64]]] = {}
-    for first in range(0, len(right), 256):
-        part = slice(first, first + 256)
-        for name, values in per_query(temporal_iou(spans * seconds[part, None], right[part])).items():
-            pieces.setdefault(name, []).append(reduce(values))
-    return {name: np.concatenate(parts, axis=-1) for name, parts in pieces.items()}
+    lists: dict[str, list[list[Span]]] = {}
+    for sample, _ in pairs:
+        if sample.task in ("grounding", "dense_caption"):
+            lists.setdefault(sample.video, []).append(_named_events(sample))
+    found = {}
+    for video, named in lists.items():
+        events: list[Span] = [*max(named, key=len)]
+        events += dict.fromkeys(span for spans in named for span in spans if span not in events)
+        found[video] = np.array(events, dtype=np.float64).reshape(-1, 2)
+    return found
+
+
+def _named_events(sample: Sample) -> list[Span]:
+    truth = sample.ground_truth
+    spans: Sequence[Any] = truth.get("video_events") or truth.get("segments") or truth.get("relevant_windows") or ()
+    if "timestamp" in truth:
+        spans = [truth["timestamp"]]
+    return [(float(start), float(end)) for start, end in spans]
+
+
+def _moment_tables(pairs: Pairs, events: Events, resamples: int) -> list[Table]:
+    """The best moment of each query beside a random event of its video; any true moment is right."""
+    if not pairs:
+        return []
+    rows: Rows = {MODEL: moment_tables(pairs)[0], "random_event": MetricTable()}
+    for sample, _ in pairs:
+        metrics = expected_metrics(events[sample.video], moments_of(sample))
+        rows["random_event"].add(sample.video, sample.groups, metrics)
+    heads = {MODEL: "**model**", "random_event": _GROUNDING["random_event"]}
+    rows, heads = _with_groups(rows, heads)
+    return [_table("moments", "The best moment of each query", _R1, rows, heads, resamples)]
+
+
+# --------------------------------------------------------------------------------------------- dense captions
+
+
+def _caption_tables(pairs: Pairs, resamples: int) -> list[Table]:
+    if not pairs:
+        return []
+    rows: Rows = {MODEL: MetricTable(), "other_video": MetricTable()}
+    for sample, prediction in pairs:
+        segments = _segments(sample)
+        predicted = np.array([(event.start, event.end) for event in prediction.events]).reshape(-1, 2)
+        unparsed = {"unparsed": float(not prediction.events)}
+        rows[MODEL].add(sample.video, sample.groups, _detected(segments, predicted) | unparsed)
+        if (other := _other_video(pairs, sample)) is not None:
+            stretched = stretched_segments(*other, _duration(sample, prediction))
+            rows["other_video"].add(sample.video, sample.groups, _detected(segments, stretched))
+    columns = {"precision": "precision", "recall": "recall", "f1": "F1", "unparsed": "no event"}
+    note = "Means over IoU above 0.3, 0.5, 0.7 and 0.9, video by video; n counts videos."
+    heads = {MODEL: "**model**", "other_video": "true events of another video, stretched"}
+    tables = [_table("dense_caption", "Dense captioning", columns, rows, heads, resamples, note)]
+    return tables + _group_table("dense_caption", "Dense captioning", columns, rows[MODEL], resamples)
+
+
+def _detected(segments: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
+    detection = detect(segments, predicted)
+    return {name: float(getattr(detection, name)) for name in ("precision", "recall", "f1")}
+
+
+def _other_video(pairs: Pairs, sample: Sample) -> tuple[Sample, Prediction] | None:
+    """The next sample of the same groups, None where there is no other."""
+    alike = [pair for pair in pairs if pair[0].groups == sample.groups]
+    place = next(i for i, (one, _) in enumerate(alike) if one is sample)
+    return None if len(alike) == 1 else alike[(place + 1) % len(alike)]
+
+
+def stretched_segments(sample: Sample, prediction: Prediction, duration: float) -> NDArray[np.float64]:
+    """True events of a sample as if its video had another duration, `(events, 2)` seconds."""
+    return _segments(sample) * (duration / _duration(sample, prediction))
+
+
+def _segments(sample: Sample) -> NDArray[np.float64]:
+    return np.array(sample.ground_truth["segments"], dtype=np.float64).reshape(-1, 2)
+
+
+# ------------------------------------------------------------------------------------- highlights and questions
+
+
+def _highlight_tables(pairs: Pairs, events: Events, resamples: int) -> list[Table]:
+    pairs = [pair for pair in pairs if pair[0].ground_truth.get("saliency_scores")]
+    if not pairs:
+        return []
+    rows: Rows = {MODEL: MetricTable(), "random_event": MetricTable(), "random_clip": MetricTable()}
+    for sample, prediction in pairs:
+        truth = sample.ground_truth
+        rated = HighlightGroundTruth(float(truth["duration"]), tuple(truth["relevant_clip_ids"]), _ratings(truth))
+        scores = clip_scores(prediction.events, rated.duration, CLIP_SECONDS) if prediction.events else None
+        metrics = {name: float(values[0]) for name, values in highlight_scores([scores], [rated]).items()}
+        unparsed = {"unparsed": float(not prediction.events)}
+        rows[MODEL].add(sample.video, sample.groups, metrics | unparsed)
+        labels = rated.labels()  # (clips, annotators)
+        rows["random_clip"].add(sample.video, sample.groups, _expected_hits(labels))
+        if sample.video in events:
+            middles = (events[sample.video].mean(axis=1) / CLIP_SECONDS).astype(int).clip(max=len(labels) - 1)
+            rows["random_event"].add(sample.video, sample.groups, _expected_hits(labels[middles]))
+    columns = {f"hit1_{level}": f"HIT@1, {level.replace('_', ' ')}" for level in LEVELS}
+    columns |= {f"map_{level}": f"mAP, {level.replace('_', ' ')}" for level in LEVELS} | {"unparsed": "no moment"}
+    note = "Clips of 2 s, from the saliency of each level on: fair 2, good 3, very good 4."
+    heads = {
+        MODEL: "**model**",
+        "random_event": "the middle of a random event of the video (expected)",
+        "random_clip": "a random clip (expected)",
+    }
+    tables = [_table("highlights", "Highlights", columns, rows, heads, resamples, note)]
+    return tables + _group_table("highlights", "Highlights", columns, rows[MODEL], resamples)
+
+
+def _expected_hits(labels: NDArray[np.float64]) -> dict[str, float]:
+    """HIT@1 when the clip is drawn from these, `(clips, annotators)`."""
+    return {f"hit1_{level}": float((labels >= least).any(axis=1).mean()) for level, least in LEVELS.items()}
+
+
+def _ratings(truth: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(score) for score in scores) for scores in truth["saliency_scores"])
+
+
+def _question_tables(pairs: Pairs, resamples: int) -> list[Table]:
+    """Accuracy beside that of the most frequent answer to questions of the same kind, which is the first group."""
+    if not pairs:
+        return []
+    by_kind: dict[tuple[str, ...], list[str]] = {}
+    for sample, _ in pairs:
+        by_kind.setdefault(sample.groups[:1], []).append(sample.answer or "")
+    majority = {kind: majority_answer(answers) for kind, answers in by_kind.items()}
+    table = MetricTable()
+    for sample, prediction in pairs:
+        text = prediction.text if prediction.is_answered else None
+        hits = answer_hits([text, majority[sample.groups[:1]]], [sample.answer or ""] * 2)
+        table.add(sample.video, sample.groups, {"accuracy": float(hits[0]), "majority": float(hits[1])})
+    columns = {"accuracy": "**model**", "majority": "most frequent answer of the kind"}
+    rows, heads = _with_groups({"all": table}, {"all": "**all**"})
+    return [_table("questions", "Questions: accuracy", columns, rows, heads, resamples)]
+
+
+def _choice_tables(pairs: Pairs, resamples: int) -> list[Table]:
+    if not pairs:
+        return []
+    texts = [prediction.text if prediction.is_answered else None for _, prediction in pairs]
+    metrics = choice_metrics(
+        texts, [sample.options for sample, _ in pairs], [sample.answer or "" for sample, _ in pairs]
+    )
+    table = MetricTable()
+    for (sample, _), hit in zip(pairs, metrics["accuracy"], strict=True):
+        table.add(sample.video, sample.groups, {"accuracy": float(hit), "guessing": 1 / len(sample.options)})
+    columns = {"accuracy": "**model**", "guessing": "a random option (expected)"}
+    rows, heads = _with_groups({"all": table}, {"all": "**all**"})
+    return [_table("choices", "Choices: accuracy", columns, rows, heads, resamples)]
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def _table(
+    name: str,
+    title: str,
+    columns: Mapping[str, str],
+    rows: Mapping[str, MetricTable],
+    heads: Mapping[str, str],
+    resamples: int,
+    note: str = "",
+) -> Table:
+    cells = {
+        key: (heads[key], row.estimates(list(columns), resamples=resamples)) for key, row in rows.items() if len(row)
+    }
+    return Table(name, title, columns, cells, note)
+
+
+def _group_table(name: str, title: str, columns: Mapping[str, str], table: MetricTable, resamples: int) -> list[Table]:
+    """One row for each group of samples; nothing where all samples are of one group."""
+    groups = group_names(table.groups)
+    if not groups:
+        return []
+    rows = {group: _finite(table.only(group)) for group in groups}
+    heads = {group: group.replace("_", " ") for group in groups}
+    return [_table(f"{name}_by_group", f"{title} by group", columns, rows, heads, resamples)]
+
+
+def _finite(table: MetricTable) -> MetricTable:
+    """The table without metrics that some row lacks (NaN)."""
+    values = {name: column for name, column in table.values.items() if np.isfinite(column).all()}
+    return MetricTable(table.videos, table.groups, values)
+
+
+def _with_groups(rows: Rows, heads: Mapping[str, str]) -> tuple[Rows, dict[str, str]]:
+    """The rows, and below them those of each group of samples."""
+    every, shown = dict(rows), dict(heads)
+    for group in group_names(next(iter(rows.values())).groups):
+        for name, row in rows.items():
+            words = group.replace("_", " ")
+            every[f"{group}_{name}" if len(rows) > 1 else group] = row.only(group)
+            shown[f"{group}_{name}" if len(rows) > 1 else group] = f"{words}: {heads[name]}" if len(rows) > 1 else words
+    return every, shown
+
+
+def _first_span(prediction: Prediction) -> Span | None:
+    return (prediction.events[0].start, prediction.events[0].end) if prediction.events else None
+
+
+def _span(sample: Sample) -> Span:
+    start, end = sample.ground_truth["timestamp"]
+    return float(start), float(end)
+
+
+def _duration(sample: Sample, prediction: Prediction) -> float:
+    """Duration of the video in seconds; the end of its last true event where nothing else says it."""
+    known = sample.duration or sample.ground_truth.get("duration") or prediction.duration
+    return float(known) if known else max(end for _, end in _named_events(sample))

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import DecodingOptions, find_preset
 from timechat.config import build, merge, read_mapping, read_overrides
-from timechat.evaluation.benchmarks import BENCHMARKS
+from timechat.data.settings import FrameRateSettings
 
 Setting = Literal["zero-shot", "fine-tuned"]
+Wording = Literal["preset", "annotations"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class BenchmarkSettings:
     """What is asked, about which videos."""
 
     name: str
-    """One of `timechat.evaluation.benchmarks.BENCHMARKS`."""
+    """Name of the benchmark: one of `timechat.evaluation.benchmarks.BENCHMARKS`, or one that the caller hands in."""
     annotations: str
     """The benchmark's own file of annotations, or the folder of its files."""
     videos: str
@@ -28,11 +29,9 @@ class BenchmarkSettings:
     transcripts: str | None = None
     """Folder of what is said in each video, told with the question; None tells nothing."""
     setting: Setting | None = None
-    """With which published figures ours are to be compared."""
-
-    def __post_init__(self) -> None:
-        if self.name not in BENCHMARKS:
-            raise ValueError(f"benchmark.name must be one of {', '.join(BENCHMARKS)}, got {self.name!r}")
+    """Setting of the published metrics that `--compare` shows."""
+    wording: Wording = "preset"
+    """Wording of the questions: of the recipe's preset, or of the annotations, where these have one of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +51,31 @@ class EvaluatedModelSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameSettings:
-    """Which frames of a video are looked at; without any number as the model's config says."""
+class FrameSettings(FrameRateSettings):
+    """Frames of a video; without any number, those of the model's configuration."""
 
-    num_frames: int | None = None
-    """Frames spread evenly over the video."""
-    fps: float | None = None
-    """Frames a second instead."""
-    max_frames: int | None = None
-    """Most frames with `fps`."""
     windows: bool = False
     """Whether long videos are looked at window by window, as `timechat ground` does; else each video at one look."""
+    step: float | None = None
+    """With windows: seconds between two frames of the first pass; None takes the model's own."""
+    refine: bool | None = None
+    """With windows: whether the borders of a moment are read again with denser frames; None decides by the step."""
     timeout: float = 600.0
     """Seconds after which reading a video is given up."""
 
-    def sampling(self) -> dict[str, Any]:
-        """Return the options as `TimeChat.encode` takes them."""
-        return {"num_frames": self.num_frames, "fps": self.fps, "max_frames": self.max_frames, "timeout": self.timeout}
+    def __post_init__(self) -> None:
+        if not self.windows and (self.step is not None or self.refine is not None):
+            raise ValueError("frames.step and frames.refine need frames.windows=true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MomentSettings:
+    """Which moments grounding keeps with `frames.windows`."""
+
+    find_all: bool = True
+    """All moments, instead of the best one."""
+    threshold: float | None = 0.0
+    """Lowest score, from 0 to 1, of a moment that counts as found; null takes the model's threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +88,13 @@ class EvaluationRunSettings:
     """Questions that are answered at once, and videos that are held for them."""
     limit: int | None = None
     """The first so many samples; None takes all."""
+    per_video: int | None = None
+    """Maximum number of samples about one video, evenly spaced in the order of the annotations; null takes all."""
     resamples: int = 2000
     """Bootstrap resamples behind the intervals."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "limit", "resamples"):
+        for name in ("batch_size", "limit", "per_video", "resamples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {value}")
@@ -102,6 +111,8 @@ class EvaluationRecipe:
     """Who answers."""
     frames: FrameSettings = field(default_factory=FrameSettings)
     """Which frames are looked at."""
+    moments: MomentSettings = field(default_factory=MomentSettings)
+    """Which moments grounding keeps with `frames.windows`."""
     preset: str = DEFAULT_PRESET
     """Wording of questions and system prompt."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)

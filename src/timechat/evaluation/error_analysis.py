@@ -24,22 +24,22 @@ FOUND_IOU = 0.5
 _PLACES = 5
 _IOU_STEP = 0.1
 _BORDER_EDGES = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 5.0, 10.0)
-_FIGURES: Mapping[Task, tuple[str, ...]] = {
+_METRICS: Mapping[Task, tuple[str, ...]] = {
     "grounding": ("miou", "MR-full-mAP"),
     "dense_caption": ("f1",),
     "highlights": ("hit1_fair",),
 }
-"""By which figure the worst answers of a task are found: the first that its scorer gives."""
+"""By which metric the worst answers of a task are found: the first that its scorer gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Some items that go together.
+    """A group of items.
 
     Attributes:
-        label: Which.
-        value: What they come to: a mean, or a share of all.
-        count: How many they are.
+        label: Label below the bar.
+        value: Mean of the items, or their share of all.
+        count: Number of items.
     """
 
     label: str
@@ -52,9 +52,9 @@ class Chart:
     """Bars under a title.
 
     Attributes:
-        title: What is shown.
+        title: Title above the bars.
         bars: From left to right.
-        note: What a reader must know.
+        note: Explanation below the bars.
     """
 
     title: str
@@ -73,19 +73,19 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An answer worth looking at.
+    """An answer among the worst ones.
 
     Attributes:
-        sample: That asked.
-        prediction: That answered.
-        figure: Name of the figure by which it is bad; empty where it has no answer.
-        value: Of the figure.
-        truth: What was right.
+        sample: Sample of the answer.
+        prediction: Prediction of the sample.
+        metric: Name of the metric that ranks it.
+        value: Value of the metric.
+        truth: Reference marks.
     """
 
     sample: Sample
     prediction: Prediction
-    figure: str
+    metric: str
     value: float
     truth: tuple[Mark, ...]
 
@@ -95,9 +95,9 @@ class Analysis:
     """What `analyse` finds.
 
     Attributes:
-        charts: In the order in which they are read.
-        reliability: Of the scores of grounding: what they promise and what they keep; None without scores.
-        worst: The worst answers, the worst first.
+        charts: Charts in reading order.
+        reliability: Calibration of the scores of grounding; None without scores.
+        worst: Worst answers, the worst first.
     """
 
     charts: tuple[Chart, ...]
@@ -106,17 +106,17 @@ class Analysis:
 
 
 def analyse(evaluation: Evaluation, *, num_worst: int = 24) -> Analysis:
-    """Look for where a run fails.
+    """Find where a run fails.
 
     Args:
-        evaluation: The run.
-        num_worst: Most answers that are shown one by one, over all tasks.
+        evaluation: Result of the run.
+        num_worst: Maximum number of answers in `worst`, over all tasks.
     """
     pairs = list(zip(evaluation.samples, evaluation.predictions, strict=True))
     grounded = [pair for pair in pairs if pair[0].task == "grounding" and "timestamp" in pair[0].ground_truth]
     captioned = [pair for pair in pairs if pair[0].task == "dense_caption"]
     charts = [*_grounding_charts(grounded, evaluation.scores), *_caption_charts(captioned)]
-    questions = {sample.id: sample.group for sample in evaluation.samples if sample.task == "ask"}
+    questions = {sample.id: sample.groups for sample in evaluation.samples if sample.task == "ask"}
     by_kind = [_groups(evaluation.scores, name, questions) for name in ("questions", "choices")]
     charts += [chart for chart in by_kind if chart is not None]
     return Analysis(tuple(charts), _reliability(grounded, evaluation.scores), _worst(evaluation, num_worst))
@@ -128,7 +128,7 @@ def analyse(evaluation: Evaluation, *, num_worst: int = 24) -> Analysis:
 def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str, Scores]) -> list[Chart]:
     if not pairs or "grounding" not in scores:
         return []
-    ious = np.array([_figure(scores["grounding"], sample, "miou") for sample, _ in pairs])
+    ious = np.array([_metric(scores["grounding"], sample, "miou") for sample, _ in pairs])
     spans = np.array([sample.ground_truth["timestamp"] for sample, _ in pairs], dtype=np.float64)  # (queries, 2)
     durations = np.array([_duration(sample, prediction) for sample, prediction in pairs])
     middles = spans.mean(axis=1) / np.maximum(durations, 1e-9)
@@ -159,7 +159,7 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
 
 def _reliability(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str, Scores]) -> Reliability | None:
     told = [
-        (prediction.events[0].score, _figure(scores["grounding"], sample, "miou") >= FOUND_IOU)
+        (prediction.events[0].score, _metric(scores["grounding"], sample, "miou") >= FOUND_IOU)
         for sample, prediction in pairs
         if prediction.events and prediction.events[0].score is not None and 0 <= prediction.events[0].score <= 1
     ]
@@ -190,16 +190,16 @@ def _caption_charts(pairs: Sequence[tuple[Sample, Prediction]]) -> list[Chart]:
 # ------------------------------------------------------------------------------------- questions and options
 
 
-def _groups(scores: Mapping[str, Scores], name: str, groups: Mapping[str, str]) -> Chart | None:
-    """Accuracy of the parts of a benchmark; their intervals stand with the figures."""
+def _groups(scores: Mapping[str, Scores], name: str, groups: Mapping[str, tuple[str, ...]]) -> Chart | None:
+    """Accuracy of the parts of a benchmark; their intervals stand with the metrics."""
     if name not in scores:
         return None
-    figures = scores[name].metrics
-    counts = Counter(groups.get(item, "") for item in scores[name].items)
+    metrics = scores[name].metrics
+    counts = Counter(group for item in scores[name].items for group in groups.get(item, ()))
     bars = [
         Bar(group.replace("_", " "), value, counts[group])
         for group in sorted(counts)
-        if (value := figures.get(f"accuracy_{group}")) is not None
+        if (value := metrics.get(f"accuracy_{group}")) is not None
     ]
     return Chart(f"{name.capitalize()}: accuracy by kind", tuple(bars)) if bars else None
 
@@ -227,14 +227,14 @@ def _badness(case: Case) -> tuple[float, float]:
 def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) -> Case | None:
     if sample.task == "ask":
         scored = scores.get("choices" if sample.options else "questions")
-        figure = "accuracy"
+        metric = "accuracy"
     else:
         scored = scores.get(sample.task)
         given = () if scored is None else scored.metrics
-        figure = next((name for name in _FIGURES.get(sample.task, ()) if name in given), "")
-    if scored is None or not figure:
+        metric = next((name for name in _METRICS.get(sample.task, ()) if name in given), "")
+    if scored is None or not metric:
         return None
-    return Case(sample, prediction, figure, _figure(scored, sample, figure), _truth(sample))
+    return Case(sample, prediction, metric, _metric(scored, sample, metric), _truth(sample))
 
 
 def _truth(sample: Sample) -> tuple[Mark, ...]:
@@ -250,15 +250,15 @@ def _truth(sample: Sample) -> tuple[Mark, ...]:
     return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in truth.get("relevant_clip_ids", ()))
 
 
-def _figure(scores: Scores, sample: Sample, figure: str) -> float:
-    """What a sample adds to a figure; captions are scored by video."""
+def _metric(scores: Scores, sample: Sample, metric: str) -> float:
+    """What a sample adds to a metric; captions are scored by video."""
     name = sample.video.rsplit("/", 1)[-1]
     items = (
         scores.items.get(sample.id)
         or scores.items.get(str(sample.ground_truth.get("id", "")))
         or scores.items.get(name)
     )
-    return float((items or {}).get(figure, 0.0))
+    return float((items or {}).get(metric, 0.0))
 
 
 def _duration(sample: Sample, prediction: Prediction) -> float:

@@ -1,4 +1,4 @@
-"""A recipe → predictions → result files → figures: all of `timechat evaluate`.
+"""A recipe → predictions → result files → metrics: all of `timechat evaluate`.
 
 recipe ─▶ samples ─▶ predict ─▶ RunFolder ─▶ result_writing ─▶ score ─▶ metrics.json, table.md
 """
@@ -6,7 +6,7 @@ recipe ─▶ samples ─▶ predict ─▶ RunFolder ─▶ result_writing ─�
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -18,10 +18,11 @@ import torch
 from timechat.answers.tasks import find_preset
 from timechat.distributed import launched_processes, local_rank
 from timechat.errors import DataError
-from timechat.evaluation.benchmarks import BENCHMARKS, BenchmarkFiles
-from timechat.evaluation.config import EvaluatedModelSettings, EvaluationRecipe
+from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFiles, find_benchmark
+from timechat.evaluation.config import EvaluatedModelSettings, EvaluationRecipe, MomentSettings
+from timechat.evaluation.moments import score_moments
 from timechat.evaluation.predict import EncodeVideo, Progress, is_open, predict
-from timechat.evaluation.published import comparison_table, metrics_beside, to_rows
+from timechat.evaluation.published import comparison_table, published_beside, to_rows
 from timechat.evaluation.question_scores import score_questions
 from timechat.evaluation.result_files import write_results
 from timechat.evaluation.run_folder import RunFolder
@@ -42,18 +43,20 @@ STATUS_WORDS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run that is done.
+    """The result of a run.
 
     Attributes:
-        recipe: What was run.
-        samples: What was asked.
-        predictions: One for each sample.
-        scores: By task, `questions` or `choices`.
-        metrics: All figures, as `metrics.json` has them.
-        table: The same for people.
+        recipe: Recipe of the run.
+        benchmark: Benchmark of the samples.
+        samples: Samples of the run.
+        predictions: Predictions, one for each sample.
+        scores: Scores by task, `questions` or `choices`.
+        metrics: All metrics, as `metrics.json` has them.
+        table: The same in Markdown.
     """
 
     recipe: EvaluationRecipe
+    benchmark: Benchmark
     samples: Sequence[Sample]
     predictions: Sequence[Prediction]
     scores: dict[str, Scores]
@@ -61,20 +64,30 @@ class Evaluation:
     table: str
 
 
-def read_samples(recipe: EvaluationRecipe) -> list[Sample]:
-    """What a recipe asks, up to its limit.
+def read_samples(recipe: EvaluationRecipe, benchmarks: Mapping[str, Benchmark] = BENCHMARKS) -> list[Sample]:
+    """Read the samples of a recipe, up to its limit.
+
+    Args:
+        recipe: Recipe of the run.
+        benchmarks: Known benchmarks by name.
 
     Raises:
-        DataError: The annotations are missing or malformed, or ask nothing.
+        ValueError: The benchmark is unknown.
+        DataError: The annotations are missing or malformed, hold no sample, or have no wording of their own although
+            the recipe wants it.
     """
     settings = recipe.benchmark
+    benchmark = find_benchmark(settings.name, benchmarks)
+    own_wording = settings.wording == "annotations"
     transcripts = None if settings.transcripts is None else Path(settings.transcripts)
-    source = BenchmarkFiles(Path(settings.annotations), Path(settings.videos), settings.split, transcripts)
+    source = BenchmarkFiles(Path(settings.annotations), Path(settings.videos), settings.split, transcripts, own_wording)
     if not source.videos.is_dir():
         raise DataError(f"{source.videos}: no such folder; give the folder of the videos as benchmark.videos")
-    samples = list(islice(BENCHMARKS[settings.name].read(source), recipe.run.limit))
+    samples = list(islice(_thinned(benchmark.read(source), recipe.run.per_video), recipe.run.limit))
     if not samples:
         raise DataError(f"{settings.annotations}: asks nothing; give the annotations of {settings.name}")
+    if own_wording and not any(sample.question for sample in samples):
+        raise DataError(f"{settings.annotations}: has no wording of its own; set benchmark.wording=preset")
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
@@ -83,6 +96,20 @@ def read_samples(recipe: EvaluationRecipe) -> list[Sample]:
             )
         seen.add(sample.id)
     return samples
+
+
+def _thinned(samples: Iterable[Sample], per_video: int | None) -> Iterable[Sample]:
+    """Keep at most so many samples about each video, evenly spaced."""
+    if per_video is None:
+        return samples
+    by_video: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_video.setdefault(sample.video, []).append(sample)
+    kept: list[Sample] = []
+    for about in by_video.values():
+        count = min(per_video, len(about))
+        kept += [about[i * len(about) // count] for i in range(count)]
+    return kept
 
 
 def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
@@ -115,16 +142,27 @@ def run_facts() -> dict[str, Any]:
 def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     """What the answers depend on as far as the recipe tells, ready for JSON; what only limits the run is left out."""
     settings = recipe.benchmark
-    preset = json.dumps(asdict(find_preset(recipe.preset)), sort_keys=True)
+    preset = json.dumps(find_preset(recipe.preset).to_dict(), sort_keys=True)
+    frames = {key: value for key, value in asdict(recipe.frames).items() if key != "timeout"}
+    # Settings that 0.1 did not have are written where they differ from what 0.1 did, so that its folders still fit.
+    later: dict[str, Any] = {}
+    for name in ("step", "refine"):
+        if frames[name] is None:
+            del frames[name]
+    if settings.wording != "preset":
+        later["wording"] = settings.wording
+    if recipe.frames.windows and recipe.moments != MomentSettings():
+        later["moments"] = asdict(recipe.moments)
     return {
         "benchmark": f"{settings.name}, {settings.split}",
         "transcripts": settings.transcripts is not None,
         "model": asdict(recipe.model),
-        "frames": {key: value for key, value in asdict(recipe.frames).items() if key != "timeout"},
+        "frames": frames,
         "preset": recipe.preset,
         "preset_sha256": hashlib.sha256(preset.encode()).hexdigest(),
         "decoding": asdict(recipe.decoding),
         "batch_size": recipe.run.batch_size,
+        **later,
     }
 
 
@@ -157,15 +195,15 @@ def run_predictions(
     """Answer what has no answer yet.
 
     Args:
-        recipe: Of the run.
-        samples: That it asks.
-        timechat: Who answers.
-        fresh: Whether earlier predictions are thrown away.
-        shard: Share of the work: number, from 0, and how many there are.
-        encode: How videos are looked at, where not as the recipe says.
-        look_name: What that is called.
-        should_stop: Asked now and then.
-        progress: Told how many samples are done.
+        recipe: Recipe of the run.
+        samples: Samples of the run.
+        timechat: The model.
+        fresh: Whether earlier predictions are deleted.
+        shard: Number of this share, from 0, and number of shares.
+        encode: Function that encodes a video; None encodes it as the recipe says.
+        look_name: Name of that function in `run.json`.
+        should_stop: Function that says whether to stop, called after every chunk.
+        progress: Called with the number of samples that are done.
 
     Returns:
         One prediction a sample; None where the run was stopped, or other shares are not done.
@@ -190,18 +228,24 @@ def run_predictions(
 
 
 def score_run(
-    recipe: EvaluationRecipe, samples: Sequence[Sample], predictions: Sequence[Prediction], *, compares: bool = False
+    recipe: EvaluationRecipe,
+    samples: Sequence[Sample],
+    predictions: Sequence[Prediction],
+    *,
+    benchmarks: Mapping[str, Benchmark] = BENCHMARKS,
+    compares: bool = False,
 ) -> Evaluation:
-    """Write the result files of a run, score them, and keep the figures.
+    """Write the result files of a run, score them, and save the metrics.
 
     Args:
-        recipe: Of the run.
-        samples: That it asks.
-        predictions: One for each.
-        compares: Whether published figures stand beside ours.
+        recipe: Recipe of the run.
+        samples: Samples of the run.
+        predictions: Predictions, one for each sample.
+        benchmarks: Known benchmarks by name.
+        compares: Whether published metrics stand beside ours.
     """
     folder = RunFolder(Path(recipe.run.output))
-    benchmark = BENCHMARKS[recipe.benchmark.name]
+    benchmark = find_benchmark(recipe.benchmark.name, benchmarks)
     written = write_results(
         folder.results(),
         benchmark,
@@ -215,6 +259,8 @@ def score_run(
         one.task: score_files(one.predictions, one.truth, one.scorer, resamples=recipe.run.resamples)  # type: ignore[arg-type]
         for one in written
     }
+    if benchmark.scorers.get("grounding") == "moments":
+        scores["grounding"] = score_moments(samples, predictions, resamples=recipe.run.resamples)
     asked = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == "ask"]
     scores |= score_questions(benchmark, asked, resamples=recipe.run.resamples)
     if benchmark.write_results is not None:
@@ -223,15 +269,15 @@ def score_run(
     published = []
     if compares:
         names = [name for one in scores.values() for name in one.metrics]
-        published = metrics_beside(recipe.benchmark.name, recipe.benchmark.setting, names)
+        published = published_beside(recipe.benchmark.name, recipe.benchmark.setting, names)
         metrics["published"] = to_rows(published)
-    table = _table(recipe, metrics, scores)
+    table = _table(recipe, benchmark, metrics, scores)
     if compares:
         ours = {name: value for one in scores.values() for name, value in one.metrics.items()}
-        beside = comparison_table(ours, recipe.model.checkpoint, published) if published else "No published figures."
-        table += f"\n## Published figures\n\n{beside}\n"
+        beside = comparison_table(ours, recipe.model.checkpoint, published) if published else "No published metrics."
+        table += f"\n## Published metrics\n\n{beside}\n"
     folder.write_metrics(metrics, table)
-    return Evaluation(recipe, samples, predictions, scores, metrics, table)
+    return Evaluation(recipe, benchmark, samples, predictions, scores, metrics, table)
 
 
 def _metrics(
@@ -256,8 +302,7 @@ def _metrics(
     }
 
 
-def _table(recipe: EvaluationRecipe, metrics: dict[str, Any], scores: dict[str, Scores]) -> str:
-    benchmark = BENCHMARKS[recipe.benchmark.name]
+def _table(recipe: EvaluationRecipe, benchmark: Benchmark, metrics: dict[str, Any], scores: dict[str, Scores]) -> str:
     how = "drawn by chance" if recipe.decoding.do_sample else "greedy"
     lines = [
         f"# {benchmark.title}: {recipe.model.checkpoint}",

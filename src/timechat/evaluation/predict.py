@@ -12,13 +12,15 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from timechat.answers.events import Answer
+from timechat.answers.tasks import TASKS
+from timechat.answers.windows import WindowConfig
 from timechat.errors import PromptTooLongError, VideoError
 from timechat.evaluation.answering import option_logprobs
 from timechat.evaluation.benchmarks import load_segment_centres
 from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, Status
-from timechat.pipeline import EncodedVideo, MomentSelection, TimeChat, VideoSession, WindowSampling
+from timechat.pipeline import EncodedVideo, MomentSelection, Request, TimeChat, VideoSession
 
 Chunk = tuple[Sample, ...]
 Progress = Callable[[str, int, int], None]
@@ -26,16 +28,14 @@ EncodeVideo = Callable[[TimeChat, Path, Sample, EvaluationRecipe], EncodedVideo]
 """Encodes what a sample is about; ablations show it otherwise."""
 
 _EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
-_FREE_TASKS = ("ask", "summary")
-_ALL_EVENTS = MomentSelection(find_all=True, threshold=0.0)
 
 
 def chunks(samples: Sequence[Sample], videos_at_once: int) -> list[Chunk]:
     """Divide samples into chunks, each of all samples about so many videos, in order of first appearance."""
-    by_place: dict[object, list[Sample]] = {}
+    by_clip: dict[object, list[Sample]] = {}
     for sample in samples:
-        by_place.setdefault(sample.clip, []).append(sample)
-    groups = iter(by_place.values())
+        by_clip.setdefault(sample.clip, []).append(sample)
+    groups = iter(by_clip.values())
     return [
         tuple(sample for group in some for sample in group)
         for some in iter(lambda: list(islice(groups, videos_at_once)), [])
@@ -63,14 +63,14 @@ def predict(
     """Answer all samples that have no prediction yet.
 
     Args:
-        timechat: Who answers.
-        samples: All of the run's, whatever the shard.
-        recipe: How they are asked.
-        folder: Where predictions go, chunk by chunk.
-        shard: Which share of the chunks: number, from 0, and how many shares there are.
-        encode: How a video is looked at; None does as the recipe says.
-        should_stop: Asked after every chunk.
-        progress: Told how many samples are done.
+        timechat: The model.
+        samples: All samples of the run, whatever the shard.
+        recipe: Recipe of the run.
+        folder: Folder that stores the predictions, chunk by chunk.
+        shard: Number of this share of the chunks, from 0, and number of shares.
+        encode: Function that encodes a video; None encodes it as the recipe says.
+        should_stop: Function that says whether to stop, called after every chunk.
+        progress: Called with the number of samples that are done.
 
     Returns:
         Whether the share is done; False where it was stopped.
@@ -112,7 +112,20 @@ def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: Evalua
                 timeout=recipe.frames.timeout,
             )
         )
-    return timechat.encode(path, start=sample.start, end=sample.end, **recipe.frames.sampling())
+    frames = recipe.frames
+    return timechat.encode(path, frames.frame_sampling(), timeout=frames.timeout, start=sample.start, end=sample.end)
+
+
+def _request(sample: Sample, recipe: EvaluationRecipe) -> Request:
+    return Request(
+        sample.task,
+        sample.query,
+        decoding=recipe.decoding,
+        preset=recipe.preset,
+        transcript=sample.speech,
+        moments=MomentSelection(find_all=recipe.moments.find_all, threshold=recipe.moments.threshold),
+        question=sample.question,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- a chunk
@@ -156,10 +169,10 @@ def _answer_whole_videos(
         seconds = (time.perf_counter() - begun) / len(samples)
         ready += [(sample, encoded, seconds) for sample in samples]
     ready.sort(key=lambda item: (item[0].task, item[0].rank_options))  # stable: videos stay together
-    for (_, by_likelihood), group_of_task in groupby(ready, key=lambda item: (item[0].task, item[0].rank_options)):
+    for (_, rank_options), group_of_task in groupby(ready, key=lambda item: (item[0].task, item[0].rank_options)):
         items = iter(group_of_task)
         for batch in iter(lambda: list(islice(items, recipe.run.batch_size)), []):  # noqa: B023 - used at once
-            answer = _choose if by_likelihood else _write
+            answer = _choose if rank_options else _write
             yield from answer(timechat, batch, recipe)
 
 
@@ -186,13 +199,8 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
     """Predictions of a batch of one task, as the model writes them."""
     begun = time.perf_counter()
     try:
-        answers = timechat.run_all(
-            batch[0][0].task,
-            [(encoded, sample.query) for sample, encoded, _ in batch],
-            decoding=recipe.decoding,
-            preset=recipe.preset,
-            speech=[sample.speech for sample, _, _ in batch],
-        )
+        requests = [_request(sample, recipe) for sample, _, _ in batch]
+        answers = timechat.run_all(requests, [encoded for _, encoded, _ in batch])
     except PromptTooLongError as error:
         if len(batch) == 1:
             yield _failed(batch[0][0], "too_long", str(error))
@@ -234,15 +242,10 @@ def _answer_in_windows(
         if path is None:
             yield from map(_missing, samples)
             continue
-        sampling = WindowSampling(
-            num_frames=frames.num_frames,
-            fps=frames.fps,
-            max_frames=frames.max_frames,
-            start=samples[0].start,
-            end=samples[0].end,
-        )
+        sampling = replace(frames.frame_sampling(), start=samples[0].start, end=samples[0].end)
         try:
-            with timechat.open(path, sampling=sampling, timeout=frames.timeout) as video:
+            windows = WindowConfig(step=frames.step, refine=frames.refine)
+            with timechat.open(path, windows=windows, sampling=sampling, timeout=frames.timeout) as video:
                 yield from [_ask(timechat, sample, video, recipe) for sample in samples]
         except VideoError as error:
             yield from (_failed(one, "unreadable_video", str(error)) for one in samples)
@@ -251,23 +254,16 @@ def _answer_in_windows(
 def _ask(timechat: TimeChat, sample: Sample, video: VideoSession, recipe: EvaluationRecipe) -> Prediction:
     begun = time.perf_counter()
     try:
-        answer = timechat.run(
-            sample.task,
-            video,
-            sample.query,
-            decoding=recipe.decoding,
-            preset=recipe.preset,
-            speech=sample.speech,
-            moments=_ALL_EVENTS,
-        )
+        answer = timechat.run(_request(sample, recipe), video)
     except PromptTooLongError as error:
         return _failed(sample, "too_long", str(error))
-    return _read(sample, answer, {"answer": round(time.perf_counter() - begun, 4)})
+    prediction = _read(sample, answer, {"answer": round(time.perf_counter() - begun, 4)})
+    return replace(prediction, found=answer.found, score=answer.score) if sample.task == "grounding" else prediction
 
 
 def _read(sample: Sample, answer: Answer, seconds: dict[str, float]) -> Prediction:
     """What was answered; without an event where the task asks for one, it counts as unparsed."""
-    is_unparsed = not answer.events and sample.task not in _FREE_TASKS
+    is_unparsed = not answer.events and not TASKS[sample.task].is_free
     return Prediction(
         id=sample.id,
         video=sample.video,

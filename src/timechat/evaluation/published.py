@@ -1,4 +1,4 @@
-"""Published figures to stand beside ours, each with its source."""
+"""Published metrics to stand beside ours, each with its source."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 _ALSO = {"activitynet_grounding": "activitynet_captions", "qvhighlights_moments": "qvhighlights"}
-"""Benchmarks whose published figures stand under another name."""
+"""Benchmarks whose published metrics stand under another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class PublishedMetrics:
         model: As the paper calls it.
         metrics: By our names, in our units.
         source: `title`, `url` and `where`.
-        confirmed: Whether the figure was found again in a text that could be read; others stand as they are remembered.
-        note: What a reader must know.
+        confirmed: Whether the metric was found again in a text that could be read; others stand as they are remembered.
+        note: Explanation for readers.
     """
 
     benchmark: str
@@ -41,13 +41,13 @@ def published_metrics() -> tuple[PublishedMetrics, ...]:
     return tuple(PublishedMetrics(**entry) for entry in content["figures"])
 
 
-def metrics_beside(benchmark: str, setting: str | None, names: Sequence[str]) -> list[PublishedMetrics]:
-    """Those of a benchmark that share a figure with ours.
+def published_beside(benchmark: str, setting: str | None, names: Sequence[str]) -> list[PublishedMetrics]:
+    """Those of a benchmark that share a metric with ours.
 
     Args:
         benchmark: By its name in `BENCHMARKS`.
-        setting: Only of this one; None takes both.
-        names: Of our figures.
+        setting: Setting of the published metrics; None takes both.
+        names: Names of our metrics.
     """
     wanted = _ALSO.get(benchmark, benchmark)
     return [
@@ -58,7 +58,7 @@ def metrics_beside(benchmark: str, setting: str | None, names: Sequence[str]) ->
 
 
 def comparison_table(ours: Mapping[str, float | None], model: str, published: Sequence[PublishedMetrics]) -> str:
-    """Our figures above the published ones, in Markdown; figures that could not be confirmed are marked."""
+    """Our metrics above the published ones, in Markdown; metrics that could not be confirmed are marked."""
     names = [name for name in ours if any(name in one.metrics for one in published)]
     lines = [f"| {' | '.join(['', *names, 'source'])} |", f"| --- |{' ---: |' * len(names)} --- |"]
     lines.append(f"| **{model}** (this run) | {' | '.join(_cell(ours[name]) for name in names)} | |")

@@ -11,6 +11,7 @@ from timechat.evaluation.metrics.choices import choice_metrics
 from timechat.evaluation.metrics.intervals import bootstrap_mean
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
+from timechat.evaluation.tables import group_names
 
 Pairs = Sequence[tuple[Sample, Prediction]]
 
@@ -19,7 +20,7 @@ def score_questions(benchmark: Benchmark, pairs: Pairs, *, resamples: int = 2000
     """Score what was answered to questions.
 
     Args:
-        benchmark: Whose questions they are.
+        benchmark: Benchmark of the questions.
         pairs: Samples with their predictions; those without a right answer are passed over.
         resamples: Bootstrap resamples behind the intervals, which draw whole videos.
 
@@ -33,17 +34,17 @@ def score_questions(benchmark: Benchmark, pairs: Pairs, *, resamples: int = 2000
     if in_words:
         texts = [_text(prediction) for _, prediction in in_words]
         hits = answer_hits(texts, [sample.answer or "" for sample, _ in in_words])
-        result["questions"] = _scores("questions", in_words, {"accuracy": hits}, resamples, unread=0)
+        result["questions"] = _scores("questions", in_words, {"accuracy": hits}, resamples, unparsed=0)
     if choices:
-        figures = choice_metrics(
+        metrics = choice_metrics(
             [_text(prediction) for _, prediction in choices],
             [sample.options for sample, _ in choices],
             [sample.answer or "" for sample, _ in choices],
             published_rule=benchmark.published_rule,
         )
-        are_unread = figures.pop("unread")
-        figures["accuracy_of_guessing"] = np.array([1 / len(sample.options) for sample, _ in choices])
-        result["choices"] = _scores("choices", choices, figures, resamples, unread=int(are_unread.sum()))
+        are_unparsed = metrics.pop("unparsed")
+        metrics["accuracy_of_guessing"] = np.array([1 / len(sample.options) for sample, _ in choices])
+        result["choices"] = _scores("choices", choices, metrics, resamples, unparsed=int(are_unparsed.sum()))
     return result
 
 
@@ -52,26 +53,25 @@ def _text(prediction: Prediction) -> str | None:
 
 
 def _scores(
-    name: str, pairs: Pairs, figures: Mapping[str, NDArray[np.float64]], resamples: int, *, unread: int
+    name: str, pairs: Pairs, metrics: Mapping[str, NDArray[np.float64]], resamples: int, *, unparsed: int
 ) -> Scores:
     videos = [sample.video for sample, _ in pairs]
-    groups = [sample.group for sample, _ in pairs]
+    groups = [sample.groups[:1] for sample, _ in pairs]  # the kinds of questions
     parts = {"": np.ones(len(pairs), dtype=bool)}
-    if len(set(groups)) > 1:
-        parts |= {f"_{group}": np.array([one == group for one in groups]) for group in sorted(set(groups))}
+    parts |= {f"_{group}": np.array([group in one for one in groups]) for group in group_names(groups)}
     values: dict[str, float | None] = {}
     intervals = {}
     for part, where in parts.items():
-        for figure, column in figures.items():
-            if part and figure != "accuracy":
+        for metric, column in metrics.items():
+            if part and metric != "accuracy":
                 continue
             kept = [video for video, is_kept in zip(videos, where, strict=True) if is_kept]
             estimate = bootstrap_mean(column[where], kept, resamples=resamples)
-            values[figure + part] = estimate.value
-            intervals[figure + part] = (estimate.low, estimate.high)
+            values[metric + part] = estimate.value
+            intervals[metric + part] = (estimate.low, estimate.high)
     items = {
-        sample.id: {figure: float(column[i]) for figure, column in figures.items()}
+        sample.id: {metric: float(column[i]) for metric, column in metrics.items()}
         for i, (sample, _) in enumerate(pairs)
     }
     missing = sum(not prediction.is_answered for _, prediction in pairs)
-    return Scores(name, values, intervals, items, len(pairs), missing, max(0, unread - missing))
+    return Scores(name, values, intervals, items, len(pairs), missing, max(0, unparsed - missing))

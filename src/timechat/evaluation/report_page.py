@@ -1,4 +1,4 @@
-"""A run as one HTML page: its figures, where it fails, how sure it was, and the worst answers with a player each."""
+"""A run as one HTML page: its metrics, where it fails, how sure it was, and the worst answers with a player each."""
 
 import base64
 import hashlib
@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from timechat.answers.events import format_time
-from timechat.evaluation.benchmarks import BENCHMARKS
 from timechat.evaluation.error_analysis import Analysis, Bar, Case, Chart, Mark, analyse
 from timechat.evaluation.evaluate import STATUS_WORDS, Evaluation
 from timechat.evaluation.metrics.calibration import Reliability
@@ -30,7 +29,7 @@ def write_report_page(evaluation: Evaluation, *, num_worst: int = 24) -> Path:
 
     Args:
         evaluation: The run.
-        num_worst: Most answers that are shown one by one.
+        num_worst: Maximum number of answers that are shown one by one.
 
     Returns:
         Where it is.
@@ -45,7 +44,7 @@ def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str
 
     Args:
         evaluation: The run.
-        analysis: Of the run.
+        analysis: Analysis of the run.
         folder: In which the page will lie; videos are referred to from there.
     """
     template = files("timechat.evaluation").joinpath("report.html").read_text(encoding="utf-8")
@@ -57,7 +56,7 @@ def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str
         charts.append(_reliability_chart(analysis.reliability))
     values = {
         "script_hash": base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode(),
-        "title": escape(f"{BENCHMARKS[evaluation.recipe.benchmark.name].title}: {metrics['model']}"),
+        "title": escape(f"{evaluation.benchmark.title}: {metrics['model']}"),
         "facts": escape(
             f"{metrics['samples']} samples · preset {metrics['preset']} ({metrics['preset_sha256'][:8]}) · "
             f"weights {metrics['weights'][:8]}"
@@ -76,15 +75,15 @@ def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str
 
 def _score_table(name: str, scores: Scores) -> str:
     rows = []
-    for figure, value in scores.metrics.items():
-        interval = "[{:.3f}, {:.3f}]".format(*scores.intervals[figure]) if figure in scores.intervals else ""
+    for metric, value in scores.metrics.items():
+        interval = "[{:.3f}, {:.3f}]".format(*scores.intervals[metric]) if metric in scores.intervals else ""
         shown = "-" if value is None else f"{value:.4f}"
-        rows.append(f"<tr><th scope=row>{escape(figure)}</th><td>{shown}</td><td>{interval}</td></tr>")
+        rows.append(f"<tr><th scope=row>{escape(metric)}</th><td>{shown}</td><td>{interval}</td></tr>")
     notes = "".join(f"<p class=soft>{escape(note)}</p>" for note in scores.notes)
     return (
         f"<details class=card open><summary>{escape(name.replace('_', ' '))}</summary>"
         f"<p class=soft>{scores.n_queries} queries, {scores.n_missing} missing, {scores.n_unparsed} unparsed</p>"
-        f"<table><tr><th>figure</th><th>value</th><th>95 % interval</th></tr>{''.join(rows)}</table>{notes}</details>"
+        f"<table><tr><th>metric</th><th>value</th><th>95 % interval</th></tr>{''.join(rows)}</table>{notes}</details>"
     )
 
 
@@ -173,7 +172,7 @@ def _case(case: Case, evaluation: Evaluation, folder: Path) -> str:
     scale = float(prediction.duration or sample.duration or max(ends, default=0.0) or 1.0)
     lines = [
         f"<h3>{escape(sample.query or sample.task.replace('_', ' '))}</h3>",
-        f"<p class=soft>{escape(sample.id)} · {escape(sample.video)} · {escape(case.figure)} {case.value:.3f} · "
+        f"<p class=soft>{escape(sample.id)} · {escape(sample.video)} · {escape(case.metric)} {case.value:.3f} · "
         f"{escape(STATUS_WORDS[prediction.status])}</p>",
         _player(sample.video, evaluation, folder),
     ]

@@ -18,13 +18,13 @@ Pairs = Sequence[tuple[Sample, Prediction]]
 
 @dataclass(frozen=True, slots=True)
 class ScoredFiles:
-    """What a scorer is given for one task of a run.
+    """Input files of a scorer for one task of a run.
 
     Attributes:
-        task: That was asked.
-        scorer: Which one.
-        predictions: Its file of predictions.
-        truth: Its file of the truth.
+        task: Task of the samples.
+        scorer: Scorer of the task.
+        predictions: File of predictions.
+        truth: File of the ground truth.
     """
 
     task: Task
@@ -50,11 +50,11 @@ def write_results(
 
     Args:
         folder: Is there.
-        benchmark: Whose samples they are.
-        samples: Of the run.
-        predictions: One for each, in the same order.
-        split: Of the annotations.
-        num_frames: Of each video; None where the model decides.
+        benchmark: Benchmark of the samples.
+        samples: Samples of the run.
+        predictions: Predictions, one for each sample, in the same order.
+        split: Split of the annotations.
+        num_frames: Number of frames of each video; None where the model decides.
         preset: Wording of the questions.
 
     Returns:

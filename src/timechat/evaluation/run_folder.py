@@ -1,11 +1,11 @@
-"""The folder of one evaluation: what it is, what was answered, and what that scores.
+"""The folder of one evaluation: its settings, its predictions and their metrics.
 
 recipe.yaml                 every setting, with its value
 run.json                    versions, weights, wording and samples, told apart by hashes
 predictions-0-of-1.jsonl    predictions of each share, while there is work to do
-predictions.jsonl           all of them, in the order of the samples, when it is done
+predictions.jsonl           all predictions, in the order of the samples, when the run is finished
 results/                    the same in the formats of the original's and the benchmarks' own scorers, beside the truth
-metrics.json  table.md      figures
+metrics.json  table.md      metrics
 """
 
 import json
@@ -29,22 +29,22 @@ RESULTS_FOLDER = "results"
 
 
 class RunFolder:
-    """Keeps what a run has answered; every process that works on the run opens the folder for itself.
+    """Stores the predictions of a run; every process of the run opens the folder itself.
 
     Attributes:
-        path: The folder.
+        path: Path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def begin(self, recipe: EvaluationRecipe, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Make the folder, or go on with it.
+        """Make the folder, or resume the run in it.
 
         Args:
-            recipe: Of the run.
-            facts: What a reader should know: versions, machine.
-            settings: All that the answers depend on, ready for JSON.
+            recipe: Recipe of the run.
+            facts: Versions of libraries and machine.
+            settings: Everything that the answers depend on, for JSON.
 
         Raises:
             DataError: The folder holds predictions that were made with other settings.
@@ -62,10 +62,10 @@ class RunFolder:
         return (self.path / RUN_FILE).exists()
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings.
+        """Refuse to resume with other settings.
 
         Args:
-            settings: Some of those that the answers depend on.
+            settings: Some of the settings that the answers depend on.
 
         Raises:
             DataError: The folder's predictions were made with others.
@@ -86,7 +86,7 @@ class RunFolder:
             path.unlink()
 
     def predictions(self) -> dict[str, Prediction]:
-        """All predictions that are there, by the id of their sample; of two the later counts."""
+        """All stored predictions by sample identifier; of two the later counts."""
         found: dict[str, Prediction] = {}
         for path in self._prediction_files():
             for number, line in enumerate(_whole_lines(path), 1):
@@ -96,7 +96,7 @@ class RunFolder:
         return found
 
     def add(self, predictions: Sequence[Prediction], shard: tuple[int, int] = (0, 1)) -> None:
-        """Keep the predictions of a chunk, safely on disk when this returns."""
+        """Store the predictions of a chunk; they are on disk when this returns."""
         path = self.path / f"predictions-{shard[0]}-of-{shard[1]}.jsonl"
         if path.exists():
             _cut_rest(path)
@@ -127,7 +127,7 @@ class RunFolder:
         return path
 
     def write_metrics(self, metrics: Mapping[str, Any], table: str) -> None:
-        """Keep the figures."""
+        """Store the metrics."""
         write_json_atomically(self.path / METRICS_FILE, metrics)
         write_text_atomically(self.path / TABLE_FILE, table)
 

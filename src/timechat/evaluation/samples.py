@@ -1,4 +1,4 @@
-"""What a benchmark asks, one sample a question, and what a run answered, one prediction a sample."""
+"""Samples, the questions of a benchmark, and predictions, the answers of a run: one prediction for each sample."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -7,11 +7,11 @@ from typing import Any, Literal
 from timechat.answers.events import Event, Task
 
 Status = Literal["ok", "unparsed", "missing_video", "unreadable_video", "too_long"]
-"""What became of a sample: answered; answered without anything that its task asks for; no such file; a file that
-cannot be read; a prompt that the language model has no room for."""
+"""Outcome of a sample: answered; answered without anything that its task asks for; no such file; a file that cannot be
+read; a prompt that is too long for the language model."""
 
 Sampling = Literal["uniform", "segment_centres"]
-"""Where frames are taken in the stretch that is looked at: at the start of as many equal parts, as
+"""Where frames are taken in the clip of a sample: at the start of as many equal parts, as
 `timechat.video.load_frames` does; or in the middle of each, as `timechat.evaluation.benchmarks.load_segment_centres`
 does, which MVBench asks for."""
 
@@ -20,29 +20,32 @@ STATUSES: tuple[Status, ...] = ("ok", "unparsed", "missing_video", "unreadable_v
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A question about a video, with its true answer.
+    """A question about a video, with its reference answer.
 
     Attributes:
-        id: Unique in the benchmark.
-        video: Path below the folder of videos; a folder of pictures where the benchmark has such.
-        task: As which it is asked.
-        query: The question of `ask`, the query of a task that has one.
-        duration: Seconds of the video as the benchmark says, None where it does not.
-        start: Seconds; only what is shown from here on is looked at.
-        end: Seconds; only what is shown before is looked at.
-        sampling: Where in that stretch frames are taken.
-        speech: What is said in the video, told with the question; None tells nothing.
-        ground_truth: The true answer as a row of the official scorer's ground-truth file.
-        options: Of a multiple-choice question, in their order.
-        answer: The right answer of a question: one of the options, or a text.
-        rank_options: Whether the likeliest option is the answer, instead of the one whose letter is written.
-        group: Part of the benchmark that it is counted with.
+        id: Identifier, unique in the benchmark.
+        video: Path below the folder of videos; a folder of images where the benchmark has such.
+        task: Task of the question.
+        query: The question of `ask`, or the query of a task that has one.
+        question: The whole question as the annotations word it; None uses the wording of the recipe's preset.
+        duration: Duration of the video in seconds as the benchmark states it, None where it does not.
+        start: Start of the clip that is sampled, in seconds.
+        end: End of the clip that is sampled, in seconds.
+        sampling: Where frames are taken in the clip.
+        speech: Transcript that is part of the question; None adds none.
+        ground_truth: The reference answer as a row of the official scorer's ground-truth file.
+        options: Options of a multiple-choice question, in their order.
+        answer: The reference answer of a question: one of the options, or a text.
+        rank_options: Whether the likeliest option is the answer, instead of the one whose letter the model writes.
+        groups: Parts of the benchmark that the sample belongs to. The first one is the kind of its question, and gets
+            metrics of its own; `--baselines` shows all of them.
     """
 
     id: str
     video: str
     task: Task
     query: str | None = None
+    question: str | None = None
     duration: float | None = None
     start: float | None = None
     end: float | None = None
@@ -52,7 +55,7 @@ class Sample:
     options: tuple[str, ...] = ()
     answer: str | None = None
     rank_options: bool = False
-    group: str = ""
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.options and self.answer is not None and self.answer not in self.options:
@@ -60,26 +63,28 @@ class Sample:
 
     @property
     def clip(self) -> tuple[str, float | None, float | None]:
-        """What is looked at: samples of one place share what the model sees."""
+        """Video, start and end: samples of one clip share its encoding."""
         return self.video, self.start, self.end
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What was answered to a sample.
+    """The answer to a sample.
 
     Attributes:
-        id: Of the sample.
-        video: Of the sample.
-        task: Of the sample.
+        id: Identifier of the sample.
+        video: Video of the sample.
+        task: Task of the sample.
         query: Words of the sample.
-        duration: Seconds of the video, None where it could not be read.
-        text: As the model wrote it; the chosen option where options were compared by their likelihood.
-        status: What became of it.
-        events: That the text names, with their scores.
-        notes: What could not be read in the answer, or what went wrong.
-        option_logprobs: Of each option, where options were compared: logarithm of the probability of its words.
-        seconds: What the sample took: `encode`, and its share of `answer`. Not compared.
+        duration: Duration of the video in seconds, None where it could not be read.
+        text: Text of the model; the chosen option where options were ranked by their likelihood.
+        status: Outcome of the sample.
+        events: Events that the text names, with their scores.
+        found: Grounding in windows: whether the query happens in the video; None elsewhere.
+        score: Grounding in windows: probability that the query happens, from 0 to 1; None elsewhere.
+        notes: Parts of the answer that could not be read, or what went wrong.
+        option_logprobs: Logarithm of the probability of each option's words, where options were ranked.
+        seconds: Computing time: `encode`, and the sample's share of `answer`. Not compared.
     """
 
     id: str
@@ -90,6 +95,8 @@ class Prediction:
     text: str = ""
     status: Status = "ok"
     events: tuple[Event, ...] = ()
+    found: bool | None = None
+    score: float | None = None
     notes: tuple[str, ...] = ()
     option_logprobs: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
@@ -100,12 +107,13 @@ class Prediction:
         return self.status in ("ok", "unparsed")
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as a row of `predictions.jsonl`."""
-        return asdict(self) | {
+        """The prediction as a row of `predictions.jsonl`; only grounding in windows has `found` and `score`."""
+        row = asdict(self) | {
             "events": [event.to_dict() for event in self.events],
             "notes": list(self.notes),
             "option_logprobs": list(self.option_logprobs),
         }
+        return {key: value for key, value in row.items() if key not in ("found", "score") or value is not None}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Prediction":

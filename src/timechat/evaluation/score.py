@@ -1,6 +1,6 @@
-"""Files of predictions and truth → the official figures, each with its interval, and what was missing.
+"""Files of predictions and truth → the official metrics, each with its interval, and what was missing.
 
-predictions, truth ─▶ reading ─▶ metrics ─▶ Scores: figures, intervals, a value for each query or video
+predictions, truth ─▶ reading ─▶ metrics ─▶ Scores: metrics, intervals, a value for each query or video
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -51,28 +51,28 @@ ScoreTask = Literal["dvc", "tvg", "vhd", "mr", "tvsum"]
 
 NO_JAVA_NOTE = (
     "METEOR and the PTB tokenizer need Java, which is not here: what depends on them is null, and exact_stem and "
-    "treebank figures are approximations"
+    "treebank metrics are approximations"
 )
 _PREDICTED_ONLY = "_predicted_only"
 _APPROXIMATIONS = {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
 _WORDS = tuple(_APPROXIMATIONS)
-"""Figures of captions' words, and what they are called where they are computed without Java."""
+"""Metrics of captions' words, and what they are called where they are computed without Java."""
 _LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What predictions score.
+    """Metrics of predictions.
 
     Attributes:
-        task: By whose rules.
+        task: Task whose rules apply.
         metrics: By name, as fractions (CIDEr from 0 to 10); None for what cannot be computed here.
-        intervals: 95 % bootstrap intervals over videos, of the figures that have one.
-        items: By query or video, what it adds to each figure that is a mean.
-        n_queries: Queries of the truth; videos where captions or clips are scored.
-        n_missing: Of them without a row among the predictions.
-        n_unparsed: Of them with a row that has nothing to be scored.
-        notes: What was wrong with the files.
+        intervals: 95 % bootstrap intervals over videos, of the metrics that have one.
+        items: By query or video, what it adds to each metric that is a mean.
+        n_queries: Number of queries of the ground truth; of videos where captions or clips are scored.
+        n_missing: Number of queries without a row among the predictions.
+        n_unparsed: Number of queries with a row that holds nothing to score.
+        notes: Issues of the files.
     """
 
     task: str
@@ -85,7 +85,7 @@ class Scores:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat object: the figures, the counts, the intervals as `ci`, and the notes."""
+        """One flat object: the metrics, the counts, the intervals as `ci`, and the notes."""
         return {
             **self.metrics,
             "n_queries": self.n_queries,
@@ -96,8 +96,8 @@ class Scores:
         }
 
     def to_markdown(self) -> str:
-        """A table of the figures with their intervals, and the counts."""
-        lines = ["| figure | value | 95 % interval |", "| --- | ---: | --- |"]
+        """A table of the metrics with their intervals, and the counts."""
+        lines = ["| metric | value | 95 % interval |", "| --- | ---: | --- |"]
         for name, value in self.metrics.items():
             interval = "" if name not in self.intervals else "[{:.4f}, {:.4f}]".format(*self.intervals[name])
             lines.append(f"| {name} | {'-' if value is None else format(value, '.4f')} | {interval} |")
@@ -110,8 +110,8 @@ def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: i
 
     Args:
         predictions: In the original's formats, or ours; see `timechat.evaluation.readers`.
-        truth: Likewise.
-        task: By whose rules.
+        truth: File of the ground truth, in the same formats.
+        task: Task whose rules apply.
         resamples: Bootstrap resamples behind the intervals.
 
     Raises:
@@ -126,58 +126,56 @@ def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: i
 
 @dataclass
 class _Table:
-    """Values by figure and query, on the way to `Scores`."""
+    """Values by metric and query, on the way to `Scores`."""
 
     queries: Sequence[str]
     groups: Sequence[Hashable]
     resamples: int
     columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    figures: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, columns: Mapping[str, NDArray[np.float64]], *, where: NDArray[np.bool_] | None = None) -> None:
-        """Add figures that are means of a value a query, over all or some of them; NaN is left out."""
+        """Add metrics that are means of a value a query, over all or some of them; NaN is left out."""
         for name, values in columns.items():
             kept = np.isfinite(values) if where is None else np.isfinite(values) & where
             self.columns[name] = np.where(kept, values, np.nan)
             if not kept.any():
-                self.figures[name] = None
+                self.metrics[name] = None
                 continue
             groups = [group for group, is_kept in zip(self.groups, kept, strict=True) if is_kept]
             estimate = bootstrap_mean(values[kept], groups, resamples=self.resamples)
-            self.figures[name] = estimate.value
+            self.metrics[name] = estimate.value
             self.intervals[name] = (estimate.low, estimate.high)
 
-    def scores(self, task: str, n_missing: int, n_unparsed: int, findings: InputIssues) -> Scores:
+    def scores(self, task: str, n_missing: int, n_unparsed: int, issues: InputIssues) -> Scores:
         """All of it, with what was wrong."""
         items = {
             query: {name: float(values[i]) for name, values in self.columns.items() if np.isfinite(values[i])}
             for i, query in enumerate(self.queries)
         }
-        return Scores(
-            task, self.figures, self.intervals, items, len(self.queries), n_missing, n_unparsed, findings.notes
-        )
+        return Scores(task, self.metrics, self.intervals, items, len(self.queries), n_missing, n_unparsed, issues.notes)
 
 
-def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, findings: InputIssues) -> None:
+def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, issues: InputIssues) -> None:
     for name in predicted:
         if name not in truth:
-            findings.add(f"{what} are not in the truth and were left out")
+            issues.add(f"{what} are not in the truth and were left out")
 
 
 # -------------------------------------------------------------------------------------------- dense captions
 
 
 def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = InputIssues()
-    truth = read_caption_ground_truth(truth_file, findings)
-    predicted = read_caption_predictions(predictions, findings)
-    _count_unknown(predicted, truth, "predicted videos", findings)
+    issues = InputIssues()
+    truth = read_caption_ground_truth(truth_file, issues)
+    predicted = read_caption_predictions(predictions, issues)
+    _count_unknown(predicted, truth, "predicted videos", issues)
     nothing = CaptionedVideo(np.zeros((0, 2)), ())
     answered = [predicted.get(video, nothing) for video in truth]
     right = list(truth.values())
     table = _Table(list(truth), list(truth), resamples)
-    _add_words(table, right, answered, [video in predicted for video in truth], findings)
+    _add_words(table, right, answered, [video in predicted for video in truth], issues)
     found = [detect(one.spans, other.spans) for one, other in zip(right, answered, strict=True)]
     table.add({name: np.array([getattr(one, name) for one in found]) for name in ("precision", "recall", "f1")})
     for i, threshold in enumerate(THRESHOLDS):
@@ -186,7 +184,7 @@ def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scor
     table.add({"predictions_per_video": np.array([float(len(one.captions)) for one in answered])})
     missing = sum(video not in predicted for video in truth)
     unparsed = sum(video in predicted and not predicted[video].captions for video in truth)
-    return table.scores("dvc", missing, unparsed, findings)
+    return table.scores("dvc", missing, unparsed, issues)
 
 
 def _add_words(
@@ -194,12 +192,12 @@ def _add_words(
     truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     are_there: Sequence[bool],
-    findings: InputIssues,
+    issues: InputIssues,
 ) -> None:
-    """Add the figures that look at the captions' words: the official ones where Java is, and the approximations."""
+    """Add the metrics that look at the captions' words: the official ones where Java is, and the approximations."""
     has_java = java.java_is_ready()
     if not has_java:
-        findings.say(NO_JAVA_NOTE)
+        issues.say(NO_JAVA_NOTE)
     with java.MeteorProcess() if has_java else nullcontext() as meteor:
         if meteor is not None:
             videos = _tokenized(truth, predicted, java.tokenize_ptb)
@@ -207,7 +205,7 @@ def _add_words(
             published = [soda_c_as_published(right, answered, meteor.statistics) for right, answered in videos]
             table.add({"soda_c_as_published": np.array(published)})
         else:
-            table.figures |= dict.fromkeys((*_WORDS, "soda_c_as_published"))
+            table.metrics |= dict.fromkeys((*_WORDS, "soda_c_as_published"))
         _add_paragraphs(table, truth, predicted, are_there, None if meteor is None else meteor.statistics)
     nearly = _word_columns(_tokenized(truth, predicted, tokenize_treebank), ExactStemCounter().statistics)
     table.add({_APPROXIMATIONS[name]: values for name, values in nearly.items()})
@@ -230,7 +228,7 @@ def _tokenized(
 def _word_columns(
     videos: Sequence[tuple[TokenizedVideo, TokenizedVideo]], count: Count
 ) -> dict[str, NDArray[np.float64]]:
-    """What each video adds to the figures of `_WORDS`."""
+    """What each video adds to the metrics of `_WORDS`."""
     dense = [dense_scores(right, answered, count) for right, answered in videos]
     return {
         "soda_c": np.array([soda_c(right, answered, count) for right, answered in videos]),
@@ -246,7 +244,7 @@ def _add_paragraphs(
     are_there: Sequence[bool],
     count: Count | None,
 ) -> None:
-    """Add the figures of all captions of a video as one text.
+    """Add the metrics of all captions of a video as one text.
 
     As published, a video without predictions has no text, so that all later texts are compared with another video's.
     """
@@ -257,15 +255,15 @@ def _add_paragraphs(
         zip([text for text, is_there in zip(texts, are_there, strict=True) if is_there], references, strict=False)
     )
     table.add({"para_cider": cider_scores(pairs)})
-    table.figures["para_meteor"] = None
+    table.metrics["para_meteor"] = None
     if count is not None:
         rows = _without_whole_chunks(count(pairs))
-        table.figures["para_meteor"] = float(meteor_score(rows.sum(axis=0)))
+        table.metrics["para_meteor"] = float(meteor_score(rows.sum(axis=0)))
         table.intervals["para_meteor"] = bootstrap_total(rows, meteor_score, resamples=table.resamples)
-    table.figures["para_cider_as_published"] = float(cider_scores(shifted).mean()) if shifted else 0.0
-    table.figures["para_meteor_as_published"] = None
+    table.metrics["para_cider_as_published"] = float(cider_scores(shifted).mean()) if shifted else 0.0
+    table.metrics["para_meteor_as_published"] = None
     if count is not None:
-        table.figures["para_meteor_as_published"] = (
+        table.metrics["para_meteor_as_published"] = (
             float(meteor_score(combined_statistics(count(shifted)))) if shifted else 0.0
         )
 
@@ -279,10 +277,10 @@ def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = InputIssues()
-    truth = read_span_ground_truth(truth_file, findings)
-    predicted = read_span_predictions(predictions, findings)
-    _count_unknown(predicted, truth, "predicted queries", findings)
+    issues = InputIssues()
+    truth = read_span_ground_truth(truth_file, issues)
+    predicted = read_span_predictions(predictions, issues)
+    _count_unknown(predicted, truth, "predicted queries", issues)
     ious = answered_iou([predicted.get(query) for query in truth], np.array([one.span for one in truth.values()]))
     are_there = np.array([query in predicted for query in truth])
     table = _Table(list(truth), [one.video for one in truth.values()], resamples)
@@ -290,15 +288,15 @@ def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     table.add(columns)
     table.add({name + _PREDICTED_ONLY: values for name, values in columns.items()}, where=are_there)
     unparsed = sum(query in predicted and predicted[query] is None for query in truth)
-    return table.scores("tvg", int((~are_there).sum()), unparsed, findings)
+    return table.scores("tvg", int((~are_there).sum()), unparsed, issues)
 
 
 # ------------------------------------------------------------------------------------------------- highlights
 
 
 def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = InputIssues()
-    truth, predicted = _read_queries(predictions, truth_file, findings)
+    issues = InputIssues()
+    truth, predicted = _read_queries(predictions, truth_file, issues)
     rated = {query: one for query, one in truth.items() if one.highlights is not None}
     if not rated:
         raise DataError(f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the truth of highlights")
@@ -314,12 +312,12 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
         table.add({f"{name}_as_published": values for name, values in columns.items()}, where=is_scored)
     missing = sum(query not in predicted for query in rated)
     unparsed = sum(query in predicted and predicted[query].scores is None for query in rated)
-    return table.scores("vhd", missing, unparsed, findings)
+    return table.scores("vhd", missing, unparsed, issues)
 
 
 def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = InputIssues()
-    truth, predicted = _read_queries(predictions, truth_file, findings)
+    issues = InputIssues()
+    truth, predicted = _read_queries(predictions, truth_file, issues)
     asked = {query: one for query, one in truth.items() if len(one.windows)}
     if not asked:
         raise DataError(f"{truth_file}: has no relevant_windows; give the truth of moment retrieval")
@@ -338,15 +336,15 @@ def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Score
         query in predicted and (one.windows is None or not len(one.windows.spans))
         for query, one in zip(asked, answers, strict=True)
     )
-    return table.scores("mr", missing, unparsed, findings)
+    return table.scores("mr", missing, unparsed, issues)
 
 
 def _read_queries(
-    predictions: Path, truth_file: Path, findings: InputIssues
+    predictions: Path, truth_file: Path, issues: InputIssues
 ) -> tuple[dict[str, GroundTruthQuery], dict[str, PredictedQuery]]:
-    truth = read_query_ground_truth(truth_file, findings)
-    predicted = read_query_predictions(predictions, truth, findings)
-    _count_unknown(predicted, truth, "predicted queries", findings)
+    truth = read_query_ground_truth(truth_file, issues)
+    predicted = read_query_predictions(predictions, truth, issues)
+    _count_unknown(predicted, truth, "predicted queries", issues)
     return truth, predicted
 
 
@@ -354,15 +352,15 @@ def _read_queries(
 
 
 def _score_summaries(predictions: Path, truth_file: Path, resamples: int) -> Scores:
-    findings = InputIssues()
-    truth = read_label_ground_truth(truth_file, findings)
-    predicted = read_label_predictions(predictions, findings)
-    _count_unknown(predicted, truth, "predicted videos", findings)
+    issues = InputIssues()
+    truth = read_label_ground_truth(truth_file, issues)
+    predicted = read_label_predictions(predictions, issues)
+    _count_unknown(predicted, truth, "predicted videos", issues)
     table = _Table(list(truth), list(truth), resamples)
     values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in truth.items()]
     table.add({"top5_map": np.array(values)})
     unparsed = sum(video in predicted and not predicted[video] for video in truth)
-    return table.scores("tvsum", sum(video not in predicted for video in truth), unparsed, findings)
+    return table.scores("tvsum", sum(video not in predicted for video in truth), unparsed, issues)
 
 
 _SCORERS: Mapping[ScoreTask, Callable[[Path, Path, int], Scores]] = {

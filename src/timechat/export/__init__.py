@@ -1,25 +1,27 @@
 """An answer as a file: text for people, data, subtitles, chapters, lists for video editors, and a page.
 
-Every writer takes an `Answer` and returns the whole text of the file, ending with a newline. Where a format cannot
-say all that the answer says, `export_notes` tells what it says otherwise.
+Every writer takes an `Answer` and returns the whole text of the file, ending with a newline. `FORMATS` lists the
+formats. A new format is one writer and one entry there: commands, server, page and documentation read the table.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 
-from timechat.answers.events import MOMENT_SECONDS, Answer
+from timechat.answers.events import MOMENT_SECONDS, Answer, printable
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
 from timechat.export.data import to_csv, to_json, to_jsonl, to_qvhighlights
 from timechat.export.editing import check_otio, rate_notes, timebase, to_edl, to_otio
-from timechat.export.html import EMBED_LIMIT_BYTES, to_html
+from timechat.export.html import EMBED_LIMIT_BYTES, page_notes, to_html, to_html_without_video
 from timechat.export.subtitles import to_srt, to_vtt
-from timechat.export.text import event_lines, printable, to_text
+from timechat.export.text import event_lines, to_text
 from timechat.files import write_text_atomically
 
 __all__ = [
     "EMBED_LIMIT_BYTES",
     "FORMATS",
     "MOMENT_SECONDS",
+    "Format",
     "check_otio",
     "event_lines",
     "export_notes",
@@ -29,6 +31,7 @@ __all__ = [
     "to_edl",
     "to_ffmetadata",
     "to_html",
+    "to_html_without_video",
     "to_json",
     "to_jsonl",
     "to_otio",
@@ -42,36 +45,65 @@ __all__ = [
     "write_text_atomically",
 ]
 
-FORMATS: dict[str, Callable[[Answer], str]] = {
-    "text": to_text,
-    "json": to_json,
-    "jsonl": to_jsonl,
-    "csv": to_csv,
-    "srt": to_srt,
-    "vtt": to_vtt,
-    "vtt-chapters": to_vtt_chapters,
-    "youtube": to_youtube,
-    "ffmetadata": to_ffmetadata,
-    "edl": to_edl,
-    "otio": to_otio,
-    "qvhighlights": to_qvhighlights,
-}
-"""Every format that `--format` takes, by name."""
 
-_FRAME_COUNTING = {"edl": to_edl, "otio": to_otio}
+def _no_notes(_answer: Answer) -> list[str]:
+    return []
+
+
+def _nothing_missing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format for answers.
+
+    Attributes:
+        title: Name of the format for people.
+        write: Writer: the answer in, the text of the file out. It takes the keyword `fps` if `needs_fps`.
+        extension: End of the file name, with the dot. No two formats share one.
+        media_type: Media type of the file over HTTP.
+        notes: Differences between the file and the answer, one text each. It takes the keyword `fps` if `needs_fps`.
+        needs_fps: True if the format counts frames and so depends on the frame rate of the video.
+        check: Check that raises `ModuleNotFoundError` if a library that the writer needs is not installed.
+    """
+
+    title: str
+    write: Callable[..., str]
+    extension: str
+    media_type: str
+    notes: Callable[..., list[str]] = _no_notes
+    needs_fps: bool = False
+    check: Callable[[], None] = _nothing_missing
+
+
+FORMATS: dict[str, Format] = {
+    "text": Format("Text", to_text, ".txt", "text/plain"),
+    "json": Format("JSON", to_json, ".json", "application/json"),
+    "jsonl": Format("JSON lines", to_jsonl, ".jsonl", "application/jsonl"),
+    "csv": Format("Table (CSV)", to_csv, ".csv", "text/csv"),
+    "srt": Format("Subtitles (SRT)", to_srt, ".srt", "application/x-subrip"),
+    "vtt": Format("Subtitles (WebVTT)", to_vtt, ".vtt", "text/vtt"),
+    "vtt-chapters": Format("Chapters (WebVTT)", to_vtt_chapters, ".chapters.vtt", "text/vtt", chapter_notes),
+    "youtube": Format("YouTube chapters", to_youtube, ".youtube.txt", "text/plain", youtube_notes),
+    "ffmetadata": Format("FFmpeg chapters", to_ffmetadata, ".ffmetadata.txt", "text/plain", chapter_notes),
+    "edl": Format("Edit list (EDL)", to_edl, ".edl", "text/plain", rate_notes, needs_fps=True),
+    "otio": Format(
+        "OpenTimelineIO", to_otio, ".otio", "application/json", rate_notes, needs_fps=True, check=check_otio
+    ),
+    "qvhighlights": Format("QVHighlights", to_qvhighlights, ".qvhighlights.jsonl", "application/jsonl"),
+    "html": Format("Page (HTML)", to_html_without_video, ".html", "text/html", page_notes),
+}
+"""Every format of `--format` and `/v1/export`, by name."""
 
 
 def write_as(answer: Answer, form: str, *, fps: float | Fraction | None = None) -> str:
-    """The answer in one of `FORMATS`; what counts frames does so at `fps`, if that is known."""
-    if fps is not None and form in _FRAME_COUNTING:
-        return _FRAME_COUNTING[form](answer, fps=fps)
-    return FORMATS[form](answer)
+    """Write the answer in one of `FORMATS`; `fps` is the frame rate of the video, None if it is not known."""
+    chosen = FORMATS[form]
+    return chosen.write(answer, fps=fps) if chosen.needs_fps and fps is not None else chosen.write(answer)
 
 
 def export_notes(answer: Answer, form: str, *, fps: float | Fraction | None = None) -> list[str]:
-    """What whoever uses a file of `write_as` should know: what it tells otherwise than the answer."""
-    if form in _FRAME_COUNTING:
-        return rate_notes(answer, fps)
-    if form == "youtube":
-        return youtube_notes(answer)
-    return chapter_notes(answer) if form in ("vtt-chapters", "ffmetadata") else []
+    """List the differences between the file that `write_as` writes and the answer."""
+    chosen = FORMATS[form]
+    return chosen.notes(answer, fps=fps) if chosen.needs_fps else chosen.notes(answer)

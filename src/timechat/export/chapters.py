@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from timechat.answers.events import Answer
+from timechat.answers.tasks import event_title
 from timechat.export.subtitles import timing, visible_milliseconds
-from timechat.export.text import event_title
 
 YOUTUBE_MIN_CHAPTERS = 3
 YOUTUBE_MIN_SECONDS = 10

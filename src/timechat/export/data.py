@@ -7,8 +7,8 @@ import math
 import re
 from dataclasses import replace
 
-from timechat.answers.events import Answer, Event, clip_scores, event_time_range
-from timechat.export.text import printable, video_name
+from timechat.answers.events import Answer, Event, clip_scores, event_time_range, printable
+from timechat.export.text import video_name
 
 
 def to_json(answer: Answer) -> str:

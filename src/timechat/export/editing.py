@@ -7,8 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from timechat.answers.events import Answer, Event, event_time_range
-from timechat.export.text import event_title, one_line, video_name
+from timechat.answers.events import Answer, Event, event_time_range, one_line
+from timechat.answers.tasks import event_title
+from timechat.export.text import video_name
 
 DEFAULT_FPS = 25
 """Frames per second where nobody says at how many the video runs."""

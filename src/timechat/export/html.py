@@ -6,6 +6,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from itertools import pairwise
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-from timechat.answers.events import Answer, Event, format_time
+from timechat.answers.events import Answer, Event, format_time, one_line, printable
+from timechat.answers.tasks import TASKS
 from timechat.errors import VideoError
-from timechat.export.text import TASK_TITLES, event_label, one_line, printable, score_text, time_range
+from timechat.export.text import event_label, score_text, time_range
 
 EMBED_LIMIT_BYTES = 8 * 2**20
 """A page carries its video inside it up to this size, unless it is told otherwise; above, it refers to the file."""
@@ -69,6 +71,16 @@ def to_html(
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
+def to_html_without_video(answer: Answer) -> str:
+    """A page with the timeline and the events alone: it neither holds nor names the video file."""
+    return to_html(replace(answer, video=None))
+
+
+def page_notes(answer: Answer) -> list[str]:
+    """The difference between the page of `to_html_without_video` and the answer."""
+    return ["the page shows the events without the video"] if answer.video else []
+
+
 def _video_address(source: str, page_folder: str | Path | None, embed: bool | None) -> str:
     """What the page's video element plays: an address, a path relative to the page, or the video itself."""
     if urlsplit(source).scheme in ("http", "https"):
@@ -99,7 +111,7 @@ def _video_element(address: str | None) -> str:
 
 def _heading(answer: Answer, source: str | None) -> tuple[str, list[str]]:
     """The heading (what was asked, or else the video's name) and what the line under it says."""
-    task = TASK_TITLES.get(answer.task, "Answer")
+    task = TASKS[answer.task].title or "Answer"
     name = printable(Path(urlsplit(source).path if "://" in source else source).name) if source else ""
     length = "" if answer.duration is None else format_time(answer.duration)
     first, *others = [part for part in (answer.question, name, task) if part]
@@ -109,7 +121,7 @@ def _heading(answer: Answer, source: str | None) -> tuple[str, list[str]]:
 
 def _count(answer: Answer) -> str:
     count = len(answer.events)
-    noun = "highlight" if answer.task == "highlights" else "step" if answer.task == "steps" else "event"
+    noun = TASKS[answer.task].noun
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -119,7 +131,7 @@ def _percent(part: float, whole: float) -> str:
 
 def _tracks(answer: Answer, others: Mapping[str, Sequence[Event]], scale: float) -> str:
     """The timeline of the answer, whose events can be clicked, and the others below it, with their names."""
-    timelines = [_name(TASK_TITLES.get(answer.task, "Answer"))] if others else []
+    timelines = [_name(TASKS[answer.task].title or "Answer")] if others else []
     timelines.append(_timeline(answer.events, scale))
     for name, events in others.items():
         timelines += [_name(name), _timeline(events, scale, element="span")]

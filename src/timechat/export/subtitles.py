@@ -2,8 +2,8 @@
 
 from html import escape
 
-from timechat.answers.events import Answer, Event, event_time_range
-from timechat.export.text import event_title, one_line
+from timechat.answers.events import Answer, Event, event_time_range, one_line
+from timechat.answers.tasks import event_title
 
 
 def to_srt(answer: Answer) -> str:

@@ -1,23 +1,11 @@
 """Answers as text for people."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from timechat.answers.events import Answer, Event, format_time
-
-TASK_TITLES = {
-    "dense_caption": "Events",
-    "steps": "Steps",
-    "transcribe": "Speech",
-    "grounding": "Moment",
-    "highlights": "Highlights",
-    "summary": "Summary",
-}
-"""What the events of a task are called."""
-
-_FREE_TASKS = ("ask", "summary")
+from timechat.answers.events import Answer, Event, format_time, one_line, printable
+from timechat.answers.tasks import TASKS
 
 
 def to_text(answer: Answer) -> str:
@@ -29,14 +17,14 @@ def to_text(answer: Answer) -> str:
         sure = "" if answer.score is None else f" (score {answer.score:.2f})"
         return f"not found: {one_line(answer.question)}{sure}\n"
     lines = event_lines(answer)
-    if answer.task in _FREE_TASKS or not lines:
+    if TASKS[answer.task].is_free or not lines:
         lines = [printable(answer.text).strip(), *lines]
     return "".join(f"{line}\n" for line in lines)
 
 
 def event_lines(answer: Answer) -> list[str]:
     """The events alone, a line each for people; below a free answer they are indented and don't repeat it."""
-    is_free, text = answer.task in _FREE_TASKS, printable(answer.text).strip()
+    is_free, text = TASKS[answer.task].is_free, printable(answer.text).strip()
     times = [time_range(event) for event in answer.events]
     labels = ["" if is_free and event.caption == text else _shown(event, answer) for event in answer.events]
     width = max(map(len, times), default=0)
@@ -65,21 +53,6 @@ def _shown(event: Event, answer: Answer) -> str:
 def score_text(event: Event) -> str:
     """A moment's saliency as it is, a span's probability with two decimals."""
     return f"{event.score:g}" if event.start == event.end else f"{event.score:.2f}"
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which could steer a terminal or break a file."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
-
-
-def one_line(text: str) -> str:
-    """The text without control characters on one line, words one blank apart."""
-    return " ".join(printable(text).split())
-
-
-def event_title(event: Event, answer: Answer) -> str:
-    """The caption on one line; without one what was asked, or else what the task's events are called."""
-    return one_line(event.caption) or one_line(answer.question) or TASK_TITLES.get(answer.task, "Event")
 
 
 def video_name(answer: Answer) -> str:

@@ -1,1 +1,1 @@
-"""The TimeChat model as `transformers` classes, and the way from the original checkpoints to it."""
+"""The TimeChat model as `transformers` classes, and the conversion of the original checkpoints."""

@@ -1,4 +1,4 @@
-"""TimeChatConfig: what a checkpoint is."""
+"""TimeChatConfig: sizes and constants of a checkpoint."""
 
 from typing import Any, ClassVar
 
@@ -27,26 +27,26 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         num_video_query_tokens: Learned queries of the video Q-Former, per window.
         window_size: Frames in one window of the video Q-Former; 0 reads the whole video as one window.
         stride: Frames from the start of one window to the start of the next.
-        max_frame_positions: Rows of the frame position embedding; positions restart after as many frames.
-        fps: Frames a second that videos are sampled with by default. None, as in the original, spreads
+        max_frame_positions: Rows of the frame position embedding; positions restart after this number of frames.
+        fps: Default number of sampled frames per second. None, as in the original, spreads
             `max_frame_positions` frames evenly over a video of any length.
-        max_frames: With `fps`, the most frames of a video by default.
-        window_seconds: Length of the stretch of video that the model is asked about at once by default; a longer video
-            is looked at in windows. The default is about the average length of the videos that the original was trained
-            on (TimeIT, 190.8 s), and two seconds a frame.
-        score_calibration: How evidence becomes a score, `[slope, offset]` for `"grounding"` and for `"captions"`, see
-            `timechat.answers.confidence`; None where it was never fitted.
-        found_threshold: Least score, in a window that is asked alone, of a moment that counts as found.
-        timestamp_tokenizer: Vocabulary of the per-frame prompts. `"bert"` is what the original infers
-            with, `"llama"` what it trained with (and how it answers MVBench).
+        max_frames: Default maximum number of frames of a video when `fps` is set.
+        window_seconds: Default length of a window in seconds; a longer video is processed in several windows. The
+            default is about the average length of the training videos of the original (TimeIT, 190.8 s), at two
+            seconds per frame.
+        score_calibration: Mapping from evidence to a score, `[slope, offset]` for `"grounding"` and for `"captions"`,
+            see `timechat.answers.merging`; None without a fitted calibration.
+        found_threshold: Minimum score of a moment that counts as found, in a window that is asked alone.
+        timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
+            `"llama"` for training (and for MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
             1e-5), which differs from the 1e-6 inside the tower. None leaves the tower's own.
-        image_token_id: Id that stands for one video token in `input_ids`. It may lie outside of the
+        image_token_id: Placeholder id of one video token in `input_ids`. It may lie outside of the
             vocabulary, as in the original.
         lora_alpha: Strength of the LoRA adapter: its product is scaled by `lora_alpha / r`. The authors
             advise 20 (of r = 32) for question answering.
-        has_lora: Whether an adapter belongs to the saved weights, as the folder `lora/` beside them.
-        is_trained: False for random weights, which say so with every answer.
+        has_lora: Whether the saved weights have an adapter, in the folder `lora/` beside them.
+        is_trained: False for random weights; every answer then carries a note.
     """
 
     model_type = "timechat"
@@ -89,7 +89,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         if isinstance(self.qformer_config, dict):
             self.qformer_config = _QFORMER_DEFAULTS | self.qformer_config
         super().__post_init__(**kwargs)
-        # The widths that must agree are one fact each, so they follow from where they are made.
+        # Widths that must agree are derived from the module that produces them.
         self.qformer_config.encoder_hidden_size = _vision_width(self.vision_config)
         self.video_qformer_config.encoder_hidden_size = self.qformer_config.hidden_size
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
@@ -119,24 +119,24 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             )
 
     def default_sampling(self) -> dict[str, Any]:
-        """How a video is sampled where nobody says otherwise, as arguments of `load_frames`."""
+        """Return the default frame sampling, as arguments of `load_frames`."""
         if self.fps is None:
             return {"num_frames": self.max_frame_positions}
         return {"fps": self.fps, "max_frames": self.max_frames}
 
     def window_starts(self, num_frames: int) -> range:
-        """First frame of every window over a video of `num_frames` frames; the last window may be shorter."""
+        """Return the first frame of every window of a video of `num_frames` frames; the last window may be shorter."""
         if self.window_size == 0:
             return range(1)
         return range(0, num_frames, self.stride)
 
     def num_video_tokens(self, num_frames: int) -> int:
-        """Tokens that the language model sees for a video of `num_frames` frames."""
+        """Return the number of video tokens of a video of `num_frames` frames."""
         return self.num_video_query_tokens * len(self.window_starts(num_frames))
 
 
 def _vision_width(config: PreTrainedConfig) -> int:
-    """Width of what the tower gives; convolutional towers have one for each stage."""
+    """Return the output width of the vision tower; convolutional towers have one width for each stage."""
     return int(config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1])
 
 

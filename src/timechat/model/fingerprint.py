@@ -1,4 +1,4 @@
-"""Weights and tensors told apart by one hash."""
+"""Hashes that identify weights and tensors."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-_SAMPLES = 16  # numbers of a tensor that are compared
+_SAMPLES = 16  # values of a tensor that are compared
 
 _State = list[tuple[str, torch.dtype, int, int, list[float]]]
 _known_fingerprints: WeakKeyDictionary[nn.Module, tuple[_State, str]] = WeakKeyDictionary()
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Return the SHA-256 of a module's weights: names, number formats, shapes and values.
+    """Return the SHA-256 of a module's weights: names, dtypes, shapes and values.
 
-    It is remembered until a weight is replaced or changed in place.
+    The result is cached until a weight is replaced or changed in place.
     """
     weights = module.state_dict()
     state = [(name, *_state(value)) for name, value in weights.items() if isinstance(value, Tensor)]
@@ -27,7 +27,7 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 def tensors_fingerprint(tensors: Mapping[str, object]) -> str:
-    """Return the SHA-256 of named tensors; of what quantised layers keep instead of some, too."""
+    """Return the SHA-256 of named tensors and of the packed parameters of quantised layers."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         for part in value if isinstance(value, tuple) else (value,):
@@ -43,10 +43,10 @@ def tensors_fingerprint(tensors: Mapping[str, object]) -> str:
 
 
 def _state(tensor: Tensor) -> tuple[torch.dtype, int, int, list[float]]:
-    """Tell this state of a tensor from others of it, without reading it all.
+    """Return values that change when a tensor changes, without reading all of it.
 
-    The numbers are for fused optimizers, which write to weights without counting up their version.
+    The sampled values detect fused optimizers, which write to weights without increasing their version.
     """
     version = 0 if tensor.is_inference() else tensor._version
-    numbers = tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLES)]
-    return tensor.dtype, tensor.data_ptr(), version, numbers.float().tolist()
+    samples = tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLES)]
+    return tensor.dtype, tensor.data_ptr(), version, samples.float().tolist()

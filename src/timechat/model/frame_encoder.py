@@ -1,4 +1,4 @@
-"""Frames and their times → frame tokens: the vision tower and the timestamp-aware image Q-Former."""
+"""Frames and timestamps → frame tokens: the vision tower and the timestamp-aware image Q-Former."""
 
 import math
 
@@ -10,12 +10,12 @@ from timechat.model.configuration import TimeChatConfig
 
 
 class FrameEncoder(nn.Module):
-    """Read each frame together with the sentence that says when it was sampled.
+    """Encode each frame together with the sentence that states its timestamp.
 
-    The tower is EVA ViT-g in the published checkpoints. Another may take its place; one that gives a feature map,
-    as convolutional networks do, gets a learned embedding of the places on it. The image Q-Former is InstructBLIP's,
-    with the time sentence in the place of the instruction. Unlike InstructBLIP, TimeChat hands on *every* position
-    of the Q-Former, text positions included.
+    The tower is EVA ViT-g in the published checkpoints; other towers are possible. The feature map of a convolutional
+    tower gets a learned embedding of its positions. The image Q-Former is InstructBLIP's, with the time sentence
+    instead of the instruction. Unlike InstructBLIP, TimeChat passes on *every* position of the Q-Former, including
+    the text positions.
     """
 
     def __init__(self, config: TimeChatConfig) -> None:
@@ -43,7 +43,7 @@ class FrameEncoder(nn.Module):
         return self.read_frames(self.vision_states(pixel_values), input_ids, attention_mask)
 
     def read_frames(self, vision_states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Do what `forward` does after the tower, whose states are `(frames, patches + 1, vision hidden)`."""
+        """Apply the image Q-Former to the tower's states, `(frames, patches + 1, vision hidden)`; see `forward`."""
         num_frames = vision_states.shape[0]
         query_embeds = self.query_tokens.expand(num_frames, -1, -1)
         query_mask = attention_mask.new_ones(num_frames, query_embeds.shape[1])
@@ -58,7 +58,7 @@ class FrameEncoder(nn.Module):
     def vision_states(self, pixel_values: Tensor) -> Tensor:
         """Return the tower's normed states, `(frames, places, hidden)`, for `(frames, 3, height, width)`.
 
-        Places are patches and the class token, or those of a feature map, row by row.
+        Places are the patches and the class token, or the positions of a feature map, row by row.
         """
         dtype = next(self.vision_model.parameters()).dtype
         states: Tensor = self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state
@@ -68,7 +68,7 @@ class FrameEncoder(nn.Module):
 
 
 def feature_map_size(config: PreTrainedConfig) -> int | None:
-    """Places along one side of the map that a convolutional tower gives; None for a tower that gives a sequence."""
+    """Return the side length of a convolutional tower's feature map; None for a tower that returns a sequence."""
     if config.model_type != "resnet":
         return None
     halvings: int = 1 + len(config.hidden_sizes) + int(config.downsample_in_first_stage)
@@ -76,7 +76,7 @@ def feature_map_size(config: PreTrainedConfig) -> int | None:
 
 
 def _build_vision_model(config: PreTrainedConfig) -> nn.Module:
-    """Build the tower; InstructBLIP's own is not among the classes that `AutoModel` knows."""
+    """Build the tower; `AutoModel` does not know InstructBLIP's vision model."""
     if config.model_type == "instructblip_vision_model":
         return InstructBlipVisionModel(config)  # type: ignore[no-any-return]
     return AutoModel.from_config(config)  # type: ignore[no-any-return]

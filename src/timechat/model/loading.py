@@ -1,4 +1,4 @@
-"""A model by its name: built in, in a folder, or on a hub; on a device and in a number format that suit it."""
+"""Load a model by name (built-in, folder or hub id) with a suitable device and dtype."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ from timechat.model.quantization import quantize_linear_layers
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
-_FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_SHARE_OF_MEMORY = 0.7  # of the machine's, that float32 weights may take
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may use
 
 
 def load_model(
@@ -27,30 +27,30 @@ def load_model(
 
     Args:
         name: `"nano"`, a folder, or a hub id.
-        device: As torch names it; `"auto"` takes CUDA, else MPS, else the CPU.
+        device: Torch device; `"auto"` selects CUDA, else MPS, else the CPU.
         dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (CPU only) or `"auto"`: half precision on GPUs; on a
-            CPU float32 where it fits, else bfloat16 for the language model, and for vision too where the
-            processor has instructions for it. With int8 a repeated question may be answered in other words, since
-            inputs are rounded by their largest value, and the cache changes what is read together.
+            CPU float32 if it fits into memory, else bfloat16 for the language model, and for vision too if the
+            processor has instructions for it. With int8 the answer to a repeated question may differ, because inputs
+            are rounded by their largest value and the prefix cache changes which inputs are read together.
 
     Raises:
-        CheckpointError: There is no such model, or it cannot be loaded.
-        ValueError: The device is not there, or the format is unknown.
+        CheckpointError: The model does not exist or cannot be loaded.
+        ValueError: The device is not available, or the dtype is unknown.
     """
-    target = _choose_device(device)
-    wanted = _check_format(dtype, target)
-    model, processor = _load_folder(find_folder(name), target, wanted)
-    if wanted == "int8":
+    torch_device = _choose_device(device)
+    target_dtype = _check_dtype(dtype, torch_device)
+    model, processor = _load_folder(find_folder(name), torch_device, target_dtype)
+    if target_dtype == "int8":
         quantize_linear_layers(model.frame_encoder.vision_model)
         quantize_linear_layers(model.language_model)
     return model, processor
 
 
 def find_folder(name: str) -> Path:
-    """Return the folder of a model: the built-in one's, a local one, or the copy of a hub repository.
+    """Return the folder of a model: built-in, local, or the local copy of a hub repository.
 
     Raises:
-        CheckpointError: There is no model of that name.
+        CheckpointError: There is no model with this name.
     """
     if name == NANO:
         return NANO_FOLDER
@@ -58,10 +58,10 @@ def find_folder(name: str) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that is no converted model.
+    """Refuse a folder that does not contain a converted model.
 
     Raises:
-        CheckpointError: It has no config, or that of another kind of model.
+        CheckpointError: The folder has no config, or the config of another kind of model.
     """
     try:
         kind = json.loads((folder / "config.json").read_text()).get("model_type")
@@ -71,19 +71,19 @@ def check_folder(folder: Path) -> None:
         kind = f"a config.json that cannot be read ({error})"
     if kind != TimeChatConfig.model_type:
         raise CheckpointError(
-            f"{folder} is no converted TimeChat model but holds {kind}; make one with `timechat convert --from "
+            f"{folder} is not a converted TimeChat model, it contains {kind}; make one with `timechat convert --from "
             "CKPT_DIR OUT_DIR` and name OUT_DIR"
         )
 
 
 def _load_folder(
-    folder: Path, device: torch.device, wanted: str | torch.dtype
+    folder: Path, device: torch.device, target_dtype: str | torch.dtype
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
     check_folder(folder)
     try:
         processor = TimeChatProcessor.from_pretrained(str(folder))
-        options = _load_options(processor, device, wanted)
-        # Never a pickle, whatever lies in the folder.
+        options = _load_options(processor, device, target_dtype)
+        # Never a pickle, even if the folder contains one.
         model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
         return model, processor
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -92,7 +92,7 @@ def _load_folder(
 
 
 def _fetch(name: str) -> Path:
-    """Return the local copy of a hub repository, fetched if need be."""
+    """Return the local copy of a hub repository, downloaded if necessary."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise CheckpointError(
             f"there is no model {name!r}; give nano, a folder made by `timechat convert`, or a hub id like owner/name"
@@ -100,7 +100,7 @@ def _fetch(name: str) -> Path:
     try:
         return fetch_model(name)
     except (DownloadError, ValueError) as error:
-        raise CheckpointError(f"{name!r} is no folder here and cannot be downloaded as a model: {error}") from error
+        raise CheckpointError(f"{name!r} is not a local folder and cannot be downloaded as a model: {error}") from error
 
 
 def _choose_device(device: str) -> torch.device:
@@ -108,12 +108,12 @@ def _choose_device(device: str) -> torch.device:
         try:
             chosen = torch.device(device)
         except RuntimeError as error:
-            raise ValueError(f"device must be auto, cuda, mps, cpu or the like, got {device!r}") from error
+            raise ValueError(f"device must be a torch device such as auto, cuda, mps or cpu, got {device!r}") from error
         try:
             torch.ones(1, device=chosen).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ValueError(
-                f"device {device!r} cannot be computed on here: this machine or torch lacks it; use cpu or auto"
+                f"device {device!r} is not available: this machine or this torch build lacks it; use cpu or auto"
             ) from error
         return chosen
     if torch.cuda.is_available():
@@ -123,46 +123,48 @@ def _choose_device(device: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _check_format(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+def _check_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
     """Return `"auto"`, `"int8"` or a torch dtype."""
-    wanted = _FORMATS.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if wanted not in ("auto", "int8", *_FORMATS.values()):
-        raise ValueError(f"dtype must be auto, {', '.join(_FORMATS)} or int8, got {dtype!r}")
-    if wanted == "int8" and device.type != "cpu":
+    target_dtype = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if target_dtype not in ("auto", "int8", *_DTYPES.values()):
+        raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)} or int8, got {dtype!r}")
+    if target_dtype == "int8" and device.type != "cpu":
         raise ValueError(f"dtype int8 is for CPUs, got device {device}; use auto, bfloat16 or float16 there")
-    return wanted
+    return target_dtype
 
 
-def _load_options(processor: TimeChatProcessor, device: torch.device, wanted: str | torch.dtype) -> dict[str, Any]:
-    """Return how `from_pretrained` is to load the weights."""
-    if wanted == "int8":
+def _load_options(
+    processor: TimeChatProcessor, device: torch.device, target_dtype: str | torch.dtype
+) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for a device and dtype."""
+    if target_dtype == "int8":
         return {"dtype": torch.bfloat16, "keep_vision_in_float32": True}
     if device.type == "cpu":
-        return _cpu_formats(processor) if wanted == "auto" else {"dtype": wanted}
-    if wanted == "auto":
+        return _cpu_dtypes(processor) if target_dtype == "auto" else {"dtype": target_dtype}
+    if target_dtype == "auto":
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        wanted = torch.bfloat16 if has_bfloat16 else torch.float16
-    return {"dtype": wanted, "device_map": {"": device}}
+        target_dtype = torch.bfloat16 if has_bfloat16 else torch.float16
+    return {"dtype": target_dtype, "device_map": {"": device}}
 
 
-def _cpu_formats(processor: TimeChatProcessor) -> dict[str, Any]:
-    """Choose by the machine alone, so that the same machine gives the same answer every time."""
+def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
+    """Choose dtypes by the total memory of the machine, so that one machine always gives the same answers."""
     with torch.device("meta"):
         shell = TimeChatForConditionalGeneration(processor.config)
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
-    if needed < _SHARE_OF_MEMORY * _memory_bytes():
+    if needed < _MEMORY_SHARE * _memory_bytes():
         return {"dtype": torch.float32}
     return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _has_bfloat16_instructions()}
 
 
 def _has_bfloat16_instructions() -> bool:
-    """Say whether this processor has instructions for bfloat16; without them it is several times slower."""
+    """Return whether this processor has bfloat16 instructions; without them bfloat16 is several times slower."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def _memory_bytes() -> int:
-    """Return the memory of the machine; a lot where the system does not say."""
+    """Return the total memory of the machine in bytes; a very large number if the system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemTotal:"):

@@ -1,10 +1,9 @@
-"""The LoRA adapter of the language model: a plain PEFT folder beside the weights, `lora/`."""
+"""LoRA adapter of the language model, stored as a plain PEFT folder `lora/` beside the weights."""
 
 from pathlib import Path
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import cached_file
@@ -19,7 +18,7 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def find_adapter(path_or_hub_id: str, **hub_options: object) -> Path | None:
-    """Return the local folder of a checkpoint's adapter, fetched from the hub if need be, or None."""
+    """Return the local folder of a checkpoint's adapter, downloaded from the hub if necessary, or None."""
     files = [
         cached_file(
             path_or_hub_id,
@@ -37,7 +36,7 @@ def find_adapter(path_or_hub_id: str, **hub_options: object) -> Path | None:
 
 
 def load_adapter(language_model: nn.Module, folder: Path) -> None:
-    """Put the adapter of `folder` into the language model, active and frozen.
+    """Load the adapter of `folder` into the language model, active and frozen.
 
     Raises:
         CheckpointError: A weight of the adapter is missing, unexpected or of another shape.
@@ -66,18 +65,18 @@ def attach_adapter(language_model: nn.Module, lora_config: LoraConfig) -> None:
     language_model.timechat_lora_config = lora_config
     for layer in _lora_layers(language_model):
         layer.requires_grad_(False)
-        layer.train(language_model.training)  # new layers come in training mode, with dropout
+        layer.train(language_model.training)  # new layers are in training mode, with dropout
         layer.lora_A.float()
-        layer.lora_B.float()  # as in the original, whatever the format of the weights beneath
+        layer.lora_B.float()  # float32 as in the original, whatever the dtype of the base weights
 
 
 def has_adapter(language_model: nn.Module) -> bool:
-    """Say whether an adapter is in place (and not merged away)."""
+    """Return whether the language model has an adapter."""
     return getattr(language_model, "timechat_lora_config", None) is not None
 
 
 def save_adapter(language_model: nn.Module, folder: Path, lora_alpha: float) -> None:
-    """Write the adapter as a PEFT folder that `PeftModel.from_pretrained` reads as well."""
+    """Write the adapter as a PEFT folder that `PeftModel.from_pretrained` can read."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         _PEFT_PREFIX + name.replace(f".{_NAME}.weight", ".weight"): tensor.detach().cpu().contiguous()
@@ -91,33 +90,23 @@ def save_adapter(language_model: nn.Module, folder: Path, lora_alpha: float) -> 
 
 
 def set_adapter_scale(language_model: nn.Module, scale: float) -> None:
-    """Set what the adapter's product is multiplied with: `lora_alpha / r`; 0 switches the adapter off."""
+    """Set the factor of the adapter's product, `lora_alpha / r`; 0 switches the adapter off."""
     for layer in _lora_layers(language_model):
         layer.scaling[_NAME] = scale
 
 
 def adapter_scale(language_model: nn.Module) -> float | None:
-    """Return what the adapter's product is multiplied with at present, None without an adapter."""
+    """Return the present factor of the adapter's product, None without an adapter."""
     return next((float(layer.scaling[_NAME]) for layer in _lora_layers(language_model)), None)
 
 
-def merge_adapter(language_model: nn.Module) -> None:
-    """Fold the adapter into the weights at its present scale and remove the LoRA layers, in place."""
-    for layer_name, layer in list(language_model.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            parent_name, _, child = layer_name.rpartition(".")
-            setattr(language_model.get_submodule(parent_name), child, layer.get_base_layer())
-    language_model.timechat_lora_config = None  # type: ignore[assignment]
-
-
 def base_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without the adapter, under the names that they had before it came."""
+    """Return the weights without the adapter, under their names without an adapter."""
     return {key.replace(".base_layer.", "."): tensor for key, tensor in state_dict.items() if not is_adapter_key(key)}
 
 
 def is_adapter_key(key: str) -> bool:
-    """Say whether a parameter's name belongs to a LoRA layer."""
+    """Return whether a parameter name belongs to a LoRA adapter."""
     return ".lora_A." in key or ".lora_B." in key
 
 

@@ -1,9 +1,5 @@
 """TimeChatForConditionalGeneration: frame encoder + sliding video Q-Former + language model."""
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,15 +12,12 @@ from transformers import (
     AutoModelForMultimodalLM,
     Cache,
     GenerationMixin,
-    PreTrainedModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import logging
 
-from timechat.errors import CheckpointError
-from timechat.model import lora as adapter
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FrameEncoder
+from timechat.model.pretrained import TimeChatPreTrainedModel
 from timechat.model.video_qformer import SlidingVideoQFormer
 
 _VIDEO_INPUTS = (
@@ -37,41 +30,20 @@ _VIDEO_INPUTS = (
 )
 
 
-class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """How `transformers` initialises, saves and loads a TimeChat model."""
-
-    config_class = TimeChatConfig
-    base_model_prefix = ""
-    input_modalities = ("video", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    _skip_keys_device_placement = ("past_key_values",)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, FrameEncoder | SlidingVideoQFormer):
-            nn.init.normal_(module.query_tokens, std=0.02)
-        if isinstance(module, FrameEncoder) and hasattr(module, "map_positions"):
-            nn.init.normal_(module.map_positions, std=0.5)
-
-
 class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """A language model that is shown a video as timed tokens.
+    """A language model that reads a video as time-aware video tokens.
 
-    `input_ids` hold `config.image_token_id` where video tokens belong, `config.num_video_tokens(frames)`
-    times a video; `TimeChatProcessor` writes them.
+    `input_ids` contain the placeholder `config.image_token_id` for every video token,
+    `config.num_video_tokens(frames)` times per video; `TimeChatProcessor` writes them.
     """
 
     def __init__(self, config: TimeChatConfig, *, keep_vision_in_float32: bool = False) -> None:
         """Build the model.
 
         Args:
-            config: Its sizes.
-            keep_vision_in_float32: Let `from_pretrained(dtype=...)` load only the language model in that dtype;
-                for CPUs on which half precision is slow, where a large language model still has to fit.
+            config: Config of the model.
+            keep_vision_in_float32: Whether `from_pretrained(dtype=...)` applies to the language model only. Useful
+                on CPUs with slow half precision if a large language model must still fit into memory.
         """
         super().__init__(config)
         if keep_vision_in_float32:
@@ -80,92 +52,6 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         self.video_qformer = SlidingVideoQFormer(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved model, strictly; its LoRA adapter, where it has one, is active at `config.lora_alpha`.
-
-        Raises:
-            CheckpointError: A weight is missing, unexpected or of another shape, or the adapter is not whole.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        with quiet_transformers():
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        _check_loaded(pretrained_model_name_or_path, info)
-        hub_options = {
-            key: kwargs[key]
-            for key in ("cache_dir", "revision", "token", "local_files_only", "force_download")
-            if key in kwargs
-        }
-        if folder := adapter.find_adapter(str(pretrained_model_name_or_path), **hub_options):
-            adapter.load_adapter(model.language_model, folder)
-            model.set_lora_scale()
-        elif model.config.has_lora:
-            raise CheckpointError(
-                f"{pretrained_model_name_or_path} has lost its LoRA adapter: the folder {adapter.ADAPTER_FOLDER}/ is "
-                "missing; convert or fetch it again"
-            )
-        return (model, info) if wants_info else model
-
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *args: Any,
-        state_dict: Mapping[str, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write config and weights in safetensors, and the LoRA adapter as a PEFT folder `lora/` beside them."""
-        self.config.has_lora = self.has_lora
-        state_dict = adapter.base_state_dict(dict(self.state_dict() if state_dict is None else state_dict))
-        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
-        if self.has_lora:
-            folder = Path(save_directory) / adapter.ADAPTER_FOLDER
-            adapter.save_adapter(self.language_model, folder, self.config.lora_alpha)
-
-    @property
-    def has_lora(self) -> bool:
-        """Whether a LoRA adapter is in place."""
-        return adapter.has_adapter(self.language_model)
-
-    @property
-    def lora_scale(self) -> float | None:
-        """Strength of the LoRA adapter at present: `lora_alpha / r`; None without one."""
-        return adapter.adapter_scale(self.language_model)
-
-    def set_lora_scale(self, lora_scale: float | None = None) -> None:
-        """Set the strength of the LoRA adapter: the factor of its product.
-
-        Args:
-            lora_scale: `lora_alpha / r`; 0 switches the adapter off, the authors advise 20 / 32 for question
-                answering. None means the config's `lora_alpha` over the adapter's rank.
-        """
-        if not self.has_lora:
-            if lora_scale is None:
-                return
-            raise ValueError(
-                f"lora_scale={lora_scale} was given, but this model has no LoRA adapter (it may be merged); "
-                "leave lora_scale out"
-            )
-        if lora_scale is not None and not math.isfinite(lora_scale):
-            raise ValueError(f"lora_scale must be a finite number, such as 0.625, got {lora_scale}")
-        if lora_scale is None:
-            lora_scale = self.config.lora_alpha / self.language_model.timechat_lora_config.r
-        adapter.set_adapter_scale(self.language_model, lora_scale)
-
-    def set_lora_alpha(self, lora_alpha: float) -> None:
-        """Set the strength of the LoRA adapter as the original's settings have it: over the adapter's own rank.
-
-        Raises:
-            ValueError: There is no adapter.
-        """
-        if not self.has_lora:
-            raise ValueError(
-                f"lora_alpha={lora_alpha} was given, but this model has no LoRA adapter (it may be merged); leave "
-                "lora_alpha out"
-            )
-        self.set_lora_scale(lora_alpha / self.language_model.timechat_lora_config.r)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's embedding layer."""
@@ -187,13 +73,13 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         *,
         vision_states: Tensor | None = None,
     ) -> Tensor:
-        """Encode frames one by one; the part of the work that can be cut into pieces anywhere.
+        """Encode each frame on its own, so that a video can be encoded in parts of any size.
 
         Args:
-            pixel_values: `(batch, frames, 3, height, width)`, or None where `vision_states` are given.
-            qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame.
+            pixel_values: `(batch, frames, 3, height, width)`, or None if `vision_states` are given.
+            qformer_input_ids: `(batch, frames, tokens)`, ids of the time sentence of each frame.
             qformer_attention_mask: `(batch, frames, tokens)`.
-            vision_states: `(batch, frames, places, vision hidden)`, what the vision tower made of the frames.
+            vision_states: `(batch, frames, places, vision hidden)`, output of the vision tower.
 
         Returns:
             `(batch, frames, num_query_tokens + tokens, Q-Former hidden)`.
@@ -222,15 +108,15 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         *,
         vision_states: Tensor | None = None,
     ) -> Tensor:
-        """Turn videos of one length into the tokens that the language model sees.
+        """Encode videos of equal length into video tokens.
 
         Args:
-            pixel_values: `(batch, frames, 3, height, width)`, or None where `vision_states` are given.
-            qformer_input_ids: `(batch, frames, tokens)`, the time sentence of each frame. Padding is masked
-                inside of the image Q-Former, but its states are handed on, as in the original: results
-                depend on how far sentences are padded. The processor pads per video.
+            pixel_values: `(batch, frames, 3, height, width)`, or None if `vision_states` are given.
+            qformer_input_ids: `(batch, frames, tokens)`, ids of the time sentence of each frame. Padding is
+                masked inside the image Q-Former, but its states are passed on, as in the original: results depend
+                on the length of the padding. The processor pads per video.
             qformer_attention_mask: `(batch, frames, tokens)`.
-            vision_states: `(batch, frames, places, vision hidden)`, what the vision tower made of the frames.
+            vision_states: `(batch, frames, places, vision hidden)`, output of the vision tower.
 
         Returns:
             `(batch, windows * num_video_query_tokens, text hidden size)`.
@@ -241,11 +127,11 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         return self.video_qformer(frame_tokens)  # type: ignore[no-any-return]
 
     def embed_prompt(self, input_ids: Tensor, video_features: Tensor) -> Tensor:
-        """Look up the prompt's embeddings and put the video tokens in their places.
+        """Return the embeddings of a prompt, with the video tokens in place of their placeholders.
 
         Args:
-            input_ids: `(batch, sequence)` with `config.image_token_id` where video tokens belong.
-            video_features: `(..., text hidden)`, as many vectors as there are such places, in order.
+            input_ids: `(batch, sequence)` with `config.image_token_id` as the placeholder of each video token.
+            video_features: `(..., text hidden)`, one vector per placeholder, in order.
 
         Returns:
             `(batch, sequence, text hidden)`.
@@ -257,12 +143,12 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
                 f"video tokens are {video_features.shape[-1]} wide, the language model is {width} wide; encode the "
                 "video with this model"
             )
-        if (num_places := int(is_video.sum())) != video_features.shape[0]:
+        if (num_placeholders := int(is_video.sum())) != video_features.shape[0]:
             raise ValueError(
-                f"the prompt has {num_places} places for video tokens, but the video gives "
-                f"{video_features.shape[0]}; let TimeChatProcessor write the prompt for the same frames"
+                f"the prompt has {num_placeholders} placeholders for video tokens, but the video has "
+                f"{video_features.shape[0]} video tokens; let TimeChatProcessor write the prompt for the same frames"
             )
-        # The placeholder's id has no row of its own in the original's embeddings.
+        # In the original, the placeholder id has no row in the embeddings.
         inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_video, 0))
         video_features = video_features.to(inputs_embeds.device, inputs_embeds.dtype)
         return inputs_embeds.masked_scatter(is_video[..., None], video_features)  # type: ignore[no-any-return]
@@ -283,41 +169,41 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Predict the next token of each position; with `labels`, also the loss.
+        """Compute the logits of the next token at each position and, with `labels`, the loss.
 
         Args:
-            input_ids: `(batch, sequence)`, or None where `inputs_embeds` are given.
+            input_ids: `(batch, sequence)`, or None if `inputs_embeds` are given.
             attention_mask: `(batch, sequence)`, 0 for padding on either side; or `(batch, 1, sequence, sequence)`,
-                True where a row may look, together with `position_ids`.
+                True for visible positions, together with `position_ids`.
             pixel_values: `(batch, frames, 3, height, width)`, padded to the longest video of the batch.
             qformer_input_ids: `(batch, frames, tokens)`.
             qformer_attention_mask: `(batch, frames, tokens)`.
-            video_sizes: `(batch, 2)`, frames and prompt tokens that are real in each video: a video is
-                encoded as if it were alone. None takes the tensors as they are.
-            vision_states: `(batch, frames, places, vision hidden)` in place of `pixel_values`: what the
-                vision tower made of them.
+            video_sizes: `(batch, 2)`, number of real frames and prompt tokens of each video, so that each video is
+                encoded as if it were alone. None uses the tensors without cutting them.
+            vision_states: `(batch, frames, places, vision hidden)` in place of `pixel_values`: output of the vision
+                tower.
             frame_tokens: `(batch, frames, num_query_tokens + tokens, Q-Former hidden)` in place of `pixel_values`
-                and their time sentences: what `get_frame_features` made of them.
-            inputs_embeds: `(batch, sequence, text hidden)` instead of all of the above but the mask.
-            position_ids: `(batch, sequence)`; by default counted over real positions.
-            past_key_values: What the language model remembers of earlier positions.
-            labels: `(batch, sequence)`, -100 where no loss is wanted.
+                and their time sentences: output of `get_frame_features`.
+            inputs_embeds: `(batch, sequence, text hidden)` in place of all inputs above except the mask.
+            position_ids: `(batch, sequence)`; by default the index among the real positions.
+            past_key_values: Cache of the language model.
+            labels: `(batch, sequence)`, -100 for positions without loss.
             **kwargs: Passed to the language model (`use_cache`, `logits_to_keep`, ...).
 
         Returns:
-            The language model's own output.
+            The output of the language model.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds: exactly one of them")
         given = [tensor for tensor in (pixel_values, vision_states, frame_tokens) if tensor is not None]
         if len(given) > 1:
-            raise ValueError("give one of pixel_values, vision_states and frame_tokens: they stand for the same video")
+            raise ValueError("give one of pixel_values, vision_states and frame_tokens: they represent the same video")
         if given:
             sentences = (qformer_input_ids, qformer_attention_mask)
             if input_ids is None or (frame_tokens is None and any(ids is None for ids in sentences)):
                 raise ValueError(
-                    "pixel_values need input_ids, qformer_input_ids and qformer_attention_mask beside them; "
-                    "TimeChatProcessor makes all four"
+                    "pixel_values need input_ids, qformer_input_ids and qformer_attention_mask too; TimeChatProcessor "
+                    "returns all four"
                 )
             video_features = self.batch_video_features(
                 pixel_values=pixel_values,
@@ -356,7 +242,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         """Encode videos of different lengths, each as if it were alone; arguments as in `forward`.
 
         Returns:
-            `(video tokens of all, text hidden)`.
+            `(video tokens of all videos, text hidden)`.
         """
 
         def cut(tensor: Tensor | None, i: int, *sizes: int) -> Tensor | None:
@@ -390,7 +276,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Show the video once: after the first step it lives in the cache."""
+        """Pass the video in the first step only: afterwards its states are in the cache."""
         if not is_first_iteration and kwargs.get("use_cache", True):
             kwargs = {key: value for key, value in kwargs.items() if key not in _VIDEO_INPUTS}
         return super().prepare_inputs_for_generation(  # type: ignore[no-any-return]
@@ -399,29 +285,5 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
 
 
 AutoConfig.register("timechat", TimeChatConfig, exist_ok=True)
-
-
-def _check_loaded(name: str | Path, info: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that does not fill the model exactly."""
-    wrong = {what: sorted(map(str, info[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
-    if any(wrong.values()):
-        told = "; ".join(f"{what}: {', '.join(keys[:5])} ({len(keys)} in all)" for what, keys in wrong.items() if keys)
-        raise CheckpointError(f"{name} does not hold this model's weights: {told}; convert or fetch it again")
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep reports and advice of the library, which our users cannot act on, off the screen."""
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
-
-
 for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     _auto_class.register(TimeChatConfig, TimeChatForConditionalGeneration, exist_ok=True)

@@ -1,4 +1,4 @@
-"""TimeChatProcessor: frames and words → tensors, token ids → text."""
+"""TimeChatProcessor: frames and text → tensors, token ids → text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,17 +28,17 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
-    """Applies the wording of `timechat.answers.prompts` and the two tokenizers.
+    """Prepares frames and prompts for the model with `timechat.answers.prompts` and two tokenizers.
 
     Args:
         tokenizer: The language model's tokenizer, with `<ImageHere>` as one special token.
         qformer_tokenizer: The image Q-Former's tokenizer (BERT).
-        config: The model's config. It is saved once, as `config.json`, and read from there.
-        image_mean: Per channel of pixels scaled to 0..1.
-        image_std: Per channel of pixels scaled to 0..1.
-        chat_style: How a conversation is written: `"llama_2"` or `"vicuna"`.
-        names_frame_times: Whether the prompt tells the times of the frames in words as well, as in the original.
-            The video tokens carry them in any case.
+        config: Config of the model. It is saved once, as `config.json`, and read from there.
+        image_mean: Mean per channel of pixels scaled to 0..1.
+        image_std: Standard deviation per channel of pixels scaled to 0..1.
+        chat_style: Format of a conversation: `"llama_2"` or `"vicuna"`.
+        names_frame_times: Whether the prompt also lists the timestamps of the frames as text, as in the original.
+            The video tokens contain them in any case.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         *,
         system: str = SYSTEM_PROMPT,
     ) -> BatchFeature:
-        """Prepare a batch for `model.generate`: one question a video, left padded.
+        """Prepare a batch for `model.generate`: one question per video, left padded.
 
         Args:
-            frames: One or more videos, of any lengths.
-            questions: As many questions.
+            frames: One or more videos of any length.
+            questions: One question for each video.
             system: System prompt of every conversation.
 
         Returns:
@@ -81,7 +81,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         videos = [frames] if isinstance(frames, Frames) else list(frames)
         questions = [questions] if isinstance(questions, str) else list(questions)
         if len(videos) != len(questions):
-            raise ValueError(f"got {len(videos)} videos and {len(questions)} questions; give one question a video")
+            raise ValueError(f"got {len(videos)} videos and {len(questions)} questions; give one question per video")
         prompts = [
             self.encode_prompt(self.render_prompt(video.timestamps, question, system=system), len(video.timestamps))
             for video, question in zip(videos, questions, strict=True)
@@ -95,7 +95,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
 
         Returns:
             `pixel_values` `(frames, 3, height, width)`, `qformer_input_ids` and `qformer_attention_mask`
-            `(frames, tokens)`, padded to the longest time sentence of this video.
+            `(frames, tokens)`, padded to the longest time sentence of the video.
         """
         input_ids, attention_mask = self.encode_timestamps(frames.timestamps)
         return {
@@ -106,7 +106,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
 
     @staticmethod
     def pad_videos(videos: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Stack videos of different lengths, and note the real size of each as `video_sizes` `(batch, 2)`."""
+        """Stack videos of different lengths, with the real size of each as `video_sizes` `(batch, 2)`."""
         sizes = torch.tensor([list(video["qformer_input_ids"].shape) for video in videos])
         frames, tokens = sizes.amax(dim=0).tolist()
         batch = {
@@ -116,7 +116,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return {**batch, "video_sizes": sizes}
 
     def normalize(self, frames: Frames) -> Tensor:
-        """Return pixels as the tower wants them: `(frames, 3, size, size)` float32, stretched to its size."""
+        """Return normalised pixels, `(frames, 3, size, size)` float32, resized to the size of the vision tower."""
         size = self.config.vision_config.image_size
         if frames.pixels.shape[1:3] != (size, size):
             frames = Frames.from_images(frames.pixels, frames.timestamps, duration=frames.duration, size=size)
@@ -126,10 +126,10 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return (pixels.float() / 255 - mean) / std
 
     def encode_timestamps(self, timestamps: Sequence[float] | np.ndarray) -> tuple[Tensor, Tensor]:
-        """Tokenise the time sentences of one video's frames.
+        """Tokenise the time sentences of the frames of one video.
 
         Returns:
-            Ids and mask, each `(frames, tokens)`, right padded to this video's longest sentence.
+            Ids and mask, each `(frames, tokens)`, right padded to the longest sentence of the video.
         """
         tokenizer = self.timestamp_tokenizer
         rows = [
@@ -147,7 +147,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         history: Sequence[tuple[str, str]] = (),
         system: str = SYSTEM_PROMPT,
     ) -> str:
-        """Write the conversation up to where the model's answer begins.
+        """Render the conversation up to the start of the model's answer.
 
         Args:
             timestamps: `(frames,)` seconds.
@@ -156,24 +156,24 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
             system: System prompt.
         """
         messages = []
-        for asked, answer in history:
-            messages += [Message("user", asked), Message("assistant", answer)]
+        for earlier, answer in history:
+            messages += [Message("user", earlier), Message("assistant", answer)]
         messages += [Message("user", question), Message("assistant", None)]
-        # The original joins video and question with a space of its own: two spaces stand before the question.
+        # The original joins video and question with another space: there are two spaces before the question.
         opening = video_message(timestamps, names_times=self.names_frame_times)
         messages[0] = Message("user", f"{opening} {messages[0].text}")
         return render_chat(system, messages, style=self.chat_style)
 
     def encode_prompt(self, prompt: str, num_frames: int) -> list[int]:
-        """Tokenise a rendered prompt with room for the video's tokens.
+        """Tokenise a rendered prompt with placeholders for the video tokens.
 
-        The text on either side of the video is tokenised by itself, as the original does at inference.
+        The texts before and after the video are tokenised separately, as the original does at inference.
         """
         before, found, after = prompt.partition(VIDEO_PLACEHOLDER)
         if not found or VIDEO_PLACEHOLDER in after:
             raise ValueError(
-                f"the prompt must hold {VIDEO_PLACEHOLDER} exactly once, got {prompt.count(VIDEO_PLACEHOLDER)} "
-                "times; take it out of the question"
+                f"the prompt must contain {VIDEO_PLACEHOLDER} exactly once, got {prompt.count(VIDEO_PLACEHOLDER)} "
+                "times; remove it from the question"
             )
         video = [self.config.image_token_id] * self.config.num_video_tokens(num_frames)
         before_ids: list[int] = self.tokenizer(before).input_ids
@@ -181,16 +181,16 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return before_ids + video + after_ids
 
     def encode_prompt_with_answer(self, prompt: str, answer: str, num_frames: int) -> tuple[list[int], int]:
-        """Tokenise a rendered prompt with an answer behind it.
+        """Tokenise a rendered prompt followed by an answer.
 
         Returns:
-            All ids, and how many of the last of them are the answer's.
+            All ids, and the number of ids of the answer at their end.
         """
         before = self.encode_prompt(prompt, num_frames)
         ids = self.encode_prompt(f"{prompt} {answer}", num_frames)
         pairs = enumerate(zip(before, ids, strict=False))
-        same = next((i for i, (a, b) in pairs if a != b), min(len(before), len(ids)))
-        return ids, len(ids) - same
+        num_equal = next((i for i, (a, b) in pairs if a != b), min(len(before), len(ids)))
+        return ids, len(ids) - num_equal
 
     def encode_training(
         self,
@@ -202,17 +202,17 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
     ) -> tuple[list[int], list[int]]:
         """Tokenise a whole conversation, with labels on the answers.
 
-        Labels follow the original: loss on each answer, the space before its `</s>`, and the `</s>`; none on
-        what the user said. The conversation is tokenised as one string, unlike at inference.
+        Labels follow the original: loss on each answer, the space before its `</s>`, and the `</s>`; no loss on the
+        user's messages. The conversation is tokenised as one string, unlike at inference.
 
         Args:
             timestamps: `(frames,)` seconds.
             turns: (question, answer) pairs.
-            max_length: Tokens kept, from the left.
+            max_length: Maximum number of tokens; the rest is cut off at the end.
             system: System prompt; the published checkpoints were trained with a blank one.
 
         Returns:
-            Token ids and labels (-100 where there is no loss), of one length.
+            Token ids and labels of equal length; labels are -100 for tokens without loss.
         """
         num_tokens = self.config.num_video_tokens(len(timestamps))
         messages = [
@@ -233,33 +233,33 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
             parts = turn.split("[/INST] ")
             if not turn or len(parts) != 2:
                 break
-            # Of the instruction's tokens, the BOS and the last space are not part of what the round holds.
+            # The BOS token and the last space of the instruction are not part of the turn's tokens.
             instruction_length = len(self.tokenizer(f"{parts[0]}[/INST] ").input_ids) - 2
-            turn_length = len(self.tokenizer(turn).input_ids)  # its BOS counts for the turn's </s>
+            turn_length = len(self.tokenizer(turn).input_ids)  # its BOS stands for the </s> of the turn
             answer = slice(position + instruction_length, position + turn_length)
             labels[answer] = input_ids[answer]
             position += turn_length
         return labels
 
     def decode(self, token_ids: Tensor | Sequence[int], **kwargs: Any) -> str:
-        """Return the text of an answer, without special tokens and outer white space."""
+        """Return the text of an answer, without special tokens and surrounding white space."""
         text: str = self.tokenizer.decode(token_ids, **{"skip_special_tokens": True, **kwargs})
         return text.strip()
 
     @property
     def timestamp_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the time sentences that the image Q-Former reads."""
+        """Tokenizer of the time sentences for the image Q-Former."""
         return {"bert": self.qformer_tokenizer, "llama": self.tokenizer}[self.config.timestamp_tokenizer]
 
     @property
     def pad_token_id(self) -> int:
-        """Id that fills the prompts of a batch (masked everywhere)."""
+        """Token id that pads the prompts of a batch (always masked)."""
         pad_token_id: int | None = self.tokenizer.pad_token_id
         return 0 if pad_token_id is None else pad_token_id
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """Name the parts that are saved in files of their own."""
+        """Return the names of the parts that are saved in separate files."""
         return ["tokenizer", "qformer_tokenizer"]
 
     @classmethod
@@ -270,14 +270,14 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return [*tokenizers, TimeChatConfig.from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> Any:
-        """Write the tokenizers and the processor; also the config, unless the model wrote it already."""
+        """Write the tokenizers and the processor; also the config, unless the model has already written it."""
         saved = super().save_pretrained(save_directory, **kwargs)
         if not _has_config(save_directory):
             self.config.save_pretrained(save_directory)
         return saved
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `processor_config.json` holds; the model's config stands in `config.json` alone."""
+        """Return the content of `processor_config.json`, without the model's config, which is in `config.json`."""
         return {key: value for key, value in super().to_dict().items() if key != "config"}
 
 
@@ -296,14 +296,14 @@ def _pad(rows: Sequence[Sequence[int]], pad_token_id: int, *, side: str) -> tupl
     ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = 1
+        span = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = 1
     return ids, mask
 
 
 def _grow(tensor: Tensor, frames: int, tokens: int) -> Tensor:
-    """Fill up with zeros: frames always, tokens where the tensor holds ids."""
+    """Pad with zeros: frames always, tokens if the tensor contains ids."""
     shape = (frames, tokens) if tensor.ndim == 2 else (frames, *tensor.shape[1:])
     grown = tensor.new_zeros(shape)
     grown[: tensor.shape[0], : tensor.shape[1]] = tensor

@@ -1,4 +1,4 @@
-"""Dynamic int8 for CPUs: half the memory of bfloat16, and faster where vector instructions for it exist."""
+"""Dynamic int8 for CPUs: half the memory of bfloat16, and faster on processors with int8 vector instructions."""
 
 import warnings
 
@@ -9,9 +9,9 @@ from torch.ao.quantization import default_dynamic_qconfig
 
 
 def quantize_linear_layers(module: nn.Module) -> None:
-    """Replace every `nn.Linear` below `module` by its dynamic int8 form, one at a time; the rest becomes float32.
+    """Replace every `nn.Linear` below `module` by its dynamic int8 form, one at a time; convert the rest to float32.
 
-    Weights are rounded once, to int8 per tensor; inputs are rounded on the fly. The result is for inference on a CPU
+    Weights are rounded once, to int8 per tensor; inputs are rounded at run time. The result is for inference on a CPU
     and cannot be saved.
     """
     for name, layer in list(module.named_modules()):
@@ -27,5 +27,5 @@ def _quantized(layer: nn.Linear) -> nn.Module:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch points to torchao, whose eager mode is slower than float32 on CPUs
         quantized: nn.Module = QuantizedLinear.from_float(layer)
-    layer.weight = None  # type: ignore[assignment]  # let go of the numbers now, whoever else holds the layer
+    layer.weight = None  # type: ignore[assignment]  # free the memory now, even if the layer is still referenced
     return quantized

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, read from its files without loading it."""
+"""Summary of a checkpoint, read from its files without loading the weights."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class PartSummary:
     """One part of a model.
 
     Attributes:
-        name: In words.
-        parameters: Number of them.
-        num_bytes: On disk.
-        dtypes: Number formats on disk.
+        name: Name of the part, such as `vision tower`.
+        parameters: Number of parameters.
+        num_bytes: Size on disk.
+        dtypes: Dtypes on disk.
     """
 
     name: str
@@ -38,13 +38,13 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a checkpoint is.
+    """Summary of a checkpoint.
 
     Attributes:
-        config: Its config.
-        parts: From pixels to words.
-        is_original: Whether it was converted from the original's files, whose terms then hold.
-        is_trained: False for weights that are random.
+        config: Config of the model.
+        parts: Parts of the model, from the vision tower to the language model.
+        is_original: Whether it was converted from the original's files, whose licence then applies.
+        is_trained: False for random weights.
     """
 
     config: TimeChatConfig
@@ -54,13 +54,13 @@ class ModelSummary:
 
 
 def summarize_model(path: str) -> ModelSummary:
-    """Look into a model's files.
+    """Summarise the files of a model.
 
     Args:
         path: `"nano"`, or a local folder.
 
     Raises:
-        CheckpointError: There is no converted model.
+        CheckpointError: The folder contains no converted model.
     """
     folder = NANO_FOLDER if path == NANO else Path(path)
     check_folder(folder)

@@ -8,10 +8,10 @@ from timechat.model.configuration import TimeChatConfig
 
 
 class SlidingVideoQFormer(nn.Module):
-    """Compress windows of frames into a fixed number of tokens each, in the language model's width.
+    """Compress each window of frames into a fixed number of tokens of the language model's width.
 
-    Number of tokens thus grows with the length of the video: `num_video_query_tokens` a window (section 3.2
-    of the TimeChat paper, arXiv:2312.02051).
+    The number of tokens grows with the length of the video: `num_video_query_tokens` per window (section 3.2 of the
+    TimeChat paper, arXiv:2312.02051).
     """
 
     def __init__(self, config: TimeChatConfig) -> None:
@@ -39,13 +39,13 @@ class SlidingVideoQFormer(nn.Module):
         frame_tokens = frame_tokens.to(position_embeds.dtype) + position_embeds
         size = self.config.window_size or num_frames
         starts = self.config.window_starts(num_frames)
-        whole = [frame_tokens[:, start : start + size] for start in starts if start + size <= num_frames]
-        cut_off = [frame_tokens[:, start:] for start in starts if start + size > num_frames]
+        complete = [frame_tokens[:, start : start + size] for start in starts if start + size <= num_frames]
+        shorter = [frame_tokens[:, start:] for start in starts if start + size > num_frames]
         video_tokens = []
-        if whole:  # all of one length, so all in one go
-            windows = torch.stack(whole, dim=1).flatten(0, 1)  # (batch * windows, frames, tokens, hidden)
-            video_tokens.append(self._compress(windows).unflatten(0, (-1, len(whole))).flatten(1, 2))
-        video_tokens += [self._compress(window) for window in cut_off]
+        if complete:  # equal lengths: one batch
+            windows = torch.stack(complete, dim=1).flatten(0, 1)  # (batch * windows, frames, tokens, hidden)
+            video_tokens.append(self._compress(windows).unflatten(0, (-1, len(complete))).flatten(1, 2))
+        video_tokens += [self._compress(window) for window in shorter]
         return torch.cat(video_tokens, dim=1)  # (batch, windows * num_video_query_tokens, text hidden)
 
     def _compress(self, window: Tensor) -> Tensor:

@@ -1,30 +1,30 @@
 """TimeChat: a video of any length in, answers with times out.
 
-video ─▶ LongVideo ─▶ EncodedVideo, one a window ─▶ WindowAnswer ─▶ Answer
-       looking.py      encoding.py, store.py       timechat.py    answers.py
+video ─▶ VideoSession ─▶ EncodedVideo, one per window ─▶ WindowAnswer ─▶ Answer
+        session.py                                      answering.py   merging.py
 """
 
+from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
-from timechat.pipeline.encoded import EncodedVideo, Video
-from timechat.pipeline.merging import MomentSelection
-from timechat.pipeline.session import VideoSession
-from timechat.pipeline.streaming import AnswerStream
+from timechat.pipeline.request import Request, WindowPlan
+from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession
 from timechat.pipeline.timechat import UNTRAINED_NOTE, TimeChat
-from timechat.pipeline.window_plan import WindowPlan, WindowSampling
+from timechat.video import FrameSampling
 
 __all__ = [
     "GREEDY",
     "UNTRAINED_NOTE",
-    "AnswerStream",
     "DecodingOptions",
     "EncodedVideo",
+    "FrameSampling",
     "MomentSelection",
+    "ProgressCallback",
+    "Request",
     "TimeChat",
     "Video",
     "VideoSession",
     "Window",
     "WindowConfig",
     "WindowPlan",
-    "WindowSampling",
 ]

@@ -1,108 +1,235 @@
-"""What has been made of a video's windows, kept on disk for every later call: tokens and answers.
+"""Encoded windows and answers kept on disk for later calls.
 
-Everything is found under the hash of all that it depends on, the video's own content among it. So nothing has to be
-told when a job was interrupted: the same command takes up the windows that are done.
+Every entry is found under the hash of everything that it depends on, which includes the content of the video. So a job
+that was interrupted needs no record of its progress: the same command reuses the windows that are done.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from timechat.answers.prompts import frame_prompt
 from timechat.answers.windows import Window
 from timechat.cache import DiskCache, cache_key, file_digest
+from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.model.token_cache import TokenCache, TokenKind, model_fingerprint
-from timechat.pipeline.encoded import EncodedVideo, Video
+from timechat.pipeline.session import EncodedVideo, Video
 from timechat.video import Frames
 
-_ANSWERS = 1  # raised when the same question is to be answered anew
+TokenKind = Literal["frames", "video"]
+"""`frames`: output of the image Q-Former for each frame; `video`: input of the language model."""
+
+_ANSWER_VERSION = 1  # increased when answers in the cache must not be reused
+_CHECKSUM = "sha256"
+_NO_INFLUENCE = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+_PROBES = (0.0, 12345.6, 7890.0)  # seconds with every digit, so that their sentences show how times become ids
+_vocabularies: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictionary()
+
+
+class TokenCache:
+    """Tensors in a `DiskCache`.
+
+    Attributes:
+        disk: Cache on disk that holds the files.
+    """
+
+    def __init__(self, disk: DiskCache) -> None:
+        self.disk = disk
+
+    def load(self, key: str) -> dict[str, Tensor] | None:
+        """Return the tensors of a key, on the CPU, as they were saved; None if they are missing or damaged."""
+        path = self.disk.get(key)
+        if path is None:
+            return None
+        try:
+            content = (
+                path.read_bytes()
+            )  # no memory mapping: it can fail on a network disk when another process evicts the file
+            tensors: dict[str, Tensor] = load(content)
+            checksum = _checksum(content)
+        except (SafetensorError, OSError, ValueError):  # the last two: another process has removed the file
+            tensors, checksum = {}, None
+        if checksum is None or checksum != tensors_fingerprint(tensors):
+            self.disk.discard(key)
+            return None
+        return tensors
+
+    def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Save tensors from any device in their own number formats."""
+        if not self.disk.is_on:
+            return
+        # Copies, since safetensors takes no two views of one memory.
+        copies = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        content = save(copies, metadata={_CHECKSUM: tensors_fingerprint(copies)})
+        self.disk.put(key, lambda unfinished: unfinished.write_bytes(content))
+
+
+def model_fingerprint(
+    model: TimeChatForConditionalGeneration, processor: TimeChatProcessor, kind: TokenKind = "video"
+) -> dict[str, Any]:
+    """Return everything about a model that its tokens depend on, as facts for `cache_key`.
+
+    Args:
+        model: Network; its vision weights are hashed at the first call, which takes seconds for a large model.
+        processor: Processor of the model.
+        kind: Kind of tokens; frame tokens do not depend on the parts of the model after them.
+    """
+    config = model.config
+    encoder = model.frame_encoder
+    facts: dict[str, Any] = {
+        "kind": kind,
+        "weights": weights_fingerprint(encoder),
+        "dtypes": [str(encoder.query_tokens.dtype), str(next(encoder.vision_model.parameters()).dtype)],
+        "device": model.device.type,
+        "libraries": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "vision": _config_fingerprint(config.vision_config),
+        "qformer": _config_fingerprint(config.qformer_config),
+        "num_query_tokens": config.num_query_tokens,
+        "vision_post_layernorm_eps": config.vision_post_layernorm_eps,
+        "image_size": config.vision_config.image_size,
+        "image_mean": list(processor.image_mean),
+        "image_std": list(processor.image_std),
+        "timestamp_tokenizer": config.timestamp_tokenizer,
+        "time_vocabulary": _vocabulary_fingerprint(processor.timestamp_tokenizer),
+        "time_sentences": _time_prompts_fingerprint(processor),
+    }
+    if kind == "video":
+        facts |= {
+            "video_weights": weights_fingerprint(model.video_qformer),
+            "video_dtype": str(model.video_qformer.query_tokens.dtype),
+            "video_qformer": _config_fingerprint(config.video_qformer_config),
+            "num_video_query_tokens": config.num_video_query_tokens,
+            "window_size": config.window_size,
+            "stride": config.stride,
+            "max_frame_positions": config.max_frame_positions,
+        }
+    return facts
+
+
+def _checksum(content: bytes) -> str | None:
+    """Return the checksum in the header of a safetensors file."""
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    return header.get("__metadata__", {}).get(_CHECKSUM)  # type: ignore[no-any-return]
+
+
+def _config_fingerprint(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the values of a configuration, without those that only name its origin."""
+    return {name: value for name, value in config.to_dict().items() if name not in _NO_INFLUENCE}
+
+
+def _time_prompts_fingerprint(processor: TimeChatProcessor) -> list[Any]:
+    """Return some time sentences and the token ids that the image Q-Former reads for them."""
+    input_ids, _ = processor.encode_timestamps(_PROBES)
+    return [[frame_prompt(seconds) for seconds in _PROBES], input_ids.tolist()]
+
+
+def _vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer not in _vocabularies:
+        words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+        _vocabularies[tokenizer] = hashlib.sha256(words.encode()).hexdigest()
+    return _vocabularies[tokenizer]
 
 
 class WindowCache:
-    """The windows of one video as one model sees them, in a cache on disk.
-
-    Without a cache, and for a video whose content cannot be told (an address, ready-made frames), it keeps nothing.
-    """
+    """The encoded windows and the answers of one video and one model, in a cache on disk."""
 
     def __init__(
-        self, disk: DiskCache, video: Video, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
+        self, disk: DiskCache, digest: str, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
     ) -> None:
-        self._tokens = TokenCache(disk)
-        self._model, self._processor = model, processor
-        self._video = file_digest(video, disk) if disk.is_on and not isinstance(video, Frames) else None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether it keeps anything."""
-        return self._video is not None
-
-    def load(self, window: Window | None, frames: Mapping[str, Any]) -> EncodedVideo | None:
-        """Return a window that was encoded before, without the names of video and model; None for any other.
+        """Make the cache of a video.
 
         Args:
-            window: None for a video that is looked at as one.
-            frames: Arguments of `load_frames`.
+            disk: Cache on disk.
+            digest: Hash of the video's content.
+            model: Network that encodes the video and answers.
+            processor: Processor of the model.
         """
-        found = self._load("video", window, frames)
+        self._tokens, self._digest = TokenCache(disk), digest
+        self._model, self._processor = model, processor
+
+    @classmethod
+    def open(
+        cls, disk: DiskCache, video: Video, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
+    ) -> "WindowCache | None":
+        """Return the cache of a video; None for a video without a known content: an address, or ready-made frames."""
+        digest = None if isinstance(video, Frames) else file_digest(video, disk)
+        return None if digest is None else cls(disk, digest, model, processor)
+
+    def load(self, window: Window | None, facts: Mapping[str, Any]) -> EncodedVideo | None:
+        """Return a window that was encoded earlier, without the names of video and model; None if it is not there.
+
+        Args:
+            window: Window of the video; None for a whole video.
+            facts: Frame options, as they are part of the key.
+        """
+        found = self._tokens.load(self._key("video", window, facts))
         if found is None:
             return None
-        facts = json.loads(bytes(found["facts"].tolist()))
+        saved = json.loads(bytes(found["facts"].tolist()))
         return EncodedVideo(
             found["tokens"].to(self._model.device),
             found["timestamps"].numpy(),
-            facts["duration"],
-            notes=tuple(facts["notes"]),
+            saved["duration"],
+            notes=tuple(saved["notes"]),
             window=window,
         )
 
-    def save(self, window: Window | None, frames: Mapping[str, Any], encoded: EncodedVideo) -> None:
-        """Keep an encoded window."""
-        facts = json.dumps({"duration": encoded.duration, "notes": list(encoded.notes)}).encode()
+    def save(self, window: Window | None, facts: Mapping[str, Any], encoded: EncodedVideo) -> None:
+        """Save an encoded window."""
+        saved = json.dumps({"duration": encoded.duration, "notes": list(encoded.notes)}).encode()
         tensors = {
             "tokens": encoded.video_tokens,
             "timestamps": torch.from_numpy(encoded.timestamps.copy()),
-            "facts": torch.from_numpy(np.frombuffer(facts, np.uint8).copy()),
+            "facts": torch.from_numpy(np.frombuffer(saved, np.uint8).copy()),
         }
-        self._save("video", window, frames, tensors)
+        self._tokens.save(self._key("video", window, facts), tensors)
 
-    def load_frame_tokens(self, window: Window | None, frames: Mapping[str, Any]) -> Tensor | None:
-        """Return the frame tokens of a window, `(1, frames, tokens, hidden)`, if they were made before."""
-        found = self._load("frames", window, frames)
+    def load_frame_tokens(self, window: Window | None, facts: Mapping[str, Any]) -> Tensor | None:
+        """Return the frame tokens of a window, `(1, frames, tokens, hidden)`; None if they are not there."""
+        found = self._tokens.load(self._key("frames", window, facts))
         return None if found is None else found["tokens"].to(self._model.device)
 
-    def save_frame_tokens(self, window: Window | None, frames: Mapping[str, Any], tokens: Tensor) -> None:
-        """Keep frame tokens."""
-        self._save("frames", window, frames, {"tokens": tokens})
+    def save_frame_tokens(self, window: Window | None, facts: Mapping[str, Any], tokens: Tensor) -> None:
+        """Save the frame tokens of a window."""
+        self._tokens.save(self._key("frames", window, facts), {"tokens": tokens})
 
     def load_answer(self, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what was answered before to what these facts ask."""
-        found = self._tokens.load(self._answer_key(facts)) if self._video else None
+        """Return the answer to a request with these facts; None if it is not there."""
+        found = self._tokens.load(self._answer_key(facts))
         return None if found is None else json.loads(bytes(found["answer"].tolist()))
 
     def save_answer(self, facts: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """Keep an answer, ready for JSON."""
-        if self._video:
-            content = np.frombuffer(json.dumps(answer).encode(), np.uint8).copy()
-            self._tokens.save(self._answer_key(facts), {"answer": torch.from_numpy(content)})
+        """Save an answer that is ready for JSON."""
+        content = np.frombuffer(json.dumps(answer).encode(), np.uint8).copy()
+        self._tokens.save(self._answer_key(facts), {"answer": torch.from_numpy(content)})
 
-    def _load(self, kind: TokenKind, window: Window | None, frames: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        return self._tokens.load(self._key(kind, window, frames)) if self._video else None
-
-    def _save(
-        self, kind: TokenKind, window: Window | None, frames: Mapping[str, Any], tensors: Mapping[str, Tensor]
-    ) -> None:
-        if self._video:
-            self._tokens.save(self._key(kind, window, frames), tensors)
-
-    def _key(self, kind: TokenKind, window: Window | None, frames: Mapping[str, Any]) -> str:
+    def _key(self, kind: TokenKind, window: Window | None, facts: Mapping[str, Any]) -> str:
         clock = None if window is None else [window.start, window.end, window.time_scale]
-        facts = model_fingerprint(self._model, self._processor, kind)
-        return cache_key(video=self._video, clock=clock, frames=dict(frames), **facts)
+        model = model_fingerprint(self._model, self._processor, kind)
+        return cache_key(video=self._digest, clock=clock, frames=dict(facts), **model)
 
     def _answer_key(self, facts: Mapping[str, Any]) -> str:
-        return cache_key(kind="answer", version=_ANSWERS, video=self._video, **facts)
+        model = {
+            "tokens": model_fingerprint(self._model, self._processor),
+            "weights": weights_fingerprint(self._model.language_model),
+            "lora_scale": self._model.lora_scale,
+            "vocabulary": len(self._processor.tokenizer),
+            "chat_style": self._processor.chat_style,
+            "names_frame_times": self._processor.names_frame_times,
+        }
+        return cache_key(kind="answer", version=_ANSWER_VERSION, video=self._digest, **facts, **model)

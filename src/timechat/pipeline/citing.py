@@ -1,4 +1,4 @@
-"""Sentences that say when they can be seen, and whether that holds when the model is asked for each of them again."""
+"""Citations of free answers: added from dense captions, and verified by asking the model for each sentence again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,16 +7,16 @@ from timechat.answers.citations import add_citations, is_confirmed, mark_unconfi
 from timechat.answers.events import Answer, Event
 
 FindMoments = Callable[[Event], Sequence[Event]]
-"""Finds the caption of an event in the windows in which the event lies: moments with scores."""
+"""Function that finds the caption of an event in the windows that contain the event: moments with scores."""
 
 
 def cited_answer(answer: Answer, captions: Sequence[Event]) -> Answer:
-    """Put behind each sentence of an answer the time of the caption that tells the same; these become its events.
+    """Add to each sentence of an answer the time of the caption that says the same; these times become its events.
 
     Args:
-        answer: In words. A line that begins with a stretch of the video (as answers about several windows do) is told
-            of that stretch: sentences that fit no caption in it cite it whole.
-        captions: Of the same video.
+        answer: Free answer. A line that begins with a time span (as answers about several windows do) is about that
+            span: sentences that match no caption in it cite the whole span.
+        captions: Dense captions of the same video.
     """
     lines = [_cited_line(line, captions) for line in answer.text.split("\n")]
     text = "\n".join(lines)
@@ -24,26 +24,26 @@ def cited_answer(answer: Answer, captions: Sequence[Event]) -> Answer:
 
 
 def _cited_line(line: str, captions: Sequence[Event]) -> str:
-    stretch, told = _split(line)
-    if stretch is None:
+    span, text = _split(line)
+    if span is None:
         return add_citations(line, captions)
-    near = [event for event in captions if event.start < stretch.end and stretch.start < event.end]
-    return add_citations(add_citations(told, near), [replace(stretch, caption=told)], least=0.0)
+    near = [event for event in captions if event.start < span.end and span.start < event.end]
+    return add_citations(add_citations(text, near), [replace(span, caption=text)], min_overlap=0.0)
 
 
 def _split(line: str) -> tuple[Event | None, str]:
-    """The stretch that a line begins with, and the rest."""
-    head, bracket, told = line.partition("] ")
-    stretches = read_citations(f"{head}]") if bracket and head.startswith("[") else []
-    return (stretches[0], told) if len(stretches) == 1 else (None, line)
+    """The time span at the start of a line, and the rest of the line."""
+    head, bracket, text = line.partition("] ")
+    spans = read_citations(f"{head}]") if bracket and head.startswith("[") else []
+    return (spans[0], text) if len(spans) == 1 else (None, line)
 
 
 def verified_answer(answer: Answer, find_moments: FindMoments) -> Answer:
-    """Ask for every cited sentence again, and mark the citations that do not hold; each event's score says how surely.
+    """Look for every cited sentence again, mark the citations that do not hold, and give each event a score.
 
     Args:
-        answer: With citations.
-        find_moments: Finds what a sentence tells of.
+        answer: Answer with citations.
+        find_moments: Function that finds the moments of a sentence.
     """
     found = [find_moments(event) for event in answer.events]
     verdicts = [is_confirmed(event, moments) for event, moments in zip(answer.events, found, strict=True)]

@@ -1,64 +1,78 @@
-"""Frames → frame tokens, a few frames at a time → video tokens."""
+"""A whole video encoded as one window, as the original does."""
 
-from collections.abc import Callable
+import os
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
 
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
-from timechat.video import Frames
+from timechat.files import without_scheme
+from timechat.model.configuration import TimeChatConfig
+from timechat.pipeline.answering import Answerer, check_prompt_length
+from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, compress_frames, encode_frames
+from timechat.video import Frames, FrameSampling, sample_video
 
-_FRAMES_PER_BATCH = {"cpu": 8}
-_FRAMES_PER_BATCH_ON_GPU = 32
+if TYPE_CHECKING:
+    from timechat.pipeline.cache import WindowCache
 
 
 @torch.inference_mode()
-def encode_frames(
-    model: TimeChatForConditionalGeneration,
-    processor: TimeChatProcessor,
-    frames: Frames,
-    progress: Callable[[int, int], None] | None = None,
+def encode_video(
+    video: Video,
+    sampling: FrameSampling,
+    answerer: Answerer,
     *,
-    shown_timestamps: ArrayLike | None = None,
-    encode: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Encode frames, told the times that they bear, into frame tokens `(1, frames, tokens, hidden)`.
+    cache: "WindowCache | None" = None,
+    timeout: float = 600.0,
+    progress: ProgressCallback | None = None,
+) -> EncodedVideo:
+    """Decode the frames of a whole video and encode them as one window.
 
     Args:
-        model: In evaluation mode.
-        processor: The model's.
-        frames: All frames of one video, or of one window.
-        progress: Told how many frames are done and how many there are.
-        shown_timestamps: `(frames,)` seconds that the frames are told instead of their own, to see what becomes of it.
-        encode: Encodes a piece instead of the model's `get_frame_features`, with its arguments.
+        video: Path, address, bytes, open file, or `Frames`, which are taken as they are unless an option chooses some.
+        sampling: Frame options; without any, those of the model's configuration.
+        answerer: Model, processor and executor.
+        cache: Windows of this video on disk; None for no cache.
+        timeout: Maximum wall time in seconds for reading the file.
+        progress: Callback for finished parts of the work.
+
+    Raises:
+        VideoError: The video cannot be read.
     """
-    encode = encode or model.get_frame_features
-    times = frames.timestamps if shown_timestamps is None else np.asarray(shown_timestamps, dtype=np.float64)
-    input_ids, attention_mask = processor.encode_timestamps(times)
-    at_once = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)
-    tokens = []
-    for first in range(0, len(frames), at_once):
-        part = slice(first, first + at_once)
-        piece = replace(frames, pixels=frames.pixels[part], timestamps=frames.timestamps[part])
-        inputs = (processor.normalize(piece), input_ids[part], attention_mask[part])
-        tokens.append(encode(*(tensor[None].to(model.device) for tensor in inputs)))
-        if progress is not None:
-            progress(min(first + at_once, len(frames)), len(frames))
-    return torch.cat(tokens, dim=1)
+    model, processor, executor = answerer.model, answerer.processor, answerer.executor
+    chosen, facts = _choose_frames(model.config, sampling)
+    if cache is not None and isinstance(video, str | os.PathLike) and (found := cache.load(None, facts)) is not None:
+        return replace(found, name=without_scheme(os.fspath(video)), model=answerer.name)
+    report = progress or _ignore
+    report("decode", 0, 1)
+    if isinstance(video, Frames) and replace(sampling, sampling="exact") == FrameSampling():
+        frames = video
+    else:
+        frames = sample_video(video, chosen, size=model.config.vision_config.image_size, timeout=timeout)
+    report("decode", 1, 1)
+    shortest_prompt = processor.render_prompt(frames.timestamps, "")
+    check_prompt_length(model, len(processor.encode_prompt(shortest_prompt, len(frames))), max_new_tokens=1)
+    tokens = encode_frames(model, processor, frames, partial(report, "encode"), encode=executor.encode_frames)
+    video_tokens = executor.call(partial(compress_frames, model, tokens))
+    name = frames.source.name if frames.source else None
+    encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, answerer.name)
+    if cache is not None:
+        cache.save(None, facts, encoded)
+    return encoded
 
 
-@torch.inference_mode()
-def compress_frames(model: TimeChatForConditionalGeneration, frame_tokens: Tensor) -> Tensor:
-    """Compress frame tokens, `(1, frames, tokens, hidden)`, into `(video tokens, text hidden)`."""
-    return model.video_qformer(frame_tokens)[0]  # type: ignore[no-any-return]
+def _choose_frames(config: TimeChatConfig, sampling: FrameSampling) -> tuple[FrameSampling, dict[str, Any]]:
+    """Fill in the model's frame options, and name those of the cache key as version 0.1 did."""
+    if sampling.has_rate:
+        return sampling, vars(sampling)
+    default = config.default_sampling()
+    if sampling.max_frames is not None:
+        default["max_frames"] = sampling.max_frames
+    chosen = replace(sampling, **default)
+    names = (*default, "start", "end", "timestamps", "sampling")
+    return chosen, {name: getattr(chosen, name) for name in names}
 
 
-def to_window_clock(frames: Frames, start: float, time_scale: float) -> Frames:
-    """The frames of a window with times on its own clock, which starts at `start` seconds of the video."""
-    if start == 0 and time_scale == 1:
-        return frames
-    return replace(frames, timestamps=np.maximum(frames.timestamps - start, 0.0) / time_scale)
+def _ignore(stage: str, done: int, total: int) -> None:
+    """Do nothing with a progress report."""

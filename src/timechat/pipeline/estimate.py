@@ -1,45 +1,44 @@
-"""What a job will take, told before it begins: windows, frames, and seconds and memory from a quick trial."""
+"""Estimates of a job before it starts: windows, frames, and seconds and memory from a quick trial."""
 
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
-from timechat.answers.events import Task
+import torch
+
+from timechat.answers.tasks import TASKS, DecodingOptions
+from timechat.answers.windows import Window
+from timechat.pipeline.answering import Answerer
+from timechat.pipeline.request import Request
+from timechat.pipeline.session import EncodedVideo, VideoSession, compress_frames, encode_frames
 
 Result = TypeVar("Result")
 
-TYPICAL_TOKENS: dict[Task, int] = {
-    "ask": 64,
-    "dense_caption": 200,
-    "grounding": 16,
-    "highlights": 64,
-    "steps": 120,
-    "summary": 100,
-    "transcribe": 200,
-}
-"""Tokens of a usual answer about one window; a guess, only for the estimate."""
+_TRIAL_FRAMES = 8
+_TRIAL_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
-    """What a job will take.
+    """The work of one request about one video.
 
     Attributes:
-        windows: Windows of the video.
-        done: Windows that were answered before and will be taken over.
-        frames: Frames of the windows that are left.
-        step: Seconds of the video from frame to frame.
-        seconds: Wall time, about; 0 where all is done.
-        memory_bytes: Most memory of the process, about.
+        windows: Number of windows of the video.
+        done: Number of windows whose answers are in the cache.
+        frames: Number of frames of the other windows.
+        step: Seconds of video between frames.
+        seconds: Approximate wall time; 0 if all windows are in the cache.
+        memory_bytes: Approximate peak memory of the process.
     """
 
     windows: int
     done: int
     frames: int
-    step: float
+    step: float | None
     seconds: float
     memory_bytes: int
 
@@ -50,9 +49,41 @@ class JobEstimate:
     def __str__(self) -> str:
         windows = f"{self.windows} window{'' if self.windows == 1 else 's'}"
         done = f" ({self.done} done before)" if self.done else ""
-        frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}, one every {self.step:.3g} s"
+        interval = "" if self.step is None else f", one every {self.step:.3g} s"
+        frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}{interval}"
         memory = f"{self.memory_bytes / 1e9:.1f} GB of memory"
         return f"{windows}{done}, {frames}, about {_readable(self.seconds)}, {memory}"
+
+
+@torch.inference_mode()
+def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> JobEstimate:
+    """Estimate a request about an open video by a trial on the first window that is not in the cache."""
+    todo = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
+    seconds = _trial(answerer, request, video, todo[0]) * len(todo) if todo else 0.0
+    return JobEstimate(
+        windows=len(video.windows),
+        done=len(video.windows) - len(todo),
+        frames=round(video.plan.num_frames * len(todo) / len(video.windows)),
+        step=video.plan.frame_interval,
+        seconds=seconds,
+        memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> float:
+    """Seconds for one window, from decoding it, encoding a few of its frames and writing the start of an answer."""
+    model = answerer.model
+    frames, decode = _timed(partial(video.read, window))
+    few = replace(frames, pixels=frames.pixels[:_TRIAL_FRAMES], timestamps=frames.timestamps[:_TRIAL_FRAMES])
+    tokens, encode = _timed(partial(encode_frames, model, answerer.processor, few))
+    tokens = tokens.repeat(1, -(-len(frames) // len(few)), 1, 1)[:, : len(frames)]
+    timestamps = frames.timestamps - frames.timestamps[0]
+    encoded = EncodedVideo(compress_frames(model, tokens), timestamps, window.duration)
+    trial = replace(request, decoding=DecodingOptions(max_new_tokens=_TRIAL_TOKENS))
+    (output,), answer = _timed(lambda: answerer.generate([trial], [encoded]))
+    usual = min(TASKS[request.task].typical_tokens, request.decoding.max_new_tokens)
+    # The prompt takes about the time of one more token; the answer of the trial may have ended early.
+    return decode + encode * len(frames) / len(few) + answer * (usual + 1) / (len(output.token_ids) + 1)
 
 
 def _readable(seconds: float) -> str:
@@ -61,13 +92,13 @@ def _readable(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """Do a piece of work; returns its result and the seconds that it took."""
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Do a piece of work; return its result and the seconds that it took."""
     began = time.perf_counter()
     return work(), time.perf_counter() - began
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held so far."""
+    """Return the peak memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

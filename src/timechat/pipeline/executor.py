@@ -1,9 +1,9 @@
-"""Where the model's work is done: here and now, unless somebody else, such as a server's engine, takes it over."""
+"""Executors run the work of the model: in the caller's thread, or in the engine of a server."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
@@ -14,86 +14,109 @@ from transformers.generation.streamers import BaseStreamer
 
 from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt, generate_answers
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler, generate_answers
 from timechat.model.generation.grammar_state import GrammarCompiler
-from timechat.model.generation.prefix_cache import PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
 Result = TypeVar("Result")
 
+_POLL_SECONDS = 0.1  # between two calls of `check` while `acquire` waits
+
+
+@contextmanager
+def acquire(lock: threading.Lock, check: Callable[[], object]) -> Iterator[None]:
+    """Hold a lock; while another thread holds it, `check` is called several times a second and may raise."""
+    while not lock.acquire(timeout=_POLL_SECONDS):
+        check()
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 @dataclass(frozen=True)
 class GenerationBatch:
-    """Prompts that are to be answered.
+    """Prompts that are answered in one call.
 
     Attributes:
-        prompts: Any number, about one video or several.
-        grammars: The form of each answer; None where it is free.
-        decoding: How they are written.
-        streamer: Of a single prompt: told each token as it is written, then the end; as `generate` takes it.
-        stopping_criteria: Of a single prompt: end it early; as `generate` takes them.
+        prompts: Prompts about one video or several.
+        grammars: Grammar of each answer; None for an unconstrained answer.
+        decoding: Decoding options of all answers.
+        window_numbers: Number of each prompt's window in the plan of its video, which is added to the seed, so that a
+            sampled answer does not depend on the other prompts of the batch. Empty if all numbers are 0.
+        streamer: Streamer of `generate` that receives each token; for a single prompt only.
+        stopping_criteria: Stopping criteria of `generate`; for a single prompt only.
     """
 
     prompts: Sequence[Prompt]
     grammars: Sequence[AnswerGrammar | None]
     decoding: DecodingOptions
+    window_numbers: Sequence[int] = ()
     streamer: BaseStreamer | None = None
     stopping_criteria: StoppingCriteriaList | None = None
 
+    @property
+    def decodings(self) -> list[DecodingOptions]:
+        """Decoding options of each prompt, with the seed of its window."""
+        numbers = self.window_numbers or [0] * len(self.prompts)
+        return [replace(self.decoding, seed=(self.decoding.seed + number) % 2**63) for number in numbers]
+
 
 class Executor(Protocol):
-    """Does the three kinds of work that need the model; called from any thread, returns when it is done."""
+    """Runs the three kinds of work that need the model; called from any thread, it returns when the work is done."""
 
     def check(self) -> None:
-        """Raise if nobody wants the result any more; called from any thread, again and again."""
+        """Raise if the result is no longer needed; called repeatedly, from any thread."""
 
     def encode_frames(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
-        """Encode a few frames of one video; arguments and result as of `get_frame_features`."""
+        """Encode a few frames of one video; arguments and result are those of `get_frame_features`."""
 
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
-        """Answer prompts, each as if it were alone."""
+        """Answer prompts; each answer is independent of the others."""
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Do anything else that calls the model."""
+        """Call any other function that uses the model."""
 
     def count_cached(self, num_tokens: int, decoding: DecodingOptions) -> None:
-        """Take note of an answer of so many tokens that was written earlier and is taken over."""
+        """Count an answer of `num_tokens` tokens that is reused from the cache."""
 
 
 class LocalExecutor:
-    """Work that is done in the caller's thread, one prompt batch at a time."""
+    """Runs the work in the caller's thread, one batch of prompts at a time."""
 
     def __init__(self, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> None:
-        """Take a model.
+        """Make an executor of one model.
 
         Args:
-            model: In evaluation mode.
-            processor: The model's.
+            model: Network in evaluation mode.
+            processor: Processor of the model.
         """
         self._model, self._processor = model, processor
         self._prefix = PrefixCache()
         self._lock = threading.RLock()
 
     def check(self) -> None:
-        """Never raises: the caller waits."""
+        """Do nothing: the caller waits for the result."""
 
     @torch.inference_mode()
     def encode_frames(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
-        """Encode frames now."""
+        """Encode frames."""
         return self._model.get_frame_features(pixel_values, qformer_input_ids, qformer_attention_mask)
 
     @torch.inference_mode()
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
-        """Write answers; a single one starts from what is still known of the prompt before it."""
+        """Generate answers; a single prompt reuses the key-value states of the prompt before it."""
         prompts, decoding, scale = batch.prompts, batch.decoding, self._model.lora_scale
-        watchers = {"streamer": batch.streamer, "stopping_criteria": batch.stopping_criteria}
+        callbacks = {"streamer": batch.streamer, "stopping_criteria": batch.stopping_criteria}
         arguments: dict[str, Any] = {
             "pad_token_id": self._processor.pad_token_id,
-            "arguments": decoding.generate_arguments()
-            | {name: value for name, value in watchers.items() if value is not None},
+            "arguments": {"max_new_tokens": decoding.max_new_tokens, "do_sample": False}
+            | {name: value for name, value in callbacks.items() if value is not None},
         }
-        with self._lock, _seeded(decoding, self._model.device):
+        if decoding.do_sample:
+            arguments["samplers"] = [Sampler(own, self._model.device) for own in batch.decodings]
+        with self._lock:
             if None not in batch.grammars:
                 arguments["constraint"] = self.grammar_compiler.logits_processor(
                     batch.grammars, decoding.max_new_tokens
@@ -107,32 +130,20 @@ class LocalExecutor:
         return written
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Do it now."""
+        """Call the function."""
         return function()
 
     def count_cached(self, num_tokens: int, decoding: DecodingOptions) -> None:
-        """Nothing: nobody counts."""
+        """Do nothing: tokens are not counted here."""
 
     @cached_property
     def grammar_compiler(self) -> GrammarCompiler:
-        """What keeps this model's answers in form."""
+        """Compiler of answer grammars for this model."""
         return make_grammar_compiler(self._model, self._processor)
 
 
 def make_grammar_compiler(model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> GrammarCompiler:
-    """Return what keeps a model's answers in form; to be made once, since its vocabulary takes a moment to prepare."""
+    """Return the grammar compiler of a model; make it once, because preparing the vocabulary takes time."""
     ends = model.generation_config.eos_token_id
     vocab_size = model.config.text_config.vocab_size
     return GrammarCompiler(processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ()))
-
-
-@contextmanager
-def _seeded(decoding: DecodingOptions, device: torch.device) -> Iterator[None]:
-    """Draw from the call's own seed and leave the caller's random numbers alone."""
-    if not decoding.do_sample:
-        yield
-        return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(decoding.seed)
-        yield

@@ -1,20 +1,47 @@
-"""Coarse to fine: a moment that was found among sparse frames is looked at again with dense ones around its borders."""
+"""Refinement: the borders of moments found in sparse frames are looked for again in denser frames around them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 
 from timechat.answers.events import Answer, Event
-from timechat.answers.windows import temporal_iou
+from timechat.answers.merging import Scoring, WindowAnswer, parse_window
+from timechat.answers.windows import Window, temporal_iou
 from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline.encoded import EncodedVideo
 from timechat.pipeline.executor import Executor
-from timechat.pipeline.merging import Scoring, WindowAnswer, parse_window
-from timechat.pipeline.session import VideoSession
-from timechat.pipeline.window_plan import border_window
+from timechat.pipeline.session import EncodedVideo, VideoSession
+from timechat.video import FrameSampling
 
-_SAME_MOMENT = 0.3  # temporal IoU between the two looks; below, the second one has found something else
+_SAME_MOMENT = 0.3  # temporal IoU of the first and the second result; below, the second is another moment
+_REFINE_FACTOR = 4  # the frames are at most this many times denser than before
+_MIN_FRAME_INTERVAL = 0.1  # seconds: the resolution of times in answers
 
 AnswerWindows = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
+
+
+def border_window(
+    config: TimeChatConfig, border: float, frame_interval: float, duration: float
+) -> tuple[Window, FrameSampling]:
+    """Choose the window and the frames for a border of a moment.
+
+    Args:
+        config: Configuration of the model.
+        border: Seconds of the border that was found.
+        frame_interval: Seconds between the frames in which it was found.
+        duration: Duration of the video in seconds.
+
+    Returns:
+        A window around the border and its frame options. The frames are several times denser than before, but not
+        denser than the resolution of times in answers, nor than the frames that the model was trained on.
+    """
+    usual = 1 / config.fps if config.fps else _MIN_FRAME_INTERVAL
+    fine = max(min(frame_interval, usual), frame_interval / _REFINE_FACTOR, _MIN_FRAME_INTERVAL)
+    num_frames = round(config.window_seconds * config.fps) if config.fps else config.max_frame_positions
+    reach = fine * num_frames / 2
+    start = max(0.0, math.floor((border - reach) / _MIN_FRAME_INTERVAL) * _MIN_FRAME_INTERVAL)
+    window = Window(start, min(duration, start + 2 * reach), time_scale=fine * config.fps if config.fps else 1.0)
+    return window, FrameSampling(fps=1 / fine, start=window.start, end=window.end)
 
 
 def refine_moments(
@@ -25,55 +52,60 @@ def refine_moments(
     scoring: Scoring,
     executor: Executor,
 ) -> Answer:
-    """Look again at every moment of an answer.
+    """Refine every moment of a grounding answer.
 
-    A moment that fits into half of a second look is looked at once, from its middle; a longer one at both its borders.
-    A border that the second look does not confirm stays as it was.
+    A moment that fits into half of a refinement window is refined by one window around its middle, a longer one by a
+    window around each border. A border that the second result does not confirm stays as it was.
 
     Args:
-        answer: Of grounding.
-        video: Still open.
-        config: Of the model.
-        answer_windows: Asks the same question about other windows.
-        scoring: Of the model.
-        executor: Does what needs the model.
+        answer: Grounding answer.
+        video: Open session.
+        config: Configuration of the model.
+        answer_windows: Function that puts the same request to other windows.
+        scoring: Scoring of the model.
+        executor: Executor of the model's work.
 
     Returns:
-        The answer with finer borders; its `step` is that of the coarsest border.
+        The answer with finer borders; its `step` is the largest frame interval of any border.
     """
     step = answer.step or 0.0
-    refined = [_refine(event, video, config, answer_windows, scoring, step, executor) for event in answer.events]
+    numbers = count(len(video.windows))  # refinement windows have the numbers after those of the plan
+
+    def answer_part(window: Window, sampling: FrameSampling) -> WindowAnswer:
+        encoded = video.encode_part(window, sampling, executor)
+        (answered,) = answer_windows([replace(encoded, window_number=next(numbers))])
+        return answered
+
+    refined = [_refine(event, video.duration, config, answer_part, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
     return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
 
 
 def _refine(
     event: Event,
-    video: VideoSession,
+    duration: float,
     config: TimeChatConfig,
-    answer_windows: AnswerWindows,
+    answer_part: Callable[[Window, FrameSampling], WindowAnswer],
     scoring: Scoring,
     frame_interval: float,
-    executor: Executor,
 ) -> tuple[Event, float]:
-    """The moment with finer borders, and how fine they are."""
-    middle = (event.start + event.end) / 2
-    window, arguments = border_window(config, middle, frame_interval, video.duration)
-    fine = 1 / arguments["fps"]
+    """The moment with finer borders, and the frame interval in which they were found."""
 
-    def look(border: float) -> Event | None:
-        window, arguments = border_window(config, border, frame_interval, video.duration)
-        (told,) = answer_windows([video.reencode_window(window, arguments, executor)])
-        events = parse_window(told, "grounding", event.caption, scoring).events
+    def find(border: float) -> Event | None:
+        answered = answer_part(*border_window(config, border, frame_interval, duration))
+        events = parse_window(answered, "grounding", event.caption, scoring).events
         return events[0] if events else None
 
-    if event.duration <= (window.end - window.start) / 2:
-        again = look(middle)
+    middle = (event.start + event.end) / 2
+    window, sampling = border_window(config, middle, frame_interval, duration)
+    assert sampling.fps is not None
+    fine, reach = 1 / sampling.fps, (window.end - window.start) / 2
+    if event.duration <= reach:
+        again = find(middle)
         if again is None or temporal_iou(again, event) < _SAME_MOMENT:
             return event, frame_interval
         return replace(event, start=again.start, end=again.end), fine
-    reach = (window.end - window.start) / 2
-    first, last = look(event.start), look(event.end)
+    first, last = find(event.start), find(event.end)
     start = first.start if first and abs(first.start - event.start) <= reach / 2 else event.start
     end = last.end if last and abs(last.end - event.end) <= reach / 2 else event.end
     is_fine = start != event.start and end != event.end

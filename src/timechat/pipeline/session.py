@@ -1,39 +1,147 @@
-"""A video of any length, looked at window by window in bounded memory."""
+"""An encoded video, and a session with a video of any length that is encoded window by window in bounded memory."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from timechat.answers.windows import Window, WindowConfig
 from timechat.errors import VideoError
+from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.cache import WindowCache
-from timechat.pipeline.encoded import EncodedVideo, ProgressCallback, Video
-from timechat.pipeline.encoding import compress_frames, encode_frames, to_window_clock
-from timechat.pipeline.executor import Executor, LocalExecutor
-from timechat.pipeline.waiting import acquire
-from timechat.pipeline.window_plan import WindowPlan, WindowSampling, plan_windows
-from timechat.video import Frames, VideoReader, load_frames
+from timechat.pipeline.executor import Executor, acquire
+from timechat.pipeline.request import WindowPlan, plan_windows
+from timechat.video import Frames, FrameSampling, VideoReader, VideoSource, sample_video
+
+if TYPE_CHECKING:
+    from timechat.pipeline.cache import WindowCache
 
 Result = TypeVar("Result")
 
+Video = VideoSource | Frames
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with a stage (`"decode"`, `"encode"`, `"windows"`), the number of finished parts and the number of parts."""
 
-class VideoSession:
-    """A video that has been opened, planned in windows, and is encoded as it is asked about; a context manager.
+_FRAMES_PER_BATCH = {"cpu": 8}
+_FRAMES_PER_BATCH_ON_GPU = 32
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedVideo:
+    """A video, or one window of a long one, as video tokens of the language model; it can be asked any number of times.
 
     Attributes:
-        plan: Windows and frames.
-        duration: Seconds.
-        name: Path or address, None for ready-made frames without one.
-        fps: Average frames per second of the file, None where nobody knows.
-        notes: What a reader of the answers should know, as far as frames have been looked at.
-        timings: Seconds spent so far, by stage: `"decode"` (waiting for frames), `"encode"`, `"answer"`.
+        video_tokens: `(video tokens, text hidden)`, on the model's device.
+        timestamps: `(frames,)` float64 seconds of the encoded frames; those of a window are on the window's clock.
+        duration: Duration in seconds; that of a window is on the window's clock.
+        name: Path or address of the video; None for ready-made frames without one.
+        notes: Sentences for readers of the answers, such as the number of damaged frames.
+        model: Name of the model that encoded the video; other models cannot read its tokens.
+        window: Window of the video that was encoded; None for a whole video.
+        window_number: Number of the window in the plan of its video, from 0, which is added to the seed of sampling.
+    """
+
+    video_tokens: Tensor = field(repr=False)
+    timestamps: NDArray[np.float64] = field(repr=False)
+    duration: float
+    name: str | None = None
+    notes: tuple[str, ...] = ()
+    model: str | None = None
+    window: Window | None = None
+    window_number: int = 0
+
+    def __post_init__(self) -> None:
+        timestamps = np.array(self.timestamps, dtype=np.float64)
+        timestamps.setflags(write=False)
+        object.__setattr__(self, "timestamps", timestamps)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of encoded frames."""
+        return len(self.timestamps)
+
+    @property
+    def span(self) -> Window:
+        """The window that was encoded; for a whole video, the window that covers it."""
+        return self.window or Window(0.0, self.duration)
+
+    @property
+    def frame_interval(self) -> float | None:
+        """Mean seconds of video between frames; None for a single frame."""
+        if self.num_frames < 2:
+            return None
+        return float(self.timestamps[-1] - self.timestamps[0]) / (self.num_frames - 1) * self.span.time_scale
+
+
+# ------------------------------------------------------------------------------------------- encoding frames
+
+
+@torch.inference_mode()
+def encode_frames(
+    model: TimeChatForConditionalGeneration,
+    processor: TimeChatProcessor,
+    frames: Frames,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    shown_timestamps: ArrayLike | None = None,
+    encode: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Encode frames, each with the sentence that states its time, into frame tokens `(1, frames, tokens, hidden)`.
+
+    Args:
+        model: Network in evaluation mode.
+        processor: Processor of the model.
+        frames: All frames of one video or one window.
+        progress: Callback for the number of encoded frames and the number of all frames.
+        shown_timestamps: `(frames,)` seconds that the sentences state instead of the frames' own times, for ablations.
+        encode: Function that encodes one batch instead of the model's `get_frame_features`, with the same arguments.
+    """
+    encode = encode or model.get_frame_features
+    times = frames.timestamps if shown_timestamps is None else np.asarray(shown_timestamps, dtype=np.float64)
+    input_ids, attention_mask = processor.encode_timestamps(times)
+    batch_size = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)
+    tokens = []
+    for first in range(0, len(frames), batch_size):
+        part = slice(first, first + batch_size)
+        batch = replace(frames, pixels=frames.pixels[part], timestamps=frames.timestamps[part])
+        inputs = (processor.normalize(batch), input_ids[part], attention_mask[part])
+        tokens.append(encode(*(tensor[None].to(model.device) for tensor in inputs)))
+        if progress is not None:
+            progress(min(first + batch_size, len(frames)), len(frames))
+    return torch.cat(tokens, dim=1)
+
+
+@torch.inference_mode()
+def compress_frames(model: TimeChatForConditionalGeneration, frame_tokens: Tensor) -> Tensor:
+    """Compress frame tokens, `(1, frames, tokens, hidden)`, into video tokens `(video tokens, text hidden)`."""
+    return model.video_qformer(frame_tokens)[0]  # type: ignore[no-any-return]
+
+
+def to_window_clock(frames: Frames, start: float, time_scale: float) -> Frames:
+    """Return frames with times on the clock of a window that starts at `start` seconds of the video."""
+    if start == 0 and time_scale == 1:
+        return frames
+    return replace(frames, timestamps=np.maximum(frames.timestamps - start, 0.0) / time_scale)
+
+
+class WindowEncoder:
+    """Reads windows of one open video and encodes them with one model.
+
+    Attributes:
+        duration: Duration of the video in seconds.
+        name: Display name of the video; None for ready-made frames without one.
+        fps: Average frames per second of the file; None if it is not known.
+        cache: Windows and answers of this video on disk; None if the cache is off or the video cannot be cached.
+        executor: Executor of the model's work, unless a call names another one.
     """
 
     def __init__(
@@ -41,50 +149,177 @@ class VideoSession:
         video: Video,
         model: TimeChatForConditionalGeneration,
         processor: TimeChatProcessor,
+        executor: Executor,
         *,
         model_name: str,
-        window_config: WindowConfig,
-        sampling: WindowSampling,
-        cache: WindowCache,
-        keep_in_memory: bool = False,
+        cache: "WindowCache | None" = None,
+        name: str | None = None,
         timeout: float = 600.0,
-        check: Callable[[], object] | None = None,
     ) -> None:
         """Open a video.
 
         Args:
-            video: Anything that `TimeChat.encode` takes.
-            model: That looks.
-            processor: The model's.
+            video: Path, address, bytes, open file, or `Frames`.
+            model: Network in evaluation mode.
+            processor: Processor of the model.
+            executor: Executor of the model's work, unless a call names another one; its `check` can end the opening.
             model_name: Name of the model.
-            window_config: In which windows.
-            sampling: At which frames.
-            cache: Where encoded windows are kept on disk.
-            keep_in_memory: Whether encoded windows are kept in memory for the next question.
-            timeout: Seconds of wall time after which reading a window is given up.
-            check: Called again and again while the file is opened; what it raises ends that.
+            cache: Windows of this video on disk; None for no cache.
+            name: Display name of the video; None takes its path or address.
+            timeout: Maximum wall time in seconds for opening the file, and again for reading a window.
         """
         self._model, self._processor, self._model_name = model, processor, model_name
-        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=check)
+        self.executor = executor
+        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=executor.check)
         self._frames = video if isinstance(video, Frames) else None
-        self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
-        self.name = source.name if source else None
+        self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
+        self.name = name if name is not None or source is None else source.name
         self.fps = source.fps if source else None
-        self.window_config = window_config
-        if sampling.start is not None and sampling.start >= self.duration:
-            self._close_reader()
-            raise VideoError(
-                f"{self.name or 'frames'}: ends at {self.duration:.3f} s, before the start at {sampling.start:g} s"
-            )
-        self.plan: WindowPlan = plan_windows(model.config, self.duration, window_config, sampling)
         self.cache = cache
-        self.notes: tuple[str, ...] = ()
-        self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0}
-        self._kept: dict[Window, EncodedVideo] | None = {} if keep_in_memory else None
-        self._executor: Executor = LocalExecutor(model, processor)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="timechat-decode")
+
+    def close(self) -> None:
+        """Stop reading ahead and close the file."""
+        self._threads.shutdown(cancel_futures=True)
+        if self._reader is not None:
+            self._reader.close()
+
+    def read(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> Frames:
+        """Decode frames; their times are on the video's clock. An exception that `check` raises ends the call."""
+        size = self._model.config.vision_config.image_size
+        if self._reader is None:
+            assert self._frames is not None
+            return sample_video(self._frames, sampling, size=size)
+        return self._reader.load(sampling, size=size, check=check)
+
+    def read_ahead(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> "Future[Frames]":
+        """Start to decode frames in another thread."""
+        return self._threads.submit(self.read, sampling, check)
+
+    def find(self, window: Window, facts: Mapping[str, Any]) -> EncodedVideo | None:
+        """Return a window that was encoded earlier, from the cache on disk."""
+        found = None if self.cache is None else self.cache.load(window, facts)
+        return None if found is None else replace(found, name=self.name, model=self._model_name)
+
+    def encode(
+        self,
+        frames: Frames,
+        window: Window,
+        facts: Mapping[str, Any],
+        executor: Executor,
+        progress: ProgressCallback | None = None,
+    ) -> EncodedVideo:
+        """Encode the frames of a window, whose times are on the video's clock, and keep it in the cache on disk."""
+        frames = to_window_clock(frames, window.start, window.time_scale)
+        frame_tokens = None if self.cache is None else self.cache.load_frame_tokens(window, facts)
+        if frame_tokens is None:
+            report = None if progress is None else partial(progress, "encode")
+            frame_tokens = encode_frames(self._model, self._processor, frames, report, encode=executor.encode_frames)
+            if self.cache is not None:
+                self.cache.save_frame_tokens(window, facts, frame_tokens)
+        tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
+        encoded = EncodedVideo(
+            tokens, frames.timestamps, window.duration, self.name, frames.notes, self._model_name, window
+        )
+        if self.cache is not None:
+            self.cache.save(window, facts, encoded)
+        return encoded
+
+
+# ------------------------------------------------------------------------------------------------- the session
+
+
+class VideoSession:
+    """A video with its windows, which are encoded when a request needs them; a context manager.
+
+    Attributes:
+        plan: Windows and frames.
+        duration: Duration of the video in seconds.
+        name: Path, address or display name; None for ready-made frames without one.
+        fps: Average frames per second of the file; None if it is not known.
+        notes: Sentences for readers of the answers, about the windows that were encoded so far.
+        timings: Seconds spent so far by stage: `"decode"` (waiting for frames), `"encode"`, `"answer"`; empty for a
+            video that was encoded before the session.
+        batch_size: Number of windows that are answered in one batch.
+        cache: Windows and answers of this video on disk; None if nothing is kept.
+    """
+
+    def __init__(
+        self,
+        plan: WindowPlan,
+        duration: float,
+        *,
+        encoder: WindowEncoder | None = None,
+        encoded: Iterable[EncodedVideo] | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        """Make a session; `open` and `from_encoded` are the usual ways to do so.
+
+        Args:
+            plan: Windows and frames.
+            duration: Duration of the video in seconds.
+            encoder: Encoder of the windows; None if all of them are in `encoded`.
+            encoded: Windows in memory, to which encoded ones are added; None keeps no window in memory.
+            batch_size: Number of windows that are answered in one batch.
+        """
+        windows = None if encoded is None else list(encoded)
+        self.plan, self.duration, self.batch_size = plan, duration, batch_size
+        self._encoder = encoder
+        self._numbers = {window: number for number, window in enumerate(plan.windows)}
+        self._kept = None if windows is None else {window.span: window for window in windows}
+        self.name = encoder.name if encoder else next((window.name for window in windows or ()), None)
+        self.fps = encoder.fps if encoder else None
+        self.cache = encoder.cache if encoder else None
+        self.notes = tuple(dict.fromkeys(note for window in windows or () for note in window.notes))
+        self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0} if encoder else {}
         self._lock = threading.Lock()
-        self._decode_ahead = ThreadPoolExecutor(1, thread_name_prefix="timechat-look")
+
+    @classmethod
+    def open(
+        cls,
+        encoder: WindowEncoder,
+        config: TimeChatConfig,
+        windows: WindowConfig,
+        sampling: FrameSampling,
+        *,
+        keep_in_memory: bool = False,
+    ) -> "VideoSession":
+        """Plan the windows of an open video.
+
+        Args:
+            encoder: Encoder of the open video; closed if this fails.
+            config: Configuration of the model.
+            windows: Options of the windows.
+            sampling: Frame options.
+            keep_in_memory: Whether encoded windows stay in memory for the next request.
+
+        Raises:
+            VideoError: The video ends before `sampling.start`.
+        """
+        try:
+            if sampling.start is not None and sampling.start >= encoder.duration:
+                raise VideoError(
+                    f"{encoder.name or 'frames'}: ends at {encoder.duration:.3f} s, before the start at "
+                    f"{sampling.start:g} s"
+                )
+            plan = plan_windows(config, encoder.duration, windows, sampling)
+        except BaseException:
+            encoder.close()
+            raise
+        encoded: tuple[EncodedVideo, ...] | None = () if keep_in_memory else None
+        return cls(plan, encoder.duration, encoder=encoder, encoded=encoded, batch_size=windows.batch_size)
+
+    @classmethod
+    def of(cls, video: "EncodedVideo | VideoSession") -> "VideoSession":
+        """Return the session of a video that is open or encoded."""
+        return cls.from_encoded(video) if isinstance(video, EncodedVideo) else video
+
+    @classmethod
+    def from_encoded(cls, encoded: EncodedVideo) -> "VideoSession":
+        """Return the session of a video, or of one window, that is already encoded."""
+        plan = WindowPlan((encoded.span,), FrameSampling(), encoded.frame_interval, refines=False)
+        return cls(plan, encoded.duration, encoded=[encoded])
 
     def __enter__(self) -> "VideoSession":
         return self
@@ -93,132 +328,109 @@ class VideoSession:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; windows that are kept in memory can still be asked about."""
-        self._decode_ahead.shutdown(cancel_futures=True)
-        self._close_reader()
-
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        """Close the file; windows that are in memory can still be asked about."""
+        if self._encoder is not None:
+            self._encoder.close()
 
     @property
     def windows(self) -> tuple[Window, ...]:
-        """All windows, in order of time."""
+        """All windows in order of time."""
         return self.plan.windows
+
+    def read(self, window: Window) -> Frames:
+        """Decode the frames of a window; their times are on the video's clock."""
+        return self._open_encoder.read(self.plan.window_sampling(window))
 
     def encode(
         self, windows: Sequence[Window], executor: Executor | None = None, progress: ProgressCallback | None = None
     ) -> Iterator[EncodedVideo]:
-        """Encode windows one after the other; the next one's frames are decoded meanwhile.
+        """Encode windows one after the other; the frames of the next window are decoded at the same time.
 
-        May be called from several threads: what one has encoded, the others take over.
+        Several threads may call this at once; a window that one thread has encoded is reused by the others.
 
         Args:
-            windows: Of the plan.
-            executor: Does what needs the model; None does it here.
-            progress: Told of the frames of each window.
+            windows: Windows of the plan.
+            executor: Executor of the model's work; None takes that of the model which opened the video.
+            progress: Callback for the encoded frames of each window.
         """
-        executor = executor or self._executor
         ahead: Future[Frames] | None = None
         for window, following in zip(windows, [*windows, None][1:], strict=True):
-            encoded = self._find_encoded(window)
-            # Who wants the same window waits, and takes it over.
-            with nullcontext() if encoded else acquire(self._lock, executor.check):
-                if encoded is None and (encoded := self._find_encoded(window)) is None:
-                    frames = self.timed(
-                        "decode", (ahead or self._decode_ahead.submit(self.load, window, executor.check)).result
-                    )
+            encoded = self._find(window)
+            if encoded is not None:
+                ahead = None
+                yield encoded
+                continue
+            encoder = self._open_encoder
+            executor = executor or encoder.executor
+            # A thread that needs a window which another thread encodes waits for it and reuses the result.
+            with acquire(self._lock, executor.check):
+                if (encoded := self._find(window)) is None:
+                    frames = self.timed("decode", (ahead or self._read_ahead(window, executor)).result)
                     ahead = None
-                    if following is not None and self._needs_encoding(following):
-                        ahead = self._decode_ahead.submit(self.load, following, executor.check)
-                    arguments = self.plan.load_arguments(window)
-                    look = partial(self._encode_window, frames, window, arguments, executor, progress)
-                    encoded = self._remember(self.timed("encode", look))
+                    if following is not None and self._find(following) is None:
+                        ahead = self._read_ahead(following, executor)
+                    facts = self.plan.cache_facts(window)
+                    work = partial(encoder.encode, frames, window, facts, executor, progress)
+                    encoded = self._keep(self.timed("encode", work))
                 else:
                     ahead = None
             yield encoded
 
     def encode_whole(self, executor: Executor | None = None) -> EncodedVideo:
-        """Encode a video that fits into one window; `executor` does what needs the model.
+        """Encode a video that fits into one window.
 
         Raises:
-            ValueError: It takes several.
+            ValueError: The video has several windows.
         """
         if len(self.windows) > 1:
             raise ValueError(
-                f"a video of {len(self.windows)} windows is not answered as a stream; use `run`, or `encode` it, which "
-                "looks at it as one"
+                f"a video of {len(self.windows)} windows cannot be answered as a stream; use `run`, or `encode` it as "
+                "one window"
             )
         return next(self.encode(self.windows, executor))
 
-    def reencode_window(
-        self, window: Window, load_arguments: Mapping[str, Any], executor: Executor | None = None
-    ) -> EncodedVideo:
-        """Encode a stretch that is no window of the plan, with frames of its own choice."""
-        known = self.cache.load(window, load_arguments)
-        if known is not None:
-            return replace(known, name=self.name, model=self._model_name)
-        executor = executor or self._executor
-        frames = self.timed(
-            "decode", self._decode_ahead.submit(self._load_frames, load_arguments, executor.check).result
-        )
-        return self.timed("encode", partial(self._encode_window, frames, window, load_arguments, executor))
-
-    def _find_encoded(self, window: Window) -> EncodedVideo | None:
-        """A window that was encoded before: in this job, or in any other whose results are on disk."""
-        if self._kept is not None and window in self._kept:
-            return self._kept[window]
-        found = self.cache.load(window, self.plan.load_arguments(window))
-        if found is None:
-            return None
-        self.notes += tuple(note for note in found.notes if note not in self.notes)
-        return self._remember(replace(found, name=self.name, model=self._model_name))
-
-    def _needs_encoding(self, window: Window) -> bool:
-        return self._find_encoded(window) is None
-
-    def _remember(self, encoded: EncodedVideo) -> EncodedVideo:
-        if self._kept is not None and encoded.window is not None:
-            self._kept[encoded.window] = encoded
-        return encoded
-
-    def load(self, window: Window, check: Callable[[], object] | None = None) -> Frames:
-        """Decode the frames of a window; their times are the video's. What `check` raises ends that."""
-        return self._load_frames(self.plan.load_arguments(window), check)
-
-    def _load_frames(self, arguments: Mapping[str, Any], check: Callable[[], object] | None) -> Frames:
-        size = self._model.config.vision_config.image_size
-        if self._frames is not None:
-            return load_frames(self._frames, **arguments, size=size)
-        assert self._reader is not None
-        return self._reader.load(**arguments, size=size, check=check)
-
-    def _encode_window(
-        self,
-        frames: Frames,
-        window: Window,
-        load_arguments: Mapping[str, Any],
-        executor: Executor,
-        progress: ProgressCallback | None = None,
-    ) -> EncodedVideo:
-        frames = to_window_clock(frames, window.start, window.time_scale)
-        frame_tokens = self.cache.load_frame_tokens(window, load_arguments)
-        if frame_tokens is None:
-            report = None if progress is None else partial(progress, "encode")
-            frame_tokens = encode_frames(self._model, self._processor, frames, report, encode=executor.encode_frames)
-            self.cache.save_frame_tokens(window, load_arguments, frame_tokens)
-        tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
-        self.notes += tuple(note for note in frames.notes if note not in self.notes)
-        encoded = EncodedVideo(
-            tokens, frames.timestamps, window.duration, self.name, frames.notes, self._model_name, window
-        )
-        self.cache.save(window, load_arguments, encoded)
+    def encode_part(self, window: Window, sampling: FrameSampling, executor: Executor | None = None) -> EncodedVideo:
+        """Encode a part of the video that is no window of the plan, with frames of its own."""
+        encoder = self._open_encoder
+        executor = executor or encoder.executor
+        facts = {"fps": sampling.fps, "start": sampling.start, "end": sampling.end}
+        if (found := encoder.find(window, facts)) is not None:
+            return found
+        frames = self.timed("decode", encoder.read_ahead(sampling, executor.check).result)
+        encoded = self.timed("encode", partial(encoder.encode, frames, window, facts, executor))
+        self._add_notes(encoded)
         return encoded
 
     def timed(self, stage: str, work: Callable[[], Result]) -> Result:
-        """Do a piece of work and count its time to a stage."""
+        """Do a piece of work and add its seconds to a stage of the timings."""
         began = time.perf_counter()
         try:
             return work()
         finally:
-            self.timings[stage] += time.perf_counter() - began
+            if stage in self.timings:
+                self.timings[stage] += time.perf_counter() - began
+
+    @property
+    def _open_encoder(self) -> WindowEncoder:
+        assert self._encoder is not None  # without it, every window is in memory
+        return self._encoder
+
+    def _read_ahead(self, window: Window, executor: Executor) -> "Future[Frames]":
+        return self._open_encoder.read_ahead(self.plan.window_sampling(window), executor.check)
+
+    def _find(self, window: Window) -> EncodedVideo | None:
+        """A window that was encoded earlier: in memory, or on disk."""
+        if self._kept is not None and window in self._kept:
+            return self._kept[window]
+        found = self._open_encoder.find(window, self.plan.cache_facts(window))
+        return None if found is None else self._keep(found)
+
+    def _keep(self, encoded: EncodedVideo) -> EncodedVideo:
+        encoded = replace(encoded, window_number=self._numbers[encoded.span])
+        self._add_notes(encoded)
+        if self._kept is not None:
+            self._kept[encoded.span] = encoded
+        return encoded
+
+    def _add_notes(self, encoded: EncodedVideo) -> None:
+        self.notes += tuple(note for note in encoded.notes if note not in self.notes)

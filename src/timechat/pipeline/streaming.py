@@ -1,4 +1,4 @@
-"""An answer while it is being written."""
+"""An answer as a stream of text."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from timechat.answers.events import Answer
 
 
 class AnswerStream(Iterator[str]):
-    """Iterate over the pieces of text as they are written, then read `.answer`.
+    """Iterator over the pieces of text as they are written; `.answer` is the whole answer.
 
-    The model starts with the first piece that is asked for, in a thread of its own. An error of the model is raised
-    to whoever iterates or reads the answer. Leaving early: `close()`.
+    The model starts when the first piece is requested, in a thread of its own. An error of the model is raised in the
+    thread that iterates or reads the answer. `close()` stops the model early.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class AnswerStream(Iterator[str]):
         """Prepare a stream.
 
         Args:
-            tokenizer: Turns tokens into pieces of text.
-            write: Writes the whole answer, given `streamer` and `stopping_criteria` for `generate`.
-            read: Turns the whole text into an `Answer`.
+            tokenizer: Tokenizer that turns tokens into pieces of text.
+            write: Function that writes the whole answer, given `streamer` and `stopping_criteria` for `generate`.
+            read: Function that turns the whole text into an `Answer`.
         """
         self._pieces = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
         self._stop = _StopOnSignal()
@@ -60,19 +60,19 @@ class AnswerStream(Iterator[str]):
 
     @property
     def answer(self) -> Answer:
-        """The whole answer, as far as it was written; waits for what is still to come."""
+        """The answer; waits until it is written, or takes the text so far if the stream was closed."""
         for _ in self:
             pass
         return self._read(self._text)
 
     def close(self) -> None:
-        """Stop the model at its next token."""
-        self._has_ended = self._stop.is_told = True
+        """Stop the model after its next token."""
+        self._has_ended = self._stop.is_set = True
         if self._thread is not None:
             self._thread.join()
 
     def __del__(self) -> None:
-        self._stop.is_told = True
+        self._stop.is_set = True
 
     def _start(self) -> None:
         if self._thread is None:
@@ -88,10 +88,10 @@ class AnswerStream(Iterator[str]):
 
 
 class _StopOnSignal(StoppingCriteria):  # type: ignore[misc]
-    """Ends generation at the next token once `is_told` is set."""
+    """Stopping criterion that ends generation at the next token once `is_set` is True."""
 
     def __init__(self) -> None:
-        self.is_told = False
+        self.is_set = False
 
     def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        return torch.full((input_ids.shape[0],), self.is_told, device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self.is_set, device=input_ids.device)

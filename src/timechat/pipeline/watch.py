@@ -1,4 +1,4 @@
-"""Standing queries: a stream is looked at window by window, and what is waited for is told when it happens."""
+"""Detection of queries in a stream, window by window."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,29 +11,29 @@ from torch import Tensor
 
 from timechat.answers.events import Event
 from timechat.answers.windows import Window, WindowConfig, temporal_iou
-from timechat.pipeline import EncodedVideo, TimeChat, WindowSampling
-from timechat.pipeline.encoding import compress_frames, to_window_clock
-from timechat.pipeline.window_plan import WindowPlan, plan_windows
-from timechat.video import Frames
-from timechat.video.images import resize
+from timechat.pipeline.request import WindowPlan, plan_windows
+from timechat.pipeline.session import EncodedVideo, compress_frames, to_window_clock
+from timechat.pipeline.timechat import TimeChat
+from timechat.video import Frames, FrameSampling
+from timechat.video.frames import resize
 from timechat.video.live import LiveFrame
 
 DROP_BELOW = 2.0
-"""Mean difference of 8-bit pixels, on small pictures, below which a frame counts as the one before."""
+"""Mean difference of 8-bit pixels, in reduced frames, below which a frame counts as a duplicate of the one before."""
 
-_SMALL = 32  # pixels
-_SAME_IOU = 0.3  # of the same query in two windows
+_REDUCED_SIZE = 32  # pixels
+_SAME_IOU = 0.3  # temporal IoU above which detections of a query in two windows are the same
 _DEFAULT_WINDOWS = WindowConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """Something that was waited for and happened.
+    """A query that happened in the stream.
 
     Attributes:
-        query: That waited for it.
-        event: When it happened, on the stream's clock, with its score.
-        window: In which it was seen.
+        query: Query that was detected.
+        event: Start, end and score, on the stream's clock.
+        window: Window in which it was detected.
     """
 
     query: str
@@ -41,7 +41,7 @@ class Detection:
     window: Window
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for a line of JSON."""
+        """Return the detection, ready for a line of JSON."""
         return {
             "query": self.query,
             "start": self.event.start,
@@ -52,24 +52,25 @@ class Detection:
 
 
 @dataclass(frozen=True, eq=False)
-class _ActiveEvent:
-    """A frame and what the vision tower made of it."""
+class _EncodedFrame:
+    """The time of a frame and its states from the vision tower."""
 
     time: float
     states: Tensor
 
 
 class StreamMonitor:
-    """Looks at a stream's frames as they come, in windows that overlap, and asks all queries about each.
+    """Divides the frames of a stream into overlapping windows and looks for all queries in each.
 
-    A window is encoded from its frames' own times, as the same window of a file would be. Vision, most of the work, is
-    done once a frame, as soon as it is there; the sentences that say when it was are read anew in each window.
+    A window is encoded with the times of its own frames, like the same window of a file. The vision tower, which is
+    most of the work, runs once for each frame when it arrives; the sentences with the frame times are encoded again in
+    each window.
 
     Attributes:
-        step: Seconds from frame to frame that are wanted.
-        num_windows: Windows that were looked at.
-        num_frames: Frames that came.
-        num_dropped: Those of them that were so much like the one before that vision was left out.
+        step: Seconds between the frames that `watch` takes.
+        num_windows: Number of windows that were answered.
+        num_frames: Number of frames that arrived.
+        num_dropped: Number of frames for which the vision tower did not run, as duplicates of the frame before.
     """
 
     def __init__(
@@ -77,39 +78,40 @@ class StreamMonitor:
         timechat: TimeChat,
         queries: Sequence[str],
         *,
-        window_config: WindowConfig = _DEFAULT_WINDOWS,
+        windows: WindowConfig = _DEFAULT_WINDOWS,
         drop_below: float | None = DROP_BELOW,
         threshold: float | None = None,
     ) -> None:
-        """Wait for something.
+        """Make a monitor.
 
         Args:
-            timechat: Who looks.
-            queries: What is waited for, in words, at least one.
-            window_config: In which windows.
-            drop_below: Difference to the last frame that was looked at, see `DROP_BELOW`, under which vision is left
-                out; None looks at every frame.
-            threshold: Least score of what is told; None takes the model's.
+            timechat: Model.
+            queries: Descriptions of what to detect, at least one.
+            windows: Options of the windows.
+            drop_below: Difference to the frame before, see `DROP_BELOW`, below which a frame is a duplicate; None
+                encodes every frame.
+            threshold: Minimum score of a detection; None takes the model's.
         """
         if not queries or any(not query.strip() for query in queries):
-            raise ValueError(f"a watcher needs one or more queries in words, got {list(queries)}")
+            raise ValueError(f"a monitor needs one or more queries in words, got {list(queries)}")
         self._timechat, self._queries = timechat, tuple(queries)
         self._drop_below, self._threshold = drop_below, threshold
-        plan = _streaming_plan(timechat, window_config)
-        self._pace, self.step = plan.windows[0].time_scale, plan.frame_interval
+        plan = _streaming_plan(timechat, windows)
+        assert plan.frame_interval is not None
+        self._time_scale, self.step = plan.windows[0].time_scale, plan.frame_interval
         self._length = round((plan.windows[0].end - plan.windows[0].start) / self.step)  # frames
         overlap = plan.windows[0].end - plan.windows[1].start
         self._hop = max(1, self._length - round(overlap / self.step))  # frames
-        self._seen: list[_ActiveEvent] = []
+        self._seen: list[_EncodedFrame] = []
         self._first = 0  # number of the first frame that is kept
         self._last_small: NDArray[np.float32] | None = None
-        self._told: list[Detection] = []
+        self._recent: list[Detection] = []
         self.num_windows = self.num_frames = self.num_dropped = 0
 
     def watch(self, frames: Iterable[LiveFrame]) -> Iterator[Detection]:
-        """Look at frames, one for every `step`, and yield what happens as soon as its window is over."""
+        """Process frames, one for every `step` seconds, and yield the detections of each complete window."""
         for frame in frames:
-            self._process_window(frame)
+            self._add_frame(frame)
             if len(self._seen) == self._length:
                 yield from self._ask(self._first * self.step, (self._first + self._length) * self.step)
                 self._seen = self._seen[self._hop :]
@@ -120,18 +122,18 @@ class StreamMonitor:
         self._seen = []
 
     @torch.inference_mode()
-    def _process_window(self, frame: LiveFrame) -> None:
-        """Let the vision tower see a frame, unless it is as good as the one before."""
+    def _add_frame(self, frame: LiveFrame) -> None:
+        """Encode a frame with the vision tower, unless it is a duplicate of the one before."""
         self.num_frames += 1
-        small = resize(frame.pixels, _SMALL, _SMALL).astype(np.float32)
+        small = resize(frame.pixels, _REDUCED_SIZE, _REDUCED_SIZE).astype(np.float32)
         if self._is_duplicate_frame(small):
             self.num_dropped += 1
-            self._seen.append(_ActiveEvent(frame.time, self._seen[-1].states))
+            self._seen.append(_EncodedFrame(frame.time, self._seen[-1].states))
             return
         self._last_small = small
         model, processor = self._timechat.model, self._timechat.processor
         pixels = processor.normalize(Frames(frame.pixels[None], np.zeros(1), 0.0))
-        self._seen.append(_ActiveEvent(frame.time, model.frame_encoder.vision_states(pixels.to(model.device))))
+        self._seen.append(_EncodedFrame(frame.time, model.frame_encoder.vision_states(pixels.to(model.device))))
 
     def _is_duplicate_frame(self, small: NDArray[np.float32]) -> bool:
         if self._drop_below is None or self._last_small is None or not self._seen:
@@ -139,43 +141,43 @@ class StreamMonitor:
         return float(np.abs(small - self._last_small).mean()) < self._drop_below
 
     def encode_window(self, start: float, end: float) -> EncodedVideo:
-        """Encode the frames that are kept as a window of the stream."""
+        """Encode the frames in memory as a window of the stream."""
         model, processor = self._timechat.model, self._timechat.processor
-        window = Window(start, end, self._pace)
+        window = Window(start, end, self._time_scale)
         times = np.array([seen.time for seen in self._seen])
         blank = np.zeros((len(times), 1, 1, 3), np.uint8)
-        told = to_window_clock(Frames(blank, times, end), start, self._pace).timestamps
-        input_ids, mask = processor.encode_timestamps(told)
+        shown = to_window_clock(Frames(blank, times, end), start, self._time_scale).timestamps
+        input_ids, mask = processor.encode_timestamps(shown)
         states = torch.cat([seen.states for seen in self._seen])
         with torch.inference_mode():
             tokens = model.get_frame_features(
                 None, input_ids[None].to(model.device), mask[None].to(model.device), vision_states=states[None]
             )
             video_tokens = compress_frames(model, tokens)
-        return EncodedVideo(video_tokens, told, window.duration, None, (), self._timechat.name, window)
+        return EncodedVideo(video_tokens, shown, window.duration, None, (), self._timechat.name, window)
 
     def _ask(self, start: float, end: float) -> Iterator[Detection]:
-        """Ask all queries about the window that is over; what an earlier window has told already is not told again."""
+        """Look for all queries in a complete window; detections of an earlier window are not repeated."""
         self.num_windows += 1
         encoded = self.encode_window(start, end)
         assert encoded.window is not None
-        self._told = [one for one in self._told if one.event.end >= start]
+        self._recent = [one for one in self._recent if one.event.end >= start]
         for query in self._queries:
             answer = self._timechat.ground(encoded, query, find_all=True, threshold=self._threshold)
             for event in answer.events:
-                sighting = Detection(query, event, encoded.window)
+                detection = Detection(query, event, encoded.window)
                 is_new = not any(
-                    one.query == query and temporal_iou(one.event, event) >= _SAME_IOU for one in self._told
+                    one.query == query and temporal_iou(one.event, event) >= _SAME_IOU for one in self._recent
                 )
-                self._told.append(sighting)
+                self._recent.append(detection)
                 if is_new:
-                    yield sighting
+                    yield detection
 
 
 def _streaming_plan(timechat: TimeChat, window_config: WindowConfig) -> WindowPlan:
-    """The plan of a video that goes on, at least for two windows."""
+    """The plan of a stream: the first two of its windows."""
     if window_config.window == 0:
-        raise ValueError("a stream has no end that could be waited for; give a window of some seconds")
+        raise ValueError("a stream has no end, so it cannot be one window; give a window of some seconds")
     config = timechat.model.config
     length = window_config.window or config.window_seconds * (
         1.0 if window_config.step is None else (window_config.step * (config.fps or 1))
@@ -184,8 +186,10 @@ def _streaming_plan(timechat: TimeChat, window_config: WindowConfig) -> WindowPl
         length = window_config.step * config.max_frame_positions
     overlap = length / 6 if window_config.overlap is None else window_config.overlap
     plan = plan_windows(
-        config, 2 * length - overlap, replace(window_config, window=length, overlap=overlap), WindowSampling()
+        config, 2 * length - overlap, replace(window_config, window=length, overlap=overlap), FrameSampling()
     )
     if len(plan.windows) < 2:
-        raise ValueError(f"windows of {length:g} s that overlap by {overlap:g} s do not go on; take a smaller overlap")
+        raise ValueError(
+            f"windows of {length:g} s that overlap by {overlap:g} s do not advance; take a smaller overlap"
+        )
     return plan

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
-from timechat.model.generation.generate import GenerationOutput
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.generate import GenerationOutput, PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import GenerationBatch, make_grammar_compiler
@@ -214,10 +213,8 @@ class Engine:
         """Generate the answers to prompts."""
         context.check()
         call = _GenerationCall(batch)
-        for i, (prompt, grammar) in enumerate(zip(batch.prompts, batch.grammars, strict=True)):
+        for prompt, grammar, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):
             constraint = None if grammar is None else self.grammar_compiler.state(grammar)
-            # With the same seed, all windows would draw the same random numbers.
-            decoding = replace(batch.decoding, seed=(batch.decoding.seed + i) % 2**63)
             sequence = GenerationState(prompt, decoding, constraint)
             call.entries.append(_CallEntry(sequence, context, call=call))
             context.prompt_tokens += len(prompt.input_ids)

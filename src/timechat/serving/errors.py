@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError
+from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError, plain_mistake
 
 CLIENT_CLOSED_REQUEST = 499
 """Status for a client that has disconnected, as in nginx; it appears in logs and metrics only."""
@@ -126,7 +126,7 @@ def as_request_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = 
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
-        return RequestError(400, f"{param or 'the body'}: {first['msg']}"[:500], param)
+        return RequestError(400, f"{param or 'the body'}: {plain_mistake(first['msg'])}"[:500], param)
     if isinstance(error, DataError | ValueError | TimeChatError):
         return RequestError(400, message)
     if isinstance(error, FileNotFoundError):

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from timechat.serving.errors import RequestError
 from timechat.video import Frames
-from timechat.video.images import resize
+from timechat.video.frames import resize
 
 _MAX_IMAGE_PIXELS = 4096 * 4096
 _MAX_TOTAL_PIXELS = 400_000_000

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from timechat.answers.events import Answer, Event, Task
+from timechat.answers.events import Answer
 from timechat.errors import AccessError, VideoError
-from timechat.pipeline import DecodingOptions, MomentSelection, TimeChat, VideoSession, WindowConfig, WindowSampling
-from timechat.pipeline.encoded import ProgressCallback
+from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
+from timechat.pipeline.executor import acquire
 from timechat.pipeline.streaming import AnswerStream
-from timechat.pipeline.waiting import acquire
 from timechat.serving.context import RequestContext
 from timechat.serving.engine import Engine, EngineExecutor
 from timechat.serving.errors import EngineStoppedError, RequestError, as_request_error, busy_error
@@ -31,33 +30,19 @@ _STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """A task, a video, and the options of both.
+    """A request about a video that the server can open.
 
     Attributes:
-        task: Task name.
-        video: Id or address, or frames that came with the request.
-        query: Question or query.
-        history: Earlier (question, answer) pairs.
-        decoding: Options of text generation.
-        window_config: Windows of the video.
-        sampling: Frames of the video.
-        speech: Transcript of the video; None if there is none.
-        moments: Selection of moments.
-        system: System prompt that replaces the default one.
-        cite: Whether each sentence of a free answer gets its times.
+        video: Id or address of the video, or frames that came with the request.
+        request: Task, query and everything else that determines the answer.
+        windows: Options of the windows.
+        sampling: Frame options.
     """
 
-    task: Task
     video: str | InlineFrames
-    query: str | None = None
-    history: tuple[tuple[str, str], ...] = ()
-    decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    window_config: WindowConfig = field(default_factory=WindowConfig)
-    sampling: WindowSampling = field(default_factory=WindowSampling)
-    speech: tuple[Event, ...] | None = None
-    moments: MomentSelection = field(default_factory=MomentSelection)
-    system: str | None = None
-    cite: bool = False
+    request: Request
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    sampling: FrameSampling = field(default_factory=FrameSampling)
 
 
 class Service:
@@ -180,11 +165,11 @@ class Service:
         Raises:
             RequestError: It exceeds one of them.
         """
-        if request.decoding.max_new_tokens > self._settings.max_new_tokens:
+        max_new_tokens = request.request.decoding.max_new_tokens
+        if max_new_tokens > self._settings.max_new_tokens:
             raise RequestError(
                 400,
-                f"an answer may have {self._settings.max_new_tokens} tokens here, {request.decoding.max_new_tokens} "
-                "were asked for",
+                f"an answer may have {self._settings.max_new_tokens} tokens here, {max_new_tokens} were asked for",
                 "max_tokens",
             )
         for name in ("num_frames", "max_frames"):
@@ -220,10 +205,10 @@ class Service:
                     hidden.append((file.path, file.name))
                 timechat = self.timechat.with_executor(EngineExecutor(self.engine, context))
                 sampling = self._limit_frames(request.sampling)
-                with self._open.acquire(timechat, file, request.window_config, sampling) as video:
+                with self._open.acquire(timechat, file, request.windows, sampling) as video:
                     try:
                         context.check()
-                        yield OpenRequest(request, timechat, video, file.name or None)
+                        yield OpenRequest(request.request, timechat, video, file.name or None)
                     finally:
                         context.cancel()  # frames that are decoded ahead are not needed any more
         except Exception as error:
@@ -239,7 +224,7 @@ class Service:
         finally:
             self._contexts.discard(context)
 
-    def _limit_frames(self, sampling: WindowSampling) -> WindowSampling:
+    def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
         """Limit the frames of a window if neither the request nor the model does."""
         if sampling.fps is None or sampling.max_frames or self.timechat.model.config.max_frames:
             return sampling
@@ -255,23 +240,16 @@ class Service:
 class OpenRequest:
     """A request whose video is open."""
 
-    def __init__(self, request: VideoRequest, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
+    def __init__(self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
         """Join a request and its open video; `name` is the name of the video in the answer."""
         self._request, self._timechat, self._video, self._name = request, timechat, video, name
         self._timings = dict(video.timings)
-        self._options: dict[str, Any] = {
-            "history": request.history,
-            "decoding": request.decoding,
-            "speech": request.speech,
-            "moments": request.moments,
-            "system": request.system,
-        }
 
     def stream(self) -> AnswerStream | None:
         """Return the answer as a stream; None if several windows are merged or the text is edited (`cite`)."""
         if len(self._video.windows) > 1 or self._request.cite:
             return None
-        return self._timechat.stream(self._request.task, self._video, self._request.query, **self._options)
+        return self._timechat.stream(self._request, self._video)
 
     def answer(self, progress: ProgressCallback | None = None) -> Answer:
         """Return the whole answer; a request that is over ends with the next progress report."""
@@ -282,11 +260,7 @@ class OpenRequest:
             if progress is not None:
                 progress(stage, done, total)
 
-        request = self._request
-        answer = self._timechat.run(
-            request.task, self._video, request.query, cite=request.cite, progress=report, **self._options
-        )
-        return self.with_video_name(answer)
+        return self.with_video_name(self._timechat.run(self._request, self._video, progress=report))
 
     def with_video_name(self, answer: Answer) -> Answer:
         """Set the client's name of the video, and the seconds that this request alone took."""
@@ -309,10 +283,10 @@ class OpenVideos:
 
     @contextmanager
     def acquire(
-        self, timechat: TimeChat, file: VideoFile, window_config: WindowConfig, sampling: WindowSampling
+        self, timechat: TimeChat, file: VideoFile, windows: WindowConfig, sampling: FrameSampling
     ) -> Iterator[VideoSession]:
         """Keep a video open for a `with` block; `timechat` opens it if it is not open."""
-        key = (file.key, window_config, sampling)
+        key = (file.key, windows, sampling)
         with self._lock:
             shared = self._videos.setdefault(key, _OpenVideo())
             self._videos.move_to_end(key)
@@ -323,9 +297,7 @@ class OpenVideos:
                 if shared.video is None:
                     source = file.frames if file.path is None else file.path
                     assert source is not None
-                    shared.video = timechat.open(
-                        source, window_config=window_config, sampling=sampling, keep_in_memory=True
-                    )
+                    shared.video = timechat.open(source, windows=windows, sampling=sampling, keep_in_memory=True)
             yield shared.video
         finally:
             with self._lock:

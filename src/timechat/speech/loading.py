@@ -1,14 +1,19 @@
-"""What is said in a video, from a file or by listening: whichever is asked for."""
+"""Speech of a video, from a transcript file or by speech recognition."""
+
+from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timechat.answers.events import Event
 from timechat.speech.prompt import clean_transcript
-from timechat.speech.recognition import ProgressCallback, Transcript, transcribe_audio
-from timechat.speech.transcripts import read_transcript
+from timechat.speech.transcripts import Transcript, read_transcript
 from timechat.video import VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from timechat.speech.recognition import ProgressCallback
 
 
 def load_transcript(
@@ -21,16 +26,16 @@ def load_transcript(
     timeout: float = DEFAULT_TIMEOUT,
     progress: ProgressCallback | None = None,
 ) -> Transcript | None:
-    """Return what is said in a video, cleaned as for the original's training; None where nobody asked for it.
+    """Return the speech of a video, cleaned as for the original's training; None without transcript and recogniser.
 
     Args:
-        video: As `load_frames` takes it; only opened where it is listened to.
-        transcript: File of a transcript, see `read_transcript`.
-        asr_model: Recogniser to listen with instead, see `transcribe_audio`.
-        language: Of the speech, for the recogniser.
-        device: Of the recogniser.
-        timeout: Seconds that reading the video may take, listening not counted.
-        progress: Told how far listening is.
+        video: Video in any form that `load_frames` takes; opened only for speech recognition.
+        transcript: Path of a transcript, see `read_transcript`.
+        asr_model: Speech recogniser to use instead, see `transcribe_audio`.
+        language: Language of the speech, for the recogniser.
+        device: Device of the recogniser.
+        timeout: Maximum time for reading the video, in seconds, without the time of the recogniser.
+        progress: Callback for the progress of the recogniser.
 
     Raises:
         ValueError: Both a transcript and a recogniser are given.
@@ -42,15 +47,21 @@ def load_transcript(
     if transcript is not None:
         return _cleaned(Transcript(read_transcript(transcript)))
     if asr_model is not None:
+        from timechat.speech.recognition import transcribe_audio
+
         return _cleaned(
             transcribe_audio(video, asr_model, language=language, device=device, timeout=timeout, progress=progress)
         )
     return None
 
 
-def _cleaned(heard: Transcript) -> Transcript:
-    """Leave out what says next to nothing, unless there is nothing else: a transcript of single words, say."""
-    lines: tuple[Event, ...] = clean_transcript(heard.lines) or heard.lines
-    left_out = len(heard.lines) - len(lines)
-    told = (f"lines of speech with fewer than three words or said twice, left out: {left_out} of {len(heard.lines)}",)
-    return Transcript(lines, heard.notes + told * bool(left_out))
+def _cleaned(transcript: Transcript) -> Transcript:
+    """Drop lines with little content, unless no line would remain, as in a transcript of single words."""
+    lines: tuple[Event, ...] = clean_transcript(transcript.lines) or transcript.lines
+    num_dropped = len(transcript.lines) - len(lines)
+    if not num_dropped:
+        return Transcript(lines, transcript.notes)
+    note = (
+        f"lines of speech with fewer than three words or repeated, left out: {num_dropped} of {len(transcript.lines)}"
+    )
+    return Transcript(lines, (*transcript.notes, note))

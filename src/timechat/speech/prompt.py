@@ -1,4 +1,4 @@
-"""What is said in a video, brought to what a question quotes of it."""
+"""Prepare the transcript of a video for the prompt of a question."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,10 @@ from timechat.answers.events import Event
 from timechat.answers.prompts import transcript_question
 
 _MIN_WORDS = 3
-_LINES = 15  # a transcript of twice as many or more is thinned out
-# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no spaces between words: each sign counts as one.
-_SOUND_SYMBOLS = r"\u3041-\u30ff\u3400-\u9fff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_WORD = re.compile(rf"[{_SOUND_SYMBOLS}]|[^\s{_SOUND_SYMBOLS}]+")
+_LINES = 15  # a transcript of at least twice as many lines is thinned out
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer have no spaces between words: each character counts as a word.
+_WORD_CHARACTERS = r"\u3041-\u30ff\u3400-\u9fff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(rf"[{_WORD_CHARACTERS}]|[^\s{_WORD_CHARACTERS}]+")
 
 
 def clean_transcript(speech: Iterable[Event]) -> tuple[Event, ...]:
@@ -25,14 +25,14 @@ def clean_transcript(speech: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def thin_transcript(speech: Sequence[Event], *, first: int = 0) -> list[tuple[float, float, str]]:
-    """Take every so-manieth line, so that fewer than 30 are left, each ending in a full stop.
+    """Select every n-th line, so that fewer than 30 lines remain, each with a full stop at its end.
 
     Args:
         speech: All lines.
-        first: Where to begin. The original begins at line 1 and never takes line 0.
+        first: First line to select. The original begins at line 1 and never selects line 0.
 
     Returns:
-        Start and end in seconds, and words, as `timechat.answers.prompts` writes them.
+        Start and end in seconds and text of each line, as `timechat.answers.prompts` writes them.
     """
     step = max(1, len(speech) // _LINES)
     return [
@@ -42,14 +42,14 @@ def thin_transcript(speech: Sequence[Event], *, first: int = 0) -> list[tuple[fl
 
 
 def transcript_between(speech: Iterable[Event], start: float, end: float) -> tuple[Event, ...]:
-    """Cut speech to a part of the video, times counted from the part's start.
+    """Cut a transcript to a part of the video, with times relative to the start of the part.
 
-    A line that is partly inside is kept whole, with its times cut.
+    A line that is partly inside keeps its text, with its times cut.
 
     Args:
-        speech: All lines, in seconds of the video.
-        start: Seconds, of the part.
-        end: Seconds, of the part.
+        speech: All lines, with times in seconds of the video.
+        start: Start of the part in seconds.
+        end: End of the part in seconds.
     """
     if not 0 <= start <= end:
         raise ValueError(f"a part must start at 0 s or later and not end before that, got start={start} and end={end}")
@@ -61,12 +61,12 @@ def transcript_between(speech: Iterable[Event], start: float, end: float) -> tup
 
 
 def add_transcript(question: str, speech: Sequence[Event], *, first: int = 0) -> str:
-    """Return the question with what is said before it, worded and thinned as the ASR-trained weights expect.
+    """Return the question with the transcript before it, in the form that the ASR-trained weights expect.
 
     Args:
-        question: Any task's; one that brings its speech already stays as it is.
-        speech: All lines of the part that is shown, counted from its start. None at all reads "None.".
-        first: The line to begin with. The original's programs begin with line 1 and so never quote line 0: `first=1`
-            does as they do. The default loses nothing.
+        question: Question of any task; a question that already contains its transcript does not change.
+        speech: All lines of the shown part, with times relative to its start. An empty transcript reads "None.".
+        first: First line to quote. The original's programs begin with line 1, so they never quote line 0; `first=1`
+            does the same. The default quotes line 0 too.
     """
     return transcript_question(question, thin_transcript(speech, first=first))

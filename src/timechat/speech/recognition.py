@@ -1,45 +1,32 @@
-"""Speech recognition: the sound of a video → what is said, by faster-whisper and any model of its kind."""
+"""Speech recognition: the audio of a video → transcript, with faster-whisper and compatible models."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from timechat.answers.events import Event
 from timechat.errors import CheckpointError
+from timechat.speech.transcripts import Transcript
 from timechat.video import VideoSource, probe_video
 from timechat.video.audio import AudioSegment, read_audio
 from timechat.video.loading import DEFAULT_TIMEOUT
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with the stage (`"listen"`), the seconds that were heard and the seconds that there are."""
+"""Callback with the stage (`"listen"`), the transcribed seconds and the total seconds."""
 
 _MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
-_NO_SOUND = "the video has no sound that can be decoded, so nothing is heard in it"
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What is said in a video.
-
-    Attributes:
-        lines: In order of time, in seconds from the first picture.
-        notes: Plain sentences that whoever reads the answer should know.
-    """
-
-    lines: tuple[Event, ...] = ()
-    notes: tuple[str, ...] = ()
+_NO_AUDIO = "the video has no audio that can be decoded, so there is no transcript"
 
 
 def check_recognizer(model: str | os.PathLike[str]) -> None:
-    """Find a recogniser that cannot work while nothing has been decoded yet.
+    """Check a recogniser before the video is decoded.
 
     Raises:
         ModuleNotFoundError: faster-whisper is missing.
-        CheckpointError: The folder is none of a model that faster-whisper can load.
+        CheckpointError: The folder is not a model that faster-whisper can load.
     """
     _import_faster_whisper()
     folder = Path(model)
@@ -50,8 +37,8 @@ def check_recognizer(model: str | os.PathLike[str]) -> None:
     missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder}: is no model of faster-whisper, {', '.join(missing)} missing; a Whisper model of transformers "
-            f"becomes one with ct2-transformers-converter --model {folder} --copy_files tokenizer.json "
+            f"{folder}: is not a model of faster-whisper: {', '.join(missing)} missing; convert a Whisper model of "
+            f"transformers with ct2-transformers-converter --model {folder} --copy_files tokenizer.json "
             "preprocessor_config.json --output_dir FOLDER"
         )
 
@@ -65,21 +52,21 @@ def transcribe_audio(
     timeout: float = DEFAULT_TIMEOUT,
     progress: ProgressCallback | None = None,
 ) -> Transcript:
-    """Write down what is said in a video.
+    """Transcribe the speech of a video.
 
-    The sound is heard in pieces of some minutes, cut where it is quiet; what is no speech is left out. The answer is
-    greedy and the same each time.
+    The audio is processed in segments of some minutes, cut at quiet moments; parts without speech are left out.
+    Decoding is greedy, so the transcript is the same each time.
 
     Args:
-        source: As `load_frames` takes it; read twice, so no pipe.
-        model: Folder of a Whisper model in CTranslate2's format, or a name that faster-whisper knows and fetches.
-        language: Such as `"en"`; None lets the model tell by the first piece in which something is said.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; `mps` means `cpu`, since the recogniser cannot use it.
-        timeout: Seconds that reading the video may take, listening not counted.
-        progress: Told how far the work is.
+        source: Video in any form that `load_frames` takes, except a pipe, because it is read twice.
+        model: Folder of a Whisper model in the CTranslate2 format, or a model name that faster-whisper can download.
+        language: Language code such as `"en"`; None detects it in the first segment with speech.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; `mps` means `cpu`, because the recogniser cannot use it.
+        timeout: Maximum time for reading the video in seconds, without the time of the recogniser.
+        progress: Progress callback.
 
     Returns:
-        All lines, or none and a note where the video has no sound.
+        Transcript of all lines; for a video without audio, an empty transcript with a note.
 
     Raises:
         VideoError: The video cannot be read.
@@ -88,20 +75,20 @@ def transcribe_audio(
     """
     check_recognizer(model)
     duration = probe_video(source, timeout=timeout).duration
-    recogniser = None
+    recognizer = None
     lines: list[Event] = []
     notes: list[str] = []
-    for sound in read_audio(source, timeout=timeout):
-        recogniser = recogniser or _load_recognizer(model, device)
-        notes += sound.notes
-        heard, told = recogniser.transcribe(sound.samples, language=language, temperature=0.0, vad_filter=True)
-        for segment in heard:
-            lines += _line_on_video_clock(segment, sound)
-            _report(progress, sound.start + segment.end, duration)
-        _report(progress, sound.end, duration)
-        language = language or (told.language if lines else None)
-    if recogniser is None:
-        return Transcript(notes=(_NO_SOUND,))
+    for segment in read_audio(source, timeout=timeout):
+        recognizer = recognizer or _load_recognizer(model, device)
+        notes += segment.notes
+        spoken, info = recognizer.transcribe(segment.samples, language=language, temperature=0.0, vad_filter=True)
+        for line in spoken:
+            lines += _line_on_video_clock(line, segment)
+            _report(progress, segment.start + line.end, duration)
+        _report(progress, segment.end, duration)
+        language = language or (info.language if lines else None)
+    if recognizer is None:
+        return Transcript(notes=(_NO_AUDIO,))
     return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
 
 
@@ -119,19 +106,19 @@ def _load_recognizer(model: str | os.PathLike[str], device: str) -> Any:
         return _import_faster_whisper()(
             os.fspath(model), device="cpu" if kind == "mps" else kind, device_index=int(number or 0)
         )
-    except Exception as error:  # CTranslate2, the hub and tokenizers raise whatever they like, even bare exceptions
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # CTranslate2, the hub and tokenizers raise many types, even plain Exception
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{model}: cannot be used to recognise speech on {device}: {told}; give the folder of a Whisper model that "
-            "ct2-transformers-converter wrote"
+            f"{model}: cannot be used to recognise speech on {device}: {problem}; give the folder of a Whisper model "
+            "written by ct2-transformers-converter"
         ) from error
 
 
-def _line_on_video_clock(segment: Any, sound: AudioSegment) -> list[Event]:
-    """The line of a segment, unless it says nothing, or lies before the first picture or after all sound."""
-    start = max(0.0, sound.start + segment.start)
-    end = min(sound.start + segment.end, sound.end)
-    words = " ".join(segment.text.split())
+def _line_on_video_clock(line: Any, segment: AudioSegment) -> list[Event]:
+    """Return the line as an event; empty for a line without words, before the first frame or after the audio."""
+    start = max(0.0, segment.start + line.start)
+    end = min(segment.start + line.end, segment.end)
+    words = " ".join(line.text.split())
     return [Event(round(start, 3), round(end, 3), words)] if words and start <= end else []
 
 

@@ -1,9 +1,10 @@
-"""Transcripts, read from what people and speech recognisers write: subtitles, JSON, and lines divided by tabs."""
+"""Read transcripts that people and speech recognisers write: subtitles, JSON and tab-separated lines."""
 
 import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,40 @@ from typing import Any
 from timechat.answers.events import Event
 from timechat.errors import DataError, located
 
-_EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or lines of start, end and words divided by tabs"
-_TOO_LARGE = 2**27  # bytes; a day of speech is about a hundredth of it
+_EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or tab-separated lines of start, end and text"
+_MAX_BYTES = 2**27  # bytes; a day of speech needs about a hundredth of it
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The speech of a video.
+
+    Attributes:
+        lines: Lines in order of time, in seconds since the first frame.
+        notes: Plain sentences that a reader of the answer should know.
+    """
+
+    lines: tuple[Event, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_transcript(path: str | Path) -> tuple[Event, ...]:
-    """Read what is said in a video, in order of time; an empty file is one in which nobody speaks.
+    """Read the lines of a transcript in order of time; an empty file is a transcript without speech.
 
-    The content tells the format, not the file's name: SRT; WebVTT, also with the rolling lines of automatic captions;
-    the JSON of openai-whisper, faster-whisper, whisperx, whisper-timestamped, whisper.cpp or `transformers`, or a bare
-    list of their segments; Whisper's TSV; lines of start and end in seconds and words, divided by tabs. A line that
-    ends before it starts, as recognisers write now and then, lasts no time.
+    The content determines the format, not the name of the file: SRT; WebVTT, also with the rolling lines of automatic
+    captions; the JSON of openai-whisper, faster-whisper, whisperx, whisper-timestamped, whisper.cpp or `transformers`,
+    or a plain list of their segments; Whisper's TSV; tab-separated lines of start and end in seconds and text. A line
+    that ends before it starts, as some recognisers write, gets the duration 0.
 
     Raises:
-        DataError: The file is missing or malformed; the message says where and what was expected.
+        DataError: The file is missing or malformed; the message names the line and the expected form.
     """
     path = Path(path)
     return parse_transcript(_read_text(path), name=path)
 
 
 def parse_transcript(text: str, *, name: str | Path = "transcript") -> tuple[Event, ...]:
-    """Read a transcript that is at hand as text; `name` is how messages call it, the rest as in `read_transcript`."""
+    """Read a transcript from text, as `read_transcript` does; `name` is its name in messages."""
     if not text.strip():
         return ()
     path = Path(name)
@@ -40,17 +54,17 @@ def parse_transcript(text: str, *, name: str | Path = "transcript") -> tuple[Eve
 
 def _read_text(path: Path) -> str:
     if not path.exists():
-        raise DataError(f"{path}: no such file; give a transcript")
+        raise DataError(f"{path}: no such file; give the path of a transcript")
     if path.is_dir():
         raise DataError(f"{path}: is a folder; give the file of one transcript")
-    if path.stat().st_size > _TOO_LARGE:
+    if path.stat().st_size > _MAX_BYTES:
         raise DataError(f"{path}: is {path.stat().st_size / 2**20:.0f} MiB large; {_EXPECTED}")
     content = path.read_bytes()
     encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is no {encoding} text; save it as UTF-8") from error
+        raise DataError(f"{path}: byte {error.start} is not {encoding} text; save the file as UTF-8") from error
 
 
 def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
@@ -62,7 +76,7 @@ def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
     if first.startswith("WEBVTT") or "-->" in text:
         return _read_cues
     number = text[: text.index(first)].count("\n") + 1
-    raise DataError(f"{path}:{number}: {first[:60]!r} begins no transcript; {_EXPECTED}")
+    raise DataError(f"{path}:{number}: {first[:60]!r} is not the start of a transcript; {_EXPECTED}")
 
 
 def _line(start: float, end: float, text: str) -> Event:
@@ -75,41 +89,41 @@ _CLOCK = r"(?:(\d+)\s?:\s?)?(\d{1,2})\s?:\s?(\d{1,2})(?:\s?[.,:]\s?(\d{1,9}))?"
 _TIMING = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?![\d:.,])")
 _NUMBER = re.compile(r"\s*\d+\s*")
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}|[\u200b\u200e\u200f\u2060\ufeff]")
-_STAYS = 0.1  # seconds; what is shown again within them was never taken away
+_REPEAT_GAP = 0.1  # seconds; a line shown again within this time counts as still on screen
 
 
 def _read_cues(text: str, path: Path) -> Iterator[Event]:
-    """Cues of SRT or WebVTT, without the lines that only stay on screen from the cue before."""
+    """Yield the cues of SRT or WebVTT, without lines that are still on screen from the cue before."""
     shown: list[str] = []
     last_end = 0.0
     for start, end, lines in _cues(text, path):
-        stays = _num_staying(shown, lines) if start - last_end <= _STAYS else 0
+        num_repeated = _num_repeated(shown, lines) if start - last_end <= _REPEAT_GAP else 0
         shown, last_end = lines, end
-        if lines[stays:]:
-            yield _line(start, end, " ".join(lines[stays:]))
+        if lines[num_repeated:]:
+            yield _line(start, end, " ".join(lines[num_repeated:]))
 
 
-def _num_staying(shown: Sequence[str], lines: Sequence[str]) -> int:
-    """How many of the first lines of a cue are the last ones of the cue before."""
-    most = min(len(shown), len(lines))
-    return next((n for n in range(most, 0, -1) if list(shown[-n:]) == list(lines[:n])), 0)
+def _num_repeated(shown: Sequence[str], lines: Sequence[str]) -> int:
+    """Return the number of first lines of a cue that are the last lines of the cue before."""
+    limit = min(len(shown), len(lines))
+    return next((n for n in range(limit, 0, -1) if list(shown[-n:]) == list(lines[:n])), 0)
 
 
 def _cues(text: str, path: Path) -> Iterator[tuple[float, float, list[str]]]:
-    """Start, end and lines of every cue: what stands between its line of times and the next one's."""
+    """Yield start, end and text lines of every cue: the lines between its line of times and the next one."""
     lines = text.splitlines()
-    ends_at_empty_line = text.lstrip().startswith("WEBVTT")  # else empty lines may stand within a text
+    ends_at_empty_line = text.lstrip().startswith("WEBVTT")  # otherwise empty lines may be part of a text
     timed = [i for i, line in enumerate(lines) if "-->" in line]
     for i, following in pairwise([*timed, len(lines)]):
         with located(f"{path}:{i + 1}"):
             start, end = _read_timing(lines[i])
-        said = lines[i + 1 : following]
+        content = lines[i + 1 : following]
         if ends_at_empty_line:
-            said = said[: said.index("")] if "" in said else said
-        elif following < len(lines) and said and _NUMBER.fullmatch(said[-1]):
-            said = said[:-1]
+            content = content[: content.index("")] if "" in content else content
+        elif following < len(lines) and content and _NUMBER.fullmatch(content[-1]):
+            content = content[:-1]
         with located(f"{path}:{i + 1}"):
-            yield start, end, [words for line in said if (words := _plain(line))]
+            yield start, end, [words for line in content if (words := _plain(line))]
 
 
 def _read_timing(line: str) -> tuple[float, float]:
@@ -122,11 +136,11 @@ def _read_timing(line: str) -> tuple[float, float]:
 
 def _clock_seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
     whole = (int(hours or 0) * 60 + int(minutes)) * 60 + int(seconds)
-    return float(f"{whole}.{fraction or 0}")  # one rounding: 0:18.1 is the number 18.1
+    return float(f"{whole}.{fraction or 0}")  # one rounding, so that 0:18.1 is exactly the number 18.1
 
 
 def _plain(line: str) -> str:
-    """The words of a line of a subtitle, without styles, speakers' names, timing marks and entities."""
+    """Return the text of a subtitle line, without styles, speaker tags, timing marks and entities."""
     return " ".join(html.unescape(_MARKUP.sub("", line)).split())
 
 
@@ -140,7 +154,7 @@ def _read_json(text: str, path: Path) -> Iterator[Event]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}:{error.lineno}: is no JSON ({error.msg}) and nothing else known; {_EXPECTED}"
+            f"{path}:{error.lineno}: is not JSON ({error.msg}) and not another known format; {_EXPECTED}"
         ) from error
     items = content
     if isinstance(content, Mapping):
@@ -148,7 +162,7 @@ def _read_json(text: str, path: Path) -> Iterator[Event]:
     if not isinstance(items, list):
         found = f"the keys {', '.join(map(str, content))}" if isinstance(content, Mapping) else repr(content)[:60]
         raise DataError(
-            f'{path}: expected {{"segments": [{{"start", "end", "text"}}, ...]}} or such a list, got {found}'
+            f'{path}: expected {{"segments": [{{"start", "end", "text"}}, ...]}} or a list of segments, got {found}'
         )
     for number, item in enumerate(items):
         with located(f"{path}: segment {number}"):
@@ -164,7 +178,7 @@ def _read_segment(item: Any) -> Event:
     if "offsets" in item:  # whisper.cpp, in milliseconds
         return _line(item["offsets"]["from"] / 1000, item["offsets"]["to"] / 1000, words)
     start, end = item["timestamp"] if "timestamp" in item else (item["start"], item["end"])
-    end = start if end is None else end  # transformers leaves a last end open
+    end = start if end is None else end  # transformers leaves the last end open
     if not isinstance(start, int | float) or not isinstance(end, int | float):
         raise ValueError(f"start and end must be seconds, got {start!r:.20} and {end!r:.20}")
     return _line(start, end, words)
@@ -185,5 +199,5 @@ def _read_tab_lines(text: str, path: Path) -> Iterator[Event]:
             with located(f"{path}:{number}"):
                 parts = line.split("\t", 2)
                 if len(parts) < 3:
-                    raise ValueError(f"expected start, end and words divided by tabs, got {line[:60]!r}")
+                    raise ValueError(f"expected tab-separated start, end and text, got {line[:60]!r}")
                 yield _line(float(parts[0]) / per_second, float(parts[1]) / per_second, parts[2])

@@ -1,4 +1,4 @@
-"""Film → pixels: what the camera sees at a time."""
+"""Render frames of synthetic videos."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
-from timechat.synthetic.scene import COLORS, GROWTH, Action, Object, Scene, SyntheticVideo
+from timechat.synthetic.backgrounds import Background
+from timechat.synthetic.scene import COLORS, GROWTH, Action, Object, SyntheticVideo
 
-_OVERSAMPLING = 3  # things are drawn this many times larger, then reduced, for smooth edges
+_OVERSAMPLING = 3  # objects are drawn this many times larger, then reduced, for smooth edges
 _BOUNCE = 0.13  # height of a bounce, as a share of the frame's height
 _MARK_OPACITY = 70  # of 255
-_NOISE_TILE = 256  # places at which a frame's noise may begin, each way
+_NOISE_TILE = 256  # number of offsets of a frame's noise in each direction
 
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """What a thing looks like at one time.
+    """Appearance of an object at one time.
 
     Attributes:
-        x: Middle, as a share of the width; may lie outside of the frame.
-        y: Middle, as a share of the height.
-        radius: As a share of the frame's shorter side.
-        angle: Degrees that it is turned.
-        opacity: 0 cannot be seen, 1 hides what is behind it.
-        color: RGB.
+        x: Center, as a share of the frame's width; may lie outside the frame.
+        y: Center, as a share of the frame's height.
+        radius: Radius, as a share of the frame's shorter side.
+        angle: Rotation in degrees.
+        opacity: Opacity from 0 (invisible) to 1 (opaque).
+        color: RGB color.
     """
 
     x: float
@@ -40,126 +41,126 @@ class Appearance:
     color: tuple[int, int, int]
 
 
-def appearance_at(film: SyntheticVideo, thing: int, time: float) -> Appearance:
-    """What one thing of a film looks like at `time` seconds."""
-    spec = film.objects[thing]
+def appearance_at(video: SyntheticVideo, index: int, time: float) -> Appearance:
+    """Appearance of the object with this index at `time` seconds."""
+    obj = video.objects[index]
     look = Appearance(
-        *spec.home,
-        radius=spec.radius * (GROWTH if spec.starts_big else 1.0),
+        *obj.home,
+        radius=obj.radius * (GROWTH if obj.starts_big else 1.0),
         angle=0.0,
-        opacity=1.0 if spec.is_present else 0.0,
-        color=COLORS[spec.color],
+        opacity=1.0 if obj.is_present else 0.0,
+        color=COLORS[obj.color],
     )
-    for happening in film.actions:
-        if happening.object == thing and happening.start <= time:
-            done = min(1.0, (time - happening.start) / (happening.end - happening.start))
-            look = _apply_action(look, spec, happening, done)
+    for action in video.actions:
+        if action.object == index and action.start <= time:
+            done = min(1.0, (time - action.start) / (action.end - action.start))
+            look = _apply_action(look, obj, action, done)
     return look
 
 
-def _apply_action(look: Appearance, thing: Object, happening: Action, done: float) -> Appearance:
-    """Change a look by a happening of which the share `done` (0 to 1) is over."""
-    cycles = (happening.end - happening.start) / happening.period * done if happening.period else 0.0
-    match happening.kind:
+def _apply_action(look: Appearance, obj: Object, action: Action, done: float) -> Appearance:
+    """Change an appearance by the share `done` (0 to 1) of an action."""
+    cycles = (action.end - action.start) / action.period * done if action.period else 0.0
+    match action.kind:
         case "appear":
-            x, y = happening.target or (look.x, look.y)
+            x, y = action.target or (look.x, look.y)
             return replace(look, x=x, y=y, opacity=done)
         case "leave":
-            return _towards(look, happening, done, opacity=0.0 if done == 1 else look.opacity)
+            return _towards(look, action, done, opacity=0.0 if done == 1 else look.opacity)
         case "move":
-            return _towards(look, happening, done)
-        case "meet":  # comes, touches, goes back
-            return _towards(look, happening, min(1.0, done / 0.4, (1 - done) / 0.4))
+            return _towards(look, action, done)
+        case "meet":  # come, touch, go back
+            return _towards(look, action, min(1.0, done / 0.4, (1 - done) / 0.4))
         case "bounce":
-            height = _BOUNCE * abs(math.sin(math.pi * cycles))  # up, or down where there is no room above
+            height = _BOUNCE * abs(math.sin(math.pi * cycles))  # down where there is no space above
             return replace(look, y=look.y - height if look.y > 0.4 else look.y + height)
         case "spin":
             return replace(look, angle=360 * (cycles % 1))
         case "grow" | "shrink":
-            small, big = thing.radius, thing.radius * GROWTH
-            begin, end = (small, big) if happening.kind == "grow" else (big, small)
+            small, big = obj.radius, obj.radius * GROWTH
+            begin, end = (small, big) if action.kind == "grow" else (big, small)
             return replace(look, radius=begin + (end - begin) * done)
         case "blink":
             return replace(look, opacity=look.opacity if cycles % 1 < 0.5 or done == 1 else 0.0)
         case "recolor":
-            assert happening.color is not None
+            assert action.color is not None
             share = min(1.0, done / 0.15, (1 - done) / 0.15)
-            pairs = zip(look.color, COLORS[happening.color], strict=True)
+            pairs = zip(look.color, COLORS[action.color], strict=True)
             red, green, blue = (round(own + (other - own) * share) for own, other in pairs)
             return replace(look, color=(red, green, blue))
 
 
-def _towards(look: Appearance, happening: Action, share: float, *, opacity: float | None = None) -> Appearance:
-    assert happening.target is not None
-    x, y = happening.target
+def _towards(look: Appearance, action: Action, share: float, *, opacity: float | None = None) -> Appearance:
+    assert action.target is not None
+    x, y = action.target
     opacity = look.opacity if opacity is None else opacity
     return replace(look, x=look.x + (x - look.x) * share, y=look.y + (y - look.y) * share, opacity=opacity)
 
 
 def draw_frames(
-    film: SyntheticVideo,
+    video: SyntheticVideo,
     times: Sequence[float] | NDArray[np.float64],
     width: int | None = None,
     height: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Draw a film at some times.
+    """Render the frames of a video at the given times.
 
     Args:
-        film: What to draw.
-        times: `(frames,)` seconds.
-        width: Pixels; None takes the film's own.
-        height: Pixels; None takes the film's own.
+        video: Script of the video.
+        times: Times `(frames,)` in seconds.
+        width: Width of the frames in pixels; None takes that of the video.
+        height: Height of the frames in pixels; None takes that of the video.
 
     Returns:
-        `(frames, height, width, 3)` RGB.
+        RGB pixels `(frames, height, width, 3)`.
     """
-    size = (width or film.width, height or film.height)
-    return np.stack([_draw_frame(film, float(time), *size) for time in times])
+    size = (width or video.width, height or video.height)
+    return np.stack([_draw_frame(video, float(time), *size) for time in times])
 
 
-def _draw_frame(film: SyntheticVideo, time: float, width: int, height: int) -> NDArray[np.uint8]:
-    scene = max((scene for scene in film.scenes if scene.start <= time), key=lambda scene: scene.start)
-    image = Image.fromarray(_background(scene, width, height))
-    rng = np.random.default_rng([round(time * 1000), scene.seed])
-    shake = rng.uniform(-film.shake, film.shake, 2) if film.shake else (0.0, 0.0)
-    for i, thing in enumerate(film.objects):
-        look = appearance_at(film, i, time)
+def _draw_frame(video: SyntheticVideo, time: float, width: int, height: int) -> NDArray[np.uint8]:
+    background = max((item for item in video.backgrounds if item.start <= time), key=lambda item: item.start)
+    image = Image.fromarray(_draw_background(background, width, height))
+    rng = np.random.default_rng([round(time * 1000), background.seed])
+    shake = rng.uniform(-video.shake, video.shake, 2) if video.shake else (0.0, 0.0)
+    for i, obj in enumerate(video.objects):
+        look = appearance_at(video, i, time)
         if look.opacity > 0:
-            _paint(image, thing, replace(look, x=look.x + shake[0], y=look.y + shake[1]))
+            _paint(image, obj, replace(look, x=look.x + shake[0], y=look.y + shake[1]))
     pixels: NDArray[np.uint8] = np.asarray(image)
-    if film.noise:
+    if video.noise:
         top, left = rng.integers(0, _NOISE_TILE, 2)
-        noise = film.noise * _noise(height, width)[top : top + height, left : left + width]
+        noise = video.noise * _noise(height, width)[top : top + height, left : left + width]
         pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     return pixels
 
 
 @lru_cache(maxsize=8)
 def _noise(height: int, width: int) -> NDArray[np.float32]:
-    """Noise of deviation 1 to cut frames' noise from, each at a place of its own; drawing it anew takes far longer."""
+    """Noise of standard deviation 1, from which each frame's noise is cut; drawing it per frame is far slower."""
     shape = (height + _NOISE_TILE, width + _NOISE_TILE, 3)
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def _paint(image: Image.Image, thing: Object, look: Appearance) -> None:
-    """Lay a thing over the picture."""
+def _paint(image: Image.Image, obj: Object, look: Appearance) -> None:
+    """Draw an object onto the image."""
     width, height = image.size
     radius = look.radius * min(width, height)
-    # Drawn at a whole number of pixels around its place, and shifted by the rest, so that slow movement shows.
+    # The mask is placed at whole pixels and the object is shifted in it by the rest, so that slow movements show.
     half = math.ceil(radius * 1.15) + 1
     left, top = math.floor(look.x * width) - half, math.floor(look.y * height) - half
     if left > width or top > height or left + 2 * half < 0 or top + 2 * half < 0:
         return
     middle = ((look.x * width - left) * _OVERSAMPLING, (look.y * height - top) * _OVERSAMPLING)
     mask = Image.new("L", (2 * half * _OVERSAMPLING,) * 2)
-    _draw_shape(mask, thing, look, middle, radius * _OVERSAMPLING)
+    _draw_shape(mask, obj, look, middle, radius * _OVERSAMPLING)
     mask = mask.reduce(_OVERSAMPLING)
     if look.opacity < 1:
         mask = mask.point([round(value * look.opacity) for value in range(256)])
     image.paste(look.color, (left, top), mask)
 
 
-def _draw_shape(mask: Image.Image, thing: Object, look: Appearance, middle: tuple[float, float], radius: float) -> None:
+def _draw_shape(mask: Image.Image, obj: Object, look: Appearance, middle: tuple[float, float], radius: float) -> None:
     pen = ImageDraw.Draw(mask)
     turn = math.radians(look.angle)
     cos, sin = math.cos(turn), math.sin(turn)
@@ -167,10 +168,10 @@ def _draw_shape(mask: Image.Image, thing: Object, look: Appearance, middle: tupl
     def place(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(middle[0] + radius * (x * cos - y * sin), middle[1] + radius * (x * sin + y * cos)) for x, y in points]
 
-    pen.polygon(place(_outline(thing.shape)), fill=255)
-    if thing.shape == "ring":
+    pen.polygon(place(_outline(obj.shape)), fill=255)
+    if obj.shape == "ring":
         pen.polygon(place(_RING_HOLE), fill=0)
-    if marks := _marks(thing.texture):
+    if marks := _marks(obj.texture):
         texture = Image.new("L", mask.size, 255)
         for mark in marks:
             ImageDraw.Draw(texture).polygon(place(mark), fill=_MARK_OPACITY)
@@ -218,7 +219,7 @@ _RING_HOLE = _arc(0.55, 0, 360)
 
 @lru_cache
 def _marks(texture: str) -> list[list[tuple[float, float]]]:
-    """The outlines of a texture's marks, through which the background shines."""
+    """Outlines of the marks of a texture, which are partly transparent."""
     match texture:
         case "plain":
             return []
@@ -231,13 +232,13 @@ def _marks(texture: str) -> list[list[tuple[float, float]]]:
 
 
 @lru_cache(maxsize=64)
-def _background(scene: Scene, width: int, height: int) -> NDArray[np.uint8]:
-    """The picture behind the things, `(height, width, 3)`."""
-    first, second = (np.array(color, dtype=np.float32) for color in scene.colors)
-    rng = np.random.default_rng(scene.seed)
+def _draw_background(background: Background, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw a background as RGB pixels `(height, width, 3)`."""
+    first, second = (np.array(color, dtype=np.float32) for color in background.colors)
+    rng = np.random.default_rng(background.seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = x / width, y / height
-    match scene.pattern:
+    match background.pattern:
         case "plain":
             share = np.zeros_like(x)
         case "gradient":
@@ -251,6 +252,6 @@ def _background(scene: Scene, width: int, height: int) -> NDArray[np.uint8]:
             for cx, cy, size in rng.uniform((0, 0, 0.08), (1, 1, 0.3), (6, 3)):
                 share = np.maximum(share, np.exp(-(((x - cx) ** 2 + (y - cy) ** 2) / size**2)))
         case _:
-            raise ValueError(f"there is no background pattern {scene.pattern!r}")
-    picture: NDArray[np.uint8] = (first + (second - first) * share[..., None]).clip(0, 255).astype(np.uint8)
-    return picture
+            raise ValueError(f"there is no background pattern {background.pattern!r}")
+    pixels: NDArray[np.uint8] = (first + (second - first) * share[..., None]).clip(0, 255).astype(np.uint8)
+    return pixels

@@ -1,4 +1,4 @@
-"""Films, short and long → a folder: an H.264 file each, `records.jsonl` and `truth.jsonl`."""
+"""Write synthetic videos into a folder: one H.264 file each, `records.jsonl` and `truth.jsonl`."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from timechat.synthetic.scene import Level, Part, Split, SyntheticVideo, write_s
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"
 VIDEOS_FOLDER = "videos"
-_CHUNK = 64  # frames that are held in memory at once
+_CHUNK = 64  # maximum number of frames in memory
 _QUALITY = 24  # x264's constant rate factor
-_ENCODING = 1  # counts up when the files of the same film change
+_ENCODING = 1  # to be increased when the file of an unchanged script changes
 
 _MIX: tuple[Part, ...] = (*("standard",) * 8, "unseen_pairs", "longer")
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSet:
-    """Which films to draw.
+    """A set of synthetic videos.
 
     Attributes:
-        clips: How many.
-        seed: Of the set; two sets of the same seed begin with the same films.
-        level: 1 is easy, 3 is hard.
-        split: Films of one seed differ between the two.
-        part: One part for all films, or `"mixed"`: of ten films of the test split eight are standard, one has an
-            unseen pair and one is longer. None is mixed for testing and standard for training.
+        clips: Number of videos.
+        seed: Random seed. Two sets of the same seed begin with the same videos.
+        level: Level of difficulty: 1 is easy, 3 is hard.
+        split: `"train"` or `"test"`. The videos of a seed differ between the two.
+        part: Part of all videos; or `"mixed"`: of ten videos of the test split eight are standard, one has an unseen
+            pair and one is longer. None means mixed for testing and standard for training.
     """
 
     clips: int
@@ -61,11 +61,11 @@ class SyntheticSet:
         if self.clips < 1:
             raise ValueError(f"the number of clips must be at least 1, got {self.clips}")
         if self.split == "train" and self.part not in (None, "standard"):
-            raise ValueError(f"part {self.part!r} is kept for testing; give split='test'")
-        self.film(0)  # says what else is wrong
+            raise ValueError(f"part {self.part!r} exists for testing only; give split='test'")
+        self.script(0)  # raises an error if other fields are invalid
 
-    def film(self, index: int) -> SyntheticVideo:
-        """Write the script of one film of the set, from 0."""
+    def script(self, index: int) -> SyntheticVideo:
+        """Write the script of the video with this number, from 0."""
         part = self.part or ("mixed" if self.split == "test" else "standard")
         chosen = _MIX[index % len(_MIX)] if part == "mixed" else part
         return write_scene(self.seed, index, level=self.level, split=self.split, part=chosen)
@@ -73,15 +73,15 @@ class SyntheticSet:
 
 @dataclass(frozen=True, slots=True)
 class LongSet:
-    """Which long films to draw.
+    """A set of long synthetic videos.
 
     Attributes:
-        clips: How many.
-        seed: Of the set; two sets of the same seed and length begin with the same films.
-        minutes: Length of each.
-        level: Of their scenes: 1 is easy, 3 is hard.
-        split: Films of one seed differ between the two.
-        part: `"standard"` or, for testing, `"unseen_pairs"`; None is standard.
+        clips: Number of videos.
+        seed: Random seed. Two sets of the same seed and length begin with the same videos.
+        minutes: Length of each video, in minutes.
+        level: Level of difficulty of the scenes: 1 is easy, 3 is hard.
+        split: `"train"` or `"test"`. The videos of a seed differ between the two.
+        part: `"standard"` or, for testing, `"unseen_pairs"`; None means standard.
     """
 
     clips: int
@@ -95,11 +95,11 @@ class LongSet:
         if self.clips < 1:
             raise ValueError(f"the number of clips must be at least 1, got {self.clips}")
         if self.part == "mixed":
-            raise ValueError("long films are of one part, standard or unseen_pairs, got 'mixed'")
-        self.film(0)  # says what else is wrong
+            raise ValueError("long videos have one part, standard or unseen_pairs, got 'mixed'")
+        self.script(0)  # raises an error if other fields are invalid
 
-    def film(self, index: int) -> LongSyntheticVideo:
-        """Write the script of one long film of the set, from 0."""
+    def script(self, index: int) -> LongSyntheticVideo:
+        """Write the script of the video with this number, from 0."""
         assert self.part != "mixed"
         part = self.part or "standard"
         return write_long_scene(self.seed, index, minutes=self.minutes, level=self.level, split=self.split, part=part)
@@ -107,7 +107,13 @@ class LongSet:
 
 @dataclass(frozen=True, slots=True)
 class RenderReport:
-    """What was done: how many films were drawn, how many were there already, and how many records were written."""
+    """Result of `render_videos`.
+
+    Attributes:
+        drawn: Number of videos that were rendered.
+        kept: Number of videos that existed already.
+        records: Number of records that were written.
+    """
 
     drawn: int
     kept: int
@@ -115,61 +121,64 @@ class RenderReport:
 
 
 def render_videos(
-    films: SyntheticSet | LongSet,
+    videos: SyntheticSet | LongSet,
     out: str | Path,
     *,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RenderReport:
-    """Draw films into a folder and write what can be asked about them.
+    """Render videos into a folder and write their records.
 
-    A film whose file is there and whole is kept. The records are written last, so a folder that has them has all
-    their films; they do not depend on the number of workers, nor on what was kept.
+    Complete files of the same scripts are kept. The records are written last, so a folder with records has all videos.
+    They do not depend on the number of workers or on the files that were kept.
 
     Args:
-        films: Which.
-        out: The folder, made if need be.
-        workers: Processes; None takes as many as there are cores for this process.
-        progress: Told how many films are done and how many there are.
+        videos: Set of videos.
+        out: Output folder; it is created if it does not exist.
+        workers: Number of processes; None takes one per available core.
+        progress: Callback that gets the number of finished videos and the number of all videos.
+
+    Returns:
+        Number of rendered videos, kept videos and records.
 
     Raises:
-        ValueError: There is no such number of workers.
+        ValueError: The number of workers is below 1.
         NotADirectoryError: `out` is a file.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"the number of workers must be at least 1, got {workers}")
     out = Path(out)
     (out / VIDEOS_FOLDER).mkdir(parents=True, exist_ok=True)
-    num_workers = min(workers or _num_cores(), films.clips)
-    was_drawn = 0
-    for done, is_new in enumerate(_render_all(films, out, num_workers), start=1):
-        was_drawn += is_new
+    num_workers = min(workers or _num_cores(), videos.clips)
+    drawn = 0
+    for done, is_new in enumerate(_render_all(videos, out, num_workers), start=1):
+        drawn += is_new
         if progress is not None:
-            progress(done, films.clips)
-    return RenderReport(was_drawn, films.clips - was_drawn, write_records(films, out))
+            progress(done, videos.clips)
+    return RenderReport(drawn, videos.clips - drawn, write_records(videos, out))
 
 
 def _num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def write_records(films: SyntheticSet | LongSet, out: Path) -> int:
-    """Write `records.jsonl` and `truth.jsonl` of films; returns the number of records."""
+def write_records(videos: SyntheticSet | LongSet, out: Path) -> int:
+    """Write `records.jsonl` and `truth.jsonl` of a set of videos; return the number of records."""
     count = 0
     with _lines(out / RECORDS_FILE) as records, _lines(out / TRUTH_FILE) as truth:
-        for index in range(films.clips):
-            film = films.film(index)
-            of_film = _records(film)
-            for record in of_film:
+        for index in range(videos.clips):
+            video = videos.script(index)
+            video_records = _records(video)
+            for record in video_records:
                 records.write(_line(record.to_dict()))
-            truth.write(_line({"video": of_film[0].video, **film.to_dict()}))
-            count += len(of_film)
+            truth.write(_line({"video": video_records[0].video, **video.to_dict()}))
+            count += len(video_records)
     return count
 
 
-def _records(film: SyntheticVideo | LongSyntheticVideo) -> list[SyntheticRecord]:
-    return long_records(film) if isinstance(film, LongSyntheticVideo) else synthetic_records(film)
+def _records(video: SyntheticVideo | LongSyntheticVideo) -> list[SyntheticRecord]:
+    return long_records(video) if isinstance(video, LongSyntheticVideo) else synthetic_records(video)
 
 
 def _line(value: dict[str, Any]) -> str:
@@ -182,35 +191,32 @@ def _lines(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
-# --------------------------------------------------------------------------------------------------- workers
-
-
-def _render_all(films: SyntheticSet | LongSet, out: Path, num_workers: int) -> Iterator[bool]:
-    """Draw every film that is not there; tells of each, in order, whether it had to be drawn."""
+def _render_all(videos: SyntheticSet | LongSet, out: Path, num_workers: int) -> Iterator[bool]:
+    """Render all missing videos; yield for each video, in order, whether it was rendered."""
     if num_workers == 1:
-        for index in range(films.clips):
-            yield _render_one(films, index, out)
+        for index in range(videos.clips):
+            yield _render_one(videos, index, out)
         return
-    # Spawned, not forked: the caller may run threads. Each worker imports only what drawing needs.
+    # Spawned, not forked, because the caller may run threads. Each worker imports only what rendering needs.
     context = get_context("spawn")
-    is_over = context.Event()
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(is_over,))
+    should_stop = context.Event()
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(should_stop,))
     try:
-        for future in [pool.submit(_render_unless_stopped, films, index, out) for index in range(films.clips)]:
+        for future in [pool.submit(_render_unless_stopped, videos, index, out) for index in range(videos.clips)]:
             yield future.result()
     finally:
-        is_over.set()
-        pool.shutdown(cancel_futures=True)  # waits for the films that are being drawn
+        should_stop.set()
+        pool.shutdown(cancel_futures=True)  # waits for the videos that are being rendered
 
 
-_is_over: list[Event] = []  # of this worker, told by the main process
+_should_stop: list[Event] = []  # event of this worker, set by the main process
 
 
-def _start_worker(is_over: Event) -> None:
-    """Leave Ctrl-C to the main process, and end when that ends in whatever way."""
+def _start_worker(should_stop: Event) -> None:
+    """Ignore Ctrl-C, which the main process handles, and end when the main process ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _is_over.append(is_over)
+    _should_stop.append(should_stop)
 
 
 def _end_with_parent() -> None:
@@ -220,82 +226,79 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _render_unless_stopped(films: SyntheticSet | LongSet, index: int, out: Path) -> bool:
-    """Draw a film, but none of those that the pool hands out in advance when nobody wants them any more."""
-    return not _is_over[0].is_set() and _render_one(films, index, out)
+def _render_unless_stopped(videos: SyntheticSet | LongSet, index: int, out: Path) -> bool:
+    """Render a video unless the main process has stopped; the pool submits tasks in advance."""
+    return not _should_stop[0].is_set() and _render_one(videos, index, out)
 
 
-def _render_one(films: SyntheticSet | LongSet, index: int, out: Path) -> bool:
-    film = films.film(index)
-    path = out / VIDEOS_FOLDER / f"{film.id}.mp4"
-    if is_rendered(film, path):
+def _render_one(videos: SyntheticSet | LongSet, index: int, out: Path) -> bool:
+    video = videos.script(index)
+    path = out / VIDEOS_FOLDER / f"{video.id}.mp4"
+    if is_rendered(video, path):
         return False
-    write_video(film, path)
+    write_video(video, path)
     return True
 
 
-# ---------------------------------------------------------------------------------------------------- videos
+def num_frames(video: SyntheticVideo | LongSyntheticVideo) -> int:
+    """Number of frames of a video file."""
+    return round(video.duration * video.fps)  # scenes of long videos last whole seconds, so their frames add up
 
 
-def num_frames(film: SyntheticVideo | LongSyntheticVideo) -> int:
-    """Frames of a film's file."""
-    return round(film.duration * film.fps)  # of a chain, the sum of its films': they last whole seconds
-
-
-def is_rendered(film: SyntheticVideo | LongSyntheticVideo, path: Path) -> bool:
-    """Whether a file is there that holds just this film, all of it."""
+def is_rendered(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> bool:
+    """Whether a file holds this video completely."""
     if not path.is_file():
         return False
     try:
         with av.open(str(path)) as container:
-            is_same = container.metadata.get("comment") == _fingerprint(film)
-            return is_same and container.streams.video[0].frames == num_frames(film)
+            is_same = container.metadata.get("comment") == _fingerprint(video)
+            return is_same and container.streams.video[0].frames == num_frames(video)
     except (FFmpegError, IndexError):
-        return False  # damaged: it is drawn again
+        return False  # a damaged file is rendered again
 
 
-def write_video(film: SyntheticVideo | LongSyntheticVideo, path: Path) -> None:
-    """Draw a film into an H.264 MP4 file, which takes its place only when it is whole."""
+def write_video(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> None:
+    """Render a video into an H.264 MP4 file, which appears when it is complete."""
     with atomic_write(path) as unfinished:
-        _encode(film, unfinished)
+        _encode(video, unfinished)
 
 
-def _encode(film: SyntheticVideo | LongSyntheticVideo, path: Path) -> None:
-    group = max(1, round(film.keyframe_seconds * film.fps))
-    has_b_frames = random.Random(f"{film.id} file").random() < 0.5
+def _encode(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> None:
+    group = max(1, round(video.keyframe_seconds * video.fps))
+    has_b_frames = random.Random(f"{video.id} file").random() < 0.5
     options = {
         "preset": "veryfast",
         "crf": str(_QUALITY),
         "g": str(group),
         "bf": "2" if has_b_frames else "0",
-        "threads": "1",  # as many processes as there are cores work side by side
+        "threads": "1",  # there is one process per core
     }
-    if isinstance(film, LongSyntheticVideo):
-        # x264's macroblock tree gives other bytes from run to run, for the same picture and settings. Short films
-        # keep it, so that a file of theirs is what it always was.
+    if isinstance(video, LongSyntheticVideo):
+        # With x264's macroblock tree, the bytes differ from run to run for the same frames and settings. Short videos
+        # keep it, so that their files do not change.
         options["x264-params"] = "no-mbtree=1"
     with av.open(str(path), "w", format="mp4") as container:
-        container.metadata["comment"] = _fingerprint(film)
-        stream = container.add_stream("libx264", rate=film.fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = film.width, film.height, "yuv420p"
-        for number, pixels in enumerate(_frames(film)):
+        container.metadata["comment"] = _fingerprint(video)
+        stream = container.add_stream("libx264", rate=video.fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
+        for number, pixels in enumerate(_frames(video)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def _frames(film: SyntheticVideo | LongSyntheticVideo) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    if isinstance(film, LongSyntheticVideo):
-        for scene in film.parts:
+def _frames(video: SyntheticVideo | LongSyntheticVideo) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    if isinstance(video, LongSyntheticVideo):
+        for scene in video.parts:
             yield from _frames(scene)
         return
-    total = num_frames(film)
+    total = num_frames(video)
     for first in range(0, total, _CHUNK):
-        yield from draw_frames(film, np.arange(first, min(first + _CHUNK, total)) / film.fps)
+        yield from draw_frames(video, np.arange(first, min(first + _CHUNK, total)) / video.fps)
 
 
-def _fingerprint(film: SyntheticVideo | LongSyntheticVideo) -> str:
-    """What tells a film's file from one of another script, such as an older program wrote under the same name."""
-    script = json.dumps([_ENCODING, film.to_dict()], sort_keys=True)
+def _fingerprint(video: SyntheticVideo | LongSyntheticVideo) -> str:
+    """Mark of a script in the metadata of its file. Files of other scripts with the same name have another mark."""
+    script = json.dumps([_ENCODING, video.to_dict()], sort_keys=True)
     return f"timechat film {hashlib.sha256(script.encode()).hexdigest()[:32]}"

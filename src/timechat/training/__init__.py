@@ -1,1 +1,1 @@
-"""Training: a recipe, a loop in plain sight, and what it leaves behind."""
+"""Training: recipes, the training loop, checkpoints and exports."""

@@ -1,4 +1,4 @@
-"""Checkpoints: what is needed to go on exactly, written whole or not at all."""
+"""Checkpoints: the complete state to resume a run exactly, written atomically."""
 
 import json
 import random
@@ -30,10 +30,10 @@ class Checkpoint:
     """One checkpoint on disk.
 
     Attributes:
-        folder: Where it is.
-        step: Steps that were done before it.
-        num_processes: Processes of the run that wrote it.
-        metrics: What validation said of it; empty without.
+        folder: Folder of the checkpoint.
+        step: Number of finished steps.
+        num_processes: Number of processes of the run.
+        metrics: Validation metrics; empty without a validation.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """Return the whole checkpoints of a run, oldest first."""
+    """Return the complete checkpoints of a run, oldest first."""
     found = []
     for folder in (run_folder / _FOLDER).glob("step-*"):
         if re.fullmatch(r"step-\d+", folder.name) and (folder / _INFO).is_file():
@@ -53,10 +53,10 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
 
 
 def best_checkpoint(checkpoints: list[Checkpoint], metric: str | None, best_is: str) -> Checkpoint | None:
-    """Return the checkpoint that validation liked best, the earlier of equals; None where none was validated."""
-    judged = [checkpoint for checkpoint in checkpoints if metric in checkpoint.metrics]
+    """Return the checkpoint with the best metric, the earlier of equals; None if none was validated."""
+    validated = [checkpoint for checkpoint in checkpoints if metric in checkpoint.metrics]
     sign = 1 if best_is == "highest" else -1
-    return max(judged, key=lambda checkpoint: sign * checkpoint.metrics[metric or ""], default=None)
+    return max(validated, key=lambda checkpoint: sign * checkpoint.metrics[metric or ""], default=None)
 
 
 def save_checkpoint(
@@ -67,9 +67,9 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler,
     metrics: Mapping[str, float],
 ) -> None:
-    """Write a checkpoint of what learns; all processes take part, the first writes.
+    """Write a checkpoint of the trained state; all processes take part, the first one writes.
 
-    A killed process leaves at most a folder whose name begins with a dot.
+    A killed process leaves at most a folder whose name starts with a dot.
     """
     weights = {name: whole(tensor.detach()) for name, tensor in trained_state(model).items()}
     state = {
@@ -91,7 +91,7 @@ def save_checkpoint(
 
 
 def prune_checkpoints(run_folder: Path, *, keep: int, metric: str | None, best_is: str) -> None:
-    """Remove all checkpoints but the latest and the best."""
+    """Remove all checkpoints except the latest ones and the best."""
     if rank() == 0:
         checkpoints = find_checkpoints(run_folder)
         best = best_checkpoint(checkpoints, metric, best_is)
@@ -102,62 +102,66 @@ def prune_checkpoints(run_folder: Path, *, keep: int, metric: str | None, best_i
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
-    """Put a checkpoint's weights into a model that is not spread over processes yet.
+    """Load the weights of a checkpoint into a model that is not sharded yet.
 
     Raises:
-        TrainingError: The weights are not those of what learns in this model, or cannot be read.
+        TrainingError: The weights do not fit the trained state of this model, or cannot be read.
     """
     path = checkpoint.folder / WEIGHTS_FILE
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} cannot be read ({error}); remove {checkpoint.folder} to go on without") from error
+        raise TrainingError(
+            f"{path} cannot be read ({error}); remove {checkpoint.folder} to continue without it"
+        ) from error
     ours = trained_state(model)
     if weights.keys() != ours.keys():
         raise TrainingError(
             f"{path} does not fit what the recipe trains: missing {sorted(ours.keys() - weights.keys())[:3]}, "
-            f"unexpected {sorted(weights.keys() - ours.keys())[:3]}; start afresh with --fresh"
+            f"unexpected {sorted(weights.keys() - ours.keys())[:3]}; start anew with --fresh"
         )
     with torch.no_grad():
         for name, tensor in ours.items():
             if tensor.shape != weights[name].shape:
                 raise TrainingError(
                     f"{path}: {name} has the shape {list(weights[name].shape)}, expected {list(tensor.shape)}; "
-                    "start afresh with --fresh"
+                    "start anew with --fresh"
                 )
             tensor.copy_(weights[name])
 
 
 def load_progress(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Put the optimiser, the loss scale and the random numbers where the checkpoint left them.
+    """Restore optimizer, loss scale and random state from a checkpoint.
 
     Raises:
-        TrainingError: The number of processes is another, or the file cannot be read.
+        TrainingError: The number of processes differs, or the file cannot be read.
     """
     if checkpoint.num_processes != world_size():
         raise TrainingError(
-            f"{checkpoint.folder} was written by {checkpoint.num_processes} processes and cannot be taken up by "
-            f"{world_size()}; use as many, or start afresh with --fresh"
+            f"{checkpoint.folder} was written by {checkpoint.num_processes} processes and cannot be resumed by "
+            f"{world_size()}; use the same number, or start anew with --fresh"
         )
     path = checkpoint.folder / _STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError) as error:
-        raise TrainingError(f"{path} cannot be read ({error}); remove {checkpoint.folder} to go on without") from error
+        raise TrainingError(
+            f"{path} cannot be read ({error}); remove {checkpoint.folder} to continue without it"
+        ) from error
     optimizer.load_state_dict(_spread_like_parameters(state["optimizer"], optimizer))
     scaler.load_state_dict(state["scaler"])
     _set_random_state(state["random"][rank()])
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU, put together from all processes where it is spread; all must call this."""
+    """Return a tensor on the CPU, gathered from all processes if it is sharded; all processes must call this."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
     return tensor.cpu()
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder that appears whole or not at all, also when the power goes; it replaces another."""
+    """Write a folder atomically with `write`, also in case of a power failure; an existing folder is replaced."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -171,7 +175,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
+    """Write a text file atomically."""
     with atomic_write(path, is_durable=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
@@ -202,7 +206,7 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _spread_like_parameters(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Give each process its part of the optimiser's state where parameters are spread."""
+    """Give each process its part of the optimizer state if parameters are sharded."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def spread(number: int, tensor: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""What a training run is: frozen dataclasses, read from one YAML file by `timechat.training.recipes`."""
+"""Settings of a training run: frozen dataclasses, read from one YAML file by `timechat.training.recipes`."""
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from timechat.data.settings import FrameRateSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Parallel = Literal["none", "ddp", "fsdp2"]
@@ -9,16 +11,16 @@ Parallel = Literal["none", "ddp", "fsdp2"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """The adapter of the language model, made by PEFT where the checkpoint brings none."""
+    """The adapter of the language model, made by PEFT if the checkpoint has none."""
 
     rank: int = 32
-    """Width of the adapter; a checkpoint's own adapter must have the same."""
+    """Rank of the adapter; an adapter in the checkpoint must have the same rank."""
     alpha: float = 32
-    """Strength: the adapter's product is scaled by `alpha / rank`."""
+    """Strength of the adapter: its output is multiplied by `alpha / rank`."""
     dropout: float = 0.1
-    """Share of the adapter's inputs that is dropped in training."""
+    """Dropout probability of the inputs of the adapter."""
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
-    """Names of the language model's layers that are adapted."""
+    """Names of the adapted layers of the language model."""
 
     def __post_init__(self) -> None:
         _at_least("model.lora.rank", self.rank, 1)
@@ -27,32 +29,33 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModelSettings:
-    """Where training starts, and what it may change."""
+    """Start checkpoint and trained parts of the model."""
 
     checkpoint: str = "nano"
-    """A folder made by `timechat convert`, a hub id, or `nano`."""
+    """Start checkpoint: a folder made by `timechat convert`, a hub id, or `nano`."""
     heads: str | None = None
-    """File of what helps in training and is not exported, `heads.safetensors` of another run's folder, to start from;
-    for nano's objectives. The later stages of a recipe take those of the stage before."""
-    start: Literal["nano_comparing"] | None = None
-    """What is done to the model before training; `nano_comparing` lets nano's video Q-Former start as a comparison."""
+    """File with start weights of the heads, which are for training only: `heads.safetensors` of another run. It is
+    for nano's objectives. The later stages of a recipe use the heads of the stage before."""
+    start: str | None = None
+    """Initializer of the objective that changes the model before training. `nano_comparing` makes nano's video Q-Former
+    start as a comparison of frames."""
     train: list[str] = field(default_factory=lambda: ["image_qformer", "video_qformer", "projection", "lora"])
-    """Parts that learn: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
-    beginning of parameter names. Everything else is frozen."""
+    """Trained parts: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
+    start of parameter names. All other parameters are frozen."""
     freeze: list[str] = field(default_factory=list)
-    """Beginnings of names of parameters that do not learn although `train` names them; also of what helps in training,
-    `training_heads.`, all of which learns otherwise."""
+    """Starts of names of parameters that are frozen although `train` names them. They may start with `training_heads.`;
+    all heads are trained otherwise."""
     lora: LoraSettings = field(default_factory=LoraSettings)
-    """The adapter; only of effect where `lora` is among `train`."""
+    """Settings of the adapter; they have an effect only if `train` contains `lora`."""
     timestamp_tokenizer: Literal["bert", "llama"] | None = None
-    """Vocabulary of the time sentences; the original trains with `llama` and answers with `bert`. None keeps the
-    checkpoint's."""
+    """Vocabulary of the time sentences; the original trains with `llama` and answers with `bert`. None keeps that of
+    the checkpoint."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """How attention is computed."""
+    """Implementation of attention."""
     language_model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the language model's frozen weights; everything else, and all that learns, is in float32."""
+    """Number format of the frozen weights of the language model; all other and all trained weights are float32."""
     gradient_checkpointing: bool = False
-    """Compute the language model's layers twice instead of remembering what they did: less memory, more time."""
+    """Whether to compute the layers of the language model twice, which saves the memory of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +65,16 @@ class SourceSettings:
     records: str
     """File of records."""
     name: str | None = None
-    """What the source is called in reports; None takes the file's name."""
+    """Name of the source in reports; None takes the name of the file."""
     videos: str | None = None
-    """Folder that the records' video paths start from; None takes the folder of the records."""
+    """Base folder of the video paths in the records; None takes the folder of the records."""
     format: Literal["auto", "timechat", "instruct", "valley"] = "auto"
-    """How the records are written: `timechat`, JSON Lines of ours; `instruct`, as TimeIT is published; `valley`;
-    `auto` looks into the file."""
+    """Format of the records: `timechat`, our JSON Lines; `instruct`, the published format of TimeIT; `valley`; `auto`
+    detects it from the file."""
     weight: float = 1.0
-    """Share of the samples, relative to the other sources' weights."""
+    """Share of the samples, relative to the weights of the other sources."""
     transcripts: str | None = None
-    """Folder of speech transcripts, a `VIDEO_NAME.txt` a video; see `data.transcripts`."""
+    """Folder of transcripts, one `VIDEO_NAME.txt` per video; see `data.transcripts`."""
 
     def __post_init__(self) -> None:
         _above("data.sources[].weight", self.weight, 0)
@@ -79,22 +82,22 @@ class SourceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticDataSettings:
-    """Drawn films to learn from, made as they are needed; how the built-in nano model is trained."""
+    """Synthetic training videos, made during training; the built-in nano model is trained with them."""
 
     seed: int = 0
-    """Of the films; other seeds are other films."""
+    """Random seed of the videos."""
     levels: list[int] = field(default_factory=lambda: [1, 1, 2, 3])
-    """How hard the films are; one of these is drawn for each, so that repeating a level gives it a larger share."""
+    """Levels of difficulty; one of them is drawn for each video, so repeating a level gives it a larger share."""
     num_films: int | None = None
-    """Films that are drawn once and then learned from again and again, as features of the frozen parts kept in
-    `features` of the run's folder; None draws new ones for every batch."""
+    """Number of videos that are used repeatedly, as features of the frozen parts in the folder `features` beside the
+    run; None makes new videos for every batch."""
     longest: list[float] = field(default_factory=list)
-    """Seconds: longest film in each of as many equal parts of the run; empty lets in all from the start."""
+    """Maximum length of videos in seconds, one value per part of the run, in equal parts; empty means no limit."""
     questions: int = 8
-    """Questions about a film, in one sequence."""
+    """Maximum number of questions about a video, in one sequence."""
     brief_share: float = 0.0
-    """Share of the run, from its start, in which questions are worded as shortly as they can be and nearly all ask
-    after one event."""
+    """Share of the run, from its start, in which questions have their shortest wording and almost all are about one
+    event."""
 
     def __post_init__(self) -> None:
         _at_least("data.films.questions", self.questions, 1)
@@ -105,14 +108,14 @@ class SyntheticDataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticValidationSettings:
-    """Drawn films that grounding is validated on: of the test split, which no training sees."""
+    """Synthetic videos for the validation of grounding, from the test split, which training never uses."""
 
     level: int = 1
-    """How hard they are."""
+    """Level of difficulty, 1 to 3."""
     num_films: int = 40
-    """How many."""
+    """Number of videos."""
     seed: int = 0
-    """Of the films."""
+    """Random seed of the videos."""
 
     def __post_init__(self) -> None:
         _at_least("data.validation_films.num_films", self.num_films, 1)
@@ -121,37 +124,33 @@ class SyntheticValidationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """What is learned from."""
+class DataSettings(FrameRateSettings):
+    """Training data."""
 
     sources: list[SourceSettings] = field(default_factory=list)
-    """The sets of records; a batch never mixes them."""
+    """Sets of records; all samples of a batch come from one set."""
     films: SyntheticDataSettings | None = None
-    """Drawn films instead of records."""
+    """Synthetic videos instead of records."""
     validation_films: SyntheticValidationSettings | None = None
-    """What every `run.validate_every` steps is validated on: grounding, by real decoding."""
+    """Videos for the validation every `run.validate_every` steps: grounding, with real decoding."""
     num_frames: int = 96
-    """Frames of a video, unless `fps` is given."""
-    fps: float | None = None
-    """Frames per second, instead of a number of frames."""
-    max_frames: int | None = None
-    """With `fps`, the most frames of a video."""
+    """Number of frames per video, unless `fps` is given."""
     sampling: Literal["random", "uniform"] = "random"
-    """Where in each of equal intervals a frame is taken: anywhere, or at its start."""
+    """Position of the frame in each of equal intervals: `random`, anywhere; `uniform`, at its start."""
     augmentation: bool = True
-    """Random resized crops, as the original trains with."""
+    """Whether to use random resized crops, as the original does."""
     features: str | None = None
-    """Folder made by `timechat data encode`, to train from instead of pixels."""
+    """Folder made by `timechat data encode`, to train on features instead of pixels."""
     max_length: int = 2048
-    """Tokens of a conversation; what is longer is cut."""
+    """Maximum number of tokens of a conversation; longer ones are truncated."""
     transcripts: bool = False
-    """Show what is said in a video before the first question, where it is known."""
+    """Whether to put the transcript of a video, if known, before the first question."""
     workers: int = 2
-    """Threads that read videos; 0 reads each batch when it is its turn."""
+    """Number of threads that read videos; 0 reads each batch when it is needed."""
     timeout: float = 120.0
-    """Seconds that reading one video may take."""
+    """Maximum time to read one video, in seconds."""
     max_bad_share: float = 0.01
-    """The run stops when a larger share of the samples cannot be read."""
+    """Maximum share of unreadable videos, from 0 to 1; above it, the run stops."""
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "max_length"):
@@ -173,20 +172,20 @@ class OptimizerSettings:
     warmup_lr: float = 1e-6
     """Learning rate at the start."""
     warmup_iters: int = 0
-    """Iterations (batches, as `run.iters_per_epoch` counts them) over which the rate rises to `lr`."""
+    """Iterations (batches, as in `run.iters_per_epoch`) in which the rate rises to `lr`."""
     schedule: Literal["cosine", "constant", "original"] = "cosine"
-    """After warm-up: half a cosine down to `min_lr`; `lr` throughout; or as the original: a cosine over the whole
-    run that does not know of the warm-up (so the rate drops where that ends), set every batch."""
+    """Schedule after the warm-up: `cosine`, half a cosine down to `min_lr`; `constant`; or `original`, a cosine over
+    the whole run including the warm-up (so the rate drops where the warm-up ends), updated in every batch."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running means of gradients and of their squares."""
+    """Decay rates of the running means of gradients and of their squares."""
     eps: float = 1e-8
-    """What is added to the root of the squares' mean."""
+    """Constant that is added to the denominator."""
     weight_decay: float = 0.05
-    """Of matrices whose name holds none of `bias`, `ln`, `bn`; everything else decays not at all."""
+    """Weight decay of matrices whose name contains none of `bias`, `ln`, `bn`; other parameters have none."""
     clip_norm: float | None = 1.0
-    """Largest norm of all gradients together; None as in the original, which does not clip."""
+    """Maximum norm of all gradients; None does not clip, as in the original."""
     eight_bit: bool = False
-    """Keep the optimiser's running means in 8 bits (needs bitsandbytes and a GPU)."""
+    """Whether to keep the running means in 8 bits (needs bitsandbytes and a GPU)."""
 
     def __post_init__(self) -> None:
         _above("optimizer.lr", self.lr, 0)
@@ -197,58 +196,58 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRunSettings:
-    """How long, how large, on what, and what is kept.
+    """Length, batch size, device and outputs of a run.
 
-    An iteration is one batch on every process; a step is one change of the weights, after `accumulation` iterations.
+    An iteration is one batch on every process. A step is one update of the weights, after `accumulation` iterations.
     """
 
     steps: int | None = None
-    """Steps of the run; or give `epochs` and `iters_per_epoch`."""
+    """Number of steps; or give `epochs` and `iters_per_epoch` instead."""
     epochs: int | None = None
-    """Times `iters_per_epoch` iterations, instead of `steps`."""
+    """Number of epochs of `iters_per_epoch` iterations, instead of `steps`."""
     iters_per_epoch: int | None = None
-    """Iterations of an epoch; the data never end, so an epoch is a matter of counting."""
+    """Number of iterations of an epoch; the data have no end, so an epoch is a number of iterations."""
     batch_size: int = 1
-    """Samples of an iteration, on each process."""
+    """Number of samples per iteration and process."""
     accumulation: int = 1
-    """Iterations of a step."""
+    """Number of iterations per step."""
     loss_mean: Literal["tokens", "micro_batch"] = "tokens"
-    """What the loss is a mean of: all answer tokens of a step, over all processes; or, as in the original, the
-    tokens of each batch, and of that a mean over batches and processes."""
+    """Mean of the loss: `tokens`, over all answer tokens of a step on all processes; or `micro_batch`, as in the
+    original, over the tokens of each batch, then over batches and processes."""
     divide_loss_by_accumulation: bool = True
-    """With `micro_batch`: false adds up the batches of a step, as the original does."""
+    """With `micro_batch`: false sums the losses of the batches of a step, as the original does."""
     leftover: Literal["continue", "original"] = "continue"
-    """Where an epoch's iterations do not divide by `accumulation`: steps go on across the border; or, as in the
-    original, the leftover gradients are added to the next epoch's first step."""
+    """Handling of epochs whose iterations are not divisible by `accumulation`: `continue`, steps cross the border of
+    epochs; or `original`, leftover gradients are added to the first step of the next epoch."""
     precision: Precision = "fp32"
-    """Number format of the arithmetic; `fp16` scales the loss, as half precision needs."""
+    """Number format of the computation; `fp16` uses loss scaling."""
     parallel: Parallel = "none"
-    """With `torchrun`: `ddp` copies the model to every process, `fsdp2` spreads it over them."""
+    """Parallel training with `torchrun`: `ddp` copies the model to every process, `fsdp2` shards it."""
     device: str = "auto"
-    """Where to compute, as torch names it."""
+    """Device, as torch names it, or `auto`."""
     seed: int = 42
-    """Of the data's order, dropout and fresh weights; process r adds r for its dropout."""
+    """Random seed of data order, dropout and new weights; process r adds r for its dropout."""
     save_every: int = 500
-    """Steps from checkpoint to checkpoint; the last step always makes one."""
+    """Number of steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: int = 2
-    """Latest checkpoints that are kept, besides the best."""
+    """Number of latest checkpoints that are kept, besides the best."""
     validate_every: int | None = None
-    """Steps from validation to validation; None does without."""
+    """Number of steps between validations; None disables validation."""
     best_metric: str | None = None
-    """Validation metric whose best checkpoint is kept and exported; None exports the last."""
+    """Validation metric that selects the best checkpoint, which is kept and exported; None exports the last one."""
     best_is: Literal["highest", "lowest"] = "highest"
-    """Which value of `best_metric` is best."""
+    """Whether the highest or the lowest value of `best_metric` is best."""
     log_every: int = 1
-    """Steps from log line to log line."""
+    """Number of steps between log lines."""
     tensorboard: bool = True
-    """Write TensorBoard files."""
+    """Whether to write TensorBoard files."""
     plot: bool = True
-    """Draw the losses at the end."""
+    """Whether to plot the losses at the end."""
     wandb: str | None = None
-    """Project of Weights & Biases to write to as well."""
+    """Project of Weights & Biases for the log."""
     export: list[Literal["folder", "adapter", "original"]] = field(default_factory=lambda: ["folder"])
-    """What is written at the end: a `from_pretrained` folder `model/`, a PEFT folder `adapter/`, the original's
-    `original.pth`."""
+    """Exports at the end: a `from_pretrained` folder `model/`, a PEFT folder `adapter/`, a file `original.pth` for the
+    original."""
     output: str = "runs/train"
     """Folder of the run."""
 
@@ -266,7 +265,7 @@ class TrainingRunSettings:
         if self.loss_mean == "tokens" and not self.divide_loss_by_accumulation:
             raise ValueError(
                 "run.divide_loss_by_accumulation=false needs run.loss_mean=micro_batch: a mean over all tokens of a "
-                "step has nothing to add up"
+                "step has no sum of batches"
             )
         if self.leftover == "original" and self.iters_per_epoch is None:
             raise ValueError("run.leftover=original needs run.epochs and run.iters_per_epoch instead of run.steps")
@@ -290,17 +289,17 @@ class TrainingRecipe:
     """A training run."""
 
     name: str = "train"
-    """What the run is called in logs."""
-    objective: str = "answers"
-    """What is learned; a name of `timechat.training.objectives.OBJECTIVES`."""
+    """Name of the run in logs."""
+    objective: str = "next_token"
+    """Name of the training objective: `next_token`, or one that the caller hands in."""
     model: TrainedModelSettings = field(default_factory=TrainedModelSettings)
-    """Where training starts, and what it may change."""
+    """Start checkpoint and trained parts of the model."""
     data: DataSettings = field(default_factory=DataSettings)
-    """What is learned from."""
+    """Training data."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW and its learning rate."""
     run: TrainingRunSettings
-    """How long, how large, on what, and what is kept."""
+    """Length, batch size, device and outputs of the run."""
 
     def __post_init__(self) -> None:
         if self.optimizer.warmup_iters > self.run.iters:
@@ -312,7 +311,7 @@ class TrainingRecipe:
             raise ValueError("optimizer.schedule=original needs run.epochs and run.iters_per_epoch")
         if self.optimizer.eight_bit and self.run.parallel == "fsdp2":
             raise ValueError(
-                "optimizer.eight_bit does not go with run.parallel=fsdp2, which spreads the states already"
+                "optimizer.eight_bit cannot be combined with run.parallel=fsdp2, which shards the states already"
             )
 
 

@@ -1,4 +1,4 @@
-"""The batches of a recipe: its records, mixed, read and collated by `timechat.data`."""
+"""Make the batches of a recipe from its records, which `timechat.data` mixes, reads and collates."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -14,7 +14,6 @@ from timechat.data.skipped import DataIssues
 from timechat.distributed import rank, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.synthetic.nano.source import SyntheticSource
 from timechat.training.config import DataSettings, TrainingRecipe
 from timechat.training.parameters import trainable
 
@@ -22,13 +21,13 @@ SKIPPED_FILE = "lost-records-{rank}.jsonl"
 
 
 class InstructionBatches:
-    """Batches of instruction records, as the loop takes them."""
+    """Batches of instruction records for the training loop."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self.loader = loader
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
-        """Give the batches of this process from an iteration on, without end."""
+        """Yield the batches of this process from an iteration on, without end."""
         batches = self.loader.batches(first_iteration)
         try:
             for batch in batches:
@@ -39,17 +38,16 @@ class InstructionBatches:
 
 def make_source(
     recipe: TrainingRecipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
-) -> InstructionBatches | SyntheticSource:
-    """Make the batches of this process; what cannot be read is named in the run's folder.
+) -> InstructionBatches:
+    """Make the batches of this process; unreadable records are listed in the folder of the run.
 
     Raises:
         DataError: A file of records cannot be read, or features do not fit the model.
+        ValueError: The recipe names no records.
     """
     data = recipe.data
     if data.films is not None:
-        if data.sources:
-            raise ValueError("data.sources and data.films are both given; learn from records or from drawn films")
-        return SyntheticSource(recipe, processor, model)
+        raise ValueError(f"data.films is for objectives of synthetic videos, not for {recipe.objective}; leave it out")
     if not data.sources:
         raise ValueError("data.sources is empty; name at least one file of records")
     sources = [
@@ -79,7 +77,7 @@ def make_source(
 
 
 def sample_settings(data: DataSettings) -> SampleSettings:
-    """Return how a recipe's records become samples."""
+    """Return the sample settings of a recipe."""
     return SampleSettings(
         num_frames=data.num_frames,
         fps=data.fps,

@@ -1,6 +1,6 @@
-"""What a run gives away: a `from_pretrained` folder, a PEFT adapter, the original's `.pth`."""
+"""Exports of a run: a `from_pretrained` folder, a PEFT adapter, and a `.pth` file of the original."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from timechat.errors import TrainingError
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
 from timechat.model.loading import NANO, check_folder, load_model
-from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
 from timechat.training.config import TrainedModelSettings, TrainingRecipe
-from timechat.training.objectives import HEADS, HEADS_NAME
+from timechat.training.objectives import HEADS_NAME, OBJECTIVES, Objective, find_objective
 from timechat.training.parameters import prepare_parameters
 from timechat.training.recipes import RESOLVED_FILE, load_resolved
 
@@ -26,10 +27,10 @@ MODEL_FOLDER, ADAPTER_FOLDER, ORIGINAL_FILE = "model", "adapter", "original.pth"
 
 
 def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor]:
-    """Load the checkpoint that training starts from, on the CPU: what may learn in float32.
+    """Load the start checkpoint of training on the CPU, with trainable parameters in float32.
 
     Raises:
-        CheckpointError: There is no such model.
+        CheckpointError: The model does not exist.
     """
     if settings.checkpoint != NANO and Path(settings.checkpoint).is_dir():
         check_folder(Path(settings.checkpoint))
@@ -44,63 +45,77 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
         processor = TimeChatProcessor.from_pretrained(settings.checkpoint)
     else:
         model, processor = load_model(settings.checkpoint, device="cpu", dtype="float32")
-    if settings.attention == "eager":  # the other is what models load with, where they can
+    if settings.attention == "eager":  # models load with sdpa if they support it
         model.set_attn_implementation("eager")
     if settings.timestamp_tokenizer is not None:
         model.config.timestamp_tokenizer = processor.config.timestamp_tokenizer = settings.timestamp_tokenizer
     return model, processor
 
 
-def build_start(recipe: TrainingRecipe, make_model: MakeModel = load_start) -> tuple[Model, TimeChatProcessor]:
-    """Make the model as a recipe starts with it: adapter and heads attached, what does not learn frozen."""
+def build_start(
+    recipe: TrainingRecipe, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
+) -> tuple[Model, TimeChatProcessor]:
+    """Make the model as a recipe starts with it: adapter and heads attached, frozen parts frozen.
+
+    Args:
+        recipe: A stage of a training run.
+        make_model: Loads the model that the stage starts from.
+        objectives: Known objectives by name.
+
+    Raises:
+        ValueError: The recipe's objective is unknown.
+    """
+    make_heads = find_objective(recipe.objective, objectives).make_heads
     model, processor = make_model(recipe.model)
-    if recipe.objective in HEADS:
-        setattr(model, HEADS_NAME, HEADS[recipe.objective](model))
+    if make_heads is not None:
+        setattr(model, HEADS_NAME, make_heads(model))
     prepare_parameters(model, recipe.model)
     return model, processor
 
 
 def load_trained(
-    run_folder: Path, make_model: MakeModel = load_start
+    run_folder: Path, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
 ) -> tuple[TrainingRecipe, Model, TimeChatProcessor]:
-    """Load what a run has learned: its best checkpoint where it knows one, else its latest.
+    """Load the trained model of a run: its best checkpoint if known, otherwise its latest.
 
     Raises:
-        TrainingError: There is no run, or it has no checkpoint yet.
+        TrainingError: The folder holds no run, or the run has no checkpoint yet.
     """
     if not (run_folder / RESOLVED_FILE).is_file():
-        raise TrainingError(f"{run_folder} is no training run: it has no {RESOLVED_FILE}")
+        raise TrainingError(f"{run_folder} is not a training run: it has no {RESOLVED_FILE}")
     recipe = load_resolved(run_folder / RESOLVED_FILE)
     checkpoint = chosen_checkpoint(run_folder, recipe)
-    model, processor = build_start(recipe, make_model)
+    model, processor = build_start(recipe, make_model, objectives=objectives)
     load_weights(checkpoint, model)
     model.config.is_trained = True
     return recipe, model, processor
 
 
 def chosen_checkpoint(run_folder: Path, recipe: TrainingRecipe) -> Checkpoint:
-    """Return the best checkpoint by the recipe's metric, else the latest.
+    """Return the best checkpoint by the metric of the recipe, otherwise the latest.
 
     Raises:
-        TrainingError: There is none.
+        TrainingError: The run has no checkpoint.
     """
     checkpoints = find_checkpoints(run_folder)
     if not checkpoints:
         raise TrainingError(
-            f"{run_folder} has no checkpoint yet; it makes the first after {recipe.run.save_every} steps"
+            f"{run_folder} has no checkpoint yet; the first is saved after {recipe.run.save_every} steps"
         )
     return best_checkpoint(checkpoints, recipe.run.best_metric, recipe.run.best_is) or checkpoints[-1]
 
 
-def export_run(run_folder: Path, make_model: MakeModel = load_start) -> None:
-    """Write what the recipe's `run.export` names into the run's folder."""
-    recipe, model, processor = load_trained(run_folder, make_model)
+def export_run(
+    run_folder: Path, make_model: MakeModel = load_start, *, objectives: Mapping[str, Objective] = OBJECTIVES
+) -> None:
+    """Write the exports that `run.export` of the recipe names into the folder of the run."""
+    recipe, model, processor = load_trained(run_folder, make_model, objectives=objectives)
     drop_heads(model)
     if "original" in recipe.run.export:
         export_original_of(recipe, model, run_folder / ORIGINAL_FILE)
     if "adapter" in recipe.run.export:
         if not model.has_lora:
-            raise ValueError("run.export names adapter, but the recipe trains none; put lora into model.train")
+            raise ValueError("run.export names adapter, but the recipe trains none; add lora to model.train")
         alpha = model.config.lora_alpha
         write_folder(
             run_folder / ADAPTER_FOLDER, lambda partial: adapter.save_adapter(model.language_model, partial, alpha)
@@ -116,7 +131,7 @@ def export_run(run_folder: Path, make_model: MakeModel = load_start) -> None:
 
 
 def export_original_of(recipe: TrainingRecipe, model: Model, out: Path) -> None:
-    """Write the original's `.pth` of a model that a recipe has trained."""
+    """Write a trained model as a `.pth` file of the original."""
     export_original(
         model,
         out,
@@ -128,7 +143,7 @@ def export_original_of(recipe: TrainingRecipe, model: Model, out: Path) -> None:
 
 
 def drop_heads(model: nn.Module) -> dict[str, Any]:
-    """Take off the modules that were needed in training only, and return their weights."""
+    """Remove the heads, which are for training only, and return their weights."""
     heads = getattr(model, HEADS_NAME, None)
     if heads is None:
         return {}
@@ -137,17 +152,22 @@ def drop_heads(model: nn.Module) -> dict[str, Any]:
     return state
 
 
-def export_folder_as_original(folder: Path, out: Path) -> None:
-    """Write the original's `.pth` of a training run, or of a folder that `from_pretrained` loads.
+def export_folder_as_original(folder: Path, out: Path, *, objectives: Mapping[str, Objective] = OBJECTIVES) -> None:
+    """Write a training run, or a folder for `from_pretrained`, as a `.pth` file of the original.
+
+    Args:
+        folder: The folder of the run or of the model.
+        out: The file to write.
+        objectives: Known objectives by name.
 
     Raises:
         TrainingError: The folder is a run without a checkpoint.
-        CheckpointError: The folder is neither.
+        CheckpointError: The folder is neither of the two.
     """
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out} cannot be written: there is no folder {out.parent}")
     if (folder / RESOLVED_FILE).is_file():
-        recipe, model, _ = load_trained(folder)
+        recipe, model, _ = load_trained(folder, objectives=objectives)
         drop_heads(model)
         export_original_of(recipe, model, out)
         return

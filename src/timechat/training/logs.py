@@ -1,4 +1,4 @@
-"""What a run tells: lines of JSON always, TensorBoard and Weights & Biases where wanted, a plot at the end."""
+"""Logs of a run: always JSON Lines; optionally TensorBoard, Weights & Biases and a plot."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ class RunLog:
     """The log of one run, on its first process."""
 
     def __init__(self, folder: Path, recipe: TrainingRecipe, *, first_step: int) -> None:
-        """Open the log; what an interrupted run wrote after the checkpoint that is taken up is left out."""
+        """Open the log; remove lines of an interrupted run after its last checkpoint."""
         self._path = folder / LOG_FILE
         kept = [line for line in read_log(folder) if line["step"] <= first_step]
         write_file(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -44,13 +44,13 @@ class RunLog:
             sink.write(step, values)
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write what validation said after a step."""
+        """Write the metrics of a validation after a step."""
         self._line({"step": step, "validation": dict(metrics)})
         for sink in self._sinks:
             sink.write(step, {f"validation/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all outputs."""
         self._file.close()
         for sink in self._sinks:
             sink.close()
@@ -61,16 +61,16 @@ class RunLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log; a last line that was cut off by a kill is left out."""
+    """Return the lines of a run's log, without an incomplete last line."""
     path = folder / LOG_FILE
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break is not a whole line
+    return [json.loads(line) for line in lines[:-1]]  # text after the last line break is an incomplete line
 
 
 def plot_losses(folder: Path, out: Path) -> None:
-    """Draw the loss, smoothed and raw, the learning rate, and what validation said.
+    """Plot the loss, raw and smoothed, the learning rate, and the validation metrics.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.
@@ -104,7 +104,7 @@ def plot_losses(folder: Path, out: Path) -> None:
 
 
 def _smoothed(values: list[float], *, weight: float = 0.95) -> list[float]:
-    """Return the running mean that forgets exponentially, unbiased at its start."""
+    """Return the exponential moving average, without bias at its start."""
     smoothed, mean, norm = [], 0.0, 0.0
     for value in values:
         mean, norm = weight * mean + (1 - weight) * value, weight * norm + (1 - weight)
@@ -114,7 +114,7 @@ def _smoothed(values: list[float], *, weight: float = 0.95) -> list[float]:
 
 @contextmanager
 def progress_bar(description: str, *, done: int, total: int, shown: bool) -> Iterator["StepBar"]:
-    """Show steps done and the time that is left, on a terminal only."""
+    """Show the finished steps and the remaining time, on a terminal only."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -129,14 +129,14 @@ def progress_bar(description: str, *, done: int, total: int, shown: bool) -> Ite
 
 
 class StepBar:
-    """Moves the bar of a run."""
+    """The progress bar of a run."""
 
     def __init__(self, progress: Progress, task: Any) -> None:
         self._progress = progress
         self._task = task
 
     def move(self, step: int, status: str) -> None:
-        """Show that `step` steps are done."""
+        """Show the number of finished steps."""
         self._progress.update(self._task, completed=step, status=status)
 
 
@@ -166,7 +166,7 @@ class _WeightsAndBiases:
             raise ModuleNotFoundError('run.wandb needs wandb: pip install "timechat[wandb]"') from None
         from timechat.config import plain
 
-        # The folder's name is the run's id, so that a run that is taken up goes on there.
+        # The name of the folder is the id of the run, so that a resumed run continues there.
         run_id = "-".join(folder.resolve().parts[-2:])
         self._run = wandb.init(
             project=recipe.run.wandb, name=recipe.name, id=run_id, resume="allow", config=plain(recipe)

@@ -2,10 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
@@ -22,24 +21,13 @@ from timechat.training.checkpoint import (
 )
 from timechat.training.config import TrainingRecipe, TrainingRunSettings
 from timechat.training.logs import RunLog, progress_bar
-from timechat.training.objectives import ObjectiveModule, find_objective
+from timechat.training.objectives import OBJECTIVES, BatchSource, Objective, ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize
 from timechat.training.parameters import build_optimizer, set_learning_rate, set_training_mode, trainable
 from timechat.training.schedule import learning_rate, num_steps, step_iterations
 from timechat.training.step import StepOutcome, take_step
 
 Validate = Callable[[TimeChatForConditionalGeneration, int], Mapping[str, float]]
-
-
-class BatchSource(Protocol):
-    """Where batches come from."""
-
-    def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
-        """Give batches without end, the same from a given iteration on however often this is asked.
-
-        A batch holds the tensors that the objective reads, on the CPU, and may hold `record_ids`, a list of names
-        for error messages. On several processes each gives its own share.
-        """
 
 
 def train(
@@ -49,34 +37,36 @@ def train(
     folder: Path,
     device: torch.device,
     *,
+    objectives: Mapping[str, Objective] = OBJECTIVES,
     validate: Validate | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train a model by a recipe, going on from the latest checkpoint in `folder` if there is one.
+    """Train a model by a recipe, and resume from the latest checkpoint in `folder` if there is one.
 
     Args:
-        recipe: What to do.
-        model: The model, its parameters prepared (`prepare_parameters`).
-        source: Where batches come from.
-        folder: Where checkpoints and logs go.
-        device: Where to compute.
-        validate: Called with the model and the number of steps done, every `run.validate_every` steps, on every
-            process; returns metrics by name.
-        should_stop: Asked after every step; True makes a checkpoint and ends the call.
+        recipe: Recipe of the run.
+        model: Model with prepared parameters (`prepare_parameters`).
+        source: Source of batches.
+        folder: Folder for checkpoints and logs.
+        device: Device of the computation.
+        objectives: Known objectives by name.
+        validate: Function of the model and the number of finished steps, called every `run.validate_every` steps on
+            every process; returns metrics by name.
+        should_stop: Callback after every step; True saves a checkpoint and ends the call.
 
     Returns:
-        Whether the run is finished, rather than stopped.
+        Whether the run is finished; False if it was stopped.
 
     Raises:
-        TrainingError: The loss is no number, memory ran out, or the checkpoint does not fit.
+        TrainingError: The loss is not finite, memory ran out, or the checkpoint does not fit.
     """
     run, total = recipe.run, num_steps(recipe.run)
     if run.validate_every is not None and validate is None:
-        raise ValueError("run.validate_every is set, but there is nothing to validate with; set it to null")
+        raise ValueError("run.validate_every is set, but there is no validation; set it to null")
     checkpoint = next(reversed(find_checkpoints(folder)), None)
     if checkpoint:
         load_weights(checkpoint, model)
-    module = parallelize(ObjectiveModule(model, find_objective(recipe.objective)), run, device)
+    module = parallelize(ObjectiveModule(model, find_objective(recipe.objective, objectives).loss), run, device)
     optimizer = build_optimizer(trainable(model).items(), recipe.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
     first_step = _resume(checkpoint, optimizer, scaler, run)
@@ -110,7 +100,7 @@ def _resume(
     scaler: torch.amp.GradScaler,
     run: TrainingRunSettings,
 ) -> int:
-    """Bring optimiser and random numbers to where a checkpoint left them, or to their start; return the next step."""
+    """Restore optimizer and random state from a checkpoint, or initialize them; return the next step."""
     if checkpoint:
         load_progress(checkpoint, optimizer, scaler)
         return checkpoint.step
@@ -127,7 +117,7 @@ def _log_step(log: RunLog, step: int, rate: float, outcome: StepOutcome, seconds
         "samples_per_second": outcome.num_samples / seconds,
         **outcome.parts,
     }
-    # The loss to its last bit, for comparing runs.
+    # Log the exact loss, for comparing runs.
     log.step(step, values, loss_hex=outcome.loss.hex(), num_tokens=outcome.num_tokens, seconds=round(seconds, 4))
 
 
@@ -138,7 +128,7 @@ def _validate(
     step: int,
     log: RunLog | None,
 ) -> Mapping[str, float]:
-    """Validate where it is due; training goes on as if nothing had been."""
+    """Validate if this step requires it, without an effect on training."""
     if validate is None or run.validate_every is None or step % run.validate_every:
         return {}
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -156,7 +146,7 @@ def _validate(
 
 
 def _is_best(folder: Path, run: TrainingRunSettings, metrics: Mapping[str, float]) -> bool:
-    """Say whether a validation is the best so far, on the first process's word."""
+    """Return whether a validation is the best so far, as the first process decides."""
     if run.best_metric is None or not metrics:
         return False
     best = best_checkpoint(find_checkpoints(folder), run.best_metric, run.best_is)

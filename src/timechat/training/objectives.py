@@ -1,17 +1,20 @@
-"""What is learned: functions from a model and a batch to a loss."""
+"""Training objectives: functions from a model and a batch to a loss, with what each of them needs.
 
-from collections.abc import Callable, Mapping
+`OBJECTIVES` holds those that work with instruction records. A caller hands in a larger mapping to train with others,
+such as the objectives of the built-in model (`train_recipe(..., objectives=...)`).
+"""
+
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from timechat.model.processing import IGNORED_LABEL
-from timechat.synthetic.nano import objectives as nano
-from timechat.synthetic.nano.temporal import initialize_comparison
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
+from timechat.training.config import TrainingRecipe
 
 Batch = Mapping[str, Any]
 MODEL_INPUTS = (
@@ -32,9 +35,9 @@ class StepLoss:
     """The loss of one batch.
 
     Attributes:
-        loss_sum: Scalar with a gradient: the loss added up over `num_tokens`.
-        num_tokens: What to divide by for a mean; usually the answer tokens.
-        parts: Pieces of the loss as means, for the log.
+        loss_sum: Sum of the loss over `num_tokens`, a scalar with a gradient.
+        num_tokens: Divisor for the mean; usually the number of answer tokens.
+        parts: Parts of the loss as means, for the log.
     """
 
     loss_sum: Tensor
@@ -42,7 +45,52 @@ class StepLoss:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-Objective = Callable[[nn.Module, Batch], StepLoss]
+Loss = Callable[[nn.Module, Batch], StepLoss]
+Initializer = Callable[[nn.Module], None]
+
+
+class BatchSource(Protocol):
+    """A source of training batches."""
+
+    def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
+        """Yield batches without end, the same ones from a given iteration on in every call.
+
+        A batch holds the tensors that the objective reads, on the CPU, and may hold `record_ids`, a list of names
+        for error messages. With several processes each process yields its own share.
+        """
+
+
+MakeSource = Callable[[TrainingRecipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and everything that training with it needs.
+
+    Attributes:
+        loss: Function from a model and a batch to a loss.
+        make_heads: Function from the model to modules that this loss needs during training only. They are attached as
+            `model.training_heads`, trained, saved in checkpoints, passed on from stage to stage, and not exported.
+        make_source: Function that makes the batches of a stage; None takes the batches of instruction records.
+        initializers: Functions that `model.start` of a recipe names. Each changes the model before training, depends
+            on nothing but model and heads, and runs again when a run is resumed.
+    """
+
+    loss: Loss
+    make_heads: Callable[[nn.Module], nn.Module] | None = None
+    make_source: MakeSource | None = None
+    initializers: Mapping[str, Initializer] = field(default_factory=dict)
+
+    def initializer(self, name: str) -> Initializer:
+        """Return the initializer of this name.
+
+        Raises:
+            ValueError: The objective has no such initializer.
+        """
+        if name not in self.initializers:
+            known = ", ".join(self.initializers) or "none"
+            raise ValueError(f"model.start is {name!r}, but this objective knows {known}; correct it or leave it out")
+        return self.initializers[name]
 
 
 def next_token(model: nn.Module, batch: Batch) -> StepLoss:
@@ -50,10 +98,10 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
 
     Args:
         model: A `TimeChatForConditionalGeneration`.
-        batch: Its inputs, and `labels` `(batch, sequence)`, -100 where no loss is wanted.
+        batch: Inputs of the model, and `labels` `(batch, sequence)`, -100 for tokens without loss.
     """
     targets = batch["labels"][:, 1:]  # (batch, sequence - 1)
-    # The head is computed only where some sample of the batch has a label; at one place at least, for the gradients.
+    # The head is computed only at positions with a label in the batch; at one position at least, for the gradients.
     places = (targets != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]  # (places,)
     if places.numel() == 0:
         places = torch.zeros(1, dtype=torch.long, device=targets.device)
@@ -66,64 +114,29 @@ def next_token(model: nn.Module, batch: Batch) -> StepLoss:
     return StepLoss(loss_sum, int((targets != IGNORED_LABEL).sum()))
 
 
-def _of_nano(lose: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]) -> Objective:
-    """Make an objective of one of nano's, whose losses are means over the samples of a batch."""
-
-    def objective(model: nn.Module, batch: Batch) -> StepLoss:
-        loss, parts = lose(model, batch)
-        # Heads that this stage does not need take part all the same: several processes expect a gradient of each.
-        heads: nn.Module = getattr(model, HEADS_NAME)
-        loss = loss + 0 * torch.stack([parameter.sum() for parameter in heads.parameters()]).sum()
-        num_samples = len(next(batch[name] for name in ("input_ids", "pixel_values", "frame_tokens") if name in batch))
-        return StepLoss(loss * num_samples, num_samples, parts)
-
-    return objective
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "answers": next_token,
-    "nano_frames": _of_nano(nano.frames),
-    "nano_scripts": _of_nano(nano.language),
-    "nano_windows": _of_nano(nano.temporal),
-    "nano_windows_unguided": _of_nano(partial(nano.temporal, is_guided=False)),
-    "nano_films": _of_nano(nano.end_to_end),
-}
-
-# Modules that an objective needs in training only, as a function of the model. They hang at `model.training_heads`,
-# are trained and kept in checkpoints, go on from stage to stage, and are left out of what is exported.
-HEADS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "nano_frames": nano.NanoHeads,
-    "nano_scripts": nano.NanoHeads,
-    "nano_windows": nano.NanoHeads,
-    "nano_windows_unguided": nano.NanoHeads,
-    "nano_films": nano.NanoHeads,
-}
+OBJECTIVES: Mapping[str, Objective] = {"next_token": Objective(next_token)}
 HEADS_NAME = "training_heads"
-
-# What `model.start` does to what a stage starts from, a function of model and heads alone: a run that goes on does it
-# again.
-INITIALIZERS: dict[str, Callable[[nn.Module], None]] = {"nano_comparing": initialize_comparison}
 
 
 class ObjectiveModule(nn.Module):
-    """A model together with its objective, so that what wraps it (DDP, FSDP) sees one forward pass."""
+    """A model together with its objective, so that wrappers (DDP, FSDP) see one forward pass."""
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.model = model
-        self._objective = objective
+        self._loss = loss
 
     def forward(self, batch: Batch) -> StepLoss:
         """Return the loss of a batch."""
-        return self._objective(self.model, batch)
+        return self._loss(self.model, batch)
 
 
-def find_objective(name: str) -> Objective:
-    """Return the objective of a name.
+def find_objective(name: str, objectives: Mapping[str, Objective] = OBJECTIVES) -> Objective:
+    """Return the objective of this name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such objective.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"there is no objective {name!r}; known: {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
+    if name not in objectives:
+        raise ValueError(f"there is no objective {name!r}; known: {', '.join(objectives)}")
+    return objectives[name]

@@ -1,4 +1,4 @@
-"""One model on several processes, wrapped from outside."""
+"""Parallel training: wrap one model for several processes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from timechat.training.objectives import ObjectiveModule
 
 
 def choose_device(run: TrainingRunSettings) -> torch.device:
-    """Return where this process computes.
+    """Return the device of this process.
 
     Raises:
-        ValueError: Several processes were started for a recipe that wants one.
+        ValueError: Several processes were started for a recipe of one process.
     """
     if run.parallel == "none" and launched_processes() > 1:
         raise ValueError(
@@ -35,7 +35,7 @@ def choose_device(run: TrainingRunSettings) -> torch.device:
 
 
 def parallelize(module: ObjectiveModule, run: TrainingRunSettings, device: torch.device) -> nn.Module:
-    """Move a model to its device and wrap it for its processes."""
+    """Move a model to its device and wrap it for several processes."""
     if run.parallel == "fsdp2" and world_size() > 1:
         return _shard(module, run.precision, device)
     module.to(device)
@@ -46,7 +46,7 @@ def parallelize(module: ObjectiveModule, run: TrainingRunSettings, device: torch
 
 @contextmanager
 def no_gradient_sync(module: nn.Module, *, when: bool) -> Iterator[None]:
-    """Leave out the exchange of gradients between processes, for all but the last batch of a step."""
+    """Skip the gradient exchange between processes, for all but the last batch of a step."""
     if isinstance(module, DistributedDataParallel) and when:
         with module.no_sync():
             yield
@@ -58,7 +58,7 @@ def no_gradient_sync(module: nn.Module, *, when: bool) -> Iterator[None]:
 
 
 def _shard(module: ObjectiveModule, precision: Precision, device: torch.device) -> nn.Module:
-    """Spread parameters over the processes, a layer a group (FSDP2)."""
+    """Shard the parameters over the processes, one group per layer (FSDP2)."""
     module.to(device)
     mesh = init_device_mesh(device.type, (world_size(),))
     half = torch.bfloat16 if precision == "bf16" else None

@@ -1,4 +1,4 @@
-"""What learns and what is frozen, and the optimiser over what learns."""
+"""Trained and frozen parameters, and the optimizer of the trained ones."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.training.config import LoraSettings, OptimizerSettings, TrainedModelSettings
 from timechat.training.objectives import HEADS_NAME
 
-# Part → beginnings of its parameters' names. The original's stage 2 trains all but `vision` and `language_model`.
+# Prefixes of parameter names for each part. Stage 2 of the original trains all but `vision` and `language_model`.
 PARTS = {
     "vision": ("frame_encoder.vision_model.", "frame_encoder.map_positions"),
     "image_qformer": ("frame_encoder.query_tokens", "frame_encoder.qformer."),
@@ -24,45 +24,45 @@ PARTS = {
     "language_model": ("language_model.",),
 }
 
-_FROZEN_NAMES = "held_names"  # attribute of a prepared model: parameters that would learn, but for `model.freeze`
+_FROZEN_NAMES = "frozen_names"  # attribute of a prepared model: names of parameters that only `model.freeze` excludes
 
 
 def prepare_parameters(model: TimeChatForConditionalGeneration, settings: TrainedModelSettings) -> None:
-    """Attach the adapter, freeze what does not learn, and choose number formats, in place.
+    """Attach the adapter, freeze parameters and set number formats, in place.
 
     Raises:
-        ValueError: A part has no parameters, nothing is called as `freeze` says, or the checkpoint's adapter is of
-            another rank.
+        ValueError: A part has no parameters, `freeze` matches no parameter, or the adapter of the checkpoint has a
+            different rank.
     """
     if "lora" in settings.train:
         _prepare_lora(model, settings.lora)
     frozen_dtype = getattr(torch, settings.language_model_dtype)
     matched: set[str] = set()
-    held: set[str] = set()
+    frozen: set[str] = set()
     for name, parameter in model.named_parameters():
         parts = [part for part in settings.train if _belongs(name, part)]
         freezing = [beginning for beginning in settings.freeze if name.startswith(beginning)]
         matched.update(parts, freezing)
         could_learn = bool(parts) or name.startswith(f"{HEADS_NAME}.")
         if could_learn and freezing:
-            held.add(name)
+            frozen.add(name)
         parameter.requires_grad_(could_learn and not freezing)
         is_frozen_language = name.startswith("language_model.") and not parameter.requires_grad
         parameter.data = parameter.data.to(frozen_dtype if is_frozen_language else torch.float32)
     if missing := [part for part in settings.train if part not in matched]:
         raise ValueError(
             f"model.train names {', '.join(missing)}, but the model has no such parameters; give any of "
-            f"{', '.join(PARTS)}, or the beginning of parameter names"
+            f"{', '.join(PARTS)}, or the start of parameter names"
         )
     if missing := [beginning for beginning in settings.freeze if beginning not in matched]:
-        raise ValueError(f"model.freeze names {', '.join(missing)}, but no parameter's name begins so")
-    setattr(model, _FROZEN_NAMES, frozenset(held))
+        raise ValueError(f"model.freeze names {', '.join(missing)}, but no parameter name starts with it")
+    setattr(model, _FROZEN_NAMES, frozenset(frozen))
     if settings.gradient_checkpointing:
         model.language_model.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def set_training_mode(model: TimeChatForConditionalGeneration) -> None:
-    """Switch dropout on in the parts that learn, and off in those that are frozen."""
+    """Enable dropout in trained parts and disable it in frozen ones."""
     model.train()
     encoder, compressor = model.frame_encoder, model.video_qformer
     for part in (encoder.vision_model, encoder.qformer, compressor.qformer, model.language_model):
@@ -70,29 +70,29 @@ def set_training_mode(model: TimeChatForConditionalGeneration) -> None:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return what learns, by name."""
+    """Return the trained parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return all in which a run may differ from the checkpoint that it starts from, by name.
+    """Return all tensors in which a run may differ from its start checkpoint, by name.
 
-    That is what learns, the running means of batch norms that learn, and what `model.freeze` holds as the start of the
-    run has made it: `model.start`, or heads of another run.
+    These are the trained parameters, the running statistics of trained batch norms, and parameters in `model.freeze`,
+    which `model.start` or the heads of another run may have changed at the start.
     """
-    learned: dict[str, Tensor] = dict(trainable(model))
-    held: frozenset[str] = getattr(model, _FROZEN_NAMES, frozenset())
-    learned |= {name: parameter for name, parameter in model.named_parameters() if name in held}
+    state: dict[str, Tensor] = dict(trainable(model))
+    frozen: frozenset[str] = getattr(model, _FROZEN_NAMES, frozenset())
+    state |= {name: parameter for name, parameter in model.named_parameters() if name in frozen}
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and any(parameter.requires_grad for parameter in module.parameters()):
-            learned |= {f"{name}.{key}": buffer for key, buffer in module.named_buffers(recurse=False)}
-    return learned
+            state |= {f"{name}.{key}": buffer for key, buffer in module.named_buffers(recurse=False)}
+    return state
 
 
 def build_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Make AdamW with two groups: what decays, and what does not."""
+    """Make AdamW with two groups: with and without weight decay."""
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in parameters:
@@ -109,14 +109,14 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
-    """Set the learning rate of all groups, and return it."""
+    """Set the learning rate of all groups and return it."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Say whether weight decay applies; the original goes by these pieces of names."""
+    """Return whether weight decay applies; the original decides by these parts of names."""
     return parameter.ndim >= 2 and not any(piece in name for piece in ("bias", "ln", "bn"))
 
 
@@ -128,7 +128,7 @@ def _belongs(name: str, part: str) -> bool:
 
 
 def _prepare_lora(model: TimeChatForConditionalGeneration, settings: LoraSettings) -> None:
-    """Make a fresh adapter, or check the checkpoint's own."""
+    """Make a new adapter, or check that of the checkpoint."""
     if not model.has_lora:
         config = LoraConfig(
             r=settings.rank,
@@ -142,7 +142,7 @@ def _prepare_lora(model: TimeChatForConditionalGeneration, settings: LoraSetting
     rank = model.language_model.timechat_lora_config.r
     if rank != settings.rank:
         raise ValueError(
-            f"model.lora.rank is {settings.rank}, but the checkpoint's adapter has the rank {rank}; set "
+            f"model.lora.rank is {settings.rank}, but the adapter of the checkpoint has rank {rank}; set "
             f"model.lora.rank={rank}, or merge the adapter first (`timechat convert --merge`)"
         )
     _set_lora_dropout(model.language_model, settings.dropout)

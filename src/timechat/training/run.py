@@ -1,8 +1,8 @@
-"""A recipe from its start to its end: stages one after another, each trained, exported, and not done twice."""
+"""Run a recipe: train and export its stages in sequence; finished stages are skipped."""
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,19 +13,17 @@ from torch import nn
 from timechat.config import save_recipe
 from timechat.distributed import process_group, rank, wait_for_all
 from timechat.errors import TrainingError
-from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import make_source as make_instruction_source
 from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
 from timechat.training.logs import PLOT_FILE, plot_losses
-from timechat.training.loop import BatchSource, Validate, train
-from timechat.training.objectives import HEADS_NAME, INITIALIZERS
+from timechat.training.loop import Validate, train
+from timechat.training.objectives import HEADS_NAME, OBJECTIVES, MakeSource, Objective, find_objective
 from timechat.training.parallel import choose_device
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
 
-MakeSource = Callable[[TrainingRecipe, TimeChatForConditionalGeneration, TimeChatProcessor], BatchSource]
 MakeValidate = Callable[[TrainingRecipe, TimeChatProcessor], Validate | None]
 
 FINISHED_FILE = "finished.json"
@@ -49,29 +47,32 @@ def train_recipe(
     stages: Sequence[TrainingRecipe],
     make_source: MakeSource = make_instruction_source,
     *,
+    objectives: Mapping[str, Objective] = OBJECTIVES,
     make_validate: MakeValidate = lambda _recipe, _processor: None,
     make_model: MakeModel = load_start,
     fresh: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[str], None] = lambda _text: None,
 ) -> bool:
-    """Train the stages of a recipe, going on wherever an earlier call stopped.
+    """Train the stages of a recipe, and resume where an earlier call stopped.
 
     Args:
-        stages: What to do, as `read_recipe` gives it. A stage starts from what the one before it has exported.
-        make_source: Makes the batches of a stage, on every process.
-        make_validate: Makes a stage's validation, on every process.
-        make_model: Loads the model that a stage starts from.
-        fresh: Remove what earlier calls left in the stages' folders, and start anew.
-        should_stop: Asked after every step; True makes a checkpoint and ends the call.
-        report: Told what is going on, on the first process.
+        stages: Stages from `read_recipe`. A stage starts from the export of the stage before.
+        make_source: Function that makes the batches of a stage, on every process, unless its
+            objective has its own.
+        objectives: Known objectives by name.
+        make_validate: Function that makes the validation of a stage, on every process.
+        make_model: Function that loads the start model of a stage.
+        fresh: Whether to remove the files of earlier calls from the folders of the stages and start anew.
+        should_stop: Callback after every step; True saves a checkpoint and ends the call.
+        report: Callback for status messages, on the first process.
 
     Returns:
-        Whether everything is finished, rather than stopped.
+        Whether all stages are finished; False if the call was stopped.
 
     Raises:
-        TrainingError: A folder holds a run of another recipe, or training cannot go on.
-        CheckpointError: The model to start from cannot be loaded.
+        TrainingError: A folder holds a run of another recipe, or training cannot continue.
+        CheckpointError: The start model cannot be loaded.
     """
     device = choose_device(stages[0].run)
     with process_group(device):
@@ -86,11 +87,11 @@ def train_recipe(
             folder = Path(recipe.run.output)
             _prepare_folder(folder, recipe)
             if (folder / FINISHED_FILE).exists():
-                report(f"{folder}: finished already")
+                report(f"{folder}: already finished")
             elif not _train_stage(
-                recipe, folder, before, device, make_source, make_validate, make_model, should_stop, report
+                recipe, folder, before, device, make_source, objectives, make_validate, make_model, should_stop, report
             ):
-                report(f"{folder}: stopped; the same command goes on from there")
+                report(f"{folder}: stopped; the same command resumes")
                 return False
             before = folder
         return True
@@ -102,38 +103,43 @@ def _train_stage(
     before: Path | None,
     device: torch.device,
     make_source: MakeSource,
+    objectives: Mapping[str, Objective],
     make_validate: MakeValidate,
     make_model: MakeModel,
     should_stop: Callable[[], bool],
     report: Callable[[str], None],
 ) -> bool:
+    objective = find_objective(recipe.objective, objectives)
+    initialize = None if recipe.model.start is None else objective.initializer(recipe.model.start)
     torch.manual_seed(recipe.run.seed)  # fresh adapters and heads are the same on every process
-    model, processor = build_start(recipe, load_start if before else make_model)
+    model, processor = build_start(recipe, load_start if before else make_model, objectives=objectives)
     if before is not None:
         _load_heads(model, before / HEADS_FILE)
     elif recipe.model.heads is not None:
         if not Path(recipe.model.heads).is_file():
             raise TrainingError(f"model.heads names {recipe.model.heads}, but there is no such file")
         _load_heads(model, Path(recipe.model.heads))
-    if recipe.model.start is not None:
-        INITIALIZERS[recipe.model.start](model)
-    source = make_source(recipe, model, processor)
+    if initialize is not None:
+        initialize(model)
+    source = (objective.make_source or make_source)(recipe, model, processor)
     validate = make_validate(recipe, processor)
     report(f"{folder}: training")
-    if not train(recipe, model, source, folder, device, validate=validate, should_stop=should_stop):
+    if not train(
+        recipe, model, source, folder, device, objectives=objectives, validate=validate, should_stop=should_stop
+    ):
         return False
     del model, source, validate
     if rank() == 0:
-        _finish(recipe, folder, load_start if before else make_model)
+        _finish(recipe, folder, load_start if before else make_model, objectives)
         report(f"{folder}: finished")
     wait_for_all()
     return True
 
 
-def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel) -> None:
-    """Export, keep the heads for the next stage, draw the losses, and say that all is done."""
+def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel, objectives: Mapping[str, Objective]) -> None:
+    """Export the model, save the heads for the next stage, plot the losses, and mark the stage as finished."""
     checkpoint = chosen_checkpoint(folder, recipe)
-    export_run(folder, make_model)
+    export_run(folder, make_model, objectives=objectives)
     _save_heads(checkpoint, folder)
     if recipe.run.plot:
         plot_losses(folder, folder / PLOT_FILE)
@@ -141,16 +147,16 @@ def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel) -> None
 
 
 def _prepare_folder(folder: Path, recipe: TrainingRecipe) -> None:
-    """Make a run's folder and note the recipe in it, or check that the run in it is of this recipe."""
+    """Make the folder of a run and save its recipe, or check that an existing run has this recipe."""
     if (folder / RESOLVED_FILE).exists():
         if changed := differences(recipe, load_resolved(folder / RESOLVED_FILE)):
             raise TrainingError(
-                f"{folder} holds a run of another recipe ({'; '.join(changed[:5])}); start afresh with --fresh, or "
-                "name another folder with --output"
+                f"{folder} holds a run of another recipe ({'; '.join(changed[:5])}); start anew with --fresh, or "
+                "give another folder with --output"
             )
     elif folder.is_dir() and any(folder.iterdir()):
-        raise TrainingError(f"{folder} is not empty and no training run; name another folder with --output")
-    wait_for_all()  # all have looked before the first writes
+        raise TrainingError(f"{folder} is not empty and holds no training run; give another folder with --output")
+    wait_for_all()  # all processes check before the first one writes
     if rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, folder / RESOLVED_FILE)
@@ -158,7 +164,7 @@ def _prepare_folder(folder: Path, recipe: TrainingRecipe) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run leaves behind, and nothing else."""
+    """Remove the files of a run, and nothing else."""
     if rank() == 0 and (folder / RESOLVED_FILE).exists():
         for path in (path for name in _STALE_FILES for path in folder.glob(name)):
             if path.is_dir():
@@ -169,7 +175,7 @@ def _clear(folder: Path) -> None:
 
 
 def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write the weights of the heads, which are not exported, for the next stage."""
+    """Save the weights of the heads, which are not exported, for the next stage."""
     prefix = f"{HEADS_NAME}."
     weights = load_file(checkpoint.folder / WEIGHTS_FILE)
     heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
@@ -178,7 +184,7 @@ def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _load_heads(model: nn.Module, path: Path) -> None:
-    """Start heads from those of the stage before, where both have them in the same shape."""
+    """Load the weights of heads with equal names and shapes from the stage before."""
     heads = getattr(model, HEADS_NAME, None)
     if heads is None or not path.is_file():
         return

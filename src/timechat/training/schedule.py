@@ -6,7 +6,7 @@ from timechat.training.config import OptimizerSettings, TrainingRunSettings
 
 
 def num_steps(run: TrainingRunSettings) -> int:
-    """Return how many steps a run has; iterations at its end that fill no step are left out."""
+    """Return the number of steps of a run, without an incomplete step at its end."""
     if run.leftover == "original":
         assert run.epochs is not None
         return run.epochs * _steps_per_epoch(run)
@@ -14,9 +14,9 @@ def num_steps(run: TrainingRunSettings) -> int:
 
 
 def step_iterations(run: TrainingRunSettings, step: int) -> range:
-    """Return the iterations whose gradients a step takes.
+    """Return the iterations whose gradients a step uses.
 
-    With `leftover="original"` the first step of an epoch also takes what the epoch before has left over.
+    With `leftover="original"`, the first step of an epoch also uses the leftover iterations of the epoch before.
     """
     if run.leftover == "original":
         assert run.iters_per_epoch is not None
@@ -28,7 +28,7 @@ def step_iterations(run: TrainingRunSettings, step: int) -> range:
 
 
 def learning_rate(optimizer: OptimizerSettings, run: TrainingRunSettings, step: int) -> float:
-    """Return the learning rate that a step is taken with."""
+    """Return the learning rate of a step."""
     if optimizer.schedule == "original":
         return original_learning_rate(optimizer, run, step_iterations(run, step)[-1])
     warmup = optimizer.warmup_iters / run.accumulation
@@ -41,10 +41,10 @@ def learning_rate(optimizer: OptimizerSettings, run: TrainingRunSettings, step: 
 
 
 def original_learning_rate(optimizer: OptimizerSettings, run: TrainingRunSettings, iteration: int) -> float:
-    """Return the original's learning rate of an iteration.
+    """Return the learning rate of an iteration in the original.
 
-    Two quirks: the cosine runs over all iterations, so that the rate drops where the warm-up ends; and a warm-up
-    that is longer than an epoch starts anew with each.
+    It has two quirks. The cosine covers all iterations, so the rate drops where the warm-up ends. And a warm-up that is
+    longer than an epoch restarts in each epoch.
     """
     assert run.iters_per_epoch is not None
     if iteration < optimizer.warmup_iters:

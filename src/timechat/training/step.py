@@ -1,4 +1,4 @@
-"""One step: batches → losses → gradients → changed weights."""
+"""One optimizer step: losses of batches, gradients, update of the weights."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,15 +22,15 @@ _FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step was like, over all processes.
+    """Result of a step, over all processes.
 
     Attributes:
         loss: Mean loss.
-        num_tokens: Tokens that the loss is over.
-        num_samples: Samples seen.
-        parts: Pieces of the loss, of the first process.
-        should_stop: Whether any process was asked to stop.
-        grad_norm: Of all gradients together, before clipping.
+        num_tokens: Number of tokens with loss.
+        num_samples: Number of samples.
+        parts: Parts of the loss on the first process.
+        should_stop: Whether a process received a stop signal.
+        grad_norm: Norm of all gradients before clipping.
     """
 
     loss: float
@@ -43,7 +43,7 @@ class StepOutcome:
 
 @dataclass
 class _Sums:
-    """What a step adds up over its batches on this process."""
+    """Sums over the batches of a step on this process."""
 
     loss: float = 0.0
     mean_loss: float = 0.0
@@ -72,19 +72,19 @@ def take_step(
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> StepOutcome:
-    """Change the weights once, after as many batches as the step has iterations.
+    """Take one optimizer step over all batches of the step.
 
     Args:
-        recipe: The run.
-        module: An `ObjectiveModule`, wrapped for its processes or not.
-        optimizer: Over what learns.
-        scaler: Of the loss; switched off unless the arithmetic is fp16.
-        batches: The iterations' batches; as many are taken as the step needs.
+        recipe: Recipe of the run.
+        module: `ObjectiveModule`, possibly wrapped for several processes.
+        optimizer: Optimizer of the trained parameters.
+        scaler: Loss scaler; enabled for fp16 only.
+        batches: Iterator of batches, one per iteration.
         step: Number of the step, from 0.
-        should_stop: Says whether this process was asked to stop; told to all others.
+        should_stop: Callback that returns whether this process received a stop signal; shared with all processes.
 
     Raises:
-        TrainingError: The loss or the gradients are no numbers, or memory ran out.
+        TrainingError: The loss or the gradients are not finite, or memory ran out.
     """
     run = recipe.run
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -108,7 +108,7 @@ def take_step(
     if run.loss_mean == "tokens":
         _rescale(parameters, divisor / max(outcome.num_tokens, 1))
     grad_norm = _clip(parameters, recipe.optimizer.clip_norm)
-    if not scaler.is_enabled():  # a scaler leaves out steps whose gradients overflow, and lowers its scale
+    if not scaler.is_enabled():  # a scaler skips steps with overflowing gradients and lowers its scale
         _check_is_finite(grad_norm, "norm of the gradients", step, sums)
     scaler.step(optimizer)
     scaler.update()
@@ -116,16 +116,16 @@ def take_step(
 
 
 def _expected_tokens(loss: StepLoss, num_iterations: int, device: torch.device) -> float:
-    """Guess the tokens of the whole step from its first batch, so that the sums stay of a good size in half precision.
+    """Estimate the number of tokens of the step from its first batch, to keep sums in the range of half precision.
 
-    With one iteration this is the number itself.
+    With one iteration the number is exact.
     """
     [tokens] = sum_over_processes([float(loss.num_tokens)], device)
     return max(tokens * num_iterations, 1.0)
 
 
 def _scaled_loss(run: TrainingRunSettings, loss: StepLoss, divisor: float) -> Tensor:
-    """Return what to take the gradient of; processes' gradients are averaged, so sums need their number."""
+    """Return the loss for the gradients; these are averaged over processes, so sums are scaled by their number."""
     if run.loss_mean == "tokens":
         return loss.loss_sum * (world_size() / divisor)
     mean = loss.loss_sum / max(loss.num_tokens, 1)
@@ -133,7 +133,7 @@ def _scaled_loss(run: TrainingRunSettings, loss: StepLoss, divisor: float) -> Te
 
 
 def _rescale(parameters: Sequence[nn.Parameter], factor: float) -> None:
-    """Put the true number of tokens in the place of the guess."""
+    """Correct the gradients from the estimated to the true number of tokens."""
     if factor != 1:
         for parameter in parameters:
             if parameter.grad is not None:
@@ -141,7 +141,7 @@ def _rescale(parameters: Sequence[nn.Parameter], factor: float) -> None:
 
 
 def _clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
-    """Clip the gradients, if wanted; return their norm before."""
+    """Clip the gradients if `max_norm` is given; return their norm before."""
     if max_norm is None:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     else:
@@ -152,7 +152,7 @@ def _clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
 def _reduce_sums(
     run: TrainingRunSettings, sums: _Sums, num_iterations: int, should_stop: bool, device: torch.device
 ) -> StepOutcome:
-    """Put together what the processes saw."""
+    """Combine the sums of all processes."""
     local = [sums.loss, sums.mean_loss, float(sums.num_tokens), float(sums.num_samples), float(should_stop)]
     loss, mean_loss, num_tokens, num_samples, stops = sum_over_processes(local, device)
     by_tokens = run.loss_mean == "tokens"
@@ -169,24 +169,24 @@ def _check_is_finite(value: float, what: str, step: int, sums: _Sums) -> None:
     if math.isfinite(value):
         return
     names = ", ".join(map(str, sums.record_ids)) or "unknown (the batches name none)"
-    here = "" if world_size() == 1 else f", of which this process saw a loss of {sums.loss}"
+    here = "" if world_size() == 1 else f"; this process has a loss sum of {sums.loss}"
     raise TrainingError(
-        f"the {what} of step {step + 1} is {value}{here}; records: {names}. Look at these records (`timechat data "
+        f"the {what} of step {step + 1} is {value}{here}; records: {names}. Check these records (`timechat data "
         "check`), lower optimizer.lr or set optimizer.clip_norm, or compute in run.precision=bf16 or fp32; the run "
-        "goes on from its last checkpoint"
+        "resumes from its last checkpoint"
     )
 
 
 @contextmanager
 def _explain_oom(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
-    """Say what to do where memory runs out."""
+    """Turn an out-of-memory error into one that says what to do."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if isinstance(value, Tensor))
         raise TrainingError(
             f"out of memory in step {step + 1} with {shapes}; lower run.batch_size (and raise run.accumulation), set "
-            "model.gradient_checkpointing=true or run.precision=bf16, take fewer data.num_frames, train from "
+            "model.gradient_checkpointing=true or run.precision=bf16, lower data.num_frames, train from "
             "data.features, or spread the model with run.parallel=fsdp2"
         ) from error
 

@@ -1,34 +1,29 @@
-"""Video files to `Frames`: which frames are on screen at which times, and their pixels.
+"""Video files to `Frames`: the frames on screen at given times, and their pixels.
 
-The clock of a video starts when its first frame is shown; every time is the container's presentation time on
-that clock, in seconds. A file is read twice: once without decoding, for the time of every frame, then
-only the stretches that hold a wanted frame are decoded, each from the keyframe before it.
+The clock of a video starts with its first frame; every time is the container's presentation time on that clock, in
+seconds. A file is read twice: first without decoding, for the times of all frames; then only the packet ranges with a
+requested frame are decoded, each from the keyframe before it. `timechat.video.clips` cuts videos.
 
-    source ─▶ index (times of all frames) ─▶ sampling (which ones) ─▶ decoding (their pixels) ─▶ frames
+    source ─▶ index (times of all frames) ─▶ sampling (selection) ─▶ decoding (their pixels) ─▶ frames
 """
 
-from timechat.video.clips.cut import CutReport, check_target, concat_clips, extract_clip, extract_clips
-from timechat.video.frames import Frames, StreamInfo, VideoInfo
-from timechat.video.images import Size
-from timechat.video.loading import VideoReader, load_frames, probe_video
-from timechat.video.sampling import is_constant_rate, sample_indices, uniform_indices
+from timechat.video.frames import Frames, Size, StreamInfo, VideoInfo
+from timechat.video.loading import VideoReader, load_frames, probe_video, sample_video
+from timechat.video.sampling import FrameSampling, is_constant_rate, sample_indices, uniform_indices
 from timechat.video.source import VideoSource
 
 __all__ = [
-    "CutReport",
+    "FrameSampling",
     "Frames",
     "Size",
     "StreamInfo",
     "VideoInfo",
     "VideoReader",
     "VideoSource",
-    "check_target",
-    "concat_clips",
-    "extract_clip",
-    "extract_clips",
     "is_constant_rate",
     "load_frames",
     "probe_video",
     "sample_indices",
+    "sample_video",
     "uniform_indices",
 ]

@@ -1,4 +1,4 @@
-"""Frames wanted → pixels: only the stretches of a file that hold one are decoded, each from its keyframe."""
+"""Requested frames → pixels: decode only the packet ranges that contain one, each from its keyframe."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from timechat.video.frames import VideoInfo
-from timechat.video.images import frame_to_pixels
+from timechat.video.frames import VideoInfo, frame_to_pixels
 from timechat.video.index import PacketIndex, demux, read_only
 from timechat.video.source import VideoHandle
 
 logger = logging.getLogger(__name__)
 
 _SKIPS_UNREFERENCED_EXACTLY = {"h264", "hevc", "mpeg2video"}
-_MAX_PACKETS_WITHOUT_SEEK = 64  # packets: nearer than this, reading on is cheaper than a seek
+_MAX_PACKETS_WITHOUT_SEEK = 64  # over a shorter distance, reading is cheaper than a seek
 
 
 @dataclass(frozen=True)
 class PacketRange:
-    """Packets to decode in one go, positions in decode order.
+    """Packets to decode together, as positions in decode order.
 
     Attributes:
-        first: a keyframe.
-        last: the last packet that a wanted frame needs.
-        target_pts: presentation times of the frames to keep.
+        first: Position of a keyframe.
+        last: Position of the last packet that a requested frame needs.
+        target_pts: Presentation times of the frames to keep.
     """
 
     first: int
@@ -44,7 +43,7 @@ class PacketRange:
 
 
 def plan_packet_ranges(index: PacketIndex, positions: Iterable[int], *, extra_keyframes: int = 0) -> list[PacketRange]:
-    """Group wanted frames (positions) by the keyframe from which decoding must start."""
+    """Group requested frames (positions) by the keyframe from which decoding must start."""
     groups: dict[int, list[int]] = {}
     for position in positions:
         groups.setdefault(max(0, index.key_slot(position) - extra_keyframes), []).append(position)
@@ -56,13 +55,15 @@ def plan_packet_ranges(index: PacketIndex, positions: Iterable[int], *, extra_ke
 
 @dataclass
 class DecodedFrames:
-    """Decoded pictures, written in place by several threads.
+    """Decoded frames, written in place by several threads.
 
     Attributes:
-        pixels: uint8 `(wanted frames, height, width, 3)`.
-        rows: presentation time → row of `pixels`.
-        missing: presentation times not delivered yet.
-        suspect: presentation times that came after an error in their stretch.
+        pixels: uint8 `(requested frames, height, width, 3)`.
+        rows: Presentation time → row of `pixels`.
+        missing: Presentation times without a decoded frame so far.
+        suspect: Presentation times after an error in their packet range.
+        errors: Number of decoding errors.
+        decoded: Number of decoded frames.
     """
 
     pixels: NDArray[np.uint8]
@@ -73,7 +74,7 @@ class DecodedFrames:
     decoded: int = 0
 
     def keep(self, frame: VideoFrame, has_error: bool) -> None:
-        """Take a frame if it is still wanted; `has_error` marks it as one that may show damage."""
+        """Store a frame if it is still missing; `has_error` marks it as possibly damaged."""
         if frame.pts in self.missing:
             try:
                 self.pixels[self.rows[frame.pts]] = frame_to_pixels(frame, *self.pixels.shape[1:3])
@@ -86,10 +87,10 @@ class DecodedFrames:
 
 
 class PacketReader:
-    """One container and one decoder; knows at which packet of the index it stands."""
+    """One container and one decoder, with its current position in the packet index."""
 
     def __init__(self, handle: VideoHandle, info: VideoInfo, index: PacketIndex, threads: int) -> None:
-        self.opener, self.index, self.deadline = handle, index, handle.deadline
+        self.handle, self.index, self.deadline = handle, index, handle.deadline
         self.container = handle.open()
         self.stream = next(s for s in self.container.streams.video if s.index == info.stream)
         read_only(self.container, self.stream)
@@ -102,7 +103,7 @@ class PacketReader:
         self.position = 0
 
     def decode(self, packet_range: PacketRange, result: DecodedFrames, *, skip: bool) -> None:
-        """Write the wanted frames of a stretch into `result`; those that do not come out stay missing there."""
+        """Write the requested frames of a packet range into `result`; frames that fail to decode stay missing."""
         has_error = False
         for frame in self.frames(packet_range, skip=skip):
             if frame is None:
@@ -113,19 +114,19 @@ class PacketReader:
                 result.keep(frame, has_error)
 
     def frames(self, packet_range: PacketRange, *, skip: bool) -> Iterator[VideoFrame | None]:
-        """Frames of a stretch in display order; None for what is damaged.
+        """Yield the frames of a packet range in display order; None for a damaged frame.
 
         Args:
-            packet_range: From where to where.
-            skip: Whether frames that are not wanted may be left out where that is quicker.
+            packet_range: Range of packets.
+            skip: Whether other frames may be skipped if that is faster.
         """
-        # A "keyframe" that the decoder does not show (gradual refresh) is no place to start from: nothing counts.
+        # Decoding cannot start from a "keyframe" that the decoder does not output (gradual refresh).
         has_started = packet_range.first not in self.index.shown_keys
         for packet in itertools.chain(self.packets_of(packet_range), [None]):
             self.deadline.check()
             if packet is not None and self.can_skip:
-                is_wanted = not skip or packet.pts in packet_range.target_pts
-                self.context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+                is_needed = not skip or packet.pts in packet_range.target_pts
+                self.context.skip_frame = "DEFAULT" if is_needed else "NONREF"
             try:
                 frames = self.context.decode(packet)
             except av.error.FFmpegError:
@@ -138,7 +139,7 @@ class PacketReader:
         self.context.flush_buffers()
 
     def packets_of(self, packet_range: PacketRange) -> Iterator[Packet[VideoStream]]:
-        """Packets of a stretch. Ends early where the file no longer agrees with its index."""
+        """Yield the packets of a range; stop early if the file no longer agrees with its index."""
         try:
             if not self.position <= packet_range.first <= self.position + _MAX_PACKETS_WITHOUT_SEEK:
                 self._seek(packet_range.first)
@@ -153,11 +154,11 @@ class PacketReader:
                         yield packet
                 self.deadline.check()
         except (av.error.FFmpegError, OSError) as error:
-            self.opener.check_answering(error)
+            self.handle.check_answering(error)
             self.position = len(self.index.pts)
 
     def _seek(self, first: int) -> None:
-        """Stand at or before the keyframe at `first`; some containers seek by decode time, some coarsely."""
+        """Seek to the keyframe at `first` or before; some containers seek by decode time, some only approximately."""
         slot = int(np.searchsorted(self.index.keys, first))
         before = self.index.keys[max(0, slot - 1)]
         starts = [self.index.pts[first], self.index.dts[first], self.index.pts[before], self.index.dts[0]]
@@ -186,22 +187,22 @@ def _decode(
     workers: int,
     skip: bool = True,
 ) -> None:
-    """Decode stretches, shared out to threads with a container each; cores left over go to the codec."""
+    """Decode packet ranges in several threads, each with its own container; the codec uses the remaining cores."""
     if not ranges:
         return
     num_threads = min(workers, len(ranges))
     todo, lock = iter(ranges), threading.Lock()
 
     def work() -> None:
-        # Codec threads report an error late, for another frame: what failed is tried again without them.
+        # Codec threads report an error late, for another frame, so a second attempt runs without them.
         reader = PacketReader(handle, info, index, max(1, workers // num_threads) if skip else 1)
         with reader.container:
             while True:
                 with lock:
-                    stretch = next(todo, None)
-                if stretch is None:
+                    packet_range = next(todo, None)
+                if packet_range is None:
                     return
-                reader.decode(stretch, result, skip=skip)
+                reader.decode(packet_range, result, skip=skip)
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="timechat-decode") as pool:
         futures = [pool.submit(work) for _ in range(num_threads)]
@@ -221,34 +222,38 @@ def decode_frames(
     size: tuple[int, int],
     workers: int,
 ) -> DecodedFrames:
-    """Decode frames (display indices, rising); each is kept only if it bears the time that was asked for."""
+    """Decode frames (display indices, rising); a frame is kept only if it has the requested time."""
     pts = index.frame_pts[positions].tolist()
     position_of = dict(zip(pts, index.shown[positions].tolist(), strict=True))
     result = DecodedFrames(np.empty((len(pts), *size, 3), np.uint8), {p: i for i, p in enumerate(pts)}, set(pts))
-    stretches = plan_packet_ranges(index, position_of.values())
-    _decode(handle, info, index, stretches, result, workers=workers)
-    if result.missing:  # a keyframe that cannot be started from: start two earlier and skip nothing
-        again = plan_packet_ranges(index, [position_of[p] for p in result.missing], extra_keyframes=2)
-        _decode(handle, info, index, again, result, workers=workers, skip=False)
-    if result.missing and not result.errors:  # a source that cannot seek: read it from its start
-        straight = PacketRange(0, max(position_of[p] for p in result.missing), frozenset(result.missing))
-        _decode(handle, info, index, [straight], result, workers=1)
-    logger.debug("decoded %d frames for %d in %d stretches", result.decoded, len(pts), len(stretches))
+    ranges = plan_packet_ranges(index, position_of.values())
+    _decode(handle, info, index, ranges, result, workers=workers)
+    if result.missing:  # decoding cannot start from a keyframe: start two keyframes earlier and skip nothing
+        retried = plan_packet_ranges(index, [position_of[p] for p in result.missing], extra_keyframes=2)
+        _decode(handle, info, index, retried, result, workers=workers, skip=False)
+    if result.missing and not result.errors:  # the source cannot seek: read it from its start
+        from_start = PacketRange(0, max(position_of[p] for p in result.missing), frozenset(result.missing))
+        _decode(handle, info, index, [from_start], result, workers=1)
+    logger.debug("decoded %d frames for %d in %d packet ranges", result.decoded, len(pts), len(ranges))
     return result
 
 
 def decode_between(
     handle: VideoHandle, info: VideoInfo, index: PacketIndex, first: int, last: int
 ) -> Iterator[VideoFrame]:
-    """The frames from `first` to `last` (display indices, both included) in display order, without damaged ones."""
+    """Yield the frames from `first` to `last` (display indices, inclusive) in display order, without damaged ones."""
     positions, times = index.shown[first : last + 1], index.frame_pts[first : last + 1]
     slot = min(index.key_slot(int(positions[0])), index.key_slot(int(positions.min())))
-    wanted = frozenset(times.tolist())
-    for keys_back in (0, 2, slot):  # a keyframe that cannot be started from: start earlier
-        stretch = PacketRange(int(index.keys[max(0, slot - keys_back)]), int(positions.max()), wanted)
+    target_pts = frozenset(times.tolist())
+    for keys_back in (0, 2, slot):  # decoding cannot start from a keyframe: start earlier
+        packet_range = PacketRange(int(index.keys[max(0, slot - keys_back)]), int(positions.max()), target_pts)
         reader = PacketReader(handle, info, index, num_cores())
         with reader.container:
-            frames = (frame for frame in reader.frames(stretch, skip=True) if frame is not None and frame.pts in wanted)
+            frames = (
+                frame
+                for frame in reader.frames(packet_range, skip=True)
+                if frame is not None and frame.pts in target_pts
+            )
             head = next(frames, None)
             if head is not None and (head.pts == times[0] or keys_back >= slot):
                 yield head
@@ -257,12 +262,12 @@ def decode_between(
 
 
 def num_cores() -> int:
-    """How many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(handle: VideoHandle, info: VideoInfo) -> Iterator[VideoFrame]:
-    """All frames in display order; damaged ones are left out."""
+    """Yield all frames in display order, without damaged ones."""
     with handle.open() as container:
         stream = next(s for s in container.streams.video if s.index == info.stream)
         packets: Iterator[Packet[VideoStream]] = demux(container, stream)

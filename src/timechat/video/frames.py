@@ -1,4 +1,4 @@
-"""The value types: frames with their times, and what a video is."""
+"""Values: decoded frames with their times, and the properties of a video and its streams."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from av.video.frame import VideoFrame
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from timechat.video.images import Size, height_width, resize
+Size = int | tuple[int, int]
+"""Height and width in pixels, or one number for both."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +19,13 @@ class StreamInfo:
     """One stream of a container.
 
     Attributes:
-        index: its place in the container.
+        index: Index of the stream in the container.
         kind: `video`, `audio`, `subtitle`, `data` or `attachment`; cover art is a `picture`.
-        codec: the codec's name, or None where the decoder library knows none.
-        language: as tagged, or None.
-        width: pixels, None for streams without pictures.
-        height: pixels, None for streams without pictures.
-        rate: average frames per second of a video, samples per second of audio, else None.
+        codec: Name of the codec; None if the decoder library has no decoder.
+        language: Language tag, or None.
+        width: Width in pixels; None for streams without pictures.
+        height: Height in pixels; None for streams without pictures.
+        rate: Average frames per second of video, samples per second of audio, None for other streams.
     """
 
     index: int
@@ -37,22 +39,22 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, told by its container and its first picture.
+    """Properties of a video, from its container and its first frame.
 
     Attributes:
-        name: path, address, or a description of what was given.
-        format: the container's name.
-        codec: of the stream that is sampled.
-        width: pixels, as displayed (after rotation).
-        height: pixels, as displayed (after rotation).
-        rotation: degrees counter-clockwise by which stored pictures are turned for display.
-        pixel_format: the decoder library's name, such as `yuv420p10le`.
-        fps: average frames per second, None where the container does not say.
-        num_frames: number of frames, None where the container does not say. Exact once frames were loaded.
-        duration: seconds from the first frame to the end of the last; an estimate until frames were loaded.
-        start_time: the container's own time of the first frame, in seconds.
-        stream: index of the stream that is sampled.
-        streams: all streams of the container.
+        name: Path, address, or a description of the source.
+        format: Name of the container format.
+        codec: Codec of the stream that is sampled.
+        width: Displayed width in pixels, after rotation.
+        height: Displayed height in pixels, after rotation.
+        rotation: Degrees counter-clockwise by which stored frames are rotated for display.
+        pixel_format: Pixel format as the decoder library names it, such as `yuv420p10le`.
+        fps: Average frames per second; None if the container does not state them.
+        num_frames: Number of frames; None if the container does not state it. Exact after frames were loaded.
+        duration: Seconds from the first frame to the end of the last frame; an estimate until frames were loaded.
+        start_time: Time of the first frame in the container, in seconds.
+        stream: Index of the stream that is sampled.
+        streams: All streams of the container.
     """
 
     name: str
@@ -71,7 +73,7 @@ class VideoInfo:
 
     @property
     def has_audio(self) -> bool:
-        """True if there is a sound track."""
+        """Whether the video has an audio stream."""
         return any(stream.kind == "audio" for stream in self.streams)
 
 
@@ -81,10 +83,10 @@ class Frames:
 
     Attributes:
         pixels: uint8 `(frames, height, width, 3)`, RGB.
-        timestamps: float64 `(frames,)`, seconds on the video's clock, never falling.
-        duration: seconds, of the whole video, also where only a part of it was sampled.
-        source: facts of the file, None for ready-made frames.
-        notes: what a reader should know: frames lost to damage, keyframes taken for exact frames.
+        timestamps: float64 `(frames,)`, seconds on the video's clock, never decreasing.
+        duration: Duration in seconds of the whole video, even if only a part of it was sampled.
+        source: Properties of the file; None for ready-made frames.
+        notes: Notes for readers, such as the number of damaged frames.
     """
 
     pixels: NDArray[np.uint8]
@@ -120,13 +122,13 @@ class Frames:
         duration: float | None = None,
         size: Size | None = None,
     ) -> Frames:
-        """Make frames of ready pictures.
+        """Make frames from images.
 
         Args:
             images: Pillow images or arrays `(height, width, 3)` uint8 RGB; an array `(frames, height, width, 3)`.
-            timestamps: `(frames,)`, seconds, rising.
-            duration: seconds; None takes the last time plus the average gap.
-            size: as in `load_frames`; without it all pictures must have one size.
+            timestamps: `(frames,)`, increasing seconds.
+            duration: Duration in seconds; None takes the last time plus the average interval.
+            size: Size as in `load_frames`; without it, all images must have the same size.
         """
         pictures = [np.asarray(i.convert("RGB") if isinstance(i, Image.Image) else i) for i in images]
         if len({picture.shape for picture in pictures}) > 1 and size is None:
@@ -149,3 +151,26 @@ class Frames:
             f"<{frames} frames{name}, {width}x{height}, {self.timestamps[0]:.3f} to "
             f"{self.timestamps[-1]:.3f} s of {self.duration:.3f} s>"
         )
+
+
+def frame_to_pixels(frame: VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
+    """Return a decoded frame as RGB `(height, width, 3)`: resized by the decoder library, then rotated for display."""
+    quarter_turns = round(frame.rotation / 90) % 4
+    stored_height, stored_width = (width, height) if quarter_turns % 2 else (height, width)
+    rgb = frame.reformat(stored_width, stored_height, "rgb24", interpolation="BICUBIC", threads=1)
+    return np.rot90(rgb.to_ndarray(), quarter_turns)
+
+
+def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize RGB `(height, width, 3)` with the filter of decoded frames."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    return frame_to_pixels(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), height, width)
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """Return a size in pixels as `(height, width)`."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    return int(height), int(width)

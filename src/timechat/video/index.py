@@ -1,4 +1,4 @@
-"""The time of every frame of a file, read without decoding."""
+"""Times of all frames of a file, read without decoding."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ class PacketIndex:
     """Times of all packets of a stream in decode order, in ticks of `time_base`.
 
     Attributes:
-        pts: `(packets,)` presentation times.
-        dts: `(packets,)` decode times.
-        keys: positions of keyframes in decode order.
-        shown: `(frames,)` positions of the frames that are displayed, in display order.
-        end: when the last frame leaves the screen.
-        is_trusted: False if times are missing, so that only decoding can tell.
+        time_base: Duration of a tick in seconds.
+        pts: `(packets,)`, presentation times.
+        dts: `(packets,)`, decode times.
+        keys: `(keyframes,)`, positions of keyframes in decode order.
+        shown: `(frames,)`, positions of the displayed frames, in display order.
+        end: End time of the last frame.
+        is_trusted: Whether the times are complete and rising; if not, only decoding gives the times.
     """
 
     time_base: Fraction
@@ -52,18 +53,18 @@ class PacketIndex:
 
     @cached_property
     def shown_keys(self) -> frozenset[int]:
-        """Positions of keyframes that are displayed, but for the file's first."""
+        """Positions of displayed keyframes, without the first packet of the file."""
         return frozenset(np.intersect1d(self.keys, self.shown).tolist()) - {0}
 
     @property
     def frame_pts(self) -> NDArray[np.int64]:
-        """`(frames,)`, in display order."""
+        """Presentation times of the displayed frames, `(frames,)`, in display order."""
         return self.pts[self.shown]
 
     def key_slot(self, position: int) -> int:
-        """Which keyframe decoding must start from so that the frame at `position` comes out right."""
+        """Return the number of the keyframe from which to decode for a correct frame at `position`."""
         slot = int(np.searchsorted(self.keys, position, side="right")) - 1
-        # Frames shown before the keyframe they follow in the file (open groups of pictures) need the one before.
+        # A frame shown before the keyframe that it follows in the file (open GOP) needs the keyframe before.
         while slot > 0 and self.pts[self.keys[slot]] > self.pts[position]:
             slot -= 1
         return max(slot, 0)
@@ -71,7 +72,7 @@ class PacketIndex:
 
 @dataclass
 class PacketScan:
-    """What the first reading of a file gathers; five hours have half a million packets, eight bytes a number."""
+    """Result of the first pass over a file. Five hours have half a million packets, at eight bytes per number."""
 
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
@@ -81,31 +82,31 @@ class PacketScan:
     untimed: int = 0
     corrupt: int = 0
     num_indexed: int = 0
-    picture: VideoFrame | None = None
+    first_frame: VideoFrame | None = None
     first_error: str | None = None
     errors: list[str] = field(default_factory=list)
 
     def damage_notes(self, duration: float, info: VideoInfo) -> list[str]:
-        """Notes on what is not in the file though its header promises it."""
+        """Return notes on data that the header announces but the file lacks."""
         notes = list(self.errors)
         if self.corrupt:
-            notes.append(f"frames damaged in the file and not considered: {self.corrupt}")
+            notes.append(f"frames damaged in the file and ignored: {self.corrupt}")
         if len(self.pts) < self.num_indexed:
             notes.append(f"the file is cut short: {len(self.pts)} of {self.num_indexed} frames are there")
         elif info.duration - duration > max(1.0, 0.05 * info.duration):
-            notes.append(f"pictures end at {duration:.3f} s, though the file tells of {info.duration:.3f} s")
+            notes.append(f"frames end at {duration:.3f} s, but the header says {info.duration:.3f} s")
         return notes
 
 
 def choose_stream(container: av.container.InputContainer, name: str) -> VideoStream:
-    """The stream that players show: no cover art, the container's default, else the largest picture."""
+    """Return the stream that players show: no cover art; the container's default, else the largest frame."""
     videos = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
     if not videos:
         kinds = ", ".join(sorted({_kind(stream) for stream in container.streams})) or "nothing"
-        raise VideoError(f"{name}: has no video stream, only {kinds}; give a file with moving pictures")
+        raise VideoError(f"{name}: has no video stream, only {kinds}; give a video file")
     decodable = [s for s in videos if s.codec_context is not None]
     if not decodable:
-        raise VideoError(f"{name}: its video codec is not known to this FFmpeg; convert it to H.264 first")
+        raise VideoError(f"{name}: this FFmpeg does not know its video codec; convert it to H.264 first")
     best = container.streams.best("video")
     if best in decodable:
         return best
@@ -113,131 +114,129 @@ def choose_stream(container: av.container.InputContainer, name: str) -> VideoStr
 
 
 def read_only(container: av.container.InputContainer, stream: Stream) -> None:
-    """Let the demuxer skip what is in the other streams."""
+    """Let the demuxer skip the packets of all other streams."""
     for other in container.streams:
         if other.index != stream.index:
             other.discard = Discard.all
 
 
 def demux(container: av.container.InputContainer, stream: AnyStream) -> Iterator[Packet[AnyStream]]:
-    """Packets of one stream, the last one empty."""
+    """Yield the packets of one stream; the last one is empty."""
     try:
         yield from container.demux(stream)
-    except IndexError:  # PyAV 18 trips at the very end over streams that appeared while reading (damaged .ts files)
+    except IndexError:  # PyAV 18 fails at the end of damaged .ts files whose streams appeared during reading
         return
 
 
 def read_packets(handle: VideoHandle, *, only_first_picture: bool) -> tuple[PacketScan, VideoInfo, Fraction]:
-    """Demux one stream; decode just until the first picture, which alone tells rotation and true size."""
+    """Demux one stream; decode only up to the first frame, which gives the rotation and the true size."""
     deadline = handle.deadline
-    found = PacketScan()
+    scan = PacketScan()
     with handle.open() as container:
         stream = choose_stream(container, handle.name)
         read_only(container, stream)
         stream.codec_context.thread_count = 1
         try:
             for packet in demux(container, stream):
-                if found.picture is None:
-                    found.picture = _first_picture(stream, packet, found)
+                if scan.first_frame is None:
+                    scan.first_frame = _decode_first_frame(stream, packet, scan)
                 elif only_first_picture:
                     break
                 if packet.size:
-                    _note_packet(found, packet, stream.codec_context.name)
-                if not len(found.pts) & 127:
+                    _record_packet(scan, packet, stream.codec_context.name)
+                if not len(scan.pts) & 127:
                     deadline.check()
         except (av.error.FFmpegError, OSError) as error:
             handle.check_answering(error)
             deadline.check()
-            found.errors.append(f"reading stopped after {len(found.pts)} frames: {reason(error)}")
-        if found.picture is None:
+            scan.errors.append(f"reading stopped after {len(scan.pts)} frames: {reason(error)}")
+        if scan.first_frame is None:
             raise VideoError(
-                f"{handle.name}: no picture can be decoded from its {stream.codec_context.name} stream "
-                f"({len(found.pts)} packets read: {found.first_error or 'no picture in them'}); "
+                f"{handle.name}: no frame can be decoded from its {stream.codec_context.name} stream "
+                f"({len(scan.pts)} packets read: {scan.first_error or 'no frame in them'}); "
                 "the file is damaged or cut short"
             )
-        found.num_indexed = len(stream.index_entries)
-        info = _video_info(handle.name, container, stream, found.picture)
-        return found, info, stream.time_base or Fraction(1, 1000)
+        scan.num_indexed = len(stream.index_entries)
+        info = _video_info(handle.name, container, stream, scan.first_frame)
+        return scan, info, stream.time_base or Fraction(1, 1000)
 
 
-def _first_picture(stream: VideoStream, packet: Packet[VideoStream], found: PacketScan) -> VideoFrame | None:
+def _decode_first_frame(stream: VideoStream, packet: Packet[VideoStream], scan: PacketScan) -> VideoFrame | None:
     try:
         frames = stream.codec_context.decode(packet if packet.size else None)
     except av.error.FFmpegError as error:
-        found.first_error = reason(error)
+        scan.first_error = reason(error)
         return None
     return frames[0] if frames else None
 
 
-def _note_packet(found: PacketScan, packet: Packet[VideoStream], codec: str) -> None:
-    position = len(found.pts)
+def _record_packet(scan: PacketScan, packet: Packet[VideoStream], codec: str) -> None:
+    position = len(scan.pts)
     pts, dts = packet.pts, packet.dts
     if pts is None:
-        found.untimed += 1
+        scan.untimed += 1
         pts = dts or 0
-    found.pts.append(pts)
-    found.dts.append(pts if dts is None else dts)
+    scan.pts.append(pts)
+    scan.dts.append(pts if dts is None else dts)
     if packet.is_keyframe:
-        found.keys.append(position)
+        scan.keys.append(position)
     if packet.is_corrupt:
-        found.corrupt += 1
+        scan.corrupt += 1
     elif not packet.is_discard and _is_displayed(packet, codec):
-        found.shown.append(position)
-        found.durations.append(packet.duration or 0)
+        scan.shown.append(position)
+        scan.durations.append(packet.duration or 0)
 
 
 def _is_displayed(packet: Packet[VideoStream], codec: str) -> bool:
-    """False for VP8's hidden reference frames: alone in a packet, with a time, and never shown (RFC 6386, 9.1)."""
+    """Return False for hidden reference frames of VP8: a packet with a time that is never shown (RFC 6386, 9.1)."""
     return codec not in ("vp8", "libvpx") or bool(memoryview(packet)[0] & 0x10)
 
 
-def build_index(found: PacketScan, time_base: Fraction) -> PacketIndex:
-    """Sort what was read into display order and say whether it can be relied on."""
-    pts, dts, shown, durations = map(_as_numbers, (found.pts, found.dts, found.shown, found.durations))
-    keys = _as_numbers(found.keys) if found.keys else np.zeros(1, dtype=np.int64)
-    # What precedes the first keyframe (a recording cut in) is never shown.
-    num_early = int(np.searchsorted(shown, keys[0]))
-    shown, durations = shown[num_early:], durations[num_early:]
+def build_index(scan: PacketScan, time_base: Fraction) -> PacketIndex:
+    """Sort the packets into display order and check whether their times can be trusted."""
+    pts, dts, shown, durations = map(_as_numbers, (scan.pts, scan.dts, scan.shown, scan.durations))
+    keys = _as_numbers(scan.keys) if scan.keys else np.zeros(1, dtype=np.int64)
+    # Packets before the first keyframe (of a recording that was joined midway) are never shown.
+    num_before_key = int(np.searchsorted(shown, keys[0]))
+    shown, durations = shown[num_before_key:], durations[num_before_key:]
     order = np.argsort(pts[shown], kind="stable")
     last_duration = int(durations[order[-1]]) if len(order) else 0
     shown = shown[order]
     times = pts[shown]
     gaps = np.diff(times)
-    is_rising = bool((gaps > 0).all() and (np.diff(pts[keys]) > 0).all())  # else the clock was set back
-    is_trusted = not found.untimed and len(times) > 0 and is_rising
+    is_rising = bool((gaps > 0).all() and (np.diff(pts[keys]) > 0).all())  # otherwise the clock was set back
+    is_trusted = not scan.untimed and len(times) > 0 and is_rising
     gap = int(np.median(gaps)) if len(gaps) else 0
     end = int(times[-1] + (last_duration or gap)) if len(times) else 0
     return PacketIndex(time_base, pts, dts, keys, shown, end, is_trusted)
 
 
 def _as_numbers(values: array[int]) -> NDArray[np.int64]:
-    """A view, without a copy; an empty array has no memory to look at."""
+    """Return a NumPy view without a copy; an empty array has no buffer."""
     return np.frombuffer(values, dtype=np.int64) if values else np.zeros(0, dtype=np.int64)
 
 
-def _video_info(
-    name: str, container: av.container.InputContainer, stream: VideoStream, picture: VideoFrame
-) -> VideoInfo:
-    turned = picture.rotation % 180 == 90
+def _video_info(name: str, container: av.container.InputContainer, stream: VideoStream, frame: VideoFrame) -> VideoInfo:
+    is_transposed = frame.rotation % 180 == 90
     time_base = stream.time_base or Fraction(1, 1000)
     if stream.duration:
         duration = float(stream.duration * time_base)
     else:
         duration = (container.duration or 0) / av.time_base
-        if "matroska" in container.format.name:  # counts from 0, not from the first frame
+        if "matroska" in container.format.name:  # Matroska counts from 0, not from the first frame
             duration -= (container.start_time or 0) / av.time_base
     return VideoInfo(
         name=name,
         format=container.format.name,
         codec=stream.codec_context.codec.canonical_name,
-        width=picture.height if turned else picture.width,
-        height=picture.width if turned else picture.height,
-        rotation=picture.rotation % 360,
-        pixel_format=picture.format.name,
+        width=frame.height if is_transposed else frame.width,
+        height=frame.width if is_transposed else frame.height,
+        rotation=frame.rotation % 360,
+        pixel_format=frame.format.name,
         fps=float(stream.average_rate) if stream.average_rate else None,
         num_frames=stream.frames or None,
         duration=duration,
-        start_time=float((picture.pts or 0) * time_base),
+        start_time=float((frame.pts or 0) * time_base),
         stream=stream.index,
         streams=tuple(_stream_info(each) for each in container.streams),
     )
@@ -263,5 +262,5 @@ def _stream_info(stream: Any) -> StreamInfo:
 
 
 def seconds(ticks: NDArray[np.int64], time_base: Fraction) -> NDArray[np.float64]:
-    """Ticks in seconds, rounded once."""
+    """Convert ticks to seconds, with one rounding."""
     return ticks * time_base.numerator / np.float64(time_base.denominator)

@@ -1,4 +1,4 @@
-"""A video that is still being made, read once and forward only: a growing file, a pipe, a camera or a server."""
+"""Live video, read once and forward only: a growing file, a pipe, a camera or a server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
-from timechat.video.images import Size, frame_to_pixels, height_width
+from timechat.video.frames import Size, frame_to_pixels, height_width
 from timechat.video.index import choose_stream, demux, read_only
 from timechat.video.sampling import TIME_SLACK, time_slack
 from timechat.video.source import DEFAULT_PATIENCE, reason
 
-_POLL_SECONDS = 0.1  # seconds, for what a growing file has got meanwhile
+_POLL_SECONDS = 0.1  # seconds between two reads at the end of a growing file
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "udp://", "rtp://", "srt://", "http://", "https://")
 
 
@@ -33,7 +33,7 @@ class LiveFrame:
     """A frame of a stream.
 
     Attributes:
-        time: Seconds since the first frame was shown.
+        time: Time in seconds since the first frame.
         pixels: uint8 `(height, width, 3)`, RGB.
     """
 
@@ -42,12 +42,12 @@ class LiveFrame:
 
 
 class LiveVideo:
-    """Frames of a stream as they come; a context manager. Nothing that has passed is kept.
+    """Frames of a stream as they arrive, without storing earlier ones; a context manager.
 
     Attributes:
-        name: How messages call it.
-        notes: What went wrong on the way, such as an end that came early.
-        end_time: Seconds; when the last frame leaves the screen. Known when all frames have been read.
+        name: Name of the stream in messages.
+        notes: Notes on problems, such as an early end.
+        end_time: End of the last frame in seconds; None until all frames have been read.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class LiveVideo:
         """Open a stream.
 
         Args:
-            source: A path, a pipe (`/dev/stdin`), an `rtsp`, `http(s)` or other address that FFmpeg reads, or a binary
-                file object that is read forward only.
-            follow: Whether a file's end is waited at for more, as for a recording that goes on. The format must be one
-                that can be read from its start, such as MPEG-TS, Matroska or fragmented MP4.
-            idle_timeout: Seconds without anything new after which the stream has ended.
+            source: Path, pipe (`/dev/stdin`), `rtsp`, `http(s)` or other address that FFmpeg reads, or a binary file
+                object that is read forward only.
+            follow: Whether to wait at the end of a file for more data, for example of a running recording. The format
+                must be readable from its start, such as MPEG-TS, Matroska or fragmented MP4.
+            idle_timeout: Time without new data in seconds after which the stream has ended.
 
         Raises:
-            VideoError: It cannot be opened, or is no video.
+            VideoError: The stream cannot be opened or is not a video.
         """
         self.name = (
             os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "stream"))
@@ -76,10 +76,10 @@ class LiveVideo:
         self.end_time: float | None = None
         self._open = ExitStack()
         try:
-            handle = _handle(source, self.name, follow, idle_timeout)
-            if isinstance(handle, _FollowedFile):
-                self._open.callback(handle.close)
-            self._container = self._open.enter_context(_container(handle, self.name, idle_timeout))
+            opened = _open_input(source, self.name, follow, idle_timeout)
+            if isinstance(opened, _FollowedFile):
+                self._open.callback(opened.close)
+            self._container = self._open.enter_context(_open_container(opened, self.name, idle_timeout))
             self._stream = choose_stream(self._container, self.name)
         except BaseException:
             self._open.close()
@@ -93,61 +93,63 @@ class LiveVideo:
         self.close()
 
     def close(self) -> None:
-        """Let go of the stream."""
+        """Close the stream."""
         self._open.close()
 
     def frames(self, *, fps: float, size: Size | None = None) -> Iterator[LiveFrame]:
-        """Yield the frame on screen at 0, `1 / fps`, `2 / fps`, ... seconds, each as soon as the next one is there.
+        """Yield the frame on screen at 0, `1 / fps`, `2 / fps`, ... seconds, each when the next frame arrives.
 
-        They are the frames that `load_frames` takes with `fps` from the same video as a file, with their own times.
-        Only where the video has fewer frames than that, a frame is given more than once.
+        These are the frames that `load_frames` selects with `fps` from the same video as a file, with their own times.
+        If the video has fewer frames per second, a frame is yielded more than once.
 
         Args:
-            fps: Frames a second.
-            size: Pixels, as in `load_frames`.
+            fps: Frames per second.
+            size: Size in pixels, as in `load_frames`.
         """
         tick = float(self._stream.time_base or 0)
         number, shown, gap = 0, None, 0.0
-        for moment, frame in self._timed():
+        for time_s, frame in self._frames_with_times():
             if shown is not None:
-                gap = moment - shown[0]
+                gap = time_s - shown[0]
                 slack = TIME_SLACK + time_slack(gap, tick)
-                while number / fps + slack < moment:
+                while number / fps + slack < time_s:
                     yield LiveFrame(shown[0], _pixels(shown[1], size))
                     number += 1
-            shown = (moment, frame)
+            shown = (time_s, frame)
         if shown is None:
-            raise VideoError(f"{self.name}: no picture came out of its {self._stream.codec_context.name} stream")
+            raise VideoError(
+                f"{self.name}: no frame could be decoded from its {self._stream.codec_context.name} stream"
+            )
         self.end_time = shown[0] + (gap or 1 / fps)
         while number / fps + TIME_SLACK < self.end_time:
             yield LiveFrame(shown[0], _pixels(shown[1], size))
             number += 1
 
-    def _timed(self) -> Iterator[tuple[float, VideoFrame]]:
-        """All frames with seconds since the first; a clock that is set back or lost goes on as if it were not."""
+    def _frames_with_times(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Yield all frames with their times since the first; the times keep rising if the clock is set back or lost."""
         zero: float | None = None
         last, gap = 0.0, 0.04
         for frame in self._decoded():
-            moment = None if frame.pts is None else float(frame.pts * (self._stream.time_base or 0))
+            time_s = None if frame.pts is None else float(frame.pts * (self._stream.time_base or 0))
             if zero is None:
-                zero = moment or 0.0
-            elif moment is None or moment - zero <= last:
-                zero = (moment or 0.0) - (last + gap)
-                self._note_once("the stream's clock is set back or lost: times are counted on from there")
+                zero = time_s or 0.0
+            elif time_s is None or time_s - zero <= last:
+                zero = (time_s or 0.0) - (last + gap)
+                self._note_once("the stream's clock is set back or lost: times continue from there")
             else:
-                gap = moment - zero - last
-            last = (moment or 0.0) - zero
+                gap = time_s - zero - last
+            last = (time_s or 0.0) - zero
             yield last, frame
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        """All frames in display order; damaged ones are left out, and a stream that breaks off has ended."""
+        """Yield all frames in display order, without damaged ones; a broken stream ends."""
         has_begun = False
         packets = demux(self._container, self._stream)
         while True:
             try:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError) as error:
-                self._note_once(f"the stream broke off: {reason(error)}")
+                self._note_once(f"the stream ended early: {reason(error)}")
                 packet = None
             try:
                 frames = self._stream.codec_context.decode(packet if packet is not None and packet.size else None)
@@ -166,13 +168,13 @@ class LiveVideo:
 
 
 def _pixels(frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
-    turned = round(frame.rotation / 90) % 2
-    own = (frame.width, frame.height) if turned else (frame.height, frame.width)
-    return frame_to_pixels(frame, *(own if size is None else height_width(size)))
+    is_transposed = round(frame.rotation / 90) % 2
+    displayed = (frame.width, frame.height) if is_transposed else (frame.height, frame.width)
+    return frame_to_pixels(frame, *(displayed if size is None else height_width(size)))
 
 
-def _handle(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
-    """What FFmpeg is to read: a path, an address or a file object."""
+def _open_input(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
+    """Return the input for FFmpeg: a path, an address or a file object."""
     if not (idle_timeout > 0 and np.isfinite(idle_timeout)):
         raise ValueError(f"idle_timeout must be seconds above 0, got {idle_timeout}")
     if not isinstance(source, str | os.PathLike):
@@ -185,13 +187,13 @@ def _handle(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
     return _FollowedFile(Path(text), idle_timeout) if follow and Path(text).is_file() else text
 
 
-def _container(handle: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
-    """A container that is read forward only."""
-    is_address = isinstance(handle, str) and handle.lower().startswith(_STREAMS)
-    options = {"rtsp_transport": "tcp"} if is_address and handle.lower().startswith("rtsp") else {}
+def _open_container(opened: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
+    """Open a container that is read forward only."""
+    is_address = isinstance(opened, str) and opened.lower().startswith(_STREAMS)
+    options = {"rtsp_transport": "tcp"} if is_address and opened.lower().startswith("rtsp") else {}
     try:
         container: av.container.InputContainer = av.open(
-            handle,
+            opened,
             "r",
             metadata_errors="replace",
             options=options,
@@ -206,7 +208,7 @@ def _container(handle: Any, name: str, idle_timeout: float) -> av.container.Inpu
 
 
 class _FollowedFile:
-    """A file whose end is waited at for more; reads forward only."""
+    """A growing file, read forward only: a read at its end waits for more data."""
 
     def __init__(self, path: Path, idle_timeout: float) -> None:
         self._file = path.open("rb")

@@ -1,4 +1,4 @@
-"""`load_frames` and `probe_video`: the way from a source to `Frames`."""
+"""`load_frames` and `probe_video`: from a video source to `Frames`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import av.error
@@ -15,25 +15,29 @@ from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
 from timechat.video.decoding import decode_all, decode_frames, num_cores
-from timechat.video.frames import Frames, VideoInfo
-from timechat.video.images import Size, frame_to_pixels, height_width, resize
+from timechat.video.frames import Frames, Size, VideoInfo, frame_to_pixels, height_width, resize
 from timechat.video.index import PacketIndex, build_index, read_packets, seconds
-from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling
+from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
 from timechat.video.source import VideoHandle, VideoSource, open_source, reason
 
+ChooseIndices = Callable[[NDArray[np.float64], float, float], NDArray[np.int64]]
+"""Indices of the frames to take, given the times of all frames, the end time and the time base, in seconds."""
+
+_DEFAULT_SAMPLING = FrameSampling()
+
 DEFAULT_TIMEOUT = 600.0
-"""Seconds of wall time that one file may take before it is given up."""
+"""Maximum wall time in seconds for reading one file."""
 
 
 def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
-    """Tell what a video is by its header and its first picture; cheap, whatever its length.
+    """Read the header and the first frame of a video; fast for any length.
 
     Args:
-        source: as in `load_frames`. What can be read only once (a pipe) is used up by this.
-        timeout: seconds of wall time after which the file is given up.
+        source: Video source as in `load_frames`; a source that can be read only once (a pipe) is used up.
+        timeout: Maximum wall time in seconds.
 
     Raises:
-        VideoError: It is missing, empty, no video, or not even one picture can be decoded.
+        VideoError: The file is missing or empty, is no video, or no frame can be decoded.
     """
     with open_source(source, timeout) as opener:
         return read_packets(opener, only_first_picture=True)[1]
@@ -58,58 +62,66 @@ def load_frames(
     """Load frames of a video with the times at which they are shown.
 
     By default `num_frames` frames are spread evenly over the video, each the one on screen at its time; a video
-    with fewer frames gives all it has. On files with a constant frame rate these are exactly the frames that the
-    original TimeChat takes. Frames are always in time order; one that is on screen at several of the wanted
+    with fewer frames gives all of them. For files with a constant frame rate these are exactly the frames that the
+    original TimeChat takes. Frames are always in time order; a frame that is on screen at several of the requested
     times is repeated, with its own time.
 
     Args:
         source: Path (or `file://`), `http(s)` address, bytes, binary file object (its position moves), or `Frames`,
-            which are sampled and resized by the same rules. A server that sends files only as a whole is read once,
-            into a temporary file.
-        num_frames: How many frames, spread evenly; None means the default.
-        fps: Frames per second of video instead of a number of frames; never more than the video has.
-        max_frames: At most so many frames; where `fps` would give more they are spread evenly.
-        start: Seconds; only what is shown from here on, beginning with the frame on screen then.
-        end: Seconds; only what is shown before.
-        timestamps: Seconds; the frame on screen at each of these times. The result bears the frames' own times.
-        size: Height and width in pixels, or one number for both. Pictures are stretched to it by the decoder
-            library's bicubic filter, as in the original. None keeps the displayed size.
-        sampling: `keyframes` takes the keyframe nearest to each wanted frame, with the keyframe's own time, each
-            once: many times faster on long files, at the price of being up to half a keyframe interval away
-            from where `exact` looks, and of fewer frames where the file has few keyframes.
-        clock: `video` starts when the first frame is shown. `container` keeps the file's own times, for
-            this call's arguments and result alike.
-        generator: Draws where in its interval each frame is taken, for training; None takes the start of each.
-        timeout: Seconds of wall time after which the file is given up.
-        workers: Threads to decode with; None takes all cores.
+            which are sampled and resized by the same rules. A server that sends only whole files is read once, into a
+            temporary file.
+        num_frames: Number of frames, spread evenly; None means the default.
+        fps: Frames per second of video, instead of a number of frames; never more than the video has.
+        max_frames: Maximum number of frames; where `fps` gives more, they are spread evenly.
+        start: Seconds; frames from the one on screen at this time.
+        end: Seconds; frames shown before this time.
+        timestamps: Seconds; the frame on screen at each of these times. The result has the frames' own times.
+        size: Height and width in pixels, or one number for both. Frames are resized by the bicubic filter of the
+            decoder library, without keeping their aspect ratio, as in the original. None keeps the displayed size.
+        sampling: `keyframes` takes the keyframe nearest to each requested frame, with the keyframe's own time, each
+            once: many times faster on long files, but up to half a keyframe interval away from the `exact` frame, and
+            with fewer frames if the file has few keyframes.
+        clock: `video` starts when the first frame is shown; `container` keeps the times of the file, for arguments and
+            result.
+        generator: Random generator that places one frame in each interval, for training; None takes the start of each.
+        timeout: Maximum wall time in seconds.
+        workers: Number of decoding threads; None takes all cores.
 
     Returns:
-        Frames whose `notes` count every loss.
+        Frames whose `notes` report all missing or damaged frames.
 
     Raises:
-        VideoError: The video cannot be read, or nothing is shown in the part asked for.
+        VideoError: The video cannot be read, or nothing is shown in the requested part.
     """
-    request = _make_request(num_frames, fps, max_frames, start, end, timestamps, sampling, generator)
+    return sample_video(
+        source,
+        FrameSampling(num_frames, fps, max_frames, start, end, timestamps, sampling),
+        size=size,
+        keep_clock=clock == "container",
+        generator=generator,
+        timeout=timeout,
+        workers=workers,
+    )
+
+
+def sample_video(
+    source: VideoSource | Frames,
+    sampling: FrameSampling,
+    *,
+    size: Size | None = None,
+    keep_clock: bool = False,
+    generator: np.random.Generator | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    workers: int | None = None,
+) -> Frames:
+    """Load frames as `load_frames` does, with the frame options as one value; `keep_clock` is `clock="container"`."""
+    if generator is not None and sampling.timestamps is not None:
+        raise ValueError("timestamps already say which frames: leave out generator")
     size = None if size is None else height_width(size)
     if isinstance(source, Frames):
-        return _resample(source, request, size)
+        return _sample_frames(source, sampling, size=size, generator=generator)
     with VideoReader(source, timeout=timeout, workers=workers) as reader:
-        return reader.load_frames(request, size, keeps_clock=clock == "container")
-
-
-def _make_request(
-    num_frames: int | None,
-    fps: float | None,
-    max_frames: int | None,
-    start: float | None,
-    end: float | None,
-    timestamps: ArrayLike | None,
-    sampling: str,
-    generator: np.random.Generator | None = None,
-) -> FrameSampling:
-    wanted_times = None if timestamps is None else tuple(np.asarray(timestamps, np.float64).ravel().tolist())
-    num_frames = DEFAULT_NUM_FRAMES if num_frames is None else num_frames
-    return FrameSampling(num_frames, fps, max_frames, start, end, wanted_times, sampling, generator)
+        return reader.load(sampling, size=size, keep_clock=keep_clock, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -118,10 +130,10 @@ class _Sample:
 
     Attributes:
         pixels: uint8 `(frames, height, width, 3)`.
-        timestamps: `(frames,)` seconds.
-        times: `(all frames,)` seconds.
-        end_time: seconds, when the last frame leaves the screen.
-        notes: losses and trades.
+        timestamps: `(frames,)` seconds of the decoded frames.
+        times: `(all frames,)` seconds of all frames of the video.
+        end_time: Seconds at which the last frame leaves the screen.
+        notes: Notes about missing, damaged and replaced frames.
     """
 
     pixels: NDArray[np.uint8]
@@ -132,10 +144,10 @@ class _Sample:
 
 
 class VideoReader:
-    """A video that is opened once and sampled as often as need be, window by window; a context manager.
+    """A video that is opened once and sampled any number of times; a context manager.
 
     Attributes:
-        info: What the video is, with the exact number of its frames and its length.
+        info: Properties of the video, with its exact number of frames and duration.
     """
 
     def __init__(
@@ -149,10 +161,11 @@ class VideoReader:
         """Open a video and read the times of its frames, without decoding them.
 
         Args:
-            source: As in `load_frames`, but for `Frames`.
-            timeout: Seconds of wall time after which opening it, or one call of `load`, is given up.
-            workers: Threads to decode with; None takes all cores.
-            check: Called again and again while the video is read, from any thread; what it raises ends the reading.
+            source: Video source as in `load_frames`, except `Frames`.
+            timeout: Maximum wall time in seconds for opening the file, and again for each call of `load`.
+            workers: Number of decoding threads; None takes all cores.
+            check: Function called repeatedly while the video is read, from any thread; an exception it raises ends the
+                reading.
 
         Raises:
             VideoError: The video cannot be read.
@@ -178,47 +191,51 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the source."""
+        """Close the source."""
         self._open.close()
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last."""
+        """Seconds from the first frame to the end of the last frame."""
         return self.info.duration
 
     def load(
         self,
+        sampling: FrameSampling = _DEFAULT_SAMPLING,
         *,
-        num_frames: int | None = DEFAULT_NUM_FRAMES,
-        fps: float | None = None,
-        max_frames: int | None = None,
-        start: float | None = None,
-        end: float | None = None,
-        timestamps: ArrayLike | None = None,
         size: Size | None = None,
-        sampling: Literal["exact", "keyframes"] = "exact",
+        keep_clock: bool = False,
+        generator: np.random.Generator | None = None,
         check: Callable[[], object] | None = None,
     ) -> Frames:
-        """Load frames of the video, with arguments, result and errors as in `load_frames`; `check` as on opening."""
-        self._opener.deadline.check_caller = check
-        request = _make_request(num_frames, fps, max_frames, start, end, timestamps, sampling)
-        return self.load_frames(request, None if size is None else height_width(size))
+        """Load frames of the video; result and errors are those of `load_frames`.
 
-    def load_frames(self, request: FrameSampling, size: tuple[int, int] | None, *, keeps_clock: bool = False) -> Frames:
-        """Load the frames of a request, `size` (height, width) pixels large or as they are displayed."""
+        Args:
+            sampling: Frames to take.
+            size: Height and width in pixels, or one number for both; None keeps the displayed size.
+            keep_clock: Whether times are those of the container instead of starting with the first frame.
+            generator: Random generator that places one frame in each interval; None takes the start of each interval.
+            check: Function called repeatedly while frames are decoded; an exception it raises ends the call.
+        """
+        size_px = (self.info.height, self.info.width) if size is None else height_width(size)
+        choose = partial(_choose_indices, sampling, self._opener.name, generator)
+        self._opener.deadline.check_caller = check
         self._opener.deadline.restart()
-        size = size or (self.info.height, self.info.width)
-        sample = self._by_index(request, size, keeps_clock) if self._index.is_trusted else None
+        sample = None
+        if self._index.is_trusted:
+            sample = _sample_by_index(
+                self._opener, self.info, self._index, choose, sampling.sampling, size_px, keep_clock, self._workers
+            )
         if sample is None:
-            sample = self._in_order(request, size, keeps_clock)
+            sample = self._in_order(choose, sampling.sampling, size_px, keep_clock)
         duration = float(sample.end_time - sample.times[0])
-        notes = (*self._losses, *request.notes(sample.end_time), *sample.notes)
+        notes = (*self._losses, *sampling.notes(sample.end_time), *sample.notes)
         info = replace(self.info, num_frames=len(sample.times), duration=duration)
         return Frames(sample.pixels, sample.timestamps, duration, info, notes)
 
     @cached_property
     def _timeline(self) -> tuple[NDArray[np.float64], float, list[str]]:
-        """Seconds at which all frames are shown, when the last is gone, and what there is to say about it."""
+        """Seconds at which all frames are shown, seconds at which the last one ends, and notes."""
         index = self._index
         if index.is_trusted:
             zero = int(index.frame_pts[0])
@@ -228,7 +245,7 @@ class VideoReader:
 
     @cached_property
     def _timeline_in_order(self) -> tuple[NDArray[np.float64], float, list[str]]:
-        """The same for a file whose packets do not tell: by decoding all of it."""
+        """The same for a file whose packets have no usable times: by decoding all of it."""
         ticks = [frame.pts for frame in decode_all(self._opener, self.info)]
         if not ticks:
             raise VideoError(f"{self._opener.name}: is damaged: no frame can be decoded")
@@ -236,18 +253,15 @@ class VideoReader:
         times, notes = times_in_order(ticks, self._index.time_base, rate)
         return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
 
-    def _by_index(self, request: FrameSampling, size: tuple[int, int], keeps_clock: bool) -> _Sample | None:
-        return _sample_by_index(self._opener, self.info, self._index, request, size, keeps_clock, self._workers)
-
-    def _in_order(self, request: FrameSampling, size: tuple[int, int], keeps_clock: bool) -> _Sample:
-        """Decode a file from its start for the frames wanted."""
+    def _in_order(self, choose: ChooseIndices, kind: str, size: tuple[int, int], keep_clock: bool) -> _Sample:
+        """Decode a file from its start to the last requested frame."""
         times, end_time, notes = self._timeline_in_order
-        if keeps_clock:
+        if keep_clock:
             times, end_time = times + self.info.start_time, end_time + self.info.start_time
-        chosen = request.choose_indices(times, end_time, float(self._index.time_base), self._opener.name)
+        chosen = choose(times, end_time, float(self._index.time_base))
         wanted, rows = np.unique(chosen, return_inverse=True)
         pictures = _frames_at(self._opener, self.info, wanted, size)
-        if request.sampling == "keyframes":
+        if kind == "keyframes":
             notes = [*notes, "the file has no usable index: exact frames were taken, not keyframes"]
         return _Sample(pictures[rows], times[chosen], times, end_time, notes)
 
@@ -256,18 +270,19 @@ def _sample_by_index(
     handle: VideoHandle,
     info: VideoInfo,
     index: PacketIndex,
-    request: FrameSampling,
+    choose: ChooseIndices,
+    kind: str,
     size: tuple[int, int],
     keep_clock: bool,
     workers: int,
 ) -> _Sample | None:
-    """Choose by the packets' times, decode what is needed. None if the file does not hold what they promise."""
+    """Choose frames by the times of the packets and decode them; None if the file does not contain these frames."""
     zero = 0 if keep_clock else int(index.frame_pts[0])
     times = seconds(index.frame_pts - zero, index.time_base)
     end_time = float(seconds(np.array(index.end - zero), index.time_base))
-    chosen = request.choose_indices(times, end_time, float(index.time_base), handle.name)
+    chosen = choose(times, end_time, float(index.time_base))
     notes: list[str] = []
-    if request.sampling == "keyframes":
+    if kind == "keyframes":
         keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
         chosen, notes = _nearest_keyframes(times, chosen, keyframes)
     wanted, rows = np.unique(chosen, return_inverse=True)
@@ -295,7 +310,7 @@ def _sample_by_index(
 def _nearest_keyframes(
     times: NDArray[np.float64], chosen: NDArray[np.int64], keyframes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[str]]:
-    """The keyframe nearest to each chosen frame, each once; a stretch asked for is left only if it has none."""
+    """The keyframe nearest to each chosen frame, each once; outside the requested part only if it has no keyframe."""
     if not len(keyframes):
         return chosen, ["no keyframe of the file is shown: exact frames were taken"]
     inside = keyframes[(keyframes >= chosen[0]) & (keyframes <= chosen[-1])]
@@ -311,7 +326,7 @@ def _nearest_keyframes(
 
 
 def times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
-    """Seconds since the first frame, for frames in the order in which they are shown."""
+    """Return seconds since the first frame, for frames in the order in which they are shown."""
     known = np.array([tick for tick in ticks if tick is not None], dtype=np.int64)
     if len(known) < len(ticks):
         note = f"the file gives no usable times: its frames are taken to follow each other at {rate:g} a second"
@@ -343,13 +358,30 @@ def _frames_at(
     raise VideoError(f"{handle.name}: is damaged: it decodes differently each time it is read")
 
 
-def _resample(frames: Frames, request: FrameSampling, size: tuple[int, int] | None) -> Frames:
-    """Sample ready-made frames by the rules for files."""
+def _choose_indices(
+    sampling: FrameSampling,
+    name: str,
+    generator: np.random.Generator | None,
+    times: NDArray[np.float64],
+    end_time: float,
+    tick: float,
+) -> NDArray[np.int64]:
+    """Choose frame indices as `sample_indices` does; the error names the video and the times that it covers."""
+    try:
+        return sample_indices(times, end_time, sampling, tick=tick, generator=generator)
+    except ValueError as error:
+        raise VideoError(f"{name}: {error}; its pictures run from {times[0]:.3f} to {end_time:.3f} s") from error
+
+
+def _sample_frames(
+    frames: Frames, sampling: FrameSampling, *, size: tuple[int, int] | None, generator: np.random.Generator | None
+) -> Frames:
+    """Sample and resize ready-made frames by the rules for files."""
     end_time = max(frames.duration, float(frames.timestamps[-1]))
-    chosen = request.choose_indices(frames.timestamps, end_time, TIME_SLACK, "frames")
+    chosen = _choose_indices(sampling, "frames", generator, frames.timestamps, end_time, TIME_SLACK)
     is_whole = len(chosen) == len(frames)
     pixels = frames.pixels if is_whole else frames.pixels[chosen]
     if size is not None and pixels.shape[1:3] != size:
         pixels = np.stack([resize(picture, *size) for picture in pixels])
-    notes = (*frames.notes, *request.notes(end_time))
+    notes = (*frames.notes, *sampling.notes(end_time))
     return Frames(pixels, frames.timestamps[chosen], frames.duration, frames.source, notes)

@@ -1,4 +1,4 @@
-"""Anything a video can come from, made into something that can be opened again and again."""
+"""Video sources of any kind, as handles that can be opened repeatedly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from timechat.errors import VideoError
 from timechat.files import without_scheme
 
 DEFAULT_PATIENCE = 30.0
-"""Seconds of silence after which a server is given up."""
+"""Maximum silence of a server, in seconds."""
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
@@ -38,10 +38,10 @@ _FORMATS_OF_ONE_FILE = ",".join(sorted(av.formats_available - _OPENS_OTHER_FILES
 
 
 class Deadline:
-    """The moment when a file is given up; also how a failed worker stops the others.
+    """Time limit for reading a file; also stops the other workers when one has failed.
 
     Attributes:
-        check_caller: Called while a file is read; raises where nobody wants the result any more.
+        check_caller: Callback during reading; raises if the caller has cancelled the request.
     """
 
     def __init__(self, seconds: float, name: str, check_caller: Callable[[], object] | None = None) -> None:
@@ -49,20 +49,20 @@ class Deadline:
         self.restart()
 
     def restart(self) -> None:
-        """Count from now on."""
+        """Start the time limit again and clear the cancellation."""
         self.ends = time.monotonic() + self.seconds
         self.is_cancelled = False
 
     def left(self) -> float:
-        """Seconds that remain."""
+        """Return the remaining time in seconds."""
         return max(0.0, self.ends - time.monotonic())
 
     def renew(self) -> None:
-        """Give as much time again, for another piece of work on the same file."""
+        """Start the time limit again, for the next piece of work on the same file."""
         self.ends = time.monotonic() + self.seconds
 
     def check(self) -> None:
-        """Raise if the time is up, or nobody waits."""
+        """Raise if the time is up or the request is cancelled."""
         if self.check_caller is not None:
             self.check_caller()
         if self.is_cancelled or not self.left():
@@ -73,7 +73,7 @@ class Deadline:
 
 
 class _SharedFile:
-    """A view of one file object with a position of its own, so that several threads can read it."""
+    """A view of one file object with its own position, so that several threads can read it."""
 
     def __init__(self, file: IO[bytes], lock: threading.Lock, deadline: Deadline) -> None:
         self.file, self.lock, self.deadline, self.position = file, lock, deadline, 0
@@ -98,33 +98,36 @@ class _SharedFile:
 
 @dataclass(frozen=True)
 class VideoHandle:
-    """A source that can be opened again and again.
+    """A source that can be opened repeatedly.
 
     Attributes:
-        name: how messages call it.
-        handle: gives a path, an address or a fresh file object.
-        is_address: True for `http(s)`.
+        name: Name of the source in messages.
+        open_input: Function that returns a path, an address or a new file object.
+        is_address: Whether the source is an `http(s)` address.
+        deadline: Time limit for reading the source.
     """
 
     name: str
-    handle: Callable[[], Any]
+    open_input: Callable[[], Any]
     is_address: bool
     deadline: Deadline
 
     def open(self) -> av.container.InputContainer:
-        """A container of its own; the caller closes it."""
+        """Open the source as a new container; the caller closes it."""
         self.deadline.check()
         seconds = self.deadline.left()
         seconds = min(seconds, DEFAULT_PATIENCE) if self.is_address else seconds
-        options = {} if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}  # before it opens them
+        options = (
+            {} if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}
+        )  # checked before a demuxer opens other files
         began = time.monotonic()
         try:
             container: av.container.InputContainer = av.open(
-                self.handle(), "r", options=options, metadata_errors="replace", timeout=(seconds, seconds)
+                self.open_input(), "r", options=options, metadata_errors="replace", timeout=(seconds, seconds)
             )
         except (av.error.FFmpegError, OSError) as error:
             self.check_answering(error)
-            if self.is_address and time.monotonic() - began >= seconds:  # a demuxer may call its waiting in vain damage
+            if self.is_address and time.monotonic() - began >= seconds:  # a demuxer may report a timeout as damage
                 raise _silent_server(self.deadline) from error
             hint = _hint(error, is_address=_is_address(self.name))
             raise VideoError(f"{self.name}: cannot be opened as a video: {reason(error)}{hint}") from error
@@ -132,12 +135,12 @@ class VideoHandle:
         if formats & _DRAWS_TEXT_OR_OPENS_OTHER_FILES and not (self.is_address and formats & {"hls", "dash"}):
             container.close()
             raise VideoError(
-                f"{self.name}: is no video but text ({container.format.name}); give a video file such as .mp4"
+                f"{self.name}: is not a video but text ({container.format.name}); give a video file such as .mp4"
             )
         return container
 
     def check_answering(self, error: Exception) -> None:
-        """Raise if an error of FFmpeg means that it waited in vain for a server."""
+        """Raise if an error of FFmpeg means that a server did not answer."""
         if self.is_address and isinstance(error, av.error.ExitError):
             raise _silent_server(self.deadline) from error
 
@@ -146,7 +149,7 @@ class VideoHandle:
 def open_source(
     source: VideoSource, timeout: float, check_caller: Callable[[], object] | None = None
 ) -> Iterator[VideoHandle]:
-    """Make any kind of source one that can be opened repeatedly and read from several threads; see `Deadline`."""
+    """Yield a handle of a source that can be opened repeatedly and read by several threads; see `Deadline`."""
     if isinstance(source, str):
         source = without_scheme(source)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -157,11 +160,11 @@ def open_source(
         yield VideoHandle(name, lambda: io.BytesIO(data), False, Deadline(timeout, name, check_caller))
     elif isinstance(source, str) and _is_address(source):
         deadline = Deadline(timeout, source, check_caller)
-        answer = _whole_answer(source, deadline)
-        if answer is None:
+        response = _full_response(source, deadline)
+        if response is None:
             yield VideoHandle(source, lambda: source, True, deadline)
         else:
-            with _spooled(_from_server(answer, deadline), deadline) as file:
+            with _spooled(_from_server(response, deadline), deadline) as file:
                 yield _shared_handle(file, source, deadline)
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
@@ -184,7 +187,7 @@ def open_source(
     else:
         raise TypeError(
             "source must be a path, an http(s) address, bytes, a binary file object or Frames, got "
-            f"{type(source).__name__}; make frames of pictures with Frames.from_images(images, timestamps)"
+            f"{type(source).__name__}; make frames from images with Frames.from_images(images, timestamps)"
         )
 
 
@@ -197,9 +200,9 @@ def _check_path(path: Path, name: str) -> None:
     if not (path.is_file() or path.is_fifo()):
         raise VideoError(f"{name}: is a device, not a file; give the path of a video file")
     if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(f"{name}: is empty (0 bytes); it was perhaps never fully written")
+        raise VideoError(f"{name}: is empty (0 bytes); it was perhaps never completely written")
     if not os.access(path, os.R_OK):
-        raise VideoError(f"{name}: may not be read; check its permissions")
+        raise VideoError(f"{name}: cannot be read: permission denied; check its permissions")
 
 
 def _shared_handle(file: IO[bytes], name: str, deadline: Deadline) -> VideoHandle:
@@ -211,7 +214,7 @@ def _shared_handle(file: IO[bytes], name: str, deadline: Deadline) -> VideoHandl
 
 @contextmanager
 def _spooled(chunks: Iterator[bytes], deadline: Deadline) -> Iterator[IO[bytes]]:
-    """Copy what can be read only once into a temporary file (in memory while it is small)."""
+    """Copy a source that can be read only once into a temporary file (in memory while it is small)."""
     with tempfile.SpooledTemporaryFile(max_size=64 * 2**20) as file:
         for chunk in chunks:
             file.write(chunk)
@@ -220,9 +223,9 @@ def _spooled(chunks: Iterator[bytes], deadline: Deadline) -> Iterator[IO[bytes]]
 
 
 def read_pipe(path: Path, deadline: Deadline) -> Iterator[bytes]:
-    """What comes out of a named pipe, without waiting for it, or for somebody who writes, longer than the deadline.
+    """Yield the content of a named pipe; wait for a writer or for data no longer than the deadline.
 
-    It is waited for in short pieces: a Ctrl+C that comes in the moment before a wait is heard after it.
+    The function waits in short intervals, so that a Ctrl+C just before an interval takes effect after it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as pipe:
@@ -230,11 +233,11 @@ def read_pipe(path: Path, deadline: Deadline) -> Iterator[bytes]:
 
 
 def _from_pipe(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
-    """What comes out of a pipe, without waiting for it longer than the deadline."""
+    """Yield the content of a pipe; wait for data no longer than the deadline."""
     read = getattr(pipe, "read1", pipe.read)
     while True:
         deadline.check()
-        with suppress(OSError, ValueError, TypeError):  # no file descriptor: reading itself must end
+        with suppress(OSError, ValueError, TypeError):  # without a file descriptor, only the read itself can end
             if not select.select([pipe], [], [], min(1.0, deadline.left()))[0]:
                 continue
         data = read(2**20)
@@ -247,17 +250,17 @@ def _is_address(name: str) -> bool:
     return name.lower().startswith(("http://", "https://"))
 
 
-def _whole_answer(address: str, deadline: Deadline) -> HTTPResponse | None:
-    """The answer of a server that sends a file only as a whole, which FFmpeg could not seek in.
+def _full_response(address: str, deadline: Deadline) -> HTTPResponse | None:
+    """Return the response of a server that sends only whole files, in which FFmpeg cannot seek.
 
-    None where FFmpeg is to ask by itself: the server sends parts, or it sends a playlist, or this request failed.
+    None means that FFmpeg reads the address itself: the server sends ranges or a playlist, or this request failed.
     """
     request = Request(address, headers={"Range": "bytes=0-0"})
     try:
-        answer: HTTPResponse = urlopen(request, timeout=min(deadline.left(), DEFAULT_PATIENCE))
-        if answer.status == 200 and not _is_playlist(answer.peek(512)):
-            return answer
-        answer.close()
+        response: HTTPResponse = urlopen(request, timeout=min(deadline.left(), DEFAULT_PATIENCE))
+        if response.status == 200 and not _is_playlist(response.peek(512)):
+            return response
+        response.close()
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
             raise _silent_server(deadline) from error
@@ -270,18 +273,22 @@ def _is_playlist(head: bytes) -> bool:
     return head.startswith(b"#EXTM3U") or b"<MPD" in head
 
 
-def _from_server(answer: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
-    """The content that a server sends; its silence or its breaking off is an error."""
-    with answer:
+def _from_server(response: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
+    """Yield the content that a server sends; silence or a broken connection is an error."""
+    with response:
         try:
-            while data := answer.read1(2**20):
+            while data := response.read1(2**20):
                 yield data
         except TimeoutError as error:
             raise _silent_server(deadline) from error
         except (OSError, HTTPException) as error:
-            raise VideoError(f"{deadline.name}: the server broke off: {reason(error)}; try again") from error
-        if answer.length:
-            raise VideoError(f"{deadline.name}: the server broke off with {answer.length} bytes to come; try again")
+            raise VideoError(
+                f"{deadline.name}: the server closed the connection: {reason(error)}; try again"
+            ) from error
+        if response.length:
+            raise VideoError(
+                f"{deadline.name}: the server closed the connection with {response.length} bytes missing; try again"
+            )
 
 
 def _silent_server(deadline: Deadline) -> VideoError:
@@ -292,14 +299,14 @@ def _silent_server(deadline: Deadline) -> VideoError:
 
 
 def _hint(error: Exception, *, is_address: bool) -> str:
-    is_nonsense = isinstance(error, av.error.InvalidDataError | av.error.EOFError)
-    hint = "; it is another kind of file, or cut short or damaged at its header" if is_nonsense else ""
+    is_invalid = isinstance(error, av.error.InvalidDataError | av.error.EOFError)
+    hint = "; it is another kind of file, or cut short or damaged at its header" if is_invalid else ""
     if isinstance(error, av.error.ArgumentError):
         hint = "; it is text, such as a playlist, or damaged at its header; give a video file such as .mp4"
-    advice = "; check the address, the network, and that it leads straight to a video file, not to a page about it"
+    advice = "; check the address, the network, and that it is the address of a video file, not of a page about it"
     return hint + advice * is_address
 
 
 def reason(error: Exception) -> str:
-    """One line of an exception, without the number and the path that FFmpeg adds."""
+    """Return one line of an exception, without the number and the path that FFmpeg adds."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from tests.clips import RECIPES, draw_clip, draw_film_with_sound, draw_sound
+from tests.clips import RECIPES, draw_audio, draw_clip, draw_video_with_audio
 from timechat.errors import AccessError, VideoError
 from timechat.serving.access import Limits, Probed, probe_safely, probing
 
@@ -18,7 +18,7 @@ from timechat.serving.access import Limits, Probed, probe_safely, probing
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
-    return draw_film_with_sound(folder / "film.mp4", pictures_start=0, sound_start=0, beep=1, seconds=2)
+    return draw_video_with_audio(folder / "film.mp4", video_start=0, audio_start=0, beep=1, seconds=2)
 
 
 def refusal(path: Path, limits: Limits | None = None) -> str:
@@ -80,7 +80,7 @@ def test_the_message_for_a_broken_video_has_no_path(film: Path, tmp_path: Path) 
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         refusal(tmp_path / name)
-    refusal(draw_sound(tmp_path / "sound.m4a"))
+    refusal(draw_audio(tmp_path / "sound.m4a"))
     refusal(tmp_path / "nothing.mp4")
     refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe.mp4")

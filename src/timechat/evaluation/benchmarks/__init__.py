@@ -1,12 +1,11 @@
-"""Benchmarks as data: how each one's public annotations become samples, and how its answers are scored.
+"""Benchmarks: readers of public annotations, and how the answers are scored. Callers may hand in more of them.
 
-annotations ─▶ captions | grounding | highlights | egoschema | ... | drawn ─▶ Sample ─▶ (predict) ─▶ Prediction
+annotations ─▶ captions | grounding | highlights | egoschema | ... ─▶ Sample ─▶ (predict) ─▶ Prediction
 """
 
-from timechat.evaluation.benchmarks.benchmark import Benchmark, BenchmarkFiles
+from timechat.evaluation.benchmarks.benchmark import Benchmark, BenchmarkFiles, find_benchmark
 from timechat.evaluation.benchmarks.captions import read_activitynet, read_youcook2
 from timechat.evaluation.benchmarks.centres import load_pictures, load_segment_centres
-from timechat.evaluation.benchmarks.drawn import read_drawn
 from timechat.evaluation.benchmarks.egoschema import read_egoschema, write_egoschema
 from timechat.evaluation.benchmarks.grounding import read_activitynet_grounding, read_charades
 from timechat.evaluation.benchmarks.highlights import read_qvhighlights, read_qvhighlights_moments
@@ -31,12 +30,6 @@ BENCHMARKS: dict[str, Benchmark] = {
         "TempCompass", "tempcompass", read_tempcompass, {"ask": "choices"}, "tempcompass", write_tempcompass
     ),
     "video_mme": Benchmark("Video-MME", "video_mme", read_video_mme, {"ask": "choices"}, "video_mme", write_video_mme),
-    "drawn": Benchmark(
-        "Drawn films",
-        "drawn",
-        read_drawn,
-        {"grounding": "tvg", "dense_caption": "dvc", "highlights": "vhd", "ask": "answers"},
-    ),
 }
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkFiles", "load_pictures", "load_segment_centres"]
+__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkFiles", "find_benchmark", "load_pictures", "load_segment_centres"]

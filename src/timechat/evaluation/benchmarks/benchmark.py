@@ -6,32 +6,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from timechat.answers.events import Event, Task
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
 from timechat.evaluation.metrics.choices import PublishedRule
 from timechat.evaluation.samples import Prediction, Sample
+from timechat.evaluation.tables import Table
 
-Scorer = Literal["dvc", "tvg", "vhd", "mr", "answers", "choices"]
-"""How a task's answers are scored: by a task of `timechat score`, as answers to questions, or as choices among
-options. `choices` scores the samples that have options and a right answer; others are asked, but not scored."""
+Scorer = Literal["dvc", "tvg", "vhd", "mr", "moments", "answers", "choices"]
+"""How a task's answers are scored: by a task of `timechat score`, as all moments of a query (`moments`, see
+`timechat.evaluation.moments`), as answers to questions, or as choices among options. `choices` scores the samples that
+have options and a reference answer; others are asked, but not scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkFiles:
-    """Where a benchmark's files are.
+    """The files of a benchmark.
 
     Attributes:
-        annotations: Its file of annotations, or the folder of its files.
-        videos: Folder of its videos.
-        split: Which part, where a folder holds several.
-        transcripts: Folder of what is said in each video, None where it is not told.
+        annotations: File of annotations, or the folder of several.
+        videos: Folder of the videos.
+        split: Part of the annotations, where a folder holds several.
+        transcripts: Folder of transcripts; None adds no speech to the questions.
+        own_wording: Whether samples carry the wording of the annotations (`Sample.question`), where there is one.
     """
 
     annotations: Path
     videos: Path
     split: str = "val"
     transcripts: Path | None = None
+    own_wording: bool = False
 
     def speech(self, video: str) -> tuple[Event, ...] | None:
         """What is said in a video, where it is told."""
@@ -55,15 +62,18 @@ class BenchmarkFiles:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A set of samples, and how what is answered to them is scored.
+    """A set of samples, and how the answers are scored.
 
     Attributes:
-        title: For people.
-        dataset: In the names of result files, as the original names them.
-        read: Gives its samples, in an order that never changes.
-        scorers: For each of its tasks.
-        published_rule: How choices were read out of answers for its published figures.
-        write_results: Writes what was answered, in the files that the benchmark's own scorer reads, into a folder.
+        title: Name in tables and reports.
+        dataset: Name in result files, as the original names them.
+        read: Function that yields the samples, always in the same order.
+        scorers: Scorer of each task.
+        published_rule: Rule that read choices out of answers for the published metrics.
+        write_results: Function that writes the predictions into a folder, in the files of the benchmark's own scorer.
+        reference_spans: Function from samples to spans of the training split, `(spans, 2)` as shares of the duration,
+            for the random-span baseline; None takes the spans of the samples themselves.
+        more_tables: Function from samples and predictions to further tables of `--baselines`.
     """
 
     title: str
@@ -72,6 +82,19 @@ class Benchmark:
     scorers: Mapping[Task, Scorer]
     published_rule: PublishedRule | None = None
     write_results: Callable[[Sequence[Sample], Sequence[Prediction], Path], list[Path]] | None = None
+    reference_spans: Callable[[Sequence[Sample]], NDArray[np.float64]] | None = None
+    more_tables: Callable[[Sequence[Sample], Sequence[Prediction]], Sequence[Table]] | None = None
+
+
+def find_benchmark(name: str, benchmarks: Mapping[str, Benchmark]) -> Benchmark:
+    """Return the benchmark of this name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in benchmarks:
+        raise ValueError(f"benchmark.name must be one of {', '.join(benchmarks)}, got {name!r}")
+    return benchmarks[name]
 
 
 def read_json(path: Path) -> Any:

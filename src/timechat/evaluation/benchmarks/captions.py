@@ -61,6 +61,11 @@ def joined_captions(sentences: Sequence[str]) -> str:
     return ". ".join(plain) + "."
 
 
+def split_captions(pure_cap: str) -> list[str]:
+    """Captions of a `pure_cap` that `joined_captions` made, without their full stops."""
+    return pure_cap.rstrip(".").split(". ")
+
+
 def _captioned(video: str, row: Mapping[str, Any], source: BenchmarkFiles) -> Sample:
     return Sample(
         id=Path(video).name,

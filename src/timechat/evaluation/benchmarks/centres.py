@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from timechat.errors import VideoError
-from timechat.video import Frames, VideoReader
+from timechat.video import Frames, FrameSampling, VideoReader
 
 PICTURES_FPS = 3.0
 """Pictures a second in folders of pictures, as TVQA has them."""
@@ -21,8 +21,8 @@ def segment_centres(
 
     Args:
         num_available: Frames of the video.
-        fps: Of the video.
-        num_frames: How many are wanted; a short stretch gives some of them repeatedly.
+        fps: Frame rate of the video.
+        num_frames: Number of frames; a short clip repeats some of them.
         start: Seconds; None begins with the first frame.
         end: Seconds; None ends with the last.
 
@@ -68,7 +68,8 @@ def load_segment_centres(
             fps = num_available / reader.duration
             chosen = segment_centres(num_available, fps, num_frames, start=start, end=end)
             shape = None if size is None else _short_side(reader.info.height, reader.info.width, size)
-            frames = reader.load(timestamps=(chosen + 0.5) / fps, size=shape)  # half way, whatever its times' rounding
+            times = (chosen + 0.5) / fps  # half way, whatever the rounding of the file's times
+            frames = reader.load(FrameSampling(timestamps=times), size=shape)
     return frames if size is None else replace(frames, pixels=_middle(frames.pixels, size))
 
 

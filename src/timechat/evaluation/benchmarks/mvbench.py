@@ -25,7 +25,7 @@ class MVBenchSubset:
 
     Attributes:
         title: As it is reported.
-        folder: Of its videos, below the folder of all.
+        folder: Folder of its videos below the folder of all videos.
         has_bounds: Whether a question is about a stretch of its video, from `start` to `end`.
     """
 
@@ -107,7 +107,7 @@ def _sample(part: MVBenchSubset, name: str, row: Mapping[str, Any]) -> Sample:
         sampling="segment_centres",
         options=options,
         answer=str(row["answer"]),
-        group=part.title,
+        groups=(part.title,),
         ground_truth=row,
     )
 
@@ -126,7 +126,7 @@ def write_mvbench(samples: Sequence[Sample], predictions: Sequence[Prediction], 
         answer = str(sample.answer)
         letter = LETTERS[sample.options.index(answer)]
         results.append({"pred": prediction.text, "gt": f"({letter}) {answer}"})
-        figures = choice_metrics([prediction.text], [sample.options], [answer], published_rule="mvbench")
-        right, num_asked = counts.get(sample.group, (0, 0))
-        counts[sample.group] = [right + int(figures["accuracy_as_published"][0]), num_asked + 1]
+        metrics = choice_metrics([prediction.text], [sample.options], [answer], published_rule="mvbench")
+        right, num_asked = counts.get(sample.groups[0], (0, 0))
+        counts[sample.groups[0]] = [right + int(metrics["accuracy_as_published"][0]), num_asked + 1]
     return [write_json_atomically(folder / RESULT_FILE, {"acc_dict": counts, "res_list": results})]

@@ -61,7 +61,7 @@ def _sample(task: str, video: str, dimension: str, number: int, row: Mapping[str
         query=f"Question: {question}{_suffix(task, options)}",
         options=options,
         answer=_answer(text(row, "answer"), options) if options else None,
-        group=task,
+        groups=(task,),
         ground_truth={"task": task, "video": video, "dimension": dimension, **row},
     )
 

@@ -65,7 +65,7 @@ def _sample(name: str, row: Mapping[str, Any], source: BenchmarkFiles) -> Sample
         speech=source.speech(video),
         options=options,
         answer=options[LETTERS.index(letter)],
-        group=text(row, "duration"),
+        groups=(text(row, "duration"),),
         ground_truth=row,
     )
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, DecodingOptions, find_preset
-from timechat.model.generation.generate import Prompt, generate_answers
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.evaluation.answering import answer_batch, make_prompt
 from timechat.pipeline import EncodedVideo, TimeChat
 
 _NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))
@@ -30,7 +29,7 @@ class VideoPart:
     """A video, or what lies between two times of it.
 
     Attributes:
-        path: Of the file, or its address.
+        path: Path or address of the file.
         start: Seconds; None is the beginning.
         end: Seconds; None is the end.
     """
@@ -63,11 +62,11 @@ class HarnessQuestion:
     """A question about a video.
 
     Attributes:
-        video: What it is about.
+        video: Video of the question.
         text: The question.
         history: Earlier (question, answer) pairs.
         system: System prompt; None takes the model's.
-        writing: How it is to be answered.
+        writing: Decoding options of the answer.
     """
 
     video: VideoPart
@@ -87,8 +86,8 @@ class Reply:
 
     Attributes:
         text: Without outer white space.
-        prompt_tokens: How many the language model read, those of the video included.
-        answer_tokens: How many it wrote.
+        prompt_tokens: Number of prompt tokens, with those of the video.
+        answer_tokens: Number of generated tokens.
     """
 
     text: str
@@ -124,7 +123,6 @@ class VideoAnswerer:
         self.timechat = timechat
         self.num_frames = num_frames
         self.system = find_preset(preset).system if system is None else system
-        self._prefix = PrefixCache()
         self._encode = lru_cache(maxsize=_KEPT_VIDEOS)(self._encode_anew)
 
     @classmethod
@@ -147,7 +145,7 @@ class VideoAnswerer:
             device: As in `TimeChat.from_pretrained`.
             dtype: As in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
-            lora_alpha: The same, as the original's commands have it: over the adapter's own rank.
+            lora_alpha: Strength of the adapter over its own rank, as the original's commands take it.
             num_frames: Frames of each video.
             preset: Wording whose system prompt is used.
             system: System prompt instead of the preset's.
@@ -175,8 +173,8 @@ class VideoAnswerer:
 
         Args:
             questions: Any number.
-            batch_size: Most questions that are answered at once.
-            progress: Told of every batch.
+            batch_size: Maximum number of questions in a batch.
+            progress: Called after each batch with the number of its answers.
 
         Returns:
             The answers, in the order of the questions.
@@ -203,10 +201,10 @@ class VideoAnswerer:
 
     @torch.inference_mode()
     def score(self, question: HarnessQuestion, continuation: str) -> tuple[float, bool]:
-        """Tell how likely given words are as the answer.
+        """Compute how likely given words are as the answer.
 
         Args:
-            question: What is asked.
+            question: Question about a video.
             continuation: The words; white space around them does not count.
 
         Returns:
@@ -216,7 +214,10 @@ class VideoAnswerer:
         if not continuation.strip():
             raise ValueError(f"a continuation needs words, got {continuation!r}; look at the task's choices")
         timechat, encoded = self.timechat, self._encode(question.video)
-        text = self._render(question, encoded)
+        system = self._system_of(question)
+        text = timechat.processor.render_prompt(
+            encoded.timestamps, question.text, history=question.history, system=system
+        )
         ids, num_scored = timechat.processor.encode_prompt_with_answer(text, continuation.strip(), encoded.num_frames)
         self._room(len(ids) - num_scored, at_least=num_scored)
         input_ids = torch.tensor([ids], device=self.device)
@@ -229,11 +230,8 @@ class VideoAnswerer:
     def _encode_anew(self, video: VideoPart) -> EncodedVideo:
         return self.timechat.encode(video.path, num_frames=self.num_frames, start=video.start, end=video.end)
 
-    def _render(self, question: HarnessQuestion, encoded: EncodedVideo) -> str:
-        system = self.system if question.system is None else question.system
-        return self.timechat.processor.render_prompt(
-            encoded.timestamps, question.text, history=question.history, system=system
-        )
+    def _system_of(self, question: HarnessQuestion) -> str:
+        return self.system if question.system is None else question.system
 
     def _room(self, prompt_length: int, *, at_least: int = 1) -> int | None:
         """Tokens that are left for an answer; None where the language model has no end."""
@@ -247,27 +245,25 @@ class VideoAnswerer:
 
     @torch.inference_mode()
     def _answer_batch(self, questions: Sequence[HarnessQuestion]) -> list[Reply]:
-        """Answer questions that are to be answered in the same way."""
+        """Answer questions with the same decoding options."""
         timechat, writing = self.timechat, questions[0].writing
-        videos = [self._encode(question.video) for question in questions]
-        prompts = []
-        for question, video in zip(questions, videos, strict=True):
-            ids = timechat.processor.encode_prompt(self._render(question, video), video.num_frames)
-            prompts.append(Prompt(ids, video.video_tokens))
+        prompts = [
+            make_prompt(
+                timechat,
+                self._encode(question.video),
+                question.text,
+                system=self._system_of(question),
+                history=question.history,
+            )
+            for question in questions
+        ]
         # A harness asks for so many tokens at most; where the model has less room, its answer ends there.
         room = self._room(max(len(prompt.input_ids) for prompt in prompts))
         longest = writing.decoding.max_new_tokens if room is None else min(writing.decoding.max_new_tokens, room)
-        scale = timechat.model.lora_scale
-        cache = self._prefix.take(videos[0], prompts[0].input_ids, scale) if len(prompts) == 1 else None
-        written = generate_answers(
-            timechat.model,
-            prompts,
-            pad_token_id=timechat.processor.pad_token_id,
-            arguments=replace(writing.decoding, max_new_tokens=longest).generate_arguments(),
-            cache=cache,
-        )
-        if cache is not None:
-            self._prefix.store(videos[0], prompts[0].input_ids + written[0].token_ids, scale, cache)
+        decoding = replace(writing.decoding, max_new_tokens=longest)
+        if decoding.do_sample:  # the random state of the harness decides: the same question is sampled several times
+            decoding = replace(decoding, seed=int(torch.randint(2**31, ())))
+        written = answer_batch(timechat, prompts, decoding, range(len(prompts)))
         return [
             Reply(
                 cut_at(timechat.processor.decode(one.token_ids), writing.stops),

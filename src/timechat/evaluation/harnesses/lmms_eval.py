@@ -73,9 +73,9 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             device: `cpu`, `cuda`, ...; with several processes each takes the GPU of its own rank.
             dtype: Number format, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
-            lora_alpha: The same over the adapter's own rank, such as 20 for question answering.
+            lora_alpha: Strength of the adapter over its own rank, such as 20 for question answering.
             num_frames: Frames spread evenly over each video; None samples as the model's config says.
-            batch_size: Most questions that are answered at once.
+            batch_size: Maximum number of questions in a batch.
             max_batch_size: Passed by the harness; there is no search for a batch size, so it must not be given.
             system_prompt: System prompt, or a file that has it.
             preset: Wording whose system prompt is used where none is given.
@@ -244,8 +244,8 @@ def read_messages(
     Args:
         messages: With `role` and `content`, a text or a list of `{"type": ..., "text" or "url": ...}`.
         task: Named in errors.
-        writing: How the answer is to be written.
-        video: What it is about where no message brings one.
+        writing: Decoding options of the answer.
+        video: Video of the question where no message brings one.
     """
     videos: list[Any] = []
     said: list[tuple[str, str]] = []

@@ -45,7 +45,7 @@ class VLMEvalTimeChat:
             device: As in `TimeChat.from_pretrained`.
             dtype: As in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
-            lora_alpha: The same over the adapter's own rank.
+            lora_alpha: Strength of the adapter over its own rank.
             num_frames: Frames spread evenly over each video; None samples as the model's config says.
             preset: Wording whose system prompt is used where none is given.
             system_prompt: System prompt instead of the preset's.

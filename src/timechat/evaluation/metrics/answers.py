@@ -23,7 +23,7 @@ def answer_hits(predicted: Sequence[str | None], truth: Sequence[str], *, exact:
     """1 for each right answer, 0 for each wrong or missing one.
 
     Args:
-        predicted: As many answers as there are questions, None where there is none.
+        predicted: Answer to each question, None where there is none.
         truth: The right answers.
         exact: Whether the texts must agree to the letter.
     """

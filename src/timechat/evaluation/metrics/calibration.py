@@ -17,7 +17,7 @@ class Bin:
     Attributes:
         score: Mean of their scores.
         right: Share of them that is right.
-        count: How many they are.
+        count: Number of items.
     """
 
     score: float
@@ -44,7 +44,7 @@ def reliability(scores: ArrayLike, is_right: ArrayLike, bins: int = 10) -> Relia
     Args:
         scores: `(items,)`, from 0 to 1.
         is_right: `(items,)`.
-        bins: How many of equal width; a score on a border belongs to the upper one, 1 to the last.
+        bins: Number of bins of equal width; a score on a border belongs to the upper bin, 1 to the last.
 
     Raises:
         ValueError: There is no item, or a score is no probability.

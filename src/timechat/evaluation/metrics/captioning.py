@@ -35,8 +35,8 @@ class Detection:
     """How well the spans of one video were found; the captions are not looked at.
 
     Attributes:
-        precisions: At each IoU threshold, the share of predictions that cover an event.
-        recalls: At each IoU threshold, the share of events that a prediction covers.
+        precisions: Share of predictions that cover an event, at each IoU threshold.
+        recalls: Share of events that a prediction covers, at each IoU threshold.
     """
 
     precisions: tuple[float, ...]
@@ -120,12 +120,12 @@ def match_events(truth: ArrayLike, predicted: ArrayLike, *, min_iou: float = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a caption says, word by word; None where it does not say it.
+    """Object, color and action that a caption names; None for what it does not name.
 
     Attributes:
-        object: What it is about, such as `"circle"`.
-        color: Of it.
-        action: What it does.
+        object: Object that acts, such as `"circle"`.
+        color: Color of the object.
+        action: Action of the object.
     """
 
     object: str | None

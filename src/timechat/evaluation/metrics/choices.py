@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from timechat.evaluation.metrics.answers import normalize_answer
 
 PublishedRule = Literal["egoschema", "mvbench", "tempcompass", "video_mme"]
-"""By which rule a benchmark's published figures read answers."""
+"""By which rule a benchmark's published metrics read answers."""
 
 LETTERS = string.ascii_uppercase
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.):]|((?:option|sentence|caption) \w+):)\s+", re.IGNORECASE)
@@ -103,11 +103,11 @@ def _words(text: str, contents: Sequence[str]) -> int | None:
     return _only(i for i in there if not any(plain[i] != plain[j] and plain[i] in plain[j] for j in there))
 
 
-# ------------------------------------------------------------------------- reading, as for published figures
+# ------------------------------------------------------------------------- reading, as for published metrics
 
 
 def read_choice_as_published(text: str, options: Sequence[str], rule: PublishedRule) -> int | None:
-    """Read an answer as it was read for a benchmark's published figures.
+    """Read an answer as it was read for a benchmark's published metrics.
 
     - `egoschema`: the first capital letter from A to E, wherever it stands, be it of a word.
     - `mvbench`: the letter in the first brackets of the first line; A where there is none.
@@ -167,7 +167,7 @@ _GUESSES = ("egoschema", "video_mme")
 """Where an answer that the rule does not read was replaced by a random option."""
 
 
-# ------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------- metrics
 
 
 def choice_metrics(
@@ -181,12 +181,12 @@ def choice_metrics(
 
     Args:
         texts: As written; None where a question was not answered.
-        options: Of each question.
+        options: Options of each question.
         answers: The right option of each.
-        published_rule: Of the benchmark, where its published figures are to be compared.
+        published_rule: Rule of the benchmark's published metrics; None computes none of them.
 
     Returns:
-        `accuracy` as `read_choice` reads answers, 0 for those that it cannot read; `unread`, 1 for these; with a rule
+        `accuracy` as `read_choice` reads answers, 0 for those that it cannot read; `unparsed`, 1 for these; with a rule
         `accuracy_as_published`, in which an answer that was replaced by a random option counts with the share of the
         options that are right. An answer that is missing is wrong in both.
     """
@@ -196,13 +196,13 @@ def choice_metrics(
         )
     choices = [None if text is None else read_choice(text, some) for text, some in zip(texts, options, strict=True)]
     hits = [_is_right(choice, some, right) for choice, some, right in zip(choices, options, answers, strict=True)]
-    figures = {"accuracy": hits, "unread": [choice is None for choice in choices]}
+    metrics = {"accuracy": hits, "unparsed": [choice is None for choice in choices]}
     if published_rule is not None:
-        figures["accuracy_as_published"] = [
+        metrics["accuracy_as_published"] = [
             _published_hit(text, some, right, published_rule)
             for text, some, right in zip(texts, options, answers, strict=True)
         ]
-    return {name: np.array(values, dtype=np.float64) for name, values in figures.items()}
+    return {name: np.array(values, dtype=np.float64) for name, values in metrics.items()}
 
 
 def _published_hit(text: str | None, options: Sequence[str], right: str, rule: PublishedRule) -> float:

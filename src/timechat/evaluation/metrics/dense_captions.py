@@ -2,7 +2,7 @@
 
 SODA_c: Fujita et al., "SODA: Story Oriented Dense Video Captioning Evaluation Framework", 2020. CIDEr: Vedantam et al.,
 2015, in the form that others call CIDEr-D. Everything follows the scripts that papers on dense captioning use, with
-their faults mended; figures with the faults have names of their own that end in `as_published`.
+their faults mended; metrics with the faults have names of their own that end in `as_published`.
 """
 
 import random

@@ -36,7 +36,7 @@ def answered_iou(predicted: Sequence[Span | None], truth: ArrayLike) -> NDArray[
     """IoU of each query's answer; a query without one (None) counts as 0.
 
     Args:
-        predicted: As many spans as there are queries, None where no span could be read.
+        predicted: Span of each query, None where no span could be read.
         truth: `(queries, 2)` seconds.
 
     Returns:
@@ -52,7 +52,7 @@ def answered_iou(predicted: Sequence[Span | None], truth: ArrayLike) -> NDArray[
 
 
 def per_query(ious: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, NDArray[np.float64]]:
-    """What each query adds to each figure: 1 or 0 for recall at 1, its IoU for the mean.
+    """What each query adds to each metric: 1 or 0 for recall at 1, its IoU for the mean.
 
     Args:
         ious: `(...)`; missing answers are 0.

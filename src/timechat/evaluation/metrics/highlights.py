@@ -81,12 +81,12 @@ def highlight_scores(
     truth: Sequence[HighlightGroundTruth],
     levels: Mapping[str, float] = LEVELS,
 ) -> dict[str, NDArray[np.float64]]:
-    """What each query adds to each figure; the figures are the means.
+    """What each query adds to each metric; the metrics are the means.
 
     Args:
         predicted: For each query a score a clip, too short lists are filled with zeros, too long ones cut; None for
             a query without prediction, which scores 0.
-        truth: As many queries.
+        truth: Ground truth of each query.
         levels: From which saliency a clip counts as a highlight, by name.
 
     Returns:
@@ -95,7 +95,7 @@ def highlight_scores(
     if len(predicted) != len(truth):
         raise ValueError(f"got {len(predicted)} predictions for {len(truth)} queries; give one a query, or None")
     rows = [_score_query(scores, one, levels) for scores, one in zip(predicted, truth, strict=True)]
-    names = [f"{figure}_{level}" for level in levels for figure in ("map", "hit1")]
+    names = [f"{metric}_{level}" for level in levels for metric in ("map", "hit1")]
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals that draw whole films, as questions of one film go together."""
+"""Bootstrap intervals of means: whole videos are resampled, as questions about one video depend on each other."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Estimate:
         value: The mean over all items.
         low: Lower end of the interval.
         high: Upper end.
-        items: How many values were averaged.
-        groups: How many films they come from.
+        items: Number of values.
+        groups: Number of videos that the values come from.
     """
 
     value: float
@@ -44,10 +44,10 @@ def bootstrap_mean(
 
     Args:
         values: `(items,)`.
-        groups: The group (film) of each item. Groups are drawn with replacement, each with all of its items.
+        groups: Group (video) of each item. Groups are drawn with replacement, each with all of its items.
         confidence: Share of the bootstrap means inside of the interval.
-        resamples: How many times to draw.
-        seed: Of the drawing; equal groups and seeds draw alike, so that figures of one set can be compared.
+        resamples: Number of bootstrap resamples.
+        seed: Random seed; equal groups and seeds give equal resamples, so that metrics of one set can be compared.
 
     Raises:
         ValueError: There is nothing to average, or values and groups do not go together.
@@ -83,8 +83,8 @@ def bootstrap_total(
         rows: `(items, counts)`; items are drawn with replacement.
         score: Makes scores of sums, `(resamples, counts)` to `(resamples,)`.
         confidence: Share of the bootstrap scores inside of the interval.
-        resamples: How many times to draw.
-        seed: Of the drawing.
+        resamples: Number of bootstrap resamples.
+        seed: Random seed.
 
     Returns:
         The ends of the interval.
@@ -106,7 +106,7 @@ def _resampled_means(
 
 @lru_cache(maxsize=8)
 def _drawn_times(groups: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
-    """How often each group is drawn, in pieces `(some resamples, groups)`; kept, as the figures of a table share it."""
+    """How often each group is drawn, in pieces `(some resamples, groups)`; kept, as the metrics of a table share it."""
     rng = np.random.default_rng(seed)
     chances = np.full(groups, 1 / groups)
     at_once = max(1, _WEIGHTS_AT_ONCE // groups)

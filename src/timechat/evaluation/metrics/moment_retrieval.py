@@ -33,7 +33,7 @@ class RankedWindows:
 def moment_retrieval_scores(
     predicted: Sequence[RankedWindows | None], truth: Sequence[ArrayLike]
 ) -> dict[str, NDArray[np.float64]]:
-    """What each query adds to each figure; the figures are the means over queries that are not NaN.
+    """What each query adds to each metric; the metrics are the means over queries that are not NaN.
 
     Args:
         predicted: One a query, None or no window where nothing was found, which scores 0.
@@ -62,11 +62,11 @@ def _score_query(windows: RankedWindows | None, truth: NDArray[np.float64]) -> d
     result: dict[str, float] = {}
     for name, (shortest, longest) in LENGTHS.items():
         kept = truth if name == "full" else truth[(lengths > shortest) & (lengths <= longest)]
-        result |= {f"MR-{name}-{kind}": value for kind, value in _figures(windows, kept).items()}
+        result |= {f"MR-{name}-{kind}": value for kind, value in _metrics(windows, kept).items()}
     return result
 
 
-def _figures(windows: RankedWindows | None, truth: NDArray[np.float64]) -> dict[str, float]:
+def _metrics(windows: RankedWindows | None, truth: NDArray[np.float64]) -> dict[str, float]:
     if not len(truth):
         recalls, precisions = [np.nan] * len(THRESHOLDS), [np.nan] * len(THRESHOLDS)
     elif windows is None or not len(windows.spans):

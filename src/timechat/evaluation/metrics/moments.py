@@ -52,11 +52,11 @@ def fit_moment(predicted: Span | None, truth: ArrayLike) -> MomentFit:
 
 @dataclass(frozen=True, slots=True)
 class AllMoments:
-    """All moments that were told, against all that there are.
+    """All predicted moments against all true ones.
 
     Attributes:
-        is_right: Of every moment that was told.
-        is_found: Of every occurrence.
+        is_right: Whether each predicted moment is right.
+        is_found: Whether each true moment was found.
     """
 
     is_right: tuple[bool, ...]

@@ -33,24 +33,24 @@ class CaptionedVideo:
     captions: tuple[str, ...]
 
 
-def read_caption_ground_truth(path: Path, findings: InputIssues) -> dict[str, CaptionedVideo]:
+def read_caption_ground_truth(path: Path, issues: InputIssues) -> dict[str, CaptionedVideo]:
     """True captions by video.
 
     Raises:
         DataError: There is none.
     """
     truth = {}
-    for row in read_rows(read_content(path, findings), path, findings):
+    for row in read_rows(read_content(path, issues), path, issues):
         video, spans, captions = true_captions(row)
         if video is None or not isinstance(spans, list):
-            findings.add("rows of the truth have no captions and were passed over")
+            issues.add("rows of the truth have no captions and were passed over")
             continue
         read = [read_span(span) for span in spans]
         if len(spans) != len(captions) or None in read:
-            findings.add("videos of the truth have captions and spans that do not go together; what does was taken")
+            issues.add("videos of the truth have captions and spans that do not go together; what does was taken")
         pairs = [(span, text) for span, text in zip(read, captions, strict=False) if span is not None]
         if not pairs:
-            findings.add("videos of the truth have no event and were left out")
+            issues.add("videos of the truth have no event and were left out")
             continue
         truth[video] = _captioned(pairs)
     return check_ground_truth(truth, path, '{"annotations": [{"image_id", "segments", "pure_cap"}]}')
@@ -78,9 +78,9 @@ def true_captions(row: Mapping[str, Any]) -> tuple[str | None, Any, list[str]]:
     return last_name(row["image_id"]), spans, captions
 
 
-def read_caption_predictions(path: Path, findings: InputIssues) -> dict[str, CaptionedVideo]:
+def read_caption_predictions(path: Path, issues: InputIssues) -> dict[str, CaptionedVideo]:
     """Predicted captions by video, those whose times can be read; of two rows about a video the later counts."""
-    content = read_content(path, findings)
+    content = read_content(path, issues)
     if isinstance(content, Mapping) and isinstance(content.get("results"), Mapping):
         content = content["results"]
     items: list[tuple[Any, Any]]
@@ -89,22 +89,22 @@ def read_caption_predictions(path: Path, findings: InputIssues) -> dict[str, Cap
     else:
         items = [
             (row.get("vname", row.get("video")), read_events(row, "dense_caption"))
-            for row in read_rows(content, path, findings)
+            for row in read_rows(content, path, issues)
             if not is_ours(row) or row.get("task", "dense_caption") == "dense_caption"
         ]
     predicted: dict[str, CaptionedVideo] = {}
     for video, rows in items:
         if not isinstance(rows, list):
-            findings.add("videos have no list of captions; they count as without any")
+            issues.add("videos have no list of captions; they count as without any")
         pairs = []
         for row in rows if isinstance(rows, list) else []:
             span = read_span(row.get("timestamp")) if isinstance(row, Mapping) else None
             if span is None:
-                findings.add("captions have no times that can be read and were passed over")
+                issues.add("captions have no times that can be read and were passed over")
             else:
                 pairs.append((span, read_text(row.get("caption", row.get("sentence")))))
         if last_name(video) in predicted:
-            findings.add("videos are predicted twice; the later row counts")
+            issues.add("videos are predicted twice; the later row counts")
         predicted[last_name(video)] = _captioned(pairs)
     return predicted
 

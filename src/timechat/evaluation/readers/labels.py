@@ -18,35 +18,35 @@ from timechat.evaluation.readers.rows import (
 )
 
 
-def read_label_ground_truth(path: Path, findings: InputIssues) -> dict[str, NDArray[np.float64]]:
+def read_label_ground_truth(path: Path, issues: InputIssues) -> dict[str, NDArray[np.float64]]:
     """Ratings of clips, `(clips, annotators)`, by video.
 
     Raises:
         DataError: There is none.
     """
     truth = {}
-    for row in read_rows(read_content(path, findings), path, findings):
+    for row in read_rows(read_content(path, issues), path, issues):
         try:
             labels = np.array(row["label"], dtype=np.float64)
         except (KeyError, TypeError, ValueError):
             labels = np.zeros(0)
         if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
-            findings.add("rows of the truth have no labels and were passed over")
+            issues.add("rows of the truth have no labels and were passed over")
         else:
             truth[last_name(row.get("vid"))] = labels
     return check_ground_truth(truth, path, '{"vid", "label"} a line')
 
 
-def read_label_predictions(path: Path, findings: InputIssues) -> dict[str, tuple[float, ...] | None]:
+def read_label_predictions(path: Path, issues: InputIssues) -> dict[str, tuple[float, ...] | None]:
     """Scores of clips by video, None where they cannot be read."""
-    content = read_content(path, findings)
+    content = read_content(path, issues)
     if isinstance(content, list):
         items: Iterator[tuple[Any, Any]] = (
             (row.get("vid"), row.get("pred_saliency_scores", row.get("scores")))
-            for row in read_rows(content, path, findings)
+            for row in read_rows(content, path, issues)
         )
     elif isinstance(content, Mapping):
         items = iter(content.items())
     else:
         raise DataError(f"{path}: expected {{video: [score, ...]}}, got {type(content).__name__}")
-    return {last_name(video): read_scores(scores, findings) for video, scores in items}
+    return {last_name(video): read_scores(scores, issues) for video, scores in items}

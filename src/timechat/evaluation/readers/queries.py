@@ -41,27 +41,27 @@ class GroundTruthQuery:
     windows: NDArray[np.float64]
 
 
-def read_query_ground_truth(path: Path, findings: InputIssues) -> dict[str, GroundTruthQuery]:
+def read_query_ground_truth(path: Path, issues: InputIssues) -> dict[str, GroundTruthQuery]:
     """True highlights and windows by query.
 
     Raises:
         DataError: There is none.
     """
     truth = {}
-    for row in read_rows(read_content(path, findings), path, findings):
+    for row in read_rows(read_content(path, issues), path, issues):
         query = row.get("id") if is_record(row) else row.get("qid")
         if query is None or (is_record(row) and row.get("task") != "highlights"):
-            findings.add("rows of the truth are no queries and were passed over")
+            issues.add("rows of the truth are no queries and were passed over")
             continue
         windows = [read_span(window) for window in row.get("relevant_windows") or []]
         spans = np.array([window for window in windows if window is not None]).reshape(-1, 2)
         truth[str(query)] = GroundTruthQuery(
-            last_name(row.get("vid", row.get("video"))), _true_highlights(row, findings), np.sort(spans, axis=1)
+            last_name(row.get("vid", row.get("video"))), _true_highlights(row, issues), np.sort(spans, axis=1)
         )
     return check_ground_truth(truth, path, '{"qid", "vid", "duration", "relevant_clip_ids", "saliency_scores"} a line')
 
 
-def _true_highlights(row: Mapping[str, Any], findings: InputIssues) -> HighlightGroundTruth | None:
+def _true_highlights(row: Mapping[str, Any], issues: InputIssues) -> HighlightGroundTruth | None:
     clips: Any
     saliency: Any
     if is_record(row):
@@ -77,7 +77,7 @@ def _true_highlights(row: Mapping[str, Any], findings: InputIssues) -> Highlight
         rated = tuple(tuple(float(score) for score in scores) for scores in saliency)
         return HighlightGroundTruth(duration, tuple(int(clip) for clip in clips), rated)
     except (TypeError, ValueError):
-        findings.add("queries of the truth have ratings that cannot be read")
+        issues.add("queries of the truth have ratings that cannot be read")
         return None
 
 
@@ -86,8 +86,8 @@ class PredictedQuery:
     """What was answered to a query of QVHighlights; None for what the row does not have.
 
     Attributes:
-        scores: Of clips.
-        scores_as_published: The same as the original reads them out of a text, one clip early; where a text was read.
+        scores: Scores of clips.
+        scores_as_published: Scores as the original reads them from a text, one clip early; None where no text was read.
         windows: In which the query happens.
     """
 
@@ -97,33 +97,33 @@ class PredictedQuery:
 
 
 def read_query_predictions(
-    path: Path, truth: Mapping[str, GroundTruthQuery], findings: InputIssues
+    path: Path, truth: Mapping[str, GroundTruthQuery], issues: InputIssues
 ) -> dict[str, PredictedQuery]:
     """Scores of clips and windows by query; of two rows about a query the later counts."""
     predicted: dict[str, PredictedQuery] = {}
-    for row in read_rows(read_content(path, findings), path, findings):
+    for row in read_rows(read_content(path, issues), path, issues):
         query = row.get("qid", row.get("id"))
         if is_ours(row) and row.get("task", "highlights") not in ("highlights", "grounding"):
             continue  # of another task of the same run
         if query is None:
-            findings.add("rows name no query and were passed over")
+            issues.add("rows name no query and were passed over")
             continue
         if str(query) in predicted:
-            findings.add("queries are predicted twice; the later row counts")
-        predicted[str(query)] = _predicted_query(row, truth.get(str(query)), findings)
+            issues.add("queries are predicted twice; the later row counts")
+        predicted[str(query)] = _predicted_query(row, truth.get(str(query)), issues)
     return predicted
 
 
-def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, findings: InputIssues) -> PredictedQuery:
+def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, issues: InputIssues) -> PredictedQuery:
     if not is_ours(row) and "generated_cap" not in row:
         return PredictedQuery(
-            read_scores(row.get("pred_saliency_scores"), findings),
-            windows=_ranked_windows(row.get("pred_relevant_windows"), findings),
+            read_scores(row.get("pred_saliency_scores"), issues),
+            windows=_ranked_windows(row.get("pred_relevant_windows"), issues),
         )
     events = read_events(row, "grounding" if row.get("task") == "grounding" else "highlights") or []
     if row.get("task") == "grounding":
         windows = [[*event.get("timestamp", []), event.get("score")] for event in events]
-        return PredictedQuery(windows=_ranked_windows(windows, findings))
+        return PredictedQuery(windows=_ranked_windows(windows, issues))
     moments = [(read_span(event.get("timestamp")), read_number(event.get("score")) or 0.0) for event in events]
     highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
     if not highlights or truth is None or truth.highlights is None:
@@ -135,14 +135,14 @@ def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, fin
     return PredictedQuery(read, as_published)
 
 
-def _ranked_windows(values: Any, findings: InputIssues) -> RankedWindows | None:
+def _ranked_windows(values: Any, issues: InputIssues) -> RankedWindows | None:
     if not isinstance(values, list):
         return None
     kept = []
     for window in values:
         span = read_span(window[:2]) if isinstance(window, list) else None
         if span is None:
-            findings.add("windows cannot be read and were passed over")
+            issues.add("windows cannot be read and were passed over")
             continue
         score = read_number(window[2]) if len(window) > 2 else None
         kept.append((*span, 0.0 if score is None else score))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.answers.events import Task
-from timechat.answers.parsing import parse_events
+from timechat.answers.tasks import parse_events
 from timechat.errors import DataError
 from timechat.evaluation.metrics.grounding import Span
 
@@ -38,7 +38,7 @@ class InputIssues:
         return (*self.said, *(f"{count} {what}" for what, count in self.counts.items()))
 
 
-def read_content(path: Path, findings: InputIssues) -> Any:
+def read_content(path: Path, issues: InputIssues) -> Any:
     """Read a file of JSON, or of a JSON value a line as a list; lines that are no JSON are counted and passed over.
 
     Raises:
@@ -60,13 +60,13 @@ def read_content(path: Path, findings: InputIssues) -> Any:
         try:
             rows.append(json.loads(line))
         except (json.JSONDecodeError, RecursionError):
-            findings.add("lines are no JSON and were passed over")
+            issues.add("lines are no JSON and were passed over")
     if not rows and text.strip():
         raise DataError(f"{path}: is neither JSON nor a JSON value a line")
     return rows
 
 
-def read_rows(content: Any, path: Path, findings: InputIssues) -> list[Mapping[str, Any]]:
+def read_rows(content: Any, path: Path, issues: InputIssues) -> list[Mapping[str, Any]]:
     """Rows of `{"annotations": [...]}`, of a list, or a single row."""
     if isinstance(content, Mapping):
         content = content.get("annotations", [content])
@@ -74,7 +74,7 @@ def read_rows(content: Any, path: Path, findings: InputIssues) -> list[Mapping[s
         raise DataError(f"{path}: expected a list of rows, got {type(content).__name__}")
     rows = [row for row in content if isinstance(row, Mapping)]
     for _ in range(len(content) - len(rows)):
-        findings.add("rows are no JSON objects and were passed over")
+        issues.add("rows are no JSON objects and were passed over")
     return rows
 
 
@@ -140,13 +140,13 @@ def read_events(row: Mapping[str, Any], task: Task) -> list[dict[str, Any]] | No
     return [{"timestamp": [e.start, e.end], "caption": e.caption, "score": e.score} for e in read.events]
 
 
-def read_scores(values: Any, findings: InputIssues) -> tuple[float, ...] | None:
+def read_scores(values: Any, issues: InputIssues) -> tuple[float, ...] | None:
     """Scores of clips, 0 for one that cannot be read; None for what is no list."""
     if not isinstance(values, list):
         return None
     read = [read_number(value) for value in values]
     if None in read:
-        findings.add("queries have scores that cannot be read; such a score counts as 0")
+        issues.add("queries have scores that cannot be read; such a score counts as 0")
     return tuple(0.0 if value is None else value for value in read)
 
 

@@ -27,17 +27,17 @@ class GroundTruthSpan:
     video: str
 
 
-def read_span_ground_truth(path: Path, findings: InputIssues) -> dict[str, GroundTruthSpan]:
+def read_span_ground_truth(path: Path, issues: InputIssues) -> dict[str, GroundTruthSpan]:
     """True spans by query.
 
     Raises:
         DataError: There is none.
     """
     truth = {}
-    for row in read_rows(read_content(path, findings), path, findings):
+    for row in read_rows(read_content(path, issues), path, issues):
         query, span, video = _true_span(row)
         if query is None or span is None:
-            findings.add("rows of the truth have no span and were passed over")
+            issues.add("rows of the truth have no span and were passed over")
         else:
             truth[query] = GroundTruthSpan(span, video)
     return check_ground_truth(truth, path, '{"annotations": [{"id", "timestamp"}]}')
@@ -51,9 +51,9 @@ def _true_span(row: Mapping[str, Any]) -> tuple[str | None, Span | None, str]:
     return None if query is None else str(query), read_span(row.get("timestamp")), last_name(row.get("image_id"))
 
 
-def read_span_predictions(path: Path, findings: InputIssues) -> dict[str, Span | None]:
+def read_span_predictions(path: Path, issues: InputIssues) -> dict[str, Span | None]:
     """The first span that is predicted for each query, None where there is none that can be read."""
-    content = read_content(path, findings)
+    content = read_content(path, issues)
     if isinstance(content, Mapping) and not is_ours(content) and "generated_cap" not in content:
         items = [(query, _first_timestamp(row)) for query, row in content.items()]
     else:
@@ -61,16 +61,16 @@ def read_span_predictions(path: Path, findings: InputIssues) -> dict[str, Span |
             (row.get("id", row.get("qid")), [event.get("timestamp") for event in read_events(row, "grounding") or []])
             if is_ours(row) or "generated_cap" in row
             else (row.get("id", row.get("qid")), _first_timestamp(row))
-            for row in read_rows(content, path, findings)
+            for row in read_rows(content, path, issues)
             if not is_ours(row) or row.get("task", "grounding") == "grounding"
         ]
     predicted: dict[str, Span | None] = {}
     for query, spans in items:
         if str(query) in predicted:
-            findings.add("queries are predicted twice; the later row counts")
+            issues.add("queries are predicted twice; the later row counts")
         predicted[str(query)] = read_span(spans[0]) if spans else None
         if spans and predicted[str(query)] is None:
-            findings.add("queries have a first span that cannot be read; they count as without any")
+            issues.add("queries have a first span that cannot be read; they count as without any")
     return predicted
 
 

@@ -1,4 +1,4 @@
-"""Weights on disk, read and written piece by piece so that memory stays far below their size."""
+"""Weight files, read and written in parts so that memory use stays far below their size."""
 
 import json
 import pickle
@@ -23,14 +23,14 @@ _SHARD_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What can be known of a tensor without reading it."""
+    """Shape and dtype of a stored tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def num_elements(self) -> int:
-        """Numbers in the tensor."""
+        """Number of elements."""
         return torch.Size(self.shape).numel()
 
     @property
@@ -40,11 +40,11 @@ class TensorInfo:
 
 
 class WeightFile:
-    """One `.pth`, `.bin` or `.safetensors` file: what it holds, and its tensors on demand.
+    """One `.pth`, `.bin` or `.safetensors` file, whose tensors are read on demand.
 
     Attributes:
-        path: The file.
-        tensors: Name → shape and dtype. A pickle's `{"model": {...}}` is taken apart.
+        path: Path of the file.
+        tensors: Name → shape and dtype. A pickle's `{"model": {...}}` is unwrapped.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorInfo]) -> None:
@@ -53,20 +53,20 @@ class WeightFile:
 
     @classmethod
     def inspect(cls, path: Path) -> "WeightFile":
-        """Look into a file without reading its numbers.
+        """Read the names, shapes and dtypes of a file, without its values.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or no weights file.
+            CheckpointError: The file is missing, damaged, or not a weights file.
         """
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise CheckpointError(f"{path} {what}; expected a file of weights there")
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise CheckpointError(f"{path} {problem}; expected a weights file")
         with _open(path) as get:
             return cls(path, {name: get.info(name) for name in get.names})
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[str], Tensor]]:
-        """Open the file and give a function from name to tensor; everything is let go at the end."""
+        """Open the file and yield a function from name to tensor; the memory is freed at the end."""
         with _open(self.path) as get:
             yield get.tensor
 
@@ -77,7 +77,7 @@ class _OpenPickle:
         inner = content.get("model", content)
         if not isinstance(inner, dict) or not any(isinstance(value, Tensor) for value in inner.values()):
             raise CheckpointError(
-                f"{path} holds no tensors by name; expected a state dict, or one under the key 'model'"
+                f"{path} contains no named tensors; expected a state dict, or one under the key 'model'"
             )
         self._tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
         self.names = list(self._tensors)
@@ -97,16 +97,16 @@ class _OpenSafetensors:
         try:
             self._path, self._file = path, safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no readable safetensors file ({error}); fetch it again") from error
+            raise CheckpointError(f"{path} is not a readable safetensors file ({error}); download it again") from error
         self.names = list(self._file.keys())
 
     def info(self, name: str) -> TensorInfo:
-        piece = self._file.get_slice(name)
-        dtype = piece.get_dtype()
+        view = self._file.get_slice(name)
+        dtype = view.get_dtype()
         if dtype not in _SAFETENSORS_DTYPES:
             known = ", ".join(_SAFETENSORS_DTYPES)
-            raise CheckpointError(f"{self._path}: {name} is stored as {dtype}, expected any of {known}")
-        return TensorInfo(tuple(piece.get_shape()), _SAFETENSORS_DTYPES[dtype])
+            raise CheckpointError(f"{self._path}: {name} is stored as {dtype}, expected one of {known}")
+        return TensorInfo(tuple(view.get_shape()), _SAFETENSORS_DTYPES[dtype])
 
     def tensor(self, name: str) -> Tensor:
         return self._file.get_tensor(name)  # type: ignore[no-any-return]
@@ -139,7 +139,7 @@ def _open(path: Path) -> Iterator[_OpenPickle | _OpenSafetensors]:
 
 
 def _load_pickle(path: Path) -> dict[str, object]:
-    """Map a pickle into memory without running any code that it may carry."""
+    """Map a pickle into memory without running any code in it."""
     options = {"map_location": "cpu", "weights_only": True}
     try:
         try:
@@ -147,22 +147,22 @@ def _load_pickle(path: Path) -> dict[str, object]:
         except RuntimeError as error:
             if "mmap can only be used" not in str(error):
                 raise
-            content = torch.load(path, **options)  # type: ignore[arg-type]  # written before torch 1.6
+            content = torch.load(path, **options)  # type: ignore[arg-type]  # a file from before torch 1.6
     except _UNREADABLE as error:
         if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL ([\w.]+)", str(error))):
             raise CheckpointError(
-                f"{path} needs more than tensors and plain values to load ({code[1]}), and TimeChat runs no code "
-                "from pickles; save its state dict alone with torch.save and convert that"
+                f"{path} contains more than tensors and plain values ({code[1]}), and TimeChat runs no code from "
+                "pickles; save only its state dict with torch.save and convert that file"
             ) from error
         raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint{_reason(error)}; fetch it again"
+            f"{path} cannot be read as a PyTorch checkpoint{_reason(error)}; download it again"
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}; expected a dict of tensors")
     return content
 
 
-# What torch and pickle are known to raise over bytes that are no checkpoint.
+# Errors that torch and pickle are known to raise for bytes that are not a checkpoint.
 _UNREADABLE = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -179,31 +179,31 @@ _UNREADABLE = (
 
 
 def _reason(error: Exception) -> str:
-    """Return what torch says, in brackets, where it helps: not a bare key, and not how to run a pickle's code."""
+    """Return the message of torch in brackets if it helps: no bare key, no advice to run the code of a pickle."""
     if isinstance(error, EOFError):
-        return " (it ends too early)"
+        return " (the file ends too early)"
     if isinstance(error, pickle.UnpicklingError | LookupError | AssertionError) or not str(error):
         return ""
     return f" ({str(error).splitlines()[0].split('. ')[0].strip()})"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file with one JSON object.
 
     Raises:
-        CheckpointError: It does not.
+        CheckpointError: The file is not readable or contains something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable JSON ({error}); fetch it again") from error
+        raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a JSON object")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}; expected a JSON object")
     return content
 
 
 def inspect_model_folder(folder: Path) -> list[WeightFile]:
-    """Look into the weight files of a `transformers` folder, whole or in shards.
+    """Inspect the weight files of a `transformers` folder: one file or shards.
 
     Raises:
         CheckpointError: There are no weights, a shard of the index is missing, or the index is damaged.
@@ -213,19 +213,19 @@ def inspect_model_folder(folder: Path) -> list[WeightFile]:
             weight_map = read_json(index).get("weight_map")
             if not weight_map or not isinstance(weight_map, dict):
                 raise CheckpointError(
-                    f"{index} has no weight_map; expected an object of tensor names and their shards: fetch it again"
+                    f"{index} has no weight_map; expected an object of tensor names and their shards: download it again"
                 )
             return [WeightFile.inspect(folder / str(shard)) for shard in sorted(set(map(str, weight_map.values())))]
         if (folder / name).is_file():
             return [WeightFile.inspect(folder / name)]
     raise CheckpointError(
-        f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin, whole or in shards"
+        f"{folder} contains no weights; expected model.safetensors or pytorch_model.bin, as one file or in shards"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor to be written: where it comes from and what is done to it."""
+    """One tensor to write: its sources and the function that makes it from them."""
 
     name: str
     info: TensorInfo
@@ -236,22 +236,22 @@ class PlannedTensor:
 def write_shards(
     folder: Path, tensors: Iterable[PlannedTensor], progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Make and write tensors as `model*.safetensors`, one shard in memory at a time.
+    """Make and write tensors as `model*.safetensors`, with one shard in memory at a time.
 
     Args:
-        folder: Where to write.
-        tensors: What to write.
-        progress: Called with bytes written so far and bytes in all.
+        folder: Output folder.
+        tensors: Tensors to write.
+        progress: Callback with the bytes written so far and the total bytes.
 
     Raises:
-        CheckpointError: The disk is too full, or cannot be written to.
+        CheckpointError: The disk is full or not writable.
     """
     shards = _split(tensors)
     total = sum(tensor.info.num_bytes for shard in shards for tensor in shard)
     if total > (free := shutil.disk_usage(folder).free):
         raise CheckpointError(
             f"{total / 1e9:.3g} GB of weights are to be written, but the disk has {free / 1e9:.3g} GB free; "
-            "make room, or name a folder on another disk"
+            "free some space, or name a folder on another disk"
         )
     done = 0
     weight_map = {}
@@ -287,7 +287,7 @@ def _split(tensors: Iterable[PlannedTensor]) -> list[list[PlannedTensor]]:
 
 
 def _make(shard: list[PlannedTensor]) -> dict[str, Tensor]:
-    """Read what a shard needs, each file opened once and let go before the next."""
+    """Make the tensors of a shard; each source file is opened once and closed before the next."""
     needed: dict[Path, tuple[WeightFile, list[str]]] = {}
     for tensor in shard:
         for file, key in tensor.sources:
@@ -298,6 +298,6 @@ def _make(shard: list[PlannedTensor]) -> dict[str, Tensor]:
             read.update({(path, key): get(key).clone() for key in keys})
     made = {}
     for tensor in shard:
-        pieces = [read[file.path, key] for file, key in tensor.sources]
-        made[tensor.name] = tensor.make(*pieces).to(tensor.info.dtype).contiguous()
+        inputs = [read[file.path, key] for file, key in tensor.sources]
+        made[tensor.name] = tensor.make(*inputs).to(tensor.info.dtype).contiguous()
     return made

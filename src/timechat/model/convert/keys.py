@@ -1,4 +1,4 @@
-"""The original's parameter names → ours."""
+"""Parameter names of the original → names in `TimeChatForConditionalGeneration`."""
 
 import re
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ignored:
-    """Why a key is left out."""
+    """A key that is not converted, with the reason."""
 
     reason: str
 
 
 def rename(key: str) -> str | Ignored:
-    """Return the place in `TimeChatForConditionalGeneration` of a key of a complete original state dict.
+    """Return the name in `TimeChatForConditionalGeneration` for a key of a complete original state dict.
 
-    LoRA keys map to the adapter's names below `language_model.`.
+    LoRA keys map to the names of the adapter below `language_model.`.
     """
     if key.endswith(("embeddings.position_ids", "rotary_emb.inv_freq")):
         return Ignored("a buffer that is computed")

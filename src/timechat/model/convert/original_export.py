@@ -1,4 +1,4 @@
-"""A model of ours → the original's `.pth`, so that tools made for the original load it."""
+"""TimeChat model → `.pth` of the original, for tools made for the original."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,8 @@ from torch import Tensor
 from timechat.model import lora as adapter
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
-# Ours → the original's, by the beginning of the name; the original's order.
-_PLACES = (
+# Prefix of our name → prefix of the original's name, in the original's order.
+_PREFIXES = (
     ("frame_encoder.query_tokens", "query_tokens"),
     ("video_qformer.query_tokens", "video_query_tokens"),
     ("frame_encoder.vision_model.", "visual_encoder."),
@@ -24,7 +24,7 @@ _PLACES = (
     ("video_qformer.qformer.layernorm.", "video_Qformer.bert.embeddings.LayerNorm."),
     ("video_qformer.qformer.", "video_Qformer.bert."),
 )
-_VISION_PLACES = (
+_VISION_RENAMES = (
     (r"^post_layernorm\.", "ln_vision."),
     (r"^embeddings\.class_embedding$", "visual_encoder.cls_token"),
     (r"^embeddings\.position_embedding$", "visual_encoder.pos_embed"),
@@ -46,15 +46,15 @@ def export_original(
     config: Mapping[str, Any] | None = None,
     epoch: int = 0,
 ) -> None:
-    """Write a model as the original's trainer writes its checkpoints.
+    """Write a model in the checkpoint format of the original's trainer.
 
     Args:
-        model: The model.
-        out: The `.pth` file; it appears whole or not at all.
-        with_vision: Also write the vision tower, which the original never trains.
-        with_language_model: Also write the language model itself, beside its adapter.
-        config: Plain values, kept under `config`.
-        epoch: Kept under `epoch`.
+        model: Model to write.
+        out: Path of the `.pth` file, written atomically.
+        with_vision: Whether to write the vision tower too, which the original never trains.
+        with_language_model: Whether to write the language model itself too, beside its adapter.
+        config: Plain values, stored under `config`.
+        epoch: Number stored under `epoch`.
     """
     state = original_state_dict(model, with_vision=with_vision, with_language_model=with_language_model)
     content = {"model": state, "config": dict(config or {}), "epoch": epoch}
@@ -69,38 +69,38 @@ def export_original(
 def original_state_dict(
     model: TimeChatForConditionalGeneration, *, with_vision: bool = False, with_language_model: bool = False
 ) -> dict[str, Tensor]:
-    """Return weights under the original's names: what it trains, in float32, and the buffers that it keeps."""
+    """Return the weights that the original trains, in float32, and its buffers, under the original's names."""
     kept = {}
     for name, tensor in model.state_dict().items():
         if name.startswith(_VISION):
-            wanted = with_vision
+            is_kept = with_vision
         elif name.startswith("language_model."):
-            wanted = with_language_model or adapter.is_adapter_key(name)
+            is_kept = with_language_model or adapter.is_adapter_key(name)
         else:
-            wanted = name.startswith(("frame_encoder.", "video_qformer."))
-        if wanted:
+            is_kept = name.startswith(("frame_encoder.", "video_qformer."))
+        if is_kept:
             kept[name] = tensor.detach().cpu().float()
     named: dict[str, Tensor] = {}
-    for prefix, _ in _PLACES:
+    for prefix, _ in _PREFIXES:
         for name in [name for name in kept if name.startswith(prefix)]:
             named.update(_renamed(name, kept.pop(name), has_lora=model.has_lora))
     return dict(_with_buffers(named, model.config.qformer_config.max_position_embeddings))
 
 
 def _renamed(name: str, tensor: Tensor, *, has_lora: bool) -> Iterator[tuple[str, Tensor]]:
-    """Give a tensor its original name; the vision tower's fused bias becomes the two that it is made of."""
+    """Yield a tensor under its original name; the fused bias of the vision tower is split in two."""
     if name.startswith(_VISION):
         key = _vision_key(name.removeprefix(_VISION))
         if key.endswith("attn.qkv.bias"):
-            # The original has no bias on keys: what is added to every score alike does not change attention.
+            # The original has no bias on keys: a constant added to all scores does not change attention.
             q_bias, _, v_bias = tensor.chunk(3)
             yield key.replace("qkv.bias", "q_bias"), q_bias.contiguous()
             yield key.replace("qkv.bias", "v_bias"), v_bias.contiguous()
             return
         yield key, tensor
         return
-    prefix, place = next((prefix, place) for prefix, place in _PLACES if name.startswith(prefix))
-    key = place + name.removeprefix(prefix)
+    prefix, target = next((prefix, target) for prefix, target in _PREFIXES if name.startswith(prefix))
+    key = target + name.removeprefix(prefix)
     if prefix == "language_model." and has_lora:
         key = "llama_model.base_model.model." + key.removeprefix("llama_model.").replace(".base_layer.", ".")
     elif "Qformer." in key:
@@ -109,16 +109,16 @@ def _renamed(name: str, tensor: Tensor, *, has_lora: bool) -> Iterator[tuple[str
 
 
 def _vision_key(name: str) -> str:
-    for pattern, replacement in _VISION_PLACES:
+    for pattern, replacement in _VISION_RENAMES:
         if re.match(pattern, name):
             return re.sub(pattern, replacement, name)
     raise ValueError(
-        f"the original has no place for the vision tower's {name}: only EVA ViT-g (InstructBLIP's) can be written"
+        f"the original has no name for {name} of the vision tower: only EVA ViT-g (InstructBLIP's) can be exported"
     )
 
 
 def _with_buffers(named: Mapping[str, Tensor], num_positions: int) -> Iterator[tuple[str, Tensor]]:
-    """Add the buffers that the original's checkpoints hold: positions of both Q-Formers' texts, counted."""
+    """Add the buffers of the original's checkpoints: the text position ids of both Q-Formers."""
     seen = set()
     for key, tensor in named.items():
         qformer = key.partition(".")[0]

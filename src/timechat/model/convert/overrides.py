@@ -1,4 +1,4 @@
-"""What `timechat convert --config` may say, and how it is laid over what was read from the files."""
+"""Settings of `timechat convert --config`: checks, and how they override the values read from the files."""
 
 import re
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ _AT_LEAST_ONE = (
     "max_position_embeddings",
     "cross_attention_frequency",
 )
-# What configs and modules raise over settings that cannot be.
+# Errors that configs and modules raise for impossible settings.
 MISFITS = (StrictDataclassError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def check_overrides(overrides: Mapping[str, Any], text_config: PreTrainedConfig) -> None:
-    """Refuse settings that do not exist, which would otherwise be kept and do nothing."""
+    """Refuse unknown settings, which would otherwise be stored without any effect."""
     _check_names(overrides, TimeChatConfig, "")
     for part in (*_SUB_CONFIGS, "text_config"):
         if part not in overrides:
@@ -74,11 +74,11 @@ def _check_names(settings: Mapping[str, Any], config_class: type[PreTrainedConfi
         if name not in known:
             close = " or ".join(prefix + match for match in get_close_matches(name, sorted(known)))
             hint = f"did you mean {close}?" if close else f"expected settings of {config_class.__name__}"
-            raise CheckpointError(f"{prefix}{name} is no setting: {hint} Correct it in --config")
+            raise CheckpointError(f"{prefix}{name} is not a setting: {hint} Correct it in --config")
 
 
 def last_line(error: Exception) -> str:
-    """Return the reason of an error that transformers may have wrapped in lines of where it came from."""
+    """Return the last line of an error message, without the lines that transformers adds before it."""
     if isinstance(error, KeyError):
         return f"{error} is unknown to transformers"
     lines = str(error.args[0] if error.args else error).splitlines() or [type(error).__name__]
@@ -86,7 +86,7 @@ def last_line(error: Exception) -> str:
 
 
 def apply_overrides(read: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was read with what was given on top, part by part."""
+    """Return the values read from the files with the overrides applied, part by part."""
     return _merged(read, _with_rope_parameters(overrides))
 
 
@@ -99,7 +99,7 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 
 def _with_rope_parameters(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Put an old-style `rope_theta` of the language model where current configs keep it."""
+    """Move an old-style `rope_theta` of the language model to its place in current configs."""
     text = dict(overrides.get("text_config") or {})
     if "rope_theta" not in text:
         return overrides

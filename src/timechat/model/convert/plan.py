@@ -1,4 +1,4 @@
-"""What a conversion will write, worked out from names and shapes before a number is read."""
+"""Plan of a conversion, derived from names and shapes before any values are read."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,14 +26,14 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 
 @dataclass
 class ConversionReport:
-    """What became of every key.
+    """Report on every key.
 
     Attributes:
-        used: File → number of keys that went into the model. A file is its name, after as many folders as tell it
-            from another of that name.
-        ignored: File → key → why it was left out.
-        overridden: File → number of keys that a later file brings as well, as in the original's loading order.
-        notes: What a reader should know: interpolated tables, assumed sizes, a fresh adapter.
+        used: File → number of keys that are used in the model. A file is its name, with as many parent folders as
+            needed to distinguish files of the same name.
+        ignored: File → key → reason for leaving it out.
+        overridden: File → number of keys that a later file contains too, as in the original's loading order.
+        notes: Notes for the reader: interpolated tables, assumed sizes, a new adapter.
     """
 
     used: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return the report for people, a line a fact."""
+        """Return the report as text, one line per fact."""
         lines = [f"{file}: {count} keys used" for file, count in self.used.items()]
         lines += [f"{file}: {count} keys come from a later file" for file, count in self.overridden.items()]
         for file, keys in self.ignored.items():
@@ -56,13 +56,13 @@ class ConversionReport:
 
 
 class ConversionPlan:
-    """Everything about a conversion that can be known before a number is read.
+    """Plan of a conversion, made before any values are read.
 
     Attributes:
-        config: The model's config: sizes from the tensors, the rest the original's or overridden.
-        tensors: What will be written, in order.
-        lora: The adapter's tensors, likewise, under PEFT's names; empty where a fresh one is made.
-        report: What became of every key.
+        config: Config of the model: sizes from the tensors, other values from the original or the overrides.
+        tensors: Tensors to write, in order.
+        lora: Tensors of the adapter, in order, under their PEFT names; empty if a new adapter is made.
+        report: Report on every key.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class ConversionPlan:
             parts: Weight files of `vit`, `qformer`, `llm`, and `timechat` or `video_llama`.
             text_config: Config of the language model.
             image_token_id: Id of `<ImageHere>` in its tokenizer.
-            overrides: Any part of a `TimeChatConfig`, nested, that wins over what was found.
+            overrides: Nested part of a `TimeChatConfig` that overrides the values found in the files.
 
         Raises:
-            CheckpointError: A key is missing or has a shape that does not fit the rest, or `overrides` has a
-                setting that does not exist or cannot be.
+            CheckpointError: A key is missing or has a shape that does not fit the rest, or `overrides` has an unknown
+                or impossible setting.
         """
         check_overrides(overrides or {}, text_config)
         self.report = ConversionReport()
@@ -102,17 +102,17 @@ class ConversionPlan:
         self._check_complete(expected)
 
     def _collect(self, file: WeightFile, prefix: str) -> None:
-        """Note where each key of a file goes; later files win, as in the original."""
+        """Record the target name of each key of a file; later files win, as in the original."""
         for key in file.tensors:
-            place = rename(prefix + key)
-            if isinstance(place, Ignored):
-                self._ignore(file, key, place.reason)
+            target = rename(prefix + key)
+            if isinstance(target, Ignored):
+                self._ignore(file, key, target.reason)
                 continue
-            if place in self._found:
-                earlier = self._labels[self._found[place][0].path]
+            if target in self._found:
+                earlier = self._labels[self._found[target][0].path]
                 self.report.overridden[earlier] = self.report.overridden.get(earlier, 0) + 1
                 self.report.used[earlier] -= 1
-            self._found[place] = (file, key)
+            self._found[target] = (file, key)
             label = self._labels[file.path]
             self.report.used[label] = self.report.used.get(label, 0) + 1
 
@@ -127,17 +127,17 @@ class ConversionPlan:
         if len(shape) != dimensions:
             raise CheckpointError(
                 f"{file.path}: {key} has the shape {list(shape)}, expected {dimensions} dimensions; "
-                "check that the file is the one that its option names"
+                "check that the option names the right file"
             )
         return shape
 
     def _missing(self, names: Sequence[str]) -> str:
-        """Say which tensors no file holds, and which files should."""
+        """Return a message that lists missing tensors and the files that should contain them."""
         parts = dict.fromkeys(self._part_of(name) for name in names)
-        places = (f"{', '.join(self._files.get(part, [])) or 'a file'} (--{part.replace('_', '-')})" for part in parts)
+        files = (f"{', '.join(self._files.get(part, [])) or 'a file'} (--{part.replace('_', '-')})" for part in parts)
         return (
-            f"the checkpoints hold nothing for {_listed(names)}, expected in "
-            f"{' and '.join(places)}; check that each file is the one that its option names"
+            f"the checkpoints lack {_listed(names)}, expected in "
+            f"{' and '.join(files)}; check that each option names the right file"
         )
 
     def _part_of(self, name: str) -> str:
@@ -160,7 +160,7 @@ class ConversionPlan:
                 "model_type": "instructblip_vision_model",
                 "hidden_size": vision_width,
                 "intermediate_size": self._shape(f"{tower}.encoder.layers.0.mlp.fc1.weight")[0],
-                # The published file has 40 blocks, of which the original builds all but the last.
+                # The published file has 40 blocks; the original uses all but the last.
                 "num_hidden_layers": num_blocks if num_blocks == 39 else max(num_blocks - 1, 1),
                 "patch_size": self._shape(f"{tower}.embeddings.patch_embedding.weight", dimensions=4)[-1],
             },
@@ -184,13 +184,13 @@ class ConversionPlan:
         image_size, patch_size = config.vision_config.image_size, config.vision_config.patch_size
         if not isinstance(image_size, int) or not isinstance(patch_size, int) or image_size % patch_size:
             raise CheckpointError(
-                f"vision_config.image_size is {image_size} pixels, expected a multiple of the patches' {patch_size}; "
+                f"vision_config.image_size is {image_size} pixels, expected a multiple of the patch size {patch_size}; "
                 "set it with --config"
             )
         return config
 
     def _note_assumptions(self, overrides: Mapping[str, Any]) -> None:
-        """Tell what was taken for granted, where the tensors are not of the published sizes."""
+        """Note the assumed settings if the tensors do not have the published sizes."""
         if all(
             getattr(getattr(self.config, part), size) == published
             for part, sizes in _PUBLISHED_SIZES.items()
@@ -205,19 +205,19 @@ class ConversionPlan:
                 assumed.append(f"{name}={value}")
         if assumed:
             self.report.notes.append(
-                f"assumed, because tensors cannot tell: {', '.join(assumed)}; set with --config what is not so"
+                f"assumed, because tensors do not show it: {', '.join(assumed)}; correct wrong values with --config"
             )
 
     def _qformer_sizes(self, prefix: str) -> dict[str, int]:
         layer = f"{prefix}.encoder.layer"
         pattern = rf"{re.escape(layer)}\.(\d+)\.crossattention\.attention\.key\.weight"
-        crossing = sorted(int(match[1]) for name in self._found if (match := re.match(pattern, name)))
+        cross_layers = sorted(int(match[1]) for name in self._found if (match := re.match(pattern, name)))
         num_layers = self._layers(re.escape(layer))
         return {
             "hidden_size": self._shape(f"{layer}.0.attention.attention.query.weight")[0],
             "intermediate_size": self._shape(f"{layer}.0.intermediate_query.dense.weight")[0],
             "num_hidden_layers": num_layers,
-            "cross_attention_frequency": crossing[1] - crossing[0] if len(crossing) > 1 else num_layers,
+            "cross_attention_frequency": cross_layers[1] - cross_layers[0] if len(cross_layers) > 1 else num_layers,
         }
 
     def _drop_unused_blocks(self) -> None:
@@ -226,7 +226,7 @@ class ConversionPlan:
         if found != 40:
             self.report.notes.append(
                 f"the vision file has {found} blocks, of which {depth} are used (the original uses 39 of 40); set "
-                "vision_config.num_hidden_layers with --config if that is not what is meant"
+                "vision_config.num_hidden_layers with --config to use another number"
             )
         for name in list(self._found):
             match = re.match(r"frame_encoder\.vision_model\.encoder\.layers\.(\d+)\.", name)
@@ -236,9 +236,9 @@ class ConversionPlan:
                 self.report.used[self._labels[file.path]] -= 1
 
     def _plan(self, expected: Mapping[str, tuple[int, ...]]) -> Iterator[PlannedTensor]:
-        """Say of every tensor of the model what it is made of and how; the missing are left out."""
+        """Yield the plan of every tensor of the model; missing tensors are left out."""
         for name, shape in expected.items():
-            q_bias, v_bias = (self._found.get(name.replace("qkv.bias", f"{which}_bias")) for which in "qv")
+            q_bias, v_bias = (self._found.get(name.replace("qkv.bias", f"{letter}_bias")) for letter in "qv")
             if name.endswith("self_attn.qkv.bias") and q_bias and v_bias:
                 for bias in (q_bias, v_bias):
                     if _info(bias).shape != (expected_bias := (shape[0] // 3,)):
@@ -249,20 +249,20 @@ class ConversionPlan:
                 yield PlannedTensor(name, TensorInfo(shape, dtype), (source,), make)
 
     def _reshaping(self, name: str, shape: tuple[int, ...]) -> tuple[Callable[..., Tensor], torch.dtype]:
-        """Return what turns a stored tensor into one of `shape`, and the number format to keep it in."""
+        """Return the function that turns a stored tensor into one of `shape`, and its target dtype."""
         found, dtype = _info(self._found[name]).shape, _info(self._found[name]).dtype
         if found == shape:
             return _same, dtype
-        stretches = len(found) == len(shape) and found[-1] == shape[-1]
+        can_interpolate = len(found) == len(shape) and found[-1] == shape[-1]
         if (
             name.endswith("embeddings.position_embedding")
-            and stretches
+            and can_interpolate
             and found[1] > 1
             and isqrt(found[1] - 1) ** 2 == found[1] - 1
         ):
             self.report.notes.append(f"{name}: interpolated from {found[1] - 1} patches to {shape[1] - 1}")
             return partial(_interpolate_patches, num_positions=shape[1]), torch.float32
-        if name == "video_qformer.frame_positions.weight" and stretches and found[0] > 0:
+        if name == "video_qformer.frame_positions.weight" and can_interpolate and found[0] > 0:
             self.report.notes.append(f"{name}: interpolated from {found[0]} frames to {shape[0]}")
             return partial(interpolate_frames, num_frames=shape[0]), dtype
         raise _misfit(self._found[name], shape)
@@ -290,7 +290,7 @@ class ConversionPlan:
 
 
 def _labels(paths: Iterable[Path]) -> dict[Path, str]:
-    """Name each file, with as many of its folders as tell it from the others."""
+    """Return a label for each file: its name, with as many parent folders as needed to be unique."""
     paths = set(paths)
     labels = {}
     for path in paths:
@@ -301,15 +301,15 @@ def _labels(paths: Iterable[Path]) -> dict[Path, str]:
     return labels
 
 
-def _listed(names: Sequence[str], *, most: int = 5) -> str:
-    more = f" and {len(names) - most} more ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _listed(names: Sequence[str], *, limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _misfit(source: tuple[WeightFile, str], expected: tuple[int, ...]) -> CheckpointError:
     file, key = source
     return CheckpointError(
-        f"{file.path}: {key} has the shape {list(_info(source).shape)}, expected {list(expected)} beside the other "
+        f"{file.path}: {key} has the shape {list(_info(source).shape)}, expected {list(expected)} to fit the other "
         "files; check that the files belong together, or set sizes with --config"
     )
 
@@ -320,14 +320,14 @@ def _info(source: tuple[WeightFile, str]) -> TensorInfo:
 
 
 _PREFIXES = {"vit": "visual_encoder.", "llm": "llama_model."}
-_TARGET_PARTS = {  # the part that holds the names with a prefix; the first that fits
+_TARGET_PARTS = {  # prefix of a name → part that contains it; the first match counts
     "frame_encoder.vision_model.post_layernorm.": "qformer",
     "frame_encoder.vision_model.": "vit",
     "frame_encoder.": "qformer",
     "video_qformer.": "timechat",
     "language_model.": "llm",
 }
-_ASSUMED_SETTINGS = (  # settings that leave no trace in the tensors' shapes
+_ASSUMED_SETTINGS = (  # settings that the shapes of the tensors do not show
     "vision_config.image_size",
     "vision_config.num_attention_heads",
     "qformer_config.num_attention_heads",
@@ -344,7 +344,7 @@ _PUBLISHED_SIZES = {
 
 
 def _expected_shapes(config: TimeChatConfig) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of everything that the model stores."""
+    """Return the name and shape of every tensor of the model's state dict."""
     try:
         with torch.device("meta"):
             model = TimeChatForConditionalGeneration(config)
@@ -361,12 +361,12 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 def _fuse_qkv_bias(q_bias: Tensor, v_bias: Tensor) -> Tensor:
-    """Join the tower's biases; its keys have none."""
+    """Join the biases of the vision tower; its keys have none."""
     return torch.cat([q_bias, torch.zeros_like(v_bias), v_bias])
 
 
 def _interpolate_patches(table: Tensor, *, num_positions: int) -> Tensor:
-    """Resize the tower's position table, `(1, 1 + patches, hidden)`, to another grid, bicubic."""
+    """Resize the tower's position table, `(1, 1 + patches, hidden)`, to another grid, bicubically."""
     class_row, grid = table[:, :1].float(), table[:, 1:].float()
     old, new = int(grid.shape[1] ** 0.5), int((num_positions - 1) ** 0.5)
     grid = grid.unflatten(1, (old, old)).permute(0, 3, 1, 2)  # (1, hidden, height, width)

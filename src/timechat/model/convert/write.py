@@ -1,7 +1,7 @@
 """Original checkpoints → one folder in the `transformers` layout.
 
-The files are those that the original instructions name; sizes are read from their tensors. Every key is
-accounted for: used, ignored with a reason, or missing.
+The files are those of the original instructions; sizes are read from their tensors. The report covers every key:
+used, ignored with a reason, or missing.
 """
 
 import json
@@ -48,20 +48,20 @@ LAYOUT = {
     "bert_vocab": "bert-base-uncased/vocab.txt",
 }
 _BERT_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-_LORA_RANK = 32  # of the original's recipes; only used where a checkpoint brings no adapter
+_LORA_RANK = 32  # rank of the original's recipes; used only for checkpoints without an adapter
 _LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 @dataclass(frozen=True)
 class OriginalFiles:
-    """Where the original's files are.
+    """Paths of the original's files.
 
     Attributes:
         vit: `eva_vit_g.pth`, the vision tower.
         qformer: `instruct_blip_vicuna7b_trimmed.pth`, the image Q-Former and the norm before it.
         llm: Folder of the language model and its tokenizer.
-        timechat: `timechat_7b.pth` or another fine-tuned checkpoint; None makes the stage-2 starting point.
-        video_llama: `VL_LLaMA_2_7B_Finetuned.pth`, needed only where `timechat` is None.
+        timechat: `timechat_7b.pth` or another fine-tuned checkpoint; None for the stage-2 starting point.
+        video_llama: `VL_LLaMA_2_7B_Finetuned.pth`, needed only if `timechat` is None.
         bert_vocab: `vocab.txt` of bert-base-uncased.
     """
 
@@ -81,19 +81,19 @@ class OriginalFiles:
 
     @classmethod
     def find(cls, folder: Path | None = None, **given: Path | None) -> "OriginalFiles":
-        """Take the files that are given, and the others from the original's layout below `folder`.
+        """Return the given files, and the other files from the original's layout below `folder`.
 
         Raises:
-            CheckpointError: A file is missing; the message says which, and where it was looked for.
+            CheckpointError: A file is missing; the message names it and the searched place.
         """
         if folder is not None and not folder.is_dir():
-            raise CheckpointError(f"{folder} is no folder; expected the original's files below it")
+            raise CheckpointError(f"{folder} is not a folder; expected a folder with the original's files")
         found = {part: given.get(part) or _in_layout(folder, part) for part in LAYOUT}
         found["bert_vocab"] = found["bert_vocab"] or _cached_bert_vocab()
         if given.get("video_llama") and not given.get("timechat"):
-            found["timechat"] = None  # asked for the starting point
+            found["timechat"] = None  # the starting point was requested
         if found["timechat"]:
-            found["video_llama"] = None  # timechat_7b.pth holds all that it would give
+            found["video_llama"] = None  # timechat_7b.pth contains everything in it
         for part in ("vit", "qformer", "llm", "bert_vocab"):
             if found[part] is None:
                 raise CheckpointError(_missing(part, folder))
@@ -123,15 +123,15 @@ def _cached_bert_vocab() -> Path | None:
 
 def _missing(part: str, folder: Path | None) -> str:
     option = "--" + part.replace("_", "-")
-    looked = f" at {folder / LAYOUT[part]}" if folder else ""
+    searched = f" at {folder / LAYOUT[part]}" if folder else ""
     if part == "bert_vocab":
         return (
-            f"the vocabulary of bert-base-uncased was not found{looked or ' in the local hub cache'}: it is not among "
-            "the original files, but the time sentences need it; fetch it with `timechat download CKPT_DIR --only "
-            "bert-vocab` or name a vocab.txt with --bert-vocab FILE"
+            f"the vocabulary of bert-base-uncased was not found{searched or ' in the local hub cache'}: it is not one "
+            "of the original files, but the time sentences need it; download it with `timechat download CKPT_DIR "
+            "--only bert-vocab` or name a vocab.txt with --bert-vocab FILE"
         )
-    what = "timechat_7b.pth or VL_LLaMA_2_7B_Finetuned.pth" if part == "timechat" else Path(LAYOUT[part]).name
-    return f"{what} was not found{looked}; name it with {option}, or the folder of all files with --from CKPT_DIR"
+    name = "timechat_7b.pth or VL_LLaMA_2_7B_Finetuned.pth" if part == "timechat" else Path(LAYOUT[part]).name
+    return f"{name} was not found{searched}; name it with {option}, or the folder of all files with --from CKPT_DIR"
 
 
 def convert(
@@ -145,19 +145,19 @@ def convert(
     """Convert original checkpoints into a folder that `from_pretrained` loads.
 
     Args:
-        files: The original's files.
-        out_dir: Folder to make. It appears whole or not at all.
-        overrides: Any part of a `TimeChatConfig`, nested; what tensors cannot tell (heads, image size, window,
-            stride, frame positions) otherwise has the original's values.
-        merge: Fold the LoRA adapter into the weights instead of keeping it as `lora/`.
-        progress: Called with bytes written so far and bytes in all.
+        files: Paths of the original's files.
+        out_dir: Folder to create, complete or not at all.
+        overrides: Nested part of a `TimeChatConfig`; settings that tensors do not show (heads, image size, window,
+            stride, frame positions) otherwise have the original's values.
+        merge: Whether to merge the LoRA adapter into the weights instead of storing it as `lora/`.
+        progress: Callback with the bytes written so far and the total bytes.
 
     Returns:
-        What became of every key; also written into the folder.
+        Report on every key; also written into the folder.
 
     Raises:
-        CheckpointError: A file is missing, unreadable or does not fit; nothing is left behind. Only a killed
-            process leaves `.NAME.partial` beside `out_dir`; the next conversion to that place removes it.
+        CheckpointError: A file is missing, unreadable or does not fit; no files remain. Only a killed process
+            leaves `.NAME.partial` beside `out_dir`; the next conversion to the same folder removes it.
     """
     _check_is_free(out_dir)
     tokenizer = _load_llm_tokenizer(files.llm)
@@ -187,18 +187,18 @@ def _check_is_free(out_dir: Path) -> None:
     if out_dir.exists() and not out_dir.is_dir():
         raise CheckpointError(f"{out_dir} is a file; name a new folder")
     if out_dir.exists() and any(out_dir.iterdir()):
-        raise CheckpointError(f"{out_dir} is there already and not empty; name a new folder or remove it first")
+        raise CheckpointError(f"{out_dir} already exists and is not empty; name a new folder or remove it first")
 
 
 def _make_partial_dir(out_dir: Path) -> Path:
-    """Make the folder that is written to before it gets its name; one that a killed run has left is removed."""
+    """Create the temporary output folder; remove one that a killed run has left."""
     out_dir = out_dir.resolve()
     partial_dir = out_dir.parent / f".{out_dir.name}.partial"
     shutil.rmtree(partial_dir, ignore_errors=True)
     try:
         partial_dir.mkdir(parents=True)
     except OSError as error:
-        raise CheckpointError(f"{out_dir} cannot be made ({error}); name another folder") from error
+        raise CheckpointError(f"{out_dir} cannot be created ({error}); name another folder") from error
     return partial_dir
 
 
@@ -216,23 +216,25 @@ def _load_text_config(folder: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
-        raise CheckpointError(f"{folder}: no readable config.json of a language model ({_in_short(error)})") from error
+        raise CheckpointError(
+            f"{folder}: no readable config.json of a language model ({_first_line(error)})"
+        ) from error
 
 
 def _load_llm_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the language model's tokenizer and teach it the video's placeholder."""
-    # Asked first, since transformers makes an empty tokenizer from the settings alone.
+    """Load the language model's tokenizer and add the video placeholder."""
+    # Checked first, because transformers makes an empty tokenizer from the settings alone.
     if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        raise CheckpointError(f"{folder} holds no tokenizer; expected tokenizer.model or tokenizer.json")
+        raise CheckpointError(f"{folder} contains no tokenizer; expected tokenizer.model or tokenizer.json")
     settings = folder / "tokenizer_config.json"
     options = {}
     if not settings.is_file() or "legacy" not in read_json(settings):
-        options["legacy"] = True  # what the original's library took where the folder is silent
+        options["legacy"] = True  # the default of the original's transformers version
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder}: its tokenizer.model or tokenizer.json cannot be read ({_in_short(error)}); fetch it again"
+            f"{folder}: its tokenizer.model or tokenizer.json cannot be read ({_first_line(error)}); download it again"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
@@ -251,11 +253,11 @@ def _load_bert_tokenizer(vocab: Path) -> PreTrainedTokenizerBase:
 
 
 def _check_bert_words(vocab: Path) -> None:
-    """Refuse a file in which the sentence beside each frame would come out as unknown words."""
+    """Refuse a vocabulary in which the time sentences would become unknown words."""
     try:
         words = set(vocab.read_text(encoding="utf-8").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{vocab}: no readable BERT vocabulary ({_in_short(error)})") from error
+        raise CheckpointError(f"{vocab}: no readable BERT vocabulary ({_first_line(error)})") from error
     needed = [*_BERT_SPECIAL_TOKENS, *re.findall(r"[a-z]+|[^\w\s]", frame_prompt(0).lower())]
     missing = [word for word in dict.fromkeys(needed) if word not in words]
     missing += [digit for digit in "0123456789" if not {digit, f"##{digit}"} & words]
@@ -263,11 +265,11 @@ def _check_bert_words(vocab: Path) -> None:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise CheckpointError(
             f"{vocab} is not the vocabulary of bert-base-uncased: it lacks {', '.join(missing[:5])}{more}; "
-            "give its vocab.txt, a word a line"
+            "give its vocab.txt, one word per line"
         )
 
 
-def _in_short(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].strip()
 
 
@@ -288,7 +290,7 @@ def _check_vocabularies(
 
 
 def _generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Keep where answers end; sampling is a call's choice, not a checkpoint's."""
+    """Return a generation config with the special tokens only; sampling options belong to a call, not a checkpoint."""
     try:
         eos_token_id = GenerationConfig.from_pretrained(folder).eos_token_id
     except OSError:
@@ -310,7 +312,7 @@ def _write(plan: ConversionPlan, folder: Path, *, merge: bool, progress: Callabl
     write_shards(folder, tensors, progress)
     config.save_pretrained(folder)
     if merge:
-        plan.report.notes.append(f"the LoRA adapter was folded into the weights at a scale of {scale:g}")
+        plan.report.notes.append(f"the LoRA adapter was merged into the weights with the scale {scale:g}")
     else:
         _write_lora(plan, folder / adapter.ADAPTER_FOLDER)
 
@@ -331,9 +333,9 @@ def _merge_plan(plan: ConversionPlan, scale: float) -> list[PlannedTensor]:
     merged = []
     for tensor in plan.tensors:
         stem = "base_model.model." + tensor.name.removeprefix("language_model.").removesuffix(".weight")
-        pieces = [adapters.get(f"{stem}.lora_{side}.weight") for side in "AB"]
-        if all(pieces):
-            sources = (*tensor.sources, *pieces)
+        sides = [adapters.get(f"{stem}.lora_{side}.weight") for side in "AB"]
+        if all(sides):
+            sources = (*tensor.sources, *sides)
             make = partial(_merged_weight, scale=scale)
             tensor = PlannedTensor(tensor.name, tensor.info, sources, make)  # type: ignore[arg-type]
         merged.append(tensor)
@@ -350,7 +352,7 @@ def _write_lora(plan: ConversionPlan, folder: Path) -> None:
     else:
         targets = _LORA_TARGETS
         save_file(_fresh_lora(plan, rank), folder / adapter.WEIGHTS_FILE, metadata={"format": "pt"})
-        plan.report.notes.append(f"lora: a fresh adapter of rank {rank}, without effect until it is trained")
+        plan.report.notes.append(f"lora: a new adapter of rank {rank}, without effect until it is trained")
     LoraConfig(
         r=rank,
         lora_alpha=plan.config.lora_alpha,
@@ -362,17 +364,17 @@ def _write_lora(plan: ConversionPlan, folder: Path) -> None:
 
 
 def _lora_targets(plan: ConversionPlan) -> list[str]:
-    """Name the adapted layers: by their last name where all of that name are adapted, else one by one."""
+    """Return the adapted layers: by last name if all layers of that name are adapted, else one by one."""
     prefix = "base_model.model."
     adapted = {tensor.name.removeprefix(prefix).split(".lora_")[0] for tensor in plan.lora}
     names = {module.rpartition(".")[2] for module in adapted}
     modules = {tensor.name.removeprefix("language_model.").removesuffix(".weight") for tensor in plan.tensors}
-    of_that_name = {module for module in modules if module.rpartition(".")[2] in names}
-    return sorted(names if of_that_name == adapted else adapted)
+    same_names = {module for module in modules if module.rpartition(".")[2] in names}
+    return sorted(names if same_names == adapted else adapted)
 
 
 def _fresh_lora(plan: ConversionPlan, rank: int) -> dict[str, Tensor]:
-    """Make the adapter that training starts from: A uniform as in `nn.Linear`, B zero (arXiv:2106.09685)."""
+    """Return the initial adapter for training: A uniform as in `nn.Linear`, B zero (arXiv:2106.09685)."""
     generator = torch.Generator().manual_seed(42)
     tensors = {}
     for tensor in plan.tensors:

@@ -1,41 +1,37 @@
-"""Answers that begin and end at different times, written together: a continuous batch.
+"""A continuous batch: sequences that start and end at different times are decoded together.
 
-`transformers` has one of its own, but it takes prompts as token ids only (as of 5.23): a prompt that holds video tokens
-is made of embeddings. So this one is ours: every answer has a row of one cache, and reads and writes at its own place
-in it, so that answers come and go between two steps without the others noticing.
+`transformers` has a continuous batch too, but it takes prompts only as token ids (as of 5.23), and a prompt with video
+tokens consists of embeddings. Here every sequence has one row of a shared cache and reads and writes at its own
+position, so that sequences join and leave between two steps without any effect on the others.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, LogitsProcessorList
-from transformers.cache_utils import CacheLayerMixin
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, Prompt
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler
 from timechat.model.generation.grammar_state import GrammarState
-from timechat.model.generation.prefix_cache import PrefixCache
+from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
-_GROWTH_POSITIONS = 256  # positions by which the cache grows: each growth copies it
-_RETAINED_BYTES = 256 << 20  # of a cache without rows, for those to come
+_RETAINED_BYTES = 256 << 20  # a larger cache is freed when no sequence is running
 
 
 @dataclass(eq=False)
 class GenerationState:
-    """An answer while it is written.
+    """State of one sequence during generation.
 
     Attributes:
-        prompt: What is answered.
-        decoding: How.
-        constraint: Keeps it in its form; None where it is free.
-        token_ids: Written so far; the end token is there once the answer has come to its end.
-        logprobs: Natural logarithm of the probability that the model itself gave to each, before any constraint.
-        is_finished: Whether it is whole, or as long as it may be.
-        error: Why it cannot be written, where its constraint has given up; it has ended then.
+        prompt: Prompt to continue.
+        decoding: Decoding options.
+        constraint: Grammar state that masks the tokens; None for an unconstrained answer.
+        token_ids: Tokens generated so far, with the end token of a complete answer.
+        logprobs: Natural logarithm of the probability of each token under the model, before any constraint.
+        is_finished: Whether the answer is complete or has reached its maximum length.
+        error: Error of the constraint, which ends the sequence; None without error.
     """
 
     prompt: Prompt
@@ -45,35 +41,35 @@ class GenerationState:
     logprobs: list[float] = field(default_factory=list)
     is_finished: bool = False
     error: ValueError | None = None
-    _sampler: "_Sampler | None" = None
+    _sampler: Sampler | None = None
     _kv_states: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def output(self) -> GenerationOutput:
-        """What has been written."""
+        """Tokens generated so far."""
         return GenerationOutput(self.token_ids, self.logprobs)
 
     @property
     def max_positions(self) -> int:
-        """Positions that the cache will have to hold for it, at most."""
+        """Maximum number of cache positions that the sequence needs."""
         return len(self.prompt.input_ids) + self.decoding.max_new_tokens
 
     @property
     def _length(self) -> int:
-        """Positions that the model has read: all but the token that was written last."""
+        """Number of positions that the model has read: all but the last generated token."""
         return len(self.prompt.input_ids) + len(self.token_ids) - 1
 
 
 class ContinuousBatch:
-    """Writes answers side by side, a token of each at every step; knows no threads and no clock.
+    """Decodes sequences side by side, one token of each per step; uses no threads and no clock.
 
-    The caller adds an answer with `add` where `has_room`, calls `prefill` until its prompt is read, and `decode_step`
-    for one token of every answer.
+    The caller adds a sequence with `add` if `has_room`, calls `prefill` until its prompt is read, and calls
+    `decode_step` for one token of every running sequence.
 
     Attributes:
-        running: Answers that are being written.
-        prefilling: The one whose prompt is being read, None where there is none.
-        max_rows: Most answers at once.
+        running: Sequences that are being decoded.
+        prefilling: Sequence whose prompt is being read, or None.
+        max_rows: Maximum number of sequences at once.
     """
 
     def __init__(
@@ -85,20 +81,20 @@ class ContinuousBatch:
         prompt_tokens: int = 512,
         prefixes: PrefixCache | None = None,
     ) -> None:
-        """Take a model.
+        """Create an empty batch.
 
         Args:
-            model: In evaluation mode.
-            max_rows: Most answers at once.
-            max_bytes: Of the states of all rows; and again, at most, of answers that are parked.
-            prompt_tokens: Most tokens of a prompt that are read in one piece, between two steps of the others.
-            prefixes: What is known of earlier prompts.
+            model: Model in evaluation mode.
+            max_rows: Maximum number of sequences at once.
+            max_bytes: Maximum size of the states of all running rows, and also of all preempted sequences.
+            prompt_tokens: Maximum number of prompt tokens per prefill step, between two decode steps of the others.
+            prefixes: Cache of the states of earlier prompts.
         """
         config = model.config.text_config
         if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
             raise ValueError(
-                "answers can be written side by side only by a language model whose layers look at the whole prompt; "
-                f"this one's are {', '.join(sorted(set(config.layer_types)))}"
+                "continuous batching needs a language model whose layers all attend to the whole prompt; "
+                f"the layers of this one are {', '.join(sorted(set(config.layer_types)))}"
             )
         self.running: list[GenerationState] = []
         self.prefilling: GenerationState | None = None
@@ -117,21 +113,21 @@ class ContinuousBatch:
         self._cache = DynamicCache()
 
     def has_room(self, sequence: GenerationState) -> bool:
-        """Whether another answer may join now; one that is alone always may."""
+        """Whether a sequence can be added now; an empty batch always has room for one."""
         if self.prefilling is not None or len(self.running) >= self.max_rows:
             return False
-        everyone = [*self.running, sequence]
-        columns = _round_up(max(row.max_positions for row in everyone))
-        num_rows = KVCacheSlots.allocated_rows(len(everyone), self.max_rows)
-        return not self.running or num_rows * columns * self._bytes_per_position <= self._max_bytes
+        rows = [*self.running, sequence]
+        num_positions = allocated_positions(max(row.max_positions for row in rows))
+        num_rows = allocated_rows(len(rows), self.max_rows)
+        return not self.running or num_rows * num_positions * self._bytes_per_position <= self._max_bytes
 
     def can_preempt(self, sequence: GenerationState) -> bool:
-        """Whether there is room for the states of one more answer that waits, beside those of others."""
+        """Whether the states of one more preempted sequence fit into the memory limit."""
         return bool(self._preempted_bytes + sequence._length * self._bytes_per_position <= self._max_bytes)
 
     @torch.inference_mode()
     def add(self, sequence: GenerationState) -> None:
-        """Begin to read the prompt of an answer, or take up one that was parked."""
+        """Start the prefill of a sequence, or resume a preempted one."""
         assert self.has_room(sequence)
         if sequence._kv_states is not None:
             self._assign_slot(sequence, sequence._kv_states)
@@ -145,27 +141,27 @@ class ContinuousBatch:
 
     @torch.inference_mode()
     def prefill(self) -> None:
-        """Read a piece of the prompt of who joined; with the last of it the first token is written."""
-        answering = self.prefilling
-        assert answering is not None
+        """Read the next part of the prompt; the last part also generates the first token."""
+        sequence = self.prefilling
+        assert sequence is not None
         assert self._embeds is not None
         first = self._cache.get_seq_length()
-        piece = self._embeds[:, first : first + self._prompt_tokens]
+        part = self._embeds[:, first : first + self._prompt_tokens]
         output = self._model(
-            inputs_embeds=piece, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            inputs_embeds=part, past_key_values=self._cache, use_cache=True, logits_to_keep=1
         )  # fmt: skip
-        if first + piece.shape[1] < self._embeds.shape[1]:
+        if first + part.shape[1] < self._embeds.shape[1]:
             return
-        prompt = answering.prompt
+        prompt = sequence.prompt
         self._prefixes.store(prompt.video_tokens, prompt.input_ids, self._model.lora_scale, self._cache)
         cache, self._embeds, self._cache, self.prefilling = self._cache, None, DynamicCache(), None
-        self._sample_tokens([answering], output.logits[:, -1])
-        if not answering.is_finished:
-            self._assign_slot(answering, [(layer.keys[0], layer.values[0]) for layer in cache.layers])
+        self._sample_tokens([sequence], output.logits[:, -1])
+        if not sequence.is_finished:
+            self._assign_slot(sequence, [(layer.keys[0], layer.values[0]) for layer in cache.layers])
 
     @torch.inference_mode()
     def decode_step(self) -> list[GenerationState]:
-        """Write one token of every answer; returns those that have come to their end, and are no longer here."""
+        """Generate one token of every running sequence; return the finished sequences, which leave the batch."""
         if not self.running:
             return []
         device = self._model.device
@@ -181,21 +177,21 @@ class ContinuousBatch:
             logits_to_keep=1,
         )
         self._sample_tokens(self.running, output.logits[:, -1])
-        ended = [row for row in self.running if row.is_finished]
-        for row in ended:
+        finished = [row for row in self.running if row.is_finished]
+        for row in finished:
             self._release_slot(row)
-        return ended
+        return finished
 
     @torch.inference_mode()
     def preempt(self, sequence: GenerationState) -> None:
-        """Make room: take an answer out that goes on later, by `add`, where it stopped."""
+        """Take a sequence out of the batch to make room; `add` resumes it later where it stopped."""
         sequence._kv_states = self._slots.read_row(self.running.index(sequence), sequence._length)
         self._preempted_bytes += _num_bytes(sequence._kv_states)
         self._release_slot(sequence)
 
     @torch.inference_mode()
     def abort(self, sequence: GenerationState) -> None:
-        """Forget an answer, wherever it stands."""
+        """Remove a sequence: prefilling, running or preempted."""
         self._free_preempted(sequence)
         if sequence is self.prefilling:
             self.prefilling, self._embeds, self._cache = None, None, DynamicCache()
@@ -203,7 +199,7 @@ class ContinuousBatch:
             self._release_slot(sequence)
 
     def clear(self) -> None:
-        """Forget everything, such as after an error in the midst of a step."""
+        """Remove all sequences and cached prompts, for example after an error within a step."""
         self.running.clear()
         self._preempted_bytes = 0
         self.prefilling, self._embeds, self._cache = None, None, DynamicCache()
@@ -220,7 +216,7 @@ class ContinuousBatch:
             sequence._kv_states = None
 
     def _release_slot(self, sequence: GenerationState) -> None:
-        """Give a row up; the last one moves into its place."""
+        """Free the row of a sequence; the last row moves into its place."""
         index, last = self.running.index(sequence), len(self.running) - 1
         if index != last:
             self._slots.move_row(last, index, self.running[last]._length)
@@ -230,39 +226,39 @@ class ContinuousBatch:
             self._slots = KVCacheSlots(self.max_rows, self._model.config.text_config.num_hidden_layers)
 
     def _mask(self, lengths: Tensor) -> Tensor:
-        """`(rows, 1, 1, positions)`: each row sees what it has read, and its own new place."""
-        may_look = torch.arange(self._slots.width, device=lengths.device) <= lengths[:, None]
-        may_look = may_look[:, None, None]
+        """Return the attention mask `(rows, 1, 1, positions)`: each row attends to its past and its new position."""
+        is_visible = torch.arange(self._slots.width, device=lengths.device) <= lengths[:, None]
+        is_visible = is_visible[:, None, None]
         if self._model.config.text_config._attn_implementation != "eager":
-            return may_look
-        zeros = torch.zeros_like(may_look, dtype=self._model.dtype)
-        return zeros.masked_fill(~may_look, torch.finfo(zeros.dtype).min)
+            return is_visible
+        zeros = torch.zeros_like(is_visible, dtype=self._model.dtype)
+        return zeros.masked_fill(~is_visible, torch.finfo(zeros.dtype).min)
 
     def _sample_tokens(self, rows: list[GenerationState], logits: Tensor) -> None:
-        """Choose the next token of rows from their logits, `(rows, vocab)`."""
+        """Choose the next token of each row from the logits, `(rows, vocab)`."""
         scores = logits.float()
         logprobs = scores.log_softmax(-1)
         chosen = scores.argmax(-1)  # (rows,)
-        is_kept = any(row.constraint is not None and not row.decoding.do_sample for row in rows)
-        seen = scores.cpu().numpy() if is_kept else None
+        needs_scores = any(row.constraint is not None and not row.decoding.do_sample for row in rows)
+        host_scores = scores.cpu().numpy() if needs_scores else None
         for i, row in enumerate(rows):
             tokens_left = row.decoding.max_new_tokens - len(row.token_ids)
             try:
                 if row.constraint is not None and not row.decoding.do_sample:
-                    assert seen is not None
-                    chosen[i] = row.constraint.most_likely_token(seen[i], tokens_left)
+                    assert host_scores is not None
+                    chosen[i] = row.constraint.most_likely_token(host_scores[i], tokens_left)
                     continue
                 if row.constraint is not None:
                     forbidden = torch.from_numpy(~row.constraint.allowed_tokens(tokens_left)).to(scores.device)
                     scores[i] = scores[i].masked_fill(forbidden, float("-inf"))
-            except ValueError as error:  # this one's form, not the others'
+            except ValueError as error:  # an error of this row's grammar, not of the others
                 row.error = error
                 continue
             if row.decoding.do_sample:
-                row._sampler = row._sampler or _Sampler(row.decoding, scores.device)
+                row._sampler = row._sampler or Sampler(row.decoding, scores.device)
                 chosen[i] = row._sampler(scores[i : i + 1])
-        sure = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        for row, token, logprob in zip(rows, chosen.tolist(), sure, strict=True):
+        chosen_logprobs = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+        for row, token, logprob in zip(rows, chosen.tolist(), chosen_logprobs, strict=True):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.is_finished = token in self._ends or len(row.token_ids) >= row.decoding.max_new_tokens
@@ -275,131 +271,5 @@ class ContinuousBatch:
             row.is_finished |= row.error is not None
 
 
-class _Sampler:
-    """Draws the tokens of one answer as `generate` does, from a generator of its own."""
-
-    def __init__(self, decoding: DecodingOptions, device: torch.device) -> None:
-        self._generator = torch.Generator(device).manual_seed(decoding.seed)
-        self._warpers = LogitsProcessorList()
-        if decoding.temperature != 1.0:
-            self._warpers.append(TemperatureLogitsWarper(decoding.temperature))
-        self._warpers.append(TopKLogitsWarper(decoding.top_k))
-        if decoding.top_p < 1.0:
-            self._warpers.append(TopPLogitsWarper(decoding.top_p))
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Draw from scores `(1, vocab)`; returns the id, `()`."""
-        probabilities = self._warpers(None, scores).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
-
-
-def _round_up(columns: int) -> int:
-    return -(-columns // _GROWTH_POSITIONS) * _GROWTH_POSITIONS
-
-
 def _num_bytes(states: list[tuple[Tensor, Tensor]]) -> int:
     return sum(tensor.nbytes for pair in states for tensor in pair)
-
-
-class KVCacheSlots:
-    """The states of all rows, in one tensor a layer that is written into in place, and grows with what is in it.
-
-    Attributes:
-        cache: The same, as the language model takes it.
-        width: Positions that the longest row will have after the next step.
-        lengths: `(rows,)`, where each row's next token goes.
-    """
-
-    def __init__(self, max_rows: int, num_layers: int) -> None:
-        self._max_rows = max_rows
-        self._layers = [_KVSlotLayer(self) for _ in range(num_layers)]
-        self.cache = Cache(layers=list(self._layers))
-        self.width = 0
-        self.lengths = torch.zeros(0, dtype=torch.long)
-        self.indices = self.lengths
-
-    def write_row(self, row: int, states: list[tuple[Tensor, Tensor]]) -> None:
-        """Put what the model knows of an answer into a row: `(heads, positions, head size)` each."""
-        length = states[0][0].shape[1]
-        self._grow(row + 1, length + 1, like=states[0][0])
-        for layer, (keys, values) in zip(self._layers, states, strict=True):
-            layer.keys[row, :, :length] = keys
-            layer.values[row, :, :length] = values
-
-    def read_row(self, row: int, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Copy a row out."""
-        return [(layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone()) for layer in self._layers]
-
-    def move_row(self, source: int, target: int, length: int) -> None:
-        """Move a row."""
-        for layer in self._layers:
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
-
-    def prepare_step(self, lengths: Tensor, width: int) -> None:
-        """Tell where the next tokens of the first rows go."""
-        self.lengths, self.width = lengths, width
-        self.indices = torch.arange(len(lengths), device=lengths.device)
-        self._grow(len(lengths), width, like=self._layers[0].keys)
-
-    @staticmethod
-    def allocated_rows(num_rows: int, max_rows: int) -> int:
-        """Rows that are held for so many answers: a power of two, so that few growths copy."""
-        return min(max_rows, 1 << (num_rows - 1).bit_length())
-
-    @property
-    def num_bytes(self) -> int:
-        """Of all states."""
-        return sum(0 if layer.keys is None else layer.keys.nbytes + layer.values.nbytes for layer in self._layers)
-
-    def _grow(self, num_rows: int, columns: int, *, like: Tensor) -> None:
-        """Have room for so many rows and positions; `like` is a tensor `(..., heads, positions, head size)`."""
-        first = self._layers[0].keys
-        old_rows, old_columns = (0, 0) if first is None else (first.shape[0], first.shape[2])
-        if num_rows <= old_rows and columns <= old_columns:
-            return
-        rows = max(old_rows, self.allocated_rows(num_rows, self._max_rows))
-        columns = max(old_columns, _round_up(columns))
-        shape = (rows, like.shape[-3], columns, like.shape[-1])
-        for layer in self._layers:
-            for name in ("keys", "values"):
-                # Zeros, since what is not looked at is still multiplied by nought, and must not be infinite.
-                grown = torch.zeros(shape, dtype=like.dtype, device=like.device)
-                if first is not None:
-                    grown[:old_rows, :, :old_columns] = getattr(layer, name)
-                setattr(layer, name, grown)
-            layer.is_initialized = True
-
-
-class _KVSlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer of `KVCacheSlots`, as `transformers` wants it."""
-
-    keys: Any
-    values: Any
-
-    def __init__(self, slots: KVCacheSlots) -> None:
-        super().__init__()
-        self._slots = slots
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: rows are filled before the model is called."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the new states, `(rows, heads, 1, head size)`, each at its row's place; returns all."""
-        slots = self._slots
-        self.keys[slots.indices, :, slots.lengths] = key_states[:, :, 0]
-        self.values[slots.indices, :, slots.lengths] = value_states[:, :, 0]
-        rows = len(slots.indices)
-        return self.keys[:rows, :, : slots.width], self.values[:rows, :, : slots.width]
-
-    def get_mask_sizes(self, _query_length: int) -> tuple[int, int]:
-        """Positions that are looked at, and where they begin."""
-        return self._slots.width, 0
-
-    def get_seq_length(self) -> int:
-        """Positions of the longest row."""
-        return max(0, self._slots.width - 1)
-
-    def get_max_length(self) -> int:
-        """None: it grows."""
-        return -1

@@ -1,5 +1,7 @@
-"""Answers to many questions at once, with how sure the model was of every token."""
+"""Batched generation with the log probability of every token."""
 
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,18 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from timechat.model.modeling import TimeChatForConditionalGeneration, quiet_transformers
+from timechat.answers.tasks import DecodingOptions
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question ready to be answered.
+    """A prompt ready for generation.
 
     Attributes:
-        input_ids: The rendered prompt, with a place for every video token.
-        video_tokens: `(video tokens, text hidden)`.
+        input_ids: Token ids of the rendered prompt, with one placeholder for every video token.
+        video_tokens: Video tokens, `(video tokens, text hidden)`.
     """
 
     input_ids: list[int]
@@ -27,12 +32,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOutput:
-    """The tokens of an answer.
+    """Tokens of an answer.
 
     Attributes:
-        token_ids: Without padding; the end token is there unless the answer was cut off.
-        logprobs: Natural logarithm of the probability that the model itself gave to each of them, before any constraint
-            on the answer's form.
+        token_ids: Token ids without padding; the end token is included unless the answer was cut off.
+        logprobs: Natural logarithm of the probability of each token under the model, before any constraint.
     """
 
     token_ids: list[int]
@@ -46,17 +50,20 @@ def generate_answers(
     pad_token_id: int,
     arguments: dict[str, Any],
     constraint: LogitsProcessor | None = None,
+    samplers: Sequence["Sampler"] | None = None,
     cache: DynamicCache | None = None,
 ) -> list[GenerationOutput]:
-    """Continue prompts, each as if it were alone; what prompts about one video share from the start is read once.
+    """Continue prompts, each as if it were alone; a common prefix of prompts about one video is read once.
 
     Args:
-        model: In evaluation mode.
-        prompts: About one video or several.
-        pad_token_id: Fills shorter prompts.
-        arguments: Of `generate`: `max_new_tokens`, `do_sample`, ...
-        constraint: Keeps the answers in their form.
-        cache: For a single prompt: what is known of its beginning; it holds the whole conversation afterwards.
+        model: Model in evaluation mode.
+        prompts: Prompts about one or more videos.
+        pad_token_id: Token id that pads shorter prompts.
+        arguments: Arguments of `model.generate`: `max_new_tokens`, `do_sample`, ...
+        constraint: Logits processor that applies the grammars of the answers.
+        samplers: Sampler of each prompt, which draws its tokens; `arguments` must be greedy then. None leaves the
+            choice to `generate`, whose draws for one prompt depend on the other prompts.
+        cache: States of the beginning of a single prompt; holds the whole conversation afterwards.
     """
     num_shared = _shared_prefix_length(prompts)
     ids, mask = _pad(prompts, num_shared, pad_token_id)
@@ -68,17 +75,19 @@ def generate_answers(
         if num_shared:
             model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache.batch_repeat_interleave(len(prompts))
-    watch = _LogprobRecorder()
+    recorder = _LogprobRecorder()
+    draws = None if samplers is None else _Draws(samplers)
+    processors = [processor for processor in (recorder, constraint, draws) if processor is not None]
     with quiet_transformers():
         new_ids = model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             past_key_values=cache,
             pad_token_id=pad_token_id,
-            logits_processor=LogitsProcessorList([watch, *([] if constraint is None else [constraint])]),
+            logits_processor=LogitsProcessorList(processors),
             **arguments,
         )
-    return _without_padding(new_ids, watch.finish(new_ids), model)
+    return _without_padding(new_ids, recorder.finish(new_ids), model)
 
 
 def continuation_logprobs(
@@ -88,16 +97,16 @@ def continuation_logprobs(
     *,
     pad_token_id: int,
 ) -> list[list[float]]:
-    """Tell how likely the model is to write given words.
+    """Compute the log probability of given continuations.
 
     Args:
-        model: In evaluation mode.
-        prompts: Each with the words as its last ids.
-        lengths: How many ids of each prompt are the words.
-        pad_token_id: Fills shorter prompts.
+        model: Model in evaluation mode.
+        prompts: Prompts that end with the continuation.
+        lengths: Number of ids of the continuation of each prompt.
+        pad_token_id: Token id that pads shorter prompts.
 
     Returns:
-        For each prompt the natural logarithm of the probability of each of these ids, given all that stand before it.
+        For each prompt, the natural logarithm of the probability of each continuation id given all ids before it.
     """
     ids, mask = _pad(prompts, 0, pad_token_id)
     ids, mask = ids.to(model.device), mask.to(model.device)
@@ -109,7 +118,7 @@ def continuation_logprobs(
 
 
 def _shared_prefix_length(prompts: Sequence[Prompt]) -> int:
-    """How many ids prompts about one video have in common from the start; the last of each stays its own."""
+    """Return the length of the common prefix of prompts about one video, without the last id of the shortest."""
     first = prompts[0]
     if len(prompts) == 1 or any(prompt.video_tokens is not first.video_tokens for prompt in prompts):
         return 0
@@ -120,7 +129,7 @@ def _shared_prefix_length(prompts: Sequence[Prompt]) -> int:
 
 
 def _pad(prompts: Sequence[Prompt], num_shared: int, pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask, `(prompts, sequence)`: padding stands between what all share and what is each one's own."""
+    """Return ids and mask, `(prompts, sequence)`, padded between the shared prefix and the rest of each prompt."""
     longest = max(len(prompt.input_ids) for prompt in prompts)
     ids = torch.full((len(prompts), longest), pad_token_id)
     mask = torch.zeros_like(ids)
@@ -132,12 +141,48 @@ def _pad(prompts: Sequence[Prompt], num_shared: int, pad_token_id: int) -> tuple
     return ids, mask
 
 
+class Sampler:
+    """Draw the tokens of one answer as `generate` does, from a random generator of its own."""
+
+    def __init__(self, decoding: DecodingOptions, device: torch.device) -> None:
+        """Seed the generator.
+
+        Args:
+            decoding: Temperature, top_k, top_p and seed.
+            device: Device of the scores.
+        """
+        self._generator = torch.Generator(device).manual_seed(decoding.seed)
+        self._warpers = LogitsProcessorList()
+        if decoding.temperature != 1.0:
+            self._warpers.append(TemperatureLogitsWarper(decoding.temperature))
+        self._warpers.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1.0:
+            self._warpers.append(TopPLogitsWarper(decoding.top_p))
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Draw from scores `(1, vocab)`; returns the token id, `()`."""
+        probabilities = self._warpers(None, scores).softmax(-1)
+        return torch.multinomial(probabilities, 1, generator=self._generator)[0, 0]
+
+
+class _Draws(LogitsProcessor):  # type: ignore[misc]
+    """Let each row's sampler choose its token, and leave greedy decoding no other."""
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        self._samplers = samplers
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - as transformers calls it
+        rows = zip(self._samplers, scores, strict=True)
+        chosen = torch.stack([sampler(row[None]) for sampler, row in rows])  # (prompts,)
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
+
+
 class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
-    """Notes how likely each token was; keeps the scores of one step only."""
+    """Records the log probability of each token; stores the scores of one step only."""
 
     def __init__(self) -> None:
         self._last: Tensor | None = None
-        self._noted: list[Tensor] = []
+        self._recorded: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._last is not None:
@@ -146,36 +191,105 @@ class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
         return scores
 
     def finish(self, new_ids: Tensor) -> Tensor:
-        """Return the logarithms of the probabilities, `(prompts, steps)`, of all that was written."""
-        if len(self._noted) < new_ids.shape[1]:
+        """Return the log probabilities of all generated tokens, `(prompts, steps)`."""
+        if len(self._recorded) < new_ids.shape[1]:
             self._record(new_ids[:, -1])
-        return torch.stack(self._noted, dim=1)
+        return torch.stack(self._recorded, dim=1)
 
     def _record(self, chosen: Tensor) -> None:
         assert self._last is not None
-        self._noted.append(self._last.gather(1, chosen[:, None].to(self._last.device))[:, 0])
+        self._recorded.append(self._last.gather(1, chosen[:, None].to(self._last.device))[:, 0])
 
 
 def _without_padding(
     new_ids: Tensor, logprobs: Tensor, model: TimeChatForConditionalGeneration
 ) -> list[GenerationOutput]:
-    """Cut each row after its end token."""
+    """Return each row up to its end token."""
     ends = model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
-    written = []
+    outputs = []
     for ids, values in zip(new_ids.tolist(), logprobs.tolist(), strict=True):
         length = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
-        written.append(GenerationOutput(ids[:length], values[:length]))
-    return written
+        outputs.append(GenerationOutput(ids[:length], values[:length]))
+    return outputs
 
 
 def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text of an answer and which of its characters each token has written, as `(first, end)`."""
-    whole: str = processor.tokenizer.decode(token_ids, skip_special_tokens=True)
-    text = whole.strip()
-    shift = len(whole) - len(whole.lstrip())
+    """Return the text of an answer and the character span `(first, end)` of each token."""
+    decoded: str = processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+    text = decoded.strip()
+    shift = len(decoded) - len(decoded.lstrip())
     ends = [
         len(processor.tokenizer.decode(token_ids[: i + 1], skip_special_tokens=True)) for i in range(len(token_ids))
     ]
     ends = [min(max(0, end - shift), len(text)) for end in ends]
     return text, list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+# --------------------------------------------------------------------------------- states of earlier prompts
+
+
+@dataclass(frozen=True)
+class _CachedPrefix:
+    """The key-value states of one prompt, for each layer `(1, heads, positions, head size)`."""
+
+    video: "weakref.ref[object]"
+    ids: list[int]
+    lora_scale: float | None
+    states: list[tuple[Tensor, Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.states for tensor in pair)
+
+
+class PrefixCache:
+    """Key-value states of the last prompt about each of the last videos.
+
+    Two prompts about one video are the same up to the question; so are the turns of a conversation. The states of the
+    shared part are reused instead of being computed again.
+    """
+
+    def __init__(self, max_bytes: int = 0) -> None:
+        """Make an empty cache.
+
+        Args:
+            max_bytes: Maximum size of all states; the prompt that was used last is kept whatever its size.
+        """
+        self._max_bytes = max_bytes
+        self._known: OrderedDict[int, _CachedPrefix] = OrderedDict()
+
+    def take(self, video: object, ids: list[int], lora_scale: float | None) -> DynamicCache:
+        """Return a new cache that contains the longest known prefix of `ids`."""
+        cache = DynamicCache()
+        known = self._known.get(id(video))
+        if known is None or known.video() is not video or known.lora_scale != lora_scale:
+            return cache
+        self._known.move_to_end(id(video))
+        # At least one token must be computed again: the answer starts from its output.
+        shared = min(_common_length(known.ids, ids), len(ids) - 1, known.states[0][0].shape[2])
+        for layer, (keys, values) in enumerate(known.states):
+            cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
+        return cache
+
+    def store(self, video: object, ids: list[int], lora_scale: float | None, cache: DynamicCache) -> None:
+        """Keep the states of `ids`; the model may not have read the last of them."""
+        if any(getattr(cache, "is_sliding", ())):
+            return  # the states of a sliding window cannot be cut to a prefix
+        key = id(video)
+        reference = weakref.ref(video, lambda _: self._known.pop(key, None))
+        # A dynamic cache never writes into its tensors, it makes new ones.
+        states = [(layer.keys, layer.values) for layer in cache.layers]
+        self._known[key] = _CachedPrefix(reference, ids, lora_scale, states)
+        self._known.move_to_end(key)
+        while len(self._known) > 1 and sum(known.num_bytes for known in list(self._known.values())) > self._max_bytes:
+            self._known.popitem(last=False)
+
+    def clear(self) -> None:
+        """Remove all states."""
+        self._known.clear()
+
+
+def _common_length(a: list[int], b: list[int]) -> int:
+    """Number of ids that two prompts share from the start."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from timechat.answers.events import Task
-from timechat.answers.tasks import build_question
-from timechat.pipeline import DecodingOptions, MomentSelection, WindowConfig, WindowSampling
+from timechat.answers.tasks import TASKS
+from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
 from timechat.serving.errors import RequestError
 from timechat.serving.http.messages import (
     ChatConversation,
@@ -48,13 +48,15 @@ class Options(RequestModel):
     max_new_tokens: int = Field(_FREE_TOKENS, ge=1)
     free: bool = False
 
-    def sampling(self) -> WindowSampling:
+    def sampling(self) -> FrameSampling:
         """Return the frames of the video."""
-        return WindowSampling(self.num_frames, self.fps, self.max_frames, self.start, self.end)
+        return FrameSampling(self.num_frames, self.fps, self.max_frames, self.start, self.end)
 
     def window_config(self) -> WindowConfig:
         """Return the windows of the video."""
-        return WindowConfig(self.window, self.overlap, self.step, self.refine)
+        windows = WindowConfig(self.window, self.overlap, self.step, self.refine)
+        windows.check_density(num_frames=self.num_frames, fps=self.fps)
+        return windows
 
 
 class TaskRequest(Options):
@@ -75,20 +77,17 @@ class TaskRequest(Options):
             RequestError: The query is missing.
         """
         video = self.video.inline_frames() if isinstance(self.video, InlineFrameList) else self.video
-        if task in ("grounding", "ask") and not (self.query or "").strip():
+        if TASKS[task].query == "required" and not (self.query or "").strip():
             raise RequestError(400, f"query must be a text that is not empty, got {self.query!r}", "query")
-        build_question(task, self.query)
-        return VideoRequest(
+        request = Request(
             task,
-            video,
-            self.query if task in ("grounding", "highlights", "ask") else None,
+            self.query if TASKS[task].query != "none" else None,
             decoding=DecodingOptions(max_new_tokens=self.max_new_tokens, is_free=self.free),
-            window_config=self.window_config(),
-            sampling=self.sampling(),
-            speech=transcript_events(self.transcript),
+            transcript=transcript_events(self.transcript),
             moments=MomentSelection(self.top_k, self.find_all, self.threshold),
             cite=self.cite,
         )
+        return VideoRequest(video, request, self.window_config(), self.sampling())
 
 
 class JobRequest(TaskRequest):
@@ -187,23 +186,22 @@ class ChatRequest(RequestModel):
         schema = None if self.response_format is None else self.response_format.schema_text()
         if schema is not None and self.task != "ask":
             raise RequestError(400, f"the answers of {self.task} have a format of their own", "response_format")
-        window_config = WindowConfig(0.0 if schema else self.window, self.overlap, self.step, self.refine)
-        query = conversation.question if self.task in ("ask", "grounding", "highlights") else None
+        windows = WindowConfig(0.0 if schema else self.window, self.overlap, self.step, self.refine)
+        windows.check_density(num_frames=options.num_frames, fps=options.fps)
+        query = conversation.question if TASKS[self.task].query != "none" else None
         if self.task == "grounding" and not query:
             raise RequestError(400, "grounding needs a query: say in the last message what to look for", "messages")
-        return VideoRequest(
+        request = Request(
             self.task,
-            video,
             query or None,
-            history=tuple(conversation.history),
-            decoding=self._decoding(schema, settings),
-            window_config=window_config,
-            sampling=options.sampling(),
-            speech=transcript_events(given.get("transcript")),
+            conversation.history,
+            self._decoding(schema, settings),
+            transcript=transcript_events(given.get("transcript")),
             moments=MomentSelection(self.top_moments, self.find_all, self.threshold),
             system=conversation.system,
             cite=self.cite,
         )
+        return VideoRequest(video, request, windows, options.sampling())
 
     def _frame_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the frame options: those beside the video have priority over those of the whole request."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from timechat import __version__
 from timechat.answers.events import Answer, format_time
-from timechat.errors import TimeChatError, describe_error, is_out_of_memory
+from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake
 from timechat.export import to_text
 from timechat.serving.access import FolderVideo, Probed
 from timechat.serving.mcp.progress import ProgressTracker, ProgressUpdate
@@ -152,7 +152,7 @@ def _failed(message: str) -> types.CallToolResult:
 
 def _validation_message(error: ValidationError) -> str:
     """Return the errors of the arguments in one line."""
-    errors = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors(include_url=False)]
+    errors = [(".".join(map(str, one["loc"])), plain_mistake(one["msg"])) for one in error.errors(include_url=False)]
     return describe_error(ValueError("; ".join(f"{place}: {message}" for place, message in errors)))
 
 

@@ -1,11 +1,12 @@
 """The tools: names, descriptions, arguments and results."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.answers.events import Task
+from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import build_question
 from timechat.video.sampling import FrameSampling
 
@@ -60,7 +61,7 @@ class VideoTask(Arguments):
             ValueError: The query is empty, or the end is not after the start.
         """
         build_question(self.task, self.words)
-        FrameSampling(1, None, None, self.start, self.end, None, "exact")
+        self.sampling()
 
     @property
     def words(self) -> str | None:
@@ -72,14 +73,22 @@ class VideoTask(Arguments):
         """Number of passes over the windows of the video."""
         return 1
 
+    def sampling(self) -> FrameSampling:
+        """Return the frame options."""
+        return FrameSampling(start=self.start, end=self.end)
+
+    def request_options(self) -> dict[str, Any]:
+        """Return further options of the request."""
+        return {}
+
     def to_request(self) -> "VideoRequest":
         """Return the request of the service."""
         # Imported here: the tools are listed before the model and torch are loaded.
-        from timechat.pipeline import WindowSampling
+        from timechat.pipeline import Request
         from timechat.serving.service import VideoRequest
 
-        sampling = WindowSampling(start=self.start, end=self.end)
-        return VideoRequest(self.task, self.video, self.words, sampling=sampling)
+        request = Request(self.task, self.words, **self.request_options())
+        return VideoRequest(self.video, request, sampling=self.sampling())
 
 
 class CaptionVideo(VideoTask):
@@ -106,12 +115,9 @@ class FindMoments(VideoTask):
         """The query."""
         return self.query
 
-    def to_request(self) -> "VideoRequest":
-        """Return the request of the service."""
-        from timechat.pipeline import MomentSelection
-
-        moments = MomentSelection(self.top_k, self.find_all, self.threshold)
-        return replace(super().to_request(), moments=moments)
+    def request_options(self) -> dict[str, Any]:
+        """Return the selection of moments."""
+        return {"moments": MomentSelection(self.top_k, self.find_all, self.threshold)}
 
 
 class FindHighlights(VideoTask):
@@ -147,9 +153,9 @@ class SummarizeVideo(VideoTask):
         """Number of passes over the windows of the video: citations take a second one."""
         return 2 if self.cite else 1
 
-    def to_request(self) -> "VideoRequest":
-        """Return the request of the service."""
-        return replace(super().to_request(), cite=self.cite)
+    def request_options(self) -> dict[str, Any]:
+        """Return whether to cite."""
+        return {"cite": self.cite}
 
 
 class TranscribeVideo(VideoTask):
@@ -180,10 +186,9 @@ class AskVideo(VideoTask):
         """The question."""
         return self.question
 
-    def to_request(self) -> "VideoRequest":
-        """Return the request of the service."""
-        history = tuple((turn.question, turn.answer) for turn in self.history)
-        return replace(super().to_request(), history=history)
+    def request_options(self) -> dict[str, Any]:
+        """Return the conversation so far."""
+        return {"history": [(turn.question, turn.answer) for turn in self.history]}
 
 
 # ------------------------------------------------------------------------------------------------- results

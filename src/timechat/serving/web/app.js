@@ -20,6 +20,7 @@ import { NEW, Track, Tracks } from "./tracks.js";
 const MOST_QUERIES = 3; // maximum number of lanes of found moments when a video opens
 const TABS = ["chat", "events", "jobs"];
 
+let isTabChosen = false; // by the user, since the video was opened or a task was started
 let film = null; // file object of the server; its id is null during the upload
 let blob = null;
 let opening = 0;
@@ -108,6 +109,7 @@ async function openFile(file) {
 
 function show(next, { time = null, blob: source = null, isPlaying = false } = {}) {
   film = next;
+  isTabChosen = false;
   document.body.dataset.view = "studio";
   scrollTo(0, 0);
   jobs.film = film.id;
@@ -167,13 +169,17 @@ async function openKnown() {
     seen.set(job.task, (seen.get(job.task) ?? 0) + 1);
     return seen.get(job.task) <= (job.task === "grounding" ? MOST_QUERIES : 1);
   });
+  let selected = tracks.track;
+  let isTouched = false; // the user has selected something meanwhile
   for (const job of known) {
     const whole = await jobs.whole(job).catch(() => null);
     if (turn !== opening) return;
+    isTouched ||= tracks.track !== selected || tracks.eventId !== null;
     if (whole?.result) tracks.add(job.id, whole.result, { isSelected: false });
+    selected = tracks.track;
   }
-  if (tracks.all.length) tracks.select(tracks.all[0]);
-  if (known.length && !chat.messages.length) showTab("events");
+  if (tracks.all.length && !isTouched) tracks.select(tracks.all[0]);
+  if (known.length && !chat.messages.length) offerTab("events");
 }
 
 async function openJob(job) {
@@ -195,10 +201,11 @@ async function jobFinished(job) {
   const whole = await jobs.whole(job).catch(() => null);
   if (!whole?.result || film?.id !== job.video) return;
   tracks.renew(job.id, whole.result, { isSelected: !isTyping });
-  if (!isTyping) showTab("events");
+  if (!isTyping) offerTab("events");
 }
 
 function startTask(wish) {
+  isTabChosen = false;
   return jobs.start({ video: film.id, ...wish });
 }
 
@@ -216,7 +223,7 @@ function goTo(step) {
 
 function addEvent() {
   tracks.insert(player.time);
-  showTab("events");
+  chooseTab("events");
   events.editCaption();
 }
 
@@ -272,14 +279,25 @@ function showTab(name) {
   }
 }
 
+/** Show a tab because the user asks for it. */
+function chooseTab(name) {
+  isTabChosen = true;
+  showTab(name);
+}
+
+/** Show a tab because something is new in it, unless the user has chosen one since the video was opened or a task was started. */
+function offerTab(name) {
+  if (!isTabChosen) showTab(name);
+}
+
 function startTabs() {
   for (const [at, name] of TABS.entries()) {
-    byId(`tab-${name}`).addEventListener("click", () => showTab(name));
+    byId(`tab-${name}`).addEventListener("click", () => chooseTab(name));
     byId(`tab-${name}`).addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!step) return;
       const next = TABS[(at + step + TABS.length) % TABS.length];
-      showTab(next);
+      chooseTab(next);
       byId(`tab-${next}`).focus();
     });
   }
@@ -298,10 +316,10 @@ async function showModel() {
 async function start() {
   startTheme();
   startTabs();
-  startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption: () => { showTab("events"); events.editCaption(); },
-    showChat: () => showTab("chat"), hasFilm: () => film !== null });
+  startKeyboard({ player, tracks, timeline, goTo, addEvent, editCaption: () => { chooseTab("events"); events.editCaption(); },
+    showChat: () => chooseTab("chat"), hasFilm: () => film !== null });
   byId("show-films").addEventListener("click", () => showFilms().catch(tellError));
-  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); showTab("chat"); byId("question").focus(); });
+  document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); chooseTab("chat"); byId("question").focus(); });
   byId("copy-link").addEventListener("click", copyLink);
   byId("previous-event").addEventListener("click", () => goTo(-1));
   byId("next-event").addEventListener("click", () => goTo(1));

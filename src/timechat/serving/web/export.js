@@ -5,10 +5,6 @@ import { byId, element } from "./dom.js";
 import { tellError } from "./status.js";
 import { browserKept } from "./storage.js";
 
-const NAMES = {
-  text: "Text", json: "JSON", jsonl: "JSON lines", csv: "Table (CSV)", srt: "Subtitles (SRT)", vtt: "Subtitles (WebVTT)", "vtt-chapters": "Chapters (WebVTT)",
-  youtube: "YouTube chapters", ffmetadata: "FFmpeg chapters", edl: "Edit list (EDL)", otio: "OpenTimelineIO", qvhighlights: "QVHighlights", html: "Page (HTML)",
-};
 const KEPT = "timechat.format";
 
 export class ExportDialog {
@@ -28,9 +24,9 @@ export class ExportDialog {
     byId("export-notes").replaceChildren();
     const kept = browserKept.get(KEPT);
     const chosen = this.formats.some(({ format }) => format === kept) ? kept : "srt";
-    byId("formats").replaceChildren(...this.formats.map(({ format, extension }) => element("label", { class: "format" },
+    byId("formats").replaceChildren(...this.formats.map(({ format, title, extension }) => element("label", { class: "format" },
       element("input", { type: "radio", name: "format", value: format, checked: format === chosen }),
-      element("span", {}, NAMES[format] ?? format, element("small", {}, extension)))));
+      element("span", {}, title, element("small", {}, extension)))));
     byId("export-dialog").showModal();
     byId("formats").querySelector("input:checked")?.focus();
   }

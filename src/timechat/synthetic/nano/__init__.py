@@ -1,1 +1,1 @@
-"""How the built-in nano model is trained: single frames first, then written films, then films."""
+"""Training of the built-in nano model: first single frames, then label scripts, then videos."""

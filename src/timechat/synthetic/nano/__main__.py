@@ -1,4 +1,4 @@
-"""Nano before its training, and after: `make nano` calls the one, who ships weights the other.
+"""Write nano before its training, and put it into the package afterwards. `make nano` calls the first command.
 
 python -m timechat.synthetic.nano start FOLDER   write nano as it is before training
 python -m timechat.synthetic.nano ship FOLDER    put a trained folder into the package, as the built-in model
@@ -21,7 +21,7 @@ def start(folder: Path) -> None:
 
 
 def ship(folder: Path) -> None:
-    """Write a trained model into the package, in float16: half of the size for no figure that would show it."""
+    """Write a trained model into the package in float16, which halves the size and changes no metric visibly."""
     model, processor = load_model(str(folder), device="cpu", dtype="float16")
 
     def write(partial: Path) -> None:

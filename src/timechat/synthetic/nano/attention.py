@@ -1,4 +1,4 @@
-"""Telling attention where to look: a loss on the weights of some heads, which the layers themselves do not keep."""
+"""Attention supervision: a loss on the attention weights of some heads, which the layers do not keep."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from torch import Tensor
 
 
 class AttentionRecorder:
-    """Remembers, while it is entered, what Q-Former attention compares, so that its scores can be computed again."""
+    """Context manager that records queries and keys of Q-Former attention, from which its scores are computed again."""
 
     def __init__(self, attentions: Iterable[Any]) -> None:
-        """Watch attention modules that have `query`, `key`, `num_attention_heads` and `scaling`."""
+        """Record attention modules that have `query`, `key`, `num_attention_heads` and `scaling`."""
         self._attentions = list(attentions)
-        self._seen: dict[tuple[int, str], list[Tensor]] = {}
+        self._recorded: dict[tuple[int, str], list[Tensor]] = {}
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Self:
-        """Begin to watch."""
+        """Start recording."""
         for number, attention in enumerate(self._attentions):
             for side in ("query", "key"):
-                self._hooks.append(getattr(attention, side).register_forward_hook(self._remember(number, side)))
+                self._hooks.append(getattr(attention, side).register_forward_hook(self._record(number, side)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop watching."""
+        """Stop recording."""
         for hook in self._hooks:
             hook.remove()
 
     def scores(self) -> list[list[Tensor]]:
-        """`(batch, heads, queries, keys)` of every module and every time that it ran, before the softmax."""
+        """Return scores before the softmax, `(batch, heads, queries, keys)`, of every module and every call."""
         return [
             [
                 _scores(attention, queries, keys)
-                for queries, keys in zip(self._seen[number, "query"], self._seen[number, "key"], strict=True)
+                for queries, keys in zip(self._recorded[number, "query"], self._recorded[number, "key"], strict=True)
             ]
             for number, attention in enumerate(self._attentions)
         ]
 
-    def _remember(self, number: int, side: str) -> Any:
-        seen = self._seen[number, side] = []
+    def _record(self, number: int, side: str) -> Any:
+        recorded = self._recorded[number, side] = []
 
         def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            seen.append(output)
+            recorded.append(output)
 
         return hook
 
@@ -60,13 +60,13 @@ def _scores(attention: Any, queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def attention_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """How far attention is from looking only where it should: the negative logarithm of its share there.
+    """Return the negative logarithm of the share of attention on the target keys.
 
     Args:
-        scores: `(..., keys)`, before the softmax.
-        target: `(..., keys)` of bool, where to look; at least one key in each row.
+        scores: Scores before the softmax, `(..., keys)`.
+        target: Target keys, bool `(..., keys)`; at least one key in each row.
 
     Returns:
-        `(...)`.
+        Losses `(...)`.
     """
     return torch.logsumexp(scores, dim=-1) - torch.logsumexp(scores.masked_fill(~target, float("-inf")), dim=-1)

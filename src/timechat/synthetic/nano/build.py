@@ -1,4 +1,4 @@
-"""The sizes of nano and its tokenizers, before training."""
+"""Build nano before training: its sizes and its tokenizers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VOCABULARY_SIZE = 2048  # before the times are added
 
 
 def build_qformer_tokenizer() -> BertTokenizer:
-    """Spell out a vocabulary that writes any time sentence; whole seconds are one token each."""
+    """Build a tokenizer for time sentences; whole seconds are one token each."""
     words = frame_prompt(0).lower().removesuffix(".").split()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *words]
     vocabulary += [str(second) for second in range(int(MAX_TIME) + 1)]
@@ -36,9 +36,9 @@ def build_qformer_tokenizer() -> BertTokenizer:
 
 
 def build_llm_tokenizer(sentences: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Learn a byte-level vocabulary from sentences, and give every half second a token of its own.
+    """Learn a byte-level vocabulary from sentences and add one token for every half second.
 
-    Text shows plain seconds all the same: " 12.5" is one token, " 12.3" is spelt.
+    The text contains plain seconds: " 12.5" is one token, and " 12.3" consists of several.
     """
     split = pre_tokenizers.Sequence(
         [
@@ -59,7 +59,7 @@ def build_llm_tokenizer(sentences: Iterable[str]) -> PreTrainedTokenizerFast:
     vocabulary: dict[str, int] = dict(state["vocab"])
     for time in time_words():
         vocabulary.setdefault("Ġ" + time, len(vocabulary))
-    # With `ignore_merges` a whole word that is known is taken as it is: that is how times become one token.
+    # With `ignore_merges`, a word in the vocabulary is one token without merges. So times become one token.
     tokenizer = Tokenizer(
         models.BPE(vocab=vocabulary, merges=[tuple(merge) for merge in state["merges"]], ignore_merges=True)
     )
@@ -77,7 +77,7 @@ def build_llm_tokenizer(sentences: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def time_words() -> list[str]:
-    """Every time of the grid as it is written, `"0.0"` to `"300.0"`."""
+    """Return every time of the grid as text, `"0.0"` to `"300.0"`."""
     return [f"{i * TICK:.1f}" for i in range(NUM_TIMES)]
 
 
@@ -88,13 +88,13 @@ def _without_times(sentence: str) -> str:
 def build_nano(
     sentences: Iterable[str], *, seed: int = 0
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
-    """Build nano before training: random weights, but times that are numbers from the start."""
+    """Build nano with random weights, except for time embeddings that represent numbers from the start."""
     tokenizer = build_llm_tokenizer(sentences)
     qformer_tokenizer = build_qformer_tokenizer()
     qformer = {"cross_attention_frequency": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = TimeChatConfig(
         vision_config={
-            "model_type": "resnet",  # convolutions learn to tell shapes apart long before a ViT does
+            "model_type": "resnet",  # convolutions learn to distinguish shapes much earlier than a ViT
             "embedding_size": 32,
             "hidden_sizes": [32, 96],
             "depths": [1, 2],
@@ -139,10 +139,10 @@ def build_nano(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TimeChatForConditionalGeneration(config)
-        _start_matrices(model)
+        _initialize_matrices(model)
         initialize_positions(model.video_qformer)
-    _start_times(model, tokenizer, qformer_tokenizer)
-    _start_places(model)
+    _initialize_times(model, tokenizer, qformer_tokenizer)
+    _initialize_patch_positions(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -150,11 +150,11 @@ def build_nano(
 
 
 @torch.no_grad()
-def _start_matrices(model: TimeChatForConditionalGeneration) -> None:
-    """Start matrices so that what they give is as large as what they get.
+def _initialize_matrices(model: TimeChatForConditionalGeneration) -> None:
+    """Initialize matrices so that outputs are as large as inputs.
 
-    The deviation of 0.02 that large models start from is far below that at this width: a layer then adds next to
-    nothing to what it reads, and hundreds of steps go by until it is heard.
+    The usual standard deviation of 0.02 is far too small at this width. A layer then adds almost nothing to its input,
+    and has no effect for hundreds of steps.
     """
     for part in (model.language_model.model.layers, model.video_qformer.qformer, model.frame_encoder.qformer):
         for layer in part.modules():
@@ -163,13 +163,13 @@ def _start_matrices(model: TimeChatForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
-def _start_times(
+def _initialize_times(
     model: TimeChatForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, qformer_tokenizer: BertTokenizer
 ) -> None:
-    """Start the embeddings of times from sine and cosine features, so that near times are alike."""
+    """Initialize the embeddings of times with sine and cosine features, so that near times are similar."""
     rows = tokenizer.convert_tokens_to_ids(["Ġ" + time for time in time_words()])
     width = model.config.text_config.hidden_size
-    # What is read must not drown in what the first layers add to it: embeddings of deviation 0.02 did, a hundredfold.
+    # The first layers add much larger values to embeddings of standard deviation 0.02 (a hundred times), so use 1.
     embeddings: Any = model.get_input_embeddings()
     embeddings.weight.normal_(std=1.0)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -181,8 +181,8 @@ def _start_times(
 
 
 @torch.no_grad()
-def _start_places(model: TimeChatForConditionalGeneration) -> None:
-    """Start the embeddings of places from sine and cosine features of row and column, likewise."""
+def _initialize_patch_positions(model: TimeChatForConditionalGeneration) -> None:
+    """Initialize the embeddings of patch positions with sine and cosine features of row and column."""
     places = model.frame_encoder.map_positions  # (side * side, width)
     side, width = round(places.shape[0] ** 0.5), places.shape[1]
     steps = torch.arange(side)[:, None] / side

@@ -1,8 +1,8 @@
-"""The later stages: the language model learns to look things up, then the Q-Formers to tell it what there is.
+"""Later stages: the language model learns to find events, then the Q-Formers learn to provide them.
 
-First the language model reads *written* films: for every frame one vector made from the labels that the drawing
-program knows, in the place of the video tokens. Then the video Q-Former learns to make these very vectors from real
-frames, and everything is tuned together on answers, while the help fades.
+First the language model gets *label scripts*: instead of video tokens, one vector per frame, made from labels. Then the
+video Q-Former learns to make these vectors from real frames. Finally all parts are trained together on answers, while
+the weight of the auxiliary losses decreases.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ from timechat.synthetic.nano.labels import (
 from timechat.synthetic.scene import TICK
 
 _NUM_ACTIVE = SHAPE_KIND.stop
-_READ_AT = 2  # hidden states of the language model, counted from the embeddings, where begin and end are read off
-_ATTENDS_TO = 2  # the layer of the language model whose first heads are told where to look
-_GUIDED_HEADS = 4
+_READ_AT = (
+    2  # hidden states of the language model, counted from the embeddings, from which starts and ends are predicted
+)
+_SUPERVISED_LAYER = 2  # layer of the language model whose first heads are supervised
+_SUPERVISED_HEADS = 4
 _READINGS = ("written", "borders")
-_TIME_WEIGHT = 2.0  # of a time's loss over a word's: the form of answers is learned in no time
+_TIME_WEIGHT = 2.0  # weight of the loss of times relative to words, because the form of answers is learned quickly
 
 
 class LabelEncoder(nn.Module):
-    """Writes a film's labels as the vectors that stand in the place of its video tokens."""
+    """Encodes the labels of a video as vectors that replace its video tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,12 +57,12 @@ class LabelEncoder(nn.Module):
             self.states.weight.copy_(torch.from_numpy(state_code(width)).T)
 
     def forward(self, states: Tensor, times: Tensor) -> Tensor:
-        """`(tokens, NUM_STATES)` and `(tokens,)` classes of time → `(tokens, width)`."""
+        """Encode states `(tokens, NUM_STATES)` and time classes `(tokens,)` as vectors `(tokens, width)`."""
         return self.states(states) + self.times(times)  # type: ignore[no-any-return]
 
 
-def _silent_head(width: int, num_outputs: int, *, bias: float) -> nn.Linear:
-    """Make a layer that says what is usual, and nothing of what it is given."""
+def _constant_head(width: int, num_outputs: int, *, bias: float) -> nn.Linear:
+    """Make a layer whose output is constant at first: the bias."""
     head = nn.Linear(width, num_outputs)
     nn.init.zeros_(head.weight)
     nn.init.constant_(head.bias, bias)
@@ -68,19 +70,19 @@ def _silent_head(width: int, num_outputs: int, *, bias: float) -> nn.Linear:
 
 
 class AnswerHeads(nn.Module):
-    """Read labels off the video tokens and off what the language model makes of them; dropped after training."""
+    """Heads that predict labels from video tokens and from hidden states of the LLM; dropped after training."""
 
     def __init__(self, width: int, video_width: int, num_layers: int) -> None:
         """Make the heads.
 
         Args:
-            width: Of the language model and of video tokens.
-            video_width: Of the video Q-Former's states, before they are projected.
-            num_layers: Of the video Q-Former.
+            width: Hidden size of the language model and of video tokens.
+            video_width: Hidden size of the video Q-Former, before the projection.
+            num_layers: Number of layers of the video Q-Former.
         """
         super().__init__()
-        self.motion = _silent_head(video_width, NUM_ROWS * 2 * len(GEOMETRY), bias=0.0)
-        self.acts = nn.ModuleList(_silent_head(video_width, _NUM_ACTIVE, bias=-4.0) for _ in range(num_layers))
+        self.motion = _constant_head(video_width, NUM_ROWS * 2 * len(GEOMETRY), bias=0.0)
+        self.acts = nn.ModuleList(_constant_head(video_width, _NUM_ACTIVE, bias=-4.0) for _ in range(num_layers))
         self.script = LabelEncoder(width)
         self.norm = nn.LayerNorm(width)
         self.times = nn.Linear(width, NUM_TIMES)
@@ -89,27 +91,27 @@ class AnswerHeads(nn.Module):
         self.biases = nn.ParameterDict({name: nn.Parameter(torch.full((NUM_STATES,), -4.0)) for name in _READINGS})
 
     def read(self, name: str, hidden_states: Tensor, states: slice) -> Tensor:
-        """Read some of the states off hidden states, in the code in which they are written.
+        """Predict some states from hidden states, with the code of the label encoder.
 
-        One code for all readings lets what is asked for and what is seen be compared as they are. Reading does not
-        change it: later stages would otherwise drift from what the language model has learned to read.
+        All predictions use one code, so that a query and the frames can be compared directly. They do not train it,
+        because later stages would then drift from the code that the language model has learned.
 
         Args:
-            name: Of the reading, one of `_READINGS`.
-            hidden_states: `(tokens, width)`.
-            states: Which of `NUM_STATES`.
+            name: Name of the prediction, one of `_READINGS`.
+            hidden_states: Hidden states `(tokens, width)`.
+            states: Predicted columns of `NUM_STATES`.
 
         Returns:
             Logits `(tokens, states)`.
         """
-        # Normalised, as the layers of the language model read them too.
+        # Normalized, as in the layers of the language model.
         normed = F.rms_norm(hidden_states, hidden_states.shape[-1:])
         code = F.normalize(self.script.states.weight.detach()[:, states], dim=0)  # (width, states)
         logits: Tensor = normed @ code * self.scales[name] + self.biases[name][states]
         return logits.float()
 
     def read_query(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read off hidden states which event is asked for, in the code in which video tokens write what begins.
+        """Predict the event of a query from hidden states, with the code of the starts of events.
 
         Returns:
             Logits `(tokens, colors)`, `(tokens, shapes)` and `(tokens, kinds)`.
@@ -127,12 +129,12 @@ class AnswerHeads(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class TokenIds:
-    """What answers about time are written with, as ids of the language model's tokenizer.
+    """Ids of the tokens that structure answers with times.
 
     Attributes:
-        first_time: Of 0.0 seconds; later times follow.
-        dash: Between start and end.
-        scores: Before the scores of highlights, which are numbers and no times.
+        first_time: Id of 0.0 seconds; the ids of later times follow.
+        dash: Id of the dash between start and end.
+        scores: Id of the word before the scores of highlights, which are not times.
     """
 
     first_time: int
@@ -141,34 +143,35 @@ class TokenIds:
 
     @classmethod
     def of(cls, tokenizer: Any) -> TokenIds:
-        """Look them up."""
+        """Get the ids from the tokenizer of the language model."""
         return cls(*tokenizer.convert_tokens_to_ids(["Ġ0.0", "Ġ-", "Ġscores"]))
 
 
 def answer_pointers(
-    packed: Packed, ids: TokenIds, num_tokens: int, told: Sequence[float | None] = ()
+    packed: Packed, ids: TokenIds, num_tokens: int, starts: Sequence[float | None] = ()
 ) -> tuple[list[int], list[int]]:
-    """Say for every token that is followed by a time or a word of an answer which video token to look at.
+    """Return the video token to attend to for every token before a time or a word of an answer.
 
-    What begins cannot be seen before the frame after its start, so a start points there; and so do the words that
-    follow a start and an end.
+    An event is first visible in the frame after its start, so a start points to that frame, and so do the words after a
+    start and an end.
 
     Args:
         packed: Conversations about one video.
-        ids: Of what answers are written with.
-        num_tokens: Video tokens.
-        told: Of every conversation, when begins what its answer tells in words alone; None where that is not one event.
+        ids: Ids of the tokens that structure answers.
+        num_tokens: Number of video tokens.
+        starts: Start in seconds of the event of every conversation whose answer names one event in words only, None for
+            the others.
 
     Returns:
-        Pointers of times, and pointers of words; -1 for the other tokens.
+        Pointers of times, and pointers of words; -1 for all other tokens.
     """
     times, words = ([-1] * len(packed.input_ids) for _ in range(2))
     segment, start, is_time = 0, -1, False
     for i, label in enumerate(packed.labels):
         if packed.segments[i] != segment:
             segment = packed.segments[i]
-            begins = told[segment - 1] if 0 < segment <= len(told) else None
-            is_time = begins is None  # else it is a number of seconds
+            begins = starts[segment - 1] if 0 < segment <= len(starts) else None
+            is_time = begins is None  # otherwise numbers are durations
             start = -1 if begins is None else min(num_tokens - 1, round(begins / TICK) + 1)
         if label == IGNORED_LABEL:
             continue
@@ -183,11 +186,11 @@ def answer_pointers(
 
 
 def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
-    """How far video tokens, `(tokens of all videos, width)`, are from written films, and what can be read off them."""
+    """Return the loss of video tokens `(tokens of all videos, width)` against label scripts, and its parts."""
     states, times = batch["states"], batch["times"]
     with torch.no_grad():
-        wanted = heads.script(states, times)
-    copy = F.mse_loss(features.float(), wanted.float()) / wanted.float().var()
+        target = heads.script(states, times)
+    copy = F.mse_loss(features.float(), target.float()) / target.float().var()
     normed = heads.norm(features)
     state_logits = heads.read("written", features, slice(0, NUM_STATES))
     weight = torch.where(states > 0, 4.0, 1.0)
@@ -195,40 +198,39 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
     time_logits = heads.times(normed).float()
     time_loss = F.cross_entropy(time_logits, times)
     with torch.no_grad():
-        found, there = state_logits > 0, states > 0
-        found, there = (torch.cat([x[:, :_NUM_ACTIVE], x[:, NEW.start :]], dim=1) for x in (found, there))
-        both = (found & there).sum()
+        found, present = state_logits > 0, states > 0
+        found, present = (torch.cat([x[:, :_NUM_ACTIVE], x[:, NEW.start :]], dim=1) for x in (found, present))
+        both = (found & present).sum()
         parts = {
             "copy": float(copy),
             "states": float(state_loss),
             "pairs": float(F.binary_cross_entropy_with_logits(state_logits[:, PAIRS], states[:, PAIRS])),
             "acts": float(F.binary_cross_entropy_with_logits(state_logits[:, :_NUM_ACTIVE], states[:, :_NUM_ACTIVE])),
             "acts_precision": float(both / found.sum().clamp(min=1)),
-            "acts_recall": float(both / there.sum().clamp(min=1)),
+            "acts_recall": float(both / present.sum().clamp(min=1)),
             "frame_time_right": float((time_logits.argmax(-1) == times).float().mean()),
         }
-    # Times come first: who finds a frame's time has found the frame.
     return copy + 30 * state_loss + time_loss, parts
 
 
 def motion_loss(heads: AnswerHeads, hidden_states: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
-    """How far the places and movements that are read off the video Q-Former's states, `(tokens, width)`, are off."""
-    read = heads.motion(hidden_states).float().view(batch["motion"].shape)
-    loss = F.smooth_l1_loss(read[batch["motion_known"]], batch["motion"][batch["motion_known"]], beta=0.1)
+    """Return the loss of positions and movements predicted from states of the video Q-Former, `(tokens, width)`."""
+    predicted = heads.motion(hidden_states).float().view(batch["motion"].shape)
+    loss = F.smooth_l1_loss(predicted[batch["motion_known"]], batch["motion"][batch["motion_known"]], beta=0.1)
     return loss, {"motion": float(loss.detach())}
 
 
 def actions_loss(
     heads: AnswerHeads, hidden_states: Sequence[Tensor], batch: Mapping[str, Any]
 ) -> tuple[Tensor, dict[str, float]]:
-    """How far who does what, as it is read off every layer of the video Q-Former, is off.
+    """Return the loss of current actions predicted from every layer of the video Q-Former.
 
-    The first layer has the comparison of frames before it: read there, an act is a step away from what shows it.
+    The first layer follows the comparison of frames, so an action is easy to predict from it.
     """
-    truth = batch["states"][:, :_NUM_ACTIVE]
-    weight = torch.where(truth > 0, 4.0, 1.0)
+    target = batch["states"][:, :_NUM_ACTIVE]
+    weight = torch.where(target > 0, 4.0, 1.0)
     losses = [
-        F.binary_cross_entropy_with_logits(head(states).float(), truth, weight=weight)
+        F.binary_cross_entropy_with_logits(head(states).float(), target, weight=weight)
         for head, states in zip(heads.acts, hidden_states, strict=True)
     ]
     return torch.stack(losses).sum(), {f"acts_{i}": float(loss.detach()) for i, loss in enumerate(losses)}
@@ -237,17 +239,17 @@ def actions_loss(
 def answer_loss(
     model: TimeChatForConditionalGeneration, heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Loss of the answers, and of what helps to find them: what begins and ends, what is asked for, where to look.
+    """Return the loss of the answers, and auxiliary losses: starts and ends, the event of the query, and attention.
 
     Args:
-        model: The model.
-        heads: Its heads for training.
-        features: `(video tokens of all, width)`.
+        model: Model to train.
+        heads: Heads of the model for training.
+        features: Video tokens of all videos, `(tokens, width)`.
         batch: Packed conversations: `input_ids`, `labels`, `position_ids`, `pointers` `(batch, sequence)`,
             `attention_mask` `(batch, 1, sequence, sequence)`; and the labels of the video tokens.
 
     Returns:
-        Both losses, as means, and their pieces.
+        Mean loss of the answers, sum of the auxiliary losses, and the parts of both.
     """
     outputs = model.language_model.model(
         inputs_embeds=model.embed_prompt(batch["input_ids"], features),
@@ -259,22 +261,24 @@ def answer_loss(
     labels = batch["labels"][:, 1:]
     is_answer = labels != IGNORED_LABEL
     logits = model.language_model.lm_head(outputs.last_hidden_state[:, :-1][is_answer]).float()
-    wanted = labels[is_answer]
-    losses = F.cross_entropy(logits, wanted, reduction="none")
+    targets = labels[is_answer]
+    losses = F.cross_entropy(logits, targets, reduction="none")
     is_video = batch["input_ids"] == model.config.image_token_id
     hidden_states = outputs.hidden_states[_READ_AT]
-    read = heads.read("borders", hidden_states[is_video], slice(NEW.start, NUM_STATES))
-    truth = batch["states"][:, NEW.start :]
-    borders = F.binary_cross_entropy_with_logits(read, truth, weight=torch.where(truth > 0, 10.0, 1.0))
-    rows, columns = batch["asked_at"].unbind(dim=1)
-    asked, heard = _query_loss(heads.read_query(hidden_states[rows, columns]), batch["asked"])
-    guides, looked = _attention_losses(model.language_model.model, outputs.hidden_states[_ATTENDS_TO], batch, is_video)
+    predicted = heads.read("borders", hidden_states[is_video], slice(NEW.start, NUM_STATES))
+    target = batch["states"][:, NEW.start :]
+    borders = F.binary_cross_entropy_with_logits(predicted, target, weight=torch.where(target > 0, 10.0, 1.0))
+    rows, columns = batch["query_positions"].unbind(dim=1)
+    query, query_accuracy = _query_loss(heads.read_query(hidden_states[rows, columns]), batch["query_classes"])
+    supervision, shares = _attention_losses(
+        model.language_model.model, outputs.hidden_states[_SUPERVISED_LAYER], batch, is_video
+    )
     is_time = batch["pointers"][:, :-1][is_answer] >= 0
     weights = torch.where(is_time, _TIME_WEIGHT, 1.0)
     answer = (losses * weights).sum() / weights.sum()
     with torch.no_grad():
-        right = logits.argmax(-1) == wanted
-        seconds_off = (logits[is_time].argmax(-1) - wanted[is_time]).abs() * TICK
+        right = logits.argmax(-1) == targets
+        seconds_off = (logits[is_time].argmax(-1) - targets[is_time]).abs() * TICK
         parts = {
             "answer": float(losses.mean()),
             "time": float(losses[is_time].mean()),
@@ -283,43 +287,43 @@ def answer_loss(
             "word_right": float(right[~is_time].float().mean()),
             "told_right": float(right[batch["word_pointers"][:, :-1][is_answer] >= 0].float().mean()),
             "borders": float(borders),
-            "asked": float(asked),
-            "heard": heard,
-            "guide": float(guides),
-            **looked,
+            "asked": float(query),
+            "heard": query_accuracy,
+            "guide": float(supervision),
+            **shares,
         }
-    return answer, 4 * borders + asked + guides, parts
+    return answer, 4 * borders + query + supervision, parts
 
 
-def _query_loss(logits: Sequence[Tensor], asked: Tensor) -> tuple[Tensor, float]:
-    """How far what was understood is from what was asked: colour, shape and kind, `(questions, 3)`."""
-    if not len(asked):
+def _query_loss(logits: Sequence[Tensor], classes: Tensor) -> tuple[Tensor, float]:
+    """Return the loss of predicted color, shape and kind against `(queries, 3)` classes, and the accuracy."""
+    if not len(classes):
         return torch.stack([part.sum() for part in logits]).sum() * 0, 1.0
-    losses = [F.cross_entropy(part, asked[:, i]) for i, part in enumerate(logits)]
-    right = torch.stack([part.argmax(-1) == asked[:, i] for i, part in enumerate(logits)]).all(dim=0)
+    losses = [F.cross_entropy(part, classes[:, i]) for i, part in enumerate(logits)]
+    right = torch.stack([part.argmax(-1) == classes[:, i] for i, part in enumerate(logits)]).all(dim=0)
     return torch.stack(losses).sum(), float(right.float().mean())
 
 
 def _attention_losses(
     language_model: Any, hidden_states: Tensor, batch: Mapping[str, Any], is_video: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Ask the first heads of one layer to look at the frame whose time is about to be written, or that is told of.
+    """Supervise the first heads of one layer: they should attend to the frame of the next time or of the event.
 
-    Only the rows that matter are computed, and these twice: here, and in the layer itself, which remembers no weights.
+    Only the rows with a target are computed. They are computed twice, because the layer does not keep its weights.
 
     Args:
-        language_model: The decoder without its head.
-        hidden_states: `(batch, sequence, width)`, what the layer reads.
-        batch: With `pointers` and `word_pointers`, `(batch, sequence)` each, see `answer_pointers`.
-        is_video: `(batch, sequence)`.
+        language_model: Decoder without the output layer.
+        hidden_states: Inputs of the layer, `(batch, sequence, width)`.
+        batch: Batch with `pointers` and `word_pointers` `(batch, sequence)` from `answer_pointers`.
+        is_video: Mask of video tokens, `(batch, sequence)`.
 
     Returns:
-        The mean over times plus that over words; and what share of the attention is where it should be.
+        The mean loss over times plus that over words, and shares of the attention on the targets.
     """
-    attention = language_model.layers[_ATTENDS_TO].self_attn
-    normed = language_model.layers[_ATTENDS_TO].input_layernorm(hidden_states)
-    width = _GUIDED_HEADS * attention.head_dim
-    shape = (*normed.shape[:2], _GUIDED_HEADS, attention.head_dim)
+    attention = language_model.layers[_SUPERVISED_LAYER].self_attn
+    normed = language_model.layers[_SUPERVISED_LAYER].input_layernorm(hidden_states)
+    width = _SUPERVISED_HEADS * attention.head_dim
+    shape = (*normed.shape[:2], _SUPERVISED_HEADS, attention.head_dim)
     queries, keys = (
         F.linear(normed, projection.weight[:width]).view(shape).transpose(1, 2)  # (batch, heads, sequence, head)
         for projection in (attention.q_proj, attention.k_proj)
@@ -332,14 +336,14 @@ def _attention_losses(
         rows = (row_pointers >= 0).nonzero()[:, 0]
         scores = (queries[i, :, rows] @ keys[i].transpose(-1, -2)).float() * attention.scaling
         scores = scores + batch["attention_mask"][i, 0, rows]  # (heads, rows, sequence)
-        targets = (first[i] + row_pointers[rows]).expand(_GUIDED_HEADS, -1)
+        targets = (first[i] + row_pointers[rows]).expand(_SUPERVISED_HEADS, -1)
         losses.append(F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets))
         found.append(scores.detach().softmax(-1).gather(-1, targets[..., None])[..., 0].mean(0))  # (rows,)
     loss, share = torch.cat(losses, dim=1).mean(dim=0), torch.cat(found)  # (rows of all,)
-    where = batch["pointers"].new_zeros(batch["pointers"].shape, dtype=torch.bool)
-    where[batch["asked_at"][:, 0], batch["asked_at"][:, 1]] = True
-    is_asked, is_word = where[pointers >= 0], batch["word_pointers"][pointers >= 0] >= 0
+    has_query = batch["pointers"].new_zeros(batch["pointers"].shape, dtype=torch.bool)
+    has_query[batch["query_positions"][:, 0], batch["query_positions"][:, 1]] = True
+    is_asked, is_word = has_query[pointers >= 0], batch["word_pointers"][pointers >= 0] >= 0
     kinds = {"asked": is_asked, "others": ~is_asked & ~is_word, "words": is_word}
-    looked = {f"looks_at_{name}": float(share[these].mean()) for name, these in kinds.items() if these.any()}
+    shares = {f"looks_at_{name}": float(share[these].mean()) for name, these in kinds.items() if these.any()}
     means = [loss[these].mean() for these in (~is_word, is_word) if these.any()]
-    return torch.stack(means).sum(), looked
+    return torch.stack(means).sum(), shares

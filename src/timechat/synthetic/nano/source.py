@@ -1,4 +1,4 @@
-"""Drawn films → batches for the stages of nano's training, a pure function of seed and iteration."""
+"""Batches of synthetic videos for the stages of nano's training, a pure function of seed and iteration."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.synthetic.nano.frames import draw_clip, frame_batch
 from timechat.synthetic.nano.labels import motion_labels, query_classes, state_labels, time_classes
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
-from timechat.synthetic.nano.texts import ConversationWriter, choose_records, event_times
+from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.synthetic.scene import TICK, Level, SyntheticVideo, write_scene
 from timechat.training.config import TrainingRecipe
 from timechat.training.schedule import num_steps
 
-_HIDDEN = -1e9  # what is added to the attention of those who may not look
+_HIDDEN = -1e9  # is added to the attention scores of masked positions
 _SHARD = 50
-_Sample = tuple[SyntheticVideo, int, int]  # film, how its questions are worded, number of the sample
+_Sample = tuple[SyntheticVideo, int, int]  # video, variant of its records, number of the sample
 
 
 class SyntheticSource:
-    """Batches of drawn films for one stage, on one process."""
+    """Batches of synthetic videos for one stage, on one process."""
 
     def __init__(
         self, recipe: TrainingRecipe, processor: TimeChatProcessor, model: TimeChatForConditionalGeneration
     ) -> None:
         assert recipe.data.films is not None
         self._recipe = recipe
-        self._films = recipe.data.films
+        self._settings = recipe.data.films
         self._processor = processor
         self._writer = ConversationWriter(processor)
         self._token_ids = TokenIds.of(processor.tokenizer)
@@ -50,130 +50,147 @@ class SyntheticSource:
             "nano_scripts": self._scripts,
             "nano_windows": self._windows,
             "nano_windows_unguided": self._windows,
-            "nano_films": self._watched,
+            "nano_films": self._videos,
         }
         self._make = make[recipe.objective]
         self._store: FrameTokenStore | None = None
-        if self._make in (self._windows, self._watched):
-            folder = Path(recipe.run.output).parent / "features"  # beside the stages: others may learn from it too
+        if self._make in (self._windows, self._videos):
+            folder = Path(recipe.run.output).parent / "features"  # beside the stages, so that they can share it
             self._store = FrameTokenStore(folder, recipe, processor, model)
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
-        """Give the batches of this process from an iteration on; each is made while the one before is learned from."""
+        """Yield the batches of this process from an iteration on; each is made during the step before."""
         with ThreadPoolExecutor(1) as maker:
-            coming = maker.submit(self._make, first_iteration)
+            next_batch = maker.submit(self._make, first_iteration)
             for iteration in itertools.count(first_iteration + 1):
-                batch = coming.result()
-                coming = maker.submit(self._make, iteration)
+                batch = next_batch.result()
+                next_batch = maker.submit(self._make, iteration)
                 yield batch
 
     def _numbers(self, iteration: int) -> range:
-        """Numbers of this process's samples in an iteration: all processes together see what one would."""
+        """Numbers of this process's samples in an iteration. The samples do not depend on the number of processes."""
         size = self._recipe.run.batch_size
         start = (iteration * world_size() + rank()) * size
         return range(start, start + size)
 
     def _frames(self, iteration: int) -> dict[str, Any]:
-        per_film = 4
-        films = len(self._numbers(iteration)) // per_film
+        per_video = 4
+        num_videos = len(self._numbers(iteration)) // per_video
         number = iteration * world_size() + rank()
-        return frame_batch(self._processor, self._films.seed, number, films, per_film)
+        return frame_batch(self._processor, self._settings.seed, number, num_videos, per_video)
 
     def _scripts(self, iteration: int) -> dict[str, Any]:
-        films = [(self._new_video(number, iteration), 0, number) for number in self._numbers(iteration)]
-        return self._named(films, self._texts(films, iteration))
+        samples = [(self._new_video(number, iteration), 0, number) for number in self._numbers(iteration)]
+        return self._named(samples, self._texts(samples, iteration))
 
     def _windows(self, iteration: int) -> dict[str, Any]:
-        # Films begin at any frame of a window: else the few there are would be learned by heart, window by window.
+        # Videos start at any frame of a window. Otherwise the model would memorize the windows of the few videos.
         size = self._processor.config.window_size
-        starts = [random.Random(f"{self._films.seed}/{n}/start").randrange(size) for n in self._numbers(iteration)]
-        films, video = self._stored(iteration, starts)
-        told = []
-        for (film, _, _), start in zip(films, starts, strict=True):
-            timestamps = self._token_times(frame_times(film)[start:])
-            told.append((state_labels(film, timestamps), time_classes(timestamps), *motion_labels(film, timestamps)))
-        labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*told, strict=True)]
+        starts = [random.Random(f"{self._settings.seed}/{n}/start").randrange(size) for n in self._numbers(iteration)]
+        samples, inputs = self._stored(iteration, starts)
+        label_rows = []
+        for (video, _, _), start in zip(samples, starts, strict=True):
+            timestamps = self._token_times(frame_times(video)[start:])
+            label_rows.append(
+                (state_labels(video, timestamps), time_classes(timestamps), *motion_labels(video, timestamps))
+            )
+        labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*label_rows, strict=True)]
         names = ("states", "times", "motion", "motion_known")
-        return self._named(films, {**video, **dict(zip(names, labels, strict=True))})
+        return self._named(samples, {**inputs, **dict(zip(names, labels, strict=True))})
 
-    def _watched(self, iteration: int) -> dict[str, Any]:
-        films, video = self._stored(iteration)
-        return self._named(films, {**self._texts(films, iteration), **video})
+    def _videos(self, iteration: int) -> dict[str, Any]:
+        samples, inputs = self._stored(iteration)
+        return self._named(samples, {**self._texts(samples, iteration), **inputs})
 
-    def _named(self, films: list[_Sample], batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "record_ids": [film.id for film, _, _ in films]}
+    def _named(self, samples: list[_Sample], batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "record_ids": [video.id for video, _, _ in samples]}
 
     def _stored(self, iteration: int, starts: Sequence[int] | None = None) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """Films of the store, and what the frozen parts made of their frames: of all, or of those from a start on."""
+        """Videos of the store with the frame tokens of all their frames, or of those from a start on."""
         assert self._store is not None
-        films, tokens = [], []
+        samples, tokens = [], []
         for place, number in enumerate(self._numbers(iteration)):
             index, variant = self._store.order(number)
-            films.append((self._store.video(index), variant, number))
+            samples.append((self._store.video(index), variant, number))
             tokens.append(self._store.tokens(index)[starts[place] if starts else 0 :])
         longest = max(len(t) for t in tokens)
         padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
         sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
-        return films, {"frame_tokens": torch.stack(padded), "video_sizes": torch.tensor(sizes)}
+        return samples, {"frame_tokens": torch.stack(padded), "video_sizes": torch.tensor(sizes)}
 
     def _token_times(self, timestamps: np.ndarray) -> np.ndarray:
-        """Time of every video token: of its frame, or of the last frame where the last window has fewer."""
+        """Return the time of the frame of every video token; surplus tokens have the time of the last frame."""
         missing = self._processor.config.num_video_tokens(len(timestamps)) - len(timestamps)
         return np.concatenate([timestamps, np.full(missing, timestamps[-1])])
 
     def _new_video(self, number: int, iteration: int) -> SyntheticVideo:
-        longest = self._films.longest
+        longest = self._settings.longest
         part = int(len(longest) * iteration / max(1, num_steps(self._recipe.run)))
         limit = longest[min(part, len(longest) - 1)] if longest else float("inf")
-        rng = random.Random(f"{self._films.seed}/{number}")
+        rng = random.Random(f"{self._settings.seed}/{number}")
         while True:
-            level: Level = rng.choice(self._films.levels)  # type: ignore[arg-type]
-            film = write_scene(self._films.seed, rng.randrange(2**40), level=level)
-            if film.duration <= limit:
-                return film
+            level: Level = rng.choice(self._settings.levels)  # type: ignore[arg-type]
+            video = write_scene(self._settings.seed, rng.randrange(2**40), level=level)
+            if video.duration <= limit:
+                return video
 
-    def _texts(self, films: list[_Sample], iteration: int) -> dict[str, Any]:
-        brief = iteration < self._films.brief_share * num_steps(self._recipe.run)
-        rows, states, times, pointers, word_pointers, asked, asked_at = [], [], [], [], [], [], []
-        for film, variant, number in films:
-            rng = random.Random(f"{self._films.seed}/{number}/turns")
-            timestamps = frame_times(film)
-            records = choose_records(film, variant, self._films.questions, rng, brief=brief)
+    def _texts(self, samples: list[_Sample], iteration: int) -> dict[str, Any]:
+        brief = iteration < self._settings.brief_share * num_steps(self._recipe.run)
+        rows, states, times, pointers, word_pointers, queries, positions = [], [], [], [], [], [], []
+        for video, variant, number in samples:
+            rng = random.Random(f"{self._settings.seed}/{number}/turns")
+            timestamps = frame_times(video)
+            records = choose_records(video, variant, self._settings.questions, rng, brief=brief)
             row = self._writer.pack(timestamps, [(record.question, record.response) for record in records])
             token_times = self._token_times(timestamps)
             rows.append(row)
-            states.append(torch.from_numpy(state_labels(film, token_times)))
+            states.append(torch.from_numpy(state_labels(video, token_times)))
             times.append(torch.from_numpy(time_classes(token_times)))
             to_times, to_words = answer_pointers(
-                row, self._token_ids, len(token_times), [event_times(r) for r in records]
+                row, self._token_ids, len(token_times), [single_event_start(r) for r in records]
             )
             pointers.append(to_times)
             word_pointers.append(to_words)
-            happenings = {happening.id: happening for happening in film.actions}
+            actions = {action.id: action for action in video.actions}
             for place, pointer in enumerate(pointers[-1]):
                 record = records[row.segments[place] - 1]
                 if pointer >= 0 and record.task == "grounding":
-                    asked_at.append((len(rows) - 1, place))
-                    asked.append(query_classes(film, happenings[record.events[0].id]))
+                    positions.append((len(rows) - 1, place))
+                    queries.append(query_classes(video, actions[record.events[0].id]))
         batch: dict[str, Any] = pad_packed(rows, self._processor.pad_token_id)
-        may_look = batch["attention_mask"]
-        batch["attention_mask"] = torch.zeros(may_look.shape).masked_fill(~may_look, _HIDDEN)
+        is_visible = batch["attention_mask"]
+        batch["attention_mask"] = torch.zeros(is_visible.shape).masked_fill(~is_visible, _HIDDEN)
         length = batch["input_ids"].shape[1]
         for name, lists in (("pointers", pointers), ("word_pointers", word_pointers)):
             batch[name] = torch.tensor([[*p, *([-1] * (length - len(p)))] for p in lists])
-        batch["asked_at"] = torch.tensor(asked_at, dtype=torch.long).reshape(-1, 2)
-        batch["asked"] = torch.tensor(asked, dtype=torch.long).reshape(-1, 3)
+        batch["query_positions"] = torch.tensor(positions, dtype=torch.long).reshape(-1, 2)
+        batch["query_classes"] = torch.tensor(queries, dtype=torch.long).reshape(-1, 3)
         batch["states"], batch["times"] = torch.cat(states), torch.cat(times)
         return batch
 
 
-def frame_times(film: SyntheticVideo) -> np.ndarray:
-    """When frames of a film are sampled: twice a second."""
-    return np.arange(0, film.duration, TICK)
+def make_source(
+    recipe: TrainingRecipe, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
+) -> SyntheticSource:
+    """Make the batches of a stage of nano's training.
+
+    Raises:
+        ValueError: The recipe names no synthetic videos, or records beside them.
+    """
+    if recipe.data.films is None:
+        raise ValueError(f"{recipe.objective} learns from synthetic videos; give data.films")
+    if recipe.data.sources:
+        raise ValueError("data.sources and data.films are both given; learn from records or from synthetic videos")
+    return SyntheticSource(recipe, processor, model)
+
+
+def frame_times(video: SyntheticVideo) -> np.ndarray:
+    """Times of the sampled frames of a video, two per second."""
+    return np.arange(0, video.duration, TICK)
 
 
 class FrameTokenStore:
-    """What the frozen image Q-Former made of the frames of some films: extracted once, kept in files."""
+    """Frame tokens of the frozen image Q-Former for a fixed number of videos, computed once and kept in files."""
 
     def __init__(
         self,
@@ -183,10 +200,10 @@ class FrameTokenStore:
         model: TimeChatForConditionalGeneration,
     ) -> None:
         assert recipe.data.films is not None
-        self._films = recipe.data.films
-        self._count = self._films.num_films or 0
+        self._settings = recipe.data.films
+        self._count = self._settings.num_films or 0
         if self._count % _SHARD or not self._count:
-            raise ValueError(f"data.films.num_films must be a multiple of {_SHARD}, got {self._films.num_films}")
+            raise ValueError(f"data.films.num_films must be a multiple of {_SHARD}, got {self._settings.num_films}")
         self._folder = folder / _weights_hash(model)
         self._folder.mkdir(parents=True, exist_ok=True)
         for shard in range(rank(), self._count // _SHARD, world_size()):
@@ -199,18 +216,18 @@ class FrameTokenStore:
             self._tokens.update(load_file(self._folder / f"{shard:05d}.safetensors"))
 
     def video(self, index: int) -> SyntheticVideo:
-        """Script of a film of the store."""
-        levels = self._films.levels
-        return write_scene(self._films.seed, index, level=levels[index % len(levels)])  # type: ignore[arg-type]
+        """Return the script of a video of the store."""
+        levels = self._settings.levels
+        return write_scene(self._settings.seed, index, level=levels[index % len(levels)])  # type: ignore[arg-type]
 
     def tokens(self, index: int) -> Tensor:
-        """`(frames, tokens, Q-Former hidden)` of a film."""
+        """Return the frame tokens `(frames, tokens, Q-Former hidden)` of a video."""
         return self._tokens[str(index)].float()
 
     def order(self, number: int) -> tuple[int, int]:
-        """Which film a sample is about, and how often it has been seen: every epoch in an order of its own."""
+        """Return the video of a sample and the number of its epoch; every epoch has its own order."""
         epoch, place = divmod(number, self._count)
-        order = np.random.default_rng([self._films.seed, epoch]).permutation(self._count)
+        order = np.random.default_rng([self._settings.seed, epoch]).permutation(self._count)
         return int(order[place]), epoch
 
     @torch.no_grad()
@@ -221,8 +238,8 @@ class FrameTokenStore:
         model.eval()
         tokens: dict[str, Tensor] = {}
         for index in range(shard * _SHARD, (shard + 1) * _SHARD):
-            film = self.video(index)
-            clip = draw_clip(film, frame_times(film), np.random.default_rng([self._films.seed, index]))
+            video = self.video(index)
+            clip = draw_clip(video, frame_times(video), np.random.default_rng([self._settings.seed, index]))
             inputs = {name: tensor[None] for name, tensor in processor.encode_frames(clip).items()}
             tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
         with atomic_write(path) as unfinished:

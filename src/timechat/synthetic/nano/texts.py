@@ -1,4 +1,4 @@
-"""Films → questions and answers as token ids, many a film in one sequence."""
+"""Questions and answers about synthetic videos as token ids, several about a video in one sequence."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from timechat.data.packing import Conversation, Packed, pack_conversations
 from timechat.model.processing import TimeChatProcessor
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
 from timechat.synthetic.scene import SyntheticVideo, write_scene
-from timechat.synthetic.wording import all_sentences
+from timechat.synthetic.vocabulary import all_sentences
 
-# Of the questions about a film: how many of each task are asked at most, and how often at all. Grounding comes first:
-# it is what the other tasks are made of.
+# Maximum number of questions of each task about a video, and probability that the task is used at all. Grounding comes
+# first, because the other tasks are made of it.
 _SHARES: Mapping[str, tuple[int, float]] = {
     "grounding": (4, 1.0),
     "dense_caption": (1, 0.7),
@@ -27,18 +27,18 @@ _SHARES: Mapping[str, tuple[int, float]] = {
     "qa": (4, 1.0),
 }
 _BRIEF_SHARES: Mapping[str, tuple[int, float]] = {"grounding": (12, 1.0), "dense_caption": (1, 0.4), "steps": (1, 0.2)}
-_BRIEF_OF = 4  # ways to word a question, of which the shortest is taken
-_MAX_TOKENS = 380  # of all questions and answers about a film together; a long one would make the whole batch long
+_NUM_WORDINGS = 4  # number of wordings of a question, of which the shortest is taken
+_MAX_TOKENS = 380  # maximum length of all questions and answers about a video; one long row makes the whole batch long
 
 
 class ConversationWriter:
-    """Tokenises questions exactly as they are tokenised when the model is asked."""
+    """Tokenizes questions exactly as in inference."""
 
     def __init__(self, processor: TimeChatProcessor) -> None:
         self.processor = processor
 
     def pack(self, timestamps: NDArray[np.float64], turns: Sequence[tuple[str, str]]) -> Packed:
-        """Pack (question, answer) pairs about one video, each a conversation of its own, as many as fit."""
+        """Pack (question, answer) pairs about one video, each as a separate conversation, as many as fit."""
         processor = self.processor
         conversations: list[Conversation] = []
         shared: list[int] = []
@@ -60,46 +60,46 @@ class ConversationWriter:
 
 
 def choose_records(
-    film: SyntheticVideo, variant: int, num_questions: int, rng: random.Random, *, brief: bool = False
+    video: SyntheticVideo, variant: int, num_questions: int, rng: random.Random, *, brief: bool = False
 ) -> list[SyntheticRecord]:
-    """Choose questions about a film.
+    """Choose questions about a video.
 
     Args:
-        film: What is asked about.
-        variant: Other variants word the questions differently.
-        num_questions: How many at most.
-        rng: Of the choice.
-        brief: Whether to word them as shortly as they can be, and to ask little but after events: so that most of what
-            is read in training are events and times.
+        video: Script of the video.
+        variant: Number of the variant, on which the wording of the questions depends.
+        num_questions: Maximum number of questions.
+        rng: Random number generator for the choice.
+        brief: Whether to use the shortest wording of each question, and mostly questions about events. Most training
+            tokens are then events and times.
     """
-    records = _brief_records(film, variant) if brief else synthetic_records(film, variant=variant)
+    records = _brief_records(video, variant) if brief else synthetic_records(video, variant=variant)
     rng.shuffle(records)
     chosen: list[SyntheticRecord] = []
-    for task, (most, share) in (_BRIEF_SHARES if brief else _SHARES).items():
+    for task, (count, share) in (_BRIEF_SHARES if brief else _SHARES).items():
         if rng.random() < share:
-            chosen += [record for record in records if record.task == task][:most]
+            chosen += [record for record in records if record.task == task][:count]
     rng.shuffle(chosen)
     return chosen[:num_questions]
 
 
-def event_times(record: SyntheticRecord) -> float | None:
-    """When begins the one event that an answer tells in words; None where it is not one, or not told."""
+def single_event_start(record: SyntheticRecord) -> float | None:
+    """Start of the only event that an answer names in words, in seconds; None if there is no such event."""
     return record.events[0].start if record.task == "qa" and len(record.events) == 1 else None
 
 
-def _brief_records(film: SyntheticVideo, variant: int) -> list[SyntheticRecord]:
-    """One record of each task and set of events: of several, that with the shortest question."""
+def _brief_records(video: SyntheticVideo, variant: int) -> list[SyntheticRecord]:
+    """Return one record for each task and set of events, the one with the shortest question."""
     shortest: dict[tuple[str, ...], SyntheticRecord] = {}
-    for one in range(variant * _BRIEF_OF, (variant + 1) * _BRIEF_OF):
-        for record in synthetic_records(film, variant=one):
-            what = (record.task, *(event.id for event in record.events))
-            if what not in shortest or len(record.question) < len(shortest[what].question):
-                shortest[what] = record
+    for number in range(variant * _NUM_WORDINGS, (variant + 1) * _NUM_WORDINGS):
+        for record in synthetic_records(video, variant=number):
+            key = (record.task, *(event.id for event in record.events))
+            if key not in shortest or len(record.question) < len(shortest[key].question):
+                shortest[key] = record
     return list(shortest.values())
 
 
 def vocabulary_sentences() -> Iterator[str]:
-    """Every kind of sentence that nano reads or writes, to learn its vocabulary from."""
+    """Yield sentences of every kind that nano reads or writes, as the corpus for its vocabulary."""
     yield from all_sentences()
     for seed in range(300):
         for record in synthetic_records(write_scene(seed, 0, level=(1, 2, 3)[seed % 3])):

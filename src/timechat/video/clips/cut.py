@@ -1,6 +1,6 @@
-"""Stretches of a video as files of their own: cut exactly, by encoding anew, or copied from keyframe on.
+"""Cut parts of a video into files: exactly, by re-encoding, or without loss, by copying from a keyframe on.
 
-Times are seconds on the video's clock, which starts with its first picture. A file appears whole or not at all.
+Times are seconds on the video's clock, which starts with its first frame. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from timechat.video.source import VideoSource, reason
 Mode = Literal["exact", "copy"]
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts"}
-"""What files with these endings hold; `.webm` and `.ts` only as copies."""
+"""Container format for each file extension; `.webm` and `.ts` only for copies."""
 
-_AHEAD = Fraction(1, 2)  # seconds by which sound is written ahead of the pictures
-_ROUNDING = 0.05  # seconds: answers tell times to a tenth
+_AUDIO_LEAD = Fraction(1, 2)  # seconds by which audio is written ahead of the frames
+_ROUNDING = 0.05  # seconds; answers give times in tenths of a second
 
 
 @dataclass(frozen=True)
 class CutReport:
-    """What a cut holds, in seconds on the clock of the video that it was cut from.
+    """Report on a cut, with times in seconds on the clock of the source video.
 
     Attributes:
-        path: The file.
-        mode: `exact` was encoded anew, `copy` holds the packets of the video.
-        requested_start: Where it should start.
-        requested_end: Where it should end.
-        start: Where it starts.
-        end: Where it ends: when its last picture leaves the screen.
-        notes: What else is different: damaged pictures, missing sound.
+        path: Path of the file.
+        mode: `exact` if it was re-encoded, `copy` if it contains packets of the source.
+        requested_start: Requested start.
+        requested_end: Requested end.
+        start: Actual start.
+        end: Actual end: the end of the last frame.
+        notes: Notes on other differences: damaged frames, missing audio.
     """
 
     path: Path
@@ -66,16 +66,16 @@ class CutReport:
 
     @property
     def start_shift(self) -> float:
-        """Seconds that the cut holds before the wanted start."""
+        """Seconds in the cut before the requested start."""
         return self.requested_start - self.start
 
     @property
     def end_shift(self) -> float:
-        """Seconds that the cut holds after the wanted end; below 0 where the video ends before it."""
+        """Seconds in the cut after the requested end; negative if the video ends before it."""
         return self.end - self.requested_end
 
     def __str__(self) -> str:
-        how = "encoded anew" if self.mode == "exact" else "copied without loss"
+        how = "re-encoded" if self.mode == "exact" else "copied without loss"
         parts = [f"{self.path}: {self.start:.3f} to {self.end:.3f} s, {how}"]
         parts += [f"starts {self.start_shift:.3f} s early"] if abs(self.start_shift) >= 0.0005 else []
         parts += (
@@ -95,28 +95,31 @@ def extract_clip(
     mode: Mode = "exact",
     timeout: float = DEFAULT_TIMEOUT,
 ) -> CutReport:
-    """Cut one stretch of a video into a file of its own.
+    """Cut one part of a video into a file.
 
     Args:
-        source: As `load_frames` takes it.
-        start: Seconds. An exact cut begins at this moment, with the picture that is on screen then.
-        end: Seconds; what is shown before. Beyond the video's end it is taken as that.
-        target: The file to write; its ending (`.mp4`, `.mov`, `.mkv`; for copies also `.webm`, `.ts`) says which kind.
-        mode: `exact` encodes pictures (H.264) and sound (AAC) anew. `copy` is quick and without loss, but begins
-            at the keyframe before `start` and may end some pictures late: the report says by how much.
-        timeout: Seconds of wall time after which it is given up.
+        source: Video in any form that `load_frames` takes.
+        start: Start in seconds. An exact cut begins at this time, with the frame on screen then.
+        end: End in seconds, exclusive. A time past the end of the video means its end.
+        target: Path of the file; its extension (`.mp4`, `.mov`, `.mkv`; for copies also `.webm`, `.ts`) selects the
+            container.
+        mode: `exact` re-encodes frames (H.264) and audio (AAC). `copy` is fast and without loss, but begins at the
+            keyframe before `start` and may end some frames late; the report gives the difference.
+        timeout: Maximum wall time in seconds.
 
     Raises:
-        ValueError: The times or the target make no sense.
+        ValueError: The times or the target are invalid.
         VideoError: The video cannot be read, ends before `start`, or cannot be copied into such a file.
     """
     if not (math.isfinite(start) and math.isfinite(end) and 0 <= start < end):
         raise ValueError(f"start must be from 0 and before end, in seconds, got start={start} and end={end}")
     target = _check_writable(Path(target), mode, source)
-    with open_timeline(source, timeout) as film:
-        if start >= film.duration:
-            raise VideoError(f"{film.handle.name}: ends at {film.duration:.3f} s, before the {start:.3f} s to cut from")
-        return _write(film, [(start, end)], target, mode)[0]
+    with open_timeline(source, timeout) as timeline:
+        if start >= timeline.duration:
+            raise VideoError(
+                f"{timeline.handle.name}: ends at {timeline.duration:.3f} s, before the {start:.3f} s to cut from"
+            )
+        return _write(timeline, [(start, end)], target, mode)[0]
 
 
 def extract_clips(
@@ -127,29 +130,29 @@ def extract_clips(
     mode: Mode = "exact",
     timeout: float = DEFAULT_TIMEOUT,
 ) -> list[CutReport]:
-    """Cut every event into a file of its own, named by its number, time and caption.
+    """Cut every event into a separate file, named by its number, time and caption.
 
     Args:
-        source: As `load_frames` takes it.
-        events: What to cut, in the order of the numbers. A moment gets `MOMENT_SECONDS` around it. Events that
-            start after the video's end give no file.
-        folder: Where the files go; made if it is missing. Files of the same names are replaced.
-        mode: As in `extract_clip`.
-        timeout: Seconds of wall time for each file.
+        source: Video in any form that `load_frames` takes.
+        events: Events to cut, in the order of the file numbers. A moment gets `MOMENT_SECONDS` around it. An event
+            that starts after the end of the video gives no file.
+        folder: Output folder, created if necessary. Files with the same names are replaced.
+        mode: Mode of the cut, as in `extract_clip`.
+        timeout: Maximum wall time for each file in seconds.
 
     Returns:
-        A report a file.
+        One report per file.
     """
     _check_mode(mode)
     events, folder = list(events), Path(folder)
-    with open_timeline(source, timeout) as film:
-        suffix = ".mp4" if mode == "exact" else _copy_suffix(film.info.format)
+    with open_timeline(source, timeout) as timeline:
+        suffix = ".mp4" if mode == "exact" else _copy_suffix(timeline.info.format)
         folder.mkdir(exist_ok=True)
         reports = []
         for number, event in enumerate(events, start=1):
-            if (stretch := _time_range(event, film.duration)) is not None:
+            if (time_range := _time_range(event, timeline.duration)) is not None:
                 target = folder / _file_name(number, len(events), event, suffix)
-                reports += _write(film, [stretch], target, mode)
+                reports += _write(timeline, [time_range], target, mode)
         return reports
 
 
@@ -161,34 +164,32 @@ def concat_clips(
     mode: Mode = "exact",
     timeout: float = DEFAULT_TIMEOUT,
 ) -> list[CutReport]:
-    """Join events into one film, in time order; those that overlap are shown once.
+    """Join events into one video, in time order; overlapping events are merged.
 
     Args:
-        source: As `load_frames` takes it.
-        events: What to show. A moment gets `MOMENT_SECONDS` around it.
-        target: The file to write, as in `extract_clip`.
-        mode: As in `extract_clip`.
-        timeout: Seconds of wall time for each stretch.
+        source: Video in any form that `load_frames` takes.
+        events: Events to show. A moment gets `MOMENT_SECONDS` around it.
+        target: Path of the file, as in `extract_clip`.
+        mode: Mode of the cut, as in `extract_clip`.
+        timeout: Maximum wall time for each part in seconds.
 
     Returns:
-        A report a stretch, in the order in which they are shown.
+        One report per part, in the order of the video.
 
     Raises:
-        ValueError: There is nothing to show, or the target makes no sense.
+        ValueError: No event lies within the video, or the target is invalid.
         VideoError: As in `extract_clip`.
     """
     target, events = _check_writable(Path(target), mode, source), list(events)
-    with open_timeline(source, timeout) as film:
-        found = [stretch for event in events if (stretch := _time_range(event, film.duration)) is not None]
+    with open_timeline(source, timeout) as timeline:
+        found = [time_range for event in events if (time_range := _time_range(event, timeline.duration)) is not None]
         if not found:
-            raise ValueError(
-                f"none of {len(events)} events lies within the {film.duration:.3f} s of the video: no reel"
-            )
-        return _write(film, merge_ranges(found), target, mode)
+            raise ValueError(f"none of {len(events)} events lies within the {timeline.duration:.3f} s of the video")
+        return _write(timeline, merge_ranges(found), target, mode)
 
 
 def merge_ranges(ranges: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Stretches in time order; those that overlap or touch become one."""
+    """Return time ranges in order; ranges that overlap or touch are merged."""
     merged: list[tuple[float, float]] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1]:
@@ -199,7 +200,7 @@ def merge_ranges(ranges: Iterable[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _time_range(event: Event, duration: float) -> tuple[float, float] | None:
-    """From when to when to cut for an event; None if it starts after the video's end."""
+    """Return the time range to cut for an event; None if it starts after the end of the video."""
     if event.duration:
         return (event.start, event.end) if event.start < duration else None
     if event.start > duration + _ROUNDING:
@@ -208,7 +209,7 @@ def _time_range(event: Event, duration: float) -> tuple[float, float] | None:
     return start, min(start + MOMENT_SECONDS, duration)
 
 
-# ------------------------------------------------------------------------------------------------ names and places
+# ------------------------------------------------------------------------------------------------ names and targets
 
 
 def _check_mode(mode: str) -> None:
@@ -217,11 +218,11 @@ def _check_mode(mode: str) -> None:
 
 
 def check_target(target: Path, mode: str) -> None:
-    """Raise a `ValueError` for a file that no cut can be written to."""
+    """Raise a `ValueError` for a target that cannot be a cut."""
     _check_mode(mode)
-    endings = [suffix for suffix in CONTAINERS if mode == "copy" or suffix not in (".webm", ".ts")]
-    if target.suffix.lower() not in endings:
-        raise ValueError(f"{target}: a cut ({mode}) ends in one of {', '.join(endings)}, not in {target.suffix!r}")
+    extensions = [suffix for suffix in CONTAINERS if mode == "copy" or suffix not in (".webm", ".ts")]
+    if target.suffix.lower() not in extensions:
+        raise ValueError(f"{target}: a cut ({mode}) ends in one of {', '.join(extensions)}, not in {target.suffix!r}")
 
 
 def _check_writable(target: Path, mode: str, source: VideoSource) -> Path:
@@ -232,13 +233,13 @@ def _check_writable(target: Path, mode: str, source: VideoSource) -> Path:
 
 
 def _copy_suffix(form: str) -> str:
-    """The kind of file that surely holds a copy of what came out of a container."""
+    """Return the extension of a container that can always hold a copy of the source's streams."""
     names = form.split(",")
     return next((suffix for suffix in (".mp4", ".mov", ".ts") if CONTAINERS[suffix] in names), ".mkv")
 
 
 def _file_name(number: int, count: int, event: Event, suffix: str) -> str:
-    """Number, time and caption in letters that every file system takes, at most 100 bytes of caption."""
+    """Return a name of number, time and caption, safe for every file system, with at most 100 bytes of caption."""
     caption = re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", event.caption)).lower()
     words = caption.encode()[:100].decode(errors="ignore").strip("-")
     digits = max(2, len(str(count)))
@@ -249,48 +250,50 @@ def _file_name(number: int, count: int, event: Event, suffix: str) -> str:
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def _write(film: VideoTimeline, stretches: Sequence[tuple[float, float]], target: Path, mode: Mode) -> list[CutReport]:
-    """Write stretches (seconds, in time order) one after the other into one file."""
+def _write(timeline: VideoTimeline, ranges: Sequence[tuple[float, float]], target: Path, mode: Mode) -> list[CutReport]:
+    """Write time ranges (seconds, in time order) one after the other into one file."""
     write = _encode if mode == "exact" else _copy
-    film.handle.deadline.renew()
+    timeline.handle.deadline.renew()
     try:
         with atomic_write(target) as path, ExitStack() as files:
-            sound = files.enter_context(Soundtrack(film.handle, film.zero)) if film.info.has_audio else None
-            notes = film.notes
-            if sound is not None and sound.stream is None:
-                sound, notes = None, (*notes, "its sound cannot be decoded and is left out")
-            return write(film, stretches, target, path, sound, notes)
+            soundtrack, notes = None, timeline.notes
+            if timeline.info.has_audio:
+                soundtrack = files.enter_context(Soundtrack(timeline.handle, timeline.zero))
+            if soundtrack is not None and soundtrack.stream is None:
+                soundtrack, notes = None, (*notes, "its audio cannot be decoded and is left out")
+            return write(timeline, ranges, target, path, soundtrack, notes)
     except av.error.FFmpegError as error:
-        raise VideoError(f"{film.handle.name}: cannot be cut into {target}: {reason(error)}") from error
+        raise VideoError(f"{timeline.handle.name}: cannot be cut into {target}: {reason(error)}") from error
 
 
 def _encode(
-    film: VideoTimeline,
-    stretches: Sequence[tuple[float, float]],
+    timeline: VideoTimeline,
+    ranges: Sequence[tuple[float, float]],
     target: Path,
     path: Path,
-    sound: Soundtrack | None,
+    soundtrack: Soundtrack | None,
     notes: tuple[str, ...],
 ) -> list[CutReport]:
     reports: list[CutReport] = []
     writer: VideoWriter | None = None
     try:
-        for start, end in stretches:
-            film.handle.deadline.renew()
-            first, stop = film.frame_range(start, end)
-            pictures = film.decode(first, stop)
-            head = next(pictures, None)
-            if head is None:
-                raise VideoError(f"{film.handle.name}: is damaged: no picture from {start:.3f} to {end:.3f} s is left")
+        for start, end in ranges:
+            timeline.handle.deadline.renew()
+            first, stop = timeline.frame_range(start, end)
+            frames = timeline.decode(first, stop)
+            first_frame = next(frames, None)
+            if first_frame is None:
+                raise VideoError(
+                    f"{timeline.handle.name}: is damaged: no frame from {start:.3f} to {end:.3f} s can be decoded"
+                )
             if writer is None:
-                writer = _open_writer(film, target, path, head[1], sound)
-            cut_at = round(Fraction(start) / film.time_base)
-            cut_end = min(film.end, round(Fraction(end) / film.time_base))
-            num_lost = (
-                stop - first - _encode_range(film, writer, sound, itertools.chain([head], pictures), cut_at, cut_end)
-            )
-            lost = (f"{num_lost} damaged pictures are left out",) if num_lost else ()
-            true_start, true_end = float(cut_at * film.time_base), float(cut_end * film.time_base)
+                writer = _open_writer(timeline, target, path, first_frame[1], soundtrack)
+            cut_at = round(Fraction(start) / timeline.time_base)
+            cut_end = min(timeline.end, round(Fraction(end) / timeline.time_base))
+            all_frames = itertools.chain([first_frame], frames)
+            num_lost = stop - first - _encode_range(timeline, writer, soundtrack, all_frames, cut_at, cut_end)
+            lost = (f"{num_lost} damaged frames are left out",) if num_lost else ()
+            true_start, true_end = float(cut_at * timeline.time_base), float(cut_end * timeline.time_base)
             reports.append(CutReport(target, "exact", start, end, true_start, true_end, (*notes, *lost)))
         assert writer is not None
         writer.close()
@@ -302,71 +305,73 @@ def _encode(
 
 
 def _open_writer(
-    film: VideoTimeline, target: Path, path: Path, first_picture: VideoFrame, sound: Soundtrack | None
+    timeline: VideoTimeline, target: Path, path: Path, first_frame: VideoFrame, soundtrack: Soundtrack | None
 ) -> VideoWriter:
     return VideoWriter(
         path,
         CONTAINERS[target.suffix.lower()],
-        first_picture=first_picture,
-        time_base=film.time_base,
-        fps=film.info.fps,
-        aspect=film.pixel_aspect(),
-        soundtrack=sound,
+        first_frame=first_frame,
+        time_base=timeline.time_base,
+        fps=timeline.info.fps,
+        aspect=timeline.pixel_aspect(),
+        soundtrack=soundtrack,
     )
 
 
 def _encode_range(
-    film: VideoTimeline,
+    timeline: VideoTimeline,
     writer: VideoWriter,
-    sound: Soundtrack | None,
-    pictures: Iterator[tuple[int, VideoFrame]],
+    soundtrack: Soundtrack | None,
+    frames: Iterator[tuple[int, VideoFrame]],
     start: int,
     end: int,
 ) -> int:
-    """Write pictures and sound from `start` to `end` (ticks of the film); returns how many pictures it wrote."""
+    """Write frames and audio from `start` to `end` (ticks of the timeline); return the number of written frames."""
     begin, count = writer.end, 0
     blocks: Iterator[tuple[int, NDArray[np.float32]]] = iter(())
-    rate, sound_begin, written = 1, 0, 0
-    if sound is not None:
-        rate, sound_begin = sound.rate, round(begin * film.time_base * sound.rate)
-        blocks = sound.samples(start * film.time_base, end * film.time_base)
-    for number, picture in pictures:
-        time = max(0, int(film.ticks[number]) - start) if count else 0
-        writer.add_frame(picture, begin + time)
+    rate, audio_begin, written = 1, 0, 0
+    if soundtrack is not None:
+        rate, audio_begin = soundtrack.rate, round(begin * timeline.time_base * soundtrack.rate)
+        blocks = soundtrack.samples(start * timeline.time_base, end * timeline.time_base)
+    for number, frame in frames:
+        time = max(0, int(timeline.ticks[number]) - start) if count else 0
+        writer.add_frame(frame, begin + time)
         count += 1
-        ahead = (time * film.time_base + _AHEAD) * rate
+        ahead = (time * timeline.time_base + _AUDIO_LEAD) * rate
         while written < ahead and (block := next(blocks, None)) is not None:
-            writer.add_samples(sound_begin + block[0], block[1])
+            writer.add_samples(audio_begin + block[0], block[1])
             written = block[0] + block[1].shape[1]
-    for place, samples in blocks:
-        writer.add_samples(sound_begin + place, samples)
+    for position, samples in blocks:
+        writer.add_samples(audio_begin + position, samples)
     writer.end_segment(begin + end - start)
     return count
 
 
 def _copy(
-    film: VideoTimeline,
-    stretches: Sequence[tuple[float, float]],
+    timeline: VideoTimeline,
+    ranges: Sequence[tuple[float, float]],
     target: Path,
     path: Path,
-    sound: Soundtrack | None,
+    soundtrack: Soundtrack | None,
     notes: tuple[str, ...],
 ) -> list[CutReport]:
-    if not film.index.is_trusted:
-        raise VideoError(f"{film.handle.name}: cannot be copied, as it gives no usable times; take mode='exact'")
-    ranges: list[tuple[CopiedRange, float, float]] = []
-    for start, end in stretches:
-        piece = copied_range(film.index, *film.frame_range(start, end))
-        if ranges and piece.first <= ranges[-1][0].last:  # its keyframe is in the copy before: they are one
-            before, start, _ = ranges.pop()
-            last, end_time = max(before.last, piece.last), max(before.end, piece.end)
-            piece = CopiedRange(before.first, last, before.start, end_time)
-        ranges.append((piece, start, end))
+    if not timeline.index.is_trusted:
+        raise VideoError(f"{timeline.handle.name}: cannot be copied, because it has no usable times; use mode='exact'")
+    copies: list[tuple[CopiedRange, float, float]] = []
+    for start, end in ranges:
+        copied = copied_range(timeline.index, *timeline.frame_range(start, end))
+        if copies and copied.first <= copies[-1][0].last:  # its keyframe is in the copy before: merge them
+            before, start, _ = copies.pop()
+            last, end_time = max(before.last, copied.last), max(before.end, copied.end)
+            copied = CopiedRange(before.first, last, before.start, end_time)
+        copies.append((copied, start, end))
     reports: list[CutReport] = []
-    with PacketCopier(film.handle, film.info, film.index, path, CONTAINERS[target.suffix.lower()], sound) as copier:
-        for piece, start, end in ranges:
-            film.handle.deadline.renew()
-            copier.copy(piece)
-            true_start, true_end = (float(time - film.zero) for time in (piece.start, piece.end))
+    with PacketCopier(
+        timeline.handle, timeline.info, timeline.index, path, CONTAINERS[target.suffix.lower()], soundtrack
+    ) as copier:
+        for copied, start, end in copies:
+            timeline.handle.deadline.renew()
+            copier.copy(copied)
+            true_start, true_end = (float(time - timeline.zero) for time in (copied.start, copied.end))
             reports.append(CutReport(target, "copy", start, end, true_start, true_end, notes))
     return reports

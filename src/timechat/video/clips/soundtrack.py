@@ -1,4 +1,4 @@
-"""The sound of a stretch of a video: as samples on the clock of its pictures, or as packets to copy."""
+"""Audio of a part of a video: samples on the clock of its frames, or packets to copy."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ from timechat.video.source import VideoHandle
 
 Samples = NDArray[np.float32]
 
-_PREROLL = 0.5  # seconds: what decoders need to come right after a jump
-_JITTER = 0.02  # seconds: containers round the times of sound; a true gap is longer
-_RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000})  # those of AAC
+_PREROLL = 0.5  # seconds that decoders need for correct output after a seek
+_JITTER = 0.02  # seconds; containers round audio times, and a true gap is longer
+_RATES = frozenset(
+    {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000}
+)  # sampling rates of AAC
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 
 class Soundtrack:
-    """The sound track that players choose, opened on its own.
+    """The audio track that players choose, opened in its own container.
 
     Attributes:
-        stream: the track, None where it cannot be decoded.
-        zero: the container's time of the video's first picture, in seconds.
-        rate: samples per second of what is read.
-        layout: the name of its channels' arrangement.
+        stream: Audio stream, None if it cannot be decoded.
+        zero: Container time of the first frame of the video, in seconds.
+        rate: Sampling rate of the output in Hz.
+        layout: Channel layout of the output.
     """
 
     def __init__(self, handle: VideoHandle, zero: Fraction) -> None:
         """Open the track.
 
         Args:
-            handle: The source.
-            zero: The container's time of the video's first picture, in seconds.
+            handle: Handle of the source.
+            zero: Container time of the first frame of the video, in seconds.
         """
         self._deadline, self.zero = handle.deadline, zero
         self._container = handle.open()
-        found = self._container.streams.best("audio")
-        is_readable = isinstance(found, AudioStream) and found.codec_context is not None and found.sample_rate > 0
-        self.stream: AudioStream | None = found if is_readable and isinstance(found, AudioStream) else None
+        best = self._container.streams.best("audio")
+        is_readable = isinstance(best, AudioStream) and best.codec_context is not None and best.sample_rate > 0
+        self.stream: AudioStream | None = best if is_readable and isinstance(best, AudioStream) else None
         for stream in self._container.streams:
-            if stream is not found:
+            if stream is not best:
                 stream.discard = Discard.all
         if self.stream is not None:
             self.rate = self.stream.sample_rate if self.stream.sample_rate in _RATES else 48000
@@ -64,7 +66,7 @@ class Soundtrack:
         self._container.close()
 
     def packets(self, start: Fraction, end: Fraction) -> Iterator[tuple[Fraction, Packet[AudioStream]]]:
-        """Packets that begin from `start` to `end` (seconds on the video's clock), each with its time."""
+        """Yield packets that begin from `start` to `end` (seconds on the video's clock), each with its time."""
         for packet in self._seek_to(start):
             if packet.pts is None or packet.time_base is None or not packet.size:
                 continue
@@ -75,28 +77,28 @@ class Soundtrack:
                 yield time, packet
 
     def samples(self, start: Fraction, end: Fraction) -> Iterator[tuple[int, Samples]]:
-        """Float samples `(channels, samples)` from `start` to `end` (seconds), each block with its place.
+        """Yield blocks of float samples, `(channels, samples)`, from `start` to `end` (seconds), with their positions.
 
-        Places count samples from `start`; what lies between two blocks is silent.
+        Positions count samples from `start`; a gap between two blocks is silence.
         """
         length = round((end - start) * self.rate)
-        here: int | None = None
+        position: int | None = None
         for frame in self._decoded(start - Fraction(_PREROLL)):
             if frame.pts is None or frame.time_base is None:
                 continue
-            told = round((frame.pts * frame.time_base - self.zero - start) * self.rate)
-            if here is None or abs(told - here) > _JITTER * self.rate:
-                here = told
+            from_file = round((frame.pts * frame.time_base - self.zero - start) * self.rate)
+            if position is None or abs(from_file - position) > _JITTER * self.rate:
+                position = from_file
             samples = frame.to_ndarray().astype(np.float32, copy=False)
-            skipped, kept = max(0, -here), max(0, length - here)
+            skipped, kept = max(0, -position), max(0, length - position)
             if skipped < min(kept, samples.shape[1]):
-                yield here + skipped, samples[:, skipped:kept]
-            here += samples.shape[1]
-            if here >= length:
+                yield position + skipped, samples[:, skipped:kept]
+            position += samples.shape[1]
+            if position >= length:
                 return
 
     def _decoded(self, start: Fraction) -> Iterator[AudioFrame]:
-        """Frames as planes of floats, from a little before `start` on; damaged ones are left out."""
+        """Yield frames as float planes, from shortly before `start` on, without damaged frames."""
         assert self.stream is not None
         context = self.stream.codec_context
         context.flush_buffers()
@@ -110,7 +112,7 @@ class Soundtrack:
                 yield from resampler.resample(frame)
 
     def _seek_to(self, start: Fraction) -> Iterator[Packet[AudioStream]]:
-        """Packets from `start` (seconds on the video's clock) or a little before on, the last one empty."""
+        """Yield packets from `start` (seconds on the video's clock) or shortly before on; the last one is empty."""
         stream = self.stream
         assert stream is not None
         assert stream.time_base is not None
@@ -120,5 +122,5 @@ class Soundtrack:
             for packet in self._container.demux(stream):
                 self._deadline.check()
                 yield packet
-        except (av.error.FFmpegError, IndexError):  # damaged: what follows is silent
+        except (av.error.FFmpegError, IndexError):  # damaged: the rest is silence
             return

@@ -1,4 +1,4 @@
-"""A whole video as pictures that can be decoded from any time on, one after the other."""
+"""Timeline of a video: the time of every frame, and decoding from any frame on."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ from timechat.video.loading import times_in_order
 from timechat.video.sampling import TIME_SLACK, frame_at
 from timechat.video.source import VideoHandle, VideoSource, open_source
 
-_FINEST_TICK = Fraction(1, 90000)  # seconds: coarser clocks are split, so that a cut may lie between two ticks
+_FINEST_TICK = Fraction(1, 90000)  # seconds; coarser clocks are divided, so that a cut may lie between two ticks
 
 
 @dataclass(frozen=True)
 class VideoTimeline:
-    """A video and the time of every picture, in ticks of `time_base` from its first picture on.
+    """A video and the time of every frame, in ticks of `time_base` since its first frame.
 
     Attributes:
-        ticks: `(frames,)`, rising.
-        end: ticks, when the last picture leaves the screen.
-        zero: seconds, the container's time of the first picture.
-        notes: what is to be said about the times.
+        handle: Handle of the source.
+        info: Description of the video.
+        index: Packet index of the video stream.
+        time_base: Duration of a tick in seconds.
+        ticks: Times of the frames, `(frames,)`, rising.
+        end: End of the last frame in ticks.
+        zero: Container time of the first frame in seconds.
+        notes: Notes on the times.
     """
 
     handle: VideoHandle
@@ -46,22 +50,22 @@ class VideoTimeline:
 
     @property
     def duration(self) -> float:
-        """Seconds from the first picture to the end of the last."""
+        """Seconds from the start of the first frame to the end of the last."""
         return float(self.end * self.time_base)
 
     def pixel_aspect(self) -> Fraction | None:
-        """Width of a stored pixel by its height, None where the file does not say."""
+        """Return the aspect ratio of a stored pixel (width / height), or None if the file has none."""
         with self.handle.open() as container:
             return next(s for s in container.streams.video if s.index == self.info.stream).sample_aspect_ratio
 
     def frame_range(self, start: float, end: float) -> tuple[int, int]:
-        """Numbers of the first picture on screen from `start` to `end` (seconds), and of the one after the last."""
+        """Return the range of frames on screen from `start` to `end` (seconds): first frame, and one past the last."""
         times = seconds(self.ticks, self.time_base)
         first = int(frame_at(times, start))
         return first, max(first + 1, int(np.searchsorted(times, end - TIME_SLACK)))
 
     def decode(self, first: int, stop: int) -> Iterator[tuple[int, VideoFrame]]:
-        """Pictures with their numbers, in display order; damaged ones are left out."""
+        """Yield frame numbers and frames in display order, without damaged frames."""
         if not self.index.is_trusted:
             yield from itertools.islice(enumerate(decode_all(self.handle, self.info)), first, stop)
             return
@@ -71,27 +75,27 @@ class VideoTimeline:
 
 @contextmanager
 def open_timeline(source: VideoSource, timeout: float) -> Iterator[VideoTimeline]:
-    """Read the times of all pictures of a source, which stays open; decodes only where nothing else tells them."""
-    with open_source(source, timeout) as opener:
-        found, info, time_base = read_packets(opener, only_first_picture=False)
-        index = build_index(found, time_base)
-        yield _timeline_by_index(opener, info, index) if index.is_trusted else _timeline_in_order(opener, info, index)
+    """Open a source and read the times of all its frames; decode only if the packets have no usable times."""
+    with open_source(source, timeout) as handle:
+        scan, info, time_base = read_packets(handle, only_first_picture=False)
+        index = build_index(scan, time_base)
+        yield _timeline_by_index(handle, info, index) if index.is_trusted else _timeline_in_order(handle, info, index)
 
 
 def _timeline_by_index(handle: VideoHandle, info: VideoInfo, index: PacketIndex) -> VideoTimeline:
-    fineness = math.ceil(index.time_base / _FINEST_TICK)
+    factor = math.ceil(index.time_base / _FINEST_TICK)
     first = int(index.frame_pts[0])
-    ticks, end = (index.frame_pts - first) * fineness, (index.end - first) * fineness
-    return VideoTimeline(handle, info, index, index.time_base / fineness, ticks, end, first * index.time_base, ())
+    ticks, end = (index.frame_pts - first) * factor, (index.end - first) * factor
+    return VideoTimeline(handle, info, index, index.time_base / factor, ticks, end, first * index.time_base, ())
 
 
 def _timeline_in_order(handle: VideoHandle, info: VideoInfo, index: PacketIndex) -> VideoTimeline:
-    """A film whose times only decoding can tell."""
+    """Return the timeline of a video whose times are known only from decoding."""
     ticks = [frame.pts for frame in decode_all(handle, info)]
     if not ticks:
         raise VideoError(f"{handle.name}: is damaged: no frame can be decoded")
     times, notes = times_in_order(ticks, index.time_base, info.fps or 25.0)
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / (info.fps or 25.0)
-    fine = np.round(np.append(times, times[-1] + gap) / float(_FINEST_TICK)).astype(np.int64)
+    fine_ticks = np.round(np.append(times, times[-1] + gap) / float(_FINEST_TICK)).astype(np.int64)
     zero = Fraction(info.start_time).limit_denominator(90000)
-    return VideoTimeline(handle, info, index, _FINEST_TICK, fine[:-1], int(fine[-1]), zero, tuple(notes))
+    return VideoTimeline(handle, info, index, _FINEST_TICK, fine_ticks[:-1], int(fine_ticks[-1]), zero, tuple(notes))

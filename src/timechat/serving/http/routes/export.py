@@ -1,8 +1,7 @@
 """`/v1/export`: an answer, perhaps edited by hand, as a file."""
 
 import json
-from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -11,36 +10,13 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.answers.events import Answer, Event, Task
-from timechat.export import FORMATS, export_notes, to_html, write_as
+from timechat.export import FORMATS, export_notes, write_as
 from timechat.serving.errors import RequestError
 from timechat.serving.http.messages import Seconds
 
 router = APIRouter()
 
 _MAX_EVENTS = 100_000
-
-
-@dataclass(frozen=True)
-class _MediaType:
-    extension: str
-    media_type: str
-
-
-_KINDS = {
-    "text": _MediaType(".txt", "text/plain"),
-    "json": _MediaType(".json", "application/json"),
-    "jsonl": _MediaType(".jsonl", "application/jsonl"),
-    "csv": _MediaType(".csv", "text/csv"),
-    "srt": _MediaType(".srt", "application/x-subrip"),
-    "vtt": _MediaType(".vtt", "text/vtt"),
-    "vtt-chapters": _MediaType(".chapters.vtt", "text/vtt"),
-    "youtube": _MediaType(".youtube.txt", "text/plain"),
-    "ffmetadata": _MediaType(".ffmetadata.txt", "text/plain"),
-    "edl": _MediaType(".edl", "text/plain"),
-    "otio": _MediaType(".otio", "application/json"),
-    "qvhighlights": _MediaType(".qvhighlights.jsonl", "application/jsonl"),
-    "html": _MediaType(".html", "text/html"),
-}
 
 
 class ExportEvent(BaseModel):
@@ -94,8 +70,8 @@ async def formats() -> dict[str, Any]:
     """All forms that there are."""
     return {
         "data": [
-            {"format": name, "extension": _KINDS[name].extension, "media_type": _KINDS[name].media_type}
-            for name in [*FORMATS, "html"]
+            {"format": name, "title": form.title, "extension": form.extension, "media_type": form.media_type}
+            for name, form in FORMATS.items()
         ]
     }
 
@@ -103,24 +79,19 @@ async def formats() -> dict[str, Any]:
 @router.post("/v1/export", response_model=None)
 async def export(body: ExportRequest) -> Response:
     """An answer as a file; the header `X-Notes` tells what it says otherwise than the answer."""
-    if body.format not in _KINDS:
-        raise RequestError(400, f"there is no format {body.format[:40]!r}; choose one of {', '.join(_KINDS)}", "format")
+    if body.format not in FORMATS:
+        raise RequestError(
+            400, f"there is no format {body.format[:40]!r}; choose one of {', '.join(FORMATS)}", "format"
+        )
     text, notes = await run_in_threadpool(_written, body.answer.answer(), body.format, body.fps)
-    kind = _KINDS[body.format]
+    form = FORMATS[body.format]
     name = (body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer"
-    name = f"{name}.{body.answer.task}{kind.extension}"
+    name = f"{name}.{body.answer.task}{form.extension}"
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in name)
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
     headers = {"Content-Disposition": disposition, "X-Notes": json.dumps(notes)}
-    return Response(text.encode("utf-8", "backslashreplace"), media_type=kind.media_type, headers=headers)
+    return Response(text.encode("utf-8", "backslashreplace"), media_type=form.media_type, headers=headers)
 
 
 def _written(answer: Answer, form: str, fps: float | None) -> tuple[str, list[str]]:
-    if form == "html":
-        # Without a video: the page would read the file that the answer names, wherever it lies.
-        return to_html(Answer(answer.text, answer.events, task=answer.task, question=answer.question)), []
     return write_as(answer, form, fps=fps), export_notes(answer, form, fps=fps)
-
-
-assert set(_KINDS) == {*FORMATS, "html"}
-assert get_args(Task)

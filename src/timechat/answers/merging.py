@@ -1,0 +1,344 @@
+"""Answers about windows, parsed, scored and merged into one answer about the video.
+
+A moment is scored by the probabilities of the tokens of the answer.
+
+The evidence for a moment is counted in nats, the natural unit of log odds:
+
+- *Time*: the mean log probability of the tokens that write its times.
+- *Existence*, for grounding: the log probability of an answer that names a moment ("The given query happens in" against
+  "does not happen"), the sum over all its tokens that are no times.
+- *Verification*, for grounding: how much more likely the query is as the caption of the moment with the video than with
+  a blank one (`pipeline.answering`).
+- *Caption*, for captions: the mean log probability of the tokens that write the words.
+
+A score is `sigmoid(slope * evidence + offset)`. The line is fitted on videos with known events (Platt, 1999), so that
+about seven of ten moments with a score of 0.7 are correct. A model without a fit has slope 1 and offset 0; its scores
+only rank the moments.
+
+A query that is looked for in many windows is rarely in any one of them. So the odds of a grounding moment are divided
+by the number of windows (`apply_window_prior`).
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from timechat.answers.citations import citation
+from timechat.answers.events import Answer, Event, Task
+from timechat.answers.parsing import move_times
+from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import TASKS, format_events, parse_events
+from timechat.answers.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_SAME = 1e-6  # seconds
+_MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 and 1
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of an answer: the range of characters that it wrote, and its log probability."""
+
+    first: int
+    end: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Function from evidence in nats to a score: `sigmoid(slope * evidence + offset)`."""
+
+    slope: float = 1.0
+    offset: float = 0.0
+
+    def __call__(self, evidence: float) -> float:
+        """Return the score, from 0 to 1."""
+        return _sigmoid(self.slope * evidence + self.offset)
+
+
+UNCALIBRATED = Calibration()
+
+
+def apply_window_prior(score: float, num_windows: int) -> float:
+    """Return the score of a moment in one of several windows, which are equally likely a priori."""
+    score = min(max(score, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY)
+    return _sigmoid(math.log(score / (1 - score)) - math.log(num_windows)) if num_windows > 1 else score
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvidence:
+    """Evidence of the tokens of one event, in nats.
+
+    Attributes:
+        time_logprob: Mean log probability of the tokens of its times.
+        caption_logprob: Mean log probability of the tokens of its words, up to the times of the next event.
+    """
+
+    time_logprob: float
+    caption_logprob: float
+
+
+def existence_logprob(tokens: Sequence[Token], text: str) -> float:
+    """Return the log probability of the tokens of an answer that are no times."""
+    numbers = [match.span() for match in _NUMBER.finditer(text)]
+    return sum(token.logprob for token in tokens if not _writes(token, numbers))
+
+
+def event_logprobs(events: Sequence[Event], text: str, tokens: Sequence[Token]) -> list[TokenEvidence | None]:
+    """Return the evidence of the tokens for each event of an answer; None for an event whose times are not in the text.
+
+    Args:
+        events: Events of the text in their order.
+        text: Text of the answer.
+        tokens: Tokens that wrote the text.
+    """
+    heads = _find_times(events, text)
+    starts = [head[0][0] for head in heads if head] + [len(text)]
+    found: list[TokenEvidence | None] = []
+    for head in heads:
+        if head is None:
+            found.append(None)
+            continue
+        end = next(start for start in starts if start > head[0][0])
+        own = [token for token in tokens if head[0][0] < token.end and token.first < end]
+        times = [token.logprob for token in own if _writes(token, head)]
+        words = [token.logprob for token in own if not _writes(token, head)]
+        found.append(TokenEvidence(_mean(times), _mean(words)))
+    return found
+
+
+def _find_times(events: Sequence[Event], text: str) -> list[list[tuple[int, int]] | None]:
+    """Character ranges `(first, end)` of start and end of each event in the text; None if they are not there."""
+    numbers = [(float(match[0]), match.span()) for match in _NUMBER.finditer(text)]
+    heads: list[list[tuple[int, int]] | None] = []
+    position = 0
+    for event in events:
+        head, at = [], position
+        for time in (event.start, event.end):
+            at = next((i for i in range(at, len(numbers)) if abs(numbers[i][0] - time) < _SAME), len(numbers))
+            head += [numbers[at][1]] if at < len(numbers) else []
+            at += 1
+        heads.append(head if len(head) == 2 else None)
+        position = at if len(head) == 2 else position
+    return heads
+
+
+def _writes(token: Token, places: Sequence[tuple[int, int]]) -> bool:
+    return any(token.first < end and first < token.end for first, end in places)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+# --------------------------------------------------------------------------------------- answers about windows
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAnswer:
+    """The answer of the model about one window.
+
+    Attributes:
+        window: Window of the video.
+        text: Text as the model wrote it.
+        tokens: Tokens of the text with their probabilities.
+        verification: Evidence of the video for the moment, in nats; None if no moment was found or verified.
+    """
+
+    window: Window
+    text: str
+    tokens: tuple[Token, ...] = ()
+    verification: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer without its window, ready for JSON."""
+        tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
+        return {"text": self.text, "tokens": tokens, "confirmation": self.verification}
+
+    @classmethod
+    def from_dict(cls, window: Window, content: dict[str, Any]) -> "WindowAnswer":
+        """Read the output of `to_dict`."""
+        tokens = tuple(Token(*token) for token in content["tokens"])
+        return cls(window, content["text"], tokens, content["confirmation"])
+
+
+@dataclass(frozen=True, slots=True)
+class MomentSelection:
+    """The moments that a grounding answer keeps.
+
+    Attributes:
+        top_k: Maximum number of moments, the best first.
+        find_all: Whether all moments are kept instead.
+        threshold: Minimum score, from 0 to 1, of a moment that counts as found; None takes the model's.
+    """
+
+    top_k: int = 1
+    find_all: bool = False
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1 moment, got {self.top_k}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1, got {self.threshold}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Calibration of scores, and the score above which a moment is found; see the module."""
+
+    grounding: Calibration = UNCALIBRATED
+    captions: Calibration = UNCALIBRATED
+    found_threshold: float = 0.0
+
+    @classmethod
+    def fitted(cls, calibration: Mapping[str, Sequence[float]] | None, found_threshold: float) -> "Scoring":
+        """Return the scoring of a model.
+
+        Args:
+            calibration: Slope and offset of `grounding` and `captions`, as in `TimeChatConfig.score_calibration`.
+            found_threshold: Score above which a moment is found.
+        """
+        lines = {kind: Calibration(*line) for kind, line in (calibration or {}).items()}
+        return cls(**lines, found_threshold=found_threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedWindow:
+    """The events of one window on the video's clock.
+
+    Attributes:
+        window: Window of the video.
+        events: Events, with scores if the probabilities of their tokens are known.
+        notes: Notes of the parser.
+        best_score: Probability from 0 to 1 that the window contains the moment: the score of the best moment, or one
+            minus the probability of the answer that there is none. Grounding only.
+    """
+
+    window: Window
+    events: tuple[Event, ...]
+    notes: tuple[str, ...]
+    best_score: float | None = None
+
+
+def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: Scoring) -> ParsedWindow:
+    """Parse and score the answer about one window."""
+    parsed = parse_events(answer.text, task=task, duration=answer.window.duration)
+    events = parsed.events
+    if answer.tokens and _is_scored(task):
+        events = _scored(events, answer, task, scoring)
+    if query and TASKS[task].describes_query:
+        events = [replace(event, caption=query) for event in events]
+    placed = tuple(answer.window.to_video_event(event) for event in events)
+    if task == "grounding" and answer.text == NOT_FOUND_ANSWER:
+        return ParsedWindow(answer.window, placed, (), 1 - math.exp(existence_logprob(answer.tokens, answer.text)))
+    best = max((event.score for event in events if event.score is not None), default=None)
+    return ParsedWindow(answer.window, placed, parsed.notes, best)
+
+
+def _is_scored(task: Task) -> bool:
+    """Whether the tokens of an answer give scores to its events; highlights state their own, free answers none."""
+    return not TASKS[task].is_free and task != "highlights"
+
+
+def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: Scoring) -> list[Event]:
+    """Events with scores from the evidence for each."""
+    scored = []
+    for event, evidence in zip(events, event_logprobs(events, answer.text, answer.tokens), strict=True):
+        if evidence is None:
+            scored.append(event)
+            continue
+        if task == "grounding":
+            nats = evidence.time_logprob + existence_logprob(answer.tokens, answer.text) + (answer.verification or 0.0)
+            score = scoring.grounding(nats)
+        else:
+            score = scoring.captions(evidence.time_logprob + evidence.caption_logprob)
+        scored.append(replace(event, score=score))
+    return scored
+
+
+def merge_window_answers(
+    answers: Sequence[WindowAnswer],
+    task: Task,
+    query: str | None,
+    *,
+    duration: float,
+    scoring: Scoring,
+    moments: MomentSelection,
+) -> Answer:
+    """Merge the answers about windows into one answer about the video.
+
+    Args:
+        answers: Answers in order of time, at least one.
+        task: Task of the request.
+        query: Question or query of the request.
+        duration: Duration of the video in seconds.
+        scoring: Scoring of the model.
+        moments: Moments that a grounding answer keeps.
+
+    Returns:
+        An answer without the names of video and model.
+    """
+    windows = [parse_window(answer, task, query, scoring) for answer in answers]
+    notes = tuple(dict.fromkeys(note for one in windows for note in one.notes))
+    found: bool | None = None
+    score: float | None = None
+    if task == "grounding":
+        windows = [_drop_below_threshold(one, scoring) if moments.threshold is None else one for one in windows]
+        windows = [_apply_window_prior(one, len(windows)) for one in windows]
+        threshold = moments.threshold or 0.0
+        kept = [(one.window, [e for e in one.events if e.score is None or e.score >= threshold]) for one in windows]
+        events = best_moments(merge_events(kept), max_moments=None if moments.find_all else moments.top_k)
+        found, score = (
+            bool(events),
+            max((one.best_score for one in windows if one.best_score is not None), default=None),
+        )
+    elif TASKS[task].is_free:
+        events = [event for one in windows for event in one.events]
+    else:
+        events = (
+            list(windows[0].events)
+            if len(windows) == 1
+            else merge_events([(one.window, one.events) for one in windows])
+        )
+    is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.time_scale) == (0.0, 1.0)
+    text = answers[0].text if is_as_written else _write_text(answers, task, events)
+    notes += degenerate_notes(events, duration) if not TASKS[task].is_free else ()
+    return Answer(
+        text, events, task=task, question=query or "", duration=duration, found=found, score=score, notes=notes
+    )
+
+
+def _drop_below_threshold(read: ParsedWindow, scoring: Scoring) -> ParsedWindow:
+    """Drop the moments that would not count as found if this window were the whole video."""
+    kept = tuple(event for event in read.events if event.score is None or event.score >= scoring.found_threshold)
+    return replace(read, events=kept)
+
+
+def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
+    """Adjust the scores of a window's moments to the number of windows."""
+    events = tuple(
+        event if event.score is None else replace(event, score=apply_window_prior(event.score, num_windows))
+        for event in read.events
+    )
+    return replace(
+        read,
+        events=events,
+        best_score=None if read.best_score is None else apply_window_prior(read.best_score, num_windows),
+    )
+
+
+def _write_text(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:
+    """One text for several windows: events in the wording of a single answer, free answers each with its time span."""
+    if TASKS[task].is_free:
+        texts = merge_texts((answer.window, move_times(answer.text, answer.window.to_video)) for answer in answers)
+        return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in texts)
+    if task == "grounding":
+        return " ".join(format_events([event], task) for event in events) or NOT_FOUND_ANSWER
+    return format_events(events, task)

@@ -1,0 +1,304 @@
+"""Answers of one model about open videos: the loop over windows, prompts, generation and verification.
+
+A grounding answer is verified: a language model that is asked when something happens tends to name a time in any case.
+Better evidence is the query as the caption of that time. Where the query is true, its words are more likely with the
+video than with a blank one; the difference of the log probabilities (the pointwise mutual information of caption and
+video, in nats) counts in the score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from timechat.answers.events import Answer, Event
+from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers, parse_window
+from timechat.answers.tasks import build_question, find_preset, format_events, parse_events
+from timechat.answers.windows import Window
+from timechat.errors import PromptTooLongError
+from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs, token_spans
+from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.processing import TimeChatProcessor
+from timechat.pipeline.executor import Executor, GenerationBatch
+from timechat.pipeline.request import Request
+from timechat.pipeline.session import EncodedVideo, ProgressCallback, VideoSession
+
+if TYPE_CHECKING:
+    from timechat.pipeline.streaming import AnswerStream
+
+
+@dataclass(frozen=True, eq=False)
+class Answerer:
+    """Answers requests about open videos with one model.
+
+    Attributes:
+        model: Network in evaluation mode.
+        processor: Processor of the model.
+        executor: Executor of the model's work.
+        name: Name of the model.
+        notes: Notes of every answer, such as untrained weights.
+    """
+
+    model: TimeChatForConditionalGeneration
+    processor: TimeChatProcessor
+    executor: Executor
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scoring(self) -> Scoring:
+        """Scoring that was fitted for the model."""
+        config = self.model.config
+        return Scoring.fitted(config.score_calibration, config.found_threshold)
+
+    # ------------------------------------------------------------------------------------------- whole answers
+
+    def answer(self, request: Request, video: VideoSession, progress: ProgressCallback | None = None) -> Answer:
+        """Answer a request about all windows of a video; add and verify citations where the request asks for them."""
+        answer = self._answer_windows(request, video, progress)
+        if not (request.cite or request.verify):
+            return answer
+        from timechat.pipeline.citing import cited_answer, verified_answer
+
+        captions = self._answer_windows(request.for_captions(), video, progress)
+        answer = cited_answer(answer, captions.events)
+        return verified_answer(answer, partial(self._find_cited, request, video)) if request.verify else answer
+
+    def answer_each(self, requests: Sequence[Request], videos: Sequence[EncodedVideo]) -> list[Answer]:
+        """Answer each request about its video in one batch; every event of the text is kept, whatever its score."""
+        answers = []
+        for request, video, one in zip(requests, videos, self._answer_batch(requests, videos), strict=True):
+            parsed = parse_window(one, request.task, request.query, self.scoring)
+            answers.append(
+                Answer(
+                    one.text,
+                    list(parsed.events),
+                    task=request.task,
+                    question=request.query or "",
+                    video=video.name,
+                    duration=video.duration,
+                    model=self.name,
+                    score=parsed.best_score,
+                    step=video.frame_interval,
+                    notes=(*self.notes, *video.notes, *parsed.notes),
+                )
+            )
+        return answers
+
+    def stream(self, request: Request, video: VideoSession) -> "AnswerStream":
+        """Answer a request about a video of one window, and return the text while it is written."""
+        from timechat.pipeline.streaming import AnswerStream
+
+        encoded = video.encode_whole(self.executor)
+        self.prompt(request, encoded)  # raises for a prompt that is too long, before the stream starts
+        outputs: list[GenerationOutput] = []
+
+        def write(**callbacks: Any) -> str:
+            work = partial(self.generate, [request], [encoded], **callbacks)
+            outputs[:] = video.timed("answer", work)
+            return self.processor.decode(outputs[0].token_ids)
+
+        def finish(text: str) -> Answer:
+            tokens = self._window_answer(encoded, outputs[0]).tokens if outputs else ()
+            answers = self._verify([request], [encoded], [WindowAnswer(encoded.span, text, tokens)])
+            return self._merge(request, VideoSession.from_encoded(encoded), answers)
+
+        return AnswerStream(self.processor.tokenizer, write, finish)
+
+    def find_answer(self, request: Request, video: VideoSession, window: Window) -> WindowAnswer | None:
+        """Return the answer about a window from the cache on disk; None if it is not there."""
+        if video.cache is None:
+            return None
+        found = video.cache.load_answer(request.cache_facts(window))
+        return None if found is None else WindowAnswer.from_dict(window, found)
+
+    # ------------------------------------------------------------------------------------------ several windows
+
+    def _answer_windows(self, request: Request, video: VideoSession, progress: ProgressCallback | None) -> Answer:
+        """Answer about every window, in batches; answers in the cache are reused."""
+        cache = video.cache if request.is_reproducible else None
+        answers: dict[Window, WindowAnswer] = {}
+        for window in video.windows if cache is not None else ():
+            if (found := self.find_answer(request, video, window)) is not None:
+                answers[window] = found
+                self.executor.count_cached(len(found.tokens), request.decoding)
+        todo = [window for window in video.windows if window not in answers]
+        report = partial(_report, progress, "windows", total=len(video.windows))
+        report(len(answers))
+        batch: list[EncodedVideo] = []
+        for encoded in video.encode(todo, self.executor, progress):
+            batch.append(encoded)
+            if len(batch) == video.batch_size or encoded.span == todo[-1]:
+                for answer in video.timed("answer", partial(self._answer_all, request, batch)):
+                    answers[answer.window] = answer
+                    if cache is not None:
+                        cache.save_answer(request.cache_facts(answer.window), answer.to_dict())
+                batch = []
+                report(len(answers))
+        merged = self._merge(request, video, [answers[window] for window in video.windows])
+        if request.task == "grounding" and video.plan.refines and merged.events:
+            from timechat.pipeline.refining import refine_moments
+
+            again = partial(self._answer_all, request)
+            merged = refine_moments(merged, video, self.model.config, again, self.scoring, self.executor)
+        return merged
+
+    def _merge(self, request: Request, video: VideoSession, answers: Sequence[WindowAnswer]) -> Answer:
+        answer = merge_window_answers(
+            answers,
+            request.task,
+            request.query,
+            duration=video.duration,
+            scoring=self.scoring,
+            moments=request.moments,
+        )
+        return replace(
+            answer,
+            video=video.name,
+            model=self.name,
+            notes=(*self.notes, *video.notes, *answer.notes),
+            step=video.plan.frame_interval,
+            timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
+        )
+
+    def _find_cited(self, request: Request, video: VideoSession, cited: Event) -> list[Event]:
+        """Moments of what a sentence says, in the windows that it cites."""
+        windows = [w for w in video.windows if w.start <= cited.end and cited.start <= w.end]
+        asked = request.for_grounding(cited.caption)
+        answers = self._answer_all(asked, list(video.encode(windows, self.executor)))
+        parsed = [parse_window(answer, "grounding", cited.caption, self.scoring) for answer in answers]
+        threshold = self.scoring.found_threshold
+        return [event for one in parsed for event in one.events if event.score is None or event.score >= threshold]
+
+    # ------------------------------------------------------------------------------------------------ one batch
+
+    def _answer_all(self, request: Request, windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
+        """Answer one request about each of several windows in one batch."""
+        return self._answer_batch([request] * len(windows), windows)
+
+    def _answer_batch(self, requests: Sequence[Request], windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
+        """Answer each request about its window in one batch; task and decoding are those of the first request."""
+        outputs = self.generate(requests, windows)
+        answers = [self._window_answer(window, output) for window, output in zip(windows, outputs, strict=True)]
+        return self._verify(requests, windows, answers)
+
+    def generate(
+        self, requests: Sequence[Request], windows: Sequence[EncodedVideo], **callbacks: Any
+    ) -> list[GenerationOutput]:
+        """Generate answers in one batch; `callbacks` are `streamer` and `stopping_criteria` of a `GenerationBatch`."""
+        decoding = requests[0].decoding
+        prompts = [self.prompt(request, window) for request, window in zip(requests, windows, strict=True)]
+        grammars = [requests[0].grammar(window.duration) for window in windows]
+        numbers = [window.window_number for window in windows]
+        return self.executor.generate(GenerationBatch(prompts, grammars, decoding, numbers, **callbacks))
+
+    def prompt(self, request: Request, encoded: EncodedVideo) -> Prompt:
+        """Render the prompt of a request about a window.
+
+        Raises:
+            PromptTooLongError: Prompt and answer do not fit into the language model.
+            ValueError: Another model has encoded the window.
+        """
+        if encoded.model not in (None, self.name):
+            raise ValueError(f"the video was encoded by {encoded.model}, not by {self.name}; encode it with this model")
+        text = self.processor.render_prompt(
+            encoded.timestamps,
+            request.prompt_text(encoded.span),
+            history=request.history or (),
+            system=request.system_prompt,
+        )
+        input_ids = self.processor.encode_prompt(text, encoded.num_frames)
+        check_prompt_length(self.model, len(input_ids), request.decoding.max_new_tokens)
+        return Prompt(input_ids, encoded.video_tokens)
+
+    def _window_answer(self, window: EncodedVideo, output: GenerationOutput) -> WindowAnswer:
+        text, spans = token_spans(self.processor, output.token_ids)
+        tokens = zip(spans, output.logprobs, strict=True)
+        return WindowAnswer(window.span, text, tuple(Token(first, end, logprob) for (first, end), logprob in tokens))
+
+    # --------------------------------------------------------------------------------------------- verification
+
+    def _verify(
+        self, requests: Sequence[Request], windows: Sequence[EncodedVideo], answers: Sequence[WindowAnswer]
+    ) -> list[WindowAnswer]:
+        """Add to each grounding answer how much the video speaks for its moment."""
+        found: dict[int, Event] = {}
+        for i, answer in enumerate(answers if requests[0].task == "grounding" else ()):
+            if events := parse_events(answer.text, task="grounding", duration=answer.window.duration).events:
+                found[i] = replace(events[0], caption=requests[i].query or "")
+        if not found:
+            return list(answers)
+        work = partial(
+            verification_logprobs,
+            self.model,
+            self.processor,
+            [windows[i] for i in found],
+            list(found.values()),
+            preset=requests[0].preset,
+        )
+        nats = dict(zip(found, self.executor.call(work), strict=True))
+        return [replace(answer, verification=nats.get(i)) for i, answer in enumerate(answers)]
+
+
+@torch.inference_mode()
+def verification_logprobs(
+    model: TimeChatForConditionalGeneration,
+    processor: TimeChatProcessor,
+    windows: Sequence[EncodedVideo],
+    events: Sequence[Event],
+    *,
+    preset: str,
+) -> list[float]:
+    """Return how much more likely each caption is at its time with the video than with a blank one, in nats.
+
+    Args:
+        model: Network in evaluation mode.
+        processor: Processor of the model.
+        windows: One window for each event.
+        events: Events on the clocks of their windows, with the captions to verify.
+        preset: Name of the prompt preset in which captions are asked for.
+    """
+    forced = [
+        _forced_caption_ids(processor, window, event, preset) for window, event in zip(windows, events, strict=True)
+    ]
+    shown = [Prompt(ids, window.video_tokens) for (ids, _), window in zip(forced, windows, strict=True)]
+    blank = [Prompt(prompt.input_ids, torch.zeros_like(prompt.video_tokens)) for prompt in shown]
+    lengths = [length for _, length in forced]
+    logprobs = [
+        continuation_logprobs(model, prompts, lengths, pad_token_id=processor.pad_token_id)
+        for prompts in (shown, blank)
+    ]
+    return [sum(with_video) - sum(without) for with_video, without in zip(*logprobs, strict=True)]
+
+
+def _forced_caption_ids(
+    processor: TimeChatProcessor, window: EncodedVideo, event: Event, preset: str
+) -> tuple[list[int], int]:
+    """Ids of the prompt for captions with this one as its answer, and the number of last ids that are its words."""
+    prompt = processor.render_prompt(
+        window.timestamps, build_question("dense_caption", preset=preset), system=find_preset(preset).system
+    )
+    caption = event.caption[:1].upper() + event.caption[1:]
+    answer = format_events([Event(event.start, event.end, caption)], "dense_caption")
+    head = format_events([Event(event.start, event.end)], "dense_caption")
+    ids, _ = processor.encode_prompt_with_answer(prompt, answer, window.num_frames)
+    before, _ = processor.encode_prompt_with_answer(prompt, head, window.num_frames)
+    return ids, max(1, len(ids) - len(before))
+
+
+def check_prompt_length(model: TimeChatForConditionalGeneration, prompt_length: int, max_new_tokens: int) -> None:
+    """Raise a `PromptTooLongError` if prompt and answer have more tokens than the language model reads."""
+    limit = getattr(model.config.text_config, "max_position_embeddings", None)
+    if limit is not None and prompt_length + max_new_tokens > limit:
+        raise PromptTooLongError(
+            f"the prompt has {prompt_length} tokens and the answer may have {max_new_tokens}, but the "
+            f"language model reads {limit} in all; take fewer frames, a shorter question or history, or lower "
+            "max_new_tokens"
+        )
+
+
+def _report(progress: ProgressCallback | None, stage: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(stage, done, total)

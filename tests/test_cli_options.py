@@ -1,0 +1,122 @@
+"""The options of all commands: what a wrong value is answered with, and what `--help` shows of their texts."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import typer
+import typer.rich_utils
+
+from timechat.cli import app, main
+
+
+def commands(group: typer.Typer = app, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command: its name, a word or two, and the function that Typer reads its options from."""
+    for command in group.registered_commands:
+        yield (*names, command.name or command.callback.__name__), command.callback
+    for inner in group.registered_groups:
+        yield from commands(inner.typer_instance, (*names, str(inner.name)))
+
+
+def parameters(function: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Every option and argument of a command: its name, its type without None, and what Typer is told about it."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        annotation = parameter.annotation if get_origin(parameter.annotation) is Annotated else hints[name]
+        kind, told = get_args(annotation)
+        if get_origin(kind) in (Union, UnionType):
+            (kind,) = (one for one in get_args(kind) if one is not NoneType)
+        yield name, kind, told
+
+
+def checked_options() -> list[tuple[str, ...]]:
+    """Every option that takes a number or a choice, behind its command."""
+    found = []
+    for command, function in commands():
+        for name, kind, told in parameters(function):
+            is_choice = get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
+            if isinstance(told, typer.models.OptionInfo) and (kind in (int, float) or is_choice or name == "format"):
+                long = [one for one in told.param_decls or () if one.startswith("--")]
+                found.append((*command, long[0] if long else f"--{name.replace('_', '-')}"))
+    return found
+
+
+def shown_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """What `--help` shows of a command on a terminal so wide that no text is broken; blanks in a row are one."""
+    monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 2000)
+    app([*command, "--help"], prog_name="timechat", standalone_mode=False)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Call the command with bad input; returns its one line."""
+    monkeypatch.setattr(sys, "argv", ["timechat", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+def test_a_format_that_is_none_is_answered_with_the_list(capsys, monkeypatch):
+    err = refused(capsys, monkeypatch, "caption", "film.mp4", "--format", "xml")
+    assert err == (
+        "timechat: --format must be one of text, json, jsonl, csv, srt, vtt, vtt-chapters, youtube, ffmetadata, edl, "
+        "otio, qvhighlights, html, got 'xml'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--num-frames", "x", "'--num-frames': must be a valid integer, got 'x' (try --help)"),
+        ("--num-frames", "0", "'--num-frames': must be greater than or equal to 1, got '0' (try --help)"),
+        ("--fps", "x", "'--fps': must be a valid number, got 'x' (try --help)"),
+        ("--cut", "x", "'--cut': 'x' is not one of 'exact', 'copy'. (try --help)"),
+    ],
+)
+def test_a_wrong_value_is_named_in_plain_words(capsys, monkeypatch, option, value, says):
+    err = refused(capsys, monkeypatch, "caption", "film.mp4", option, value)
+    assert err == f"timechat: Invalid value for {says}\n"
+
+
+@pytest.mark.parametrize("option", checked_options(), ids=" ".join)
+def test_no_option_shows_the_words_of_a_library(capsys, monkeypatch, option):
+    required = {"ground": ["film.mp4", "a"], "ask": ["film.mp4", "a"], "watch": ["film.mp4", "a"]}
+    err = refused(capsys, monkeypatch, *option, "?", *required.get(option[0], ["film.mp4"]))
+    assert option[-1] in err
+    assert "'?'" in err
+    assert "Input should" not in err
+    assert "Value error" not in err
+    assert "pydantic" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "function"), list(commands()), ids=lambda one: " ".join(one) if isinstance(one, tuple) else ""
+)
+def test_help_shows_every_text_to_its_last_bracket(capsys, monkeypatch, command, function):
+    shown = shown_help(monkeypatch, capsys, *command)
+    texts = [told.help for _, _, told in parameters(function)]
+    assert all(texts)
+    for text in [*texts, inspect.getdoc(function)]:
+        assert " ".join(text.replace("\\[", "[").split()) in shown  # a bracket of a text, not of markup, is \\[ there
+
+
+def test_help_of_cite_shows_how_times_are_written(capsys, monkeypatch):
+    shown = shown_help(monkeypatch, capsys, "ask")
+    assert "Let each sentence say when it can be seen: [m:ss–m:ss]." in shown
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("cache",)], ids=lambda one: " ".join(one) or "all")
+def test_help_of_a_group_shows_every_text(capsys, monkeypatch, group):
+    command: Any = typer.main.get_command(app)
+    for name in group:
+        command = command.commands[name]
+    shown = shown_help(monkeypatch, capsys, *group)
+    assert " ".join(command.help.split()) in shown
+    for inner in command.commands.values():
+        assert " ".join(inner.help.partition("\n\n")[0].split()) in shown
