@@ -577,8 +577,8 @@ def test_a_missing_model_is_one_line(server):
     with pytest.raises(CheckpointError) as caught:
         find_folder("some/one")
     assert str(caught.value) == (
-        f"'some/one' is not a local folder and cannot be downloaded as a model: {server.address}/some/one answered 401: "
-        "it does not exist or is not public; if it is private, give a token in HF_TOKEN"
+        f"'some/one' is not a local folder and cannot be downloaded as a model: {server.address}/some/one answered "
+        "401: it does not exist or is not public; if it is private, give a token in HF_TOKEN"
     )
 
 
