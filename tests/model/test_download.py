@@ -510,7 +510,8 @@ def test_a_private_repository_needs_a_token(server, tmp_path):
     with pytest.raises(DownloadError) as caught:
         download(tmp_path, [HUB_PART])
     assert str(caught.value) == (
-        f"{server.address}/someone/model answered 401: it does not exist or is not public; if it is private, give a "
+        f"{server.address}/someone/model answered 401: it does not exist or is not public; "
+        "if it is private, give a "
         "token in HF_TOKEN"
     )
 
@@ -577,8 +578,9 @@ def test_a_missing_model_is_one_line(server):
     with pytest.raises(CheckpointError) as caught:
         find_folder("some/one")
     assert str(caught.value) == (
-        f"'some/one' is not a local folder and cannot be downloaded as a model: {server.address}/some/one answered "
-        "401: it does not exist or is not public; if it is private, give a token in HF_TOKEN"
+        "'some/one' is not a local folder and cannot be downloaded as a model: "
+        f"{server.address}/some/one answered 401: it does not exist or is not public; "
+        "if it is private, give a token in HF_TOKEN"
     )
 
 

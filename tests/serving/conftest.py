@@ -23,13 +23,13 @@ from timechat.synthetic.write import write_video
 
 @dataclass
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        url: Where it is.
-        client: Asks it.
-        server: Its parts.
-        settings: What it was told.
+        url: Address of the server.
+        client: HTTP client for the server.
+        server: Parts of the server.
+        settings: Settings of the server.
     """
 
     url: str
@@ -45,7 +45,7 @@ def nano() -> TimeChat:
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory) -> Path:
-    """A folder with a short drawn film, `film.mp4`, and a shorter one, `inner/second.mp4`."""
+    """A folder with a short synthetic video, `film.mp4`, and a shorter one, `inner/second.mp4`."""
     folder = tmp_path_factory.mktemp("films")
     (folder / "inner").mkdir()
     write_video(write_scene(3, 1, level=1), folder / "film.mp4")
@@ -55,7 +55,7 @@ def films(tmp_path_factory) -> Path:
 
 @contextmanager
 def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
-    """Run a server as long as the block lasts."""
+    """Run a server for a `with` block."""
     app = create_app(timechat, settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -76,14 +76,14 @@ def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def running(nano, films, tmp_path_factory) -> Iterator[Running]:
-    """A server with the usual settings, for all tests that leave nothing behind."""
+    """A server with default settings, for tests that leave no state behind."""
     with serving(nano, ServerSettings(data=tmp_path_factory.mktemp("data"), folders=(films,))) as running:
         yield running
 
 
 @pytest.fixture
 def served(nano, films, tmp_path) -> Iterator[Callable[..., Running]]:
-    """Servers with settings of a test's own; with the same folder, the one before is stopped first."""
+    """Start servers with settings of the test; each stops the one before, which has the same data folder."""
     with ExitStack() as servers:
 
         def serve(**changes) -> Running:
@@ -102,7 +102,7 @@ def film_id(running) -> str:
 
 @pytest.fixture(scope="session")
 def uploaded(running, films) -> str:
-    """The id of an upload that stays."""
+    """Id of an upload that is not deleted."""
     with (films / "film.mp4").open("rb") as file:
         answer = running.client.post("/v1/files", files={"file": ("my film.mp4", file)}, data={"purpose": "user_data"})
     assert answer.status_code == 200, answer.text
@@ -110,7 +110,7 @@ def uploaded(running, films) -> str:
 
 
 def stacks_of_all_threads() -> str:
-    """What every thread is at, innermost call last."""
+    """Return the stacks of all threads."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(
         f"--- {names.get(ident)}\n{''.join(traceback.format_stack(frame)[-12:])}"
@@ -118,9 +118,9 @@ def stacks_of_all_threads() -> str:
     )
 
 
-def until(is_so: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until something is so."""
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it never came to that"
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Answers as files, over HTTP."""
+"""Export of answers over HTTP."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_every_format_is_listed(running):
 
 
 @pytest.mark.parametrize("form", sorted(FORMATS))
-def test_a_file_is_that_of_the_command_line(running, form):
+def test_an_exported_file_equals_that_of_the_command(running, form):
     answer = running.client.post("/v1/export", json={"answer": ANSWER.to_dict(), "format": form, "fps": 25})
     assert answer.status_code == 200, answer.text
     assert answer.text == write_as(ANSWER, form, fps=25)
@@ -37,7 +37,7 @@ def test_a_file_is_that_of_the_command_line(running, form):
     assert isinstance(json.loads(answer.headers["x-notes"]), list)
 
 
-def test_a_page_never_holds_the_file_that_an_answer_names(running, tmp_path):
+def test_a_page_never_contains_the_file_that_an_answer_names(running, tmp_path):
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(b"a secret")
     sent = ANSWER.to_dict() | {"video": str(secret)}
@@ -51,7 +51,7 @@ def test_a_page_never_holds_the_file_that_an_answer_names(running, tmp_path):
     "change",
     [{"format": "exe"}, {"answer": {"events": [{"start": 2, "end": 1}]}}, {"answer": {"events": [{"start": "x"}]}}],
 )
-def test_what_is_no_answer_is_refused(running, change):
+def test_a_malformed_answer_is_not_exported(running, change):
     answer = running.client.post("/v1/export", json={"answer": ANSWER.to_dict(), "format": "srt"} | change)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""Films are uploaded once, streamed in parts, and found in folders."""
+"""Uploads, videos in folders, ranges and thumbnails."""
 
 import io
 import threading
@@ -18,7 +18,7 @@ def upload(running, content, name="a.mp4", **data):
     return running.client.post("/v1/files", files={"file": (name, content)}, data=data)
 
 
-def test_an_upload_is_the_file_and_says_what_it_is(served, films):
+def test_an_upload_keeps_the_file_and_its_properties(served, films):
     running = served()
     content = (films / "film.mp4").read_bytes()
     stored = upload(running, content, "my film.mp4", purpose="vision").json()
@@ -30,7 +30,7 @@ def test_an_upload_is_the_file_and_says_what_it_is(served, films):
     assert [path.name for path in (running.settings.data / "uploads").iterdir()] == [stored["id"]]
 
 
-def test_films_of_the_folders_are_listed_and_cannot_be_deleted(running):
+def test_videos_of_the_folders_are_listed_and_not_deletable(running):
     listed = running.client.get("/v1/files", params={"purpose": "library"}).json()["data"]
     assert [film["filename"] for film in listed] == ["film.mp4", "inner/second.mp4"]
     assert all(film["video"] is None for film in listed)
@@ -40,7 +40,7 @@ def test_films_of_the_folders_are_listed_and_cannot_be_deleted(running):
 
 
 @pytest.mark.parametrize("header", ["bytes=100-199", "bytes=100-", "bytes=-50"])
-def test_a_film_is_streamed_in_parts(running, films, film_id, header):
+def test_a_video_is_sent_in_parts(running, films, film_id, header):
     content = (films / "film.mp4").read_bytes()
     answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": header})
     expected = {"bytes=100-199": content[100:200], "bytes=100-": content[100:], "bytes=-50": content[-50:]}[header]
@@ -50,19 +50,19 @@ def test_a_film_is_streamed_in_parts(running, films, film_id, header):
     assert answer.headers["content-type"] == "video/mp4"
 
 
-def test_a_part_past_the_end_is_refused(running, film_id):
+def test_a_range_past_the_end_is_refused(running, film_id):
     answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": "bytes=999999999-"})
     assert answer.status_code == 416
 
 
 @pytest.mark.parametrize("header", ["items=0-5", "bytes=9-5", "bytes=abc", "bytes=", "bytes=-", "0-5"])
-def test_a_part_that_is_none_counts_for_nothing(running, films, film_id, header):
+def test_a_malformed_range_is_ignored(running, films, film_id, header):
     answer = running.client.get(f"/v1/files/{film_id}/content", headers={"Range": header})
     assert answer.status_code == 200
     assert answer.content == (films / "film.mp4").read_bytes()
 
 
-def test_a_film_that_the_client_has_is_not_sent_again(running, film_id):
+def test_a_video_in_the_cache_of_the_client_is_not_sent_again(running, film_id):
     path = f"/v1/files/{film_id}/content"
     etag = running.client.get(path).headers["etag"]
     for known in (etag, f'"other", W/{etag}', "*"):
@@ -71,7 +71,7 @@ def test_a_film_that_the_client_has_is_not_sent_again(running, film_id):
     assert running.client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_what_can_be_had_can_be_asked_for_without_it(running, films, film_id):
+def test_head_requests_are_answered(running, films, film_id):
     for path in (f"/v1/files/{film_id}/content", f"/v1/files/{film_id}/thumbnail", "/health", "/ready", "/"):
         answer = running.client.head(path)
         assert (answer.status_code, answer.content) == (200, b"")
@@ -94,7 +94,7 @@ def test_a_thumbnail_is_a_small_picture_of_that_time(running, film_id, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no film at all", b"#EXTM3U\nfile:///etc/passwd\n"])
-def test_what_is_no_film_is_not_kept(served, content):
+def test_an_upload_that_is_not_a_video_is_not_kept(served, content):
     running = served()
     answer = upload(running, content)
     assert answer.status_code in (400, 422)
@@ -113,7 +113,7 @@ def test_a_form_without_a_file_or_with_two_is_refused(running):
     assert broken.status_code == 400
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(served, films):
+def test_an_interrupted_upload_leaves_no_file(served, films):
     running = served()
     content = (films / "film.mp4").read_bytes()
 
@@ -129,7 +129,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(served, films):
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_all_uploads_together_stay_within_their_room(served, films, is_told):
+def test_all_uploads_together_are_limited(served, films, is_told):
     content = (films / "film.mp4").read_bytes()
     running = served(max_store_bytes=len(content) * 3 // 2)
     assert upload(running, content).status_code == 200
@@ -138,10 +138,10 @@ def test_all_uploads_together_stay_within_their_room(served, films, is_told):
     pieces = body if is_told else (body[i : i + 5000] for i in range(0, len(body), 5000))
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert running.client.post("/v1/files", content=pieces, headers=headers).status_code == 507
-    assert running.server.films.num_arriving == 0
+    assert running.server.videos.num_arriving == 0
 
 
-def test_a_film_that_is_deleted_while_it_is_asked_about_is_not_found(served, films, monkeypatch):
+def test_a_video_deleted_during_a_request_is_not_found(served, films, monkeypatch):
     running = served()
     file_id = upload(running, (films / "film.mp4").read_bytes()).json()["id"]
     opening = TimeChat.open
@@ -156,13 +156,13 @@ def test_a_film_that_is_deleted_while_it_is_asked_about_is_not_found(served, fil
     assert answer.json()["error"]["message"] == "the file was removed meanwhile"
 
 
-def test_a_very_wide_film_has_a_thumbnail_of_bounds(tmp_path):
+def test_a_thumbnail_of_a_very_wide_video_is_limited(tmp_path):
     draw_clip(Recipe(width=2048, height=16), tmp_path / "wide.mp4")
     picture = Image.open(io.BytesIO(thumbnail(tmp_path / "wide.mp4", 0.0, 64)))
     assert picture.size == (512, 64)
 
 
-def test_uploads_survive_a_restart_and_debris_does_not(served, films):
+def test_uploads_survive_a_restart_and_unfinished_files_do_not(served, films):
     first = served()
     stored = upload(first, (films / "film.mp4").read_bytes()).json()
     folder = first.settings.data / "uploads"
@@ -173,7 +173,7 @@ def test_uploads_survive_a_restart_and_debris_does_not(served, films):
     assert [path.name for path in folder.iterdir()] == [stored["id"]]
 
 
-def test_the_same_film_sent_at_the_same_time_is_two_uploads(served, films):
+def test_two_concurrent_uploads_of_a_file_are_two_uploads(served, films):
     running = served()
     content = (films / "film.mp4").read_bytes()
     ids = []
@@ -197,10 +197,10 @@ def test_the_same_film_sent_at_the_same_time_is_two_uploads(served, films):
         ("../../etc/passwd", "passwd"),
         (r"C:\films\a.mp4", "a.mp4"),
         ("a\x00b\n.mp4", "ab.mp4"),
-        ("", "film"),
+        ("", "video"),
         ("..", ".."),
         ("x" * 500, "x" * 255),
     ],
 )
-def test_names_of_uploads_are_for_show(given, shown):
+def test_names_of_uploads_are_cleaned(given, shown):
     assert shown_name(given) == shown

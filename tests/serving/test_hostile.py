@@ -1,4 +1,4 @@
-"""What hostile clients have sent, and broke something with, once."""
+"""Requests of hostile clients that once broke the server."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 
 from tests.serving.conftest import until
-from timechat.serving.errors import as_api_error
+from timechat.serving.errors import as_request_error
 from timechat.serving.http import connections
 from timechat.serving.http.connections import Connection
 from timechat.serving.http.uploads import _MAX_PARTS
@@ -39,7 +39,7 @@ def ask(running, *arguments, **options):
 
 
 def png(width: int, height: int) -> str:
-    """An address of a picture whose head says how large it is, with next to nothing in it."""
+    """Return the address of an image with a given size in its header and almost no content."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -65,13 +65,13 @@ FILE = b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r
 
 
 @pytest.mark.parametrize("origin", ["http://[", "null", "//", "http://", "javascript:alert(1)", "\xff"])
-def test_an_origin_that_is_no_address_is_that_of_another_page(running, origin):
+def test_a_malformed_origin_is_refused(running, origin):
     answer = running.client.get("/health", headers={"Origin": origin.encode("latin-1")})
     assert answer.status_code == 403
     assert answer.json()["error"]["code"] == "wrong_origin"
 
 
-def test_half_a_character_is_no_text(running, film_id):
+def test_a_lone_surrogate_is_refused(running, film_id):
     half = "a\ud800b"
     assert refusal(ask(running, film_id, half)) == (
         400,
@@ -81,7 +81,7 @@ def test_half_a_character_is_no_text(running, film_id):
     assert ask(running, half).status_code == 400
 
 
-def test_json_is_told_by_its_header(running, film_id):
+def test_json_needs_its_content_type(running, film_id):
     answer = running.client.post("/v1/captions", content=json.dumps({"video": film_id}))
     assert refusal(answer) == (415, "the body must be JSON, sent with the header Content-Type: application/json")
 
@@ -91,22 +91,22 @@ def test_a_transcript_of_another_kind_is_refused(running, film_id, transcript):
     assert ask(running, film_id, part={"transcript": transcript}).status_code == 400
 
 
-def test_a_temperature_of_almost_nothing_takes_the_likeliest_token(running, film_id):
+def test_a_temperature_near_zero_is_greedy(running, film_id):
     cold = ask(running, film_id, temperature=1e-300).json()
     assert cold["choices"][0]["message"] == ask(running, film_id, temperature=0).json()["choices"][0]["message"]
 
 
-def test_what_an_option_of_a_part_must_be_is_told_in_one_line(running, film_id):
+def test_a_wrong_option_of_a_part_is_one_clear_line(running, film_id):
     status, message = refusal(ask(running, film_id, part={"fps": "secret"}))
     assert (status, message) == (400, "fps: must be a valid number")
 
 
-def test_a_picture_that_says_that_it_is_huge_is_refused_unread(running):
+def test_a_huge_image_is_refused_before_it_is_read(running):
     body = {"video": {"frames": [{"url": png(50_000, 50_000), "time": 0}]}}
     assert running.client.post("/v1/captions", json=body).status_code == 413
 
 
-def test_frames_are_held_in_the_size_that_the_model_sees(running):
+def test_frames_are_kept_in_the_input_size_of_the_model(running):
     frames = InlineFrames((picture(4000, 3000), picture(20, 10)), (0.0, 1.0), None).decode(28)
     assert frames.pixels.shape == (2, 28, 28, 3)
     assert frames.duration == 2.0
@@ -120,31 +120,33 @@ def test_frames_of_too_many_pixels_together_are_refused(running):
     assert "pixels together" in message
 
 
-def test_a_frame_rate_that_no_film_has_is_refused(running):
+def test_an_impossible_frame_rate_is_refused(running):
     body = {"answer": {"text": "", "task": "ask", "events": []}, "format": "edl", "fps": 1e-300}
     began = time.monotonic()
     assert running.client.post("/v1/export", json=body).status_code == 400
     assert time.monotonic() - began < 5
 
 
-def test_a_form_of_very_many_parts_is_given_up_early(running):
+def test_a_form_with_too_many_parts_is_refused_early(running):
     parts = b'--XX\r\nContent-Disposition: form-data; name="a"\r\n\r\n\r\n' * (_MAX_PARTS + 1) + b"--XX--\r\n"
     assert refusal(upload(running, parts)) == (413, "the form has more than 100 parts")
 
 
-def test_a_form_without_its_end_is_not_taken_for_whole(running, films):
+def test_an_incomplete_form_is_refused(running, films):
     content = (films / "film.mp4").read_bytes()
-    assert refusal(upload(running, FILE + content)) == (400, "the form breaks off before its end")
+    assert refusal(upload(running, FILE + content)) == (400, "the form is incomplete")
     assert list((running.settings.data / "uploads").glob(".*")) == []
 
 
-def test_a_full_disk_and_a_file_that_is_gone_are_told():
-    told = [as_api_error(error) for error in (OSError(28, "x"), FileNotFoundError(2, "x", "/secret"), OSError(5, "x"))]
+def test_a_full_disk_and_a_missing_file_are_reported():
+    told = [
+        as_request_error(error) for error in (OSError(28, "x"), FileNotFoundError(2, "x", "/secret"), OSError(5, "x"))
+    ]
     assert [error and error.status for error in told] == [507, 404, None]
     assert "secret" not in told[1].message
 
 
-def test_a_key_is_asked_for_before_anything_is_read(served):
+def test_the_key_is_checked_before_the_body_is_read(served):
     running = served(api_keys=("correct horse",))
     address = urlsplit(running.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
@@ -157,8 +159,8 @@ def test_a_key_is_asked_for_before_anything_is_read(served):
     assert running.client.get("/v1/models", headers={"Authorization": "Bearer correct horse"}).status_code == 200
 
 
-def test_large_requests_together_are_turned_away(served, film_id):
-    running = served(max_held_bytes=1000)
+def test_large_requests_together_get_429(served, film_id):
+    running = served(max_buffered_bytes=1000)
     answer = running.client.post("/v1/captions", json={"video": "x" * 2000})
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
     for _ in range(5):  # none of which is counted twice
@@ -166,7 +168,7 @@ def test_large_requests_together_are_turned_away(served, film_id):
 
 
 @pytest.mark.parametrize("values", ["[]", "{}", "1", '""'])
-def test_a_body_of_very_many_values_is_given_up_before_it_is_parsed(served, values):
+def test_a_body_with_too_many_values_is_refused_before_parsing(served, values):
     running = served(max_body_values=1000)
     inside = ",".join([values] * 1001)
     answer = running.client.post("/v1/captions", content=f"[{inside}]", headers={"Content-Type": "application/json"})
@@ -176,7 +178,7 @@ def test_a_body_of_very_many_values_is_given_up_before_it_is_parsed(served, valu
     assert running.client.post("/v1/captions", json=few).status_code == 404
 
 
-def test_a_film_that_came_with_a_request_goes_away_after_a_while(served, films, monkeypatch):
+def test_a_video_inside_a_request_is_deleted_after_a_while(served, films, monkeypatch):
     monkeypatch.setattr("timechat.serving.http.app._CLEANUP_SECONDS", 0.2)
     monkeypatch.setattr("timechat.serving.videos._KEPT_SECONDS", 2.0)
     running = served()
@@ -188,7 +190,7 @@ def test_a_film_that_came_with_a_request_goes_away_after_a_while(served, films, 
     until(lambda: not list(kept.iterdir()), 10)
 
 
-def test_an_error_that_nobody_foresaw_is_counted_as_one(served, monkeypatch):
+def test_an_unexpected_error_is_counted_as_500(served, monkeypatch):
     running = served()
     monkeypatch.setattr(running.server.videos, "list_files", lambda: 1 / 0)
     answer = running.client.get("/v1/files")
@@ -209,7 +211,7 @@ async def _listen(app, protocol) -> tuple[uvicorn.Server, int, asyncio.Task]:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
-def test_a_connection_on_which_no_request_comes_is_ended(monkeypatch, sent):
+def test_a_connection_without_a_request_is_closed(monkeypatch, sent):
     monkeypatch.setattr(connections, "HEAD_TIMEOUT", 0.4)
 
     async def app(scope, receive, send):
@@ -244,7 +246,7 @@ def test_a_connection_on_which_no_request_comes_is_ended(monkeypatch, sent):
     assert answer.endswith(b"ok") == sent.endswith(b"\r\n\r\n")
 
 
-def test_who_takes_no_answer_is_given_up(monkeypatch):
+def test_a_client_that_does_not_read_is_disconnected(monkeypatch):
     monkeypatch.setattr(connections, "STALL_TIMEOUT", 0.3)
     ended = []
 

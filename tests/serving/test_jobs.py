@@ -1,4 +1,4 @@
-"""Jobs: in the background, with progress, through restarts."""
+"""Jobs in the background, with progress, resumed after restarts."""
 
 import json
 import sqlite3
@@ -8,9 +8,9 @@ import time
 import pytest
 
 from tests.serving.conftest import until
-from timechat.serving.engine import EngineFailedError
-from timechat.serving.errors import ApiError
-from timechat.serving.http.database import exclusive_lock
+from timechat.pipeline import TimeChat
+from timechat.serving.database import exclusive_lock
+from timechat.serving.errors import EngineFailedError, RequestError
 from timechat.video.frames import frame_to_pixels
 
 
@@ -27,37 +27,20 @@ def add(running, video, **options):
     return answer.json()
 
 
-def hold(running, monkeypatch, seconds=600.0):
-    """Let jobs take as long as a test wants."""
+def hold(monkeypatch, seconds=600.0):
+    """Let jobs run until they are cancelled."""
 
-    def answer(question, ticket, progress=None):
+    def run(*_, progress, **__):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             progress("windows", 1, 4)
             time.sleep(0.01)
-        raise AssertionError("nobody called it off")
+        raise AssertionError("the job was not cancelled")
 
-    service = running.server.service
-    real = service.asking
-
-    def asking(question, ticket):
-        context = real(question, ticket)
-
-        class Slow:
-            def __enter__(self):
-                asked = context.__enter__()
-                asked.answer = lambda progress=None: answer(question, ticket, progress)
-                return asked
-
-            def __exit__(self, *error):
-                return context.__exit__(*error)
-
-        return Slow()
-
-    monkeypatch.setattr(service, "open_request", asking)
+    monkeypatch.setattr(TimeChat, "run", run)
 
 
-def test_a_job_ends_with_what_the_route_answers(running, film_id):
+def test_the_result_of_a_job_is_the_answer_of_the_route(running, film_id):
     job = add(running, film_id)
     assert job["status"] in ("queued", "running")
     assert (job["filename"], job["video"]) == ("film.mp4", film_id)
@@ -72,7 +55,7 @@ def test_a_job_ends_with_what_the_route_answers(running, film_id):
     assert job["id"] in [one["id"] for one in running.client.get("/v1/jobs").json()["data"]]
 
 
-def test_progress_is_told_as_it_happens(running, film_id):
+def test_progress_is_streamed(running, film_id):
     job = add(running, film_id, window=3, query=None)
     kinds, last = [], None
     with running.client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
@@ -88,16 +71,16 @@ def test_progress_is_told_as_it_happens(running, film_id):
     assert last["status"] == "succeeded"
 
 
-def test_a_job_that_runs_is_called_off(served, film_id, monkeypatch):
+def test_a_running_job_can_be_cancelled(served, film_id, monkeypatch):
     running = served()
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     job = add(running, film_id)
     until(lambda: running.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"] == 1)
     running.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert over(running, job["id"])["status"] == "cancelled"
 
 
-def test_decoding_is_called_off_and_so_is_waiting_for_it(served, film_id, monkeypatch):
+def test_decoding_and_waiting_for_it_can_be_cancelled(served, film_id, monkeypatch):
     decoding = threading.Event()
 
     def slowly(*arguments):
@@ -141,14 +124,14 @@ def test_a_job_that_is_deleted_as_it_ends_does_not_come_back(served, film_id, mo
     assert database.load_jobs() == []
 
 
-def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, film_id, monkeypatch):
+def test_many_stuck_jobs_delay_the_stop_no_longer_than_one(served, film_id, monkeypatch):
     monkeypatch.setattr("timechat.serving.http.jobs._STOP_SECONDS", 1.0)
     running = served(job_workers=4)
     is_over = threading.Event()
 
     def answer(question, ticket, progress):
         is_over.wait(30)
-        raise ApiError(503, "too late")
+        raise RequestError(503, "too late")
 
     monkeypatch.setattr(running.server.service, "answer", answer)
     for _ in range(4):
@@ -161,7 +144,7 @@ def test_jobs_that_do_not_notice_the_end_hold_it_up_no_longer_than_one(served, f
     assert 1.0 <= elapsed < 2.5
 
 
-def test_what_is_read_ahead_is_given_up_with_the_question_that_fails(served, film_id, monkeypatch):
+def test_frames_decoded_ahead_are_dropped_after_an_error(served, film_id, monkeypatch):
     def slowly(*arguments):
         time.sleep(0.2)
         return frame_to_pixels(*arguments)
@@ -179,9 +162,9 @@ def test_what_is_read_ahead_is_given_up_with_the_question_that_fails(served, fil
     assert time.monotonic() - began < 2
 
 
-def test_a_job_that_waits_is_called_off_at_once(served, film_id, monkeypatch):
+def test_a_waiting_job_is_cancelled_at_once(served, film_id, monkeypatch):
     running = served(job_workers=1)
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     first, second = add(running, film_id), add(running, film_id)
     assert running.client.post(f"/v1/jobs/{second['id']}/cancel").json()["status"] == "cancelled"
     running.client.post(f"/v1/jobs/{first['id']}/cancel")
@@ -199,36 +182,37 @@ def test_a_job_that_fails_says_why(served, films, tmp_path):
     assert str(tmp_path) not in json.dumps(job)
 
 
-def test_jobs_of_a_server_that_stops_go_on_with_the_next(served, film_id, monkeypatch):
+def test_jobs_of_a_stopped_server_resume_with_the_next(served, film_id, monkeypatch):
     first = served(job_workers=1)
-    hold(first, monkeypatch)
+    hold(monkeypatch)
     jobs = [add(first, film_id) for _ in range(3)]
     until(lambda: first.client.get(f"/v1/jobs/{jobs[0]['id']}").json()["status"] == "running")
     first.server.jobs.stop()
+    monkeypatch.undo()
     second = served(job_workers=1)
     for job in jobs:
         done = over(second, job["id"])
         assert (done["status"], done["created_at"]) == ("succeeded", job["created_at"])
 
 
-def test_an_ended_job_is_forgotten_on_request_and_only_then(running, film_id):
+def test_a_finished_job_is_deleted_only_on_request(running, film_id):
     job = over(running, add(running, film_id)["id"])
     assert running.client.delete(f"/v1/jobs/{job['id']}").json()["deleted"] is True
     assert running.client.get(f"/v1/jobs/{job['id']}").status_code == 404
 
 
-def test_a_job_at_work_cannot_be_deleted(served, film_id, monkeypatch):
+def test_a_running_job_cannot_be_deleted(served, film_id, monkeypatch):
     running = served()
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     job = add(running, film_id)
     assert running.client.delete(f"/v1/jobs/{job['id']}").status_code == 409
     running.client.post(f"/v1/jobs/{job['id']}/cancel")
     over(running, job["id"])
 
 
-def test_too_many_waiting_jobs_are_turned_away(served, film_id, monkeypatch):
+def test_too_many_waiting_jobs_get_429(served, film_id, monkeypatch):
     running = served(job_workers=1, max_waiting_jobs=1)
-    hold(running, monkeypatch)
+    hold(monkeypatch)
     first = add(running, film_id)
     until(lambda: running.client.get(f"/v1/jobs/{first['id']}").json()["status"] == "running")
     second = add(running, film_id)
@@ -240,7 +224,7 @@ def test_too_many_waiting_jobs_are_turned_away(served, film_id, monkeypatch):
         over(running, job["id"])
 
 
-def test_only_so_many_ended_jobs_are_remembered(served, film_id):
+def test_only_the_newest_finished_jobs_are_kept(served, film_id):
     running = served(max_kept_jobs=2)
     ids = []
     for _ in range(4):
@@ -257,20 +241,20 @@ def test_only_so_many_ended_jobs_are_remembered(served, film_id):
         ({"task": "steps", "video": "data:video/mp4;base64,AAAA"}, "video"),
     ],
 )
-def test_what_makes_no_job_is_refused_at_once(running, film_id, body, param):
+def test_a_wrong_job_is_refused_at_once(running, film_id, body, param):
     if body["video"] == "film-0":
         body = body | {"video": film_id}
     answer = running.client.post("/v1/jobs", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_a_job_that_is_too_large_to_be_kept_is_refused(running, film_id):
+def test_a_job_that_is_too_large_is_refused(running, film_id):
     lines = [{"start": i, "end": i + 1, "text": "words that are said"} for i in range(20_000)]
     answer = running.client.post("/v1/jobs", json={"task": "steps", "video": film_id, "transcript": lines})
     assert answer.status_code == 413
 
 
-def test_a_disk_that_is_full_ends_no_worker(served, film_id, monkeypatch):
+def test_a_full_disk_ends_no_worker(served, film_id, monkeypatch):
     running = served(job_workers=1)
     save = running.server.jobs._save
 
@@ -289,7 +273,7 @@ def test_a_disk_that_is_full_ends_no_worker(served, film_id, monkeypatch):
 def test_a_data_folder_has_one_server(served):
     running = served()
     with (
-        pytest.raises(ValueError, match="is the data folder of a server that runs"),
+        pytest.raises(ValueError, match="is the data folder of a running server"),
         exclusive_lock(running.settings.data),
     ):
         pass

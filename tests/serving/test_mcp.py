@@ -1,11 +1,13 @@
-"""The tools for agents, as the library's own client meets them over real pipes."""
+"""The tools for agents, called by the client of the official library over real pipes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,15 +27,17 @@ from tests.clips import X264, Recipe, draw_clip
 from timechat.answers.events import Answer
 from timechat.cli import main
 from timechat.errors import AccessError
-from timechat.serving.mcp.library import VideoLibrary
-from timechat.serving.mcp.tools import TOOLS, ToolRequest
-from timechat.serving.mcp.worker import Cancelled, ProgressTracker, ProgressUpdate, Worker
+from timechat.pipeline import TimeChat
+from timechat.serving.errors import CancelledRequestError, EngineStoppedError, RequestError
+from timechat.serving.mcp.progress import ProgressTracker, ProgressUpdate
+from timechat.serving.mcp.tools import TOOLS, CaptionVideo
+from timechat.serving.mcp.worker import Worker
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
 mcp = pytest.importorskip("mcp")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 ENVIRONMENT = {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 QUERY = "the red ball moves"
@@ -54,12 +58,12 @@ CALLS = [
     ("transcribe_video", {}, ["transcribe"]),
     ("ask_video", {"question": "What happens?", "end": 30}, ["ask", "What happens?", "--end", "30"]),
 ]
-"""Tools with arguments, and the command that asks the same."""
+"""Tools with arguments, and the command with the same result."""
 
 
 @pytest.fixture(scope="module")
 def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a film, a long one, and a file that is none."""
+    """A folder with a video, a long one, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("allowed")
     write_video(write_scene(7, 0, level=1, split="test"), folder / "film.mp4")
     seconds = [Fraction(i) for i in range(900)]
@@ -76,7 +80,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Agent:
-    """The library's client, asked from plain functions."""
+    """The client of the library, called from plain functions."""
 
     def __init__(self, portal: anyio.from_thread.BlockingPortal, client: Any) -> None:
         self.portal, self.client = portal, client
@@ -85,7 +89,7 @@ class Agent:
         return self.portal.call(partial(self.client.call_tool, tool, arguments, read_timeout_seconds=120))
 
     def complaint(self, tool: str, /, **arguments: Any) -> str:
-        """The one line with which a call is refused."""
+        """Call a tool and return its one-line error."""
         result = self.call(tool, **arguments)
         assert result.is_error
         assert result.structured_content is None
@@ -115,7 +119,7 @@ def agent(allowed: Path) -> Iterator[Agent]:
 # ------------------------------------------------------------------------------------------------------ the tools
 
 
-def test_every_tool_tells_what_it_takes_and_what_it_gives(agent):
+def test_every_tool_describes_its_arguments_and_results(agent):
     tools = {tool.name: tool for tool in agent.portal.call(agent.client.list_tools).tools}
     assert list(tools) == list(TOOLS)
     for tool in tools.values():
@@ -147,7 +151,7 @@ def test_videos_of_the_folder_are_listed(agent, allowed, outside):
     assert "and 2 more" in agent.call("list_videos", limit=1).content[0].text
 
 
-def test_a_video_is_looked_up_by_path_by_name_and_by_file_address(agent, allowed):
+def test_a_video_is_found_by_path_name_and_file_address(agent, allowed):
     film = allowed / "film.mp4"
     facts = {"duration": 55.0, "width": 224, "height": 224, "fps": 12.0, "has_audio": False, "codec": "h264"}
     for name in (str(film), "film.mp4", film.as_uri()):
@@ -173,7 +177,7 @@ def test_an_answer_is_the_object_that_the_command_prints(agent, allowed, tool, a
 
 
 def rounded(value: Any) -> Any:
-    """The same with scores to six places: sums may be rounded another way from call to call."""
+    """Round scores to six places: the rounding of sums may differ between calls."""
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -212,12 +216,12 @@ def test_a_video_outside_is_refused(agent, allowed, outside):
         (allowed / "link.mp4").unlink()
 
 
-def test_an_address_is_refused_unless_its_host_was_allowed(agent):
+def test_an_address_is_refused_unless_its_host_is_allowed(agent):
     line = agent.complaint("caption_video", video="http://127.0.0.1:9/film.mp4")
     assert "the address may not be fetched" in line
 
 
-def test_what_is_no_video_is_one_clear_line(agent, allowed):
+def test_a_file_that_is_not_a_video_is_one_clear_line(agent, allowed):
     assert "there is no such file" in agent.complaint("caption_video", video=str(allowed / "nothing.mp4"))
     assert "the video cannot be read" in agent.complaint("caption_video", video=str(allowed / "broken.mp4"))
 
@@ -257,7 +261,7 @@ def test_progress_rises_to_its_total(agent, allowed):
     assert [f"looking at window {n} of 10" in messages for n in range(1, 11)] == [True] * 10
 
 
-def test_a_call_that_is_cancelled_makes_room_for_the_next(agent, allowed):
+def test_a_cancelled_call_makes_room_for_the_next(agent, allowed):
     begun = threading.Event()
 
     async def take(done: float, *_: Any) -> None:
@@ -280,102 +284,129 @@ def test_a_call_that_is_cancelled_makes_room_for_the_next(agent, allowed):
     assert not agent.call("caption_video", video=str(allowed / "film.mp4")).is_error
 
 
-class Tireless:
-    """In the model's place: works until its progress may not be told any more."""
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
+    """Let every question run until it is cancelled; returns the errors that ended them."""
+    errors: list[type[BaseException]] = []
 
-    def __init__(self) -> None:
-        self.ended_by: list[type[BaseException]] = []
-
-    def open(self, *_: object, **__: object) -> Any:
-        return type("Video", (), {"timings": {}, "close": lambda _: None})()
-
-    def run(self, *_: object, progress: Callable[[str, int, int], None], **__: object) -> Answer:
+    def run(*_: object, progress: Callable[[str, int, int], None], **__: object) -> Answer:
         try:
             for done in range(6000):
                 progress("windows", done, 6000)
                 time.sleep(0.01)
         except BaseException as error:
-            self.ended_by.append(type(error))
+            errors.append(type(error))
             raise
-        return Answer("never stopped")
+        return Answer("never cancelled")
+
+    monkeypatch.setattr(TimeChat, "run", run)
+    return errors
 
 
-def test_work_ends_when_nobody_waits_for_it(tmp_path):
-    (film := tmp_path / "film.mp4").touch()
-    model = Tireless()
-    desk = Worker(lambda: model)
+def ask(worker: Worker, video: Path, updates: list[ProgressUpdate]) -> asyncio.Future[Answer]:
+    tracker = ProgressTracker(1, updates.append)
+    return asyncio.ensure_future(worker.answer(CaptionVideo(video=str(video)), tracker))
 
-    async def give_up(steps: list[ProgressUpdate]) -> None:
-        call = asyncio.ensure_future(desk.answer(ToolRequest("dense_caption", str(film)), film, steps.append))
-        waiting = asyncio.ensure_future(desk.answer(ToolRequest("steps", str(film)), film, steps.append))
-        while len(steps) < 5:
+
+def test_work_ends_when_the_call_is_cancelled(allowed, endless):
+    worker = Worker(TimeChat.from_pretrained, [allowed])
+
+    async def cancel(updates: list[ProgressUpdate]) -> None:
+        calls = [ask(worker, allowed / "film.mp4", updates) for _ in range(6)]  # more than run at the same time
+        while len(updates) < 20:
             await asyncio.sleep(0.01)
-        for one in (waiting, call):
-            one.cancel()
-        await asyncio.gather(call, waiting, return_exceptions=True)
+        for call in calls:
+            call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 6
 
-    asyncio.run(give_up([]))
-    desk.close()
-    assert model.ended_by == [Cancelled]  # and who waited was never begun
+    asyncio.run(cancel([]))
+    worker.close()
+    assert set(endless) == {CancelledRequestError}
+    assert len(endless) <= 4  # the others waited and never began
 
 
-def test_closing_the_desk_ends_its_work(tmp_path):
-    (film := tmp_path / "film.mp4").touch()
-    model = Tireless()
-    desk = Worker(lambda: model)
+def test_closing_the_worker_ends_its_work(allowed, endless):
+    worker = Worker(TimeChat.from_pretrained, [allowed])
 
-    async def close() -> None:
-        call = asyncio.ensure_future(desk.answer(ToolRequest("dense_caption", str(film)), film, lambda _: None))
-        await asyncio.sleep(0.1)
-        await asyncio.to_thread(desk.close)
-        with pytest.raises(Cancelled):
+    async def close(updates: list[ProgressUpdate]) -> None:
+        call = ask(worker, allowed / "film.mp4", updates)
+        while len(updates) < 5:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(worker.close)
+        with pytest.raises(RequestError, match="shutting down"):
             await call
 
-    asyncio.run(close())
-    assert model.ended_by == [Cancelled]
+    asyncio.run(close([]))
+    assert endless == [EngineStoppedError]
 
 
 def test_two_passes_over_a_video_are_one_progress():
-    told: list[ProgressUpdate] = []
-    steps = ProgressTracker(2, told.append, threading.Event())
-    steps.say("opening the video")
-    steps("windows", 0, 2)
+    updates: list[ProgressUpdate] = []
+    tracker = ProgressTracker(2, updates.append)
+    tracker.start("opening the video")
+    tracker("windows", 0, 2)
     for done in (30, 60, 60):
-        steps("encode", done, 60)  # of two windows, the second of them short
-    steps("windows", 2, 2)
-    steps("windows", 0, 2)  # the second pass, for which nothing is encoded
-    steps("windows", 2, 2)
-    assert [step.done for step in told] == [0, 1, 1.125, 1.25, 1.5, 2, 3]
-    assert {step.total for step in told} == {3}
-    assert told[-2].message == "2 of 2 windows"
+        tracker("encode", done, 60)  # of two windows, the second of them short
+    tracker("windows", 2, 2)
+    tracker("windows", 0, 2)  # the second pass, which encodes nothing
+    tracker("windows", 2, 2)
+    assert [update.done for update in updates] == [0, 1, 1.125, 1.25, 1.5, 2, 3]
+    assert {update.total for update in updates} == {3}
+    assert updates[-2].message == "2 of 2 windows"
 
 
-# ------------------------------------------------------------------------------------------------------ the library
+# ------------------------------------------------------------------------------------------------------- the videos
 
 
-def test_an_address_is_fetched_once_and_deleted_at_the_end(tmp_path, monkeypatch):
+def test_an_address_is_fetched_once_and_deleted_at_the_end(allowed, monkeypatch):
     fetched: list[Path] = []
 
-    def fetch(url: str, into: Path, *_: object, **__: object) -> Any:
-        into.write_text(url)
+    def fetch(_: str, into: Path, *__: object, **___: object) -> None:
+        shutil.copy(allowed / "film.mp4", into)
         fetched.append(into)
-        return type("Fetched", (), {"path": into})()
 
-    monkeypatch.setattr("timechat.serving.mcp.library.fetch", fetch)
-    library = VideoLibrary([tmp_path], ["example.org"])
-    path = library.find("https://example.org/a.mp4")
-    assert library.find("https://example.org/a.mp4") == path
+    monkeypatch.setattr("timechat.serving.videos.fetch", fetch)
+    worker = Worker(pytest.fail, [allowed], ["example.org"])
+    for _ in range(2):
+        assert asyncio.run(worker.probe("https://example.org/a.mp4")).duration == 55.0
     assert len(fetched) == 1
-    for number in range(33):
-        library.find(f"https://example.org/{number}.mp4")
-    assert [one.exists() for one in fetched] == [False, False, *[True] * 32]
-    library.close()
-    assert not any(one.exists() for one in fetched)
+    assert fetched[0].exists()
+    worker.close()
+    assert not fetched[0].exists()
+    assert not fetched[0].parents[1].exists()
 
 
-def test_an_address_that_leads_home_is_refused_even_if_its_host_is_allowed(tmp_path):
-    with pytest.raises(AccessError, match="private network"):
-        VideoLibrary([tmp_path], ["127.0.0.1"]).find("http://127.0.0.1:9/film.mp4")
+def test_a_private_address_is_refused_though_its_host_is_allowed(tmp_path):
+    with (
+        contextlib.closing(Worker(pytest.fail, [tmp_path], ["127.0.0.1"])) as worker,
+        pytest.raises(AccessError, match="private network"),
+    ):
+        asyncio.run(worker.probe("http://127.0.0.1:9/film.mp4"))
+
+
+def test_a_name_that_looks_like_an_id_is_a_path(tmp_path, allowed):
+    for name in ("film-1.mp4", "file-1.mp4"):
+        shutil.copy(allowed / "film.mp4", tmp_path / name)
+        with contextlib.closing(Worker(pytest.fail, [tmp_path])) as worker:
+            assert asyncio.run(worker.probe(name)).duration == 55.0
+            with pytest.raises(AccessError):
+                asyncio.run(worker.probe("data:video/mp4;base64,AAAA"))
+
+
+def test_the_tools_start_without_torch_and_fastapi():
+    program = """
+import pathlib, sys
+from timechat.serving.mcp.protocol import build_server
+from timechat.serving.mcp.worker import Worker
+worker = Worker(None, [pathlib.Path()])
+build_server(worker)
+worker.close()
+print({"torch", "transformers", "fastapi"} & set(sys.modules))
+"""
+    source = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=source, check=True)
+    assert done.stdout == "set()\n"
 
 
 # ---------------------------------------------------------------------------------------------------- the command
@@ -433,7 +464,7 @@ def test_ctrl_c_ends_the_command_at_once(allowed):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--allow", "nowhere"], "timechat: nowhere is no folder; allow folders that exist"),
+        (["--allow", "nowhere"], "timechat: nowhere is not a folder; allow folders that exist"),
         (["--allow-host", "a b/c"], "timechat: 'a b/c' cannot be allowed as a host: "),
         (["--preload", "--model", "nothing/here"], "timechat: "),
     ],
@@ -451,7 +482,7 @@ def test_bad_options_are_one_line(arguments, line, capsys, monkeypatch, tmp_path
     assert captured.err.count("\n") == 1
 
 
-def test_without_the_library_the_extra_is_named(capsys, monkeypatch):
+def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     for name in [
         name for name in sys.modules if name == "timechat.serving.mcp.protocol" or name.partition(".")[0] == "mcp"
     ]:
@@ -467,8 +498,8 @@ def test_without_the_library_the_extra_is_named(capsys, monkeypatch):
 def test_configurations_on_the_page_start_the_command(monkeypatch):
     served: list[Path] = []
 
-    async def serve(_: Worker, library: VideoLibrary) -> None:
-        served.extend(library.folders)
+    async def serve(worker: Worker) -> None:
+        served.extend(worker.folders)
 
     monkeypatch.setattr("timechat.serving.mcp.protocol.serve", serve)
     page = (ROOT / "docs" / "mcp.md").read_text()

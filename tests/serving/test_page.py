@@ -30,7 +30,7 @@ READY_SECONDS = 300
 ANSWER_MS = 60_000
 SHORT, LONG, EDITED, UNPLAYABLE = "short.mp4", "long.mp4", "edited.mp4", "unplayable.avi"
 TIGHT = 0.15
-"""Seconds by which a browser's seek may miss: it goes to a frame."""
+"""Tolerance of a seek in seconds: browsers seek to a frame."""
 
 
 # ---------------------------------------------------------------------------------------------------- a server
@@ -38,7 +38,7 @@ TIGHT = 0.15
 
 @dataclass(frozen=True)
 class Films:
-    """Drawn films: one of half a minute, twice, one of two minutes, and one that no browser plays."""
+    """Synthetic videos: one of half a minute, twice, one of two minutes, and one that no browser plays."""
 
     folder: Path
     short: Path
@@ -95,7 +95,7 @@ def browser() -> Iterator["sync_api.Browser"]:
 
 @pytest.fixture
 def page(browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
-    """A fresh window, which must have broken none of its own rules when the test is over."""
+    """A new window; at the end of the test it must have broken no rule of its security policy."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(15_000)
@@ -125,7 +125,7 @@ def start_task(page: "sync_api.Page", task: str) -> "sync_api.Locator":
 
 @pytest.fixture
 def captioned(page: "sync_api.Page", server: str) -> "sync_api.Page":
-    """A film with a track of three events, made by hand so that their times are known."""
+    """A video with a track of three events with known times."""
     open_film(page, server, EDITED)
     for start, caption in ((2, "one"), (10, "two"), (20, "three")):
         seek(page, start)
@@ -137,7 +137,7 @@ def captioned(page: "sync_api.Page", server: str) -> "sync_api.Page":
 
 
 def wait_until(page: "sync_api.Page", expression: str, argument: object = None, seconds: float = 15) -> None:
-    """Ask the page again and again; Playwright's own waiting needs an `eval` that the page's policy forbids."""
+    """Poll the page; waiting by Playwright needs an `eval` that the policy of the page forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression, argument):
         assert time.monotonic() < deadline, f"never true: {expression} {argument}"
@@ -150,14 +150,14 @@ def seek(page: "sync_api.Page", seconds: float) -> None:
 
 
 def hold_uploads(page: "sync_api.Page") -> list:
-    """Keep uploads from the server; each is added to the list when it comes."""
+    """Hold uploads back from the server; each is added to the list when it arrives."""
     held = []
     page.route("**/v1/files", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
     return held
 
 
 def sought_by(page: "sync_api.Page", click: "sync_api.Locator") -> float:
-    """Where in the film a click leads, before it plays on."""
+    """Return the time of the video to which a click seeks, before it continues to play."""
     page.evaluate(
         """() => document.getElementById('video').addEventListener(
             'seeking', ({ target }) => { document.body.dataset.sought = target.currentTime; }, { once: true })"""
@@ -199,7 +199,7 @@ def drop(page: "sync_api.Page", film: Path) -> None:
     page.dispatch_event("body", "drop", {"dataTransfer": transfer})
 
 
-def test_a_dropped_film_plays_at_once_and_is_uploaded(page, server, films):
+def test_a_dropped_video_plays_at_once_and_is_uploaded(page, server, films):
     page.goto(server)
     expect(page.locator(".film-card").first).to_be_visible()
     drop(page, films.short)
@@ -210,7 +210,7 @@ def test_a_dropped_film_plays_at_once_and_is_uploaded(page, server, films):
     expect(page.locator("#upload")).to_be_hidden()
 
 
-def test_an_upload_tells_its_progress_and_can_be_cancelled(page, server, films):
+def test_an_upload_shows_progress_and_can_be_cancelled(page, server, films):
     page.goto(server)
     hold_uploads(page)
     page.locator("#file").set_input_files(films.short)
@@ -223,7 +223,7 @@ def test_an_upload_tells_its_progress_and_can_be_cancelled(page, server, films):
     wait_until(page, "document.getElementById('video').readyState >= 1")  # it plays all the same
 
 
-def test_a_film_dropped_during_an_upload_takes_its_place(page, server, films, tmp_path):
+def test_a_video_dropped_during_an_upload_replaces_it(page, server, films, tmp_path):
     page.goto(server)
     held = hold_uploads(page)
     page.locator("#file").set_input_files(films.short)
@@ -239,7 +239,7 @@ def test_a_film_dropped_during_an_upload_takes_its_place(page, server, films, tm
     expect(page.locator("#upload")).to_be_hidden()
 
 
-def test_events_made_during_an_upload_stay_with_their_film(page, server, films):
+def test_events_made_during_an_upload_stay_with_their_video(page, server, films):
     page.goto(server)
     held = hold_uploads(page)
     page.locator("#file").set_input_files(films.short)
@@ -257,7 +257,7 @@ def test_events_made_during_an_upload_stay_with_their_film(page, server, films):
     expect(page.locator(".bar")).to_have_count(0)
 
 
-def test_leaving_a_film_stops_its_upload_without_a_word(page, server, films):
+def test_leaving_a_video_cancels_its_upload_silently(page, server, films):
     page.goto(server)
     page.route("**/v1/files", lambda route: None if route.request.method == "POST" else route.continue_())
     page.locator("#file").set_input_files(films.short)
@@ -268,7 +268,7 @@ def test_leaving_a_film_stops_its_upload_without_a_word(page, server, films):
     expect(page.locator(".toast")).to_have_count(0)
 
 
-def test_a_film_of_the_library_is_streamed_in_ranges(page, server):
+def test_a_video_of_the_library_is_streamed_in_ranges(page, server):
     statuses = []
     page.on("response", lambda reply: reply.url.endswith("/content") and statuses.append(reply.status))
     open_film(page, server)
@@ -276,15 +276,15 @@ def test_a_film_of_the_library_is_streamed_in_ranges(page, server):
     assert set(statuses) == {206}
 
 
-def test_films_of_the_library_have_pictures(page, server):
+def test_videos_of_the_library_have_thumbnails(page, server):
     page.goto(server)
     picture = page.get_by_role("region", name="Library").locator(".film-open", has_text=SHORT).locator("img")
     wait_until(page, "image => image.complete && image.naturalWidth > 0", picture.element_handle())
 
 
-def test_a_film_that_the_browser_cannot_play_has_stills_and_tasks(page, server):
+def test_a_video_the_browser_cannot_play_has_stills_and_tasks(page, server):
     open_film(page, server, UNPLAYABLE)
-    expect(page.locator("#unplayable")).to_contain_text("cannot play this film")
+    expect(page.locator("#unplayable")).to_contain_text("cannot play this video")
     page.locator("#strip").click(position={"x": 400, "y": 20})
     expect(page.locator("#time")).not_to_have_text("0:00.0")
     wait_until(page, "document.getElementById('still').naturalWidth > 0")
@@ -292,7 +292,7 @@ def test_a_film_that_the_browser_cannot_play_has_stills_and_tasks(page, server):
     expect(page.locator(".job[data-status=succeeded]", has_text=UNPLAYABLE)).to_have_count(1, timeout=ANSWER_MS)
 
 
-def test_a_film_that_the_server_does_not_send_is_asked_for_again(page, server):
+def test_a_video_that_does_not_arrive_is_requested_again(page, server):
     gone = [True]
     page.route("**/content", lambda route: route.abort() if gone else route.continue_())
     page.goto(server)
@@ -304,7 +304,7 @@ def test_a_film_that_the_server_does_not_send_is_asked_for_again(page, server):
     expect(page.locator("#play")).to_be_enabled()
 
 
-def test_a_link_with_a_time_opens_the_film_there(page, server):
+def test_a_link_with_a_time_opens_the_video_there(page, server):
     open_film(page, server)
     film = page.evaluate("new URLSearchParams(location.search).get('film')")
     page.goto(f"{server}/?film={film}&t=12.5")
@@ -312,7 +312,7 @@ def test_a_link_with_a_time_opens_the_film_there(page, server):
     expect(page.locator("#time")).to_have_text("0:12.5")
 
 
-def test_the_address_follows_where_the_film_was_sought_to(page, server):
+def test_the_address_follows_the_time_of_the_video(page, server):
     open_film(page, server)
     seek(page, 7)
     expect(page).to_have_url(re.compile(r"film=.*&t=7$"))
@@ -322,7 +322,7 @@ def test_the_address_follows_where_the_film_was_sought_to(page, server):
     assert page.evaluate("navigator.clipboard.readText()") == page.url
 
 
-def test_the_browser_s_back_and_forward_lead_through_the_films(page, server):
+def test_back_and_forward_of_the_browser_change_the_video(page, server):
     page.goto(server)
     page.locator(".film-card", has_text=LONG).click()
     expect(page.locator("#film-name")).to_have_text(LONG)
@@ -342,7 +342,7 @@ def test_the_browser_s_back_and_forward_lead_through_the_films(page, server):
     expect(page.locator("#film-name")).to_have_text(LONG)
 
 
-def test_nobody_comes_back_to_a_film_that_is_not_there(page, server):
+def test_the_history_skips_a_missing_video(page, server):
     page.goto(server)
     steps = page.evaluate("history.length")
     page.goto(f"{server}/?film=file-000000000000000000000000")
@@ -352,7 +352,7 @@ def test_nobody_comes_back_to_a_film_that_is_not_there(page, server):
     assert page.evaluate("history.length") == steps + 1
 
 
-def test_a_file_that_is_no_film_leads_back_to_the_films(page, server, tmp_path):
+def test_a_file_that_is_not_a_video_leads_back_to_the_list(page, server, tmp_path):
     (tmp_path / "words.mp4").write_text("no film")
     page.goto(server)
     page.locator("#file").set_input_files(tmp_path / "words.mp4")
@@ -360,14 +360,14 @@ def test_a_file_that_is_no_film_leads_back_to_the_films(page, server, tmp_path):
     expect(page.locator("#drop")).to_be_visible()
 
 
-def test_a_time_without_a_film_waits_for_one(page, server):
+def test_a_time_without_a_video_waits_for_one(page, server):
     page.goto(f"{server}/?t=5")
     page.get_by_role("region", name="Library").locator(".film-open", has_text=SHORT).click()
     wait_until(page, "document.getElementById('video').readyState >= 1")
     expect_time(page, 5)
 
 
-def test_a_film_that_is_gone_is_told_in_the_words_of_the_server(page, server):
+def test_a_missing_video_shows_the_message_of_the_server(page, server):
     page.goto(f"{server}/?film=file-none")
     expect(page.get_by_role("alert")).to_contain_text("file-none")
     expect(page.locator("#drop")).to_be_visible()
@@ -424,7 +424,7 @@ def test_an_answer_can_be_stopped(page, server):
     expect(page.locator(".message.assistant")).to_have_count(0)
 
 
-def test_a_result_of_another_film_is_shown_although_an_answer_is_being_written(page, server):
+def test_a_result_of_another_video_opens_during_an_answer(page, server):
     open_film(page, server, LONG)
     start_task(page, "dense_caption")
     start_task(page, "steps")
@@ -477,7 +477,7 @@ TIMES = {
 OF_NO_TIME = "2 crosses in the 1990s, 16:9"
 
 
-def test_times_are_found_in_what_the_model_writes(page, server):
+def test_times_are_found_in_the_text_of_the_model(page, server):
     page.goto(server)
     found = page.evaluate(
         """async (texts) => {
@@ -498,7 +498,7 @@ def test_times_are_found_in_what_the_model_writes(page, server):
 # ---------------------------------------------------------------------------------------------------- tasks
 
 
-def test_a_task_tells_its_progress_and_its_events_can_be_played(page, server):
+def test_a_task_shows_progress_and_its_events_can_be_played(page, server):
     open_film(page, server, LONG)
     page.locator(".task[data-task=dense_caption]").click()
     expect(page.locator(".running-job progress")).to_be_visible()
@@ -511,7 +511,7 @@ def test_a_task_tells_its_progress_and_its_events_can_be_played(page, server):
     assert sought == pytest.approx(60 * int(minutes) + float(seconds), abs=TIGHT)
 
 
-def test_a_moment_is_looked_for_by_its_query(page, server):
+def test_a_moment_is_found_by_its_query(page, server):
     sent = []
     page.on("request", lambda asked: asked.method == "POST" and sent.append((asked.url, asked.post_data_json)))
     open_film(page, server)
@@ -559,7 +559,7 @@ def test_jobs_outlive_a_reload_and_open_their_result(page, server):
 
 @contextmanager
 def held_back(page: "sync_api.Page", pattern: "re.Pattern[str]") -> Iterator[list]:
-    """Keep requests from the server while the block lasts; each is added to the list when it comes."""
+    """Hold requests back from the server during a `with` block; each is added to the list when it arrives."""
     held: list = []
     is_over = []
 
@@ -616,7 +616,7 @@ def test_a_chosen_tab_stays_when_a_task_ends_until_the_next(page, server):
     expect(page.get_by_role("tab", name="Events")).to_have_attribute("aria-selected", "true", timeout=ANSWER_MS)
 
 
-def test_a_question_asked_twice_has_one_lane_also_after_a_reload(page, server):
+def test_a_repeated_question_has_one_lane_also_after_a_reload(page, server):
     open_film(page, server, LONG)
     jobs = page.locator(".job[data-task=grounding][data-status=succeeded]")
     lanes = page.locator(".lane[data-task=grounding]")
@@ -648,7 +648,7 @@ def test_a_running_task_can_be_cancelled(page, server):
         page.request.post(f"{server}/v1/jobs/{job}/cancel")
 
 
-def test_a_busy_server_is_waited_for_and_told(page, server):
+def test_a_busy_server_is_reported_and_asked_again(page, server):
     replies = iter(["busy"])
 
     def answer(route) -> None:
@@ -665,7 +665,7 @@ def test_a_busy_server_is_waited_for_and_told(page, server):
     expect(page.locator(".lane[data-task=steps]")).to_have_count(1, timeout=ANSWER_MS)
 
 
-def test_the_same_error_is_told_once(page, server):
+def test_the_same_error_is_shown_once(page, server):
     open_film(page, server)
     page.route("**/v1/jobs", lambda route: route.abort() if route.request.method == "POST" else route.continue_())
     for _ in range(3):
@@ -779,7 +779,7 @@ def test_the_next_field_or_button_is_reached_right_after_writing(captioned):
     assert event_times(captioned)[1] == "0:11.0 – 0:14.0"
 
 
-def test_a_time_outside_the_film_is_shown_as_it_was_taken(captioned):
+def test_a_time_outside_the_video_is_moved_inside(captioned):
     captioned.locator(".bar").nth(1).click()
     end = captioned.locator(".editor [name=end]")
     for _ in range(2):
@@ -788,7 +788,7 @@ def test_a_time_outside_the_film_is_shown_as_it_was_taken(captioned):
         expect(end).to_have_value(re.compile("0:3"))
 
 
-def test_captions_of_people_and_models_are_text_never_markup(captioned):
+def test_captions_are_text_and_never_markup(captioned):
     captioned.locator(".bar").first.click()
     caption = "<img src=x onerror=alert(1)>"
     captioned.locator(".editor textarea").fill(caption)
@@ -799,7 +799,7 @@ def test_captions_of_people_and_models_are_text_never_markup(captioned):
     assert captioned.locator("img[src=x]").count() == 0
 
 
-def test_zoom_makes_the_film_wider_than_the_window(captioned):
+def test_zoom_makes_the_timeline_wider_than_the_window(captioned):
     width = "document.getElementById('timeline-content').clientWidth"
     whole = captioned.evaluate(width)
     captioned.keyboard.press("+")
@@ -858,7 +858,7 @@ def test_keys_play_seek_and_help(page, server):
     assert page.locator("#question").input_value() == "k j l"
 
 
-def test_a_press_on_the_edge_of_a_dialog_leaves_it_open_and_one_beside_it_closes_it(page, server):
+def test_a_press_beside_a_dialog_closes_it_and_on_its_edge_does_not(page, server):
     open_film(page, server)
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keyboard")
@@ -869,7 +869,7 @@ def test_a_press_on_the_edge_of_a_dialog_leaves_it_open_and_one_beside_it_closes
     expect(dialog).to_be_hidden()
 
 
-def test_a_click_on_the_film_in_full_screen_pauses_it(page, server):
+def test_a_click_on_the_video_in_full_screen_pauses_it(page, server):
     open_film(page, server)
     page.keyboard.press("f")
     wait_until(page, "document.getElementById('video').controls")
@@ -946,7 +946,7 @@ def test_everything_that_can_be_pressed_has_a_name(captioned):
 # ---------------------------------------------------------------------------------------------------- the key
 
 
-def test_a_server_with_a_key_asks_for_it_and_films_play(page, films, tmp_path):
+def test_a_server_with_a_key_asks_for_it_and_videos_play(page, films, tmp_path):
     for server in serve("--allow", films.folder, "--data", tmp_path, "--api-key", "a-secret"):
         page.goto(server)
         dialog = page.get_by_role("dialog", name="API key")

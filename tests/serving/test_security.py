@@ -31,7 +31,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 def raw(running, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """The beginning of the answer to a request that is sent in pieces."""
+    """Return the beginning of the response to a request that is sent in pieces."""
     address = urlsplit(running.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         with suppress(ConnectionError):  # the server hangs up once it has refused
@@ -58,19 +58,19 @@ def captions(running, video: object, **options) -> httpx.Response:
 # ------------------------------------------------------------------------------------------------------ who may come in
 
 
-def test_without_being_told_otherwise_only_this_machine_is_listened_to():
+def test_the_server_listens_on_loopback_by_default():
     assert inspect.signature(serve_command.serve).parameters["host"].default == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
-def test_other_machines_are_not_let_in_without_a_key(host, monkeypatch):
+def test_other_machines_need_a_key(host, monkeypatch):
     monkeypatch.delenv("TIMECHAT_API_KEYS", raising=False)
-    with pytest.raises(ValueError, match="lets other machines in, and there is no key"):
+    with pytest.raises(ValueError, match="admits other machines, and there is no key"):
         inspect.unwrap(serve_command.serve)(None, host=host)
 
 
 @pytest.mark.parametrize("key", ["first key", "second key", "third key", "no key", "", "\udcff"])
-def test_every_key_is_compared_in_constant_time_and_all_always_are(key, monkeypatch):
+def test_all_keys_are_compared_in_constant_time(key, monkeypatch):
     compared = []
     real = hmac.compare_digest
 
@@ -84,7 +84,7 @@ def test_every_key_is_compared_in_constant_time_and_all_always_are(key, monkeypa
     assert compared == [(32, 32)] * 3  # digests: not even the length of a key tells anything
 
 
-def test_with_keys_nothing_but_the_page_and_its_health_is_told_without_one(served):
+def test_only_the_page_and_health_need_no_key(served):
     running = served(api_keys=(KEY,))
     routes = [
         ("GET", "/v1/files"),
@@ -102,25 +102,25 @@ def test_with_keys_nothing_but_the_page_and_its_health_is_told_without_one(serve
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example"]
 )
-def test_a_name_that_leads_here_but_is_not_ours_is_refused(running, host):
+def test_an_unknown_host_name_is_refused(running, host):
     assert code(running.client.get("/v1/files", headers={"Host": host})) == (403, "wrong_host")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1", "null", "http://127.0.0.1:1"])
-def test_a_page_of_another_server_may_not_ask(running, origin):
+def test_a_page_of_another_origin_is_refused(running, origin):
     answer = running.client.post("/v1/jobs", json={}, headers={"Origin": origin})
     assert code(answer) == (403, "wrong_origin")
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_a_page_may_ask_where_its_server_was_named(served):
+def test_a_page_of_an_allowed_origin_may_send_requests(served):
     running = served(origins=("https://friend.example",))
     answer = running.client.get("/v1/models", headers={"Origin": "https://friend.example"})
     assert answer.headers["access-control-allow-origin"] == "https://friend.example"
     assert running.client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_a_page_that_may_ask_is_told_so_before_it_shows_its_key_and_can_read_that_it_needs_one(served):
+def test_a_preflight_needs_no_key_and_the_401_is_readable(served):
     running = served(origins=("https://friend.example",), api_keys=(KEY,))
     friend = {"Origin": "https://friend.example"}
     before = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
@@ -140,7 +140,7 @@ def test_a_page_that_may_ask_is_told_so_before_it_shows_its_key_and_can_read_tha
     assert running.client.options("/v1/captions", headers=before).status_code == 401
 
 
-def test_a_cookie_opens_what_changes_nothing_and_nothing_else(served):
+def test_a_cookie_is_accepted_only_for_requests_that_change_nothing(served):
     running = served(api_keys=(KEY,))
     cookie = running.client.post("/v1/session", headers=BEARER).headers["set-cookie"]
     assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in cookie.split(";")}
@@ -158,7 +158,7 @@ def test_a_cookie_opens_what_changes_nothing_and_nothing_else(served):
 
 
 @pytest.mark.parametrize("name", ["file:///etc/passwd", "file:///proc/self/environ", "file:///etc/nothing-is-here"])
-def test_files_outside_of_the_folders_are_forbidden_in_the_same_words(running, name):
+def test_all_files_outside_get_the_same_message(running, name):
     assert captions(running, name).json()["error"]["message"] == "only files in the allowed folders may be opened"
 
 
@@ -174,11 +174,11 @@ def test_a_link_that_leads_out_of_a_folder_is_forbidden(served, tmp_path, films)
 @pytest.mark.parametrize(
     "name", ["/etc/passwd", "../film.mp4", "film.mp4", "concat:a|b", "pipe:0", "rtsp://localhost/x"]
 )
-def test_what_is_no_id_and_no_known_address_names_nothing(running, name):
+def test_unknown_kinds_of_names_are_refused(running, name):
     assert captions(running, name).status_code == 400
 
 
-def test_nothing_is_fetched_where_no_host_was_allowed(running):
+def test_nothing_is_fetched_without_allowed_hosts(running):
     assert code(captions(running, f"{running.url}/static/app.js")) == (403, "forbidden")
 
 
@@ -189,7 +189,7 @@ def test_private_addresses_are_not_fetched_though_any_host_is_allowed(served, ad
     assert code(captions(served(hosts=("*",)), address)) == (403, "forbidden")
 
 
-def test_a_data_address_is_measured_before_it_is_decoded(served):
+def test_the_size_of_a_data_address_is_checked_before_decoding(served):
     running = served(limits=Limits(max_inline_bytes=1000))
     assert code(captions(running, "data:video/mp4;base64," + "A" * 2000)) == (413, "too_large")
 
@@ -198,7 +198,7 @@ def test_a_data_address_is_measured_before_it_is_decoded(served):
 
 
 @pytest.mark.parametrize("tells_its_length", [True, False])
-def test_an_upload_that_is_too_large_is_given_up(served, tells_its_length):
+def test_an_upload_that_is_too_large_is_refused(served, tells_its_length):
     running = served(limits=Limits(max_bytes=100_000))
     body = (
         b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -215,7 +215,7 @@ def test_an_upload_that_is_too_large_is_given_up(served, tells_its_length):
     until(lambda: not list((running.settings.data / "uploads").iterdir()))
 
 
-def test_a_body_that_stops_coming_is_given_up(served):
+def test_a_body_that_stops_arriving_is_refused(served):
     running = served(silence_timeout=0.3)
     answer = raw(
         running, head(running, "POST", "/v1/captions", "Content-Length: 100", "Content-Type: application/json")
@@ -223,14 +223,14 @@ def test_a_body_that_stops_coming_is_given_up(served):
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-def test_a_body_that_drips_is_given_up(served):
+def test_a_body_that_arrives_too_slowly_is_refused(served):
     running = served(upload_timeout=0.4)
     request = head(running, "POST", "/v1/captions", "Content-Length: 100", "Content-Type: application/json")
     answer = raw(running, request, *[b" "] * 10, pause=0.1)
     assert answer.startswith(b"HTTP/1.1 408")
 
 
-def test_who_is_too_many_is_told_when_to_come_again(served, film_id, monkeypatch):
+def test_too_many_requests_get_429_with_retry_after(served, film_id, monkeypatch):
     running = served(max_requests=1)
     goes_on, is_inside = threading.Event(), threading.Event()
     answer = running.server.service.answer
@@ -252,7 +252,7 @@ def test_who_is_too_many_is_told_when_to_come_again(served, film_id, monkeypatch
     assert first[0].status_code == 200
 
 
-def test_an_answer_that_takes_too_long_is_given_up(served, film_id):
+def test_an_answer_that_takes_too_long_gets_504(served, film_id):
     assert code(captions(served(request_timeout=0.001), film_id)) == (504, "too_slow")
 
 
@@ -263,14 +263,14 @@ def test_an_answer_that_takes_too_long_is_given_up(served, film_id):
     "content",
     [b"text", bytes(5000), b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"],
 )
-def test_what_is_no_film_is_refused_and_not_kept(running, content):
+def test_a_file_that_is_not_a_video_is_refused(running, content):
     answer = running.client.post("/v1/files", files={"file": ("film.mp4", content)})
     assert code(answer) == (422, "unreadable_video")
     assert "passwd" not in answer.text
     assert not list((running.settings.data / "uploads").glob(".*"))
 
 
-def test_every_film_passes_the_child_that_probes_before_it_is_opened(served, film_id, monkeypatch):
+def test_every_video_is_probed_before_it_is_opened(served, film_id, monkeypatch):
     from timechat.serving import videos as films
 
     running, probed = served(), []
@@ -280,7 +280,7 @@ def test_every_film_passes_the_child_that_probes_before_it_is_opened(served, fil
     assert probed == ["film.mp4"]
 
 
-def test_nothing_is_unpickled_from_loading_the_model_to_the_answer(films, tmp_path, monkeypatch):
+def test_nothing_is_unpickled(films, tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was unpickled")
 
@@ -302,7 +302,7 @@ class _Trap:
         return Path.touch, (self.path,)
 
 
-def test_weights_that_are_a_pickle_are_not_loaded(tmp_path):
+def test_pickled_weights_are_not_loaded(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(NANO_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     with (folder / "pytorch_model.bin").open("wb") as file:
@@ -331,7 +331,7 @@ def test_the_name_of_an_upload_is_shown_and_never_a_path(served, films, name):
     }
 
 
-def test_neither_errors_nor_the_log_hold_paths_keys_or_data(served, films, tmp_path, caplog):
+def test_errors_and_the_log_contain_no_paths_keys_or_data(served, films, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     broken = tmp_path / "folder"
     broken.mkdir()
@@ -358,7 +358,7 @@ def test_neither_errors_nor_the_log_hold_paths_keys_or_data(served, films, tmp_p
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/v1/models", "/v1/nothing", "/v1/export/formats"])
-def test_browsers_are_told_to_trust_nothing_else(running, path):
+def test_responses_have_security_headers(running, path):
     headers = running.client.get(path).headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy.get("script-src", "'self'") == "'self'"
@@ -371,7 +371,7 @@ def test_browsers_are_told_to_trust_nothing_else(running, path):
     assert "server" not in {name.lower() for name in headers} or "uvicorn" in headers["server"]
 
 
-def test_an_exported_page_does_not_read_the_film_that_the_answer_names(running, films):
+def test_an_exported_page_does_not_read_the_video_of_the_answer(running, films):
     def page(video: str) -> str:
         answer = {"text": "x", "task": "ask", "video": video, "events": [{"start": 0, "end": 1, "caption": "x"}]}
         told = running.client.post("/v1/export", json={"answer": answer, "format": "html"})
@@ -384,7 +384,7 @@ def test_an_exported_page_does_not_read_the_film_that_the_answer_names(running, 
 # -------------------------------------------------------------------------------------------------------- what survives
 
 
-def test_uploads_and_jobs_survive_the_end_of_the_process_at_any_moment(served, nano, films, tmp_path, monkeypatch):
+def test_uploads_and_jobs_survive_a_kill_at_any_moment(served, nano, films, tmp_path, monkeypatch):
     running = served()
     file = running.client.post("/v1/files", files={"file": (films / "film.mp4").read_bytes()}).json()
     (running.settings.data / "uploads" / ".half.unfinished").write_bytes(b"an upload that was under way")
@@ -409,10 +409,10 @@ def test_uploads_and_jobs_survive_the_end_of_the_process_at_any_moment(served, n
             assert (job["status"], job["result"]["text"]) == ("succeeded", one["text"])
 
 
-def test_the_page_of_threats_names_tests_that_exist():
+def test_the_security_page_names_tests_that_exist():
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)`", page)
-    folders = [Path(__file__).parent, Path(__file__).parents[1] / "access"]
+    folders = [Path(__file__).parent, Path(__file__).parent / "access"]
     there = {
         name
         for folder in folders
@@ -421,6 +421,6 @@ def test_the_page_of_threats_names_tests_that_exist():
     }
     assert set(named) <= there
     own = set(re.findall(r"def (test_\w+)", Path(__file__).read_text())) - {
-        "test_the_page_of_threats_names_tests_that_exist"
+        "test_the_security_page_names_tests_that_exist"
     }
     assert own <= set(named)

@@ -1,4 +1,4 @@
-"""The typed routes give what the command line gives."""
+"""The task routes return what the commands print."""
 
 import gc
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from tests.serving.conftest import until
 from timechat.cli import main
-from timechat.serving.errors import ApiError
+from timechat.serving.errors import RequestError
 
 ROUTES = {
     "captions": ["caption"],
@@ -43,14 +43,14 @@ def test_a_route_gives_the_json_of_its_command(running, films, route, capsys, mo
     assert told == expected
 
 
-def test_moments_can_be_many_and_sure(running, film_id):
+def test_moments_take_top_k_and_threshold(running, film_id):
     body = {"video": film_id, "query": "the red ball", "find_all": True, "threshold": 0.0}
     assert running.client.post("/v1/moments", json=body).json()["found"] is True
     told = running.client.post("/v1/moments", json=body | {"threshold": 1.0}).json()
     assert (told["found"], told["events"]) == (False, [])
 
 
-def test_only_a_part_is_looked_at(running, film_id):
+def test_only_a_part_of_the_video_is_used(running, film_id):
     body = {"video": film_id, "start": 2, "end": 6, "fps": 1, "max_new_tokens": 60}
     told = running.client.post("/v1/captions", json=body).json()
     assert told["step"] == 1.0
@@ -76,7 +76,7 @@ def test_only_a_part_is_looked_at(running, film_id):
         ({"video": {"frames": [{"url": "data:image/png;base64,AAAA", "time": 0}]}, "query": "x"}, 400, "frames[0]"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(running, film_id, body, status, param):
+def test_errors_name_the_wrong_field(running, film_id, body, status, param):
     if body.get("video") == "FILM":
         body = body | {"video": film_id}
     answer = running.client.post("/v1/moments", json=body)
@@ -86,7 +86,7 @@ def test_what_is_wrong_is_told_with_its_place(running, film_id, body, status, pa
     assert error["message"]
 
 
-def test_health_readiness_and_metrics_are_told(running):
+def test_health_readiness_and_metrics_are_served(running):
     assert running.client.get("/health").json() == {"status": "ok"}
     assert running.client.get("/ready").json() == {"status": "ready", "model": "nano"}
     told = running.client.get("/metrics").text
@@ -97,16 +97,14 @@ def test_health_readiness_and_metrics_are_told(running):
     assert 'route="/v1/models/{name:path}"' in running.client.get("/metrics").text
 
 
-def test_a_request_that_the_end_of_the_server_calls_off_leaves_no_traceback_of_ours(
-    served, film_id, monkeypatch, caplog
-):
+def test_a_server_that_stops_during_a_request_logs_no_traceback(served, film_id, monkeypatch, caplog):
     running = served()
     is_asked = threading.Event()
 
     def answer(question, ticket, progress=None):
         is_asked.set()
         until(lambda: ticket.is_over)
-        raise ApiError(499, "the request was called off")
+        raise RequestError(499, "the request was cancelled")
 
     def ask():
         with suppress(httpx.HTTPError):

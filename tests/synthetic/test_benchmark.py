@@ -23,7 +23,7 @@ from timechat.synthetic.benchmark import (
     read_drawn_moments,
     training_spans,
 )
-from timechat.synthetic.folder import SyntheticVideo, read_videos
+from timechat.synthetic.folder import StoredVideo, read_videos
 from timechat.synthetic.long import write_long_scene
 from timechat.synthetic.long_records import long_records
 from timechat.synthetic.scene import COLORS
@@ -32,7 +32,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "eval_drawn.yaml"
 
 
 @pytest.fixture(scope="module")
-def videos(folder: Path) -> list[SyntheticVideo]:
+def videos(folder: Path) -> list[StoredVideo]:
     return read_videos(folder)
 
 
@@ -62,14 +62,14 @@ def tables_of(samples: list[Sample], predictions: list[Prediction]) -> dict[str,
     return content["tables"]
 
 
-def reference_answers(videos: list[SyntheticVideo]) -> dict[str, str]:
+def reference_answers(videos: list[StoredVideo]) -> dict[str, str]:
     return {record.id: record.turns[0][1] for video in videos for record in video.records}
 
 
 # --------------------------------------------------------------------------------------------------- samples
 
 
-def test_samples_carry_kind_and_part_as_groups(videos: list[SyntheticVideo], samples: list[Sample]):
+def test_samples_carry_kind_and_part_as_groups(videos: list[StoredVideo], samples: list[Sample]):
     grounding = [sample for sample in samples if sample.task == "grounding" and sample.video == videos[0].video]
     assert [sample.groups[:2] for sample in grounding] == [(event.kind, "standard") for event in videos[0].events]
     choices = [sample for sample in samples if sample.options]
@@ -107,7 +107,7 @@ def test_a_query_of_a_long_video_has_all_its_moments(tmp_path: Path):
 # ---------------------------------------------------------------------------------------------------- tables
 
 
-def test_reference_answers_have_the_best_metrics(videos: list[SyntheticVideo], samples: list[Sample]):
+def test_reference_answers_have_the_best_metrics(videos: list[StoredVideo], samples: list[Sample]):
     answers = reference_answers(videos)
     tables = tables_of(samples, predict(samples, lambda sample: answers[sample.id.removesuffix(":choice")]))
     grounding = tables["grounding"]
@@ -133,7 +133,7 @@ def test_reference_answers_have_the_best_metrics(videos: list[SyntheticVideo], s
     assert tables["choices"]["all"]["guessing"]["value"] < 0.5
 
 
-def test_the_answer_about_another_event_has_a_negative_margin(videos: list[SyntheticVideo], samples: list[Sample]):
+def test_the_answer_about_another_event_has_a_negative_margin(videos: list[StoredVideo], samples: list[Sample]):
     asked = [sample for sample in samples if sample.task == "grounding" and sample.video == videos[0].video]
     answers = reference_answers(videos)
     shifted = {sample.id: answers[asked[i - 1].id] for i, sample in enumerate(asked)}
@@ -142,7 +142,7 @@ def test_the_answer_about_another_event_has_a_negative_margin(videos: list[Synth
     assert grounding["margin_random"]["r1_iou_0.5"]["value"] < 0
 
 
-def test_unparsed_answers_score_nothing_and_are_counted(videos: list[SyntheticVideo], samples: list[Sample]):
+def test_unparsed_answers_score_nothing_and_are_counted(videos: list[StoredVideo], samples: list[Sample]):
     asked = [sample for sample in samples if sample.video == videos[0].video]
     tables = tables_of(asked, predict(asked, lambda _: "blue blue"))
     for task, metric in (("grounding", "miou"), ("dense_caption", "f1"), ("highlights", "hit1_fair")):
@@ -173,7 +173,7 @@ def test_training_spans_are_shares_of_the_duration():
     np.testing.assert_array_equal(spans, training_spans(1, videos=5))
 
 
-def test_every_event_of_a_video_is_asked_for(videos: list[SyntheticVideo], samples: list[Sample]):
+def test_every_event_of_a_video_is_asked_for(videos: list[StoredVideo], samples: list[Sample]):
     for video in videos:
         spans = [
             tuple(s.ground_truth["timestamp"]) for s in samples if s.task == "grounding" and s.video == video.video
@@ -181,6 +181,6 @@ def test_every_event_of_a_video_is_asked_for(videos: list[SyntheticVideo], sampl
         assert sorted(spans) == sorted(event.span for event in video.events)
 
 
-def test_records_of_one_video_are_one_clip(samples: list[Sample], videos: list[SyntheticVideo]):
+def test_records_of_one_video_are_one_clip(samples: list[Sample], videos: list[StoredVideo]):
     records: list[Record] = [record for video in videos for record in video.records]
     assert {sample.clip for sample in samples} == {(record.video, None, None) for record in records}

@@ -17,7 +17,7 @@ from timechat.cli.options import ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
 
 if TYPE_CHECKING:
-    from timechat.serving.mcp.library import VideoLibrary
+    from timechat.serving.mcp.worker import Worker
 
 
 @expand_options
@@ -32,33 +32,29 @@ def mcp(
         typer.Option(metavar="HOST", help="Videos at its http(s) addresses may be fetched; repeatable. Default: none."),
     ] = None,
     preload: Annotated[
-        bool, typer.Option("--preload", help="Load the model at the start, not for the first question.")
+        bool, typer.Option("--preload", help="Load the model at the start, not with the first question.")
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
-    from timechat.serving.mcp.library import VideoLibrary
     from timechat.serving.mcp.protocol import serve
     from timechat.serving.mcp.worker import Worker
 
-    screen = CommandConsole(quiet=settings.quiet)
-    with (
-        contextlib.closing(VideoLibrary(allow or [Path()], allow_host or [])) as library,
-        contextlib.closing(Worker(partial(load_timechat, settings, screen))) as desk,
-        _ended_by_signals(library),
-    ):
+    console = CommandConsole(quiet=settings.quiet)
+    worker = Worker(partial(load_timechat, settings, console), allow or [Path()], allow_host or [])
+    with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):
-                desk.load()
-        screen.info("serving tools on stdin and stdout; videos in " + ", ".join(map(str, library.folders)))
-        asyncio.run(serve(desk, library))
+                worker.load()
+        console.info("serving tools on stdin and stdout; videos in " + ", ".join(map(str, worker.folders)))
+        asyncio.run(serve(worker))
 
 
 @contextlib.contextmanager
-def _ended_by_signals(library: "VideoLibrary") -> Iterator[None]:
-    """End at once on Ctrl-C or `kill`: a thread that waits for a line on stdin would hold up the usual way out."""
+def _exit_on_signals(worker: "Worker") -> Iterator[None]:
+    """Exit at once on Ctrl-C or `kill`: the usual way would wait for the thread that reads a line of stdin."""
 
     def end(number: int, _: FrameType | None) -> None:
-        library.close()
+        worker.delete_files()
         os._exit(128 + number)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,10 +1,8 @@
-"""One model and many who ask: the thread that does all of the model's work, a little of each in turn.
+"""The thread that does all work of the model, in small pieces of many requests.
 
-Requests run in threads of their own and hand over what needs the model, as `Work`. The engine does it in small pieces:
-a token of every answer that is being written, a piece of a prompt, a few frames of videos. Language and vision take
-turns by the time that they have had, so that neither starves; answers that have been written for long make room for
-new ones and go on later; among requests those with the least at work come first. So a short request never waits for a
-long one to end.
+Requests run in threads of their own and hand over what needs the model (`EngineExecutor`). The engine alternates
+between small pieces of work: one token of every running answer, a part of a prompt, a few frames of videos. The
+scheduler chooses them (`timechat.serving.scheduler`), so that a short request never waits for the end of a long one.
 """
 
 import logging
@@ -20,12 +18,14 @@ import torch
 from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.errors import TimeChatError
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import GenerationOutput, PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import GenerationBatch, make_grammar_compiler
+from timechat.serving.context import RequestContext
+from timechat.serving.errors import EngineFailedError, EngineStoppedError
+from timechat.serving.scheduler import SequenceEntry, SequenceScheduler, TimeShares
 
 logger = logging.getLogger(__name__)
 
@@ -34,87 +34,23 @@ Result = TypeVar("Result")
 _PREFIX_BYTES = 512 << 20
 _FRAMES_PER_BATCH = {"cpu": 8}
 _FRAMES_PER_BATCH_ON_GPU = 128
-_MIN_TURN_TOKENS = 4  # tokens that an answer writes before it makes room again: so that it gets on, however many come
-_IDLE_CHECK_SECONDS = 0.25  # seconds, after which an idle engine looks for requests whose time is up
-
-
-class CancelledRequestError(TimeChatError):
-    """A request whose client has gone, or that was called off."""
-
-
-class DeadlineError(TimeChatError):
-    """A request that took longer than it may."""
-
-
-class EngineFailedError(TimeChatError):
-    """A step of the model has failed that a request shared with others."""
-
-
-class EngineStoppedError(TimeChatError):
-    """The server is going down."""
-
-
-@dataclass(eq=False)
-class RequestContext:
-    """One request, as the engine knows it.
-
-    Attributes:
-        deadline: When it is given up, on the clock of `time.monotonic`; None never.
-        prompt_tokens: Tokens that were read for it.
-        written_tokens: Tokens that were written for it.
-        reached_length_limit: Whether an answer ended because it was as long as it may be.
-    """
-
-    deadline: float | None = None
-    prompt_tokens: int = 0
-    written_tokens: int = 0
-    reached_length_limit: bool = False
-    _error: TimeChatError | None = None
-
-    def cancel(self, error: TimeChatError | None = None) -> None:
-        """Call the request off: what is at work for it ends within a step, and raises."""
-        self._error = self._error or error or CancelledRequestError("the request was called off")
-
-    def check(self) -> None:
-        """Raise if the request was called off or its time is up.
-
-        Raises:
-            CancelledRequestError: It was called off.
-            DeadlineError: Its time is up.
-        """
-        if self._error is None and self.deadline is not None and time.monotonic() > self.deadline:
-            self._error = DeadlineError("the request took longer than this server allows; ask about less of the video")
-        if self._error is not None:
-            raise self._error
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it was called off or its time is up."""
-        try:
-            self.check()
-        except TimeChatError:
-            return True
-        return False
-
-    @property
-    def error(self) -> TimeChatError:
-        """Why it is over."""
-        return self._error or CancelledRequestError("the request was called off")
+_IDLE_CHECK_SECONDS = 0.25  # interval at which an idle engine looks for requests that are over
+_LANGUAGE, _VISION, _OTHER = "language", "vision", "errands"  # kinds of work, as the metrics name them
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What the engine has done so far, and what it is doing.
+    """Counters of the engine since its start, and its queues now.
 
     Attributes:
-        tokens: Tokens written.
-        steps: Steps of the language model that wrote them.
-        frames: Frames encoded.
-        preempted: How often an answer made room for another.
-        running: Answers that are being written.
-        waiting: Answers that wait for a row.
-        frame_batches: Pieces of videos that wait.
-        seconds: Seconds at work, by kind.
+        tokens: Number of generated tokens.
+        steps: Number of decode steps.
+        frames: Number of encoded frames.
+        preempted: Number of preemptions.
+        running: Number of answers in the batch.
+        waiting: Number of answers that wait for the batch.
+        frame_batches: Number of waiting batches of frames.
+        seconds: Seconds of work, by kind.
     """
 
     tokens: int
@@ -127,34 +63,24 @@ class EngineState:
     seconds: dict[str, float]
 
 
-@dataclass(eq=False)
-class _SequenceEntry:
-    """One answer of an order."""
+@dataclass(eq=False, kw_only=True)
+class _CallEntry(SequenceEntry):
+    """A sequence of a call of `Engine.generate`; `num_emitted` tokens have gone to the streamer."""
 
-    sequence: GenerationState
-    context: RequestContext
     call: "_GenerationCall"
     num_emitted: int = 0
-    """Tokens that the streamer has been told."""
-    tokens_since_scheduled: int = 0
-    """Tokens written since it got its row."""
-
-    @property
-    def length(self) -> int:
-        """Tokens written in all."""
-        return len(self.sequence.token_ids)
 
 
 @dataclass(eq=False)
 class _GenerationCall:
-    """An order, waited for by the thread that gave it."""
+    """A call of `Engine.generate`."""
 
     batch: GenerationBatch
-    entries: list[_SequenceEntry] = field(default_factory=list)
+    entries: list[_CallEntry] = field(default_factory=list)
     future: "Future[list[GenerationOutput]]" = field(default_factory=Future)
 
     def finish(self) -> None:
-        """Hand the answers over once all are written."""
+        """Set the result once all sequences are finished."""
         if self.future.done():
             return
         if error := next((entry.sequence.error for entry in self.entries if entry.sequence.error), None):
@@ -162,10 +88,17 @@ class _GenerationCall:
         elif all(entry.sequence.is_finished for entry in self.entries):
             self.future.set_result([entry.sequence.output for entry in self.entries])
 
+    def fail(self, error: Exception) -> None:
+        """End the call with an error."""
+        if not self.future.done():
+            self.future.set_exception(error)
+            if self.batch.streamer is not None:
+                self.batch.streamer.end()
+
 
 @dataclass(eq=False)
 class _FrameBatch:
-    """A few frames of one video, and who waits for them."""
+    """A few frames of one video."""
 
     context: RequestContext
     pixel_values: Tensor
@@ -173,10 +106,14 @@ class _FrameBatch:
     qformer_attention_mask: Tensor
     future: "Future[Tensor]" = field(default_factory=Future)
 
+    @property
+    def num_frames(self) -> int:
+        return int(self.pixel_values.shape[1])
+
 
 @dataclass(eq=False)
-class _Callable:
-    """Anything else."""
+class _Function:
+    """Any other function that needs the model."""
 
     context: RequestContext
     function: Callable[[], Any]
@@ -184,10 +121,11 @@ class _Callable:
 
 
 class Engine:
-    """The thread that owns the model; a context manager.
+    """Owns the model and the thread that uses it; a context manager.
 
     Attributes:
-        batch: What is being written.
+        batch: The running answers.
+        grammar_compiler: Compiler of answer grammars.
     """
 
     def __init__(
@@ -199,29 +137,30 @@ class Engine:
         max_bytes: int = 4 << 30,
         preempt_after_tokens: int = 32,
     ) -> None:
-        """Take a model; nothing runs before `start`.
+        """Prepare the engine; it starts with `start`.
 
         Args:
-            model: In evaluation mode.
-            processor: The model's.
-            max_rows: Most answers that are written at once.
-            max_bytes: Of their states.
-            preempt_after_tokens: Tokens after which an answer makes room where others wait.
+            model: Model in evaluation mode.
+            processor: Processor of the model.
+            max_rows: Maximum number of answers in the batch.
+            max_bytes: Maximum size of their KV cache.
+            preempt_after_tokens: Number of tokens after which an answer may be preempted.
         """
-        self._model, self._preempt_after_tokens = model, preempt_after_tokens
+        self._model = model
         self.batch = ContinuousBatch(
             model, max_rows=max_rows, max_bytes=max_bytes, prefixes=PrefixCache(max_bytes=_PREFIX_BYTES)
         )
         self.grammar_compiler = make_grammar_compiler(model, processor)
-        self._frames_at_once = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)
+        self._max_frames = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)
         self._wakeup = threading.Condition()
-        self._waiting: deque[_SequenceEntry] = deque()
+        self._scheduler: SequenceScheduler[_CallEntry] = SequenceScheduler(
+            self.batch, preempt_after_tokens=preempt_after_tokens
+        )
         self._frame_batches: deque[_FrameBatch] = deque()
-        self._callables: deque[_Callable] = deque()
-        self._scheduled: dict[GenerationState, _SequenceEntry] = {}
-        self._seconds = {"language": 0.0, "vision": 0.0, "errands": 0.0}
-        self._fair_seconds = dict.fromkeys(self._seconds, 0.0)
-        self._tokens = self._steps = self._frames = self._preempted = 0
+        self._functions: deque[_Function] = deque()
+        self._work = {_LANGUAGE: self._decode, _VISION: self._encode, _OTHER: self._run_function}
+        self._shares = TimeShares(self._work)
+        self._num_tokens = self._num_steps = self._num_frames = 0
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="timechat-engine", daemon=True)
 
@@ -233,11 +172,11 @@ class Engine:
         self.stop()
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the step at work; whoever waits gets an `EngineStoppedError`."""
+        """Stop after the current step; all waiting calls raise `EngineStoppedError`."""
         with self._wakeup:
             self._is_stopping = True
             self._wakeup.notify_all()
@@ -246,72 +185,73 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it works."""
+        """Whether the engine takes work."""
         return self._thread.is_alive() and not self._is_stopping
 
     @property
     def state(self) -> EngineState:
-        """What it has done and is doing."""
+        """Counters and queues."""
         return EngineState(
-            self._tokens,
-            self._steps,
-            self._frames,
-            self._preempted,
+            self._num_tokens,
+            self._num_steps,
+            self._num_frames,
+            self._scheduler.num_preempted,
             len(self.batch.running),
-            len(self._waiting),
+            len(self._scheduler.waiting),
             len(self._frame_batches),
-            dict(self._seconds),
+            dict(self._shares.seconds),
         )
 
     def wake(self) -> None:
-        """Look for requests that were called off."""
+        """Let the engine notice that a request was cancelled."""
         with self._wakeup:
             self._wakeup.notify_all()
 
-    # ------------------------------------------------------------------------------------------ handing work over
+    # ------------------------------------------------------------------------------- called from other threads
 
     def generate(self, batch: GenerationBatch, context: RequestContext) -> "Future[list[GenerationOutput]]":
-        """Answer prompts; see `Order`."""
+        """Generate the answers to prompts."""
         context.check()
         call = _GenerationCall(batch)
-        for prompt, shape, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):
-            constraint = None if shape is None else self.grammar_compiler.state(shape)
-            call.entries.append(_SequenceEntry(GenerationState(prompt, decoding, constraint), context, call))
+        for prompt, grammar, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):
+            constraint = None if grammar is None else self.grammar_compiler.state(grammar)
+            sequence = GenerationState(prompt, decoding, constraint)
+            call.entries.append(_CallEntry(sequence, context, call=call))
             context.prompt_tokens += len(prompt.input_ids)
-        self._add(self._waiting, *call.entries)
+        self._add(self._scheduler.waiting, *call.entries)
         return call.future
 
     def encode_frames(
         self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor, context: RequestContext
     ) -> "Future[Tensor]":
-        """Encode frames; arguments as of `get_frame_features`, for one video."""
+        """Encode frames of one video; the arguments are those of `get_frame_features`."""
         context.check()
-        look = _FrameBatch(context, pixels, input_ids, attention_mask)
-        self._add(self._frame_batches, look)
-        return look.future
+        frames = _FrameBatch(context, pixels, input_ids, attention_mask)
+        self._add(self._frame_batches, frames)
+        return frames.future
 
     def call(self, function: Callable[[], Result], context: RequestContext) -> "Future[Result]":
-        """Do anything else with the model."""
+        """Call a function that needs the model."""
         context.check()
-        errand = _Callable(context, function)
-        self._add(self._callables, errand)
-        return errand.future
+        item = _Function(context, function)
+        self._add(self._functions, item)
+        return item.future
 
     def _add(self, queue: "deque[Any]", *items: Any) -> None:
         with self._wakeup:
             if not self.is_alive:
-                raise EngineStoppedError("the server is going down")
+                raise EngineStoppedError("the server is shutting down")
             queue.extend(items)
             self._wakeup.notify_all()
 
-    # ------------------------------------------------------------------------------------------------- the thread
+    # ------------------------------------------------------------------------------- called in the engine's thread
 
     @torch.inference_mode()
     def _run(self) -> None:
         try:
             while True:
                 with self._wakeup:
-                    while not self._is_stopping and not self._kinds():
+                    while not self._is_stopping and not self._find_kinds():
                         self._wakeup.wait(_IDLE_CHECK_SECONDS)
                     if self._is_stopping:
                         return
@@ -319,127 +259,77 @@ class Engine:
                     self._drop_cancelled()
                     self._run_next()
                 except Exception:
-                    logger.exception("a step of the engine failed; the requests that were at work fail with it")
-                    self._fail_all(EngineFailedError("the model failed in the midst of the answer; try again"))
+                    logger.exception("a step of the engine failed; the running requests fail with it")
+                    self._fail_all(EngineFailedError("the model failed during the answer; try again"))
         finally:
             self._is_stopping = True
-            self._fail_all(EngineStoppedError("the server is going down"))
+            self._fail_all(EngineStoppedError("the server is shutting down"))
 
-    def _kinds(self) -> list[str]:
-        """Kinds of work that there are."""
-        language = self._waiting or self.batch.running or self.batch.prefilling
-        there = {"language": language, "vision": self._frame_batches, "errands": self._callables}
-        return [kind for kind, items in there.items() if items]
+    def _find_kinds(self) -> list[str]:
+        """Return the kinds of work that have work now."""
+        language = self._scheduler.waiting or self.batch.running or self.batch.prefilling
+        queues = {_LANGUAGE: language, _VISION: self._frame_batches, _OTHER: self._functions}
+        return [kind for kind, items in queues.items() if items]
 
     def _run_next(self) -> None:
-        """Do a piece of the kind of work that has had the least time."""
-        kinds = self._kinds()
+        """Do one piece of work of the kind that has used the least time."""
+        kinds = self._find_kinds()
         if not kinds:
             return
-        kind = min(kinds, key=self._fair_seconds.__getitem__)
-        # Who was idle has no claim to the time that others have had meanwhile.
-        for other in self._fair_seconds:
-            if other not in kinds:
-                self._fair_seconds[other] = max(self._fair_seconds[other], self._fair_seconds[kind])
+        kind = self._shares.choose(kinds)
         began = time.perf_counter()
-        {"language": self._decode, "vision": self._encode, "errands": self._run_callable}[kind]()
-        elapsed = time.perf_counter() - began
-        self._fair_seconds[kind] += elapsed
-        self._seconds[kind] += elapsed
+        self._work[kind]()
+        self._shares.add(kind, time.perf_counter() - began)
 
     def _decode(self) -> None:
-        """Let answers join, read a piece of a prompt, and write a token of every answer."""
-        self._schedule()
-        reading = self.batch.prefilling
-        if reading is not None:
-            try:
-                self.batch.prefill()
-            except Exception as error:  # of this one's prompt: the others know nothing of it
-                self._fail(self._scheduled[reading], error)
-                reading = None
-            if reading is not None and self.batch.prefilling is None:
-                self._tokens += 1
-                self._emit(self._scheduled[reading])
-                if reading.is_finished:
-                    self._finish(reading)
-        if self.batch.running:
-            rows = list(self.batch.running)
-            ended = self.batch.decode_step()
-            self._steps += 1
-            self._tokens += len(rows)
-            for answering in rows:
-                self._emit(self._scheduled[answering])
-            for answering in ended:
-                self._finish(answering)
-
-    def _schedule(self) -> None:
-        """Give rows to who waits, parked ones among them."""
-        while self._waiting and self.batch.prefilling is None:
-            working: dict[int, int] = {}
-            for entry in self._scheduled.values():
-                working[id(entry.context)] = working.get(id(entry.context), 0) + 1
-            waiting = list(self._waiting)
-            entry = min(waiting, key=lambda entry: working.get(id(entry.context), 0))  # the first of equals
-            if not self.batch.has_room(entry.sequence):
-                if not self._preempt(entry, working):
-                    return
-                if not self.batch.has_room(entry.sequence):
-                    return
-            self._waiting.remove(entry)
-            entry.tokens_since_scheduled = 0
-            self._scheduled[entry.sequence] = entry
+        """Schedule waiting answers, prefill a part of a prompt, and decode one token of every running answer."""
+        while (entry := self._scheduler.schedule()) is not None:
             try:
                 self.batch.add(entry.sequence)
             except Exception as error:
                 self._fail(entry, error)
+        if self.batch.prefilling is not None:
+            self._prefill(self._scheduler.running[self.batch.prefilling])
+        if self.batch.running:
+            running = [self._scheduler.running[sequence] for sequence in self.batch.running]
+            finished = self.batch.decode_step()
+            self._num_steps += 1
+            self._num_tokens += len(running)
+            for entry in running:
+                self._emit(entry)
+            for sequence in finished:
+                self._finish(sequence)
 
-    def _preempt(self, entry: _SequenceEntry, running_per_request: dict[int, int]) -> bool:
-        """Park the answer that has been at work for longest, of the request with the most at work.
+    def _prefill(self, entry: _CallEntry) -> None:
+        try:
+            self.batch.prefill()
+        except Exception as error:  # an error of this prompt, which does not concern the other answers
+            self._fail(entry, error)
+            return
+        if self.batch.prefilling is None:  # the last part of the prompt gives the first token
+            self._num_tokens += 1
+            self._emit(entry)
+            if entry.sequence.is_finished:
+                self._finish(entry.sequence)
 
-        One that is longer by a turn than the one that waits makes room at once; among equals each has its turn.
-        """
-        rows = [self._scheduled[row] for row in self.batch.running]
-        patient = [
-            other
-            for other in rows
-            if other.context is not entry.context
-            and self.batch.can_preempt(other.sequence)
-            and running_per_request[id(other.context)] >= running_per_request.get(id(entry.context), 0)
-            and other.tokens_since_scheduled
-            >= (
-                _MIN_TURN_TOKENS
-                if other.length - entry.length >= self._preempt_after_tokens
-                else self._preempt_after_tokens
-            )
-        ]
-        if not patient:
-            return False
-        longest = max(patient, key=lambda other: (running_per_request[id(other.context)], other.tokens_since_scheduled))
-        self.batch.preempt(longest.sequence)
-        del self._scheduled[longest.sequence]
-        self._waiting.append(longest)
-        self._preempted += 1
-        return True
-
-    def _emit(self, entry: _SequenceEntry) -> None:
-        """Tell who watches about the tokens that are new."""
-        answering, order = entry.sequence, entry.call.batch
-        new = answering.token_ids[entry.num_emitted :]
+    def _emit(self, entry: _CallEntry) -> None:
+        """Pass new tokens to the streamer and the stopping criteria."""
+        sequence, batch = entry.sequence, entry.call.batch
+        new = sequence.token_ids[entry.num_emitted :]
         entry.num_emitted += len(new)
         entry.tokens_since_scheduled += len(new)
         entry.context.written_tokens += len(new)
-        if order.streamer is not None:
-            order.streamer.put(torch.tensor(new))
-        if order.stopping_criteria is not None and not answering.is_finished:
-            ids = torch.tensor([answering.token_ids])
-            if bool(order.stopping_criteria(ids, None).any()):
-                answering.is_finished = True
-                self.batch.abort(answering)
-                self._finish(answering)
+        if batch.streamer is not None:
+            batch.streamer.put(torch.tensor(new))
+        if batch.stopping_criteria is not None and not sequence.is_finished:
+            ids = torch.tensor([sequence.token_ids])
+            if bool(batch.stopping_criteria(ids, None).any()):
+                sequence.is_finished = True
+                self.batch.abort(sequence)
+                self._finish(sequence)
 
     def _finish(self, sequence: GenerationState) -> None:
-        """Hand an answer over."""
-        entry = self._scheduled.pop(sequence, None)
+        entry = self._scheduler.running.pop(sequence, None)
         if entry is None:
             return
         entry.context.reached_length_limit |= len(sequence.token_ids) >= sequence.decoding.max_new_tokens
@@ -448,87 +338,76 @@ class Engine:
         entry.call.finish()
 
     def _encode(self) -> None:
-        """Encode frames of several requests: the tower looks at all of them at once, the rest goes video by video."""
-        looks = [self._frame_batches.popleft()]
-        while self._frame_batches and sum(look.pixel_values.shape[1] for look in [*looks, self._frame_batches[0]]) <= (
-            self._frames_at_once
-        ):
-            looks.append(self._frame_batches.popleft())
+        """Encode frames of several requests: the vision tower takes all at once, the rest goes video by video."""
+        batches = [self._frame_batches.popleft()]
+        num_frames = batches[0].num_frames
+        while self._frame_batches and num_frames + self._frame_batches[0].num_frames <= self._max_frames:
+            batches.append(self._frame_batches.popleft())
+            num_frames += batches[-1].num_frames
         try:
-            encoder = self._model.frame_encoder
-            pixels = torch.cat([look.pixel_values[0] for look in looks])  # (frames of all, 3, height, width)
-            states = encoder.vision_states(pixels).split([look.pixel_values.shape[1] for look in looks])
-            for look, own in zip(looks, states, strict=True):
+            pixels = torch.cat([batch.pixel_values[0] for batch in batches])  # (frames of all, 3, height, width)
+            states = self._model.frame_encoder.vision_states(pixels).split([batch.num_frames for batch in batches])
+            for batch, own in zip(batches, states, strict=True):
                 tokens = self._model.get_frame_features(
-                    None, look.qformer_input_ids, look.qformer_attention_mask, vision_states=own[None]
+                    None, batch.qformer_input_ids, batch.qformer_attention_mask, vision_states=own[None]
                 )
-                look.future.set_result(tokens)
-                self._frames += look.pixel_values.shape[1]
+                batch.future.set_result(tokens)
+                self._num_frames += batch.num_frames
         except Exception as error:
-            for look in looks:
-                if not look.future.done():
-                    look.future.set_exception(error)
+            for batch in batches:
+                if not batch.future.done():
+                    batch.future.set_exception(error)
 
-    def _run_callable(self) -> None:
-        errand = self._callables.popleft()
+    def _run_function(self) -> None:
+        item = self._functions.popleft()
         try:
-            errand.future.set_result(errand.function())
+            item.future.set_result(item.function())
         except Exception as error:
-            errand.future.set_exception(error)
+            item.future.set_exception(error)
 
     def _drop_cancelled(self) -> None:
-        """Forget the work of requests that were called off or whose time is up."""
-        for entry in [*self._waiting, *self._scheduled.values()]:
+        """End the work of requests that were cancelled or whose deadline has passed."""
+        for entry in self._scheduler.entries:
             if entry.context.is_over:
                 self._fail(entry, entry.context.error)
-        for look in [look for look in list(self._frame_batches) if look.context.is_over]:
-            self._frame_batches.remove(look)
-            look.future.set_exception(look.context.error)
-        for errand in [errand for errand in list(self._callables) if errand.context.is_over]:
-            self._callables.remove(errand)
-            errand.future.set_exception(errand.context.error)
+        queues: list[deque[Any]] = [self._frame_batches, self._functions]
+        for queue in queues:
+            for item in [item for item in list(queue) if item.context.is_over]:
+                queue.remove(item)
+                item.future.set_exception(item.context.error)
 
-    def _fail(self, entry: _SequenceEntry, error: Exception) -> None:
-        """Give a call up with all its answers, because of one."""
+    def _fail(self, entry: _CallEntry, error: Exception) -> None:
+        """End the whole call of a sequence with an error."""
         for one in entry.call.entries:
-            if one in self._waiting:
-                self._waiting.remove(one)
-            self._scheduled.pop(one.sequence, None)
+            self._scheduler.remove(one)
             self.batch.abort(one.sequence)
-        self._abort_call(entry.call, error)
+        entry.call.fail(error)
 
     def _fail_all(self, error: Exception) -> None:
-        """Let everybody who waits know that it came to nothing."""
+        """End all calls with an error."""
         with self._wakeup:
-            calls = {id(entry.call): entry.call for entry in [*self._waiting, *self._scheduled.values()]}
-            others: list[Future[Any]] = [item.future for item in self._frame_batches]
-            others += [item.future for item in self._callables]
-            self._waiting.clear()
-            self._scheduled.clear()
+            calls = {id(entry.call): entry.call for entry in self._scheduler.entries}
+            futures: list[Future[Any]] = [frames.future for frames in self._frame_batches]
+            futures += [item.future for item in self._functions]
+            self._scheduler.clear()
             self._frame_batches.clear()
-            self._callables.clear()
+            self._functions.clear()
             self.batch.clear()
         for call in calls.values():
-            self._abort_call(call, error)
-        for future in others:
+            call.fail(error)
+        for future in futures:
             future.set_exception(error)
-
-    def _abort_call(self, call: _GenerationCall, error: Exception) -> None:
-        if not call.future.done():
-            call.future.set_exception(error)
-            if call.batch.streamer is not None:
-                call.batch.streamer.end()
 
 
 class EngineExecutor:
-    """The model's work of one request, handed to the engine; see `timechat.pipeline.executor.Work`."""
+    """Passes the model's work of one request to the engine; see `timechat.pipeline.executor.Executor`."""
 
     def __init__(self, engine: Engine, context: RequestContext) -> None:
         """Join an engine and a request."""
         self._engine, self._context = engine, context
 
     def check(self) -> None:
-        """Raise if the request was called off or its time is up."""
+        """Raise if the request was cancelled or its deadline has passed."""
         self._context.check()
 
     def encode_frames(self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor) -> Tensor:
@@ -538,14 +417,14 @@ class EngineExecutor:
         ).result()
 
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
-        """Answer prompts."""
+        """Generate the answers to prompts."""
         return self._engine.generate(batch, self._context).result()
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """Do anything else."""
+        """Call a function that needs the model."""
         return self._engine.call(function, self._context).result()
 
     def count_cached(self, num_tokens: int, decoding: DecodingOptions) -> None:
-        """Count an answer that was written earlier."""
+        """Count the tokens of an answer from the cache."""
         self._context.written_tokens += num_tokens
         self._context.reached_length_limit |= num_tokens >= decoding.max_new_tokens

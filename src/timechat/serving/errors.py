@@ -1,4 +1,4 @@
-"""What is said where something is wrong: OpenAI's shape, and the status that clients act on."""
+"""Errors of requests: one message, an HTTP status and a code, whatever the front (`http` or `mcp`)."""
 
 import errno
 import math
@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
 from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError, plain_mistake
-from timechat.serving.engine import CancelledRequestError, DeadlineError, EngineFailedError, EngineStoppedError
 
 CLIENT_CLOSED_REQUEST = 499
-"""As nginx says it; nobody is there to read it, but logs and metrics are."""
+"""Status for a client that has disconnected, as in nginx; it appears in logs and metrics only."""
+
+INTERNAL_ERROR = "something went wrong inside of the server; its log says more"
 
 _TYPES = {
     400: "invalid_request_error",
@@ -29,6 +28,7 @@ _TYPES = {
     413: "request_too_large",
     415: "unsupported_media_type",
     422: "video_error",
+    424: "video_error",
     429: "rate_limit_error",
     499: "client_closed_request",
     503: "service_unavailable",
@@ -38,14 +38,31 @@ _TYPES = {
 _ACCESS_STATUS = {"forbidden": 403, "not_found": 404, "too_large": 413, "bad_address": 400, "unreachable": 424}
 
 
-class ApiError(HTTPException):
-    """An answer that says what is wrong.
+class CancelledRequestError(TimeChatError):
+    """A request that was cancelled, or whose client has disconnected."""
+
+
+class DeadlineError(TimeChatError):
+    """A request that took longer than its time limit."""
+
+
+class EngineFailedError(TimeChatError):
+    """A step of the model failed that several requests shared."""
+
+
+class EngineStoppedError(TimeChatError):
+    """The server is shutting down."""
+
+
+class RequestError(TimeChatError):
+    """A request that cannot be answered.
 
     Attributes:
-        status: Of HTTP.
-        message: What was given, what was expected, what to do.
-        param: The part of the request that is meant.
-        code: For programs, where there is more to know than the type.
+        status: HTTP status code.
+        message: What was given, what was expected and what to do.
+        param: Name of the wrong field of the request.
+        code: Short name for programs that is more precise than the type.
+        headers: HTTP headers of the response, such as `Retry-After`.
     """
 
     def __init__(
@@ -56,65 +73,68 @@ class ApiError(HTTPException):
         code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Say what is wrong; `headers` are such as `Retry-After`."""
-        super().__init__(status, message, headers)
+        super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
 
     def to_dict(self) -> dict[str, Any]:
-        """OpenAI's shape."""
-        kind = _TYPES.get(self.status, "video_error" if self.status == 424 else "server_error")
+        """Return the error in the format of OpenAI's API."""
+        kind = _TYPES.get(self.status, "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
-        """The answer."""
-        return JSONResponse(self.to_dict(), self.status, headers=dict(self.headers or {}))
+
+def internal_error() -> RequestError:
+    """Return the error for a fault of the server itself; the log has the traceback."""
+    return RequestError(500, INTERNAL_ERROR)
 
 
-def busy(message: str, seconds: float) -> ApiError:
-    """Turn a request away that may come again after so many seconds."""
+def busy_error(message: str, seconds: float) -> RequestError:
+    """Return the error for a request that may be sent again after some seconds."""
     wait = max(1, math.ceil(seconds))
-    return ApiError(429, f"{message}; try again in {wait} s", code="busy", headers={"Retry-After": str(wait)})
+    return RequestError(429, f"{message}; try again in {wait} s", code="busy", headers={"Retry-After": str(wait)})
 
 
-def as_api_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = ()) -> ApiError | None:
-    """Say an error of the pipeline as an answer; None for what nobody foresaw.
+def as_request_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = ()) -> RequestError | None:
+    """Convert an error of the pipeline.
 
     Args:
-        error: What was raised.
-        hidden: Paths of this machine that no message may show, and what stands for each.
+        error: Error that was raised.
+        hidden: Paths of this machine that the message must not show, each with its replacement.
+
+    Returns:
+        None for an unexpected error.
     """
-    if isinstance(error, ApiError):
+    if isinstance(error, RequestError):
         return error
     message = " ".join(str(error).split())
     for path, name in hidden:
         message = message.replace(str(path), name)
     if isinstance(error, AccessError):
-        return ApiError(_ACCESS_STATUS[error.reason], message, "video", error.reason)
+        return RequestError(_ACCESS_STATUS[error.reason], message, "video", error.reason)
     if isinstance(error, DeadlineError):
-        return ApiError(504, message, code="too_slow")
+        return RequestError(504, message, code="too_slow")
     if isinstance(error, CancelledRequestError):
-        return ApiError(CLIENT_CLOSED_REQUEST, message, code="cancelled")
+        return RequestError(CLIENT_CLOSED_REQUEST, message, code="cancelled")
     if isinstance(error, EngineFailedError):
-        return ApiError(503, message, code="model_failed", headers={"Retry-After": "1"})
+        return RequestError(503, message, code="model_failed", headers={"Retry-After": "1"})
     if isinstance(error, EngineStoppedError):
-        return ApiError(503, message, code="stopping", headers={"Retry-After": "5"})
+        return RequestError(503, message, code="stopping", headers={"Retry-After": "5"})
     if isinstance(error, VideoError):
-        return ApiError(422, message, "video", "unreadable_video")
+        return RequestError(422, message, "video", "unreadable_video")
     if isinstance(error, PromptTooLongError):
-        return ApiError(400, message, "messages", "context_length_exceeded")
+        return RequestError(400, message, "messages", "context_length_exceeded")
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
-        return ApiError(400, f"{param or 'the body'}: {plain_mistake(first['msg'])}"[:500], param)
+        return RequestError(400, f"{param or 'the body'}: {plain_mistake(first['msg'])}"[:500], param)
     if isinstance(error, DataError | ValueError | TimeChatError):
-        return ApiError(400, message)
+        return RequestError(400, message)
     if isinstance(error, FileNotFoundError):
-        return ApiError(404, "the file was removed meanwhile", "video", "not_found")
+        return RequestError(404, "the file was removed meanwhile", "video", "not_found")
     is_full = isinstance(error, sqlite3.OperationalError) and "full" in message
     if is_full or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        return ApiError(507, "the server's disk is full", code="disk_full")
+        return RequestError(507, "the server's disk is full", code="disk_full")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ApiError(
-            503, "out of memory; ask about fewer frames", code="out_of_memory", headers={"Retry-After": "5"}
-        )
+        message = "out of memory; ask about a shorter part of the video, or fewer frames"
+        return RequestError(503, message, code="out_of_memory", headers={"Retry-After": "5"})
     return None

@@ -1,4 +1,4 @@
-"""Frames that come with a request, cut out of a video by the client itself."""
+"""Frames in a request, extracted from a video by the client."""
 
 import base64
 import binascii
@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from timechat.serving.errors import ApiError
+from timechat.serving.errors import RequestError
 from timechat.video import Frames
 from timechat.video.frames import resize
 
-_MAX_PICTURE_PIXELS = 4096 * 4096
-_MAX_ALL_PIXELS = 400_000_000
+_MAX_IMAGE_PIXELS = 4096 * 4096
+_MAX_TOTAL_PIXELS = 400_000_000
 
 
 @dataclass(frozen=True)
 class InlineFrames:
-    """Pictures as they were sent, not decoded yet.
+    """Encoded images with their times.
 
     Attributes:
-        urls: A `data:` address each.
-        times: Seconds, rising.
-        duration: Seconds of the video; None takes the last time plus the average gap.
+        urls: `data:` address of each image.
+        times: Time of each image in seconds, in rising order.
+        duration: Duration of the video in seconds; None takes the last time plus the average interval.
     """
 
     urls: tuple[str, ...] = field(repr=False)
@@ -33,50 +33,50 @@ class InlineFrames:
 
     @property
     def key(self) -> str:
-        """The same for the same frames."""
+        """Key of the content: equal for equal frames."""
         digest = hashlib.sha256(repr((self.times, self.duration)).encode())
         for url in self.urls:
             digest.update(hashlib.sha256(url.encode("utf-8", "surrogateescape")).digest())
         return digest.hexdigest()
 
     def decode(self, size: int) -> Frames:
-        """Decode the pictures, one after the other.
+        """Decode the images one after the other.
 
         Args:
-            size: Height and width in pixels to which each is brought, as the model sees it.
+            size: Height and width in pixels to which each image is resized: the input size of the model.
 
         Raises:
-            ApiError: One is no picture, or is too large; or the times are none of a video.
+            RequestError: An image cannot be read or is too large, or the times are not those of a video.
         """
         num_pixels = 0
         pixels = np.empty((len(self.urls), size, size, 3), np.uint8)
         for i, url in enumerate(self.urls):
-            picture = _decode_image(url, f"frames[{i}]")
-            num_pixels += picture.width * picture.height
-            if num_pixels > _MAX_ALL_PIXELS:
-                raise ApiError(
-                    413, f"the frames have more than {_MAX_ALL_PIXELS} pixels together; send smaller ones", "frames"
+            image = _decode_image(url, f"frames[{i}]")
+            num_pixels += image.width * image.height
+            if num_pixels > _MAX_TOTAL_PIXELS:
+                raise RequestError(
+                    413, f"the frames have more than {_MAX_TOTAL_PIXELS} pixels together; send smaller ones", "frames"
                 )
-            pixels[i] = resize(np.asarray(picture), size, size)
+            pixels[i] = resize(np.asarray(image), size, size)
         try:
             frames = Frames.from_images(pixels, self.times, duration=self.duration)
         except ValueError as error:
-            raise ApiError(400, str(error), "frames") from error
+            raise RequestError(400, str(error), "frames") from error
         if not frames.duration:
-            raise ApiError(400, "the frames show no time that passes; say how long, as duration in seconds", "duration")
+            raise RequestError(400, "the frames have no duration; give duration in seconds", "duration")
         return frames
 
 
 def _decode_image(url: str, where: str) -> Image.Image:
     head, _, content = url.partition(",")
     if not (head.lower().startswith("data:image/") and head.lower().endswith(";base64")):
-        raise ApiError(400, "a frame must be a data:image/…;base64 address", where)
+        raise RequestError(400, "a frame must be a data:image/…;base64 address", where)
     try:
-        picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("JPEG", "PNG", "WEBP"))
-        if picture.width * picture.height > _MAX_PICTURE_PIXELS:
-            raise ApiError(413, f"a picture of {picture.width}x{picture.height} pixels is too large", where)
-        return picture.convert("RGB")
+        image = Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("JPEG", "PNG", "WEBP"))
+        if image.width * image.height > _MAX_IMAGE_PIXELS:
+            raise RequestError(413, f"an image of {image.width}x{image.height} pixels is too large", where)
+        return image.convert("RGB")
     except Image.DecompressionBombError as error:
-        raise ApiError(413, "a picture is too large", where) from error
+        raise RequestError(413, "an image is too large", where) from error
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ApiError(400, "is no JPEG, PNG or WebP picture", where) from error
+        raise RequestError(400, "is not a JPEG, PNG or WebP image", where) from error

@@ -1,4 +1,4 @@
-"""A question about a video made an answer: opened videos, bounded queues, and clients that go away."""
+"""Answers requests about videos: open videos, threads, cancellation. Fronts are `http` and `mcp`."""
 
 import asyncio
 import threading
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.answers.events import Answer
-from timechat.errors import VideoError
+from timechat.errors import AccessError, VideoError
 from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
 from timechat.pipeline.executor import acquire
 from timechat.pipeline.streaming import AnswerStream
-from timechat.serving.access import AccessError
-from timechat.serving.engine import Engine, EngineExecutor, RequestContext
-from timechat.serving.errors import ApiError, as_api_error, busy
+from timechat.serving.context import RequestContext
+from timechat.serving.engine import Engine, EngineExecutor
+from timechat.serving.errors import EngineStoppedError, RequestError, as_request_error, busy_error
 from timechat.serving.inline_frames import InlineFrames
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoFile, VideoStore
@@ -46,17 +46,18 @@ class VideoRequest:
 
 
 class Service:
-    """Answers questions; one model, many threads that wait for it.
+    """Answers requests in threads that share one model.
 
     Attributes:
-        timechat: The model.
-        engine: Does its work.
-        videos: The videos.
+        timechat: The pipeline with the model.
+        engine: Engine that does the work of the model.
+        videos: Videos that requests may name.
+        num_rejected: Number of requests that were rejected because there were too many.
     """
 
-    def __init__(self, timechat: TimeChat, settings: ServerSettings, films: VideoStore) -> None:
-        """Take a model; nothing runs before `start`."""
-        self.timechat, self.videos, self._settings = timechat, films, settings
+    def __init__(self, timechat: TimeChat, settings: ServerSettings, videos: VideoStore) -> None:
+        """Prepare the service; it starts with `start`."""
+        self.timechat, self.videos, self._settings = timechat, videos, settings
         self.engine = Engine(
             timechat.model,
             timechat.processor,
@@ -66,41 +67,44 @@ class Service:
         )
         self._open = OpenVideos(settings.max_open_videos)
         self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="timechat-request")
+        self._contexts: set[RequestContext] = set()  # of requests that have a video open
         self._num_active = 0
         self._typical_seconds = 2.0
         self.num_rejected = 0
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the engine."""
         self.engine.start()
 
     def stop(self) -> None:
-        """End; who waits is told. Frames that are being decoded are waited for a while, and not for ever."""
+        """Stop: all requests end with `EngineStoppedError`. Running decoders get a few seconds to notice it."""
+        for context in list(self._contexts):
+            context.cancel(EngineStoppedError("the server is shutting down"))
         self.engine.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
         end = time.monotonic() + _STOP_SECONDS
-        while self._num_active and time.monotonic() < end:
+        while (self._contexts or self._num_active) and time.monotonic() < end:
             time.sleep(0.05)
         self._open.close()
 
-    # --------------------------------------------------------------------------------------------- from coroutines
+    # --------------------------------------------------------------------------------- called from coroutines
 
     @property
     def num_active(self) -> int:
-        """Requests that are worked on or wait."""
+        """Number of admitted requests, running or waiting."""
         return self._num_active
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Let a request in, or turn it away.
+        """Admit a request, or reject it.
 
         Raises:
-            ApiError: There are too many (429).
+            RequestError: There are too many requests (429).
         """
-        most = self._settings.max_requests
-        if self._num_active >= most:
+        maximum = self._settings.max_requests
+        if self._num_active >= maximum:
             self.num_rejected += 1
-            raise busy(f"{most} requests are being answered or wait already", min(60.0, self._typical_seconds))
+            raise busy_error(f"{maximum} requests are being answered or wait already", min(60.0, self._typical_seconds))
         self._num_active += 1
         began = time.monotonic()
         try:
@@ -110,54 +114,60 @@ class Service:
             self._typical_seconds += 0.1 * (time.monotonic() - began - self._typical_seconds)
 
     def new_context(self) -> RequestContext:
-        """A ticket with the time that a request may take."""
+        """Return the context of a new request, with the deadline of the settings."""
         return RequestContext(time.monotonic() + self._settings.request_timeout)
 
     async def in_thread(
-        self, work: Callable[[], Result], context: RequestContext, wait_for_disconnect: Callable[[], Awaitable[None]]
+        self,
+        work: Callable[[], Result],
+        context: RequestContext,
+        wait_for_disconnect: Callable[[], Awaitable[None]] | None = None,
     ) -> Result:
-        """Do work in a thread, and call it off when the client has gone.
+        """Run a function in a thread; cancel the request if the client disconnects or the coroutine is cancelled.
 
         Args:
-            work: May block; ends soon once the ticket is cancelled.
-            context: Of the request.
-            wait_for_disconnect: Returns when the client has gone.
+            work: Function that may block and that ends soon after the request is cancelled.
+            context: Context of the request.
+            wait_for_disconnect: Coroutine function that returns when the client has disconnected.
         """
         future = asyncio.ensure_future(self.submit(work))
-        gone = asyncio.ensure_future(wait_for_disconnect())
+        awaited: set[asyncio.Future[Any]] = {future}
+        disconnect = None if wait_for_disconnect is None else asyncio.ensure_future(wait_for_disconnect())
+        if disconnect is not None:
+            awaited.add(disconnect)
         try:
-            both: set[asyncio.Future[Any]] = {future, gone}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
                 self.cancel(context)
             return await future
         except asyncio.CancelledError:
             self.cancel(context)
-            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks for it
+            future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # its error is expected
             raise
         finally:
-            gone.cancel()
+            if disconnect is not None:
+                disconnect.cancel()
 
     def submit(self, work: Callable[[], Result]) -> "asyncio.Future[Result]":
-        """Do work in one of the threads of requests."""
+        """Run a function in one of the threads for requests."""
         return asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def cancel(self, context: RequestContext) -> None:
-        """End what is at work for a request."""
+        """Cancel the work of a request."""
         context.cancel()
         self.engine.wake()
 
-    # ------------------------------------------------------------------------------------------------ from threads
+    # ----------------------------------------------------------------------------------- called from threads
 
     def check(self, request: VideoRequest) -> None:
-        """Refuse what asks for too much.
+        """Check a request against the limits of the settings.
 
         Raises:
-            ApiError: It does.
+            RequestError: It exceeds one of them.
         """
         max_new_tokens = request.request.decoding.max_new_tokens
         if max_new_tokens > self._settings.max_new_tokens:
-            raise ApiError(
+            raise RequestError(
                 400,
                 f"an answer may have {self._settings.max_new_tokens} tokens here, {max_new_tokens} were asked for",
                 "max_tokens",
@@ -165,54 +175,57 @@ class Service:
         for name in ("num_frames", "max_frames"):
             value = getattr(request.sampling, name)
             if value is not None and value > self._settings.max_frames:
-                raise ApiError(400, f"{name} may be {self._settings.max_frames} here, got {value}", name)
+                raise RequestError(400, f"{name} may be {self._settings.max_frames} here, got {value}", name)
 
     def answer(
         self, request: VideoRequest, context: RequestContext, progress: ProgressCallback | None = None
     ) -> Answer:
-        """Answer a question; blocks.
+        """Answer a request; blocks.
 
         Raises:
-            ApiError: Anything that is wrong with it.
+            RequestError: The request cannot be answered.
         """
-        with self.open_request(request, context) as asked:
-            return asked.answer(progress)
+        with self.open_request(request, context) as opened:
+            return opened.answer(progress)
 
     @contextmanager
     def open_request(self, request: VideoRequest, context: RequestContext) -> "Iterator[OpenRequest]":
-        """Have a question's video open while the block lasts; errors inside of it come out as answers.
+        """Keep the video of a request open for a `with` block, and convert the errors of the block.
 
         Raises:
-            ApiError: Anything that is wrong with it.
+            RequestError: The request cannot be answered.
         """
         self.check(request)
         hidden: list[tuple[Path, str]] = []
+        self._contexts.add(context)
         try:
             context.check()
-            with self._open_file(request.video, context) as film:
-                if film.path is not None:
-                    hidden.append((film.path, film.name))
+            with self._open_file(request.video, context) as file:
+                if file.path is not None:
+                    hidden.append((file.path, file.name))
                 timechat = self.timechat.with_executor(EngineExecutor(self.engine, context))
                 sampling = self._limit_frames(request.sampling)
-                with self._open.acquire(timechat, film, request.windows, sampling) as video:
+                with self._open.acquire(timechat, file, request.windows, sampling) as video:
                     try:
                         context.check()
-                        yield OpenRequest(request.request, timechat, video, film.name or None)
+                        yield OpenRequest(request.request, timechat, video, file.name or None)
                     finally:
-                        context.cancel()  # nobody wants the frames any more that are read ahead
+                        context.cancel()  # frames that are decoded ahead are not needed any more
         except Exception as error:
-            why: Exception = error
-            if isinstance(error, AccessError) and context.is_over:  # the fetching was given up for that
-                why = context.error
+            cause: Exception = error
+            if isinstance(error, AccessError) and context.is_over:  # fetching ended because the request is over
+                cause = context.error
             elif isinstance(error, VideoError) and not all(path.exists() for path, _ in hidden):
-                why = FileNotFoundError("the file was removed while it was asked about")
-            told = as_api_error(why, hidden)
-            if told is None:
+                cause = FileNotFoundError("the file was removed during the request")
+            converted = as_request_error(cause, hidden)
+            if converted is None:
                 raise
-            raise told from why
+            raise converted from cause
+        finally:
+            self._contexts.discard(context)
 
     def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
-        """The same, with a bound to the frames of a window where neither the request nor the model has one."""
+        """Limit the frames of a window if neither the request nor the model does."""
         if sampling.fps is None or sampling.max_frames or self.timechat.model.config.max_frames:
             return sampling
         return replace(sampling, max_frames=self._settings.max_frames)
@@ -225,35 +238,46 @@ class Service:
 
 
 class OpenRequest:
-    """A request about an open video."""
+    """A request whose video is open."""
 
     def __init__(self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
-        """Combine a request and its open video; `name` is the name of the video in the answer."""
+        """Join a request and its open video; `name` is the name of the video in the answer."""
         self._request, self._timechat, self._video, self._name = request, timechat, video, name
         self._timings = dict(video.timings)
 
     def stream(self) -> AnswerStream | None:
-        """Return the answer as a stream; None for several windows, and for citations, which need the whole text."""
+        """Return the answer as a stream; None if several windows are merged or the text is edited (`cite`)."""
         if len(self._video.windows) > 1 or self._request.cite:
             return None
         return self._timechat.stream(self._request, self._video)
 
     def answer(self, progress: ProgressCallback | None = None) -> Answer:
-        """Return the whole answer."""
-        return self.with_video_name(self._timechat.run(self._request, self._video, progress=progress))
+        """Return the whole answer; a request that is over ends with the next progress report."""
+        check = self._timechat.executor.check
+
+        def report(stage: str, done: int, total: int) -> None:
+            check()
+            if progress is not None:
+                progress(stage, done, total)
+
+        return self.with_video_name(self._timechat.run(self._request, self._video, progress=report))
 
     def with_video_name(self, answer: Answer) -> Answer:
-        """Return the answer with the client's name of the video, and the seconds since the request came."""
+        """Set the client's name of the video, and the seconds that this request alone took."""
         spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
         return replace(answer, video=self._name, timings=spent)
 
 
 class OpenVideos:
-    """Videos that stay open with what was made of them, for the next question; the least recently used are closed."""
+    """Cache of open videos with their tokens; the least recently used ones are closed."""
 
     def __init__(self, max_idle: int) -> None:
-        """Keep at most so many that nobody uses."""
-        self._most = max_idle
+        """Create an empty cache.
+
+        Args:
+            max_idle: Maximum number of open videos that no request uses.
+        """
+        self._max_idle = max_idle
         self._lock = threading.Lock()
         self._videos: OrderedDict[Any, _OpenVideo] = OrderedDict()
 
@@ -261,14 +285,14 @@ class OpenVideos:
     def acquire(
         self, timechat: TimeChat, file: VideoFile, windows: WindowConfig, sampling: FrameSampling
     ) -> Iterator[VideoSession]:
-        """Hold an open video; the first one who needs it opens it."""
+        """Keep a video open for a `with` block; `timechat` opens it if it is not open."""
         key = (file.key, windows, sampling)
         with self._lock:
             shared = self._videos.setdefault(key, _OpenVideo())
             self._videos.move_to_end(key)
             shared.num_users += 1
         try:
-            # Who asks about the same video at the same time waits until it is open.
+            # Another request for the same video waits until it is open.
             with acquire(shared.lock, timechat.executor.check):
                 if shared.video is None:
                     source = file.frames if file.path is None else file.path
@@ -283,17 +307,17 @@ class OpenVideos:
             self._close_idle()
 
     def close(self) -> None:
-        """Close all that nobody uses."""
-        self._most = 0
+        """Close all videos that no request uses."""
+        self._max_idle = 0
         self._close_idle()
 
     def _close_idle(self) -> None:
         closed = []
         with self._lock:
             idle = [key for key, shared in self._videos.items() if not shared.num_users]
-            for key in idle[: max(0, len(idle) - self._most)]:
+            for key in idle[: max(0, len(idle) - self._max_idle)]:
                 closed.append(self._videos.pop(key).video)
-        for video in closed:  # which may have to wait for frames that are being read
+        for video in closed:  # without the lock: it may have to wait for frames that are being decoded
             if video is not None:
                 video.close()
 

@@ -1,4 +1,4 @@
-"""What a server is told when it starts."""
+"""Settings of the serving service and of the HTTP server."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,12 +6,10 @@ from pathlib import Path
 
 from timechat.serving.access import Limits
 
-DATA_VARIABLE = "TIMECHAT_DATA"
-
 
 def default_data_folder() -> Path:
-    """Where uploads and jobs are kept: `$TIMECHAT_DATA`, or the platform's folder for a user's data."""
-    if given := os.environ.get(DATA_VARIABLE):
+    """Return the folder of uploads and jobs: `$TIMECHAT_DATA`, or the platform's folder for user data."""
+    if given := os.environ.get("TIMECHAT_DATA"):
         return Path(given).expanduser()
     share = Path(os.environ.get("XDG_DATA_HOME", ""))
     return (share if share.is_absolute() else Path.home() / ".local" / "share") / "timechat"
@@ -19,55 +17,57 @@ def default_data_folder() -> Path:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server behaves; the defaults are those of one person's own machine."""
+    """Settings of a server; the defaults suit one person's own machine."""
 
     data: Path = field(default_factory=default_data_folder)
-    """Folder of uploads and jobs; made when the server starts."""
+    """Folder of uploads, jobs and fetched videos; created when the server starts."""
     folders: tuple[Path, ...] = ()
-    """Folders whose films may be asked about."""
+    """Folders whose videos may be opened."""
     hosts: tuple[str, ...] = ()
-    """Hosts from which films may be fetched: `example.org`, `*.example.org`, `*` for any public one."""
+    """Hosts from which videos may be fetched: `example.org`, `*.example.org`, `*` for any public host."""
     allows_private: bool = False
-    """Whether those hosts may lie in a private network."""
+    """Whether these hosts may be in a private network."""
+    opens_paths: bool = False
+    """Whether requests name videos by their path in an allowed folder instead of an id."""
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    """Keys of which a request must show one; none lets everybody in who can reach the server."""
+    """API keys, one of which each request must send; without keys, everyone who can reach the server may use it."""
     names: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
-    """Names under which the server may be asked (`Host`), without ports; `*` for any."""
+    """Accepted host names (`Host` header), without ports; `*` for any."""
     origins: tuple[str, ...] = ()
-    """Web pages of other servers, such as `https://example.org`, that may ask from a browser."""
+    """Web pages of other servers, such as `https://example.org`, that may send requests from a browser."""
     limits: Limits = field(default_factory=Limits)
-    """Of one video."""
+    """Limits of one video."""
     max_body_bytes: int = 100_000_000
-    """Of one request other than an upload; `data:` addresses travel in it."""
+    """Maximum size of a request that is not an upload; `data:` addresses are part of it."""
     max_body_values: int = 1_000_000
-    """Values in the JSON of such a request: a body of nothing but brackets takes many times its size in memory."""
+    """Maximum number of values in the JSON of such a request: brackets take many times their size in memory."""
     max_buffered_bytes: int = 1_000_000_000
-    """Of all those requests that are in memory at once; more are turned away with 429."""
+    """Maximum size of all such requests in memory together; further requests get 429."""
     max_store_bytes: int = 100_000_000_000
-    """Of all uploads together."""
+    """Maximum size of all uploads together."""
     silence_timeout: float = 30.0
-    """Seconds without a byte after which a request's body is given up."""
+    """Seconds without a byte after which reading the body of a request ends."""
     upload_timeout: float = 3600.0
-    """Seconds that one body may take in all."""
+    """Maximum time to receive one body, in seconds."""
     request_timeout: float = 600.0
-    """Seconds that an answer may take; jobs have no such bound."""
+    """Maximum time of an answer, in seconds; jobs have no such limit."""
     max_requests: int = 96
-    """Questions that are answered at once, or wait for a row; more are turned away with 429."""
+    """Maximum number of requests that are answered or wait at the same time; further requests get 429."""
     max_rows: int = 16
-    """Answers that are written at once, side by side."""
+    """Maximum number of answers that are decoded at the same time."""
     max_state_bytes: int = 4 << 30
-    """Memory of the language model's states of those answers."""
+    """Maximum size of the KV cache of these answers."""
     preempt_after_tokens: int = 32
-    """Tokens after which an answer makes room where others wait."""
+    """Number of tokens after which an answer is preempted if others wait."""
     max_new_tokens: int = 2048
-    """Most tokens of one answer that a request may ask for."""
+    """Maximum number of tokens of one answer that a request may ask for."""
     max_frames: int = 2000
-    """Most frames of a window that a request may ask for."""
+    """Maximum number of frames of a window that a request may ask for."""
     max_open_videos: int = 16
-    """Videos that stay open with what was made of them, for the next question."""
+    """Maximum number of idle videos that stay open with their tokens."""
     job_workers: int = 2
-    """Jobs that run at once."""
+    """Number of jobs that run at the same time."""
     max_waiting_jobs: int = 100
-    """Jobs that wait; more are turned away with 429."""
+    """Maximum number of waiting jobs; further jobs get 429."""
     max_kept_jobs: int = 1000
-    """Jobs that are remembered after they have ended; the oldest go first."""
+    """Maximum number of finished jobs that are kept; the oldest are deleted first."""

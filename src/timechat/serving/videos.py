@@ -1,7 +1,9 @@
-"""A video that a request names, made into a file that may be opened.
+"""Files of the videos that requests name.
 
-file-…    uploaded before          film-…   in an allowed folder        file://   a path in an allowed folder
-http(s)   fetched, kept a while    data:    written down, kept a while
+name      video                        name      video
+file-…    an upload                    film-…    in an allowed folder, by id
+file://   in an allowed folder         a path    the same, where paths are accepted (`opens_paths`)
+http(s)   fetched and kept for a while data:     written to a file and kept for a while
 """
 
 import hashlib
@@ -15,18 +17,27 @@ from pathlib import Path
 from typing import Any
 
 from timechat.files import UNFINISHED_PATTERN, atomic_write
-from timechat.pipeline.executor import acquire
-from timechat.serving.access import AccessError, Addresses, Folders, Probed, decode_data_url, fetch, probe_safely
-from timechat.serving.errors import ApiError
-from timechat.serving.http.database import Database
+from timechat.serving.access import (
+    AccessError,
+    Addresses,
+    Folders,
+    FolderVideo,
+    Probed,
+    decode_data_url,
+    fetch,
+    probe_safely,
+)
+from timechat.serving.database import Database
+from timechat.serving.errors import RequestError
 from timechat.serving.settings import ServerSettings
 from timechat.video import Frames
 
 _MEDIA_TYPES = {"mp4": "video/mp4", "matroska": "video/x-matroska", "webm": "video/webm", "avi": "video/x-msvideo"}
 _MEDIA_TYPES |= {"mpegts": "video/mp2t", "mpeg": "video/mpeg", "ogg": "video/ogg", "flv": "video/x-flv"}
-_KEPT_SECONDS = 900.0  # that a fetched film stays, for the next question about it
+_KEPT_SECONDS = 900.0  # time that a fetched video is kept after its last use
 _KEPT_BYTES = 10_000_000_000
 _KEPT_PROBES = 10_000
+_POLL_SECONDS = 0.1  # between two checks whether a waiting request was cancelled
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,10 @@ class VideoFile:
     """A video that may be opened.
 
     Attributes:
-        name: As the request names it; told in answers.
-        path: Where it lies on this machine, which nobody is told; None for ready-made frames.
-        frames: Those frames.
-        key: The same for the same content; another once the file changes.
+        name: Name of the video in the request and in its answer.
+        path: Path on this machine, which no client may see; None for frames that came with the request.
+        key: Key of the content; a file that changes gets another key.
+        frames: Frames that came with the request.
     """
 
     name: str
@@ -48,7 +59,7 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class Upload:
-    """The record of an upload."""
+    """The record of an upload; `created_at` is in seconds since 1970."""
 
     id: str
     num_bytes: int
@@ -58,7 +69,7 @@ class Upload:
     video: Probed
 
     def to_dict(self) -> dict[str, Any]:
-        """As OpenAI's API has it, and what video it is."""
+        """Return the file object of OpenAI's API, and the properties of the video."""
         return {
             "id": self.id,
             "object": "file",
@@ -72,22 +83,22 @@ class Upload:
 
 
 class VideoStore:
-    """All videos of a server.
+    """All videos that requests may name.
 
     Attributes:
-        folder: Where uploads lie.
-        folders: The allowed ones.
-        num_arriving: Bytes of uploads that have begun.
+        folder: Folder of the uploads.
+        folders: Allowed folders.
+        num_arriving: Bytes of unfinished uploads.
     """
 
     def __init__(self, settings: ServerSettings, database: Database) -> None:
-        """Look for what is there; debris of a server that was killed is removed."""
+        """Read the records of uploads; remove unfinished files of a server that was killed."""
         self._settings, self._database = settings, database
         self.folder = settings.data / "uploads"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folders = Folders(settings.folders)
         self._addresses = Addresses(settings.hosts, allows_private=settings.allows_private)
-        self._kept = FetchedFiles(settings.data / "fetched")
+        self._fetched = FetchedFiles(settings.data / "fetched")
         self._probes: dict[str, Probed] = {}
         self._lock = threading.Lock()
         self.num_arriving = 0
@@ -105,22 +116,23 @@ class VideoStore:
 
     @property
     def num_bytes(self) -> int:
-        """Of all uploads."""
+        """Size of all uploads together."""
         return sum(file.num_bytes for file in list(self._files.values()))
 
     def uploads(self) -> list[Upload]:
-        """All uploads, the newest first."""
+        """Return all uploads, the newest first."""
         return sorted(self._files.values(), key=lambda file: -file.created_at)
 
     def new_path(self) -> Path:
-        """A path for an upload that has begun."""
+        """Return a path for an upload that begins."""
         return self.folder / f".{secrets.token_hex(8)}.unfinished"
 
     def store_upload(self, unfinished: Path, filename: str, purpose: str) -> Upload:
-        """Take an upload in that has arrived whole.
+        """Store a complete upload.
 
         Raises:
-            VideoError, AccessError: It is no video, or a longer or larger one than is allowed.
+            VideoError: It is not a video.
+            AccessError: It is longer or larger than allowed.
         """
         probed = probe_safely(unfinished, self._settings.limits)
         file_id = f"file-{secrets.token_hex(12)}"
@@ -135,22 +147,22 @@ class VideoStore:
         """Remove an upload.
 
         Raises:
-            ApiError: There is none, or it is a film of a folder.
+            RequestError: There is no upload of that id.
         """
         if file_id.startswith("film-"):
             self.folders.find(file_id)
-            raise ApiError(403, "films of the server's own folders cannot be deleted here", "file_id")
+            raise RequestError(403, "videos of the server's own folders cannot be deleted here", "file_id")
         self.upload(file_id)
         self._forget(file_id)
 
     def upload(self, file_id: str) -> Upload:
-        """The record of an upload.
+        """Return the record of an upload.
 
         Raises:
-            ApiError: There is none of that id.
+            RequestError: There is no upload of that id.
         """
         if file_id not in self._files:
-            raise ApiError(404, f"there is no file {file_id[:40]!r}; upload it first", "file_id", "file_not_found")
+            raise RequestError(404, f"there is no file {file_id[:40]!r}; upload it first", "file_id", "file_not_found")
         return self._files[file_id]
 
     def _forget(self, file_id: str) -> None:
@@ -161,109 +173,92 @@ class VideoStore:
     # --------------------------------------------------------------------------------------------------- finding
 
     def list_files(self) -> list[dict[str, Any]]:
-        """Uploads, then the films of the folders, as the API lists them."""
+        """Return the file objects of all uploads, then of the videos in the allowed folders."""
         return [file.to_dict() for file in self.uploads()] + [
-            self._folder_record(film.id, film.name, film.num_bytes, film.modified, None)
-            for film in self.folders.videos()
+            _folder_record(video, None) for video in self.folders.videos()
         ]
 
     def record(self, file_id: str) -> dict[str, Any]:
-        """One of them, with what video it is."""
+        """Return the file object of one of them, with the properties of the video."""
         if not file_id.startswith("film-"):
             return self.upload(file_id).to_dict()
-        film = self.folders.find(file_id)
-        probed = self.probe(_local(film.name, film.path))
-        return self._folder_record(film.id, film.name, film.num_bytes, film.modified, probed.to_dict())
-
-    def _folder_record(
-        self, film_id: str, name: str, num_bytes: int, modified: float, video: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        return {
-            "id": film_id,
-            "object": "file",
-            "bytes": num_bytes,
-            "created_at": int(modified),
-            "filename": name,
-            "purpose": "library",
-            "status": "processed",
-            "video": video,
-        }
+        video = self.folders.find(file_id)
+        return _folder_record(video, self.probe(_local_file(video.name, video.path)))
 
     def by_id(self, file_id: str) -> tuple[VideoFile, str]:
-        """A film of the server by its id, and the name of its file.
+        """Return the video of an id, and the name of its file.
 
         Raises:
-            ApiError, AccessError: There is none.
+            RequestError: There is no upload of that id.
+            AccessError: There is no video of that id in the allowed folders.
         """
         if file_id.startswith("film-"):
-            film = self.folders.find(file_id)
-            return _local(file_id, film.path), film.name
+            video = self.folders.find(file_id)
+            return _local_file(file_id, video.path), video.name
         upload = self.upload(file_id)
         return VideoFile(file_id, self.folder / file_id, file_id), upload.filename
 
     @contextmanager
     def open(self, name: str, is_cancelled: Callable[[], bool] = lambda: False) -> Iterator[VideoFile]:
-        """Lend the file that a request names, for as long as the block lasts.
+        """Find the file of a video, fetch it if needed, probe it, and keep it for a `with` block.
 
         Args:
-            name: `file-…`, `film-…`, or an address: `file://`, `http(s)://`, `data:`.
-            is_cancelled: Asked while the film is fetched or waited for.
+            name: `file-…`, `film-…`, or an address: `file://`, `http(s)://`, `data:`. With `opens_paths`: a path in an
+                allowed folder, or an `http(s)://` address.
+            is_cancelled: Function that returns True to end fetching or waiting.
 
         Raises:
-            ApiError, AccessError, VideoError: It may not be opened, is not there, or is no video.
+            AccessError: The video may not be opened or is not there.
+            RequestError: The name is not the name of a video.
+            VideoError: The file is not a video.
         """
         scheme = name.split(":", 1)[0].lower() if ":" in name[:12] else ""
         if scheme in ("http", "https"):
-            with self._kept.acquire(name, lambda path: self._fetch(name, path, is_cancelled), is_cancelled) as path:
-                yield self._checked(VideoFile(name, path, _key_of(path)))
+            with self._fetched.acquire(name, lambda path: self._fetch(name, path, is_cancelled), is_cancelled) as path:
+                yield self._probed(_local_file(name, path))
+        elif self._settings.opens_paths or scheme == "file":
+            yield self._probed(_local_file(name, self.folders.resolve(name)))
         elif scheme == "data":
-            with self._kept.acquire(name, lambda path: self._write_inline(name, path), is_cancelled) as path:
-                yield self._checked(VideoFile(f"{name[: name.find(';')]}", path, _key_of(path)))
-        elif scheme == "file":
-            yield self._checked(_local(name, self.folders.resolve(name)))
+            with self._fetched.acquire(name, lambda path: self._write_inline(name, path), is_cancelled) as path:
+                yield self._probed(_local_file(name[: name.find(";")], path))
         elif name.startswith(("file-", "film-")):
-            yield self._checked(self.by_id(name)[0])
+            yield self._probed(self.by_id(name)[0])
         else:
-            raise ApiError(
+            raise RequestError(
                 400,
-                f"{name[:80]!r} names no video; give the id of an upload (file-…), of a film in the server's folders "
+                f"{name[:80]!r} names no video; give the id of an upload (file-…), of a video in the server's folders "
                 "(film-…), or an http(s), file:// or data: address",
                 "video",
             )
 
     def delete_expired(self) -> None:
-        """Remove fetched films that nobody has asked about for a while; to be called now and then."""
-        self._kept.delete_expired()
+        """Delete fetched videos that were not used for a while; call it from time to time."""
+        self._fetched.delete_expired()
 
-    def probe(self, film: VideoFile) -> Probed:
-        """Find out what a film is; remembered until its file changes."""
-        assert film.path is not None
-        if film.key in self._files:
-            return self._files[film.key].video
-        known = self._probes.get(film.key)
+    def probe(self, file: VideoFile) -> Probed:
+        """Return the properties of a video; they are kept until its file changes."""
+        assert file.path is not None
+        if file.key in self._files:
+            return self._files[file.key].video
+        known = self._probes.get(file.key)
         if known is None:
-            known = probe_safely(film.path, self._settings.limits)
+            known = probe_safely(file.path, self._settings.limits)
             with self._lock:
                 if len(self._probes) >= _KEPT_PROBES:
                     self._probes.clear()
-                self._probes[film.key] = known
+                self._probes[file.key] = known
         return known
 
-    def media_type(self, film: VideoFile) -> str:
-        """Media type of a film, by its content."""
-        formats = set(self.probe(film).format.split(","))
+    def media_type(self, file: VideoFile) -> str:
+        """Return the media type of a video, by its content."""
+        formats = set(self.probe(file).format.split(","))
         return next((kind for name, kind in _MEDIA_TYPES.items() if name in formats), "application/octet-stream")
 
-    def _checked(self, film: VideoFile) -> VideoFile:
-        self.probe(film)
-        return film
+    def _probed(self, file: VideoFile) -> VideoFile:
+        self.probe(file)
+        return file
 
     def _fetch(self, address: str, path: Path, is_cancelled: Callable[[], bool]) -> None:
-        if not self._settings.hosts:
-            raise AccessError(
-                "this server fetches no films from the web; upload the film, or start the server with --allow-host",
-                "forbidden",
-            )
         fetch(address, path, self._addresses, self._settings.limits, is_cancelled=is_cancelled)
 
     def _write_inline(self, address: str, path: Path) -> None:
@@ -273,7 +268,7 @@ class VideoStore:
 
 
 class FetchedFiles:
-    """Files that were made of an address and are kept a while; none is removed while somebody uses it."""
+    """Files that were made from addresses and are kept for a while; a file that is in use is not deleted."""
 
     def __init__(self, folder: Path) -> None:
         """Begin with an empty folder."""
@@ -282,52 +277,63 @@ class FetchedFiles:
         for path in folder.iterdir():
             if path.is_file():
                 path.unlink()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._files: dict[str, _FetchedFile] = {}
 
     @contextmanager
     def acquire(self, address: str, make: Callable[[Path], None], is_cancelled: Callable[[], bool]) -> Iterator[Path]:
-        """Lend the file of an address, which `make` writes where it is not there.
+        """Keep the file of an address for a `with` block; `make` writes the file if it does not exist.
 
         Raises:
-            AccessError: It is cancelled while somebody else makes the file; and whatever `make` raises.
+            AccessError: The request was cancelled while another request made the file. Errors of `make` pass through.
         """
-
-        def check() -> None:
-            if is_cancelled():
-                raise AccessError("waiting for the file was cancelled", "unreachable")
-
         digest = hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
-        with self._lock:
-            kept = self._files.setdefault(digest, _FetchedFile(self._folder / digest))
-            kept.num_users += 1
+        with self._changed:
+            file = self._files.setdefault(digest, _FetchedFile(self._folder / digest))
+            file.num_users += 1
         try:
-            with acquire(kept.lock, check):  # who asks for the same at the same time waits for it
-                if not kept.path.is_file():
-                    make(kept.path)
-            yield kept.path
+            with self._exclusive(file, is_cancelled):
+                if not file.path.is_file():
+                    make(file.path)
+            yield file.path
         finally:
-            with self._lock:
-                kept.num_users -= 1
-                kept.used = time.monotonic()
+            with self._changed:
+                file.num_users -= 1
+                file.used = time.monotonic()
             self.delete_expired()
 
+    @contextmanager
+    def _exclusive(self, file: "_FetchedFile", is_cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Let one request at a time make a file; the others wait."""
+        with self._changed:
+            while file.is_busy:
+                if is_cancelled():
+                    raise AccessError("waiting for the file was cancelled", "unreachable")
+                self._changed.wait(_POLL_SECONDS)
+            file.is_busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                file.is_busy = False
+                self._changed.notify_all()
+
     def delete_expired(self) -> None:
-        """Remove what nobody uses and is old, or too much."""
-        with self._lock:
-            idle = sorted((kept.used, digest) for digest, kept in self._files.items() if not kept.num_users)
-            total = sum(kept.num_bytes for kept in self._files.values())
+        """Delete files that are not in use and are old, or too many."""
+        with self._changed:
+            idle = sorted((file.used, digest) for digest, file in self._files.items() if not file.num_users)
+            total = sum(file.num_bytes for file in self._files.values())
             for used, digest in idle:
-                kept = self._files[digest]
-                if total > _KEPT_BYTES or time.monotonic() - used > _KEPT_SECONDS or not kept.num_bytes:
-                    total -= kept.num_bytes
-                    kept.path.unlink(missing_ok=True)
+                file = self._files[digest]
+                if total > _KEPT_BYTES or time.monotonic() - used > _KEPT_SECONDS or not file.num_bytes:
+                    total -= file.num_bytes
+                    file.path.unlink(missing_ok=True)
                     del self._files[digest]
 
 
 class _FetchedFile:
     def __init__(self, path: Path) -> None:
-        self.path, self.lock = path, threading.Lock()
+        self.path, self.is_busy = path, False
         self.num_users, self.used = 0, time.monotonic()
 
     @property
@@ -335,13 +341,23 @@ class _FetchedFile:
         return self.path.stat().st_size if self.path.is_file() else 0
 
 
-def _local(name: str, path: Path) -> VideoFile:
-    return VideoFile(name, path, _key_of(path))
-
-
-def _key_of(path: Path) -> str:
+def _local_file(name: str, path: Path) -> VideoFile:
     status = path.stat()
-    return f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    return VideoFile(name, path, f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}")
+
+
+def _folder_record(video: FolderVideo, probed: Probed | None) -> dict[str, Any]:
+    """Return the file object of a video in an allowed folder."""
+    return {
+        "id": video.id,
+        "object": "file",
+        "bytes": video.num_bytes,
+        "created_at": int(video.modified),
+        "filename": video.name,
+        "purpose": "library",
+        "status": "processed",
+        "video": None if probed is None else probed.to_dict(),
+    }
 
 
 def _from_record(record: dict[str, Any]) -> Upload:

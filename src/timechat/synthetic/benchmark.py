@@ -21,7 +21,7 @@ from timechat.evaluation.metrics.highlights import CLIP_SECONDS
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.tables import MetricTable, Table, group_names
 from timechat.synthetic.captions import correct_readings, read_caption
-from timechat.synthetic.folder import SyntheticVideo, read_videos
+from timechat.synthetic.folder import StoredVideo, read_videos
 from timechat.synthetic.scene import Level, write_scene
 from timechat.synthetic.wording import with_speech
 
@@ -71,7 +71,7 @@ def tells_speech(question: str) -> bool:
     return question.startswith(_SPEECH)
 
 
-def _sample(video: SyntheticVideo, record: Record, source: BenchmarkFiles) -> Sample:
+def _sample(video: StoredVideo, record: Record, source: BenchmarkFiles) -> Sample:
     groups: tuple[str, ...] = (video.part,)
     question = record.turns[0][0] if source.own_wording else None
     if record.task == "grounding":
@@ -90,13 +90,13 @@ def _sample(video: SyntheticVideo, record: Record, source: BenchmarkFiles) -> Sa
     )
 
 
-def _span_row(video: SyntheticVideo, record: Record) -> dict[str, Any]:
+def _span_row(video: StoredVideo, record: Record) -> dict[str, Any]:
     event = record.events[0]
     span = [event.start, event.end]
     return {"id": record.id, "image_id": video.video, "caption": record.query, "timestamp": span}
 
 
-def _caption_row(video: SyntheticVideo, record: Record) -> dict[str, Any]:
+def _caption_row(video: StoredVideo, record: Record) -> dict[str, Any]:
     return {
         "image_id": video.video,
         "id": record.id,
@@ -106,7 +106,7 @@ def _caption_row(video: SyntheticVideo, record: Record) -> dict[str, Any]:
     }
 
 
-def _highlight_row(video: SyntheticVideo, record: Record) -> dict[str, Any]:
+def _highlight_row(video: StoredVideo, record: Record) -> dict[str, Any]:
     moments: Sequence[Mapping[str, float]] = record.extra.get("moments", ())
     return {
         "qid": record.id,
@@ -124,7 +124,7 @@ _GROUND_TRUTH = {"grounding": _span_row, "dense_caption": _caption_row, "highlig
 # ------------------------------------------------------------------------------------------------- questions
 
 
-def _questions(video: SyntheticVideo, record: Record, others: Sequence[str]) -> Iterator[Sample]:
+def _questions(video: StoredVideo, record: Record, others: Sequence[str]) -> Iterator[Sample]:
     question, answer = record.turns[0]
     common: dict[str, Any] = {
         "video": video.video,
@@ -149,7 +149,7 @@ def _options(record_id: str, answer: str, others: Sequence[str]) -> tuple[str, .
     return tuple(options)
 
 
-def _answers_by_kind(videos: Sequence[SyntheticVideo]) -> dict[str, list[str]]:
+def _answers_by_kind(videos: Sequence[StoredVideo]) -> dict[str, list[str]]:
     found: dict[str, dict[str, str]] = {}
     for video in videos:
         for record in video.records:

@@ -17,7 +17,7 @@ TRUTH_FILE = "truth.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class SyntheticEvent:
+class StoredEvent:
     """An event of a synthetic video.
 
     Attributes:
@@ -46,7 +46,7 @@ class SyntheticEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class SyntheticVideo:
+class StoredVideo:
     """A synthetic video, short or long, and its records.
 
     Attributes:
@@ -64,7 +64,7 @@ class SyntheticVideo:
     duration: float
     level: Level
     part: str
-    events: tuple[SyntheticEvent, ...]
+    events: tuple[StoredEvent, ...]
     records: tuple[Record, ...]
 
     def kind(self, record: Record) -> str:
@@ -73,7 +73,7 @@ class SyntheticVideo:
         return next((event.kind for event in self.events if event.id in asked), "absent")
 
 
-def read_videos(folder: Path, *, tasks: Sequence[str] | None = None, limit: int | None = None) -> list[SyntheticVideo]:
+def read_videos(folder: Path, *, tasks: Sequence[str] | None = None, limit: int | None = None) -> list[StoredVideo]:
     """Read a folder that `timechat data draw` has written.
 
     Args:
@@ -110,7 +110,7 @@ def _read_scripts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield str(script["id"]), script
 
 
-def _video(folder: Path, video: str, records: tuple[Record, ...], script: dict[str, Any] | None) -> SyntheticVideo:
+def _video(folder: Path, video: str, records: tuple[Record, ...], script: dict[str, Any] | None) -> StoredVideo:
     if script is None:
         raise DataError(f"{folder / TRUTH_FILE} has no script for {video}; draw the folder again")
     events = tuple(_chain_events(script) if "films" in script else _scene_events(script))
@@ -122,7 +122,7 @@ def _video(folder: Path, video: str, records: tuple[Record, ...], script: dict[s
                 f"{folder / RECORDS_FILE}: record {record.id!r} names the events {strange}, but the script of {video} "
                 f"has {', '.join(sorted(known))}; draw the folder again"
             )
-    return SyntheticVideo(
+    return StoredVideo(
         video=video,
         path=folder / video,
         duration=float(script["duration"]),
@@ -133,20 +133,20 @@ def _video(folder: Path, video: str, records: tuple[Record, ...], script: dict[s
     )
 
 
-def _scene_events(script: dict[str, Any]) -> Iterator[SyntheticEvent]:
+def _scene_events(script: dict[str, Any]) -> Iterator[StoredEvent]:
     return (_event(happening, script["things"]) for happening in script["happenings"])
 
 
-def _chain_events(script: dict[str, Any]) -> Iterator[SyntheticEvent]:
+def _chain_events(script: dict[str, Any]) -> Iterator[StoredEvent]:
     """Events of a long video, a chain of short ones, in its own times and with identifiers that are unique in it."""
     for number, (scene, offset) in enumerate(zip(script["films"], script["offsets"], strict=True)):
         for event in _scene_events(scene):
             yield replace(event, id=event_id(number, event.id), start=offset + event.start, end=offset + event.end)
 
 
-def _event(happening: dict[str, Any], things: Sequence[dict[str, Any]]) -> SyntheticEvent:
+def _event(happening: dict[str, Any], things: Sequence[dict[str, Any]]) -> StoredEvent:
     cast = [happening["thing"], *([] if happening["other"] is None else [happening["other"]])]
-    return SyntheticEvent(
+    return StoredEvent(
         id=str(happening["id"]),
         kind=str(happening["kind"]),
         start=float(happening["start"]),

@@ -1,4 +1,4 @@
-"""Servers on this machine that answer as a test says, well-behaved or not."""
+"""Servers on this machine with responses that a test chooses."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Server:
 
 
 def sending(head: str, body: bytes = b"") -> Callable[[socket.socket, str], None]:
-    """Sends lines of a head, separated by `|`, and a body, to whoever asks."""
+    """Return a function that sends the lines of a head, separated by `|`, and a body."""
     data = head.replace("|", "\r\n").encode("latin-1") + b"\r\n\r\n" + body
 
     def answer(connection: socket.socket, _request: str) -> None:

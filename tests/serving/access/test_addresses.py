@@ -28,7 +28,7 @@ PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *ips: str) -> list[str]:
-    """Lets every name lead to these; gives the names that are asked for."""
+    """Resolve every name to these IP addresses; return the names that are looked up."""
     asked = list[str]()
     monkeypatch.setattr(addresses, "resolve", lambda host, _: asked.append(host) or list(ips))
     return asked
@@ -43,18 +43,14 @@ def reason_of(url: str, *allowed: str, allows_private: bool = False) -> str | No
 
 
 @pytest.mark.parametrize("ip", PRIVATE)
-def test_a_name_that_leads_into_a_private_network_is_refused_unless_that_is_allowed(
-    ip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_of_private_addresses_need_allow_private(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, "8.8.8.8", ip)
     assert reason_of("http://example.org/a.mp4") == "forbidden"
     assert reason_of("http://example.org/a.mp4", allows_private=True) is None
 
 
 @pytest.mark.parametrize("ip", UNUSABLE)
-def test_link_local_multicast_and_reserved_addresses_are_refused_always(
-    ip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_link_local_and_reserved_addresses_are_always_refused(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, ip)
     assert reason_of("http://example.org/a.mp4") == "forbidden"
     assert reason_of("http://example.org/a.mp4", allows_private=True) == "forbidden"
@@ -77,7 +73,7 @@ def test_teredo_of_a_private_client_is_private() -> None:
         *("256.1.1.1", "017700000001", "0xA9FEA9FE", "example.0x7f"),
     ],
 )
-def test_odd_spellings_of_ipv4_are_no_addresses(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_spellings_of_ipv4_are_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = resolving(monkeypatch, "8.8.8.8")
     assert reason_of(f"http://{host}/") == "bad_address"
     assert reason_of(f"http://{host}/", allows_private=True) == "bad_address"
@@ -102,7 +98,7 @@ def test_odd_spellings_of_ipv4_are_no_addresses(host: str, monkeypatch: pytest.M
         ),
     ],
 )
-def test_written_private_addresses_are_forbidden_however_they_are_spelled(url: str) -> None:
+def test_private_addresses_are_forbidden_in_every_spelling(url: str) -> None:
     assert reason_of(url) == "forbidden"
 
 
@@ -141,9 +137,7 @@ def test_written_private_addresses_are_forbidden_however_they_are_spelled(url: s
         *("http://ex%61mple.org/", "http://example.org/\ud800", "http://*/", "http://exam ple.org"),
     ],
 )
-def test_an_address_that_is_none_is_told_apart_before_any_name_is_looked_up(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_malformed_address_is_refused_without_a_lookup(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = resolving(monkeypatch, "8.8.8.8")
     assert reason_of(url) == "bad_address"
     assert asked == []
@@ -192,18 +186,18 @@ def test_a_host_is_allowed_by_its_entry(
 @pytest.mark.parametrize(
     "entry", ["", "ftp://example.org", "exa mple.org", "a@b", "http://x/path", "*.*.org", "2130706433"]
 )
-def test_an_entry_that_is_no_host_is_misuse(entry: str) -> None:
+def test_an_entry_that_is_not_a_host_is_an_error(entry: str) -> None:
     with pytest.raises(ValueError, match="cannot be allowed as a host"):
         Addresses([entry])
 
 
-def test_nothing_is_fetched_where_nothing_was_allowed() -> None:
-    with pytest.raises(AccessError, match="no host was allowed") as caught:
+def test_without_hosts_every_address_is_refused() -> None:
+    with pytest.raises(AccessError, match="no host is allowed") as caught:
         Addresses().check("https://example.org/a.mp4")
     assert caught.value.reason == "forbidden"
 
 
-def test_an_address_is_taken_apart_into_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_is_split_into_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, "8.8.8.8", "2606:4700::1111")
     found = Addresses(["*"]).check("https://Bücher.example:8443/ä b".replace(" ", "%20") + "/c.mp4?x=%41&y=ö#t=5")
     assert (found.scheme, found.host, found.port) == ("https", "xn--bcher-kva.example", 8443)
@@ -220,7 +214,7 @@ def test_an_unknown_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None
     assert reason_of("https://nowhere.example/") == "unreachable"
 
 
-def test_a_name_that_is_not_found_in_time_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_name_lookup_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.1)
     monkeypatch.setattr(addresses, "resolve", lambda *_: time.sleep(1) or ["8.8.8.8"])
     began = time.monotonic()
@@ -228,6 +222,6 @@ def test_a_name_that_is_not_found_in_time_is_unreachable(monkeypatch: pytest.Mon
     assert time.monotonic() - began < 0.9
 
 
-def test_the_systems_own_answer_for_localhost_is_private() -> None:
+def test_localhost_resolves_to_private_addresses() -> None:
     assert reason_of("http://localhost:8000/") == "forbidden"
     assert reason_of("http://localhost:8000/", allows_private=True) is None

@@ -18,7 +18,7 @@ HERE = Addresses(["*"], allows_private=True)
 
 
 def refusal(url: str, folder: Path, limits: Limits | None = None, allowed: Addresses = HERE) -> tuple[str, str]:
-    """Reason and message with which fetching fails, having left nothing behind."""
+    """Return reason and message of a failed download, which leaves no file."""
     with pytest.raises(AccessError) as caught:
         fetch(url, folder / "video", allowed, limits or Limits())
     assert list(folder.iterdir()) == []
@@ -32,7 +32,7 @@ def whole(body: bytes = VIDEO, more: str = "") -> Callable[[socket.socket, str],
 # ── What arrives, and what is asked ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_video_arrives_whole(tmp_path: Path) -> None:
+def test_a_video_is_downloaded_completely(tmp_path: Path) -> None:
     with Server(whole()) as server:
         fetched = fetch(f"{server.url}/a%20b/film%20.mp4?x=1#t=3", tmp_path / "video", HERE, Limits())
     url = f"{server.url}/a%20b/film%20.mp4?x=1"
@@ -74,9 +74,7 @@ def test_an_earlier_file_stays_when_fetching_fails(tmp_path: Path) -> None:
 # ── Where it comes from ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_connection_goes_to_what_was_checked_though_the_name_leads_elsewhere_a_moment_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_connection_goes_to_the_checked_ip_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [["8.8.8.8"], ["127.0.0.1"], ["127.0.0.1"]]
     monkeypatch.setattr(addresses, "resolve", lambda *_: answers.pop(0))
     tried = list[object]()
@@ -95,9 +93,7 @@ def test_the_connection_goes_to_what_was_checked_though_the_name_leads_elsewhere
     assert len(answers) == 2  # the name was looked up once
 
 
-def test_a_name_that_cannot_be_looked_up_again_is_still_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_is_looked_up_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.1"])
     with Server(whole()) as server:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a second look-up"))
@@ -105,9 +101,7 @@ def test_a_name_that_cannot_be_looked_up_again_is_still_fetched(
     assert f"Host: pinned.example:{server.port}" in server.requests[0]
 
 
-def test_the_next_checked_address_is_tried_where_the_first_does_not_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_ip_address_is_tried_if_the_first_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "resolve", lambda *_: ["127.0.0.2", "127.0.0.1"])
     with Server(whole()) as server:
         fetch(f"http://two.example:{server.port}/", tmp_path / "video", HERE, Limits())
@@ -160,7 +154,7 @@ def _public_at_first(seen: list[str]) -> str:
         ("", "unreachable"),
     ],
 )
-def test_every_redirect_is_checked_anew(location: str, reason: str, tmp_path: Path) -> None:
+def test_every_redirect_is_checked_again(location: str, reason: str, tmp_path: Path) -> None:
     with Server(sending(f"HTTP/1.1 302 Found|Location: {location}")) as server:
         allowed = Addresses(["127.0.0.1"], allows_private=True)
         assert refusal(server.url, tmp_path, allowed=allowed)[0] == reason
@@ -176,18 +170,18 @@ def test_five_redirects_are_followed_and_no_more(tmp_path: Path) -> None:
 # ── How much, how slowly, in which form ─────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_announced_as_too_large_is_not_read(tmp_path: Path) -> None:
+def test_a_file_with_too_large_a_length_is_not_read(tmp_path: Path) -> None:
     with Server(sending("HTTP/1.1 200 OK|Content-Length: 1001")) as server:
         assert refusal(server.url, tmp_path, Limits(max_bytes=1000))[0] == "too_large"
 
 
-def test_as_many_bytes_as_are_allowed_are_read(tmp_path: Path) -> None:
+def test_a_body_of_the_maximum_size_is_read(tmp_path: Path) -> None:
     with Server(whole()) as server:
         fetch(server.url, tmp_path / "video", HERE, Limits(max_bytes=len(VIDEO)))
 
 
 @pytest.mark.parametrize("head", ["Transfer-Encoding: chunked", "Content-Length: nonsense", "X: y"])
-def test_what_turns_out_too_large_is_given_up(head: str, tmp_path: Path) -> None:
+def test_a_file_that_grows_too_large_is_refused(head: str, tmp_path: Path) -> None:
     sent = [0]
 
     def endless(connection: socket.socket, request: str) -> None:
@@ -205,7 +199,7 @@ def test_what_turns_out_too_large_is_given_up(head: str, tmp_path: Path) -> None
     "start",
     ["", "HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"],
 )
-def test_a_slow_drip_is_given_up_in_time_wherever_it_drips(start: str, tmp_path: Path) -> None:
+def test_a_slow_response_times_out_in_head_and_body(start: str, tmp_path: Path) -> None:
     def drip(connection: socket.socket, _request: str) -> None:
         connection.sendall(start.encode())
         while True:
@@ -218,7 +212,7 @@ def test_a_slow_drip_is_given_up_in_time_wherever_it_drips(start: str, tmp_path:
         assert 0.5 < time.monotonic() - began < 2
 
 
-def test_a_silent_server_is_given_up_in_time(tmp_path: Path) -> None:
+def test_a_silent_server_times_out(tmp_path: Path) -> None:
     with Server(lambda *_: time.sleep(5)) as server:
         began = time.monotonic()
         assert refusal(server.url, tmp_path, Limits(fetch_timeout=0.5))[0] == "unreachable"
@@ -267,7 +261,7 @@ def test_compressed_bodies_are_refused(head: str, tmp_path: Path) -> None:
         ("HTTP/1.1 200 OK|X: " + "y" * 70_000, "unreachable"),
     ],
 )
-def test_other_answers_are_told_by_their_reason(answer: str, reason: str, tmp_path: Path) -> None:
+def test_other_statuses_have_their_reason(answer: str, reason: str, tmp_path: Path) -> None:
     with Server(sending(answer)) as server:
         assert refusal(server.url, tmp_path)[0] == reason
 
@@ -298,7 +292,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A server's side; on ours, its certificate is trusted, and every name leads to this machine."""
+    """TLS context of a server; its certificate is trusted, and every name resolves to this machine."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.names = list[str | None]()
@@ -308,9 +302,7 @@ def tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     return context
 
 
-def test_a_certificate_is_checked_for_the_hosts_name_though_the_connection_goes_to_an_ip(
-    tls: ssl.SSLContext, tmp_path: Path
-) -> None:
+def test_a_certificate_is_checked_for_the_name_of_the_host(tls: ssl.SSLContext, tmp_path: Path) -> None:
     with Server(whole(), tls=tls) as server:
         fetch(f"https://video.example:{server.port}/a", tmp_path / "video", HERE, Limits())
         (tmp_path / "video").unlink()
@@ -320,7 +312,7 @@ def test_a_certificate_is_checked_for_the_hosts_name_though_the_connection_goes_
     assert len(server.requests) == 1
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_an_untrusted_certificate_is_refused(
     tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
@@ -347,7 +339,7 @@ def test_a_redirect_from_http_to_https_is_followed(tls: ssl.SSLContext, tmp_path
             assert fetch(plain.url, tmp_path / "video", HERE, Limits()).url == location
 
 
-def test_a_slow_drip_is_given_up_in_time_through_tls_too(tls: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_slow_response_times_out_with_tls_too(tls: ssl.SSLContext, tmp_path: Path) -> None:
     def drip(connection: socket.socket, request: str) -> None:
         sending("HTTP/1.1 200 OK|Content-Length: 1000")(connection, request)
         while True:

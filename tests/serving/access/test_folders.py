@@ -80,9 +80,7 @@ def test_paths_and_addresses_of_files_inside_are_found(allowed: Folders, house: 
         *("{house}/door/b.mp4", "{house}/allowed", ".", "~/film.mp4"),
     ],
 )
-def test_what_is_outside_is_forbidden_in_the_same_words_whether_it_exists_or_not(
-    named: str, allowed: Folders, house: Path
-) -> None:
+def test_the_message_for_a_path_outside_is_always_the_same(named: str, allowed: Folders, house: Path) -> None:
     reason, message = refusal(allowed, named.format(house=house))
     if named == "~/film.mp4":  # no home is put in its place: it would be a folder named ~
         assert reason == "not_found"
@@ -93,13 +91,13 @@ def test_what_is_outside_is_forbidden_in_the_same_words_whether_it_exists_or_not
     assert "secret" not in message
 
 
-def test_a_path_outside_is_refused_without_a_look_at_it(allowed: Folders, house: Path, monkeypatch) -> None:
+def test_a_path_outside_is_refused_without_disk_access(allowed: Folders, house: Path, monkeypatch) -> None:
     monkeypatch.setattr(os.path, "realpath", lambda path: pytest.fail(f"looked at {path}"))
     assert refusal(allowed, str(house / "door" / "b.mp4"))[0] == "forbidden"
 
 
 @pytest.mark.parametrize("named", ["nothing.mp4", "deep", "pipe.mp4", "loop.mp4", "b.mp4/c", "a" * 3000])
-def test_what_is_no_file_inside_is_not_found(named: str, allowed: Folders) -> None:
+def test_a_missing_file_inside_is_not_found(named: str, allowed: Folders) -> None:
     assert refusal(allowed, named) == ("not_found", "there is no such file in the allowed folders")
 
 
@@ -111,36 +109,36 @@ def test_what_is_no_file_inside_is_not_found(named: str, allowed: Folders) -> No
         "file://127.0.0.1/etc/passwd",
     ],
 )
-def test_what_names_no_file_of_this_machine_is_a_bad_address(named: str, allowed: Folders) -> None:
+def test_addresses_of_other_machines_are_refused(named: str, allowed: Folders) -> None:
     assert refusal(allowed, named)[0] == "bad_address"
 
 
-def test_a_socket_and_a_device_are_no_files(tmp_path: Path) -> None:
+def test_sockets_and_devices_are_refused(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s.mp4"))
         assert refusal(Folders([tmp_path]), "s.mp4")[0] == "not_found"
     assert refusal(Folders([Path("/dev")]), "/dev/zero")[0] == "not_found"
 
 
-def test_without_folders_nothing_is_allowed(house: Path) -> None:
+def test_without_folders_every_path_is_refused(house: Path) -> None:
     assert refusal(Folders([]), str(house / "allowed/b.mp4"))[0] == "forbidden"
     assert Folders([]).videos() == []
 
 
-def test_a_folder_that_is_none_is_misuse(house: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder"):
+def test_a_folder_that_does_not_exist_is_an_error(house: Path) -> None:
+    with pytest.raises(ValueError, match="is not a folder"):
         Folders([house / "nothing"])
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         Folders([house / "allowed/b.mp4"])
 
 
-def test_a_folder_may_be_given_by_a_link_and_files_named_by_either(house: Path) -> None:
+def test_files_of_a_linked_folder_are_found_by_both_paths(house: Path) -> None:
     by_link = Folders([house / "door"])
     for folder in ("door", "allowed"):
         assert by_link.resolve(str(house / folder / "b.mp4")) == house / "allowed/b.mp4"
 
 
-def test_a_link_that_later_leads_elsewhere_allows_nothing_new(tmp_path: Path) -> None:
+def test_a_link_that_changes_later_allows_nothing_new(tmp_path: Path) -> None:
     for name in ("one/a.mp4", "two/b.mp4"):
         write(tmp_path / name)
     (tmp_path / "link").symlink_to("one")
@@ -191,7 +189,7 @@ STARTS = st.sampled_from(
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=STARTS, parts=st.lists(NAMES | st.text(max_size=6), max_size=7))
-def test_never_is_anything_outside_opened(start: str, parts: list[str], allowed: Folders, house: Path) -> None:
+def test_no_file_outside_is_opened(start: str, parts: list[str], allowed: Folders, house: Path) -> None:
     try:
         path = allowed.resolve(start.format(house=house) + "/".join(parts))
     except AccessError:
@@ -204,9 +202,7 @@ def test_never_is_anything_outside_opened(start: str, parts: list[str], allowed:
 # ── Films ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_films_are_listed_once_each_in_order_without_hidden_ones_and_what_leads_outside(
-    allowed: Folders, house: Path
-) -> None:
+def test_visible_videos_are_listed_once_in_order(allowed: Folders, house: Path) -> None:
     films = allowed.videos()
     assert [film.name for film in films] == ["b.mp4", "b.mp4", "deep/er/a.MKV", "ä ö%2e.webm"]
     assert {film.path for film in films} == {
@@ -217,46 +213,46 @@ def test_films_are_listed_once_each_in_order_without_hidden_ones_and_what_leads_
     assert (film.num_bytes, film.modified) == (5, film.path.stat().st_mtime)
 
 
-def test_a_film_is_found_by_an_id_that_stays(house: Path) -> None:
+def test_the_id_of_a_video_is_constant(house: Path) -> None:
     films = Folders([house / "allowed"]).videos()
     assert all(len(film.id) == 29 and film.id.startswith("film-") for film in films)
     assert [Folders([house / "allowed"]).find(film.id) for film in films] == films
 
 
-def test_a_film_that_is_new_gone_or_replaced_is_told_as_it_is_now(tmp_path: Path) -> None:
+def test_new_deleted_and_replaced_videos_are_listed_as_they_are(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4")
     allowed = Folders([tmp_path])
     (film,) = allowed.videos()
     (tmp_path / "a.mp4").write_bytes(b"more than before")
     assert allowed.find(film.id).num_bytes == 16
     (tmp_path / "a.mp4").unlink()
-    with pytest.raises(AccessError, match="no such film"):
+    with pytest.raises(AccessError, match="no such video"):
         allowed.find(film.id)
     (tmp_path / "a.mp4").symlink_to("/etc/passwd")
-    with pytest.raises(AccessError, match="no such film"):
+    with pytest.raises(AccessError, match="no such video"):
         allowed.find(film.id)
 
 
-def test_a_film_whose_folder_now_leads_outside_is_gone(tmp_path: Path) -> None:
+def test_a_video_whose_folder_now_leads_outside_is_not_found(tmp_path: Path) -> None:
     write(tmp_path / "allowed/deep/a.mp4")
     write(tmp_path / "outside/a.mp4")
     allowed = Folders([tmp_path / "allowed"])
     (film,) = allowed.videos()
     (tmp_path / "allowed/deep").rename(tmp_path / "allowed/.old")
     (tmp_path / "allowed/deep").symlink_to("../outside")
-    with pytest.raises(AccessError, match="no such film"):
+    with pytest.raises(AccessError, match="no such video"):
         allowed.find(film.id)
     assert allowed.videos() == []
 
 
 @pytest.mark.parametrize("film_id", ["", "film-", "film-" + "0" * 24, "../a.mp4", "film-" + "0" * 24 + "\n", "\ud800"])
-def test_an_unknown_film_is_not_found(film_id: str, allowed: Folders) -> None:
+def test_an_unknown_video_id_is_not_found(film_id: str, allowed: Folders) -> None:
     with pytest.raises(AccessError) as caught:
         allowed.find(film_id)
     assert caught.value.reason == "not_found"
 
 
-def test_the_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(20):
         write(tmp_path / f"{number:02}" / "a.mp4")
     monkeypatch.setattr(folders, "MAX_VIDEOS", 7)
@@ -266,7 +262,7 @@ def test_the_list_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its paths are shorter, and its names are text")
-def test_folders_may_be_nested_deeply_and_have_names_that_are_no_text(tmp_path: Path) -> None:
+def test_deep_folders_and_undecodable_names_are_listed(tmp_path: Path) -> None:
     deep = tmp_path
     for _ in range(150):
         deep = deep / "d"

@@ -24,7 +24,7 @@ def test_base64_is_decoded(url: str) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", range(1, 8))
-def test_size_is_known_to_the_byte_before_decoding(num_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_is_known_exactly_before_decoding(num_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (base64.b64encode(bytes(num_bytes)).decode(), base64.b64encode(bytes(num_bytes)).decode().rstrip("=")):
         url = f"data:video/mp4;base64,{text}"
         assert len(decode_data_url(url, Limits(max_inline_bytes=num_bytes))) == num_bytes
@@ -66,7 +66,7 @@ def test_everything_else_is_a_bad_address(url: str) -> None:
     assert caught.value.reason == "bad_address"
 
 
-def test_kinds_are_the_callers_choice() -> None:
+def test_the_caller_chooses_the_media_types() -> None:
     assert decode_data_url(f"data:image/jpeg;base64,{TEXT}", Limits(), kinds=("image/",)) == VIDEO
     with pytest.raises(AccessError, match=r"must hold image/jpeg$"):
         decode_data_url(f"data:image/jpeg2;base64,{TEXT}", Limits(), kinds=("image/jpeg",))

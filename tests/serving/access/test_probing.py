@@ -31,7 +31,7 @@ def refusal(path: Path, limits: Limits | None = None) -> str:
     return message
 
 
-def test_a_video_is_told(film: Path) -> None:
+def test_the_properties_of_a_video_are_read(film: Path) -> None:
     probed = probe_safely(film, Limits())
     assert probed == Probed(probed.duration, 160, 96, 25.0, True, "mov,mp4,m4a,3gp,3g2,mj2", "h264")
     assert probed.duration == pytest.approx(2, abs=0.1)
@@ -49,14 +49,14 @@ def test_a_video_is_told(film: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["variable rate in Matroska", "transport stream", "VP9 of odd size", "motion JPEG", "MPEG-2"]
 )
-def test_containers_and_codecs_need_nothing_that_was_not_loaded_before(name: str, tmp_path: Path) -> None:
+def test_all_codecs_are_loaded_before_files_are_forbidden(name: str, tmp_path: Path) -> None:
     if RECIPES[name].codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no encoder {RECIPES[name].codec}")
     clip = draw_clip(RECIPES[name], tmp_path / f"clip{RECIPES[name].suffix}")
     assert probe_safely(clip.path, Limits()).width == RECIPES[name].width
 
 
-def test_subtitles_data_and_attachments_beside_the_pictures_are_no_obstacle(film: Path, tmp_path: Path) -> None:
+def test_other_streams_beside_the_video_are_accepted(film: Path, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "all.mkv"), "w") as output, av.open(str(film)) as source:
         pictures = output.add_stream_from_template(source.streams.video[0])
         output.add_attachment("font.ttf", "font/ttf", b"font")
@@ -67,7 +67,7 @@ def test_subtitles_data_and_attachments_beside_the_pictures_are_no_obstacle(film
     assert not probe_safely(tmp_path / "all.mkv", Limits()).has_audio
 
 
-def test_what_is_no_video_is_refused_without_naming_its_path(film: Path, tmp_path: Path) -> None:
+def test_the_message_for_a_broken_video_has_no_path(film: Path, tmp_path: Path) -> None:
     data = film.read_bytes()
     contents = {
         "empty.mp4": b"",
@@ -84,7 +84,7 @@ def test_what_is_no_video_is_refused_without_naming_its_path(film: Path, tmp_pat
     refusal(tmp_path / "nothing.mp4")
     refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe.mp4")
-    assert "is no file" in refusal(tmp_path / "pipe.mp4")
+    assert "is not a regular file" in refusal(tmp_path / "pipe.mp4")
 
 
 def test_damage_anywhere_gives_a_video_or_an_error(film: Path, tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_a_video_that_is_too_long_is_refused(film: Path) -> None:
     assert caught.value.reason == "too_large"
 
 
-def test_pictures_that_are_too_large_are_refused(film: Path) -> None:
+def test_frames_that_are_too_large_are_refused(film: Path) -> None:
     assert probe_safely(film, Limits(max_pixels=160 * 96))
     with pytest.raises(AccessError, match="160x96") as caught:
         probe_safely(film, Limits(max_pixels=160 * 96 - 1))
     assert caught.value.reason == "too_large"
 
 
-def test_a_header_that_promises_a_huge_picture_does_no_harm(tmp_path: Path) -> None:
-    """Uncompressed video of 30000x30000 pixels in AVI, with a header and nothing behind it."""
+def test_a_header_with_a_huge_frame_does_no_harm(tmp_path: Path) -> None:
+    """Return an AVI file of uncompressed frames of 30000x30000 pixels that has only a header."""
     side = 30_000
     stream = b"vids" + bytes(16) + struct.pack("<IIIIII", 1, 25, 0, 1000, 0, 0xFFFFFFFF) + bytes(12)
     picture = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0xFFFFFFFF, 0, 0, 0, 0)
@@ -137,7 +137,7 @@ def test_a_header_that_promises_a_huge_picture_does_no_harm(tmp_path: Path) -> N
         probe_safely(tmp_path / "huge.avi", Limits())
 
 
-def test_memory_is_bounded(tmp_path: Path) -> None:
+def test_the_memory_of_the_child_is_limited(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     program = (
         "from timechat.serving.access import probing; probing._limit_resources(20)\n"
@@ -147,7 +147,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert answer == b"refused\n" or sys.platform == "darwin"
 
 
-def test_limits_hold_while_a_file_is_read(film: Path) -> None:
+def test_limits_apply_to_reading_a_file(film: Path) -> None:
     pytest.importorskip("resource")
     program = f"""
 import resource
@@ -206,7 +206,7 @@ def playlists(folder: Path, film: Path) -> dict[str, bytes]:
     }
 
 
-def test_playlists_are_refused_and_nothing_they_name_is_opened(film: Path, tmp_path: Path) -> None:
+def test_playlists_are_refused_and_their_files_not_opened(film: Path, tmp_path: Path) -> None:
     for name, content in playlists(tmp_path, film).items():
         (tmp_path / name).write_bytes(content)
         message = refusal(tmp_path / name)
@@ -246,7 +246,7 @@ with held.open("w") as file:
 
 
 def is_let_go(held: Path) -> bool:
-    """True once no process holds the lock on a file any more."""
+    """Whether no process holds the lock of a file any more."""
     fcntl = pytest.importorskip("fcntl")
     with held.open() as file:
         for _ in range(20):
@@ -259,7 +259,7 @@ def is_let_go(held: Path) -> bool:
     return False
 
 
-def test_a_child_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_child_that_hangs_is_killed_with_its_processes(tmp_path: Path) -> None:
     began = time.monotonic()
     program = GRANDCHILD + "time.sleep(60)"
     assert probing.run_bounded([sys.executable, "-c", program, str(tmp_path / "held")], 2) is None
@@ -267,23 +267,23 @@ def test_a_child_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) ->
     assert is_let_go(tmp_path / "held")
 
 
-def test_what_a_child_leaves_behind_is_ended_when_it_answers(tmp_path: Path) -> None:
+def test_processes_of_the_child_are_killed_when_it_answers(tmp_path: Path) -> None:
     program = GRANDCHILD + "print('done')"
     assert probing.run_bounded([sys.executable, "-c", program, str(tmp_path / "held")], 20) == b"done\n"
     assert is_let_go(tmp_path / "held")
 
 
-def test_a_child_that_talks_without_end_is_not_listened_to() -> None:
+def test_a_child_with_endless_output_is_ended() -> None:
     assert probing.run_bounded([sys.executable, "-c", "while True: print('x' * 1000)"], 20) is None
 
 
-def test_a_child_is_told_nothing_of_the_environment_or_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_gets_no_input_and_an_empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "abc")
     program = "import os, sys; print(os.environ.get('SECRET_KEY'), repr(sys.stdin.read()), os.getcwd())"
     assert probing.run_bounded([sys.executable, "-c", program], 20) == b"None '' /\n"
 
 
-def test_nothing_stays_open(film: Path, tmp_path: Path) -> None:
+def test_no_file_descriptor_stays_open(film: Path, tmp_path: Path) -> None:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("this system does not list what a process has open")
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -303,20 +303,22 @@ def test_nothing_stays_open(film: Path, tmp_path: Path) -> None:
         '{"duration": 1, "width": 1, "height": 1, "fps": Infinity, "has_audio": true, "format": "a", "codec": "b"}',
     ],
 )
-def test_an_answer_that_is_none_is_an_error(answer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_output_of_the_child_that_is_not_valid_is_an_error(
+    answer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(probing, "run_bounded", lambda *_: answer.encode("latin-1"))
     refusal(tmp_path)
 
 
 def test_a_probe_that_takes_too_long_says_so(film: Path) -> None:
-    assert "not understood within 0.02 s" in refusal(film, Limits(probe_timeout=0.02))
+    assert "probing took over 0.02 s" in refusal(film, Limits(probe_timeout=0.02))
 
 
 @pytest.mark.parametrize("signal", ["SIGSEGV", "SIGKILL", "SIGXCPU"])
 def test_a_crash_is_an_error(signal: str, monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
     program = f"import os, signal; os.kill(os.getpid(), signal.{signal})"
     monkeypatch.setattr(probing, "_command", lambda: [sys.executable, "-c", program])
-    assert "broke down" in refusal(film)
+    assert "the decoder crashed" in refusal(film)
 
 
 # ── What is loaded ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -330,7 +332,7 @@ def test_neither_the_child_nor_the_package_loads_torch(film: Path) -> None:
     assert not names & {"torch", "transformers", "fastapi", "timechat.serving.access.fetching"}
 
 
-def test_the_package_is_imported_without_what_it_does_not_need() -> None:
+def test_importing_the_package_loads_only_what_it_needs() -> None:
     program = (
         "import sys; from timechat.serving.access import *; "
         "print([name for name in ('torch', 'av', 'numpy', 'transformers', 'PIL') if name in sys.modules])"

@@ -24,7 +24,7 @@ from timechat.serving.access import redact
         ("one\r\ntwo\x1b[31m\u2028", "one\\r\\ntwo\\x1b[31m\\u2028"),
     ],
 )
-def test_secrets_are_taken_out(text: str, expected: str) -> None:
+def test_secrets_are_removed(text: str, expected: str) -> None:
     assert redact(text) == expected
 
 

@@ -82,14 +82,14 @@ def load_pictures(
     end: float | None = None,
     size: int | None = None,
 ) -> Frames:
-    """Load a folder of pictures as a video: picture number n, counted from 1, is shown from `(n - 1) / fps` seconds.
+    """Load a folder of images as a video: image number n, from 1, is shown from `(n - 1) / fps` seconds.
 
     Args:
-        folder: Holds `00001.jpg`, `00002.jpg`, ...
-        num_frames: As many as MVBench looks at, between `start` and `end`; None loads all.
-        fps: Pictures a second.
-        start: Seconds.
-        end: Seconds.
+        folder: Folder with the images `00001.jpg`, `00002.jpg`, ...
+        num_frames: Number of frames, chosen between `start` and `end` as MVBench does; None loads all images.
+        fps: Images per second.
+        start: Start of the stretch in seconds.
+        end: End of the stretch in seconds.
         size: Pixels of the shorter side; None keeps the pictures' size.
 
     Raises:

@@ -31,7 +31,7 @@ def caption_iou(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
+class DetectionScores:
     """How well the spans of one video were found; the captions are not looked at.
 
     Attributes:
@@ -59,7 +59,7 @@ class Detection:
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def detect(truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> Detection:
+def detect(truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> DetectionScores:
     """Precision and recall of one video's spans.
 
     A span counts as covered where its IoU with any span of the other side is above the threshold. There is no
@@ -77,15 +77,15 @@ def detect(truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] =
     if not len(iou):
         raise ValueError("dense captioning needs at least one true event a video, got none")
     if not iou.shape[1]:
-        return Detection((0.0,) * len(thresholds), (0.0,) * len(thresholds))
+        return DetectionScores((0.0,) * len(thresholds), (0.0,) * len(thresholds))
     found, right = iou.max(axis=1), iou.max(axis=0)
-    return Detection(
+    return DetectionScores(
         precisions=tuple(float((right > t).mean()) for t in thresholds),
         recalls=tuple(float((found > t).mean()) for t in thresholds),
     )
 
 
-def detection_scores(videos: Sequence[Detection]) -> dict[str, float]:
+def detection_scores(videos: Sequence[DetectionScores]) -> dict[str, float]:
     """Precision, recall and F1 over videos, as fractions; F1 is the mean of the videos' own, as in the original.
 
     Raises:

@@ -51,12 +51,12 @@ class GrammarCompiler:
     def _compile(self, grammar: AnswerGrammar) -> LLMatcher:
         try:
             if grammar.is_json:
-                grammar = LLMatcher.grammar_from_json_schema(grammar.grammar, _COMPACT)
+                source = LLMatcher.grammar_from_json_schema(grammar.grammar, _COMPACT)
             else:
-                grammar = LLMatcher.grammar_from_lark(grammar.grammar)
+                source = LLMatcher.grammar_from_lark(grammar.grammar)
         except ValueError as error:
             raise ValueError(f"the grammar of the answer cannot be read: {error}") from error
-        matcher = LLMatcher(self.engine, grammar, log_level=0)
+        matcher = LLMatcher(self.engine, source, log_level=0)
         if problem := matcher.get_error():
             if grammar.is_json:
                 raise ValueError(f"the JSON schema of the answer cannot be enforced: {problem.splitlines()[0]}")

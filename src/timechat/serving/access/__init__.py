@@ -1,15 +1,15 @@
-"""Videos that somebody outside names: which may be opened, and how they get to a local file safely.
+"""Safe access to the videos that clients name.
 
-A server and tools that an agent calls are handed addresses by people whom nobody knows. Each kind has one door:
+Clients of a server and of its tools cannot be trusted. Each kind of name has its own check:
 
-    a path, file://   folders    must lie under a folder that was allowed; films in those folders, listed by id
-    http(s)://        addresses  the host must be allowed, and may not lead into the private network
-                      fetching   copied to a file, from the very IP address that was checked
-    data:             inline     base64, measured before it is decoded
-    any of them       probing    what video it is, found out by another process that can do no harm
+    a path, file://   folders    must be in an allowed folder; lists the videos of these folders by id
+    http(s)://        addresses  the host must be allowed and must not lead into the private network
+                      fetching   downloads to a file, from the IP address that was checked
+    data:             inline     base64, with a limit of size that is checked before decoding
+    any of them       probing    reads the properties of the video in a separate process with few rights
 
-`limits` says how large and how slow all of this may be; `redaction` keeps secrets out of logs. Names are imported on
-first use, so that the process that probes loads nothing it does not need.
+`limits` holds the limits of size and time; `redaction` removes secrets from logs. Names are imported on first use, so
+that the probing process loads only what it needs.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Addresses on the web: which hosts may be asked, and that their names do not lead into the private network."""
+"""Web addresses: allowed hosts, and protection of the private network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from urllib.parse import quote, urlsplit
 from timechat.errors import AccessError
 
 RESOLVE_TIMEOUT = 10.0
-"""Seconds that finding the IP addresses of a name may take."""
+"""Maximum time of a name look-up, in seconds."""
 
 MAX_ADDRESS_LENGTH = 8192
-"""Characters of an address."""
+"""Maximum number of characters of an address."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
@@ -43,12 +43,12 @@ class CheckedAddress:
     """An address that may be fetched, with the IP addresses that were checked.
 
     Attributes:
-        url: as it is asked for: ASCII, without a fragment.
+        url: Address in ASCII, without a fragment.
         scheme: `http` or `https`.
-        host: the name, in small letters and ASCII, or the IP address without brackets.
-        port: given, or the scheme's own.
-        target: path and query, as the request line has them.
-        ips: every IP address to which the name led, in the resolver's order; connect to these and to nothing else.
+        host: Host name in lower-case ASCII, or IP address without brackets.
+        port: Port of the address, or the default port of the scheme.
+        target: Path and query, as in the request line.
+        ips: IP addresses of the host, in the order of the resolver; connect to these only.
     """
 
     url: str
@@ -61,7 +61,7 @@ class CheckedAddress:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line of the list of hosts; None stands for any."""
+    """An allowed host; None stands for any scheme or port."""
 
     scheme: str | None
     host: str
@@ -76,30 +76,32 @@ class Addresses:
     """The hosts from which videos may be fetched."""
 
     def __init__(self, allowed: Sequence[str] = (), *, allows_private: bool = False) -> None:
-        """Allow some hosts; with none, nothing is fetched at all.
+        """Allow some hosts; without hosts, every address is refused.
 
         Args:
-            allowed: `example.org` (any port, http and https), `*.example.org` (what is below it, not itself),
-                `example.org:8080`, `https://example.org` (its own port, 443) or `https://example.org:8443`; `*` is any
-                host.
+            allowed: `example.org` (any port, http and https), `*.example.org` (its subdomains only),
+                `example.org:8080`, `https://example.org` (port 443) or `https://example.org:8443`; `*` is any host.
             allows_private: Whether names may lead to loopback and private addresses (10/8, 172.16/12, 192.168/16,
-                100.64/10, fc00::/7). Link-local ones, behind which clouds keep their keys, stay refused, as do
-                multicast and reserved ones.
+                100.64/10, fc00::/7). Link-local addresses, where clouds serve their keys, are always refused, and so
+                are multicast and reserved addresses.
         """
         self._entries = [_parse_entry(each) for each in allowed]
         self._allows_private = allows_private
 
     def check(self, url: str) -> CheckedAddress:
-        """Check an address and find the IP addresses of its host now.
+        """Check an address and look up the IP addresses of its host.
 
         Raises:
-            AccessError: It is no usable address (`bad_address`), its host is not allowed or leads where it must not
-                (`forbidden`), or its name is not known (`unreachable`).
+            AccessError: The address cannot be used (`bad_address`), its host is not allowed or leads into a private
+                network (`forbidden`), or its name is not known (`unreachable`).
         """
         scheme, host, port, target = _split(url)
         if not any(entry.allows(scheme, host, port) for entry in self._entries):
-            hint = "this host is not among those that were allowed" if self._entries else "no host was allowed"
-            raise AccessError(f"the address may not be fetched: {hint}; upload the file instead", "forbidden")
+            reason = "this host is not allowed" if self._entries else "no host is allowed"
+            raise AccessError(
+                f"the address may not be fetched: {reason}; allow it with --allow-host, or give a file instead",
+                "forbidden",
+            )
         ips = _resolve_in_time(host, port)
         reaches = {reach(ip) for ip in ips}
         if "unusable" in reaches or ("private" in reaches and not self._allows_private):
@@ -110,13 +112,11 @@ class Addresses:
 
 
 def reach(ip: str) -> Reach:
-    """Tell whether an IP address is on the public internet.
-
-    An IPv6 address that carries an IPv4 address inside is as far as that one reaches.
+    """Classify an IP address; an IPv6 address that contains an IPv4 address is classified by that one.
 
     Returns:
-        `private` for loopback and private networks; `unusable` for all that no server should be reached by: link-local,
-        multicast, reserved, unspecified, documentation.
+        `private` for loopback and private networks; `unusable` for addresses without servers: link-local, multicast,
+        reserved, unspecified and documentation addresses; else `public`.
     """
     address = ipaddress.ip_address(ip)
     if isinstance(address, IPv4Address):
@@ -139,7 +139,7 @@ def _reach_v4(address: IPv4Address) -> Reach:
 
 
 def _embedded_v4(address: IPv6Address) -> list[IPv4Address]:
-    """IPv4 addresses to which packets for an IPv6 address go in the end, or may go."""
+    """Return the IPv4 addresses to which packets for an IPv6 address may be forwarded."""
     if address.ipv4_mapped is not None:
         return [address.ipv4_mapped]
     if address.sixtofour is not None:
@@ -152,13 +152,13 @@ def _embedded_v4(address: IPv6Address) -> list[IPv4Address]:
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """The IP addresses of a host, by the system's resolver."""
+    """Return the IP addresses of a host, by the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _resolve_in_time(host: str, port: int) -> list[str]:
-    """The IP addresses of a name or of a written IP address, within `RESOLVE_TIMEOUT`."""
+    """Return the IP addresses of a name, or an IP address itself, within `RESOLVE_TIMEOUT`."""
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
@@ -168,7 +168,7 @@ def _resolve_in_time(host: str, port: int) -> list[str]:
     def look_up() -> None:
         try:
             found.extend(resolve(host, port))
-        except (OSError, UnicodeError):  # an unknown name; none found says as much
+        except (OSError, UnicodeError):  # an unknown name: the list stays empty
             return
 
     thread = threading.Thread(
@@ -183,13 +183,13 @@ def _resolve_in_time(host: str, port: int) -> list[str]:
 
 
 def _split(url: str) -> tuple[Literal["http", "https"], str, int, str]:
-    """Scheme, host, port and target of an address."""
+    """Return scheme, host, port and target of an address."""
     if len(url) > MAX_ADDRESS_LENGTH or re.search(r"[\x00-\x20\x7f\\]", url):
         raise _address_error(
-            f"it must have at most {MAX_ADDRESS_LENGTH} characters, without blanks, backslashes or control characters"
+            f"it must have at most {MAX_ADDRESS_LENGTH} characters, without spaces, backslashes or control characters"
         )
     try:
-        url.encode()  # half of a pair of surrogates is no character
+        url.encode()  # refuses lone surrogates
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
@@ -214,7 +214,7 @@ def _split(url: str) -> tuple[Literal["http", "https"], str, int, str]:
 
 
 def _plain_host(host: str, *, is_bracketed: bool) -> str:
-    """A host in the one spelling that is compared and connected to."""
+    """Return a host in its canonical spelling."""
     if is_bracketed:
         try:
             return str(IPv6Address(host.partition("%")[0] if "%" not in host else ""))
@@ -226,7 +226,7 @@ def _plain_host(host: str, *, is_bracketed: bool) -> str:
         host = ""
     if len(host) > 253 or not _HOST.fullmatch(host):
         raise _address_error("the name of its host cannot be read")
-    if _NUMBER.fullmatch(host.rpartition(".")[2]):  # then it is no name; C libraries read 0x7f.1 as 127.0.0.1
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):  # not a name; C libraries read 0x7f.1 as 127.0.0.1
         try:
             return str(IPv4Address(host))
         except ValueError:

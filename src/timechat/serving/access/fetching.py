@@ -1,4 +1,4 @@
-"""A video from the web to a file, from the very machine whose address was checked."""
+"""Downloads of videos to files, from the IP address that was checked."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from timechat.serving.access.addresses import Addresses, CheckedAddress
 from timechat.serving.access.limits import Limits
 
 MAX_REDIRECTS = 5
-"""How often a server may send us on."""
+"""Maximum number of redirects."""
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds that connecting to one IP address may take."""
+"""Maximum time to connect to one IP address, in seconds."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _CHUNK_BYTES = 256 * 1024
-_POLL_SECONDS = 0.25  # seconds between two looks at whether somebody has cancelled
+_POLL_SECONDS = 0.25  # between two checks for cancellation
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched.
+    """A downloaded file.
 
     Attributes:
-        path: the file, whole.
-        num_bytes: its size.
-        url: the address that sent it, after redirects.
-        filename: the last part of that address, fit to be shown; empty if it has none.
-        media_type: as the server calls it, in small letters, or None.
+        path: Path of the complete file.
+        num_bytes: Size of the file.
+        url: Address that sent the file, after redirects.
+        filename: Last part of that address, safe for display; may be empty.
+        media_type: Media type from the response, in lower case; None without one.
     """
 
     path: Path
@@ -53,30 +53,30 @@ class Fetched:
 def fetch(
     url: str, into: Path, addresses: Addresses, limits: Limits, *, is_cancelled: Callable[[], bool] = lambda: False
 ) -> Fetched:
-    """Copy a video from the web into a file.
+    """Download a video to a file.
 
-    Nothing but the address is sent: no credentials, no cookies; proxies of the environment are not used.
+    Only the address is sent: no credentials and no cookies. Proxies of the environment are not used.
 
     Args:
-        url: An `http` or `https` address.
-        into: The file to write, in a folder that exists; it appears whole or not at all.
-        addresses: The hosts that may be asked, also after a redirect.
-        limits: `max_bytes` and `fetch_timeout` hold for the whole.
-        is_cancelled: Asked several times a second; once True, fetching is given up as `unreachable`.
+        url: `http` or `https` address.
+        into: Path of the new file in an existing folder; the file is complete or does not exist.
+        addresses: Allowed hosts, also after a redirect.
+        limits: Limits; `max_bytes` and `fetch_timeout` apply to the whole download.
+        is_cancelled: Function that returns True to end the download (`unreachable`); called several times a second.
 
     Raises:
-        AccessError: It may not be fetched, is too large, is not there, or does not arrive whole and in time.
+        AccessError: The address is not allowed, is too large, does not exist, or was not received completely in time.
     """
-    watch = _FetchGuard(limits.fetch_timeout, is_cancelled)
+    guard = _FetchGuard(limits.fetch_timeout, is_cancelled)
     current = addresses.check(url)
     for _ in range(MAX_REDIRECTS + 1):
-        watch.check()
-        with _response(current, watch) as response:
+        guard.check()
+        with _response(current, guard) as response:
             if response.status not in _REDIRECTS:
                 _check_status(response)
                 _check_size(response, limits)
                 with atomic_write(into) as unfinished:
-                    num_bytes = _copy(response, unfinished, limits, watch)
+                    num_bytes = _copy(response, unfinished, limits, guard)
                 return Fetched(into, num_bytes, current.url, _filename(current.url), _media_type(response))
             location = response.getheader("Location")
         current = addresses.check(_next_address(current, location))
@@ -84,34 +84,34 @@ def fetch(
 
 
 class _FetchGuard:
-    """The end of the time for one fetch, and the wish of the caller to stop."""
+    """Deadline and cancellation of a download."""
 
     def __init__(self, timeout: float, is_cancelled: Callable[[], bool]) -> None:
         self.timeout, self.is_cancelled = timeout, is_cancelled
         self.ends = time.monotonic() + timeout
 
     def check(self) -> float:
-        """Seconds that are left; raises if there are none."""
-        left = self.ends - time.monotonic()
+        """Return the remaining seconds; raise if there are none or the download is cancelled."""
+        remaining = self.ends - time.monotonic()
         if self.is_cancelled():
             raise AccessError("fetching was cancelled", "unreachable")
-        if left <= 0:
+        if remaining <= 0:
             raise AccessError(f"the address did not send the whole video within {self.timeout:g} s", "unreachable")
-        return left
+        return remaining
 
 
 class _GuardedStream(io.RawIOBase):
-    """What a socket receives, each wait for it short enough to be given up in time."""
+    """Received data of a socket; every wait is short, so that it can end in time."""
 
     def __init__(self, connection: socket.socket, guard: _FetchGuard) -> None:
-        self.connection, self.watch = connection, guard
+        self.connection, self.guard = connection, guard
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while True:
-            self.connection.settimeout(min(_POLL_SECONDS, self.watch.check()))
+            self.connection.settimeout(min(_POLL_SECONDS, self.guard.check()))
             try:
                 return self.connection.recv_into(buffer)
             except TimeoutError:
@@ -119,25 +119,25 @@ class _GuardedStream(io.RawIOBase):
 
 
 class _GuardedSocket:
-    """As much of a socket as `http.client` uses, with the watch over all that is read."""
+    """The part of a socket that `http.client` uses, with the guard for all reads."""
 
     def __init__(self, connection: socket.socket, guard: _FetchGuard) -> None:
-        self.connection, self.watch = connection, guard
+        self.connection, self.guard = connection, guard
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_GuardedStream(self.connection, self.watch), _CHUNK_BYTES)
+        return io.BufferedReader(_GuardedStream(self.connection, self.guard), _CHUNK_BYTES)
 
     def sendall(self, data: bytes) -> None:
-        self.connection.settimeout(self.watch.check())
+        self.connection.settimeout(self.guard.check())
         self.connection.sendall(data)
 
     def close(self) -> None:
-        """Called as soon as the head is read; the body is still to come, and `_response` closes."""
+        """Do nothing: `http.client` calls it before the body is read, and `_response` closes the socket."""
 
 
 @contextmanager
 def _response(address: CheckedAddress, guard: _FetchGuard) -> Iterator[HTTPResponse]:
-    """The answer of the server at one of the checked IP addresses, up to its body."""
+    """Send the request to one of the checked IP addresses; yield the response with its body unread."""
     connection = _connect(address, guard)
     try:
         client = HTTPConnection(address.host, address.port)
@@ -157,7 +157,7 @@ def _response(address: CheckedAddress, guard: _FetchGuard) -> Iterator[HTTPRespo
 
 
 def _connect(address: CheckedAddress, guard: _FetchGuard) -> socket.socket:
-    """A connection to one of the checked IP addresses, with TLS for the host's name where the scheme asks for it."""
+    """Connect to one of the checked IP addresses, with TLS for the name of the host if the scheme is `https`."""
     for ip in address.ips:
         family = socket.AF_INET6 if ip_address(ip).version == 6 else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM)
@@ -181,30 +181,30 @@ def _connect(address: CheckedAddress, guard: _FetchGuard) -> socket.socket:
 
 
 def tls_context() -> ssl.SSLContext:
-    """How servers prove who they are: by the certificates that the system trusts."""
+    """Return a TLS context that trusts the certificates of the system."""
     return ssl.create_default_context()
 
 
 @contextmanager
 def _as_unreachable() -> Iterator[None]:
-    """Turn what goes wrong on the way into an `AccessError`."""
+    """Convert network errors into an `AccessError`."""
     try:
         yield
     except (OSError, HTTPException, ValueError):
         raise AccessError(
-            "the address cannot be read: its server broke off, or does not speak HTTP", "unreachable"
+            "the address cannot be read: its server closed the connection, or does not use HTTP", "unreachable"
         ) from None
 
 
 def _check_status(response: HTTPResponse) -> None:
-    """Raise unless the whole content follows, as it is."""
+    """Raise unless the response has the whole content, without compression."""
     if response.status in (404, 410):
         raise AccessError(f"the address is not there: its server answered {response.status}", "not_found")
     if response.status != 200:
         raise AccessError(f"the address sends no video: its server answered {response.status}", "unreachable")
     encodings = [response.getheader("Content-Encoding", ""), response.getheader("Transfer-Encoding", "")]
     if encodings[0].strip().lower() not in ("", "identity") or encodings[1].strip().lower() not in ("", "chunked"):
-        raise AccessError("the address sends its video compressed once more, which is not accepted", "unreachable")
+        raise AccessError("the address sends a compressed response, which is not accepted", "unreachable")
 
 
 def _check_size(response: HTTPResponse, limits: Limits) -> None:
@@ -213,11 +213,7 @@ def _check_size(response: HTTPResponse, limits: Limits) -> None:
 
 
 def _copy(response: HTTPResponse, path: Path, limits: Limits, guard: _FetchGuard) -> int:
-    """Write the body to a file.
-
-    Returns:
-        Its bytes.
-    """
+    """Write the body to a file; return its size in bytes."""
     expected, num_bytes = response.length, 0
     with path.open("wb") as file:
         while expected is None or num_bytes < expected:
@@ -231,7 +227,9 @@ def _copy(response: HTTPResponse, path: Path, limits: Limits, guard: _FetchGuard
                 raise _too_large(limits)
             file.write(chunk)
     if expected is not None and num_bytes < expected:
-        raise AccessError(f"the address cannot be read: its server broke off after {num_bytes} bytes", "unreachable")
+        raise AccessError(
+            f"the address cannot be read: its server closed the connection after {num_bytes} bytes", "unreachable"
+        )
     if not num_bytes:
         raise AccessError("the address sends nothing: its file is empty", "unreachable")
     return num_bytes

@@ -1,4 +1,4 @@
-"""Allowed folders: the only places on this machine whose files somebody outside may name."""
+"""Allowed folders: clients can name files of this machine only in these folders."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ VIDEO_SUFFIXES = {
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
     *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
 }
-"""Endings, in small letters, of files that are listed as films."""
+"""File name extensions of videos, in lower case."""
 
 MAX_VIDEOS = 10_000
-"""Films that are listed at most."""
+"""Maximum number of videos in a list."""
 
 MAX_ENTRIES = 500_000
-"""Files and folders that are looked at for one list."""
+"""Maximum number of files and folders that are read for a list."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 _VIDEO_ID = re.compile(r"film-[0-9a-f]{24}")
@@ -36,11 +36,11 @@ class FolderVideo:
     """A video file in an allowed folder.
 
     Attributes:
-        id: `film-` and 24 hexadecimal digits; the same as long as the file stays where it is.
-        name: its path in the allowed folder, with `/` between the parts.
-        path: the real path.
-        num_bytes: its size.
-        modified: when it was last changed, in seconds since 1970.
+        id: `film-` and 24 hexadecimal digits; constant for a path.
+        name: Path relative to the allowed folder, with `/` between the parts.
+        path: Real path.
+        num_bytes: Size of the file.
+        modified: Time of the last change, in seconds since 1970.
     """
 
     id: str
@@ -51,37 +51,41 @@ class FolderVideo:
 
 
 class Folders:
-    """Folders whose files may be opened, those in folders inside included."""
+    """Folders whose files may be opened, with all their subfolders."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        """Allow some folders; with none, nothing can be opened.
+        """Allow some folders; without folders, no file can be opened.
 
         Args:
-            folders: They exist. Where one is a symbolic link, what it leads to now is what is allowed.
+            folders: Existing folders. For a symbolic link, its current target is allowed.
+
+        Raises:
+            ValueError: A folder does not exist.
         """
         self._roots: list[tuple[Path, Path]] = []
-        """Each folder as it was given, and where it really is."""
+        """Given path and real path of each folder."""
         for folder in folders:
             given = Path(folder).absolute()
             if not given.is_dir():
-                raise ValueError(f"{folder} is no folder; allow folders that exist")
+                raise ValueError(f"{folder} is not a folder; allow folders that exist")
             self._roots.append((given, Path(os.path.realpath(given))))
         self._known: dict[str, FolderVideo] = {}
 
     def resolve(self, address_or_path: str) -> Path:
-        """Find the file that an address or a path means.
+        """Return the file of an address or a path.
 
-        What does not lie under an allowed folder by its spelling is refused without a look at the disk, so that
-        nobody learns what exists elsewhere; symbolic links inside are followed, and must end inside.
+        A path that is not spelled below an allowed folder is refused without access to the disk, so that clients do
+        not learn which other files exist. Symbolic links are followed; their targets must be in an allowed folder.
 
         Args:
-            address_or_path: `file://` address (percent-encoded), absolute path, or a path inside one of the folders.
+            address_or_path: `file://` address (percent-encoded), absolute path, or path relative to a folder.
 
         Returns:
             The real path of a regular file.
 
         Raises:
-            AccessError: It is outside (`forbidden`), not there or no file (`not_found`), or no local address.
+            AccessError: The path is outside of the folders (`forbidden`), is not an existing file (`not_found`), or is
+                not a local address (`bad_address`).
         """
         path = _local_path(address_or_path)
         candidates = [path] if path.is_absolute() else [given / path for given, _ in self._roots]
@@ -98,43 +102,43 @@ class Folders:
         raise AccessError("there is no such file in the allowed folders", "not_found")
 
     def videos(self) -> list[FolderVideo]:
-        """List the video files under the folders.
+        """List the videos of the folders.
 
         Returns:
-            Sorted by name, each file once, at most `MAX_VIDEOS`. Hidden files and what is in hidden folders are left
-            out, and so are symbolic links: what they lead to inside is listed where it is.
+            At most `MAX_VIDEOS` videos, sorted by name, each file once. Hidden files, files in hidden folders and
+            symbolic links are omitted.
         """
-        films: dict[str, FolderVideo] = {}
-        left = MAX_ENTRIES
+        videos: dict[str, FolderVideo] = {}
+        remaining = MAX_ENTRIES
         for _, root in self._roots:
             for path in _walk(root):
-                left -= 1
-                if left < 0 or len(films) >= MAX_VIDEOS:
+                remaining -= 1
+                if remaining < 0 or len(videos) >= MAX_VIDEOS:
                     break
-                film = self._video(path, path.relative_to(root).as_posix())
-                if film is not None:
-                    films.setdefault(film.id, film)
-        listed = sorted(films.values(), key=lambda film: (film.name, film.id))
-        self._known = {film.id: film for film in listed}
+                video = self._video(path, path.relative_to(root).as_posix())
+                if video is not None:
+                    videos.setdefault(video.id, video)
+        listed = sorted(videos.values(), key=lambda video: (video.name, video.id))
+        self._known = {video.id: video for video in listed}
         return listed
 
-    def find(self, film_id: str) -> FolderVideo:
-        """Find a film by its id, as it is on the disk now.
+    def find(self, video_id: str) -> FolderVideo:
+        """Return the video of an id, with its current size and time.
 
         Raises:
-            AccessError: There is none (`not_found`).
+            AccessError: There is no such video (`not_found`).
         """
-        if _VIDEO_ID.fullmatch(film_id):
-            known = self._known.get(film_id)
-            film = known and self._video(known.path, known.name)
-            if film is None or film.id != film_id:
-                film = next((each for each in self.videos() if each.id == film_id), None)
-            if film is not None:
-                return film
-        raise AccessError("there is no such film in the allowed folders", "not_found")
+        if _VIDEO_ID.fullmatch(video_id):
+            known = self._known.get(video_id)
+            video = known and self._video(known.path, known.name)
+            if video is None or video.id != video_id:
+                video = next((each for each in self.videos() if each.id == video_id), None)
+            if video is not None:
+                return video
+        raise AccessError("there is no such video in the allowed folders", "not_found")
 
     def _video(self, path: Path, name: str) -> FolderVideo | None:
-        """The film at a path, or None if it is none."""
+        """Return the video at a path; None if the file is not a video."""
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             return None
         status = _status(path)
@@ -149,16 +153,16 @@ class Folders:
 
 
 def _local_path(address_or_path: str) -> Path:
-    """The path that is meant, without `..`; nothing is looked up."""
+    """Return the path of an address or a path, without access to the disk; refuse `..`."""
     text = address_or_path
     if text[:5].lower() == "file:":
         rest = text[5:]
         host, slash, _ = rest.removeprefix("//").partition("/")
         if not rest.startswith("//") or not slash or host.lower() not in ("", "localhost"):
-            raise AccessError("a file:// address must look like file:///folder/film.mp4", "bad_address")
+            raise AccessError("a file:// address must look like file:///folder/video.mp4", "bad_address")
         text = without_scheme("file://" + rest[2 + len(host) :])
     elif _SCHEME.match(text) and "//" in text:
-        raise AccessError("this is no address of a file; it must be a path or begin with file://", "bad_address")
+        raise AccessError("this is not the address of a file; it must be a path or begin with file://", "bad_address")
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
@@ -171,7 +175,7 @@ def _local_path(address_or_path: str) -> Path:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """What the system tells of a regular file, None if it is none."""
+    """Return the status of a regular file; None for anything else."""
     try:
         status = path.lstat()
     except OSError:
@@ -180,7 +184,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """What is under a folder and is no folder, without what is hidden; what cannot be read is passed over."""
+    """Yield all files below a folder; skip hidden ones and folders that cannot be read."""
     folders = deque([folder])
     while folders:
         current = folders.popleft()

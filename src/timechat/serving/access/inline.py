@@ -1,4 +1,4 @@
-"""Videos that are written into the request itself, as `data:` addresses."""
+"""Videos inside the request, as `data:` addresses."""
 
 import base64
 import binascii
@@ -17,11 +17,12 @@ def decode_data_url(
 
     Args:
         url: `data:video/mp4;base64,…`.
-        limits: `max_inline_bytes` is checked before anything is decoded.
-        kinds: Media types that are taken, in small letters; one that ends with `/` stands for all that begin so.
+        limits: Limits; `max_inline_bytes` is checked before decoding.
+        kinds: Accepted media types in lower case; one that ends with `/` is a prefix.
 
     Raises:
-        AccessError: It is `too_large`, or a `bad_address`: of another kind, not base64, or empty.
+        AccessError: The content is `too_large`, or the address is a `bad_address`: another media type, not base64, or
+            empty.
     """
     comma = url.find(",", 0, _MAX_HEAD)
     if url[:5].lower() != "data:" or comma < 0:
@@ -45,7 +46,7 @@ def decode_data_url(
     try:
         data = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error:
-        raise AccessError("the data: address is no valid base64", "bad_address") from None
+        raise AccessError("the data: address is not valid base64", "bad_address") from None
     if not data:
         raise AccessError("the data: address is empty", "bad_address")
     return data

@@ -1,24 +1,24 @@
-"""How much a video from outside may ask of this machine."""
+"""Limits of one video from a client."""
 
 from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of what is fetched, decoded and probed for somebody outside."""
+    """Limits for fetching, decoding and probing a video."""
 
     max_bytes: int = 4_000_000_000
-    """Bytes of one video that is fetched or uploaded."""
+    """Maximum size of a fetched or uploaded video, in bytes."""
     max_duration: float = 6 * 3600.0
-    """Seconds that one video may last."""
+    """Maximum duration of a video, in seconds."""
     max_pixels: int = 4096 * 4096
-    """Width times height of one picture."""
+    """Maximum width times height of a frame."""
     fetch_timeout: float = 120.0
-    """Seconds that fetching one video may take in all, redirects and name look-ups included."""
+    """Maximum time to fetch a video, in seconds, with redirects and name look-ups."""
     probe_timeout: float = 20.0
-    """Seconds that finding out what a video is may take."""
+    """Maximum time to probe a video, in seconds."""
     max_inline_bytes: int = 64_000_000
-    """Bytes, decoded, of one `data:` address."""
+    """Maximum decoded size of a `data:` address, in bytes."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

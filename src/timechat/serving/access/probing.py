@@ -1,8 +1,8 @@
-"""Find out what a file from outside contains, in a separate process.
+"""Reads the properties of a video in a separate process.
 
-Decoders are the part of a media program that a crafted file attacks. A child process reads the header and the first
-frame (`python -m timechat.serving.access.probing PATH`). It has little memory, little time and an empty environment.
-Before FFmpeg reads a byte, the child gives up the right to open files. So it cannot open what a playlist refers to.
+Crafted files attack decoders. Therefore a child process (`python -m timechat.serving.access.probing PATH`) reads the
+header and the first frame, with little memory, little time and an empty environment. Before FFmpeg reads a byte, the
+child gives up the right to open files, so it cannot open the files that a playlist names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from timechat.errors import AccessError, VideoError
 from timechat.serving.access.limits import Limits
 
 MAX_MEMORY = 2 * 2**30
-"""Bytes of address space that the child may take."""
+"""Maximum address space of the child, in bytes."""
 
 _MAX_ANSWER = 64 * 1024
 _INHERITED_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
@@ -36,16 +36,16 @@ _INHERITED_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 @dataclass(frozen=True)
 class Probed:
-    """What a video is.
+    """Properties of a video.
 
     Attributes:
-        duration: seconds, as the header tells.
-        width: pixels, as displayed.
-        height: pixels, as displayed.
-        fps: average frames per second, None where the container does not say.
-        has_audio: whether there is a sound track.
-        format: the container's name.
-        codec: of the pictures.
+        duration: Duration in seconds, from the header.
+        width: Width in pixels, as displayed.
+        height: Height in pixels, as displayed.
+        fps: Average frames per second; None if the container does not give it.
+        has_audio: Whether there is an audio track.
+        format: Name of the container format.
+        codec: Name of the video codec.
     """
 
     duration: float
@@ -57,20 +57,21 @@ class Probed:
     codec: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """Return the properties as JSON."""
         return asdict(self)
 
 
 def probe_safely(path: Path, limits: Limits) -> Probed:
-    """Find out what video a file is, without trusting it.
+    """Return the properties of a video file that is not trusted.
 
     Args:
-        path: A regular file.
-        limits: `probe_timeout` of the child; `max_duration` and `max_pixels` of the video.
+        path: Path of a regular file.
+        limits: Limits; `probe_timeout` of the child, `max_duration` and `max_pixels` of the video.
 
     Raises:
-        VideoError: It is no video, is damaged, or takes too much time or memory. The message does not name the path.
-        AccessError: It is longer or larger than is allowed (`too_large`).
+        VideoError: The file is not a video, is damaged, or needs too much time or memory. The message does not contain
+            the path.
+        AccessError: The video is longer or larger than allowed (`too_large`).
     """
     answer = run_bounded([*_command(), str(Path(path).absolute()), f"{limits.probe_timeout:g}"], limits.probe_timeout)
     probed = _read_answer(answer, limits)
@@ -81,7 +82,7 @@ def probe_safely(path: Path, limits: Limits) -> Probed:
         )
     if probed.width * probed.height > limits.max_pixels:
         raise AccessError(
-            f"the video has pictures of {probed.width}x{probed.height}, more than the {limits.max_pixels} pixels "
+            f"the video has frames of {probed.width}x{probed.height}, more than the {limits.max_pixels} pixels "
             "that are allowed",
             "too_large",
         )
@@ -89,12 +90,12 @@ def probe_safely(path: Path, limits: Limits) -> Probed:
 
 
 def _command() -> list[str]:
-    # -P: what lies in the working directory is not imported; -B: nothing is written
+    # -P: import nothing from the working directory; -B: write no files
     return [sys.executable, "-P", "-B", "-m", "timechat.serving.access.probing"]
 
 
 def _environment() -> dict[str, str]:
-    """As little as Python needs to find the same packages."""
+    """Return the few variables that Python needs to find the same packages."""
     paths = [str(Path(path).absolute()) for path in sys.path if path]
     kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
     return kept | {
@@ -107,14 +108,14 @@ def _environment() -> dict[str, str]:
 
 
 def run_bounded(command: list[str], timeout: float) -> bytes | None:
-    """Run a program that may hang or crash, and end all that it has started.
+    """Run a program that may hang or crash; kill all its processes at the end.
 
     Args:
-        command: The program and its arguments; it gets no input and an environment with little in it.
-        timeout: Seconds after which it is ended.
+        command: Program and arguments; it gets no input and an almost empty environment.
+        timeout: Maximum time in seconds.
 
     Returns:
-        What it wrote, however it ended; None if it wrote too much or too late.
+        Its standard output, whatever its exit status; None if the output is too long or too late.
     """
     process = subprocess.Popen(
         command,
@@ -130,14 +131,14 @@ def run_bounded(command: list[str], timeout: float) -> bytes | None:
         with process.stdout:
             return _read_all(process.stdout, time.monotonic() + timeout)
     finally:
-        # The group is ended before its leader is waited for: until then its number belongs to nobody else.
+        # Kill the group before waiting for its leader: until then no other group can have its number.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def _read_all(pipe: IO[bytes], ends: float) -> bytes | None:
-    """What comes out of a pipe until its other end is closed."""
+    """Read a pipe until its other end is closed; None if it is too long or too late."""
     written = b""
     with DefaultSelector() as selector:
         selector.register(pipe, EVENT_READ)
@@ -152,31 +153,29 @@ def _read_all(pipe: IO[bytes], ends: float) -> bytes | None:
 
 
 def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
-    """What the child tells; it is not trusted to have written what it should."""
+    """Read the output of the child, which is not trusted."""
     if answer is None:
         raise VideoError(
-            f"the video cannot be read: not understood within {limits.probe_timeout:g} s; it is damaged or very large"
+            f"the video cannot be read: probing took over {limits.probe_timeout:g} s; it is damaged or very large"
         )
     try:
-        told = json.loads(answer)
-        if "error" in told:
-            raise VideoError(f"the video cannot be read: {_printable(told['error'])}")
+        fields = json.loads(answer)
+        if "error" in fields:
+            raise VideoError(f"the video cannot be read: {_printable(fields['error'])}")
         probed = Probed(
-            duration=float(told["duration"]),
-            width=int(told["width"]),
-            height=int(told["height"]),
-            fps=None if told["fps"] is None else float(told["fps"]),
-            has_audio=bool(told["has_audio"]),
-            format=_printable(told["format"]),
-            codec=_printable(told["codec"]),
+            duration=float(fields["duration"]),
+            width=int(fields["width"]),
+            height=int(fields["height"]),
+            fps=None if fields["fps"] is None else float(fields["fps"]),
+            has_audio=bool(fields["has_audio"]),
+            format=_printable(fields["format"]),
+            codec=_printable(fields["codec"]),
         )
     except (ValueError, KeyError, TypeError):
-        raise VideoError(
-            "the video cannot be read: the decoder broke down over it; it is damaged, or made to do harm"
-        ) from None
-    is_sound = math.isfinite(probed.duration) and probed.duration >= 0 and min(probed.width, probed.height) > 0
-    if not is_sound or not math.isfinite(probed.fps or 0):
-        raise VideoError("the video cannot be read: its header tells of no length, size or rate that can be")
+        raise VideoError("the video cannot be read: the decoder crashed; the file is damaged or malicious") from None
+    is_valid = math.isfinite(probed.duration) and probed.duration >= 0 and min(probed.width, probed.height) > 0
+    if not is_valid or not math.isfinite(probed.fps or 0):
+        raise VideoError("the video cannot be read: its header has an impossible duration, size or frame rate")
     return probed
 
 
@@ -184,21 +183,21 @@ def _printable(text: object) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in str(text))[:500]
 
 
-# ── In the child ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── in the child ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def main(arguments: list[str]) -> None:
-    """Write one line of JSON about the file whose path is the first argument; the second is the time in seconds."""
+    """Print the properties of a file as one line of JSON; the arguments are its path and the time in seconds."""
     timeout = float(arguments[1]) if len(arguments) > 1 else Limits().probe_timeout
     _limit_resources(timeout)
     try:
         print(json.dumps(_probe(arguments[0], timeout)), flush=True)
     except MemoryError:
-        print(json.dumps({"error": "it needs more memory than is allowed"}), flush=True)
+        print(json.dumps({"error": "it needs more memory than allowed"}), flush=True)
 
 
 def _probe(path: str, timeout: float) -> dict[str, Any]:
-    from timechat.video import probe_video  # here: the limits hold for loading it too, and the parent needs none of it
+    from timechat.video import probe_video  # here: the limits apply to its import too, and the parent does not need it
 
     _preload_codecs()
 
@@ -207,7 +206,7 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
     except OSError as error:
         return {"error": f"it cannot be opened: {error.strerror}"}
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return {"error": "it is no file"}
+        return {"error": "it is not a regular file"}
     name = "the video"
     with _NamedFile(descriptor, name) as file:
         _forbid_opening_files()
@@ -222,7 +221,7 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
 
 
 def _preload_codecs() -> None:
-    """Load what PyAV otherwise loads when it meets a stream of that kind: by then nothing can be opened."""
+    """Import what PyAV otherwise imports with the first stream of a kind, when nothing can be opened any more."""
     import av
 
     for module in pkgutil.walk_packages(av.__path__, "av."):
@@ -231,7 +230,7 @@ def _preload_codecs() -> None:
 
 
 class _NamedFile(io.FileIO):
-    """A file that messages do not call by its path."""
+    """A file whose name in messages is not its path."""
 
     def __init__(self, descriptor: int, name: str) -> None:
         super().__init__(descriptor, "rb")
@@ -239,7 +238,7 @@ class _NamedFile(io.FileIO):
 
 
 def _limit_resources(timeout: float) -> None:
-    """Take from this process what it does not need; a system without such limits goes without."""
+    """Limit the resources of this process, where the system has such limits."""
     with suppress(ImportError):
         import resource
 
@@ -249,23 +248,23 @@ def _limit_resources(timeout: float) -> None:
         _lower(resource.RLIMIT_CORE, 0)
         _lower(resource.RLIMIT_AS, MAX_MEMORY)
     if hasattr(signal, "alarm"):
-        signal.alarm(math.ceil(timeout) + 5)  # ends this process also where its parent is no more
+        signal.alarm(math.ceil(timeout) + 5)  # ends this process even if its parent has ended
 
 
 def _forbid_opening_files() -> None:
-    """No file, no socket, no pipe from here on: what is open stays so, and the kernel refuses the rest."""
+    """Let the kernel refuse every new file, socket and pipe; open ones stay open."""
     with suppress(ImportError):
         import resource
 
         _lower(resource.RLIMIT_NOFILE, 0)
 
 
-def _lower(kind: int, most: int) -> None:
-    """Set a limit for good; macOS does not know some, or not so low."""
+def _lower(kind: int, limit: int) -> None:
+    """Set a limit permanently; macOS does not support all of them."""
     import resource
 
     with suppress(ValueError, OSError):
-        resource.setrlimit(kind, (most, most))
+        resource.setrlimit(kind, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Text for logs, without what must not stand there."""
+"""Removal of secrets from log messages."""
 
 import re
 
@@ -16,11 +16,11 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def redact(text: str) -> str:
-    """Make a text fit for a log.
+    """Remove secrets from a log message.
 
-    `data:` addresses are shortened to their size; keys behind `Bearer` and `Basic`, values of `?token=`, `&api_key=`
-    and the like, and credentials in addresses are taken out. Line breaks and other control characters are written as
-    escapes, so that nobody outside can write a line of the log.
+    `data:` addresses are shortened to their size. Keys after `Bearer` and `Basic`, values of `?token=`, `&api_key=` and
+    similar parameters, and credentials in addresses are removed. Line breaks and other control characters are escaped,
+    so that clients cannot inject lines into the log.
     """
     text = _DATA_URL.sub(_size, text)
     text = _AUTHORIZATION.sub(r"\1 …", text)

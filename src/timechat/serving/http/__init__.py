@@ -1,15 +1,12 @@
-"""The server: an API that existing clients speak, and a page.
+"""The HTTP server: an OpenAI-compatible API and a web page.
 
-app          create_app: routes, doors and the page, put together
-gate         who may come in: hosts, origins, keys, sizes; what is logged
-connections  clients that hold a connection for nothing
-routes/      one file a subject: chat, tasks, files, jobs, export, status
-schemas      what requests look like           errors    what answers look like where something is wrong
-films        a video that a request names ─▶ a file that may be opened: uploads, allowed folders, addresses
-service      a question about a video ─▶ an answer: opened videos, bounded queues
-jobs         questions that take long: in the background, through restarts
-engine       the thread that owns the model
-database     what must survive a restart      metrics    what Prometheus is told
+app          create_app: routes, middleware, error handlers and page
+routes/      one file per subject: chat, tasks, files, jobs, export, status
+schemas      requests                       messages   videos, transcripts and conversations in them
+security     hosts, origins, keys, sizes    errors     error handlers
+uploads      forms with a file              responses  headers, errors and events of responses
+jobs         requests in the background, resumed after a restart
+metrics      counters for Prometheus        connections  time limits of idle connections
 """
 
 try:

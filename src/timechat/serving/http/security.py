@@ -1,4 +1,4 @@
-"""Who may come in, how large a request may be, and what is written down about it."""
+"""Security of requests: hosts, origins, keys and sizes; and the log of requests."""
 
 import hashlib
 import hmac
@@ -16,8 +16,9 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from timechat.serving.access import redact
-from timechat.serving.errors import CLIENT_CLOSED_REQUEST, ApiError, busy
+from timechat.serving.errors import CLIENT_CLOSED_REQUEST, RequestError, busy_error
 from timechat.serving.http.metrics import Metrics
+from timechat.serving.http.responses import SECURITY_HEADERS, error_response
 from timechat.serving.settings import ServerSettings
 
 logger = logging.getLogger("timechat.serving.http.requests")
@@ -25,42 +26,34 @@ logger = logging.getLogger("timechat.serving.http.requests")
 COOKIE = "timechat_session"
 _SESSION_SECONDS = 12 * 3600.0
 _MAX_SESSIONS = 1000
-_OPEN = {"/", "/health", "/ready", "/openapi.json"}
+_OPEN_PATHS = {"/", "/health", "/ready", "/openapi.json"}
 _VALUE_STARTS = (b",", b"[", b"{")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; object-src 'none'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "x-frame-options": "DENY",
-}
 
 
 class Keys:
-    """The keys that open the server, and the sessions of browsers that have shown one."""
+    """The API keys, and the sessions of browsers that have sent one."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        """Take the keys; none lets everybody in."""
+        """Store digests of the keys; without keys, every request is accepted."""
         self._digests = [_digest(key) for key in keys]
         self._sessions: dict[str, float] = {}
 
     @property
     def is_required(self) -> bool:
-        """Whether there are any."""
+        """Whether requests need a key."""
         return bool(self._digests)
 
     def is_valid(self, key: str) -> bool:
-        """Whether a key opens the server; takes as long for a wrong one as for a right one."""
+        """Whether a key is valid; takes the same time for all keys."""
         digest = _digest(key)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all, so that time tells nothing
+        matches = [
+            hmac.compare_digest(digest, known) for known in self._digests
+        ]  # compare all, so that the time reveals nothing
         return any(matches)
 
     def open_session(self) -> str:
-        """Let a browser in that has shown a key; returns what its cookie holds."""
+        """Open the session of a browser that has sent a key; return the value of its cookie."""
         now = time.monotonic()
         self._sessions = {name: ends for name, ends in self._sessions.items() if ends > now}
         if len(self._sessions) >= _MAX_SESSIONS:
@@ -70,16 +63,16 @@ class Keys:
         return token
 
     def close_session(self, token: str) -> None:
-        """Let it in no more."""
+        """Close a session."""
         self._sessions.pop(_digest(token).hex(), None)
 
     def check(self, request: Request) -> None:
-        """Refuse a request that shows no valid key.
+        """Check the key or the session of a request.
 
-        A cookie counts only for requests that change nothing, so that no other page can act in a visitor's name.
+        A cookie is accepted only for requests that change nothing, so that no other page can act for a visitor.
 
         Raises:
-            ApiError: 401.
+            RequestError: There is no valid key (401).
         """
         if not self.is_required:
             return
@@ -90,7 +83,7 @@ class Keys:
         ends = self._sessions.get(_digest(token).hex(), 0.0)
         if request.method in _SAFE_METHODS and ends > time.monotonic():
             return
-        raise ApiError(
+        raise RequestError(
             401,
             "this server needs a key: send the header Authorization: Bearer KEY",
             code="invalid_api_key",
@@ -103,22 +96,22 @@ def _digest(text: str) -> bytes:
 
 
 class SecurityMiddleware:
-    """The outermost layer: all passes it, both ways."""
+    """The outermost layer: checks requests, limits their bodies, adds headers to responses, and writes the log."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, keys: Keys, metrics: Metrics) -> None:
-        """Stand before an application."""
+        """Wrap an application."""
         self._settings, self._keys, self._metrics = settings, keys, metrics
         self._app = self._allow_origin(app)
-        self._held = _BufferedBytes(settings.max_buffered_bytes)
+        self._buffered = _BufferedBytes(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or say why not."""
+        """Pass a request on, or reject it."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        body = _RequestBody(receive, self._settings, self._held, is_upload=_is_upload(scope))
+        body = _RequestBody(receive, self._settings, self._buffered, is_upload=_is_upload(scope))
         status = CLIENT_CLOSED_REQUEST
 
         async def send_on(message: Message) -> None:
@@ -126,7 +119,7 @@ class SecurityMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 given = {name.lower() for name, _ in message["headers"]}
-                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in given]
+                extra = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items() if k.encode() not in given]
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
@@ -134,9 +127,9 @@ class SecurityMiddleware:
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             refusal = self._check_host_and_origin(headers)
             if refusal is not None:
-                await refusal.response()(scope, receive, send_on)
+                await error_response(refusal)(scope, receive, send_on)
             elif (refusal := self._reject_reason(scope, headers)) is not None:
-                await self._allow_origin(refusal.response())(scope, receive, send_on)
+                await self._allow_origin(error_response(refusal))(scope, receive, send_on)
             else:
                 await self._app(scope, body, send_on)
         except Exception:
@@ -151,46 +144,50 @@ class SecurityMiddleware:
             logger.info("%s %s %s %.3f s", scope["method"][:10], redact(path), status, seconds)
 
     def _allow_origin(self, app: ASGIApp) -> ASGIApp:
-        """An application whose answers pages of other servers may read where they were named (CORS)."""
+        """Let the configured origins read the responses of an application (CORS)."""
         origins = list(self._settings.origins)
         if not origins:
             return app
         return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
-    def _check_host_and_origin(self, headers: dict[bytes, str]) -> ApiError | None:
-        """Why a request is not meant for this server, or is of a page that may not ask; None where neither is so."""
+    def _check_host_and_origin(self, headers: dict[bytes, str]) -> RequestError | None:
+        """Return an error if the host name or the origin of a request is not allowed."""
         host = headers.get(b"host", "")
         name = re.sub(r":\d*$", "", host).lower()
         if "*" not in self._settings.names and name not in {known.lower() for known in self._settings.names}:
-            return ApiError(
-                403, f"this server is not called {host[:80]!r}; name it with --name if it should be", code="wrong_host"
+            return RequestError(
+                403,
+                f"{host[:80]!r} is not a name of this server; if it should be, add it with --name",
+                code="wrong_host",
             )
         origin = headers.get(b"origin")
         if origin is not None and origin not in self._settings.origins and _host_of(origin) != host:
-            return ApiError(
-                403, "pages of other servers may not ask this one; allow theirs with --origin", code="wrong_origin"
+            return RequestError(
+                403,
+                "pages of other servers may not send requests to this one; allow their origin with --origin",
+                code="wrong_origin",
             )
         return None
 
-    def _reject_reason(self, scope: Scope, headers: dict[bytes, str]) -> ApiError | None:
-        """Why a request does not come in; None where it does."""
-        is_asking_whether = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
-        if is_asking_whether and headers.get(b"origin") in self._settings.origins:
-            return None  # a browser before it asks: it shows no key, and CORS answers
-        if not _is_open(scope):  # before the body: who has no key cannot make the server hold anything
+    def _reject_reason(self, scope: Scope, headers: dict[bytes, str]) -> RequestError | None:
+        """Return an error if the request has no key or is too large."""
+        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        if is_preflight and headers.get(b"origin") in self._settings.origins:
+            return None  # a browser sends no key with it, and CORS answers it
+        if not _is_open(scope):  # before the body, so that a client without a key cannot use memory
             try:
                 self._keys.check(Request(scope))
-            except ApiError as refusal:
+            except RequestError as refusal:
                 return refusal
         length = headers.get(b"content-length", "0")
-        most = _max_body_bytes(self._settings, is_upload=_is_upload(scope))
-        if not length.isdecimal() or int(length) > most:
-            return _too_large(most)
+        max_bytes = _max_body_bytes(self._settings, is_upload=_is_upload(scope))
+        if not length.isdecimal() or int(length) > max_bytes:
+            return _too_large(max_bytes)
         return None
 
 
 def _host_of(origin: str) -> str | None:
-    """Host and port of a page; None where that is no address."""
+    """Return host and port of an origin; None if it is not an address."""
     try:
         return urlsplit(origin).netloc or None
     except ValueError:
@@ -202,65 +199,67 @@ _METHODS = {"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"}
 
 @dataclass
 class _BufferedBytes:
-    """Bytes of all bodies that are in memory."""
+    """Size of all bodies in memory, and its maximum."""
 
-    most: int
+    max_bytes: int
     num_bytes: int = 0
 
 
 class _RequestBody:
-    """What a client sends, measured: too much, too slow or broken off is told apart."""
+    """The body of a request, with limits of size and time."""
 
     def __init__(
-        self, receive: Receive, settings: ServerSettings, all_held: _BufferedBytes, *, is_upload: bool
+        self, receive: Receive, settings: ServerSettings, all_buffered: _BufferedBytes, *, is_upload: bool
     ) -> None:
-        self._receive, self._settings, self._all_held = receive, settings, all_held
-        self._is_held = not is_upload  # uploads go to the disk as they come
-        self._most, self._held = _max_body_bytes(settings, is_upload=is_upload), 0
-        self._most_values, self._num_values = settings.max_body_values, 0
-        self._num_held = 0
+        self._receive, self._settings, self._all_buffered = receive, settings, all_buffered
+        self._is_buffered = not is_upload  # uploads go to the disk as they arrive
+        self._max_bytes, self._num_bytes = _max_body_bytes(settings, is_upload=is_upload), 0
+        self._max_values, self._num_values = settings.max_body_values, 0
+        self._num_buffered = 0
         self._ends = time.monotonic() + settings.upload_timeout
         self._is_whole = False
 
     async def __call__(self) -> Message:
         if self._is_whole:
-            return await self._receive()  # nothing more than that the client goes away
+            return await self._receive()  # only the disconnection of the client
         wait = min(self._settings.silence_timeout, self._ends - time.monotonic())
         try:
             async with timeout(max(0.0, wait)):
                 message = await self._receive()
         except TimeoutError as error:
-            raise ApiError(408, "the request's body did not arrive in time", headers={"Connection": "close"}) from error
+            raise RequestError(
+                408, "the request's body did not arrive in time", headers={"Connection": "close"}
+            ) from error
         if message["type"] == "http.request":
-            self._held += len(message.get("body", b""))
+            self._num_bytes += len(message.get("body", b""))
             self._is_whole = not message.get("more_body", False)
-            if self._held > self._most:
-                raise _too_large(self._most)
-            if self._is_held:
-                self._hold(message.get("body", b""))
+            if self._num_bytes > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            if self._is_buffered:
+                self._count(message.get("body", b""))
         else:
             self._is_whole = True
         return message
 
-    def _hold(self, piece: bytes) -> None:
-        self._num_held += len(piece)
-        self._all_held.num_bytes += len(piece)
-        self._num_values += sum(map(piece.count, _VALUE_STARTS))
-        if self._num_values > self._most_values:
-            raise ApiError(413, f"the request's JSON has more than the {self._most_values} values that it may have")
-        if self._all_held.num_bytes > self._all_held.most:
-            raise busy("the requests that are being worked on are too large together", 5)
+    def _count(self, chunk: bytes) -> None:
+        self._num_buffered += len(chunk)
+        self._all_buffered.num_bytes += len(chunk)
+        self._num_values += sum(map(chunk.count, _VALUE_STARTS))
+        if self._num_values > self._max_values:
+            raise RequestError(413, f"the request's JSON has more than the {self._max_values} values that are allowed")
+        if self._all_buffered.num_bytes > self._all_buffered.max_bytes:
+            raise busy_error("the running requests are too large together", 5)
 
     def release(self) -> None:
-        """Make room for others."""
-        self._all_held.num_bytes -= self._num_held
-        self._num_held = 0
+        """Give the memory free for other requests."""
+        self._all_buffered.num_bytes -= self._num_buffered
+        self._num_buffered = 0
 
 
 def _is_open(scope: Scope) -> bool:
-    """Whether a route is there for those without a key: the page itself, and what tells nothing."""
+    """Whether a route needs no key: the page, and routes that reveal nothing."""
     path: str = scope["path"]
-    return path in _OPEN or path.startswith("/static/") or (scope["method"], path) == ("DELETE", "/v1/session")
+    return path in _OPEN_PATHS or path.startswith("/static/") or (scope["method"], path) == ("DELETE", "/v1/session")
 
 
 def _is_upload(scope: Scope) -> bool:
@@ -268,11 +267,11 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _max_body_bytes(settings: ServerSettings, *, is_upload: bool) -> int:
-    # The parts around a file in a form are small.
+    # The other parts of a form are small.
     return settings.limits.max_bytes + (1 << 20) if is_upload else settings.max_body_bytes
 
 
-def _too_large(most: int) -> ApiError:
-    return ApiError(
-        413, f"the request is larger than the {most} bytes that it may have", headers={"Connection": "close"}
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(
+        413, f"the request is larger than the {max_bytes} bytes that are allowed", headers={"Connection": "close"}
     )

@@ -1,4 +1,4 @@
-"""Forms with a file, read as they arrive: straight to the disk, in constant memory."""
+"""Forms with a file, written to the disk as they arrive, in constant memory."""
 
 from collections.abc import AsyncIterator
 from email.message import Message
@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 
-from timechat.serving.errors import ApiError
+from timechat.serving.errors import RequestError
 
 _MAX_FIELD_BYTES = 10_000
 _MAX_NAME = 255
@@ -17,28 +17,28 @@ _MAX_PARTS = 100
 
 
 class FileForm:
-    """A `multipart/form-data` body with one file in it.
+    """A `multipart/form-data` body with one file.
 
     Attributes:
-        fields: The other parts, as text.
-        filename: Of the file, without folders; None until it has come.
+        fields: Other parts, as text.
+        filename: Name of the file, without folders; None until it has arrived.
     """
 
     def __init__(self, content_type: str, path: Path) -> None:
         """Prepare to read a form.
 
         Args:
-            content_type: Header of the request.
-            path: Where the part named `file` is written.
+            content_type: Content-Type header of the request.
+            path: Path to which the part named `file` is written.
 
         Raises:
-            ApiError: It is no such form.
+            RequestError: The header is not that of such a form.
         """
         header = Message()
         header["content-type"] = content_type
         boundary = header.get_param("boundary")
         if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str) or not boundary:
-            raise ApiError(415, "a file is uploaded as multipart/form-data with a part named file", "file")
+            raise RequestError(415, "upload a file as multipart/form-data with a part named file", "file")
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self._path, self._file = path, None
@@ -64,28 +64,28 @@ class FileForm:
         """Read the whole form.
 
         Raises:
-            ApiError: It is malformed, or has no file.
+            RequestError: The form is malformed or has no file.
         """
         try:
             async for chunk in chunks:
                 await run_in_threadpool(self._parser.write, chunk)
             self._parser.finalize()
         except MultipartParseError as error:
-            raise ApiError(400, f"the form is malformed: {error}", "file") from error
+            raise RequestError(400, f"the form is malformed: {error}", "file") from error
         finally:
             if self._file is not None:
                 self._file.close()
         if self._num_parts and not self._is_whole:
-            raise ApiError(400, "the form breaks off before its end", "file")
+            raise RequestError(400, "the form is incomplete", "file")
         if self.filename is None:
-            raise ApiError(400, "the form has no part named file with a filename", "file")
+            raise RequestError(400, "the form has no part named file with a filename", "file")
         if not self._path.stat().st_size:
-            raise ApiError(400, "the file is empty", "file")
+            raise RequestError(400, "the file is empty", "file")
 
     def _begin(self) -> None:
         self._num_parts += 1
         if self._num_parts > _MAX_PARTS:
-            raise ApiError(413, f"the form has more than {_MAX_PARTS} parts", headers={"Connection": "close"})
+            raise RequestError(413, f"the form has more than {_MAX_PARTS} parts", headers={"Connection": "close"})
         self._part, self._value, self._header = {}, b"", (b"", b"")
 
     def _add_header(self, name: bytes, value: bytes) -> None:
@@ -107,7 +107,7 @@ class FileForm:
         if self._part.get("name") != "file":
             return
         if self.filename is not None:
-            raise ApiError(400, "the form has two files; upload them one by one", "file")
+            raise RequestError(400, "the form has two files; upload them one by one", "file")
         self.filename = shown_name(self._part.get("filename", ""))
         self._file = self._path.open("wb")
 
@@ -118,7 +118,7 @@ class FileForm:
         else:
             self._value += data
             if len(self._value) > _MAX_FIELD_BYTES or len(self.fields) > 20:
-                raise ApiError(413, "the form has fields that are too long or too many")
+                raise RequestError(413, "the form has fields that are too long or too many")
 
     def _end(self) -> None:
         if (name := self._part.get("name")) and name != "file":
@@ -129,10 +129,10 @@ class FileForm:
 
 
 def shown_name(filename: str) -> str:
-    """The name of an uploaded file, as it may be shown: without folders and without signs that do something.
+    """Return the name of an uploaded file without folders and control characters, for display only.
 
-    It is never part of a path on this machine.
+    The name is never part of a path on this machine.
     """
     last = filename.replace("\\", "/").rsplit("/", 1)[-1]
     clean = "".join(char for char in last if char.isprintable())
-    return clean[:_MAX_NAME] or "film"
+    return clean[:_MAX_NAME] or "video"

@@ -1,14 +1,19 @@
-"""The tools: what an agent reads about them, what they take, and what they give."""
+"""The tools: names, descriptions, arguments and results."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.answers.events import Task
+from timechat.answers.merging import MomentSelection
+from timechat.answers.tasks import build_question
+from timechat.video.sampling import FrameSampling
 
-# ------------------------------------------------------------------------------------------------- what they take
+if TYPE_CHECKING:
+    from timechat.serving.service import VideoRequest
+
+# ------------------------------------------------------------------------------------------------- arguments
 
 VideoName = Annotated[
     str,
@@ -19,42 +24,8 @@ VideoName = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class ToolRequest:
-    """A question about a video, as a tool call asks it.
-
-    Attributes:
-        task: Which one.
-        video: Path or address, as the caller wrote it.
-        query: The question, or what to look for, where the task takes it.
-        history: Earlier (question, answer) pairs.
-        start: Seconds; look from here on.
-        end: Seconds; look up to here.
-        top_k: Most moments that are wanted.
-        find_all: All of them instead.
-        threshold: Least score of a moment that counts as found; None takes the model's.
-        cite: Whether sentences say when they can be seen.
-    """
-
-    task: Task
-    video: str
-    query: str | None = None
-    history: tuple[tuple[str, str], ...] = ()
-    start: float | None = None
-    end: float | None = None
-    top_k: int = 1
-    find_all: bool = False
-    threshold: float | None = None
-    cite: bool = False
-
-    @property
-    def num_passes(self) -> int:
-        """How often the windows of the video are gone through."""
-        return 2 if self.cite else 1
-
-
 class Arguments(BaseModel):
-    """What a tool takes; anything else is refused."""
+    """Arguments of a tool; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,9 +34,9 @@ class ListVideos(Arguments):
     """Arguments of `list_videos`."""
 
     contains: Annotated[
-        str, Field(description="Only videos whose path contains this, whatever the case; empty lists all.")
+        str, Field(description="Only videos whose path contains this text, in upper or lower case; empty lists all.")
     ] = ""
-    limit: Annotated[int, Field(ge=1, le=1000, description="Most videos to list.")] = 100
+    limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of videos to list.")] = 100
 
 
 class VideoInfoArguments(Arguments):
@@ -74,137 +45,179 @@ class VideoInfoArguments(Arguments):
     video: VideoName
 
 
-class About(Arguments, ABC):
-    """A video, or a part of it, that is asked about."""
+class VideoTask(Arguments):
+    """Arguments of a task for a video or a part of it."""
+
+    task: ClassVar[Task]
 
     video: VideoName
     start: Annotated[float | None, Field(ge=0, description="Look from this second on; null from the beginning.")] = None
     end: Annotated[float | None, Field(ge=0, description="Look up to this second; null to the end.")] = None
 
-    @abstractmethod
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
+    def check(self) -> None:
+        """Check the arguments without the model.
+
+        Raises:
+            ValueError: The query is empty, or the end is not after the start.
+        """
+        build_question(self.task, self.words)
+        self.sampling()
+
+    @property
+    def words(self) -> str | None:
+        """The query or question; None if the task takes none."""
+        return None
+
+    @property
+    def num_passes(self) -> int:
+        """Number of passes over the windows of the video."""
+        return 1
+
+    def sampling(self) -> FrameSampling:
+        """Return the frame options."""
+        return FrameSampling(start=self.start, end=self.end)
+
+    def request_options(self) -> dict[str, Any]:
+        """Return further options of the request."""
+        return {}
+
+    def to_request(self) -> "VideoRequest":
+        """Return the request of the service."""
+        # Imported here: the tools are listed before the model and torch are loaded.
+        from timechat.pipeline import Request
+        from timechat.serving.service import VideoRequest
+
+        request = Request(self.task, self.words, **self.request_options())
+        return VideoRequest(self.video, request, sampling=self.sampling())
 
 
-class CaptionVideo(About):
+class CaptionVideo(VideoTask):
     """Arguments of `caption_video`."""
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        return ToolRequest("dense_caption", self.video, start=self.start, end=self.end)
+    task = "dense_caption"
 
 
-class FindMoments(About):
+class FindMoments(VideoTask):
     """Arguments of `find_moments`."""
 
+    task = "grounding"
+
     query: Annotated[str, Field(min_length=1, description="What to look for: a short sentence, 'the light turns on'.")]
-    top_k: Annotated[int, Field(ge=1, description="Most moments that are wanted, the best first.")] = 1
+    top_k: Annotated[int, Field(ge=1, description="Maximum number of moments, the best first.")] = 1
     find_all: Annotated[bool, Field(description="All moments in which it happens, whatever top_k.")] = False
     threshold: Annotated[
         float | None,
-        Field(ge=0, le=1, description="Least score of a moment that counts as found; null takes the model's own."),
+        Field(ge=0, le=1, description="Minimum score of a moment that counts as found; null takes the model's own."),
     ] = None
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        return ToolRequest(
-            "grounding",
-            self.video,
-            self.query,
-            start=self.start,
-            end=self.end,
-            top_k=self.top_k,
-            find_all=self.find_all,
-            threshold=self.threshold,
-        )
+    @property
+    def words(self) -> str:
+        """The query."""
+        return self.query
+
+    def request_options(self) -> dict[str, Any]:
+        """Return the selection of moments."""
+        return {"moments": MomentSelection(self.top_k, self.find_all, self.threshold)}
 
 
-class FindHighlights(About):
+class FindHighlights(VideoTask):
     """Arguments of `find_highlights`."""
 
-    query: Annotated[str | None, Field(min_length=1, description="What they are about; null for any.")] = None
+    task = "highlights"
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        return ToolRequest("highlights", self.video, self.query, start=self.start, end=self.end)
+    query: Annotated[str | None, Field(min_length=1, description="Topic of the highlights; null for any.")] = None
+
+    @property
+    def words(self) -> str | None:
+        """The query."""
+        return self.query
 
 
-class ListSteps(About):
+class ListSteps(VideoTask):
     """Arguments of `list_steps`."""
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        return ToolRequest("steps", self.video, start=self.start, end=self.end)
+    task = "steps"
 
 
-class SummarizeVideo(About):
+class SummarizeVideo(VideoTask):
     """Arguments of `summarize_video`."""
 
+    task = "summary"
+
     cite: Annotated[
-        bool, Field(description="Let each sentence say when it can be seen, [m:ss–m:ss]; takes about twice as long.")
+        bool, Field(description="Add to each sentence when it can be seen, [m:ss–m:ss]; takes about twice as long.")
     ] = False
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        return ToolRequest("summary", self.video, start=self.start, end=self.end, cite=self.cite)
+    @property
+    def num_passes(self) -> int:
+        """Number of passes over the windows of the video: citations take a second one."""
+        return 2 if self.cite else 1
+
+    def request_options(self) -> dict[str, Any]:
+        """Return whether to cite."""
+        return {"cite": self.cite}
 
 
-class TranscribeVideo(About):
+class TranscribeVideo(VideoTask):
     """Arguments of `transcribe_video`."""
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        return ToolRequest("transcribe", self.video, start=self.start, end=self.end)
+    task = "transcribe"
 
 
 class Turn(Arguments):
-    """A question that was asked before, and its answer."""
+    """An earlier question and its answer."""
 
     question: str
     answer: str
 
 
-class AskVideo(About):
+class AskVideo(VideoTask):
     """Arguments of `ask_video`."""
 
-    question: Annotated[str, Field(min_length=1, description="In words.")]
+    task = "ask"
+
+    question: Annotated[str, Field(min_length=1, description="The question.")]
     history: Annotated[
         list[Turn], Field(description="Earlier questions about this video and their answers, oldest first.")
     ] = []
 
-    def job(self) -> ToolRequest:
-        """Return these arguments as the question that they are."""
-        turns = tuple((turn.question, turn.answer) for turn in self.history)
-        return ToolRequest("ask", self.video, self.question, turns, start=self.start, end=self.end)
+    @property
+    def words(self) -> str:
+        """The question."""
+        return self.question
+
+    def request_options(self) -> dict[str, Any]:
+        """Return the conversation so far."""
+        return {"history": [(turn.question, turn.answer) for turn in self.history]}
 
 
-# ------------------------------------------------------------------------------------------------- what they give
+# ------------------------------------------------------------------------------------------------- results
 
 
 class EventResult(BaseModel):
-    """Something that happens; a highlight is a moment, `start == end`."""
+    """An event; a highlight is a moment, `start == end`."""
 
     start: Annotated[float, Field(description="Seconds from the start of the video.")]
     end: Annotated[float, Field(description="Seconds from the start of the video.")]
     caption: str
-    score: Annotated[float | None, Field(description="How sure the model is, 0 to 1, or a highlight's saliency.")]
+    score: Annotated[float | None, Field(description="Probability, 0 to 1, or the saliency of a highlight.")]
 
 
 class AnswerResult(BaseModel):
     """The object that `timechat ... --json` prints, see `timechat.answers.events.Answer`."""
 
-    video: Annotated[str | None, Field(description="As it was asked about.")]
+    video: Annotated[str | None, Field(description="Its name in the call.")]
     duration: Annotated[float | None, Field(description="Seconds of the whole video.")]
     task: Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
     question: Annotated[str, Field(description="The question or query; empty where the tool takes none.")]
     text: Annotated[str, Field(description="The answer as the model wrote it.")]
-    events: Annotated[list[EventResult], Field(description="Read out of the text, on the video's own clock.")]
+    events: Annotated[list[EventResult], Field(description="Events in the text, in the time of the video.")]
     model: str | None
-    found: Annotated[bool | None, Field(description="Whether what was looked for happens; null where nothing was.")]
-    score: Annotated[float | None, Field(description="How sure the model is that it happens, 0 to 1.")]
-    step: Annotated[float | None, Field(description="Resolution of the times: seconds from frame to frame.")]
-    timings: Annotated[dict[str, float], Field(description="Seconds that the answer took, by stage.")]
-    notes: Annotated[list[str], Field(description="What a reader of the answer should know.")]
+    found: Annotated[bool | None, Field(description="Whether the query happens in the video; null without a query.")]
+    score: Annotated[float | None, Field(description="Probability that the query happens, 0 to 1.")]
+    step: Annotated[float | None, Field(description="Resolution of the times: seconds between frames.")]
+    timings: Annotated[dict[str, float], Field(description="Seconds spent, by stage.")]
+    notes: Annotated[list[str], Field(description="Notes about the answer.")]
 
 
 class ListedVideo(BaseModel):
@@ -215,16 +228,16 @@ class ListedVideo(BaseModel):
 
 
 class ListVideosResult(BaseModel):
-    """Videos that may be asked about."""
+    """Result of `list_videos`."""
 
     videos: list[ListedVideo]
-    total: Annotated[int, Field(description="How many there are; more than are listed where the limit was reached.")]
-    folders: Annotated[list[str], Field(description="Whose videos may be opened.")]
-    hosts: Annotated[list[str], Field(description="Whose http(s) addresses may be opened.")]
+    total: Annotated[int, Field(description="Number of all matching videos, also those beyond the limit.")]
+    folders: Annotated[list[str], Field(description="Folders whose videos may be opened.")]
+    hosts: Annotated[list[str], Field(description="Hosts whose http(s) addresses may be opened.")]
 
 
 class VideoInfoResult(BaseModel):
-    """What a video is."""
+    """Result of `video_info`: properties of a video."""
 
     video: str
     duration: Annotated[float, Field(description="Seconds.")]
@@ -236,7 +249,7 @@ class VideoInfoResult(BaseModel):
     codec: str
 
 
-# -------------------------------------------------------------------------------------------------- what they are
+# -------------------------------------------------------------------------------------------------- tools
 
 
 @dataclass(frozen=True)
@@ -244,11 +257,11 @@ class Tool:
     """A tool.
 
     Attributes:
-        name: By which it is called.
-        title: For people.
-        description: For agents.
-        arguments: What it takes.
-        result: What it gives.
+        name: Name in a tool call.
+        title: Title for people.
+        description: Description for agents.
+        arguments: Model of the arguments.
+        result: Model of the result.
     """
 
     name: str
@@ -264,74 +277,74 @@ TOOLS = {
         Tool(
             "list_videos",
             "List videos",
-            "List the video files that may be asked about, with their paths. Call it first, unless the user named "
-            "a file. Looks at names only: call video_info for the length of one.",
+            "List the video files that may be opened, with their paths. Call it first, unless the user named "
+            "a file. Call video_info for the length of a video.",
             ListVideos,
             ListVideosResult,
         ),
         Tool(
             "video_info",
-            "Look up a video",
-            "Tell how long a video is, its size in pixels, its frame rate and whether it has sound. Quick, no model; "
-            "use it before asking about a part of a long video.",
+            "Get the properties of a video",
+            "Get the length of a video, its size in pixels, its frame rate and whether it has sound. Fast, without the "
+            "model; use it before a question about a part of a long video.",
             VideoInfoArguments,
             VideoInfoResult,
         ),
         Tool(
             "find_moments",
             "Find moments",
-            "Find when something happens in a video: start and end in seconds, with scores. Says `found: false` and no "
-            "events where it does not happen. One moment unless top_k or find_all ask for more.",
+            "Find when something happens in a video: start and end in seconds, with scores. The result has `found: "
+            "false` and no events if it does not happen. One moment unless top_k or find_all ask for more.",
             FindMoments,
             AnswerResult,
         ),
         Tool(
             "caption_video",
             "Caption a video",
-            "Tell all that happens in a video, in order: events with start, end (seconds) and a caption each. Use it "
-            "to learn what a video holds; use find_moments to look for one thing.",
+            "Describe all that happens in a video, in order: events with start, end (seconds) and a caption. Use it "
+            "to get an overview; use find_moments to look for one thing.",
             CaptionVideo,
             AnswerResult,
         ),
         Tool(
             "find_highlights",
             "Find highlights",
-            "Find the moments worth seeing in a video, all in all or about a query: times in seconds with saliency "
-            "scores, each a point in time (start equals end).",
+            "Find the highlights of a video, in general or for a query: times in seconds with saliency scores. Each "
+            "is a point in time (start equals end).",
             FindHighlights,
             AnswerResult,
         ),
         Tool(
             "list_steps",
             "List steps",
-            "List the steps of what is being done in an instructional video, in order, with start and end in seconds.",
+            "List the steps of the activity in an instructional video, in order, with start and end in seconds.",
             ListSteps,
             AnswerResult,
         ),
         Tool(
             "summarize_video",
             "Summarize a video",
-            "Tell in a few sentences what happens in a video. With cite, each sentence says when it can be seen.",
+            "Summarize a video in a few sentences. With cite, each sentence gets the times at which it can be seen.",
             SummarizeVideo,
             AnswerResult,
         ),
         Tool(
             "transcribe_video",
             "Transcribe a video",
-            "Let the video model write, with times, the speech that it believes to be there. It sees pictures and does "
-            "not hear the sound: no stand-in for speech recognition.",
+            "Let the video model guess the speech, with times. The model sees the frames and does not hear the sound: "
+            "this does not replace speech recognition.",
             TranscribeVideo,
             AnswerResult,
         ),
         Tool(
             "ask_video",
             "Ask about a video",
-            "Ask anything about a video, in words; `events` holds the times that the answer names. About a long video "
-            "each of its stretches answers for itself: give start and end to ask about one. For times, find_moments "
-            "and caption_video are surer.",
+            "Ask a free question about a video; `events` holds the times in the answer. Each window of a long video is "
+            "answered separately: give start and end to ask about one part. For times, find_moments and "
+            "caption_video are more reliable.",
             AskVideo,
             AnswerResult,
         ),
     )
 }
-"""Every tool by its name, in the order in which they are listed."""
+"""All tools by name, in the order of `list_tools`."""

@@ -1,4 +1,4 @@
-// Requests to the server: errors in words, waiting when it is busy, and its key.
+// Requests to the server: error messages, retries while it is busy, and the API key.
 
 import { byId } from "./dom.js";
 import { tell } from "./status.js";
@@ -12,7 +12,7 @@ let signingIn = null;
 
 export const address = (path) => new URL(path, new URL(".", document.baseURI)).href;
 
-/** What the server, or the way to it, said no with. */
+/** An error of the server or of the connection. */
 export class ServerError extends Error {
   constructor(message, status = 0, type = "") {
     super(message);
@@ -34,7 +34,7 @@ const IN_WORDS = {
   503: "The server is not ready yet.",
 };
 
-/** The error of a reply: the server's own words where it has some. */
+/** The error of a response, with the server's message if there is one. */
 export function errorOf(status, text) {
   let said = null;
   try {
@@ -47,7 +47,7 @@ export function errorOf(status, text) {
 
 const headers = () => (key ? { Authorization: `Bearer ${key}` } : {});
 
-/** Wait as long as the server asked for, and tell so; rejects when `signal` is aborted. */
+/** Wait for the time that the server gave and show it; rejects when `signal` is aborted. */
 function waitAndTell(seconds, signal) {
   const stopTelling = tell(`The server is busy. Trying again in ${Math.ceil(seconds)} s.`, { seconds: 0 });
   return new Promise((resolve, reject) => {
@@ -56,7 +56,7 @@ function waitAndTell(seconds, signal) {
   });
 }
 
-/** A reply of the server that is not an error. Waits when the server is busy, and asks for the key when it wants one. */
+/** Fetch a response that is not an error. Waits while the server is busy; asks the user for the key if the server needs one. */
 export async function request(path, { method = "GET", body = null, signal = null } = {}) {
   for (let tries = 1; ; tries++) {
     const isJson = body !== null && !(body instanceof FormData);
@@ -83,7 +83,7 @@ export async function request(path, { method = "GET", body = null, signal = null
 
 export const json = async (path, options) => (await request(path, options)).json();
 
-/** Ask for the key until the server takes one; several callers share one question. */
+/** Ask for the key until the server accepts one; all callers share one dialog. */
 function signIn() {
   signingIn ??= askForKey().finally(() => { signingIn = null; });
   return signingIn;
@@ -125,18 +125,18 @@ function askForKey() {
   });
 }
 
-/** Have the server set its cookie, which video, pictures and job events are asked for with. */
+/** Let the server set its cookie, which is sent with requests for videos, images and job events. */
 async function openSession(given) {
   const reply = await fetch(address("v1/session"), { method: "POST", headers: { Authorization: `Bearer ${given}` } });
   if (!reply.ok) throw errorOf(reply.status, await reply.text());
 }
 
-/** Renew the cookie after a reload; a key that is not taken any more is asked for again by the first request. */
+/** Renew the cookie after a reload; if the key is no longer valid, the first request asks for another. */
 export async function resumeSession() {
   if (key) await openSession(key).catch(() => { key = null; tabKept.remove(KEY); });
 }
 
-/** Upload a file; `onProgress` gets the share that is sent, 0 to 1. `cancel()` of what it returns stops it. */
+/** Upload a file; `onProgress` gets the share that is sent, 0 to 1. `cancel()` of the result stops it. */
 export function upload(file, onProgress) {
   let sending = null;
   let isCancelled = false;

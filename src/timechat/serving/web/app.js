@@ -1,4 +1,4 @@
-// Joins the parts of the page: which film is open, what is shown of it, and its address.
+// Joins the parts of the page: the open video, its answers, and the address.
 
 import { json, resumeSession } from "./api.js";
 import { Chat } from "./chat.js";
@@ -17,14 +17,14 @@ import { formatTime } from "./time.js";
 import { Timeline } from "./timeline.js";
 import { NEW, Track, Tracks } from "./tracks.js";
 
-const MOST_QUERIES = 3; // lanes of found moments that a film opens with
+const MOST_QUERIES = 3; // maximum number of lanes of found moments when a video opens
 const TABS = ["chat", "events", "jobs"];
 
-let isTabChosen = false; // by the user, since the film was opened or a task was started
-let film = null; // as the server tells it; its id is null while it is being uploaded
+let isTabChosen = false; // by the user, since the video was opened or a task was started
+let film = null; // file object of the server; its id is null during the upload
 let blob = null;
 let opening = 0;
-let leaving = new AbortController(); // ends what is done for the film that is left
+let leaving = new AbortController(); // ends the work for the previous video
 
 const player = new Player();
 const tracks = new Tracks();
@@ -37,9 +37,9 @@ const tasks = new TaskButtons(startTask);
 const jobs = new Jobs({ open: openJob, finished: jobFinished });
 const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError), openFile: (file) => openFile(file).catch(tellError) });
 
-// ---------------------------------------------------------------------- films
+// ---------------------------------------------------------------------- videos
 
-/** Turn to another film; what awaits something compares its turn with `opening` to learn whether it is still asked for. */
+/** Change to another video; waiting code compares its number with `opening` to see whether it is still current. */
 function nextTurn() {
   leaving.abort();
   leaving = new AbortController();
@@ -59,7 +59,7 @@ async function showFilms() {
   await films.refresh();
 }
 
-/** Open a film of the server, at a time if one is given. */
+/** Open a video of the server, at a time if one is given. */
 async function openFilm(id, time = null) {
   const turn = nextTurn();
   try {
@@ -72,18 +72,18 @@ async function openFilm(id, time = null) {
     if (turn === opening) await openKnown();
   } catch (error) {
     if (turn !== opening) return;
-    if (error.status === 401) throw error; // the reader gave no key: nothing else would be answered either
+    if (error.status === 401) throw error; // the user gave no key: all other requests would fail too
     tellError(error);
     if (film) return;
-    history.replaceState(null, "", location.pathname); // so that nobody comes back to what is not there
+    history.replaceState(null, "", location.pathname); // so that the history does not lead back to a missing video
     await showFilms();
   }
 }
 
-/** Play a file of this computer at once, and upload it meanwhile. */
+/** Play a file of this computer at once, and upload it in the background. */
 async function openFile(file) {
   if (file.type && !file.type.startsWith("video/") && !file.type.startsWith("application/")) {
-    tell(`${file.name} is not a film.`, { isError: true });
+    tell(`${file.name} is not a video.`, { isError: true });
     return;
   }
   const turn = nextTurn();
@@ -91,7 +91,7 @@ async function openFile(file) {
   show({ id: null, filename: file.name, bytes: file.size, video: null }, { blob, isPlaying: true });
   const uploaded = await uploadWithProgress(file, leaving.signal);
   if (turn !== opening) return;
-  if (!uploaded) { // what cannot be read here either is no film
+  if (!uploaded) { // a file that the browser cannot play either is not a video
     if (!player.isPlayable) await showFilms();
     return;
   }
@@ -154,7 +154,7 @@ function closeTrack(track) {
   tracks.close(track);
 }
 
-/** Show the newest answer to each task that was asked about this film before. */
+/** Show the newest earlier answer to each task for this video. */
 async function openKnown() {
   const turn = opening;
   const seen = new Map();
@@ -209,7 +209,7 @@ function startTask(wish) {
   return jobs.start({ video: film.id, ...wish });
 }
 
-/** What the server read out of an answer of the chat: its events have a lane of their own. */
+/** Show the events of a chat answer in a lane. */
 function showRead(answer) {
   if (answer.events?.length) tracks.add("chat", { ...answer, task: "ask" }, { isSelected: false });
 }
@@ -236,15 +236,15 @@ function linkTo(time) {
   return `?${query}`;
 }
 
-/** Another film, and the list of films, are steps of the browser's history; another time is none. */
+/** Another video and the list of videos are steps of the browser's history; another time is not. */
 function writeAddress() {
-  if (film && !film.id) return; // it is on its way to the server
+  if (film && !film.id) return; // it is being uploaded
   const isStep = readAddress().id !== (film?.id ?? null);
   const query = film && (player.time > 0.005 ? linkTo(player.time) : `?${new URLSearchParams({ film: film.id })}`);
   history[isStep ? "pushState" : "replaceState"](null, "", query ?? location.pathname);
 }
 
-/** Show what the address says. */
+/** Show the video and the time of the address. */
 async function followAddress() {
   const { id, time } = readAddress();
   if (id) await openFilm(id, time);
@@ -285,7 +285,7 @@ function chooseTab(name) {
   showTab(name);
 }
 
-/** Show a tab because something is new in it, unless the user has chosen one since the film was opened or a task was started. */
+/** Show a tab because something is new in it, unless the user has chosen one since the video was opened or a task was started. */
 function offerTab(name) {
   if (!isTabChosen) showTab(name);
 }
@@ -334,7 +334,7 @@ async function start() {
   await Promise.all([jobs.refresh(), showModel()]);
 }
 
-/** A link with a time but no film: open the only film there is, or let the reader choose. */
+/** Handle a link with a time but without a video: open the only video, or let the user choose. */
 async function openOnly(time) {
   await films.refresh();
   if (films.films.length === 1) {

@@ -1,13 +1,13 @@
-// Talking about the film: answers as they are written, with times that can be clicked.
+// Chat about the video: streamed answers with times that can be clicked.
 
 import { readStream, request, ServerError } from "./api.js";
 import { byId, element } from "./dom.js";
 import { tabKept } from "./storage.js";
 import { splitTimes } from "./time.js";
 
-const SUGGESTIONS = ["What happens in this film?", "How does it end?", "When does something new begin?"];
+const SUGGESTIONS = ["What happens in this video?", "How does it end?", "When does something new begin?"];
 
-/** `seek(time)` follows a clicked time; `answered(answer)` gets what the server read out of an answer. */
+/** `seek(time)` follows a clicked time; `answered(answer)` gets the answer with its events. */
 export class Chat {
   constructor({ seek, linkTo, answered, duration }) {
     this.seek = seek;
@@ -29,7 +29,7 @@ export class Chat {
 
   get storageKey() { return `timechat.chat:${this.film}`; }
 
-  /** Begin with a film; null while it is still on its way to the server. */
+  /** Open a video; null during its upload. */
   open(film) {
     this.stop();
     this.running = null;
@@ -43,7 +43,7 @@ export class Chat {
   set isReady(isReady) {
     byId("question").disabled = !isReady;
     byId("send").disabled = !isReady;
-    byId("question").placeholder = isReady ? "Ask about this film" : "You can ask once the film is uploaded";
+    byId("question").placeholder = isReady ? "Ask about this video" : "You can ask once the video is uploaded";
   }
 
   keep() {
@@ -66,7 +66,7 @@ export class Chat {
     byId("question").focus();
   }
 
-  /** The conversation as the server wants it: the film goes with the first question. */
+  /** The messages for the server; the video is part of the first question. */
   history() {
     const said = this.messages.filter((message) => !message.isError && message.text);
     return said.map((message, at) => ({
@@ -124,7 +124,7 @@ export class Chat {
     byId("send").hidden = this.running !== null;
     byId("stop").hidden = this.running === null;
     list.classList.toggle("is-empty", !this.messages.length);
-    list.setAttribute("aria-busy", String(this.running !== null)); // read out once, when it is whole
+    list.setAttribute("aria-busy", String(this.running !== null)); // screen readers read it once, when it is complete
     list.replaceChildren(...(this.messages.length ? this.messages.map((message) => this.bubble(message)) : [this.welcome()]));
     if (this.messages.length && !this.running) list.append(element("button", { type: "button", class: "quiet small clear-chat", on: { click: () => this.clear() } }, "New conversation"));
     list.scrollTop = list.scrollHeight;
@@ -132,7 +132,7 @@ export class Chat {
 
   welcome() {
     return element("div", { class: "welcome" },
-      element("h2", {}, "Ask about the film"),
+      element("h2", {}, "Ask about the video"),
       element("p", {}, "Times in an answer can be clicked."),
       ...(this.film ? SUGGESTIONS.map((words) => element("button", { type: "button", class: "suggestion", on: { click: () => this.ask(words) } }, words)) : []));
   }

@@ -1,4 +1,4 @@
-// Elements without markup: text is only ever set as text.
+// Elements without markup: texts are always set as text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -28,7 +28,7 @@ export function svg(tag, attributes = {}, ...children) {
 
 export const icon = (name) => svg("svg", { "aria-hidden": "true" }, svg("use", { href: `static/icons.svg#${name}` }));
 
-/** A button that shows an icon only; `label` is told on hover and to screen readers. */
+/** A button that shows an icon only; `label` is shown on hover and read by screen readers. */
 export function iconButton(name, label, click, more = {}) {
   return element("button", { type: "button", class: "icon-button small", title: label, "aria-label": label, on: { click }, ...more }, icon(name));
 }

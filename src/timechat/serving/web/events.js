@@ -25,7 +25,7 @@ export class EventList {
     }
     const isWriting = this.isEditing || (panel.contains(document.activeElement) && document.activeElement.matches("input, textarea"));
     if (isWriting && !isShown && this.drawnFor === track) {
-      this.refreshRows(); // do not take away the field that is written in, nor what is pressed or tabbed to next
+      this.refreshRows(); // keep the field with the focus, and what is pressed or focused next
       return;
     }
     const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
@@ -45,7 +45,7 @@ export class EventList {
     this.markNow();
   }
 
-  /** Scroll the list, never the page, so that a row can be seen. */
+  /** Scroll the list, not the page, to a row. */
   show(row) {
     if (!row) return;
     const panel = byId("events").getBoundingClientRect();
@@ -85,11 +85,11 @@ export class EventList {
       iconButton("close", `Hide ${track.title}`, () => this.closeTrack(track)));
   }
 
-  /** What the answer says besides its events. */
+  /** The parts of the answer beside its events. */
   facts(track) {
     const { answer } = track;
     const facts = [];
-    if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this film.`));
+    if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this video.`));
     else if (answer.found && answer.score !== null) facts.push(element("p", { class: "fact" }, `Found; the model is ${Math.round(100 * answer.score)} % sure.`));
     if (answer.text && (track.task === "summary" || track.task === "ask" || (!track.events.length && answer.found !== false))) {
       facts.push(element("p", { class: "answer-text" }, ...splitTimes(answer.text, this.player.duration).map(({ text, time }) => (time === null ? text
@@ -142,7 +142,7 @@ export class EventList {
           on: { change: (changed) => {
             const time = parseTime(changed.target.value);
             if (time !== null) change({ [name]: time });
-            changed.target.value = formatTime(now()[name], 2); // as it was taken: inside the film
+            changed.target.value = formatTime(now()[name], 2); // the accepted time, inside the video
           } } })),
       element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
         on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
@@ -159,7 +159,7 @@ export class EventList {
         iconButton("trash", "Delete this event (Delete)", () => this.tracks.remove(track, event.id))));
   }
 
-  /** Put the cursor into the caption of the selected event. */
+  /** Focus the caption of the selected event. */
   editCaption() { byId("events").querySelector(".editor textarea")?.focus(); }
 
   markNow() {

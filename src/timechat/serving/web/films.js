@@ -1,4 +1,4 @@
-// The page of films: uploads, the server's library, and dropping or choosing a new one.
+// The list of videos: uploads, the library of the server, and new files.
 
 import { json, thumbnailAddress, upload } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
@@ -7,7 +7,7 @@ import { formatBytes, formatTime } from "./time.js";
 
 const MANY = 8;
 
-/** `open(film)` is called with a film of the server; `openFile(file, name)` with one that was dropped. */
+/** `open(film)` is called with a video of the server; `openFile(file, name)` with a dropped file. */
 export class Films {
   constructor({ open, openFile }) {
     this.open = open;
@@ -50,8 +50,8 @@ export class Films {
     const shown = this.films.filter((film) => film.filename.toLowerCase().includes(words));
     const uploads = shown.filter((film) => film.purpose !== "library");
     const library = shown.filter((film) => film.purpose === "library");
-    byId("film-list").replaceChildren(...this.shelf("Your films", uploads), ...this.shelf("Library", library),
-      ...(words && !shown.length ? [element("p", { class: "nothing" }, "No film has this in its name.")] : []));
+    byId("film-list").replaceChildren(...this.shelf("Your videos", uploads), ...this.shelf("Library", library),
+      ...(words && !shown.length ? [element("p", { class: "nothing" }, "No video has this in its name.")] : []));
   }
 
   shelf(title, films) {
@@ -92,7 +92,7 @@ export class Films {
   }
 }
 
-/** Upload a file with its progress on the page; resolves with the server's film, or null if it was stopped, also by `signal`. */
+/** Upload a file with its progress on the page; resolves with its file object, or null if it was cancelled, also by `signal`. */
 export async function uploadWithProgress(file, signal) {
   const box = byId("upload");
   const bar = byId("upload-progress");
@@ -103,11 +103,11 @@ export async function uploadWithProgress(file, signal) {
   const running = upload(file, (share) => {
     if (signal.aborted) return;
     bar.value = share;
-    words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the film";
+    words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the video";
   });
   const cancel = () => running.cancel();
   byId("upload-cancel").addEventListener("click", cancel);
-  signal.addEventListener("abort", () => { // another film is opened: what the page shows from now on is its own
+  signal.addEventListener("abort", () => { // another video is opened, and the page belongs to it
     byId("upload-cancel").removeEventListener("click", cancel);
     box.hidden = true;
     cancel();
@@ -116,7 +116,7 @@ export async function uploadWithProgress(file, signal) {
     return await running.done;
   } catch (error) {
     if (signal.aborted) return null;
-    if (error.name === "AbortError") tell("The upload was cancelled. Choose the film again to ask about it.");
+    if (error.name === "AbortError") tell("The upload was cancelled. Choose the video again to ask about it.");
     else tellError(error);
     return null;
   } finally {

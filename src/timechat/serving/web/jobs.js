@@ -1,4 +1,4 @@
-// Jobs: tasks that the server works on, followed while they run and kept when the page is reloaded.
+// Jobs: tasks of the server, followed while they run and kept when the page is reloaded.
 
 import { address, json } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
@@ -6,8 +6,8 @@ import { announce, tell, tellError } from "./status.js";
 import { formatAgo } from "./time.js";
 import { TASKS } from "./tracks.js";
 
-const STAGES = { decode: "Reading the film", encode: "Looking at the frames", windows: "Going through the film", answer: "Writing the answer" };
-const FOLLOWED_AT_ONCE = 2; // a browser keeps six connections to a server, and the film needs some
+const STAGES = { decode: "Reading the video", encode: "Encoding the frames", windows: "Answering window by window", answer: "Writing the answer" };
+const FOLLOWED_AT_ONCE = 2; // a browser opens six connections to a server, and the video needs some
 const POLL_SECONDS = 2;
 const AGE_SECONDS = 30;
 
@@ -23,11 +23,11 @@ function stateWords(job) {
   if (job.status === "failed") return job.error?.message ?? "Failed";
   if (job.status === "cancelled") return "Cancelled";
   const { events, found } = job.result ?? {};
-  if (found === false) return "Not found in this film";
+  if (found === false) return "Not found in this video";
   return events?.length ? `${events.length} ${events.length === 1 ? "event" : "events"}` : "Done";
 }
 
-/** Tells `open(job)` when a finished one is clicked, and `finished(job)` when one ends while the page is open. */
+/** Calls `open(job)` when a finished job is clicked, and `finished(job)` when a job ends while the page is open. */
 export class Jobs {
   constructor({ open, finished }) {
     this.open = open;
@@ -35,7 +35,7 @@ export class Jobs {
     this.all = new Map();
     this.followed = new Map();
     this.film = null;
-    setInterval(() => this.draw(), AGE_SECONDS * 1000); // how long ago they were
+    setInterval(() => this.draw(), AGE_SECONDS * 1000); // updates the ages
   }
 
   get list() {
@@ -75,7 +75,7 @@ export class Jobs {
     source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) this.poll(id); });
   }
 
-  /** The way of following that works where a stream of events does not. */
+  /** Follow jobs by polling where a stream of events does not work. */
   poll(id) {
     setTimeout(async () => {
       if (!this.followed.has(id)) return;
@@ -129,7 +129,7 @@ export class Jobs {
   }
 
   draw() {
-    if (this.isDrawing) return; // progress may come many times between two pictures
+    if (this.isDrawing) return; // progress may arrive many times between two frames
     this.isDrawing = true;
     requestAnimationFrame(() => { this.isDrawing = false; this.drawNow(); });
   }
@@ -148,7 +148,7 @@ export class Jobs {
     this.sync(panel.querySelector("ul"), list, (job) => this.row(job));
   }
 
-  /** Rows for jobs; one whose job is as it was keeps its element, and so its focus. */
+  /** Update the rows; an unchanged job keeps its element and its focus. */
   sync(parent, list, make) {
     const kept = new Map([...parent.children].map((child) => [child.dataset.job, child]));
     const rows = list.map((job) => {
@@ -195,7 +195,7 @@ export class Jobs {
   }
 }
 
-/** Say how a job ended; `show` shows the result of one about another film than the open one. */
+/** Show how a job ended; `show` opens the result of a job about another video. */
 export function tellEnd(job, show) {
   const name = `${nameOf(job)}${job.query ? ` “${job.query}”` : ""}`;
   if (job.status === "failed") tell(`${name}: ${job.error?.message ?? "failed"}`, { isError: true });

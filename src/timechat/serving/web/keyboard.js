@@ -1,11 +1,11 @@
-// Keys, and the dialog that tells them.
+// Keyboard shortcuts, and the dialog that lists them.
 
 import { byId, element } from "./dom.js";
 
 const SMALL_STEP = 5;
 const LARGE_STEP = 10;
 const NUDGE = 0.1;
-const FRAME = 1 / 25; // of a film whose rate is unknown
+const FRAME = 1 / 25; // of a video with unknown frame rate
 
 const SHORTCUTS = [
   [["Space", "K"], "Play or pause"],
@@ -21,12 +21,12 @@ const SHORTCUTS = [
   [["Shift ←", "Shift →"], `Nudge it, or the border touched last, by ${NUDGE} s`],
   [["Delete"], "Delete the selected event"],
   [["Ctrl Z", "Ctrl Shift Z"], "Undo, redo"],
-  [["+", "−", "0"], "Zoom the timeline; the whole film"],
+  [["+", "−", "0"], "Zoom the timeline; the whole video"],
   [["Esc"], "Close, or select nothing"],
   [["?"], "This help"],
 ];
 
-/** Whether a dialog is pressed beside its box, not on its padding. */
+/** Whether the press is beside the box of a dialog, not on its padding. */
 function isOutside(dialog, { clientX, clientY }) {
   const { left, right, top, bottom } = dialog.getBoundingClientRect();
   return clientX < left || clientX > right || clientY < top || clientY > bottom;
@@ -62,7 +62,7 @@ export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCa
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     const isWriting = event.target.matches("textarea, select, input:not([type=checkbox], [type=radio])");
-    if (isWriting || event.altKey || event.target.controls) return; // in full screen the browser's own controls have its keys
+    if (isWriting || event.altKey || event.target.controls) return; // in full screen the browser's own controls use the keys
     if (event.key === "?") { event.preventDefault(); showHelp(); return; }
     if (!hasFilm()) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;

@@ -1,4 +1,4 @@
-// The film and its controls. Where the browser cannot play it, stills of the server stand in, so that all times work.
+// The video and its controls. If the browser cannot play it, stills of the server are shown, so that all times work.
 
 import { contentAddress, thumbnailAddress } from "./api.js";
 import { byId } from "./dom.js";
@@ -7,7 +7,7 @@ import { formatTime } from "./time.js";
 const STILL_HEIGHT = 360;
 const RETRY_MS = 3000;
 
-/** Tells of "time" (it moved), "state" (playing or not), "seeked", "duration" and "unplayable". */
+/** Emits "time" (it changed), "state" (playing or not), "seeked", "duration" and "unplayable". */
 export class Player extends EventTarget {
   constructor() {
     super();
@@ -18,7 +18,7 @@ export class Player extends EventTarget {
     this.knownDuration = 0;
     this.stopAt = null;
     this.wanted = null;
-    this.isFresh = true; // neither played nor sought in yet: the large button is shown
+    this.isFresh = true; // not played and no seek yet: the large button is shown
     this.listen();
   }
 
@@ -31,7 +31,7 @@ export class Player extends EventTarget {
     for (const kind of ["play", "pause", "ended"]) video.addEventListener(kind, () => this.stateChanged());
     video.addEventListener("durationchange", () => tell("duration"));
     video.addEventListener("loadedmetadata", () => {
-      if (!video.videoWidth) return this.cannotPlay(); // only its sound can be decoded
+      if (!video.videoWidth) return this.cannotPlay(); // the browser can decode only the sound
       if (this.wanted !== null) video.currentTime = Math.min(this.wanted, this.duration || Infinity);
       this.wanted = null;
       byId("unplayable").hidden = true;
@@ -45,14 +45,14 @@ export class Player extends EventTarget {
     byId("fullscreen").addEventListener("click", () => this.toggleFullscreen());
     byId("speed").addEventListener("change", (event) => { video.playbackRate = Number(event.target.value); });
     document.addEventListener("fullscreenchange", () => { video.controls = document.fullscreenElement === byId("screen"); });
-    const frame = () => { // timeupdate comes four times a second, too seldom for a playhead
+    const frame = () => { // timeupdate comes four times a second, not often enough for a playhead
       if (!video.paused) this.moved();
       requestAnimationFrame(frame);
     };
     requestAnimationFrame(frame);
   }
 
-  /** Show a film: from `blob`, an address of the page's own, or from the server. */
+  /** Show a video from `blob`, a local address of the page, or from the server. */
   open(film, { blob = null, time = null, isPlaying = false } = {}) {
     this.film = film;
     this.isPlayable = true;
@@ -73,7 +73,7 @@ export class Player extends EventTarget {
     this.moved();
   }
 
-  /** What the server found out about a film that plays already. */
+  /** Take the properties from the server for a video that already plays. */
   learn(film) {
     this.film = film;
     this.knownDuration = film.video?.duration ?? this.knownDuration;
@@ -124,7 +124,7 @@ export class Player extends EventTarget {
     if (!this.isPlayable) return;
     this.video.play().catch((error) => {
       if (error.name !== "NotAllowedError" || this.video.muted) return;
-      this.video.muted = true; // a film may start without a click only if it is silent
+      this.video.muted = true; // browsers start a video without a click only if it is muted
       this.stateChanged();
       this.video.play().catch(() => {});
     });
@@ -178,7 +178,7 @@ export class Player extends EventTarget {
     this.dispatchEvent(new Event("state"));
   }
 
-  /** An error lies in the film, or on the way to it: then it is asked for again until it comes. */
+  /** Handle an error: of the video, or of the connection, in which case the request is repeated until it works. */
   async failed() {
     const { film, video } = this;
     const address = video.currentSrc;
@@ -189,7 +189,7 @@ export class Player extends EventTarget {
     if (this.film !== film || video.currentSrc !== address || !this.isPlayable) return;
     if (isThere && !isLost) { this.cannotPlay(); return; }
     this.wanted ??= time;
-    byId("unplayable").textContent = "The server does not send the film. Trying again …";
+    byId("unplayable").textContent = "The server does not send the video. Trying again …";
     byId("unplayable").hidden = false;
     setTimeout(() => {
       if (this.film !== film || !video.error) return;
@@ -205,7 +205,7 @@ export class Player extends EventTarget {
     this.video.hidden = true;
     const codec = this.film?.video?.codec;
     byId("unplayable").textContent =
-      `This browser cannot play this film${codec ? ` (${codec})` : ""}. Stills are shown; the timeline and all tasks work.`;
+      `This browser cannot play this video${codec ? ` (${codec})` : ""}. Stills are shown; the timeline and all tasks work.`;
     byId("unplayable").hidden = false;
     this.showStill();
     this.stateChanged();

@@ -2,7 +2,7 @@
 
 import { byId, element, iconButton } from "./dom.js";
 
-/** Show a message; errors stay until they are closed. Returns a function that takes it away. */
+/** Show a message; errors stay until they are closed. Returns a function that removes it. */
 export function tell(words, { isError = false, seconds = 5, action = null } = {}) {
   const toast = element("div", { class: isError ? "toast error" : "toast", role: isError ? "alert" : null });
   const remove = () => toast.remove();
@@ -15,14 +15,14 @@ export function tell(words, { isError = false, seconds = 5, action = null } = {}
   return remove;
 }
 
-/** Tell what went wrong, unless it was the reader who stopped it. */
+/** Show an error, unless the user has cancelled. */
 export function tellError(error) {
   if (error.name === "AbortError") return;
   const action = error.status === 401 ? { name: "Enter the key", run: () => location.reload() } : null;
   tell(error.message, { isError: true, action });
 }
 
-/** Say something to screen readers only: what others see anyway. */
+/** Announce to screen readers what is visible on the page. */
 export function announce(words) {
   byId("announcement").textContent = words;
 }

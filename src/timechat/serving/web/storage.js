@@ -1,4 +1,4 @@
-// What the browser keeps for the page. Storage may be switched off or full: then things last until the page is left.
+// Storage of the browser. If it is disabled or full, values last until the page is closed.
 
 class Kept {
   constructor(find) {

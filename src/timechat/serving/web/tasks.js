@@ -1,10 +1,10 @@
-// The buttons that start a task, and the line that asks for its query.
+// The buttons that start a task, and the form for its query.
 
 import { byId, element, icon } from "./dom.js";
 import { tellError } from "./status.js";
 import { TASKS } from "./tracks.js";
 
-/** `start({task, query, find_all})` starts one. */
+/** `start({task, query, find_all})` starts a task. */
 export class TaskButtons {
   constructor(start) {
     this.start = start;

@@ -1,4 +1,4 @@
-// Read before the page is drawn, so that it never flashes in the other colours.
+// Runs before the page is drawn, so that it does not flash in the other colours.
 (() => {
   let kept = null;
   try { kept = localStorage.getItem("timechat.theme"); } catch { /* storage is switched off: the system decides */ }

@@ -1,4 +1,4 @@
-// The button that changes between light and dark, and remembers it.
+// The button that switches between light and dark, and stores the choice.
 
 import { byId } from "./dom.js";
 import { browserKept } from "./storage.js";

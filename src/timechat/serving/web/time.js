@@ -1,4 +1,4 @@
-// Seconds as people read them, and back.
+// Conversion of seconds to text and back.
 
 /** `75.25` as `1:15` (digits 0) or `1:15.3` (digits 1); from an hour on `1:02:03`. */
 export function formatTime(seconds, digits = 0) {
@@ -13,7 +13,7 @@ export function formatTime(seconds, digits = 0) {
 export const formatRange = (event) =>
   event.end > event.start ? `${formatTime(event.start, 1)} – ${formatTime(event.end, 1)}` : formatTime(event.start, 1);
 
-/** Seconds of `75.25`, `1:15.25` or `1:02:03`; null if the text is none of them. */
+/** Seconds of `75.25`, `1:15.25` or `1:02:03`; null for any other text. */
 export function parseTime(text) {
   const match = /^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d+)?)$/.exec(text.trim().replace(",", "."));
   return match ? Number(match[1] ?? 0) * 3600 + Number(match[2] ?? 0) * 60 + Number(match[3]) : null;
@@ -31,7 +31,7 @@ const TIMES = new RegExp(
   "g",
 );
 
-/** The text in pieces `{text, time}`; `time` is seconds where the piece tells a time of a film of `duration`, else null. */
+/** The text in pieces `{text, time}`; `time` is in seconds if the piece is a time of a video of `duration`, else null. */
 export function splitTimes(text, duration = Infinity) {
   const pieces = [];
   let last = 0;
@@ -57,7 +57,7 @@ export function splitTimes(text, duration = Infinity) {
   return pieces;
 }
 
-/** How long ago a Unix time in seconds was, in a word or two. */
+/** The age of a Unix time in seconds, as a short text. */
 export function formatAgo(unixSeconds) {
   const seconds = Date.now() / 1000 - unixSeconds;
   if (seconds < 60) return "just now";

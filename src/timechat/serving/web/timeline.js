@@ -9,7 +9,7 @@ const TICK_PIXELS = 72;
 const STRIP_HEIGHT = 48;
 const ROW_HEIGHT = 26;
 const MOST_ROWS = 5;
-const CLOSEST = 200; // pixels a second at the closest zoom
+const CLOSEST = 200; // pixels per second at the closest zoom
 const EDGE_PIXELS = 8;
 const ZOOM_STEP = 1.6;
 const STRIP_WAIT_MS = 120;
@@ -93,7 +93,7 @@ export class Timeline {
 
   // ------------------------------------------------------------------ ruler and thumbnails
 
-  /** Ticks and thumbnails of what is in view, and a little beside it. */
+  /** Draw ticks and thumbnails of the visible part and a little beside it. */
   drawVisible() {
     const ruler = byId("ruler");
     const { duration, width } = this;
@@ -109,7 +109,7 @@ export class Timeline {
       ticks.push(element("span", { style: { left: this.share(time) } }, formatTime(time, step < 1 ? 1 : 0)));
     }
     ruler.replaceChildren(...ticks);
-    clearTimeout(this.waiting); // what is only passed by, while zooming or scrolling, is not asked for
+    clearTimeout(this.waiting); // parts that are only passed while zooming or scrolling are not requested
     this.waiting = setTimeout(() => this.drawThumbnails(from, until), byId("strip").childElementCount ? STRIP_WAIT_MS : 0);
   }
 
@@ -120,7 +120,7 @@ export class Timeline {
     const tile = Math.max(40, Math.min(140, (STRIP_HEIGHT * video.width) / video.height || 85));
     const count = Math.max(1, Math.ceil(this.width / tile));
     const seconds = this.duration / count;
-    const unit = this.duration / 2 ** Math.ceil(Math.log2(count)); // a closer zoom has the pictures of this one among its own
+    const unit = this.duration / 2 ** Math.ceil(Math.log2(count)); // a closer zoom includes the images of this one
     const wanted = [];
     for (let at = Math.floor(from / seconds); at < count && at * seconds <= until; at++) {
       const key = `${count}:${at}`;
@@ -196,7 +196,7 @@ export class Timeline {
     return Math.max(0, event.score ?? 0) / best;
   }
 
-  /** The saliency as a line over the whole lane, through the highlights and down to zero at the film's ends. */
+  /** The saliency as a line over the whole lane, through the highlights and down to zero at both ends of the video. */
   curve(ordered) {
     const { duration } = this;
     if (!duration || ordered.length < 2) return [];
@@ -231,7 +231,7 @@ export class Timeline {
     }
   }
 
-  /** Bring a place of the film, as a share of it, into view. */
+  /** Scroll to a position of the video, given as a share of it. */
   show(share) {
     const place = share * this.width;
     const { scrollLeft, clientWidth } = this.scroll;
@@ -240,14 +240,14 @@ export class Timeline {
 
   // ------------------------------------------------------------------ borders
 
-  /** Begin to drag an edge, where the pointer is on one. */
+  /** Begin to drag an edge if the pointer is on one. */
   grab(pointer, track, event, bar) {
     if (pointer.button !== 0 || event.end <= event.start) return;
     const box = bar.getBoundingClientRect();
     const reach = Math.min(EDGE_PIXELS, box.width / 3);
     const border = pointer.clientX - box.left <= reach ? "start" : box.right - pointer.clientX <= reach ? "end" : null;
     if (!border) return;
-    if (pointer.pointerType === "touch" && this.tracks.eventId !== event.id) return; // a finger first selects
+    if (pointer.pointerType === "touch" && this.tracks.eventId !== event.id) return; // a touch first selects
     pointer.preventDefault();
     bar.setPointerCapture(pointer.pointerId);
     this.player.pause();
@@ -260,7 +260,7 @@ export class Timeline {
       const shortest = 0.05;
       const raw = this.timeAt(moving.clientX - grip);
       const bounded = border === "start" ? Math.min(raw, event.end - shortest) : Math.max(raw, event.start + shortest);
-      const unit = this.width / this.duration > 60 ? 100 : 10; // steps of what a pixel can tell apart
+      const unit = this.width / this.duration > 60 ? 100 : 10; // steps of about one pixel
       const time = Math.max(0, Math.round(bounded * unit) / unit);
       this.dragging.time = time;
       const [start, end] = border === "start" ? [time, event.end] : [event.start, time];
@@ -315,7 +315,7 @@ export class Timeline {
     for (const part of [byId("ruler"), byId("strip"), byId("playhead")]) {
       part.addEventListener("pointerdown", (event) => {
         if (event.button !== 0) return;
-        if (event.pointerType === "touch" && part !== byId("playhead")) return; // a finger scrolls
+        if (event.pointerType === "touch" && part !== byId("playhead")) return; // a touch scrolls
         event.preventDefault();
         part.setPointerCapture(event.pointerId);
         const move = (moving) => this.player.seek(this.timeAt(moving.clientX));
@@ -364,7 +364,7 @@ export class Timeline {
   }
 }
 
-/** A picture that does not come, perhaps because the server is busy, is asked for once more. */
+/** Request an image once more if it does not arrive, for example because the server is busy. */
 function retryOnce(image) {
   const { src } = image;
   image.addEventListener("error", () => {
@@ -374,7 +374,7 @@ function retryOnce(image) {
   }, { once: true });
 }
 
-/** The row of each event by its id, so that those at the same time lie below one another. */
+/** The row of each event by its id, so that simultaneous events are below one another. */
 function rowsOf(ordered) {
   const ends = [];
   const rows = new Map();

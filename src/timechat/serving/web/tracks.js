@@ -1,4 +1,4 @@
-// What is known about the open film: a track for each answer, its events as edited by hand, and undo.
+// The tracks of the open video: one for each answer, with edited events and undo.
 
 import { browserKept } from "./storage.js";
 
@@ -7,13 +7,13 @@ export const TASKS = {
   grounding: { name: "Find a moment", lane: "Moments", hint: "When something happens", query: "What to find: “someone opens the door”" },
   highlights: { name: "Highlights", lane: "Highlights", hint: "The best moments", query: "Highlights of what? (may be empty)" },
   steps: { name: "Steps", lane: "Steps", hint: "The steps of what is being done" },
-  summary: { name: "Summary", lane: "Summary", hint: "The whole film in a few sentences" },
+  summary: { name: "Summary", lane: "Summary", hint: "The whole video in a few sentences" },
   transcribe: { name: "Speech", lane: "Speech", hint: "What is said" },
   ask: { name: "Question", lane: "Answer", hint: "" },
 };
 const ORDER = ["dense_caption", "steps", "summary", "highlights", "transcribe", "grounding", "ask"];
 const MOST_UNDO = 100;
-export const NEW = "new"; // a film that is still being uploaded
+export const NEW = "new"; // a video during its upload
 
 let lastId = 0;
 const withId = ({ start, end, caption, score }) => ({ id: ++lastId, start, end, caption: caption ?? "", score: score ?? null });
@@ -23,7 +23,7 @@ const same = (one, other) => JSON.stringify(one.map(plain)) === JSON.stringify(o
 /** One answer and its events. `events` are in the order of the answer, `ordered` in that of time. */
 export class Track {
   constructor(film, source, answer) {
-    this.source = source; // of the job that answered, or "chat", or "own"
+    this.source = source; // id of the job, or "chat", or "own"
     this.answer = answer;
     this.task = answer.task;
     this.storageKey = Track.storageKey(film, this.task, source);
@@ -56,7 +56,7 @@ export class Track {
     return !same(this.events, this.original);
   }
 
-  /** The answer as it stands, for export. */
+  /** The edited answer, for export. */
   edited() {
     if (!this.isEdited) return this.answer;
     const note = "The events were edited by hand.";
@@ -64,7 +64,7 @@ export class Track {
   }
 
   stored() {
-    if (this.source === "chat") return null; // every answer of the chat has this source: edits of one are no edits of the next
+    if (this.source === "chat") return null; // all chat answers have this source, and edits belong to one answer only
     try {
       const kept = JSON.parse(browserKept.get(this.storageKey));
       return Array.isArray(kept) ? kept.map(withId) : null;
@@ -82,7 +82,7 @@ export class Track {
   }
 }
 
-/** All tracks of the open film. Tells of "change" (tracks or events), "select" (which one is looked at). */
+/** All tracks of the open video. Emits "change" (tracks or events) and "select" (the selected track). */
 export class Tracks extends EventTarget {
   film = null;
   duration = 0;
@@ -94,12 +94,12 @@ export class Tracks extends EventTarget {
   open(film, duration) {
     Object.assign(this, { film, duration, all: [], track: null, eventId: null, border: null });
     const own = new Track(film, "own", this.emptyAnswer());
-    if (film === NEW) Object.assign(own, { events: own.original }).forget(); // what another film left that never got an id
+    if (film === NEW) Object.assign(own, { events: own.original }).forget(); // edits of another video that never got an id
     if (own.events.length) this.put(own, false);
     this.tell("change");
   }
 
-  /** The film that was open as "new" has its id: what was made meanwhile goes with it. */
+  /** Move the edits of the video "new" to its id after the upload. */
   rename(film, duration) {
     Object.assign(this, { film, duration });
     for (const track of this.all) track.rename(film, duration);
@@ -117,14 +117,14 @@ export class Tracks extends EventTarget {
     return this.track?.events.find((event) => event.id === this.eventId) ?? null;
   }
 
-  /** Show an answer as a track. One of the same source takes the older one's place. */
+  /** Show an answer as a track; it replaces the track of the same source. */
   add(source, answer, { isSelected = true } = {}) {
     const kept = this.all.find((track) => track.source === source);
     if (kept && source !== "chat") { if (isSelected) this.select(kept); return kept; }
     return this.put(new Track(this.film, source, answer), isSelected);
   }
 
-  /** Show a new answer; one to the same question that was not edited makes room for it. */
+  /** Show a new answer; it replaces an answer to the same question that was not edited. */
   renew(source, answer, options) {
     const outdated = this.all.filter((track) => track.source !== source && track.source !== "own" && !track.isEdited
       && track.task === answer.task && track.answer.question === answer.question);
@@ -171,7 +171,7 @@ export class Tracks extends EventTarget {
     this.tell("change");
   }
 
-  /** Change an event; times are kept inside the film, in order, and in thousandths. */
+  /** Change an event; times are kept inside the video, in order, and in thousandths. */
   edit(track, id, change) {
     const events = track.events.map((event) => {
       if (event.id !== id) return event;
@@ -189,7 +189,7 @@ export class Tracks extends EventTarget {
     if (!same(events, track.events)) this.replace(track, events);
   }
 
-  /** Move the border that was touched last, or the whole event, by some seconds. */
+  /** Move the last used border, or the whole event, by some seconds. */
   nudge(seconds) {
     const event = this.event;
     if (!event) return;
@@ -198,7 +198,7 @@ export class Tracks extends EventTarget {
     return this.edit(this.track, event.id, { start: event.start + shift, end: event.end + shift });
   }
 
-  /** Set a border of the selected event; which one stays for the arrow keys. */
+  /** Set a border of the selected event; the arrow keys then move this border. */
   setBorder(border, time) {
     if (!this.event) return;
     this.border = border;
@@ -206,7 +206,7 @@ export class Tracks extends EventTarget {
     this.tell("select");
   }
 
-  /** A new event of a few seconds in the selected track, or in one of the reader's own. */
+  /** Add an event of a few seconds to the selected track, or to a track of the user. */
   insert(time) {
     const track = this.track ?? this.put(new Track(this.film, "own", this.emptyAnswer()), true);
     const start = Math.min(time, Math.max(0, (this.duration || Infinity) - 0.1));

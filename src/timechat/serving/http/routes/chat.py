@@ -1,7 +1,6 @@
-"""`/v1/chat/completions` and `/v1/models`, as OpenAI's clients expect them."""
+"""`/v1/chat/completions` and `/v1/models`, compatible with OpenAI's API."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -18,8 +17,9 @@ from starlette.types import Receive, Scope, Send
 from timechat.answers.events import Answer
 from timechat.answers.tasks import read_answer
 from timechat.pipeline.streaming import AnswerStream
-from timechat.serving.engine import RequestContext
-from timechat.serving.errors import ApiError, as_api_error
+from timechat.serving.context import RequestContext
+from timechat.serving.errors import RequestError, as_request_error, internal_error
+from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, format_event
 from timechat.serving.http.routes.state import CurrentServer, ServerState, wait_for_disconnect
 from timechat.serving.http.schemas import ChatRequest
 
@@ -27,18 +27,16 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
-KEEPALIVE_SECONDS = 10.0  # seconds without a word, after which a stream says that it still lives
-
 
 @router.get("/v1/models")
 async def models(server: CurrentServer) -> dict[str, Any]:
-    """The one model that is served."""
+    """List the one model of the server."""
     return {"object": "list", "data": [_model(server)]}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, server: CurrentServer) -> dict[str, Any]:
-    """One model."""
+    """Return one model."""
     _check_model(name, server)
     return _model(server)
 
@@ -57,7 +55,7 @@ def _model(server: ServerState) -> dict[str, Any]:
 def _check_model(name: str, server: ServerState) -> None:
     served = server.service.timechat.name
     if name not in ("", "timechat", served):
-        raise ApiError(
+        raise RequestError(
             404, f"there is no model {name[:80]!r} here; this server has {served}", "model", "model_not_found"
         )
 
@@ -67,130 +65,130 @@ async def chat(body: ChatRequest, request: Request, server: CurrentServer) -> Re
     """Answer the last message of a conversation about a video."""
     _check_model(body.model, server)
     service = server.service
-    ticket = service.new_context()
-    completion = _Completion(service.timechat.name, ticket)
+    context = service.new_context()
+    completion = _Completion(service.timechat.name, context)
     with ExitStack() as admission:
         admission.enter_context(service.admitted())
         if not body.stream:
             answer = await service.in_thread(
-                partial(_answer, server, body, ticket), ticket, wait_for_disconnect(request)
+                partial(_answer, server, body, context), context, wait_for_disconnect(request)
             )
             return JSONResponse(completion.whole(answer))
-        told: asyncio.Queue[StreamItem] = asyncio.Queue()
-        talk = service.submit(partial(_stream_worker, server, body, ticket, told, asyncio.get_running_loop()))
-        gone = asyncio.ensure_future(wait_for_disconnect(request)())
-        gone.add_done_callback(lambda _: service.cancel(ticket))
+        items: asyncio.Queue[StreamItem] = asyncio.Queue()
+        worker = service.submit(partial(_stream_worker, server, body, context, items, asyncio.get_running_loop()))
+        disconnect = asyncio.ensure_future(wait_for_disconnect(request)())
+        disconnect.add_done_callback(lambda _: service.cancel(context))
         try:
-            first = await told.get()
+            first = await items.get()
         except BaseException:
-            gone.cancel()  # which calls it off
+            disconnect.cancel()  # its callback cancels the request
             raise
-        if isinstance(first, ApiError):
-            gone.cancel()
+        if isinstance(first, RequestError):
+            disconnect.cancel()
             raise first
-        kept = admission.pop_all()
+        admitted = admission.pop_all()
 
     async def end() -> None:
-        gone.cancel()
-        service.cancel(ticket)
-        await asyncio.wait({talk})
-        kept.close()
+        disconnect.cancel()
+        service.cancel(context)
+        await asyncio.wait({worker})
+        admitted.close()
 
     usage = body.stream_options is not None and body.stream_options.include_usage
-    return _Stream(_lines(first, told, completion, tells_usage=usage), end)
+    return _Stream(_lines(first, items, completion, with_usage=usage), end)
 
 
 @dataclass(frozen=True)
 class _Progress:
-    """How far the work is, before there are words."""
+    """Progress before the first text."""
 
     stage: str = "opened"
     done: int = 0
     total: int = 0
 
 
-StreamItem = str | _Progress | Answer | ApiError
-"""What a talk tells: a piece of text, progress, and at last the answer or what went wrong."""
+StreamItem = str | _Progress | Answer | RequestError
+"""An item of a stream: text, progress, and at the end the answer or an error."""
 
 
 def _stream_worker(
     server: ServerState,
     body: ChatRequest,
     context: RequestContext,
-    told: "asyncio.Queue[StreamItem]",
+    items: "asyncio.Queue[StreamItem]",
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """Answer in a thread, telling everything to a coroutine."""
+    """Answer in a thread and pass all items to a coroutine."""
 
-    def tell(item: StreamItem) -> None:
-        loop.call_soon_threadsafe(told.put_nowait, item)
+    def put(item: StreamItem) -> None:
+        loop.call_soon_threadsafe(items.put_nowait, item)
 
     try:
-        with server.service.open_request(body.to_request(server.settings), context) as asked:
-            stream = asked.stream()
+        with server.service.open_request(body.to_request(server.settings), context) as opened:
+            stream = opened.stream()
             if stream is not None:
-                for piece in _up_to(stream, body.stops):
-                    tell(piece)
-                answer = _apply_stops(asked.with_video_name(stream.answer), body.stops, context)
+                for piece in _cut_stream(stream, body.stops):
+                    put(piece)
+                answer = _apply_stops(opened.with_video_name(stream.answer), body.stops, context)
             else:
-                tell(_Progress())
-                answer = asked.answer(lambda stage, done, total: tell(_Progress(stage, done, total)))
+                put(_Progress())
+                answer = opened.answer(lambda stage, done, total: put(_Progress(stage, done, total)))
                 answer = _apply_stops(answer, body.stops, context)
-                tell(answer.text)
-            tell(answer)
+                put(answer.text)
+            put(answer)
     except Exception as error:
-        known = as_api_error(error)
+        known = as_request_error(error)
         if known is None:
             logger.exception("an answer failed")
-        tell(known or ApiError(500, "something went wrong inside of the server; its log says more"))
+        put(known or internal_error())
 
 
 def _answer(server: ServerState, body: ChatRequest, context: RequestContext) -> Answer:
-    """Answer at once; what stands after a stop is not written."""
-    with server.service.open_request(body.to_request(server.settings), context) as asked:
-        stream = asked.stream() if body.stops else None
+    """Return the whole answer; generation ends at the first stop text."""
+    with server.service.open_request(body.to_request(server.settings), context) as opened:
+        stream = opened.stream() if body.stops else None
         if stream is None:
-            return _apply_stops(asked.answer(), body.stops, context)
-        for _ in _up_to(stream, body.stops):
+            return _apply_stops(opened.answer(), body.stops, context)
+        for _ in _cut_stream(stream, body.stops):
             pass
-        return _apply_stops(asked.with_video_name(stream.answer), body.stops, context)
+        return _apply_stops(opened.with_video_name(stream.answer), body.stops, context)
 
 
 def _apply_stops(answer: Answer, stops: list[str], context: RequestContext) -> Answer:
-    """The answer up to the first of some texts, with the events that are told before it."""
-    text = _truncate_answer(answer.text, stops)
+    """Cut an answer at the first stop text; keep the events before it."""
+    text = _cut_text(answer.text, stops)
     if text == answer.text:
         return answer
     context.reached_length_limit = False
-    told = read_answer(text, answer.task, query=answer.question or None, duration=answer.duration)
-    return replace(answer, text=text, events=told.events)
+    read = read_answer(text, answer.task, query=answer.question or None, duration=answer.duration)
+    return replace(answer, text=text, events=read.events)
 
 
-def _up_to(pieces: AnswerStream, stops: list[str]) -> Iterator[str]:
-    """Pieces of text before the first of some texts; what may be the beginning of one is held back."""
-    text, told = "", 0
+def _cut_stream(pieces: AnswerStream, stops: list[str]) -> Iterator[str]:
+    """Yield the text before the first stop text; hold back what may be the beginning of one."""
+    text, sent = "", 0
     held = max(map(len, stops), default=1) - 1
     for piece in pieces:
         text += piece
-        end = len(_truncate_answer(text, stops))
+        end = len(_cut_text(text, stops))
         if end < len(text):
-            yield text[told:end]
+            yield text[sent:end]
             pieces.close()
             return
-        if len(text) - held > told:
-            yield text[told : len(text) - held]
-            told = len(text) - held
-    if text[told:]:
-        yield text[told:]
+        if len(text) - held > sent:
+            yield text[sent : len(text) - held]
+            sent = len(text) - held
+    if text[sent:]:
+        yield text[sent:]
 
 
-def _truncate_answer(text: str, stops: list[str]) -> str:
-    """The text before the first of some others."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+def _cut_text(text: str, stops: list[str]) -> str:
+    """Return the text before the first stop text."""
+    return text[: min((index for stop in stops if (index := text.find(stop)) >= 0), default=len(text))]
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events, after which something is done in any case."""
+    """Server-sent events; `end` runs afterwards in any case."""
 
     media_type = "text/event-stream"
 
@@ -206,50 +204,46 @@ class _Stream(StreamingResponse):
 
 
 async def _lines(
-    first: StreamItem, told: "asyncio.Queue[StreamItem]", completion: "_Completion", *, tells_usage: bool
+    first: StreamItem, items: "asyncio.Queue[StreamItem]", completion: "_Completion", *, with_usage: bool
 ) -> AsyncIterator[str]:
-    """The stream's lines."""
-    yield _event(completion.chunk({"role": "assistant", "content": ""}))
+    """Format the items of a stream."""
+    yield format_event(completion.chunk({"role": "assistant", "content": ""}))
     item: StreamItem = first
     while True:
         if isinstance(item, str):
-            yield _event(completion.chunk({"content": item}))
+            yield format_event(completion.chunk({"content": item}))
         elif isinstance(item, _Progress):
             yield f": {item.stage} {item.done}/{item.total}\n\n"
-        elif isinstance(item, ApiError):
-            yield _event(item.to_dict())
+        elif isinstance(item, RequestError):
+            yield format_event(item.to_dict())
             break
         else:
-            yield _event(completion.chunk({}, answer=item))
-            if tells_usage:
-                yield _event(completion.usage_chunk())
+            yield format_event(completion.chunk({}, answer=item))
+            if with_usage:
+                yield format_event(completion.usage_chunk())
             break
-        while told.empty():
+        while items.empty():
             try:
-                item = await asyncio.wait_for(told.get(), KEEPALIVE_SECONDS)
+                item = await asyncio.wait_for(items.get(), KEEPALIVE_SECONDS)
                 break
             except TimeoutError:
-                yield ": still at work\n\n"
+                yield KEEPALIVE
         else:
-            item = told.get_nowait()
+            item = items.get_nowait()
     yield "data: [DONE]\n\n"
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
 @dataclass
 class _Completion:
-    """One completion, as OpenAI's API tells it."""
+    """One completion in the format of OpenAI's API."""
 
     model: str
-    ticket: RequestContext
+    context: RequestContext
     id: str = field(default_factory=lambda: f"chatcmpl-{token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answer: Answer) -> dict[str, Any]:
-        """The answer at once."""
+        """Return the whole completion."""
         message = {"role": "assistant", "content": answer.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason}
         return self._head("chat.completion") | {
@@ -259,23 +253,23 @@ class _Completion:
         }
 
     def chunk(self, delta: dict[str, Any], answer: Answer | None = None) -> dict[str, Any]:
-        """A piece of it; the last has the answer with its events."""
+        """Return a chunk of the stream; the last one has the answer with its events."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": self._reason if answer else None}
-        told = {} if answer is None else {"timechat": answer.to_dict()}
-        return self._head("chat.completion.chunk") | {"choices": [choice]} | told
+        extra = {} if answer is None else {"timechat": answer.to_dict()}
+        return self._head("chat.completion.chunk") | {"choices": [choice]} | extra
 
     def usage_chunk(self) -> dict[str, Any]:
-        """What it took, after the last piece."""
+        """Return the token counts, after the last chunk."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": self._usage}
 
     @property
     def _reason(self) -> Literal["stop", "length"]:
-        return "length" if self.ticket.reached_length_limit else "stop"
+        return "length" if self.context.reached_length_limit else "stop"
 
     @property
     def _usage(self) -> dict[str, int]:
-        read, written = self.ticket.prompt_tokens, self.ticket.written_tokens
-        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        prompt, completion = self.context.prompt_tokens, self.context.written_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

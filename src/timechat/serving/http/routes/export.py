@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.answers.events import Answer, Event, Task
 from timechat.export import FORMATS, export_notes, write_as
-from timechat.serving.errors import ApiError
-from timechat.serving.http.schemas import Seconds
+from timechat.serving.errors import RequestError
+from timechat.serving.http.messages import Seconds
 
 router = APIRouter()
 
@@ -80,7 +80,9 @@ async def formats() -> dict[str, Any]:
 async def export(body: ExportRequest) -> Response:
     """An answer as a file; the header `X-Notes` tells what it says otherwise than the answer."""
     if body.format not in FORMATS:
-        raise ApiError(400, f"there is no format {body.format[:40]!r}; choose one of {', '.join(FORMATS)}", "format")
+        raise RequestError(
+            400, f"there is no format {body.format[:40]!r}; choose one of {', '.join(FORMATS)}", "format"
+        )
     text, notes = await run_in_threadpool(_written, body.answer.answer(), body.format, body.fps)
     form = FORMATS[body.format]
     name = (body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer"

@@ -1,7 +1,6 @@
-"""`/v1/jobs`: questions that take long."""
+"""`/v1/jobs`: requests in the background."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -10,18 +9,18 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from timechat.serving.http.jobs import Job
+from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, format_event
 from timechat.serving.http.routes.state import CurrentServer, ServerState
 from timechat.serving.http.schemas import JobRequest
 
 router = APIRouter()
 
-_POLL_SECONDS = 0.2  # seconds
-KEEPALIVE_SECONDS = 15.0  # seconds
+_POLL_SECONDS = 0.2
 
 
 @router.post("/v1/jobs", status_code=202)
 async def add(body: JobRequest, server: CurrentServer) -> dict[str, Any]:
-    """Put a question into the queue."""
+    """Add a job to the queue."""
     filename = None
     if isinstance(body.video, str) and body.video.startswith(("file-", "film-")):
         filename = (await run_in_threadpool(server.videos.by_id, body.video))[1]
@@ -30,33 +29,33 @@ async def add(body: JobRequest, server: CurrentServer) -> dict[str, Any]:
 
 @router.get("/v1/jobs")
 async def listed(server: CurrentServer, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
-    """The newest jobs, the newest first."""
+    """List the newest jobs, the newest first."""
     jobs = server.jobs.list_jobs()
     return {"object": "list", "data": [job.to_dict() for job in jobs[:limit]], "has_more": len(jobs) > limit}
 
 
 @router.get("/v1/jobs/{job_id}")
 async def one(job_id: str, server: CurrentServer) -> dict[str, Any]:
-    """One job."""
+    """Return one job."""
     return server.jobs.get(job_id).to_dict()
 
 
 @router.post("/v1/jobs/{job_id}/cancel")
 async def cancel(job_id: str, server: CurrentServer) -> dict[str, Any]:
-    """Call a job off."""
+    """Cancel a job."""
     return (await run_in_threadpool(server.jobs.cancel, job_id)).to_dict()
 
 
 @router.delete("/v1/jobs/{job_id}")
 async def delete(job_id: str, server: CurrentServer) -> dict[str, Any]:
-    """Forget a job that is over."""
+    """Delete a finished job."""
     await run_in_threadpool(server.jobs.delete, job_id)
     return {"id": job_id, "object": "job", "deleted": True}
 
 
 @router.get("/v1/jobs/{job_id}/events")
 async def events(job_id: str, server: CurrentServer) -> StreamingResponse:
-    """How far a job is, told whenever that changes, until it is over."""
+    """Stream the progress of a job until it has ended."""
     job = server.jobs.get(job_id)
     return StreamingResponse(
         _events(job, server), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
@@ -64,23 +63,19 @@ async def events(job_id: str, server: CurrentServer) -> StreamingResponse:
 
 
 async def _events(job: Job, server: ServerState) -> AsyncIterator[str]:
-    told_status, told_progress, silent = None, None, 0.0
+    sent_status, sent_progress, silent = None, None, 0.0
     while server.service.engine.is_alive:
         if job.is_over:
-            yield _event("done", job.to_dict())
+            yield format_event(job.to_dict(), "done")
             return
         status, progress = job.status, job.progress
-        if status != told_status:
-            yield _event("status", job.to_dict())
-        if progress != told_progress:
-            yield _event("progress", progress)
-        silent = 0.0 if (status, progress) != (told_status, told_progress) else silent + _POLL_SECONDS
-        told_status, told_progress = status, progress
+        if status != sent_status:
+            yield format_event(job.to_dict(), "status")
+        if progress != sent_progress:
+            yield format_event(progress, "progress")
+        silent = 0.0 if (status, progress) != (sent_status, sent_progress) else silent + _POLL_SECONDS
+        sent_status, sent_progress = status, progress
         if silent >= KEEPALIVE_SECONDS:
             silent = 0.0
-            yield ": still at work\n\n"
+            yield KEEPALIVE
         await asyncio.sleep(_POLL_SECONDS)
-
-
-def _event(kind: str, content: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(content, ensure_ascii=False)}\n\n"

@@ -1,4 +1,4 @@
-"""What the routes work with."""
+"""State of the server that routes use."""
 
 import asyncio
 import time
@@ -19,7 +19,19 @@ from timechat.serving.videos import VideoStore
 
 @dataclass(frozen=True)
 class ServerState:
-    """One server's parts, when it was started (seconds since 1970), and the last thumbnails; few are drawn at once."""
+    """Parts of one server.
+
+    Attributes:
+        settings: Settings.
+        service: Service with the model.
+        videos: Videos that requests may name.
+        jobs: Queue of jobs.
+        keys: API keys.
+        metrics: Metrics.
+        started: Time of the start, in seconds since 1970.
+        thumbnails: Cache of thumbnails by video, time and height.
+        thumbnail_slots: Limits the number of thumbnails that are decoded at the same time.
+    """
 
     settings: ServerSettings
     service: Service
@@ -29,7 +41,7 @@ class ServerState:
     metrics: Metrics
     started: int = field(default_factory=lambda: int(time.time()))
     thumbnails: OrderedDict[tuple[str, float, int], bytes] = field(default_factory=OrderedDict)
-    drawing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    thumbnail_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 
 def _server(request: Request) -> ServerState:
@@ -41,7 +53,7 @@ CurrentServer = Annotated[ServerState, Depends(_server)]
 
 
 def wait_for_disconnect(request: Request) -> Callable[[], Awaitable[None]]:
-    """Something to wait for: that the client goes away. For after the body was read."""
+    """Return a coroutine function that returns when the client disconnects; call it after the body was read."""
 
     async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""The tasks, each a route: the same JSON as the command line's `--json`."""
+"""One route per task; the response is the JSON of the command's `--json`."""
 
 from typing import Any
 
@@ -13,45 +13,45 @@ router = APIRouter()
 
 @router.post("/v1/moments")
 async def moments(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """When something happens: `query` says what."""
+    """Find when the event of `query` happens."""
     return await _answer("grounding", body, request, server)
 
 
 @router.post("/v1/captions")
 async def captions(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """All that happens, each event with start, end and caption."""
+    """Describe all events, each with start, end and caption."""
     return await _answer("dense_caption", body, request, server)
 
 
 @router.post("/v1/highlights")
 async def highlights(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """Moments worth seeing, with scores."""
+    """Find highlights, with scores."""
     return await _answer("highlights", body, request, server)
 
 
 @router.post("/v1/steps")
 async def steps(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """The steps of what is being done."""
+    """List the steps of an activity."""
     return await _answer("steps", body, request, server)
 
 
 @router.post("/v1/summary")
 async def summary(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """What happens, in a few sentences."""
+    """Summarize the video in a few sentences."""
     return await _answer("summary", body, request, server)
 
 
 @router.post("/v1/transcription")
 async def transcription(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """The speech that the model believes to be there."""
+    """Guess the speech from the frames."""
     return await _answer("transcribe", body, request, server)
 
 
 async def _answer(task: Task, body: TaskRequest, request: Request, server: ServerState) -> dict[str, Any]:
     service = server.service
     with service.admitted():
-        ticket = service.new_context()
+        context = service.new_context()
         answer = await service.in_thread(
-            lambda: service.answer(body.to_request(task), ticket), ticket, wait_for_disconnect(request)
+            lambda: service.answer(body.to_request(task), context), context, wait_for_disconnect(request)
         )
     return answer.to_dict()

@@ -1,4 +1,4 @@
-"""What must survive a restart: uploads and jobs, in one SQLite file."""
+"""Records of uploads and jobs that survive a restart, in one SQLite file."""
 
 import json
 import sqlite3
@@ -28,10 +28,10 @@ CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (created_at);
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Have a data folder for oneself as long as the block lasts: two servers would do each job twice.
+    """Lock a data folder for a `with` block, so that two servers do not run the same jobs.
 
     Raises:
-        ValueError: Another server has it.
+        ValueError: Another server has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as file:
@@ -40,20 +40,20 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ValueError(
-                    f"{folder} is the data folder of a server that runs; give this one another with --data"
+                    f"{folder} is the data folder of a running server; give this one another folder with --data"
                 ) from error
         yield
 
 
 class Database:
-    """A file of records, each a JSON object under an id; called from any thread.
+    """A file of JSON records by id; may be used from any thread.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it; its folder exists."""
+        """Open or create the file in an existing folder."""
         self.path = path
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30.0)
@@ -62,34 +62,34 @@ class Database:
         self._connection.executescript(_TABLES)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._connection.close()
 
     def save_file(self, file_id: str, created_at: float, content: Mapping[str, Any]) -> None:
-        """Keep the record of an upload."""
+        """Save the record of an upload."""
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (file_id, created_at, json.dumps(content))
             )
 
     def save_job(self, job_id: str, created_at: float, status: str, content: Mapping[str, Any]) -> None:
-        """Keep a job as it is now."""
+        """Save the record of a job."""
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", (job_id, created_at, status, json.dumps(content))
             )
 
     def load_files(self) -> list[dict[str, Any]]:
-        """All records of uploads, the newest first."""
+        """Return all records of uploads, the newest first."""
         return self._load("SELECT content FROM files ORDER BY created_at DESC")
 
     def load_jobs(self) -> list[dict[str, Any]]:
-        """All jobs, the newest first."""
+        """Return all records of jobs, the newest first."""
         return self._load("SELECT content FROM jobs ORDER BY created_at DESC")
 
     def delete(self, table: Table, record_id: str) -> None:
-        """Forget a record."""
+        """Delete a record."""
         statements = {"files": "DELETE FROM files WHERE id = ?", "jobs": "DELETE FROM jobs WHERE id = ?"}
         with self._writing() as connection:
             connection.execute(statements[table], (record_id,))
