@@ -108,7 +108,7 @@ def test_help_shows_every_text_to_its_last_bracket(capsys, monkeypatch, command,
 
 def test_help_of_cite_shows_how_times_are_written(capsys, monkeypatch):
     shown = shown_help(monkeypatch, capsys, "ask")
-    assert "Let each sentence say when it can be seen: [m:ss–m:ss]." in shown
+    assert "Add the time of each sentence in the video: [m:ss–m:ss]." in shown
 
 
 @pytest.mark.parametrize("group", [(), ("data",), ("cache",)], ids=lambda one: " ".join(one) or "all")

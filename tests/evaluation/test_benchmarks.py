@@ -760,4 +760,4 @@ def test_every_recipe_of_the_originals_evaluations_is_checked():
 def test_the_prompts_of_the_benchmarks_have_their_system_prompt():
     preset, plain = find_preset("original-benchmarks@1"), find_preset(FINETUNED)
     assert preset.system == BENCHMARK_SYSTEM
-    assert preset.grounding == plain.grounding
+    assert preset.prompts["grounding"] == plain.prompts["grounding"]
