@@ -271,9 +271,9 @@ class OutputOptions:
                 raise ValueError(f"{path} is the video itself; name another file")
 
     def _check_cuts(self) -> None:
-        from timechat.video.clips.cut import check_target
-
         if self.reel is not None:
+            from timechat.video.clips.cut import check_target
+
             check_target(self.reel, self.cut.value)
         if self.clips is None:
             return
