@@ -210,6 +210,8 @@ def cut_video(answer: "Answer", session: Session, settings: TaskOptions, console
     if not answer.events:
         console.warn("the answer names no times, so there is nothing to cut")
         return
+    from timechat.video.clips.cut import concat_clips, extract_clips
+
     options: dict[str, Any] = {"mode": settings.cut.value, "timeout": settings.timeout}
     reports = []
     with console.working("cutting the video"):
