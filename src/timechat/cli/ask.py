@@ -205,12 +205,11 @@ def cut_video(answer: "Answer", session: Session, settings: TaskOptions, console
     """Cut the events out of the video, if the options ask for it, and report the clips."""
     if settings.clips is None and settings.reel is None:
         return
-    from timechat.video.clips import concat_clips, extract_clips
 
     if not answer.events:
         console.warn("the answer names no times, so there is nothing to cut")
         return
-    from timechat.video.clips.cut import concat_clips, extract_clips
+    from timechat.video.clips import concat_clips, extract_clips
 
     options: dict[str, Any] = {"mode": settings.cut.value, "timeout": settings.timeout}
     reports = []
