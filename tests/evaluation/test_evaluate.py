@@ -216,7 +216,7 @@ def test_an_answer_to_another_question_is_asked_again(films: Path, nano: TimeCha
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
     samples = read_samples(recipe, ALL)
     run_predictions(recipe, samples, nano)
-    reworded = [replace(one, words=f"{one.query} again") for one in samples]  # the annotations have changed since
+    reworded = [replace(one, query=f"{one.query} again") for one in samples]  # the annotations have changed since
     assert finished_predictions(recipe, samples) is not None
     assert finished_predictions(recipe, reworded) is None
     predictions = run_predictions(recipe, reworded, nano)
@@ -236,7 +236,7 @@ def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano
         next(sample for sample in samples if sample.video == video and sample.task == "ask")
         for video in (first, second)
     ]
-    asked.append(replace(asked[1], id="long", words="why " * 5000))
+    asked.append(replace(asked[1], id="long", query="why " * 5000))
     predictions = run_predictions(recipe, asked, nano)
     assert predictions is not None
     assert [one.status for one in predictions] == ["unreadable_video", "ok", "too_long"]
