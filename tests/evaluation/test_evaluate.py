@@ -471,6 +471,18 @@ def test_videos_are_found_without_their_folders_and_under_other_endings(tmp_path
     assert find_video(tmp_path, "b.mp4") is None
 
 
+def test_a_line_cut_inside_a_letter_is_ignored_and_then_removed(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    first, second = (Prediction(id=name, video="v", task="ask", text="où") for name in ("1", "2"))
+    run.add([first])
+    share = tmp_path / "predictions-0-of-1.jsonl"
+    whole = share.read_bytes()
+    share.write_bytes(whole + whole[: whole.index("ù".encode()) + 1])
+    assert run.predictions() == {"1": first}
+    run.add([second])
+    assert run.predictions() == {"1": first, "2": second}
+
+
 def test_predictions_with_unusual_line_ends_come_back(tmp_path: Path):
     folder = RunFolder(tmp_path)
     kept = [Prediction(id="1", video="a", task="ask", text="one\u2028two\x85three\nfour")]
