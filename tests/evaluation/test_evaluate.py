@@ -216,7 +216,7 @@ def test_an_answer_to_another_question_is_asked_again(films: Path, nano: TimeCha
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
     samples = read_samples(recipe, ALL)
     run_predictions(recipe, samples, nano)
-    reworded = [replace(one, words=f"{one.query} again") for one in samples]  # the annotations have changed since
+    reworded = [replace(one, query=f"{one.query} again") for one in samples]  # the annotations have changed since
     assert finished_predictions(recipe, samples) is not None
     assert finished_predictions(recipe, reworded) is None
     predictions = run_predictions(recipe, reworded, nano)
@@ -236,7 +236,7 @@ def test_a_damaged_video_and_a_prompt_without_room_are_counted(films: Path, nano
         next(sample for sample in samples if sample.video == video and sample.task == "ask")
         for video in (first, second)
     ]
-    asked.append(replace(asked[1], id="long", words="why " * 5000))
+    asked.append(replace(asked[1], id="long", query="why " * 5000))
     predictions = run_predictions(recipe, asked, nano)
     assert predictions is not None
     assert [one.status for one in predictions] == ["unreadable_video", "ok", "too_long"]
@@ -469,6 +469,18 @@ def test_videos_are_found_without_their_folders_and_under_other_endings(tmp_path
     (tmp_path / "a.mkv").touch()
     assert find_video(tmp_path, "val/a.mp4") == tmp_path / "a.mkv"
     assert find_video(tmp_path, "b.mp4") is None
+
+
+def test_a_line_cut_inside_a_letter_is_ignored_and_then_removed(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    first, second = (Prediction(id=name, video="v", task="ask", text="où") for name in ("1", "2"))
+    run.add([first])
+    share = tmp_path / "predictions-0-of-1.jsonl"
+    whole = share.read_bytes()
+    share.write_bytes(whole + whole[: whole.index("ù".encode()) + 1])
+    assert run.predictions() == {"1": first}
+    run.add([second])
+    assert run.predictions() == {"1": first, "2": second}
 
 
 def test_predictions_with_unusual_line_ends_come_back(tmp_path: Path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.model.tiny import made_frames
 from timechat import TimeChat
 from timechat.answers.events import Event, Task
-from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH
+from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, captions_grammar
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import TASKS, answer_grammar, format_events, parse_events
 from timechat.model.generation.grammar_state import GrammarCompiler
@@ -104,6 +104,14 @@ def test_limits_hold_for_tokens_with_separator_and_time():
         assert grammar.allows(one_less + begun, 500)
         assert not grammar.allows(full + begun, 500)  # one event too many
         assert not grammar.allows(one_less + begun, 3)  # too few tokens left to end it
+
+
+def test_no_event_begins_without_time_for_it():
+    allows = captions_grammar(10.0).allows
+    assert allows is not None
+    repeated = "0.0 - 5.0 seconds, A.  5.0 - {} seconds, A.  "  # the next event begins after the repeated one
+    assert allows(repeated.format("9.8"), 100)
+    assert not allows(repeated.format("9.9"), 100)
 
 
 def test_an_answer_of_unusual_characters_ends(nano):

@@ -69,6 +69,11 @@ def test_a_video_as_long_as_in_training_is_one_window():
     assert plan.frame_interval == pytest.approx(190 / 96)
 
 
+def test_windows_overlap_by_a_sixth_of_a_window_by_default():
+    plan = plan_windows(NANO, 210.0, WindowConfig(), FrameSampling())
+    assert [(window.start, window.end) for window in plan.windows] == [(0, 60), (50, 110), (100, 160), (150, 210)]
+
+
 def test_a_larger_step_makes_longer_windows():
     plan = plan_windows(NANO, 600.0, WindowConfig(step=1.0), FrameSampling())
     assert {window.time_scale for window in plan.windows} == {2.0}

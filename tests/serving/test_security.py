@@ -11,11 +11,13 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import torch
+from fastapi import Request
 
 from tests.serving.conftest import serving, until
 from timechat.cli import serve as serve_command
@@ -23,8 +25,9 @@ from timechat.errors import CheckpointError
 from timechat.model.loading import NANO_FOLDER
 from timechat.pipeline import TimeChat
 from timechat.serving.access import Limits
+from timechat.serving.errors import RequestError
 from timechat.serving.http import security as gate
-from timechat.serving.http.security import Keys
+from timechat.serving.http.security import COOKIE, Keys
 
 KEY = "correct horse battery"
 BEARER = {"Authorization": f"Bearer {KEY}"}
@@ -138,6 +141,37 @@ def test_a_preflight_needs_no_key_and_the_401_is_readable(served):
     named = friend | before | {"Host": "evil.example"}
     assert code(running.client.options("/v1/captions", headers=named)) == (403, "wrong_host")
     assert running.client.options("/v1/captions", headers=before).status_code == 401
+
+
+def visit(token: str) -> Request:
+    cookie = (b"cookie", f"{COOKIE}={token}".encode())
+    return Request({"type": "http", "method": "GET", "headers": [cookie]})
+
+
+def test_the_session_of_a_browser_ends_after_twelve_hours(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(gate, "time", SimpleNamespace(monotonic=lambda: now))
+    keys = Keys([KEY])
+    token = keys.open_session()
+    now += 12 * 3600 - 1
+    keys.check(visit(token))
+    now += 1
+    with pytest.raises(RequestError, match="needs a key"):
+        keys.check(visit(token))
+
+
+def test_the_oldest_of_too_many_sessions_is_closed(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(gate, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(gate, "_MAX_SESSIONS", 2)
+    keys, tokens = Keys([KEY]), []
+    for _ in range(3):
+        tokens.append(keys.open_session())
+        now += 1
+    for token in tokens[1:]:
+        keys.check(visit(token))
+    with pytest.raises(RequestError, match="needs a key"):
+        keys.check(visit(tokens[0]))
 
 
 def test_a_cookie_is_accepted_only_for_requests_that_change_nothing(served):

@@ -15,11 +15,12 @@ from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import build_question, parse_events
 from timechat.cli import main
 from timechat.data.records import Record
+from timechat.synthetic import records as recording
 from timechat.synthetic import write as writing
 from timechat.synthetic.questions import QuestionKind
-from timechat.synthetic.records import CLIP_SECONDS, SyntheticRecord, synthetic_records
+from timechat.synthetic.records import CLIP_SECONDS, SyntheticRecord, relevant_moments, synthetic_records
 from timechat.synthetic.render import draw_frames
-from timechat.synthetic.scene import COLORS, SHAPES, TICK, SyntheticVideo, is_unseen_pair, write_scene
+from timechat.synthetic.scene import COLORS, SHAPES, TICK, Action, SyntheticVideo, is_unseen_pair, write_scene
 from timechat.synthetic.speech import make_speech
 from timechat.synthetic.vocabulary import all_sentences
 from timechat.synthetic.wording import ACTIONS, action_phrases
@@ -140,6 +141,20 @@ def test_highlights_lie_in_their_events_and_peak_in_the_middle():
             event = record.events[0]
             best = max(scores, key=lambda start: scores[start])
             assert abs(best + CLIP_SECONDS / 2 - (event.start + event.end) / 2) <= CLIP_SECONDS / 2
+
+
+def test_clip_scores_fall_from_the_middle_of_an_action():
+    spin = Action("a", "spin", 0, 3.0, 7.0)
+    assert [(m.start, m.end, m.score) for m in relevant_moments([spin])] == [(2, 2, 2.0), (4, 4, 4.0), (6, 6, 2.0)]
+    bounce = Action("b", "bounce", 1, 6.0, 8.0)  # the better score of two actions counts
+    assert [(m.start, m.score) for m in relevant_moments([spin, bounce])] == [(2, 2.0), (4, 4.0), (6, 4.0)]
+    assert relevant_moments([Action("c", "bounce", 1, 5.5, 6.5)]) == []  # less than half of each clip
+
+
+def test_clips_with_more_actions_are_more_important():
+    actions = [Action("a", "spin", 0, 3.0, 7.0), Action("b", "bounce", 1, 6.0, 8.0)]
+    moments = recording._important_moments(actions)
+    assert [(m.start, m.end, m.score) for m in moments] == [(2, 2, 1.5), (4, 4, 2.5), (6, 6, 3.0)]
 
 
 def test_summary_has_moments_with_scores_and_sentences():

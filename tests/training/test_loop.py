@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.model.tiny import tiny_model
 from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small
 from timechat.errors import TrainingError
-from timechat.training.checkpoint import find_checkpoints, load_weights
+from timechat.training.checkpoint import find_checkpoints, load_progress, load_weights, save_checkpoint
 from timechat.training.logs import read_log
 from timechat.training.objectives import Objective
 from timechat.training.parameters import prepare_parameters, trainable
@@ -68,6 +68,18 @@ def test_stopping_saves_a_checkpoint_and_the_next_call_resumes(tmp_path, precisi
     assert train_small(small_recipe(tmp_path / "run", *settings))
     train_small(small_recipe(tmp_path / "whole", *settings))
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_the_loss_scale_of_fp16_is_restored(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.zeros(1))  # the scale is made at its first use
+    save_checkpoint(tmp_path, 1, model, optimizer, scaler, {})
+    resumed = torch.amp.GradScaler("cpu")
+    [checkpoint] = find_checkpoints(tmp_path)
+    load_progress(checkpoint, optimizer, resumed)
+    assert resumed.get_scale() == 8.0
 
 
 def test_two_batches_of_one_equal_one_batch_of_two(tmp_path):

@@ -34,7 +34,7 @@ from timechat.video import (
 )
 from timechat.video import index as index_module
 from timechat.video.decoding import num_cores
-from timechat.video.index import PacketScan, build_index
+from timechat.video.index import PacketIndex, PacketScan, build_index
 
 DATA = Path(__file__).parents[1] / "data"
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "videos"
@@ -136,6 +136,12 @@ def test_start_and_end_select_the_frames_between_them() -> None:
 def test_matroska_milliseconds_do_not_shift_the_frames() -> None:
     times = np.round(np.arange(90) * 1000 / 30) / 1000
     assert sample_indices(times, 3.0, FrameSampling(fps=15), tick=1e-3).tolist() == list(range(0, 90, 2))
+
+
+def test_a_frame_shown_before_its_keyframe_needs_the_one_before() -> None:
+    pts = np.array([0, 1, 2, 5, 3, 4, 6])  # an open GOP: the frames at 3 and 4 follow the keyframe at 5
+    index = PacketIndex(Fraction(1, 10), pts, np.arange(7), np.array([0, 3]), np.argsort(pts), 7, is_trusted=True)
+    assert [index.key_slot(position) for position in range(7)] == [0, 0, 0, 1, 0, 0, 1]
 
 
 # ── The clock clips ───────────────────────────────────────────────────────────────────────────────────────────

@@ -129,7 +129,7 @@ def _questions(video: StoredVideo, record: Record, others: Sequence[str]) -> Ite
     common: dict[str, Any] = {
         "video": video.video,
         "task": "ask",
-        "words": question,
+        "query": question,
         "duration": video.duration,
         "answer": answer,
     }
