@@ -1,1 +1,0 @@
-"""A world to learn from: short films whose every moment is known, and what can be asked about them."""
