@@ -99,7 +99,7 @@ def test_a_video_that_is_gone_is_forgotten(timechat):
     timechat.ask(video, "x", decoding=SHORT)
     del video
     gc.collect()
-    assert not timechat.work._prefix._known
+    assert not timechat.executor._prefix._known
 
 
 def test_a_streamed_answer_is_the_whole_answer_in_pieces(timechat, encoded):
