@@ -109,7 +109,7 @@ def wanted_indices(path: Path) -> list[int]:
 
 def first_pass(path: Path) -> Any:
     with open_source(path, timeout=600) as opener:
-        return read_packets(opener, only_first_picture=False)
+        return read_packets(opener, only_first_frame=False)
 
 
 def least_frames(path: Path, indices: list[int]) -> tuple[int, int]:

@@ -15,9 +15,9 @@ from timechat import TimeChat
 from timechat.answers.events import Event, Task
 from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH
 from timechat.answers.prompts import NOT_FOUND_ANSWER
-from timechat.answers.tasks import answer_grammar, format_events, parse_events
+from timechat.answers.tasks import TASKS, answer_grammar, format_events, parse_events
 from timechat.model.generation.grammar_state import GrammarCompiler
-from timechat.pipeline import DecodingOptions
+from timechat.pipeline import DecodingOptions, Request
 
 SHAPED = [task for task in get_args(Task) if task not in ("ask", "summary")]
 HEAD = re.compile(r"[\d.]+ - [\d.]+ seconds[,.]")
@@ -241,8 +241,8 @@ def test_a_forbidden_token_is_not_chosen_when_all_scores_are_inf(compiler):
 def test_a_valid_answer_is_the_same_without_constraint(nano):
     frames = made_frames(20, size=96, seconds=10.0)
     for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:
-        free = nano.run(task, frames, words, decoding=DecodingOptions(is_free=True))
-        shaped = nano.run(task, frames, words)
+        free = nano.run(Request(task, words, decoding=DecodingOptions(is_free=True)), frames)
+        shaped = nano.run(Request(task, words), frames)
         if not free.notes:
             assert shaped.text == free.text
         assert shaped.notes == ()
@@ -250,14 +250,13 @@ def test_a_valid_answer_is_the_same_without_constraint(nano):
 
 def test_a_model_with_random_weights_gives_valid_answers(llama):
     for task in SHAPED:
-        answer = llama.run(
-            task, made_frames(6, size=56, seconds=12.0), "a light", decoding=DecodingOptions(max_new_tokens=96)
-        )
+        query = None if TASKS[task].query == "none" else "a light"
+        request = Request(task, query, decoding=DecodingOptions(max_new_tokens=96))
+        answer = llama.run(request, made_frames(6, size=56, seconds=12.0))
         assert "no event could be read from the answer" not in answer.notes
         assert not any("dropped" in note or "cut there" in note for note in answer.notes)
-    free = llama.run(
-        "dense_caption", made_frames(6, size=56), decoding=DecodingOptions(max_new_tokens=24, is_free=True)
-    )
+    request = Request("dense_caption", decoding=DecodingOptions(max_new_tokens=24, is_free=True))
+    free = llama.run(request, made_frames(6, size=56))
     assert "no event could be read from the answer" in free.notes
 
 

@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 
 from timechat.errors import CheckpointError, DownloadError
 from timechat.model.configuration import TimeChatConfig
-from timechat.model.download import fetch_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
@@ -97,6 +96,8 @@ def _fetch(name: str) -> Path:
         raise CheckpointError(
             f"there is no model {name!r}; give nano, a folder made by `timechat convert`, or a hub id like owner/name"
         )
+    from timechat.model.download import fetch_model  # a local folder needs no hub client
+
     try:
         return fetch_model(name)
     except (DownloadError, ValueError) as error:

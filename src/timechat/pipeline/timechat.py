@@ -181,7 +181,6 @@ class TimeChat:
             windows: Options of the windows of a video that is not encoded or open yet.
             sampling: Frame options of a video that is not encoded or open yet.
             progress: Callback for finished parts of the work.
-
         """
         answerer = self._answerer()
         if isinstance(video, EncodedVideo | VideoSession):

@@ -70,7 +70,7 @@ def read_audio(
     if max_seconds < 2 * _PAUSE_SECONDS:
         raise ValueError(f"max_seconds must be at least {2 * _PAUSE_SECONDS:g} s, got {max_seconds}")
     with open_source(source, timeout) as handle:
-        zero = read_packets(handle, only_first_picture=True)[1].start_time
+        zero = read_packets(handle, only_first_frame=True)[1].start_time
         with handle.open() as container:
             stream = container.streams.best("audio")
             if not isinstance(stream, AudioStream):

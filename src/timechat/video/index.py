@@ -128,7 +128,7 @@ def demux(container: av.container.InputContainer, stream: AnyStream) -> Iterator
         return
 
 
-def read_packets(handle: VideoHandle, *, only_first_picture: bool) -> tuple[PacketScan, VideoInfo, Fraction]:
+def read_packets(handle: VideoHandle, *, only_first_frame: bool) -> tuple[PacketScan, VideoInfo, Fraction]:
     """Demux one stream; decode only up to the first frame, which gives the rotation and the true size."""
     deadline = handle.deadline
     scan = PacketScan()
@@ -140,7 +140,7 @@ def read_packets(handle: VideoHandle, *, only_first_picture: bool) -> tuple[Pack
             for packet in demux(container, stream):
                 if scan.first_frame is None:
                     scan.first_frame = _decode_first_frame(stream, packet, scan)
-                elif only_first_picture:
+                elif only_first_frame:
                     break
                 if packet.size:
                     _record_packet(scan, packet, stream.codec_context.name)

@@ -39,8 +39,8 @@ def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
     Raises:
         VideoError: The file is missing or empty, is no video, or no frame can be decoded.
     """
-    with open_source(source, timeout) as opener:
-        return read_packets(opener, only_first_picture=True)[1]
+    with open_source(source, timeout) as handle:
+        return read_packets(handle, only_first_frame=True)[1]
 
 
 def load_frames(
@@ -172,9 +172,9 @@ class VideoReader:
         """
         self._open = ExitStack()
         self._workers = workers or num_cores()
-        self._opener = self._open.enter_context(open_source(source, timeout, check))
+        self._handle = self._open.enter_context(open_source(source, timeout, check))
         try:
-            found, self.info, time_base = read_packets(self._opener, only_first_picture=False)
+            found, self.info, time_base = read_packets(self._handle, only_first_frame=False)
             self._index = build_index(found, time_base)
             times, end_time, _ = self._timeline
         except BaseException:
@@ -218,13 +218,13 @@ class VideoReader:
             check: Function called repeatedly while frames are decoded; an exception it raises ends the call.
         """
         size_px = (self.info.height, self.info.width) if size is None else height_width(size)
-        choose = partial(_choose_indices, sampling, self._opener.name, generator)
-        self._opener.deadline.check_caller = check
-        self._opener.deadline.restart()
+        choose = partial(_choose_indices, sampling, self._handle.name, generator)
+        self._handle.deadline.check_caller = check
+        self._handle.deadline.restart()
         sample = None
         if self._index.is_trusted:
             sample = _sample_by_index(
-                self._opener, self.info, self._index, choose, sampling.sampling, size_px, keep_clock, self._workers
+                self._handle, self.info, self._index, choose, sampling.sampling, size_px, keep_clock, self._workers
             )
         if sample is None:
             sample = self._in_order(choose, sampling.sampling, size_px, keep_clock)
@@ -246,9 +246,9 @@ class VideoReader:
     @cached_property
     def _timeline_in_order(self) -> tuple[NDArray[np.float64], float, list[str]]:
         """The same for a file whose packets have no usable times: by decoding all of it."""
-        ticks = [frame.pts for frame in decode_all(self._opener, self.info)]
+        ticks = [frame.pts for frame in decode_all(self._handle, self.info)]
         if not ticks:
-            raise VideoError(f"{self._opener.name}: is damaged: no frame can be decoded")
+            raise VideoError(f"{self._handle.name}: is damaged: no frame can be decoded")
         rate = self.info.fps or 25.0
         times, notes = times_in_order(ticks, self._index.time_base, rate)
         return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
@@ -260,7 +260,7 @@ class VideoReader:
             times, end_time = times + self.info.start_time, end_time + self.info.start_time
         chosen = choose(times, end_time, float(self._index.time_base))
         wanted, rows = np.unique(chosen, return_inverse=True)
-        pictures = _frames_at(self._opener, self.info, wanted, size)
+        pictures = _frames_at(self._handle, self.info, wanted, size)
         if kind == "keyframes":
             notes = [*notes, "the file has no usable index: exact frames were taken, not keyframes"]
         return _Sample(pictures[rows], times[chosen], times, end_time, notes)

@@ -150,7 +150,7 @@ def open_source(
     source: VideoSource, timeout: float, check_caller: Callable[[], object] | None = None
 ) -> Iterator[VideoHandle]:
     """Yield a handle of a source that can be opened repeatedly and read by several threads; see `Deadline`."""
-    if isinstance(source, str):
+    if isinstance(source, str) and "://" in source:
         source = without_scheme(source)
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)

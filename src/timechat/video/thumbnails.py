@@ -27,7 +27,7 @@ def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeo
         VideoError: No frame can be decoded there.
     """
     with open_source(source, timeout) as handle:
-        _, info, _ = read_packets(handle, only_first_picture=True)
+        _, info, _ = read_packets(handle, only_first_frame=True)
         try:
             with handle.open() as container:
                 stream = container.streams[info.stream]

@@ -171,7 +171,7 @@ probing._limit_resources(20)
 with open({str(tmp_path / "new")!r}, "wb", buffering=0) as file:
     try: file.write(b"x")
     except OSError: print("no writing")
-probing._open_nothing_more()
+probing._forbid_opening_files()
 for attempt in (lambda: open("/etc/passwd"), socket.socket):
     try: attempt()
     except OSError: print("no opening")

@@ -93,7 +93,7 @@ class TaskRequest(Options):
 class JobRequest(TaskRequest):
     """A request of `/v1/jobs`."""
 
-    task: Literal["dense_caption", "grounding", "highlights", "steps", "summary", "transcribe", "ask"]
+    task: Task
 
 
 class JsonSchema(RequestModel):

@@ -1,7 +1,7 @@
 """The tools: names, descriptions, arguments and results."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -208,7 +208,7 @@ class AnswerResult(BaseModel):
 
     video: Annotated[str | None, Field(description="Its name in the call.")]
     duration: Annotated[float | None, Field(description="Seconds of the whole video.")]
-    task: Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
+    task: Task
     question: Annotated[str, Field(description="The question or query; empty where the tool takes none.")]
     text: Annotated[str, Field(description="The answer as the model wrote it.")]
     events: Annotated[list[EventResult], Field(description="Events in the text, in the time of the video.")]

@@ -77,7 +77,7 @@ class VideoTimeline:
 def open_timeline(source: VideoSource, timeout: float) -> Iterator[VideoTimeline]:
     """Open a source and read the times of all its frames; decode only if the packets have no usable times."""
     with open_source(source, timeout) as handle:
-        scan, info, time_base = read_packets(handle, only_first_picture=False)
+        scan, info, time_base = read_packets(handle, only_first_frame=False)
         index = build_index(scan, time_base)
         yield _timeline_by_index(handle, info, index) if index.is_trusted else _timeline_in_order(handle, info, index)
 
