@@ -505,7 +505,7 @@ def test_every_published_figure_has_a_source_and_a_unit_of_ours():
     [
         (["nowhere.yaml"], "there is no recipe nowhere.yaml"),
         ([str(RECIPES / "eval_drawn.yaml"), "--shard", "5/4"], "--shard takes I/N with I from 1 to N"),
-        ([str(RECIPES / "eval_drawn.yaml"), "--shard", "1/4", "--fresh"], "--fresh would throw away"),
+        ([str(RECIPES / "eval_drawn.yaml"), "--shard", "1/4", "--fresh"], "--fresh would delete"),
         ([str(RECIPES / "eval_drawn.yaml"), "--set", "benchmark.name=coco"], "benchmark.name must be one of youcook2"),
         ([str(RECIPES / "eval_drawn.yaml"), "--set", "preset=mine"], "there is no prompt preset 'mine'"),
         ([str(RECIPES / "eval_drawn.yaml"), "--set", "benchmark.video=x"], "did you mean videos?"),
