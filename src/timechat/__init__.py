@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from timechat.pipeline import EncodedVideo, TimeChat
     from timechat.video import Frames, load_frames
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "TimeChat": "pipeline",
