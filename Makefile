@@ -51,6 +51,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python perf/structure.py --check
 	$(BIN)/python -m pytest $(PYTEST)
 
 dist: $(VENV)/.dev
