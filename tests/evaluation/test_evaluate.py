@@ -32,6 +32,7 @@ from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import score_files
 from timechat.pipeline import TimeChat
+from timechat.pipeline.request import Request
 from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
 from timechat.synthetic.write import SyntheticSet, render_videos
 from timechat.video import Frames, load_frames
@@ -262,7 +263,8 @@ def test_questions_may_be_asked_in_the_wording_of_the_annotations(films: Path, n
     for sample, prediction in zip(asked, predictions, strict=True):
         assert sample.question is not None
         decoding = replace(recipe.decoding, is_free=False)
-        [answer] = nano.run_all("grounding", [(video, sample.query)], decoding=decoding, questions=[sample.question])
+        request = Request("grounding", sample.query, decoding=decoding, question=sample.question)
+        [answer] = nano.run_all([request], [video])
         assert prediction.text == answer.text
     assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["wording"] == "annotations"
     plain = drawn_recipe(films, tmp_path / "run", "run.limit=6")

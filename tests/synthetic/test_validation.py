@@ -30,7 +30,9 @@ def timechat() -> TimeChat:
 
 
 def test_questions_that_quote_speech_are_left_out():
-    scene = next(scene for i in range(60) if (speech := make_speech(scene := write_scene(9, i))) and speech.can_be_seen)
+    scene = next(
+        scene for i in range(60) if (speech := make_speech(scene := write_scene(9, i))) and speech.is_narration
+    )
     video = draw_validation_video(scene, lambda scene: sampled_times(scene, 2), size=56)
     quoting = [
         r.question for r in synthetic_records(scene) if "Transcribed speech" in r.question and r.task == "grounding"
