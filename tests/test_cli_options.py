@@ -23,7 +23,7 @@ def commands(group: typer.Typer = app, names: tuple[str, ...] = ()) -> Iterator[
 
 
 def parameters(function: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Every option and argument of a command: its name, its type without None, and what Typer is told about it."""
+    """Every option and argument of a command: its name, its type without None, and its Typer settings."""
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = parameter.annotation if get_origin(parameter.annotation) is Annotated else hints[name]

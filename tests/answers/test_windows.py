@@ -137,7 +137,7 @@ def test_overlap_and_common_words_by_hand():
 def test_degenerate_answers_are_noticed():
     assert "covers (nearly) the whole video" in degenerate_notes([Event(0, 99, "x")], 100)[0]
     again = [Event(i, i + 1, "The ring spins.") for i in range(4)]
-    assert "told 4 times in a row" in degenerate_notes(again, 100)[0]
+    assert "occurs 4 times in a row" in degenerate_notes(again, 100)[0]
     assert degenerate_notes([Event(0, 10, "a"), Event(10, 20, "b"), Event(30, 40, "b"), Event(50, 60, "b")], 100) == ()
 
 

@@ -196,10 +196,10 @@ def _allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> b
 
 @lru_cache(maxsize=4096)
 def _after(done: str) -> tuple[int, int]:
-    """Number of whole events, and from when on the next one may begin.
+    """Number of whole events, and the earliest start of the next event.
 
-    It begins no earlier than the one before. Where the last two tell the same and touch, it begins after them: what is
-    told again and again would otherwise never end.
+    The next event starts no earlier than the last one. If the last two events have the same caption and touch, it
+    starts after them. Otherwise a model that repeats itself would never end.
     """
     if not done:
         return 0, 0

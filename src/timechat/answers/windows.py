@@ -263,5 +263,5 @@ def degenerate_notes(events: Sequence[Event], duration: float) -> tuple[str, ...
         again = again + 1 if same and later.start <= earlier.end + _EPSILON else 1
         longest = max(longest, again)
     if longest >= _MIN_REPEATS:
-        notes.append(f"the same event is told {longest} times in a row: the model may be repeating itself")
+        notes.append(f"the same event occurs {longest} times in a row: the model may be repeating itself")
     return tuple(notes)
