@@ -46,15 +46,6 @@ def drawn(record: Record) -> Frames:
     return Frames(pixels, np.arange(12) / 2, 6.0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def processor():
     return build_random_nano()[1]

@@ -26,15 +26,6 @@ from timechat.video import Frames
 SETTINGS = SampleSettings(num_frames=3, sampling="uniform", augmentation=False)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Use one thread, because tensors are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def nano():
     model, processor = build_random_nano()

@@ -1,16 +1,12 @@
 """Cache keys that version 0.1 wrote: entries of its caches must still be found."""
 
-from pathlib import Path
-
 import pytest
 
-from timechat import Event, TimeChat
+from timechat import Event
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
-from timechat.cache import DiskCache, cache_key
+from timechat.cache import cache_key
 from timechat.pipeline import FrameSampling, Request
-from timechat.synthetic.scene import write_scene
-from timechat.synthetic.write import write_video
 
 MACHINE_FACTS = {
     "weights",
@@ -33,23 +29,6 @@ def without_machine(facts):
         name: None if name in MACHINE_FACTS else without_machine(value) if isinstance(value, dict) else value
         for name, value in facts.items()
     }
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("video") / "video.mp4"
-    write_video(write_scene(7, 0, level=1, split="test"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def nano() -> TimeChat:
-    return TimeChat.from_pretrained("nano", device="cpu")
-
-
-@pytest.fixture
-def cached(nano, tmp_path) -> TimeChat:
-    return TimeChat(nano.model, nano.processor, name="nano", cache=DiskCache(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -77,13 +56,13 @@ def keys(monkeypatch) -> list[str]:
         ({"timestamps": [0, 1.5]}, "4bee490606189c83"),
     ],
 )
-def test_whole_videos_keep_their_cache_keys(cached, video, keys, options, key):
-    cached.encode(video, **options)
+def test_whole_videos_keep_their_cache_keys(cached, video_path, keys, options, key):
+    cached.encode(video_path, **options)
     assert keys == [key]
 
 
-def test_windows_keep_their_cache_keys(cached, video, keys):
-    with cached.open(video, windows=WindowConfig(window=20.0, overlap=4.0, step=2.0)) as session:
+def test_windows_keep_their_cache_keys(cached, video_path, keys):
+    with cached.open(video_path, windows=WindowConfig(window=20.0, overlap=4.0, step=2.0)) as session:
         list(session.encode(session.windows[:1], cached.executor))
         assert keys == ["29e93b00d1b49050", "d6a35f3db3109fa8"]
         keys.clear()
@@ -92,8 +71,8 @@ def test_windows_keep_their_cache_keys(cached, video, keys):
     assert keys == ["70742b8266d45b88", "bfbee4e006b00c6f"]
 
 
-def test_answers_keep_their_cache_keys(cached, video, keys):
-    with cached.open(video, sampling=FrameSampling(num_frames=4)) as session:
+def test_answers_keep_their_cache_keys(cached, video_path, keys):
+    with cached.open(video_path, sampling=FrameSampling(num_frames=4)) as session:
         list(session.encode(session.windows, cached.executor))
         assert keys == ["d3d3037de4081fa7", "be39a6fbc8f038f2"]
         keys.clear()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from timechat.answers.events import Answer
 from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.windows import Window
-from timechat.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
@@ -27,30 +25,11 @@ from timechat.pipeline.citing import cited_answer, verified_answer
 from timechat.pipeline.refining import border_window
 from timechat.pipeline.request import plan_windows
 from timechat.synthetic.long import write_long_scene
-from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 from timechat.video import Frames
 
 SHORT = DecodingOptions(max_new_tokens=24)
 IN_SECONDS = WindowConfig(window=8, overlap=2)
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    write_video(write_scene(7, 0, level=1, split="test"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def nano() -> TimeChat:
-    return TimeChat.from_pretrained("nano", device="cpu")
-
-
-@pytest.fixture
-def cached(nano, tmp_path) -> TimeChat:
-    """The same model with an empty cache of its own."""
-    return TimeChat(nano.model, nano.processor, name="nano", cache=DiskCache(tmp_path / "cache"))
 
 
 # ---------------------------------------------------------------------------------------------------- windows
@@ -121,9 +100,9 @@ def test_windows_cover_only_the_requested_part():
     assert (plan.windows[0].start, plan.windows[-1].end) == (100.0, 300.0)
 
 
-def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, film):
+def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, video_path):
     with pytest.raises(VideoError, match=r"ends at \d+\.\d+ s, before the start at 100 s"):
-        nano.open(film, sampling=FrameSampling(start=100.0))
+        nano.open(video_path, sampling=FrameSampling(start=100.0))
 
 
 def test_refinement_windows_are_denser_and_around_the_border():
@@ -134,38 +113,38 @@ def test_refinement_windows_are_denser_and_around_the_border():
     assert (sampling.fps, window.time_scale) == (2.0, 1.0)  # no denser than the model is used to
 
 
-def test_one_window_equals_encode(nano, film):
-    whole = nano.encode(film)
-    with nano.open(film, windows=WindowConfig(window=60)) as video:
+def test_one_window_equals_encode(nano, video_path):
+    whole = nano.encode(video_path)
+    with nano.open(video_path, windows=WindowConfig(window=60)) as video:
         (encoded,) = video.encode(video.windows)
         np.testing.assert_array_equal(encoded.timestamps, whole.timestamps)
         torch.testing.assert_close(encoded.video_tokens, whole.video_tokens)
         assert nano.dense_caption(video).text == nano.dense_caption(whole).text
 
 
-def test_a_window_is_seen_as_a_video_of_its_own(nano, film):
-    with nano.open(film, windows=IN_SECONDS) as video:
+def test_a_window_is_seen_as_a_video_of_its_own(nano, video_path):
+    with nano.open(video_path, windows=IN_SECONDS) as video:
         window = video.windows[2]
         (encoded,) = video.encode([window])
-    part = nano.encode(film, start=window.start, end=window.end, fps=2)
+    part = nano.encode(video_path, start=window.start, end=window.end, fps=2)
     np.testing.assert_allclose(encoded.timestamps, part.timestamps - window.start, atol=1e-9)
     assert encoded.timestamps[0] == 0
     assert encoded.duration == window.duration
 
 
-def test_windows_in_a_batch_answer_like_single_windows(nano, film):
+def test_windows_in_a_batch_answer_like_single_windows(nano, video_path):
     """In a batch, as everywhere, an answer does not depend on its neighbours."""
     answers = []
     for batch_size in (1, 8):
-        with nano.open(film, windows=replace(IN_SECONDS, batch_size=batch_size)) as video:
+        with nano.open(video_path, windows=replace(IN_SECONDS, batch_size=batch_size)) as video:
             answers.append(nano.dense_caption(video, decoding=DecodingOptions(max_new_tokens=80)))
     assert [e.caption for e in answers[0].events] == [e.caption for e in answers[1].events]
     assert [(e.start, e.end) for e in answers[0].events] == [(e.start, e.end) for e in answers[1].events]
     assert answers[0].events
 
 
-def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, film):
-    with nano.open(film, windows=IN_SECONDS) as video:
+def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, video_path):
+    with nano.open(video_path, windows=IN_SECONDS) as video:
         assert len(video.windows) > 3
         for task, words in [
             ("ask", "What happens?"), ("dense_caption", None), ("grounding", "the blue star blinks"),
@@ -178,7 +157,7 @@ def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, film):
             assert answer.step == pytest.approx(0.5)
             if task not in ("ask", "summary"):
                 assert answer.events == sorted(answer.events, key=lambda e: (e.start, e.end)) or task == "grounding"
-    late = [e for e in nano.dense_caption(film, windows=IN_SECONDS).events if e.start > 16]
+    late = [e for e in nano.dense_caption(video_path, windows=IN_SECONDS).events if e.start > 16]
     assert late  # the later windows have their say
 
 
@@ -192,8 +171,8 @@ def test_a_path_is_answered_window_by_window(nano, tmp_path):
     assert min(e.start for e in answer.events) < 40
 
 
-def test_lines_of_free_answers_start_with_their_time_span(nano, film):
-    answer = nano.ask(film, "What happens?", windows=IN_SECONDS, decoding=SHORT)
+def test_lines_of_free_answers_start_with_their_time_span(nano, video_path):
+    answer = nano.ask(video_path, "What happens?", windows=IN_SECONDS, decoding=SHORT)
     lines = answer.text.split("\n")
     assert lines[0].startswith("[0:00–")
     assert all(line.startswith("[") for line in lines)
@@ -206,9 +185,9 @@ def test_ready_made_frames_are_cut_into_windows_too(nano):
         assert [e.num_frames for e in video.encode(video.windows)] == [16, 16, 16]
 
 
-def test_several_windows_are_not_answered_in_one_stream(nano, film):
+def test_several_windows_are_not_answered_in_one_stream(nano, video_path):
     with (
-        nano.open(film, windows=IN_SECONDS) as video,
+        nano.open(video_path, windows=IN_SECONDS) as video,
         pytest.raises(ValueError, match=r"a video of \d+ windows cannot be answered as a stream"),
     ):
         nano.stream(Request("ask", "What happens?"), video)
@@ -255,8 +234,8 @@ def test_a_window_keeps_its_number_whichever_windows_are_asked(nano):
 # ----------------------------------------------------------------------------------------------- probabilities
 
 
-def test_the_probability_of_every_token_is_the_models_own(nano, film):
-    encoded = nano.encode(film)
+def test_the_probability_of_every_token_is_the_models_own(nano, video_path):
+    encoded = nano.encode(video_path)
     processor, model = nano.processor, nano.model
     prompts = []
     for question in ("What happens?", "When does the blue star blink in the video, and for how long?"):
@@ -333,11 +312,11 @@ def test_what_is_not_there_gives_no_made_up_span():
     ).found
 
 
-def test_the_video_speaks_for_what_it_shows(nano, film):
+def test_the_video_speaks_for_what_it_shows(nano, video_path):
     """Of a thing that is there and does it, and of one that is not, at the same time."""
     from timechat.pipeline.answering import verification_logprobs
 
-    encoded = nano.encode(film)
+    encoded = nano.encode(video_path)
     events = [Event(26.5, 34.0, "the blue star blinks"), Event(26.5, 34.0, "the orange heart spins")]
     there, absent = verification_logprobs(nano.model, nano.processor, [encoded] * 2, events, preset="timechat@1")
     assert there > absent + 1
@@ -352,7 +331,7 @@ def test_invalid_moment_selections_are_refused(options):
 # ------------------------------------------------------------------------------------------------ coarse to fine
 
 
-def test_a_moment_found_in_sparse_frames_is_refined(nano, film, monkeypatch):
+def test_a_moment_found_in_sparse_frames_is_refined(nano, video_path, monkeypatch):
     looked = []
     from timechat.pipeline.session import VideoSession
 
@@ -360,10 +339,10 @@ def test_a_moment_found_in_sparse_frames_is_refined(nano, film, monkeypatch):
     monkeypatch.setattr(
         VideoSession, "encode_part", lambda self, w, s, executor: (looked.append(s), encode(self, w, s, executor))[1]
     )
-    coarse = nano.ground(film, "the blue star blinks", windows=WindowConfig(step=1.0, refine=False))
+    coarse = nano.ground(video_path, "the blue star blinks", windows=WindowConfig(step=1.0, refine=False))
     assert not looked
     assert coarse.step == pytest.approx(1.0)
-    fine = nano.ground(film, "the blue star blinks", windows=WindowConfig(step=1.0))
+    fine = nano.ground(video_path, "the blue star blinks", windows=WindowConfig(step=1.0))
     assert looked
     assert looked[0].fps == 2.0
     assert fine.events
@@ -371,7 +350,7 @@ def test_a_moment_found_in_sparse_frames_is_refined(nano, film, monkeypatch):
     assert fine.step == pytest.approx(0.5) if fine.events != coarse.events else overlap > 0
 
 
-def test_a_border_that_refinement_does_not_confirm_stays(nano, film):
+def test_a_border_that_refinement_does_not_confirm_stays(nano, video_path):
     from timechat.pipeline.refining import refine_moments
 
     answer = Answer("", [Event(10.0, 20.0, "q")], task="grounding", step=1.0)
@@ -383,7 +362,7 @@ def test_a_border_that_refinement_does_not_confirm_stays(nano, film):
         start = windows[0].window.to_window(10.5)
         return [told(w.window, SPAN.format(f"{start:.1f}", f"{start + 9:.1f}")) for w in windows]
 
-    with nano.open(film, windows=WindowConfig(step=1.0)) as video:
+    with nano.open(video_path, windows=WindowConfig(step=1.0)) as video:
         kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING, nano.executor)
         moved = refine_moments(answer, video, nano.model.config, nearby, SCORING, nano.executor)
     assert (kept.events, kept.step) == (answer.events, 1.0)
@@ -405,40 +384,40 @@ def count_frames(timechat: TimeChat, monkeypatch) -> list[int]:
     return seen
 
 
-def test_a_second_call_looks_at_nothing_and_answers_the_same(cached, film, monkeypatch):
-    first = cached.dense_caption(film, windows=IN_SECONDS, decoding=SHORT)
+def test_a_second_call_looks_at_nothing_and_answers_the_same(cached, video_path, monkeypatch):
+    first = cached.dense_caption(video_path, windows=IN_SECONDS, decoding=SHORT)
     seen = count_frames(cached, monkeypatch)
-    again = cached.dense_caption(film, windows=IN_SECONDS, decoding=SHORT)
+    again = cached.dense_caption(video_path, windows=IN_SECONDS, decoding=SHORT)
     assert again == first
     assert seen == []
-    other = cached.ground(film, "the blue star blinks", windows=IN_SECONDS)  # another question, the same windows
+    other = cached.ground(video_path, "the blue star blinks", windows=IN_SECONDS)  # another question, the same windows
     assert seen == []
     assert other.events
 
 
-def test_encoded_videos_are_cached_by_content_not_by_name(cached, film, tmp_path, monkeypatch):
-    first = cached.encode(film)
+def test_encoded_videos_are_cached_by_content_not_by_name(cached, video_path, tmp_path, monkeypatch):
+    first = cached.encode(video_path)
     seen = count_frames(cached, monkeypatch)
     copy = tmp_path / "copy.mp4"
-    copy.write_bytes(film.read_bytes())
+    copy.write_bytes(video_path.read_bytes())
     again = cached.encode(copy)
     assert seen == []
     assert torch.equal(again.video_tokens, first.video_tokens)
     np.testing.assert_array_equal(again.timestamps, first.timestamps)
     assert (again.duration, again.notes, again.name) == (first.duration, first.notes, str(copy))
-    cached.encode(film, num_frames=5)
+    cached.encode(video_path, num_frames=5)
     assert sum(seen) == 5
 
 
-def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, film, monkeypatch):
-    with cached.open(film, windows=IN_SECONDS) as video:
+def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, video_path, monkeypatch):
+    with cached.open(video_path, windows=IN_SECONDS) as video:
         list(video.encode(video.windows[:1]))
     seen = count_frames(cached, monkeypatch)
     changed = cached.model.video_qformer.projection.bias
     with torch.no_grad():
         changed += 1
     try:
-        with cached.open(film, windows=IN_SECONDS) as video:
+        with cached.open(video_path, windows=IN_SECONDS) as video:
             list(video.encode(video.windows[:1]))
     finally:
         with torch.no_grad():
@@ -446,22 +425,22 @@ def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, film, monkey
     assert seen == []
 
 
-def test_another_question_setting_or_adapter_is_answered_anew(cached, film, monkeypatch):
+def test_another_question_setting_or_adapter_is_answered_anew(cached, video_path, monkeypatch):
     calls = []
     write = Answerer._answer_all
     monkeypatch.setattr(Answerer, "_answer_all", lambda self, q, w: (calls.append(len(w)), write(self, q, w))[1])
-    cached.summarize(film, windows=IN_SECONDS, decoding=SHORT)
+    cached.summarize(video_path, windows=IN_SECONDS, decoding=SHORT)
     windows = sum(calls)
     calls.clear()
-    cached.summarize(film, windows=IN_SECONDS, decoding=SHORT)
+    cached.summarize(video_path, windows=IN_SECONDS, decoding=SHORT)
     assert calls == []
-    cached.summarize(film, windows=IN_SECONDS, decoding=DecodingOptions(max_new_tokens=25))
-    cached.summarize(film, windows=IN_SECONDS, decoding=SHORT, transcript=[Event(0, 60, "Now the ring spins.")])
+    cached.summarize(video_path, windows=IN_SECONDS, decoding=DecodingOptions(max_new_tokens=25))
+    cached.summarize(video_path, windows=IN_SECONDS, decoding=SHORT, transcript=[Event(0, 60, "Now the ring spins.")])
     assert sum(calls) == 2 * windows
     calls.clear()
     drawn = DecodingOptions(max_new_tokens=8, do_sample=True)
     for _ in range(2):
-        cached.summarize(film, windows=IN_SECONDS, decoding=drawn)
+        cached.summarize(video_path, windows=IN_SECONDS, decoding=drawn)
     assert sum(calls) == 2 * windows  # what is drawn by chance is not kept
 
 
@@ -483,9 +462,9 @@ print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
 """
 
 
-def test_a_killed_job_resumes_to_the_same_events(nano, film, tmp_path):
+def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path):
     environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(film)]
+    command = [sys.executable, "-c", SCRIPT, str(video_path)]
     killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     killed.stdin.write("go on\n" * 3)
     killed.stdin.flush()
@@ -496,9 +475,9 @@ def test_a_killed_job_resumes_to_the_same_events(nano, film, tmp_path):
     done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
     resumed = done.stdout.split("\n")
     whole = nano.dense_caption(
-        film, windows=replace(IN_SECONDS, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
+        video_path, windows=replace(IN_SECONDS, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
     )
-    with nano.open(film, windows=IN_SECONDS) as video:
+    with nano.open(video_path, windows=IN_SECONDS) as video:
         assert resumed.count("window") == len(video.windows) - 3
     events = [Event(**event) for event in json.loads(resumed[-2])]
     assert [(e.start, e.end, e.caption) for e in events] == [(e.start, e.end, e.caption) for e in whole.events]
@@ -508,8 +487,8 @@ def test_a_killed_job_resumes_to_the_same_events(nano, film, tmp_path):
 # ------------------------------------------------------------------------------------------------------- plans
 
 
-def test_an_estimate_counts_windows_frames_and_cached_answers(cached, film):
-    with cached.open(film, windows=IN_SECONDS) as video:
+def test_an_estimate_counts_windows_frames_and_cached_answers(cached, video_path):
+    with cached.open(video_path, windows=IN_SECONDS) as video:
         plan = cached.estimate(Request("dense_caption"), video)
         assert (plan.windows, plan.done) == (len(video.windows), 0)
         assert plan.frames == video.plan.num_frames
@@ -549,8 +528,8 @@ def test_citations_that_are_not_found_again_are_marked():
     assert verified.notes == ("1 of 2 citations are not confirmed",)
 
 
-def test_summaries_cite_and_verify_on_real_windows(nano, film):
-    answer = nano.run(Request("summary", cite=True, verify=True), film, windows=WindowConfig(window=20))
+def test_summaries_cite_and_verify_on_real_windows(nano, video_path):
+    answer = nano.run(Request("summary", cite=True, verify=True), video_path, windows=WindowConfig(window=20))
     assert answer.events
     assert all(event.score is not None for event in answer.events)
     assert answer.text.count("[") == len(answer.events)
@@ -558,14 +537,14 @@ def test_summaries_cite_and_verify_on_real_windows(nano, film):
         Request("steps", cite=True)
 
 
-def test_each_window_is_shown_only_its_own_speech(nano, film, monkeypatch):
+def test_each_window_is_shown_only_its_own_speech(nano, video_path, monkeypatch):
     asked = []
     prompt = Answerer.prompt
     monkeypatch.setattr(
         Answerer, "prompt", lambda self, q, e: (asked.append(q.prompt_text(e.window)), prompt(self, q, e))[1]
     )
     speech = [Event(1, 3, "Now the ring spins."), Event(30, 32, "Now the star leaves.")]
-    nano.dense_caption(film, windows=IN_SECONDS, transcript=speech, decoding=SHORT)
+    nano.dense_caption(video_path, windows=IN_SECONDS, transcript=speech, decoding=SHORT)
     assert asked[0].startswith("Transcribed speech: 1.0 - 3.0 seconds, Now the ring spins.")
     assert "star leaves" not in asked[0]
     assert sum("star leaves" in text for text in asked) >= 1

@@ -16,11 +16,9 @@ import pytest
 import torch
 
 from tests.clips import RECIPES, draw_clip, read_numbers
-from timechat import TimeChat, VideoError, load_frames
+from timechat import VideoError, load_frames
 from timechat.answers.windows import Window, WindowConfig
 from timechat.pipeline.watch import StreamMonitor
-from timechat.synthetic.scene import write_scene
-from timechat.synthetic.write import write_video
 from timechat.video import FrameSampling
 from timechat.video.live import LiveFrame, LiveVideo
 
@@ -28,22 +26,10 @@ LOOKING = WindowConfig(window=8, overlap=2)
 
 
 @pytest.fixture(scope="module")
-def nano() -> TimeChat:
-    return TimeChat.from_pretrained("nano", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    write_video(write_scene(7, 0, level=1, split="test"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def stream(film) -> Path:
-    """The same film as a transport stream, which can be read from its start while it grows."""
-    path = film.with_suffix(".ts")
-    with av.open(str(film)) as source, av.open(str(path), "w") as target:
+def stream(video_path) -> Path:
+    """The same video_path as a transport stream, which can be read from its start while it grows."""
+    path = video_path.with_suffix(".ts")
+    with av.open(str(video_path)) as source, av.open(str(path), "w") as target:
         copied = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
@@ -141,7 +127,7 @@ def test_what_is_no_stream_is_refused(tmp_path):
 # ---------------------------------------------------------------------------------------------------- watching
 
 
-def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch):
+def test_streamed_windows_are_those_of_the_file(nano, video_path, stream, monkeypatch):
     windows = []
     encode = StreamMonitor.encode_window
     monkeypatch.setattr(
@@ -151,7 +137,7 @@ def test_streamed_windows_are_those_of_the_file(nano, film, stream, monkeypatch)
     with LiveVideo(stream) as video:
         list(watcher.watch(video.frames(fps=1 / watcher.step, size=96)))
     assert [(w.window.start, w.window.end) for w in windows[:3]] == [(0, 8), (6, 14), (12, 20)]
-    with nano.open(film, windows=LOOKING) as opened:
+    with nano.open(video_path, windows=LOOKING) as opened:
         for streamed in windows:
             window = streamed.window
             looked = opened.encode_part(window, FrameSampling(fps=2.0, start=window.start, end=window.end))
