@@ -92,22 +92,24 @@ def report_baselines(evaluation: Evaluation) -> Report:
 # ------------------------------------------------------------------------------------------------- grounding
 
 
-def grounding_rows(predicted: Span | None, truth: Span, others: NDArray[np.float64]) -> dict[str, dict[str, float]]:
+def grounding_rows(
+    predicted: Span | None, ground_truth: Span, others: NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
     """Metrics of one query: of the answer, and of what it has to beat in the same video.
 
     Args:
         predicted: Start and end of the answer in seconds, None where no span could be read.
-        truth: Start and end of the event that is asked for, in seconds.
+        ground_truth: Start and end of the event that is asked for, in seconds.
         others: `(events, 2)` seconds, of all other events of the video.
 
     Returns:
         Metrics by row: `model`; `random_event`, expected; `margin_random`, the difference of both; and where there are
         other events `other_event`, the answer scored on these, and `margin_other_event`.
     """
-    every = np.concatenate([np.array([truth]), others])
+    every = np.concatenate([np.array([ground_truth]), others])
     rows = {
-        MODEL: dict(_MISSED) if predicted is None else expected_metrics([predicted], truth),
-        "random_event": expected_metrics(every, truth),
+        MODEL: dict(_MISSED) if predicted is None else expected_metrics([predicted], ground_truth),
+        "random_event": expected_metrics(every, ground_truth),
     }
     if len(others):
         rows["other_event"] = dict(_MISSED) if predicted is None else _mean_metrics(predicted, others)
@@ -156,12 +158,12 @@ def _grounding_tables(
 
 def _add_blind_rows(rows: Rows, pairs: Pairs, relative_spans: NDArray[np.float64] | None) -> None:
     """Add the rows of answers that depend on nothing but the duration."""
-    truth = np.array([_span(sample) for sample, _ in pairs])
+    ground_truth = np.array([_span(sample) for sample, _ in pairs])
     durations = np.array([_duration(sample, prediction) for sample, prediction in pairs])
-    choices = truth / durations[:, None] if relative_spans is None else relative_spans
+    choices = ground_truth / durations[:, None] if relative_spans is None else relative_spans
     blind = {
-        "random_span": random_spans(truth, durations, choices),
-        "constant_span": best_constant_span(truth, durations),
+        "random_span": random_spans(ground_truth, durations, choices),
+        "constant_span": best_constant_span(ground_truth, durations),
     }
     for name, metrics in blind.items():
         for i, (sample, _) in enumerate(pairs):
@@ -187,10 +189,12 @@ def _video_events(pairs: Pairs) -> dict[str, NDArray[np.float64]]:
 
 
 def _named_events(sample: Sample) -> list[Span]:
-    truth = sample.ground_truth
-    spans: Sequence[Any] = truth.get("video_events") or truth.get("segments") or truth.get("relevant_windows") or ()
-    if "timestamp" in truth:
-        spans = [truth["timestamp"]]
+    ground_truth = sample.ground_truth
+    spans: Sequence[Any] = (
+        ground_truth.get("video_events") or ground_truth.get("segments") or ground_truth.get("relevant_windows") or ()
+    )
+    if "timestamp" in ground_truth:
+        spans = [ground_truth["timestamp"]]
     return [(float(start), float(end)) for start, end in spans]
 
 
@@ -259,8 +263,10 @@ def _highlight_tables(pairs: Pairs, events: Events, resamples: int) -> list[Tabl
         return []
     rows: Rows = {MODEL: MetricTable(), "random_event": MetricTable(), "random_clip": MetricTable()}
     for sample, prediction in pairs:
-        truth = sample.ground_truth
-        rated = HighlightGroundTruth(float(truth["duration"]), tuple(truth["relevant_clip_ids"]), _ratings(truth))
+        ground_truth = sample.ground_truth
+        rated = HighlightGroundTruth(
+            float(ground_truth["duration"]), tuple(ground_truth["relevant_clip_ids"]), _ratings(ground_truth)
+        )
         scores = clip_scores(prediction.events, rated.duration, CLIP_SECONDS) if prediction.events else None
         metrics = {name: float(values[0]) for name, values in highlight_scores([scores], [rated]).items()}
         unparsed = {"unparsed": float(not prediction.events)}
@@ -287,8 +293,8 @@ def _expected_hits(labels: NDArray[np.float64]) -> dict[str, float]:
     return {f"hit1_{level}": float((labels >= least).any(axis=1).mean()) for level, least in LEVELS.items()}
 
 
-def _ratings(truth: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(score) for score in scores) for scores in truth["saliency_scores"])
+def _ratings(ground_truth: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(score) for score in scores) for scores in ground_truth["saliency_scores"])
 
 
 def _question_tables(pairs: Pairs, resamples: int) -> list[Table]:

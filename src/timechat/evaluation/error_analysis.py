@@ -158,14 +158,14 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
 
 
 def _reliability(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str, Scores]) -> Reliability | None:
-    told = [
+    scored_moments = [
         (prediction.events[0].score, _metric(scores["grounding"], sample, "miou") >= FOUND_IOU)
         for sample, prediction in pairs
         if prediction.events and prediction.events[0].score is not None and 0 <= prediction.events[0].score <= 1
     ]
-    if not told:
+    if not scored_moments:
         return None
-    return reliability([score for score, _ in told], [is_right for _, is_right in told])
+    return reliability([score for score, _ in scored_moments], [is_right for _, is_right in scored_moments])
 
 
 # -------------------------------------------------------------------------------------------- dense captions
@@ -234,20 +234,20 @@ def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) 
         metric = next((name for name in _METRICS.get(sample.task, ()) if name in given), "")
     if scored is None or not metric:
         return None
-    return Case(sample, prediction, metric, _metric(scored, sample, metric), _truth(sample))
+    return Case(sample, prediction, metric, _metric(scored, sample, metric), _reference_marks(sample))
 
 
-def _truth(sample: Sample) -> tuple[Mark, ...]:
-    truth = sample.ground_truth
-    if "timestamp" in truth:
-        start, end = map(float, truth["timestamp"])
-        return (Mark(start, end, str(truth.get("caption", ""))),)
-    if "segments" in truth:
-        _, spans, captions = true_captions(truth)
+def _reference_marks(sample: Sample) -> tuple[Mark, ...]:
+    ground_truth = sample.ground_truth
+    if "timestamp" in ground_truth:
+        start, end = map(float, ground_truth["timestamp"])
+        return (Mark(start, end, str(ground_truth.get("caption", ""))),)
+    if "segments" in ground_truth:
+        _, spans, captions = true_captions(ground_truth)
         return tuple(Mark(min(span), max(span), words) for span, words in zip(spans, captions, strict=False))
-    if "relevant_windows" in truth:
-        return tuple(Mark(float(start), float(end)) for start, end in truth["relevant_windows"])
-    return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in truth.get("relevant_clip_ids", ()))
+    if "relevant_windows" in ground_truth:
+        return tuple(Mark(float(start), float(end)) for start, end in ground_truth["relevant_windows"])
+    return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in ground_truth.get("relevant_clip_ids", ()))
 
 
 def _metric(scores: Scores, sample: Sample, metric: str) -> float:

@@ -63,16 +63,16 @@ def moment_tables(pairs: Pairs) -> tuple[MetricTable, ...]:
     """Values behind the metrics, a table for each kind of row: queries, borders, moments, and whether it happens."""
     best, borders, precision, recall, found_precision, found_recall = (MetricTable() for _ in range(6))
     for sample, prediction in pairs:
-        truth, spans = moments_of(sample), _spans(prediction)
-        if len(truth):
+        ground_truth, spans = moments_of(sample), _spans(prediction)
+        if len(ground_truth):
             best.add(sample.video, sample.groups, _best_metrics(sample, prediction))
-            fit = fit_moment(spans[0] if spans else None, truth)
+            fit = fit_moment(spans[0] if spans else None, ground_truth)
             if fit.start_error is not None and fit.end_error is not None:
                 borders.add(sample.video, sample.groups, {"start_error": fit.start_error, "end_error": fit.end_error})
             found_recall.add(sample.video, sample.groups, {"found_recall": float(_is_found(prediction))})
         if _is_found(prediction):
-            found_precision.add(sample.video, sample.groups, {"found_precision": float(len(truth) > 0)})
-        matched = match_moments(spans, truth, min_iou=MIN_IOU)
+            found_precision.add(sample.video, sample.groups, {"found_precision": float(len(ground_truth) > 0)})
+        matched = match_moments(spans, ground_truth, min_iou=MIN_IOU)
         for is_right in matched.is_right:
             precision.add(sample.video, sample.groups, {"precision": float(is_right)})
         for is_matched in matched.is_found:

@@ -49,11 +49,11 @@ def published_beside(benchmark: str, setting: str | None, names: Sequence[str]) 
         setting: Setting of the published metrics; None takes both.
         names: Names of our metrics.
     """
-    wanted = _ALSO.get(benchmark, benchmark)
+    name = _ALSO.get(benchmark, benchmark)
     return [
         one
         for one in published_metrics()
-        if one.benchmark == wanted and setting in (None, one.setting) and set(one.metrics) & set(names)
+        if one.benchmark == name and setting in (None, one.setting) and set(one.metrics) & set(names)
     ]
 
 

@@ -127,29 +127,29 @@ def _bar_table(bars: Sequence[Bar]) -> str:
     return f"<details><summary>as a table</summary><table>{head}{rows}</table></details>"
 
 
-def _reliability_chart(told: Reliability) -> str:
+def _reliability_chart(calibration: Reliability) -> str:
     """Scores against the share that is right; on the line they promise what they keep."""
     size = _HEIGHT - _FOOT - _HEAD
 
-    def place(score: float, right: float) -> tuple[float, float]:
-        return 40 + score * (_WIDTH - 60), _HEIGHT - _FOOT - right * size
+    def place(score: float, share: float) -> tuple[float, float]:
+        return 40 + score * (_WIDTH - 60), _HEIGHT - _FOOT - share * size
 
     (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
     drawn = [f'<line class=diagonal x1="{x0:.0f}" y1="{y0:.0f}" x2="{x1:.0f}" y2="{y1:.0f}"/>']
-    points = [place(one.score, one.right) for one in told.bins]
+    points = [place(one.score, one.right) for one in calibration.bins]
     drawn.append(f'<polyline class=curve points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
     drawn += [
         f'<circle class=bar cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         f'<text class=label x="{x:.1f}" y="{y - 8:.1f}">n {one.count}</text>'
-        for (x, y), one in zip(points, told.bins, strict=True)
+        for (x, y), one in zip(points, calibration.bins, strict=True)
     ]
     for value in (0.0, 0.5, 1.0):
         x, y = place(value, value)
         drawn.append(f'<text class=label x="{x:.0f}" y="{_HEIGHT - 24}">{value:g}</text>')
         drawn.append(f'<text class=label x="22" y="{y + 4:.0f}">{value:g}</text>')
-    bars = [Bar(f"scores around {one.score:.2f}", one.right, one.count) for one in told.bins]
+    bars = [Bar(f"scores around {one.score:.2f}", one.right, one.count) for one in calibration.bins]
     axes = "Across: the score; up: the share with IoU 0.5 or more."
-    note = f"<p class=soft>{axes} Expected calibration error {told.error:.3f}.</p>"
+    note = f"<p class=soft>{axes} Expected calibration error {calibration.error:.3f}.</p>"
     return _figure("Calibration: what scores of grounding promise and keep", "".join(drawn), note + _bar_table(bars))
 
 
@@ -202,9 +202,9 @@ def _lane(name: str, marks: Sequence[Mark], scale: float) -> str:
     for mark in marks:
         left = min(max(mark.start / scale, 0.0), 1.0) * 100
         width = min(max((mark.end - mark.start) / scale, 0.0) * 100, 100 - left)
-        told = f"{format_time(max(0.0, mark.start))} to {format_time(max(0.0, mark.end))} {mark.words}".strip()
+        label = f"{format_time(max(0.0, mark.start))} to {format_time(max(0.0, mark.end))} {mark.words}".strip()
         buttons.append(
             f'<button class={name} data-time="{max(0.0, mark.start):.3f}" style="left:{left:.2f}%;width:{width:.2f}%" '
-            f'title="{escape(told)}" aria-label="play {escape(told)}"></button>'
+            f'title="{escape(label)}" aria-label="play {escape(label)}"></button>'
         )
     return f"<div class=row><span>{name}</span><div class=lane>{''.join(buttons)}</div></div>"

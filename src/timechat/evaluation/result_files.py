@@ -70,13 +70,13 @@ def write_results(
         place.mkdir(exist_ok=True)
         form = _FORMATS[scorer]
         result = (place / f"fmt_{name}").with_suffix(".jsonl" if form.are_lines else ".json")
-        truth = place / form.truth_name.format(split=split)
+        ground_truth = place / form.truth_name.format(split=split)
         write_json_atomically(place / name, [_raw(sample, one, preset) for sample, one in pairs if one.is_answered])
         _write(result, form.predictions(pairs), is_lines=form.are_lines)
         rows = [sample.ground_truth for sample, _ in pairs]
-        _write(truth, rows if form.is_truth_lines else {"annotations": rows}, is_lines=form.is_truth_lines)
+        _write(ground_truth, rows if form.is_truth_lines else {"annotations": rows}, is_lines=form.is_truth_lines)
         # Texts about highlights are scored as they were written, so that the original's reading stands beside ours.
-        written.append(ScoredFiles(task, scorer, place / name if scorer == "vhd" else result, truth))
+        written.append(ScoredFiles(task, scorer, place / name if scorer == "vhd" else result, ground_truth))
     return written
 
 

@@ -73,9 +73,9 @@ class RunFolder:
         there = self.read(RUN_FILE).get("settings", {})
         differing = [key for key in settings if there.get(key) != settings[key]]
         if differing:
-            told = ", ".join(f"{key} {there.get(key)!r} instead of {settings[key]!r}" for key in differing)
+            differences = ", ".join(f"{key} {there.get(key)!r} instead of {settings[key]!r}" for key in differing)
             raise DataError(
-                f"{self.path} holds predictions that were made with {told}; give another --output, or --fresh"
+                f"{self.path} holds predictions that were made with {differences}; give another --output, or --fresh"
             )
 
     def clear(self) -> None:

@@ -105,12 +105,12 @@ class Scores:
         return "\n".join([*lines, "", counts, *(f"note: {note}" for note in self.notes)])
 
 
-def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: int = 2000) -> Scores:
+def score_files(predictions: Path, ground_truth: Path, task: ScoreTask, *, resamples: int = 2000) -> Scores:
     """Score a file of predictions against a file of truth.
 
     Args:
         predictions: In the original's formats, or ours; see `timechat.evaluation.readers`.
-        truth: File of the ground truth, in the same formats.
+        ground_truth: File of the ground truth, in the same formats.
         task: Task whose rules apply.
         resamples: Bootstrap resamples behind the intervals.
 
@@ -121,7 +121,7 @@ def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: i
     """
     if task not in _SCORERS:
         raise ValueError(f"task must be one of {', '.join(_SCORERS)}, got {task!r}")
-    return _SCORERS[task](predictions, truth, resamples)
+    return _SCORERS[task](predictions, ground_truth, resamples)
 
 
 @dataclass
@@ -157,9 +157,11 @@ class _Table:
         return Scores(task, self.metrics, self.intervals, items, len(self.queries), n_missing, n_unparsed, issues.notes)
 
 
-def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, issues: InputIssues) -> None:
+def _count_unknown(
+    predicted: Mapping[str, Any], ground_truth: Mapping[str, Any], what: str, issues: InputIssues
+) -> None:
     for name in predicted:
-        if name not in truth:
+        if name not in ground_truth:
             issues.add(f"{what} are not in the truth and were left out")
 
 
@@ -168,28 +170,28 @@ def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what:
 
 def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth = read_caption_ground_truth(truth_file, issues)
+    ground_truth = read_caption_ground_truth(truth_file, issues)
     predicted = read_caption_predictions(predictions, issues)
-    _count_unknown(predicted, truth, "predicted videos", issues)
+    _count_unknown(predicted, ground_truth, "predicted videos", issues)
     nothing = CaptionedVideo(np.zeros((0, 2)), ())
-    answered = [predicted.get(video, nothing) for video in truth]
-    right = list(truth.values())
-    table = _Table(list(truth), list(truth), resamples)
-    _add_words(table, right, answered, [video in predicted for video in truth], issues)
-    found = [detect(one.spans, other.spans) for one, other in zip(right, answered, strict=True)]
+    answered = [predicted.get(video, nothing) for video in ground_truth]
+    reference = list(ground_truth.values())
+    table = _Table(list(ground_truth), list(ground_truth), resamples)
+    _add_words(table, reference, answered, [video in predicted for video in ground_truth], issues)
+    found = [detect(one.spans, other.spans) for one, other in zip(reference, answered, strict=True)]
     table.add({name: np.array([getattr(one, name) for one in found]) for name in ("precision", "recall", "f1")})
     for i, threshold in enumerate(THRESHOLDS):
         table.add({f"precision_{threshold}": np.array([one.precisions[i] for one in found])})
         table.add({f"recall_{threshold}": np.array([one.recalls[i] for one in found])})
     table.add({"predictions_per_video": np.array([float(len(one.captions)) for one in answered])})
-    missing = sum(video not in predicted for video in truth)
-    unparsed = sum(video in predicted and not predicted[video].captions for video in truth)
+    missing = sum(video not in predicted for video in ground_truth)
+    unparsed = sum(video in predicted and not predicted[video].captions for video in ground_truth)
     return table.scores("dvc", missing, unparsed, issues)
 
 
 def _add_words(
     table: _Table,
-    truth: Sequence[CaptionedVideo],
+    ground_truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     are_there: Sequence[bool],
     issues: InputIssues,
@@ -200,38 +202,38 @@ def _add_words(
         issues.say(NO_JAVA_NOTE)
     with java.MeteorProcess() if has_java else nullcontext() as meteor:
         if meteor is not None:
-            videos = _tokenized(truth, predicted, java.tokenize_ptb)
+            videos = _tokenized(ground_truth, predicted, java.tokenize_ptb)
             table.add(_word_columns(videos, meteor.statistics))
-            published = [soda_c_as_published(right, answered, meteor.statistics) for right, answered in videos]
+            published = [soda_c_as_published(reference, answered, meteor.statistics) for reference, answered in videos]
             table.add({"soda_c_as_published": np.array(published)})
         else:
             table.metrics |= dict.fromkeys((*_WORDS, "soda_c_as_published"))
-        _add_paragraphs(table, truth, predicted, are_there, None if meteor is None else meteor.statistics)
-    nearly = _word_columns(_tokenized(truth, predicted, tokenize_treebank), ExactStemCounter().statistics)
+        _add_paragraphs(table, ground_truth, predicted, are_there, None if meteor is None else meteor.statistics)
+    nearly = _word_columns(_tokenized(ground_truth, predicted, tokenize_treebank), ExactStemCounter().statistics)
     table.add({_APPROXIMATIONS[name]: values for name, values in nearly.items()})
 
 
 def _tokenized(
-    truth: Sequence[CaptionedVideo],
+    ground_truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     tokenize: Callable[[Sequence[str]], list[str]],
 ) -> list[tuple[TokenizedVideo, TokenizedVideo]]:
     """True and predicted captions of each video, all tokenised in one go."""
-    tokens = iter(tokenize([caption for video in (*truth, *predicted) for caption in video.captions]))
-    right, answered = (
+    tokens = iter(tokenize([caption for video in (*ground_truth, *predicted) for caption in video.captions]))
+    reference, answered = (
         [TokenizedVideo(video.spans, tuple(next(tokens) for _ in video.captions)) for video in videos]
-        for videos in (truth, predicted)
+        for videos in (ground_truth, predicted)
     )
-    return list(zip(right, answered, strict=True))
+    return list(zip(reference, answered, strict=True))
 
 
 def _word_columns(
     videos: Sequence[tuple[TokenizedVideo, TokenizedVideo]], count: Count
 ) -> dict[str, NDArray[np.float64]]:
     """What each video adds to the metrics of `_WORDS`."""
-    dense = [dense_scores(right, answered, count) for right, answered in videos]
+    dense = [dense_scores(reference, answered, count) for reference, answered in videos]
     return {
-        "soda_c": np.array([soda_c(right, answered, count) for right, answered in videos]),
+        "soda_c": np.array([soda_c(reference, answered, count) for reference, answered in videos]),
         "cider": np.array([cider for cider, _ in dense]),
         "meteor": np.array([meteor for _, meteor in dense]),
     }
@@ -239,7 +241,7 @@ def _word_columns(
 
 def _add_paragraphs(
     table: _Table,
-    truth: Sequence[CaptionedVideo],
+    ground_truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     are_there: Sequence[bool],
     count: Count | None,
@@ -248,7 +250,7 @@ def _add_paragraphs(
 
     As published, a video without predictions has no text, so that all later texts are compared with another video's.
     """
-    references = [paragraph(video.captions) for video in truth]
+    references = [paragraph(video.captions) for video in ground_truth]
     texts = [paragraph(video.captions) for video in predicted]
     pairs = list(zip(texts, references, strict=True))
     shifted = list(
@@ -278,16 +280,18 @@ def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64
 
 def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth = read_span_ground_truth(truth_file, issues)
+    ground_truth = read_span_ground_truth(truth_file, issues)
     predicted = read_span_predictions(predictions, issues)
-    _count_unknown(predicted, truth, "predicted queries", issues)
-    ious = answered_iou([predicted.get(query) for query in truth], np.array([one.span for one in truth.values()]))
-    are_there = np.array([query in predicted for query in truth])
-    table = _Table(list(truth), [one.video for one in truth.values()], resamples)
+    _count_unknown(predicted, ground_truth, "predicted queries", issues)
+    ious = answered_iou(
+        [predicted.get(query) for query in ground_truth], np.array([one.span for one in ground_truth.values()])
+    )
+    are_there = np.array([query in predicted for query in ground_truth])
+    table = _Table(list(ground_truth), [one.video for one in ground_truth.values()], resamples)
     columns = per_query(ious)
     table.add(columns)
     table.add({name + _PREDICTED_ONLY: values for name, values in columns.items()}, where=are_there)
-    unparsed = sum(query in predicted and predicted[query] is None for query in truth)
+    unparsed = sum(query in predicted and predicted[query] is None for query in ground_truth)
     return table.scores("tvg", int((~are_there).sum()), unparsed, issues)
 
 
@@ -296,8 +300,8 @@ def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
 
 def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth, predicted = _read_queries(predictions, truth_file, issues)
-    rated = {query: one for query, one in truth.items() if one.highlights is not None}
+    ground_truth, predicted = _read_queries(predictions, truth_file, issues)
+    rated = {query: one for query, one in ground_truth.items() if one.highlights is not None}
     if not rated:
         raise DataError(f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the truth of highlights")
     table = _Table(list(rated), [one.video for one in rated.values()], resamples)
@@ -317,8 +321,8 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
 
 def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth, predicted = _read_queries(predictions, truth_file, issues)
-    asked = {query: one for query, one in truth.items() if len(one.windows)}
+    ground_truth, predicted = _read_queries(predictions, truth_file, issues)
+    asked = {query: one for query, one in ground_truth.items() if len(one.windows)}
     if not asked:
         raise DataError(f"{truth_file}: has no relevant_windows; give the truth of moment retrieval")
     table = _Table(list(asked), [one.video for one in asked.values()], resamples)
@@ -342,10 +346,10 @@ def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Score
 def _read_queries(
     predictions: Path, truth_file: Path, issues: InputIssues
 ) -> tuple[dict[str, GroundTruthQuery], dict[str, PredictedQuery]]:
-    truth = read_query_ground_truth(truth_file, issues)
-    predicted = read_query_predictions(predictions, truth, issues)
-    _count_unknown(predicted, truth, "predicted queries", issues)
-    return truth, predicted
+    ground_truth = read_query_ground_truth(truth_file, issues)
+    predicted = read_query_predictions(predictions, ground_truth, issues)
+    _count_unknown(predicted, ground_truth, "predicted queries", issues)
+    return ground_truth, predicted
 
 
 # ----------------------------------------------------------------------------------------------------- TVSum
@@ -353,14 +357,14 @@ def _read_queries(
 
 def _score_summaries(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth = read_label_ground_truth(truth_file, issues)
+    ground_truth = read_label_ground_truth(truth_file, issues)
     predicted = read_label_predictions(predictions, issues)
-    _count_unknown(predicted, truth, "predicted videos", issues)
-    table = _Table(list(truth), list(truth), resamples)
-    values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in truth.items()]
+    _count_unknown(predicted, ground_truth, "predicted videos", issues)
+    table = _Table(list(ground_truth), list(ground_truth), resamples)
+    values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in ground_truth.items()]
     table.add({"top5_map": np.array(values)})
-    unparsed = sum(video in predicted and not predicted[video] for video in truth)
-    return table.scores("tvsum", sum(video not in predicted for video in truth), unparsed, issues)
+    unparsed = sum(video in predicted and not predicted[video] for video in ground_truth)
+    return table.scores("tvsum", sum(video not in predicted for video in ground_truth), unparsed, issues)
 
 
 _SCORERS: Mapping[ScoreTask, Callable[[Path, Path, int], Scores]] = {

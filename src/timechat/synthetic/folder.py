@@ -97,8 +97,8 @@ def read_videos(folder: Path, *, tasks: Sequence[str] | None = None, limit: int 
     videos = [_video(folder, video, tuple(records[video]), scripts.get(Path(video).stem)) for video in names[:limit]]
     videos = [video for video in videos if video.records]
     if not videos:
-        wanted = "any task" if tasks is None else " or ".join(tasks)
-        raise DataError(f"{folder / RECORDS_FILE} has no records of {wanted}; draw the folder again")
+        expected = "any task" if tasks is None else " or ".join(tasks)
+        raise DataError(f"{folder / RECORDS_FILE} has no records of {expected}; draw the folder again")
     return videos
 
 

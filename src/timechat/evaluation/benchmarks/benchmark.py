@@ -56,8 +56,8 @@ class BenchmarkFiles:
             path = self.annotations / name.format(split=self.split)
             if path.is_file():
                 return path
-        wanted = " or ".join(name.format(split=self.split) for name in names)
-        raise DataError(f"{self.annotations}: no such file, nor a folder with {wanted}; give the annotations")
+        expected = " or ".join(name.format(split=self.split) for name in names)
+        raise DataError(f"{self.annotations}: no such file, nor a folder with {expected}; give the annotations")
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,10 +101,10 @@ def load_pictures(
     chosen = np.arange(count)
     if num_frames is not None:
         chosen = segment_centres(count, fps, num_frames, start=start, end=end)
-    wanted, rows = np.unique(chosen, return_inverse=True)
-    pictures = [_open(folder / f"{i + 1:05d}.jpg") for i in wanted]
+    images, rows = np.unique(chosen, return_inverse=True)
+    pictures = [_open(folder / f"{i + 1:05d}.jpg") for i in images]
     shape = None if size is None else _short_side(pictures[0].height, pictures[0].width, size)
-    frames = Frames.from_images(pictures, wanted / fps, duration=count / fps, size=shape)
+    frames = Frames.from_images(pictures, images / fps, duration=count / fps, size=shape)
     return replace(frames, pixels=frames.pixels[rows], timestamps=frames.timestamps[rows])
 
 

@@ -159,11 +159,11 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         doc = self.task_dict[task][split][doc_id]
         video, writing = only_video(doc_to_visual(doc), task), self._writing(options)
         answers: list[str] = []
-        told = None
+        round_info = None
         for round_idx in count(1):
             answers.append(self._answer_one(HarnessQuestion(video, context, writing=writing)))
-            visuals, context, is_over, answered, told = doc_to_text(
-                doc, previous_output=answers, round_idx=round_idx, previous_round_info=told
+            visuals, context, is_over, answered, round_info = doc_to_text(
+                doc, previous_output=answers, round_idx=round_idx, previous_round_info=round_info
             )
             answers = list(answers if answered is None else answered)
             if is_over:
@@ -199,11 +199,11 @@ class ChatTimeChat(SimpleTimeChat):
         writing = self._writing(options)
         question = read_messages(doc_to_messages(doc), task, writing=writing)
         answers: list[str] = []
-        told = None
+        round_info = None
         for round_idx in count(1):
             answers.append(self._answer_one(question))
-            messages, is_over, answered, told = doc_to_messages(
-                doc, round_idx=round_idx, previous_output=answers, previous_round_info=told
+            messages, is_over, answered, round_info = doc_to_messages(
+                doc, round_idx=round_idx, previous_output=answers, previous_round_info=round_info
             )
             answers = list(answers if answered is None else answered)
             if is_over:

@@ -19,30 +19,35 @@ def normalize_answer(text: str) -> str:
     return " ".join(text.split())
 
 
-def answer_hits(predicted: Sequence[str | None], truth: Sequence[str], *, exact: bool = False) -> NDArray[np.float64]:
+def answer_hits(
+    predicted: Sequence[str | None], ground_truth: Sequence[str], *, exact: bool = False
+) -> NDArray[np.float64]:
     """1 for each right answer, 0 for each wrong or missing one.
 
     Args:
         predicted: Answer to each question, None where there is none.
-        truth: The right answers.
+        ground_truth: The right answers.
         exact: Whether the texts must agree to the letter.
     """
-    if len(predicted) != len(truth):
-        raise ValueError(f"got {len(predicted)} answers to {len(truth)} questions; give one a question, or None")
+    if len(predicted) != len(ground_truth):
+        raise ValueError(f"got {len(predicted)} answers to {len(ground_truth)} questions; give one a question, or None")
     read = str if exact else normalize_answer
     return np.array(
-        [answer is not None and read(answer) == read(right) for answer, right in zip(predicted, truth, strict=True)],
+        [
+            answer is not None and read(answer) == read(reference)
+            for answer, reference in zip(predicted, ground_truth, strict=True)
+        ],
         dtype=np.float64,
     )
 
 
-def majority_answer(truth: Sequence[str]) -> str:
+def majority_answer(ground_truth: Sequence[str]) -> str:
     """The most frequent right answer, as first written; the one that comes first of equals.
 
     Raises:
         ValueError: There is none.
     """
-    if not truth:
+    if not ground_truth:
         raise ValueError("the majority answer needs at least one answer, got none")
-    most_common = Counter(map(normalize_answer, truth)).most_common(1)[0][0]
-    return next(answer for answer in truth if normalize_answer(answer) == most_common)
+    most_common = Counter(map(normalize_answer, ground_truth)).most_common(1)[0][0]
+    return next(answer for answer in ground_truth if normalize_answer(answer) == most_common)

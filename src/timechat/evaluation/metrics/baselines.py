@@ -13,65 +13,65 @@ QueryMetrics = Mapping[str, NDArray[np.float64]]
 _GRID = 50  # a constant span starts and ends at one of so many parts of the duration
 
 
-def expected_metrics(choices: ArrayLike, truth: ArrayLike) -> dict[str, float]:
+def expected_metrics(choices: ArrayLike, ground_truth: ArrayLike) -> dict[str, float]:
     """Metrics of one query when the answer is drawn from several spans with equal probability.
 
     Args:
         choices: `(choices, 2)` seconds, at least one.
-        truth: `(2,)` seconds, or `(spans, 2)` where any of several is right.
+        ground_truth: `(2,)` seconds, or `(spans, 2)` where any of several is right.
 
     Returns:
         `r1_iou_0.3`, ... and `miou`.
     """
-    return {name: float(values.mean()) for name, values in per_query(best_iou(choices, truth)).items()}
+    return {name: float(values.mean()) for name, values in per_query(best_iou(choices, ground_truth)).items()}
 
 
-def best_iou(spans: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+def best_iou(spans: ArrayLike, ground_truth: ArrayLike) -> NDArray[np.float64]:
     """IoU of each span with the true span that it fits best.
 
     Args:
         spans: `(spans, 2)` seconds.
-        truth: `(2,)` or `(true spans, 2)` seconds.
+        ground_truth: `(2,)` or `(true spans, 2)` seconds.
 
     Returns:
         `(spans,)`.
     """
-    right = np.asarray(truth, dtype=np.float64).reshape(1, -1, 2)
+    reference = np.asarray(ground_truth, dtype=np.float64).reshape(1, -1, 2)
     given = np.asarray(spans, dtype=np.float64).reshape(-1, 1, 2)
-    return np.asarray(temporal_iou(given, right).max(axis=1), dtype=np.float64)
+    return np.asarray(temporal_iou(given, reference).max(axis=1), dtype=np.float64)
 
 
-def random_spans(truth: ArrayLike, durations: ArrayLike, relative_spans: ArrayLike) -> QueryMetrics:
+def random_spans(ground_truth: ArrayLike, durations: ArrayLike, relative_spans: ArrayLike) -> QueryMetrics:
     """Expected metrics of a span drawn from a distribution.
 
     Args:
-        truth: `(queries, 2)` seconds.
+        ground_truth: `(queries, 2)` seconds.
         durations: `(queries,)` seconds, of each query's video.
         relative_spans: `(spans, 2)`, shares of a video's duration.
     """
-    return _by_query(truth, durations, relative_spans, lambda values: values.mean(axis=0))
+    return _by_query(ground_truth, durations, relative_spans, lambda values: values.mean(axis=0))
 
 
-def best_constant_span(truth: ArrayLike, durations: ArrayLike) -> QueryMetrics:
+def best_constant_span(ground_truth: ArrayLike, durations: ArrayLike) -> QueryMetrics:
     """Metrics of the span that, at the same share of every video, scores best on these queries.
 
     Each metric has its own best span.
 
     Args:
-        truth: `(queries, 2)` seconds.
+        ground_truth: `(queries, 2)` seconds.
         durations: `(queries,)` seconds, of each query's video.
     """
     marks = np.arange(_GRID + 1) / _GRID
     start, end = np.meshgrid(marks, marks, indexing="ij")
     candidates = np.stack([start, end], axis=-1)[start < end]  # (candidates, 2)
-    totals = _by_query(truth, durations, candidates, lambda values: values.sum(axis=1, keepdims=True))
+    totals = _by_query(ground_truth, durations, candidates, lambda values: values.sum(axis=1, keepdims=True))
     best = {name: candidates[int(total.sum(axis=1).argmax())] for name, total in totals.items()}
     spans = np.asarray(durations, dtype=np.float64)[:, None]
-    return {name: per_query(temporal_iou(span * spans, truth))[name] for name, span in best.items()}
+    return {name: per_query(temporal_iou(span * spans, ground_truth))[name] for name, span in best.items()}
 
 
 def _by_query(
-    truth: ArrayLike,
+    ground_truth: ArrayLike,
     durations: ArrayLike,
     relative_spans: ArrayLike,
     reduce: Callable[[NDArray[np.float64]], NDArray[np.float64]],
@@ -80,11 +80,11 @@ def _by_query(
 
     `reduce` takes `(spans, queries)`; its results are concatenated along the queries.
     """
-    right, seconds = np.asarray(truth, dtype=np.float64), np.asarray(durations, dtype=np.float64)
+    reference, seconds = np.asarray(ground_truth, dtype=np.float64), np.asarray(durations, dtype=np.float64)
     spans = np.asarray(relative_spans, dtype=np.float64)[:, None]  # (spans, 1, 2)
     pieces: dict[str, list[NDArray[np.float64]]] = {}
-    for first in range(0, len(right), 256):
+    for first in range(0, len(reference), 256):
         part = slice(first, first + 256)
-        for name, values in per_query(temporal_iou(spans * seconds[part, None], right[part])).items():
+        for name, values in per_query(temporal_iou(spans * seconds[part, None], reference[part])).items():
             pieces.setdefault(name, []).append(reduce(values))
     return {name: np.concatenate(parts, axis=-1) for name, parts in pieces.items()}

@@ -49,14 +49,14 @@ def reliability(scores: ArrayLike, is_right: ArrayLike, bins: int = 10) -> Relia
     Raises:
         ValueError: There is no item, or a score is no probability.
     """
-    values, right = _check(scores, is_right)
+    values, labels = _check(scores, is_right)
     if ((values < 0) | (values > 1)).any():
         raise ValueError(f"scores must be from 0 to 1, got {values.min()} to {values.max()}")
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     member = np.minimum((values * bins).astype(int), bins - 1)
     filled = [
-        Bin(float(values[member == i].mean()), float(right[member == i].mean()), int((member == i).sum()))
+        Bin(float(values[member == i].mean()), float(labels[member == i].mean()), int((member == i).sum()))
         for i in np.unique(member)
     ]
     error = sum(one.count * abs(one.score - one.right) for one in filled) / len(values)
@@ -86,15 +86,15 @@ def fit_calibration(logits: ArrayLike, is_right: ArrayLike) -> tuple[float, floa
     Raises:
         ValueError: All items are right, all are wrong, or all have one score.
     """
-    values, right = _check(logits, is_right)
-    num_right = int(right.sum())
-    if num_right in (0, len(right)):
-        raise ValueError(f"a calibration needs right and wrong items, got {num_right} right ones of {len(right)}")
+    values, labels = _check(logits, is_right)
+    num_right = int(labels.sum())
+    if num_right in (0, len(labels)):
+        raise ValueError(f"a calibration needs right and wrong items, got {num_right} right ones of {len(labels)}")
     spread, middle = float(values.std()), float(values.mean())
     if spread < 1e-12:
         raise ValueError(f"a calibration needs scores that differ, got {values[0]} only")
-    likely, unlikely = (num_right + 1) / (num_right + 2), 1 / (len(right) - num_right + 2)
-    targets = np.asarray(np.where(right, likely, unlikely), dtype=np.float64)
+    likely, unlikely = (num_right + 1) / (num_right + 2), 1 / (len(labels) - num_right + 2)
+    targets = np.asarray(np.where(labels, likely, unlikely), dtype=np.float64)
     columns = np.stack([(values - middle) / spread, np.ones_like(values)], axis=1)  # (items, 2)
     weights = np.zeros(2)
     for _ in range(_MOST_STEPS):
@@ -124,12 +124,12 @@ def auroc(scores: ArrayLike, is_right: ArrayLike) -> float:
     Raises:
         ValueError: There are not both right and wrong items.
     """
-    values, right = _check(scores, is_right)
-    if right.all() or not right.any():
-        raise ValueError(f"an AUROC needs right and wrong items, got {int(right.sum())} right ones of {len(right)}")
-    of_wrong = np.sort(values[~right])
-    below = np.searchsorted(of_wrong, values[right], side="left")
-    not_above = np.searchsorted(of_wrong, values[right], side="right")
+    values, labels = _check(scores, is_right)
+    if labels.all() or not labels.any():
+        raise ValueError(f"an AUROC needs right and wrong items, got {int(labels.sum())} right ones of {len(labels)}")
+    of_wrong = np.sort(values[~labels])
+    below = np.searchsorted(of_wrong, values[labels], side="left")
+    not_above = np.searchsorted(of_wrong, values[labels], side="right")
     return float((below + not_above).mean() / 2 / len(of_wrong))
 
 
@@ -170,15 +170,15 @@ def best_threshold(scores: ArrayLike, is_there: ArrayLike) -> Threshold:
     choices = []
     for threshold in np.unique(values)[::-1]:
         found = values >= threshold
-        right = int((found & there).sum())
-        choices.append(Threshold(float(threshold), right / int(found.sum()), right / int(there.sum())))
+        num_right = int((found & there).sum())
+        choices.append(Threshold(float(threshold), num_right / int(found.sum()), num_right / int(there.sum())))
     return max(choices, key=lambda choice: choice.f1)
 
 
 def _check(scores: ArrayLike, is_right: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    values, right = np.asarray(scores, dtype=np.float64), np.asarray(is_right, dtype=bool)
-    if values.ndim != 1 or values.shape != right.shape or not len(values):
-        raise ValueError(f"give at least one score and whether each is right, got {values.shape} and {right.shape}")
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(is_right, dtype=bool)
+    if values.ndim != 1 or values.shape != labels.shape or not len(values):
+        raise ValueError(f"give at least one score and whether each is right, got {values.shape} and {labels.shape}")
     if not np.isfinite(values).all():
         raise ValueError("scores must be finite numbers")
-    return values, right
+    return values, labels

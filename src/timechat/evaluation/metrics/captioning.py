@@ -10,19 +10,19 @@ THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 _EPSILON = 1e-8  # the original's, against a division by zero
 
 
-def caption_iou(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+def caption_iou(ground_truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
     """IoU of all events with all predictions, as the dense captioning scripts have it.
 
     Both ends are put in order first, and 1e-8 is added below the line.
 
     Args:
-        truth: `(events, 2)` seconds.
+        ground_truth: `(events, 2)` seconds.
         predicted: `(predictions, 2)` seconds.
 
     Returns:
         `(events, predictions)`.
     """
-    a = np.sort(np.asarray(truth, dtype=np.float64).reshape(-1, 2), axis=-1)[:, None]
+    a = np.sort(np.asarray(ground_truth, dtype=np.float64).reshape(-1, 2), axis=-1)[:, None]
     b = np.sort(np.asarray(predicted, dtype=np.float64).reshape(-1, 2), axis=-1)[None]
     overlap = np.maximum(0.0, np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0]))
     hull = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
@@ -59,28 +59,28 @@ class DetectionScores:
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def detect(truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> DetectionScores:
+def detect(ground_truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> DetectionScores:
     """Precision and recall of one video's spans.
 
     A span counts as covered where its IoU with any span of the other side is above the threshold. There is no
     one-to-one matching, as in the original: repeating a prediction costs nothing.
 
     Args:
-        truth: `(events, 2)` seconds, at least one event.
+        ground_truth: `(events, 2)` seconds, at least one event.
         predicted: `(predictions, 2)` seconds; none at all scores 0.
         thresholds: IoU above which (exclusive) a span counts.
 
     Raises:
         ValueError: There is no true event.
     """
-    iou = caption_iou(truth, predicted)  # (events, predictions)
+    iou = caption_iou(ground_truth, predicted)  # (events, predictions)
     if not len(iou):
         raise ValueError("dense captioning needs at least one true event a video, got none")
     if not iou.shape[1]:
         return DetectionScores((0.0,) * len(thresholds), (0.0,) * len(thresholds))
-    found, right = iou.max(axis=1), iou.max(axis=0)
+    found, precise = iou.max(axis=1), iou.max(axis=0)
     return DetectionScores(
-        precisions=tuple(float((right > t).mean()) for t in thresholds),
+        precisions=tuple(float((precise > t).mean()) for t in thresholds),
         recalls=tuple(float((found > t).mean()) for t in thresholds),
     )
 
@@ -96,18 +96,18 @@ def detection_scores(videos: Sequence[DetectionScores]) -> dict[str, float]:
     return {name: float(np.mean([getattr(v, name) for v in videos])) for name in ("precision", "recall", "f1")}
 
 
-def match_events(truth: ArrayLike, predicted: ArrayLike, *, min_iou: float = 0.5) -> list[tuple[int, int]]:
+def match_events(ground_truth: ArrayLike, predicted: ArrayLike, *, min_iou: float = 0.5) -> list[tuple[int, int]]:
     """Pair events with predictions, the best overlap first, each at most once.
 
     Args:
-        truth: `(events, 2)` seconds.
+        ground_truth: `(events, 2)` seconds.
         predicted: `(predictions, 2)` seconds.
         min_iou: Overlap from which a pair is one.
 
     Returns:
         Pairs (event, prediction), in the order of the events.
     """
-    iou = caption_iou(truth, predicted)
+    iou = caption_iou(ground_truth, predicted)
     pairs: list[tuple[int, int]] = []
     for flat in np.argsort(-iou, axis=None, kind="stable"):
         event, prediction = np.unravel_index(flat, iou.shape)

@@ -195,25 +195,27 @@ def choice_metrics(
             f"got {len(texts)} answers and {len(answers)} right ones to {len(options)} questions; give one a question"
         )
     choices = [None if text is None else read_choice(text, some) for text, some in zip(texts, options, strict=True)]
-    hits = [_is_right(choice, some, right) for choice, some, right in zip(choices, options, answers, strict=True)]
+    hits = [
+        _is_right(choice, some, reference) for choice, some, reference in zip(choices, options, answers, strict=True)
+    ]
     metrics = {"accuracy": hits, "unparsed": [choice is None for choice in choices]}
     if published_rule is not None:
         metrics["accuracy_as_published"] = [
-            _published_hit(text, some, right, published_rule)
-            for text, some, right in zip(texts, options, answers, strict=True)
+            _published_hit(text, some, reference, published_rule)
+            for text, some, reference in zip(texts, options, answers, strict=True)
         ]
     return {name: np.array(values, dtype=np.float64) for name, values in metrics.items()}
 
 
-def _published_hit(text: str | None, options: Sequence[str], right: str, rule: PublishedRule) -> float:
+def _published_hit(text: str | None, options: Sequence[str], reference: str, rule: PublishedRule) -> float:
     if text is None:
         return 0.0
     choice = read_choice_as_published(text, options, rule)
     if choice is None and rule in _GUESSES:
-        return sum(option == right for option in options) / len(options)
-    return _is_right(choice, options, right)
+        return sum(option == reference for option in options) / len(options)
+    return _is_right(choice, options, reference)
 
 
-def _is_right(choice: int | None, options: Sequence[str], right: str) -> float:
+def _is_right(choice: int | None, options: Sequence[str], reference: str) -> float:
     """Two options may say the same; either is right then."""
-    return float(choice is not None and choice < len(options) and options[choice] == right)
+    return float(choice is not None and choice < len(options) and options[choice] == reference)

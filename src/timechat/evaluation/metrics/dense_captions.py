@@ -46,28 +46,28 @@ class TokenizedVideo:
 # ----------------------------------------------------------------------------------------------------- SODA_c
 
 
-def soda_c(truth: TokenizedVideo, predicted: TokenizedVideo, count: Count) -> float:
+def soda_c(ground_truth: TokenizedVideo, predicted: TokenizedVideo, count: Count) -> float:
     """SODA_c of one video, predictions in order of time."""
     ordered = predicted.in_time_order()
-    iou = caption_iou(truth.spans, ordered.spans)
-    return _soda_f1(iou * _pairwise_meteor(truth, ordered, iou, count))
+    iou = caption_iou(ground_truth.spans, ordered.spans)
+    return _soda_f1(iou * _pairwise_meteor(ground_truth, ordered, iou, count))
 
 
-def soda_c_as_published(truth: TokenizedVideo, predicted: TokenizedVideo, count: Count) -> float:
+def soda_c_as_published(ground_truth: TokenizedVideo, predicted: TokenizedVideo, count: Count) -> float:
     """SODA_c as the original's script has it, for comparing with papers that used it.
 
     It does not sort predictions, and numbers them with texts that it sorts as texts (0, 1, 10, 11, 2, ...), so that
     with more than ten of them the words of one are compared at the time of another.
     """
-    iou = caption_iou(truth.spans, predicted.spans)
+    iou = caption_iou(ground_truth.spans, predicted.spans)
     order = sorted(range(len(predicted.captions)), key=str)
     where = np.zeros_like(iou)
     where[:, order] = iou
-    return _soda_f1(iou * _pairwise_meteor(truth, predicted, where, count)[:, order])
+    return _soda_f1(iou * _pairwise_meteor(ground_truth, predicted, where, count)[:, order])
 
 
 def _pairwise_meteor(
-    truth: TokenizedVideo, predicted: TokenizedVideo, where: NDArray[np.float64], count: Count
+    ground_truth: TokenizedVideo, predicted: TokenizedVideo, where: NDArray[np.float64], count: Count
 ) -> NDArray[np.float64]:
     """METEOR of all events with all predictions, where it matters: `(events, predictions)`.
 
@@ -77,7 +77,7 @@ def _pairwise_meteor(
     scores = np.zeros(where.shape)
     places = np.argwhere(where > 0)
     if len(places):
-        pairs = [(truth.captions[i], predicted.captions[j]) for i, j in places]
+        pairs = [(ground_truth.captions[i], predicted.captions[j]) for i, j in places]
         scores[tuple(places.T)] = meteor_score(count(pairs))
     return scores
 
@@ -100,17 +100,17 @@ def _soda_f1(gains: NDArray[np.float64]) -> float:
 
 
 def matched_pairs(
-    truth: TokenizedVideo, predicted: TokenizedVideo, threshold: float, rng: random.Random
+    ground_truth: TokenizedVideo, predicted: TokenizedVideo, threshold: float, rng: random.Random
 ) -> list[tuple[str, str]]:
     """(hypothesis, reference) pairs of one video at one IoU: every prediction with every event that it meets.
 
     A prediction that meets none is paired with a random word, which nothing matches.
     """
-    iou = caption_iou(truth.spans, predicted.spans)
+    iou = caption_iou(ground_truth.spans, predicted.spans)
     pairs = []
     for j, caption in enumerate(predicted.captions):
         met = np.flatnonzero(iou[:, j] >= threshold)
-        references = [truth.captions[int(i)] for i in met] or [_random_word(rng)]
+        references = [ground_truth.captions[int(i)] for i in met] or [_random_word(rng)]
         pairs += [(caption, reference) for reference in references]
     return pairs
 
@@ -120,7 +120,7 @@ def _random_word(rng: random.Random) -> str:
 
 
 def dense_scores(
-    truth: TokenizedVideo, predicted: TokenizedVideo, count: Count, *, seed: int = 0
+    ground_truth: TokenizedVideo, predicted: TokenizedVideo, count: Count, *, seed: int = 0
 ) -> tuple[float, float]:
     """CIDEr and METEOR of one video's captions: means over the IoU thresholds, 0 without predictions.
 
@@ -129,7 +129,7 @@ def dense_scores(
     if not predicted.captions:
         return 0.0, 0.0
     rng = random.Random(seed)
-    at = [matched_pairs(truth, predicted, threshold, rng) for threshold in THRESHOLDS]
+    at = [matched_pairs(ground_truth, predicted, threshold, rng) for threshold in THRESHOLDS]
     ciders = [float(np.mean(cider_scores(pairs))) for pairs in at]
     meteors = [float(meteor_score(combined_statistics(count(pairs)))) for pairs in at]
     return float(np.mean(ciders)), float(np.mean(meteors))

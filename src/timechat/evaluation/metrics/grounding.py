@@ -32,17 +32,17 @@ def temporal_iou(spans: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
     return np.where(is_moment, 1.0, iou)
 
 
-def answered_iou(predicted: Sequence[Span | None], truth: ArrayLike) -> NDArray[np.float64]:
+def answered_iou(predicted: Sequence[Span | None], ground_truth: ArrayLike) -> NDArray[np.float64]:
     """IoU of each query's answer; a query without one (None) counts as 0.
 
     Args:
         predicted: Span of each query, None where no span could be read.
-        truth: `(queries, 2)` seconds.
+        ground_truth: `(queries, 2)` seconds.
 
     Returns:
         `(queries,)`.
     """
-    spans = _check_spans(truth)
+    spans = _check_spans(ground_truth)
     if spans.shape != (len(predicted), 2):
         raise ValueError(f"got {len(predicted)} predictions for truth of the shape {spans.shape}; give one a query")
     if not len(predicted):

@@ -78,7 +78,7 @@ def average_precision(scores: ArrayLike, is_highlight: ArrayLike) -> float:
 
 def highlight_scores(
     predicted: Sequence[Sequence[float] | None],
-    truth: Sequence[HighlightGroundTruth],
+    ground_truth: Sequence[HighlightGroundTruth],
     levels: Mapping[str, float] = LEVELS,
 ) -> dict[str, NDArray[np.float64]]:
     """What each query adds to each metric; the metrics are the means.
@@ -86,23 +86,23 @@ def highlight_scores(
     Args:
         predicted: For each query a score a clip, too short lists are filled with zeros, too long ones cut; None for
             a query without prediction, which scores 0.
-        truth: Ground truth of each query.
+        ground_truth: Ground truth of each query.
         levels: From which saliency a clip counts as a highlight, by name.
 
     Returns:
         `map_fair`, `hit1_fair`, `map_good`, ... each `(queries,)`, fractions.
     """
-    if len(predicted) != len(truth):
-        raise ValueError(f"got {len(predicted)} predictions for {len(truth)} queries; give one a query, or None")
-    rows = [_score_query(scores, one, levels) for scores, one in zip(predicted, truth, strict=True)]
+    if len(predicted) != len(ground_truth):
+        raise ValueError(f"got {len(predicted)} predictions for {len(ground_truth)} queries; give one a query, or None")
+    rows = [_score_query(scores, one, levels) for scores, one in zip(predicted, ground_truth, strict=True)]
     names = [f"{metric}_{level}" for level in levels for metric in ("map", "hit1")]
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
 def _score_query(
-    scores: Sequence[float] | None, truth: HighlightGroundTruth, levels: Mapping[str, float]
+    scores: Sequence[float] | None, ground_truth: HighlightGroundTruth, levels: Mapping[str, float]
 ) -> dict[str, float]:
-    labels = truth.labels()  # (clips, annotators)
+    labels = ground_truth.labels()  # (clips, annotators)
     given = np.asarray(() if scores is None else scores, dtype=np.float64)
     fitted = np.zeros(len(labels))
     fitted[: len(given)] = given[: len(labels)]

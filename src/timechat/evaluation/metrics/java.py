@@ -162,8 +162,8 @@ class MeteorProcess:
             answer = []
         if len(answer) != NUM_STATISTICS:
             self._errors.seek(0)
-            told = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise JavaError(f"METEOR did not answer to {line!r}: {told[-1] if told else 'it has ended'}")
+            errors = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise JavaError(f"METEOR did not answer to {line!r}: {errors[-1] if errors else 'it has ended'}")
         return np.array([float(number) for number in answer])
 
 

@@ -31,23 +31,23 @@ class RankedWindows:
 
 
 def moment_retrieval_scores(
-    predicted: Sequence[RankedWindows | None], truth: Sequence[ArrayLike]
+    predicted: Sequence[RankedWindows | None], ground_truth: Sequence[ArrayLike]
 ) -> dict[str, NDArray[np.float64]]:
     """What each query adds to each metric; the metrics are the means over queries that are not NaN.
 
     Args:
         predicted: One a query, None or no window where nothing was found, which scores 0.
-        truth: For each query its windows, `(windows, 2)` seconds, at least one.
+        ground_truth: For each query its windows, `(windows, 2)` seconds, at least one.
 
     Returns:
         `MR-full-R1@0.5`, ..., `MR-full-mAP@0.5`, ..., `MR-full-mAP`, and so for `long`, `middle` and `short`: each
         `(queries,)` fractions, NaN for queries without a window of that length.
     """
-    if len(predicted) != len(truth):
-        raise ValueError(f"got {len(predicted)} predictions for {len(truth)} queries; give one a query, or None")
+    if len(predicted) != len(ground_truth):
+        raise ValueError(f"got {len(predicted)} predictions for {len(ground_truth)} queries; give one a query, or None")
     rows = [
-        _score_query(windows, np.asarray(right, dtype=np.float64).reshape(-1, 2))
-        for windows, right in zip(predicted, truth, strict=True)
+        _score_query(windows, np.asarray(reference, dtype=np.float64).reshape(-1, 2))
+        for windows, reference in zip(predicted, ground_truth, strict=True)
     ]
     return {name: np.array([row[name] for row in rows]) for name in _names()}
 
@@ -57,39 +57,41 @@ def _names() -> list[str]:
     return [f"MR-{length}-{kind}" for length in LENGTHS for kind in kinds]
 
 
-def _score_query(windows: RankedWindows | None, truth: NDArray[np.float64]) -> dict[str, float]:
-    lengths = truth[:, 1] - truth[:, 0]
+def _score_query(windows: RankedWindows | None, ground_truth: NDArray[np.float64]) -> dict[str, float]:
+    lengths = ground_truth[:, 1] - ground_truth[:, 0]
     result: dict[str, float] = {}
     for name, (shortest, longest) in LENGTHS.items():
-        kept = truth if name == "full" else truth[(lengths > shortest) & (lengths <= longest)]
+        kept = ground_truth if name == "full" else ground_truth[(lengths > shortest) & (lengths <= longest)]
         result |= {f"MR-{name}-{kind}": value for kind, value in _metrics(windows, kept).items()}
     return result
 
 
-def _metrics(windows: RankedWindows | None, truth: NDArray[np.float64]) -> dict[str, float]:
-    if not len(truth):
+def _metrics(windows: RankedWindows | None, ground_truth: NDArray[np.float64]) -> dict[str, float]:
+    if not len(ground_truth):
         recalls, precisions = [np.nan] * len(THRESHOLDS), [np.nan] * len(THRESHOLDS)
     elif windows is None or not len(windows.spans):
         recalls, precisions = [0.0] * len(THRESHOLDS), [0.0] * len(THRESHOLDS)
     else:
         spans = np.sort(windows.spans, axis=1)
-        first = _iou(spans[:1], truth)[0]
-        best = float(temporal_iou(spans[0], truth[int(first.argmax())]))
+        first = _iou(spans[:1], ground_truth)[0]
+        best = float(temporal_iou(spans[0], ground_truth[int(first.argmax())]))
         recalls = [float(best >= t) for t in THRESHOLDS]
         kept = slice(0, _MOST_WINDOWS)
         order = np.argsort(-windows.scores[kept], kind="stable")
-        iou = _iou(spans[kept][order], truth)
+        iou = _iou(spans[kept][order], ground_truth)
         precisions = [_average_precision(iou, t) for t in THRESHOLDS]
     result = {f"R1@{t}": value for t, value in zip(THRESHOLDS, recalls, strict=True)}
     result |= {f"mAP@{t}": value for t, value in zip(THRESHOLDS, precisions, strict=True)}
     return result | {"mAP": float(np.mean(precisions))}
 
 
-def _iou(spans: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+def _iou(spans: NDArray[np.float64], ground_truth: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intersection over union as the official mAP has it, `(spans, true windows)`; 0 where both are one point."""
-    overlap = np.minimum(spans[:, None, 1], truth[None, :, 1]) - np.maximum(spans[:, None, 0], truth[None, :, 0])
+    overlap = np.minimum(spans[:, None, 1], ground_truth[None, :, 1]) - np.maximum(
+        spans[:, None, 0], ground_truth[None, :, 0]
+    )
     overlap = np.maximum(overlap, 0.0)
-    union = (spans[:, 1] - spans[:, 0])[:, None] + (truth[:, 1] - truth[:, 0])[None] - overlap
+    union = (spans[:, 1] - spans[:, 0])[:, None] + (ground_truth[:, 1] - ground_truth[:, 0])[None] - overlap
     return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0), dtype=np.float64)
 
 
@@ -104,9 +106,9 @@ def _average_precision(iou: NDArray[np.float64], threshold: float) -> float:
             if not is_found[j]:
                 is_found[j] = is_right[i] = True
                 break
-    right = np.cumsum(is_right)
-    recall = np.concatenate([[0.0], right / iou.shape[1], [1.0]])
-    precision = np.concatenate([[0.0], right / np.arange(1, len(iou) + 1), [0.0]])
+    num_right = np.cumsum(is_right)
+    recall = np.concatenate([[0.0], num_right / iou.shape[1], [1.0]])
+    precision = np.concatenate([[0.0], num_right / np.arange(1, len(iou) + 1), [0.0]])
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.flatnonzero(np.diff(recall)) + 1
     return float(((recall[steps] - recall[steps - 1]) * precision[steps]).sum())

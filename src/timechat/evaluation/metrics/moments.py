@@ -27,26 +27,26 @@ class MomentFit:
     end_error: float | None = None
 
 
-def fit_moment(predicted: Span | None, truth: ArrayLike) -> MomentFit:
+def fit_moment(predicted: Span | None, ground_truth: ArrayLike) -> MomentFit:
     """Compare a moment with every occurrence of what was asked for.
 
     Args:
         predicted: Seconds, None where no moment was told.
-        truth: `(occurrences, 2)` seconds, at least one.
+        ground_truth: `(occurrences, 2)` seconds, at least one.
 
     Raises:
         ValueError: There is no occurrence.
     """
-    right = np.asarray(truth, dtype=np.float64).reshape(-1, 2)
-    if not len(right):
+    occurrences = np.asarray(ground_truth, dtype=np.float64).reshape(-1, 2)
+    if not len(occurrences):
         raise ValueError("a moment is compared with at least one occurrence, got none")
     if predicted is None:
         return MomentFit(0.0)
-    ious = temporal_iou(right, predicted)
+    ious = temporal_iou(occurrences, predicted)
     best = int(ious.argmax())
     if ious[best] < HIT_IOU:
         return MomentFit(float(ious[best]))
-    start_error, end_error = np.abs(right[best] - predicted)
+    start_error, end_error = np.abs(occurrences[best] - predicted)
     return MomentFit(float(ious[best]), float(start_error), float(end_error))
 
 
@@ -63,20 +63,20 @@ class AllMoments:
     is_found: tuple[bool, ...]
 
 
-def match_moments(predicted: Sequence[Span], truth: ArrayLike, *, min_iou: float = 0.5) -> AllMoments:
+def match_moments(predicted: Sequence[Span], ground_truth: ArrayLike, *, min_iou: float = 0.5) -> AllMoments:
     """Pair moments with occurrences, the best overlap first, each at most once: a moment told twice is wrong once.
 
     Args:
         predicted: Seconds.
-        truth: `(occurrences, 2)` seconds; none for what never happens.
+        ground_truth: `(occurrences, 2)` seconds; none for what never happens.
         min_iou: Overlap from which (inclusive) a pair is one.
     """
-    right = np.asarray(truth, dtype=np.float64).reshape(-1, 2)
-    told = np.asarray(predicted, dtype=np.float64).reshape(-1, 2)
-    iou = temporal_iou(told[:, None], right[None]).reshape(len(told), len(right))
-    is_right, is_found = [False] * len(told), [False] * len(right)
+    occurrences = np.asarray(ground_truth, dtype=np.float64).reshape(-1, 2)
+    spans = np.asarray(predicted, dtype=np.float64).reshape(-1, 2)
+    iou = temporal_iou(spans[:, None], occurrences[None]).reshape(len(spans), len(occurrences))
+    is_right, is_found = [False] * len(spans), [False] * len(occurrences)
     for flat in np.argsort(-iou, axis=None, kind="stable"):
-        i, j = divmod(int(flat), len(right))
+        i, j = divmod(int(flat), len(occurrences))
         if iou[i, j] < min_iou:
             break
         if not is_right[i] and not is_found[j]:

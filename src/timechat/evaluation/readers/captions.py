@@ -39,7 +39,7 @@ def read_caption_ground_truth(path: Path, issues: InputIssues) -> dict[str, Capt
     Raises:
         DataError: There is none.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         video, spans, captions = true_captions(row)
         if video is None or not isinstance(spans, list):
@@ -52,8 +52,8 @@ def read_caption_ground_truth(path: Path, issues: InputIssues) -> dict[str, Capt
         if not pairs:
             issues.add("videos of the truth have no event and were left out")
             continue
-        truth[video] = _captioned(pairs)
-    return check_ground_truth(truth, path, '{"annotations": [{"image_id", "segments", "pure_cap"}]}')
+        ground_truth[video] = _captioned(pairs)
+    return check_ground_truth(ground_truth, path, '{"annotations": [{"image_id", "segments", "pure_cap"}]}')
 
 
 def true_captions(row: Mapping[str, Any]) -> tuple[str | None, Any, list[str]]:

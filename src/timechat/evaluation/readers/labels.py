@@ -24,7 +24,7 @@ def read_label_ground_truth(path: Path, issues: InputIssues) -> dict[str, NDArra
     Raises:
         DataError: There is none.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         try:
             labels = np.array(row["label"], dtype=np.float64)
@@ -33,8 +33,8 @@ def read_label_ground_truth(path: Path, issues: InputIssues) -> dict[str, NDArra
         if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
             issues.add("rows of the truth have no labels and were passed over")
         else:
-            truth[last_name(row.get("vid"))] = labels
-    return check_ground_truth(truth, path, '{"vid", "label"} a line')
+            ground_truth[last_name(row.get("vid"))] = labels
+    return check_ground_truth(ground_truth, path, '{"vid", "label"} a line')
 
 
 def read_label_predictions(path: Path, issues: InputIssues) -> dict[str, tuple[float, ...] | None]:

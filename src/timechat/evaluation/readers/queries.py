@@ -47,7 +47,7 @@ def read_query_ground_truth(path: Path, issues: InputIssues) -> dict[str, Ground
     Raises:
         DataError: There is none.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         query = row.get("id") if is_record(row) else row.get("qid")
         if query is None or (is_record(row) and row.get("task") != "highlights"):
@@ -55,10 +55,12 @@ def read_query_ground_truth(path: Path, issues: InputIssues) -> dict[str, Ground
             continue
         windows = [read_span(window) for window in row.get("relevant_windows") or []]
         spans = np.array([window for window in windows if window is not None]).reshape(-1, 2)
-        truth[str(query)] = GroundTruthQuery(
+        ground_truth[str(query)] = GroundTruthQuery(
             last_name(row.get("vid", row.get("video"))), _true_highlights(row, issues), np.sort(spans, axis=1)
         )
-    return check_ground_truth(truth, path, '{"qid", "vid", "duration", "relevant_clip_ids", "saliency_scores"} a line')
+    return check_ground_truth(
+        ground_truth, path, '{"qid", "vid", "duration", "relevant_clip_ids", "saliency_scores"} a line'
+    )
 
 
 def _true_highlights(row: Mapping[str, Any], issues: InputIssues) -> HighlightGroundTruth | None:
@@ -97,7 +99,7 @@ class PredictedQuery:
 
 
 def read_query_predictions(
-    path: Path, truth: Mapping[str, GroundTruthQuery], issues: InputIssues
+    path: Path, ground_truth: Mapping[str, GroundTruthQuery], issues: InputIssues
 ) -> dict[str, PredictedQuery]:
     """Scores of clips and windows by query; of two rows about a query the later counts."""
     predicted: dict[str, PredictedQuery] = {}
@@ -110,11 +112,13 @@ def read_query_predictions(
             continue
         if str(query) in predicted:
             issues.add("queries are predicted twice; the later row counts")
-        predicted[str(query)] = _predicted_query(row, truth.get(str(query)), issues)
+        predicted[str(query)] = _predicted_query(row, ground_truth.get(str(query)), issues)
     return predicted
 
 
-def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, issues: InputIssues) -> PredictedQuery:
+def _predicted_query(
+    row: Mapping[str, Any], ground_truth: GroundTruthQuery | None, issues: InputIssues
+) -> PredictedQuery:
     if not is_ours(row) and "generated_cap" not in row:
         return PredictedQuery(
             read_scores(row.get("pred_saliency_scores"), issues),
@@ -126,10 +130,10 @@ def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, iss
         return PredictedQuery(windows=_ranked_windows(windows, issues))
     moments = [(read_span(event.get("timestamp")), read_number(event.get("score")) or 0.0) for event in events]
     highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
-    if not highlights or truth is None or truth.highlights is None:
+    if not highlights or ground_truth is None or ground_truth.highlights is None:
         return PredictedQuery()
     read, as_published = (
-        tuple(clip_scores(highlights, truth.highlights.duration, CLIP_SECONDS, as_published=is_published))
+        tuple(clip_scores(highlights, ground_truth.highlights.duration, CLIP_SECONDS, as_published=is_published))
         for is_published in (False, True)
     )
     return PredictedQuery(read, as_published)

@@ -150,8 +150,8 @@ def read_scores(values: Any, issues: InputIssues) -> tuple[float, ...] | None:
     return tuple(0.0 if value is None else value for value in read)
 
 
-def check_ground_truth(truth: dict[str, Value], path: Path, expected: str) -> dict[str, Value]:
+def check_ground_truth(ground_truth: dict[str, Value], path: Path, expected: str) -> dict[str, Value]:
     """Return the truth, unless there is none: then a `DataError` says what was expected."""
-    if not truth:
+    if not ground_truth:
         raise DataError(f"{path}: has no truth that can be read; expected {expected}")
-    return truth
+    return ground_truth

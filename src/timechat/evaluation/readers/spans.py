@@ -33,14 +33,14 @@ def read_span_ground_truth(path: Path, issues: InputIssues) -> dict[str, GroundT
     Raises:
         DataError: There is none.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         query, span, video = _true_span(row)
         if query is None or span is None:
             issues.add("rows of the truth have no span and were passed over")
         else:
-            truth[query] = GroundTruthSpan(span, video)
-    return check_ground_truth(truth, path, '{"annotations": [{"id", "timestamp"}]}')
+            ground_truth[query] = GroundTruthSpan(span, video)
+    return check_ground_truth(ground_truth, path, '{"annotations": [{"id", "timestamp"}]}')
 
 
 def _true_span(row: Mapping[str, Any]) -> tuple[str | None, Span | None, str]:
