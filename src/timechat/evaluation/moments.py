@@ -1,6 +1,6 @@
-"""Grounding with any number of moments: the best one, its borders, all of them, and whether the query happens at all.
+"""Grounding with any number of moments: the best one, its borders, all moments, and whether the query happens.
 
-For samples whose ground truth lists every moment of a query as `relevant_windows`; none where it never happens.
+The ground truth of a sample lists every moment of its query as `relevant_windows`, empty if it never happens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from timechat.evaluation.score import Scores
 from timechat.evaluation.tables import MetricTable, group_names
 
 MIN_IOU = 0.5
-"""IoU from which (inclusive) a predicted moment is right."""
+"""Minimum IoU (inclusive) of a correct predicted moment."""
 
 Pairs = Sequence[tuple[Sample, Prediction]]
 
@@ -25,16 +25,16 @@ def score_moments(samples: Sequence[Sample], predictions: Sequence[Prediction], 
     """Score grounding of queries that happen once, several times, or never.
 
     Args:
-        samples: Samples of a run; those of other tasks are left out.
+        samples: Samples of a run; other tasks are ignored.
         predictions: Predictions, one for each sample.
-        resamples: Bootstrap resamples behind the intervals.
+        resamples: Number of bootstrap resamples for the intervals.
 
     Returns:
         Over queries that happen: `r1_iou_0.3`, ..., `miou` of the first event against any moment, and `start_error`
-        and `end_error` in seconds where that IoU is 0.3 or more, with their medians. Over moments at an IoU of 0.5:
+        and `end_error` in seconds if that IoU is at least 0.3, with their medians. Over moments at an IoU of 0.5:
         `precision` of predicted ones, `recall` of true ones. Over all queries: `found_precision`, `found_recall`, the
         `auroc` of the score, and `best_threshold` with `best_precision` and `best_recall` at the best F1. The same for
-        each group of queries, with its name behind the metric's.
+        each group of queries, with the group name after the metric name.
     """
     pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == "grounding"]
     metrics: dict[str, float | None] = {}
@@ -60,7 +60,7 @@ def moments_of(sample: Sample) -> NDArray[np.float64]:
 
 
 def moment_tables(pairs: Pairs) -> tuple[MetricTable, ...]:
-    """Values behind the metrics, a table for each kind of row: queries, borders, moments, and whether it happens."""
+    """Tables of the values of the metrics, one for each kind of row: queries, borders, moments, and occurrence."""
     best, borders, precision, recall, found_precision, found_recall = (MetricTable() for _ in range(6))
     for sample, prediction in pairs:
         ground_truth, spans = moments_of(sample), _spans(prediction)
@@ -81,7 +81,7 @@ def moment_tables(pairs: Pairs) -> tuple[MetricTable, ...]:
 
 
 def moment_scores(pairs: Pairs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Score of every predicted moment, `(moments,)`, and whether it is right; moments without a score are left out."""
+    """Score and correctness of every predicted moment, `(moments,)` each; moments without a score are omitted."""
     scored = list(_scored_moments(pairs))
     return np.array([score for score, _ in scored]), np.array([is_right for _, is_right in scored], dtype=bool)
 

@@ -1,4 +1,4 @@
-"""Files of predictions and truth → the official metrics, each with its interval, and what was missing.
+"""Files of predictions and ground truth → the official metrics with intervals, and counts of missing answers.
 
 predictions, truth ─▶ reading ─▶ metrics ─▶ Scores: metrics, intervals, a value for each query or video
 """
@@ -50,13 +50,13 @@ ScoreTask = Literal["dvc", "tvg", "vhd", "mr", "tvsum"]
 """Dense video captioning, temporal grounding, highlight detection, moment retrieval with highlights, TVSum."""
 
 NO_JAVA_NOTE = (
-    "METEOR and the PTB tokenizer need Java, which is not here: what depends on them is null, and exact_stem and "
+    "METEOR and the PTB tokenizer need Java, which is not installed: their metrics are null, and exact_stem and "
     "treebank metrics are approximations"
 )
 _PREDICTED_ONLY = "_predicted_only"
 _APPROXIMATIONS = {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
 _WORDS = tuple(_APPROXIMATIONS)
-"""Metrics of captions' words, and what they are called where they are computed without Java."""
+"""Metrics of caption texts, and their names if they are computed without Java."""
 _LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
 
 
@@ -66,12 +66,12 @@ class Scores:
 
     Attributes:
         task: Task whose rules apply.
-        metrics: By name, as fractions (CIDEr from 0 to 10); None for what cannot be computed here.
-        intervals: 95 % bootstrap intervals over videos, of the metrics that have one.
-        items: By query or video, what it adds to each metric that is a mean.
-        n_queries: Number of queries of the ground truth; of videos where captions or clips are scored.
+        metrics: Metrics by name, as fractions (CIDEr from 0 to 10); None for metrics that cannot be computed here.
+        intervals: 95 % bootstrap intervals over videos, for metrics with an interval.
+        items: Values of each query or video, for metrics that are means.
+        n_queries: Number of queries of the ground truth; number of videos if captions or clips are scored.
         n_missing: Number of queries without a row among the predictions.
-        n_unparsed: Number of queries with a row that holds nothing to score.
+        n_unparsed: Number of queries with a row without a result to score.
         notes: Issues of the files.
     """
 
@@ -106,17 +106,17 @@ class Scores:
 
 
 def score_files(predictions: Path, ground_truth: Path, task: ScoreTask, *, resamples: int = 2000) -> Scores:
-    """Score a file of predictions against a file of truth.
+    """Score a file of predictions against a file of ground truth.
 
     Args:
-        predictions: In the original's formats, or ours; see `timechat.evaluation.readers`.
+        predictions: File of predictions in a format of the original or ours; see `timechat.evaluation.readers`.
         ground_truth: File of the ground truth, in the same formats.
         task: Task whose rules apply.
-        resamples: Bootstrap resamples behind the intervals.
+        resamples: Number of bootstrap resamples for the intervals.
 
     Raises:
-        DataError: A file is missing or is nothing of this task.
-        ModuleNotFoundError: Captions are scored without the extra `eval`.
+        DataError: A file is missing or has no data of this task.
+        ModuleNotFoundError: Captions need the extra `eval`, which is not installed.
         ValueError: There is no such task.
     """
     if task not in _SCORERS:
@@ -126,7 +126,7 @@ def score_files(predictions: Path, ground_truth: Path, task: ScoreTask, *, resam
 
 @dataclass
 class _Table:
-    """Values by metric and query, on the way to `Scores`."""
+    """Values by metric and query, from which `scores` makes `Scores`."""
 
     queries: Sequence[str]
     groups: Sequence[Hashable]
@@ -136,7 +136,7 @@ class _Table:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, columns: Mapping[str, NDArray[np.float64]], *, where: NDArray[np.bool_] | None = None) -> None:
-        """Add metrics that are means of a value a query, over all or some of them; NaN is left out."""
+        """Add metrics that are means of one value per query; NaN values are ignored."""
         for name, values in columns.items():
             kept = np.isfinite(values) if where is None else np.isfinite(values) & where
             self.columns[name] = np.where(kept, values, np.nan)
@@ -149,7 +149,7 @@ class _Table:
             self.intervals[name] = (estimate.low, estimate.high)
 
     def scores(self, task: str, n_missing: int, n_unparsed: int, issues: InputIssues) -> Scores:
-        """All of it, with what was wrong."""
+        """Return the scores with the counts and the notes."""
         items = {
             query: {name: float(values[i]) for name, values in self.columns.items() if np.isfinite(values[i])}
             for i, query in enumerate(self.queries)
@@ -162,7 +162,7 @@ def _count_unknown(
 ) -> None:
     for name in predicted:
         if name not in ground_truth:
-            issues.add(f"{what} are not in the truth and were left out")
+            issues.add(f"{what} are not in the ground truth and were ignored")
 
 
 # -------------------------------------------------------------------------------------------- dense captions
@@ -196,7 +196,7 @@ def _add_words(
     are_there: Sequence[bool],
     issues: InputIssues,
 ) -> None:
-    """Add the metrics that look at the captions' words: the official ones where Java is, and the approximations."""
+    """Add the metrics of caption texts: the official ones if Java is installed, and the approximations."""
     has_java = java.java_is_ready()
     if not has_java:
         issues.say(NO_JAVA_NOTE)
@@ -218,7 +218,7 @@ def _tokenized(
     predicted: Sequence[CaptionedVideo],
     tokenize: Callable[[Sequence[str]], list[str]],
 ) -> list[tuple[TokenizedVideo, TokenizedVideo]]:
-    """True and predicted captions of each video, all tokenised in one go."""
+    """True and predicted captions of each video, tokenised in one call."""
     tokens = iter(tokenize([caption for video in (*ground_truth, *predicted) for caption in video.captions]))
     reference, answered = (
         [TokenizedVideo(video.spans, tuple(next(tokens) for _ in video.captions)) for video in videos]
@@ -230,7 +230,7 @@ def _tokenized(
 def _word_columns(
     videos: Sequence[tuple[TokenizedVideo, TokenizedVideo]], count: Count
 ) -> dict[str, NDArray[np.float64]]:
-    """What each video adds to the metrics of `_WORDS`."""
+    """Values of each video for the metrics of `_WORDS`."""
     dense = [dense_scores(reference, answered, count) for reference, answered in videos]
     return {
         "soda_c": np.array([soda_c(reference, answered, count) for reference, answered in videos]),
@@ -248,7 +248,7 @@ def _add_paragraphs(
 ) -> None:
     """Add the metrics of all captions of a video as one text.
 
-    As published, a video without predictions has no text, so that all later texts are compared with another video's.
+    The published variant has no text for a video without predictions, so it compares all later texts with another video.
     """
     references = [paragraph(video.captions) for video in ground_truth]
     texts = [paragraph(video.captions) for video in predicted]
@@ -271,7 +271,7 @@ def _add_paragraphs(
 
 
 def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Counts of pairs as they are added up."""
+    """Statistics of pairs in additive form."""
     return np.array([combined_statistics(row) for row in statistics]).reshape(statistics.shape)
 
 
@@ -303,7 +303,9 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
     ground_truth, predicted = _read_queries(predictions, truth_file, issues)
     rated = {query: one for query, one in ground_truth.items() if one.highlights is not None}
     if not rated:
-        raise DataError(f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the truth of highlights")
+        raise DataError(
+            f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the ground truth of highlights"
+        )
     table = _Table(list(rated), [one.video for one in rated.values()], resamples)
     answered = [predicted.get(query, PredictedQuery()).scores for query in rated]
     columns = highlight_scores(answered, [one.highlights for one in rated.values() if one.highlights is not None])
@@ -324,7 +326,7 @@ def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Score
     ground_truth, predicted = _read_queries(predictions, truth_file, issues)
     asked = {query: one for query, one in ground_truth.items() if len(one.windows)}
     if not asked:
-        raise DataError(f"{truth_file}: has no relevant_windows; give the truth of moment retrieval")
+        raise DataError(f"{truth_file}: has no relevant_windows; give the ground truth of moment retrieval")
     table = _Table(list(asked), [one.video for one in asked.values()], resamples)
     answers = [predicted.get(query, PredictedQuery()) for query in asked]
     table.add(moment_retrieval_scores([one.windows for one in answers], [one.windows for one in asked.values()]))

@@ -1,4 +1,4 @@
-"""Validation during training: grounding on synthetic videos that are drawn in memory, by real decoding."""
+"""Validation during training: grounding with greedy decoding on synthetic videos that are drawn in memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class GroundingQuestion:
     """A question about one event of a video.
 
     Attributes:
-        text: The whole question.
+        text: Complete question.
         ground_truth: Start and end of the event in seconds.
-        others: `(events, 2)` seconds, of every other event of the video.
+        others: Start and end of every other event of the video, `(events, 2)` seconds.
     """
 
     text: str
@@ -74,13 +74,13 @@ def draw_validation_video(
 ) -> ValidationVideo:
     """Draw the frames of a scene in memory and word a question about each of its events.
 
-    Questions that quote the speech of the video are left out: the words may be enough to answer them.
+    Questions that quote the speech of the video are skipped: the quoted words can be enough to answer them.
 
     Args:
         video: Scene of the video.
         timestamps: Function from the scene to the times of its frames, `(frames,)` seconds, such as `sampled_times`.
         size: Width and height of the frames in pixels; None keeps the size of the scene.
-        variant: Number of the questions' wording.
+        variant: Index of the questions' wording.
     """
     times = timestamps(video)
     frames = Frames.from_images(draw_frames(video, times), times, duration=video.duration, size=size)

@@ -1,4 +1,4 @@
-"""Short answers to questions: right where they say the same, up to case, articles and punctuation."""
+"""Short answers to questions: equality up to case, articles and punctuation."""
 
 import re
 from collections import Counter
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_NOT_WORDS = re.compile(r"[^\w.\s]|_|(?<!\d)\.|\.(?!\d)")  # a decimal point stays
+_NOT_WORDS = re.compile(r"[^\w.\s]|_|(?<!\d)\.|\.(?!\d)")  # decimal points are kept
 _TRAILING_ZEROS = re.compile(r"(\.\d*?)0+\b")
 
 
 def normalize_answer(text: str) -> str:
-    """An answer in lower case, without articles, punctuation and superfluous blanks; 12.0 is 12."""
+    """Normalize an answer: lower case, no articles, no punctuation, single spaces; 12.0 becomes 12."""
     text = _ARTICLES.sub(" ", _NOT_WORDS.sub(" ", text.lower()))
     text = _TRAILING_ZEROS.sub(lambda match: match[1].rstrip("."), text)
     return " ".join(text.split())
@@ -22,15 +22,17 @@ def normalize_answer(text: str) -> str:
 def answer_hits(
     predicted: Sequence[str | None], ground_truth: Sequence[str], *, exact: bool = False
 ) -> NDArray[np.float64]:
-    """1 for each right answer, 0 for each wrong or missing one.
+    """Score answers: 1 for each correct answer, 0 for each wrong or missing one.
 
     Args:
-        predicted: Answer to each question, None where there is none.
-        ground_truth: The right answers.
-        exact: Whether the texts must agree to the letter.
+        predicted: Answer to each question; None if missing.
+        ground_truth: Correct answer of each question.
+        exact: Whether the texts must be identical.
     """
     if len(predicted) != len(ground_truth):
-        raise ValueError(f"got {len(predicted)} answers to {len(ground_truth)} questions; give one a question, or None")
+        raise ValueError(
+            f"got {len(predicted)} answers to {len(ground_truth)} questions; give one per question, or None"
+        )
     read = str if exact else normalize_answer
     return np.array(
         [
@@ -42,10 +44,10 @@ def answer_hits(
 
 
 def majority_answer(ground_truth: Sequence[str]) -> str:
-    """The most frequent right answer, as first written; the one that comes first of equals.
+    """The most frequent correct answer, in its first spelling; the first one of equally frequent answers.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no answer.
     """
     if not ground_truth:
         raise ValueError("the majority answer needs at least one answer, got none")

@@ -10,28 +10,28 @@ from timechat.evaluation.metrics.grounding import per_query, temporal_iou
 QueryMetrics = Mapping[str, NDArray[np.float64]]
 """Values of each query by metric: `r1_iou_0.3`, ... and `miou`, each `(queries,)`."""
 
-_GRID = 50  # a constant span starts and ends at one of so many parts of the duration
+_GRID = 50  # number of equal parts of the duration; constant spans start and end at their borders
 
 
 def expected_metrics(choices: ArrayLike, ground_truth: ArrayLike) -> dict[str, float]:
     """Metrics of one query when the answer is drawn from several spans with equal probability.
 
     Args:
-        choices: `(choices, 2)` seconds, at least one.
-        ground_truth: `(2,)` seconds, or `(spans, 2)` where any of several is right.
+        choices: Spans to draw from, `(choices, 2)` seconds, at least one.
+        ground_truth: Reference span, `(2,)` seconds, or several correct spans, `(spans, 2)`.
 
     Returns:
-        `r1_iou_0.3`, ... and `miou`.
+        Metrics `r1_iou_0.3`, ... and `miou`.
     """
     return {name: float(values.mean()) for name, values in per_query(best_iou(choices, ground_truth)).items()}
 
 
 def best_iou(spans: ArrayLike, ground_truth: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each span with the true span that it fits best.
+    """IoU of each span with its best-matching reference span.
 
     Args:
-        spans: `(spans, 2)` seconds.
-        ground_truth: `(2,)` or `(true spans, 2)` seconds.
+        spans: Spans, `(spans, 2)` seconds.
+        ground_truth: Reference spans, `(2,)` or `(reference spans, 2)` seconds.
 
     Returns:
         `(spans,)`.
@@ -45,21 +45,21 @@ def random_spans(ground_truth: ArrayLike, durations: ArrayLike, relative_spans: 
     """Expected metrics of a span drawn from a distribution.
 
     Args:
-        ground_truth: `(queries, 2)` seconds.
-        durations: `(queries,)` seconds, of each query's video.
-        relative_spans: `(spans, 2)`, shares of a video's duration.
+        ground_truth: Reference span of each query, `(queries, 2)` seconds.
+        durations: Duration of each query's video, `(queries,)` seconds.
+        relative_spans: Spans as shares of a video's duration, `(spans, 2)`.
     """
     return _by_query(ground_truth, durations, relative_spans, lambda values: values.mean(axis=0))
 
 
 def best_constant_span(ground_truth: ArrayLike, durations: ArrayLike) -> QueryMetrics:
-    """Metrics of the span that, at the same share of every video, scores best on these queries.
+    """Metrics of the best constant span: the same share of every video, tuned on these queries.
 
     Each metric has its own best span.
 
     Args:
-        ground_truth: `(queries, 2)` seconds.
-        durations: `(queries,)` seconds, of each query's video.
+        ground_truth: Reference span of each query, `(queries, 2)` seconds.
+        durations: Duration of each query's video, `(queries,)` seconds.
     """
     marks = np.arange(_GRID + 1) / _GRID
     start, end = np.meshgrid(marks, marks, indexing="ij")
@@ -76,7 +76,7 @@ def _by_query(
     relative_spans: ArrayLike,
     reduce: Callable[[NDArray[np.float64]], NDArray[np.float64]],
 ) -> QueryMetrics:
-    """Score every relative span for every query, a few queries at a time.
+    """Score every relative span for every query, in chunks of queries.
 
     `reduce` takes `(spans, queries)`; its results are concatenated along the queries.
     """
