@@ -34,10 +34,10 @@ from timechat.pipeline import TimeChat
 _LIBRARIES = ("timechat", "torch", "transformers", "peft", "tokenizers", "numpy", "av")
 STATUS_WORDS = {
     "ok": "answered",
-    "unparsed": "answered without a readable event",
+    "unparsed": "answered without an event that could be read",
     "missing_video": "without a video: no such file",
     "unreadable_video": "with a video that cannot be read",
-    "too_long": "with a prompt too long for the model",
+    "too_long": "with a prompt that is too long for the model",
 }
 
 

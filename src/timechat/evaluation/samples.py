@@ -11,7 +11,7 @@ Status = Literal["ok", "unparsed", "missing_video", "unreadable_video", "too_lon
 prompt too long for the language model."""
 
 Sampling = Literal["uniform", "segment_centres"]
-"""Position of the frames in the clip of a sample, which is divided into one equal part per frame: the start of each part
+"""Position of the frames in the clip of a sample, divided into one equal part per frame: the start of each part
 (`timechat.video.load_frames`), or the middle of each part (`load_segment_centres` in `timechat.evaluation.benchmarks`),
 as MVBench requires."""
 

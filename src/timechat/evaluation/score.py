@@ -248,7 +248,7 @@ def _add_paragraphs(
 ) -> None:
     """Add the metrics of all captions of a video as one text.
 
-    The published variant has no text for a video without predictions, so it compares all later texts with another video.
+    The published variant has no text for a video without predictions and so compares later texts with other videos.
     """
     references = [paragraph(video.captions) for video in ground_truth]
     texts = [paragraph(video.captions) for video in predicted]

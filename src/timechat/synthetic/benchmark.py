@@ -49,7 +49,7 @@ def read_drawn(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def read_drawn_moments(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Read the queries of a folder of synthetic videos of any length, including queries for something that never happens."""
+    """Read the queries of a folder of synthetic videos of any length, also those for absent events."""
     for video in read_videos(source.annotations, tasks=["grounding"]):
         events = [list(event.span) for event in video.events]
         for record in video.records:
@@ -179,7 +179,7 @@ def _reference_spans(samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 
 def matched_captions(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Table]:
-    """Table of the share of matched captions with correct object, color and action, beside captions of another video."""
+    """Table of the share of matched captions with correct object, color and action, beside another video's captions."""
     pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == "dense_caption"]
     rows = {"model": MetricTable(), "other_video": MetricTable()}
     for i, (sample, prediction) in enumerate(pairs):

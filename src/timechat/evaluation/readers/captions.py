@@ -22,7 +22,9 @@ from timechat.evaluation.readers.rows import (
     read_text,
 )
 
-_SHORTEST_CAPTION = 5  # minimum number of letters of a caption between full stops in the layout of ActivityNet Captions
+_SHORTEST_CAPTION = (
+    5  # number of letters; in the layout of ActivityNet Captions only longer pieces between full stops count
+)
 
 
 @dataclass(frozen=True)
