@@ -3,7 +3,7 @@
 Each frame carries its time in a sentence that the image Q-Former reads, and the video Q-Former slides over windows of
 frames. Here a trained model answers with the same time for every frame, with the times in random order, and with one
 window over all frames. It was trained with both ideas, so this shows how it uses them, not what could be learned
-without. Blank frames and frames in random order show how far its answers depend on the video at all.
+without. Blank frames and frames in random order show how much its answers depend on the video.
 """
 
 import zlib

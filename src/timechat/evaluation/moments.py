@@ -101,7 +101,7 @@ def _best_metrics(sample: Sample, prediction: Prediction) -> dict[str, float]:
 
 
 def _totals(pairs: Pairs) -> dict[str, float]:
-    """Metrics without an interval: medians of the border errors, and how well scores separate queries that happen."""
+    """Metrics without an interval: medians of the border errors, and separation of the queries that happen by score."""
     borders = moment_tables(pairs)[1]
     totals = {f"median_{name}": float(np.median(values)) for name, values in borders.values.items()}
     scored = [(p.score, len(moments_of(s)) > 0) for s, p in pairs if p.score is not None]

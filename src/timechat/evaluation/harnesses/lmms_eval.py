@@ -257,7 +257,7 @@ def read_messages(
     system = "\n".join(text for role, text in said if role == "system") or None
     turns = [(role, text) for role, text in said if role != "system"]
     if len(turns) % 2 == 0 or any(role != ("user", "assistant")[i % 2] for i, (role, _) in enumerate(turns)):
-        roles = ", ".join(role for role, _ in turns) or "nobody"
+        roles = ", ".join(role for role, _ in turns) or "no message"
         raise ValueError(f"user and assistant must alternate and the user must be last, but task {task} has {roles}")
     texts = [text for _, text in turns]
     history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))

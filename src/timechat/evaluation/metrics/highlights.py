@@ -47,7 +47,7 @@ def hit_at_1(scores: ArrayLike, is_highlight: ArrayLike) -> float:
     """HIT@1: 1 if at least one annotator rates the highest scored clip as a highlight, else 0.
 
     Args:
-        scores: Score of each clip, `(clips,)`, of any length; the first of equal scores counts, a clip past the end is a miss.
+        scores: Score of each clip, `(clips,)`, of any length; the first of equals counts, a clip past the end misses.
         is_highlight: Whether each annotator rates each clip as a highlight, `(clips, annotators)`.
     """
     predicted, labels = np.asarray(scores, dtype=np.float64), np.asarray(is_highlight, dtype=bool)

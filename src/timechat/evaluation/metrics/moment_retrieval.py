@@ -40,7 +40,7 @@ def moment_retrieval_scores(
         ground_truth: Reference windows of each query, `(windows, 2)` seconds, at least one.
 
     Returns:
-        `MR-full-R1@0.5`, ..., `MR-full-mAP@0.5`, ..., `MR-full-mAP`, and likewise for `long`, `middle` and `short`: each
+        `MR-full-R1@0.5`, ..., `MR-full-mAP@0.5`, ..., `MR-full-mAP`, likewise for `long`, `middle` and `short`: each
         `(queries,)` fractions, NaN for queries without a window of that length.
     """
     if len(predicted) != len(ground_truth):
