@@ -402,7 +402,7 @@ def test_what_is_malformed_is_named_with_its_place(benchmark, file, content, mes
             '{"question": "What?\\nA. x\\nB. y", "answer": "C. z"}',
             r"the answer 'C. z' is none of \['A. x'",
         ),
-        ("multi-choice", '{"question": "What?", "answer": "A. x"}', "expected a question with an option a line"),
+        ("multi-choice", '{"question": "What?", "answer": "A. x"}', "expected a question with one option per line"),
         ("yes_no", '{"question": "Is it?", "answer": "maybe"}', "the answer 'maybe' is none of"),
         ("yes_no", '{"question": "Is it?"}', "the key 'answer' is missing"),
         ("captioning", '{"question": 3}', "question should be a text, got 3"),
@@ -421,7 +421,7 @@ def test_what_is_malformed_in_tempcompass_is_named_with_its_place(task, rows, me
     [
         ("youcook2", "no such file, nor a folder with val.caption_coco_format.json"),
         ("egoschema", "no such file, nor a folder with questions.json"),
-        ("mvbench", "has none of MVBench's files, such as json/action_sequence.json"),
+        ("mvbench", "has no file of MVBench, such as json/action_sequence.json"),
         ("tempcompass", "has no multi-choice.json, yes_no.json, caption_matching.json, captioning.json"),
         ("video_mme", "no such file, nor a folder with video-mme.json"),
     ],
@@ -689,13 +689,13 @@ def test_few_pictures_are_shown_repeatedly(tmp_path):
 
 def test_pictures_that_are_missing_or_damaged_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VideoError, match=r"empty: has no pictures 00001.jpg"):
+    with pytest.raises(VideoError, match=r"empty: has no images 00001.jpg"):
         load_pictures(tmp_path / "empty")
     draw_pictures(tmp_path / "gap", [1, 3])
-    with pytest.raises(VideoError, match=r"00002.jpg: no such picture; the folder's pictures must be numbered"):
+    with pytest.raises(VideoError, match=r"00002.jpg: no such image; the images of a folder must be numbered"):
         load_pictures(tmp_path / "gap")
     (tmp_path / "gap" / "00002.jpg").write_bytes(b"no picture")
-    with pytest.raises(VideoError, match=r"00002.jpg: is no picture"):
+    with pytest.raises(VideoError, match=r"00002.jpg: is not an image"):
         load_pictures(tmp_path / "gap")
 
 

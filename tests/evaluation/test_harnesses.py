@@ -158,7 +158,7 @@ def test_the_strength_of_the_adapter_is_given_in_either_way(converted):
     rank = load_model(str(converted), device="cpu", dtype="float32")[0].language_model.timechat_lora_config.r
     asked = VideoAnswerer.from_pretrained(str(converted), device="cpu", dtype="float32", lora_alpha=20)
     assert asked.timechat.model.lora_scale == pytest.approx(20 / rank)
-    with pytest.raises(ValueError, match="say the same twice"):
+    with pytest.raises(ValueError, match="set the same value twice"):
         VideoAnswerer.from_pretrained("nano", lora_alpha=20, lora_scale=0.6)
     with pytest.raises(ValueError, match="has no LoRA adapter"):
         VideoAnswerer.from_pretrained("nano", device="cpu", lora_alpha=20)
@@ -204,7 +204,7 @@ def test_an_answer_ends_before_the_first_stop():
 def test_what_is_no_question_about_a_video_is_refused():
     with pytest.raises(ValueError, match=r"about videos, got picture\.JPG"):
         VideoPart("picture.JPG")
-    with pytest.raises(ValueError, match="has no words"):
+    with pytest.raises(ValueError, match="has no text"):
         HarnessQuestion(VideoPart("a.mp4"), " ")
 
 
@@ -359,7 +359,7 @@ def test_options_that_mean_nothing_are_told_once(plugin, converted, docs, caplog
     asked = Docs(docs.docs, {"max_new_tokens": 2, "image_aspect_ratio": "pad", "length_penalty": None})
     asked.model(make(plugin, "SimpleTimeChat", converted)).generate_until(asked.simple())
     assert [record.message for record in caplog.records if record.name == PLUGIN] == [
-        "generation options that mean nothing to TimeChat: image_aspect_ratio"
+        "generation options without effect on TimeChat: image_aspect_ratio"
     ]
 
 
@@ -512,11 +512,11 @@ def test_a_message_of_vlmevalkit_is_answered(joined, films, answerer):
 
 def test_messages_of_vlmevalkit_without_one_video_are_refused(joined, films):
     video, text = {"type": "video", "value": films[0]}, {"type": "text", "value": "What?"}
-    with pytest.raises(ValueError, match="MMBench brings 0 and image"):
+    with pytest.raises(ValueError, match="MMBench has 0 and image"):
         joined.generate_inner([{"type": "image", "value": "a.png"}, text], "MMBench")
-    with pytest.raises(ValueError, match="the message brings 2 and nothing else"):
+    with pytest.raises(ValueError, match="the message has 2 and nothing else"):
         joined.generate_inner([video, video, text])
-    with pytest.raises(ValueError, match="has no words"):
+    with pytest.raises(ValueError, match="has no text"):
         joined.generate_inner([video])
 
 

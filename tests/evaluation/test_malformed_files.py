@@ -75,7 +75,7 @@ def test_a_query_s_row_is_read_or_counts_as_without_a_span(row: Any, hit: int, i
     assert scores.metrics["r1_iou_0.5"] == hit / 4
     assert scores.metrics["r1_iou_0.5_predicted_only"] == hit
     assert (scores.n_missing, scores.n_unparsed) == (3, int(is_unparsed))
-    assert "1 predicted queries are not in the truth and were left out" in scores.notes
+    assert "1 predicted queries are not in the ground truth and were ignored" in scores.notes
 
 
 def test_without_any_prediction_everything_is_missing(tmp_path: Path):
@@ -124,7 +124,7 @@ def test_captions_without_times_or_words_are_counted(tmp_path: Path):
     assert scores.items["v0.mp4"]["recall_0.9"] == 1.0
     assert scores.items["v0.mp4"]["predictions_per_video"] == 7.0
     assert (scores.n_missing, scores.n_unparsed) == (1, 2)
-    assert "6 captions have no times that can be read and were passed over" in scores.notes
+    assert "6 captions have no readable times and were skipped" in scores.notes
 
 
 def test_a_summary_of_any_length_is_scored(tmp_path: Path):
@@ -141,7 +141,7 @@ def test_lines_that_are_no_json_are_passed_over(tmp_path: Path):
     row = {"qid": 0, "pred_relevant_windows": [[0, 2, 1.0]]}
     scores = score(tmp_path, f"{json.dumps(row)}\n{{half a line\n\n{json.dumps(row | {'qid': 1})}", "mr")
     assert scores.metrics["MR-full-R1@0.5"] == 0.25
-    assert "1 lines are no JSON and were passed over" in scores.notes
+    assert "1 lines are not JSON and were skipped" in scores.notes
 
 
 def test_compressed_files_and_byte_order_marks_are_read_whatever_the_name(tmp_path: Path):

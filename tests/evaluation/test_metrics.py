@@ -57,7 +57,7 @@ def test_a_missing_answer_is_wrong_and_still_counts():
 
 
 def test_predictions_must_be_as_many_as_queries():
-    with pytest.raises(ValueError, match="got 1 predictions for truth of the shape"):
+    with pytest.raises(ValueError, match="got 1 predictions for ground truth of shape"):
         answered_iou([None], [(0, 1), (2, 3)])
 
 

@@ -142,7 +142,7 @@ def test_best_threshold_has_the_best_f1_and_of_several_is_the_highest():
     assert best_threshold([0.7, 0.3, 0.3], [True, True, False]).threshold == 0.3
     # F1 of 0.9: 2 * 1 / (1 + 2), and of 0.6: 2 * 2 / (4 + 2)
     assert best_threshold([0.9, 0.8, 0.7, 0.6], [True, False, False, True]).threshold == 0.9
-    with pytest.raises(ValueError, match="something that is there"):
+    with pytest.raises(ValueError, match="at least one existing item"):
         best_threshold([0.7], [False])
 
 

@@ -80,7 +80,7 @@ def test_figures_go_by_length_and_place_of_the_event(tmp_path: Path):
         Bar("5 to 10 s", 0.0, 2),
         Bar("30+ s", 0.0, 1),
     )
-    places = charts["Grounding: mean IoU by where in the video it happens"].bars
+    places = charts["Grounding: mean IoU by position in the video"].bars
     assert [(bar.label, bar.value, bar.count) for bar in places] == [
         ("0 to 0.2", 1.0, 1),
         ("0.4 to 0.6", 0.25, 2),
@@ -137,7 +137,7 @@ def test_nothing_that_a_model_wrote_runs_in_the_page(tmp_path: Path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "{{cases}}" in page  # as it was written, not filled in
     assert 'src="../v2.mp4"' in page
-    assert "The video is not here." in page
+    assert "The video file is missing." in page
     assert re.search(r'<button class=true data-time="90.000" style="left:90.00%;width:8.00%"', page)
     assert "://" not in page
 

@@ -278,10 +278,10 @@ def test_the_command_prints_one_flat_object(tmp_path: Path):
 def test_files_that_are_nothing_of_the_task_are_refused(tmp_path: Path):
     empty = write(tmp_path / "empty.json", [])
     truth = write(tmp_path / "t.json", {"annotations": [{"id": 1, "timestamp": [0, 1]}]})
-    with pytest.raises(DataError, match="has no truth that can be read; expected"):
+    with pytest.raises(DataError, match="has no readable ground truth; expected"):
         score_files(empty, empty, "tvg")
     with pytest.raises(DataError, match="no such file"):
         score_files(tmp_path / "nowhere.json", truth, "tvg")
     (tmp_path / "no.json").write_text("one two three")
-    with pytest.raises(DataError, match="is neither JSON nor a JSON value a line"):
+    with pytest.raises(DataError, match="is neither JSON nor JSON Lines"):
         score_files(empty, tmp_path / "no.json", "vhd")

@@ -1,1 +1,1 @@
-"""How good the answers are: ask a model about a set of films, and score what it says beside what needs no model."""
+"""Evaluation: ask a model about a set of videos and score its answers, beside baselines without a model."""

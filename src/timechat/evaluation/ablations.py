@@ -1,9 +1,9 @@
-"""The same questions without the two ideas of the paper, and without what the video shows.
+"""Ablations: the same questions without the two ideas of the paper, and without the content of the video.
 
 Each frame carries its time in a sentence that the image Q-Former reads, and the video Q-Former slides over windows of
 frames. Here a trained model answers with the same time for every frame, with the times in random order, and with one
 window over all frames. It was trained with both ideas, so this shows how it uses them, not what could be learned
-without. Blank frames and frames in random order show how far its answers depend on the video at all.
+without. Blank frames and frames in random order show how much its answers depend on the video.
 """
 
 import zlib
@@ -35,16 +35,16 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "questions": ("accuracy",),
     "choices": ("accuracy",),
 }
-"""Of each task, what the table shows."""
+"""Metrics in the table, by task."""
 TABLE_FILE = "ablations.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """A change of what the model is shown.
+    """A change of the input of the model.
 
     Attributes:
-        title: Head of the row in the table.
+        title: Label of the row in the table.
         look: Function that encodes the video of a sample; None encodes it as the recipe says.
         has_windows: Whether the video Q-Former slides over windows.
     """
@@ -130,17 +130,17 @@ def run_ablations(
         scores: Scores of the unchanged model.
         timechat: The model.
         benchmarks: Known benchmarks by name.
-        progress: Called with the number of samples of an ablation that are done.
+        progress: Function that is called with the number of finished samples of an ablation.
 
     Returns:
-        The table in Markdown, as it stands in `ablations.md` of the run's folder too.
+        The table in Markdown. `ablations.md` in the run's folder holds the same text.
 
     Raises:
         ValueError: The recipe reads videos window by window, or the benchmark samples frames in its own way.
     """
     if recipe.frames.windows or any(sample.sampling != "uniform" for sample in samples):
         raise ValueError("ablations need each video as one window with evenly spread frames; set frames.windows=false")
-    rows: dict[str, Mapping[str, Scores]] = {"the model as it is": scores}
+    rows: dict[str, Mapping[str, Scores]] = {"the unchanged model": scores}
     for name, ablation in ABLATIONS.items():
         own = replace(recipe, run=replace(recipe.run, output=f"{recipe.run.output}/ablations/{name}"))
         predictions = _predictions(own, samples, timechat, name, progress)
@@ -158,13 +158,13 @@ def _predictions(
         predictions = run_predictions(
             recipe, samples, timechat, encode=ablation.look, look_name=name, progress=progress
         )
-    assert predictions is not None  # nobody stops it, and there is one share
+    assert predictions is not None  # no stop condition, and a single shard
     return predictions
 
 
 @contextmanager
 def _windows(timechat: TimeChat, *, is_kept: bool) -> Iterator[None]:
-    """Let the video Q-Former look at all frames in one window for a while."""
+    """Context manager in which the video Q-Former reads all frames in one window."""
     configs = [timechat.model.config, timechat.model.video_qformer.config, timechat.processor.config]
     sizes = [config.window_size for config in configs]
     try:
@@ -177,7 +177,7 @@ def _windows(timechat: TimeChat, *, is_kept: bool) -> Iterator[None]:
 
 
 def _table(rows: Mapping[str, Mapping[str, Scores]], samples: Sequence[Sample], resamples: int) -> str:
-    """Each metric with its interval, and what is lost beside the model as it is with the interval of that."""
+    """Table of each metric and of its difference from the unchanged model, each with its interval."""
     videos = {sample.id: sample.video for sample in samples}
     whole = next(iter(rows.values()))
     shown = [(task, metric) for task, metrics in METRICS.items() if task in whole for metric in metrics]
@@ -191,7 +191,7 @@ def _table(rows: Mapping[str, Mapping[str, Scores]], samples: Sequence[Sample], 
             cells.append("-" if value is None else f"{value}{lost}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     note = (
-        "95 % bootstrap intervals over videos; in brackets the difference from the model as it is, on the same "
+        "95 % bootstrap intervals over videos; in brackets the difference from the unchanged model, on the same "
         "questions. The model was trained with both ideas."
     )
     return "\n".join([*lines, "", note, ""])
@@ -205,7 +205,7 @@ def _difference(scores: Scores, others: Scores, metric: str, videos: Mapping[str
 def _estimate(
     scores: Scores, others: Scores | None, metric: str, videos: Mapping[str, str], resamples: int
 ) -> Estimate | None:
-    """Mean of a metric, or of what it has more than that of other scores, question by question."""
+    """Mean of a metric, or of its difference from other scores, question by question."""
     values, groups = [], []
     for item, metrics in scores.items.items():
         if metric in metrics:

@@ -1,4 +1,4 @@
-"""Answers to prompts through the executor of `TimeChat`, which predictions of a run are made with too."""
+"""Answers to prompts through the executor of `TimeChat`. The predictions of a run use the same executor."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ def make_prompt(
 def answer_batch(
     timechat: TimeChat, prompts: Sequence[Prompt], decoding: DecodingOptions, seed_offsets: Sequence[int] = ()
 ) -> list[GenerationOutput]:
-    """Answer prompts in one batch without a grammar, each as if it were alone.
+    """Answer prompts in one batch without a grammar; each answer is independent of the rest of the batch.
 
     Args:
         timechat: The model.

@@ -1,8 +1,8 @@
-"""`timechat evaluate --baselines`: the metrics of a run beside what needs no model, and by group of samples.
+"""`timechat evaluate --baselines`: the metrics of a run beside baselines without a model, and by group of samples.
 
 A model that grounds well must beat a random event of the same video, a random span, and the best constant span; its
-answers must fit the event that is asked for and no other event. Captions stand beside the events of another video,
-highlights beside a random clip, answers to questions beside the most frequent answer.
+answers must fit the requested event and no other event. Captions are compared with the events of another video,
+highlights with a random clip, answers to questions with the most frequent answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from timechat.files import write_json_atomically, write_text_atomically
 
 JSON_FILE, MARKDOWN_FILE = "baselines.json", "baselines.md"
 MODEL = "model"
-"""Name of the row of the model in every table."""
+"""Name of the model's row in every table."""
 _R1 = {"r1_iou_0.3": "R@1 IoU 0.3", "r1_iou_0.5": "R@1 IoU 0.5", "r1_iou_0.7": "R@1 IoU 0.7", "miou": "mIoU"}
 _MISSED = dict.fromkeys(_R1, 0.0)
 _GROUNDING = {
@@ -92,22 +92,24 @@ def report_baselines(evaluation: Evaluation) -> Report:
 # ------------------------------------------------------------------------------------------------- grounding
 
 
-def grounding_rows(predicted: Span | None, truth: Span, others: NDArray[np.float64]) -> dict[str, dict[str, float]]:
-    """Metrics of one query: of the answer, and of what it has to beat in the same video.
+def grounding_rows(
+    predicted: Span | None, ground_truth: Span, others: NDArray[np.float64]
+) -> dict[str, dict[str, float]]:
+    """Metrics of one query: the answer and its baselines in the same video.
 
     Args:
-        predicted: Start and end of the answer in seconds, None where no span could be read.
-        truth: Start and end of the event that is asked for, in seconds.
-        others: `(events, 2)` seconds, of all other events of the video.
+        predicted: Start and end of the answer in seconds; None if the answer has no readable span.
+        ground_truth: Start and end of the requested event, in seconds.
+        others: Start and end of all other events of the video, `(events, 2)` seconds.
 
     Returns:
-        Metrics by row: `model`; `random_event`, expected; `margin_random`, the difference of both; and where there are
-        other events `other_event`, the answer scored on these, and `margin_other_event`.
+        Metrics by row: `model`; `random_event`, the expected value; `margin_random`, the difference of both. If the
+        video has other events: `other_event`, the answer scored on these, and `margin_other_event`.
     """
-    every = np.concatenate([np.array([truth]), others])
+    every = np.concatenate([np.array([ground_truth]), others])
     rows = {
-        MODEL: dict(_MISSED) if predicted is None else expected_metrics([predicted], truth),
-        "random_event": expected_metrics(every, truth),
+        MODEL: dict(_MISSED) if predicted is None else expected_metrics([predicted], ground_truth),
+        "random_event": expected_metrics(every, ground_truth),
     }
     if len(others):
         rows["other_event"] = dict(_MISSED) if predicted is None else _mean_metrics(predicted, others)
@@ -116,7 +118,7 @@ def grounding_rows(predicted: Span | None, truth: Span, others: NDArray[np.float
 
 
 def _mean_metrics(predicted: Span, events: NDArray[np.float64]) -> dict[str, float]:
-    """Metrics of one answer, on average over the events that it is compared with."""
+    """Metrics of one answer, averaged over the reference events."""
     return {name: float(values.mean()) for name, values in per_query(best_iou(events, predicted)).items()}
 
 
@@ -155,13 +157,13 @@ def _grounding_tables(
 
 
 def _add_blind_rows(rows: Rows, pairs: Pairs, relative_spans: NDArray[np.float64] | None) -> None:
-    """Add the rows of answers that depend on nothing but the duration."""
-    truth = np.array([_span(sample) for sample, _ in pairs])
+    """Add the rows of baselines that depend only on the duration."""
+    ground_truth = np.array([_span(sample) for sample, _ in pairs])
     durations = np.array([_duration(sample, prediction) for sample, prediction in pairs])
-    choices = truth / durations[:, None] if relative_spans is None else relative_spans
+    choices = ground_truth / durations[:, None] if relative_spans is None else relative_spans
     blind = {
-        "random_span": random_spans(truth, durations, choices),
-        "constant_span": best_constant_span(truth, durations),
+        "random_span": random_spans(ground_truth, durations, choices),
+        "constant_span": best_constant_span(ground_truth, durations),
     }
     for name, metrics in blind.items():
         for i, (sample, _) in enumerate(pairs):
@@ -170,7 +172,7 @@ def _add_blind_rows(rows: Rows, pairs: Pairs, relative_spans: NDArray[np.float64
 
 
 def _video_events(pairs: Pairs) -> dict[str, NDArray[np.float64]]:
-    """True events of each video, `(events, 2)` seconds: the longest list of a sample, and what other samples add.
+    """True events of each video, `(events, 2)` seconds: the longest list of a sample plus new events of others.
 
     Two events of a video may have the same start and end. Highlights name no events.
     """
@@ -187,15 +189,17 @@ def _video_events(pairs: Pairs) -> dict[str, NDArray[np.float64]]:
 
 
 def _named_events(sample: Sample) -> list[Span]:
-    truth = sample.ground_truth
-    spans: Sequence[Any] = truth.get("video_events") or truth.get("segments") or truth.get("relevant_windows") or ()
-    if "timestamp" in truth:
-        spans = [truth["timestamp"]]
+    ground_truth = sample.ground_truth
+    spans: Sequence[Any] = (
+        ground_truth.get("video_events") or ground_truth.get("segments") or ground_truth.get("relevant_windows") or ()
+    )
+    if "timestamp" in ground_truth:
+        spans = [ground_truth["timestamp"]]
     return [(float(start), float(end)) for start, end in spans]
 
 
 def _moment_tables(pairs: Pairs, events: Events, resamples: int) -> list[Table]:
-    """The best moment of each query beside a random event of its video; any true moment is right."""
+    """Table of the best moment of each query beside a random event of its video; any true moment counts as correct."""
     if not pairs:
         return []
     rows: Rows = {MODEL: moment_tables(pairs)[0], "random_event": MetricTable()}
@@ -235,7 +239,7 @@ def _detected(segments: NDArray[np.float64], predicted: NDArray[np.float64]) -> 
 
 
 def _other_video(pairs: Pairs, sample: Sample) -> tuple[Sample, Prediction] | None:
-    """The next sample of the same groups, None where there is no other."""
+    """The next sample of the same groups; None if there is no other."""
     alike = [pair for pair in pairs if pair[0].groups == sample.groups]
     place = next(i for i, (one, _) in enumerate(alike) if one is sample)
     return None if len(alike) == 1 else alike[(place + 1) % len(alike)]
@@ -259,8 +263,10 @@ def _highlight_tables(pairs: Pairs, events: Events, resamples: int) -> list[Tabl
         return []
     rows: Rows = {MODEL: MetricTable(), "random_event": MetricTable(), "random_clip": MetricTable()}
     for sample, prediction in pairs:
-        truth = sample.ground_truth
-        rated = HighlightGroundTruth(float(truth["duration"]), tuple(truth["relevant_clip_ids"]), _ratings(truth))
+        ground_truth = sample.ground_truth
+        rated = HighlightGroundTruth(
+            float(ground_truth["duration"]), tuple(ground_truth["relevant_clip_ids"]), _ratings(ground_truth)
+        )
         scores = clip_scores(prediction.events, rated.duration, CLIP_SECONDS) if prediction.events else None
         metrics = {name: float(values[0]) for name, values in highlight_scores([scores], [rated]).items()}
         unparsed = {"unparsed": float(not prediction.events)}
@@ -283,16 +289,16 @@ def _highlight_tables(pairs: Pairs, events: Events, resamples: int) -> list[Tabl
 
 
 def _expected_hits(labels: NDArray[np.float64]) -> dict[str, float]:
-    """HIT@1 when the clip is drawn from these, `(clips, annotators)`."""
+    """Expected HIT@1 of a clip drawn from these clips, `(clips, annotators)`."""
     return {f"hit1_{level}": float((labels >= least).any(axis=1).mean()) for level, least in LEVELS.items()}
 
 
-def _ratings(truth: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(score) for score in scores) for scores in truth["saliency_scores"])
+def _ratings(ground_truth: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(score) for score in scores) for scores in ground_truth["saliency_scores"])
 
 
 def _question_tables(pairs: Pairs, resamples: int) -> list[Table]:
-    """Accuracy beside that of the most frequent answer to questions of the same kind, which is the first group."""
+    """Table of the accuracy beside that of the most frequent answer of the same kind; the kind is the first group."""
     if not pairs:
         return []
     by_kind: dict[tuple[str, ...], list[str]] = {}
@@ -343,7 +349,7 @@ def _table(
 
 
 def _group_table(name: str, title: str, columns: Mapping[str, str], table: MetricTable, resamples: int) -> list[Table]:
-    """One row for each group of samples; nothing where all samples are of one group."""
+    """One row per group of samples; no row if all samples belong to one group."""
     groups = group_names(table.groups)
     if not groups:
         return []
@@ -353,13 +359,13 @@ def _group_table(name: str, title: str, columns: Mapping[str, str], table: Metri
 
 
 def _finite(table: MetricTable) -> MetricTable:
-    """The table without metrics that some row lacks (NaN)."""
+    """The table without metrics that are NaN in some row."""
     values = {name: column for name, column in table.values.items() if np.isfinite(column).all()}
     return MetricTable(table.videos, table.groups, values)
 
 
 def _with_groups(rows: Rows, heads: Mapping[str, str]) -> tuple[Rows, dict[str, str]]:
-    """The rows, and below them those of each group of samples."""
+    """The rows, followed by the rows of each group of samples."""
     every, shown = dict(rows), dict(heads)
     for group in group_names(next(iter(rows.values())).groups):
         for name, row in rows.items():
@@ -379,6 +385,6 @@ def _span(sample: Sample) -> Span:
 
 
 def _duration(sample: Sample, prediction: Prediction) -> float:
-    """Duration of the video in seconds; the end of its last true event where nothing else says it."""
+    """Duration of the video in seconds; the end of its last true event if the duration is unknown."""
     known = sample.duration or sample.ground_truth.get("duration") or prediction.duration
     return float(known) if known else max(end for _, end in _named_events(sample))

@@ -1,4 +1,4 @@
-"""What an evaluation is: frozen dataclasses, read from one YAML file of `recipes/`."""
+"""Configuration of an evaluation: frozen dataclasses, read from one YAML file of `recipes/`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,52 +16,52 @@ Wording = Literal["preset", "annotations"]
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What is asked, about which videos."""
+    """Questions and videos of an evaluation."""
 
     name: str
-    """Name of the benchmark: one of `timechat.evaluation.benchmarks.BENCHMARKS`, or one that the caller hands in."""
+    """Name of the benchmark: a key of `timechat.evaluation.benchmarks.BENCHMARKS`, or of the caller's benchmarks."""
     annotations: str
-    """The benchmark's own file of annotations, or the folder of its files."""
+    """File of annotations in the benchmark's own format, or a folder of such files."""
     videos: str
-    """Folder of its videos."""
+    """Folder of the videos."""
     split: str = "val"
-    """Of the annotations, where one folder holds several."""
+    """Split of the annotations, if one folder holds several splits."""
     transcripts: str | None = None
-    """Folder of what is said in each video, told with the question; None tells nothing."""
+    """Folder of transcripts, which are added to the questions; None adds no speech."""
     setting: Setting | None = None
     """Setting of the published metrics that `--compare` shows."""
     wording: Wording = "preset"
-    """Wording of the questions: of the recipe's preset, or of the annotations, where these have one of their own."""
+    """Source of the questions' wording: the recipe's preset, or the annotations, if they have their own wording."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModelSettings:
-    """Who answers."""
+    """Model that answers the questions."""
 
     checkpoint: str = "nano"
-    """`nano`, a folder made by `timechat convert`, or a hub id."""
+    """Checkpoint: `nano`, a folder made by `timechat convert`, or a hub id."""
     device: str = "auto"
-    """`cuda`, `mps`, `cpu` or `auto`."""
+    """Device: `cuda`, `mps`, `cpu` or `auto`."""
     dtype: str = "auto"
-    """Number format, as `TimeChat.from_pretrained` takes it."""
+    """Number format of the weights, with the values of `TimeChat.from_pretrained`."""
     lora_alpha: float | None = None
-    """Strength of the adapter, which the original sets to 20 for question answering; None keeps the checkpoint's."""
+    """Strength of the adapter; the original uses 20 for question answering. None keeps the checkpoint's value."""
     timestamp_tokenizer: Literal["bert", "llama"] | None = None
-    """Vocabulary of the time sentences; None keeps the checkpoint's."""
+    """Tokenizer of the timestamp sentences; None keeps the checkpoint's value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSettings(FrameRateSettings):
-    """Frames of a video; without any number, those of the model's configuration."""
+    """Frame options of each video; without any value, the model's configuration decides."""
 
     windows: bool = False
-    """Whether long videos are looked at window by window, as `timechat ground` does; else each video at one look."""
+    """Whether videos are processed window by window, as in `timechat ground`; if false, each video is one window."""
     step: float | None = None
-    """With windows: seconds between two frames of the first pass; None takes the model's own."""
+    """Seconds between two frames of the first pass over windows; None uses the model's value."""
     refine: bool | None = None
-    """With windows: whether the borders of a moment are read again with denser frames; None decides by the step."""
+    """Whether a second pass with denser frames refines the borders of a moment in windows; None decides by the step."""
     timeout: float = 600.0
-    """Seconds after which reading a video is given up."""
+    """Time limit in seconds for reading a video."""
 
     def __post_init__(self) -> None:
         if not self.windows and (self.step is not None or self.refine is not None):
@@ -70,28 +70,28 @@ class FrameSettings(FrameRateSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class MomentSettings:
-    """Which moments grounding keeps with `frames.windows`."""
+    """Selection of the moments that grounding keeps with `frames.windows`."""
 
     find_all: bool = True
-    """All moments, instead of the best one."""
+    """Whether all moments are kept, instead of the best one."""
     threshold: float | None = 0.0
-    """Lowest score, from 0 to 1, of a moment that counts as found; null takes the model's threshold."""
+    """Lowest score, from 0 to 1, of a moment that counts as found; null uses the model's threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRunSettings:
-    """How the work is done."""
+    """Execution of the run."""
 
     output: str = "runs/evaluate"
     """Folder of the run."""
     batch_size: int = 16
-    """Questions that are answered at once, and videos that are held for them."""
+    """Number of questions per batch, and number of videos in memory for them."""
     limit: int | None = None
-    """The first so many samples; None takes all."""
+    """Number of samples, from the first one; None uses all."""
     per_video: int | None = None
-    """Maximum number of samples about one video, evenly spaced in the order of the annotations; null takes all."""
+    """Maximum number of samples about one video, evenly spaced in the order of the annotations; null uses all."""
     resamples: int = 2000
-    """Bootstrap resamples behind the intervals."""
+    """Number of bootstrap resamples for the intervals."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "limit", "per_video", "resamples"):
@@ -102,36 +102,36 @@ class EvaluationRunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
-    """One evaluation."""
+    """Recipe of one evaluation."""
 
     benchmark: BenchmarkSettings
     name: str = "evaluate"
-    """Of the run."""
+    """Name of the run."""
     model: EvaluatedModelSettings = field(default_factory=EvaluatedModelSettings)
-    """Who answers."""
+    """Model that answers the questions."""
     frames: FrameSettings = field(default_factory=FrameSettings)
-    """Which frames are looked at."""
+    """Sampling of frames from each video."""
     moments: MomentSettings = field(default_factory=MomentSettings)
-    """Which moments grounding keeps with `frames.windows`."""
+    """Selection of the moments that grounding keeps with `frames.windows`."""
     preset: str = DEFAULT_PRESET
-    """Wording of questions and system prompt."""
+    """Preset of the questions' wording and the system prompt."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
-    """How answers are written: greedy, unless `do_sample`."""
+    """Decoding options of the answers: greedy unless `do_sample` is true."""
     run: EvaluationRunSettings = field(default_factory=EvaluationRunSettings)
-    """How the work is done."""
+    """Execution of the run."""
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> EvaluationRecipe:
-    """Read a recipe; `${NAME}` in a value is replaced by the environment's variable.
+    """Read a recipe; environment variables replace `${NAME}` in values.
 
     Args:
-        path: The YAML file.
-        overrides: `section.key=value`, the value as YAML.
+        path: Path of the YAML file.
+        overrides: Settings as `section.key=value`, with the value in YAML.
 
     Raises:
-        ValueError: The file is no YAML mapping, a key is unknown, a value does not fit, or a variable is not set.
+        ValueError: The file is not a YAML mapping, a key is unknown, a value is invalid, or a variable is not set.
     """
     return build(EvaluationRecipe, merge(read_mapping(path), read_overrides(overrides)), str(path))

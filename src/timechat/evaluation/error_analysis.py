@@ -1,4 +1,4 @@
-"""Where a run fails: by an event's length and place, at its borders, how sure the model was; and the worst answers."""
+"""Error analysis of a run: results by event length and position, border errors, calibration, and the worst answers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 
 LENGTHS = (0.0, 2.0, 5.0, 10.0, 30.0, float("inf"))
-"""Seconds that divide events by their length."""
+"""Limits between groups of event lengths, in seconds."""
 MEETS_IOU = 0.3
-"""IoU from which (inclusive) the borders of an answer are compared with the true ones."""
+"""Minimum IoU (inclusive) of an answer whose borders are compared with the true borders."""
 FOUND_IOU = 0.5
-"""IoU from which (inclusive) an answer counts as right, where that is yes or no."""
+"""Minimum IoU (inclusive) of an answer that counts as correct."""
 _PLACES = 5
 _IOU_STEP = 0.1
 _BORDER_EDGES = (-10.0, -5.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -29,7 +29,7 @@ _METRICS: Mapping[Task, tuple[str, ...]] = {
     "dense_caption": ("f1",),
     "highlights": ("hit1_fair",),
 }
-"""By which metric the worst answers of a task are found: the first that its scorer gives."""
+"""Metric that ranks the worst answers of a task: the first one that the task's scorer returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Bar:
 
     Attributes:
         label: Label below the bar.
-        value: Mean of the items, or their share of all.
+        value: Mean of the items, or their share of all items.
         count: Number of items.
     """
 
@@ -53,7 +53,7 @@ class Chart:
 
     Attributes:
         title: Title above the bars.
-        bars: From left to right.
+        bars: Bars from left to right.
         note: Explanation below the bars.
     """
 
@@ -64,7 +64,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A stretch of a video with words: true or answered; a moment has `start == end`."""
+    """A span of a video with a text, from the reference or the answer; a point in time has `start == end`."""
 
     start: float
     end: float
@@ -92,7 +92,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What `analyse` finds.
+    """Result of `analyse`.
 
     Attributes:
         charts: Charts in reading order.
@@ -106,7 +106,7 @@ class Analysis:
 
 
 def analyse(evaluation: Evaluation, *, num_worst: int = 24) -> Analysis:
-    """Find where a run fails.
+    """Analyse the errors of a run.
 
     Args:
         evaluation: Result of the run.
@@ -136,7 +136,7 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
         Chart("Grounding: how well answers fit (IoU)", _histogram(ious, np.arange(0, 1 + _IOU_STEP / 2, _IOU_STEP))),
         Chart("Grounding: mean IoU by the event's length", _means(ious, spans[:, 1] - spans[:, 0], LENGTHS, " s")),
         Chart(
-            "Grounding: mean IoU by where in the video it happens",
+            "Grounding: mean IoU by position in the video",
             _means(ious, middles.clip(0, 1), np.linspace(0, 1, _PLACES + 1)),
             "Middle of the event as a share of the video.",
         ),
@@ -158,21 +158,21 @@ def _grounding_charts(pairs: Sequence[tuple[Sample, Prediction]], scores: Mappin
 
 
 def _reliability(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str, Scores]) -> Reliability | None:
-    told = [
+    scored_moments = [
         (prediction.events[0].score, _metric(scores["grounding"], sample, "miou") >= FOUND_IOU)
         for sample, prediction in pairs
         if prediction.events and prediction.events[0].score is not None and 0 <= prediction.events[0].score <= 1
     ]
-    if not told:
+    if not scored_moments:
         return None
-    return reliability([score for score, _ in told], [is_right for _, is_right in told])
+    return reliability([score for score, _ in scored_moments], [is_right for _, is_right in scored_moments])
 
 
 # -------------------------------------------------------------------------------------------- dense captions
 
 
 def _caption_charts(pairs: Sequence[tuple[Sample, Prediction]]) -> list[Chart]:
-    """Which true events were found, whatever was said of them."""
+    """Chart of the true events that were found, regardless of their captions."""
     lengths: list[float] = []
     are_found: list[bool] = []
     for sample, prediction in pairs:
@@ -191,7 +191,7 @@ def _caption_charts(pairs: Sequence[tuple[Sample, Prediction]]) -> list[Chart]:
 
 
 def _groups(scores: Mapping[str, Scores], name: str, groups: Mapping[str, tuple[str, ...]]) -> Chart | None:
-    """Accuracy of the parts of a benchmark; their intervals stand with the metrics."""
+    """Charts of the accuracy of each part of a benchmark; `metrics.json` has the intervals."""
     if name not in scores:
         return None
     metrics = scores[name].metrics
@@ -208,7 +208,7 @@ def _groups(scores: Mapping[str, Scores], name: str, groups: Mapping[str, tuple[
 
 
 def _worst(evaluation: Evaluation, most: int) -> tuple[Case, ...]:
-    """The worst answers of every task in turn, those first of which the model was surest."""
+    """The worst answers of every task in turn; of equal values, the most confident answer is first."""
     by_task: dict[Task, list[Case]] = {}
     for sample, prediction in zip(evaluation.samples, evaluation.predictions, strict=True):
         case = _case(evaluation.scores, sample, prediction)
@@ -234,24 +234,24 @@ def _case(scores: Mapping[str, Scores], sample: Sample, prediction: Prediction) 
         metric = next((name for name in _METRICS.get(sample.task, ()) if name in given), "")
     if scored is None or not metric:
         return None
-    return Case(sample, prediction, metric, _metric(scored, sample, metric), _truth(sample))
+    return Case(sample, prediction, metric, _metric(scored, sample, metric), _reference_marks(sample))
 
 
-def _truth(sample: Sample) -> tuple[Mark, ...]:
-    truth = sample.ground_truth
-    if "timestamp" in truth:
-        start, end = map(float, truth["timestamp"])
-        return (Mark(start, end, str(truth.get("caption", ""))),)
-    if "segments" in truth:
-        _, spans, captions = true_captions(truth)
+def _reference_marks(sample: Sample) -> tuple[Mark, ...]:
+    ground_truth = sample.ground_truth
+    if "timestamp" in ground_truth:
+        start, end = map(float, ground_truth["timestamp"])
+        return (Mark(start, end, str(ground_truth.get("caption", ""))),)
+    if "segments" in ground_truth:
+        _, spans, captions = true_captions(ground_truth)
         return tuple(Mark(min(span), max(span), words) for span, words in zip(spans, captions, strict=False))
-    if "relevant_windows" in truth:
-        return tuple(Mark(float(start), float(end)) for start, end in truth["relevant_windows"])
-    return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in truth.get("relevant_clip_ids", ()))
+    if "relevant_windows" in ground_truth:
+        return tuple(Mark(float(start), float(end)) for start, end in ground_truth["relevant_windows"])
+    return tuple(Mark(2.0 * clip, 2.0 * clip + 2.0) for clip in ground_truth.get("relevant_clip_ids", ()))
 
 
 def _metric(scores: Scores, sample: Sample, metric: str) -> float:
-    """What a sample adds to a metric; captions are scored by video."""
+    """Value of a metric for a sample; captions are scored per video."""
     name = sample.video.rsplit("/", 1)[-1]
     items = (
         scores.items.get(sample.id)
@@ -269,7 +269,7 @@ def _duration(sample: Sample, prediction: Prediction) -> float:
 
 
 def _histogram(values: ArrayLike, edges: ArrayLike) -> tuple[Bar, ...]:
-    """Shares of the values between edges; the last edge belongs to the last bar."""
+    """Bars of the share of values between edges; the last edge belongs to the last bar."""
     numbers, ends = np.asarray(values, dtype=np.float64), np.asarray(edges, dtype=np.float64)
     member = _members(numbers, ends)
     counts = [int((member == i).sum()) for i in range(len(ends) - 1)]
@@ -279,7 +279,7 @@ def _histogram(values: ArrayLike, edges: ArrayLike) -> tuple[Bar, ...]:
 
 
 def _means(values: NDArray[np.float64], by: ArrayLike, edges: ArrayLike, unit: str = "") -> tuple[Bar, ...]:
-    """Means of the values whose measure lies between edges; empty bars are left out."""
+    """Bars of the mean of the values whose measure lies between edges; empty bars are omitted."""
     ends = np.asarray(edges, dtype=np.float64)
     member = _members(np.asarray(by, dtype=np.float64), ends)
     return tuple(
@@ -290,7 +290,7 @@ def _means(values: NDArray[np.float64], by: ArrayLike, edges: ArrayLike, unit: s
 
 
 def _members(numbers: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Between which edges each number lies; a rounding error below an edge counts as on it."""
+    """Index of the interval of each number; a number that is below an edge by a rounding error counts as on it."""
     return np.clip(np.searchsorted(ends, numbers + 1e-9, side="right") - 1, 0, len(ends) - 2)
 
 

@@ -1,4 +1,4 @@
-"""A recipe → predictions → result files → metrics: all of `timechat evaluate`.
+"""A recipe → predictions → result files → metrics: the steps of `timechat evaluate`.
 
 recipe ─▶ samples ─▶ predict ─▶ RunFolder ─▶ result_writing ─▶ score ─▶ metrics.json, table.md
 """
@@ -51,8 +51,8 @@ class Evaluation:
         samples: Samples of the run.
         predictions: Predictions, one for each sample.
         scores: Scores by task, `questions` or `choices`.
-        metrics: All metrics, as `metrics.json` has them.
-        table: The same in Markdown.
+        metrics: All metrics, with the content of `metrics.json`.
+        table: The same metrics in Markdown.
     """
 
     recipe: EvaluationRecipe
@@ -65,7 +65,7 @@ class Evaluation:
 
 
 def read_samples(recipe: EvaluationRecipe, benchmarks: Mapping[str, Benchmark] = BENCHMARKS) -> list[Sample]:
-    """Read the samples of a recipe, up to its limit.
+    """Read the samples of a recipe, up to the recipe's limit.
 
     Args:
         recipe: Recipe of the run.
@@ -74,7 +74,7 @@ def read_samples(recipe: EvaluationRecipe, benchmarks: Mapping[str, Benchmark] =
     Raises:
         ValueError: The benchmark is unknown.
         DataError: The annotations are missing or malformed, hold no sample, or have no wording of their own although
-            the recipe wants it.
+            the recipe requires it.
     """
     settings = recipe.benchmark
     benchmark = find_benchmark(settings.name, benchmarks)
@@ -85,21 +85,19 @@ def read_samples(recipe: EvaluationRecipe, benchmarks: Mapping[str, Benchmark] =
         raise DataError(f"{source.videos}: no such folder; give the folder of the videos as benchmark.videos")
     samples = list(islice(_thinned(benchmark.read(source), recipe.run.per_video), recipe.run.limit))
     if not samples:
-        raise DataError(f"{settings.annotations}: asks nothing; give the annotations of {settings.name}")
+        raise DataError(f"{settings.annotations}: holds no question; give the annotations of {settings.name}")
     if own_wording and not any(sample.question for sample in samples):
         raise DataError(f"{settings.annotations}: has no wording of its own; set benchmark.wording=preset")
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
-            raise DataError(
-                f"{settings.annotations}: {sample.id!r} is there twice; every sample needs an id of its own"
-            )
+            raise DataError(f"{settings.annotations}: {sample.id!r} appears twice; every sample needs its own id")
         seen.add(sample.id)
     return samples
 
 
 def _thinned(samples: Iterable[Sample], per_video: int | None) -> Iterable[Sample]:
-    """Keep at most so many samples about each video, evenly spaced."""
+    """Keep a maximum number of samples about each video, evenly spaced."""
     if per_video is None:
         return samples
     by_video: dict[str, list[Sample]] = {}
@@ -113,13 +111,13 @@ def _thinned(samples: Iterable[Sample], per_video: int | None) -> Iterable[Sampl
 
 
 def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
-    """Load the model of a recipe, with its adapter's strength and its vocabulary of times.
+    """Load the model of a recipe and set the adapter strength and the timestamp tokenizer.
 
     Raises:
-        ValueError: The strength of an adapter is given, but the model has none.
+        ValueError: The recipe sets the strength of an adapter, but the model has no adapter.
     """
     if launched_processes() > 1 and torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())  # each process its own
+        torch.cuda.set_device(local_rank())  # one per process
     timechat = TimeChat.from_pretrained(settings.checkpoint, device=settings.device, dtype=settings.dtype)
     if settings.lora_alpha is not None:
         timechat.model.set_lora_alpha(settings.lora_alpha)
@@ -129,7 +127,7 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
 
 
 def run_facts() -> dict[str, Any]:
-    """What a reader should know of the machine and its libraries."""
+    """Versions of Python and of libraries, and the machine type."""
     versions = {}
     for library in _LIBRARIES:
         try:
@@ -140,11 +138,11 @@ def run_facts() -> dict[str, Any]:
 
 
 def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
-    """What the answers depend on as far as the recipe tells, ready for JSON; what only limits the run is left out."""
+    """Settings of the recipe that the answers depend on, for JSON; limits of the run are not included."""
     settings = recipe.benchmark
     preset = json.dumps(find_preset(recipe.preset).to_dict(), sort_keys=True)
     frames = {key: value for key, value in asdict(recipe.frames).items() if key != "timeout"}
-    # Settings that 0.1 did not have are written where they differ from what 0.1 did, so that its folders still fit.
+    # Settings that are new since 0.1 are written only if they differ from 0.1's behaviour, so that its folders match.
     later: dict[str, Any] = {}
     for name in ("step", "refine"):
         if frames[name] is None:
@@ -167,10 +165,10 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
 
 
 def finished_predictions(recipe: EvaluationRecipe, samples: Sequence[Sample]) -> list[Prediction] | None:
-    """The predictions of a run that is done, without loading its model; None where there is work to do.
+    """Return the predictions of a finished run without loading the model; None if some are missing.
 
     Raises:
-        DataError: They were made with other settings.
+        DataError: The predictions were made with other settings.
     """
     folder = RunFolder(Path(recipe.run.output))
     found = folder.predictions() if folder.has_begun else {}
@@ -192,21 +190,21 @@ def run_predictions(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> list[Prediction] | None:
-    """Answer what has no answer yet.
+    """Answer all samples that have no prediction yet.
 
     Args:
         recipe: Recipe of the run.
         samples: Samples of the run.
         timechat: The model.
         fresh: Whether earlier predictions are deleted.
-        shard: Number of this share, from 0, and number of shares.
-        encode: Function that encodes a video; None encodes it as the recipe says.
+        shard: Index of this share, from 0, and number of shares.
+        encode: Function that encodes a video; None encodes it with the recipe's frame options.
         look_name: Name of that function in `run.json`.
-        should_stop: Function that says whether to stop, called after every chunk.
-        progress: Called with the number of samples that are done.
+        should_stop: Function that returns whether to stop; it is called after every chunk.
+        progress: Function that is called with the number of finished samples.
 
     Returns:
-        One prediction a sample; None where the run was stopped, or other shares are not done.
+        One prediction per sample; None if the run was stopped or other shares are not finished.
 
     Raises:
         DataError: The folder holds predictions that were made with other settings.
@@ -242,7 +240,7 @@ def score_run(
         samples: Samples of the run.
         predictions: Predictions, one for each sample.
         benchmarks: Known benchmarks by name.
-        compares: Whether published metrics stand beside ours.
+        compares: Whether the table also shows published metrics.
     """
     folder = RunFolder(Path(recipe.run.output))
     benchmark = find_benchmark(recipe.benchmark.name, benchmarks)

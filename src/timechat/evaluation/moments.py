@@ -1,6 +1,6 @@
-"""Grounding with any number of moments: the best one, its borders, all of them, and whether the query happens at all.
+"""Grounding with any number of moments: the best one, its borders, all moments, and whether the query happens.
 
-For samples whose ground truth lists every moment of a query as `relevant_windows`; none where it never happens.
+The ground truth of a sample lists every moment of its query as `relevant_windows`, empty if it never happens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from timechat.evaluation.score import Scores
 from timechat.evaluation.tables import MetricTable, group_names
 
 MIN_IOU = 0.5
-"""IoU from which (inclusive) a predicted moment is right."""
+"""Minimum IoU (inclusive) of a correct predicted moment."""
 
 Pairs = Sequence[tuple[Sample, Prediction]]
 
@@ -25,16 +25,16 @@ def score_moments(samples: Sequence[Sample], predictions: Sequence[Prediction], 
     """Score grounding of queries that happen once, several times, or never.
 
     Args:
-        samples: Samples of a run; those of other tasks are left out.
+        samples: Samples of a run; other tasks are ignored.
         predictions: Predictions, one for each sample.
-        resamples: Bootstrap resamples behind the intervals.
+        resamples: Number of bootstrap resamples for the intervals.
 
     Returns:
         Over queries that happen: `r1_iou_0.3`, ..., `miou` of the first event against any moment, and `start_error`
-        and `end_error` in seconds where that IoU is 0.3 or more, with their medians. Over moments at an IoU of 0.5:
+        and `end_error` in seconds if that IoU is at least 0.3, with their medians. Over moments at an IoU of 0.5:
         `precision` of predicted ones, `recall` of true ones. Over all queries: `found_precision`, `found_recall`, the
         `auroc` of the score, and `best_threshold` with `best_precision` and `best_recall` at the best F1. The same for
-        each group of queries, with its name behind the metric's.
+        each group of queries, with the group name after the metric name.
     """
     pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == "grounding"]
     metrics: dict[str, float | None] = {}
@@ -60,19 +60,19 @@ def moments_of(sample: Sample) -> NDArray[np.float64]:
 
 
 def moment_tables(pairs: Pairs) -> tuple[MetricTable, ...]:
-    """Values behind the metrics, a table for each kind of row: queries, borders, moments, and whether it happens."""
+    """Tables of the values of the metrics, one for each kind of row: queries, borders, moments, and occurrence."""
     best, borders, precision, recall, found_precision, found_recall = (MetricTable() for _ in range(6))
     for sample, prediction in pairs:
-        truth, spans = moments_of(sample), _spans(prediction)
-        if len(truth):
+        ground_truth, spans = moments_of(sample), _spans(prediction)
+        if len(ground_truth):
             best.add(sample.video, sample.groups, _best_metrics(sample, prediction))
-            fit = fit_moment(spans[0] if spans else None, truth)
+            fit = fit_moment(spans[0] if spans else None, ground_truth)
             if fit.start_error is not None and fit.end_error is not None:
                 borders.add(sample.video, sample.groups, {"start_error": fit.start_error, "end_error": fit.end_error})
             found_recall.add(sample.video, sample.groups, {"found_recall": float(_is_found(prediction))})
         if _is_found(prediction):
-            found_precision.add(sample.video, sample.groups, {"found_precision": float(len(truth) > 0)})
-        matched = match_moments(spans, truth, min_iou=MIN_IOU)
+            found_precision.add(sample.video, sample.groups, {"found_precision": float(len(ground_truth) > 0)})
+        matched = match_moments(spans, ground_truth, min_iou=MIN_IOU)
         for is_right in matched.is_right:
             precision.add(sample.video, sample.groups, {"precision": float(is_right)})
         for is_matched in matched.is_found:
@@ -81,7 +81,7 @@ def moment_tables(pairs: Pairs) -> tuple[MetricTable, ...]:
 
 
 def moment_scores(pairs: Pairs) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Score of every predicted moment, `(moments,)`, and whether it is right; moments without a score are left out."""
+    """Score and correctness of every predicted moment, `(moments,)` each; moments without a score are omitted."""
     scored = list(_scored_moments(pairs))
     return np.array([score for score, _ in scored]), np.array([is_right for _, is_right in scored], dtype=bool)
 
@@ -101,7 +101,7 @@ def _best_metrics(sample: Sample, prediction: Prediction) -> dict[str, float]:
 
 
 def _totals(pairs: Pairs) -> dict[str, float]:
-    """Metrics without an interval: medians of the border errors, and how well scores separate queries that happen."""
+    """Metrics without an interval: medians of the border errors, and separation of the queries that happen by score."""
     borders = moment_tables(pairs)[1]
     totals = {f"median_{name}": float(np.median(values)) for name, values in borders.values.items()}
     scored = [(p.score, len(moments_of(s)) > 0) for s, p in pairs if p.score is not None]

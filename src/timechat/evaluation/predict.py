@@ -1,8 +1,7 @@
 """Samples → predictions: a few videos at a time, each encoded once, their questions answered in batches.
 
-The samples fall into chunks of whole videos, always the same ones, and a chunk is answered and kept as one. So a run
-that was stopped and goes on, or that is shared between processes, answers in the same batches as one that was left
-alone.
+Samples are divided into fixed chunks of whole videos, and a chunk is answered and stored as a unit. So a resumed run,
+or a run shared between processes, uses the same batches as an uninterrupted run in one process.
 """
 
 import time
@@ -25,13 +24,13 @@ from timechat.pipeline import EncodedVideo, MomentSelection, Request, TimeChat, 
 Chunk = tuple[Sample, ...]
 Progress = Callable[[str, int, int], None]
 EncodeVideo = Callable[[TimeChat, Path, Sample, EvaluationRecipe], EncodedVideo]
-"""Encodes what a sample is about; ablations show it otherwise."""
+"""Function that encodes the video of a sample; ablations replace it."""
 
 _EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 
 
 def chunks(samples: Sequence[Sample], videos_at_once: int) -> list[Chunk]:
-    """Divide samples into chunks, each of all samples about so many videos, in order of first appearance."""
+    """Divide samples into chunks with all samples of a fixed number of videos, in order of first appearance."""
     by_clip: dict[object, list[Sample]] = {}
     for sample in samples:
         by_clip.setdefault(sample.clip, []).append(sample)
@@ -43,7 +42,7 @@ def chunks(samples: Sequence[Sample], videos_at_once: int) -> list[Chunk]:
 
 
 def find_video(folder: Path, name: str) -> Path | None:
-    """The file of a video: under its own name, without the folders before it, or with another ending; None if none."""
+    """Find the file of a video: its path, its name without folders, or another extension; None if missing."""
     places = [folder / name, folder / Path(name).name]
     places += [place.with_suffix(extension) for place in places for extension in _EXTENSIONS]
     return next((place for place in places if place.exists()), None)
@@ -64,16 +63,16 @@ def predict(
 
     Args:
         timechat: The model.
-        samples: All samples of the run, whatever the shard.
+        samples: All samples of the run, also those of other shares.
         recipe: Recipe of the run.
         folder: Folder that stores the predictions, chunk by chunk.
-        shard: Number of this share of the chunks, from 0, and number of shares.
-        encode: Function that encodes a video; None encodes it as the recipe says.
-        should_stop: Function that says whether to stop, called after every chunk.
-        progress: Called with the number of samples that are done.
+        shard: Index of this share of the chunks, from 0, and number of shares.
+        encode: Function that encodes a video; None encodes it with the recipe's frame options.
+        should_stop: Function that returns whether to stop; it is called after every chunk.
+        progress: Function that is called with the number of finished samples.
 
     Returns:
-        Whether the share is done; False where it was stopped.
+        Whether the share is finished; False if it was stopped.
     """
     videos = Path(recipe.benchmark.videos)
     number, count = shard
@@ -92,7 +91,7 @@ def predict(
 
 
 def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bool:
-    """Whether a sample has no prediction, one to another question, or one whose missing video is there now."""
+    """Whether a sample needs an answer: no prediction, another question, or a missing video that now exists."""
     found = there.get(sample.id)
     if found is None or (found.video, found.task, found.query) != (sample.video, sample.task, sample.query):
         return True
@@ -100,7 +99,7 @@ def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bo
 
 
 def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
-    """Encode what a sample is about at one look."""
+    """Encode the video of a sample as one window."""
     if path.is_dir() or sample.sampling == "segment_centres":
         return timechat.encode(
             load_segment_centres(
@@ -144,7 +143,7 @@ def _answer_chunk(
 
 
 def _by_clip(chunk: Chunk, videos: Path) -> Iterator[tuple[Path | None, list[Sample]]]:
-    """Samples that are looked at together, with the file; None where there is none."""
+    """Samples of one clip, with the file of the video; None if the file is missing."""
     for (video, _, _), group in groupby(chunk, key=lambda sample: sample.clip):
         yield find_video(videos, video), list(group)
 
@@ -196,7 +195,7 @@ Batch = Sequence[tuple[Sample, EncodedVideo, float]]
 
 
 def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:
-    """Predictions of a batch of one task, as the model writes them."""
+    """Predictions of a batch of one task, from generated texts."""
     begun = time.perf_counter()
     try:
         requests = [_request(sample, recipe) for sample, _, _ in batch]
@@ -214,7 +213,7 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
 
 
 def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:
-    """Predictions of questions whose likeliest option is the answer."""
+    """Predictions of questions whose answer is the option with the highest likelihood."""
     for sample, encoded, encode in batch:
         begun = time.perf_counter()
         logprobs = option_logprobs(
@@ -236,7 +235,7 @@ def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Itera
 def _answer_in_windows(
     timechat: TimeChat, chunk: Chunk, recipe: EvaluationRecipe, videos: Path
 ) -> Iterator[Prediction]:
-    """Predictions about videos of any length, each looked at window by window."""
+    """Predictions about videos of any length, processed window by window."""
     frames = recipe.frames
     for path, samples in _by_clip(chunk, videos):
         if path is None:
@@ -262,7 +261,7 @@ def _ask(timechat: TimeChat, sample: Sample, video: VideoSession, recipe: Evalua
 
 
 def _read(sample: Sample, answer: Answer, seconds: dict[str, float]) -> Prediction:
-    """What was answered; without an event where the task asks for one, it counts as unparsed."""
+    """Prediction of an answered sample; it counts as unparsed if the task requires an event and the text has none."""
     is_unparsed = not answer.events and not TASKS[sample.task].is_free
     return Prediction(
         id=sample.id,

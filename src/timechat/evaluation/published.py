@@ -1,4 +1,4 @@
-"""Published metrics to stand beside ours, each with its source."""
+"""Published metrics for comparison, each with its source."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,20 @@ from importlib.resources import files
 from typing import Any
 
 _ALSO = {"activitynet_grounding": "activitynet_captions", "qvhighlights_moments": "qvhighlights"}
-"""Benchmarks whose published metrics stand under another name."""
+"""Names of benchmarks that share the published metrics of another benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedMetrics:
-    """What a paper says that a model scores.
+    """Metrics of a model as reported in a paper.
 
     Attributes:
-        benchmark: By its name in `BENCHMARKS`.
-        setting: `"zero-shot"` or `"fine-tuned"`.
-        model: As the paper calls it.
-        metrics: By our names, in our units.
-        source: `title`, `url` and `where`.
-        confirmed: Whether the metric was found again in a text that could be read; others stand as they are remembered.
+        benchmark: Name of the benchmark in `BENCHMARKS`.
+        setting: Setting of the model, `"zero-shot"` or `"fine-tuned"`.
+        model: Name of the model in the paper.
+        metrics: Values by our metric names, in our units.
+        source: Source of the metrics: `title`, `url` and `where`.
+        confirmed: Whether the values were checked in an available text of the source; other values are unverified.
         note: Explanation for readers.
     """
 
@@ -36,29 +36,29 @@ class PublishedMetrics:
 
 @cache
 def published_metrics() -> tuple[PublishedMetrics, ...]:
-    """All that are known."""
+    """All known published metrics."""
     content = json.loads(files("timechat.evaluation").joinpath("published.json").read_text(encoding="utf-8"))
     return tuple(PublishedMetrics(**entry) for entry in content["figures"])
 
 
 def published_beside(benchmark: str, setting: str | None, names: Sequence[str]) -> list[PublishedMetrics]:
-    """Those of a benchmark that share a metric with ours.
+    """Published metrics of a benchmark that share a metric with our metrics.
 
     Args:
-        benchmark: By its name in `BENCHMARKS`.
-        setting: Setting of the published metrics; None takes both.
+        benchmark: Name of the benchmark in `BENCHMARKS`.
+        setting: Setting of the published metrics; None returns both.
         names: Names of our metrics.
     """
-    wanted = _ALSO.get(benchmark, benchmark)
+    name = _ALSO.get(benchmark, benchmark)
     return [
         one
         for one in published_metrics()
-        if one.benchmark == wanted and setting in (None, one.setting) and set(one.metrics) & set(names)
+        if one.benchmark == name and setting in (None, one.setting) and set(one.metrics) & set(names)
     ]
 
 
 def comparison_table(ours: Mapping[str, float | None], model: str, published: Sequence[PublishedMetrics]) -> str:
-    """Our metrics above the published ones, in Markdown; metrics that could not be confirmed are marked."""
+    """Table of our metrics above the published ones, in Markdown; unconfirmed metrics are marked."""
     names = [name for name in ours if any(name in one.metrics for one in published)]
     lines = [f"| {' | '.join(['', *names, 'source'])} |", f"| --- |{' ---: |' * len(names)} --- |"]
     lines.append(f"| **{model}** (this run) | {' | '.join(_cell(ours[name]) for name in names)} | |")
@@ -68,12 +68,12 @@ def comparison_table(ours: Mapping[str, float | None], model: str, published: Se
         source = f"[{one.source.get('where') or one.source.get('title', 'source')}]({one.source.get('url', '')})"
         lines.append(f"| {one.model}, {one.setting}{mark} | {cells} | {source} |")
     if any(not one.confirmed for one in published):
-        lines += ["", "† not read again in its source"]
+        lines += ["", "† not confirmed in its source"]
     return "\n".join(lines)
 
 
 def to_rows(published: Sequence[PublishedMetrics]) -> list[dict[str, Any]]:
-    """Ready for JSON."""
+    """The published metrics as a JSON object."""
     return [
         {
             "model": one.model,

@@ -1,4 +1,4 @@
-"""Answers to questions → accuracy, with intervals, and for each part of a benchmark."""
+"""Answers to questions → accuracy with intervals, in total and for each part of a benchmark."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,15 +17,15 @@ Pairs = Sequence[tuple[Sample, Prediction]]
 
 
 def score_questions(benchmark: Benchmark, pairs: Pairs, *, resamples: int = 2000) -> dict[str, Scores]:
-    """Score what was answered to questions.
+    """Score answers to questions.
 
     Args:
         benchmark: Benchmark of the questions.
-        pairs: Samples with their predictions; those without a right answer are passed over.
-        resamples: Bootstrap resamples behind the intervals, which draw whole videos.
+        pairs: Samples with their predictions; samples without a reference answer are ignored.
+        resamples: Number of bootstrap resamples for the intervals; whole videos are resampled.
 
     Returns:
-        `questions` that are answered in words, and `choices` among options, where there are such.
+        Scores by kind: `questions` with answers in words, and `choices` among options; absent kinds are omitted.
     """
     known = [pair for pair in pairs if pair[0].answer is not None]
     in_words = [pair for pair in known if not pair[0].options]

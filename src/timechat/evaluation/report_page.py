@@ -1,4 +1,4 @@
-"""A run as one HTML page: its metrics, where it fails, how sure it was, and the worst answers with a player each."""
+"""Report of a run as one HTML page: metrics, error analysis, calibration, and the worst answers with a player each."""
 
 import base64
 import hashlib
@@ -19,20 +19,20 @@ from timechat.evaluation.score import Scores
 from timechat.files import write_text_atomically
 
 REPORT_FILE = "report.html"
-_WIDTH, _HEIGHT, _FOOT, _HEAD = 460, 220, 40, 18  # of a chart, in its own units
-_LETTER = 6.0  # width of a label's letter, nearly
-_MOST_CHARACTERS = 1500  # of an answer's text
+_WIDTH, _HEIGHT, _FOOT, _HEAD = 460, 220, 40, 18  # size of a chart, in SVG units
+_LETTER = 6.0  # approximate width of a letter of a label
+_MOST_CHARACTERS = 1500  # maximum length of an answer's text
 
 
 def write_report_page(evaluation: Evaluation, *, num_worst: int = 24) -> Path:
-    """Write the page of a run into its folder; it needs no other file but the videos, to which it refers.
+    """Write the page of a run into its folder; the page needs no other files except the videos that it links to.
 
     Args:
-        evaluation: The run.
-        num_worst: Maximum number of answers that are shown one by one.
+        evaluation: Evaluation of the run.
+        num_worst: Maximum number of answers in the list of the worst answers.
 
     Returns:
-        Where it is.
+        Path of the page.
     """
     path = Path(evaluation.recipe.run.output) / REPORT_FILE
     write_text_atomically(path, report_page(evaluation, analyse(evaluation, num_worst=num_worst), path.parent))
@@ -40,12 +40,12 @@ def write_report_page(evaluation: Evaluation, *, num_worst: int = 24) -> Path:
 
 
 def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str:
-    """The page as text.
+    """Render the page as HTML text.
 
     Args:
-        evaluation: The run.
+        evaluation: Evaluation of the run.
         analysis: Analysis of the run.
-        folder: In which the page will lie; videos are referred to from there.
+        folder: Folder of the page; links to videos are relative to it.
     """
     template = files("timechat.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)
@@ -69,7 +69,7 @@ def report_page(evaluation: Evaluation, analysis: Analysis, folder: Path) -> str
         "charts": "".join(charts) or "<p>Nothing to draw.</p>",
         "cases": "".join(_case(case, evaluation, folder) for case in analysis.worst) or "<p>None.</p>",
     }
-    # One pass, so that nothing in a value is taken for a placeholder.
+    # A single pass, so that text inside a value is never replaced as a placeholder.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
 
 
@@ -91,7 +91,7 @@ def _score_table(name: str, scores: Scores) -> str:
 
 
 def _bar_chart(chart: Chart) -> str:
-    """Bars, the highest of which fills the height if it is not a share of 1; the same as a table for who cannot see."""
+    """Bar chart, scaled to 1 or to a higher maximum, with the same values as an accessible table."""
     highest = max((bar.value for bar in chart.bars), default=0.0) or 1.0
     step = (_WIDTH - 20) / max(1, len(chart.bars))
     drawn = []
@@ -112,7 +112,7 @@ def _bar_chart(chart: Chart) -> str:
 
 
 def _squeezed(label: str, room: float) -> str:
-    """An attribute that makes a long label as wide as its bar has room."""
+    """SVG attribute that fits a long label into the width of its bar."""
     is_long = len(label.replace(" to ", "…")) * _LETTER > room - 4
     return f' textLength="{room - 3:.0f}" lengthAdjust="spacingAndGlyphs"' if is_long else ""
 
@@ -127,30 +127,30 @@ def _bar_table(bars: Sequence[Bar]) -> str:
     return f"<details><summary>as a table</summary><table>{head}{rows}</table></details>"
 
 
-def _reliability_chart(told: Reliability) -> str:
-    """Scores against the share that is right; on the line they promise what they keep."""
+def _reliability_chart(calibration: Reliability) -> str:
+    """Chart of scores against the share of correct moments; the diagonal is perfect calibration."""
     size = _HEIGHT - _FOOT - _HEAD
 
-    def place(score: float, right: float) -> tuple[float, float]:
-        return 40 + score * (_WIDTH - 60), _HEIGHT - _FOOT - right * size
+    def place(score: float, share: float) -> tuple[float, float]:
+        return 40 + score * (_WIDTH - 60), _HEIGHT - _FOOT - share * size
 
     (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
     drawn = [f'<line class=diagonal x1="{x0:.0f}" y1="{y0:.0f}" x2="{x1:.0f}" y2="{y1:.0f}"/>']
-    points = [place(one.score, one.right) for one in told.bins]
+    points = [place(one.score, one.right) for one in calibration.bins]
     drawn.append(f'<polyline class=curve points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
     drawn += [
         f'<circle class=bar cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         f'<text class=label x="{x:.1f}" y="{y - 8:.1f}">n {one.count}</text>'
-        for (x, y), one in zip(points, told.bins, strict=True)
+        for (x, y), one in zip(points, calibration.bins, strict=True)
     ]
     for value in (0.0, 0.5, 1.0):
         x, y = place(value, value)
         drawn.append(f'<text class=label x="{x:.0f}" y="{_HEIGHT - 24}">{value:g}</text>')
         drawn.append(f'<text class=label x="22" y="{y + 4:.0f}">{value:g}</text>')
-    bars = [Bar(f"scores around {one.score:.2f}", one.right, one.count) for one in told.bins]
-    axes = "Across: the score; up: the share with IoU 0.5 or more."
-    note = f"<p class=soft>{axes} Expected calibration error {told.error:.3f}.</p>"
-    return _figure("Calibration: what scores of grounding promise and keep", "".join(drawn), note + _bar_table(bars))
+    bars = [Bar(f"scores around {one.score:.2f}", one.right, one.count) for one in calibration.bins]
+    axes = "Horizontal axis: score. Vertical axis: share with IoU 0.5 or more."
+    note = f"<p class=soft>{axes} Expected calibration error {calibration.error:.3f}.</p>"
+    return _figure("Calibration of the grounding scores", "".join(drawn), note + _bar_table(bars))
 
 
 def _figure(title: str, drawn: str, below: str) -> str:
@@ -179,7 +179,7 @@ def _case(case: Case, evaluation: Evaluation, folder: Path) -> str:
     if case.truth or answered:
         lines += [_lane("true", case.truth, scale), _lane("answered", answered, scale)]
     if sample.answer is not None:
-        lines.append(f"<p><b>right:</b> {escape(sample.answer)}</p>")
+        lines.append(f"<p><b>correct:</b> {escape(sample.answer)}</p>")
     if sample.options:
         lines.append(f"<p class=soft>options: {escape(' | '.join(sample.options))}</p>")
     lines.append(f"<pre>{escape(prediction.text[:_MOST_CHARACTERS]) or '(nothing)'}</pre>")
@@ -188,23 +188,23 @@ def _case(case: Case, evaluation: Evaluation, folder: Path) -> str:
 
 
 def _player(video: str, evaluation: Evaluation, folder: Path) -> str:
-    """The video, referred to from the page; nothing where there is no such file."""
+    """HTML of the video player, with a relative link; a note if the file is missing."""
     path = find_video(Path(evaluation.recipe.benchmark.videos), video)
     if path is None or not path.is_file():
-        return "<p class=soft>The video is not here.</p>"
+        return "<p class=soft>The video file is missing.</p>"
     address = quote(os.path.relpath(path.resolve(), folder.resolve()))
     return f'<video controls preload=none src="{escape(address)}"></video>'
 
 
 def _lane(name: str, marks: Sequence[Mark], scale: float) -> str:
-    """Marks on a line as long as the video; each plays the video from its start."""
+    """Marks on a timeline of the video; each mark plays the video from its start."""
     buttons = []
     for mark in marks:
         left = min(max(mark.start / scale, 0.0), 1.0) * 100
         width = min(max((mark.end - mark.start) / scale, 0.0) * 100, 100 - left)
-        told = f"{format_time(max(0.0, mark.start))} to {format_time(max(0.0, mark.end))} {mark.words}".strip()
+        label = f"{format_time(max(0.0, mark.start))} to {format_time(max(0.0, mark.end))} {mark.words}".strip()
         buttons.append(
             f'<button class={name} data-time="{max(0.0, mark.start):.3f}" style="left:{left:.2f}%;width:{width:.2f}%" '
-            f'title="{escape(told)}" aria-label="play {escape(told)}"></button>'
+            f'title="{escape(label)}" aria-label="play {escape(label)}"></button>'
         )
     return f"<div class=row><span>{name}</span><div class=lane>{''.join(buttons)}</div></div>"

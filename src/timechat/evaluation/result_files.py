@@ -1,4 +1,4 @@
-"""Predictions and truth of a run in the files that the original's scorers, and ours, read."""
+"""Predictions and ground truth of a run as input files for the original's scorers and ours."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -43,22 +43,22 @@ def write_results(
     num_frames: int | None,
     preset: str,
 ) -> list[ScoredFiles]:
-    """Write all tasks of a run, each into a folder of its own.
+    """Write the files of each task of a run into a separate folder.
 
-    Files are named as the original names them: `{dataset}_{split}_f{frames}_result.json` has the raw texts, the same
-    with `fmt_` before it what was read out of them.
+    File names are those of the original: `{dataset}_{split}_f{frames}_result.json` has the raw texts, and the same name
+    with the prefix `fmt_` has the values that were read from them.
 
     Args:
-        folder: Is there.
+        folder: Existing folder for the results.
         benchmark: Benchmark of the samples.
         samples: Samples of the run.
         predictions: Predictions, one for each sample, in the same order.
         split: Split of the annotations.
-        num_frames: Number of frames of each video; None where the model decides.
+        num_frames: Number of frames of each video; None if the model decides.
         preset: Wording of the questions.
 
     Returns:
-        What is to be scored, one entry a task that has a scorer for such files.
+        Files to score, one entry for each task with a scorer for such files.
     """
     name = f"{benchmark.dataset}_{split}_f{num_frames or 'auto'}_result.json"
     written = []
@@ -70,13 +70,13 @@ def write_results(
         place.mkdir(exist_ok=True)
         form = _FORMATS[scorer]
         result = (place / f"fmt_{name}").with_suffix(".jsonl" if form.are_lines else ".json")
-        truth = place / form.truth_name.format(split=split)
+        ground_truth = place / form.truth_name.format(split=split)
         write_json_atomically(place / name, [_raw(sample, one, preset) for sample, one in pairs if one.is_answered])
         _write(result, form.predictions(pairs), is_lines=form.are_lines)
         rows = [sample.ground_truth for sample, _ in pairs]
-        _write(truth, rows if form.is_truth_lines else {"annotations": rows}, is_lines=form.is_truth_lines)
-        # Texts about highlights are scored as they were written, so that the original's reading stands beside ours.
-        written.append(ScoredFiles(task, scorer, place / name if scorer == "vhd" else result, truth))
+        _write(ground_truth, rows if form.is_truth_lines else {"annotations": rows}, is_lines=form.is_truth_lines)
+        # Raw texts about highlights are scored, so that the metrics include the original's reading of them.
+        written.append(ScoredFiles(task, scorer, place / name if scorer == "vhd" else result, ground_truth))
     return written
 
 
@@ -90,12 +90,12 @@ def _raw(sample: Sample, prediction: Prediction, preset: str) -> dict[str, Any]:
 
 
 def _id(sample: Sample) -> Any:
-    """The id as the annotations have it: a number, where it is one."""
+    """The id as in the annotations, which can be a number."""
     return sample.ground_truth.get("qid", sample.ground_truth.get("id", sample.id))
 
 
 def _captions(pairs: Pairs) -> dict[str, Any]:
-    """Events by video; a video without any answer is left out."""
+    """Events by video; videos without an answer are omitted."""
     return {
         Path(sample.video).name: [
             {"timestamp": [event.start, event.end], "caption": event.caption} for event in prediction.events
@@ -106,7 +106,7 @@ def _captions(pairs: Pairs) -> dict[str, Any]:
 
 
 def _spans(pairs: Pairs) -> dict[str, Any]:
-    """The first span of each query, or none."""
+    """The first span of each query; an empty list without a span."""
     return {
         str(_id(sample)): {
             "timestamp": [[event.start, event.end] for event in prediction.events[:1]],
@@ -119,7 +119,7 @@ def _spans(pairs: Pairs) -> dict[str, Any]:
 
 
 def _clip_scores(pairs: Pairs) -> list[dict[str, Any]]:
-    """Scores of clips; as in the original, a query whose answer names no highlight has no row."""
+    """Scores of clips; as in the original, a query without a highlight in its answer has no row."""
     return [
         _query(sample)
         | {"pred_saliency_scores": clip_scores(prediction.events, float(sample.ground_truth["duration"]))}
@@ -129,7 +129,7 @@ def _clip_scores(pairs: Pairs) -> list[dict[str, Any]]:
 
 
 def _windows(pairs: Pairs) -> list[dict[str, Any]]:
-    """Windows of each query, the surest first."""
+    """Windows of each query in descending order of score."""
     return [
         _query(sample)
         | {
@@ -149,13 +149,13 @@ def _query(sample: Sample) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How a scorer's files are written.
+    """Format of a scorer's files.
 
     Attributes:
-        predictions: Makes the content of the file of predictions.
-        truth_name: Name of the file of the truth.
-        is_truth_lines: Whether the truth is a JSON object a line.
-        are_lines: Whether predictions are.
+        predictions: Function that returns the content of the file of predictions.
+        truth_name: Name of the file of the ground truth.
+        is_truth_lines: Whether the ground truth has one JSON object per line.
+        are_lines: Whether the predictions have one JSON object per line.
     """
 
     predictions: Callable[[Pairs], Any]

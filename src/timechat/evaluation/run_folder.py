@@ -1,10 +1,10 @@
 """The folder of one evaluation: its settings, its predictions and their metrics.
 
 recipe.yaml                 every setting, with its value
-run.json                    versions, weights, wording and samples, told apart by hashes
-predictions-0-of-1.jsonl    predictions of each share, while there is work to do
+run.json                    versions, and hashes of weights, wording and samples
+predictions-0-of-1.jsonl    predictions of each share, until the run is finished
 predictions.jsonl           all predictions, in the order of the samples, when the run is finished
-results/                    the same in the formats of the original's and the benchmarks' own scorers, beside the truth
+results/                    predictions and ground truth in the formats of the original's and the benchmarks' scorers
 metrics.json  table.md      metrics
 """
 
@@ -29,7 +29,7 @@ RESULTS_FOLDER = "results"
 
 
 class RunFolder:
-    """Stores the predictions of a run; every process of the run opens the folder itself.
+    """Stores the predictions of a run; every process of the run opens the folder separately.
 
     Attributes:
         path: Path of the folder.
@@ -39,12 +39,12 @@ class RunFolder:
         self.path = path
 
     def begin(self, recipe: EvaluationRecipe, facts: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Make the folder, or resume the run in it.
+        """Create the folder, or resume the run in it.
 
         Args:
             recipe: Recipe of the run.
-            facts: Versions of libraries and machine.
-            settings: Everything that the answers depend on, for JSON.
+            facts: Versions of libraries, and the machine type.
+            settings: All settings that the answers depend on, for JSON.
 
         Raises:
             DataError: The folder holds predictions that were made with other settings.
@@ -58,35 +58,35 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a run has written here."""
+        """Whether a run has written to the folder."""
         return (self.path / RUN_FILE).exists()
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to resume with other settings.
+        """Check that the settings equal those of the run in the folder.
 
         Args:
             settings: Some of the settings that the answers depend on.
 
         Raises:
-            DataError: The folder's predictions were made with others.
+            DataError: The folder's predictions were made with other settings.
         """
         there = self.read(RUN_FILE).get("settings", {})
         differing = [key for key in settings if there.get(key) != settings[key]]
         if differing:
-            told = ", ".join(f"{key} {there.get(key)!r} instead of {settings[key]!r}" for key in differing)
+            differences = ", ".join(f"{key} {there.get(key)!r} instead of {settings[key]!r}" for key in differing)
             raise DataError(
-                f"{self.path} holds predictions that were made with {told}; give another --output, or --fresh"
+                f"{self.path} holds predictions that were made with {differences}; give another --output, or --fresh"
             )
 
     def clear(self) -> None:
-        """Remove what an earlier run has left."""
+        """Remove the files of an earlier run."""
         for name in (RUN_FILE, METRICS_FILE, TABLE_FILE):
             (self.path / name).unlink(missing_ok=True)
         for path in self._prediction_files():
             path.unlink()
 
     def predictions(self) -> dict[str, Prediction]:
-        """All stored predictions by sample identifier; of two the later counts."""
+        """All stored predictions by sample identifier; the later of two counts."""
         found: dict[str, Prediction] = {}
         for path in self._prediction_files():
             for number, line in enumerate(_whole_lines(path), 1):
@@ -106,10 +106,10 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def finish(self, samples: Sequence[Sample]) -> list[Prediction] | None:
-        """Join all shares into one file in the order of the samples, other predictions of the run behind them.
+        """Join all shares into one file in the order of the samples, followed by other predictions of the run.
 
         Returns:
-            The predictions of the samples; None where some sample has none yet.
+            The predictions of the samples; None if a sample has no prediction yet.
         """
         found = self.predictions()
         if any(sample.id not in found for sample in samples):
@@ -132,14 +132,14 @@ class RunFolder:
         write_text_atomically(self.path / TABLE_FILE, table)
 
     def read(self, name: str) -> Any:
-        """A JSON file of the folder.
+        """Read a JSON file of the folder.
 
         Raises:
-            DataError: It is not there or no JSON.
+            DataError: The file is missing or is not JSON.
         """
         path = self.path / name
         if not path.exists():
-            raise DataError(f"{path}: no such file; the evaluation is not done")
+            raise DataError(f"{path}: no such file; the evaluation is not finished")
         with located(str(path)):
             return json.loads(path.read_text(encoding="utf-8"))
 
@@ -153,13 +153,13 @@ def _line(prediction: Prediction) -> str:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines that were written to their end; another process may be writing the next one."""
+    """Complete lines of a file; another process can be writing the next line."""
     content = path.read_bytes()
     return content[: content.rfind(b"\n") + 1].decode().split("\n")[:-1]
 
 
 def _cut_rest(path: Path) -> None:
-    """Cut off a last line that was not written to its end when the run was killed."""
+    """Remove an incomplete last line, which a killed run leaves."""
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from timechat.answers.events import Event, Task
 
 Status = Literal["ok", "unparsed", "missing_video", "unreadable_video", "too_long"]
-"""Outcome of a sample: answered; answered without anything that its task asks for; no such file; a file that cannot be
-read; a prompt that is too long for the language model."""
+"""Outcome of a sample: answered; answered without a result that the task requires; missing file; unreadable file;
+prompt too long for the language model."""
 
 Sampling = Literal["uniform", "segment_centres"]
-"""Where frames are taken in the clip of a sample: at the start of as many equal parts, as
-`timechat.video.load_frames` does; or in the middle of each, as `timechat.evaluation.benchmarks.load_segment_centres`
-does, which MVBench asks for."""
+"""Position of the frames in the clip of a sample, divided into one equal part per frame: the start of each part
+(`timechat.video.load_frames`), or the middle of each part (`load_segment_centres` in `timechat.evaluation.benchmarks`),
+as MVBench requires."""
 
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "missing_video", "unreadable_video", "too_long")
 
@@ -24,21 +24,21 @@ class Sample:
 
     Attributes:
         id: Identifier, unique in the benchmark.
-        video: Path below the folder of videos; a folder of images where the benchmark has such.
+        video: Path below the folder of videos, to a file or to a folder of images.
         task: Task of the question.
-        query: The question of `ask`, or the query of a task that has one.
-        question: The whole question as the annotations word it; None uses the wording of the recipe's preset.
-        duration: Duration of the video in seconds as the benchmark states it, None where it does not.
+        query: Question of `ask`, or query of a task with queries.
+        question: Complete question in the wording of the annotations; None uses the wording of the recipe's preset.
+        duration: Duration of the video in seconds from the benchmark; None if unknown.
         start: Start of the clip that is sampled, in seconds.
         end: End of the clip that is sampled, in seconds.
-        sampling: Where frames are taken in the clip.
+        sampling: Position of the frames in the clip.
         speech: Transcript that is part of the question; None adds none.
-        ground_truth: The reference answer as a row of the official scorer's ground-truth file.
+        ground_truth: Reference answer as a row of the official scorer's ground-truth file.
         options: Options of a multiple-choice question, in their order.
-        answer: The reference answer of a question: one of the options, or a text.
-        rank_options: Whether the likeliest option is the answer, instead of the one whose letter the model writes.
-        groups: Parts of the benchmark that the sample belongs to. The first one is the kind of its question, and gets
-            metrics of its own; `--baselines` shows all of them.
+        answer: Reference answer of a question: one of the options, or a text.
+        rank_options: Whether the option with the highest likelihood is the answer, instead of the generated letter.
+        groups: Parts of the benchmark that the sample belongs to. The first one is the kind of its question and has
+            separate metrics; `--baselines` shows all groups.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Sample:
 
     @property
     def clip(self) -> tuple[str, float | None, float | None]:
-        """Video, start and end: samples of one clip share its encoding."""
+        """Video, start and end of the clip; samples with the same clip share its encoding."""
         return self.video, self.start, self.end
 
 
@@ -75,16 +75,16 @@ class Prediction:
         id: Identifier of the sample.
         video: Video of the sample.
         task: Task of the sample.
-        query: Words of the sample.
-        duration: Duration of the video in seconds, None where it could not be read.
-        text: Text of the model; the chosen option where options were ranked by their likelihood.
+        query: Query of the sample.
+        duration: Duration of the video in seconds; None if unknown.
+        text: Text of the model; the chosen option if options were ranked by likelihood.
         status: Outcome of the sample.
-        events: Events that the text names, with their scores.
+        events: Events in the text, with their scores.
         found: Grounding in windows: whether the query happens in the video; None elsewhere.
         score: Grounding in windows: probability that the query happens, from 0 to 1; None elsewhere.
-        notes: Parts of the answer that could not be read, or what went wrong.
-        option_logprobs: Logarithm of the probability of each option's words, where options were ranked.
-        seconds: Computing time: `encode`, and the sample's share of `answer`. Not compared.
+        notes: Unreadable parts of the answer, or the error.
+        option_logprobs: Natural logarithm of the probability of each option's words, if options were ranked.
+        seconds: Computing time in seconds: `encode`, and the sample's share of `answer`; ignored by comparisons.
     """
 
     id: str
@@ -103,7 +103,7 @@ class Prediction:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the model has answered, readably or not."""
+        """Whether the model has answered, in readable form or not."""
         return self.status in ("ok", "unparsed")
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,5 +123,5 @@ class Prediction:
 
 
 def count_statuses(predictions: Sequence[Prediction]) -> dict[Status, int]:
-    """How many predictions have each status."""
+    """Number of predictions with each status."""
     return {status: sum(one.status == status for one in predictions) for status in STATUSES}

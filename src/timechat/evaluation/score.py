@@ -1,4 +1,4 @@
-"""Files of predictions and truth → the official metrics, each with its interval, and what was missing.
+"""Files of predictions and ground truth → the official metrics with intervals, and counts of missing answers.
 
 predictions, truth ─▶ reading ─▶ metrics ─▶ Scores: metrics, intervals, a value for each query or video
 """
@@ -50,13 +50,13 @@ ScoreTask = Literal["dvc", "tvg", "vhd", "mr", "tvsum"]
 """Dense video captioning, temporal grounding, highlight detection, moment retrieval with highlights, TVSum."""
 
 NO_JAVA_NOTE = (
-    "METEOR and the PTB tokenizer need Java, which is not here: what depends on them is null, and exact_stem and "
+    "METEOR and the PTB tokenizer need Java, which is not installed: their metrics are null, and exact_stem and "
     "treebank metrics are approximations"
 )
 _PREDICTED_ONLY = "_predicted_only"
 _APPROXIMATIONS = {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
 _WORDS = tuple(_APPROXIMATIONS)
-"""Metrics of captions' words, and what they are called where they are computed without Java."""
+"""Metrics of caption texts, and their names if they are computed without Java."""
 _LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
 
 
@@ -66,12 +66,12 @@ class Scores:
 
     Attributes:
         task: Task whose rules apply.
-        metrics: By name, as fractions (CIDEr from 0 to 10); None for what cannot be computed here.
-        intervals: 95 % bootstrap intervals over videos, of the metrics that have one.
-        items: By query or video, what it adds to each metric that is a mean.
-        n_queries: Number of queries of the ground truth; of videos where captions or clips are scored.
+        metrics: Metrics by name, as fractions (CIDEr from 0 to 10); None for metrics that cannot be computed here.
+        intervals: 95 % bootstrap intervals over videos, for metrics with an interval.
+        items: Values of each query or video, for metrics that are means.
+        n_queries: Number of queries of the ground truth; number of videos if captions or clips are scored.
         n_missing: Number of queries without a row among the predictions.
-        n_unparsed: Number of queries with a row that holds nothing to score.
+        n_unparsed: Number of queries with a row without a result to score.
         notes: Issues of the files.
     """
 
@@ -105,28 +105,28 @@ class Scores:
         return "\n".join([*lines, "", counts, *(f"note: {note}" for note in self.notes)])
 
 
-def score_files(predictions: Path, truth: Path, task: ScoreTask, *, resamples: int = 2000) -> Scores:
-    """Score a file of predictions against a file of truth.
+def score_files(predictions: Path, ground_truth: Path, task: ScoreTask, *, resamples: int = 2000) -> Scores:
+    """Score a file of predictions against a file of ground truth.
 
     Args:
-        predictions: In the original's formats, or ours; see `timechat.evaluation.readers`.
-        truth: File of the ground truth, in the same formats.
+        predictions: File of predictions in a format of the original or ours; see `timechat.evaluation.readers`.
+        ground_truth: File of the ground truth, in the same formats.
         task: Task whose rules apply.
-        resamples: Bootstrap resamples behind the intervals.
+        resamples: Number of bootstrap resamples for the intervals.
 
     Raises:
-        DataError: A file is missing or is nothing of this task.
-        ModuleNotFoundError: Captions are scored without the extra `eval`.
+        DataError: A file is missing or has no data of this task.
+        ModuleNotFoundError: Captions need the extra `eval`, which is not installed.
         ValueError: There is no such task.
     """
     if task not in _SCORERS:
         raise ValueError(f"task must be one of {', '.join(_SCORERS)}, got {task!r}")
-    return _SCORERS[task](predictions, truth, resamples)
+    return _SCORERS[task](predictions, ground_truth, resamples)
 
 
 @dataclass
 class _Table:
-    """Values by metric and query, on the way to `Scores`."""
+    """Values by metric and query, from which `scores` makes `Scores`."""
 
     queries: Sequence[str]
     groups: Sequence[Hashable]
@@ -136,7 +136,7 @@ class _Table:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def add(self, columns: Mapping[str, NDArray[np.float64]], *, where: NDArray[np.bool_] | None = None) -> None:
-        """Add metrics that are means of a value a query, over all or some of them; NaN is left out."""
+        """Add metrics that are means of one value per query; NaN values are ignored."""
         for name, values in columns.items():
             kept = np.isfinite(values) if where is None else np.isfinite(values) & where
             self.columns[name] = np.where(kept, values, np.nan)
@@ -149,7 +149,7 @@ class _Table:
             self.intervals[name] = (estimate.low, estimate.high)
 
     def scores(self, task: str, n_missing: int, n_unparsed: int, issues: InputIssues) -> Scores:
-        """All of it, with what was wrong."""
+        """Return the scores with the counts and the notes."""
         items = {
             query: {name: float(values[i]) for name, values in self.columns.items() if np.isfinite(values[i])}
             for i, query in enumerate(self.queries)
@@ -157,10 +157,12 @@ class _Table:
         return Scores(task, self.metrics, self.intervals, items, len(self.queries), n_missing, n_unparsed, issues.notes)
 
 
-def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what: str, issues: InputIssues) -> None:
+def _count_unknown(
+    predicted: Mapping[str, Any], ground_truth: Mapping[str, Any], what: str, issues: InputIssues
+) -> None:
     for name in predicted:
-        if name not in truth:
-            issues.add(f"{what} are not in the truth and were left out")
+        if name not in ground_truth:
+            issues.add(f"{what} are not in the ground truth and were ignored")
 
 
 # -------------------------------------------------------------------------------------------- dense captions
@@ -168,70 +170,70 @@ def _count_unknown(predicted: Mapping[str, Any], truth: Mapping[str, Any], what:
 
 def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth = read_caption_ground_truth(truth_file, issues)
+    ground_truth = read_caption_ground_truth(truth_file, issues)
     predicted = read_caption_predictions(predictions, issues)
-    _count_unknown(predicted, truth, "predicted videos", issues)
+    _count_unknown(predicted, ground_truth, "predicted videos", issues)
     nothing = CaptionedVideo(np.zeros((0, 2)), ())
-    answered = [predicted.get(video, nothing) for video in truth]
-    right = list(truth.values())
-    table = _Table(list(truth), list(truth), resamples)
-    _add_words(table, right, answered, [video in predicted for video in truth], issues)
-    found = [detect(one.spans, other.spans) for one, other in zip(right, answered, strict=True)]
+    answered = [predicted.get(video, nothing) for video in ground_truth]
+    reference = list(ground_truth.values())
+    table = _Table(list(ground_truth), list(ground_truth), resamples)
+    _add_words(table, reference, answered, [video in predicted for video in ground_truth], issues)
+    found = [detect(one.spans, other.spans) for one, other in zip(reference, answered, strict=True)]
     table.add({name: np.array([getattr(one, name) for one in found]) for name in ("precision", "recall", "f1")})
     for i, threshold in enumerate(THRESHOLDS):
         table.add({f"precision_{threshold}": np.array([one.precisions[i] for one in found])})
         table.add({f"recall_{threshold}": np.array([one.recalls[i] for one in found])})
     table.add({"predictions_per_video": np.array([float(len(one.captions)) for one in answered])})
-    missing = sum(video not in predicted for video in truth)
-    unparsed = sum(video in predicted and not predicted[video].captions for video in truth)
+    missing = sum(video not in predicted for video in ground_truth)
+    unparsed = sum(video in predicted and not predicted[video].captions for video in ground_truth)
     return table.scores("dvc", missing, unparsed, issues)
 
 
 def _add_words(
     table: _Table,
-    truth: Sequence[CaptionedVideo],
+    ground_truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     are_there: Sequence[bool],
     issues: InputIssues,
 ) -> None:
-    """Add the metrics that look at the captions' words: the official ones where Java is, and the approximations."""
+    """Add the metrics of caption texts: the official ones if Java is installed, and the approximations."""
     has_java = java.java_is_ready()
     if not has_java:
         issues.say(NO_JAVA_NOTE)
     with java.MeteorProcess() if has_java else nullcontext() as meteor:
         if meteor is not None:
-            videos = _tokenized(truth, predicted, java.tokenize_ptb)
+            videos = _tokenized(ground_truth, predicted, java.tokenize_ptb)
             table.add(_word_columns(videos, meteor.statistics))
-            published = [soda_c_as_published(right, answered, meteor.statistics) for right, answered in videos]
+            published = [soda_c_as_published(reference, answered, meteor.statistics) for reference, answered in videos]
             table.add({"soda_c_as_published": np.array(published)})
         else:
             table.metrics |= dict.fromkeys((*_WORDS, "soda_c_as_published"))
-        _add_paragraphs(table, truth, predicted, are_there, None if meteor is None else meteor.statistics)
-    nearly = _word_columns(_tokenized(truth, predicted, tokenize_treebank), ExactStemCounter().statistics)
+        _add_paragraphs(table, ground_truth, predicted, are_there, None if meteor is None else meteor.statistics)
+    nearly = _word_columns(_tokenized(ground_truth, predicted, tokenize_treebank), ExactStemCounter().statistics)
     table.add({_APPROXIMATIONS[name]: values for name, values in nearly.items()})
 
 
 def _tokenized(
-    truth: Sequence[CaptionedVideo],
+    ground_truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     tokenize: Callable[[Sequence[str]], list[str]],
 ) -> list[tuple[TokenizedVideo, TokenizedVideo]]:
-    """True and predicted captions of each video, all tokenised in one go."""
-    tokens = iter(tokenize([caption for video in (*truth, *predicted) for caption in video.captions]))
-    right, answered = (
+    """True and predicted captions of each video, tokenised in one call."""
+    tokens = iter(tokenize([caption for video in (*ground_truth, *predicted) for caption in video.captions]))
+    reference, answered = (
         [TokenizedVideo(video.spans, tuple(next(tokens) for _ in video.captions)) for video in videos]
-        for videos in (truth, predicted)
+        for videos in (ground_truth, predicted)
     )
-    return list(zip(right, answered, strict=True))
+    return list(zip(reference, answered, strict=True))
 
 
 def _word_columns(
     videos: Sequence[tuple[TokenizedVideo, TokenizedVideo]], count: Count
 ) -> dict[str, NDArray[np.float64]]:
-    """What each video adds to the metrics of `_WORDS`."""
-    dense = [dense_scores(right, answered, count) for right, answered in videos]
+    """Values of each video for the metrics of `_WORDS`."""
+    dense = [dense_scores(reference, answered, count) for reference, answered in videos]
     return {
-        "soda_c": np.array([soda_c(right, answered, count) for right, answered in videos]),
+        "soda_c": np.array([soda_c(reference, answered, count) for reference, answered in videos]),
         "cider": np.array([cider for cider, _ in dense]),
         "meteor": np.array([meteor for _, meteor in dense]),
     }
@@ -239,16 +241,16 @@ def _word_columns(
 
 def _add_paragraphs(
     table: _Table,
-    truth: Sequence[CaptionedVideo],
+    ground_truth: Sequence[CaptionedVideo],
     predicted: Sequence[CaptionedVideo],
     are_there: Sequence[bool],
     count: Count | None,
 ) -> None:
     """Add the metrics of all captions of a video as one text.
 
-    As published, a video without predictions has no text, so that all later texts are compared with another video's.
+    The published variant has no text for a video without predictions and so compares later texts with other videos.
     """
-    references = [paragraph(video.captions) for video in truth]
+    references = [paragraph(video.captions) for video in ground_truth]
     texts = [paragraph(video.captions) for video in predicted]
     pairs = list(zip(texts, references, strict=True))
     shifted = list(
@@ -269,7 +271,7 @@ def _add_paragraphs(
 
 
 def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Counts of pairs as they are added up."""
+    """Statistics of pairs in additive form."""
     return np.array([combined_statistics(row) for row in statistics]).reshape(statistics.shape)
 
 
@@ -278,16 +280,18 @@ def _without_whole_chunks(statistics: NDArray[np.float64]) -> NDArray[np.float64
 
 def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth = read_span_ground_truth(truth_file, issues)
+    ground_truth = read_span_ground_truth(truth_file, issues)
     predicted = read_span_predictions(predictions, issues)
-    _count_unknown(predicted, truth, "predicted queries", issues)
-    ious = answered_iou([predicted.get(query) for query in truth], np.array([one.span for one in truth.values()]))
-    are_there = np.array([query in predicted for query in truth])
-    table = _Table(list(truth), [one.video for one in truth.values()], resamples)
+    _count_unknown(predicted, ground_truth, "predicted queries", issues)
+    ious = answered_iou(
+        [predicted.get(query) for query in ground_truth], np.array([one.span for one in ground_truth.values()])
+    )
+    are_there = np.array([query in predicted for query in ground_truth])
+    table = _Table(list(ground_truth), [one.video for one in ground_truth.values()], resamples)
     columns = per_query(ious)
     table.add(columns)
     table.add({name + _PREDICTED_ONLY: values for name, values in columns.items()}, where=are_there)
-    unparsed = sum(query in predicted and predicted[query] is None for query in truth)
+    unparsed = sum(query in predicted and predicted[query] is None for query in ground_truth)
     return table.scores("tvg", int((~are_there).sum()), unparsed, issues)
 
 
@@ -296,10 +300,12 @@ def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
 
 def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth, predicted = _read_queries(predictions, truth_file, issues)
-    rated = {query: one for query, one in truth.items() if one.highlights is not None}
+    ground_truth, predicted = _read_queries(predictions, truth_file, issues)
+    rated = {query: one for query, one in ground_truth.items() if one.highlights is not None}
     if not rated:
-        raise DataError(f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the truth of highlights")
+        raise DataError(
+            f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the ground truth of highlights"
+        )
     table = _Table(list(rated), [one.video for one in rated.values()], resamples)
     answered = [predicted.get(query, PredictedQuery()).scores for query in rated]
     columns = highlight_scores(answered, [one.highlights for one in rated.values() if one.highlights is not None])
@@ -317,10 +323,10 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
 
 def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth, predicted = _read_queries(predictions, truth_file, issues)
-    asked = {query: one for query, one in truth.items() if len(one.windows)}
+    ground_truth, predicted = _read_queries(predictions, truth_file, issues)
+    asked = {query: one for query, one in ground_truth.items() if len(one.windows)}
     if not asked:
-        raise DataError(f"{truth_file}: has no relevant_windows; give the truth of moment retrieval")
+        raise DataError(f"{truth_file}: has no relevant_windows; give the ground truth of moment retrieval")
     table = _Table(list(asked), [one.video for one in asked.values()], resamples)
     answers = [predicted.get(query, PredictedQuery()) for query in asked]
     table.add(moment_retrieval_scores([one.windows for one in answers], [one.windows for one in asked.values()]))
@@ -342,10 +348,10 @@ def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Score
 def _read_queries(
     predictions: Path, truth_file: Path, issues: InputIssues
 ) -> tuple[dict[str, GroundTruthQuery], dict[str, PredictedQuery]]:
-    truth = read_query_ground_truth(truth_file, issues)
-    predicted = read_query_predictions(predictions, truth, issues)
-    _count_unknown(predicted, truth, "predicted queries", issues)
-    return truth, predicted
+    ground_truth = read_query_ground_truth(truth_file, issues)
+    predicted = read_query_predictions(predictions, ground_truth, issues)
+    _count_unknown(predicted, ground_truth, "predicted queries", issues)
+    return ground_truth, predicted
 
 
 # ----------------------------------------------------------------------------------------------------- TVSum
@@ -353,14 +359,14 @@ def _read_queries(
 
 def _score_summaries(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    truth = read_label_ground_truth(truth_file, issues)
+    ground_truth = read_label_ground_truth(truth_file, issues)
     predicted = read_label_predictions(predictions, issues)
-    _count_unknown(predicted, truth, "predicted videos", issues)
-    table = _Table(list(truth), list(truth), resamples)
-    values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in truth.items()]
+    _count_unknown(predicted, ground_truth, "predicted videos", issues)
+    table = _Table(list(ground_truth), list(ground_truth), resamples)
+    values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in ground_truth.items()]
     table.add({"top5_map": np.array(values)})
-    unparsed = sum(video in predicted and not predicted[video] for video in truth)
-    return table.scores("tvsum", sum(video not in predicted for video in truth), unparsed, issues)
+    unparsed = sum(video in predicted and not predicted[video] for video in ground_truth)
+    return table.scores("tvsum", sum(video not in predicted for video in ground_truth), unparsed, issues)
 
 
 _SCORERS: Mapping[ScoreTask, Callable[[Path, Path, int], Scores]] = {

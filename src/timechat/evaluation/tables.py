@@ -43,7 +43,7 @@ class MetricTable:
         )
 
     def estimates(self, columns: Sequence[str], *, resamples: int = 2000) -> tuple[Cell, ...]:
-        """Mean and interval of each metric; None where the table has no such metric or no row."""
+        """Mean and interval of each metric; None if the table has no such metric or no row."""
         return tuple(
             bootstrap_mean(self.values[column], self.videos, resamples=resamples) if self.values.get(column) else None
             for column in columns
@@ -71,7 +71,7 @@ class Table:
         name: Name in JSON.
         title: Title in Markdown.
         columns: Column heads in Markdown by the metrics' names in JSON.
-        rows: Head in Markdown and cells of each row, by its name in JSON; None where a row has no such metric.
+        rows: Head in Markdown and cells of each row, by the row's name in JSON; None for a missing metric.
         note: Explanation below the table.
     """
 
@@ -105,7 +105,7 @@ class Report:
 
     Attributes:
         heading: Heading in Markdown.
-        facts: Model, benchmark and so on, for JSON.
+        facts: Facts about the run for JSON, such as model and benchmark.
         tables: Tables in reading order.
     """
 

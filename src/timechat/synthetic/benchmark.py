@@ -1,6 +1,6 @@
 """Synthetic videos as benchmarks: all tasks about short ones (`drawn`), and all moments of long ones (`drawn_moments`).
 
-Both read a folder of `timechat data draw`. A caller hands `SYNTHETIC_BENCHMARKS` to `timechat.evaluation.evaluate`.
+Both read a folder of `timechat data draw`. The caller passes `SYNTHETIC_BENCHMARKS` to `timechat.evaluation.evaluate`.
 """
 
 import random
@@ -34,9 +34,9 @@ _SPEECH = with_speech("", []).partition(":")[0]
 
 
 def read_drawn(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Read a folder of synthetic videos with all its records; every question comes once more with options.
+    """Read a folder of synthetic videos with all its records; every question also appears with options.
 
-    Queries for something that never happens are left out: they have no span to be compared with.
+    Queries for something that never happens are skipped because they have no reference span.
     """
     videos = read_videos(source.annotations, tasks=TASKS)
     answers = _answers_by_kind(videos)
@@ -49,7 +49,7 @@ def read_drawn(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def read_drawn_moments(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Read the queries of a folder of synthetic videos of any length, also those for something that never happens."""
+    """Read the queries of a folder of synthetic videos of any length, also those for absent events."""
     for video in read_videos(source.annotations, tasks=["grounding"]):
         events = [list(event.span) for event in video.events]
         for record in video.records:
@@ -67,7 +67,7 @@ def read_drawn_moments(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def tells_speech(question: str) -> bool:
-    """Whether a question quotes the speech of the video, which may be enough to answer it."""
+    """Whether a question quotes the speech of the video, which can be enough to answer it."""
     return question.startswith(_SPEECH)
 
 
@@ -179,7 +179,7 @@ def _reference_spans(samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 
 def matched_captions(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> list[Table]:
-    """Share of matched captions whose object, color and action are right, beside those of another video."""
+    """Table of the share of matched captions with correct object, color and action, beside another video's captions."""
     pairs = [pair for pair in zip(samples, predictions, strict=True) if pair[0].task == "dense_caption"]
     rows = {"model": MetricTable(), "other_video": MetricTable()}
     for i, (sample, prediction) in enumerate(pairs):
@@ -196,7 +196,11 @@ def matched_captions(samples: Sequence[Sample], predictions: Sequence[Prediction
     columns = {"object": "object", "color": "color", "action": "action", "all": "all three"}
     cells = {name: (heads[name], row.estimates(list(columns))) for name, row in rows.items() if len(row)}
     note = "Of events that a caption overlaps with IoU 0.5 or more, each paired once; n counts pairs."
-    return [Table("matched_captions", "Matched captions: share that is right", columns, cells, note)] if cells else []
+    return (
+        [Table("matched_captions", "Matched captions: share of correct attributes", columns, cells, note)]
+        if cells
+        else []
+    )
 
 
 Readings = Sequence[tuple[Attributes, ...]]

@@ -29,7 +29,7 @@ def read_caption(text: str) -> Attributes:
 
 
 def correct_readings(text: str) -> tuple[Attributes, ...]:
-    """Attributes of a caption in each form that is correct: where two objects meet, either may come first."""
+    """Attributes of a caption in each correct form: if two objects meet, either one can be first."""
     first = read_caption(text)
     if first.action != "meet":
         return (first,)

@@ -1,4 +1,4 @@
-"""Folders of `timechat data draw`: the records of each synthetic video, and all events that its script knows."""
+"""Folders of `timechat data draw`: the records of each synthetic video, and all events of its script."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class StoredEvent:
         kind: Kind of action, such as `"bounce"`.
         start: Start in seconds.
         end: End in seconds.
-        subjects: Color and shape of the object; of both where two meet, as meeting has no direction.
+        subjects: Color and shape of the object, or of both objects of a meeting, which has no direction.
     """
 
     id: str
@@ -41,7 +41,7 @@ class StoredEvent:
 
     @property
     def readings(self) -> tuple[Attributes, ...]:
-        """Attributes of a correct caption, in each form that is correct."""
+        """Attributes of a correct caption, in each correct form."""
         return tuple(Attributes(object=shape, color=color, action=self.kind) for color, shape in self.subjects)
 
 
@@ -68,7 +68,7 @@ class StoredVideo:
     records: tuple[Record, ...]
 
     def kind(self, record: Record) -> str:
-        """Kind of event that a grounding record asks for; `"absent"` where there is no such event."""
+        """Kind of event in the query of a grounding record; `"absent"` if there is no such event."""
         asked = {event.id for event in record.events}
         return next((event.kind for event in self.events if event.id in asked), "absent")
 
@@ -82,7 +82,7 @@ def read_videos(folder: Path, *, tasks: Sequence[str] | None = None, limit: int 
         limit: Maximum number of videos; None reads all.
 
     Raises:
-        DataError: A file is missing or has nothing of these tasks, or records and scripts do not fit each other.
+        DataError: A file is missing or has no records of these tasks, or records and scripts do not match.
     """
     for name in (RECORDS_FILE, TRUTH_FILE):
         if not (folder / name).is_file():
@@ -93,12 +93,12 @@ def read_videos(folder: Path, *, tasks: Sequence[str] | None = None, limit: int 
         of_video = records.setdefault(record.video, [])
         if tasks is None or record.task in tasks:
             of_video.append(record)
-    names = list(records)  # parts alternate video by video, so the first videos are a fair sample
+    names = list(records)  # parts alternate video by video, so the first videos are a representative sample
     videos = [_video(folder, video, tuple(records[video]), scripts.get(Path(video).stem)) for video in names[:limit]]
     videos = [video for video in videos if video.records]
     if not videos:
-        wanted = "any task" if tasks is None else " or ".join(tasks)
-        raise DataError(f"{folder / RECORDS_FILE} has no records of {wanted}; draw the folder again")
+        expected = "any task" if tasks is None else " or ".join(tasks)
+        raise DataError(f"{folder / RECORDS_FILE} has no records of {expected}; draw the folder again")
     return videos
 
 
@@ -138,7 +138,7 @@ def _scene_events(script: dict[str, Any]) -> Iterator[StoredEvent]:
 
 
 def _chain_events(script: dict[str, Any]) -> Iterator[StoredEvent]:
-    """Events of a long video, a chain of short ones, in its own times and with identifiers that are unique in it."""
+    """Events of a long video, a chain of short ones, with times and unique identifiers of the long video."""
     for number, (scene, offset) in enumerate(zip(script["films"], script["offsets"], strict=True)):
         for event in _scene_events(scene):
             yield replace(event, id=event_id(number, event.id), start=offset + event.start, end=offset + event.end)

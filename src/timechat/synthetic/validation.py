@@ -1,4 +1,4 @@
-"""Validation during training: grounding on synthetic videos that are drawn in memory, by real decoding."""
+"""Validation during training: grounding with greedy decoding on synthetic videos that are drawn in memory."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class GroundingQuestion:
     """A question about one event of a video.
 
     Attributes:
-        text: The whole question.
+        text: Complete question.
         ground_truth: Start and end of the event in seconds.
-        others: `(events, 2)` seconds, of every other event of the video.
+        others: Start and end of every other event of the video, `(events, 2)` seconds.
     """
 
     text: str
@@ -50,23 +50,23 @@ class ValidationVideo:
     questions: tuple[GroundingQuestion, ...]
 
 
-def sampled_times(film: SyntheticVideo, num_frames: int) -> NDArray[np.float64]:
+def sampled_times(video: SyntheticVideo, num_frames: int) -> NDArray[np.float64]:
     """Times of the frames that `load_frames(num_frames=...)` samples from the file of a scene, `(frames,)` seconds."""
-    return uniform_indices(round(film.duration * film.fps), num_frames) / film.fps
+    return uniform_indices(round(video.duration * video.fps), num_frames) / video.fps
 
 
-def default_times(film: SyntheticVideo, config: TimeChatConfig) -> NDArray[np.float64]:
+def default_times(video: SyntheticVideo, config: TimeChatConfig) -> NDArray[np.float64]:
     """Times of the frames that a model samples by default from the file of a scene, `(frames,)` seconds."""
     if config.fps is None:
-        return sampled_times(film, config.max_frame_positions)
-    num_frames = round(film.duration * config.fps)
+        return sampled_times(video, config.max_frame_positions)
+    num_frames = round(video.duration * config.fps)
     if config.max_frames is not None and num_frames > config.max_frames:
-        return sampled_times(film, config.max_frames)
+        return sampled_times(video, config.max_frames)
     return np.arange(num_frames) / config.fps
 
 
 def draw_validation_video(
-    film: SyntheticVideo,
+    video: SyntheticVideo,
     timestamps: Callable[[SyntheticVideo], NDArray[np.float64]],
     *,
     size: int | None = None,
@@ -74,26 +74,26 @@ def draw_validation_video(
 ) -> ValidationVideo:
     """Draw the frames of a scene in memory and word a question about each of its events.
 
-    Questions that quote the speech of the video are left out: the words may be enough to answer them.
+    Questions that quote the speech of the video are skipped: the quoted words can be enough to answer them.
 
     Args:
-        film: Scene of the video.
+        video: Scene of the video.
         timestamps: Function from the scene to the times of its frames, `(frames,)` seconds, such as `sampled_times`.
         size: Width and height of the frames in pixels; None keeps the size of the scene.
-        variant: Number of the questions' wording.
+        variant: Index of the questions' wording.
     """
-    times = timestamps(film)
-    frames = Frames.from_images(draw_frames(film, times), times, duration=film.duration, size=size)
+    times = timestamps(video)
+    frames = Frames.from_images(draw_frames(video, times), times, duration=video.duration, size=size)
     records = [
         record
-        for record in synthetic_records(film, variant=variant)
+        for record in synthetic_records(video, variant=variant)
         if record.task == "grounding" and record.events and not tells_speech(record.question)
     ]
     questions = tuple(
         GroundingQuestion(
             text=record.question,
             ground_truth=(record.events[0].start, record.events[0].end),
-            others=np.array([(h.start, h.end) for h in film.actions if h.id != record.events[0].id]).reshape(-1, 2),
+            others=np.array([(h.start, h.end) for h in video.actions if h.id != record.events[0].id]).reshape(-1, 2),
         )
         for record in records
     )

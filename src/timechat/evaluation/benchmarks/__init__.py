@@ -1,4 +1,4 @@
-"""Benchmarks: readers of public annotations, and how the answers are scored. Callers may hand in more of them.
+"""Benchmarks: readers of public annotations, and the scoring of the answers. Callers can pass more benchmarks.
 
 annotations ─▶ captions | grounding | highlights | egoschema | ... ─▶ Sample ─▶ (predict) ─▶ Prediction
 """

@@ -1,4 +1,4 @@
-"""What a benchmark is."""
+"""Definition of a benchmark: its files, its reader and its scorers."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +17,9 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.tables import Table
 
 Scorer = Literal["dvc", "tvg", "vhd", "mr", "moments", "answers", "choices"]
-"""How a task's answers are scored: by a task of `timechat score`, as all moments of a query (`moments`, see
-`timechat.evaluation.moments`), as answers to questions, or as choices among options. `choices` scores the samples that
-have options and a reference answer; others are asked, but not scored."""
+"""Scorer of a task's answers: a task of `timechat score`, all moments of a query (`moments`, see
+`timechat.evaluation.moments`), answers to questions, or choices among options. `choices` scores the samples that
+have options and a reference answer; the model answers the other samples too, but they are not scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class BenchmarkFiles:
     """The files of a benchmark.
 
     Attributes:
-        annotations: File of annotations, or the folder of several.
+        annotations: File of annotations, or a folder with several such files.
         videos: Folder of the videos.
-        split: Part of the annotations, where a folder holds several.
+        split: Split of the annotations, if a folder holds several splits.
         transcripts: Folder of transcripts; None adds no speech to the questions.
-        own_wording: Whether samples carry the wording of the annotations (`Sample.question`), where there is one.
+        own_wording: Whether samples use the annotations' own wording (`Sample.question`), if there is one.
     """
 
     annotations: Path
@@ -41,14 +41,14 @@ class BenchmarkFiles:
     own_wording: bool = False
 
     def speech(self, video: str) -> tuple[Event, ...] | None:
-        """What is said in a video, where it is told."""
+        """Transcript of a video; None if there is none."""
         return None if self.transcripts is None else find_transcript(self.transcripts, video)
 
     def file(self, *names: str) -> Path:
-        """The file of annotations: the path itself, or the first of these names that its folder has.
+        """The file of annotations: the path itself, or the first of these names that exists in the folder.
 
         Raises:
-            DataError: There is none.
+            DataError: No such file exists.
         """
         if self.annotations.is_file():
             return self.annotations
@@ -56,21 +56,21 @@ class BenchmarkFiles:
             path = self.annotations / name.format(split=self.split)
             if path.is_file():
                 return path
-        wanted = " or ".join(name.format(split=self.split) for name in names)
-        raise DataError(f"{self.annotations}: no such file, nor a folder with {wanted}; give the annotations")
+        expected = " or ".join(name.format(split=self.split) for name in names)
+        raise DataError(f"{self.annotations}: no such file, nor a folder with {expected}; give the annotations")
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A set of samples, and how the answers are scored.
+    """A set of samples, and the scoring of their answers.
 
     Attributes:
         title: Name in tables and reports.
-        dataset: Name in result files, as the original names them.
+        dataset: Name in result files, as in the original project.
         read: Function that yields the samples, always in the same order.
         scorers: Scorer of each task.
-        published_rule: Rule that read choices out of answers for the published metrics.
-        write_results: Function that writes the predictions into a folder, in the files of the benchmark's own scorer.
+        published_rule: Rule of the published metrics for reading choices from answers.
+        write_results: Function that writes the predictions into a folder, in the format of the benchmark's own scorer.
         reference_spans: Function from samples to spans of the training split, `(spans, 2)` as shares of the duration,
             for the random-span baseline; None takes the spans of the samples themselves.
         more_tables: Function from samples and predictions to further tables of `--baselines`.
@@ -90,7 +90,7 @@ def find_benchmark(name: str, benchmarks: Mapping[str, Benchmark]) -> Benchmark:
     """Return the benchmark of this name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No benchmark has this name.
     """
     if name not in benchmarks:
         raise ValueError(f"benchmark.name must be one of {', '.join(benchmarks)}, got {name!r}")
@@ -98,13 +98,13 @@ def find_benchmark(name: str, benchmarks: Mapping[str, Benchmark]) -> Benchmark:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; what is wrong with it is a `DataError` that names it."""
+    """Read a JSON file; any problem raises a `DataError` with the file's name."""
     with located(str(path)):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Read a file of a JSON value a line: the place of each, for errors, and the value."""
+    """Read a JSON Lines file: the value of each line, with its location for error messages."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -114,7 +114,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def coco_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of `{"annotations": [...]}`, as the original lays benchmarks out, each with its place for errors."""
+    """Rows of `{"annotations": [...]}`, the original's layout, each with its location for error messages."""
     content = read_json(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("annotations"), list):
         raise DataError(f'{path}: expected {{"annotations": [...]}}')

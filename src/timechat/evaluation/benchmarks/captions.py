@@ -13,7 +13,7 @@ ACTIVITYNET_FILES = (COCO_FILE, "{split}_1.json", "{split}.json")
 
 
 def read_youcook2(source: BenchmarkFiles) -> Iterator[Sample]:
-    """YouCook2 as the original lays it out: `{"annotations": [{"image_id", "segments", "pure_cap", ...}]}`."""
+    """Read YouCook2 in the original's layout: `{"annotations": [{"image_id", "segments", "pure_cap", ...}]}`."""
     for place, row in coco_rows(source.file(COCO_FILE)):
         with located(place):
             sample = _captioned(row["image_id"], row, source)
@@ -21,7 +21,7 @@ def read_youcook2(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def read_activitynet(source: BenchmarkFiles) -> Iterator[Sample]:
-    """ActivityNet Captions: its public `{video: {"duration", "timestamps", "sentences"}}`, or the original's layout."""
+    """Read ActivityNet Captions: public `{video: {"duration", "timestamps", "sentences"}}`, or the original layout."""
     for place, video, row in activitynet_rows(source):
         with located(place):
             sample = _captioned(video, row, source)
@@ -29,7 +29,7 @@ def read_activitynet(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def activitynet_rows(source: BenchmarkFiles) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Videos of ActivityNet Captions with their rows in the original's layout, each with its place for errors."""
+    """Videos of ActivityNet Captions with their rows in the original's layout, each with its location for errors."""
     path = source.file(*ACTIVITYNET_FILES)
     content = read_json(path)
     if isinstance(content, Mapping) and "annotations" in content:
@@ -56,13 +56,16 @@ def activitynet_rows(source: BenchmarkFiles) -> Iterator[tuple[str, str, Mapping
 
 
 def joined_captions(sentences: Sequence[str]) -> str:
-    """Sentences as one `pure_cap`, which scorers split at full stops with a blank; such within a sentence go."""
+    """Join sentences into one `pure_cap`.
+
+    Scorers split it at a full stop followed by a space, so full stops of this kind inside a sentence are removed.
+    """
     plain = [" ".join(sentence.split()).rstrip(". ").replace(". ", " ") for sentence in sentences]
     return ". ".join(plain) + "."
 
 
 def split_captions(pure_cap: str) -> list[str]:
-    """Captions of a `pure_cap` that `joined_captions` made, without their full stops."""
+    """Split a `pure_cap` of `joined_captions` into captions without their full stops."""
     return pure_cap.rstrip(".").split(". ")
 
 

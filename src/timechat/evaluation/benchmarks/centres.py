@@ -1,4 +1,4 @@
-"""MVBench's own way of looking: the middles of equal parts, as squares; and videos that are folders of pictures."""
+"""Frame sampling of MVBench: the middles of equal parts, cropped to squares; and videos that are folders of images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +11,23 @@ from timechat.errors import VideoError
 from timechat.video import Frames, FrameSampling, VideoReader
 
 PICTURES_FPS = 3.0
-"""Pictures a second in folders of pictures, as TVQA has them."""
+"""Images per second in folders of images, as in TVQA."""
 
 
 def segment_centres(
     num_available: int, fps: float, num_frames: int, *, start: float | None = None, end: float | None = None
 ) -> NDArray[np.int64]:
-    """Which frames MVBench looks at: one in the middle of each of equally many parts.
+    """Compute the frame indices that MVBench samples: the middle of each of `num_frames` equal parts.
 
     Args:
-        num_available: Frames of the video.
+        num_available: Number of frames of the video.
         fps: Frame rate of the video.
-        num_frames: Number of frames; a short clip repeats some of them.
-        start: Seconds; None begins with the first frame.
-        end: Seconds; None ends with the last.
+        num_frames: Number of sampled frames; a short clip repeats some frames.
+        start: Start of the clip in seconds; None starts at the first frame.
+        end: End of the clip in seconds; None ends at the last frame.
 
     Returns:
-        `(num_frames,)` indices from 0, never falling.
+        `(num_frames,)` indices from 0, in non-decreasing order.
     """
     last = num_available - 1
     first = 0 if start is None else max(0, round(start * fps))
@@ -46,19 +46,19 @@ def load_segment_centres(
     size: int | None = None,
     timeout: float = 600.0,
 ) -> Frames:
-    """Load the frames that MVBench looks at, with their true times.
+    """Load the frames that MVBench samples, with their true times.
 
     Args:
-        path: A video, or a folder of pictures `00001.jpg`, `00002.jpg`, ... at 3 a second.
-        num_frames: As in `segment_centres`.
-        start: Seconds.
-        end: Seconds.
-        size: Pixels of the square that is cut from the middle, once the shorter side is as long; None keeps pictures
-            whole, as they are.
-        timeout: Seconds after which reading a video is given up.
+        path: Path of a video, or of a folder of images `00001.jpg`, `00002.jpg`, ... at 3 images per second.
+        num_frames: Number of sampled frames, as in `segment_centres`.
+        start: Start of the clip in seconds.
+        end: End of the clip in seconds.
+        size: Side of the output square in pixels: the shorter side is resized to it and the centre is cropped.
+            None keeps the frames unchanged.
+        timeout: Time limit in seconds for reading a video.
 
     Raises:
-        VideoError: It cannot be read.
+        VideoError: The video cannot be read.
     """
     if path.is_dir():
         frames = load_pictures(path, num_frames=num_frames, start=start, end=end, size=size)
@@ -68,7 +68,7 @@ def load_segment_centres(
             fps = num_available / reader.duration
             chosen = segment_centres(num_available, fps, num_frames, start=start, end=end)
             shape = None if size is None else _short_side(reader.info.height, reader.info.width, size)
-            times = (chosen + 0.5) / fps  # half way, whatever the rounding of the file's times
+            times = (chosen + 0.5) / fps  # half a frame, so that rounding of the file's times does not matter
             frames = reader.load(FrameSampling(timestamps=times), size=shape)
     return frames if size is None else replace(frames, pixels=_middle(frames.pixels, size))
 
@@ -82,29 +82,29 @@ def load_pictures(
     end: float | None = None,
     size: int | None = None,
 ) -> Frames:
-    """Load a folder of images as a video: image number n, from 1, is shown from `(n - 1) / fps` seconds.
+    """Load a folder of images as a video: image number n, counted from 1, starts at `(n - 1) / fps` seconds.
 
     Args:
         folder: Folder with the images `00001.jpg`, `00002.jpg`, ...
-        num_frames: Number of frames, chosen between `start` and `end` as MVBench does; None loads all images.
+        num_frames: Number of frames, sampled between `start` and `end` as in MVBench; None loads all images.
         fps: Images per second.
-        start: Start of the stretch in seconds.
-        end: End of the stretch in seconds.
-        size: Pixels of the shorter side; None keeps the pictures' size.
+        start: Start of the clip in seconds.
+        end: End of the clip in seconds.
+        size: Length of the shorter side in pixels; None keeps the size of the images.
 
     Raises:
-        VideoError: There is none, or one is missing or damaged.
+        VideoError: The folder has no images, or an image is missing or damaged.
     """
     count = sum(path.stem.isdigit() for path in folder.glob("*.jpg"))
     if not count:
-        raise VideoError(f"{folder}: has no pictures 00001.jpg, 00002.jpg, ...")
+        raise VideoError(f"{folder}: has no images 00001.jpg, 00002.jpg, ...")
     chosen = np.arange(count)
     if num_frames is not None:
         chosen = segment_centres(count, fps, num_frames, start=start, end=end)
-    wanted, rows = np.unique(chosen, return_inverse=True)
-    pictures = [_open(folder / f"{i + 1:05d}.jpg") for i in wanted]
+    images, rows = np.unique(chosen, return_inverse=True)
+    pictures = [_open(folder / f"{i + 1:05d}.jpg") for i in images]
     shape = None if size is None else _short_side(pictures[0].height, pictures[0].width, size)
-    frames = Frames.from_images(pictures, wanted / fps, duration=count / fps, size=shape)
+    frames = Frames.from_images(pictures, images / fps, duration=count / fps, size=shape)
     return replace(frames, pixels=frames.pixels[rows], timestamps=frames.timestamps[rows])
 
 
@@ -113,17 +113,17 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             return picture.convert("RGB")
     except FileNotFoundError:
-        raise VideoError(f"{path}: no such picture; the folder's pictures must be numbered without a gap") from None
+        raise VideoError(f"{path}: no such image; the images of a folder must be numbered without a gap") from None
     except OSError as error:
-        raise VideoError(f"{path}: is no picture: {error}") from error
+        raise VideoError(f"{path}: is not an image: {error}") from error
 
 
 def _short_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width in pixels with the shorter side as long as `size`, in the same proportion."""
+    """Height and width in pixels with the shorter side equal to `size` and the same aspect ratio."""
     return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
 
 
 def _middle(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The square in the middle: `(frames, size, size, 3)`."""
+    """Crop the central square: `(frames, size, size, 3)`."""
     top, left = (round((length - size) / 2) for length in pixels.shape[1:3])
     return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])

@@ -1,4 +1,4 @@
-"""What benchmarks with options share: their wording, and who answered what."""
+"""Shared parts of benchmarks with options: the wording, and samples joined with predictions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,23 +13,23 @@ _BEST_OPTION = (
 
 
 def lettered(options: Sequence[str]) -> str:
-    """Options a line each: `(A) a dog`."""
+    """Options with letters, one per line: `(A) a dog`."""
     return "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def best_option_question(question: str, options: Sequence[str]) -> str:
-    """The question as the original words it for EgoSchema and, the egocentric video included, for Video-MME."""
+    """Word a question as the original does for EgoSchema; Video-MME has the same text, with "egocentric video"."""
     letters = list(LETTERS[: len(options)])
     listed = f"{', '.join(letters[:-1])}, or {letters[-1]}"
     return _BEST_OPTION.format(letters=listed, question=question, options=lettered(options))
 
 
 def text(row: Mapping[str, Any], name: str) -> str:
-    """A text of a row.
+    """Return a text value of a row.
 
     Raises:
         KeyError: The row has no such key.
-        ValueError: It holds something else.
+        ValueError: The value is not a text.
     """
     value = row[name]
     if not isinstance(value, str):
@@ -38,10 +38,10 @@ def text(row: Mapping[str, Any], name: str) -> str:
 
 
 def texts(values: Any, *, count: int | None = None) -> tuple[str, ...]:
-    """Options as annotations give them: a list of texts, or of numbers.
+    """Options of an annotation row: a list of texts or of numbers.
 
     Raises:
-        ValueError: It is something else, or there are fewer than two, more than letters, or not `count`.
+        ValueError: The value is not such a list, or has fewer than two, more than `LETTERS`, or not `count` options.
     """
     if not isinstance(values, list) or not all(isinstance(value, str | int | float) for value in values):
         raise ValueError(f"expected a list of options, got {values!r}")
@@ -51,7 +51,7 @@ def texts(values: Any, *, count: int | None = None) -> tuple[str, ...]:
 
 
 def answered(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> Iterator[tuple[Sample, Prediction]]:
-    """Samples with what was answered to them, in the order of the samples.
+    """Pair each sample with its prediction, in the order of the samples.
 
     Raises:
         ValueError: A sample has no prediction.
@@ -59,5 +59,5 @@ def answered(samples: Sequence[Sample], predictions: Sequence[Prediction]) -> It
     by_id = {prediction.id: prediction for prediction in predictions}
     for sample in samples:
         if sample.id not in by_id:
-            raise ValueError(f"sample {sample.id} has no prediction; give those samples only that were asked")
+            raise ValueError(f"sample {sample.id} has no prediction; pass only samples that were answered")
         yield sample, by_id[sample.id]

@@ -20,9 +20,10 @@ _NUM_OPTIONS = 5
 
 
 def read_egoschema(source: BenchmarkFiles) -> Iterator[Sample]:
-    """EgoSchema's `questions.json`, with the answers of `subset_answers.json` beside it.
+    """Read EgoSchema's `questions.json`, with the answers of `subset_answers.json` in the same folder.
 
-    With `split="subset"` only the 500 questions whose answers are public; else all, most without an answer.
+    `split="subset"` reads the 500 questions with public answers. Any other split reads all questions, most of them
+    without an answer.
     """
     path = source.file(QUESTIONS_FILE)
     rows = read_json(path)
@@ -65,10 +66,10 @@ def _sample(row: Mapping[str, Any], answers: Mapping[str, int]) -> Sample:
 
 
 def write_egoschema(samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
-    """Write `output.csv`, `q_uid,answer`, as its leaderboard takes it.
+    """Write `output.csv` with the columns `q_uid,answer`, the format of the leaderboard.
 
-    It wants an answer to every question: one that cannot be read is replaced by an option that is drawn by chance,
-    always the same for a question, as the original draws one.
+    The leaderboard requires an answer to every question. As in the original, a random option replaces an unreadable
+    answer; the option is the same in every call for the same question.
     """
     path = folder / RESULT_FILE
     with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:

@@ -13,7 +13,7 @@ _CHARADES_FILES = (COCO_FILE, "charades_sta_{split}.txt")
 
 
 def read_charades(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Charades-STA: its public lines `VIDEO START END##SENTENCE`, or the original's layout."""
+    """Read Charades-STA: the public lines `VIDEO START END##SENTENCE`, or the original's layout."""
     path = source.file(*_CHARADES_FILES)
     if path.suffix == ".txt":
         yield from _read_lines(path, source)
@@ -41,7 +41,7 @@ def _read_lines(path: Path, source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def read_activitynet_grounding(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Every sentence of ActivityNet Captions as a query; its segment is the answer."""
+    """Read each sentence of ActivityNet Captions as a query with its segment as the reference answer."""
     number = 0
     for place, video, row in activitynet_rows(source):
         with located(place):

@@ -1,4 +1,4 @@
-"""QVHighlights: scores of clips, and the windows that a query describes."""
+"""QVHighlights: saliency scores of clips, and the windows of each query."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ _FILES = (COCO_FILE, "highlight_{split}_release.jsonl")
 
 
 def read_qvhighlights(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Highlights of a query: the public JSON Lines, or the original's layout."""
+    """Read highlight queries: the public JSON Lines, or the original's layout."""
     path = source.file(*_FILES)
     rows = read_json_lines(path) if path.suffix == ".jsonl" else coco_rows(path)
     for place, row in rows:
@@ -24,7 +24,7 @@ def read_qvhighlights(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def read_qvhighlights_moments(source: BenchmarkFiles) -> Iterator[Sample]:
-    """The same queries, asked when they happen."""
+    """Read the same queries as grounding samples."""
     for sample in read_qvhighlights(source):
         with located(f"{source.annotations}: query {sample.id}"):
             if "relevant_windows" not in sample.ground_truth:
@@ -33,7 +33,7 @@ def read_qvhighlights_moments(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def _public_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of the original's layout in QVHighlights' own; others as they are."""
+    """Convert a row of the original's layout to the layout of QVHighlights; other rows are unchanged."""
     if "qid" in row:
         return row
     names = {"id": "qid", "caption": "query", "image_id": "vid"}

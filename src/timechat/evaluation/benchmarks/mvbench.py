@@ -24,9 +24,9 @@ class MVBenchSubset:
     """One of the twenty tasks.
 
     Attributes:
-        title: As it is reported.
-        folder: Folder of its videos below the folder of all videos.
-        has_bounds: Whether a question is about a stretch of its video, from `start` to `end`.
+        title: Name in reports.
+        folder: Folder of the task's videos below the folder of all videos.
+        has_bounds: Whether a question is about a clip of its video, from `start` to `end`.
     """
 
     title: str
@@ -35,7 +35,7 @@ class MVBenchSubset:
 
     @property
     def file(self) -> str:
-        """Of its questions."""
+        """Name of the file of questions."""
         return f"{self.title.lower().replace(' ', '_').replace('-', '_')}.json"
 
 
@@ -58,17 +58,17 @@ PARTS = (
     MVBenchSubset("Fine-grained Pose", "nturgbd"),
     MVBenchSubset("Character Order", "perception/videos"),
     MVBenchSubset("Egocentric Navigation", "vlnqa"),
-    MVBenchSubset("Episodic Reasoning", "tvqa/frames_fps3_hq", has_bounds=True),  # folders of pictures
+    MVBenchSubset("Episodic Reasoning", "tvqa/frames_fps3_hq", has_bounds=True),  # folders of images
     MVBenchSubset("Counterfactual Inference", "clevrer/video_validation"),
 )
 _PARTS = {part.file: part for part in PARTS}
 
 
 def read_mvbench(source: BenchmarkFiles) -> Iterator[Sample]:
-    """MVBench's folder `json`, or the folder above it, or one of its files.
+    """Read MVBench: its folder `json`, the folder above it, or one of its files.
 
     A file is a list of `{"video", "question", "candidates", "answer"}`, with `start` and `end` for tasks about a
-    stretch. Tasks without a file are left out, and a warning names them: some of their videos cannot be had.
+    clip. Tasks without a file are skipped with a warning that names them: some of their videos are not available.
     """
     for path in _files(source.annotations):
         rows = read_json(path)
@@ -83,15 +83,15 @@ def read_mvbench(source: BenchmarkFiles) -> Iterator[Sample]:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         if path.name not in _PARTS:
-            raise DataError(f"{path}: is none of MVBench's files, such as {PARTS[0].file}; keep their names")
+            raise DataError(f"{path}: is not one of MVBench's files, such as {PARTS[0].file}; keep their names")
         return [path]
     folder = path / "json" if (path / "json").is_dir() else path
     files = [folder / part.file for part in PARTS]
     there = [file for file in files if file.is_file()]
     if not there:
-        raise DataError(f"{path}: has none of MVBench's files, such as json/{PARTS[0].file}; give the annotations")
+        raise DataError(f"{path}: has no file of MVBench, such as json/{PARTS[0].file}; give the annotations")
     if missing := [file.name for file in files if file not in there]:
-        logger.warning("%s has no %s: these tasks of MVBench are left out", folder, ", ".join(missing))
+        logger.warning("%s has no %s: these tasks of MVBench are skipped", folder, ", ".join(missing))
     return there
 
 
@@ -113,13 +113,13 @@ def _sample(part: MVBenchSubset, name: str, row: Mapping[str, Any]) -> Sample:
 
 
 def mvbench_question(question: str, options: Sequence[str]) -> str:
-    """The question as the original words it: it opens with the benchmarks' system prompt once more."""
+    """The question in the original's wording: it starts with the system prompt of the benchmarks again."""
     asked = f"Question: {question}\nOptions:\n{lettered(options)}"
     return f"{BENCHMARK_SYSTEM_PROMPT}{asked}\nOnly give the best option."
 
 
 def write_mvbench(samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
-    """Write `mvbench.json`: the answers beside the right options, and for each task `[right, all]` by its own rule."""
+    """Write `mvbench.json`: answers, correct options, and for each task `[correct, all]` by MVBench's own rule."""
     results = []
     counts: dict[str, list[int]] = {}
     for sample, prediction in answered(samples, predictions):
@@ -127,6 +127,6 @@ def write_mvbench(samples: Sequence[Sample], predictions: Sequence[Prediction], 
         letter = LETTERS[sample.options.index(answer)]
         results.append({"pred": prediction.text, "gt": f"({letter}) {answer}"})
         metrics = choice_metrics([prediction.text], [sample.options], [answer], published_rule="mvbench")
-        right, num_asked = counts.get(sample.groups[0], (0, 0))
-        counts[sample.groups[0]] = [right + int(metrics["accuracy_as_published"][0]), num_asked + 1]
+        correct, num_asked = counts.get(sample.groups[0], (0, 0))
+        counts[sample.groups[0]] = [correct + int(metrics["accuracy_as_published"][0]), num_asked + 1]
     return [write_json_atomically(folder / RESULT_FILE, {"acc_dict": counts, "res_list": results})]

@@ -1,4 +1,4 @@
-"""TempCompass: the same short videos asked about in four ways."""
+"""TempCompass: four kinds of questions about the same short videos."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +12,14 @@ from timechat.files import write_json_atomically
 
 TASKS = ("multi-choice", "yes_no", "caption_matching", "captioning")
 _OPTIONS: dict[str, tuple[str, ...]] = {"yes_no": ("yes", "no"), "captioning": ()}
-"""Where the questions do not list them."""
+"""Options of tasks whose questions do not list them."""
 
 
 def read_tempcompass(source: BenchmarkFiles) -> Iterator[Sample]:
-    """TempCompass' folder `questions` with a file a task, `{video: {dimension: [{"question", "answer"}]}}`.
+    """Read TempCompass' folder `questions` with one file per task, `{video: {dimension: [{"question", "answer"}]}}`.
 
-    `captioning` asks for a sentence. Only a language model can judge it, so its samples have no right answer here:
-    they are asked and written, but not scored.
+    `captioning` asks for a sentence. Only a language model can judge it, so its samples have no reference answer here:
+    the model answers them and the answers are written, but not scored.
     """
     for path in _files(source.annotations):
         content = read_json(path)
@@ -30,7 +30,7 @@ def read_tempcompass(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The file of each task; the path itself may be one of them."""
+    """File of each task; the path itself can be one of these files."""
     if path.is_file() and path.stem in TASKS:
         return [path]
     files = [path / f"{task}.json" for task in TASKS]
@@ -67,17 +67,17 @@ def _sample(task: str, video: str, dimension: str, number: int, row: Mapping[str
 
 
 def _options(task: str, question: str) -> tuple[str, ...]:
-    """The options of a question: its lines after the first, where it has any."""
+    """Options of a question: its lines after the first, if there are any."""
     if task in _OPTIONS:
         return _OPTIONS[task]
     options = tuple(line for line in question.split("\n")[1:] if line.strip())
     if len(options) < 2:
-        raise ValueError(f"expected a question with an option a line, got {question!r}")
+        raise ValueError(f"expected a question with one option per line, got {question!r}")
     return options
 
 
 def _answer(answer: str, options: tuple[str, ...]) -> str:
-    """The right option, in the options' own spelling where the answer has another."""
+    """The correct option, in the spelling of the options."""
     if answer in options:
         return answer
     plain = answer.strip().lower()
@@ -98,7 +98,7 @@ def _suffix(task: str, options: Sequence[str]) -> str:
 
 
 def write_tempcompass(samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
-    """Write a file a task, as the authors' scripts read it: the questions, each with its `prediction`."""
+    """Write one file per task in the format of the authors' scripts: each question with its `prediction`."""
     tasks: dict[str, dict[str, dict[str, list[dict[str, str]]]]] = {}
     for sample, prediction in answered(samples, predictions):
         row = sample.ground_truth

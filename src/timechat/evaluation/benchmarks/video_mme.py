@@ -14,14 +14,14 @@ from timechat.files import write_json_atomically
 FILE = "video-mme.json"
 _NUM_OPTIONS = 4
 _PUBLIC_NAMES = {"duration": "duration_category", "domain": "video_category", "sub_category": "video_subcategory"}
-"""What the authors' scorer calls what their annotations have of a video."""
+"""Keys of a video in the authors' scorer, by key of the annotations."""
 
 
 def read_video_mme(source: BenchmarkFiles) -> Iterator[Sample]:
-    """Video-MME as the original lays it out, `{video: [question, ...]}`, or the authors' rows as a list.
+    """Read Video-MME in the original's layout, `{video: [question, ...]}`, or the authors' rows as a list.
 
-    A question is `{"videoID", "question", "option", "answer", "duration"}`; the authors' rows call the options
-    `options` and have `video_id`, `question_id`, `task_type`, `domain` and `sub_category` as well.
+    A question is `{"videoID", "question", "option", "answer", "duration"}`; the authors' rows name the options
+    `options` and also have `video_id`, `question_id`, `task_type`, `domain` and `sub_category`.
     """
     path = source.file(FILE)
     for place, name, row in _rows(path):
@@ -31,7 +31,7 @@ def read_video_mme(source: BenchmarkFiles) -> Iterator[Sample]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Questions in the authors' names, each with its place for errors and an id."""
+    """Questions with the authors' keys, each with its location for errors and an id."""
     content = read_json(path)
     if isinstance(content, list):
         for number, row in enumerate(content):
@@ -73,7 +73,7 @@ def _sample(name: str, row: Mapping[str, Any], source: BenchmarkFiles) -> Sample
 def write_video_mme(samples: Sequence[Sample], predictions: Sequence[Prediction], folder: Path) -> list[Path]:
     """Write `video-mme.json`, `[{"video_id", ..., "questions": [{..., "response"}]}]`, for the authors' scorer.
 
-    The scorer also wants `task_type`, `video_category` and `video_subcategory`, which only the authors' rows have.
+    The scorer also requires `task_type`, `video_category` and `video_subcategory`, which only the authors' rows have.
     """
     videos: dict[str, dict[str, Any]] = {}
     for sample, prediction in answered(samples, predictions):

@@ -1,1 +1,1 @@
-"""TimeChat in other people's evaluation harnesses: each file is one harness's way of asking, `asking` is the model."""
+"""TimeChat in other evaluation harnesses: one adapter per harness, and `asking`, the model that they share."""

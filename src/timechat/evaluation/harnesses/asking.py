@@ -1,4 +1,4 @@
-"""What a harness needs of a model: any number of questions about videos → answers, each video encoded once."""
+"""The model for harnesses: any number of questions about videos → answers, with each video encoded once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,21 +17,21 @@ from timechat.pipeline import EncodedVideo, TimeChat
 
 _NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))
 OPTIONS = frozenset(("max_new_tokens", "until", "do_sample", "temperature", "top_p", "top_k", "num_beams"))
-"""Generation options that are read; harnesses' tasks have others, of other models."""
-_KEPT_VIDEOS = 16  # encoded videos, below a megabyte each; a harness asks in the order of its data set
+"""Generation options that TimeChat reads; tasks of harnesses also set options of other models."""
+_KEPT_VIDEOS = 16  # encoded videos, less than 1 MB each; a harness asks in the order of its data set
 
 Progress = Callable[[int], object]
-"""Called with how many answers were added."""
+"""Function that is called with the number of new answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoPart:
-    """A video, or what lies between two times of it.
+    """A video, or a clip of it.
 
     Attributes:
         path: Path or address of the file.
-        start: Seconds; None is the beginning.
-        end: Seconds; None is the end.
+        start: Start of the clip in seconds; None is the beginning of the video.
+        end: End of the clip in seconds; None is the end of the video.
     """
 
     path: str
@@ -45,12 +45,12 @@ class VideoPart:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """How an answer is written.
+    """Decoding of an answer.
 
     Attributes:
-        decoding: Greedy or drawn, and how long at most. Where tokens are drawn, the harness's seed counts, not this
-            one's: it asks a question several times to see how far the answers differ.
-        stops: Texts of which the first one ends the answer and is no part of it.
+        decoding: Decoding options. Sampling uses the random state of the harness, not this seed: a harness repeats a
+            question to measure how much the answers differ.
+        stops: Stop strings; the first one in the text ends the answer and is not part of it.
     """
 
     decoding: DecodingOptions = GREEDY
@@ -65,7 +65,7 @@ class HarnessQuestion:
         video: Video of the question.
         text: The question.
         history: Earlier (question, answer) pairs.
-        system: System prompt; None takes the model's.
+        system: System prompt; None uses the model's.
         writing: Decoding options of the answer.
     """
 
@@ -77,16 +77,16 @@ class HarnessQuestion:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise ValueError(f"a question about {self.video.path} has no words; ask something in the task's text")
+            raise ValueError(f"a question about {self.video.path} has no text; add a question to the task")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, with what it took.
+    """An answer with its token counts.
 
     Attributes:
-        text: Without outer white space.
-        prompt_tokens: Number of prompt tokens, with those of the video.
+        text: Text of the answer without leading and trailing white space.
+        prompt_tokens: Number of prompt tokens, including the video tokens.
         answer_tokens: Number of generated tokens.
     """
 
@@ -96,12 +96,12 @@ class Reply:
 
 
 class VideoAnswerer:
-    """A model that is asked by a harness.
+    """Model interface for harnesses.
 
     Attributes:
         timechat: The model.
-        num_frames: Frames of each video; None samples as the model's config says.
-        system: System prompt where a question brings none.
+        num_frames: Number of frames of each video; None uses the model's configuration.
+        system: System prompt of questions without one.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ class VideoAnswerer:
         preset: str = DEFAULT_PRESET,
         system: str | None = None,
     ) -> None:
-        """Ask this model.
+        """Wrap a loaded model.
 
         Args:
             timechat: The model.
-            num_frames: Frames spread evenly over each video; None samples as the model's config says.
-            preset: Wording whose system prompt is used.
+            num_frames: Number of evenly spaced frames of each video; None uses the model's configuration.
+            preset: Preset that provides the system prompt.
             system: System prompt instead of the preset's.
         """
         self.timechat = timechat
@@ -141,20 +141,20 @@ class VideoAnswerer:
         """Load a model; the arguments are those of `TimeChat.from_pretrained` and of this class.
 
         Args:
-            pretrained: Name, folder or hub id.
-            device: As in `TimeChat.from_pretrained`.
-            dtype: As in `TimeChat.from_pretrained`.
+            pretrained: Checkpoint name, folder or hub id.
+            device: Device, as in `TimeChat.from_pretrained`.
+            dtype: Number format, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
-            lora_alpha: Strength of the adapter over its own rank, as the original's commands take it.
-            num_frames: Frames of each video.
-            preset: Wording whose system prompt is used.
+            lora_alpha: Strength of the adapter before division by its rank, as in the original's commands.
+            num_frames: Number of frames of each video.
+            preset: Preset that provides the system prompt.
             system: System prompt instead of the preset's.
         """
         if lora_scale is not None and lora_alpha is not None:
             raise ValueError(
-                f"lora_scale={lora_scale} and lora_alpha={lora_alpha} say the same twice; give one of them"
+                f"lora_scale={lora_scale} and lora_alpha={lora_alpha} set the same value twice; give one of them"
             )
-        find_preset(preset)  # a wrong name is told before the weights are read
+        find_preset(preset)  # report a wrong name before the weights are read
         timechat = TimeChat.from_pretrained(pretrained, device=device, dtype=dtype, lora_scale=lora_scale)
         if lora_alpha is not None:
             timechat.model.set_lora_alpha(lora_alpha)
@@ -162,19 +162,19 @@ class VideoAnswerer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         device: torch.device = self.timechat.model.device
         return device
 
     def answer(
         self, questions: Sequence[HarnessQuestion], *, batch_size: int = 1, progress: Progress | None = None
     ) -> list[Reply]:
-        """Answer questions, those about one video after each other whatever their order.
+        """Answer questions; questions about the same video are processed together, in any input order.
 
         Args:
-            questions: Any number.
+            questions: Questions, in any number and order.
             batch_size: Maximum number of questions in a batch.
-            progress: Called after each batch with the number of its answers.
+            progress: Function that is called after each batch with the number of its answers.
 
         Returns:
             The answers, in the order of the questions.
@@ -201,18 +201,18 @@ class VideoAnswerer:
 
     @torch.inference_mode()
     def score(self, question: HarnessQuestion, continuation: str) -> tuple[float, bool]:
-        """Compute how likely given words are as the answer.
+        """Compute the likelihood of a given text as the answer.
 
         Args:
             question: Question about a video.
-            continuation: The words; white space around them does not count.
+            continuation: Text to score; leading and trailing white space is ignored.
 
         Returns:
-            The mean over the words' tokens of the negative natural logarithm of their probability, and whether they
-            are what the model would write greedily.
+            The mean negative log probability (natural logarithm) per token of the text, and whether the text is the
+            model's greedy answer.
         """
         if not continuation.strip():
-            raise ValueError(f"a continuation needs words, got {continuation!r}; look at the task's choices")
+            raise ValueError(f"a continuation needs a text, got {continuation!r}; check the task's choices")
         timechat, encoded = self.timechat, self._encode(question.video)
         system = self._system_of(question)
         text = timechat.processor.render_prompt(
@@ -234,7 +234,7 @@ class VideoAnswerer:
         return self.system if question.system is None else question.system
 
     def _room(self, prompt_length: int, *, at_least: int = 1) -> int | None:
-        """Tokens that are left for an answer; None where the language model has no end."""
+        """Maximum number of answer tokens that fit the context; None if the language model has no limit."""
         room = getattr(self.timechat.model.config.text_config, "max_position_embeddings", None)
         if room is not None and prompt_length + at_least > room:
             raise ValueError(
@@ -257,11 +257,11 @@ class VideoAnswerer:
             )
             for question in questions
         ]
-        # A harness asks for so many tokens at most; where the model has less room, its answer ends there.
+        # The harness sets the maximum number of tokens; a shorter context of the model ends the answer earlier.
         room = self._room(max(len(prompt.input_ids) for prompt in prompts))
         longest = writing.decoding.max_new_tokens if room is None else min(writing.decoding.max_new_tokens, room)
         decoding = replace(writing.decoding, max_new_tokens=longest)
-        if decoding.do_sample:  # the random state of the harness decides: the same question is sampled several times
+        if decoding.do_sample:  # seed from the harness's random state: it samples the same question several times
             decoding = replace(decoding, seed=int(torch.randint(2**31, ())))
         written = answer_batch(timechat, prompts, decoding, range(len(prompts)))
         return [
@@ -275,28 +275,28 @@ class VideoAnswerer:
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """Return the text before the first of these stops, without outer white space."""
+    """Return the text before the first stop string, without leading and trailing white space."""
     ends = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(ends)].strip() if ends else text
 
 
 def writing_of(options: Mapping[str, Any]) -> GenerationSettings:
-    """Read the generation options that harnesses and their tasks write down.
+    """Convert the generation options of a harness or its task to decoding options.
 
-    Greedy unless `do_sample` is true, or a temperature above 0 is given and `do_sample` is not.
+    Decoding is greedy unless `do_sample` is true, or `do_sample` is absent and the temperature is above 0.
 
     Args:
-        options: Those of `OPTIONS`; others mean nothing here.
+        options: Generation options; names outside `OPTIONS` have no effect.
 
     Raises:
-        ValueError: More than one beam is wanted, or a value is out of range.
+        ValueError: More than one beam is requested, or a value is out of range.
     """
     left = {name: value for name, value in options.items() if value is not None}
     if (beams := int(left.pop("num_beams", 1))) != 1:
         raise ValueError(f"num_beams must be 1, got {beams}: TimeChat answers without beam search")
     until = left.pop("until", ())
     stops = (until,) if isinstance(until, str) else tuple(map(str, until))
-    warmth = left.pop("temperature", None)  # 0 is the harnesses' way of saying greedy, whatever do_sample says
+    warmth = left.pop("temperature", None)  # harnesses use 0 for greedy decoding, regardless of do_sample
     temperature = GREEDY.temperature if warmth is None else float(warmth)
     do_sample = bool(left.pop("do_sample", warmth is not None)) and temperature > 0
     decoding = DecodingOptions(max_new_tokens=int(left.pop("max_new_tokens", GREEDY.max_new_tokens)))

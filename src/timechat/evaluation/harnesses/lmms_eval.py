@@ -1,8 +1,8 @@
 """TimeChat as a model of lmms-eval: `lmms-eval --model timechat --model_args pretrained=nano --tasks ...`.
 
-The harness finds `manifest` by the entry point `lmms_eval.models`. It asks in one of two ways, and both are here:
-`chat` hands over messages and is what it takes by itself, `simple` (`--force_simple`) hands over a text and the task's
-videos, and is the one that scores given choices (`multiple_choice`, `loglikelihood`).
+The harness finds `manifest` by the entry point `lmms_eval.models`. The harness has two kinds of models, and both
+are here: `chat`, the default, receives messages; `simple` (`--force_simple`) receives a text and the task's videos,
+and is the only kind that scores given choices (`multiple_choice`, `loglikelihood`).
 """
 
 import logging
@@ -33,14 +33,14 @@ except ModuleNotFoundError as error:
     if error.name != "lmms_eval":
         raise
     raise ModuleNotFoundError(
-        "this is the plug-in for lmms-eval, which is not there: install it as docs/lmms-eval.md says", name=error.name
+        "this plug-in needs lmms-eval: install it as described in docs/lmms-eval.md", name=error.name
     ) from error
 
 logger = logging.getLogger(__name__)
 
 
 def manifest() -> Any:
-    """Tell the harness where its two classes are."""
+    """Return the manifest with the paths of the two model classes."""
     return ModelManifest(
         model_id="timechat",
         simple_class_path=f"{__name__}.SimpleTimeChat",
@@ -49,7 +49,7 @@ def manifest() -> Any:
 
 
 class SimpleTimeChat(lmms):  # type: ignore[misc]
-    """TimeChat asked with a text and videos."""
+    """TimeChat as a simple model: requests with a text and videos."""
 
     is_simple = True
 
@@ -66,19 +66,19 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         system_prompt: str | None = None,
         preset: str = DEFAULT_PRESET,
     ) -> None:
-        """Load the model; the arguments are what stands in `--model_args`.
+        """Load the model; the arguments come from `--model_args`.
 
         Args:
-            pretrained: `nano`, a folder of `timechat convert`, or a hub id.
-            device: `cpu`, `cuda`, ...; with several processes each takes the GPU of its own rank.
+            pretrained: Checkpoint: `nano`, a folder of `timechat convert`, or a hub id.
+            device: Device, such as `cpu` or `cuda`; with several processes each one uses the GPU of its rank.
             dtype: Number format, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
-            lora_alpha: Strength of the adapter over its own rank, such as 20 for question answering.
-            num_frames: Frames spread evenly over each video; None samples as the model's config says.
+            lora_alpha: Strength of the adapter before division by its rank, such as 20 for question answering.
+            num_frames: Number of evenly spaced frames of each video; None uses the model's configuration.
             batch_size: Maximum number of questions in a batch.
-            max_batch_size: Passed by the harness; there is no search for a batch size, so it must not be given.
-            system_prompt: System prompt, or a file that has it.
-            preset: Wording whose system prompt is used where none is given.
+            max_batch_size: Argument of the harness for a batch size search, which is not supported; must be None.
+            system_prompt: System prompt, or the path of a file that contains it.
+            preset: Preset that provides the system prompt if none is given.
         """
         super().__init__()
         if max_batch_size is not None or not str(batch_size).isdigit():
@@ -101,16 +101,16 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
-        """Where the model is; the harness gathers its counts there."""
+        """Device of the model; the harness gathers its counts there."""
         return self.answerer.device
 
     def clean(self) -> None:
-        """Give the model's memory back, when all is answered."""
+        """Free the memory of the model after the last answer."""
         del self.answerer
         super().clean()
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the harness's requests, each with the number of tokens that it took."""
+        """Answer the harness's requests, each with its number of tokens."""
         questions = []
         for request in requests:
             context, options, doc_to_visual, doc_id, task, split = request.args
@@ -119,14 +119,14 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         return self._generate(questions)
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
-        """Answer round after round, until the task says that it is done; each round is a prompt of its own."""
+        """Answer in rounds until the task ends them; each round has its own prompt."""
         return [self._rounds(request) for request in tqdm(requests, disable=self.rank != 0, desc="TimeChat, rounds")]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Score given continuations: the mean loss of each one's tokens, and whether it is the greedy answer.
 
-        It is a loss, the lower the better, because that is what `multiple_choice` of lmms-eval 0.7 takes the least of
-        and what the harness's own models return, though its interface speaks of a log-likelihood.
+        The score is a loss (lower is better): `multiple_choice` of lmms-eval 0.7 selects the minimum, and the harness's
+        own models return a loss, although the interface documents a log-likelihood.
         """
         scored = []
         for request in tqdm(requests, disable=self.rank != 0, desc="TimeChat, scores"):
@@ -138,14 +138,14 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             doc = self.task_dict[task][split][doc_id]
             question = HarnessQuestion(only_video(doc_to_visual(doc), task), context)
             score = self.answerer.score(question, str(target(doc) if callable(target) else target))
-            scored.append(GenerationResult(score))  # a bare pair, lmms-eval 0.7.3 makes a string of, and then fails
+            scored.append(GenerationResult(score))  # lmms-eval 0.7.3 converts a bare pair to a string and then fails
         return scored
 
     def _writing(self, options: Mapping[str, Any]) -> GenerationSettings:
-        """Read a task's generation options; one that means nothing to TimeChat is told once."""
+        """Read a task's generation options; log each option without effect once."""
         strange = {name for name, value in options.items() if value is not None} - OPTIONS - self._told
         if strange:
-            logger.warning("generation options that mean nothing to TimeChat: %s", ", ".join(sorted(strange)))
+            logger.warning("generation options without effect on TimeChat: %s", ", ".join(sorted(strange)))
             self._told |= strange
         return writing_of(options)
 
@@ -159,11 +159,11 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         doc = self.task_dict[task][split][doc_id]
         video, writing = only_video(doc_to_visual(doc), task), self._writing(options)
         answers: list[str] = []
-        told = None
+        round_info = None
         for round_idx in count(1):
             answers.append(self._answer_one(HarnessQuestion(video, context, writing=writing)))
-            visuals, context, is_over, answered, told = doc_to_text(
-                doc, previous_output=answers, round_idx=round_idx, previous_round_info=told
+            visuals, context, is_over, answered, round_info = doc_to_text(
+                doc, previous_output=answers, round_idx=round_idx, previous_round_info=round_info
             )
             answers = list(answers if answered is None else answered)
             if is_over:
@@ -176,12 +176,12 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
 
 
 class ChatTimeChat(SimpleTimeChat):
-    """TimeChat asked with messages."""
+    """TimeChat as a chat model: requests with messages."""
 
     is_simple = False
 
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer the harness's requests, each with the number of tokens that it took."""
+        """Answer the harness's requests, each with its number of tokens."""
         questions = []
         for request in requests:
             _, doc_to_messages, options, doc_id, task, split = request.args
@@ -190,7 +190,7 @@ class ChatTimeChat(SimpleTimeChat):
         return self._generate(questions)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
-        """Refuse: the harness scores continuations in its simple way only."""
+        """Raise an error: the harness scores continuations with simple models only."""
         raise NotImplementedError("lmms-eval scores given answers for simple models only; add --force_simple")
 
     def _rounds(self, request: Any) -> list[str]:
@@ -199,11 +199,11 @@ class ChatTimeChat(SimpleTimeChat):
         writing = self._writing(options)
         question = read_messages(doc_to_messages(doc), task, writing=writing)
         answers: list[str] = []
-        told = None
+        round_info = None
         for round_idx in count(1):
             answers.append(self._answer_one(question))
-            messages, is_over, answered, told = doc_to_messages(
-                doc, round_idx=round_idx, previous_output=answers, previous_round_info=told
+            messages, is_over, answered, round_info = doc_to_messages(
+                doc, round_idx=round_idx, previous_output=answers, previous_round_info=round_info
             )
             answers = list(answers if answered is None else answered)
             if is_over:
@@ -213,7 +213,7 @@ class ChatTimeChat(SimpleTimeChat):
 
 
 def own_device(device: str) -> str:
-    """Return the device of this process: of several, each takes the GPU of its rank on this machine."""
+    """Return the device of this process; with several processes, the GPU of its local rank."""
     if device in ("auto", "cuda") and int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device
@@ -223,7 +223,7 @@ def only_video(visuals: Any, task: str) -> VideoPart:
     """Return the one video of a request.
 
     Raises:
-        ValueError: There is none, there are several, or it is an image.
+        ValueError: The request has no video, several videos, or an image.
     """
     found = list(visuals) if isinstance(visuals, list | tuple) else [] if visuals is None else [visuals]
     if len(found) != 1:
@@ -237,15 +237,15 @@ def only_video(visuals: Any, task: str) -> VideoPart:
 def read_messages(
     messages: Sequence[Mapping[str, Any]], task: str, *, writing: GenerationSettings, video: VideoPart | None = None
 ) -> HarnessQuestion:
-    """Read a conversation that ends with the question; the model sees the video before all text, wherever it stands.
+    """Read a conversation that ends with the question; the video always precedes the text in the prompt.
 
-    Texts are taken to the letter: a blank at the end of a wording is a token that the model's weights may know.
+    Texts are not stripped: a trailing space is a token that may have occurred in the training data.
 
     Args:
-        messages: With `role` and `content`, a text or a list of `{"type": ..., "text" or "url": ...}`.
-        task: Named in errors.
+        messages: Messages with `role` and `content`, a text or a list of `{"type": ..., "text" or "url": ...}`.
+        task: Name of the task, for errors.
         writing: Decoding options of the answer.
-        video: Video of the question where no message brings one.
+        video: Video of the question if no message has one.
     """
     videos: list[Any] = []
     said: list[tuple[str, str]] = []
@@ -257,10 +257,8 @@ def read_messages(
     system = "\n".join(text for role, text in said if role == "system") or None
     turns = [(role, text) for role, text in said if role != "system"]
     if len(turns) % 2 == 0 or any(role != ("user", "assistant")[i % 2] for i, (role, _) in enumerate(turns)):
-        roles = ", ".join(role for role, _ in turns) or "nobody"
-        raise ValueError(
-            f"user and assistant must take turns and the user speak last, but in task {task} speak {roles}"
-        )
+        roles = ", ".join(role for role, _ in turns) or "no message"
+        raise ValueError(f"user and assistant must alternate and the user must be last, but task {task} has {roles}")
     texts = [text for _, text in turns]
     history = tuple(zip(texts[:-1:2], texts[1::2], strict=True))
     about = video if video is not None and not videos else only_video(videos, task)
@@ -268,7 +266,7 @@ def read_messages(
 
 
 def _video_part(visual: Any, task: str) -> VideoPart:
-    """Read what tasks call a video: a path, or a path with times in one of the harness's spellings."""
+    """Read a video value of a task: a path, or a path with times in one of the harness's formats."""
     start = end = None
     while isinstance(visual, Mapping) and visual.get("type", "video") == "video":
         start = _first(visual, ("start_time", "video_start"), start)

@@ -1,4 +1,4 @@
-"""TimeChat as a model of VLMEvalKit, which has no plug-ins: join it with the harness's own base class.
+"""TimeChat as a model of VLMEvalKit, which has no plug-ins: combine the class with the harness's base class.
 
 from vlmeval.config import supported_VLM
 from vlmeval.vlm.base import BaseModel
@@ -19,10 +19,10 @@ from timechat.evaluation.harnesses.asking import GenerationSettings, HarnessQues
 
 
 class VLMEvalTimeChat:
-    """Answers the harness's messages; its base class adds `generate`."""
+    """Model that answers the harness's messages; the harness's base class adds `generate`."""
 
     INTERLEAVE = False
-    VIDEO_LLM = True  # data sets then give the video's path instead of frames that were cut out of it
+    VIDEO_LLM = True  # data sets then pass the path of the video instead of extracted frames
     allowed_types = ("text", "video")
 
     def __init__(
@@ -41,15 +41,15 @@ class VLMEvalTimeChat:
         """Load the model.
 
         Args:
-            pretrained: `nano`, a folder of `timechat convert`, or a hub id.
-            device: As in `TimeChat.from_pretrained`.
-            dtype: As in `TimeChat.from_pretrained`.
+            pretrained: Checkpoint: `nano`, a folder of `timechat convert`, or a hub id.
+            device: Device, as in `TimeChat.from_pretrained`.
+            dtype: Number format, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
-            lora_alpha: Strength of the adapter over its own rank.
-            num_frames: Frames spread evenly over each video; None samples as the model's config says.
-            preset: Wording whose system prompt is used where none is given.
+            lora_alpha: Strength of the adapter before division by its rank.
+            num_frames: Number of evenly spaced frames of each video; None uses the model's configuration.
+            preset: Preset that provides the system prompt if none is given.
             system_prompt: System prompt instead of the preset's.
-            max_new_tokens: Longest answer, in tokens; it is written greedily.
+            max_new_tokens: Maximum number of tokens of an answer; decoding is greedy.
         """
         super().__init__()
         self.writing = GenerationSettings(DecodingOptions(max_new_tokens=max_new_tokens))
@@ -65,15 +65,15 @@ class VLMEvalTimeChat:
         )
 
     def use_custom_prompt(self, dataset: str) -> bool:  # noqa: ARG002 - the harness's signature
-        """Say that each data set words its own questions."""
+        """Return False: each data set words its own questions."""
         return False
 
     def generate_inner(self, message: Sequence[Mapping[str, Any]], dataset: str | None = None) -> str:
         """Answer a message.
 
         Args:
-            message: Parts, `{"type": "text" or "video", "value": ...}`, a text with `"role": "system"` among them
-                being the system prompt.
+            message: Parts, `{"type": "text" or "video", "value": ...}`; a text with `"role": "system"` is the system
+                prompt.
             dataset: Name of the data set, for errors.
 
         Raises:
@@ -83,7 +83,7 @@ class VLMEvalTimeChat:
         videos = [part["value"] for part in message if part["type"] == "video"]
         if strange or len(videos) != 1:
             raise ValueError(
-                f"TimeChat answers about one video, but {dataset or 'the message'} brings {len(videos)} and "
+                f"TimeChat answers about one video, but {dataset or 'the message'} has {len(videos)} and "
                 f"{', '.join(sorted(strange)) or 'nothing else'}; choose a data set of whole videos"
             )
         system = "\n".join(_texts(message, is_system=True)) or None

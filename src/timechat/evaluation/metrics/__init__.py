@@ -1,1 +1,1 @@
-"""Scores of predictions against the truth, one file a task: numbers in, numbers out, no model and no torch."""
+"""Metrics of predictions against the ground truth, one file per task. They use only numbers: no model and no torch."""

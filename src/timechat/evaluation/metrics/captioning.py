@@ -1,4 +1,4 @@
-"""Dense captioning: which events were found, and which of them were described rightly."""
+"""Dense captioning: detection of events, and correctness of the attributes in their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
-_EPSILON = 1e-8  # the original's, against a division by zero
+_EPSILON = 1e-8  # from the original, against division by zero
 
 
-def caption_iou(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
-    """IoU of all events with all predictions, as the dense captioning scripts have it.
+def caption_iou(ground_truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """IoU of all events with all predictions, as in the original's dense captioning scripts.
 
-    Both ends are put in order first, and 1e-8 is added below the line.
+    Start and end are sorted first, and 1e-8 is added to the denominator.
 
     Args:
-        truth: `(events, 2)` seconds.
-        predicted: `(predictions, 2)` seconds.
+        ground_truth: Spans of the events, `(events, 2)` seconds.
+        predicted: Predicted spans, `(predictions, 2)` seconds.
 
     Returns:
         `(events, predictions)`.
     """
-    a = np.sort(np.asarray(truth, dtype=np.float64).reshape(-1, 2), axis=-1)[:, None]
+    a = np.sort(np.asarray(ground_truth, dtype=np.float64).reshape(-1, 2), axis=-1)[:, None]
     b = np.sort(np.asarray(predicted, dtype=np.float64).reshape(-1, 2), axis=-1)[None]
     overlap = np.maximum(0.0, np.minimum(a[..., 1], b[..., 1]) - np.maximum(a[..., 0], b[..., 0]))
     hull = np.maximum(a[..., 1], b[..., 1]) - np.minimum(a[..., 0], b[..., 0])
@@ -32,11 +32,11 @@ def caption_iou(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class DetectionScores:
-    """How well the spans of one video were found; the captions are not looked at.
+    """Detection scores of the spans of one video; captions are ignored.
 
     Attributes:
-        precisions: Share of predictions that cover an event, at each IoU threshold.
-        recalls: Share of events that a prediction covers, at each IoU threshold.
+        precisions: Share of predictions that cover an event, for each IoU threshold.
+        recalls: Share of events that a prediction covers, for each IoU threshold.
     """
 
     precisions: tuple[float, ...]
@@ -54,39 +54,39 @@ class DetectionScores:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two means; 0 where both are 0."""
+        """Harmonic mean of the two means; 0 if both are 0."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total else 0.0
 
 
-def detect(truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> DetectionScores:
+def detect(ground_truth: ArrayLike, predicted: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> DetectionScores:
     """Precision and recall of one video's spans.
 
-    A span counts as covered where its IoU with any span of the other side is above the threshold. There is no
-    one-to-one matching, as in the original: repeating a prediction costs nothing.
+    A span counts as covered if its IoU with any span of the other side is above the threshold. As in the original,
+    there is no one-to-one matching: a repeated prediction has no penalty.
 
     Args:
-        truth: `(events, 2)` seconds, at least one event.
-        predicted: `(predictions, 2)` seconds; none at all scores 0.
-        thresholds: IoU above which (exclusive) a span counts.
+        ground_truth: Spans of the events, `(events, 2)` seconds, at least one event.
+        predicted: Predicted spans, `(predictions, 2)` seconds; without predictions the score is 0.
+        thresholds: Minimum IoU (exclusive) of a covered span.
 
     Raises:
         ValueError: There is no true event.
     """
-    iou = caption_iou(truth, predicted)  # (events, predictions)
+    iou = caption_iou(ground_truth, predicted)  # (events, predictions)
     if not len(iou):
-        raise ValueError("dense captioning needs at least one true event a video, got none")
+        raise ValueError("dense captioning needs at least one true event per video, got none")
     if not iou.shape[1]:
         return DetectionScores((0.0,) * len(thresholds), (0.0,) * len(thresholds))
-    found, right = iou.max(axis=1), iou.max(axis=0)
+    found, precise = iou.max(axis=1), iou.max(axis=0)
     return DetectionScores(
-        precisions=tuple(float((right > t).mean()) for t in thresholds),
+        precisions=tuple(float((precise > t).mean()) for t in thresholds),
         recalls=tuple(float((found > t).mean()) for t in thresholds),
     )
 
 
 def detection_scores(videos: Sequence[DetectionScores]) -> dict[str, float]:
-    """Precision, recall and F1 over videos, as fractions; F1 is the mean of the videos' own, as in the original.
+    """Precision, recall and F1 over videos, as fractions; F1 is the mean over videos, as in the original.
 
     Raises:
         ValueError: There is no video.
@@ -96,18 +96,18 @@ def detection_scores(videos: Sequence[DetectionScores]) -> dict[str, float]:
     return {name: float(np.mean([getattr(v, name) for v in videos])) for name in ("precision", "recall", "f1")}
 
 
-def match_events(truth: ArrayLike, predicted: ArrayLike, *, min_iou: float = 0.5) -> list[tuple[int, int]]:
-    """Pair events with predictions, the best overlap first, each at most once.
+def match_events(ground_truth: ArrayLike, predicted: ArrayLike, *, min_iou: float = 0.5) -> list[tuple[int, int]]:
+    """Pair events with predictions one-to-one, in descending order of IoU.
 
     Args:
-        truth: `(events, 2)` seconds.
-        predicted: `(predictions, 2)` seconds.
-        min_iou: Overlap from which a pair is one.
+        ground_truth: Spans of the events, `(events, 2)` seconds.
+        predicted: Predicted spans, `(predictions, 2)` seconds.
+        min_iou: Minimum IoU (inclusive) of a pair.
 
     Returns:
         Pairs (event, prediction), in the order of the events.
     """
-    iou = caption_iou(truth, predicted)
+    iou = caption_iou(ground_truth, predicted)
     pairs: list[tuple[int, int]] = []
     for flat in np.argsort(-iou, axis=None, kind="stable"):
         event, prediction = np.unravel_index(flat, iou.shape)
@@ -120,10 +120,10 @@ def match_events(truth: ArrayLike, predicted: ArrayLike, *, min_iou: float = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Object, color and action that a caption names; None for what it does not name.
+    """Object, color and action in a caption; None for a missing attribute.
 
     Attributes:
-        object: Object that acts, such as `"circle"`.
+        object: Object of the action, such as `"circle"`.
         color: Color of the object.
         action: Action of the object.
     """

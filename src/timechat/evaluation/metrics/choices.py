@@ -1,4 +1,4 @@
-"""Questions with options: which option an answer in words means, and how often that is the right one."""
+"""Multiple-choice questions: the option that an answer in words means, and the accuracy."""
 
 import re
 import string
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from timechat.evaluation.metrics.answers import normalize_answer
 
 PublishedRule = Literal["egoschema", "mvbench", "tempcompass", "video_mme"]
-"""By which rule a benchmark's published metrics read answers."""
+"""Rule of a benchmark's published metrics for reading answers."""
 
 LETTERS = string.ascii_uppercase
 _LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[.):]|((?:option|sentence|caption) \w+):)\s+", re.IGNORECASE)
@@ -21,18 +21,18 @@ _BRACKET = re.compile(r"\(([A-Za-z])\)")
 _ANNOUNCED = re.compile(r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:\s+is)?\s*:?\s*([A-Z])(?=[.):,;\n]|\s*$|\s+is\b)")
 
 
-# ------------------------------------------------------------------------------------------- reading, soundly
+# ------------------------------------------------------------------------------------------- our reading
 
 
 def read_choice(text: str, options: Sequence[str]) -> int | None:
-    """Read which option an answer means: by its label, its letter, or its words.
+    """Read the option that an answer means: by label, by letter, or by words.
 
     Args:
-        text: The answer.
-        options: With their labels ("B. a dog", "Option 2: a dog"), or without, and then lettered from A.
+        text: Text of the answer.
+        options: Options with labels ("B. a dog", "Option 2: a dog"), or without labels, which get letters from A.
 
     Returns:
-        Place among the options, from 0; None where none is named, or several are and it is open which is meant.
+        Index of the option, from 0; None if the answer names no option, or several without a clear choice.
     """
     text = _END_OF_TEXT.sub("", text).strip()
     labels, contents = _split(options)
@@ -40,21 +40,21 @@ def read_choice(text: str, options: Sequence[str]) -> int | None:
 
 
 def _readings(text: str, contents: Sequence[str], labels: Mapping[str, int]) -> Iterator[int | None]:
-    """What each way of reading finds, the surest first."""
+    """Result of each reading rule, the most reliable rule first."""
     is_yes_no = sorted(map(normalize_answer, contents)) == ["no", "yes"]
     yield _first_words(text, contents) if is_yes_no else _whole(text, contents)
     yield _label(text, labels)
     yield _found(_FIRST_LETTER.match(text), labels)
     yield _only(_found(match, labels) for match in _BRACKET.finditer(text))
     yield _only(_found(match, labels) for match in _ANNOUNCED.finditer(text))
-    if not is_yes_no:  # "there is no dog" says neither
+    if not is_yes_no:  # "there is no dog" is neither
         yield _words(text, contents)
 
 
 def _split(options: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """By what options are called, in lower case ("b", or "option 2" and "2"), and what they say without that."""
+    """Labels of the options in lower case ("b", or "option 2" and "2"), and their texts without labels."""
     matches = [match for option in options if (match := _LABEL.match(option))]
-    if len(matches) < len(options):  # one may begin like a label: "C. elegans"
+    if len(matches) < len(options):  # a text can start like a label: "C. elegans"
         return {letter.lower(): i for i, letter in enumerate(LETTERS[: len(options)])}, list(options)
     labels: dict[str, int] = {}
     for i, match in enumerate(matches):
@@ -64,30 +64,30 @@ def _split(options: Sequence[str]) -> tuple[dict[str, int], list[str]]:
 
 
 def _found(match: re.Match[str] | None, labels: Mapping[str, int]) -> int | None:
-    """The option whose letter the pattern's one group that took part holds."""
+    """The option whose letter is in the matched group of the pattern."""
     return None if match is None or match.lastindex is None else labels.get(match[match.lastindex].lower())
 
 
 def _only(found: Iterable[int | None]) -> int | None:
-    """The one that is found, if it is one only."""
+    """The single option that is found; None if there is not exactly one."""
     choices = set(found)
     return choices.pop() if len(choices) == 1 else None
 
 
 def _first_words(text: str, contents: Sequence[str]) -> int | None:
-    """The option that the answer begins with."""
+    """The option at the start of the answer."""
     words = f"{normalize_answer(text)} "
     return next((i for i, one in enumerate(contents) if words.startswith(f"{normalize_answer(one)} ")), None)
 
 
 def _whole(text: str, contents: Sequence[str]) -> int | None:
-    """The answer is an option's words and nothing else."""
+    """The option whose words are the whole answer."""
     words = normalize_answer(text)
     return _only(i for i, one in enumerate(contents) if words and words == normalize_answer(one))
 
 
 def _label(text: str, labels: Mapping[str, int]) -> int | None:
-    """A label of several words, such as "Option 1": at the beginning, or as the only one anywhere."""
+    """The option of a label of several words, such as "Option 1": at the start, or as the only label in the text."""
     names = [label for label in labels if " " in label]
     if not names:
         return None
@@ -96,27 +96,26 @@ def _label(text: str, labels: Mapping[str, int]) -> int | None:
 
 
 def _words(text: str, contents: Sequence[str]) -> int | None:
-    """The one option whose words the answer has; those that are part of another such option do not count."""
+    """The single option whose words the answer contains; options inside a longer such option are ignored."""
     words = f" {normalize_answer(text)} "
     plain = [f" {normalize_answer(one)} " for one in contents]
     there = [i for i, one in enumerate(plain) if one.strip() and one in words]
     return _only(i for i in there if not any(plain[i] != plain[j] and plain[i] in plain[j] for j in there))
 
 
-# ------------------------------------------------------------------------- reading, as for published metrics
+# ------------------------------------------------------------------- reading of the published metrics
 
 
 def read_choice_as_published(text: str, options: Sequence[str], rule: PublishedRule) -> int | None:
-    """Read an answer as it was read for a benchmark's published metrics.
+    """Read an answer by the rule of a benchmark's published metrics.
 
-    - `egoschema`: the first capital letter from A to E, wherever it stands, be it of a word.
-    - `mvbench`: the letter in the first brackets of the first line; A where there is none.
+    - `egoschema`: the first capital letter from A to E anywhere, also inside a word.
+    - `mvbench`: the letter in the first brackets of the first line; A if there is none.
     - `video_mme`: the first capital letter from A to D in brackets.
     - `tempcompass`: the benchmark's own script without its language model: the answer is an option or its label.
 
     Returns:
-        Place among the options, or past them where the answer names a letter that none has; None where the rule
-        reads nothing.
+        Index of the option, which is past the end for a letter without option; None if the rule finds no option.
     """
     return _tempcompass(text, options) if rule == "tempcompass" else _LETTER_RULES[rule](text)
 
@@ -164,7 +163,7 @@ _LETTER_RULES: dict[PublishedRule, Callable[[str], int | None]] = {
     "video_mme": _video_mme,
 }
 _GUESSES = ("egoschema", "video_mme")
-"""Where an answer that the rule does not read was replaced by a random option."""
+"""Rules that replace an unreadable answer by a random option."""
 
 
 # ------------------------------------------------------------------------------------------------- metrics
@@ -177,43 +176,45 @@ def choice_metrics(
     *,
     published_rule: PublishedRule | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Score answers to questions with options, one value a question.
+    """Score answers to questions with options, one value per question.
 
     Args:
-        texts: As written; None where a question was not answered.
+        texts: Text of each answer; None if a question was not answered.
         options: Options of each question.
-        answers: The right option of each.
-        published_rule: Rule of the benchmark's published metrics; None computes none of them.
+        answers: Correct option of each question.
+        published_rule: Rule of the benchmark's published metrics; None omits the published metric.
 
     Returns:
-        `accuracy` as `read_choice` reads answers, 0 for those that it cannot read; `unparsed`, 1 for these; with a rule
-        `accuracy_as_published`, in which an answer that was replaced by a random option counts with the share of the
-        options that are right. An answer that is missing is wrong in both.
+        `accuracy` with the answers of `read_choice`, 0 for unreadable answers; `unparsed`, 1 for unreadable answers;
+        with a rule, `accuracy_as_published`, in which an answer that a random option replaces counts as the share of
+        correct options. A missing answer is wrong in both.
     """
     if not len(texts) == len(options) == len(answers):
         raise ValueError(
-            f"got {len(texts)} answers and {len(answers)} right ones to {len(options)} questions; give one a question"
+            f"got {len(texts)} answers and {len(answers)} right ones to {len(options)} questions; give one per question"
         )
     choices = [None if text is None else read_choice(text, some) for text, some in zip(texts, options, strict=True)]
-    hits = [_is_right(choice, some, right) for choice, some, right in zip(choices, options, answers, strict=True)]
+    hits = [
+        _is_right(choice, some, reference) for choice, some, reference in zip(choices, options, answers, strict=True)
+    ]
     metrics = {"accuracy": hits, "unparsed": [choice is None for choice in choices]}
     if published_rule is not None:
         metrics["accuracy_as_published"] = [
-            _published_hit(text, some, right, published_rule)
-            for text, some, right in zip(texts, options, answers, strict=True)
+            _published_hit(text, some, reference, published_rule)
+            for text, some, reference in zip(texts, options, answers, strict=True)
         ]
     return {name: np.array(values, dtype=np.float64) for name, values in metrics.items()}
 
 
-def _published_hit(text: str | None, options: Sequence[str], right: str, rule: PublishedRule) -> float:
+def _published_hit(text: str | None, options: Sequence[str], reference: str, rule: PublishedRule) -> float:
     if text is None:
         return 0.0
     choice = read_choice_as_published(text, options, rule)
     if choice is None and rule in _GUESSES:
-        return sum(option == right for option in options) / len(options)
-    return _is_right(choice, options, right)
+        return sum(option == reference for option in options) / len(options)
+    return _is_right(choice, options, reference)
 
 
-def _is_right(choice: int | None, options: Sequence[str], right: str) -> float:
-    """Two options may say the same; either is right then."""
-    return float(choice is not None and choice < len(options) and options[choice] == right)
+def _is_right(choice: int | None, options: Sequence[str], reference: str) -> float:
+    """Whether a choice is correct; of two identical options either one is."""
+    return float(choice is not None and choice < len(options) and options[choice] == reference)

@@ -1,7 +1,7 @@
-"""METEOR 1.5 without Java, as far as that goes: exact and stem matches only, over NLTK's Treebank tokens.
+"""Approximation of METEOR 1.5 without Java: exact and stem matches only, on NLTK's Treebank tokens.
 
-It is given under names of its own (`meteor_exact_stem`), never in METEOR's place: without synonyms and paraphrases it
-counts a little less.
+It has separate names (`meteor_exact_stem`) and never replaces METEOR: without synonyms and paraphrases it is slightly
+lower.
 """
 
 import re
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from timechat.evaluation.metrics.java import DROPPED_TOKENS, NUM_STATISTICS, pycocoevalcap_file
 
-_BEAM = 40  # partial alignments that are kept, as the official aligner does
-# What the program's -norm makes of tokens: hyphens part words and go, don't is don 't, but 's alone is ' s.
+_BEAM = 40  # beam size of partial alignments, as in the official aligner
+# Tokens of the program's -norm: hyphens split words and are removed, don't is don 't, but 's alone is ' s.
 _WORD = re.compile(r"-[lr][rc]b-|(?<=[^\W_])'[^\W_]+|[^\W_]+(?:[.,][^\W_]+)*|[^\w\s-]|_")
-_STOP = re.compile(r"(?<=[^\W\d_]{3})\.(?=\s)")  # of a sentence that is not the caption's last
+_STOP = re.compile(r"(?<=[^\W\d_]{3})\.(?=\s)")  # full stop of a sentence that is not the last one of the caption
 _SIGN = re.compile(r"[°£€¥©®™]")
 _DASH = re.compile(r"[–—]")
-_MARKS = re.compile(r"[!?]{2,}")  # one token to Stanford's, which is kept
-_HIDDEN = {ord("!"): "\ue000", ord("?"): "\ue001"}  # from NLTK, which would part them
+_MARKS = re.compile(r"[!?]{2,}")  # one token in Stanford's tokenizer, which keeps it
+_HIDDEN = {ord("!"): "\ue000", ord("?"): "\ue001"}  # hidden from NLTK, which would split them
 _Alignment = tuple[int, int, int, tuple[tuple[int, int, bool], ...]]
-"""Matched words, negative; chunks; distance; and the matches: place in both sentences, and whether they are exact."""
+"""Negative number of matched words; chunks; distance; and matches: position in both sentences, and whether exact."""
 
 
 def tokenize_treebank(captions: Sequence[str]) -> list[str]:
-    """Tokenise captions in lower case without punctuation, nearly as the official PTB tokenizer does.
+    """Tokenise captions in lower case without punctuation, as a close approximation of the official PTB tokenizer.
 
-    It differs where several marks follow each other, and on some abbreviations.
+    It differs for consecutive punctuation marks and for some abbreviations.
 
     Raises:
         ModuleNotFoundError: NLTK is not installed.
@@ -39,7 +39,7 @@ def tokenize_treebank(captions: Sequence[str]) -> list[str]:
 
 
 def _with_gaps(caption: str) -> str:
-    """A caption with blanks where Stanford's tokenizer cuts and NLTK's does not."""
+    """Insert spaces where Stanford's tokenizer splits and NLTK's does not."""
     caption = _MARKS.sub(lambda run: f" {run[0].translate(_HIDDEN)} ", caption)
     return _DASH.sub(" -- ", _SIGN.sub(r" \g<0> ", _STOP.sub(" . ", caption)))
 
@@ -50,7 +50,7 @@ def _kept(tokens: Sequence[str]) -> list[str]:
 
 
 class ExactStemCounter:
-    """Counts of pairs, as `MeteorProcess` gives them; pairs that were compared are remembered."""
+    """Statistics of pairs in the format of `MeteorProcess`; compared pairs are cached."""
 
     def __init__(self) -> None:
         self._stem = cache(_nltk_stemmer())
@@ -58,7 +58,7 @@ class ExactStemCounter:
         self._known: dict[tuple[str, str], NDArray[np.float64]] = {}
 
     def statistics(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """What is counted of each (hypothesis, reference) pair: `(pairs, 23)`."""
+        """Statistics of each (hypothesis, reference) pair: `(pairs, 23)`."""
         for pair in dict.fromkeys(pairs):
             if pair not in self._known:
                 self._known[pair] = self._count(*(_WORD.findall(text) for text in pair))
@@ -78,7 +78,7 @@ class ExactStemCounter:
         return counts
 
     def _align(self, hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[tuple[int, int, bool], ...]:
-        """The alignment of most matches; of several the one of fewest chunks, then of least distance."""
+        """The alignment with the most matches; then the fewest chunks, then the smallest distance."""
         stems = [self._stem(word) for word in reference]
         beam: list[_Alignment] = [(0, 0, 0, ())]
         for i, word in enumerate(hypothesis):
@@ -95,7 +95,7 @@ class ExactStemCounter:
 
 
 def _extend(alignment: _Alignment, i: int, j: int, is_exact: bool) -> _Alignment | None:
-    """An alignment with one more match, None where the reference's word is taken."""
+    """An alignment with one more match; None if the reference word is already matched."""
     matched, chunks, distance, matches = alignment
     if any(match[1] == j for match in matches):
         return None
@@ -132,6 +132,6 @@ def _needs_nltk() -> ModuleNotFoundError:
 
 @cache
 def _function_words() -> frozenset[str]:
-    """Function words of English, as the official program's archive lists them."""
+    """English function words from the archive of the official program."""
     with zipfile.ZipFile(pycocoevalcap_file("meteor", "meteor-1.5.jar")) as archive:
         return frozenset(archive.read("function/english.words").decode("utf-8").split())

@@ -1,4 +1,4 @@
-"""Temporal grounding: how well one predicted span covers the span that was asked for."""
+"""Temporal grounding: IoU of a predicted span with the reference span."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ Span = tuple[float, float]
 
 
 def temporal_iou(spans: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
-    """Temporal IoU as the original grounding script has it: overlap over the hull of both spans.
+    """Temporal IoU as in the original grounding script: overlap divided by the hull of both spans.
 
-    The two differ from intersection over union only where spans do not meet, and then both are 0. A span whose end
-    comes before its start scores 0. Two moments at the same time are the same, hence 1.
+    Hull and union differ only for disjoint spans, where the IoU is 0 in both cases. A span whose end is before its
+    start scores 0. Two points at the same time are equal and score 1.
 
     Args:
-        spans: `(..., 2)` seconds.
-        others: `(..., 2)` seconds; broadcast against `spans`.
+        spans: Spans, `(..., 2)` seconds.
+        others: Spans to compare with, `(..., 2)` seconds; broadcast against `spans`.
 
     Returns:
         `(...)`, from 0 to 1.
@@ -32,19 +32,21 @@ def temporal_iou(spans: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
     return np.where(is_moment, 1.0, iou)
 
 
-def answered_iou(predicted: Sequence[Span | None], truth: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each query's answer; a query without one (None) counts as 0.
+def answered_iou(predicted: Sequence[Span | None], ground_truth: ArrayLike) -> NDArray[np.float64]:
+    """IoU of each query's answer; a query without an answer (None) counts as 0.
 
     Args:
-        predicted: Span of each query, None where no span could be read.
-        truth: `(queries, 2)` seconds.
+        predicted: Span of each query; None without a readable span.
+        ground_truth: Reference span of each query, `(queries, 2)` seconds.
 
     Returns:
         `(queries,)`.
     """
-    spans = _check_spans(truth)
+    spans = _check_spans(ground_truth)
     if spans.shape != (len(predicted), 2):
-        raise ValueError(f"got {len(predicted)} predictions for truth of the shape {spans.shape}; give one a query")
+        raise ValueError(
+            f"got {len(predicted)} predictions for ground truth of shape {spans.shape}; give one per query"
+        )
     if not len(predicted):
         return np.zeros(0)
     filled = np.array([(np.nan, np.nan) if span is None else span for span in predicted], dtype=np.float64)
@@ -52,14 +54,14 @@ def answered_iou(predicted: Sequence[Span | None], truth: ArrayLike) -> NDArray[
 
 
 def per_query(ious: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, NDArray[np.float64]]:
-    """What each query adds to each metric: 1 or 0 for recall at 1, its IoU for the mean.
+    """Values of each query by metric: 1 or 0 for recall at 1, and the IoU for the mean.
 
     Args:
-        ious: `(...)`; missing answers are 0.
-        thresholds: IoU from which (inclusive) an answer counts as right.
+        ious: IoU of each query, `(...)`; 0 for missing answers.
+        thresholds: Minimum IoU (inclusive) of a correct answer.
 
     Returns:
-        `r1_iou_0.3`, ... and `miou`, each of the shape of `ious`.
+        `r1_iou_0.3`, ... and `miou`, each with the shape of `ious`.
     """
     values = np.asarray(ious, dtype=np.float64)
     return {f"r1_iou_{t}": (values >= t).astype(np.float64) for t in thresholds} | {"miou": values}
@@ -81,5 +83,5 @@ def _check_spans(spans: ArrayLike) -> NDArray[np.float64]:
     if array.size == 0:
         return array.reshape(-1, 2)
     if array.ndim == 0 or array.shape[-1] != 2:
-        raise ValueError(f"spans must be (..., 2), start and end in seconds, got the shape {array.shape}")
+        raise ValueError(f"spans must be (..., 2), start and end in seconds, got shape {array.shape}")
     return array

@@ -8,17 +8,17 @@ from numpy.typing import ArrayLike, NDArray
 
 CLIP_SECONDS = 2.0
 LEVELS: Mapping[str, float] = {"fair": 2, "good": 3, "very_good": 4}
-"""From which saliency (0 to 4) a clip counts as a highlight; papers quote `very_good`."""
+"""Minimum saliency (0 to 4) of a highlight clip, by level; papers report `very_good`."""
 
 
 @dataclass(frozen=True, slots=True)
 class HighlightGroundTruth:
-    """What annotators thought of one query's video.
+    """Ratings of one query's video by annotators.
 
     Attributes:
-        duration: Seconds.
+        duration: Duration of the video in seconds.
         clips: Indices of the clips that belong to the query; clip `i` begins at `2 * i` seconds.
-        saliency: For each of these clips, a score from 0 to 4 by every annotator.
+        saliency: Score from 0 to 4 of each of these clips by every annotator.
     """
 
     duration: float
@@ -27,12 +27,14 @@ class HighlightGroundTruth:
 
     def __post_init__(self) -> None:
         if len(self.clips) != len(self.saliency):
-            raise ValueError(f"got {len(self.clips)} clips and {len(self.saliency)} saliency rows; give one row a clip")
+            raise ValueError(
+                f"got {len(self.clips)} clips and {len(self.saliency)} saliency rows; give one row per clip"
+            )
         if len({len(row) for row in self.saliency}) > 1:
             raise ValueError("every clip must be scored by the same number of annotators")
 
     def labels(self) -> NDArray[np.float64]:
-        """Saliency of every clip of the video, `(clips, annotators)`; 0 where a clip does not belong to the query."""
+        """Saliency of every clip of the video, `(clips, annotators)`; 0 for clips that do not belong to the query."""
         annotators = len(self.saliency[0]) if self.saliency else 1
         labels = np.zeros((int(self.duration / CLIP_SECONDS), annotators))
         for clip, row in zip(self.clips, self.saliency, strict=True):
@@ -42,11 +44,11 @@ class HighlightGroundTruth:
 
 
 def hit_at_1(scores: ArrayLike, is_highlight: ArrayLike) -> float:
-    """1 where the highest scored clip is a highlight to at least one annotator, else 0.
+    """HIT@1: 1 if at least one annotator rates the highest scored clip as a highlight, else 0.
 
     Args:
-        scores: `(clips,)`, of any length: the first of equals is taken, a clip past the end is a miss.
-        is_highlight: `(clips, annotators)`.
+        scores: Score of each clip, `(clips,)`, of any length; the first of equals counts, a clip past the end misses.
+        is_highlight: Whether each annotator rates each clip as a highlight, `(clips, annotators)`.
     """
     predicted, labels = np.asarray(scores, dtype=np.float64), np.asarray(is_highlight, dtype=bool)
     best = int(predicted.argmax()) if predicted.size else 0
@@ -54,18 +56,20 @@ def hit_at_1(scores: ArrayLike, is_highlight: ArrayLike) -> float:
 
 
 def average_precision(scores: ArrayLike, is_highlight: ArrayLike) -> float:
-    """Interpolated average precision as QVHighlights counts it, which is not that of scikit-learn.
+    """Interpolated average precision by the rule of QVHighlights, which differs from scikit-learn's.
 
-    It is the plain mean, over the scores at which another highlight is found, of the best precision at that recall
-    or a higher one. Equal scores are one step together. Without highlights it is 0, with nothing else it is 1.
+    It is the unweighted mean, over the scores that add a highlight, of the best precision at this or a higher recall.
+    Equal scores form one step. The value is 0 without highlights, and 1 if all clips are highlights.
 
     Args:
-        scores: `(clips,)`.
-        is_highlight: `(clips,)`.
+        scores: Score of each clip, `(clips,)`.
+        is_highlight: Whether each clip is a highlight, `(clips,)`.
     """
     predicted, labels = np.asarray(scores, dtype=np.float64), np.asarray(is_highlight, dtype=bool)
     if predicted.shape != labels.shape or predicted.ndim != 1:
-        raise ValueError(f"scores and labels must be (clips,) alike, got {predicted.shape} and {labels.shape}")
+        raise ValueError(
+            f"scores and labels must have the same shape (clips,), got {predicted.shape} and {labels.shape}"
+        )
     if labels.all() or not labels.any():
         return float(labels.size > 0 and labels[0])
     order = np.argsort(-predicted, kind="stable")
@@ -78,31 +82,33 @@ def average_precision(scores: ArrayLike, is_highlight: ArrayLike) -> float:
 
 def highlight_scores(
     predicted: Sequence[Sequence[float] | None],
-    truth: Sequence[HighlightGroundTruth],
+    ground_truth: Sequence[HighlightGroundTruth],
     levels: Mapping[str, float] = LEVELS,
 ) -> dict[str, NDArray[np.float64]]:
-    """What each query adds to each metric; the metrics are the means.
+    """Values of each query by metric; the metrics are the means.
 
     Args:
-        predicted: For each query a score a clip, too short lists are filled with zeros, too long ones cut; None for
+        predicted: Score of each clip for each query; short lists are padded with zeros, long lists are cut. None for
             a query without prediction, which scores 0.
-        truth: Ground truth of each query.
-        levels: From which saliency a clip counts as a highlight, by name.
+        ground_truth: Ground truth of each query.
+        levels: Minimum saliency of a highlight clip, by name of the level.
 
     Returns:
         `map_fair`, `hit1_fair`, `map_good`, ... each `(queries,)`, fractions.
     """
-    if len(predicted) != len(truth):
-        raise ValueError(f"got {len(predicted)} predictions for {len(truth)} queries; give one a query, or None")
-    rows = [_score_query(scores, one, levels) for scores, one in zip(predicted, truth, strict=True)]
+    if len(predicted) != len(ground_truth):
+        raise ValueError(
+            f"got {len(predicted)} predictions for {len(ground_truth)} queries; give one per query, or None"
+        )
+    rows = [_score_query(scores, one, levels) for scores, one in zip(predicted, ground_truth, strict=True)]
     names = [f"{metric}_{level}" for level in levels for metric in ("map", "hit1")]
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
 def _score_query(
-    scores: Sequence[float] | None, truth: HighlightGroundTruth, levels: Mapping[str, float]
+    scores: Sequence[float] | None, ground_truth: HighlightGroundTruth, levels: Mapping[str, float]
 ) -> dict[str, float]:
-    labels = truth.labels()  # (clips, annotators)
+    labels = ground_truth.labels()  # (clips, annotators)
     given = np.asarray(() if scores is None else scores, dtype=np.float64)
     fitted = np.zeros(len(labels))
     fitted[: len(given)] = given[: len(labels)]

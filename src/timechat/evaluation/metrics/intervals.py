@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means: whole videos are resampled, as questions about one video depend on each other."""
+"""Bootstrap intervals of means: whole videos are resampled because questions about one video are not independent."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _WEIGHTS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean and the interval it lies in.
+    """A mean with its confidence interval.
 
     Attributes:
-        value: The mean over all items.
+        value: Mean over all items.
         low: Lower end of the interval.
-        high: Upper end.
+        high: Upper end of the interval.
         items: Number of values.
-        groups: Number of videos that the values come from.
+        groups: Number of videos in the values.
     """
 
     value: float
@@ -43,14 +43,14 @@ def bootstrap_mean(
     """Mean over items with a percentile bootstrap interval over groups.
 
     Args:
-        values: `(items,)`.
-        groups: Group (video) of each item. Groups are drawn with replacement, each with all of its items.
-        confidence: Share of the bootstrap means inside of the interval.
+        values: Value of each item, `(items,)`.
+        groups: Group (video) of each item. Groups are drawn with replacement, each with all its items.
+        confidence: Share of the bootstrap means inside the interval.
         resamples: Number of bootstrap resamples.
-        seed: Random seed; equal groups and seeds give equal resamples, so that metrics of one set can be compared.
+        seed: Random seed; equal groups and seeds give equal resamples, so metrics of one set are comparable.
 
     Raises:
-        ValueError: There is nothing to average, or values and groups do not go together.
+        ValueError: There are no values, or values and groups differ in length.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) != len(groups) or not len(numbers):
@@ -77,17 +77,17 @@ def bootstrap_total(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a score that is made of sums over items, such as METEOR's of a corpus.
+    """Percentile bootstrap interval of a score that is a function of sums over items, such as METEOR of a corpus.
 
     Args:
-        rows: `(items, counts)`; items are drawn with replacement.
-        score: Makes scores of sums, `(resamples, counts)` to `(resamples,)`.
-        confidence: Share of the bootstrap scores inside of the interval.
+        rows: Counts of each item, `(items, counts)`; items are drawn with replacement.
+        score: Function from sums `(resamples, counts)` to scores `(resamples,)`.
+        confidence: Share of the bootstrap scores inside the interval.
         resamples: Number of bootstrap resamples.
         seed: Random seed.
 
     Returns:
-        The ends of the interval.
+        Lower and upper end of the interval.
     """
     counts = np.asarray(rows, dtype=np.float64)
     pieces = [drawn.astype(np.float64) @ counts for drawn in _drawn_times(len(counts), resamples, seed)]
@@ -99,14 +99,14 @@ def bootstrap_total(
 def _resampled_means(
     sums: NDArray[np.float64], counts: NDArray[np.float64], resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Means over items when groups are drawn again and again: `(resamples,)`."""
+    """Means over items of bootstrap resamples of groups: `(resamples,)`."""
     pieces = (drawn.astype(np.float64) for drawn in _drawn_times(len(sums), resamples, seed))
     return np.concatenate([(times @ sums) / (times @ counts) for times in pieces])
 
 
 @lru_cache(maxsize=8)
 def _drawn_times(groups: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
-    """How often each group is drawn, in pieces `(some resamples, groups)`; kept, as the metrics of a table share it."""
+    """Number of draws of each group, in chunks `(resamples of a chunk, groups)`; cached for all metrics of a table."""
     rng = np.random.default_rng(seed)
     chances = np.full(groups, 1 / groups)
     at_once = max(1, _WEIGHTS_AT_ONCE // groups)

@@ -1,4 +1,4 @@
-"""The official Java programs of captioning, of pycocoevalcap: METEOR 1.5, kept open, and Stanford's PTB tokenizer."""
+"""Official Java programs for captioning from pycocoevalcap: METEOR 1.5 as one process, and Stanford's PTB tokenizer."""
 
 import contextlib
 import shutil
@@ -16,31 +16,31 @@ from numpy.typing import NDArray
 from timechat.errors import JavaError
 
 NUM_STATISTICS = 23
-"""Numbers that METEOR counts of one pair; see `timechat.evaluation.metrics.meteor.meteor_score`."""
+"""Number of METEOR statistics of one pair; see `timechat.evaluation.metrics.meteor.meteor_score`."""
 
 DROPPED_TOKENS = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 _SECONDS = 600
-_UTF_8 = "-Dfile.encoding=UTF-8"  # whatever the locale
+_UTF_8 = "-Dfile.encoding=UTF-8"  # independent of the locale
 
 
 def find_java() -> str | None:
-    """Path of the `java` command, None where there is none."""
+    """Path of the `java` command; None if it is not installed."""
     return shutil.which("java")
 
 
 def java_is_ready() -> bool:
-    """Whether the official programs can run: Java is there, and pycocoevalcap is."""
+    """Whether the official programs can run: Java and pycocoevalcap are installed."""
     return find_java() is not None and find_spec("pycocoevalcap") is not None
 
 
 def pycocoevalcap_file(*parts: str) -> Path:
-    """A file of pycocoevalcap.
+    """Find a file of pycocoevalcap.
 
     Raises:
-        ModuleNotFoundError: It is not installed.
+        ModuleNotFoundError: pycocoevalcap is not installed.
     """
     found = find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
@@ -51,11 +51,11 @@ def pycocoevalcap_file(*parts: str) -> Path:
 def tokenize_ptb(captions: Sequence[str]) -> list[str]:
     """Tokenise captions with Stanford's PTBTokenizer 3.4.1 in one process, as the official scorers do.
 
-    They are lower-cased, and punctuation is dropped; as the programs drop it after lower-casing, brackets stay, as
-    `-lrb-`.
+    Captions are lower-cased, and punctuation is removed. The programs remove it after lower-casing, so brackets remain
+    as `-lrb-`.
 
     Returns:
-        For each caption its tokens, joined by blanks; an empty one for an empty caption.
+        Tokens of each caption, joined by spaces; an empty text for an empty caption.
 
     Raises:
         JavaError: The program failed.
@@ -100,17 +100,17 @@ def _java() -> str:
 
 
 class MeteorProcess:
-    """One METEOR 1.5 process for a whole run; pairs that were compared are remembered.
+    """One METEOR 1.5 process for a whole run; compared pairs are cached.
 
-    To be closed, or used in a `with` block.
+    Close the object, or use it in a `with` block.
     """
 
     def __init__(self) -> None:
-        """Start the program; it is ready after some seconds, in which it reads its table of paraphrases.
+        """Start the program; it needs some seconds to read its table of paraphrases.
 
         Raises:
             ModuleNotFoundError: pycocoevalcap is not installed.
-            JavaError: There is no Java.
+            JavaError: Java is not installed.
         """
         jar = pycocoevalcap_file("meteor", "meteor-1.5.jar")
         command = [_java(), _UTF_8, "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -129,7 +129,7 @@ class MeteorProcess:
         self.close()
 
     def close(self) -> None:
-        """End the program."""
+        """Stop the program."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -139,7 +139,7 @@ class MeteorProcess:
         self._errors.close()
 
     def statistics(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
-        """What METEOR counts of each (hypothesis, reference) pair: `(pairs, 23)`.
+        """Statistics of each (hypothesis, reference) pair: `(pairs, 23)`.
 
         Raises:
             JavaError: The program has ended.
@@ -162,11 +162,11 @@ class MeteorProcess:
             answer = []
         if len(answer) != NUM_STATISTICS:
             self._errors.seek(0)
-            told = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise JavaError(f"METEOR did not answer to {line!r}: {told[-1] if told else 'it has ended'}")
+            errors = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise JavaError(f"METEOR did not answer to {line!r}: {errors[-1] if errors else 'it has ended'}")
         return np.array([float(number) for number in answer])
 
 
 def _plain(sentence: str) -> str:
-    """A sentence without what METEOR reads as a division or as the end of a line."""
+    """Remove separators and line breaks of METEOR's protocol from a sentence."""
     return sentence.translate(_LINE_ENDS).replace("|||", "").replace("  ", " ")

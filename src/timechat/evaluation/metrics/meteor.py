@@ -1,26 +1,26 @@
-"""METEOR 1.5 for English, from what it counts of a pair to its score.
+"""METEOR 1.5 for English: from the statistics of a pair to its score.
 
-Denkowski and Lavie, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language", 2014. Counts
-come from the official program (`timechat.evaluation.metrics.java`), or, under a name of their own, from exact and stem
-matches alone (`timechat.evaluation.metrics.exact_stem`).
+Denkowski and Lavie, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language", 2014. The
+statistics come from the official program (`timechat.evaluation.metrics.java`), or, under a separate metric name, from
+exact and stem matches only (`timechat.evaluation.metrics.exact_stem`).
 
-Of a pair the program counts, in this order: the lengths of hypothesis and reference; the function words in each; for
-each of the matchers exact, stem, synonym and paraphrase the content words that it matches in the hypothesis and in the
-reference, and the function words likewise; the chunks that the matches form; and all matched words of each.
+The statistics of a pair, in this order: the lengths of hypothesis and reference; the number of function words in each;
+for each of the matchers exact, stem, synonym and paraphrase, the matched content words in the hypothesis and in the
+reference, then the matched function words in both; the number of chunks of the matches; and all matched words of each.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
-_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # of exact, stem, synonym and paraphrase matches
+_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym and paraphrase matches
 
 
 def combined_statistics(statistics: ArrayLike) -> NDArray[np.float64]:
-    """Add up the counts of pairs, as the official aggregate does: pairs that match from end to end have no chunks.
+    """Add up the statistics of pairs as in the official aggregate: pairs that match completely have no chunks.
 
     Args:
-        statistics: `(pairs, 23)`.
+        statistics: Statistics of the pairs, `(pairs, 23)`.
 
     Returns:
         `(23,)`.
@@ -31,13 +31,13 @@ def combined_statistics(statistics: ArrayLike) -> NDArray[np.float64]:
 
 
 def meteor_score(statistics: ArrayLike) -> NDArray[np.float64]:
-    """Score pairs, or sets of pairs whose counts were added up by `combined_statistics`.
+    """Score pairs, or sets of pairs whose statistics were added up by `combined_statistics`.
 
     Args:
-        statistics: `(..., 23)`.
+        statistics: Statistics, `(..., 23)`.
 
     Returns:
-        `(...)`, from 0 to 1; 0 where nothing matches.
+        `(...)`, from 0 to 1; 0 without matches.
     """
     counts = np.asarray(statistics, dtype=np.float64)
     lengths, function_words = counts[..., 0:2], counts[..., 2:4]
@@ -55,5 +55,5 @@ def meteor_score(statistics: ArrayLike) -> NDArray[np.float64]:
 
 
 def _are_whole(counts: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which pairs match from end to end, in one piece."""
+    """Whether each pair matches completely in one chunk."""
     return np.asarray((counts[..., 21:23] == counts[..., 0:2]).all(axis=-1) & (counts[..., 20] == 1))

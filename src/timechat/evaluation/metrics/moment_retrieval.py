@@ -1,4 +1,4 @@
-"""Moment retrieval by the rules of QVHighlights: R@1 and mAP of windows, also by the length of what is sought.
+"""Moment retrieval by the rules of QVHighlights: R@1 and mAP of windows, in total and by window length.
 
 Lei et al., "QVHighlights: Detecting Moments and Highlights in Videos via Natural Language Queries", 2021.
 """
@@ -13,17 +13,17 @@ from timechat.evaluation.metrics.grounding import temporal_iou
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 LENGTHS: Mapping[str, tuple[float, float]] = {"full": (0, 150), "long": (30, 150), "middle": (10, 30), "short": (0, 10)}
-"""Seconds of true windows, above the first and up to the second; a query without such a window is left out."""
+"""Window lengths in seconds, exclusive minimum and inclusive maximum; queries without such a window are ignored."""
 _MOST_WINDOWS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class RankedWindows:
-    """What was answered to one query.
+    """Predicted windows of one query.
 
     Attributes:
-        spans: `(windows, 2)` seconds, the best first; a reversed one is put in order.
-        scores: `(windows,)`; the windows are sorted by them for the mAP.
+        spans: Start and end of each window, `(windows, 2)` seconds, the best first; reversed windows are sorted.
+        scores: Score of each window, `(windows,)`, the sort key for mAP.
     """
 
     spans: NDArray[np.float64]
@@ -31,23 +31,25 @@ class RankedWindows:
 
 
 def moment_retrieval_scores(
-    predicted: Sequence[RankedWindows | None], truth: Sequence[ArrayLike]
+    predicted: Sequence[RankedWindows | None], ground_truth: Sequence[ArrayLike]
 ) -> dict[str, NDArray[np.float64]]:
-    """What each query adds to each metric; the metrics are the means over queries that are not NaN.
+    """Values of each query by metric; the metrics are the means over values that are not NaN.
 
     Args:
-        predicted: One a query, None or no window where nothing was found, which scores 0.
-        truth: For each query its windows, `(windows, 2)` seconds, at least one.
+        predicted: Predicted windows of each query; None or no window scores 0.
+        ground_truth: Reference windows of each query, `(windows, 2)` seconds, at least one.
 
     Returns:
-        `MR-full-R1@0.5`, ..., `MR-full-mAP@0.5`, ..., `MR-full-mAP`, and so for `long`, `middle` and `short`: each
+        `MR-full-R1@0.5`, ..., `MR-full-mAP@0.5`, ..., `MR-full-mAP`, likewise for `long`, `middle` and `short`: each
         `(queries,)` fractions, NaN for queries without a window of that length.
     """
-    if len(predicted) != len(truth):
-        raise ValueError(f"got {len(predicted)} predictions for {len(truth)} queries; give one a query, or None")
+    if len(predicted) != len(ground_truth):
+        raise ValueError(
+            f"got {len(predicted)} predictions for {len(ground_truth)} queries; give one per query, or None"
+        )
     rows = [
-        _score_query(windows, np.asarray(right, dtype=np.float64).reshape(-1, 2))
-        for windows, right in zip(predicted, truth, strict=True)
+        _score_query(windows, np.asarray(reference, dtype=np.float64).reshape(-1, 2))
+        for windows, reference in zip(predicted, ground_truth, strict=True)
     ]
     return {name: np.array([row[name] for row in rows]) for name in _names()}
 
@@ -57,44 +59,46 @@ def _names() -> list[str]:
     return [f"MR-{length}-{kind}" for length in LENGTHS for kind in kinds]
 
 
-def _score_query(windows: RankedWindows | None, truth: NDArray[np.float64]) -> dict[str, float]:
-    lengths = truth[:, 1] - truth[:, 0]
+def _score_query(windows: RankedWindows | None, ground_truth: NDArray[np.float64]) -> dict[str, float]:
+    lengths = ground_truth[:, 1] - ground_truth[:, 0]
     result: dict[str, float] = {}
     for name, (shortest, longest) in LENGTHS.items():
-        kept = truth if name == "full" else truth[(lengths > shortest) & (lengths <= longest)]
+        kept = ground_truth if name == "full" else ground_truth[(lengths > shortest) & (lengths <= longest)]
         result |= {f"MR-{name}-{kind}": value for kind, value in _metrics(windows, kept).items()}
     return result
 
 
-def _metrics(windows: RankedWindows | None, truth: NDArray[np.float64]) -> dict[str, float]:
-    if not len(truth):
+def _metrics(windows: RankedWindows | None, ground_truth: NDArray[np.float64]) -> dict[str, float]:
+    if not len(ground_truth):
         recalls, precisions = [np.nan] * len(THRESHOLDS), [np.nan] * len(THRESHOLDS)
     elif windows is None or not len(windows.spans):
         recalls, precisions = [0.0] * len(THRESHOLDS), [0.0] * len(THRESHOLDS)
     else:
         spans = np.sort(windows.spans, axis=1)
-        first = _iou(spans[:1], truth)[0]
-        best = float(temporal_iou(spans[0], truth[int(first.argmax())]))
+        first = _iou(spans[:1], ground_truth)[0]
+        best = float(temporal_iou(spans[0], ground_truth[int(first.argmax())]))
         recalls = [float(best >= t) for t in THRESHOLDS]
         kept = slice(0, _MOST_WINDOWS)
         order = np.argsort(-windows.scores[kept], kind="stable")
-        iou = _iou(spans[kept][order], truth)
+        iou = _iou(spans[kept][order], ground_truth)
         precisions = [_average_precision(iou, t) for t in THRESHOLDS]
     result = {f"R1@{t}": value for t, value in zip(THRESHOLDS, recalls, strict=True)}
     result |= {f"mAP@{t}": value for t, value in zip(THRESHOLDS, precisions, strict=True)}
     return result | {"mAP": float(np.mean(precisions))}
 
 
-def _iou(spans: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union as the official mAP has it, `(spans, true windows)`; 0 where both are one point."""
-    overlap = np.minimum(spans[:, None, 1], truth[None, :, 1]) - np.maximum(spans[:, None, 0], truth[None, :, 0])
+def _iou(spans: NDArray[np.float64], ground_truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union as in the official mAP, `(spans, reference windows)`; 0 if both are the same point."""
+    overlap = np.minimum(spans[:, None, 1], ground_truth[None, :, 1]) - np.maximum(
+        spans[:, None, 0], ground_truth[None, :, 0]
+    )
     overlap = np.maximum(overlap, 0.0)
-    union = (spans[:, 1] - spans[:, 0])[:, None] + (truth[:, 1] - truth[:, 0])[None] - overlap
+    union = (spans[:, 1] - spans[:, 0])[:, None] + (ground_truth[:, 1] - ground_truth[:, 0])[None] - overlap
     return np.asarray(np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0), dtype=np.float64)
 
 
 def _average_precision(iou: NDArray[np.float64], threshold: float) -> float:
-    """Interpolated average precision of windows in their order; each true window is found once."""
+    """Interpolated average precision of ranked windows; each reference window is matched at most once."""
     is_found = np.zeros(iou.shape[1], dtype=bool)
     is_right = np.zeros(len(iou))
     for i, row in enumerate(iou):
@@ -104,9 +108,9 @@ def _average_precision(iou: NDArray[np.float64], threshold: float) -> float:
             if not is_found[j]:
                 is_found[j] = is_right[i] = True
                 break
-    right = np.cumsum(is_right)
-    recall = np.concatenate([[0.0], right / iou.shape[1], [1.0]])
-    precision = np.concatenate([[0.0], right / np.arange(1, len(iou) + 1), [0.0]])
+    num_right = np.cumsum(is_right)
+    recall = np.concatenate([[0.0], num_right / iou.shape[1], [1.0]])
+    precision = np.concatenate([[0.0], num_right / np.arange(1, len(iou) + 1), [0.0]])
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.flatnonzero(np.diff(recall)) + 1
     return float(((recall[steps] - recall[steps - 1]) * precision[steps]).sum())

@@ -1,4 +1,4 @@
-"""Video summaries by the rule that is usual for TVSum: mAP of the five best-scored clips.
+"""Video summaries by the usual rule for TVSum: mAP of the five clips with the highest scores.
 
 Song et al., "TVSum: Summarizing Web Videos Using Titles", 2015; the rule is that of UMT (Liu et al., 2022).
 """
@@ -12,21 +12,21 @@ _TOP = 5
 
 
 def top_5_average_precision(scores: Sequence[float], labels: ArrayLike) -> float:
-    """Mean over annotators of the average precision of a video's five best-scored clips.
+    """Mean over annotators of the average precision of a video's five clips with the highest scores.
 
-    A clip is right to an annotator who rates it above the lower median of the annotator's ratings. Precision starts
-    at 1, recall counts within the five, and the area is that of trapezoids.
+    A clip is correct for an annotator whose rating of it is above the lower median of this annotator's ratings.
+    Precision starts at 1, recall is relative to the five clips, and the area uses the trapezoidal rule.
 
     Args:
-        scores: One a clip; of more than there are labels the rest is left out, of equals the first is taken.
-        labels: `(clips, annotators)`.
+        scores: Score of each clip; scores past the labels are ignored, and the first of equal scores counts.
+        labels: Rating of each clip by each annotator, `(clips, annotators)`.
 
     Returns:
-        From 0 to 1; an annotator to whom none of the five is right adds 0.
+        Average precision from 0 to 1; an annotator without a correct clip among the five adds 0.
     """
     rated = np.asarray(labels, dtype=np.float64)
     if rated.ndim != 2 or not rated.size:
-        raise ValueError(f"labels must be (clips, annotators), got the shape {rated.shape}")
+        raise ValueError(f"labels must be (clips, annotators), got shape {rated.shape}")
     given = np.asarray(scores[: len(rated)], dtype=np.float64)
     best = np.argsort(-given, kind="stable")[:_TOP]
     medians = np.sort(rated, axis=0)[(len(rated) - 1) // 2]

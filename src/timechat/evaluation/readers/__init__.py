@@ -1,8 +1,8 @@
-"""Files of predictions and of truth → values, whatever is wrong with single rows; each is counted and told.
+"""Files of predictions and of ground truth → values. Invalid rows are counted and reported; they raise no error.
 
-Predictions are read in the formats of the original's scripts and of their upstreams, as the original's unread result
-files, and as our `predictions.jsonl`; truth in the benchmarks' own formats and as our records. The content tells which
-it is, and whether it is compressed, not the name.
+Formats of predictions: those of the original's scripts and of their upstreams, the original's raw result files, and our
+`predictions.jsonl`. Formats of ground truth: those of the benchmarks, and our records. The content of a file decides
+its format and compression, not its name.
 
     file ─▶ rows ─▶ captions | spans | queries | labels
 """

@@ -1,4 +1,4 @@
-"""Captions of videos at their times."""
+"""Readers of captions with their times."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,44 +22,46 @@ from timechat.evaluation.readers.rows import (
     read_text,
 )
 
-_SHORTEST_CAPTION = 5  # letters; shorter pieces between full stops are none in the layout of ActivityNet Captions
+_SHORTEST_CAPTION = (
+    5  # number of letters; in the layout of ActivityNet Captions only longer pieces between full stops count
+)
 
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """Captions of a video at their times: `(captions, 2)` seconds, and as many texts."""
+    """Captions of a video: spans `(captions, 2)` in seconds, and one text per span."""
 
     spans: NDArray[np.float64]
     captions: tuple[str, ...]
 
 
 def read_caption_ground_truth(path: Path, issues: InputIssues) -> dict[str, CaptionedVideo]:
-    """True captions by video.
+    """Read the true captions by video.
 
     Raises:
-        DataError: There is none.
+        DataError: The file has no captions.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         video, spans, captions = true_captions(row)
         if video is None or not isinstance(spans, list):
-            issues.add("rows of the truth have no captions and were passed over")
+            issues.add("rows of the ground truth have no captions and were skipped")
             continue
         read = [read_span(span) for span in spans]
         if len(spans) != len(captions) or None in read:
-            issues.add("videos of the truth have captions and spans that do not go together; what does was taken")
+            issues.add("videos of the ground truth have different numbers of captions and spans; only pairs were used")
         pairs = [(span, text) for span, text in zip(read, captions, strict=False) if span is not None]
         if not pairs:
-            issues.add("videos of the truth have no event and were left out")
+            issues.add("videos of the ground truth have no event and were skipped")
             continue
-        truth[video] = _captioned(pairs)
-    return check_ground_truth(truth, path, '{"annotations": [{"image_id", "segments", "pure_cap"}]}')
+        ground_truth[video] = _captioned(pairs)
+    return check_ground_truth(ground_truth, path, '{"annotations": [{"image_id", "segments", "pure_cap"}]}')
 
 
 def true_captions(row: Mapping[str, Any]) -> tuple[str | None, Any, list[str]]:
-    """Split a row of the truth as the original's script does: video, spans as they stand, and captions.
+    """Split a row of the ground truth as the original's script does: video, unchanged spans, and captions.
 
-    The video is None, and there is nothing else, where the row has no captions.
+    For a row without captions the video is None and the other values are empty.
     """
     if is_record(row):
         if row.get("task") != "dense_caption":
@@ -79,7 +81,7 @@ def true_captions(row: Mapping[str, Any]) -> tuple[str | None, Any, list[str]]:
 
 
 def read_caption_predictions(path: Path, issues: InputIssues) -> dict[str, CaptionedVideo]:
-    """Predicted captions by video, those whose times can be read; of two rows about a video the later counts."""
+    """Read predicted captions with readable times by video; of two rows about a video the later one counts."""
     content = read_content(path, issues)
     if isinstance(content, Mapping) and isinstance(content.get("results"), Mapping):
         content = content["results"]
@@ -95,12 +97,12 @@ def read_caption_predictions(path: Path, issues: InputIssues) -> dict[str, Capti
     predicted: dict[str, CaptionedVideo] = {}
     for video, rows in items:
         if not isinstance(rows, list):
-            issues.add("videos have no list of captions; they count as without any")
+            issues.add("videos have no list of captions and count as videos without captions")
         pairs = []
         for row in rows if isinstance(rows, list) else []:
             span = read_span(row.get("timestamp")) if isinstance(row, Mapping) else None
             if span is None:
-                issues.add("captions have no times that can be read and were passed over")
+                issues.add("captions have no readable times and were skipped")
             else:
                 pairs.append((span, read_text(row.get("caption", row.get("sentence")))))
         if last_name(video) in predicted:

@@ -1,4 +1,4 @@
-"""TVSum: ratings of clips by many annotators, and scores."""
+"""Readers of TVSum: ratings of clips by several annotators, and predicted scores."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,26 +19,26 @@ from timechat.evaluation.readers.rows import (
 
 
 def read_label_ground_truth(path: Path, issues: InputIssues) -> dict[str, NDArray[np.float64]]:
-    """Ratings of clips, `(clips, annotators)`, by video.
+    """Read the ratings of clips, `(clips, annotators)`, by video.
 
     Raises:
-        DataError: There is none.
+        DataError: The file has no ratings.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         try:
             labels = np.array(row["label"], dtype=np.float64)
         except (KeyError, TypeError, ValueError):
             labels = np.zeros(0)
         if labels.ndim != 2 or not labels.size or not np.isfinite(labels).all():
-            issues.add("rows of the truth have no labels and were passed over")
+            issues.add("rows of the ground truth have no labels and were skipped")
         else:
-            truth[last_name(row.get("vid"))] = labels
-    return check_ground_truth(truth, path, '{"vid", "label"} a line')
+            ground_truth[last_name(row.get("vid"))] = labels
+    return check_ground_truth(ground_truth, path, '{"vid", "label"} per line')
 
 
 def read_label_predictions(path: Path, issues: InputIssues) -> dict[str, tuple[float, ...] | None]:
-    """Scores of clips by video, None where they cannot be read."""
+    """Read the scores of clips by video; None for unreadable scores."""
     content = read_content(path, issues)
     if isinstance(content, list):
         items: Iterator[tuple[Any, Any]] = (

@@ -1,4 +1,4 @@
-"""Queries of QVHighlights: rated clips, and windows."""
+"""Readers of QVHighlights queries: rated clips, and windows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class GroundTruthQuery:
     """A query of QVHighlights.
 
     Attributes:
-        video: In which it is looked for.
-        highlights: Rated clips, None where the file has none.
-        windows: `(windows, 2)` seconds; none where the file has none.
+        video: Video of the query.
+        highlights: Rated clips; None if the file has none.
+        windows: True windows, `(windows, 2)` seconds; empty if the file has none.
     """
 
     video: str
@@ -42,23 +42,25 @@ class GroundTruthQuery:
 
 
 def read_query_ground_truth(path: Path, issues: InputIssues) -> dict[str, GroundTruthQuery]:
-    """True highlights and windows by query.
+    """Read the true highlights and windows by query.
 
     Raises:
-        DataError: There is none.
+        DataError: The file has no query.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         query = row.get("id") if is_record(row) else row.get("qid")
         if query is None or (is_record(row) and row.get("task") != "highlights"):
-            issues.add("rows of the truth are no queries and were passed over")
+            issues.add("rows of the ground truth are not queries and were skipped")
             continue
         windows = [read_span(window) for window in row.get("relevant_windows") or []]
         spans = np.array([window for window in windows if window is not None]).reshape(-1, 2)
-        truth[str(query)] = GroundTruthQuery(
+        ground_truth[str(query)] = GroundTruthQuery(
             last_name(row.get("vid", row.get("video"))), _true_highlights(row, issues), np.sort(spans, axis=1)
         )
-    return check_ground_truth(truth, path, '{"qid", "vid", "duration", "relevant_clip_ids", "saliency_scores"} a line')
+    return check_ground_truth(
+        ground_truth, path, '{"qid", "vid", "duration", "relevant_clip_ids", "saliency_scores"} per line'
+    )
 
 
 def _true_highlights(row: Mapping[str, Any], issues: InputIssues) -> HighlightGroundTruth | None:
@@ -77,18 +79,18 @@ def _true_highlights(row: Mapping[str, Any], issues: InputIssues) -> HighlightGr
         rated = tuple(tuple(float(score) for score in scores) for scores in saliency)
         return HighlightGroundTruth(duration, tuple(int(clip) for clip in clips), rated)
     except (TypeError, ValueError):
-        issues.add("queries of the truth have ratings that cannot be read")
+        issues.add("queries of the ground truth have unreadable ratings")
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedQuery:
-    """What was answered to a query of QVHighlights; None for what the row does not have.
+    """Prediction for a query of QVHighlights; None for missing parts of the row.
 
     Attributes:
         scores: Scores of clips.
-        scores_as_published: Scores as the original reads them from a text, one clip early; None where no text was read.
-        windows: In which the query happens.
+        scores_as_published: Scores as the original reads them from a text, shifted one clip early; None without a text.
+        windows: Windows in which the query happens.
     """
 
     scores: tuple[float, ...] | None = None
@@ -97,24 +99,26 @@ class PredictedQuery:
 
 
 def read_query_predictions(
-    path: Path, truth: Mapping[str, GroundTruthQuery], issues: InputIssues
+    path: Path, ground_truth: Mapping[str, GroundTruthQuery], issues: InputIssues
 ) -> dict[str, PredictedQuery]:
-    """Scores of clips and windows by query; of two rows about a query the later counts."""
+    """Read scores of clips and windows by query; of two rows about a query the later one counts."""
     predicted: dict[str, PredictedQuery] = {}
     for row in read_rows(read_content(path, issues), path, issues):
         query = row.get("qid", row.get("id"))
         if is_ours(row) and row.get("task", "highlights") not in ("highlights", "grounding"):
-            continue  # of another task of the same run
+            continue  # row of another task of the same run
         if query is None:
-            issues.add("rows name no query and were passed over")
+            issues.add("rows name no query and were skipped")
             continue
         if str(query) in predicted:
             issues.add("queries are predicted twice; the later row counts")
-        predicted[str(query)] = _predicted_query(row, truth.get(str(query)), issues)
+        predicted[str(query)] = _predicted_query(row, ground_truth.get(str(query)), issues)
     return predicted
 
 
-def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, issues: InputIssues) -> PredictedQuery:
+def _predicted_query(
+    row: Mapping[str, Any], ground_truth: GroundTruthQuery | None, issues: InputIssues
+) -> PredictedQuery:
     if not is_ours(row) and "generated_cap" not in row:
         return PredictedQuery(
             read_scores(row.get("pred_saliency_scores"), issues),
@@ -126,10 +130,10 @@ def _predicted_query(row: Mapping[str, Any], truth: GroundTruthQuery | None, iss
         return PredictedQuery(windows=_ranked_windows(windows, issues))
     moments = [(read_span(event.get("timestamp")), read_number(event.get("score")) or 0.0) for event in events]
     highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
-    if not highlights or truth is None or truth.highlights is None:
+    if not highlights or ground_truth is None or ground_truth.highlights is None:
         return PredictedQuery()
     read, as_published = (
-        tuple(clip_scores(highlights, truth.highlights.duration, CLIP_SECONDS, as_published=is_published))
+        tuple(clip_scores(highlights, ground_truth.highlights.duration, CLIP_SECONDS, as_published=is_published))
         for is_published in (False, True)
     )
     return PredictedQuery(read, as_published)
@@ -142,7 +146,7 @@ def _ranked_windows(values: Any, issues: InputIssues) -> RankedWindows | None:
     for window in values:
         span = read_span(window[:2]) if isinstance(window, list) else None
         if span is None:
-            issues.add("windows cannot be read and were passed over")
+            issues.add("windows are unreadable and were skipped")
             continue
         score = read_number(window[2]) if len(window) > 2 else None
         kept.append((*span, 0.0 if score is None else score))

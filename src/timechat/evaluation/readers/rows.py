@@ -1,4 +1,4 @@
-"""Rows of files, and the values in them, whatever they hold."""
+"""Rows of files and their values, with tolerance for invalid content."""
 
 import gzip
 import json
@@ -19,38 +19,38 @@ Value = TypeVar("Value")
 
 @dataclass
 class InputIssues:
-    """What was wrong with a file, counted."""
+    """Counted problems of the input files."""
 
     counts: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
 
     def add(self, what: str) -> None:
-        """Count one more."""
+        """Count one more problem of this kind."""
         self.counts[what] += 1
 
     def say(self, note: str) -> None:
-        """Tell something that is not counted."""
+        """Add a note without a count."""
         self.said.append(note)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Plain sentences."""
+        """All notes as sentences."""
         return (*self.said, *(f"{count} {what}" for what, count in self.counts.items()))
 
 
 def read_content(path: Path, issues: InputIssues) -> Any:
-    """Read a file of JSON, or of a JSON value a line as a list; lines that are no JSON are counted and passed over.
+    """Read a JSON file, or a JSON Lines file as a list; lines that are not JSON are counted and skipped.
 
     Raises:
-        DataError: There is no such file, or it is neither.
+        DataError: The file does not exist or has neither format.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; give a file of predictions and a file of truth")
+        raise DataError(f"{path}: no such file; give a file of predictions and a file of ground truth")
     content = path.read_bytes()
     try:
         text = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no text in UTF-8: {error}") from error
+        raise DataError(f"{path}: is not UTF-8 text: {error}") from error
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -60,9 +60,9 @@ def read_content(path: Path, issues: InputIssues) -> Any:
         try:
             rows.append(json.loads(line))
         except (json.JSONDecodeError, RecursionError):
-            issues.add("lines are no JSON and were passed over")
+            issues.add("lines are not JSON and were skipped")
     if not rows and text.strip():
-        raise DataError(f"{path}: is neither JSON nor a JSON value a line")
+        raise DataError(f"{path}: is neither JSON nor JSON Lines")
     return rows
 
 
@@ -74,12 +74,12 @@ def read_rows(content: Any, path: Path, issues: InputIssues) -> list[Mapping[str
         raise DataError(f"{path}: expected a list of rows, got {type(content).__name__}")
     rows = [row for row in content if isinstance(row, Mapping)]
     for _ in range(len(content) - len(rows)):
-        issues.add("rows are no JSON objects and were passed over")
+        issues.add("rows are not JSON objects and were skipped")
     return rows
 
 
 def is_ours(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of our predictions."""
+    """Whether a row is from our `predictions.jsonl`."""
     return "events" in row and "id" in row
 
 
@@ -89,7 +89,7 @@ def is_record(row: Mapping[str, Any]) -> bool:
 
 
 def read_number(value: Any) -> float | None:
-    """A finite number, also where it is written as a text; None for anything else."""
+    """Read a finite number, also from a text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -100,7 +100,7 @@ def read_number(value: Any) -> float | None:
 
 
 def read_span(value: Any) -> Span | None:
-    """Two finite numbers, in the order in which they stand; None for anything else."""
+    """Read two finite numbers without sorting them; None for anything else."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         return None
     start, end = map(read_number, value)
@@ -113,12 +113,12 @@ def last_name(value: Any) -> str:
 
 
 def read_text(value: Any) -> str:
-    """A text, whatever it is; an empty one for None."""
+    """Convert any value to a text; None gives an empty text."""
     return "" if value is None else str(value)
 
 
 def read_events(row: Mapping[str, Any], task: Task) -> list[dict[str, Any]] | None:
-    """Events of a row of ours, or of one of the original's unread results, as its formatted ones have them."""
+    """Events of one of our rows or of a raw result row of the original, in the layout of its formatted results."""
     if is_ours(row):
         events = row["events"]
         if not isinstance(events, list):
@@ -141,17 +141,17 @@ def read_events(row: Mapping[str, Any], task: Task) -> list[dict[str, Any]] | No
 
 
 def read_scores(values: Any, issues: InputIssues) -> tuple[float, ...] | None:
-    """Scores of clips, 0 for one that cannot be read; None for what is no list."""
+    """Read scores of clips, 0 for an unreadable score; None if the value is not a list."""
     if not isinstance(values, list):
         return None
     read = [read_number(value) for value in values]
     if None in read:
-        issues.add("queries have scores that cannot be read; such a score counts as 0")
+        issues.add("queries have unreadable scores, which count as 0")
     return tuple(0.0 if value is None else value for value in read)
 
 
-def check_ground_truth(truth: dict[str, Value], path: Path, expected: str) -> dict[str, Value]:
-    """Return the truth, unless there is none: then a `DataError` says what was expected."""
-    if not truth:
-        raise DataError(f"{path}: has no truth that can be read; expected {expected}")
-    return truth
+def check_ground_truth(ground_truth: dict[str, Value], path: Path, expected: str) -> dict[str, Value]:
+    """Return the ground truth; an empty one raises a `DataError` with the expected format."""
+    if not ground_truth:
+        raise DataError(f"{path}: has no readable ground truth; expected {expected}")
+    return ground_truth

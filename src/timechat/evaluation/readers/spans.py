@@ -1,4 +1,4 @@
-"""The span that each query of grounding asks for, and the one that was answered."""
+"""Readers of grounding: the true and the predicted span of each query."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ from timechat.evaluation.readers.rows import (
 
 @dataclass(frozen=True, slots=True)
 class GroundTruthSpan:
-    """What a query asks for: seconds, and in which video."""
+    """True span of a query in seconds, and its video."""
 
     span: Span
     video: str
 
 
 def read_span_ground_truth(path: Path, issues: InputIssues) -> dict[str, GroundTruthSpan]:
-    """True spans by query.
+    """Read the true spans by query.
 
     Raises:
-        DataError: There is none.
+        DataError: The file has no span.
     """
-    truth = {}
+    ground_truth = {}
     for row in read_rows(read_content(path, issues), path, issues):
         query, span, video = _true_span(row)
         if query is None or span is None:
-            issues.add("rows of the truth have no span and were passed over")
+            issues.add("rows of the ground truth have no span and were skipped")
         else:
-            truth[query] = GroundTruthSpan(span, video)
-    return check_ground_truth(truth, path, '{"annotations": [{"id", "timestamp"}]}')
+            ground_truth[query] = GroundTruthSpan(span, video)
+    return check_ground_truth(ground_truth, path, '{"annotations": [{"id", "timestamp"}]}')
 
 
 def _true_span(row: Mapping[str, Any]) -> tuple[str | None, Span | None, str]:
@@ -52,7 +52,7 @@ def _true_span(row: Mapping[str, Any]) -> tuple[str | None, Span | None, str]:
 
 
 def read_span_predictions(path: Path, issues: InputIssues) -> dict[str, Span | None]:
-    """The first span that is predicted for each query, None where there is none that can be read."""
+    """Read the first predicted span of each query; None without a readable span."""
     content = read_content(path, issues)
     if isinstance(content, Mapping) and not is_ours(content) and "generated_cap" not in content:
         items = [(query, _first_timestamp(row)) for query, row in content.items()]
@@ -70,12 +70,12 @@ def read_span_predictions(path: Path, issues: InputIssues) -> dict[str, Span | N
             issues.add("queries are predicted twice; the later row counts")
         predicted[str(query)] = read_span(spans[0]) if spans else None
         if spans and predicted[str(query)] is None:
-            issues.add("queries have a first span that cannot be read; they count as without any")
+            issues.add("queries have an unreadable first span and count as queries without a span")
     return predicted
 
 
 def _first_timestamp(row: Any) -> list[Any]:
-    """The list of spans of a row; a single bare span is a list of one."""
+    """The list of spans of a row; a single span becomes a list of one."""
     value = row.get("timestamp") if isinstance(row, Mapping) else row
     if not isinstance(value, list):
         return []
