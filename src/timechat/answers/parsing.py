@@ -70,7 +70,7 @@ _COUNTS_NOTHING = r"(?!\s?(?!(?:to|until|till|through|and|at|with|end\w*|respect
 _TIME = rf"(?<![\w/])(?<!\d[.:])(?:{_CLOCK}(?:{_UNIT})?|{_NUMBER}(?:{_UNIT}|{_COUNTS_NOTHING}))"
 
 # "3 - 5 s", "from 3 to 5 s", "between 3 and 5 s", "[3, 5]", "start time: 3 s, end time: 5 s", "start - 5 s"; but a
-# span after "for" says how long, not when.
+# span after "for" is a duration, not a time.
 _MARKS = r"""[ \t\u00a0*_"'()\[\]]{0,6}"""
 _JOIN = rf"{_MARKS}(?:-{{1,3}}>?|[‐‑‒–—―−－~～→]|\b(?:to|until|till|through)\b){_MARKS}"
 _ABOUT = r"(?:(?:the|about|around|approximately|roughly|exactly|seconds?|timestamp)\s){0,2}"

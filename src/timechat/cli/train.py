@@ -88,7 +88,7 @@ def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "
     videos = [
         draw_validation_video(
             write_scene(settings.seed, index, level=settings.level, split="test"),  # type: ignore[arg-type]
-            lambda film: default_times(film, config),
+            lambda scene: default_times(scene, config),
             size=config.vision_config.image_size,
         )
         for index in range(settings.num_films)

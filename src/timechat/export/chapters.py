@@ -1,4 +1,4 @@
-"""Answers as chapters. They follow each other in time order; what had to be changed for that is told by notes."""
+"""Answers as chapters in time order without overlap. Notes list the changes that this needed."""
 
 import re
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ def to_vtt_chapters(answer: Answer) -> str:
 
 
 def to_ffmetadata(answer: Answer) -> str:
-    """Chapters as FFmpeg reads them (`ffmpeg -i film.mp4 -i chapters.txt -map_metadata 1 -codec copy out.mp4`)."""
+    """Chapters as FFmpeg reads them (`ffmpeg -i video.mp4 -i chapters.txt -map_metadata 1 -codec copy out.mp4`)."""
     return ";FFMETADATA1\n" + "".join(
         f"\n[CHAPTER]\nTIMEBASE=1/1000\nSTART={chapter.start}\nEND={chapter.end}\ntitle={_escaped(chapter.title)}\n"
         for chapter in _chapters(answer)[0]

@@ -52,7 +52,7 @@ QVHIGHLIGHTS_CLIP_SECONDS = 2.0
 def to_qvhighlights(answer: Answer, *, qid: int = 0) -> str:
     """The answer as a line of a QVHighlights submission; times in seconds.
 
-    An event is a window `[start, end, score]`, a moment one of `MOMENT_SECONDS`. An event that nobody scored has the
+    An event is a window `[start, end, score]`, a moment one of `MOMENT_SECONDS`. An event without a score has the
     score of the answer, or 1.0. A clip of 2 s has the mean score of what the answer says about it, or 0.0.
 
     Args:

@@ -12,12 +12,12 @@ from timechat.answers.tasks import event_title
 from timechat.export.text import video_name
 
 DEFAULT_FPS = 25
-"""Frames per second where nobody says at how many the video runs."""
+"""Default frames per second if the rate of the video is unknown."""
 
 _NTSC_FILM, _NTSC, _NTSC_FAST = (Fraction(number * 1000, 1001) for number in (24, 30, 60))
 _EDITORS_RATES = sorted([_NTSC_FILM, _NTSC, _NTSC_FAST, *map(Fraction, (24, 25, 30, 48, 50, 60))])
-_SAME_RATE = 0.01  # so far a phone's average may be from what it was set to
-_FIRST_HOUR = 3600  # seconds: where the tape of a finished film starts, by old custom
+_SAME_RATE = 0.01  # maximum relative difference between the average rate of a recording and its nominal rate
+_FIRST_HOUR = 3600  # seconds: first time code of a program, by convention
 
 
 class _Cut(NamedTuple):

@@ -20,7 +20,7 @@ from timechat.errors import VideoError
 from timechat.export.text import event_label, score_text, time_range
 
 EMBED_LIMIT_BYTES = 8 * 2**20
-"""A page carries its video inside it up to this size, unless it is told otherwise; above, it refers to the file."""
+"""Maximum size of a video that is embedded in the page by default; a larger video is linked."""
 
 
 def to_html(
