@@ -30,7 +30,15 @@ from timechat.answers.events import Answer, Event, Task
 from timechat.answers.parsing import move_times
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import TASKS, format_events, parse_events
-from timechat.answers.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
+from timechat.answers.windows import (
+    Window,
+    best_highlights,
+    best_moments,
+    degenerate_notes,
+    distinct_events,
+    merge_events,
+    merge_texts,
+)
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SAME = 1e-6  # seconds
@@ -149,23 +157,25 @@ class WindowAnswer:
         text: Text as the model wrote it.
         tokens: Tokens of the text with their probabilities.
         verification: Evidence of the video for the moment, in nats; None if no moment was found or verified.
+        notes: Sentences about the frames of the window, such as the number of damaged ones.
     """
 
     window: Window
     text: str
     tokens: tuple[Token, ...] = ()
     verification: float | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer without its window, ready for JSON."""
         tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
-        return {"text": self.text, "tokens": tokens, "confirmation": self.verification}
+        return {"text": self.text, "tokens": tokens, "verification": self.verification, "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, window: Window, content: dict[str, Any]) -> "WindowAnswer":
         """Read the output of `to_dict`."""
         tokens = tuple(Token(*token) for token in content["tokens"])
-        return cls(window, content["text"], tokens, content["confirmation"])
+        return cls(window, content["text"], tokens, content["verification"], tuple(content["notes"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +201,7 @@ class MomentSelection:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Calibration of scores, and the score above which a moment is found; see the module."""
+    """Calibration of scores, and the minimum score of a moment that counts as found; see the module."""
 
     grounding: Calibration = UNCALIBRATED
     captions: Calibration = UNCALIBRATED
@@ -203,7 +213,7 @@ class Scoring:
 
         Args:
             calibration: Slope and offset of `grounding` and `captions`, as in `TimeChatConfig.score_calibration`.
-            found_threshold: Score above which a moment is found.
+            found_threshold: Minimum score of a moment that counts as found.
         """
         lines = {kind: Calibration(*line) for kind, line in (calibration or {}).items()}
         return cls(**lines, found_threshold=found_threshold)
@@ -286,13 +296,13 @@ def merge_window_answers(
         An answer without the names of video and model.
     """
     windows = [parse_window(answer, task, query, scoring) for answer in answers]
-    notes = tuple(dict.fromkeys(note for one in windows for note in one.notes))
+    about_frames = [note for answer in answers for note in answer.notes]
+    notes = tuple(dict.fromkeys(about_frames + [note for one in windows for note in one.notes]))
     found: bool | None = None
     score: float | None = None
     if task == "grounding":
-        windows = [_drop_below_threshold(one, scoring) if moments.threshold is None else one for one in windows]
         windows = [_apply_window_prior(one, len(windows)) for one in windows]
-        threshold = moments.threshold or 0.0
+        threshold = scoring.found_threshold if moments.threshold is None else moments.threshold
         kept = [(one.window, [e for e in one.events if e.score is None or e.score >= threshold]) for one in windows]
         events = best_moments(merge_events(kept), max_moments=None if moments.find_all else moments.top_k)
         found, score = (
@@ -300,25 +310,19 @@ def merge_window_answers(
             max((one.best_score for one in windows if one.best_score is not None), default=None),
         )
     elif TASKS[task].is_free:
-        events = [event for one in windows for event in one.events]
+        events = distinct_events(event for one in windows for event in one.events)
+    elif len(windows) == 1:
+        events = distinct_events(windows[0].events)
     else:
-        events = (
-            list(windows[0].events)
-            if len(windows) == 1
-            else merge_events([(one.window, one.events) for one in windows])
-        )
+        events = merge_events([(one.window, distinct_events(one.events)) for one in windows])
+    if task == "highlights":
+        events = best_highlights(events)
     is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.time_scale) == (0.0, 1.0)
     text = answers[0].text if is_as_written else _write_text(answers, task, events)
     notes += degenerate_notes(events, duration) if not TASKS[task].is_free else ()
     return Answer(
         text, events, task=task, question=query or "", duration=duration, found=found, score=score, notes=notes
     )
-
-
-def _drop_below_threshold(read: ParsedWindow, scoring: Scoring) -> ParsedWindow:
-    """Drop the moments that would not count as found if this window were the whole video."""
-    kept = tuple(event for event in read.events if event.score is None or event.score >= scoring.found_threshold)
-    return replace(read, events=kept)
 
 
 def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:

@@ -260,7 +260,9 @@ _SCALE = _compile(r"/\s?\d{1,3}\b | \b(?:out\sof|scale\s(?:of|from))\s\d{1,3}(?:
 def read_highlights(text: str, duration: float | None) -> Parsed:
     """Times and scores, paired in order; a span counts as its middle."""
     if events := _read_objects(text):
-        return Parsed([_highlight((event.start + event.end) / 2, event.score or 0.0) for event in events])
+        return Parsed(
+            [_highlight((event.start + event.end) / 2, event.saliency or event.score or 0.0) for event in events]
+        )
     text = _ANY_SPAN.sub(lambda span: _middle(span, duration), _SCALE.sub("", text))
     times, scores = _times_and_scores(text)
     return Parsed(
@@ -287,8 +289,8 @@ def _times_and_scores(text: str) -> tuple[list[float], list[float]]:
     return times, scores
 
 
-def _highlight(time: float, score: float) -> Event:
-    return Event(time, time, score=score)
+def _highlight(time: float, saliency: float) -> Event:
+    return Event(time, time, saliency=saliency)
 
 
 def _middle(span: re.Match[str], duration: float | None) -> str:
@@ -324,4 +326,8 @@ def _object_event(fields: str) -> Event | None:
             score = _seconds(value)
         elif field["bare"] is None:
             caption = caption or re.sub(r"\\([\"'\\/])", r"\1", value)
-    return Event(min(times), max(times), caption, score) if times else None
+    if not times:
+        return None
+    is_probability = score is not None and score <= 1
+    rating = {"score": score} if is_probability else {"saliency": score}
+    return Event(min(times), max(times), caption, **rating)

@@ -97,7 +97,7 @@ class Record:
         if self.annotated_events is not None:
             return self.annotated_events
         parsed = [event for _, answer in self.turns for event in parse_events(answer, task=_task_of(answer)).events]
-        return tuple(RecordEvent(e.start, e.end, e.caption, e.score) for e in parsed)
+        return tuple(RecordEvent(e.start, e.end, e.caption, e.score, e.saliency) for e in parsed)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Record":
@@ -178,13 +178,13 @@ def _message(data: Any) -> Message:
 def _event(data: Any) -> RecordEvent:
     if not isinstance(data, Mapping) or "start" not in data or "end" not in data:
         raise ValueError(f'an event must be {{"start", "end", "caption", ...}}, got {_keys(data)}')
-    known = {"start", "end", "caption", "score", "id"}
+    known = {"start", "end", "caption", "score", "saliency", "id"}
     extra = {key: value for key, value in data.items() if key not in known}
     return RecordEvent(**{key: data[key] for key in known & set(data)}, extra=extra)
 
 
 def _event_dict(event: RecordEvent) -> dict[str, Any]:
-    values = {"id": event.id, "start": event.start, "end": event.end, "caption": event.caption, "score": event.score}
+    values = {"id": event.id} | event.to_dict()
     return {key: value for key, value in values.items() if value is not None} | dict(event.extra)
 
 

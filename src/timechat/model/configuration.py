@@ -36,7 +36,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             seconds per frame.
         score_calibration: Mapping from evidence to a score, `[slope, offset]` for `"grounding"` and for `"captions"`,
             see `timechat.answers.merging`; None without a fitted calibration.
-        found_threshold: Minimum score of a moment that counts as found, in a window that is asked alone.
+        found_threshold: Minimum score of a moment that counts as found, in a video of any length.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
             `"llama"` for training (and for MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,

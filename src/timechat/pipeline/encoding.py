@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -41,8 +41,8 @@ def encode_video(
         VideoError: The video cannot be read.
     """
     model, processor, executor = answerer.model, answerer.processor, answerer.executor
-    chosen, facts = _choose_frames(model.config, sampling)
-    if cache is not None and isinstance(video, str | os.PathLike) and (found := cache.load(None, facts)) is not None:
+    chosen = _choose_frames(model.config, sampling)
+    if cache is not None and isinstance(video, str | os.PathLike) and (found := cache.load(None, chosen)) is not None:
         return replace(found, name=without_scheme(os.fspath(video)), model=answerer.name)
     report = progress or _ignore
     report("decode", 0, 1)
@@ -58,20 +58,18 @@ def encode_video(
     name = frames.source.name if frames.source else None
     encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, answerer.name)
     if cache is not None:
-        cache.save(None, facts, encoded)
+        cache.save(None, chosen, encoded)
     return encoded
 
 
-def _choose_frames(config: TimeChatConfig, sampling: FrameSampling) -> tuple[FrameSampling, dict[str, Any]]:
-    """Fill in the model's frame options, and name those of the cache key as version 0.1 did."""
+def _choose_frames(config: TimeChatConfig, sampling: FrameSampling) -> FrameSampling:
+    """Fill in the model's frame options where none says how many frames are taken."""
     if sampling.has_rate:
-        return sampling, vars(sampling)
+        return sampling
     default = config.default_sampling()
     if sampling.max_frames is not None:
         default["max_frames"] = sampling.max_frames
-    chosen = replace(sampling, **default)
-    names = (*default, "start", "end", "timestamps", "sampling")
-    return chosen, {name: getattr(chosen, name) for name in names}
+    return replace(sampling, **default)
 
 
 def _ignore(stage: str, done: int, total: int) -> None:

@@ -129,7 +129,7 @@ def _predicted_query(
         windows = [[*event.get("timestamp", []), event.get("score")] for event in events]
         return PredictedQuery(windows=_ranked_windows(windows, issues))
     moments = [(read_span(event.get("timestamp")), read_number(event.get("score")) or 0.0) for event in events]
-    highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
+    highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), saliency=score) for span, score in moments if span]
     if not highlights or ground_truth is None or ground_truth.highlights is None:
         return PredictedQuery()
     read, as_published = (

@@ -127,7 +127,7 @@ def read_events(row: Mapping[str, Any], task: Task) -> list[dict[str, Any]] | No
             {
                 "timestamp": [event.get("start"), event.get("end")],
                 "caption": event.get("caption"),
-                "score": event.get("score"),
+                "score": event.get("saliency", event.get("score")),
             }
             if isinstance(event, Mapping)
             else {}
@@ -137,7 +137,10 @@ def read_events(row: Mapping[str, Any], task: Task) -> list[dict[str, Any]] | No
         return None
     duration = read_number(row.get("duration"))
     read = parse_events(row["generated_cap"], task=task, duration=duration if duration and duration > 0 else None)
-    return [{"timestamp": [e.start, e.end], "caption": e.caption, "score": e.score} for e in read.events]
+    return [
+        {"timestamp": [e.start, e.end], "caption": e.caption, "score": e.score if e.saliency is None else e.saliency}
+        for e in read.events
+    ]
 
 
 def read_scores(values: Any, issues: InputIssues) -> tuple[float, ...] | None:

@@ -25,7 +25,8 @@ class ExportEvent(BaseModel):
     start: Seconds
     end: Seconds
     caption: str = ""
-    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    saliency: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class ExportAnswer(BaseModel):
@@ -44,7 +45,7 @@ class ExportAnswer(BaseModel):
 
     def answer(self) -> Answer:
         """The answer that is meant."""
-        events = [Event(event.start, event.end, event.caption, event.score) for event in self.events]
+        events = [Event(**event.model_dump()) for event in self.events]
         return Answer(
             self.text,
             events,
