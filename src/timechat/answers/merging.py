@@ -40,6 +40,13 @@ from timechat.answers.windows import (
     merge_texts,
 )
 
+_TEMPLATES = re.compile(
+    r"\s*(?:The given query (?:happens|does not happen)|There are \d+ highlight|The highlight timestamps are)"
+    r"|No highlight moments were found|saliency scores are|\s*Transcribed speech:"
+)
+"""Wordings of tasks that answer in events; a model may answer a free question about one window in them."""
+
+_COUNTING = re.compile(r"\b(?:how (?:many|often|much)|count|number of|total)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SAME = 1e-6  # seconds
 _MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 and 1
@@ -245,6 +252,8 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
         events = _scored(events, answer, task, scoring)
     if query and TASKS[task].describes_query:
         events = [replace(event, caption=query) for event in events]
+    if task == "ask":  # an answer in the form of highlights; a rating of its own has no meaning here
+        events = [replace(event, saliency=None) for event in events]
     placed = tuple(answer.window.to_video_event(event) for event in events)
     if task == "grounding" and answer.text == NOT_FOUND_ANSWER:
         return ParsedWindow(answer.window, placed, (), 1 - math.exp(existence_logprob(answer.tokens, answer.text)))
@@ -317,8 +326,10 @@ def merge_window_answers(
         events = merge_events([(one.window, distinct_events(one.events)) for one in windows])
     if task == "highlights":
         events = best_highlights(events)
+    if TASKS[task].is_free and len(windows) > 1:
+        notes += _free_notes(answers, task, query)
     is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.time_scale) == (0.0, 1.0)
-    text = answers[0].text if is_as_written else _write_text(answers, task, events)
+    text = answers[0].text if is_as_written else _write_text(answers, windows, task, events)
     notes += degenerate_notes(events, duration) if not TASKS[task].is_free else ()
     return Answer(
         text, events, task=task, question=query or "", duration=duration, found=found, score=score, notes=notes
@@ -338,11 +349,38 @@ def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
     )
 
 
-def _write_text(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:
+def _free_notes(answers: Sequence[WindowAnswer], task: Task, query: str | None) -> tuple[str, ...]:
+    """Say what the answers about single windows mean for a question about the whole video."""
+    notes = []
+    if task == "ask" and query and _COUNTING.search(query):
+        notes.append(
+            f"the question was asked about each of {len(answers)} overlapping windows: a number in the answer counts "
+            "one window, not the whole video"
+        )
+    if num_foreign := sum(_TEMPLATES.search(answer.text) is not None for answer in answers):
+        notes.append(
+            f"{num_foreign} of {len(answers)} windows were answered in the form of another task; their times are listed"
+        )
+    return tuple(notes)
+
+
+def _write_text(
+    answers: Sequence[WindowAnswer], windows: Sequence[ParsedWindow], task: Task, events: Sequence[Event]
+) -> str:
     """One text for several windows: events in the wording of a single answer, free answers each with its time span."""
     if TASKS[task].is_free:
-        texts = merge_texts((answer.window, move_times(answer.text, answer.window.to_video)) for answer in answers)
+        texts = merge_texts(
+            (answer.window, _free_text(answer, read.events)) for answer, read in zip(answers, windows, strict=True)
+        )
         return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in texts)
     if task == "grounding":
         return " ".join(format_events([event], task) for event in events) or NOT_FOUND_ANSWER
     return format_events(events, task)
+
+
+def _free_text(answer: WindowAnswer, events: Sequence[Event]) -> str:
+    """The text of a free answer on the video's clock; the times alone for an answer in the form of another task."""
+    if not _TEMPLATES.search(answer.text):
+        return move_times(answer.text, answer.window.to_video)
+    times = [citation(event) for event in distinct_events(events)]
+    return f"at {', '.join(dict.fromkeys(times))}" if times else "nothing found"
