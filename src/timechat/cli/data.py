@@ -225,7 +225,7 @@ def encode(
 
 def _load_processor(model: str) -> "TimeChatProcessor":
     """Load the processor, which counts tokens, without the weights of the model."""
-    from timechat.model.loading import NANO, NANO_FOLDER
+    from timechat.model import NANO, NANO_FOLDER
     from timechat.model.processing import TimeChatProcessor
 
     return TimeChatProcessor.from_pretrained(str(NANO_FOLDER) if model == NANO else model)  # type: ignore[no-any-return]

@@ -36,11 +36,15 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
+    from timechat.model import NANO, NANO_FOLDER
+    from timechat.model.domain import read_limits
     from timechat.serving.mcp.protocol import serve
     from timechat.serving.mcp.worker import Worker
 
     console = CommandConsole(quiet=settings.quiet)
-    worker = Worker(partial(load_timechat, settings, console), allow or [Path()], allow_host or [])
+    load = partial(load_timechat, settings, console)
+    limits = read_limits(NANO_FOLDER if settings.model == NANO else Path(settings.model))
+    worker = Worker(load, allow or [Path()], allow_host or [], limits=limits)
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):

@@ -9,6 +9,7 @@ import torch
 
 from timechat.files import without_scheme
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.domain import outside_domain_notes
 from timechat.pipeline.answering import Answerer, check_prompt_length
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, compress_frames, encode_frames
 from timechat.video import Frames, FrameSampling, sample_video
@@ -56,7 +57,8 @@ def encode_video(
     tokens = encode_frames(model, processor, frames, partial(report, "encode"), encode=executor.encode_frames)
     video_tokens = executor.call(partial(compress_frames, model, tokens))
     name = frames.source.name if frames.source else None
-    encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, answerer.name)
+    notes = (*frames.notes, *outside_domain_notes(model.config.domain, tokens[0]))
+    encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, notes, answerer.name)
     if cache is not None:
         cache.save(None, chosen, encoded)
     return encoded

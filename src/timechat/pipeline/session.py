@@ -16,6 +16,7 @@ from torch import Tensor
 from timechat.answers.windows import Window, WindowConfig
 from timechat.errors import VideoError
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.domain import outside_domain_notes
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import Executor, acquire
@@ -219,9 +220,8 @@ class WindowEncoder:
             if self.cache is not None:
                 self.cache.save_frame_tokens(window, sampling, frame_tokens)
         tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
-        encoded = EncodedVideo(
-            tokens, frames.timestamps, window.duration, self.name, frames.notes, self._model_name, window
-        )
+        notes = (*frames.notes, *outside_domain_notes(self._model.config.domain, frame_tokens[0]))
+        encoded = EncodedVideo(tokens, frames.timestamps, window.duration, self.name, notes, self._model_name, window)
         if self.cache is not None:
             self.cache.save(window, sampling, encoded)
         return encoded
