@@ -84,6 +84,8 @@ def located(location: str) -> Iterator[None]:
         yield
     except json.JSONDecodeError as error:
         raise DataError(f"{location}: is not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise DataError(f"{location}: is nested too deeply; expected plain lists and objects") from error
     except KeyError as error:
         raise DataError(f"{location}: the key {error} is missing") from error
     except (ValueError, TypeError) as error:

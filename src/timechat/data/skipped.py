@@ -12,7 +12,7 @@ from typing import Literal
 from timechat.data.records import write_lines
 from timechat.errors import DataError
 
-Kind = Literal["missing", "damaged", "truncated", "shortened", "degraded"]
+Kind = Literal["missing", "damaged", "truncated", "shortened", "degraded", "empty"]
 
 BAD_VIDEO: frozenset[Kind] = frozenset({"missing", "damaged"})
 
@@ -30,6 +30,7 @@ class SkippedRecord:
         kind: `missing` or `damaged`: the video cannot be read, and the next record of the source replaces the record.
             `truncated`: the whole answer is beyond the maximum length, and the next record replaces the record.
             `shortened`: a part of the answer is beyond the maximum length. `degraded`: damaged frames were dropped.
+            `empty`: an answer is empty, and the next record replaces the record.
         source: Name of the source.
         record: Id of the record.
         video: Path of its video.
