@@ -72,8 +72,11 @@ class DataIssues:
         self._written = 0.0
         self._is_changed = False
         if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._remember(SkippedRecord(**json.loads(line)))
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                try:
+                    self._remember(SkippedRecord(**json.loads(line)))
+                except (ValueError, TypeError) as error:
+                    raise DataError(f"{path}:{number} is no line of a report ({error}); remove this file") from error
 
     @property
     def skipped(self) -> list[SkippedRecord]:
@@ -112,7 +115,7 @@ class DataIssues:
                 f"{self.bad_share:.1%} of the videos cannot be read, more than max_bad_share={self.max_bad_share:.1%} "
                 f"allows ({self.samples} samples, {self.summary()}); the first is {named[0].video}: "
                 f"{named[0].reason}{where}. Repair or remove these records (`timechat data check` lists them), or "
-                "raise max_bad_share"
+                "raise data.max_bad_share; the run resumes from its last checkpoint"
             )
 
     def summary(self) -> str:

@@ -17,23 +17,10 @@ ADAPTER_FOLDER = "lora"
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _NAME = "default"
-_FREE_SETTINGS = frozenset(  # settings that are used, or that do not change what a trained adapter computes
-    [
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "task_type",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "auto_mapping",
-        "runtime_config",
-    ]
+_FREE_SETTINGS = (  # settings that are used, or that do not change what a trained adapter computes
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"),
+    "runtime_config",
 )
 _PLAIN_STARTS = (True, False, "gaussian")  # others, such as PiSSA, change the base weights too
 _PEFT_PREFIX = "base_model.model."
@@ -98,8 +85,8 @@ def _check_settings(path: Path) -> None:
     for name, value in others.items():
         if value and value != usual.get(name) and not (name == "init_lora_weights" and value in _PLAIN_STARTS):
             raise CheckpointError(
-                f"{path}: {name} is {value!r}, but TimeChat computes plain LoRA only; merge this adapter into the weights "
-                "with PEFT, or train one without this setting"
+                f"{path}: {name} is {value!r}, but TimeChat computes plain LoRA only; merge this adapter into the "
+                "weights with PEFT, or train one without this setting"
             )
 
 
