@@ -12,6 +12,8 @@ ChatStyle = Literal["llama_2", "vicuna"]
 Role = Literal["user", "assistant"]
 
 VIDEO_PLACEHOLDER = "<ImageHere>"
+CHAT_MARKS = ("<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", VIDEO_PLACEHOLDER)
+"""Marks of the chat format and of the tokenizer; in the text of a user they are no marks."""
 BERT_BOS_TOKEN = "[DEC]"  # added to the BERT vocabulary by BLIP-2; never part of a prompt
 
 SYSTEM_PROMPT = (
