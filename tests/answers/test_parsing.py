@@ -43,7 +43,7 @@ def test_recorded_answers_are_read_as_they_should_be(case):
         expected = case["expected"]
         assert events == ([] if expected is None else [Event(expected["start"], expected["end"])])
     else:
-        assert [(e.start, e.score) for e in events] == [(e["time"], e["score"]) for e in case["expected"]]
+        assert [(e.start, e.saliency) for e in events] == [(e["time"], e["score"]) for e in case["expected"]]
         scores = clip_scores(events, case["duration"])
         assert len(scores) == 75
         assert {clip: s for clip, s in enumerate(scores) if s} == {

@@ -252,7 +252,7 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
         events = _scored(events, answer, task, scoring)
     if query and TASKS[task].describes_query:
         events = [replace(event, caption=query) for event in events]
-    if task == "ask":  # an answer in the form of highlights; a rating of its own has no meaning here
+    if task not in ("highlights", "summary"):  # a rating in another answer has no defined meaning
         events = [replace(event, saliency=None) for event in events]
     placed = tuple(answer.window.to_video_event(event) for event in events)
     if task == "grounding" and answer.text == NOT_FOUND_ANSWER:
