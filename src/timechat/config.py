@@ -140,7 +140,7 @@ def plain(recipe: Any) -> dict[str, Any]:
 def save_recipe(recipe: Any, path: Path) -> None:
     """Write a resolved recipe with all its defaults."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
+        unfinished.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def load_resolved(cls: type[Recipe], path: Path) -> Recipe:

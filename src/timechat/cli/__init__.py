@@ -1,5 +1,6 @@
 """The `timechat` command. Heavy libraries are imported inside of the commands that need them."""
 
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -64,6 +65,7 @@ app.command("serve")(serve.serve)
 def main() -> None:
     """Run the command: bad input gives one line on stderr and exit status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _write_utf8()
     try:
         status = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -89,6 +91,14 @@ def main() -> None:
     if status == _INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _write_utf8() -> None:
+    """Write UTF-8 with unchanged line ends, also on Windows; the environment variable PYTHONIOENCODING wins."""
+    encoding = None if os.environ.get("PYTHONIOENCODING") else "utf-8"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
 
 
 def _plain_message(error: typer.BadParameter) -> str:

@@ -15,6 +15,7 @@ import typer
 
 from timechat.cli.options import ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
+from timechat.system import missing_limits
 
 if TYPE_CHECKING:
     from timechat.serving.mcp.worker import Worker
@@ -40,6 +41,8 @@ def mcp(
     from timechat.serving.mcp.worker import Worker
 
     console = CommandConsole(quiet=settings.quiet)
+    for note in missing_limits():
+        console.warn(note)
     worker = Worker(partial(load_timechat, settings, console), allow or [Path()], allow_host or [])
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:

@@ -1,10 +1,8 @@
 """`timechat serve`: an OpenAI-compatible API and a web page."""
 
-import ctypes
 import logging
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +10,7 @@ import typer
 
 from timechat.cli.options import ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
+from timechat.system import bind, missing_limits, share_freed_memory
 
 if TYPE_CHECKING:
     import uvicorn
@@ -141,7 +140,9 @@ def serve(
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("timechat.serving.http.requests").setLevel(logging.INFO)
     console = CommandConsole(quiet=settings.quiet)
-    _share_memory()
+    share_freed_memory()
+    for note in missing_limits():
+        console.warn(note)
     with exclusive_lock(options.data):
         pass  # a folder that another server uses is reported before the model is loaded
     with _listening(host, port) as listener:
@@ -151,15 +152,6 @@ def serve(
         for note in timechat.notes:
             console.warn(note)
         _run(timechat, options, listener, console, host)
-
-
-def _share_memory() -> None:
-    """Let threads share freed memory: otherwise glibc keeps one heap per thread, and the server grows."""
-    arena_max = -8  # M_ARENA_MAX of malloc.h
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(arena_max, 2)
 
 
 def _read_keys(given: list[str], path: Path | None) -> list[str]:
@@ -176,9 +168,8 @@ def _listening(host: str, port: int) -> socket.socket:
     """Return a bound socket, so that a port in use is reported before the model is loaded."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        bind(listener, (host, port))
     except OSError as error:
         listener.close()
         raise ValueError(f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}") from error

@@ -12,6 +12,7 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
+from timechat.system import total_memory_bytes
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
@@ -63,7 +64,7 @@ def check_folder(folder: Path) -> None:
         CheckpointError: The folder has no config, or the config of another kind of model.
     """
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
         kind = "nothing: it has no config.json"
     except (OSError, ValueError, AttributeError) as error:
@@ -153,7 +154,7 @@ def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
     with torch.device("meta"):
         shell = TimeChatForConditionalGeneration(processor.config)
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
-    if needed < _MEMORY_SHARE * _memory_bytes():
+    if needed < _MEMORY_SHARE * total_memory_bytes():
         return {"dtype": torch.float32}
     return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _has_bfloat16_instructions()}
 
@@ -162,14 +163,3 @@ def _has_bfloat16_instructions() -> bool:
     """Return whether this processor has bfloat16 instructions; without them bfloat16 is several times slower."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-def _memory_bytes() -> int:
-    """Return the total memory of the machine in bytes; a very large number if the system does not report it."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 1 << 62

@@ -17,7 +17,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from timechat.distributed import gather, rank, wait_for_all, world_size
 from timechat.errors import TrainingError
-from timechat.files import atomic_write, fsync
+from timechat.files import atomic_write
+from timechat.system import flush_to_disk
 from timechat.training.parameters import trained_state
 
 _FOLDER = "checkpoints"
@@ -47,7 +48,7 @@ def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
     found = []
     for folder in (run_folder / _FOLDER).glob("step-*"):
         if re.fullmatch(r"step-\d+", folder.name) and (folder / _INFO).is_file():
-            info = json.loads((folder / _INFO).read_text())
+            info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
             found.append(Checkpoint(folder, info["step"], info["num_processes"], info["metrics"]))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
@@ -84,7 +85,7 @@ def save_checkpoint(
         def write(partial: Path) -> None:
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial / WEIGHTS_FILE)
             torch.save(state, partial / _STATE)
-            (partial / _INFO).write_text(json.dumps(info, indent=2))
+            (partial / _INFO).write_text(json.dumps(info, indent=2), encoding="utf-8")
 
         write_folder(folder, write)
     wait_for_all()
@@ -167,11 +168,11 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     partial.mkdir(parents=True)
     write(partial)
     for path in (*partial.rglob("*"), partial):
-        fsync(path)
+        flush_to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
-    fsync(folder.parent)
+    flush_to_disk(folder.parent)
 
 
 def write_file(path: Path, text: str) -> None:

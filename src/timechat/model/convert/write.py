@@ -174,7 +174,7 @@ def convert(
         _write(plan, partial_dir, merge=merge, progress=progress)
         _generation_config(files.llm, tokenizer).save_pretrained(partial_dir)
         TimeChatProcessor(tokenizer, qformer_tokenizer, plan.config).save_pretrained(str(partial_dir))
-        (partial_dir / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2))
+        (partial_dir / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2), encoding="utf-8")
         if out_dir.exists():
             out_dir.rmdir()
         partial_dir.rename(out_dir)
