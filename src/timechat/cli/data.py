@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from timechat.cli.help import HelpCommand, HelpGroup, name_values
 from timechat.cli.options import FrameRateOptions, expand_options
 from timechat.cli.session import CommandConsole
 
@@ -33,7 +34,9 @@ Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a co
 Timeout = Annotated[float, typer.Option("--timeout", help="Maximum time to read one video, in seconds.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
-app = typer.Typer(help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True)
+app = typer.Typer(
+    cls=HelpGroup, help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -41,7 +44,8 @@ def _data() -> None:
     """Keep `data` a group of commands, also with one command only."""
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 def draw(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; complete videos in it are kept.")],
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Number of videos.")],
@@ -105,7 +109,8 @@ def draw(
     typer.echo(out / RECORDS_FILE)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 @expand_options
 def check(
     files: Files,
@@ -161,7 +166,8 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 @expand_options
 def encode(
     files: Files,

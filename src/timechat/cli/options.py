@@ -2,17 +2,15 @@
 
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import StrEnum
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from timechat.export import FORMATS
+from timechat.cli.outputs import OutputOptions
+from timechat.cli.times import parse_time, time_from
 
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
@@ -26,14 +24,6 @@ _SAMPLING = "Frames"
 _WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
 _DECODING = "Decoding of the answer"
-_OUTPUT = "Output"
-
-
-class CutMode(StrEnum):
-    """Ways to cut a video."""
-
-    EXACT = "exact"
-    COPY = "copy"
 
 
 @dataclass(frozen=True)
@@ -68,6 +58,10 @@ class FrameRateOptions:
         int | None, typer.Option(min=1, help="Maximum number of frames with --fps.", rich_help_panel=_SAMPLING)
     ] = None
 
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.fps is not None:
+            raise ValueError("--num-frames and --fps both say how many frames are taken; give one of them")
+
     def sampling(self) -> "FrameSampling":
         """Return the frame options."""
         from timechat.video.sampling import FrameSampling
@@ -80,10 +74,12 @@ class FrameOptions(FrameRateOptions):
     """Frames to take from a video, and the time to read them."""
 
     start: Annotated[
-        float | None, typer.Option(help="Start of the part to use, in seconds.", rich_help_panel=_SAMPLING)
+        float | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Start of the part to use.", rich_help_panel=_SAMPLING),
     ] = None
     end: Annotated[
-        float | None, typer.Option(help="End of the part to use, in seconds.", rich_help_panel=_SAMPLING)
+        float | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="End of the part to use.", rich_help_panel=_SAMPLING),
     ] = None
     keyframes: Annotated[
         bool,
@@ -95,7 +91,10 @@ class FrameOptions(FrameRateOptions):
     ] = False
 
     timeout: Annotated[
-        float, typer.Option(help="Maximum time for reading the video, in seconds.", rich_help_panel=_SAMPLING)
+        float,
+        typer.Option(
+            parser=time_from(0), metavar="TIME", help="Maximum time for reading the video.", rich_help_panel=_SAMPLING
+        ),
     ] = 600.0
 
     def sampling(self) -> "FrameSampling":
@@ -111,22 +110,29 @@ class WindowOptions:
     window: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            help="Length of a window in seconds; 0 makes one window of the whole video. Default: as in training.",
+            parser=time_from(0),
+            metavar="TIME",
+            help="Length of a window; 0 makes one window of the whole video. Default: as in training.",
             rich_help_panel=_WINDOWS,
         ),
     ] = None
     overlap: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            help="Overlap of neighboring windows in seconds, at most half a window.",
+            parser=time_from(0),
+            metavar="TIME",
+            help="Overlap of neighboring windows, at most half a window.",
             rich_help_panel=_WINDOWS,
         ),
     ] = None
     step: Annotated[
         float | None,
-        typer.Option(help="Seconds between frames; a larger value is faster and less exact.", rich_help_panel=_WINDOWS),
+        typer.Option(
+            parser=parse_time,
+            metavar="TIME",
+            help="Time between frames; a larger value is faster and less exact.",
+            rich_help_panel=_WINDOWS,
+        ),
     ] = None
     refine: Annotated[
         bool | None,
@@ -197,6 +203,9 @@ class DecodingCommandOptions:
         """Return the decoding options."""
         from timechat.answers.tasks import DecodingOptions
 
+        given = {"--temperature": self.temperature != 1.0, "--top-p": self.top_p != 0.9, "--top-k": self.top_k != 50}
+        if not self.sample and any(given.values()):
+            raise ValueError(f"{next(name for name in given if given[name])} has an effect only with --sample; add it")
         return DecodingOptions(
             max_new_tokens=self.max_new_tokens,
             is_free=self.free,
@@ -209,79 +218,16 @@ class DecodingCommandOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """Files and format of the output."""
+class CacheOptions:
+    """Use of the cache on disk."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_OUTPUT)] = False
-    format: Annotated[
-        str,
-        typer.Option("--format", metavar=f"<{'|'.join(FORMATS)}>", help="Output format.", rich_help_panel=_OUTPUT),
-    ] = "text"
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write to this file instead of stdout.", rich_help_panel=_OUTPUT),
-    ] = None
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="Also write an HTML page with video and timeline.", rich_help_panel=_OUTPUT),
-    ] = None
-
-    clips: Annotated[
-        Path | None,
-        typer.Option("--clips", help="Write every event as a clip into this folder.", rich_help_panel=_OUTPUT),
-    ] = None
-    reel: Annotated[
-        Path | None,
-        typer.Option("--reel", help="Join the events into one video: .mp4, .mov or .mkv.", rich_help_panel=_OUTPUT),
-    ] = None
-    cut: Annotated[
-        CutMode,
-        typer.Option(
-            "--cut", help="exact encodes the clips; copy is fast, but cuts at keyframes only.", rich_help_panel=_OUTPUT
-        ),
-    ] = CutMode.EXACT
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-
-    def check_output(self, video: str) -> None:
-        """Check, before any work is done, that all output files can be written."""
-        options = {"--output": self.output, "--html": self.html, "--reel": self.reel}
-        files = {option: path for option, path in options.items() if path is not None}
-        for (one, path), (other, other_path) in combinations(files.items(), 2):
-            if path.absolute() == other_path.absolute():
-                raise ValueError(f"{one} and {other} both name {path}; give them different files")
-        if not self.as_json:
-            FORMATS[self.format].check()
-        self._check_cuts()
-        for path in files.values():
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder; name a file in it")
-            if not path.absolute().parent.is_dir():
-                raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-            if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-                raise ValueError(f"{path} cannot be written: permission denied")
-            if path.exists() and Path(video).exists() and path.samefile(video):
-                raise ValueError(f"{path} is the video itself; name another file")
-
-    def _check_cuts(self) -> None:
-        if self.reel is not None:
-            from timechat.video.clips import check_target
-
-            check_target(self.reel, self.cut.value)
-        if self.clips is None:
-            return
-        if self.clips.exists() and not self.clips.is_dir():
-            raise ValueError(f"{self.clips} is a file; name a folder for --clips")
-        if not self.clips.absolute().parent.is_dir():
-            raise ValueError(f"{self.clips} cannot be made: there is no folder {self.clips.parent}")
-        if not os.access(self.clips if self.clips.exists() else self.clips.absolute().parent, os.W_OK):
-            raise ValueError(f"{self.clips} cannot be written to: permission denied")
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write the cache of tokens and answers.")
+    ] = False
 
 
 @dataclass(frozen=True)
-class ChatOptions(DecodingCommandOptions, FrameOptions, ModelOptions):
+class ChatOptions(DecodingCommandOptions, FrameOptions, CacheOptions, ModelOptions):
     """Options of a conversation."""
 
 
@@ -299,6 +245,13 @@ class MomentOptions:
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum score of a moment. Default: the model's.")
     ] = None
+    exit_status: Annotated[
+        bool, typer.Option("--exit-status", help="Exit with status 0 if it is found and 1 if it is not found.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.find_all and self.best != 1:
+            raise ValueError("--all and --best both say how many moments are returned; give one of them")
 
     def selection(self) -> "MomentSelection":
         """Return the selection of moments; imports torch."""
@@ -311,7 +264,7 @@ class MomentOptions:
 class EvidenceOptions:
     """Citations of free answers."""
 
-    cite: Annotated[bool, typer.Option("--cite", help=r"Add the time of each sentence in the video: \[m:ss–m:ss].")] = (
+    cite: Annotated[bool, typer.Option("--cite", help="Add the time of each sentence in the video: [m:ss–m:ss].")] = (
         False
     )
     verify: Annotated[
