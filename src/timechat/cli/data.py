@@ -10,6 +10,7 @@ import typer
 from timechat.cli.help import HelpCommand, HelpGroup, name_values
 from timechat.cli.options import FrameRateOptions, expand_options
 from timechat.cli.session import CommandConsole
+from timechat.cli.times import time_from
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -30,8 +31,12 @@ FileFormat = Annotated[
     Literal["auto", "timechat", "instruct", "valley"],
     typer.Option("--format", help="Format of the files; auto detects it."),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Maximum time to read one video, in seconds.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="nano (built in), a converted folder, or a hub id.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", parser=time_from(0), metavar="TIME", help="Maximum time to read one video.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
 app = typer.Typer(
@@ -191,7 +196,7 @@ def encode(
             "--model-dtype", help="Number format of the computation; use that of the frozen parts in training."
         ),
     ] = "float32",
-    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cuda, mps or cpu.")] = "auto",
     workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Number of decoding threads.")] = 2,
     timeout: Timeout = 120.0,
     quiet: Quiet = False,

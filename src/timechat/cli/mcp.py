@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options
+from timechat.cli.options import CacheOptions, ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
 from timechat.system import missing_limits
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @expand_options
 def mcp(
     settings: ModelOptions,
+    cache: CacheOptions,
     allow: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
@@ -43,7 +44,9 @@ def mcp(
     console = CommandConsole(quiet=settings.quiet)
     for note in missing_limits():
         console.warn(note)
-    worker = Worker(partial(load_timechat, settings, console), allow or [Path()], allow_host or [])
+    worker = Worker(
+        partial(load_timechat, settings, console, use_cache=not cache.no_cache), allow or [Path()], allow_host or []
+    )
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):

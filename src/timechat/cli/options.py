@@ -30,11 +30,13 @@ _DECODING = "Decoding of the answer"
 class ModelOptions:
     """The model, and the device it runs on."""
 
-    model: Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")] = (
-        "nano"
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="nano (built in), a converted folder, or a hub id.")
+    ] = "nano"
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.")] = "auto"
+    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16, float16, or int8 on CPUs.")] = (
+        "auto"
     )
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 on CPUs.")] = "auto"
     lora_scale: Annotated[
         float | None,
         typer.Option(help="Strength of the LoRA adapter; the authors advise 0.625 for question answering."),
@@ -197,7 +199,9 @@ class DecodingCommandOptions:
     top_p: Annotated[float, typer.Option(help="Top-p of sampling.", rich_help_panel=_DECODING)] = 0.9
     top_k: Annotated[int, typer.Option(help="Top-k of sampling.", rich_help_panel=_DECODING)] = 50
     seed: Annotated[int, typer.Option(help="Random seed of sampling.", rich_help_panel=_DECODING)] = 42
-    preset: Annotated[str, typer.Option(help="Prompt preset.", rich_help_panel=_DECODING)] = "timechat@1"
+    preset: Annotated[str, typer.Option(metavar="PRESET", help="Prompt preset.", rich_help_panel=_DECODING)] = (
+        "timechat@1"
+    )
 
     def decoding(self) -> "DecodingOptions":
         """Return the decoding options."""

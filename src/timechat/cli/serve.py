@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options
+from timechat.cli.options import CacheOptions, ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
+from timechat.cli.times import time_from
 from timechat.system import bind, missing_limits, share_freed_memory
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @expand_options
 def serve(
     settings: ModelOptions,
+    cache: CacheOptions,
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=_NETWORK)
@@ -61,7 +63,8 @@ def serve(
         str, typer.Option(help="Maximum size of an uploaded or fetched video.", rich_help_panel=_ACCESS)
     ] = "4GB",
     max_duration: Annotated[
-        float, typer.Option(min=1, help="Maximum duration of a video, in seconds.", rich_help_panel=_ACCESS)
+        float,
+        typer.Option(parser=time_from(1), metavar="TIME", help="Maximum duration of a video.", rich_help_panel=_ACCESS),
     ] = 21600.0,
     api_key: Annotated[
         list[str] | None,
@@ -101,7 +104,8 @@ def serve(
         ),
     ] = 96,
     request_timeout: Annotated[
-        float, typer.Option(min=1, help="Maximum time of an answer, in seconds.", rich_help_panel=_LOAD)
+        float,
+        typer.Option(parser=time_from(1), metavar="TIME", help="Maximum time of an answer.", rich_help_panel=_LOAD),
     ] = 600.0,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write one line per request to stderr.")] = False,
 ) -> None:
@@ -110,6 +114,8 @@ def serve(
     from timechat.serving.access import Addresses, Folders, Limits
 
     keys = _read_keys(api_key or [], api_key_file)
+    if keys and no_auth:
+        raise ValueError("--no-auth accepts requests without a key, but keys were given; leave out one of them")
     is_open = host not in _LOOPBACK
     if is_open and not keys and not no_auth:
         raise ValueError(
@@ -146,7 +152,7 @@ def serve(
     with exclusive_lock(options.data):
         pass  # a folder that another server uses is reported before the model is loaded
     with _listening(host, port) as listener:
-        timechat = load_timechat(settings, console)
+        timechat = load_timechat(settings, console, use_cache=not cache.no_cache)
         if Path(settings.model).is_dir():
             timechat.name = Path(settings.model).resolve().name  # clients do not see its path
         for note in timechat.notes:
