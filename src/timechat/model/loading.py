@@ -1,6 +1,7 @@
 """Load a model by name (built-in, folder or hub id) with a suitable device and dtype."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,23 @@ def find_folder(name: str) -> Path:
     return Path(name) if Path(name).exists() else _fetch(name)
 
 
-def check_folder(folder: Path) -> None:
+def load_config(name: str) -> TimeChatConfig:
+    """Load the configuration of a model alone; of a model of the hub, no other file is downloaded.
+
+    Raises:
+        CheckpointError: There is no model with this name.
+    """
+    folder = NANO_FOLDER if name == NANO else Path(name) if Path(name).exists() else _fetch_config(name)
+    check_folder(folder, name)
+    return TimeChatConfig.from_pretrained(folder)  # type: ignore[no-any-return]
+
+
+def check_folder(folder: Path, name: str | None = None) -> None:
     """Refuse a folder that does not contain a converted model.
+
+    Args:
+        folder: Folder of the model.
+        name: Name of the model in messages; None takes the folder.
 
     Raises:
         CheckpointError: The folder has no config, or the config of another kind of model.
@@ -71,8 +87,8 @@ def check_folder(folder: Path) -> None:
         kind = f"a config.json that cannot be read ({error})"
     if kind != TimeChatConfig.model_type:
         raise CheckpointError(
-            f"{folder} is not a converted TimeChat model, it contains {kind}; make one with `timechat convert --from "
-            "CKPT_DIR OUT_DIR` and name OUT_DIR"
+            f"{name or folder} is not a converted TimeChat model, it contains {kind}; make one with "
+            "`timechat convert --from CKPT_DIR OUT_DIR` and name OUT_DIR"
         )
 
 
@@ -92,15 +108,27 @@ def _load_folder(
 
 
 def _fetch(name: str) -> Path:
-    """Return the local copy of a hub repository, downloaded if necessary."""
+    """Return the local copy of a hub repository; its `config.json` is checked before other files are downloaded."""
+    check_folder(_fetch_config(name), name)
+    from timechat.model.download import fetch_model
+
+    return _explained(name, fetch_model)
+
+
+def _fetch_config(name: str) -> Path:
+    """Return the folder of the local copy of a hub repository's `config.json`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise CheckpointError(
             f"there is no model {name!r}; give nano, a folder made by `timechat convert`, or a hub id like owner/name"
         )
-    from timechat.model.download import fetch_model  # a local folder needs no hub client
+    from timechat.model.download import fetch_config  # a local folder needs no hub client
 
+    return _explained(name, fetch_config)
+
+
+def _explained(name: str, fetch: Callable[[str], Path]) -> Path:
     try:
-        return fetch_model(name)
+        return fetch(name)
     except (DownloadError, ValueError) as error:
         raise CheckpointError(f"{name!r} is not a local folder and cannot be downloaded as a model: {error}") from error
 
