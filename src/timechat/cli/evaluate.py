@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timechat.cli.options import GENERAL
 from timechat.cli.session import CommandConsole, choose_threads, switch_cache_off
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
@@ -33,7 +34,10 @@ def evaluate(
         float | None, typer.Option(min=0, help="Maximum time in minutes. The next call resumes.")
     ] = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read nor write the cache of tokens and answers.")
+        bool,
+        typer.Option(
+            "--no-cache", help="Neither read nor write the cache of tokens and answers.", rich_help_panel=GENERAL
+        ),
     ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Print published metrics beside ours.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write an error analysis to OUT/report.html.")] = False,
@@ -47,7 +51,9 @@ def evaluate(
         bool, typer.Option("--baselines", help="Also print metrics of random and constant answers, and by group.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the result only.", rich_help_panel=GENERAL)
+    ] = False,
 ) -> None:
     """Predict and score by a recipe. After an interruption, the same command resumes.
 

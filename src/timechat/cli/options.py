@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_MODEL = "Model"
+GENERAL = "General"
 _SAMPLING = "Frames"
 _WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
@@ -31,17 +33,35 @@ class ModelOptions:
     """The model, and the device it runs on."""
 
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="nano (built in), a converted folder, or a hub id.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="nano (built in), a converted folder, or a hub id.",
+            rich_help_panel=_MODEL,
+        ),
     ] = "nano"
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.")] = "auto"
-    dtype: Annotated[str, typer.Option(metavar="DTYPE", help="auto, float32, bfloat16, float16, or int8 on CPUs.")] = (
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.", rich_help_panel=_MODEL)] = (
         "auto"
     )
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE", help="auto, float32, bfloat16, float16, or int8 on CPUs.", rich_help_panel=_MODEL
+        ),
+    ] = "auto"
     lora_scale: Annotated[
         float | None,
-        typer.Option(help="Strength of the LoRA adapter; the authors advise 0.625 for question answering."),
+        typer.Option(
+            help="Strength of the LoRA adapter; the authors advise 0.625 for question answering.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.")] = False
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -226,7 +246,10 @@ class CacheOptions:
     """Use of the cache on disk."""
 
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither read nor write the cache of tokens and answers.")
+        bool,
+        typer.Option(
+            "--no-cache", help="Neither read nor write the cache of tokens and answers.", rich_help_panel=GENERAL
+        ),
     ] = False
 
 
