@@ -179,7 +179,8 @@ class _TaskCommand:
             typer.echo(_format_estimate(self.timechat.estimate(request, opened), as_json=form == "json"))
             return []
         if len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not settings.quiet:
-            self.console.info(f"plan: {self.timechat.estimate(request, opened)}")
+            name = f"{session.name}: " if self.is_many else ""
+            self.console.info(f"plan: {name}{self.timechat.estimate(request, opened)}")
         is_streamed = form == "text" and target is None and sys.stdout.isatty()
         is_streamed = is_streamed and len(opened.windows) == 1 and not evidence
         if is_streamed:
