@@ -93,7 +93,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _write_utf8()
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="timechat", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except typer.TyperException as error:

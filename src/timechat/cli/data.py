@@ -251,10 +251,11 @@ def _settings(
 ) -> "SampleSettings":
     from timechat.data.settings import SampleSettings
 
+    sampling = frames.sampling()
     return SampleSettings(
-        num_frames=frames.num_frames or processor.config.max_frame_positions,
-        fps=frames.fps,
-        max_frames=frames.max_frames,
+        num_frames=sampling.num_frames or processor.config.max_frame_positions,
+        fps=sampling.fps,
+        max_frames=sampling.max_frames,
         max_length=max_length,
         transcripts=transcripts,
         timeout=timeout,

@@ -37,7 +37,14 @@ EXAMPLES = {
     "cache": ("timechat cache --json",),
     "cache prune": ("timechat cache prune --to 2GB",),
     "cache clear": ("timechat cache clear",),
-    "train": ("timechat train recipes/stage2_finetune_charades.yaml --set model.checkpoint=OUT_DIR",),
-    "evaluate": ("timechat evaluate recipes/eval_drawn.yaml --report",),
+    "train": (
+        "timechat data draw clips --clips 4 --seed 1",
+        "CLIPS=clips timechat train recipes/finetune_clips.yaml --set run.steps=20",
+        "timechat train recipes/stage2_finetune_charades.yaml --set model.checkpoint=OUT_DIR",
+    ),
+    "evaluate": (
+        "timechat data draw out/films --clips 4 --seed 1001 --split test",
+        "timechat evaluate recipes/eval_drawn.yaml --limit 20 --report",
+    ),
     "score": ("timechat score fmt_youcook_val_f96_result.json val.caption_coco_format.json --task dvc --json",),
 }

@@ -80,14 +80,16 @@ class FrameRateOptions:
         int | None, typer.Option(min=1, help="Maximum number of frames with --fps.", rich_help_panel=_SAMPLING)
     ] = None
 
-    def __post_init__(self) -> None:
-        if self.num_frames is not None and self.fps is not None:
-            raise ValueError("--num-frames and --fps both say how many frames are taken; give one of them")
-
     def sampling(self) -> "FrameSampling":
-        """Return the frame options."""
+        """Return the frame options.
+
+        Raises:
+            ValueError: The options contradict each other.
+        """
         from timechat.video.sampling import FrameSampling
 
+        if self.num_frames is not None and self.fps is not None:
+            raise ValueError("--num-frames and --fps both say how many frames are taken; give one of them")
         return FrameSampling(self.num_frames, self.fps, self.max_frames)
 
 

@@ -59,8 +59,8 @@ class OutputOptions:
         str | None,
         typer.Option(
             "--format",
-            metavar="|".join(FORMATS),
-            help="Output format. Default: that of the ending of --output, else text.",
+            metavar="FORMAT",
+            help=f"{', '.join(FORMATS)}. Default: the format of the ending of --output, else text.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None
