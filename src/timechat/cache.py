@@ -336,7 +336,7 @@ def _digest_of_path(path: Path, cache: DiskCache) -> str:
         is_settled = time.time() - max(before.st_mtime, before.st_ctime) > _CLOCK_TICK
         digest = _digest(file)
         if is_settled and _key_of_file(path, os.fstat(file.fileno())) == key:
-            cache.put(key, lambda unfinished: unfinished.write_text(digest))
+            cache.put(key, lambda unfinished: unfinished.write_text(digest, encoding="utf-8"))
         return digest
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_clip, read_numbers
 from timechat.errors import VideoError
+from timechat.system import num_cores
 from timechat.video import (
     Frames,
     FrameSampling,
@@ -33,7 +34,6 @@ from timechat.video import (
     uniform_indices,
 )
 from timechat.video import index as index_module
-from timechat.video.decoding import num_cores
 from timechat.video.index import PacketIndex, PacketScan, build_index
 
 DATA = Path(__file__).parents[1] / "data"

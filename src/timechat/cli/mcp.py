@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options
+from timechat.cli.options import CacheOptions, ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
+from timechat.system import missing_limits
 
 if TYPE_CHECKING:
     from timechat.serving.mcp.worker import Worker
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @expand_options
 def mcp(
     settings: ModelOptions,
+    cache: CacheOptions,
     allow: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
@@ -42,7 +44,9 @@ def mcp(
     from timechat.serving.mcp.worker import Worker
 
     console = CommandConsole(quiet=settings.quiet)
-    load = partial(load_timechat, settings, console)
+    for note in missing_limits():
+        console.warn(note)
+    load = partial(load_timechat, settings, console, use_cache=not cache.no_cache)
     limits = read_limits(NANO_FOLDER if settings.model == NANO else Path(settings.model))
     worker = Worker(load, allow or [Path()], allow_host or [], limits=limits)
     with contextlib.closing(worker), _exit_on_signals(worker):

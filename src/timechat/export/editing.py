@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from timechat.answers.events import Answer, Event, event_time_range, one_line
 from timechat.answers.tasks import event_title
+from timechat.errors import missing_extra
 from timechat.export.text import rating_text, video_name
 
 DEFAULT_FPS = 25
@@ -145,7 +146,7 @@ def check_otio() -> None:
     try:
         import opentimelineio  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('otio needs opentimelineio: pip install "timechat[export]"') from error
+        raise missing_extra("otio needs opentimelineio", "export") from error
 
 
 def rate_notes(answer: Answer, fps: float | Fraction | None) -> list[str]:

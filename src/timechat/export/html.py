@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import mimetypes
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +11,13 @@ from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from timechat.answers.events import Answer, Event, format_time, one_line, printable
 from timechat.answers.tasks import TASKS
 from timechat.errors import VideoError
 from timechat.export.text import event_label, rating_text, time_range
+from timechat.files import address_from
 
 EMBED_LIMIT_BYTES = 8 * 2**20
 """Maximum size of a video that is embedded in the page by default; a larger video is linked."""
@@ -99,8 +99,7 @@ def _video_address(source: str, page_folder: str | Path | None, embed: bool | No
         return f"data:{kind};base64,{content}"
     if page_folder is None:
         return path.absolute().as_uri()
-    relative = os.path.relpath(path.absolute(), Path(page_folder).absolute())
-    return quote(Path(relative).as_posix().encode("utf-8", "surrogateescape"))
+    return address_from(path, Path(page_folder))
 
 
 def _video_element(address: str | None) -> str:

@@ -184,7 +184,7 @@ def _open_input(source: Any, name: str, follow: bool, idle_timeout: float) -> An
         return text
     if not Path(text).exists():
         raise VideoError(f"{name}: no such file; give a file, a pipe such as /dev/stdin, or an rtsp or http(s) address")
-    return _FollowedFile(Path(text), idle_timeout) if follow and Path(text).is_file() else text
+    return _FollowedFile(Path(text), idle_timeout) if follow and Path(text).is_file() else str(Path(text).absolute())
 
 
 def _open_container(opened: Any, name: str, idle_timeout: float) -> av.container.InputContainer:

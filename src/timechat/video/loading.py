@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.video.decoding import decode_all, decode_frames, num_cores
+from timechat.system import num_cores
+from timechat.video.decoding import decode_all, decode_frames
 from timechat.video.frames import Frames, Size, VideoInfo, frame_to_pixels, height_width, resize
 from timechat.video.index import PacketIndex, build_index, read_packets, seconds
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
