@@ -158,7 +158,8 @@ class Session:
         """Copy a pipe into a temporary file, because a pipe can be read only once."""
         if not Path(self._video).is_fifo():
             return self._video
-        from timechat.video.source import Deadline, read_pipe
+        from timechat.video.deadline import Deadline
+        from timechat.video.source import read_pipe
 
         file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
         for chunk in read_pipe(Path(self._video), Deadline(math.inf, self._video)):

@@ -154,8 +154,11 @@ class RunningClock:
         return sorted(self._gaps)[len(self._gaps) // 2] if self._gaps else self._first_gap
 
     def needs_next(self, raw: int) -> bool:
-        """Whether the time after `raw` may tell that `raw` is stray."""
-        return self.last is not None and self._is_far(raw - self.shift) and (raw - self.shift != self.last)
+        """Whether the time after `raw` can tell whether `raw` is stray."""
+        if self.last is None:
+            return False
+        time = raw - self.shift
+        return self._is_far(time) and not self.last < time <= self.last + _SLOW_RATE * self.gap
 
     def place(self, raw: int, following: Sequence[int] = ()) -> int:
         """Return the corrected time of a frame in ticks.
@@ -307,9 +310,7 @@ def correct_times(
     steps = np.diff(order)
     gap = gap or (int(np.median(steps[steps > 0])) if (steps > 0).any() else 1)
     while True:
-        clock = RunningClock(
-            time_base, may_jump=may_jump, gap=gap, reorder=reorder, sound_goes_on=sound_goes_on
-        )
+        clock = RunningClock(time_base, may_jump=may_jump, gap=gap, reorder=reorder, sound_goes_on=sound_goes_on)
         clock._forced = forced
         parts, strays = [(0, 0)], []
         for position, raw in enumerate(values):
@@ -340,9 +341,7 @@ def _is_continuous(order: NDArray[np.int64], time_base: Fraction, gap: int, reor
     return bool((order[1:] - latest[:-1]).max() <= far and (order[reorder:] >= latest[:-reorder] - jitter).all())
 
 
-def _shifted(
-    pts: NDArray[np.int64], parts: list[tuple[int, int]], strays: list[int], gap: int
-) -> NDArray[np.int64]:
+def _shifted(pts: NDArray[np.int64], parts: list[tuple[int, int]], strays: list[int], gap: int) -> NDArray[np.int64]:
     """Move each part so that its first frame follows the last one of the part before."""
     corrected = pts.copy()
     is_known = np.ones(len(pts), bool)

@@ -171,9 +171,9 @@ class PacketReader:
 
     def go_to(self, first: int) -> None:
         """Go to the packet at position `first`: by reading on, by a seek, or from the start of the file."""
-        if self.position < first and first - self.position > _MAX_PACKETS_WITHOUT_SEEK and self.index.can_seek:
-            self._seek(first)
-        elif self.position > first and self.index.can_seek:
+        if (self.position < first and first - self.position > _MAX_PACKETS_WITHOUT_SEEK and self.index.can_seek) or (
+            self.position > first and self.index.can_seek
+        ):
             self._seek(first)
         elif self.position > first:
             self.restart()

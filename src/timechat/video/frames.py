@@ -104,6 +104,7 @@ class VideoInfo:
         stream: Index of the stream that is sampled.
         streams: All streams of the container.
         is_mirrored: Whether left and right of stored frames are exchanged for display, before the rotation.
+        pixel_aspect: Displayed width of a pixel divided by its height, after rotation.
         player_offset: Seconds by which the clock of players is ahead of the clock of the frames: players count from
             the start of the file, where audio may begin earlier than the frames. It is added in subtitles, chapters
             and pages.
@@ -123,6 +124,7 @@ class VideoInfo:
     stream: int
     streams: tuple[StreamInfo, ...]
     is_mirrored: bool = False
+    pixel_aspect: float = 1.0
     player_offset: float = 0.0
 
     @property

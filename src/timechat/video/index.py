@@ -16,12 +16,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from timechat.errors import VideoError
-from timechat.video.clock import ClockPart, CorrectedTimes, RunningClock, VideoClock, correct_times, make_clock
+from timechat.video.clock import ClockPart, RunningClock, VideoClock, correct_times, make_clock
 from timechat.video.frames import VideoInfo
 from timechat.video.scan import NO_PTS, PacketScan, demux, first_pass_notes, may_jump, read_only, read_packets
 from timechat.video.source import VideoHandle
 
 _MAX_LACK = 1.0  # seconds at the end of a file that need no note
+_JOINT_PACKETS = 3  # packets before a joint that may be marked as damaged
 _LATE_START = 0.5  # seconds; a Matroska file that begins later has perhaps lost its beginning
 
 

@@ -236,9 +236,7 @@ class VideoReader:
             chosen, distances = _nearest_keyframes(times, chosen, keyframes)
             notes += distances
         wanted, rows = np.unique(chosen, return_inverse=True)
-        result = decode_frames(
-            self._handle, self.info, index, wanted, size, self._workers, self._sequential.decode
-        )
+        result = decode_frames(self._handle, self.info, index, wanted, size, self._workers, self._sequential.decode)
         if result.missing and not result.errors and index.can_seek:
             return None
         is_there = np.array([label not in result.missing for label in index.frame_labels[wanted].tolist()])

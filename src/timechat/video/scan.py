@@ -18,10 +18,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from timechat.errors import VideoError
+from timechat.video.deadline import reason
 from timechat.video.frames import StreamInfo, VideoInfo, orientation_of
 from timechat.video.h264_fields import FieldParser
 from timechat.video.hdr import HDR_TRANSFERS
-from timechat.video.source import VideoHandle, reason
+from timechat.video.source import VideoHandle
 
 AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
 
@@ -251,22 +252,27 @@ def _is_displayed(packet: Packet[VideoStream], codec: str) -> bool:
     return codec not in ("vp8", "libvpx") or bool(memoryview(packet)[0] & 0x10)
 
 
-def _frame_rate(scan: PacketScan, stream: VideoStream) -> Fraction | None:
-    """Return the nominal frames per second: of the codec for formats without times, else of the container."""
+def frame_rate(format_names: str, stream: VideoStream) -> tuple[Fraction | None, list[str]]:
+    """Return the nominal frames per second, None if unknown, and notes.
+
+    In formats without times the codec states the rate, if anything does; elsewhere the container.
+    """
     rate = stream.average_rate
-    if scan.format in _RAW_STREAMS:
-        stated = stream.codec_context.framerate
-        if not stated:
-            rate = rate or _ASSUMED_RATE
-            scan.errors.append(f"the file does not state its frame rate: {float(rate):g} frames per second are assumed")
-            return rate
-        return stream.guessed_rate or stated
-    if not rate or rate > _HIGHEST_RATE:
-        rate = stream.guessed_rate
+    if format_names not in _RAW_STREAMS:
+        return (stream.guessed_rate if not rate or rate > _HIGHEST_RATE else rate), []
+    if stated := stream.codec_context.framerate:
+        return stream.guessed_rate or stated, []
+    rate = rate or _ASSUMED_RATE
+    return rate, [f"the file does not state its frame rate: {float(rate):g} frames per second are assumed"]
+
+
+def _frame_rate(scan: PacketScan, stream: VideoStream) -> Fraction | None:
+    rate, notes = frame_rate(scan.format, stream)
+    scan.errors += notes
     if scan.second_fields and rate:  # the container may count fields
         first, second = scan.pts[scan.second_fields[0] - 1], scan.pts[scan.second_fields[0]]
         if NO_PTS not in (first, second) and first != second:
-            rate = rate / 2
+            return rate / 2
     return rate
 
 
@@ -301,15 +307,14 @@ def _stated_end(stream: AudioStream) -> float | None:
     return 3600 * hours + 60 * minutes + seconds
 
 
-def _video_info(
-    name: str, container: av.container.InputContainer, stream: VideoStream, scan: PacketScan
-) -> VideoInfo:
+def _video_info(name: str, container: av.container.InputContainer, stream: VideoStream, scan: PacketScan) -> VideoInfo:
     frame = scan.first_frame
     assert frame is not None
     assert scan.declared is not None
     orientation = orientation_of(frame)
     height, width = orientation.displayed_size(frame)
     start = float((frame.pts or 0) * (stream.time_base or Fraction(1, 1000)))
+    aspect = stream.sample_aspect_ratio or Fraction(1)
     return VideoInfo(
         name=name,
         format=container.format.name,
@@ -325,6 +330,7 @@ def _video_info(
         stream=stream.index,
         streams=tuple(_stream_info(each) for each in container.streams),
         is_mirrored=orientation.is_mirrored,
+        pixel_aspect=float(1 / aspect if orientation.is_transposed else aspect),
         player_offset=_player_offset(container, scan, start),
     )
 

@@ -16,6 +16,7 @@ from av.packet import Packet
 from av.stream import Discard
 from numpy.typing import NDArray
 
+from timechat.video.clock import VideoClock
 from timechat.video.source import VideoHandle
 
 Samples = NDArray[np.float32]
@@ -38,14 +39,14 @@ class Soundtrack:
         layout: Channel layout of the output.
     """
 
-    def __init__(self, handle: VideoHandle, zero: Fraction) -> None:
+    def __init__(self, handle: VideoHandle, clock: VideoClock) -> None:
         """Open the track.
 
         Args:
             handle: Handle of the source.
-            zero: Container time of the first frame of the video, in seconds.
+            clock: Clock of the video.
         """
-        self._deadline, self.zero = handle.deadline, zero
+        self._deadline, self._clock, self.zero = handle.deadline, clock, clock.zero
         self._container = handle.open()
         best = self._container.streams.best("audio")
         is_readable = isinstance(best, AudioStream) and best.codec_context is not None and best.sample_rate > 0
@@ -116,11 +117,19 @@ class Soundtrack:
         stream = self.stream
         assert stream is not None
         assert stream.time_base is not None
-        target = round((start + self.zero) / stream.time_base)
+        is_continuous = self._clock.is_continuous
+        target = round((start + self.zero) / stream.time_base) if is_continuous else 0
         self._container.seek(max(target, stream.start_time or 0), stream=stream)
+        clock = self._clock.follow()
         try:
             for packet in self._container.demux(stream):
                 self._deadline.check()
+                if not is_continuous and packet.pts is not None and packet.time_base is not None:
+                    # The times of such a file are not unique, so that it cannot be searched.
+                    time = clock.place(packet.pts * packet.time_base)
+                    if time < start:
+                        continue
+                    packet.pts = packet.dts = round((time + self.zero) / packet.time_base)
                 yield packet
         except (av.error.FFmpegError, IndexError):  # damaged: the rest is silence
             return
