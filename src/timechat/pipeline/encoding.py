@@ -56,7 +56,16 @@ def encode_video(
     tokens = encode_frames(model, processor, frames, partial(report, "encode"), encode=executor.encode_frames)
     video_tokens = executor.call(partial(compress_frames, model, tokens))
     name = frames.source.name if frames.source else None
-    encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, frames.notes, answerer.name)
+    offset = frames.source.player_offset if frames.source else 0.0
+    encoded = EncodedVideo(
+        video_tokens,
+        frames.timestamps,
+        frames.duration,
+        name,
+        frames.notes,
+        answerer.name,
+        player_offset=offset,
+    )
     if cache is not None:
         cache.save(None, facts, encoded)
     return encoded

@@ -39,6 +39,7 @@ class ExportAnswer(BaseModel):
     question: str = ""
     video: str | None = None
     duration: Seconds | None = None
+    player_offset: Seconds = 0.0
     model: str | None = None
     notes: list[str] = Field(default_factory=list)
 
@@ -52,6 +53,7 @@ class ExportAnswer(BaseModel):
             question=self.question,
             video=self.video,
             duration=self.duration,
+            player_offset=self.player_offset,
             model=self.model,
             notes=tuple(self.notes),
         )
