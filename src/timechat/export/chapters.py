@@ -1,4 +1,4 @@
-"""Answers as chapters in time order without overlap, with the times of players. Notes list the changes that this needed."""
+"""Answers as chapters in time order without overlap, with the times of players. Notes list the changes."""
 
 import re
 from dataclasses import dataclass, replace

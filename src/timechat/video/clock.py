@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -303,7 +304,7 @@ def correct_times(
     """
     order = pts if dts is None else dts
     reorder = _MAX_REORDER if dts is None and has_reordered_frames else 0
-    if len(order) < 2 or _is_continuous(order, time_base, gap, reorder):
+    if len(order) < 2 or _is_continuous(order, time_base, reorder):
         return CorrectedTimes(pts)
     forced: frozenset[int] = frozenset()
     values = order.tolist()
@@ -331,7 +332,7 @@ def correct_times(
     return CorrectedTimes(corrected, tuple(first for first, _ in parts), tuple(clock.notes()))
 
 
-def _is_continuous(order: NDArray[np.int64], time_base: Fraction, gap: int, reorder: int) -> bool:
+def _is_continuous(order: NDArray[np.int64], time_base: Fraction, reorder: int) -> bool:
     """Whether no step is a jump, a step back or a stray time; vectorised, for ordinary files."""
     far, jitter = int(JUMP_SECONDS / time_base), int(_JITTER_SECONDS / time_base)
     if not reorder:
@@ -409,7 +410,7 @@ def make_clock(
     zero = int(corrected.pts[shown[0]]) if len(shown) else 0
     parts = []
     starts = [*corrected.starts, len(raw)]
-    for first, stop in zip(starts, starts[1:], strict=False):
+    for first, stop in pairwise(starts):
         shifts = raw[first:stop] - corrected.pts[first:stop]
         shift = int(np.median(shifts))
         times = raw[first:stop][shifts == shift]

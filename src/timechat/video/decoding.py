@@ -82,7 +82,8 @@ class DecodedFrames:
 
     def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return the pixels of a frame as they are stored here."""
-        return frame_to_pixels(frame, *self.pixels.shape[1:3], self.orientation)
+        height, width = self.pixels.shape[1:3]
+        return frame_to_pixels(frame, height, width, self.orientation)
 
     def store(self, label: int, pixels: NDArray[np.uint8]) -> None:
         """Store the pixels of a missing frame."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -52,10 +52,10 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
     A matrix with a negative determinant mirrors.
     """
-    matrices = [data for data in frame.side_data if data.type == SideDataType.DISPLAYMATRIX]
-    if not matrices:
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return UPRIGHT
-    a, b, _, c, d = np.frombuffer(matrices[0], np.int32, count=5).tolist()  # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, count=5).tolist()  # x' = a x + c y, y' = b x + d y
     is_mirrored = a * d - b * c < 0
     if is_mirrored:
         a, b = -a, -b
@@ -224,10 +224,11 @@ def frame_to_pixels(
     stored_height, stored_width = (width, height) if orientation.is_transposed else (height, width)
     if frame.color_trc in HDR_TRANSFERS:
         deep = frame.reformat(stored_width, stored_height, "rgb48le", interpolation="BICUBIC", threads=1)
-        pixels = to_sdr(deep.to_ndarray(), int(frame.color_trc), int(frame.color_primaries))
+        codes: NDArray[np.uint16] = deep.to_ndarray().astype(np.uint16, copy=False)
+        pixels = to_sdr(codes, int(frame.color_trc), int(frame.color_primaries))
     else:
         rgb = frame.reformat(stored_width, stored_height, "rgb24", interpolation="BICUBIC", threads=1)
-        pixels = rgb.to_ndarray()
+        pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
     return pixels if orientation == UPRIGHT else orientation.apply(pixels)
 
 

@@ -55,7 +55,8 @@ def to_sdr(pixels: NDArray[np.uint16], transfer: int, primaries: int) -> NDArray
         light = np.maximum(light @ _BT2020_TO_BT709.T, 0)
     brightest = light.max(axis=-1, keepdims=True)
     light *= _tone_curve(brightest) / np.maximum(brightest, 1e-9)
-    return np.rint(255 * np.power(light, 1 / 2.4)).astype(np.uint8)
+    signal: NDArray[np.uint8] = np.rint(255 * np.power(light, 1 / 2.4)).astype(np.uint8)
+    return signal
 
 
 def _tone_curve(light: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -172,7 +172,7 @@ def build_index(scan: PacketScan, time_base: Fraction, handle: VideoHandle | Non
         if is_timed
         else VideoClock(Fraction(0), (ClockPart(Fraction(0), Fraction(0), Fraction(0)),))
     )
-    can_seek = not corrected.is_corrected and bool((np.diff(raw_pts[keys]) > 0).all())
+    can_seek = scan.format != "gif" and not corrected.is_corrected and bool((np.diff(raw_pts[keys]) > 0).all())
     return PacketIndex(
         time_base,
         pts,

@@ -28,7 +28,6 @@ from timechat.video.frames import Orientation, Size, frame_to_pixels, height_wid
 from timechat.video.http import HTTP_OPTIONS
 from timechat.video.sampling import TIME_SLACK, time_slack
 from timechat.video.scan import choose_stream, demux, frame_rate, may_jump, read_only
-from timechat.video.source import DEMUXER_OPTIONS
 
 _POLL_SECONDS = 0.1  # seconds between two reads at the end of a growing file
 _USUAL_RATE = 25  # frames per second, of a stream that states none
@@ -204,8 +203,8 @@ class LiveVideo:
     def _no_frame(self) -> str:
         if "mov" in self._container.format.name:
             return (
-                f"{self.name}: the index (moov) of this MP4 is at its end, so that it cannot be read as a stream; write "
-                "it with -movflags +faststart, or as a fragmented MP4"
+                f"{self.name}: the index (moov) of this MP4 is at its end, so that it cannot be read as a stream; "
+                "write it with -movflags +faststart, or as a fragmented MP4"
             )
         return f"{self.name}: no frame could be decoded from its {self._stream.codec_context.name} stream"
 
@@ -228,7 +227,7 @@ def _open_input(source: Any, name: str, follow: bool, idle_timeout: float) -> An
 def _open_container(opened: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
     """Open a container that is read forward only."""
     is_address = isinstance(opened, str) and opened.lower().startswith(_STREAMS)
-    options = DEMUXER_OPTIONS | ({"rtsp_transport": "tcp"} if is_address and opened.lower().startswith("rtsp") else {})
+    options = {"rtsp_transport": "tcp"} if is_address and opened.lower().startswith("rtsp") else {}
     if is_address and opened.lower().startswith("http"):
         options |= HTTP_OPTIONS
     try:

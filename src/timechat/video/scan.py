@@ -35,6 +35,7 @@ _RAW_STREAMS = frozenset(
     {"h264", "hevc", "vvc", "evc", "mjpeg", "m4v", "mpegvideo", "h261", "h263", "vc1", "cavs", "avs2", "avs3", "dirac"}
     | {"dnxhd", "obu", "ingenient"}
 )  # formats that state no times; the codec may state a rate
+_SHORTEST_GIF_FRAME, _USUAL_GIF_FRAME = Fraction(2, 100), Fraction(10, 100)  # seconds
 _ASSUMED_RATE = Fraction(25)
 _HIGHEST_RATE = 1000  # frames per second; a higher rate is a tick of the container's clock
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -149,11 +150,26 @@ def demux(
         stream: Stream of the container.
         on_new_streams: Function that is called at the end if more streams appeared within the file.
     """
+    packets = container.demux(stream)
     try:
-        yield from container.demux(stream)
+        yield from _with_browser_delays(packets) if container.format.name == "gif" else packets
     except IndexError:  # PyAV 18 fails at the end of .ts files whose streams appeared during reading
         if on_new_streams is not None:
             on_new_streams()
+
+
+def _with_browser_delays(packets: Iterator[Packet[AnyStream]]) -> Iterator[Packet[AnyStream]]:
+    """Show GIF frames of less than 20 ms for 100 ms, as browsers do; yield packets with the times that follow."""
+    shift = 0
+    for packet in packets:
+        if packet.pts is not None and packet.time_base is not None:
+            packet.pts += shift
+            packet.dts = packet.pts
+            if packet.duration and packet.duration * packet.time_base < _SHORTEST_GIF_FRAME:
+                shown_for = round(_USUAL_GIF_FRAME / packet.time_base)
+                shift += shown_for - packet.duration
+                packet.duration = shown_for
+        yield packet
 
 
 def read_packets(handle: VideoHandle, *, only_first_frame: bool) -> tuple[PacketScan, VideoInfo, Fraction]:
@@ -186,7 +202,7 @@ def read_packets(handle: VideoHandle, *, only_first_frame: bool) -> tuple[Packet
             deadline.check()
             scan.errors.append(f"reading stopped after {len(scan.pts)} frames: {reason(error)}")
         if scan.first_frame is None:
-            raise VideoError(_no_frame(handle.name, container, stream, scan, is_encrypted))
+            raise VideoError(_no_frame(handle.name, stream, scan, is_encrypted))
         scan.num_indexed = len(stream.index_entries)
         scan.format = container.format.name
         scan.has_reordered_frames = context.has_b_frames
@@ -203,9 +219,7 @@ _NEW_STREAMS = (
 )
 
 
-def _no_frame(
-    name: str, container: av.container.InputContainer, stream: VideoStream, scan: PacketScan, is_encrypted: bool
-) -> str:
+def _no_frame(name: str, stream: VideoStream, scan: PacketScan, is_encrypted: bool) -> str:
     codec = stream.codec_context.name
     if is_encrypted:
         return f"{name}: is encrypted (DRM, Common Encryption) and cannot be shown without its key; give a plain copy"
@@ -288,8 +302,8 @@ def _declared_end(
         duration = float(stream.duration * time_base)
     else:
         duration = max(0.0, (file_end or 0.0) - start)
-    entries = stream.index_entries if is_matroska else ()
-    first_indexed = float(entries[0].timestamp * time_base) if len(entries) else None
+    entries = stream.index_entries
+    first_indexed = float(entries[0].timestamp * time_base) if is_matroska and len(entries) else None
     return DeclaredEnd(
         duration, bool(stream.duration), file_end, max(ends, default=None), bool(container.streams.audio), first_indexed
     )

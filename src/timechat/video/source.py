@@ -25,9 +25,6 @@ from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
-DEMUXER_OPTIONS = {"min_delay": "2", "default_delay": "10"}
-"""Options of demuxers: a GIF frame of at most 10 ms is shown for 100 ms, as browsers do."""
-
 _OPENS_OTHER_FILES = {
     *("concat", "sdp", "hls", "dash", "webm_dash_manifest", "imf", "vobsub"),
     *("rtsp", "rtp", "sap", "lavfi", "avisynth", "vapoursynth"),
@@ -88,7 +85,7 @@ class VideoHandle:
             container: av.container.InputContainer = av.open(
                 self.open_input(),
                 "r",
-                options=DEMUXER_OPTIONS | options,
+                options=options,
                 metadata_errors="replace",
                 timeout=(seconds, seconds),
             )

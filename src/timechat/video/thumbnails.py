@@ -3,6 +3,7 @@
 import io
 import os
 from functools import lru_cache
+from pathlib import Path
 
 import av.error
 import numpy as np
@@ -59,7 +60,7 @@ def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, wi
 
 
 def _version(source: str | os.PathLike[str]) -> tuple[int, int]:
-    status = os.stat(source)
+    status = Path(source).stat()
     return status.st_mtime_ns, status.st_size
 
 
