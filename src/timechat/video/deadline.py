@@ -31,6 +31,11 @@ class Deadline:
         """Return the remaining time in seconds."""
         return max(0.0, self.ends - time.monotonic())
 
+    @property
+    def patience(self) -> float:
+        """Maximum silence of a server in seconds, for the whole request."""
+        return min(self.seconds, DEFAULT_PATIENCE)
+
     def renew(self) -> None:
         """Start the time limit again, for the next piece of work on the same file."""
         self.ends = time.monotonic() + self.seconds

@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from timechat.errors import VideoError
-from timechat.video.deadline import DEFAULT_PATIENCE, Deadline, reason
+from timechat.video.deadline import Deadline, reason
 
 HTTP_OPTIONS = {"multiple_requests": "1", "reconnect": "1", "reconnect_delay_max": "2"}
 """Options of the decoder library: servers that do not name the connection, or drop it, are read to the end."""
@@ -50,7 +50,7 @@ def silent_server(deadline: Deadline) -> VideoError:
     """Return the error for a server that does not answer."""
     return VideoError(
         f"{deadline.name}: the server did not answer, or stopped answering, within "
-        f"{min(deadline.seconds, DEFAULT_PATIENCE):g} s; check the address and the network, or try again"
+        f"{deadline.patience:g} s; check the address and the network, or try again"
     )
 
 
@@ -59,7 +59,7 @@ def _ask(address: str, byte_range: str | None, deadline: Deadline) -> HTTPRespon
     deadline.check()
     request = Request(address, headers={"Range": byte_range} if byte_range else {})
     try:
-        response: HTTPResponse = urlopen(request, timeout=min(deadline.left(), DEFAULT_PATIENCE))
+        response: HTTPResponse = urlopen(request, timeout=min(deadline.left(), deadline.patience))
     except HTTPError as error:
         if byte_range is None or error.code not in _REFUSES_RANGES:
             raise
@@ -118,7 +118,7 @@ def _resume(address: str, received: int, version: str, deadline: Deadline) -> HT
     headers = {"Range": f"bytes={received}-"} | ({"If-Range": version} if version.startswith('"') else {})
     try:
         response: HTTPResponse = urlopen(
-            Request(address, headers=headers), timeout=min(deadline.left(), DEFAULT_PATIENCE)
+            Request(address, headers=headers), timeout=min(deadline.left(), deadline.patience)
         )
     except (OSError, HTTPException):
         return None

@@ -20,7 +20,7 @@ import av.error
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
-from timechat.video.deadline import DEFAULT_PATIENCE, Deadline, reason
+from timechat.video.deadline import Deadline, reason
 from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
@@ -77,7 +77,7 @@ class VideoHandle:
         """Open the source as a new container; the caller closes it."""
         self.deadline.check()
         seconds = self.deadline.left()
-        seconds = min(seconds, DEFAULT_PATIENCE) if self.is_address else seconds
+        seconds = min(seconds, self.deadline.patience) if self.is_address else seconds
         # The format is checked before a demuxer opens other files.
         options = HTTP_OPTIONS if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}
         began = time.monotonic()
