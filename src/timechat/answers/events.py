@@ -6,7 +6,7 @@ Every time is float seconds from the start of the video. `timechat.answers.parsi
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
 Task = Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
@@ -80,6 +80,8 @@ class Answer:
         model: Name of the model.
         found: Whether the query happens in the video; None for a task that does not look for a query.
         score: Probability from 0 to 1 that the query happens; None if it is not known.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the events, as where audio begins
+            before the first frame; formats for players add it, JSON and tables do not.
         step: Resolution of the events' borders: seconds between the frames in which they were found.
         timings: Seconds that the answer took, by stage; not compared.
         notes: Sentences for readers of the answer, such as untrained weights.
@@ -96,6 +98,7 @@ class Answer:
     found: bool | None = None
     score: float | None = None
     step: float | None = None
+    player_offset: float = 0.0
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
 
@@ -119,9 +122,25 @@ class Answer:
             "found": self.found,
             "score": self.score,
             "step": self.step,
+            "player_offset": self.player_offset,
             "timings": dict(self.timings),
             "notes": list(self.notes),
         }
+
+
+def on_player_clock(answer: Answer) -> Answer:
+    """Return the answer with times for players, which count from the start of the file, not from its first frame."""
+    offset = answer.player_offset
+    if not offset:
+        return answer
+    events = [move_event(event, offset) for event in answer.events]
+    duration = None if answer.duration is None else answer.duration + offset
+    return replace(answer, events=events, duration=duration, player_offset=0.0)
+
+
+def move_event(event: Event, offset: float) -> Event:
+    """Return the event later by `offset` seconds."""
+    return replace(event, start=event.start + offset, end=event.end + offset)
 
 
 def event_time_range(event: Event, duration: float | None = None) -> tuple[float, float]:

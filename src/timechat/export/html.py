@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from timechat.answers.events import Answer, Event, format_time, one_line, printable
+from timechat.answers.events import Answer, Event, format_time, move_event, on_player_clock, one_line, printable
 from timechat.answers.tasks import TASKS
 from timechat.errors import VideoError
 from timechat.export.text import event_label, rating_text, time_range
@@ -33,6 +33,8 @@ def to_html(
 ) -> str:
     """A page of its own that plays the video beside a timeline of its events, without any other file or address.
 
+    Its times are those of the player.
+
     Args:
         answer: The answer to show.
         video: The video to play: a file, or an `http(s)` address. None takes `answer.video`; a page about neither
@@ -46,6 +48,10 @@ def to_html(
     Raises:
         VideoError: The video shall be embedded and cannot be read.
     """
+    tracks = {
+        name: [move_event(event, answer.player_offset) for event in events] for name, events in (tracks or {}).items()
+    }
+    answer = on_player_clock(answer)
     source = answer.video if video is None else str(video)
     address = None if not source else _video_address(source, page_folder, embed)
     template = files("timechat.export").joinpath("answer.html").read_text(encoding="utf-8")
@@ -59,7 +65,7 @@ def to_html(
         "facts": escape(" · ".join(facts)),
         "video": _video_element(address),
         "scale": repr(scale),
-        "tracks": _tracks(answer, tracks or {}, scale),
+        "tracks": _tracks(answer, tracks, scale),
         "ticks": _ticks(scale),
         "events": _event_rows(answer.events),
         "count": escape(_count(answer)),

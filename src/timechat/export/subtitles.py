@@ -1,8 +1,8 @@
-"""Answers as subtitles."""
+"""Answers as subtitles, with the times of players."""
 
 from html import escape
 
-from timechat.answers.events import Answer, Event, event_time_range, one_line
+from timechat.answers.events import Answer, Event, event_time_range, on_player_clock, one_line
 from timechat.answers.tasks import event_title
 from timechat.export.text import rating_text
 
@@ -29,6 +29,7 @@ def to_vtt(answer: Answer) -> str:
 
 def _cues(answer: Answer) -> list[tuple[int, int, str]]:
     """Start and end in whole milliseconds and the text of every subtitle, in time order."""
+    answer = on_player_clock(answer)
     cues = [(*visible_milliseconds(event, answer), _cue_text(event, answer)) for event in answer.events]
     return sorted(cues, key=lambda cue: cue[:2])
 

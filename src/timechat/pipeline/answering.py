@@ -82,6 +82,7 @@ class Answerer:
                     model=self.name,
                     score=parsed.best_score,
                     step=video.frame_interval,
+                    player_offset=video.player_offset,
                     notes=(*self.notes, *video.notes, *parsed.notes),
                 )
             )
@@ -161,6 +162,7 @@ class Answerer:
             model=self.name,
             notes=(*self.notes, *answer.notes),
             step=video.plan.frame_interval,
+            player_offset=video.player_offset,
             timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
         )
 

@@ -189,12 +189,14 @@ class WindowCache:
             found["timestamps"].numpy(),
             saved["duration"],
             notes=tuple(saved["notes"]),
+            player_offset=saved.get("player_offset", 0.0),
             window=window,
         )
 
     def save(self, window: Window | None, sampling: FrameSampling, encoded: EncodedVideo) -> None:
         """Save an encoded window."""
-        saved = json.dumps({"duration": encoded.duration, "notes": list(encoded.notes)}).encode()
+        facts_of_video = {"duration": encoded.duration, "notes": list(encoded.notes)}
+        saved = json.dumps(facts_of_video | {"player_offset": encoded.player_offset}).encode()
         tensors = {
             "tokens": encoded.video_tokens,
             "timestamps": torch.from_numpy(encoded.timestamps.copy()),

@@ -58,7 +58,16 @@ def encode_video(
     video_tokens = executor.call(partial(compress_frames, model, tokens))
     name = frames.source.name if frames.source else None
     notes = (*frames.notes, *outside_domain_notes(model.config.domain, tokens[0]))
-    encoded = EncodedVideo(video_tokens, frames.timestamps, frames.duration, name, notes, answerer.name)
+    offset = frames.source.player_offset if frames.source else 0.0
+    encoded = EncodedVideo(
+        video_tokens,
+        frames.timestamps,
+        frames.duration,
+        name,
+        notes,
+        answerer.name,
+        player_offset=offset,
+    )
     if cache is not None:
         cache.save(None, chosen, encoded)
     return encoded

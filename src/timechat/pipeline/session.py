@@ -48,6 +48,7 @@ class EncodedVideo:
         notes: Sentences for readers of the answers, such as the number of damaged frames.
         model: Name of the model that encoded the video; other models cannot read its tokens.
         window: Window of the video that was encoded; None for a whole video.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
         window_number: Number of the window in the plan of its video, from 0, which is added to the seed of sampling.
     """
 
@@ -58,6 +59,7 @@ class EncodedVideo:
     notes: tuple[str, ...] = ()
     model: str | None = None
     window: Window | None = None
+    player_offset: float = 0.0
     window_number: int = 0
 
     def __post_init__(self) -> None:
@@ -177,6 +179,7 @@ class WindowEncoder:
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         self.name = name if name is not None or source is None else source.name
         self.fps = source.fps if source else None
+        self.player_offset = source.player_offset if source else 0.0
         self.cache = cache
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="timechat-decode")
 
@@ -221,7 +224,16 @@ class WindowEncoder:
                 self.cache.save_frame_tokens(window, sampling, frame_tokens)
         tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
         notes = (*frames.notes, *outside_domain_notes(self._model.config.domain, frame_tokens[0]))
-        encoded = EncodedVideo(tokens, frames.timestamps, window.duration, self.name, notes, self._model_name, window)
+        encoded = EncodedVideo(
+            tokens,
+            frames.timestamps,
+            window.duration,
+            self.name,
+            notes,
+            self._model_name,
+            window,
+            self.player_offset,
+        )
         if self.cache is not None:
             self.cache.save(window, sampling, encoded)
         return encoded
@@ -269,6 +281,8 @@ class VideoSession:
         self._kept = None if windows is None else {window.span: window for window in windows}
         self.name = encoder.name if encoder else next((window.name for window in windows or ()), None)
         self.fps = encoder.fps if encoder else None
+        offsets = [window.player_offset for window in windows or ()]
+        self.player_offset = encoder.player_offset if encoder else max(offsets, default=0.0)
         self.cache = encoder.cache if encoder else None
         self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0} if encoder else {}
         self._lock = threading.Lock()

@@ -41,6 +41,7 @@ class ExportAnswer(BaseModel):
     question: str = ""
     video: str | None = None
     duration: Seconds | None = None
+    player_offset: Seconds = 0.0
     model: str | None = None
     notes: list[str] = Field(default_factory=list)
 
@@ -54,6 +55,7 @@ class ExportAnswer(BaseModel):
             question=self.question,
             video=self.video,
             duration=self.duration,
+            player_offset=self.player_offset,
             model=self.model,
             notes=tuple(self.notes),
         )
