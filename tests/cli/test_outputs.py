@@ -217,7 +217,7 @@ def test_times_of_options_are_clock_times(run, short_clip):
 
 
 ANSWERS = [
-    Answer("x", [Event(0, 1, "a\u2028b"), Event(2, 2, "", 4.0)], video="a.mp4", notes=("n",)),
+    Answer("x", [Event(0, 1, "a\u2028b"), Event(2, 2, "", saliency=4.0)], video="a.mp4", notes=("n",)),
     Answer("y", task="grounding", found=False, score=0.25, video="b.mp4"),
 ]
 

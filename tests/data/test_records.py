@@ -111,11 +111,11 @@ def test_files_without_records_are_errors(tmp_path):
         ),
         (
             "There are 2 highlight moments in the 82.0, 84.0 second. Their saliency scores are 1.3, 1.7.",
-            [Event(82, 82, "", 1.3), Event(84, 84, "", 1.7)],
+            [Event(82, 82, "", saliency=1.3), Event(84, 84, "", saliency=1.7)],
         ),
         (
             "The highlight timestamps are in the 82, 84 seconds. Their saliency scores are 1.3, 1.7.",
-            [Event(82, 82, "", 1.3), Event(84, 84, "", 1.7)],
+            [Event(82, 82, "", saliency=1.3), Event(84, 84, "", saliency=1.7)],
         ),
         ("Transcribed speech: 0.0 - 2.1 seconds, hello there. ", [Event(0, 2.1, "hello there.")]),
         ("There are 3 people in the video.", []),
