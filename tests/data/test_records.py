@@ -126,7 +126,7 @@ def test_published_instructions_give_turns_and_events(tmp_path, answer, events):
     (record,) = read_records(write(tmp_path / "instruct.json", [item]), videos=tmp_path)
     assert (record.video, record.source, record.id) == (str(tmp_path / "didemo/c.mp4"), "didemo", "instruct:0")
     assert record.turns == [("Find it.", answer)]
-    assert [Event(e.start, e.end, e.caption, e.score) for e in record.events] == events
+    assert [Event(e.start, e.end, e.caption, e.score, e.saliency) for e in record.events] == events
 
 
 def test_several_turns_stay_one_record(tmp_path):
