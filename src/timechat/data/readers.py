@@ -205,8 +205,8 @@ def _read_conversations(item: Any) -> Record:
         video=video,
         messages=conversation.messages,
         system=conversation.system or item.get("system") or None,
-        start=float(name[12:18]) if is_part else None,  # type: ignore[index]
-        end=float(name[19:25]) if is_part else None,  # type: ignore[index]
+        start=float(name[12:18]) if is_part else None,
+        end=float(name[19:25]) if is_part else None,
         clock="part" if is_part else "video",
         source=item.get("source") or "",
         extra={key: value for key, value in item.items() if key not in read},
