@@ -52,6 +52,7 @@ def lock_file(path: Path) -> Iterator[None]:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         try:
+            connection.execute("PRAGMA journal_mode=MEMORY")  # no second file
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):

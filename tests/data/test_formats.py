@@ -129,7 +129,7 @@ def test_a_folder_stands_for_its_files_of_records(tmp_path):
     assert record_files(tmp_path / "drawn") == [tmp_path / "drawn" / "records.jsonl"]
     assert record_files(tmp_path / "a.jsonl") == [tmp_path / "a.jsonl"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="the folder holds no records.jsonl and no other .json or .jsonl file"):
+    with pytest.raises(DataError, match=r"the folder holds no records\.jsonl and no other \.json or \.jsonl file"):
         record_files(tmp_path / "empty")
-    with pytest.raises(DataError, match="is a folder; give a file of instruction records, such as records.jsonl"):
+    with pytest.raises(DataError, match=r"is a folder; give a file of instruction records, such as records\.jsonl"):
         read_records(tmp_path)
