@@ -59,6 +59,18 @@ class PromptTooLongError(TimeChatError, ValueError):
     """A prompt that, together with its longest answer, exceeds the context length of the language model."""
 
 
+def missing_extra(need: str, extra: str) -> ModuleNotFoundError:
+    """Return the error for an optional library that is not installed.
+
+    Args:
+        need: What needs the library, such as "the server needs fastapi".
+        extra: Name of the extra in `pyproject.toml`.
+    """
+    return ModuleNotFoundError(
+        f'{need}; install the extra "{extra}": pip install ".[{extra}]" in a checkout, or pip install "WHEEL[{extra}]"'
+    )
+
+
 def describe_error(error: Exception) -> str:
     """Return the message of an error in one line; for an `OSError`, with the name of the file."""
     message = str(error)

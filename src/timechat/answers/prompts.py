@@ -266,3 +266,16 @@ PRESETS = {
     )
 }
 DEFAULT_PRESET = "timechat@1"
+
+PROMPT_EXAMPLES = (
+    "90 - 102 seconds, spread margarine on two slices of white bread in the video",
+    "90 - 102 seconds, spread margarine on two slices of white bread",
+    "20.8 - 30.0 seconds",
+    "The event 'person turn a light on' happens in the 24.3 - 30.4 seonds",
+    "There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 second. Their saliency scores are "
+    "1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3",
+    "The highlight timestamps are in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 seconds. Their saliency scores are "
+    "1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3",
+    "The highlight timestamps are in the 82, 84, 86, 88 seconds. Their saliency scores are 1.3, 1.7, 1.7, 2.3",
+)
+"""Examples of answers in the prompts. A model that repeats its prompt writes them, and they are no answer."""

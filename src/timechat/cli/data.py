@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from timechat.cli.help import HelpCommand, HelpGroup, name_values
 from timechat.cli.options import FrameRateOptions, expand_options
 from timechat.cli.session import CommandConsole
+from timechat.cli.times import time_from
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -33,11 +35,17 @@ FileFormat = Annotated[
     Literal["auto", "timechat", "instruct", "valley"],
     typer.Option("--format", help="Format of the files; auto detects it."),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Maximum time to read one video, in seconds.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="nano (built in), a converted folder, or a hub id.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", parser=time_from(0), metavar="TIME", help="Maximum time to read one video.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
-app = typer.Typer(help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True)
+app = typer.Typer(
+    cls=HelpGroup, help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -45,7 +53,8 @@ def _data() -> None:
     """Keep `data` a group of commands, also with one command only."""
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 def draw(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; complete videos in it are kept.")],
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Number of videos.")],
@@ -111,7 +120,8 @@ def draw(
     typer.echo(out / RECORDS_FILE)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 @expand_options
 def check(
     files: Files,
@@ -169,7 +179,8 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 @expand_options
 def encode(
     files: Files,
@@ -193,7 +204,7 @@ def encode(
             "--model-dtype", help="Number format of the computation; use that of the frozen parts in training."
         ),
     ] = "float32",
-    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cuda, mps or cpu.")] = "auto",
     workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Number of decoding threads.")] = 2,
     timeout: Timeout = 120.0,
     quiet: Quiet = False,
@@ -247,10 +258,11 @@ def _settings(
 ) -> "SampleSettings":
     from timechat.data.settings import SampleSettings
 
+    sampling = frames.sampling()
     return SampleSettings(
-        num_frames=frames.num_frames or processor.config.max_frame_positions,
-        fps=frames.fps,
-        max_frames=frames.max_frames,
+        num_frames=sampling.num_frames or processor.config.max_frame_positions,
+        fps=sampling.fps,
+        max_frames=sampling.max_frames,
         max_length=max_length,
         transcripts=transcripts,
         timeout=timeout,

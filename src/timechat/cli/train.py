@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="YAML file, such as those in recipes/.")
+        Path | None, typer.Argument(metavar="[RECIPE]", help="YAML file, see `timechat recipes`.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -54,6 +54,9 @@ def train(
     if export_original is not None:
         if recipe is not None:
             raise ValueError("--export-original does not train; leave out the RECIPE")
+        for option, is_given in {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes}.items():
+            if is_given:
+                raise ValueError(f"--export-original does not train; leave out {option}")
         _export_original(*export_original, screen)
         return
     if recipe is None:

@@ -106,7 +106,7 @@ class Record:
     def parsed_events(self) -> tuple[RecordEvent, ...]:
         """Events of the answers."""
         parsed = [event for _, answer in self.turns for event in parse_events(answer, task=_task_of(answer)).events]
-        return tuple(RecordEvent(e.start, e.end, e.caption, e.score) for e in parsed)
+        return tuple(RecordEvent(e.start, e.end, e.caption, e.score, e.saliency) for e in parsed)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Record":
@@ -206,13 +206,13 @@ def _event(data: Any) -> RecordEvent:
     _check_span(data, "an event")
     if not isinstance(data.get("caption", ""), str):
         raise ValueError(f"the caption of an event must be text, got {data['caption']!r}")
-    known = {"start", "end", "caption", "score", "id"}
+    known = {"start", "end", "caption", "score", "saliency", "id"}
     extra = {key: value for key, value in data.items() if key not in known}
     return RecordEvent(**{key: data[key] for key in known & set(data)}, extra=extra)
 
 
 def _event_dict(event: RecordEvent) -> dict[str, Any]:
-    values = {"id": event.id, "start": event.start, "end": event.end, "caption": event.caption, "score": event.score}
+    values = {"id": event.id} | event.to_dict()
     return {key: value for key, value in values.items() if value is not None} | dict(event.extra)
 
 

@@ -27,6 +27,7 @@ from timechat.synthetic.long_records import long_records
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
 from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import Level, Part, Split, SyntheticVideo, write_scene
+from timechat.system import num_cores
 
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"
@@ -153,7 +154,7 @@ def render_videos(
         raise ValueError(f"the number of workers must be at least 1, got {workers}")
     out = Path(out)
     (out / VIDEOS_FOLDER).mkdir(parents=True, exist_ok=True)
-    num_workers = min(workers or _num_cores(), videos.clips)
+    num_workers = min(workers or num_cores(), videos.clips)
     drawn = 0
     for done, is_new in enumerate(_render_all(videos, out, num_workers), start=1):
         drawn += is_new
@@ -183,11 +184,6 @@ def _mark(path: Path) -> str:
             return container.metadata.get("comment", "")
     except (FFmpegError, OSError):
         return ""
-
-
-def _num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_records(videos: SyntheticSet | LongSet, out: Path) -> int:

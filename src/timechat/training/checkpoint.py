@@ -19,8 +19,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from timechat.distributed import gather, rank, wait_for_all, world_size
 from timechat.errors import TrainingError, is_out_of_memory
-from timechat.files import atomic_write, fsync
+from timechat.files import atomic_write
 from timechat.model.tensor_files import save_tensors
+from timechat.system import flush_to_disk
 from timechat.training.parameters import trained_state
 
 _FOLDER = "checkpoints"
@@ -191,11 +192,11 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             partial.mkdir(parents=True)
             write(partial)
             for path in (*partial.rglob("*"), partial):
-                fsync(path)
+                flush_to_disk(path)
             if folder.exists():
                 folder.rename(replaced)
             partial.rename(folder)
-            fsync(folder.parent)
+            flush_to_disk(folder.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(replaced, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from timechat.errors import TrainingError
+from timechat.errors import TrainingError, missing_extra
 from timechat.training.checkpoint import explain_failed_write, write_file
 from timechat.training.config import TrainingRecipe
 
@@ -90,7 +90,7 @@ def plot_losses(folder: Path, out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ModuleNotFoundError('the loss plot needs matplotlib: pip install "timechat[train]"') from None
+        raise missing_extra("the loss plot needs matplotlib", "train") from None
 
     lines = read_log(folder)
     steps = [line for line in lines if "loss" in line]
@@ -157,9 +157,8 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                'run.tensorboard needs tensorboard: pip install "timechat[train]", or set run.tensorboard=false'
-            ) from None
+            need = "run.tensorboard needs tensorboard, or set run.tensorboard=false"
+            raise missing_extra(need, "train") from None
         self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -175,7 +174,7 @@ class _WeightsAndBiases:
         try:
             import wandb
         except ModuleNotFoundError:
-            raise ModuleNotFoundError('run.wandb needs wandb: pip install "timechat[wandb]"') from None
+            raise missing_extra("run.wandb needs wandb", "wandb") from None
         from timechat.config import plain
 
         # The name of the folder is the id of the run, so that a resumed run continues there.

@@ -293,7 +293,9 @@ def write_shards(
             progress(done, total)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2, sort_keys=True), encoding="utf-8"
+        )
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
