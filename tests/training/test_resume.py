@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.clips import RECIPES, draw_clip
 from tests.training.small import make_model, small_recipe, train_small
 from timechat.errors import DataError, TrainingError
-from timechat.files import lock_file
+from timechat.system import lock_file
 from timechat.training import checkpoint as checkpoints
 from timechat.training.checkpoint import find_checkpoints, write_folder
 from timechat.training.logs import read_log
@@ -124,8 +124,10 @@ def test_paths_count_where_a_checkpoint_has_no_hashes(tmp_path):
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     (tmp_path / "run").mkdir()
     message = r"run\.lock is locked: another run trains in .*wait until it ends"
-    with lock_file(tmp_path / "run" / "run.lock"), pytest.raises(TrainingError, match=message):
-        train_small(small_recipe(tmp_path / "run"))
+    with (tmp_path / "run" / "run.lock").open("a") as file:
+        assert lock_file(file)
+        with pytest.raises(TrainingError, match=message):
+            train_small(small_recipe(tmp_path / "run"))
     assert train_small(small_recipe(tmp_path / "run", "run.steps=1"))
     assert not (tmp_path / "run" / "run.lock").exists()
 

@@ -46,62 +46,11 @@ _SCALES = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
 _NO_TIME = frozenset(
-    [
-        "frame",
-        "frames",
-        "idx",
-        "index",
-        "indexes",
-        "indices",
-        "id",
-        "ids",
-        "ratio",
-        "percent",
-        "percentage",
-        "pct",
-        "fraction",
-        "norm",
-        "normalized",
-        "normalised",
-        "relative",
-        "share",
-        "proportion",
-        "duration",
-        "length",
-        "len",
-        "count",
-        "num",
-        "number",
-        "no",
-        "nr",
-        "type",
-        "zone",
-        "unit",
-        "units",
-        "token",
-        "tokens",
-    ]
+    "frame frames idx index indexes indices id ids ratio percent percentage pct fraction norm normalized normalised "
+    "relative share proportion duration length len count num number no nr type zone unit units token tokens".split()
 )
 _NO_TEXT = _NO_TIME | frozenset(
-    [
-        "file",
-        "filename",
-        "filepath",
-        "path",
-        "url",
-        "uri",
-        "video",
-        "vid",
-        "image",
-        "source",
-        "model",
-        "format",
-        "lang",
-        "language",
-        "kind",
-        "role",
-        "status",
-    ]
+    "file filename filepath path url uri video vid image source model format lang language kind role status".split()
 )
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
 _OF = r"(?:event|clip|segment|seg|moment|window|scene|shot|action|activity|step|caption|sentence|speech|video|pred|predicted|relevant|answer|query|highlight|t)*"
