@@ -38,7 +38,7 @@ def atomic_write(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
             flush_to_disk(path.parent)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(unfinished)):
             error.filename = str(path)  # for messages: the temporary name says nothing
         raise
 

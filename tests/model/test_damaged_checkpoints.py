@@ -268,6 +268,15 @@ def test_a_lost_file_of_a_converted_folder_is_named(tmp_path, converted, name):
         load_model(str(folder), device="cpu")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "qformer_tokenizer/tokenizer.json"])
+@pytest.mark.parametrize("content", ['{"version": "1.0", ', "{}", "[1]"])
+def test_a_torn_file_of_a_converted_folder_is_named(tmp_path, converted, name, content):
+    folder = shutil.copytree(converted, tmp_path / "model")
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{name} is damaged; convert"):
+        load_model(str(folder), device="cpu")
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("use_rslora", True), ("use_dora", True), ("alpha_pattern", {"q_proj": 8}), ("bias", "all"), ("new_kind", 1)],
