@@ -93,7 +93,7 @@ def test_files_without_records_are_errors(tmp_path):
         read_records(write(tmp_path / "r.jsonl", "{video: 1}\n"))
     with pytest.raises(DataError, match="holds no record"):
         read_records(write(tmp_path / "r.jsonl", "\n"))
-    with pytest.raises(DataError, match="neither 'QA' nor 'conversations'"):
+    with pytest.raises(DataError, match="item 0: a record needs 'video' and 'messages'"):
         read_records(write(tmp_path / "r.json", [{"video": "a"}]))
     with pytest.raises(DataError, match="two records have the id"):
         read_records(write_rows(tmp_path / "r.jsonl", LINE, LINE))

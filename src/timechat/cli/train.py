@@ -54,7 +54,8 @@ def train(
     if export_original is not None:
         if recipe is not None:
             raise ValueError("--export-original does not train; leave out the RECIPE")
-        for option, is_given in {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes}.items():
+        given = {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes}
+        for option, is_given in (given | {"--accept-changed-recipe": accept_changed_recipe}).items():
             if is_given:
                 raise ValueError(f"--export-original does not train; leave out {option}")
         _export_original(*export_original, screen)
