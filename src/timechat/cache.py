@@ -20,7 +20,7 @@ from timechat.files import UNFINISHED_PATTERN, atomic_write, without_scheme
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Increased when the same facts must give other files; earlier entries are then never found again."""
 
 FOLDER_VARIABLE = "TIMECHAT_CACHE"

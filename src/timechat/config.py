@@ -42,7 +42,10 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         name, equals, text = override.partition("=")
         if not equals or not name:
             raise ValueError(f"--set takes section.key=value, got {override!r}")
-        value: Any = yaml.safe_load(text)
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}: the value is not YAML, got {text!r}") from error
         for key in reversed(name.strip().split(".")):
             value = {key: value}
         result = merge(result, value)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 _SHOWN = 10  # maximum number of findings of a kind that are printed; --json prints all
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILES...", help="Instruction records, as JSON Lines or in a published format.")
+    list[Path],
+    typer.Argument(
+        metavar="FILES...",
+        help="Instruction records: files in our or a published format, or folders with records.jsonl or JSON files.",
+    ),
 ]
 Videos = Annotated[
     Path | None,
@@ -139,13 +143,15 @@ def check(
     timeout: Timeout = 60.0,
     quiet: Quiet = False,
 ) -> None:
-    """List missing, short and damaged videos, lengths in tokens, and answers that would be truncated."""
+    """List videos, events, texts and lengths with problems, such as missing videos, empty answers and late events."""
     from timechat.data.check import check_records
-    from timechat.data.readers import read_records
+    from timechat.data.readers import read_records, record_files
     from timechat.model.pretrained import quiet_transformers
 
     records = {
-        file: read_records(file, videos=videos, format=format, transcripts=transcripts) for file in dict.fromkeys(files)
+        file: read_records(file, videos=videos, format=format, transcripts=transcripts)
+        for path in files
+        for file in record_files(path)
     }
     with quiet_transformers():
         processor = _load_processor(model)
@@ -206,12 +212,12 @@ def encode(
     After an interruption, the same command resumes.
     """
     from timechat.data.features import encode_features, unique_videos
-    from timechat.data.readers import read_records
+    from timechat.data.readers import read_records, record_files
     from timechat.model.loading import load_model
     from timechat.model.pretrained import quiet_transformers
 
     records: list[Record] = []
-    for file in dict.fromkeys(files):
+    for file in dict.fromkeys(file for path in files for file in record_files(path)):
         records += read_records(file, videos=videos, format=format)
     screen = CommandConsole(quiet=quiet)
     with screen.working("loading the model"), quiet_transformers():
@@ -236,7 +242,7 @@ def encode(
 
 def _load_processor(model: str) -> "TimeChatProcessor":
     """Load the processor, which counts tokens, without the weights of the model."""
-    from timechat.model.loading import NANO, NANO_FOLDER
+    from timechat.model import NANO, NANO_FOLDER
     from timechat.model.processing import TimeChatProcessor
 
     return TimeChatProcessor.from_pretrained(str(NANO_FOLDER) if model == NANO else model)  # type: ignore[no-any-return]
@@ -270,11 +276,11 @@ def _print_report(file: Path, report: "CheckReport") -> None:
     typer.echo(f"{file}: {report.records} records about {report.videos} videos or parts of videos")
     if report.token_quantiles:
         tokens = [f"{'at most' if q == 1 else f'{q:.0%} at most'} {n}" for q, n in report.token_quantiles.items()]
-        typer.echo(f"  tokens       {', '.join(tokens)}")
+        typer.echo(f"  tokens         {', '.join(tokens)}")
     if not report.findings:
         typer.echo("  no findings")
     for kind, count in report.counts.items():
-        typer.echo(f"  {kind:<12} {count}: {MEANINGS[kind]}")
+        typer.echo(f"  {kind:<14} {count}: {MEANINGS[kind]}")
         findings = [finding for finding in report.findings if finding.kind == kind]
         for finding in findings[:_SHOWN]:
             typer.echo(f"    {finding.record}: {finding.detail}")

@@ -55,6 +55,8 @@ def info(
 
 
 def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
+    from timechat.model.domain import domain_limits
+
     config = summary.config
     parts = [asdict(part) for part in summary.parts]
     return {
@@ -72,6 +74,7 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
         "timestamp_tokenizer": config.timestamp_tokenizer,
         "lora_alpha": config.lora_alpha,
         "is_trained": summary.is_trained,
+        "limits": list(domain_limits(config.domain)),
         "terms": _original_terms() if summary.is_original else [],
     }
 
@@ -102,6 +105,8 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"time sentences  in the {facts['timestamp_tokenizer']} vocabulary"
     if not facts["is_trained"]:
         yield "weights         untrained (random): answers have no meaning"
+    for limit in facts["limits"]:
+        yield f"limits          {limit}"
     for terms in facts["terms"]:
         yield f"terms           {terms}"
 

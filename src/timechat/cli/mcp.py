@@ -38,15 +38,17 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
+    from timechat.model import NANO, NANO_FOLDER
+    from timechat.model.domain import read_limits
     from timechat.serving.mcp.protocol import serve
     from timechat.serving.mcp.worker import Worker
 
     console = CommandConsole(quiet=settings.quiet)
     for note in missing_limits():
         console.warn(note)
-    worker = Worker(
-        partial(load_timechat, settings, console, use_cache=not cache.no_cache), allow or [Path()], allow_host or []
-    )
+    load = partial(load_timechat, settings, console, use_cache=not cache.no_cache)
+    limits = read_limits(NANO_FOLDER if settings.model == NANO else Path(settings.model))
+    worker = Worker(load, allow or [Path()], allow_host or [], limits=limits)
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):

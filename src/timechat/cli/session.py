@@ -172,7 +172,8 @@ class Session:
             return cast(IO[bytes], _NamedFile(file, STDIN))
         if not Path(self.name).is_fifo():
             return self.name
-        from timechat.video.source import Deadline, read_pipe
+        from timechat.video.deadline import Deadline
+        from timechat.video.source import read_pipe
 
         file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
         for chunk in read_pipe(Path(self.name), Deadline(math.inf, self.name)):

@@ -26,6 +26,13 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Start anew, or resume from the last checkpoint.")
     ] = False,
+    accept_changed_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-recipe",
+            help="Resume although the recipe, the records or the start weights have changed; the changes are recorded.",
+        ),
+    ] = False,
     minutes: Annotated[
         float | None,
         typer.Option(min=0, help="Maximum time in minutes; then stop with a checkpoint. The next call resumes."),
@@ -68,6 +75,7 @@ def train(
             objectives={**OBJECTIVES, **NANO_OBJECTIVES},
             make_validate=make_validate,
             fresh=fresh,
+            accept_changes=accept_changed_recipe,
             should_stop=should_stop,
             report=screen.info,
         )

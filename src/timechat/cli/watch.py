@@ -63,7 +63,7 @@ def watch(
         for detection in monitor.watch(frames):
             line = {**detection.to_dict(), "seen_at": monitor.num_frames * monitor.step, "model": timechat.name}
             typer.echo(json.dumps(line, ensure_ascii=False))
-        for note in video.notes:
+        for note in (*monitor.notes, *video.notes):
             console.warn(note)
     console.info(
         f"{monitor.num_windows} windows, {monitor.num_frames} frames, {monitor.num_dropped} of them duplicates"

@@ -9,14 +9,13 @@ import torch
 from safetensors import SafetensorError
 
 from timechat.errors import CheckpointError, DownloadError
+from timechat.model import NANO, NANO_FOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
 from timechat.system import total_memory_bytes
 
-NANO = "nano"
-NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may use
 

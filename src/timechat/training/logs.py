@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from timechat.errors import missing_extra
-from timechat.training.checkpoint import write_file
+from timechat.errors import TrainingError, missing_extra
+from timechat.training.checkpoint import explain_failed_write, write_file
 from timechat.training.config import TrainingRecipe
 
 LOG_FILE = "log.jsonl"
@@ -57,17 +57,28 @@ class RunLog:
             sink.close()
 
     def _line(self, content: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")
-        self._file.flush()
+        with explain_failed_write(self._path):
+            self._file.write(json.dumps(content) + "\n")
+            self._file.flush()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, without an incomplete last line."""
+    """Return the lines of a run's log, without an incomplete last line.
+
+    Raises:
+        TrainingError: Another line is damaged.
+    """
     path = folder / LOG_FILE
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # text after the last line break is an incomplete line
+    read = []
+    for number, line in enumerate(lines[:-1], 1):  # text after the last line break is an incomplete line
+        try:
+            read.append(json.loads(line) | {})
+        except (ValueError, TypeError) as error:
+            raise TrainingError(f"{path}:{number} is damaged ({error}); remove this line from the file") from error
+    return read
 
 
 def plot_losses(folder: Path, out: Path) -> None:

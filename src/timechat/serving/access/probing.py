@@ -50,6 +50,7 @@ class Probed:
         has_audio: Whether there is an audio track.
         format: Name of the container format.
         codec: Name of the video codec.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
     """
 
     duration: float
@@ -59,6 +60,7 @@ class Probed:
     has_audio: bool
     format: str
     codec: str
+    player_offset: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the properties as JSON."""
@@ -148,6 +150,7 @@ def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
             has_audio=bool(fields["has_audio"]),
             format=_printable(fields["format"]),
             codec=_printable(fields["codec"]),
+            player_offset=float(fields["player_offset"]),
         )
     except (ValueError, KeyError, TypeError):
         raise VideoError("the video cannot be read: the decoder crashed; the file is damaged or malicious") from None
@@ -193,7 +196,14 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         except VideoError as error:
             return {"error": str(error).removeprefix(f"{name}: ")}
     probed = Probed(
-        info.duration, info.width, info.height, info.fps, info.has_audio, format=info.format, codec=info.codec
+        info.duration,
+        info.width,
+        info.height,
+        info.fps,
+        info.has_audio,
+        format=info.format,
+        codec=info.codec,
+        player_offset=info.player_offset,
     )
     return probed.to_dict()
 

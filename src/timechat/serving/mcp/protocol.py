@@ -61,7 +61,7 @@ def build_server(worker: Worker) -> Server[Any]:
         "timechat",
         title="TimeChat",
         version=__version__,
-        instructions=INSTRUCTIONS,
+        instructions=" ".join((INSTRUCTIONS, *(f"The model is {limit}." for limit in worker.limits))),
         on_list_tools=_list_tools,
         on_call_tool=ToolCalls(worker),
     )

@@ -26,7 +26,8 @@ class ExportEvent(BaseModel):
     start: Seconds
     end: Seconds
     caption: str = ""
-    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    saliency: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class ExportAnswer(BaseModel):
@@ -40,12 +41,13 @@ class ExportAnswer(BaseModel):
     question: str = ""
     video: str | None = None
     duration: Seconds | None = None
+    player_offset: Seconds = 0.0
     model: str | None = None
     notes: list[str] = Field(default_factory=list)
 
     def answer(self) -> Answer:
         """The answer that is meant."""
-        events = [Event(event.start, event.end, event.caption, event.score) for event in self.events]
+        events = [Event(**event.model_dump()) for event in self.events]
         return Answer(
             self.text,
             events,
@@ -53,6 +55,7 @@ class ExportAnswer(BaseModel):
             question=self.question,
             video=self.video,
             duration=self.duration,
+            player_offset=self.player_offset,
             model=self.model,
             notes=tuple(self.notes),
         )
