@@ -25,6 +25,7 @@ from timechat.model import NANO_FOLDER
 from timechat.model.domain import domain_features
 from timechat.pipeline.session import encode_frames
 from timechat.video import FrameSampling, VideoReader
+from timechat.video.folders import is_video_name, walk_files
 
 WINDOW_SECONDS = 10.0
 MIN_SECONDS = 5.0  # a shorter rest of a longer video is no window
@@ -48,10 +49,10 @@ def window_features(timechat: TimeChat, path: Path) -> Features:
 
 
 def read_windows(timechat: TimeChat, paths: Sequence[Path]) -> dict[str, Features]:
-    """Return the features of every video in files and folders; a file that is no video is skipped with a line."""
+    """Return the features of every video in files and folders; a video that cannot be read is skipped with a line."""
     found = {}
-    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*.m*")))]
-    for file in files:
+    files = [file for path in paths for file in ([path] if path.is_file() else walk_files(path))]
+    for file in filter(is_video_name, files):
         try:
             found[str(file)] = window_features(timechat, file)
         except VideoError as error:
