@@ -106,6 +106,14 @@ def test_options_that_contradict_each_other_are_refused(refused, options, messag
             ["caption", "--num-frames", 4, "--fps", 2],
             "--num-frames and --fps both say how many frames are taken; give one of them",
         ),
+        (
+            ["caption", "--window", 0, "--overlap", 1],
+            "--window 0 makes one window of the video, which has no overlap; leave out --overlap",
+        ),
+        (
+            ["caption", "--num-frames", 8, "--overlap", 1],
+            "--num-frames without --window makes one window of the video, which has no overlap; leave out --overlap",
+        ),
         (["caption", "--temperature", 0.5], "--temperature has an effect only with --sample; add it"),
         (["caption", "--top-p", 0.5], "--top-p has an effect only with --sample; add it"),
         (["caption", "--top-k", 5], "--top-k has an effect only with --sample; add it"),
