@@ -46,7 +46,7 @@ def run_task(
         typer.Exit: Some of several videos failed, or `--exit-status` reports that nothing was found.
     """
     check_request(task, query, settings)
-    settings.window_config().check_density(num_frames=settings.num_frames, fps=settings.fps)
+    settings.check_windows()
     videos = find_videos(arguments)
     _check_number(videos, settings, moments)
     settings.check_output(videos.names, is_many=videos.is_many, plan=settings.plan)
