@@ -40,8 +40,8 @@ class TrainedModelSettings:
     """Initializer of the objective that changes the model before training. `nano_comparing` makes nano's video Q-Former
     start as a comparison of frames."""
     train: list[str] = field(default_factory=lambda: ["image_qformer", "video_qformer", "projection", "lora"])
-    """Trained parts: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
-    start of parameter names. All other parameters are frozen."""
+    """Trained parts: `vision`, `image_qformer`, `temporal`, `video_qformer`, `projection`, `lora`, `language_model`, or
+    the start of parameter names. All other parameters are frozen."""
     freeze: list[str] = field(default_factory=list)
     """Starts of names of parameters that are frozen although `train` names them. They may start with `training_heads.`;
     all heads are trained otherwise."""

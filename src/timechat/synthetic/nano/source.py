@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from timechat.files import atomic_write
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.synthetic.nano.frames import draw_clip, frame_batch
-from timechat.synthetic.nano.labels import motion_labels, query_classes, state_labels, time_classes
+from timechat.synthetic.nano.labels import query_classes, state_labels, time_classes
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.synthetic.scene import TICK, Level, SyntheticVideo, write_scene
@@ -30,6 +30,7 @@ from timechat.training.schedule import num_steps
 
 _HIDDEN = -1e9  # is added to the attention scores of masked positions
 _SHARD = 50
+_PART_FRAMES = 64  # maximum number of frames of a sample of the stage `windows`
 _Sample = tuple[SyntheticVideo, int, int]  # video, variant of its records, number of the sample
 
 
@@ -49,7 +50,6 @@ class SyntheticSource:
             "nano_frames": self._frames,
             "nano_scripts": self._scripts,
             "nano_windows": self._windows,
-            "nano_windows_unguided": self._windows,
             "nano_films": self._videos,
         }
         self._make = make[recipe.objective]
@@ -84,19 +84,16 @@ class SyntheticSource:
         return self._named(samples, self._texts(samples, iteration))
 
     def _windows(self, iteration: int) -> dict[str, Any]:
-        # Videos start at any frame of a window. Otherwise the model would memorize the windows of the few videos.
-        size = self._processor.config.window_size
-        starts = [random.Random(f"{self._settings.seed}/{n}/start").randrange(size) for n in self._numbers(iteration)]
-        samples, inputs = self._stored(iteration, starts)
+        """Parts of stored videos; they start anywhere, so that the few videos give many different windows."""
+        samples, inputs = self._stored(iteration, longest=_PART_FRAMES)
         label_rows = []
-        for (video, _, _), start in zip(samples, starts, strict=True):
-            timestamps = self._token_times(frame_times(video)[start:])
-            label_rows.append(
-                (state_labels(video, timestamps), time_classes(timestamps), *motion_labels(video, timestamps))
-            )
+        for (video, _, _), start, (frames, _) in zip(
+            samples, inputs["starts"].tolist(), inputs["video_sizes"].tolist(), strict=True
+        ):
+            timestamps = self._token_times(frame_times(video)[start : start + frames])
+            label_rows.append((state_labels(video, timestamps), time_classes(timestamps)))
         labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*label_rows, strict=True)]
-        names = ("states", "times", "motion", "motion_known")
-        return self._named(samples, {**inputs, **dict(zip(names, labels, strict=True))})
+        return self._named(samples, {**inputs, **dict(zip(("states", "times"), labels, strict=True))})
 
     def _videos(self, iteration: int) -> dict[str, Any]:
         samples, inputs = self._stored(iteration)
@@ -105,18 +102,31 @@ class SyntheticSource:
     def _named(self, samples: list[_Sample], batch: dict[str, Any]) -> dict[str, Any]:
         return {**batch, "record_ids": [video.id for video, _, _ in samples]}
 
-    def _stored(self, iteration: int, starts: Sequence[int] | None = None) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """Videos of the store with the frame tokens of all their frames, or of those from a start on."""
+    def _stored(self, iteration: int, *, longest: int | None = None) -> tuple[list[_Sample], dict[str, Tensor]]:
+        """Videos of the store with the frame tokens of their frames, and the first of these frames, `starts`.
+
+        Args:
+            iteration: Number of the iteration.
+            longest: Maximum number of frames; a part of a longer video starts at a random frame. None takes all frames.
+        """
         assert self._store is not None
-        samples, tokens = [], []
-        for place, number in enumerate(self._numbers(iteration)):
+        samples, tokens, starts = [], [], []
+        for number in self._numbers(iteration):
             index, variant = self._store.order(number)
+            whole = self._store.tokens(index)
+            surplus = 0 if longest is None else max(0, len(whole) - longest)
+            start = random.Random(f"{self._settings.seed}/{number}/start").randint(0, surplus)
             samples.append((self._store.video(index), variant, number))
-            tokens.append(self._store.tokens(index)[starts[place] if starts else 0 :])
-        longest = max(len(t) for t in tokens)
-        padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
+            tokens.append(whole[start : start + (longest or len(whole))])
+            starts.append(start)
+        most = max(len(t) for t in tokens)
+        padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, most - len(t))) for t in tokens]
         sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
-        return samples, {"frame_tokens": torch.stack(padded), "video_sizes": torch.tensor(sizes)}
+        return samples, {
+            "frame_tokens": torch.stack(padded),
+            "video_sizes": torch.tensor(sizes),
+            "starts": torch.tensor(starts),
+        }
 
     def _token_times(self, timestamps: np.ndarray) -> np.ndarray:
         """Return the time of the frame of every video token; surplus tokens have the time of the last frame."""
