@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.data.packing import Conversation, pack_conversations
 from timechat.model.processing import IGNORED_LABEL
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
 from timechat.synthetic.nano.build import build_nano, time_words
+from timechat.synthetic.nano.clips import TrainingClip, frame_times, make_clip
 from timechat.synthetic.nano.labels import (
     COLOR_KIND,
     NEW,
@@ -31,11 +33,11 @@ from timechat.synthetic.nano.labels import (
 )
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.objectives import NANO_OBJECTIVES, NanoHeads
-from timechat.synthetic.nano.source import SyntheticSource, frame_times
+from timechat.synthetic.nano.source import SyntheticSource
 from timechat.synthetic.nano.temporal import frame_mask, window_attention_loss
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.synthetic.records import synthetic_records
-from timechat.synthetic.render import appearance_at
+from timechat.synthetic.render import appearance_at, draw_frames
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
@@ -309,7 +311,7 @@ def test_parts_of_videos_are_labeled_from_their_first_frame(nano, tmp_path, monk
         index, _ = store.order(place)
         assert torch.equal(batch["frame_tokens"][place], store.tokens(index)[start : start + 20])
         assert batch["times"][first : first + 2].tolist() == [start, start + 1]
-        expected = state_labels(store.video(index), frame_times(store.video(index))[start : start + 20])
+        expected = store.clip(index).states(store.clip(index).times[start : start + 20])
         assert torch.equal(batch["states"][first : first + 20], torch.from_numpy(expected))
         first += 32
     assert first == len(batch["times"]) == len(batch["states"])
@@ -354,8 +356,57 @@ def test_features_are_computed_once(nano, tmp_path, monkeypatch):
     assert [file.stat().st_mtime_ns for file in files] == times
     tokens = again._store.tokens(0)
     assert torch.equal(tokens, source._store.tokens(0))
-    assert tokens.shape[0] == len(frame_times(again._store.video(0)))
+    assert tokens.shape[0] == len(again._store.clip(0).times)
     assert np.isfinite(tokens.numpy()).all()
+
+
+def test_negatives_are_half_of_the_queries_if_asked_for():
+    clip = next(make_clip(0, i, [1], 1.0) for i in range(5))
+    records = [
+        record
+        for variant in range(20)
+        for record in choose_records(
+            clip.script, variant, 20, random.Random(variant), negative_share=0.5, elsewhere=clip.elsewhere
+        )
+        if record.task == "grounding"
+    ]
+    negatives = [record for record in records if record.is_negative]
+    assert 0.35 < len(negatives) / len(records) < 0.65
+    assert {record.response for record in negatives} == {NOT_FOUND_ANSWER}
+    assert all(record.duration == 60.0 for record in records)
+
+
+def test_a_window_shows_the_scenes_of_its_minute():
+    clip = next(clip for clip in (make_clip(0, i, [1], 1.0) for i in range(20)) if len(clip.scenes) > 1)
+    (first, start), (second, cut), *_ = clip.scenes
+    assert start <= 0 < cut < 60
+    assert clip.times.tolist() == [i / 2 for i in range(120)]
+    before, after = clip.times[clip.times < cut], clip.times[clip.times >= cut][:4]
+    frames = clip.draw(np.concatenate([before[-2:], after]))
+    assert np.array_equal(frames[:2], draw_frames(first, before[-2:] - start))
+    assert np.array_equal(frames[2:], draw_frames(second, after - cut))
+    labels = clip.states(clip.times)
+    assert np.array_equal(
+        labels[len(before) :][: len(after), : NEW.start], state_labels(second, after - cut)[:, : NEW.start]
+    )
+    for action in clip.script.actions:
+        color = clip.script.objects[action.object].color
+        column = COLOR_KIND.start + list(COLORS).index(color) * NUM_KINDS + KINDS.index(action.kind)
+        inside = (clip.times > action.start) & (clip.times < action.end)
+        assert labels[inside, column].all()
+
+
+def test_queries_from_elsewhere_do_not_happen_in_the_window():
+    clip = make_clip(0, 3, [1], 1.0)
+    there = {(a.kind, clip.script.objects[a.object].name) for a in clip.script.actions}
+    assert len(clip.elsewhere) > 5
+    assert not {(phrase.kind, " ".join(phrase.object)) for phrase in clip.elsewhere if phrase.kind != "meet"} & there
+
+
+def test_a_whole_video_is_a_clip_of_one_scene():
+    clip = make_clip(3, 1, [1], 0.0)
+    assert clip == TrainingClip(VIDEO, ((VIDEO, 0.0),))
+    assert np.array_equal(clip.states(clip.times), state_labels(VIDEO, frame_times(VIDEO)))
 
 
 def test_a_batch_without_grounding_has_a_loss(nano, tmp_path, monkeypatch):

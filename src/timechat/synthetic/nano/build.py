@@ -125,7 +125,7 @@ def build_nano(
             "vocab_size": len(tokenizer) - 1,  # as in the original, the placeholder has no row
             "hidden_size": 256,
             "intermediate_size": 704,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "max_position_embeddings": 4096,
         },
