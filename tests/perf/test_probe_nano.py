@@ -43,11 +43,11 @@ def test_a_probe_reads_what_is_there_and_nothing_else():
 
 
 def test_layers_of_both_kinds_can_be_probed():
-    labels = [action_labels(scene) for scene in SCENES[:2]] * 2  # fitted and tested on the same videos
+    labels = [action_labels(scene) for scene in SCENES[:2]] * 3  # fitted and tested on the same videos
     true_rows = Layer("rows", [torch.nn.functional.pad(one.float(), (0, 6)) for one in labels])
     true_frames = Layer("frames", [one.float().flatten(1) for one in labels])
     for layer in (true_rows, true_frames):
-        [reading] = probe_layer(layer, SCENES[:2], SCENES[:2], context=0, steps=200, hidden=0, seed=0)
+        [reading] = probe_layer(layer, SCENES[:2] * 2, SCENES[:2], context=0, steps=200, hidden=0, seed=0)
         assert (reading.layer, reading.level) == (layer.name, 1)
         assert reading.kinds.f1 > 0.9
     assert table([reading]).splitlines()[2].startswith("| frames | 1 | ")
