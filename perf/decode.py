@@ -31,7 +31,8 @@ import numpy as np
 try:  # the peers' environment has no timechat
     from timechat.video import FrameSampling, load_frames, sample_indices
     from timechat.video.decoding import plan_packet_ranges
-    from timechat.video.index import build_index, read_packets, seconds
+    from timechat.video.index import build_index, seconds
+    from timechat.video.scan import read_packets
     from timechat.video.source import open_source
 except ModuleNotFoundError:
     pass

@@ -372,7 +372,7 @@ def test_a_small_model_stays_in_float32_on_a_cpu_whatever_the_machine(converted)
 
 
 def test_a_large_model_gets_its_language_model_in_bfloat16(converted, monkeypatch):
-    monkeypatch.setattr("timechat.model.loading._memory_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("timechat.model.loading.total_memory_bytes", lambda: 1_000_000)
     monkeypatch.setattr("timechat.model.loading._has_bfloat16_instructions", lambda: False)
     model = TimeChat.from_pretrained(converted, device="cpu").model
     assert next(model.frame_encoder.parameters()).dtype == torch.float32

@@ -492,7 +492,10 @@ def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err == 'timechat: the MCP tools need mcp: pip install "timechat[server]"\n'
+    assert capsys.readouterr().err == (
+        'timechat: the MCP tools need mcp; install the extra "server": pip install ".[server]" in a checkout, or pip '
+        'install "WHEEL[server]"\n'
+    )
 
 
 def test_configurations_on_the_page_start_the_command(monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from array import array
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -22,6 +23,7 @@ from PIL import Image
 
 from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_clip, read_numbers
 from timechat.errors import VideoError
+from timechat.system import num_cores
 from timechat.video import (
     Frames,
     FrameSampling,
@@ -32,9 +34,9 @@ from timechat.video import (
     sample_indices,
     uniform_indices,
 )
-from timechat.video import index as index_module
-from timechat.video.decoding import num_cores
-from timechat.video.index import PacketIndex, PacketScan, build_index
+from timechat.video import scan as scan_module
+from timechat.video.index import build_index
+from timechat.video.scan import PacketScan
 
 DATA = Path(__file__).parents[1] / "data"
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "videos"
@@ -139,8 +141,10 @@ def test_matroska_milliseconds_do_not_shift_the_frames() -> None:
 
 
 def test_a_frame_shown_before_its_keyframe_needs_the_one_before() -> None:
-    pts = np.array([0, 1, 2, 5, 3, 4, 6])  # an open GOP: the frames at 3 and 4 follow the keyframe at 5
-    index = PacketIndex(Fraction(1, 10), pts, np.arange(7), np.array([0, 3]), np.argsort(pts), 7, is_trusted=True)
+    pts = [0, 1, 2, 5, 3, 4, 6]  # an open GOP: the frames at 3 and 4 follow the keyframe at 5
+    scan = PacketScan(pts=array("q", pts), dts=array("q", range(7)), durations=array("q", [1] * 7))
+    scan.keys, scan.shown = array("q", [0, 3]), array("q", range(7))
+    index = build_index(scan, Fraction(1, 10))
     assert [index.key_slot(position) for position in range(7)] == [0, 0, 0, 1, 0, 0, 1]
 
 
@@ -403,7 +407,7 @@ def test_a_silent_server_is_an_error() -> None:
 def test_a_server_that_stops_answering_is_an_error(
     clips: Shelf, serve, monkeypatch: pytest.MonkeyPatch, name: str, has_ranges: bool
 ) -> None:
-    monkeypatch.setattr("timechat.video.source.DEFAULT_PATIENCE", 0.5)
+    monkeypatch.setattr("timechat.video.deadline.DEFAULT_PATIENCE", 0.5)
     with pytest.raises(VideoError, match=r"/clip: the server .* stopped answering, within 0.5 s"):
         load_frames(serve(clips[name].path, has_ranges, stalls=True), timeout=20)
 
@@ -680,7 +684,7 @@ def test_the_index_needs_a_few_bytes_per_frame() -> None:
             times = {"pts": i * gap + 10**9, "dts": i * gap + 10**9 - 2 * gap, "duration": gap}
             flags = {"is_keyframe": i % 150 == 0, "is_corrupt": False, "is_discard": False}
             packet: Any = SimpleNamespace(**times, **flags)
-            index_module._record_packet(scan, packet, "h264")
+            scan_module._record_packet(scan, packet, "h264")
         index = build_index(scan, Fraction(1, 90000))
         peak = tracemalloc.get_traced_memory()[1]
     finally:

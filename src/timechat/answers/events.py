@@ -6,7 +6,7 @@ Every time is float seconds from the start of the video. `timechat.answers.parsi
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
 Task = Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
@@ -26,13 +26,15 @@ class Event:
         start: Seconds from the start of the video.
         end: Seconds, at least `start`.
         caption: Description of the event; may be empty.
-        score: Score of the event, or the saliency of a highlight; None if it is not known.
+        score: Probability from 0 to 1 that the event is right; None if it is not known, and for highlights.
+        saliency: Rating of a highlight, usually from 1 to 5; None for all other events.
     """
 
     start: float
     end: float
     caption: str = ""
     score: float | None = None
+    saliency: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -43,9 +45,15 @@ class Event:
         if self.start > self.end:
             raise ValueError(f"an event must not end before it starts, got start={self.start}, end={self.end}")
         if self.score is not None:
-            if not math.isfinite(self.score):
-                raise ValueError(f"score must be a finite number or None, got {self.score}")
+            if not 0 <= self.score <= 1:
+                raise ValueError(
+                    f"score must be a probability from 0 to 1 or None, got {self.score}; a rating is a saliency"
+                )
             object.__setattr__(self, "score", float(self.score))
+        if self.saliency is not None:
+            if not math.isfinite(self.saliency):
+                raise ValueError(f"saliency must be a finite number or None, got {self.saliency}")
+            object.__setattr__(self, "saliency", float(self.saliency))
 
     @property
     def duration(self) -> float:
@@ -53,8 +61,9 @@ class Event:
         return self.end - self.start
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as `{"start", "end", "caption", "score"}`, ready for JSON."""
-        return {"start": self.start, "end": self.end, "caption": self.caption, "score": self.score}
+        """The event as `{"start", "end", "caption", "score"}`, with `saliency` for a highlight, ready for JSON."""
+        event = {"start": self.start, "end": self.end, "caption": self.caption, "score": self.score}
+        return event if self.saliency is None else event | {"saliency": self.saliency}
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,8 @@ class Answer:
         model: Name of the model.
         found: Whether the query happens in the video; None for a task that does not look for a query.
         score: Probability from 0 to 1 that the query happens; None if it is not known.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the events, as where audio begins
+            before the first frame; formats for players add it, JSON and tables do not.
         step: Resolution of the events' borders: seconds between the frames in which they were found.
         timings: Seconds that the answer took, by stage; not compared.
         notes: Sentences for readers of the answer, such as untrained weights.
@@ -87,6 +98,7 @@ class Answer:
     found: bool | None = None
     score: float | None = None
     step: float | None = None
+    player_offset: float = 0.0
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
 
@@ -110,9 +122,25 @@ class Answer:
             "found": self.found,
             "score": self.score,
             "step": self.step,
+            "player_offset": self.player_offset,
             "timings": dict(self.timings),
             "notes": list(self.notes),
         }
+
+
+def on_player_clock(answer: Answer) -> Answer:
+    """Return the answer with times for players, which count from the start of the file, not from its first frame."""
+    offset = answer.player_offset
+    if not offset:
+        return answer
+    events = [move_event(event, offset) for event in answer.events]
+    duration = None if answer.duration is None else answer.duration + offset
+    return replace(answer, events=events, duration=duration, player_offset=0.0)
+
+
+def move_event(event: Event, offset: float) -> Event:
+    """Return the event later by `offset` seconds."""
+    return replace(event, start=event.start + offset, end=event.end + offset)
 
 
 def event_time_range(event: Event, duration: float | None = None) -> tuple[float, float]:
@@ -197,7 +225,7 @@ def write_summary(events: Sequence[Event]) -> str:
 
 
 def _write_scores(events: Sequence[Event]) -> str:
-    return f"Their saliency scores are {', '.join(f'{event.score or 0.0:.1f}' for event in events)}."
+    return f"Their saliency scores are {', '.join(f'{event.saliency or 0.0:.1f}' for event in events)}."
 
 
 def clip_scores(
@@ -209,7 +237,7 @@ def clip_scores(
     counts for the last clip; several times in one clip are averaged; every other clip is 0.0.
 
     Args:
-        events: Highlights; a missing score counts as 0.0. Times past the end are left out.
+        events: Highlights; a missing saliency counts as 0.0. Times past the end are left out.
         duration: Length of the video in seconds; a last clip that is shorter counts as a clip.
         clip_seconds: Length of a clip in seconds.
         as_published: Use the original's mapping, `int((time - 1) / clip_seconds)`, which is one clip early:
@@ -227,5 +255,5 @@ def clip_scores(
         if event.start <= duration:
             time = event.start - 1 if as_published else event.start
             clip = min(max(0, int(time / clip_seconds + 1e-9)), num_clips - 1)
-            found.setdefault(clip, []).append(event.score or 0.0)
+            found.setdefault(clip, []).append(event.saliency or 0.0)
     return [sum(found[clip]) / len(found[clip]) if clip in found else 0.0 for clip in range(num_clips)]

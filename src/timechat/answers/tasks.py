@@ -27,7 +27,15 @@ from timechat.answers.grammar import (
     highlights_grammar,
     speech_grammar,
 )
-from timechat.answers.parsing import Parsed, clip_events, read_captions, read_free, read_grounding, read_highlights
+from timechat.answers.parsing import (
+    Parsed,
+    clip_events,
+    read_captions,
+    read_free,
+    read_grounding,
+    read_highlights,
+    states_none,
+)
 from timechat.answers.prompts import DEFAULT_PRESET, PRESETS, Preset
 
 
@@ -187,7 +195,8 @@ def parse_events(text: str, *, task: Task = "ask", duration: float | None = None
     definition = find_task(task)
     check_duration(duration)
     parsed = clip_events(definition.parse(text, duration), duration)
-    return replace(parsed, is_unparsed=not parsed.events and not definition.is_free)
+    is_unparsed = not parsed.events and not definition.is_free and not states_none(text)
+    return replace(parsed, is_unparsed=is_unparsed)
 
 
 def answer_grammar(task: Task, *, duration: float) -> AnswerGrammar | None:

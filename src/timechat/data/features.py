@@ -247,9 +247,18 @@ def unique_videos(records: Iterable[Record]) -> list[Record]:
 
 def feature_key(record: Record, folder: Path) -> str:
     """Return the key of a record's video or part, from the path relative to the store, so both can move together."""
-    video = record.video if "://" in record.video else os.path.relpath(record.video, folder)
-    part = json.dumps([Path(video).as_posix(), record.start, record.end, record.clock])
+    part = json.dumps([_name_in_store(record.video, folder), record.start, record.end, record.clock])
     return hashlib.sha256(part.encode()).hexdigest()[:32]
+
+
+def _name_in_store(video: str, folder: Path) -> str:
+    """Return the path of a video relative to the store, an address unchanged."""
+    if "://" in video:
+        return Path(video).as_posix()
+    try:
+        return Path(os.path.relpath(video, folder)).as_posix()
+    except ValueError:  # Windows: there is no relative path to another drive
+        return Path(video).absolute().as_posix()
 
 
 def _hash_weights(model: TimeChatForConditionalGeneration, parts: Parts) -> str:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from timechat.answers.events import MOMENT_SECONDS, Answer, printable
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
-from timechat.export.data import to_csv, to_json, to_jsonl, to_qvhighlights
+from timechat.export.data import qvhighlights_notes, to_csv, to_json, to_jsonl, to_qvhighlights
 from timechat.export.editing import check_otio, rate_notes, timebase, to_edl, to_otio
 from timechat.export.html import EMBED_LIMIT_BYTES, page_notes, to_html, to_html_without_video
 from timechat.export.subtitles import to_srt, to_vtt
@@ -66,6 +66,7 @@ class Format:
         notes: Differences between the file and the answer, one text each. It takes the keyword `fps` if `needs_fps`.
         needs_fps: True if the format counts frames and so depends on the frame rate of the video.
         check: Check that raises `ModuleNotFoundError` if a library that the writer needs is not installed.
+        is_for_players: Whether times are those of players, see `Answer.player_offset`.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Format:
     notes: Callable[..., list[str]] = _no_notes
     needs_fps: bool = False
     check: Callable[[], None] = _nothing_missing
+    is_for_players: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -82,17 +84,23 @@ FORMATS: dict[str, Format] = {
     "json": Format("JSON", to_json, ".json", "application/json"),
     "jsonl": Format("JSON lines", to_jsonl, ".jsonl", "application/jsonl"),
     "csv": Format("Table (CSV)", to_csv, ".csv", "text/csv"),
-    "srt": Format("Subtitles (SRT)", to_srt, ".srt", "application/x-subrip"),
-    "vtt": Format("Subtitles (WebVTT)", to_vtt, ".vtt", "text/vtt"),
-    "vtt-chapters": Format("Chapters (WebVTT)", to_vtt_chapters, ".chapters.vtt", "text/vtt", chapter_notes),
-    "youtube": Format("YouTube chapters", to_youtube, ".youtube.txt", "text/plain", youtube_notes),
-    "ffmetadata": Format("FFmpeg chapters", to_ffmetadata, ".ffmetadata.txt", "text/plain", chapter_notes),
+    "srt": Format("Subtitles (SRT)", to_srt, ".srt", "application/x-subrip", is_for_players=True),
+    "vtt": Format("Subtitles (WebVTT)", to_vtt, ".vtt", "text/vtt", is_for_players=True),
+    "vtt-chapters": Format(
+        "Chapters (WebVTT)", to_vtt_chapters, ".chapters.vtt", "text/vtt", chapter_notes, is_for_players=True
+    ),
+    "youtube": Format("YouTube chapters", to_youtube, ".youtube.txt", "text/plain", youtube_notes, is_for_players=True),
+    "ffmetadata": Format(
+        "FFmpeg chapters", to_ffmetadata, ".ffmetadata.txt", "text/plain", chapter_notes, is_for_players=True
+    ),
     "edl": Format("Edit list (EDL)", to_edl, ".edl", "text/plain", rate_notes, needs_fps=True),
     "otio": Format(
         "OpenTimelineIO", to_otio, ".otio", "application/json", rate_notes, needs_fps=True, check=check_otio
     ),
-    "qvhighlights": Format("QVHighlights", to_qvhighlights, ".qvhighlights.jsonl", "application/jsonl"),
-    "html": Format("Page (HTML)", to_html_without_video, ".html", "text/html", page_notes),
+    "qvhighlights": Format(
+        "QVHighlights", to_qvhighlights, ".qvhighlights.jsonl", "application/jsonl", qvhighlights_notes
+    ),
+    "html": Format("Page (HTML)", to_html_without_video, ".html", "text/html", page_notes, is_for_players=True),
 }
 """Every format of `--format` and `/v1/export`, by name."""
 
@@ -106,4 +114,10 @@ def write_as(answer: Answer, form: str, *, fps: float | Fraction | None = None) 
 def export_notes(answer: Answer, form: str, *, fps: float | Fraction | None = None) -> list[str]:
     """List the differences between the file that `write_as` writes and the answer."""
     chosen = FORMATS[form]
-    return chosen.notes(answer, fps=fps) if chosen.needs_fps else chosen.notes(answer)
+    notes = chosen.notes(answer, fps=fps) if chosen.needs_fps else chosen.notes(answer)
+    if chosen.is_for_players and answer.player_offset:
+        late = (
+            f"times are {answer.player_offset:.3f} s later than in the answer: players count from the start of the file"
+        )
+        return [late, *notes]
+    return notes

@@ -1,10 +1,10 @@
-"""Answers as chapters in time order without overlap. Notes list the changes that this needed."""
+"""Answers as chapters in time order without overlap, with the times of players. Notes list the changes."""
 
 import re
 from dataclasses import dataclass, replace
 from html import escape
 
-from timechat.answers.events import Answer
+from timechat.answers.events import Answer, on_player_clock
 from timechat.answers.tasks import event_title
 from timechat.export.subtitles import timing, visible_milliseconds
 
@@ -76,6 +76,7 @@ def youtube_notes(answer: Answer) -> list[str]:
 
 def _chapters(answer: Answer) -> tuple[list[_Chapter], list[str]]:
     """The events one after the other: each ends where the next starts, those that start together are one."""
+    answer = on_player_clock(answer)
     chapters: list[_Chapter] = []
     joined = shortened = 0
     found = [_Chapter(*visible_milliseconds(event, answer), event_title(event, answer)) for event in answer.events]
@@ -98,6 +99,7 @@ def _chapters(answer: Answer) -> tuple[list[_Chapter], list[str]]:
 
 def _youtube_chapters(answer: Answer) -> tuple[list[tuple[int, str]], list[str]]:
     """Start in whole seconds and title of each chapter that keeps the rules."""
+    answer = on_player_clock(answer)
     events = sorted(answer.events, key=lambda event: (event.start, event.end))
     if not events:
         return [], []

@@ -11,6 +11,8 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
+from timechat.model.domain import DOMAIN_KEYS
+
 __all__ = ["TimeChatConfig"]
 
 
@@ -39,7 +41,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             seconds per frame.
         score_calibration: Mapping from evidence to a score, `[slope, offset]` for `"grounding"` and for `"captions"`,
             see `timechat.answers.merging`; None without a fitted calibration.
-        found_threshold: Minimum score of a moment that counts as found, in a window that is asked alone.
+        found_threshold: Minimum score of a moment that counts as found, in a video of any length.
+        domain: Test whether a video is of the kind that the model was trained on, see `timechat.model.domain`; None
+            for a model that is not limited to one kind of video.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
             `"llama"` for training (and for MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
@@ -76,6 +80,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     window_seconds: float | int = 192
     score_calibration: dict[str, list[float]] | None = None
     found_threshold: float | int = 0.0
+    domain: dict[str, Any] | None = None
     timestamp_tokenizer: str = "bert"
     vision_post_layernorm_eps: float | None = 1e-5
     image_token_id: int = 32000
@@ -127,6 +132,8 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
                 f"window_seconds must be above 0, got {self.window_seconds}; set it in "
                 "TimeChatConfig(window_seconds=...)"
             )
+        if self.domain is not None and self.domain.keys() != set(DOMAIN_KEYS):
+            raise ValueError(f"domain must have the keys {', '.join(DOMAIN_KEYS)}, got {', '.join(self.domain)}")
         if self.timestamp_tokenizer not in ("bert", "llama"):
             raise ValueError(
                 f"timestamp_tokenizer must be 'bert' or 'llama', got {self.timestamp_tokenizer!r}; "

@@ -1,6 +1,7 @@
 """Load a model by name (built-in, folder or hub id) with a suitable device and dtype."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import torch
 from safetensors import SafetensorError
 
 from timechat.errors import CheckpointError, DownloadError
+from timechat.model import NANO, NANO_FOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
+from timechat.system import total_memory_bytes
 
-NANO = "nano"
-NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may use
 
@@ -56,22 +57,37 @@ def find_folder(name: str) -> Path:
     return Path(name) if Path(name).exists() else _fetch(name)
 
 
-def check_folder(folder: Path) -> None:
+def load_config(name: str) -> TimeChatConfig:
+    """Load the configuration of a model alone; of a model of the hub, no other file is downloaded.
+
+    Raises:
+        CheckpointError: There is no model with this name.
+    """
+    folder = NANO_FOLDER if name == NANO else Path(name) if Path(name).exists() else _fetch_config(name)
+    check_folder(folder, name)
+    return TimeChatConfig.from_pretrained(folder)  # type: ignore[no-any-return]
+
+
+def check_folder(folder: Path, name: str | None = None) -> None:
     """Refuse a folder that does not contain a converted model.
+
+    Args:
+        folder: Folder of the model.
+        name: Name of the model in messages; None takes the folder.
 
     Raises:
         CheckpointError: The folder has no config, or the config of another kind of model.
     """
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
         kind = "nothing: it has no config.json"
     except (OSError, ValueError, AttributeError) as error:
         kind = f"a config.json that cannot be read ({error})"
     if kind != TimeChatConfig.model_type:
         raise CheckpointError(
-            f"{folder} is not a converted TimeChat model, it contains {kind}; make one with `timechat convert --from "
-            "CKPT_DIR OUT_DIR` and name OUT_DIR"
+            f"{name or folder} is not a converted TimeChat model, it contains {kind}; make one with "
+            "`timechat convert --from CKPT_DIR OUT_DIR` and name OUT_DIR"
         )
 
 
@@ -91,15 +107,27 @@ def _load_folder(
 
 
 def _fetch(name: str) -> Path:
-    """Return the local copy of a hub repository, downloaded if necessary."""
+    """Return the local copy of a hub repository; its `config.json` is checked before other files are downloaded."""
+    check_folder(_fetch_config(name), name)
+    from timechat.model.download import fetch_model
+
+    return _explained(name, fetch_model)
+
+
+def _fetch_config(name: str) -> Path:
+    """Return the folder of the local copy of a hub repository's `config.json`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise CheckpointError(
             f"there is no model {name!r}; give nano, a folder made by `timechat convert`, or a hub id like owner/name"
         )
-    from timechat.model.download import fetch_model  # a local folder needs no hub client
+    from timechat.model.download import fetch_config  # a local folder needs no hub client
 
+    return _explained(name, fetch_config)
+
+
+def _explained(name: str, fetch: Callable[[str], Path]) -> Path:
     try:
-        return fetch_model(name)
+        return fetch(name)
     except (DownloadError, ValueError) as error:
         raise CheckpointError(f"{name!r} is not a local folder and cannot be downloaded as a model: {error}") from error
 
@@ -153,7 +181,7 @@ def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
     with torch.device("meta"):
         shell = TimeChatForConditionalGeneration(processor.config)
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
-    if needed < _MEMORY_SHARE * _memory_bytes():
+    if needed < _MEMORY_SHARE * total_memory_bytes():
         return {"dtype": torch.float32}
     return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _has_bfloat16_instructions()}
 
@@ -162,14 +190,3 @@ def _has_bfloat16_instructions() -> bool:
     """Return whether this processor has bfloat16 instructions; without them bfloat16 is several times slower."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-def _memory_bytes() -> int:
-    """Return the total memory of the machine in bytes; a very large number if the system does not report it."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 1 << 62

@@ -82,6 +82,7 @@ class Answerer:
                     model=self.name,
                     score=parsed.best_score,
                     step=video.frame_interval,
+                    player_offset=video.player_offset,
                     notes=(*self.notes, *video.notes, *parsed.notes),
                 )
             )
@@ -102,7 +103,9 @@ class Answerer:
 
         def finish(text: str) -> Answer:
             tokens = self._window_answer(encoded, outputs[0]).tokens if outputs else ()
-            answers = self._verify([request], [encoded], [WindowAnswer(encoded.span, text, tokens)])
+            answers = self._verify(
+                [request], [encoded], [WindowAnswer(encoded.span, text, tokens, notes=encoded.notes)]
+            )
             return self._merge(request, VideoSession.from_encoded(encoded), answers)
 
         return AnswerStream(self.processor.tokenizer, write, finish)
@@ -111,8 +114,7 @@ class Answerer:
         """Return the answer about a window from the cache on disk; None if it is not there."""
         if video.cache is None:
             return None
-        found = video.cache.load_answer(request.cache_facts(window))
-        return None if found is None else WindowAnswer.from_dict(window, found)
+        return video.cache.load_answer(request, window, video.plan.window_sampling(window))
 
     # ------------------------------------------------------------------------------------------ several windows
 
@@ -134,7 +136,7 @@ class Answerer:
                 for answer in video.timed("answer", partial(self._answer_all, request, batch)):
                     answers[answer.window] = answer
                     if cache is not None:
-                        cache.save_answer(request.cache_facts(answer.window), answer.to_dict())
+                        cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
                 batch = []
                 report(len(answers))
         merged = self._merge(request, video, [answers[window] for window in video.windows])
@@ -158,8 +160,9 @@ class Answerer:
             answer,
             video=video.name,
             model=self.name,
-            notes=(*self.notes, *video.notes, *answer.notes),
+            notes=(*self.notes, *answer.notes),
             step=video.plan.frame_interval,
+            player_offset=video.player_offset,
             timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
         )
 
@@ -215,8 +218,9 @@ class Answerer:
 
     def _window_answer(self, window: EncodedVideo, output: GenerationOutput) -> WindowAnswer:
         text, spans = token_spans(self.processor, output.token_ids)
-        tokens = zip(spans, output.logprobs, strict=True)
-        return WindowAnswer(window.span, text, tuple(Token(first, end, logprob) for (first, end), logprob in tokens))
+        written = zip(spans, output.logprobs, strict=True)
+        tokens = tuple(Token(first, end, logprob) for (first, end), logprob in written)
+        return WindowAnswer(window.span, text, tokens, notes=window.notes)
 
     # --------------------------------------------------------------------------------------------- verification
 

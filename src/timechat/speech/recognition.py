@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.answers.events import Event
-from timechat.errors import CheckpointError
+from timechat.errors import CheckpointError, missing_extra
 from timechat.speech.transcripts import Transcript
 from timechat.video import VideoSource, probe_video
 from timechat.video.audio import AudioSegment, read_audio
@@ -96,7 +96,7 @@ def _import_faster_whisper() -> Any:
     try:
         from faster_whisper import WhisperModel
     except ModuleNotFoundError:
-        raise ModuleNotFoundError('speech recognition needs faster-whisper: pip install "timechat[asr]"') from None
+        raise missing_extra("speech recognition needs faster-whisper", "asr") from None
     return WhisperModel
 
 

@@ -101,7 +101,7 @@ class SyntheticRecord:
             if (value := getattr(self, name)) is not None:
                 record[name] = value
         if self.moments is not None:
-            record["moments"] = [{"start": m.start, "end": m.end, "score": m.score} for m in self.moments]
+            record["moments"] = [{"start": m.start, "end": m.end, "score": m.saliency} for m in self.moments]
         if self.transcript is not None:
             record["transcript"] = [{"start": s.start, "end": s.end, "text": s.caption} for s in self.transcript]
         if self.is_negative:
@@ -296,7 +296,7 @@ def _important_moments(actions: Iterable[Action]) -> list[Event]:
 
 
 def _moment(clip: int, score: float) -> Event:
-    return Event(clip * CLIP_SECONDS, clip * CLIP_SECONDS, score=round(score, 1))
+    return Event(clip * CLIP_SECONDS, clip * CLIP_SECONDS, saliency=round(score, 1))
 
 
 def _steps(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draft]:

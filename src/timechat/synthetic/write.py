@@ -27,6 +27,7 @@ from timechat.synthetic.long_records import long_records
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
 from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import Level, Part, Split, SyntheticVideo, write_scene
+from timechat.system import num_cores
 
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"
@@ -149,18 +150,13 @@ def render_videos(
         raise ValueError(f"the number of workers must be at least 1, got {workers}")
     out = Path(out)
     (out / VIDEOS_FOLDER).mkdir(parents=True, exist_ok=True)
-    num_workers = min(workers or _num_cores(), videos.clips)
+    num_workers = min(workers or num_cores(), videos.clips)
     drawn = 0
     for done, is_new in enumerate(_render_all(videos, out, num_workers), start=1):
         drawn += is_new
         if progress is not None:
             progress(done, videos.clips)
     return RenderReport(drawn, videos.clips - drawn, write_records(videos, out))
-
-
-def _num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def write_records(videos: SyntheticSet | LongSet, out: Path) -> int:

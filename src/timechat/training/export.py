@@ -8,9 +8,10 @@ from torch import nn
 
 from timechat.config import plain
 from timechat.errors import TrainingError
+from timechat.model import NANO
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
-from timechat.model.loading import NANO, check_folder, load_model
+from timechat.model.loading import check_folder, load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor

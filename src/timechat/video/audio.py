@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import av
 import av.container
@@ -13,17 +14,23 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.packet import Packet
 from numpy.typing import NDArray
 
-from timechat.video.index import demux, read_only, read_packets
+from timechat.errors import VideoError
+from timechat.video.clock import JUMP_SECONDS, ClockFollower, ClockPart, VideoClock
+from timechat.video.deadline import reason
+from timechat.video.index import read_index
 from timechat.video.loading import DEFAULT_TIMEOUT
-from timechat.video.source import VideoHandle, VideoSource, open_source, reason
+from timechat.video.scan import demux, read_only, read_packets
+from timechat.video.source import VideoHandle, VideoSource, open_source
 
 SAMPLE_RATE = 16_000
 """Samples per second."""
 
 _TOLERANCE = 0.1  # seconds; maximum difference between a file's times and the count of its samples
 _MAX_SILENCE = 30.0  # seconds; a longer gap in the audio is not filled
+_STEP_BACK = 0.5  # seconds; a longer step back of the audio is one of the file's clock
 _CUT_SEARCH_SECONDS = 30.0  # seconds at the end of a segment in which the cut is searched
 _PAUSE_SECONDS = 0.2  # seconds over which loudness is measured for the cut
 
@@ -53,8 +60,8 @@ def read_audio(
 ) -> Iterator[AudioSegment]:
     """Read the audio of a video in segments, so that hours take no more memory than minutes.
 
-    Audio has its own times in the file; here they count from the first frame, as all times do. Gaps are filled with
-    silence.
+    Audio has its own times in the file; here they count from the first frame, as all times do. Where the clock of the
+    file jumps, audio follows the clock of the frames. Gaps are filled with silence.
 
     Args:
         source: Video in any form that `load_frames` takes.
@@ -76,7 +83,8 @@ def read_audio(
             if not isinstance(stream, AudioStream):
                 return
             issues = _DecodeIssues()
-            for segment in _segments(_blocks(_decode(handle, container, stream, issues)), max_seconds):
+            packets = _on_video_clock(handle, container, stream, issues)
+            for segment in _segments(_blocks(_decode(packets, handle, stream, issues)), max_seconds):
                 yielded_at = time.monotonic()
                 yield replace(segment, start=segment.start - zero, notes=issues.notes())
                 handle.deadline.ends += time.monotonic() - yielded_at
@@ -88,22 +96,23 @@ class _DecodeIssues:
 
     damaged: int = 0
     stopped: str | None = None
+    clock: tuple[str, ...] = ()
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on audio lost since the last call."""
-        damaged, stopped = self.damaged, self.stopped
-        self.damaged, self.stopped = 0, None
-        notes = [f"damaged audio packets left out: {damaged}"] if damaged else []
+        damaged, stopped, clock = self.damaged, self.stopped, self.clock
+        self.damaged, self.stopped, self.clock = 0, None, ()
+        notes = [*clock]
+        notes += [f"damaged audio packets left out: {damaged}"] if damaged else []
         return (*notes, *([f"reading the audio stopped early: {stopped}"] if stopped else []))
 
 
 def _decode(
-    handle: VideoHandle, container: av.container.InputContainer, stream: AudioStream, issues: _DecodeIssues
+    packets: Iterator[Packet[AudioStream]], handle: VideoHandle, stream: AudioStream, issues: _DecodeIssues
 ) -> Iterator[AudioFrame]:
     """Yield all audio frames that can be decoded."""
-    read_only(container, stream)
     try:
-        for packet in demux(container, stream):
+        for packet in packets:
             handle.deadline.check()
             try:
                 yield from stream.codec_context.decode(packet if packet.size else None)
@@ -113,6 +122,48 @@ def _decode(
         handle.check_answering(error)
         handle.deadline.check()
         issues.stopped = reason(error)
+
+
+def _on_video_clock(
+    handle: VideoHandle, container: av.container.InputContainer, stream: AudioStream, issues: _DecodeIssues
+) -> Iterator[Packet[AudioStream]]:
+    """Yield the packets; from the first jump of their times on, with times on the clock of the frames.
+
+    A step that the clock of the frames does not have is an error of the audio's own times, so it is ignored.
+    """
+    read_only(container, stream)
+    clock: VideoClock | None = None
+    follower: ClockFollower | None = None
+    last: Fraction | None = None
+    for packet in demux(container, stream):
+        if packet.pts is not None and packet.time_base is not None:
+            time = packet.pts * packet.time_base
+            if last is not None and not -_STEP_BACK <= time - last <= JUMP_SECONDS and follower is None:
+                clock = _video_clock(handle)
+                issues.clock = clock.notes
+                follower = clock.follow()
+                follower.place(last)
+            if follower is not None and clock is not None:
+                time = follower.place(time) + clock.zero
+                packet.pts = packet.dts = round(time / packet.time_base)
+                if last is not None and (time < last - _STEP_BACK or _is_beyond(time, last, clock)):
+                    packet.pts = packet.dts = None
+                    time = last
+            last = time
+        yield packet
+
+
+def _video_clock(handle: VideoHandle) -> VideoClock:
+    try:
+        return read_index(handle)[0].clock
+    except VideoError:
+        return VideoClock(Fraction(0), (ClockPart(Fraction(0), Fraction(0), Fraction(0)),))
+
+
+def _is_beyond(time: Fraction, last: Fraction, clock: VideoClock) -> bool:
+    """Whether a time jumps ahead, past the end of the frames."""
+    end = clock.parts[-1].end - clock.parts[-1].shift
+    return time > last + JUMP_SECONDS and time > end + JUMP_SECONDS
 
 
 class _ContinuousRun:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,8 +16,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from timechat.video.frames import VideoInfo, frame_to_pixels
-from timechat.video.index import PacketIndex, demux, read_only
+from timechat.system import num_cores
+from timechat.video.frames import UPRIGHT, Orientation, VideoInfo, frame_to_pixels
+from timechat.video.index import PacketIndex
+from timechat.video.scan import NO_PTS, demux, read_only
 from timechat.video.source import VideoHandle
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,12 @@ class PacketRange:
     Attributes:
         first: Position of a keyframe.
         last: Position of the last packet that a requested frame needs.
-        target_pts: Presentation times of the frames to keep.
+        targets: Labels of the frames to keep.
     """
 
     first: int
     last: int
-    target_pts: frozenset[int]
+    targets: frozenset[int]
 
 
 def plan_packet_ranges(index: PacketIndex, positions: Iterable[int], *, extra_keyframes: int = 0) -> list[PacketRange]:
@@ -48,7 +49,11 @@ def plan_packet_ranges(index: PacketIndex, positions: Iterable[int], *, extra_ke
     for position in positions:
         groups.setdefault(max(0, index.key_slot(position) - extra_keyframes), []).append(position)
     return [
-        PacketRange(int(index.keys[slot]), max(members), frozenset(int(index.pts[m]) for m in members))
+        PacketRange(
+            int(index.keys[slot]),
+            max(index.last_packet(member) for member in members),
+            frozenset(int(index.labels[member]) for member in members),
+        )
         for slot, members in sorted(groups.items())
     ]
 
@@ -59,9 +64,10 @@ class DecodedFrames:
 
     Attributes:
         pixels: uint8 `(requested frames, height, width, 3)`.
-        rows: Presentation time → row of `pixels`.
-        missing: Presentation times without a decoded frame so far.
-        suspect: Presentation times after an error in their packet range.
+        rows: Label of a frame → row of `pixels`.
+        missing: Labels without a decoded frame so far.
+        orientation: How frames are turned for display.
+        suspect: Labels after an error in their packet range.
         errors: Number of decoding errors.
         decoded: Number of decoded frames.
     """
@@ -69,15 +75,26 @@ class DecodedFrames:
     pixels: NDArray[np.uint8]
     rows: dict[int, int]
     missing: set[int]
+    orientation: Orientation = UPRIGHT
     suspect: set[int] = field(default_factory=set)
     errors: int = 0
     decoded: int = 0
+
+    def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """Return the pixels of a frame as they are stored here."""
+        height, width = self.pixels.shape[1:3]
+        return frame_to_pixels(frame, height, width, self.orientation)
+
+    def store(self, label: int, pixels: NDArray[np.uint8]) -> None:
+        """Store the pixels of a missing frame."""
+        self.pixels[self.rows[label]] = pixels
+        self.missing.discard(label)
 
     def keep(self, frame: VideoFrame, has_error: bool) -> None:
         """Store a frame if it is still missing; `has_error` marks it as possibly damaged."""
         if frame.pts in self.missing:
             try:
-                self.pixels[self.rows[frame.pts]] = frame_to_pixels(frame, *self.pixels.shape[1:3])
+                self.pixels[self.rows[frame.pts]] = self.convert(frame)
             except av.error.FFmpegError:  # damage may change the pixel format to one that cannot be converted
                 self.errors += 1
                 return
@@ -91,6 +108,7 @@ class PacketReader:
 
     def __init__(self, handle: VideoHandle, info: VideoInfo, index: PacketIndex, threads: int) -> None:
         self.handle, self.index, self.deadline = handle, index, handle.deadline
+        self.stream_index = info.stream
         self.container = handle.open()
         self.stream = next(s for s in self.container.streams.video if s.index == info.stream)
         read_only(self.container, self.stream)
@@ -98,9 +116,13 @@ class PacketReader:
         self.context.thread_count = threads
         self.context.thread_type = "AUTO" if threads > 1 else "NONE"
         self.can_skip = self.context.name in _SKIPS_UNREFERENCED_EXACTLY
-        self.key_positions = {int(index.pts[k]): int(k) for k in index.keys}
+        self.key_positions = {int(index.raw_pts[k]): int(k) for k in index.keys}
         self.packets: Iterator[Packet[VideoStream]] = demux(self.container, self.stream)
         self.position = 0
+
+    def close(self) -> None:
+        """Close the container."""
+        self.container.close()
 
     def decode(self, packet_range: PacketRange, result: DecodedFrames, *, skip: bool) -> None:
         """Write the requested frames of a packet range into `result`; frames that fail to decode stay missing."""
@@ -124,8 +146,8 @@ class PacketReader:
         has_started = packet_range.first not in self.index.shown_keys
         for packet in itertools.chain(self.packets_of(packet_range), [None]):
             self.deadline.check()
-            if packet is not None and self.can_skip:
-                is_needed = not skip or packet.pts in packet_range.target_pts
+            if packet is not None and self.can_skip and self.position - 1 not in self.index.second_fields:
+                is_needed = not skip or packet.pts in packet_range.targets
                 self.context.skip_frame = "DEFAULT" if is_needed else "NONREF"
             try:
                 frames = self.context.decode(packet)
@@ -133,35 +155,65 @@ class PacketReader:
                 yield None
                 continue
             for frame in frames:
-                has_started = has_started or frame.pts == self.index.pts[packet_range.first]
+                has_started = has_started or frame.pts == self.index.labels[packet_range.first]
                 if has_started:
                     yield None if frame.is_corrupt else frame
         self.context.flush_buffers()
 
     def packets_of(self, packet_range: PacketRange) -> Iterator[Packet[VideoStream]]:
-        """Yield the packets of a range; stop early if the file no longer agrees with its index."""
+        """Yield the packets of a range, with their labels; stop early if the file no longer agrees with its index."""
         try:
-            if not self.position <= packet_range.first <= self.position + _MAX_PACKETS_WITHOUT_SEEK:
-                self._seek(packet_range.first)
-            while self.position <= packet_range.last:
-                packet = next(self.packets, None)
-                if packet is None or (packet.size and packet.pts != self.index.pts[self.position]):
-                    self.position = len(self.index.pts)
-                    return
-                if packet.size:
-                    self.position += 1
-                    if self.position > packet_range.first:
-                        yield packet
-                self.deadline.check()
+            self.go_to(packet_range.first)
+            while self.position <= packet_range.last and (packet := self.next_packet()) is not None:
+                yield packet
         except (av.error.FFmpegError, OSError) as error:
             self.handle.check_answering(error)
             self.position = len(self.index.pts)
+
+    def go_to(self, first: int) -> None:
+        """Go to the packet at position `first`: by reading on, by a seek, or from the start of the file."""
+        if (self.position < first and first - self.position > _MAX_PACKETS_WITHOUT_SEEK and self.index.can_seek) or (
+            self.position > first and self.index.can_seek
+        ):
+            self._seek(first)
+        elif self.position > first:
+            self.restart()
+        while self.position < first and self.next_packet() is not None:
+            pass
+
+    def restart(self) -> None:
+        """Open the file again, at its start."""
+        threads, kind = self.context.thread_count, self.context.thread_type
+        self.container.close()
+        self.container = self.handle.open()
+        self.stream = next(s for s in self.container.streams.video if s.index == self.stream_index)
+        read_only(self.container, self.stream)
+        self.context = self.stream.codec_context
+        self.context.thread_count, self.context.thread_type = threads, kind
+        self.packets = demux(self.container, self.stream)
+        self.position = 0
+
+    def next_packet(self) -> Packet[VideoStream] | None:
+        """Return the next packet with its label; None at the end, or if the file no longer agrees with its index."""
+        index = self.index
+        self.deadline.check()
+        packet = next(self.packets, None)
+        if packet is None or not packet.size or self.position >= len(index.pts):
+            self.position = len(index.pts)
+            return None
+        if (NO_PTS if packet.pts is None else packet.pts) != index.raw_pts[self.position]:
+            self.position = len(index.pts)
+            return None
+        if index.has_own_labels:
+            packet.pts = int(index.labels[self.position])
+        self.position += 1
+        return packet
 
     def _seek(self, first: int) -> None:
         """Seek to the keyframe at `first` or before; some containers seek by decode time, some only approximately."""
         slot = int(np.searchsorted(self.index.keys, first))
         before = self.index.keys[max(0, slot - 1)]
-        starts = [self.index.pts[first], self.index.dts[first], self.index.pts[before], self.index.dts[0]]
+        starts = [self.index.raw_pts[first], self.index.dts[first], self.index.raw_pts[before], self.index.dts[0]]
         for start in starts:
             self.container.seek(int(start), stream=self.stream)
             self.packets = demux(self.container, self.stream)
@@ -196,13 +248,15 @@ def _decode(
     def work() -> None:
         # Codec threads report an error late, for another frame, so a second attempt runs without them.
         reader = PacketReader(handle, info, index, max(1, workers // num_threads) if skip else 1)
-        with reader.container:
+        try:
             while True:
                 with lock:
                     packet_range = next(todo, None)
                 if packet_range is None:
                     return
                 reader.decode(packet_range, result, skip=skip)
+        finally:
+            reader.close()
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="timechat-decode") as pool:
         futures = [pool.submit(work) for _ in range(num_threads)]
@@ -221,66 +275,60 @@ def decode_frames(
     positions: NDArray[np.int64],
     size: tuple[int, int],
     workers: int,
+    decode_ranges: Callable[[Sequence[PacketRange], DecodedFrames], bool] | None = None,
 ) -> DecodedFrames:
-    """Decode frames (display indices, rising); a frame is kept only if it has the requested time."""
-    pts = index.frame_pts[positions].tolist()
-    position_of = dict(zip(pts, index.shown[positions].tolist(), strict=True))
-    result = DecodedFrames(np.empty((len(pts), *size, 3), np.uint8), {p: i for i, p in enumerate(pts)}, set(pts))
+    """Decode frames (display indices, rising); a frame is kept only if it has the label of the requested one.
+
+    Args:
+        handle: Handle of the source.
+        info: Properties of the video.
+        index: Packet index of the video.
+        positions: Display indices of the frames, rising.
+        size: Height and width of the result in pixels.
+        workers: Number of decoding threads.
+        decode_ranges: Function that decodes packet ranges in its own way and returns True, or returns False.
+    """
+    labels = index.frame_labels[positions].tolist()
+    position_of = dict(zip(labels, index.shown[positions].tolist(), strict=True))
+    rows = {label: row for row, label in enumerate(labels)}
+    result = DecodedFrames(np.empty((len(labels), *size, 3), np.uint8), rows, set(labels), info.orientation)
     ranges = plan_packet_ranges(index, position_of.values())
-    _decode(handle, info, index, ranges, result, workers=workers)
+    if decode_ranges is None or not decode_ranges(ranges, result):
+        _decode(handle, info, index, ranges, result, workers=workers)
     if result.missing:  # decoding cannot start from a keyframe: start two keyframes earlier and skip nothing
         retried = plan_packet_ranges(index, [position_of[p] for p in result.missing], extra_keyframes=2)
         _decode(handle, info, index, retried, result, workers=workers, skip=False)
     if result.missing and not result.errors:  # the source cannot seek: read it from its start
-        from_start = PacketRange(0, max(position_of[p] for p in result.missing), frozenset(result.missing))
+        from_start = PacketRange(
+            0, max(index.last_packet(position_of[p]) for p in result.missing), frozenset(result.missing)
+        )
         _decode(handle, info, index, [from_start], result, workers=1)
-    logger.debug("decoded %d frames for %d in %d packet ranges", result.decoded, len(pts), len(ranges))
+    logger.debug("decoded %d frames for %d in %d packet ranges", result.decoded, len(labels), len(ranges))
     return result
 
 
 def decode_between(
     handle: VideoHandle, info: VideoInfo, index: PacketIndex, first: int, last: int
 ) -> Iterator[VideoFrame]:
-    """Yield the frames from `first` to `last` (display indices, inclusive) in display order, without damaged ones."""
-    positions, times = index.shown[first : last + 1], index.frame_pts[first : last + 1]
+    """Yield the frames from `first` to `last` (display indices, inclusive) in display order, without damaged ones.
+
+    The `pts` of a frame is its label in the index.
+    """
+    positions, labels = index.shown[first : last + 1], index.frame_labels[first : last + 1]
     slot = min(index.key_slot(int(positions[0])), index.key_slot(int(positions.min())))
-    target_pts = frozenset(times.tolist())
+    targets = frozenset(labels.tolist())
+    last_packet = max(index.last_packet(position) for position in positions.tolist())
     for keys_back in (0, 2, slot):  # decoding cannot start from a keyframe: start earlier
-        packet_range = PacketRange(int(index.keys[max(0, slot - keys_back)]), int(positions.max()), target_pts)
+        packet_range = PacketRange(int(index.keys[max(0, slot - keys_back)]), last_packet, targets)
         reader = PacketReader(handle, info, index, num_cores())
-        with reader.container:
+        try:
             frames = (
-                frame
-                for frame in reader.frames(packet_range, skip=True)
-                if frame is not None and frame.pts in target_pts
+                frame for frame in reader.frames(packet_range, skip=True) if frame is not None and frame.pts in targets
             )
             head = next(frames, None)
-            if head is not None and (head.pts == times[0] or keys_back >= slot):
+            if head is not None and (head.pts == labels[0] or keys_back >= slot):
                 yield head
                 yield from frames
                 return
-
-
-def num_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def decode_all(handle: VideoHandle, info: VideoInfo) -> Iterator[VideoFrame]:
-    """Yield all frames in display order, without damaged ones."""
-    with handle.open() as container:
-        stream = next(s for s in container.streams.video if s.index == info.stream)
-        packets: Iterator[Packet[VideoStream]] = demux(container, stream)
-        while True:
-            handle.deadline.check()
-            try:
-                packet = next(packets, None)
-                frames = stream.codec_context.decode(packet if packet is not None and packet.size else None)
-            except (av.error.FFmpegError, OSError) as error:
-                handle.check_answering(error)
-                if packet is None:
-                    return
-                continue
-            yield from (frame for frame in frames if not frame.is_corrupt)
-            if packet is None or not packet.size:
-                return
+        finally:
+            reader.close()

@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from timechat.video.hdr import HDR_TRANSFERS, to_sdr
+
 Size = int | tuple[int, int]
 """Height and width in pixels, or one number for both."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How stored frames are turned for display.
+
+    Attributes:
+        quarter_turns: Counter-clockwise quarter turns, 0 to 3.
+        is_mirrored: Whether left and right are exchanged before the turns.
+    """
+
+    quarter_turns: int = 0
+    is_mirrored: bool = False
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the displayed width is the stored height."""
+        return bool(self.quarter_turns % 2)
+
+    def displayed_size(self, frame: VideoFrame) -> tuple[int, int]:
+        """Return the displayed height and width of a stored frame in pixels."""
+        return (frame.width, frame.height) if self.is_transposed else (frame.height, frame.width)
+
+    def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn a stored picture or plane `(height, width, ...)` for display."""
+        return np.rot90(picture[:, ::-1] if self.is_mirrored else picture, self.quarter_turns)
+
+
+UPRIGHT = Orientation()
+
+
+def orientation_of(frame: VideoFrame) -> Orientation:
+    """Return the orientation that the display matrix of a frame gives; upright without one.
+
+    A matrix with a negative determinant mirrors.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return UPRIGHT
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, count=5).tolist()  # x' = a x + c y, y' = b x + d y
+    is_mirrored = a * d - b * c < 0
+    if is_mirrored:
+        a, b = -a, -b
+    return Orientation(round(-math.atan2(b, a) / (math.pi / 2)) % 4, is_mirrored)
 
 
 @dataclass(frozen=True)
@@ -47,7 +95,7 @@ class VideoInfo:
         codec: Codec of the stream that is sampled.
         width: Displayed width in pixels, after rotation.
         height: Displayed height in pixels, after rotation.
-        rotation: Degrees counter-clockwise by which stored frames are rotated for display.
+        rotation: Degrees counter-clockwise by which stored frames are rotated for display, a multiple of 90.
         pixel_format: Pixel format as the decoder library names it, such as `yuv420p10le`.
         fps: Average frames per second; None if the container does not state them.
         num_frames: Number of frames; None if the container does not state it. Exact after frames were loaded.
@@ -55,6 +103,11 @@ class VideoInfo:
         start_time: Time of the first frame in the container, in seconds.
         stream: Index of the stream that is sampled.
         streams: All streams of the container.
+        is_mirrored: Whether left and right of stored frames are exchanged for display, before the rotation.
+        pixel_aspect: Displayed width of a pixel divided by its height, after rotation.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the frames: players count from
+            the start of the file, where audio may begin earlier than the frames. It is added in subtitles, chapters
+            and pages.
     """
 
     name: str
@@ -70,6 +123,14 @@ class VideoInfo:
     start_time: float
     stream: int
     streams: tuple[StreamInfo, ...]
+    is_mirrored: bool = False
+    pixel_aspect: float = 1.0
+    player_offset: float = 0.0
+
+    @property
+    def orientation(self) -> Orientation:
+        """Turn of stored frames for display."""
+        return Orientation(self.rotation // 90 % 4, self.is_mirrored)
 
     @property
     def has_audio(self) -> bool:
@@ -153,12 +214,22 @@ class Frames:
         )
 
 
-def frame_to_pixels(frame: VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
-    """Return a decoded frame as RGB `(height, width, 3)`: resized by the decoder library, then rotated for display."""
-    quarter_turns = round(frame.rotation / 90) % 4
-    stored_height, stored_width = (width, height) if quarter_turns % 2 else (height, width)
-    rgb = frame.reformat(stored_width, stored_height, "rgb24", interpolation="BICUBIC", threads=1)
-    return np.rot90(rgb.to_ndarray(), quarter_turns)
+def frame_to_pixels(
+    frame: VideoFrame, height: int, width: int, orientation: Orientation = UPRIGHT
+) -> NDArray[np.uint8]:
+    """Return a decoded frame as RGB `(height, width, 3)`: resized by the decoder library, then turned for display.
+
+    Frames of HDR videos become SDR frames, see `timechat.video.hdr`.
+    """
+    stored_height, stored_width = (width, height) if orientation.is_transposed else (height, width)
+    if frame.color_trc in HDR_TRANSFERS:
+        deep = frame.reformat(stored_width, stored_height, "rgb48le", interpolation="BICUBIC", threads=1)
+        codes: NDArray[np.uint16] = deep.to_ndarray().astype(np.uint16, copy=False)
+        pixels = to_sdr(codes, int(frame.color_trc), int(frame.color_primaries))
+    else:
+        rgb = frame.reformat(stored_width, stored_height, "rgb24", interpolation="BICUBIC", threads=1)
+        pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
+    return pixels if orientation == UPRIGHT else orientation.apply(pixels)
 
 
 def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,12 +22,15 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
-from timechat.video.frames import Size, frame_to_pixels, height_width
-from timechat.video.index import choose_stream, demux, read_only
+from timechat.video.clock import RunningClock
+from timechat.video.deadline import DEFAULT_PATIENCE, reason
+from timechat.video.frames import Orientation, Size, frame_to_pixels, height_width, orientation_of
+from timechat.video.http import HTTP_OPTIONS
 from timechat.video.sampling import TIME_SLACK, time_slack
-from timechat.video.source import DEFAULT_PATIENCE, reason
+from timechat.video.scan import choose_stream, demux, frame_rate, may_jump, read_only
 
 _POLL_SECONDS = 0.1  # seconds between two reads at the end of a growing file
+_USUAL_RATE = 25  # frames per second, of a stream that states none
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "udp://", "rtp://", "srt://", "http://", "https://")
 
 
@@ -46,7 +52,6 @@ class LiveVideo:
 
     Attributes:
         name: Name of the stream in messages.
-        notes: Notes on problems, such as an early end.
         end_time: End of the last frame in seconds; None until all frames have been read.
     """
 
@@ -72,8 +77,9 @@ class LiveVideo:
         self.name = (
             os.fspath(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "stream"))
         )
-        self.notes: list[str] = []
         self.end_time: float | None = None
+        self._notes: list[str] = []
+        self._orientation: Orientation | None = None
         self._open = ExitStack()
         try:
             opened = _open_input(source, self.name, follow, idle_timeout)
@@ -85,6 +91,19 @@ class LiveVideo:
             self._open.close()
             raise
         read_only(self._container, self._stream)
+        self._time_base = self._stream.time_base or Fraction(1, 1000)
+        rate, rate_notes = frame_rate(self._container.format.name, self._stream)
+        self._notes += rate_notes
+        self._clock = RunningClock(
+            self._time_base,
+            may_jump=may_jump(self._container.format.name),
+            gap=round(1 / ((rate or _USUAL_RATE) * self._time_base)),
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on problems so far, such as an early end or a clock that was set back."""
+        return [*self._notes, *self._clock.notes()]
 
     def __enter__(self) -> LiveVideo:
         return self
@@ -106,44 +125,51 @@ class LiveVideo:
             fps: Frames per second.
             size: Size in pixels, as in `load_frames`.
         """
-        tick = float(self._stream.time_base or 0)
+        tick = float(self._time_base)
         number, shown, gap = 0, None, 0.0
         for time_s, frame in self._frames_with_times():
             if shown is not None:
                 gap = time_s - shown[0]
                 slack = TIME_SLACK + time_slack(gap, tick)
                 while number / fps + slack < time_s:
-                    yield LiveFrame(shown[0], _pixels(shown[1], size))
+                    yield LiveFrame(shown[0], self._pixels(shown[1], size))
                     number += 1
             shown = (time_s, frame)
         if shown is None:
-            raise VideoError(
-                f"{self.name}: no frame could be decoded from its {self._stream.codec_context.name} stream"
-            )
+            raise VideoError(self._no_frame())
         self.end_time = shown[0] + (gap or 1 / fps)
         while number / fps + TIME_SLACK < self.end_time:
-            yield LiveFrame(shown[0], _pixels(shown[1], size))
+            yield LiveFrame(shown[0], self._pixels(shown[1], size))
             number += 1
 
     def _frames_with_times(self) -> Iterator[tuple[float, VideoFrame]]:
-        """Yield all frames with their times since the first; the times keep rising if the clock is set back or lost."""
-        zero: float | None = None
-        last, gap = 0.0, 0.04
-        for frame in self._decoded():
-            time_s = None if frame.pts is None else float(frame.pts * (self._stream.time_base or 0))
-            if zero is None:
-                zero = time_s or 0.0
-            elif time_s is None or time_s - zero <= last:
-                zero = (time_s or 0.0) - (last + gap)
-                self._note_once("the stream's clock is set back or lost: times continue from there")
-            else:
-                gap = time_s - zero - last
-            last = (time_s or 0.0) - zero
-            yield last, frame
+        """Yield frames with their times since the first, which rise; a frame with the time of another is left out."""
+        clock = self._clock
+        held: tuple[int, VideoFrame] | None = None
+        first: int | None = None
+        last: int | None = None
+        for raw, frame in itertools.chain(self._decoded(), [(None, None)]):
+            placed: list[tuple[int, VideoFrame]] = []
+            if held is not None:
+                placed.append((clock.place(held[0], [] if raw is None else [raw]), held[1]))
+                held = None
+            if frame is not None and raw is not None and clock.needs_next(raw):
+                held = (raw, frame)  # the next time tells a jump from one wrong time
+            elif frame is not None:
+                if raw is None:
+                    self._note_once("frames without a time follow each other at the usual rate")
+                placed.append((clock.lost() if raw is None else clock.place(raw), frame))
+            for ticks, each in placed:
+                first = ticks if first is None else first
+                if last is None or ticks > last:
+                    last = ticks
+                    yield float((ticks - first) * self._time_base), each
 
-    def _decoded(self) -> Iterator[VideoFrame]:
-        """Yield all frames in display order, without damaged ones; a broken stream ends."""
+    def _decoded(self) -> Iterator[tuple[int | None, VideoFrame]]:
+        """Yield container times and frames in display order, without damaged frames; a broken stream ends."""
         has_begun = False
+        # AVI has the times of decoding only: each frame in display order takes the earliest time that is left.
+        waiting: list[int] | None = [] if self._container.format.name == "avi" else None
         packets = demux(self._container, self._stream)
         while True:
             try:
@@ -151,6 +177,8 @@ class LiveVideo:
             except (av.error.FFmpegError, OSError) as error:
                 self._note_once(f"the stream ended early: {reason(error)}")
                 packet = None
+            if waiting is not None and packet is not None and packet.pts is not None and not packet.is_discard:
+                heapq.heappush(waiting, packet.pts)
             try:
                 frames = self._stream.codec_context.decode(packet if packet is not None and packet.size else None)
             except av.error.FFmpegError:
@@ -158,19 +186,27 @@ class LiveVideo:
             for frame in frames:
                 has_begun = has_begun or bool(frame.key_frame) or not frame.is_corrupt
                 if has_begun and not frame.is_corrupt:
-                    yield frame
+                    yield heapq.heappop(waiting) if waiting else frame.pts, frame
             if packet is None or not packet.size:
                 return
 
     def _note_once(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+        if note not in self._notes:
+            self._notes.append(note)
 
+    def _pixels(self, frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
+        if self._orientation is None:
+            self._orientation = orientation_of(frame)
+        height, width = self._orientation.displayed_size(frame) if size is None else height_width(size)
+        return frame_to_pixels(frame, height, width, self._orientation)
 
-def _pixels(frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
-    is_transposed = round(frame.rotation / 90) % 2
-    displayed = (frame.width, frame.height) if is_transposed else (frame.height, frame.width)
-    return frame_to_pixels(frame, *(displayed if size is None else height_width(size)))
+    def _no_frame(self) -> str:
+        if "mov" in self._container.format.name:
+            return (
+                f"{self.name}: the index (moov) of this MP4 is at its end, so that it cannot be read as a stream; "
+                "write it with -movflags +faststart, or as a fragmented MP4"
+            )
+        return f"{self.name}: no frame could be decoded from its {self._stream.codec_context.name} stream"
 
 
 def _open_input(source: Any, name: str, follow: bool, idle_timeout: float) -> Any:
@@ -184,13 +220,16 @@ def _open_input(source: Any, name: str, follow: bool, idle_timeout: float) -> An
         return text
     if not Path(text).exists():
         raise VideoError(f"{name}: no such file; give a file, a pipe such as /dev/stdin, or an rtsp or http(s) address")
-    return _FollowedFile(Path(text), idle_timeout) if follow and Path(text).is_file() else text
+    # FFmpeg takes a name such as 12:30.ts for an address; an absolute path is none.
+    return _FollowedFile(Path(text), idle_timeout) if follow and Path(text).is_file() else str(Path(text).absolute())
 
 
 def _open_container(opened: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
     """Open a container that is read forward only."""
     is_address = isinstance(opened, str) and opened.lower().startswith(_STREAMS)
     options = {"rtsp_transport": "tcp"} if is_address and opened.lower().startswith("rtsp") else {}
+    if is_address and opened.lower().startswith("http"):
+        options |= HTTP_OPTIONS
     try:
         container: av.container.InputContainer = av.open(
             opened,

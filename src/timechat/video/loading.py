@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
-import av.error
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.video.decoding import decode_all, decode_frames, num_cores
-from timechat.video.frames import Frames, Size, VideoInfo, frame_to_pixels, height_width, resize
-from timechat.video.index import PacketIndex, build_index, read_packets, seconds
+from timechat.system import num_cores
+from timechat.video.decoding import decode_frames
+from timechat.video.frames import Frames, Size, VideoInfo, height_width, resize
+from timechat.video.index import PacketIndex, exact_info, index_by_decoding, read_index, seconds
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
-from timechat.video.source import VideoHandle, VideoSource, open_source, reason
+from timechat.video.scan import read_packets
+from timechat.video.sequential import SequentialDecoder
+from timechat.video.source import VideoSource, open_source
 
 ChooseIndices = Callable[[NDArray[np.float64], float, float], NDArray[np.int64]]
 """Indices of the frames to take, given the times of all frames, the end time and the time base, in seconds."""
@@ -40,7 +40,8 @@ def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
         VideoError: The file is missing or empty, is no video, or no frame can be decoded.
     """
     with open_source(source, timeout) as handle:
-        return read_packets(handle, only_first_frame=True)[1]
+        info = read_packets(handle, only_first_frame=True)[1]
+        return info if info.duration else read_index(handle)[1]
 
 
 def load_frames(
@@ -120,31 +121,14 @@ def sample_video(
     size = None if size is None else height_width(size)
     if isinstance(source, Frames):
         return _sample_frames(source, sampling, size=size, generator=generator)
-    with VideoReader(source, timeout=timeout, workers=workers) as reader:
+    with VideoReader(source, timeout=timeout, workers=workers, loads_once=True) as reader:
         return reader.load(sampling, size=size, keep_clock=keep_clock, generator=generator)
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """Decoded frames and the timeline they were chosen from.
-
-    Attributes:
-        pixels: uint8 `(frames, height, width, 3)`.
-        timestamps: `(frames,)` seconds of the decoded frames.
-        times: `(all frames,)` seconds of all frames of the video.
-        end_time: Seconds at which the last frame leaves the screen.
-        notes: Notes about missing, damaged and replaced frames.
-    """
-
-    pixels: NDArray[np.uint8]
-    timestamps: NDArray[np.float64]
-    times: NDArray[np.float64]
-    end_time: float
-    notes: list[str]
 
 
 class VideoReader:
     """A video that is opened once and sampled any number of times; a context manager.
+
+    Parts that are loaded one after the other are decoded once, even if the file has few keyframes.
 
     Attributes:
         info: Properties of the video, with its exact number of frames and duration.
@@ -157,6 +141,7 @@ class VideoReader:
         timeout: float = DEFAULT_TIMEOUT,
         workers: int | None = None,
         check: Callable[[], object] | None = None,
+        loads_once: bool = False,
     ) -> None:
         """Open a video and read the times of its frames, without decoding them.
 
@@ -166,23 +151,20 @@ class VideoReader:
             workers: Number of decoding threads; None takes all cores.
             check: Function called repeatedly while the video is read, from any thread; an exception it raises ends the
                 reading.
+            loads_once: Whether `load` is called once, so that nothing is kept for later calls.
 
         Raises:
             VideoError: The video cannot be read.
         """
         self._open = ExitStack()
-        self._workers = workers or num_cores()
+        self._workers, self._loads_once = workers or num_cores(), loads_once
         self._handle = self._open.enter_context(open_source(source, timeout, check))
         try:
-            found, self.info, time_base = read_packets(self._handle, only_first_frame=False)
-            self._index = build_index(found, time_base)
-            times, end_time, _ = self._timeline
+            self._index, self.info, self._notes = read_index(self._handle)
         except BaseException:
             self._open.close()
             raise
-        duration = float(end_time - times[0])
-        self._losses = found.damage_notes(duration, self.info)
-        self.info = replace(self.info, num_frames=len(times), duration=duration)
+        self._use(self._index)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -192,6 +174,7 @@ class VideoReader:
 
     def close(self) -> None:
         """Close the source."""
+        self._sequential.close()
         self._open.close()
 
     @property
@@ -221,90 +204,70 @@ class VideoReader:
         choose = partial(_choose_indices, sampling, self._handle.name, generator)
         self._handle.deadline.check_caller = check
         self._handle.deadline.restart()
-        sample = None
-        if self._index.is_trusted:
-            sample = _sample_by_index(
-                self._handle, self.info, self._index, choose, sampling.sampling, size_px, keep_clock, self._workers
-            )
-        if sample is None:
-            sample = self._in_order(choose, sampling.sampling, size_px, keep_clock)
-        duration = float(sample.end_time - sample.times[0])
-        notes = (*self._losses, *sampling.notes(sample.end_time), *sample.notes)
-        info = replace(self.info, num_frames=len(sample.times), duration=duration)
-        return Frames(sample.pixels, sample.timestamps, duration, info, notes)
+        frames = self._load(choose, sampling, size_px, keep_clock)
+        if frames is None:  # the file does not contain the frames that its packets promise
+            self._sequential.close()
+            self._index = index_by_decoding(self._handle, self.info, self._index)
+            self.info = exact_info(self.info, self._index)
+            self._notes = (*self._index.clock.notes, *self._notes)
+            self._use(self._index)
+            frames = self._load(choose, sampling, size_px, keep_clock)
+            if frames is None:
+                raise VideoError(f"{self._handle.name}: is damaged: it decodes differently each time it is read")
+        return frames
 
-    @cached_property
-    def _timeline(self) -> tuple[NDArray[np.float64], float, list[str]]:
-        """Seconds at which all frames are shown, seconds at which the last one ends, and notes."""
+    def _use(self, index: PacketIndex) -> None:
+        self._sequential = SequentialDecoder(
+            self._handle, self.info, index, self._workers, keeps_frames=not self._loads_once
+        )
+
+    def _load(
+        self, choose: ChooseIndices, sampling: FrameSampling, size: tuple[int, int], keep_clock: bool
+    ) -> Frames | None:
+        """Choose frames by their times and decode them; None if the file does not contain these frames."""
         index = self._index
-        if index.is_trusted:
-            zero = int(index.frame_pts[0])
-            times = seconds(index.frame_pts - zero, index.time_base)
-            return times, float(seconds(np.array(index.end - zero), index.time_base)), []
-        return self._timeline_in_order
-
-    @cached_property
-    def _timeline_in_order(self) -> tuple[NDArray[np.float64], float, list[str]]:
-        """The same for a file whose packets have no usable times: by decoding all of it."""
-        ticks = [frame.pts for frame in decode_all(self._handle, self.info)]
-        if not ticks:
-            raise VideoError(f"{self._handle.name}: is damaged: no frame can be decoded")
-        rate = self.info.fps or 25.0
-        times, notes = times_in_order(ticks, self._index.time_base, rate)
-        return times, float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate)), notes
-
-    def _in_order(self, choose: ChooseIndices, kind: str, size: tuple[int, int], keep_clock: bool) -> _Sample:
-        """Decode a file from its start to the last requested frame."""
-        times, end_time, notes = self._timeline_in_order
-        if keep_clock:
-            times, end_time = times + self.info.start_time, end_time + self.info.start_time
-        chosen = choose(times, end_time, float(self._index.time_base))
+        ticks = index.frame_pts - int(index.frame_pts[0])
+        zero = float(index.clock.zero) if keep_clock else 0.0
+        times = seconds(ticks, index.time_base) + zero
+        end_time = float(seconds(np.array(index.end - int(index.frame_pts[0])), index.time_base)) + zero
+        chosen = choose(times, end_time, float(index.time_base))
+        notes = [*self._notes, *sampling.notes(end_time)]
+        if sampling.sampling == "keyframes":
+            keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
+            chosen, distances = _nearest_keyframes(times, chosen, keyframes)
+            notes += distances
         wanted, rows = np.unique(chosen, return_inverse=True)
-        pictures = _frames_at(self._handle, self.info, wanted, size)
-        if kind == "keyframes":
-            notes = [*notes, "the file has no usable index: exact frames were taken, not keyframes"]
-        return _Sample(pictures[rows], times[chosen], times, end_time, notes)
-
-
-def _sample_by_index(
-    handle: VideoHandle,
-    info: VideoInfo,
-    index: PacketIndex,
-    choose: ChooseIndices,
-    kind: str,
-    size: tuple[int, int],
-    keep_clock: bool,
-    workers: int,
-) -> _Sample | None:
-    """Choose frames by the times of the packets and decode them; None if the file does not contain these frames."""
-    zero = 0 if keep_clock else int(index.frame_pts[0])
-    times = seconds(index.frame_pts - zero, index.time_base)
-    end_time = float(seconds(np.array(index.end - zero), index.time_base))
-    chosen = choose(times, end_time, float(index.time_base))
-    notes: list[str] = []
-    if kind == "keyframes":
-        keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
-        chosen, notes = _nearest_keyframes(times, chosen, keyframes)
-    wanted, rows = np.unique(chosen, return_inverse=True)
-    result = decode_frames(handle, info, index, wanted, size, workers)
-    if result.missing and not result.errors:
-        return None
-    if len(result.missing) == len(wanted):
-        raise VideoError(
-            f"{handle.name}: is damaged: none of the {len(wanted)} frames wanted, from {times[wanted[0]]:.3f} to "
-            f"{times[wanted[-1]]:.3f} s, can be decoded; try another part of it with start and end"
+        result = decode_frames(self._handle, self.info, index, wanted, size, self._workers, self._sequential.decode)
+        if result.missing and not result.errors and index.can_seek:
+            return None
+        is_there = np.array([label not in result.missing for label in index.frame_labels[wanted].tolist()])
+        notes += self._damage(times[wanted], is_there, len(result.suspect))
+        rows = rows[is_there[rows]]
+        is_whole = len(rows) == len(wanted) and bool(is_there.all())
+        return Frames(
+            result.pixels if is_whole else result.pixels[rows],
+            times[wanted[rows]],
+            self.info.duration,
+            self.info,
+            tuple(notes),
         )
-    is_there = np.array([int(pts) not in result.missing for pts in index.frame_pts[wanted]])
-    if not is_there.all():
-        first = times[wanted[~is_there][0]]
-        notes.append(
-            f"{(~is_there).sum()} of {len(wanted)} frames wanted are damaged and left out, the first at {first:.3f} s"
-        )
-    if result.suspect:
-        notes.append(f"{len(result.suspect)} of {len(wanted)} frames follow damage and may show it")
-    rows = rows[is_there[rows]]
-    is_whole = len(rows) == len(wanted) and bool(is_there.all())
-    return _Sample(result.pixels if is_whole else result.pixels[rows], times[wanted[rows]], times, end_time, notes)
+
+    def _damage(self, times: NDArray[np.float64], is_there: NDArray[np.bool_], num_suspect: int) -> list[str]:
+        """Return notes about missing and damaged frames; raise if no frame is left."""
+        if not is_there.any():
+            raise VideoError(
+                f"{self._handle.name}: is damaged: none of the {len(times)} frames wanted, from {times[0]:.3f} to "
+                f"{times[-1]:.3f} s, can be decoded; try another part of it with start and end"
+            )
+        notes = []
+        if not is_there.all():
+            notes.append(
+                f"{(~is_there).sum()} of {len(times)} frames wanted are damaged and left out, the first at "
+                f"{times[~is_there][0]:.3f} s"
+            )
+        if num_suspect:
+            notes.append(f"{num_suspect} of {len(times)} frames follow damage and may show it")
+        return notes
 
 
 def _nearest_keyframes(
@@ -323,39 +286,6 @@ def _nearest_keyframes(
     taken = np.unique(nearest)
     note = f"{len(taken)} keyframes stand for {len(chosen)} frames, up to {distance:.3f} s away from them"
     return taken, [note] if distance else []
-
-
-def times_in_order(ticks: list[int | None], time_base: Fraction, rate: float) -> tuple[NDArray[np.float64], list[str]]:
-    """Return seconds since the first frame, for frames in the order in which they are shown."""
-    known = np.array([tick for tick in ticks if tick is not None], dtype=np.int64)
-    if len(known) < len(ticks):
-        note = f"the file gives no usable times: its frames are taken to follow each other at {rate:g} a second"
-        return np.arange(len(ticks)) / rate, [note]
-    gaps = seconds(np.diff(known), time_base)
-    set_back = gaps <= 0
-    if not set_back.any():
-        return seconds(known - known[0], time_base), []
-    gaps[set_back] = np.median(gaps[~set_back]) if not set_back.all() else 1 / rate
-    note = f"the file's clock is set back {set_back.sum()} times: times are counted on from there"
-    return np.concatenate([[0.0], np.cumsum(gaps)]), [note]
-
-
-def _frames_at(
-    handle: VideoHandle, info: VideoInfo, positions: NDArray[np.int64], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Frames with these numbers, `(wanted frames, height, width, 3)`, by decoding from the start."""
-    pictures = np.empty((len(positions), *size, 3), np.uint8)
-    row = 0
-    try:
-        for number, frame in enumerate(decode_all(handle, info)):
-            if number == positions[row]:
-                pictures[row] = frame_to_pixels(frame, *size)
-                row += 1
-            if row == len(positions):
-                return pictures
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{handle.name}: is damaged: a frame cannot be converted: {reason(error)}") from error
-    raise VideoError(f"{handle.name}: is damaged: it decodes differently each time it is read")
 
 
 def _choose_indices(

@@ -14,6 +14,9 @@ TIME_SLACK = 1e-6
 """Seconds of floating-point error around the time of a frame."""
 
 
+_HIGHEST_FPS = 1e6
+
+
 @dataclass(frozen=True)
 class FrameSampling:
     """Frames to take from a video; without any option, the caller's or the model's default.
@@ -163,10 +166,13 @@ def sample_indices(
         count = max(1, int(np.ceil(min(float(stop - begin) * float(fps), num_available) - 1e-6)))
     limit = min(num_available, count if sampling.max_frames is None else sampling.max_frames)
     frame_interval = (times[last - 1] - times[first]) / max(1, num_available - 1)
+    is_constant = is_constant_rate(times[first:last], tick)
     if count >= num_available and limit == num_available:
-        return np.arange(first, last)
+        if fps is None or is_constant:
+            return np.arange(first, last)
+        return first + _on_screen_at_steps(np.append(times[first:last], stop), float(begin), float(fps))
     slack = TIME_SLACK
-    if is_constant_rate(times[first:last], tick):
+    if is_constant:
         if fps is None or count > limit:
             count = min(count, limit)
             if generator is not None:
@@ -178,6 +184,18 @@ def sample_indices(
     steps = np.arange(count) + (0.0 if generator is None else generator.random(count))
     requested = begin + (steps * ((stop - begin) / count) if grid_fps is None else steps / grid_fps)
     return np.clip(frame_at(times, requested, slack), first, last - 1)
+
+
+def _on_screen_at_steps(times: NDArray[np.float64], begin: float, fps: float) -> NDArray[np.int64]:
+    """Return the frames on screen at `begin`, `begin + 1 / fps`, ..., each once; of a burst of frames only some.
+
+    Args:
+        times: `(frames + 1,)`, increasing seconds at which each frame appears, and at which the last one ends.
+        begin: Time of the first step in seconds.
+        fps: Steps per second.
+    """
+    steps_before = np.ceil((np.maximum(times, begin) - begin - TIME_SLACK) * min(fps, _HIGHEST_FPS))
+    return np.flatnonzero(np.maximum(steps_before, 0)[1:] > np.maximum(steps_before, 0)[:-1])
 
 
 def frame_at(times: NDArray[np.float64], at: ArrayLike, slack: float = TIME_SLACK) -> NDArray[np.int64]:

@@ -11,11 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import av
 import av.container
@@ -23,9 +20,9 @@ import av.error
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
-
-DEFAULT_PATIENCE = 30.0
-"""Maximum silence of a server, in seconds."""
+from timechat.system import open_without_waiting
+from timechat.video.deadline import Deadline, reason
+from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
@@ -35,41 +32,6 @@ _OPENS_OTHER_FILES = {
 }
 _DRAWS_TEXT_OR_OPENS_OTHER_FILES = {"tty", *_OPENS_OTHER_FILES}
 _FORMATS_OF_ONE_FILE = ",".join(sorted(av.formats_available - _OPENS_OTHER_FILES))
-
-
-class Deadline:
-    """Time limit for reading a file; also stops the other workers when one has failed.
-
-    Attributes:
-        check_caller: Callback during reading; raises if the caller has cancelled the request.
-    """
-
-    def __init__(self, seconds: float, name: str, check_caller: Callable[[], object] | None = None) -> None:
-        self.seconds, self.name, self.check_caller = seconds, name, check_caller
-        self.restart()
-
-    def restart(self) -> None:
-        """Start the time limit again and clear the cancellation."""
-        self.ends = time.monotonic() + self.seconds
-        self.is_cancelled = False
-
-    def left(self) -> float:
-        """Return the remaining time in seconds."""
-        return max(0.0, self.ends - time.monotonic())
-
-    def renew(self) -> None:
-        """Start the time limit again, for the next piece of work on the same file."""
-        self.ends = time.monotonic() + self.seconds
-
-    def check(self) -> None:
-        """Raise if the time is up or the request is cancelled."""
-        if self.check_caller is not None:
-            self.check_caller()
-        if self.is_cancelled or not self.left():
-            raise VideoError(
-                f"{self.name}: not read within {self.seconds:g} s; it is damaged, endless or very large. "
-                "Allow more with timeout=SECONDS, or sample less of it"
-            )
 
 
 class _SharedFile:
@@ -116,19 +78,22 @@ class VideoHandle:
         """Open the source as a new container; the caller closes it."""
         self.deadline.check()
         seconds = self.deadline.left()
-        seconds = min(seconds, DEFAULT_PATIENCE) if self.is_address else seconds
-        options = (
-            {} if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}
-        )  # checked before a demuxer opens other files
+        seconds = min(seconds, self.deadline.patience) if self.is_address else seconds
+        # The format is checked before a demuxer opens other files.
+        options = HTTP_OPTIONS if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}
         began = time.monotonic()
         try:
             container: av.container.InputContainer = av.open(
-                self.open_input(), "r", options=options, metadata_errors="replace", timeout=(seconds, seconds)
+                self.open_input(),
+                "r",
+                options=options,
+                metadata_errors="replace",
+                timeout=(seconds, seconds),
             )
         except (av.error.FFmpegError, OSError) as error:
             self.check_answering(error)
             if self.is_address and time.monotonic() - began >= seconds:  # a demuxer may report a timeout as damage
-                raise _silent_server(self.deadline) from error
+                raise silent_server(self.deadline) from error
             hint = _hint(error, is_address=_is_address(self.name))
             raise VideoError(f"{self.name}: cannot be opened as a video: {reason(error)}{hint}") from error
         formats = set(container.format.name.split(","))
@@ -142,7 +107,7 @@ class VideoHandle:
     def check_answering(self, error: Exception) -> None:
         """Raise if an error of FFmpeg means that a server did not answer."""
         if self.is_address and isinstance(error, av.error.ExitError):
-            raise _silent_server(self.deadline) from error
+            raise silent_server(self.deadline) from error
 
 
 @contextmanager
@@ -160,11 +125,11 @@ def open_source(
         yield VideoHandle(name, lambda: io.BytesIO(data), False, Deadline(timeout, name, check_caller))
     elif isinstance(source, str) and _is_address(source):
         deadline = Deadline(timeout, source, check_caller)
-        response = _full_response(source, deadline)
-        if response is None:
+        content = whole_content(source, deadline)
+        if content is None:
             yield VideoHandle(source, lambda: source, True, deadline)
         else:
-            with _spooled(_from_server(response, deadline), deadline) as file:
+            with _spooled(content, deadline) as file:
                 yield _shared_handle(file, source, deadline)
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
@@ -227,8 +192,7 @@ def read_pipe(path: Path, deadline: Deadline) -> Iterator[bytes]:
 
     The function waits in short intervals, so that a Ctrl+C just before an interval takes effect after it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb", buffering=0) as pipe:
+    with os.fdopen(open_without_waiting(path), "rb", buffering=0) as pipe:
         yield from _from_pipe(pipe, deadline)
 
 
@@ -250,54 +214,6 @@ def _is_address(name: str) -> bool:
     return name.lower().startswith(("http://", "https://"))
 
 
-def _full_response(address: str, deadline: Deadline) -> HTTPResponse | None:
-    """Return the response of a server that sends only whole files, in which FFmpeg cannot seek.
-
-    None means that FFmpeg reads the address itself: the server sends ranges or a playlist, or this request failed.
-    """
-    request = Request(address, headers={"Range": "bytes=0-0"})
-    try:
-        response: HTTPResponse = urlopen(request, timeout=min(deadline.left(), DEFAULT_PATIENCE))
-        if response.status == 200 and not _is_playlist(response.peek(512)):
-            return response
-        response.close()
-    except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
-            raise _silent_server(deadline) from error
-        if isinstance(error, HTTPError):
-            error.close()
-    return None
-
-
-def _is_playlist(head: bytes) -> bool:
-    return head.startswith(b"#EXTM3U") or b"<MPD" in head
-
-
-def _from_server(response: HTTPResponse, deadline: Deadline) -> Iterator[bytes]:
-    """Yield the content that a server sends; silence or a broken connection is an error."""
-    with response:
-        try:
-            while data := response.read1(2**20):
-                yield data
-        except TimeoutError as error:
-            raise _silent_server(deadline) from error
-        except (OSError, HTTPException) as error:
-            raise VideoError(
-                f"{deadline.name}: the server closed the connection: {reason(error)}; try again"
-            ) from error
-        if response.length:
-            raise VideoError(
-                f"{deadline.name}: the server closed the connection with {response.length} bytes missing; try again"
-            )
-
-
-def _silent_server(deadline: Deadline) -> VideoError:
-    return VideoError(
-        f"{deadline.name}: the server did not answer, or stopped answering, within "
-        f"{min(deadline.seconds, DEFAULT_PATIENCE):g} s; check the address and the network, or try again"
-    )
-
-
 def _hint(error: Exception, *, is_address: bool) -> str:
     is_invalid = isinstance(error, av.error.InvalidDataError | av.error.EOFError)
     hint = "; it is another kind of file, or cut short or damaged at its header" if is_invalid else ""
@@ -305,8 +221,3 @@ def _hint(error: Exception, *, is_address: bool) -> str:
         hint = "; it is text, such as a playlist, or damaged at its header; give a video file such as .mp4"
     advice = "; check the address, the network, and that it is the address of a video file, not of a page about it"
     return hint + advice * is_address
-
-
-def reason(error: Exception) -> str:
-    """Return one line of an exception, without the number and the path that FFmpeg adds."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -2,20 +2,28 @@
 
 import io
 import os
+from functools import lru_cache
+from pathlib import Path
 
 import av.error
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from timechat.errors import VideoError
-from timechat.video.index import read_packets
-from timechat.video.source import open_source, reason
+from timechat.video.deadline import reason
+from timechat.video.frames import VideoInfo, frame_to_pixels
+from timechat.video.index import build_index
+from timechat.video.loading import load_frames
+from timechat.video.scan import may_jump, read_packets
+from timechat.video.source import VideoHandle, open_source
 
 _QUALITY = 80
 _MAX_ASPECT = 8  # maximum width divided by height
 
 
 def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeout: float = 20.0) -> bytes:
-    """Return the last keyframe at or before a time, as JPEG.
+    """Return the last keyframe at or before a time, as JPEG; if the clock of the file jumps, the frame at the time.
 
     Args:
         source: Path of a video.
@@ -27,19 +35,38 @@ def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeo
         VideoError: No frame can be decoded there.
     """
     with open_source(source, timeout) as handle:
-        _, info, _ = read_packets(handle, only_first_frame=True)
-        try:
-            with handle.open() as container:
-                stream = container.streams[info.stream]
-                assert stream.time_base is not None
-                container.seek(int((time + info.start_time) / stream.time_base), stream=stream)
-                frame = next(iter(container.decode(stream)))
-                image = frame.to_image()  # type: ignore[union-attr]
-        except (av.error.FFmpegError, StopIteration) as error:
-            raise VideoError(f"{handle.name}: no frame can be decoded at {time:g} s: {reason(error)}") from error
-    if info.rotation:
-        image = image.rotate(info.rotation, expand=True)
-    width = min(_MAX_ASPECT * height, max(1, round(height * info.width / info.height)))
+        scan, info, _ = read_packets(handle, only_first_frame=True)
+        can_jump = may_jump(info.format) or ("matroska" in info.format and scan.num_indexed < 2)
+        is_searchable = not can_jump or _is_searchable(os.fspath(source), *_version(source), timeout)
+        width = min(_MAX_ASPECT * height, max(1, round(height * info.width * info.pixel_aspect / info.height)))
+        pixels = _keyframe(handle, info, time, height, width) if is_searchable else None
+    if pixels is None:
+        pixels = load_frames(source, timestamps=[max(0.0, time)], size=(height, width), timeout=timeout).pixels[0]
     content = io.BytesIO()
-    image.resize((width, height), Image.Resampling.BICUBIC).save(content, "JPEG", quality=_QUALITY)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, "JPEG", quality=_QUALITY)
     return content.getvalue()
+
+
+def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, width: int) -> NDArray[np.uint8]:
+    """Return the last keyframe at or before a time, `(height, width, 3)`."""
+    try:
+        with handle.open() as container:
+            stream = next(s for s in container.streams.video if s.index == info.stream)
+            assert stream.time_base is not None
+            container.seek(int((time + info.start_time) / stream.time_base), stream=stream)
+            return frame_to_pixels(next(iter(container.decode(stream))), height, width, info.orientation)
+    except (av.error.FFmpegError, StopIteration) as error:
+        raise VideoError(f"{handle.name}: no frame can be decoded at {time:g} s: {reason(error)}") from error
+
+
+def _version(source: str | os.PathLike[str]) -> tuple[int, int]:
+    status = Path(source).stat()
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=256)
+def _is_searchable(path: str, _modified: int, _num_bytes: int, timeout: float) -> bool:
+    """Whether the times of a file are unique, so that the decoder library can search them; read once per file."""
+    with open_source(path, timeout) as handle:
+        scan, _, time_base = read_packets(handle, only_first_frame=False)
+        return build_index(scan, time_base, handle).can_seek

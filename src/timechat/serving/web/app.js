@@ -28,7 +28,7 @@ let leaving = new AbortController(); // ends the work for the previous video
 
 const player = new Player();
 const tracks = new Tracks();
-const exporter = new ExportDialog();
+const exporter = new ExportDialog({ playerOffset: () => player.offset });
 const exportTrack = (track) => exporter.open(track);
 const timeline = new Timeline({ player, tracks, closeTrack, exportTrack });
 const events = new EventList({ player, tracks, closeTrack, exportTrack, linkTo });

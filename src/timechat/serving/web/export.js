@@ -8,8 +8,9 @@ import { browserKept } from "./storage.js";
 const KEPT = "timechat.format";
 
 export class ExportDialog {
-  constructor() {
+  constructor({ playerOffset = () => 0 } = {}) {
     this.formats = null;
+    this.playerOffset = playerOffset;
     byId("export-form").addEventListener("submit", (event) => { event.preventDefault(); this.save(); });
     byId("export-close").addEventListener("click", () => byId("export-dialog").close());
   }
@@ -35,7 +36,7 @@ export class ExportDialog {
     const format = byId("formats").querySelector("input:checked").value;
     browserKept.set(KEPT, format);
     try {
-      const reply = await request("v1/export", { method: "POST", body: { answer: this.track.edited(), format } });
+      const reply = await request("v1/export", { method: "POST", body: { answer: { ...this.track.edited(), player_offset: this.playerOffset() }, format } });
       const file = await reply.blob();
       const link = element("a", { href: URL.createObjectURL(file), download: fileName(reply.headers.get("Content-Disposition"), `timechat${this.extension(format)}`) });
       document.body.append(link);

@@ -7,7 +7,12 @@ import { formatTime } from "./time.js";
 const STILL_HEIGHT = 360;
 const RETRY_MS = 3000;
 
-/** Emits "time" (it changed), "state" (playing or not), "seeked", "duration" and "unplayable". */
+/**
+ * All times are those of the frames, which start with the first frame. The browser counts from the start of the file,
+ * where the sound may begin earlier: its clock is `offset` seconds ahead.
+ *
+ * Emits "time" (it changed), "state" (playing or not), "seeked", "duration" and "unplayable".
+ */
 export class Player extends EventTarget {
   constructor() {
     super();
@@ -32,7 +37,7 @@ export class Player extends EventTarget {
     video.addEventListener("durationchange", () => tell("duration"));
     video.addEventListener("loadedmetadata", () => {
       if (!video.videoWidth) return this.cannotPlay(); // the browser can decode only the sound
-      if (this.wanted !== null) video.currentTime = Math.min(this.wanted, this.duration || Infinity);
+      if (this.wanted !== null) video.currentTime = this.offset + Math.min(this.wanted, this.duration || Infinity);
       this.wanted = null;
       byId("unplayable").hidden = true;
       return undefined;
@@ -90,12 +95,15 @@ export class Player extends EventTarget {
   }
 
   get duration() {
-    return this.knownDuration || (Number.isFinite(this.video.duration) ? this.video.duration : 0);
+    return this.knownDuration || (Number.isFinite(this.video.duration) ? Math.max(0, this.video.duration - this.offset) : 0);
   }
+
+  /** Seconds by which the clock of the browser is ahead of the clock of the frames. */
+  get offset() { return this.film?.video?.player_offset ?? 0; }
 
   get time() {
     if (this.wanted !== null) return this.wanted;
-    return this.isPlayable ? this.video.currentTime : this.stillTime;
+    return this.isPlayable ? Math.max(0, this.video.currentTime - this.offset) : this.stillTime;
   }
 
   get isPlaying() {
@@ -116,7 +124,7 @@ export class Player extends EventTarget {
       this.wanted = inside;
       this.moved();
     } else {
-      this.video.currentTime = inside;
+      this.video.currentTime = inside + this.offset;
     }
   }
 
@@ -156,7 +164,7 @@ export class Player extends EventTarget {
   }
 
   moved() {
-    if (this.stopAt !== null && this.isPlaying && this.video.currentTime >= this.stopAt) {
+    if (this.stopAt !== null && this.isPlaying && this.video.currentTime - this.offset >= this.stopAt) {
       this.stopAt = null;
       this.pause();
     }

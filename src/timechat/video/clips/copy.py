@@ -51,6 +51,7 @@ def copied_range(index: PacketIndex, first: int, stop: int) -> CopiedRange:
             break
         last = last_shown
     end = index.end if last + 1 == len(index.shown) else int(index.frame_pts[last + 1])
+    position = max(index.last_packet(int(shown)) for shown in index.shown[first : last + 1])
     return CopiedRange(key, position, int(index.pts[key]) * index.time_base, end * index.time_base)
 
 
@@ -111,18 +112,18 @@ class PacketCopier:
         packet_range = PacketRange(copied.first, copied.last, frozenset())
         num_packets = 0
         for packet in self._reader.packets_of(packet_range):
+            pts = int(index.pts[copied.first + num_packets])
             num_packets += 1
-            assert packet.pts is not None
-            if packet.pts < key_time:
+            if pts < key_time:
                 continue
-            while pending is not None and pending[0] <= packet.pts * index.time_base:
+            while pending is not None and pending[0] <= pts * index.time_base:
                 self._container.mux(pending[1])
                 pending = next(audio, None)
-            after = int(np.searchsorted(index.frame_pts, packet.pts, side="right"))
-            gap = int(index.frame_pts[after] if after < len(index.frame_pts) else index.end) - packet.pts
-            packet.pts += shift
-            packet.dts = self._last_dts = next(decode_times)
-            packet.duration = gap
+            after = int(np.searchsorted(index.frame_pts, pts, side="right"))
+            packet.time_base = index.time_base
+            packet.duration = int(index.frame_pts[after] if after < len(index.frame_pts) else index.end) - pts
+            packet.dts = self._last_dts = max(next(decode_times), self._last_dts + 1)
+            packet.pts = max(pts + shift, packet.dts)
             packet.stream = self._video_stream
             self._container.mux(packet)
         if num_packets != copied.last - copied.first + 1:

@@ -30,8 +30,9 @@ from timechat.video.clips.copy import CopiedRange, PacketCopier, copied_range
 from timechat.video.clips.encode import VideoWriter
 from timechat.video.clips.soundtrack import Soundtrack
 from timechat.video.clips.timeline import VideoTimeline, open_timeline
+from timechat.video.deadline import reason
 from timechat.video.loading import DEFAULT_TIMEOUT
-from timechat.video.source import VideoSource, reason
+from timechat.video.source import VideoSource
 
 Mode = Literal["exact", "copy"]
 
@@ -258,7 +259,7 @@ def _write(timeline: VideoTimeline, ranges: Sequence[tuple[float, float]], targe
         with atomic_write(target) as path, ExitStack() as files:
             soundtrack, notes = None, timeline.notes
             if timeline.info.has_audio:
-                soundtrack = files.enter_context(Soundtrack(timeline.handle, timeline.zero))
+                soundtrack = files.enter_context(Soundtrack(timeline.handle, timeline.clock))
             if soundtrack is not None and soundtrack.stream is None:
                 soundtrack, notes = None, (*notes, "its audio cannot be decoded and is left out")
             return write(timeline, ranges, target, path, soundtrack, notes)
@@ -314,6 +315,7 @@ def _open_writer(
         time_base=timeline.time_base,
         fps=timeline.info.fps,
         aspect=timeline.pixel_aspect(),
+        orientation=timeline.info.orientation,
         soundtrack=soundtrack,
     )
 
@@ -355,8 +357,6 @@ def _copy(
     soundtrack: Soundtrack | None,
     notes: tuple[str, ...],
 ) -> list[CutReport]:
-    if not timeline.index.is_trusted:
-        raise VideoError(f"{timeline.handle.name}: cannot be copied, because it has no usable times; use mode='exact'")
     copies: list[tuple[CopiedRange, float, float]] = []
     for start, end in ranges:
         copied = copied_range(timeline.index, *timeline.frame_range(start, end))

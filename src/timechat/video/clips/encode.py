@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.video.clips.soundtrack import Samples, Soundtrack
+from timechat.video.frames import UPRIGHT, Orientation
 
 # Without B-frames, files store frames in display order and the exact duration of the last one.
 _VIDEO_ENCODERS = {"preset": "veryfast", "crf": "18", "bf": "0"}
@@ -42,6 +43,7 @@ class VideoWriter:
         time_base: Fraction,
         fps: float | None,
         aspect: Fraction | None,
+        orientation: Orientation,
         soundtrack: Soundtrack | None,
     ) -> None:
         """Open the file.
@@ -49,10 +51,11 @@ class VideoWriter:
         Args:
             path: Path of the new file.
             form: Container format, under its name in FFmpeg.
-            first_frame: Frame with the size, orientation and colours of all frames.
+            first_frame: Frame with the size and colours of all frames.
             time_base: Duration of a tick in seconds.
             fps: Average number of frames per second, None if unknown; no time depends on it.
             aspect: Aspect ratio of a stored pixel (width / height); None for square pixels.
+            orientation: How frames are turned for display.
             soundtrack: Audio track of the source, None for a file without audio.
         """
         flags = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
@@ -64,7 +67,7 @@ class VideoWriter:
         except UnknownCodecError as error:
             self._container.close()
             raise VideoError(f"this FFmpeg cannot encode {error}; use mode='copy'") from error
-        self._turns = round(first_frame.rotation / 90) % 4
+        self._orientation = orientation
         self._add_video_stream(first_frame, aspect)
         if soundtrack is not None:
             self._add_audio_stream(soundtrack)
@@ -75,12 +78,12 @@ class VideoWriter:
 
     def _add_video_stream(self, first: VideoFrame, aspect: Fraction | None) -> None:
         stream = self._video_stream
-        height, width = (first.width, first.height) if self._turns % 2 else (first.height, first.width)
+        height, width = self._orientation.displayed_size(first)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         context = stream.codec_context
         context.time_base = stream.time_base = self.time_base
         if aspect:
-            context.sample_aspect_ratio = 1 / aspect if self._turns % 2 else aspect
+            context.sample_aspect_ratio = 1 / aspect if self._orientation.is_transposed else aspect
         context.color_range, context.colorspace = first.color_range, first.colorspace
         context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
 
@@ -92,7 +95,7 @@ class VideoWriter:
 
     def add_frame(self, frame: VideoFrame, time: int) -> None:
         """Add a frame at `time` (ticks); a time that is not after the last one's becomes the tick after it."""
-        upright = _upright(frame, self._video_stream.height, self._video_stream.width, self._turns)
+        upright = _upright(frame, self._video_stream.height, self._video_stream.width, self._orientation)
         upright.pts = time if self._pending is None or self._pending.pts is None else max(time, self._pending.pts + 1)
         upright.time_base = self.time_base
         self._release(upright.pts)
@@ -171,14 +174,14 @@ def _plain_rate(fps: float | None) -> Fraction:
     return Fraction(fps).limit_denominator(1001) if fps and fps >= 1 else Fraction(25)
 
 
-def _upright(frame: VideoFrame, height: int, width: int, quarter_turns: int) -> VideoFrame:
-    """Return the frame in 8-bit 4:2:0, `(height, width)` after rotation to its displayed orientation."""
-    stored_height, stored_width = (width, height) if quarter_turns % 2 else (height, width)
+def _upright(frame: VideoFrame, height: int, width: int, orientation: Orientation) -> VideoFrame:
+    """Return the frame in 8-bit 4:2:0, `(height, width)` after it was turned for display."""
+    stored_height, stored_width = (width, height) if orientation.is_transposed else (height, width)
     converted = frame.reformat(stored_width, stored_height, "yuv420p", interpolation="BICUBIC", threads=1)
-    if not quarter_turns:
+    if orientation == UPRIGHT:
         return converted
     planes = [
-        np.rot90(plane, quarter_turns)
+        orientation.apply(plane)
         for plane in _planes(converted.to_ndarray().astype(np.uint8, copy=False), stored_height, stored_width)
     ]
     flat = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])

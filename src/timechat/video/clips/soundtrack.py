@@ -13,9 +13,10 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.packet import Packet
-from av.stream import Discard
+from av.stream import Discard, Stream
 from numpy.typing import NDArray
 
+from timechat.video.clock import VideoClock
 from timechat.video.source import VideoHandle
 
 Samples = NDArray[np.float32]
@@ -38,24 +39,29 @@ class Soundtrack:
         layout: Channel layout of the output.
     """
 
-    def __init__(self, handle: VideoHandle, zero: Fraction) -> None:
+    def __init__(self, handle: VideoHandle, clock: VideoClock) -> None:
         """Open the track.
 
         Args:
             handle: Handle of the source.
-            zero: Container time of the first frame of the video, in seconds.
+            clock: Clock of the video.
         """
-        self._deadline, self.zero = handle.deadline, zero
-        self._container = handle.open()
-        best = self._container.streams.best("audio")
+        self._handle, self._clock, self.zero = handle, clock, clock.zero
+        best = self._open()
         is_readable = isinstance(best, AudioStream) and best.codec_context is not None and best.sample_rate > 0
         self.stream: AudioStream | None = best if is_readable and isinstance(best, AudioStream) else None
-        for stream in self._container.streams:
-            if stream is not best:
-                stream.discard = Discard.all
         if self.stream is not None:
             self.rate = self.stream.sample_rate if self.stream.sample_rate in _RATES else 48000
             self.layout = _LAYOUTS.get(self.stream.channels, "stereo")
+
+    def _open(self) -> Stream | None:
+        """Open the file at its start, and return the audio stream that players choose."""
+        self._container = self._handle.open()
+        best = self._container.streams.best("audio")
+        for stream in self._container.streams:
+            if stream is not best:
+                stream.discard = Discard.all
+        return best
 
     def __enter__(self) -> Soundtrack:
         return self
@@ -100,12 +106,11 @@ class Soundtrack:
     def _decoded(self, start: Fraction) -> Iterator[AudioFrame]:
         """Yield frames as float planes, from shortly before `start` on, without damaged frames."""
         assert self.stream is not None
-        context = self.stream.codec_context
-        context.flush_buffers()
+        self.stream.codec_context.flush_buffers()
         resampler = AudioResampler("fltp", self.layout, self.rate)
         for packet in self._seek_to(start):
             try:
-                frames = context.decode(packet if packet.size else None)
+                frames = self.stream.codec_context.decode(packet if packet.size else None)
             except av.error.FFmpegError:
                 continue
             for frame in frames:
@@ -113,14 +118,26 @@ class Soundtrack:
 
     def _seek_to(self, start: Fraction) -> Iterator[Packet[AudioStream]]:
         """Yield packets from `start` (seconds on the video's clock) or shortly before on; the last one is empty."""
-        stream = self.stream
-        assert stream is not None
-        assert stream.time_base is not None
-        target = round((start + self.zero) / stream.time_base)
-        self._container.seek(max(target, stream.start_time or 0), stream=stream)
+        assert self.stream is not None
+        assert self.stream.time_base is not None
+        is_continuous = self._clock.is_continuous
+        if is_continuous:
+            target = round((start + self.zero) / self.stream.time_base)
+            self._container.seek(max(target, self.stream.start_time or 0), stream=self.stream)
+        else:  # times are not unique, so that the file cannot be searched
+            self._container.close()
+            stream = self._open()
+            assert isinstance(stream, AudioStream)
+            self.stream = stream
+        clock = self._clock.follow()
         try:
-            for packet in self._container.demux(stream):
-                self._deadline.check()
+            for packet in self._container.demux(self.stream):
+                self._handle.deadline.check()
+                if not is_continuous and packet.pts is not None and packet.time_base is not None:
+                    time = clock.place(packet.pts * packet.time_base)
+                    if time < start:
+                        continue
+                    packet.pts = packet.dts = round((time + self.zero) / packet.time_base)
                 yield packet
         except (av.error.FFmpegError, IndexError):  # damaged: the rest is silence
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from timechat.errors import VideoError
-from timechat.video.decoding import decode_all, decode_between
+from timechat.video.clock import VideoClock
+from timechat.video.decoding import decode_between
 from timechat.video.frames import VideoInfo
-from timechat.video.index import PacketIndex, build_index, read_packets, seconds
-from timechat.video.loading import times_in_order
+from timechat.video.index import PacketIndex, read_index, seconds
 from timechat.video.sampling import TIME_SLACK, frame_at
 from timechat.video.source import VideoHandle, VideoSource, open_source
 
@@ -35,7 +33,7 @@ class VideoTimeline:
         time_base: Duration of a tick in seconds.
         ticks: Times of the frames, `(frames,)`, rising.
         end: End of the last frame in ticks.
-        zero: Container time of the first frame in seconds.
+        clock: Clock of the video, for its audio.
         notes: Notes on the times.
     """
 
@@ -45,13 +43,18 @@ class VideoTimeline:
     time_base: Fraction
     ticks: NDArray[np.int64]
     end: int
-    zero: Fraction
+    clock: VideoClock
     notes: tuple[str, ...]
 
     @property
     def duration(self) -> float:
         """Seconds from the start of the first frame to the end of the last."""
         return float(self.end * self.time_base)
+
+    @property
+    def zero(self) -> Fraction:
+        """Container time of the first frame in seconds."""
+        return self.clock.zero
 
     def pixel_aspect(self) -> Fraction | None:
         """Return the aspect ratio of a stored pixel (width / height), or None if the file has none."""
@@ -66,36 +69,17 @@ class VideoTimeline:
 
     def decode(self, first: int, stop: int) -> Iterator[tuple[int, VideoFrame]]:
         """Yield frame numbers and frames in display order, without damaged frames."""
-        if not self.index.is_trusted:
-            yield from itertools.islice(enumerate(decode_all(self.handle, self.info)), first, stop)
-            return
         for frame in decode_between(self.handle, self.info, self.index, first, stop - 1):
-            yield int(np.searchsorted(self.index.frame_pts, frame.pts or 0)), frame
+            yield self.index.frame_number(frame.pts or 0), frame
 
 
 @contextmanager
 def open_timeline(source: VideoSource, timeout: float) -> Iterator[VideoTimeline]:
-    """Open a source and read the times of all its frames; decode only if the packets have no usable times."""
+    """Open a source and read the times of all its frames."""
     with open_source(source, timeout) as handle:
-        scan, info, time_base = read_packets(handle, only_first_frame=False)
-        index = build_index(scan, time_base)
-        yield _timeline_by_index(handle, info, index) if index.is_trusted else _timeline_in_order(handle, info, index)
-
-
-def _timeline_by_index(handle: VideoHandle, info: VideoInfo, index: PacketIndex) -> VideoTimeline:
-    factor = math.ceil(index.time_base / _FINEST_TICK)
-    first = int(index.frame_pts[0])
-    ticks, end = (index.frame_pts - first) * factor, (index.end - first) * factor
-    return VideoTimeline(handle, info, index, index.time_base / factor, ticks, end, first * index.time_base, ())
-
-
-def _timeline_in_order(handle: VideoHandle, info: VideoInfo, index: PacketIndex) -> VideoTimeline:
-    """Return the timeline of a video whose times are known only from decoding."""
-    ticks = [frame.pts for frame in decode_all(handle, info)]
-    if not ticks:
-        raise VideoError(f"{handle.name}: is damaged: no frame can be decoded")
-    times, notes = times_in_order(ticks, index.time_base, info.fps or 25.0)
-    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / (info.fps or 25.0)
-    fine_ticks = np.round(np.append(times, times[-1] + gap) / float(_FINEST_TICK)).astype(np.int64)
-    zero = Fraction(info.start_time).limit_denominator(90000)
-    return VideoTimeline(handle, info, index, _FINEST_TICK, fine_ticks[:-1], int(fine_ticks[-1]), zero, tuple(notes))
+        index, info, _ = read_index(handle)
+        factor = math.ceil(index.time_base / _FINEST_TICK)
+        first = int(index.frame_pts[0])
+        ticks, end = (index.frame_pts - first) * factor, (index.end - first) * factor
+        clock = index.clock
+        yield VideoTimeline(handle, info, index, index.time_base / factor, ticks, end, clock, clock.notes)
