@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from timechat.cli.options import ChatOptions, ModelOptions, TranscriptOptions, WindowOptions
+from timechat.errors import printable_line
 
 if TYPE_CHECKING:
     from timechat.answers.events import Task
@@ -67,12 +68,12 @@ class CommandConsole:
     def warn(self, text: str) -> None:
         """Print a note."""
         if not self._quiet:
-            typer.echo(f"note: {text}", err=True)
+            typer.echo(f"note: {printable_line(text)}", err=True)
 
     def info(self, text: str) -> None:
         """Print a line of information."""
         if not self._quiet:
-            typer.echo(text, err=True)
+            typer.echo(printable_line(text), err=True)
 
 
 class ProgressBars:
