@@ -120,8 +120,8 @@ def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
 
 def _line(start: float, end: float, text: str) -> Event:
     for seconds in (start, end):
-        if not 0 <= seconds <= _MAX_SECONDS:  # also false for NaN
-            shown = f"{seconds!r:.24}" if isinstance(seconds, float) else "an integer of many digits"
+        if not abs(seconds) <= _MAX_SECONDS:  # also true for NaN
+            shown = f"{seconds:g}" if isinstance(seconds, float) else "a whole number of many digits"
             raise ValueError(f"a time must be from 0 to {_MAX_SECONDS:g} seconds, got {shown}")
     return Event(start, max(start, end), " ".join(text.split()))
 
