@@ -6,7 +6,7 @@ Makes a video whose frames show their own numbers and last 1/20 to 1/12 s, takes
 frames, reads their times from the video as for any answer, and compares with the true times: the times in JSON, SRT,
 WebVTT and a CMX3600 list, the first frame of the exact cuts, and the reported starts of the copies. A CMX3600 list
 counts frames at one rate, so its times are those of `timebase(average rate)`. The exit status is 1 if any time is off
-by more than half of its frame. Needs `pip install "timechat[dev]"`.
+by more than half of its frame. Needs `pip install ".[dev]"`.
 """
 
 from __future__ import annotations

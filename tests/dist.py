@@ -145,10 +145,13 @@ class InstalledPackage:
         assert int(done.stdout) == 9, done.stdout
 
     def check_recipe(self, sdist: Path) -> None:
-        """Evaluate the built-in model on two synthetic videos with a recipe of the sdist."""
+        """Evaluate the built-in model on two synthetic videos with a recipe of the wheel, the same as in the sdist."""
         with tarfile.open(sdist) as archive:
             archive.extractall(self._folder / "sdist", filter="data")
-        (recipe,) = (self._folder / "sdist").glob("*/recipes/eval_drawn.yaml")
+        (source,) = (self._folder / "sdist").glob("*/recipes/eval_drawn.yaml")
+        recipe = self._folder / "eval_drawn.yaml"
+        self.run("recipes", "eval_drawn", "-o", recipe)
+        assert recipe.read_text(encoding="utf-8") == source.read_text(encoding="utf-8")
         self.run("data", "draw", "out/films", "--clips", "2", "--seed", "1001", "--split", "test", "--quiet")
         metrics = json.loads(self.run("evaluate", recipe, "--limit", "12", "--json", "--quiet"))
         assert metrics["scores"], metrics

@@ -20,7 +20,7 @@ from timechat.files import UNFINISHED_PATTERN, atomic_write, without_scheme
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Increased when the same facts must give other files; earlier entries are then never found again."""
 
 FOLDER_VARIABLE = "TIMECHAT_CACHE"
@@ -336,7 +336,7 @@ def _digest_of_path(path: Path, cache: DiskCache) -> str:
         is_settled = time.time() - max(before.st_mtime, before.st_ctime) > _CLOCK_TICK
         digest = _digest(file)
         if is_settled and _key_of_file(path, os.fstat(file.fileno())) == key:
-            cache.put(key, lambda unfinished: unfinished.write_text(digest))
+            cache.put(key, lambda unfinished: unfinished.write_text(digest, encoding="utf-8"))
         return digest
 
 

@@ -42,7 +42,10 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         name, equals, text = override.partition("=")
         if not equals or not name:
             raise ValueError(f"--set takes section.key=value, got {override!r}")
-        value: Any = yaml.safe_load(text)
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}: the value is not YAML, got {text!r}") from error
         for key in reversed(name.strip().split(".")):
             value = {key: value}
         result = merge(result, value)
@@ -140,7 +143,7 @@ def plain(recipe: Any) -> dict[str, Any]:
 def save_recipe(recipe: Any, path: Path) -> None:
     """Write a resolved recipe with all its defaults."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
+        unfinished.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def load_resolved(cls: type[Recipe], path: Path) -> Recipe:

@@ -1,5 +1,6 @@
 """Errors that a caller may want to catch; misuse raises built-in exceptions."""
 
+import errno
 import json
 import re
 from collections.abc import Iterator
@@ -58,11 +59,25 @@ class PromptTooLongError(TimeChatError, ValueError):
     """A prompt that, together with its longest answer, exceeds the context length of the language model."""
 
 
+def missing_extra(need: str, extra: str) -> ModuleNotFoundError:
+    """Return the error for an optional library that is not installed.
+
+    Args:
+        need: What needs the library, such as "the server needs fastapi".
+        extra: Name of the extra in `pyproject.toml`.
+    """
+    return ModuleNotFoundError(
+        f'{need}; install the extra "{extra}": pip install ".[{extra}]" in a checkout, or pip install "WHEEL[{extra}]"'
+    )
+
+
 def describe_error(error: Exception) -> str:
     """Return the message of an error in one line; for an `OSError`, with the name of the file."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message += "; free some space, or name a folder on another disk"
     return " ".join(message.split())
 
 
@@ -73,8 +88,8 @@ def plain_mistake(message: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the machine or a GPU ran out of memory."""
-    return type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    """Return whether the machine or a GPU ran out of memory; on a CPU, torch raises a plain `RuntimeError`."""
+    return type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator" in str(error)
 
 
 @contextmanager
@@ -84,6 +99,8 @@ def located(location: str) -> Iterator[None]:
         yield
     except json.JSONDecodeError as error:
         raise DataError(f"{location}: is not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise DataError(f"{location}: is nested too deeply; expected plain lists and objects") from error
     except KeyError as error:
         raise DataError(f"{location}: the key {error} is missing") from error
     except (ValueError, TypeError) as error:

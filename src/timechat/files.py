@@ -4,13 +4,18 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from timechat.system import flush_to_disk
+
 UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
 """Names of the temporary files of `atomic_write`; a killed process leaves them behind."""
+
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)
 
 
 @contextmanager
@@ -27,31 +32,59 @@ def atomic_write(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
     try:
         yield unfinished
         if is_durable:
-            fsync(unfinished)
+            flush_to_disk(unfinished)
         unfinished.replace(path)
         if is_durable:
-            fsync(path.parent)
-    except BaseException:
+            flush_to_disk(path.parent)
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(unfinished)):
+            error.filename = str(path)  # for messages: the temporary name says nothing
         raise
 
 
-def fsync(path: Path) -> None:
-    """Wait until a file or a folder is written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def without_scheme(source: str, *, is_windows: bool = sys.platform == "win32") -> str:
+    """Return the path of a `file://` address; return any other text unchanged.
 
-
-def without_scheme(source: str) -> str:
-    """Return the path of a `file://` address; return any other text unchanged."""
+    Args:
+        source: Address such as `file:///clips/a.mp4`, on Windows `file:///C:/clips/a.mp4`; or a path.
+        is_windows: Whether the path is one of Windows.
+    """
     if not source.lower().startswith("file://"):
         return source
-    from urllib.request import url2pathname  # loads the HTTP client, which `timechat --help` does not need
+    from urllib.parse import unquote
 
-    return url2pathname(source[len("file://") :].removeprefix("localhost"))
+    path = unquote(source[len("file://") :], errors="surrogateescape")
+    host, slash, below = path.partition("/")
+    if host.lower() == "localhost":
+        path, host = slash + below, ""
+    if not is_windows:
+        return path
+    if drive := re.match(r"/*([a-zA-Z])[:|](?=/|$)", path):
+        path = f"{drive[1]}:{path[drive.end() :]}"
+    elif host:
+        path = f"//{path}"  # a folder that another computer shares
+    return path.replace("/", "\\")
+
+
+def address_from(path: Path, folder: Path) -> str:
+    """Return the address of a file for a page in a folder: relative; absolute if it is on another drive."""
+    from urllib.parse import quote
+
+    try:
+        relative = Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    except ValueError:  # Windows: there is no relative path to another drive
+        return path.absolute().as_uri()
+    return quote(relative.encode("utf-8", "surrogateescape"))
+
+
+def portable_name(name: str) -> str:
+    """Return a file name that every system accepts; a name that is already such a name is returned unchanged.
+
+    Windows forbids some characters, dots and spaces at the end, and the names of its devices.
+    """
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).rstrip(". ") or "_"
+    return f"_{name}" if _DEVICE.fullmatch(name) else name
 
 
 def write_json_atomically(path: Path, content: Any) -> Path:

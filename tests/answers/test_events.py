@@ -12,10 +12,10 @@ from timechat.answers.tasks import format_events
 
 
 def test_an_event_keeps_float_seconds_and_knows_its_duration():
-    event = Event(3, 7, "he sits", 2)
-    assert (event.start, event.end, event.score, event.duration) == (3.0, 7.0, 2.0, 4.0)
+    event = Event(3, 7, "he sits", 1)
+    assert (event.start, event.end, event.score, event.duration) == (3.0, 7.0, 1.0, 4.0)
     assert isinstance(event.start, float)
-    assert event.to_dict() == {"start": 3.0, "end": 7.0, "caption": "he sits", "score": 2.0}
+    assert event.to_dict() == {"start": 3.0, "end": 7.0, "caption": "he sits", "score": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,26 @@ def test_an_impossible_event_is_refused(start, end, message):
         Event(start, end)
 
 
-def test_an_event_with_an_endless_score_is_refused():
-    with pytest.raises(ValueError, match="score must be a finite number or None, got nan"):
-        Event(0, 1, score=math.nan)
+@pytest.mark.parametrize("score", [math.nan, math.inf, -0.1, 1.01, 3.5])
+def test_a_score_that_is_no_probability_is_refused(score):
+    with pytest.raises(ValueError, match=f"score must be a probability from 0 to 1 or None, got {score}; a rating"):
+        Event(0, 1, score=score)
+
+
+def test_an_event_with_an_endless_saliency_is_refused():
+    with pytest.raises(ValueError, match="saliency must be a finite number or None, got inf"):
+        Event(1, 1, saliency=math.inf)
+
+
+def test_only_a_highlight_has_a_saliency_in_json():
+    assert Event(1, 1, saliency=4).to_dict() == {
+        "start": 1.0,
+        "end": 1.0,
+        "caption": "",
+        "score": None,
+        "saliency": 4.0,
+    }
+    assert "saliency" not in Event(0, 1, score=0.5).to_dict()
 
 
 def test_an_answer_is_the_json_object_that_the_commands_print():
@@ -107,7 +124,7 @@ def test_events_are_written_in_the_training_wording():
     assert format_events(steps, "dense_caption") == "0.0 - 9.1 seconds, Chop.  9.1 - 10.8 seconds, Fry it well!"
     assert format_events(steps[:1], "transcribe") == "Transcribed speech: 0.0 - 9.1 seconds, Chop."
     assert format_events([Event(24.3, 30.4)], "grounding") == "The given query happens in 24.3 - 30.4 seconds."
-    moments = [Event(82, 82, score=1.3), Event(84, 84, score=1.7)]
+    moments = [Event(82, 82, saliency=1.3), Event(84, 84, saliency=1.7)]
     assert format_events(moments, "highlights") == (
         "There are 2 highlight moments in the 82.0, 84.0 second. Their saliency scores are 1.3, 1.7."
     )
@@ -131,15 +148,15 @@ def test_a_task_without_a_wording_for_events_is_refused():
 
 
 def test_a_time_scores_the_clip_that_it_begins():
-    events = [Event(2, 2, score=3), Event(3.9, 3.9, score=4), Event(10, 10, score=1), Event(11, 11, score=9)]
+    events = [Event(t, t, saliency=s) for t, s in ((2, 3), (3.9, 4), (10, 1), (11, 9))]
     assert clip_scores(events, 10) == [0, 3.5, 0, 0, 1]
     assert clip_scores(events, 9.5) == [0, 3.5, 0, 0, 0]
     assert clip_scores([Event(5, 5)], 10, 5.0) == [0, 0]
 
 
 def test_the_published_mapping_is_one_clip_early():
-    assert clip_scores([Event(82, 82, score=3)], 150, as_published=True)[39:42] == [0, 3, 0]
-    assert clip_scores([Event(82, 82, score=3)], 150)[39:42] == [0, 0, 3]
+    assert clip_scores([Event(82, 82, saliency=3)], 150, as_published=True)[39:42] == [0, 3, 0]
+    assert clip_scores([Event(82, 82, saliency=3)], 150)[39:42] == [0, 0, 3]
 
 
 def test_clips_without_length_are_refused():

@@ -5,7 +5,18 @@ import math
 import pytest
 
 from timechat.answers.events import Event
-from timechat.answers.merging import UNCALIBRATED, Calibration, Token, event_logprobs, existence_logprob
+from timechat.answers.merging import (
+    UNCALIBRATED,
+    Calibration,
+    MomentSelection,
+    Scoring,
+    Token,
+    WindowAnswer,
+    event_logprobs,
+    existence_logprob,
+    merge_window_answers,
+)
+from timechat.answers.windows import split_into_windows
 
 
 def tokens_of(text: str, *pieces: tuple[str, float]) -> list[Token]:
@@ -55,3 +66,75 @@ def test_calibration_is_a_line_of_log_odds():
     assert UNCALIBRATED(0.0) == 0.5
     assert Calibration(2.0, -1.0)(1.5) == pytest.approx(1 / (1 + math.exp(-2.0)))
     assert 0 <= Calibration()(-1e9) < Calibration()(1e9) <= 1
+
+
+# ------------------------------------------------------------------------------------------------- merged answers
+
+
+def merged(task: str, query: str | None, texts: list[str], *, moments=None, seconds: float = 60.0):
+    """The answer to a request whose windows of `seconds` were answered with these texts."""
+    windows = split_into_windows(0, seconds * len(texts), length=seconds, overlap=0.0)
+    answers = [
+        WindowAnswer(window, text, (Token(0, len(text), math.log(0.8)),), 2.0)
+        for window, text in zip(windows, texts, strict=True)
+    ]
+    scoring = Scoring(found_threshold=0.3)
+    return merge_window_answers(
+        answers, task, query, duration=seconds * len(texts), scoring=scoring, moments=moments or MomentSelection()
+    )
+
+
+@pytest.mark.parametrize("num_windows", [1, 2, 3, 10, 30, 100])
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.05, 0.6, 0.999])
+def test_found_compares_the_score_that_is_shown(num_windows, threshold):
+    texts = ["The given query happens in 2.0 - 8.0 seconds."] * num_windows
+    kept = merged("grounding", "a light", texts, moments=MomentSelection(threshold=0.0))
+    answer = merged("grounding", "a light", texts, moments=MomentSelection(threshold=threshold))
+    shown = kept.events[0].score
+    assert kept.score == shown
+    assert answer.found is (shown >= (0.3 if threshold is None else threshold))
+    assert answer.events == (kept.events if answer.found else [])
+    assert answer.score == shown
+
+
+def test_a_free_answer_hides_the_form_of_another_task():
+    texts = [
+        "A dog barks at 3.0 seconds.",
+        "There are 2 highlight moments in the 4.0, 8.0 second. Their saliency scores are 2.7, 3.3.",
+        "The given query does not happen in the video.",
+        "The given query happens in 5.0 - 9.0 seconds.",
+    ]
+    answer = merged("ask", "When does the dog bark?", texts)
+    assert answer.text.splitlines() == [
+        "[0:00–1:00] A dog barks at 3.0 seconds.",
+        "[1:00–2:00] at [1:04], [1:08]",
+        "[2:00–3:00] nothing found",
+        "[3:00–4:00] at [3:05–3:09]",
+    ]
+    assert [(event.start, event.end, event.saliency) for event in answer.events] == [
+        (3, 3, None),
+        (64, 64, None),
+        (68, 68, None),
+        (185, 189, None),
+    ]
+    assert "3 of 4 windows were answered in the form of another task; their times are listed" in answer.notes
+
+
+@pytest.mark.parametrize(
+    ("query", "is_counting"),
+    [("How many dogs are there?", True), ("Count the dogs.", True), ("how often does it bark", True), ("Who?", False)],
+)
+def test_a_count_over_windows_says_that_each_was_asked(query, is_counting):
+    notes = merged("ask", query, ["Two."] * 3).notes
+    assert any("counts one window" in note for note in notes) is is_counting
+    assert merged("ask", query, ["Two."]).notes == ()
+
+
+def test_equal_events_of_one_window_are_one():
+    text = "1.0 - 2.0 seconds, A dog.  1.0 - 2.0 seconds, A dog.  3.0 - 4.0 seconds, A cat."
+    assert [event.start for event in merged("dense_caption", None, [text]).events] == [1, 3]
+
+
+def test_close_highlights_are_one():
+    text = "There are 3 highlight moments in the 4.0, 5.0, 6.0 second. Their saliency scores are 2.0, 3.0, 2.5."
+    assert [(e.start, e.saliency) for e in merged("highlights", "a dog", [text]).events] == [(5, 3.0)]

@@ -43,7 +43,7 @@ def test_recorded_answers_are_read_as_they_should_be(case):
         expected = case["expected"]
         assert events == ([] if expected is None else [Event(expected["start"], expected["end"])])
     else:
-        assert [(e.start, e.score) for e in events] == [(e["time"], e["score"]) for e in case["expected"]]
+        assert [(e.start, e.saliency) for e in events] == [(e["time"], e["score"]) for e in case["expected"]]
         scores = clip_scores(events, case["duration"])
         assert len(scores) == 75
         assert {clip: s for clip, s in enumerate(scores) if s} == {
@@ -206,7 +206,7 @@ def test_a_free_answer_gives_the_times_that_it_states(text, events):
 
 def test_a_free_answer_in_the_highlight_wording_gives_highlights():
     text = "The highlight timestamps are in the 82, 84 seconds. Their saliency scores are 1.3, 1.7."
-    assert parse_events(text, task="summary").events == [Event(82, 82, score=1.3), Event(84, 84, score=1.7)]
+    assert parse_events(text, task="summary").events == [Event(82, 82, saliency=1.3), Event(84, 84, saliency=1.7)]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_answers_in_json_are_read_even_unfinished(text):
 )  # fmt: skip
 def test_a_score_is_its_first_whole_number_and_never_an_error(score, value):
     text = json.dumps({"time": 1, "score": score})
-    assert parse_events(text, task="highlights").events == [Event(1, 1, score=value)]
+    assert parse_events(text, task="highlights").events == [Event(1, 1, saliency=value)]
 
 
 def test_every_span_past_the_end_is_dropped_or_cut_and_counted():
@@ -315,7 +315,7 @@ words = st.lists(
 )
 captions = st.just("") | words.map(lambda chosen: f"She {' '.join(chosen)} x.")
 captioned = st.builds(lambda a, b, c: Event(min(a, b), max(a, b), c), tenths, tenths, captions)
-highlights = st.builds(lambda t, s: Event(t, t, score=s), tenths, st.integers(0, 50).map(lambda tenth: tenth / 10))
+highlights = st.builds(lambda t, s: Event(t, t, saliency=s), tenths, st.integers(0, 50).map(lambda tenth: tenth / 10))
 
 
 @pytest.mark.parametrize("task", ["dense_caption", "steps", "transcribe", "ask"])

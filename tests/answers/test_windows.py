@@ -10,8 +10,10 @@ from timechat.answers.events import Event
 from timechat.answers.windows import (
     Window,
     WindowConfig,
+    best_highlights,
     best_moments,
     degenerate_notes,
+    distinct_events,
     merge_events,
     merge_texts,
     split_into_windows,
@@ -89,8 +91,8 @@ def test_repeated_events_of_one_window_are_kept():
 
 
 def test_moments_that_lie_within_a_second_are_one():
-    told = [(Window(0, 60), [Event(54, 54, "q", 2.0)]), (Window(50, 110), [Event(54.5, 54.5, "q", 3.0)])]
-    assert [(e.start, e.score) for e in merge_events(told)] == [(54, 3.0)]
+    told = [(Window(0, 60), [Event(54, 54, "q", saliency=2)]), (Window(50, 110), [Event(54.5, 54.5, "q", saliency=3)])]
+    assert [(e.start, e.saliency) for e in merge_events(told)] == [(54, 3.0)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1180), st.integers(1, 100)), max_size=12), st.integers(0, 3))
@@ -183,3 +185,19 @@ def test_a_step_beside_another_density_is_refused(name, value):
 def test_a_plan_of_very_many_windows_is_refused():
     with pytest.raises(ValueError, match="more than 20000; take longer ones"):
         split_into_windows(0.0, 3600.0, length=0.01, overlap=0.0)
+
+
+def test_equal_events_are_one_with_the_best_score():
+    events = [Event(1, 2, "A ball rolls.", 0.3), Event(3, 4, "b"), Event(1, 2, "a ball  rolls.", 0.6)]
+    assert distinct_events(events) == [Event(1, 2, "a ball  rolls.", 0.6), Event(3, 4, "b")]
+
+
+def test_events_that_differ_in_time_or_words_stay():
+    events = [Event(1, 2, "a"), Event(1, 2, "b"), Event(1, 2.1, "a")]
+    assert distinct_events(events) == events
+
+
+def test_highlights_closer_than_a_clip_keep_the_best():
+    moments = [(0, 3), (1.5, 4), (3, 2), (5, 2), (7, 2), (8.9, 1)]
+    kept = best_highlights(Event(t, t, saliency=s) for t, s in moments)
+    assert [(event.start, event.saliency) for event in kept] == [(1.5, 4), (5, 2), (7, 2)]

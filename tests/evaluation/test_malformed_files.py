@@ -67,7 +67,8 @@ def score(folder: Path, predictions: Any, task: ScoreTask, truth: Any = None) ->
         ({"timestamp": "0 - 5"}, 0, True),
         ({}, 0, True),
         (None, 0, True),
-        ("0 - 5", 0, True),
+        ("0 - 5", 1, False),  # a plain answer
+        ("It does not happen.", 0, True),
     ],
 )
 def test_a_query_s_row_is_read_or_counts_as_without_a_span(row: Any, hit: int, is_unparsed: bool, tmp_path: Path):
@@ -108,7 +109,8 @@ def test_of_two_rows_about_a_query_the_later_counts(tmp_path: Path):
     ],
 )
 def test_scores_of_clips_are_filled_cut_or_none(given: Any, hit: int, is_predicted: bool, tmp_path: Path):
-    scores = score(tmp_path, [{"qid": 0, "pred_saliency_scores": given}], "vhd")
+    other = {"qid": 99, "pred_saliency_scores": [1]}  # a file without any usable row is refused
+    scores = score(tmp_path, [{"qid": 0, "pred_saliency_scores": given}, other], "vhd")
     assert scores.metrics["hit1_very_good"] == hit / 4
     assert (scores.metrics["hit1_very_good_predicted_only"] is not None) == is_predicted
     assert scores.n_unparsed == int(not is_predicted)

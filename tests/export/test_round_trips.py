@@ -46,14 +46,18 @@ FILM = Answer(
     duration=120.0,
 )
 MOMENTS = Answer(
-    "", [Event(118, 118, "end", 2.5), Event(3, 3, "on", 4)], task="highlights", question="on", duration=119.0
+    "",
+    [Event(118, 118, "end", saliency=2.5), Event(3, 3, "on", saliency=4)],
+    task="highlights",
+    question="on",
+    duration=119.0,
 )
 
 times = st.integers(0, 5 * 3600 * 1000).map(lambda milliseconds: milliseconds / 1000)
 captions = st.text(st.characters(codec="utf-8"), max_size=30)
 events = st.builds(
     lambda a, b, caption, score: Event(min(a, b), max(a, b), caption, score),
-    *(times, times, captions, st.none() | st.floats(-10, 10)),
+    *(times, times, captions, st.none() | st.floats(0, 1)),
 )
 answers = st.builds(lambda found: Answer("", found, task="steps", video="film.mp4"), st.lists(events, max_size=6))
 rates = st.sampled_from([Fraction(24000, 1001), 24, 25, NTSC, 30, 50, Fraction(60000, 1001), 60])
@@ -275,8 +279,8 @@ def test_captions_scores_and_reels_come_through_an_edl():
     clips, timeline = read_edl(to_edl(MOMENTS, fps=25), 25)
     assert timeline.name == "on"
     assert [list(clip.metadata["cmx_3600"]["comments"]) for clip in clips] == [
-        ["COMMENT: on", "COMMENT: score 4"],
-        ["COMMENT: end", "COMMENT: score 2.5"],
+        ["COMMENT: on", "COMMENT: saliency 4"],
+        ["COMMENT: end", "COMMENT: saliency 2.5"],
     ]
     assert [seconds(clip.source_range) for clip in clips] == [(3, 5), (117, 119)]
     [clip, *_], _ = read_edl(to_edl(FILM), 25)
@@ -349,7 +353,7 @@ def test_a_timeline_refers_to_the_video_and_keeps_captions_and_scores(tmp_path, 
     assert seconds(clip.media_reference.available_range) == (0, 120)
     assert (clip.name, dict(clip.metadata["timechat"])["score"]) == ("Chop; dice.", None)
     clips = list(otio.adapters.read_from_string(to_otio(MOMENTS), "otio_json").find_clips())
-    assert [clip.metadata["timechat"]["score"] for clip in clips] == [4, 2.5]
+    assert [clip.metadata["timechat"]["saliency"] for clip in clips] == [4, 2.5]
     assert clips[0].media_reference.is_missing_reference
 
 

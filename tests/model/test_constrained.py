@@ -189,7 +189,7 @@ words = st.sampled_from(
 def test_training_answers_are_allowed_unchanged(compiler, tenths, caption, task):
     times = [tenth / 10 for tenth in tenths]
     if task == "highlights":
-        events = [Event(time, time, score=i % 5 + 0.5) for i, time in enumerate(times)]
+        events = [Event(time, time, saliency=i % 5 + 0.5) for i, time in enumerate(times)]
     else:
         pairs = list(pairwise(times))[:: 1 if task != "grounding" else 99]
         events = [Event(a, b, caption if i % 2 else "Something else happens.") for i, (a, b) in enumerate(pairs)]

@@ -571,6 +571,23 @@ def test_a_model_of_the_hub_is_stored_in_its_cache(server):
     assert fetch_model("someone/model") == folder  # from the cache, without the hub
 
 
+def test_a_model_of_another_kind_is_refused_by_its_config(server):
+    from timechat.model.loading import find_folder
+
+    server.publish("someone/model", **{"config.json": b'{"model_type": "llama"}', "model.safetensors": b"weights"})
+    with pytest.raises(CheckpointError, match=r"^someone/model is not a converted TimeChat model, it contains llama"):
+        find_folder("someone/model")
+    assert not [path for path in server.asked if "safetensors" in path]
+
+
+def test_only_the_files_that_a_model_needs_are_fetched(server):
+    files = {"model.safetensors": b"weights", "pytorch_model.bin": b"pickle", "README.md": b"text"}
+    server.publish("someone/model", **{"config.json": b"{}", "lora/adapter_model.safetensors": b"lora", **files})
+    folder = fetch_model("someone/model")
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert found == ["config.json", "lora/adapter_model.safetensors", "model.safetensors"]
+
+
 def test_a_missing_model_is_one_line(server):
     from timechat.model.loading import find_folder
 

@@ -1,92 +1,149 @@
-"""Cache keys that version 0.1 wrote: entries of its caches must still be found."""
+"""Cache keys hold everything that tokens and answers depend on."""
+
+from dataclasses import fields, replace
 
 import pytest
 
-from timechat import Event
+from timechat import Event, TimeChat
+from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
-from timechat.cache import cache_key
+from timechat.cache import DiskCache
 from timechat.pipeline import FrameSampling, Request
+from timechat.pipeline.cache import WindowCache
+from timechat.pipeline.request import NOT_IN_WINDOW_ANSWERS, WindowPlan, plan_windows
 
-MACHINE_FACTS = {
-    "weights",
-    "video_weights",
-    "libraries",
-    "dtypes",
-    "video_dtype",
-    "device",
-    "vision",
-    "qformer",
-    "video_qformer",
-    "time_vocabulary",
-    "time_sentences",
+WINDOW = Window(0.0, 20.0)
+REQUEST = Request("ask", "What happens?")
+FRAMES = FrameSampling(num_frames=8)
+
+OTHER_REQUESTS = {
+    "task": Request("summary"),
+    "query": replace(REQUEST, query="Who is there?"),
+    "history": replace(REQUEST, history=[("a", "b")]),
+    "decoding": replace(REQUEST, decoding=DecodingOptions(is_free=True)),
+    "preset": replace(REQUEST, preset="original-zeroshot@1"),
+    "transcript": replace(REQUEST, transcript=[Event(1.0, 2.0, "hello")]),
+    "system": replace(REQUEST, system="Be brief."),
+    "moments": replace(REQUEST, moments=MomentSelection(top_k=2)),
+    "cite": replace(REQUEST, cite=True),
+    "verify": replace(REQUEST, verify=True),
+    "question": replace(REQUEST, question="What happens here?"),
 }
-"""Facts that depend on the machine, on weights or on libraries; the keys below were made without their values."""
+OTHER_DECODING = {
+    "max_new_tokens": DecodingOptions(max_new_tokens=5),
+    "is_free": DecodingOptions(is_free=True),
+    "do_sample": DecodingOptions(do_sample=True),
+    "temperature": DecodingOptions(temperature=0.5),
+    "top_p": DecodingOptions(top_p=0.5),
+    "top_k": DecodingOptions(top_k=5),
+    "seed": DecodingOptions(seed=5),
+    "json_schema": DecodingOptions(json_schema="{}"),
+}
+OTHER_FRAMES = {
+    "num_frames": FrameSampling(num_frames=9),
+    "fps": FrameSampling(fps=2.0),
+    "max_frames": replace(FRAMES, max_frames=8),
+    "start": replace(FRAMES, start=1.0),
+    "end": replace(FRAMES, end=9.0),
+    "timestamps": FrameSampling(timestamps=[1.0]),
+    "sampling": replace(FRAMES, sampling="keyframes"),
+}
+OTHER_WINDOWS = {
+    "start": Window(1.0, 20.0),
+    "end": Window(0.0, 19.0),
+    "time_scale": Window(0.0, 20.0, 2.0),
+}
+OTHER_PLANS = {
+    "window": WindowConfig(window=30.0),
+    "overlap": WindowConfig(overlap=2.0),
+    "step": WindowConfig(step=2.0),
+}
 
 
-def without_machine(facts):
-    return {
-        name: None if name in MACHINE_FACTS else without_machine(value) if isinstance(value, dict) else value
-        for name, value in facts.items()
-    }
+@pytest.fixture(scope="module")
+def keys(nano):
+    return WindowCache(DiskCache(max_bytes=0), "digest of the video", nano.model, nano.processor)._answer_key
 
 
-@pytest.fixture
-def keys(monkeypatch) -> list[str]:
-    """The first 16 digits of every cache key, once, in order of first use."""
-    found: list[str] = []
+@pytest.mark.parametrize("name", [field.name for field in fields(Request)])
+def test_every_field_of_a_request_is_in_the_key(keys, name):
+    is_same = keys(REQUEST, WINDOW, FRAMES) == keys(OTHER_REQUESTS[name], WINDOW, FRAMES)
+    assert is_same == (name in NOT_IN_WINDOW_ANSWERS and name != "transcript")
 
-    def record(**facts):
-        key = cache_key(**without_machine(facts))
-        if key[:16] not in found:
-            found.append(key[:16])
-        return key
 
-    monkeypatch.setattr("timechat.pipeline.cache.cache_key", record)
-    monkeypatch.setattr("timechat.pipeline.cache.file_digest", lambda *_: "video")
-    return found
+@pytest.mark.parametrize("name", [field.name for field in fields(DecodingOptions)])
+def test_every_decoding_option_is_in_the_key(keys, name):
+    other = replace(REQUEST, decoding=OTHER_DECODING[name])
+    assert keys(REQUEST, WINDOW, FRAMES) != keys(other, WINDOW, FRAMES)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(FrameSampling)])
+def test_every_frame_option_is_in_the_keys(nano, keys, name):
+    assert keys(REQUEST, WINDOW, FRAMES) != keys(REQUEST, WINDOW, OTHER_FRAMES[name])
+    tokens = WindowCache(DiskCache(max_bytes=0), "digest of the video", nano.model, nano.processor)._key
+    assert tokens("video", WINDOW, FRAMES) != tokens("video", WINDOW, OTHER_FRAMES[name])
+    assert tokens("frames", None, FRAMES) != tokens("frames", None, OTHER_FRAMES[name])
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Window)])
+def test_every_field_of_a_window_is_in_the_key(keys, name):
+    assert keys(REQUEST, WINDOW, FRAMES) != keys(REQUEST, OTHER_WINDOWS[name], FRAMES)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(WindowConfig)])
+def test_window_options_change_the_windows(nano, name):
+    """`refine` and `batch_size` concern the answers together: no window changes."""
+
+    def windows(config: WindowConfig) -> WindowPlan:
+        return plan_windows(nano.model.config, 200.0, config, FrameSampling())
+
+    if name in OTHER_PLANS:
+        assert windows(OTHER_PLANS[name]) != windows(WindowConfig())
+    else:
+        assert name in ("refine", "batch_size")
+
+
+def test_speech_outside_a_window_keeps_its_answer(keys):
+    late = replace(REQUEST, transcript=[Event(30.0, 31.0, "hello")])
+    none = replace(REQUEST, transcript=[])
+    assert keys(late, WINDOW, FRAMES) == keys(none, WINDOW, FRAMES) != keys(REQUEST, WINDOW, FRAMES)
+
+
+def test_every_reason_names_a_field_of_the_request():
+    assert set(NOT_IN_WINDOW_ANSWERS) < {field.name for field in fields(Request)}
+    assert all(len(reason) > 20 for reason in NOT_IN_WINDOW_ANSWERS.values())
 
 
 @pytest.mark.parametrize(
-    ("options", "key"),
+    ("first", "second"),
     [
-        ({}, "d69ccc4ba4832d41"),
-        ({"max_frames": 5}, "ece6a0cbce37c3d9"),
-        ({"num_frames": 4, "start": 1, "end": 2.5, "sampling": "keyframes"}, "d6e7c5f364bc027f"),
-        ({"timestamps": [0, 1.5]}, "4bee490606189c83"),
+        ({"num_frames": 4}, {"num_frames": 8}),
+        ({"fps": 1.0}, {"fps": 2.0}),
+        ({"fps": 2.0}, {"fps": 2.0, "max_frames": 5}),
+        ({"num_frames": 8}, {"num_frames": 8, "sampling": "keyframes"}),
     ],
 )
-def test_whole_videos_keep_their_cache_keys(cached, video_path, keys, options, key):
-    cached.encode(video_path, **options)
-    assert keys == [key]
+def test_other_frames_give_another_answer(cached, video_path, first, second):
+    """Version 0.1 returned the first answer with the second `step`."""
+    request = Request("grounding", "the red circle blinks", decoding=DecodingOptions(max_new_tokens=8))
+    cached.run(request, video_path, sampling=FrameSampling(**first))
+    after = cached.run(request, video_path, sampling=FrameSampling(**second))
+    fresh = TimeChat(cached.model, cached.processor, name="nano", cache=DiskCache(max_bytes=0))
+    expected = fresh.run(request, video_path, sampling=FrameSampling(**second))
+    assert (after.text, after.events, after.score, after.step) == (
+        expected.text,
+        expected.events,
+        expected.score,
+        expected.step,
+    )
 
 
-def test_windows_keep_their_cache_keys(cached, video_path, keys):
-    with cached.open(video_path, windows=WindowConfig(window=20.0, overlap=4.0, step=2.0)) as session:
-        list(session.encode(session.windows[:1], cached.executor))
-        assert keys == ["29e93b00d1b49050", "d6a35f3db3109fa8"]
-        keys.clear()
-        refined = FrameSampling(fps=4.0, start=1.0, end=5.0)
-        session.encode_part(Window(1.0, 5.0, 0.5), refined, cached.executor)
-    assert keys == ["70742b8266d45b88", "bfbee4e006b00c6f"]
-
-
-def test_answers_keep_their_cache_keys(cached, video_path, keys):
-    with cached.open(video_path, sampling=FrameSampling(num_frames=4)) as session:
-        list(session.encode(session.windows, cached.executor))
-        assert keys == ["d3d3037de4081fa7", "be39a6fbc8f038f2"]
-        keys.clear()
-        cached.run(Request("grounding", "a ball", decoding=DecodingOptions(max_new_tokens=4)), session)
-        assert keys == ["caeca36d439efa13"]
-        keys.clear()
-        request = Request(
-            "ask",
-            "What?",
-            [("a", "b")],
-            DecodingOptions(max_new_tokens=4, is_free=True),
-            "original-zeroshot@1",
-            [Event(1.0, 2.0, "hello")],
-            "S",
-        )
-        cached.run(request, session)
-    assert keys == ["a64af750db9b8fd1"]
+def test_an_answer_from_the_cache_keeps_its_notes(cached, video_path):
+    request = Request("grounding", "the red circle blinks", decoding=DecodingOptions(max_new_tokens=8))
+    sampling = FrameSampling(num_frames=8, sampling="keyframes")
+    first = cached.run(request, video_path, sampling=sampling)
+    again = cached.run(request, video_path, sampling=sampling)
+    assert any("keyframe" in note for note in first.notes)
+    assert again.notes == first.notes
+    assert again.timings["encode"] == 0.0

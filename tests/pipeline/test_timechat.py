@@ -181,7 +181,7 @@ def test_dense_captions_steps_and_speech_become_events(timechat, encoded, saying
 def test_highlights_are_moments_with_scores(timechat, encoded, saying):
     saying("There are 2 highlight moments in the 8.0, 10.0 second. Their saliency scores are 1.3, 4.0.")
     for answer in (timechat.highlights(encoded, "a light"), timechat.highlights(encoded)):
-        assert [(e.start, e.end, e.score) for e in answer.events] == [(8.0, 8.0, 1.3), (10.0, 10.0, 4.0)]
+        assert [(e.start, e.end, e.saliency) for e in answer.events] == [(8.0, 8.0, 1.3), (10.0, 10.0, 4.0)]
 
 
 def test_a_free_answer_without_times_is_no_error(timechat, encoded, saying):
@@ -372,7 +372,7 @@ def test_a_small_model_stays_in_float32_on_a_cpu_whatever_the_machine(converted)
 
 
 def test_a_large_model_gets_its_language_model_in_bfloat16(converted, monkeypatch):
-    monkeypatch.setattr("timechat.model.loading._memory_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("timechat.model.loading.total_memory_bytes", lambda: 1_000_000)
     monkeypatch.setattr("timechat.model.loading._has_bfloat16_instructions", lambda: False)
     model = TimeChat.from_pretrained(converted, device="cpu").model
     assert next(model.frame_encoder.parameters()).dtype == torch.float32

@@ -55,7 +55,7 @@ CALLS = [
     ("list_steps", {}, ["steps"]),
     ("summarize_video", {}, ["summarize"]),
     ("summarize_video", {"cite": True}, ["summarize", "--cite"]),
-    ("transcribe_video", {}, ["transcribe"]),
+    ("transcribe_video", {}, ["transcribe", "--guess"]),
     ("ask_video", {"question": "What happens?", "end": 30}, ["ask", "What happens?", "--end", "30"]),
 ]
 """Tools with arguments, and the command with the same result."""
@@ -492,7 +492,10 @@ def test_a_missing_library_names_the_extra(capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err == 'timechat: the MCP tools need mcp: pip install "timechat[server]"\n'
+    assert capsys.readouterr().err == (
+        'timechat: the MCP tools need mcp; install the extra "server": pip install ".[server]" in a checkout, or pip '
+        'install "WHEEL[server]"\n'
+    )
 
 
 def test_configurations_on_the_page_start_the_command(monkeypatch):

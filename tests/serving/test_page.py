@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -116,11 +117,26 @@ def open_film(page: "sync_api.Page", server: str, name: str = SHORT) -> None:
 
 
 def start_task(page: "sync_api.Page", task: str) -> "sync_api.Locator":
-    """Start a task that needs no query and give its lane when it is there."""
+    """Start a task that needs no query, wait for its job to succeed and return its lane.
+
+    The server keeps the jobs of other tests, so that a lane of the same task may be there before.
+    """
+    earlier = finished_jobs(page, task)
     page.locator(f".task[data-task={task}]").click()
+    deadline = time.monotonic() + ANSWER_MS / 1000
+    while finished_jobs(page, task) <= earlier:
+        assert time.monotonic() < deadline, f"{task} did not succeed"
+        page.wait_for_timeout(50)
     lane = page.locator(f".lane[data-task={task}]")
     expect(lane).to_have_count(1, timeout=ANSWER_MS)
     return lane
+
+
+def finished_jobs(page: "sync_api.Page", task: str) -> set[str]:
+    """Ids of the jobs of a task that have succeeded."""
+    address = urlsplit(page.url)
+    jobs = page.request.get(f"{address.scheme}://{address.netloc}/v1/jobs").json()["data"]
+    return {job["id"] for job in jobs if job["task"] == task and job["status"] == "succeeded"}
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_clip, read_numbers
 from timechat.errors import VideoError
+from timechat.system import num_cores
 from timechat.video import (
     Frames,
     FrameSampling,
@@ -34,7 +35,6 @@ from timechat.video import (
     uniform_indices,
 )
 from timechat.video import scan as scan_module
-from timechat.video.decoding import num_cores
 from timechat.video.index import build_index
 from timechat.video.scan import PacketScan
 

@@ -26,13 +26,15 @@ class Event:
         start: Seconds from the start of the video.
         end: Seconds, at least `start`.
         caption: Description of the event; may be empty.
-        score: Score of the event, or the saliency of a highlight; None if it is not known.
+        score: Probability from 0 to 1 that the event is right; None if it is not known, and for highlights.
+        saliency: Rating of a highlight, usually from 1 to 5; None for all other events.
     """
 
     start: float
     end: float
     caption: str = ""
     score: float | None = None
+    saliency: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("start", "end"):
@@ -43,9 +45,15 @@ class Event:
         if self.start > self.end:
             raise ValueError(f"an event must not end before it starts, got start={self.start}, end={self.end}")
         if self.score is not None:
-            if not math.isfinite(self.score):
-                raise ValueError(f"score must be a finite number or None, got {self.score}")
+            if not 0 <= self.score <= 1:
+                raise ValueError(
+                    f"score must be a probability from 0 to 1 or None, got {self.score}; a rating is a saliency"
+                )
             object.__setattr__(self, "score", float(self.score))
+        if self.saliency is not None:
+            if not math.isfinite(self.saliency):
+                raise ValueError(f"saliency must be a finite number or None, got {self.saliency}")
+            object.__setattr__(self, "saliency", float(self.saliency))
 
     @property
     def duration(self) -> float:
@@ -53,8 +61,9 @@ class Event:
         return self.end - self.start
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as `{"start", "end", "caption", "score"}`, ready for JSON."""
-        return {"start": self.start, "end": self.end, "caption": self.caption, "score": self.score}
+        """The event as `{"start", "end", "caption", "score"}`, with `saliency` for a highlight, ready for JSON."""
+        event = {"start": self.start, "end": self.end, "caption": self.caption, "score": self.score}
+        return event if self.saliency is None else event | {"saliency": self.saliency}
 
 
 @dataclass(frozen=True)
@@ -216,7 +225,7 @@ def write_summary(events: Sequence[Event]) -> str:
 
 
 def _write_scores(events: Sequence[Event]) -> str:
-    return f"Their saliency scores are {', '.join(f'{event.score or 0.0:.1f}' for event in events)}."
+    return f"Their saliency scores are {', '.join(f'{event.saliency or 0.0:.1f}' for event in events)}."
 
 
 def clip_scores(
@@ -228,7 +237,7 @@ def clip_scores(
     counts for the last clip; several times in one clip are averaged; every other clip is 0.0.
 
     Args:
-        events: Highlights; a missing score counts as 0.0. Times past the end are left out.
+        events: Highlights; a missing saliency counts as 0.0. Times past the end are left out.
         duration: Length of the video in seconds; a last clip that is shorter counts as a clip.
         clip_seconds: Length of a clip in seconds.
         as_published: Use the original's mapping, `int((time - 1) / clip_seconds)`, which is one clip early:
@@ -246,5 +255,5 @@ def clip_scores(
         if event.start <= duration:
             time = event.start - 1 if as_published else event.start
             clip = min(max(0, int(time / clip_seconds + 1e-9)), num_clips - 1)
-            found.setdefault(clip, []).append(event.score or 0.0)
+            found.setdefault(clip, []).append(event.saliency or 0.0)
     return [sum(found[clip]) / len(found[clip]) if clip in found else 0.0 for clip in range(num_clips)]

@@ -30,8 +30,23 @@ from timechat.answers.events import Answer, Event, Task
 from timechat.answers.parsing import move_times
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import TASKS, format_events, parse_events
-from timechat.answers.windows import Window, best_moments, degenerate_notes, merge_events, merge_texts
+from timechat.answers.windows import (
+    Window,
+    best_highlights,
+    best_moments,
+    degenerate_notes,
+    distinct_events,
+    merge_events,
+    merge_texts,
+)
 
+_TEMPLATES = re.compile(
+    r"\s*(?:The given query (?:happens|does not happen)|There are \d+ highlight|The highlight timestamps are)"
+    r"|No highlight moments were found|saliency scores are|\s*Transcribed speech:"
+)
+"""Wordings of tasks that answer in events; a model may answer a free question about one window in them."""
+
+_COUNTING = re.compile(r"\b(?:how (?:many|often|much)|count|number of|total)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _SAME = 1e-6  # seconds
 _MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 and 1
@@ -149,23 +164,25 @@ class WindowAnswer:
         text: Text as the model wrote it.
         tokens: Tokens of the text with their probabilities.
         verification: Evidence of the video for the moment, in nats; None if no moment was found or verified.
+        notes: Sentences about the frames of the window, such as the number of damaged ones.
     """
 
     window: Window
     text: str
     tokens: tuple[Token, ...] = ()
     verification: float | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer without its window, ready for JSON."""
         tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
-        return {"text": self.text, "tokens": tokens, "confirmation": self.verification}
+        return {"text": self.text, "tokens": tokens, "verification": self.verification, "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, window: Window, content: dict[str, Any]) -> "WindowAnswer":
         """Read the output of `to_dict`."""
         tokens = tuple(Token(*token) for token in content["tokens"])
-        return cls(window, content["text"], tokens, content["confirmation"])
+        return cls(window, content["text"], tokens, content["verification"], tuple(content["notes"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +208,7 @@ class MomentSelection:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Calibration of scores, and the score above which a moment is found; see the module."""
+    """Calibration of scores, and the minimum score of a moment that counts as found; see the module."""
 
     grounding: Calibration = UNCALIBRATED
     captions: Calibration = UNCALIBRATED
@@ -203,7 +220,7 @@ class Scoring:
 
         Args:
             calibration: Slope and offset of `grounding` and `captions`, as in `TimeChatConfig.score_calibration`.
-            found_threshold: Score above which a moment is found.
+            found_threshold: Minimum score of a moment that counts as found.
         """
         lines = {kind: Calibration(*line) for kind, line in (calibration or {}).items()}
         return cls(**lines, found_threshold=found_threshold)
@@ -235,6 +252,8 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
         events = _scored(events, answer, task, scoring)
     if query and TASKS[task].describes_query:
         events = [replace(event, caption=query) for event in events]
+    if task not in ("highlights", "summary"):  # a rating in another answer has no defined meaning
+        events = [replace(event, saliency=None) for event in events]
     placed = tuple(answer.window.to_video_event(event) for event in events)
     if task == "grounding" and answer.text == NOT_FOUND_ANSWER:
         return ParsedWindow(answer.window, placed, (), 1 - math.exp(existence_logprob(answer.tokens, answer.text)))
@@ -286,13 +305,13 @@ def merge_window_answers(
         An answer without the names of video and model.
     """
     windows = [parse_window(answer, task, query, scoring) for answer in answers]
-    notes = tuple(dict.fromkeys(note for one in windows for note in one.notes))
+    about_frames = [note for answer in answers for note in answer.notes]
+    notes = tuple(dict.fromkeys(about_frames + [note for one in windows for note in one.notes]))
     found: bool | None = None
     score: float | None = None
     if task == "grounding":
-        windows = [_drop_below_threshold(one, scoring) if moments.threshold is None else one for one in windows]
         windows = [_apply_window_prior(one, len(windows)) for one in windows]
-        threshold = moments.threshold or 0.0
+        threshold = scoring.found_threshold if moments.threshold is None else moments.threshold
         kept = [(one.window, [e for e in one.events if e.score is None or e.score >= threshold]) for one in windows]
         events = best_moments(merge_events(kept), max_moments=None if moments.find_all else moments.top_k)
         found, score = (
@@ -300,25 +319,21 @@ def merge_window_answers(
             max((one.best_score for one in windows if one.best_score is not None), default=None),
         )
     elif TASKS[task].is_free:
-        events = [event for one in windows for event in one.events]
+        events = distinct_events(event for one in windows for event in one.events)
+    elif len(windows) == 1:
+        events = distinct_events(windows[0].events)
     else:
-        events = (
-            list(windows[0].events)
-            if len(windows) == 1
-            else merge_events([(one.window, one.events) for one in windows])
-        )
+        events = merge_events([(one.window, distinct_events(one.events)) for one in windows])
+    if task == "highlights":
+        events = best_highlights(events)
+    if TASKS[task].is_free and len(windows) > 1:
+        notes += _free_notes(answers, task, query)
     is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.time_scale) == (0.0, 1.0)
-    text = answers[0].text if is_as_written else _write_text(answers, task, events)
+    text = answers[0].text if is_as_written else _write_text(answers, windows, task, events)
     notes += degenerate_notes(events, duration) if not TASKS[task].is_free else ()
     return Answer(
         text, events, task=task, question=query or "", duration=duration, found=found, score=score, notes=notes
     )
-
-
-def _drop_below_threshold(read: ParsedWindow, scoring: Scoring) -> ParsedWindow:
-    """Drop the moments that would not count as found if this window were the whole video."""
-    kept = tuple(event for event in read.events if event.score is None or event.score >= scoring.found_threshold)
-    return replace(read, events=kept)
 
 
 def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
@@ -334,11 +349,38 @@ def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
     )
 
 
-def _write_text(answers: Sequence[WindowAnswer], task: Task, events: Sequence[Event]) -> str:
+def _free_notes(answers: Sequence[WindowAnswer], task: Task, query: str | None) -> tuple[str, ...]:
+    """Say what the answers about single windows mean for a question about the whole video."""
+    notes = []
+    if task == "ask" and query and _COUNTING.search(query):
+        notes.append(
+            f"the question was asked about each of {len(answers)} overlapping windows: a number in the answer counts "
+            "one window, not the whole video"
+        )
+    if num_foreign := sum(_TEMPLATES.search(answer.text) is not None for answer in answers):
+        notes.append(
+            f"{num_foreign} of {len(answers)} windows were answered in the form of another task; their times are listed"
+        )
+    return tuple(notes)
+
+
+def _write_text(
+    answers: Sequence[WindowAnswer], windows: Sequence[ParsedWindow], task: Task, events: Sequence[Event]
+) -> str:
     """One text for several windows: events in the wording of a single answer, free answers each with its time span."""
     if TASKS[task].is_free:
-        texts = merge_texts((answer.window, move_times(answer.text, answer.window.to_video)) for answer in answers)
+        texts = merge_texts(
+            (answer.window, _free_text(answer, read.events)) for answer, read in zip(answers, windows, strict=True)
+        )
         return "\n".join(f"{citation(Event(start, end))} {text}" for start, end, text in texts)
     if task == "grounding":
         return " ".join(format_events([event], task) for event in events) or NOT_FOUND_ANSWER
     return format_events(events, task)
+
+
+def _free_text(answer: WindowAnswer, events: Sequence[Event]) -> str:
+    """The text of a free answer on the video's clock; the times alone for an answer in the form of another task."""
+    if not _TEMPLATES.search(answer.text):
+        return move_times(answer.text, answer.window.to_video)
+    times = [citation(event) for event in distinct_events(events)]
+    return f"at {', '.join(dict.fromkeys(times))}" if times else "nothing found"

@@ -12,6 +12,8 @@ ChatStyle = Literal["llama_2", "vicuna"]
 Role = Literal["user", "assistant"]
 
 VIDEO_PLACEHOLDER = "<ImageHere>"
+CHAT_MARKS = ("<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", VIDEO_PLACEHOLDER)
+"""Marks of the chat format and of the tokenizer; in the text of a user they are no marks."""
 BERT_BOS_TOKEN = "[DEC]"  # added to the BERT vocabulary by BLIP-2; never part of a prompt
 
 SYSTEM_PROMPT = (
@@ -264,3 +266,16 @@ PRESETS = {
     )
 }
 DEFAULT_PRESET = "timechat@1"
+
+PROMPT_EXAMPLES = (
+    "90 - 102 seconds, spread margarine on two slices of white bread in the video",
+    "90 - 102 seconds, spread margarine on two slices of white bread",
+    "20.8 - 30.0 seconds",
+    "The event 'person turn a light on' happens in the 24.3 - 30.4 seonds",
+    "There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 second. Their saliency scores are "
+    "1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3",
+    "The highlight timestamps are in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 seconds. Their saliency scores are "
+    "1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3",
+    "The highlight timestamps are in the 82, 84, 86, 88 seconds. Their saliency scores are 1.3, 1.7, 1.7, 2.3",
+)
+"""Examples of answers in the prompts. A model that repeats its prompt writes them, and they are no answer."""

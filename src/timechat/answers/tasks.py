@@ -27,7 +27,15 @@ from timechat.answers.grammar import (
     highlights_grammar,
     speech_grammar,
 )
-from timechat.answers.parsing import Parsed, clip_events, read_captions, read_free, read_grounding, read_highlights
+from timechat.answers.parsing import (
+    Parsed,
+    clip_events,
+    read_captions,
+    read_free,
+    read_grounding,
+    read_highlights,
+    states_none,
+)
 from timechat.answers.prompts import DEFAULT_PRESET, PRESETS, Preset
 
 
@@ -45,6 +53,7 @@ class TaskDefinition:
         noun: Name of one event of an answer, for people.
         opening: Pattern of the first words of an answer, by which the task of a published answer is recognized.
         has_own_query: Whether the query is the question itself, without a prompt around it.
+        note: Sentence that every answer of a model to the task carries; None without one.
     """
 
     parse: Callable[[str, float | None], Parsed]
@@ -56,6 +65,7 @@ class TaskDefinition:
     noun: str = "event"
     opening: re.Pattern[str] | None = None
     has_own_query: bool = False
+    note: str | None = None
 
     @property
     def is_free(self) -> bool:
@@ -108,6 +118,7 @@ TASKS: dict[Task, TaskDefinition] = {
         speech_grammar,
         title="Speech",
         opening=re.compile(r"\s*Transcribed speech:"),
+        note="the model does not hear the audio: these words are a guess from the frames",
     ),
 }
 """Every task by its name."""
@@ -187,7 +198,8 @@ def parse_events(text: str, *, task: Task = "ask", duration: float | None = None
     definition = find_task(task)
     check_duration(duration)
     parsed = clip_events(definition.parse(text, duration), duration)
-    return replace(parsed, is_unparsed=not parsed.events and not definition.is_free)
+    is_unparsed = not parsed.events and not definition.is_free and not states_none(text)
+    return replace(parsed, is_unparsed=is_unparsed)
 
 
 def answer_grammar(task: Task, *, duration: float) -> AnswerGrammar | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from timechat.answers.events import Event
+from timechat.answers.events import MOMENT_SECONDS, Event
 
 SAME_IOU = 0.3
 """Minimum temporal IoU of two events of neighboring windows that are the same, in the part that both windows see."""
@@ -200,7 +200,8 @@ class _WindowEvent:
         sees_more = later.event.duration > self.event.duration
         caption = (later if sees_more else self).event.caption
         scores = [event.score for event in (self.event, later.event) if event.score is not None]
-        event = Event(min(start, end), max(start, end), caption, max(scores, default=None))
+        ratings = [event.saliency for event in (self.event, later.event) if event.saliency is not None]
+        event = Event(min(start, end), max(start, end), caption, max(scores, default=None), max(ratings, default=None))
         return _WindowEvent(event, Window(self.window.start, later.window.end))
 
 
@@ -231,6 +232,26 @@ def best_moments(events: Iterable[Event], *, max_moments: int | None) -> list[Ev
         if all(temporal_iou(event, better) < 0.5 for better in kept):
             kept.append(event)
     return kept[:max_moments]
+
+
+def best_highlights(events: Iterable[Event]) -> list[Event]:
+    """Return highlights in order of time, without those closer than one clip (`MOMENT_SECONDS`) to a better one."""
+    kept: list[Event] = []
+    for event in sorted(events, key=lambda event: (-(event.saliency or 0.0), event.start)):
+        if all(abs(event.start - better.start) >= MOMENT_SECONDS - _EPSILON for better in kept):
+            kept.append(event)
+    return sorted(kept, key=lambda event: event.start)
+
+
+def distinct_events(events: Iterable[Event]) -> list[Event]:
+    """Return events without repetitions: of events with equal times and captions, the first with the best score."""
+    distinct: dict[tuple[float, float, str], Event] = {}
+    for event in events:
+        key = (event.start, event.end, " ".join(event.caption.lower().split()))
+        known = distinct.setdefault(key, event)
+        if (event.score or 0.0, event.saliency or 0.0) > (known.score or 0.0, known.saliency or 0.0):
+            distinct[key] = event
+    return list(distinct.values())
 
 
 def temporal_iou(a: Event, b: Event) -> float:

@@ -1,13 +1,31 @@
 """The `timechat` command. Heavy libraries are imported inside of the commands that need them."""
 
+import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 from timechat import __version__
-from timechat.cli import ask, cache, chat, convert, data, download, evaluate, info, mcp, score, serve, train, watch
+from timechat.cli import (
+    ask,
+    cache,
+    chat,
+    convert,
+    data,
+    download,
+    evaluate,
+    info,
+    mcp,
+    recipes,
+    score,
+    serve,
+    train,
+    watch,
+)
+from timechat.cli.help import HelpCommand, HelpGroup, name_values
 from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
@@ -15,9 +33,11 @@ _DEBUG_VARIABLE = "TIMECHAT_DEBUG"
 
 app = typer.Typer(
     name="timechat",
+    cls=HelpGroup,
     help="Understand long videos in time: captions, moments and highlights with times you can trust.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
@@ -40,32 +60,40 @@ def _options(
         os.environ[_DEBUG_VARIABLE] = "1"
 
 
-app.command("ask")(ask.ask)
-app.command("chat")(chat.chat)
-app.command("caption")(ask.caption)
-app.command("ground")(ask.ground)
-app.command("highlights")(ask.highlights)
-app.command("steps")(ask.steps)
-app.command("summarize")(ask.summarize)
-app.command("transcribe")(ask.transcribe)
-app.command("watch")(watch.watch)
-app.command("mcp")(mcp.mcp)
-app.command("info")(info.info)
-app.command("download")(download.download)
-app.command("convert")(convert.convert)
-app.add_typer(data.app, name="data")
-app.add_typer(cache.app, name="cache")
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("score")(score.score)
-app.command("serve")(serve.serve)
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Questions about videos": {
+        "ask": ask.ask,
+        "chat": chat.chat,
+        "caption": ask.caption,
+        "ground": ask.ground,
+        "highlights": ask.highlights,
+        "steps": ask.steps,
+        "summarize": ask.summarize,
+        "transcribe": ask.transcribe,
+        "watch": watch.watch,
+    },
+    "Servers": {"serve": serve.serve, "mcp": mcp.mcp},
+    "Models": {"info": info.info, "download": download.download, "convert": convert.convert},
+    "Training and evaluation": {
+        "recipes": recipes.recipes,
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
+        "score": score.score,
+    },
+}
+for panel, commands in _COMMANDS.items():
+    for name, function in commands.items():
+        app.command(name, cls=HelpCommand, rich_help_panel=panel)(name_values(function))
+app.add_typer(data.app, name="data", rich_help_panel="Training and evaluation")
+app.add_typer(cache.app, name="cache", rich_help_panel="Cache")
 
 
 def main() -> None:
     """Run the command: bad input gives one line on stderr and exit status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _write_utf8()
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="timechat", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except typer.TyperException as error:
@@ -89,6 +117,14 @@ def main() -> None:
     if status == _INTERRUPTED:
         typer.echo("interrupted", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _write_utf8() -> None:
+    """Write UTF-8 with unchanged line ends, also on Windows; the environment variable PYTHONIOENCODING wins."""
+    encoding = None if os.environ.get("PYTHONIOENCODING") else "utf-8"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="backslashreplace", newline="\n")
 
 
 def _plain_message(error: typer.BadParameter) -> str:

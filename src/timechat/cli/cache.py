@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timechat.cli.help import HelpCommand, HelpGroup, name_values
+
 if TYPE_CHECKING:
     from timechat.cache import CacheEntry, DiskCache
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app = typer.Typer()
+app = typer.Typer(cls=HelpGroup)
 
 
 @app.callback(invoke_without_command=True)
@@ -39,7 +41,8 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
         typer.echo(f"used     from {facts['oldest']} to {facts['newest']}")
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 def clear(as_json: AsJson = False) -> None:
     """Remove all entries of the cache."""
     from timechat.cache import DiskCache
@@ -47,7 +50,8 @@ def clear(as_json: AsJson = False) -> None:
     _report(DiskCache().clear(), as_json=as_json)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 def prune(
     to: Annotated[str, typer.Option("--to", metavar="SIZE", help="Maximum remaining size, such as 2GB.")],
     as_json: AsJson = False,

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from timechat.cli.options import ChatOptions, expand_options
-from timechat.cli.session import CommandConsole, Session, Video
+from timechat.cli.session import CommandConsole, Session, Video, check_request
+from timechat.cli.videos import STDIN
 
 if TYPE_CHECKING:
     from timechat.pipeline import EncodedVideo, TimeChat
@@ -21,8 +22,11 @@ def chat(video: Video, settings: ChatOptions) -> None:
     from timechat.answers.events import format_time
 
     console = CommandConsole(quiet=settings.quiet)
+    if video == STDIN:
+        raise ValueError("chat reads the questions from standard input; give the video as a file, not as -")
+    check_request("ask", "?", settings)
     with Session(video, settings, console) as session:
-        session.check("ask", "?")
+        session.probe()
         timechat, encoded = session.encode()
     length = format_time(encoded.duration)
     console.info(f"{encoded.num_frames} frames of {length}; ask a question, or end with an empty line")

@@ -99,7 +99,7 @@ def _read_overrides(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        overrides = json.loads(path.read_text())
+        overrides = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"--config {path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

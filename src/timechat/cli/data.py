@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from timechat.cli.help import HelpCommand, HelpGroup, name_values
 from timechat.cli.options import FrameRateOptions, expand_options
 from timechat.cli.session import CommandConsole
+from timechat.cli.times import time_from
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 _SHOWN = 10  # maximum number of findings of a kind that are printed; --json prints all
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILES...", help="Instruction records, as JSON Lines or in a published format.")
+    list[Path],
+    typer.Argument(
+        metavar="FILES...",
+        help="Instruction records: files in our or a published format, or folders with records.jsonl or JSON files.",
+    ),
 ]
 Videos = Annotated[
     Path | None,
@@ -29,11 +35,17 @@ FileFormat = Annotated[
     Literal["auto", "timechat", "instruct", "valley"],
     typer.Option("--format", help="Format of the files; auto detects it."),
 ]
-Model = Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Maximum time to read one video, in seconds.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="MODEL", help="nano (built in), a converted folder, or a hub id.")
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", parser=time_from(0), metavar="TIME", help="Maximum time to read one video.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
-app = typer.Typer(help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True)
+app = typer.Typer(
+    cls=HelpGroup, help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -41,7 +53,8 @@ def _data() -> None:
     """Keep `data` a group of commands, also with one command only."""
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 def draw(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; complete videos in it are kept.")],
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Number of videos.")],
@@ -80,7 +93,8 @@ def draw(
     """Make synthetic videos with known events, short or long, and instruction records about them.
 
     OUT/videos holds the videos, OUT/records.jsonl one question with its answer per line, OUT/truth.jsonl the script of
-    each video. After an interruption, the same command resumes.
+    each video. After an interruption, the same command resumes. Synthetic videos of an earlier set in OUT that the new
+    records do not name are removed.
     """
     from timechat.synthetic.scene import Level
     from timechat.synthetic.write import RECORDS_FILE, LongSet, SyntheticSet, render_videos
@@ -97,15 +111,17 @@ def draw(
         done = render_videos(videos, out, workers=workers, progress=lambda i, total: bars("drawing videos", i, total))
     seconds = time.perf_counter() - start
     kept = f", kept {done.kept} that existed" if done.kept else ""
+    removed = f", removed {done.removed} of an earlier set" if done.removed else ""
     noun = "video" if done.drawn == 1 else "videos"
     screen.info(
-        f"drew {done.drawn} {noun}{kept}, wrote {done.records} records in {seconds:.1f} s: "
+        f"drew {done.drawn} {noun}{kept}{removed}, wrote {done.records} records in {seconds:.1f} s: "
         f"{done.drawn / seconds:.2f} videos per second"
     )
     typer.echo(out / RECORDS_FILE)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 @expand_options
 def check(
     files: Files,
@@ -129,13 +145,15 @@ def check(
     timeout: Timeout = 60.0,
     quiet: Quiet = False,
 ) -> None:
-    """List missing, short and damaged videos, lengths in tokens, and answers that would be truncated."""
+    """List videos, events, texts and lengths with problems, such as missing videos, empty answers and late events."""
     from timechat.data.check import check_records
-    from timechat.data.readers import read_records
+    from timechat.data.readers import read_records, record_files
     from timechat.model.pretrained import quiet_transformers
 
     records = {
-        file: read_records(file, videos=videos, format=format, transcripts=transcripts) for file in dict.fromkeys(files)
+        file: read_records(file, videos=videos, format=format, transcripts=transcripts)
+        for path in files
+        for file in record_files(path)
     }
     with quiet_transformers():
         processor = _load_processor(model)
@@ -161,7 +179,8 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=HelpCommand)
+@name_values
 @expand_options
 def encode(
     files: Files,
@@ -185,7 +204,7 @@ def encode(
             "--model-dtype", help="Number format of the computation; use that of the frozen parts in training."
         ),
     ] = "float32",
-    device: Annotated[str, typer.Option("--device", help="auto, cuda, mps or cpu.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cuda, mps or cpu.")] = "auto",
     workers: Annotated[int, typer.Option("--workers", metavar="K", min=1, help="Number of decoding threads.")] = 2,
     timeout: Timeout = 120.0,
     quiet: Quiet = False,
@@ -195,12 +214,12 @@ def encode(
     After an interruption, the same command resumes.
     """
     from timechat.data.features import encode_features, unique_videos
-    from timechat.data.readers import read_records
+    from timechat.data.readers import read_records, record_files
     from timechat.model.loading import load_model
     from timechat.model.pretrained import quiet_transformers
 
     records: list[Record] = []
-    for file in dict.fromkeys(files):
+    for file in dict.fromkeys(file for path in files for file in record_files(path)):
         records += read_records(file, videos=videos, format=format)
     screen = CommandConsole(quiet=quiet)
     with screen.working("loading the model"), quiet_transformers():
@@ -225,10 +244,9 @@ def encode(
 
 def _load_processor(model: str) -> "TimeChatProcessor":
     """Load the processor, which counts tokens, without the weights of the model."""
-    from timechat.model.loading import NANO, NANO_FOLDER
-    from timechat.model.processing import TimeChatProcessor
+    from timechat.model.loading import load_processor
 
-    return TimeChatProcessor.from_pretrained(str(NANO_FOLDER) if model == NANO else model)  # type: ignore[no-any-return]
+    return load_processor(model)
 
 
 def _settings(
@@ -240,10 +258,11 @@ def _settings(
 ) -> "SampleSettings":
     from timechat.data.settings import SampleSettings
 
+    sampling = frames.sampling()
     return SampleSettings(
-        num_frames=frames.num_frames or processor.config.max_frame_positions,
-        fps=frames.fps,
-        max_frames=frames.max_frames,
+        num_frames=sampling.num_frames or processor.config.max_frame_positions,
+        fps=sampling.fps,
+        max_frames=sampling.max_frames,
         max_length=max_length,
         transcripts=transcripts,
         timeout=timeout,
@@ -258,11 +277,11 @@ def _print_report(file: Path, report: "CheckReport") -> None:
     typer.echo(f"{file}: {report.records} records about {report.videos} videos or parts of videos")
     if report.token_quantiles:
         tokens = [f"{'at most' if q == 1 else f'{q:.0%} at most'} {n}" for q, n in report.token_quantiles.items()]
-        typer.echo(f"  tokens       {', '.join(tokens)}")
+        typer.echo(f"  tokens         {', '.join(tokens)}")
     if not report.findings:
         typer.echo("  no findings")
     for kind, count in report.counts.items():
-        typer.echo(f"  {kind:<12} {count}: {MEANINGS[kind]}")
+        typer.echo(f"  {kind:<14} {count}: {MEANINGS[kind]}")
         findings = [finding for finding in report.findings if finding.kind == kind]
         for finding in findings[:_SHOWN]:
             typer.echo(f"    {finding.record}: {finding.detail}")

@@ -7,7 +7,7 @@ import typer
 
 
 def download(
-    directory: Annotated[Path | None, typer.Argument(metavar="CKPT_DIR", help="Folder for the files.")] = None,
+    directory: Annotated[Path | None, typer.Argument(metavar="[CKPT_DIR]", help="Folder for the files.")] = None,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="PART", help="Download only this part; can be repeated."),
@@ -35,6 +35,8 @@ def download(
     from timechat.model.download import download as fetch
 
     parts = choose_parts(only or (), paper=paper, without_stage2=without_stage2)
+    if list_only and directory is not None:
+        raise ValueError("--list downloads nothing; leave out CKPT_DIR")
     if list_only:
         typer.echo(describe_parts(parts))
         return

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.session import CommandConsole, choose_threads
+from timechat.cli.options import GENERAL
+from timechat.cli.session import CommandConsole, choose_threads, switch_cache_off
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, such as those in recipes/.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file, see `timechat recipes`.")],
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; can be repeated."),
@@ -32,6 +33,12 @@ def evaluate(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Maximum time in minutes. The next call resumes.")
     ] = None,
+    no_cache: Annotated[
+        bool,
+        typer.Option(
+            "--no-cache", help="Neither read nor write the cache of tokens and answers.", rich_help_panel=GENERAL
+        ),
+    ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Print published metrics beside ours.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write an error analysis to OUT/report.html.")] = False,
     ablations: Annotated[
@@ -44,7 +51,9 @@ def evaluate(
         bool, typer.Option("--baselines", help="Also print metrics of random and constant answers, and by group.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the result only.", rich_help_panel=GENERAL)
+    ] = False,
 ) -> None:
     """Predict and score by a recipe. After an interruption, the same command resumes.
 
@@ -63,7 +72,7 @@ def evaluate(
 
     resolved = read_recipe(recipe, overrides)
     screen = CommandConsole(quiet=quiet)
-    predictions = _predict(resolved, share, screen, fresh=fresh, minutes=minutes)
+    predictions = _predict(resolved, share, screen, fresh=fresh, minutes=minutes, use_cache=not no_cache)
     if predictions is None:
         return
     from timechat.evaluation.evaluate import read_samples, score_run
@@ -86,7 +95,7 @@ def evaluate(
         if not as_json:
             typer.echo(tables)
     if ablations:
-        _ablate(evaluation, screen)
+        _ablate(evaluation, screen, use_cache=not no_cache)
 
 
 def _benchmarks() -> "dict[str, Benchmark]":
@@ -110,7 +119,13 @@ def _read_shard(shard: str | None) -> tuple[int, int]:
 
 
 def _predict(
-    recipe: "EvaluationRecipe", shard: tuple[int, int], console: CommandConsole, *, fresh: bool, minutes: float | None
+    recipe: "EvaluationRecipe",
+    shard: tuple[int, int],
+    console: CommandConsole,
+    *,
+    fresh: bool,
+    minutes: float | None,
+    use_cache: bool,
 ) -> "list[Prediction] | None":
     """Return all predictions of the run; None, with a message, if some are missing."""
     from timechat.evaluation.evaluate import finished_predictions, load_timechat, read_samples, run_predictions
@@ -120,6 +135,8 @@ def _predict(
         return done if shard[0] == 0 else None
     with console.working("loading the model"):
         timechat = load_timechat(recipe.model)
+    if not use_cache:
+        switch_cache_off(timechat)
     choose_threads(timechat)
     for note in timechat.notes:
         console.warn(note)
@@ -136,7 +153,7 @@ def _predict(
     return predictions
 
 
-def _ablate(evaluation: "Evaluation", console: CommandConsole) -> None:
+def _ablate(evaluation: "Evaluation", console: CommandConsole, *, use_cache: bool) -> None:
     """Print the table of the ablations."""
     from timechat.evaluation.ablations import run_ablations
     from timechat.evaluation.evaluate import load_timechat
@@ -144,6 +161,8 @@ def _ablate(evaluation: "Evaluation", console: CommandConsole) -> None:
     recipe = evaluation.recipe
     with console.working("loading the model"):
         timechat = load_timechat(recipe.model)
+    if not use_cache:
+        switch_cache_off(timechat)
     choose_threads(timechat)
     with console.progress() as bars:
         table = run_ablations(

@@ -8,24 +8,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from timechat.cli.session import binary_stdin
+from timechat.cli.videos import STDIN
+
 if TYPE_CHECKING:
     from timechat.model.summary import ModelSummary
     from timechat.video import VideoInfo
 
 
 def info(
-    target: Annotated[str, typer.Argument(metavar="MODEL_OR_VIDEO", help="nano, a converted folder, or a video.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_VIDEO", help="nano, a converted folder, or a video; - is a video on standard input."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Model whose frames of the video are described: nano, a converted folder, or a hub id.",
+            show_default="nano",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Describe a checkpoint, or a video and the frames that would be sampled."""
+    """Describe a checkpoint, or a video and the frames that a model would sample from it."""
     if target == "nano" or Path(target).is_dir():
+        if model is not None:
+            raise ValueError(f"--model says which model samples a video, but {target} is a model; leave out --model")
         from timechat.model.summary import summarize_model
 
         facts, lines = _model_facts(summarize_model(target)), _model_lines
     else:
         from timechat.video import probe_video
 
-        facts, lines = _video_facts(probe_video(target)), _video_lines
+        video = probe_video(binary_stdin() if target == STDIN else target)
+        facts, lines = _video_facts(video, model or "nano"), _video_lines
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -34,6 +55,8 @@ def info(
 
 
 def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
+    from timechat.model.domain import domain_limits
+
     config = summary.config
     parts = [asdict(part) for part in summary.parts]
     return {
@@ -51,6 +74,7 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
         "timestamp_tokenizer": config.timestamp_tokenizer,
         "lora_alpha": config.lora_alpha,
         "is_trained": summary.is_trained,
+        "limits": list(domain_limits(config.domain)),
         "terms": _original_terms() if summary.is_original else [],
     }
 
@@ -81,16 +105,30 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"time sentences  in the {facts['timestamp_tokenizer']} vocabulary"
     if not facts["is_trained"]:
         yield "weights         untrained (random): answers have no meaning"
+    for limit in facts["limits"]:
+        yield f"limits          {limit}"
     for terms in facts["terms"]:
         yield f"terms           {terms}"
 
 
-def _video_facts(video: "VideoInfo") -> dict[str, Any]:
-    from timechat.model.configuration import TimeChatConfig
+def _video_facts(video: "VideoInfo", model: str) -> dict[str, Any]:
+    """Return the facts about a video, and the frames and windows by which a model reads it without other options."""
+    from timechat.answers.windows import WindowConfig
+    from timechat.model.loading import load_config
+    from timechat.pipeline.request import plan_windows
+    from timechat.video import FrameSampling
 
-    num_frames = TimeChatConfig.max_frame_positions
-    sampled = min(num_frames, video.num_frames) if video.num_frames else num_frames
-    return asdict(video) | {"sampled_frames": sampled, "seconds_between_samples": video.duration / sampled}
+    plan = plan_windows(load_config(model), video.duration, WindowConfig(), FrameSampling())
+    interval = plan.frame_interval or video.duration
+    if video.num_frames:  # a video is never sampled more densely than it has frames
+        interval = max(interval, video.duration / video.num_frames)
+    sampled = sum(max(1, round(window.duration / interval)) for window in plan.windows)
+    return asdict(video) | {
+        "model": model,
+        "windows": len(plan.windows),
+        "sampled_frames": sampled,
+        "seconds_between_samples": interval,
+    }
 
 
 def _video_lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -106,8 +144,9 @@ def _video_lines(facts: dict[str, Any]) -> Iterator[str]:
         chosen = " (sampled)" if stream["index"] == facts["stream"] else ""
         language = f", {stream['language']}" if stream["language"] else ""
         yield f"stream {stream['index']}  {stream['kind']}: {stream['codec']}{language}{chosen}"
-    gap = facts["seconds_between_samples"]
-    yield f"sampling  {facts['sampled_frames']} frames, one every {gap:.2f} s"
+    gap, windows = facts["seconds_between_samples"], facts["windows"]
+    parts = "1 window" if windows == 1 else f"{windows} windows"
+    yield f"sampling  by {facts['model']}: {facts['sampled_frames']} frames in {parts}, one every {gap:.2f} s"
 
 
 def _size(num_bytes: int) -> str:

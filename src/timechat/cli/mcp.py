@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options
+from timechat.cli.options import CacheOptions, ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
+from timechat.system import missing_limits
 
 if TYPE_CHECKING:
     from timechat.serving.mcp.worker import Worker
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @expand_options
 def mcp(
     settings: ModelOptions,
+    cache: CacheOptions,
     allow: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="Videos in it may be opened; repeatable. Default: the current folder."),
@@ -36,11 +38,17 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
+    from timechat.model import NANO, NANO_FOLDER
+    from timechat.model.domain import read_limits
     from timechat.serving.mcp.protocol import serve
     from timechat.serving.mcp.worker import Worker
 
     console = CommandConsole(quiet=settings.quiet)
-    worker = Worker(partial(load_timechat, settings, console), allow or [Path()], allow_host or [])
+    for note in missing_limits():
+        console.warn(note)
+    load = partial(load_timechat, settings, console, use_cache=not cache.no_cache)
+    limits = read_limits(NANO_FOLDER if settings.model == NANO else Path(settings.model))
+    worker = Worker(load, allow or [Path()], allow_host or [], limits=limits)
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):

@@ -2,17 +2,15 @@
 
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import StrEnum
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from timechat.export import FORMATS
+from timechat.cli.outputs import OutputOptions
+from timechat.cli.times import parse_time, time_from
 
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
@@ -22,34 +20,48 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_MODEL = "Model"
+GENERAL = "General"
 _SAMPLING = "Frames"
 _WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
 _DECODING = "Decoding of the answer"
-_OUTPUT = "Output"
-
-
-class CutMode(StrEnum):
-    """Ways to cut a video."""
-
-    EXACT = "exact"
-    COPY = "copy"
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """The model, and the device it runs on."""
 
-    model: Annotated[str, typer.Option("--model", "-m", help="nano (built in), a converted folder, or a hub id.")] = (
-        "nano"
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="nano (built in), a converted folder, or a hub id.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "nano"
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.", rich_help_panel=_MODEL)] = (
+        "auto"
     )
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto"
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16, or int8 on CPUs.")] = "auto"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE", help="auto, float32, bfloat16, float16, or int8 on CPUs.", rich_help_panel=_MODEL
+        ),
+    ] = "auto"
     lora_scale: Annotated[
         float | None,
-        typer.Option(help="Strength of the LoRA adapter; the authors advise 0.625 for question answering."),
+        typer.Option(
+            help="Strength of the LoRA adapter; the authors advise 0.625 for question answering.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.")] = False
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -69,9 +81,15 @@ class FrameRateOptions:
     ] = None
 
     def sampling(self) -> "FrameSampling":
-        """Return the frame options."""
+        """Return the frame options.
+
+        Raises:
+            ValueError: The options contradict each other.
+        """
         from timechat.video.sampling import FrameSampling
 
+        if self.num_frames is not None and self.fps is not None:
+            raise ValueError("--num-frames and --fps both say how many frames are taken; give one of them")
         return FrameSampling(self.num_frames, self.fps, self.max_frames)
 
 
@@ -80,10 +98,12 @@ class FrameOptions(FrameRateOptions):
     """Frames to take from a video, and the time to read them."""
 
     start: Annotated[
-        float | None, typer.Option(help="Start of the part to use, in seconds.", rich_help_panel=_SAMPLING)
+        float | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="Start of the part to use.", rich_help_panel=_SAMPLING),
     ] = None
     end: Annotated[
-        float | None, typer.Option(help="End of the part to use, in seconds.", rich_help_panel=_SAMPLING)
+        float | None,
+        typer.Option(parser=parse_time, metavar="TIME", help="End of the part to use.", rich_help_panel=_SAMPLING),
     ] = None
     keyframes: Annotated[
         bool,
@@ -95,7 +115,10 @@ class FrameOptions(FrameRateOptions):
     ] = False
 
     timeout: Annotated[
-        float, typer.Option(help="Maximum time for reading the video, in seconds.", rich_help_panel=_SAMPLING)
+        float,
+        typer.Option(
+            parser=time_from(0), metavar="TIME", help="Maximum time for reading the video.", rich_help_panel=_SAMPLING
+        ),
     ] = 600.0
 
     def sampling(self) -> "FrameSampling":
@@ -111,22 +134,29 @@ class WindowOptions:
     window: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            help="Length of a window in seconds; 0 makes one window of the whole video. Default: as in training.",
+            parser=time_from(0),
+            metavar="TIME",
+            help="Length of a window; 0 makes one window of the whole video. Default: as in training.",
             rich_help_panel=_WINDOWS,
         ),
     ] = None
     overlap: Annotated[
         float | None,
         typer.Option(
-            min=0,
-            help="Overlap of neighboring windows in seconds, at most half a window.",
+            parser=time_from(0),
+            metavar="TIME",
+            help="Overlap of neighboring windows, at most half a window.",
             rich_help_panel=_WINDOWS,
         ),
     ] = None
     step: Annotated[
         float | None,
-        typer.Option(help="Seconds between frames; a larger value is faster and less exact.", rich_help_panel=_WINDOWS),
+        typer.Option(
+            parser=parse_time,
+            metavar="TIME",
+            help="Time between frames; a larger value is faster and less exact.",
+            rich_help_panel=_WINDOWS,
+        ),
     ] = None
     refine: Annotated[
         bool | None,
@@ -191,12 +221,17 @@ class DecodingCommandOptions:
     top_p: Annotated[float, typer.Option(help="Top-p of sampling.", rich_help_panel=_DECODING)] = 0.9
     top_k: Annotated[int, typer.Option(help="Top-k of sampling.", rich_help_panel=_DECODING)] = 50
     seed: Annotated[int, typer.Option(help="Random seed of sampling.", rich_help_panel=_DECODING)] = 42
-    preset: Annotated[str, typer.Option(help="Prompt preset.", rich_help_panel=_DECODING)] = "timechat@1"
+    preset: Annotated[str, typer.Option(metavar="PRESET", help="Prompt preset.", rich_help_panel=_DECODING)] = (
+        "timechat@1"
+    )
 
     def decoding(self) -> "DecodingOptions":
         """Return the decoding options."""
         from timechat.answers.tasks import DecodingOptions
 
+        given = {"--temperature": self.temperature != 1.0, "--top-p": self.top_p != 0.9, "--top-k": self.top_k != 50}
+        if not self.sample and any(given.values()):
+            raise ValueError(f"{next(name for name in given if given[name])} has an effect only with --sample; add it")
         return DecodingOptions(
             max_new_tokens=self.max_new_tokens,
             is_free=self.free,
@@ -209,85 +244,32 @@ class DecodingCommandOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """Files and format of the output."""
+class CacheOptions:
+    """Use of the cache on disk."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.", rich_help_panel=_OUTPUT)] = False
-    format: Annotated[
-        str,
-        typer.Option("--format", metavar=f"<{'|'.join(FORMATS)}>", help="Output format.", rich_help_panel=_OUTPUT),
-    ] = "text"
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write to this file instead of stdout.", rich_help_panel=_OUTPUT),
-    ] = None
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="Also write an HTML page with video and timeline.", rich_help_panel=_OUTPUT),
-    ] = None
-
-    clips: Annotated[
-        Path | None,
-        typer.Option("--clips", help="Write every event as a clip into this folder.", rich_help_panel=_OUTPUT),
-    ] = None
-    reel: Annotated[
-        Path | None,
-        typer.Option("--reel", help="Join the events into one video: .mp4, .mov or .mkv.", rich_help_panel=_OUTPUT),
-    ] = None
-    cut: Annotated[
-        CutMode,
+    no_cache: Annotated[
+        bool,
         typer.Option(
-            "--cut", help="exact encodes the clips; copy is fast, but cuts at keyframes only.", rich_help_panel=_OUTPUT
+            "--no-cache", help="Neither read nor write the cache of tokens and answers.", rich_help_panel=GENERAL
         ),
-    ] = CutMode.EXACT
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-
-    def check_output(self, video: str) -> None:
-        """Check, before any work is done, that all output files can be written."""
-        options = {"--output": self.output, "--html": self.html, "--reel": self.reel}
-        files = {option: path for option, path in options.items() if path is not None}
-        for (one, path), (other, other_path) in combinations(files.items(), 2):
-            if path.absolute() == other_path.absolute():
-                raise ValueError(f"{one} and {other} both name {path}; give them different files")
-        if not self.as_json:
-            FORMATS[self.format].check()
-        self._check_cuts()
-        for path in files.values():
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder; name a file in it")
-            if not path.absolute().parent.is_dir():
-                raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-            if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-                raise ValueError(f"{path} cannot be written: permission denied")
-            if path.exists() and Path(video).exists() and path.samefile(video):
-                raise ValueError(f"{path} is the video itself; name another file")
-
-    def _check_cuts(self) -> None:
-        if self.reel is not None:
-            from timechat.video.clips import check_target
-
-            check_target(self.reel, self.cut.value)
-        if self.clips is None:
-            return
-        if self.clips.exists() and not self.clips.is_dir():
-            raise ValueError(f"{self.clips} is a file; name a folder for --clips")
-        if not self.clips.absolute().parent.is_dir():
-            raise ValueError(f"{self.clips} cannot be made: there is no folder {self.clips.parent}")
-        if not os.access(self.clips if self.clips.exists() else self.clips.absolute().parent, os.W_OK):
-            raise ValueError(f"{self.clips} cannot be written to: permission denied")
+    ] = False
 
 
 @dataclass(frozen=True)
-class ChatOptions(DecodingCommandOptions, FrameOptions, ModelOptions):
+class ChatOptions(DecodingCommandOptions, FrameOptions, CacheOptions, ModelOptions):
     """Options of a conversation."""
 
 
 @dataclass(frozen=True)
 class TaskOptions(OutputOptions, TranscriptOptions, WindowOptions, ChatOptions):
     """Options of one request."""
+
+    def check_windows(self) -> None:
+        """Raise a `ValueError` if the options of windows and frames contradict each other."""
+        self.window_config().check_density(num_frames=self.num_frames, fps=self.fps)
+        if self.overlap is not None and (self.window == 0 or (self.window is None and self.num_frames is not None)):
+            reason = "--window 0" if self.window == 0 else "--num-frames without --window"
+            raise ValueError(f"{reason} makes one window of the video, which has no overlap; leave out --overlap")
 
 
 @dataclass(frozen=True)
@@ -299,6 +281,13 @@ class MomentOptions:
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum score of a moment. Default: the model's.")
     ] = None
+    exit_status: Annotated[
+        bool, typer.Option("--exit-status", help="Exit with status 0 if it is found and 1 if it is not found.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.find_all and self.best != 1:
+            raise ValueError("--all and --best both say how many moments are returned; give one of them")
 
     def selection(self) -> "MomentSelection":
         """Return the selection of moments; imports torch."""
@@ -311,7 +300,7 @@ class MomentOptions:
 class EvidenceOptions:
     """Citations of free answers."""
 
-    cite: Annotated[bool, typer.Option("--cite", help=r"Add the time of each sentence in the video: \[m:ss–m:ss].")] = (
+    cite: Annotated[bool, typer.Option("--cite", help="Add the time of each sentence in the video: [m:ss–m:ss].")] = (
         False
     )
     verify: Annotated[

@@ -1,17 +1,17 @@
 """`timechat serve`: an OpenAI-compatible API and a web page."""
 
-import ctypes
 import logging
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options
+from timechat.cli.options import CacheOptions, ModelOptions, expand_options
 from timechat.cli.session import CommandConsole, load_timechat
+from timechat.cli.times import time_from
+from timechat.system import bind, missing_limits, share_freed_memory
 
 if TYPE_CHECKING:
     import uvicorn
@@ -29,6 +29,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @expand_options
 def serve(
     settings: ModelOptions,
+    cache: CacheOptions,
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=_NETWORK)
@@ -62,7 +63,8 @@ def serve(
         str, typer.Option(help="Maximum size of an uploaded or fetched video.", rich_help_panel=_ACCESS)
     ] = "4GB",
     max_duration: Annotated[
-        float, typer.Option(min=1, help="Maximum duration of a video, in seconds.", rich_help_panel=_ACCESS)
+        float,
+        typer.Option(parser=time_from(1), metavar="TIME", help="Maximum duration of a video.", rich_help_panel=_ACCESS),
     ] = 21600.0,
     api_key: Annotated[
         list[str] | None,
@@ -102,7 +104,8 @@ def serve(
         ),
     ] = 96,
     request_timeout: Annotated[
-        float, typer.Option(min=1, help="Maximum time of an answer, in seconds.", rich_help_panel=_LOAD)
+        float,
+        typer.Option(parser=time_from(1), metavar="TIME", help="Maximum time of an answer.", rich_help_panel=_LOAD),
     ] = 600.0,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write one line per request to stderr.")] = False,
 ) -> None:
@@ -111,6 +114,8 @@ def serve(
     from timechat.serving.access import Addresses, Folders, Limits
 
     keys = _read_keys(api_key or [], api_key_file)
+    if keys and no_auth:
+        raise ValueError("--no-auth accepts requests without a key, but keys were given; leave out one of them")
     is_open = host not in _LOOPBACK
     if is_open and not keys and not no_auth:
         raise ValueError(
@@ -141,25 +146,18 @@ def serve(
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("timechat.serving.http.requests").setLevel(logging.INFO)
     console = CommandConsole(quiet=settings.quiet)
-    _share_memory()
+    share_freed_memory()
+    for note in missing_limits():
+        console.warn(note)
     with exclusive_lock(options.data):
         pass  # a folder that another server uses is reported before the model is loaded
     with _listening(host, port) as listener:
-        timechat = load_timechat(settings, console)
+        timechat = load_timechat(settings, console, use_cache=not cache.no_cache)
         if Path(settings.model).is_dir():
             timechat.name = Path(settings.model).resolve().name  # clients do not see its path
         for note in timechat.notes:
             console.warn(note)
         _run(timechat, options, listener, console, host)
-
-
-def _share_memory() -> None:
-    """Let threads share freed memory: otherwise glibc keeps one heap per thread, and the server grows."""
-    arena_max = -8  # M_ARENA_MAX of malloc.h
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(arena_max, 2)
 
 
 def _read_keys(given: list[str], path: Path | None) -> list[str]:
@@ -176,9 +174,8 @@ def _listening(host: str, port: int) -> socket.socket:
     """Return a bound socket, so that a port in use is reported before the model is loaded."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
+        bind(listener, (host, port))
     except OSError as error:
         listener.close()
         raise ValueError(f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}") from error

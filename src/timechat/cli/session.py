@@ -1,23 +1,28 @@
 """The console, the video and the model of a command."""
 
 import math
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from timechat.cli.options import ChatOptions, ModelOptions, TranscriptOptions, WindowOptions
+from timechat.cli.videos import STDIN
+from timechat.errors import VideoError
 
 if TYPE_CHECKING:
     from timechat.answers.events import Task
     from timechat.pipeline import EncodedVideo, TimeChat, VideoSession
     from timechat.speech import Transcript
+    from timechat.video import VideoInfo
 
 _STAGES = {
     "decode": "decoding frames",
@@ -27,7 +32,9 @@ _STAGES = {
     "write": "writing weights",
 }
 
-Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video.")]
+Video = Annotated[
+    str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video; - is a video on standard input.")
+]
 
 _ONE_THREAD_PARAMETERS = 20_000_000  # with fewer parameters, several threads are slower than one
 
@@ -90,94 +97,146 @@ class ProgressBars:
 
 
 class Session:
-    """Opens the video once, checks the input, and loads the model last; a context manager.
+    """A video that is opened once, probed before a model is loaded, and closed at the end; a context manager.
 
     Attributes:
+        name: Path or address of the video, as given.
         source: Path, address or file from which the video can be read any number of times.
+        info: Facts from the header of the video; None before `probe`.
+        transcript: Speech in the video; None if no option asks for it.
     """
 
-    def __init__(self, video: str, settings: ChatOptions, console: CommandConsole) -> None:
-        self._video, self._settings, self._console = video, settings, console
-        self.source: str | IO[bytes] = video
+    def __init__(self, name: str, settings: ChatOptions, console: CommandConsole) -> None:
+        self.name, self._settings, self._console = name, settings, console
+        self.source: str | IO[bytes] = name
+        self.info: VideoInfo | None = None
+        self.transcript: Transcript | None = None
         self._open_files = ExitStack()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the video."""
         self._open_files.close()
 
-    def check(self, task: "Task", query: str | None) -> None:
-        """Check the options and probe the video, before torch is imported and a model is loaded."""
-        from timechat.answers.tasks import build_question, find_preset
+    def probe(self) -> None:
+        """Read the header of the video."""
         from timechat.video import probe_video
 
-        find_preset(self._settings.preset)
-        build_question(task, query, preset=self._settings.preset)
-        self._settings.decoding()
-        self._settings.sampling()
         self.source = self._read_once()
-        probe_video(self.source, timeout=self._settings.timeout)
+        self.info = probe_video(self.source, timeout=self._settings.timeout)
 
     def encode(self) -> tuple["TimeChat", "EncodedVideo"]:
         """Load the model and encode the video as one window; show the notes of both."""
-        timechat = load_timechat(self._settings, self._console)
+        timechat = load_timechat(self._settings, self._console, use_cache=not self._settings.no_cache)
         sampling, timeout = self._settings.sampling(), self._settings.timeout
         with self._console.progress() as progress:
             encoded = timechat.encode(self.source, sampling, timeout=timeout, progress=progress)
-        encoded = replace(encoded, name=self._video)
+        encoded = replace(encoded, name=self.name)
         for note in (*timechat.notes, *encoded.notes):
             self._console.warn(note)
         return timechat, encoded
 
-    def load_transcript(self, settings: TranscriptOptions) -> "Transcript | None":
+    def load_transcript(self, settings: TranscriptOptions) -> None:
         """Read the transcript, or recognize the speech, if the options ask for it."""
         if settings.transcript is None and settings.asr is None:
-            return None
+            return
         from timechat.speech.loading import load_transcript
 
         with self._console.progress() as progress:
-            return load_transcript(
+            self.transcript = load_transcript(
                 self.source, transcript=settings.transcript, asr_model=settings.asr, progress=progress
             )
 
-    def open(self, settings: WindowOptions, *, keep_in_memory: bool) -> tuple["TimeChat", "VideoSession"]:
-        """Load the model and open the video; `keep_in_memory` is for more than one request."""
-        timechat = load_timechat(self._settings, self._console)
+    def open(self, timechat: "TimeChat", settings: WindowOptions, *, keep_in_memory: bool) -> "VideoSession":
+        """Open the video; `keep_in_memory` is for more than one request."""
         video = timechat.open(
             self.source,
             windows=settings.window_config(),
             sampling=self._settings.sampling(),
             keep_in_memory=keep_in_memory,
-            name=self._video,
+            name=self.name,
             timeout=self._settings.timeout,
         )
-        return timechat, self._open_files.enter_context(video)
+        return self._open_files.enter_context(video)
 
     def _read_once(self) -> str | IO[bytes]:
-        """Copy a pipe into a temporary file, because a pipe can be read only once."""
-        if not Path(self._video).is_fifo():
-            return self._video
+        """Copy a pipe or standard input into a temporary file, because they can be read only once."""
+        if self.name == STDIN:
+            file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
+            shutil.copyfileobj(binary_stdin(), file)
+            if not file.tell():
+                raise VideoError(f"{STDIN}: standard input is empty; expected the content of a video file")
+            file.seek(0)
+            return cast(IO[bytes], _NamedFile(file, STDIN))
+        if not Path(self.name).is_fifo():
+            return self.name
         from timechat.video.deadline import Deadline
         from timechat.video.source import read_pipe
 
         file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
-        for chunk in read_pipe(Path(self._video), Deadline(math.inf, self._video)):
+        for chunk in read_pipe(Path(self.name), Deadline(math.inf, self.name)):
             file.write(chunk)
         file.seek(0)
-        return file
+        return cast(IO[bytes], _NamedFile(file, self.name))
 
 
-def load_timechat(settings: ModelOptions, console: CommandConsole) -> "TimeChat":
-    """Load the model that the options name."""
+def binary_stdin() -> IO[bytes]:
+    """Return standard input as a binary file; a terminal holds no video."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise VideoError(f"{STDIN}: standard input is a terminal; send a video to it, as in: timechat info - < a.mp4")
+    return sys.stdin.buffer
+
+
+class _NamedFile:
+    """A file whose name in messages is that of the video."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self.name = file, name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._file, attribute)
+
+
+def check_request(task: "Task", query: str | None, settings: ChatOptions) -> None:
+    """Check the options of a request before any file is opened."""
+    from timechat.answers.tasks import build_question, find_preset
+
+    find_preset(settings.preset)
+    build_question(task, query, preset=settings.preset)
+    settings.decoding()
+    settings.sampling()
+
+
+def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache: bool = True) -> "TimeChat":
+    """Load the model that the options name.
+
+    Args:
+        settings: Name of the model, device and number format.
+        console: Console that shows that work is running.
+        use_cache: Whether the model reads and writes the cache of tokens and answers.
+    """
     with console.working("loading the model"):
         from timechat.pipeline import TimeChat
 
         timechat = TimeChat.from_pretrained(
             settings.model, device=settings.device, dtype=settings.dtype, lora_scale=settings.lora_scale
         )
+    if not use_cache:
+        switch_cache_off(timechat)
     choose_threads(timechat)
     return timechat
+
+
+def switch_cache_off(timechat: "TimeChat") -> None:
+    """Let a model neither read nor write the cache of tokens and answers."""
+    from timechat.cache import DiskCache
+
+    timechat.cache = DiskCache(max_bytes=0)
 
 
 def choose_threads(timechat: "TimeChat") -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="YAML file, such as those in recipes/.")
+        Path | None, typer.Argument(metavar="[RECIPE]", help="YAML file, see `timechat recipes`.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -25,6 +25,13 @@ def train(
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Start anew, or resume from the last checkpoint.")
+    ] = False,
+    accept_changed_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changed-recipe",
+            help="Resume although the recipe, the records or the start weights have changed; the changes are recorded.",
+        ),
     ] = False,
     minutes: Annotated[
         float | None,
@@ -47,10 +54,17 @@ def train(
     if export_original is not None:
         if recipe is not None:
             raise ValueError("--export-original does not train; leave out the RECIPE")
+        given = {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes is not None}
+        given |= {"--accept-changed-recipe": accept_changed_recipe}
+        for option, is_given in given.items():
+            if is_given:
+                raise ValueError(f"--export-original does not train; leave out {option}")
         _export_original(*export_original, screen)
         return
     if recipe is None:
-        raise ValueError("give a RECIPE, such as recipes/stage2_finetune_charades.yaml")
+        raise ValueError("give a RECIPE; `timechat recipes` lists those of the package, and copies one with -o FILE")
+    if fresh and accept_changed_recipe:
+        raise ValueError("--fresh starts anew, so no change is to be accepted; leave out --accept-changed-recipe")
     overrides = [*(settings or []), *([f"run.output={output}"] if output else [])]
     from timechat.training.recipes import read_recipe
 
@@ -65,6 +79,7 @@ def train(
             objectives={**OBJECTIVES, **NANO_OBJECTIVES},
             make_validate=make_validate,
             fresh=fresh,
+            accept_changes=accept_changed_recipe,
             should_stop=should_stop,
             report=screen.info,
         )

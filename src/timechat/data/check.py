@@ -2,16 +2,19 @@
 
 import difflib
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.answers.prompts import CHAT_MARKS
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, conversation, read_frames
 from timechat.data.threads import ThreadLocalCopies, ordered_map
@@ -19,7 +22,21 @@ from timechat.errors import VideoError
 from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
 from timechat.video import probe_video
 
-IssueKind = Literal["missing", "damaged", "degraded", "short", "late_event", "truncated", "shortened", "unknown_key"]
+IssueKind = Literal[
+    "missing",
+    "damaged",
+    "degraded",
+    "short",
+    "late_event",
+    "long_event",
+    "reversed_event",
+    "empty",
+    "mark",
+    "system_turn",
+    "truncated",
+    "shortened",
+    "unknown_key",
+]
 
 MEANINGS: dict[IssueKind, str] = {
     "missing": "the video file does not exist",
@@ -27,13 +44,21 @@ MEANINGS: dict[IssueKind, str] = {
     "degraded": "some frames of the video are damaged",
     "short": "the video has fewer frames than the number of sampled frames",
     "late_event": "an event starts after the end of the video",
+    "long_event": "an event ends more than a second after the end of the video",
+    "reversed_event": "an answer names an event that ends before it starts",
+    "empty": "a question or an answer is empty; training skips a record with an empty answer",
+    "mark": "a text contains a special mark of the chat format or of another toolkit; training reads it as text",
+    "system_turn": "a system turn is not used; every record is trained with the one system prompt of the model",
     "truncated": "the whole answer is beyond the maximum length; training skips the record",
     "shortened": "a part of the answer is beyond the maximum length",
     "unknown_key": "an unknown key is similar to a known one",
 }
 _QUANTILES = (0.5, 0.9, 0.99, 1.0)
-_OPTIONAL_KEYS = ("start", "end", "clock", "duration", "task", "query", "source", "events", "transcript", "id")
+_OPTIONAL_KEYS = ("start", "end", "clock", "duration", "task", "query", "source", "events", "transcript", "system")
 _END_SLACK = 1.0  # seconds that annotations may exceed the end of a video, because of rounding
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)")
+_OTHER_MARK = re.compile(r"<\|\w+\|>")  # as in the chat formats of newer language models
+_VIDEO_PLACES = ("<video>", "<image>")  # in an answer they are words
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +223,7 @@ def _examine(
     for key in record.extra:
         if close := difflib.get_close_matches(key, _OPTIONAL_KEYS, n=1, cutoff=0.75):
             note("unknown_key", f"{key!r} is unknown; did you mean {close[0]!r}?")
+    _examine_text(record, note)
     if isinstance(sampled, VideoError):
         exists = "://" in record.video or Path(record.video).exists()
         note("damaged" if exists else "missing", str(sampled))
@@ -206,8 +232,11 @@ def _examine(
         note("degraded", damage)
     if settings.fps is None and len(sampled.timestamps) < settings.num_frames and not sampled.notes:
         note("short", f"has {len(sampled.timestamps)} frames, fewer than {settings.num_frames}")
-    if late := [event for event in record.events if event.start > sampled.duration + _END_SLACK]:
+    limit = sampled.duration + _END_SLACK
+    if late := [event for event in record.events if event.start > limit]:
         note("late_event", f"an event starts at {late[0].start:g} s, but the video ends at {sampled.duration:g} s")
+    if long := [event for event in record.events if event.start <= limit < event.end]:
+        note("long_event", f"an event ends at {long[0].end:g} s, but the video ends at {sampled.duration:g} s")
     if processor is None:
         return findings, None
     length, kept = _count_tokens(record, sampled, settings, processor)
@@ -216,6 +245,46 @@ def _examine(
     elif length > settings.max_length:
         note("shortened", f"{length} tokens are truncated to {settings.max_length}")
     return findings, length
+
+
+def _examine_text(record: Record, note: Callable[[IssueKind, str], None]) -> None:
+    """Note what is wrong with the texts of a record, whatever its video is."""
+    if record.system is not None:
+        note("system_turn", f"the system turn {_excerpt(record.system)} is not used")
+    for number, (question, answer) in enumerate(record.turns, 1):
+        for name, text in (("question", question), ("answer", answer)):
+            where = f"{name} {number}" if len(record.turns) > 1 else f"the {name}"
+            if not text.strip():
+                note("empty", f"{where} is empty")
+            for mark in _marks(text, in_answer=name == "answer"):
+                note("mark", f"{where} contains the mark {mark}")
+        for start, end in _reversed_spans(answer, record):
+            note("reversed_event", f"an event ends at {end:g} s, before its start at {start:g} s")
+
+
+def _marks(text: str, *, in_answer: bool) -> list[str]:
+    """Return the special marks in a text, each once."""
+    marks = [mark for mark in CHAT_MARKS if mark in text]
+    marks += [] if in_answer else [mark for mark in _VIDEO_PLACES if mark in text]
+    return marks + sorted(set(_OTHER_MARK.findall(text)))
+
+
+def _reversed_spans(answer: str, record: Record) -> list[tuple[float, float]]:
+    """Return the spans of an answer that are written with their end first; the parser reads them in the right order."""
+    times = [_seconds(match) for match in _TIME.finditer(answer)]
+    written = set(pairwise(times))
+    spans = {(event.start, event.end) for event in record.parsed_events}
+    return sorted((end, start) for start, end in spans if (end, start) in written and (start, end) not in written)
+
+
+def _seconds(match: re.Match[str]) -> float:
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _excerpt(text: str) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def _count_tokens(

@@ -109,6 +109,8 @@ class InstructionDataset:
 
     def _make(self, number: int, record: Record, source: str, generator: np.random.Generator) -> TrainingSample:
         """Make a sample of one record, or raise an error if it is unusable."""
+        if not all(answer.strip() for _, answer in record.turns):
+            raise _UnusableRecordError("empty", "an answer is empty")
         video, timestamps, notes = self._read_video(record, generator)
         input_ids, labels = self._processors.get().encode_training(
             timestamps,

@@ -1,4 +1,4 @@
-"""Read instruction files as records: our JSON Lines and published formats."""
+"""Read instruction files as records: our format and published ones, as a JSON list or one item per line."""
 
 import json
 import re
@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from timechat.answers.prompts import Message
-from timechat.data.records import Record, read_jsonl
+from timechat.data.conversations import describe, find_video, read_conversation, without_video_place
+from timechat.data.records import Record, closest_key, read_json_lines
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
 
 Format = Literal["auto", "timechat", "instruct", "valley"]
 
 _VATEX_ID = re.compile(r".{11}_\d{6}_\d{6}")
-_VIDEO_MARK = re.compile(r"<video>\n?|\n<video>")
+_CHARADES_LINE = re.compile(r"\S+ [\d.]+ [\d.]+##")
+_RECORDS_FILE = "records.jsonl"
+_SUFFIXES = (".json", ".jsonl")
 
 
 def read_records(
@@ -30,9 +33,10 @@ def read_records(
     Args:
         path: Path of the file.
         videos: Base folder of the video paths; None takes the folder of the file.
-        format: `timechat`, our JSON Lines; `instruct`, a JSON list of `{"video", "QA": [{"q", "a"}], "source"}` as in
-            TimeIT and similar sets; `valley`, the JSON list of `{"v_id", "conversations"}` of Valley; `auto` detects
-            the format from the content.
+        format: Format of the items: `timechat`, our records with `messages`; `instruct`, `{"video", "QA": [{"q", "a"}],
+            "source"}` as in TimeIT and similar sets; `valley`, `{"video", "conversations": [{"from", "value"}]}` as in
+            Valley, LLaVA and similar sets; `auto` detects the format of each item. A file of any format is a JSON list
+            or has one item per line.
         transcripts: Folder with files `VIDEO_NAME.txt`, lines of start, end and text separated by tabs. A video without
             a file has no speech. Records that have a transcript keep it.
 
@@ -45,11 +49,15 @@ def read_records(
     path = Path(path)
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+    records = []
     try:
-        chosen = _detect_format(path) if format == "auto" else format
-        records = list(_READERS[chosen](path))
+        for location, item in _items(path):
+            with located(location):
+                records.append(_read_item(item, format))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give a file of instruction records") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder; give a file of instruction records, such as {_RECORDS_FILE}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text; give a file of instruction records") from error
     if not records:
@@ -63,6 +71,22 @@ def read_records(
     if transcripts is not None:
         placed = [_with_transcript(record, Path(transcripts)) for record in placed]
     return placed
+
+
+def record_files(path: Path) -> list[Path]:
+    """Return the files of records that a path names: a file itself; in a folder `records.jsonl`, or all JSON files.
+
+    Raises:
+        DataError: The folder holds no such file.
+    """
+    if not path.is_dir():
+        return [path]
+    if (path / _RECORDS_FILE).is_file():
+        return [path / _RECORDS_FILE]
+    found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    if not found:
+        raise DataError(f"{path}: the folder holds no {_RECORDS_FILE} and no other .json or .jsonl file of records")
+    return found
 
 
 def place_video(video: str, folder: Path) -> str:
@@ -84,72 +108,109 @@ def _check_unique(records: Sequence[Record], path: Path) -> None:
         seen.add(record.id)
 
 
-def _detect_format(path: Path) -> str:
-    """Detect the format of a file from its first item."""
-    with path.open(encoding="utf-8") as file:
+def _items(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the items of a file, a JSON list or one item per line, each with its location for messages."""
+    with path.open(encoding="utf-8-sig") as file:
         start = file.read(1 << 12).lstrip()
-    if not start.startswith("["):
-        return "timechat"
-    items = _load_list(path)
-    first = items[0] if items and isinstance(items[0], Mapping) else {}
-    for key, name in (("QA", "instruct"), ("conversations", "valley")):
-        if key in first:
-            return name
-    raise DataError(
-        f"{path}: is a JSON list whose first item has neither 'QA' nor 'conversations'; expected instructions as "
-        "TimeIT or Valley publish them, or JSON Lines of records"
+    _refuse_annotations(path, start)
+    if start.startswith("["):
+        text = path.read_text(encoding="utf-8-sig")
+        with located(str(path)):
+            items = json.loads(text)
+        yield from ((f"{path}: item {number}", item) for number, item in enumerate(items))
+        return
+    if (whole := _read_one_object(path, start)) is not None:
+        _refuse_annotation_item(path, whole)
+        yield str(path), whole
+        return
+    for location, item in read_json_lines(path):
+        _refuse_annotation_item(path, item)
+        yield location, item
+
+
+def _read_one_object(path: Path, start: str) -> Any:
+    """Return the content of a file that is one JSON object on several lines; None for any other file."""
+    first_line = start.partition("\n")[0].rstrip()
+    if not start.startswith("{") or first_line.endswith("}"):
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _read_item(item: Any, format: Format) -> Record:
+    if format != "auto":
+        return _READERS[format](item)
+    for key, read in (("messages", Record.from_dict), ("conversations", _read_conversations), ("QA", _read_instruct)):
+        if isinstance(item, Mapping) and key in item:
+            return read(item)
+    raise ValueError(
+        f"a record needs 'video' and 'messages' (or 'conversations' as in LLaVA, or 'QA' as in TimeIT), got "
+        f"{describe(item)}{closest_key('messages', item) if isinstance(item, Mapping) else ''}"
     )
 
 
-def _load_list(path: Path) -> list[Any]:
-    with located(str(path)):
-        items = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(items, list):
-            raise ValueError(f"expected a JSON list, got {type(items).__name__}")
-    return items
+def _refuse_annotations(path: Path, start: str) -> None:
+    """Refuse lines of Charades-STA, which are annotations and no instructions."""
+    if _CHARADES_LINE.match(start):
+        raise DataError(_annotations_message(path, "Charades-STA", "charades"))
 
 
-def _read_instruct(path: Path) -> Iterator[Record]:
-    """Read items `{"video", "QA": [{"q", "a"}, ...], "source"}`."""
-    for number, item in enumerate(_load_list(path)):
-        with located(f"{path}: item {number}"):
-            turns = [(_get(turn, "q"), _get(turn, "a")) for turn in _get(item, "QA")]
-            record = Record(
-                video=_get(item, "video"),
-                messages=as_messages(turns),
-                source=item.get("source", ""),
-                extra={key: value for key, value in item.items() if key not in ("video", "QA", "source")},
-            )
-        yield record
+def _refuse_annotation_item(path: Path, item: Any) -> None:
+    """Refuse annotations of data sets that are one JSON object, or one object per line."""
+    if not isinstance(item, Mapping):
+        return
+    if {"qid", "query", "vid"} <= item.keys():
+        raise DataError(_annotations_message(path, "QVHighlights", "qvhighlights"))
+    if isinstance(item.get("database"), Mapping):
+        raise DataError(_annotations_message(path, "YouCook2 or ActivityNet"))
+    if isinstance(item.get("annotations"), list):
+        raise DataError(_annotations_message(path, "a data set"))
+    first = next(iter(item.values()), None)
+    if isinstance(first, Mapping) and {"timestamps", "sentences"} <= first.keys():
+        raise DataError(_annotations_message(path, "ActivityNet Captions"))
 
 
-def _read_valley(path: Path) -> Iterator[Record]:
-    """Read items `{"v_id", "video", "source", "conversations": [{"from", "value"}, ...]}`.
+def _annotations_message(path: Path, owner: str, builder: str | None = None) -> str:
+    how = 'write one line {"video", "messages"} for each question'
+    if builder is not None:
+        how = f"make records with timechat.data.annotations.build_records({builder!r}, FILE, videos=FOLDER)"
+    return f"{path}: holds annotations of {owner}, not instructions; {how} (docs/training.md, Your own clips)"
 
-    A VATEX item is about ten seconds of its video, which its id names.
+
+def _read_instruct(item: Any) -> Record:
+    """Read `{"video", "QA": [{"q", "a"}, ...], "source"}`."""
+    turns = [(_get(turn, "q"), _get(turn, "a")) for turn in _get_list(item, "QA")]
+    return Record(
+        video=_get_video(item),
+        messages=as_messages([(_without_place(question), answer) for question, answer in turns]),
+        source=item.get("source") or "",
+        extra={key: value for key, value in item.items() if key not in ("video", "videos", "QA", "source")},
+    )
+
+
+def _read_conversations(item: Any) -> Record:
+    """Read `{"video", "conversations": [{"from", "value"}, ...]}` as LLaVA and Valley write it.
+
+    Valley also has `v_id`, which names the video if `video` does not; a VATEX item is about ten seconds of its video,
+    which its `v_id` names.
     """
-    for number, item in enumerate(_load_list(path)):
-        with located(f"{path}: item {number}"):
-            name = _get(item, "v_id")
-            is_part = item.get("source") == "VATEX" and _VATEX_ID.fullmatch(name) is not None
-            record = Record(
-                video=item.get("video") or f"{name}.mp4",
-                messages=as_messages(_valley_turns(_get(item, "conversations"))),
-                start=float(name[12:18]) if is_part else None,
-                end=float(name[19:25]) if is_part else None,
-                clock="part" if is_part else "video",
-                source=item.get("source", ""),
-                extra={"v_id": name},
-            )
-        yield record
-
-
-def _valley_turns(conversation: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
-    speakers = [_get(message, "from") for message in conversation]
-    if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
-        raise ValueError(f"conversations must be pairs of a human and a gpt message, got {speakers}")
-    texts = [_VIDEO_MARK.sub("", _get(message, "value")) for message in conversation]
-    return list(zip(texts[::2], texts[1::2], strict=True))
+    conversation = read_conversation(_get_list(item, "conversations"))
+    name = item.get("v_id")
+    video = find_video(item, conversation.videos) or (f"{_get(item, 'v_id')}.mp4" if name else _get_video(item))
+    is_part = item.get("source") == "VATEX" and isinstance(name, str) and _VATEX_ID.fullmatch(name) is not None
+    read = ("video", "videos", "conversations", "source", "system")
+    return Record(
+        video=video,
+        messages=conversation.messages,
+        system=conversation.system or item.get("system") or None,
+        start=float(name[12:18]) if is_part else None,
+        end=float(name[19:25]) if is_part else None,
+        clock="part" if is_part else "video",
+        source=item.get("source") or "",
+        extra={key: value for key, value in item.items() if key not in read},
+    )
 
 
 def as_messages(turns: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
@@ -159,15 +220,32 @@ def as_messages(turns: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
     )
 
 
-def _get(item: Mapping[str, Any], key: str) -> Any:
+def _without_place(question: Any) -> Any:
+    return without_video_place(question) if isinstance(question, str) else question
+
+
+def _get_video(item: Mapping[str, Any]) -> str:
+    video = find_video(item)
+    if video is None:
+        raise ValueError(f"needs 'video', got {describe(item)}{closest_key('video', item)}")
+    return video
+
+
+def _get_list(item: Any, key: str) -> list[Any]:
+    value = _get(item, key)
+    if not isinstance(value, list):
+        raise ValueError(f"{key!r} must be a list, got {describe(value)}")
+    return value
+
+
+def _get(item: Any, key: str) -> Any:
     if not isinstance(item, Mapping) or key not in item:
-        got = f"the keys {', '.join(item)}" if isinstance(item, Mapping) else repr(item)
-        raise ValueError(f"needs {key!r}, got {got}")
+        raise ValueError(f"needs {key!r}, got {describe(item)}")
     return item[key]
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    "timechat": read_jsonl,
+_READERS: dict[str, Callable[[Any], Record]] = {
+    "timechat": Record.from_dict,
     "instruct": _read_instruct,
-    "valley": _read_valley,
+    "valley": _read_conversations,
 }

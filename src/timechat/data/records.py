@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -9,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from timechat.answers.events import Event, Task
-from timechat.answers.prompts import Message, Role
+from timechat.answers.prompts import Message
 from timechat.answers.tasks import TASKS, parse_events
+from timechat.data.conversations import describe, find_video, read_conversation
 from timechat.errors import located
 from timechat.files import atomic_write
 
 Clock = Literal["video", "part"]
-
-_REQUIRED = ("video", "messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class Record:
         task: Task: `grounding`, `dense_caption`, ...
         query: Query, for tasks that have one.
         source: Data set of the record.
+        system: Text of a system turn of the file. Training does not use it, because a model has one system prompt.
         transcript: Speech of the video with times, None if unknown. It is not part of the messages.
         annotated_events: Events that the file lists, or None if it lists none.
         extra: Other keys of the JSON object, which are kept.
@@ -63,6 +64,7 @@ class Record:
     task: str = "ask"
     query: str | None = None
     source: str = ""
+    system: str | None = None
     transcript: tuple[Event, ...] | None = None
     annotated_events: tuple[RecordEvent, ...] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -70,6 +72,10 @@ class Record:
     def __post_init__(self) -> None:
         if not self.video:
             raise ValueError("video must be the path or the address of a video, got an empty text")
+        for name in ("video", "task", "query", "source", "system"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value is None and name in ("query", "system")):
+                raise ValueError(f"{name} must be text, got {value!r}")
         roles = [message.role for message in self.messages]
         if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
             raise ValueError(f"messages must be pairs of a user and an assistant message, got {roles}")
@@ -78,7 +84,7 @@ class Record:
                 raise ValueError(f"the content of a message must be text, got {message.text!r}")
         for name in ("start", "end", "duration"):
             seconds = getattr(self, name)
-            if seconds is not None and not (isinstance(seconds, int | float) and seconds >= 0):
+            if seconds is not None and not is_time(seconds):
                 raise ValueError(f"{name} must be seconds, at least 0, got {seconds!r}")
         if self.start is not None and self.end is not None and not self.start < self.end:
             raise ValueError(f"start must be before end, got start={self.start} and end={self.end}")
@@ -94,10 +100,13 @@ class Record:
     @cached_property
     def events(self) -> tuple[RecordEvent, ...]:
         """Events that the file lists, or otherwise the events of the answers."""
-        if self.annotated_events is not None:
-            return self.annotated_events
+        return self.parsed_events if self.annotated_events is None else self.annotated_events
+
+    @cached_property
+    def parsed_events(self) -> tuple[RecordEvent, ...]:
+        """Events of the answers."""
         parsed = [event for _, answer in self.turns for event in parse_events(answer, task=_task_of(answer)).events]
-        return tuple(RecordEvent(e.start, e.end, e.caption, e.score) for e in parsed)
+        return tuple(RecordEvent(e.start, e.end, e.caption, e.score, e.saliency) for e in parsed)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Record":
@@ -108,20 +117,25 @@ class Record:
         """
         if not isinstance(data, Mapping):
             raise ValueError(f"a record must be a JSON object, got {type(data).__name__}")
-        for key in _REQUIRED:
-            if key not in data:
-                raise ValueError(f"a record needs {key!r}, got {_keys(data)}{_closest_key(key, data)}")
+        if "messages" not in data:
+            raise _lacks("messages", data)
+        conversation = read_conversation(data["messages"])
+        video = find_video(data, conversation.videos)
+        if video is None:
+            raise _lacks("video", data)
         known = {f.name for f in fields(cls)} - {"annotated_events", "extra"}
         values = {key: value for key, value in data.items() if key in known}
         return cls(
             **values
             | {
                 "id": str(data.get("id", "")),
-                "messages": tuple(_message(message) for message in data["messages"]),
+                "video": video,
+                "messages": conversation.messages,
+                "system": conversation.system or data.get("system") or None,
                 "transcript": _optional(data.get("transcript"), _line_of_speech),
                 "annotated_events": _optional(data.get("events"), _event),
             },
-            extra={key: value for key, value in data.items() if key not in known | {"events"}},
+            extra={key: value for key, value in data.items() if key not in known | {"events", "videos"}},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,6 +150,7 @@ class Record:
             "task": None if self.task == "ask" else self.task,
             "query": self.query,
             "source": self.source,
+            "system": self.system,
             "messages": [{"role": message.role, "content": message.text} for message in self.messages],
             "events": None if self.annotated_events is None else [_event_dict(e) for e in self.annotated_events],
             "transcript": None
@@ -146,17 +161,30 @@ class Record:
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    """Read our records, one per line; empty lines are skipped.
+    """Read our records, one per line; empty lines and a byte order mark are skipped.
 
     Raises:
         DataError: A line holds no valid record; the message names file and line.
     """
-    with path.open(encoding="utf-8") as lines:
+    for location, item in read_json_lines(path):
+        with located(location):
+            record = Record.from_dict(item)
+        yield record
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Read JSON values, one per line, each with its location for messages, `FILE:LINE`.
+
+    Raises:
+        DataError: A line is not JSON.
+    """
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                with located(f"{path}:{number}"):
-                    record = Record.from_dict(json.loads(line))
-                yield record
+                location = f"{path}:{number}"
+                with located(location):
+                    item = json.loads(line)
+                yield location, item
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -167,32 +195,39 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _message(data: Any) -> Message:
-    if not isinstance(data, Mapping) or "role" not in data or "content" not in data:
-        raise ValueError(f'a message must be {{"role", "content"}}, got {_keys(data)}')
-    if data["role"] not in get_args(Role):
-        raise ValueError(f"the role of a message must be one of {', '.join(get_args(Role))}, got {data['role']!r}")
-    return Message(data["role"], data["content"])
+def is_time(value: Any) -> bool:
+    """Return whether a JSON value is a number of seconds from 0; `true` is no number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def _event(data: Any) -> RecordEvent:
     if not isinstance(data, Mapping) or "start" not in data or "end" not in data:
-        raise ValueError(f'an event must be {{"start", "end", "caption", ...}}, got {_keys(data)}')
-    known = {"start", "end", "caption", "score", "id"}
+        raise ValueError(f'an event must be {{"start", "end", "caption", ...}}, got {describe(data)}')
+    _check_span(data, "an event")
+    if not isinstance(data.get("caption", ""), str):
+        raise ValueError(f"the caption of an event must be text, got {data['caption']!r}")
+    known = {"start", "end", "caption", "score", "saliency", "id"}
     extra = {key: value for key, value in data.items() if key not in known}
     return RecordEvent(**{key: data[key] for key in known & set(data)}, extra=extra)
 
 
 def _event_dict(event: RecordEvent) -> dict[str, Any]:
-    values = {"id": event.id, "start": event.start, "end": event.end, "caption": event.caption, "score": event.score}
+    values = {"id": event.id} | event.to_dict()
     return {key: value for key, value in values.items() if value is not None} | dict(event.extra)
 
 
 def _line_of_speech(data: Any) -> Event:
     text = data.get("text", data.get("caption")) if isinstance(data, Mapping) else None
-    if text is None or "start" not in data or "end" not in data:
-        raise ValueError(f'a line of the transcript must be {{"start", "end", "text"}}, got {_keys(data)}')
+    if not isinstance(text, str) or "start" not in data or "end" not in data:
+        raise ValueError(f'a line of the transcript must be {{"start", "end", "text"}}, got {describe(data)}')
+    _check_span(data, "a line of the transcript")
     return Event(data["start"], data["end"], text)
+
+
+def _check_span(data: Mapping[str, Any], what: str) -> None:
+    for name in ("start", "end"):
+        if not is_time(data[name]):
+            raise ValueError(f"the {name} of {what} must be seconds, at least 0, got {data[name]!r}")
 
 
 def _optional(items: Any, make: Any) -> tuple[Any, ...] | None:
@@ -209,11 +244,11 @@ def _task_of(answer: str) -> Task:
     return next((task for task, opening in openings if opening and opening.match(answer)), "ask")
 
 
-def _keys(data: Any) -> str:
-    return f"the keys {', '.join(map(str, data))}" if isinstance(data, Mapping) else repr(data)
+def _lacks(key: str, data: Mapping[str, Any]) -> ValueError:
+    return ValueError(f"a record needs {key!r}, got {describe(data)}{closest_key(key, data)}")
 
 
-def _closest_key(key: str, data: Mapping[str, Any]) -> str:
+def closest_key(key: str, data: Mapping[str, Any]) -> str:
     """Suggest a key that is similar to the missing one."""
     close = difflib.get_close_matches(key, [str(name) for name in data], n=1)
     return f"; is {close[0]!r} a typing error?" if close else ""

@@ -12,7 +12,7 @@ from typing import Literal
 from timechat.data.records import write_lines
 from timechat.errors import DataError
 
-Kind = Literal["missing", "damaged", "truncated", "shortened", "degraded"]
+Kind = Literal["missing", "damaged", "truncated", "shortened", "degraded", "empty"]
 
 BAD_VIDEO: frozenset[Kind] = frozenset({"missing", "damaged"})
 
@@ -30,6 +30,7 @@ class SkippedRecord:
         kind: `missing` or `damaged`: the video cannot be read, and the next record of the source replaces the record.
             `truncated`: the whole answer is beyond the maximum length, and the next record replaces the record.
             `shortened`: a part of the answer is beyond the maximum length. `degraded`: damaged frames were dropped.
+            `empty`: an answer is empty, and the next record replaces the record.
         source: Name of the source.
         record: Id of the record.
         video: Path of its video.
@@ -71,8 +72,11 @@ class DataIssues:
         self._written = 0.0
         self._is_changed = False
         if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._remember(SkippedRecord(**json.loads(line)))
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                try:
+                    self._remember(SkippedRecord(**json.loads(line)))
+                except (ValueError, TypeError) as error:
+                    raise DataError(f"{path}:{number} is no line of a report ({error}); remove this file") from error
 
     @property
     def skipped(self) -> list[SkippedRecord]:
@@ -111,7 +115,7 @@ class DataIssues:
                 f"{self.bad_share:.1%} of the videos cannot be read, more than max_bad_share={self.max_bad_share:.1%} "
                 f"allows ({self.samples} samples, {self.summary()}); the first is {named[0].video}: "
                 f"{named[0].reason}{where}. Repair or remove these records (`timechat data check` lists them), or "
-                "raise max_bad_share"
+                "raise data.max_bad_share; the run resumes from its last checkpoint"
             )
 
     def summary(self) -> str:

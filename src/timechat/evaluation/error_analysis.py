@@ -161,7 +161,7 @@ def _reliability(pairs: Sequence[tuple[Sample, Prediction]], scores: Mapping[str
     scored_moments = [
         (prediction.events[0].score, _metric(scores["grounding"], sample, "miou") >= FOUND_IOU)
         for sample, prediction in pairs
-        if prediction.events and prediction.events[0].score is not None and 0 <= prediction.events[0].score <= 1
+        if prediction.events and prediction.events[0].score is not None
     ]
     if not scored_moments:
         return None

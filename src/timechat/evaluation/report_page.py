@@ -2,13 +2,11 @@
 
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
 
 from timechat.answers.events import format_time
 from timechat.evaluation.error_analysis import Analysis, Bar, Case, Chart, Mark, analyse
@@ -16,7 +14,7 @@ from timechat.evaluation.evaluate import STATUS_WORDS, Evaluation
 from timechat.evaluation.metrics.calibration import Reliability
 from timechat.evaluation.predict import find_video
 from timechat.evaluation.score import Scores
-from timechat.files import write_text_atomically
+from timechat.files import address_from, write_text_atomically
 
 REPORT_FILE = "report.html"
 _WIDTH, _HEIGHT, _FOOT, _HEAD = 460, 220, 40, 18  # size of a chart, in SVG units
@@ -192,7 +190,7 @@ def _player(video: str, evaluation: Evaluation, folder: Path) -> str:
     path = find_video(Path(evaluation.recipe.benchmark.videos), video)
     if path is None or not path.is_file():
         return "<p class=soft>The video file is missing.</p>"
-    address = quote(os.path.relpath(path.resolve(), folder.resolve()))
+    address = address_from(path.resolve(), folder.resolve())
     return f'<video controls preload=none src="{escape(address)}"></video>'
 
 

@@ -119,7 +119,14 @@ class Prediction:
     def from_dict(cls, row: Mapping[str, Any]) -> "Prediction":
         """Read a row of `predictions.jsonl`."""
         lists = {name: tuple(row[name]) for name in ("notes", "option_logprobs")}
-        return cls(**{**row, **lists, "events": tuple(Event(**event) for event in row["events"])})
+        return cls(**{**row, **lists, "events": tuple(_event(event, row["task"]) for event in row["events"])})
+
+
+def _event(event: Mapping[str, Any], task: Task) -> Event:
+    """Read an event; version 0.1 wrote the saliency of a highlight as its score."""
+    if task == "highlights" and "saliency" not in event:
+        event = {**event, "score": None, "saliency": event["score"]}
+    return Event(**event)
 
 
 def count_statuses(predictions: Sequence[Prediction]) -> dict[Status, int]:

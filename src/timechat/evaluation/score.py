@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,10 @@ from timechat.evaluation.readers import (
     read_query_predictions,
     read_span_ground_truth,
     read_span_predictions,
+    video_key,
 )
+
+Value = TypeVar("Value")
 
 ScoreTask = Literal["dvc", "tvg", "vhd", "mr", "tvsum"]
 """Dense video captioning, temporal grounding, highlight detection, moment retrieval with highlights, TVSum."""
@@ -57,6 +60,11 @@ _PREDICTED_ONLY = "_predicted_only"
 _APPROXIMATIONS = {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "meteor": "meteor_exact_stem"}
 _WORDS = tuple(_APPROXIMATIONS)
 """Metrics of caption texts, and their names if they are computed without Java."""
+_KEYS_OF_PART = {
+    "scores": ("relevant_clip_ids and saliency_scores", "highlights"),
+    "windows": ("relevant_windows", "moment retrieval"),
+}
+"""Keys of the ground truth of each part of QVHighlights, and the task that needs them."""
 _LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
 
 
@@ -157,12 +165,29 @@ class _Table:
         return Scores(task, self.metrics, self.intervals, items, len(self.queries), n_missing, n_unparsed, issues.notes)
 
 
-def _count_unknown(
-    predicted: Mapping[str, Any], ground_truth: Mapping[str, Any], what: str, issues: InputIssues
+def _check_ids(
+    predictions: Path, predicted: Mapping[str, Any], ground_truth: Mapping[str, Any], what: str, issues: InputIssues
 ) -> None:
-    for name in predicted:
-        if name not in ground_truth:
-            issues.add(f"{what} are not in the ground truth and were ignored")
+    """Count predictions that are not in the ground truth; if all are, raise a `DataError` with ids of both files."""
+    num_unknown = sum(name not in ground_truth for name in predicted)
+    if predicted and num_unknown == len(predicted):
+        raise DataError(
+            f"{predictions}: none of its {what} is in the ground truth; it has {_examples(predicted)}, "
+            f"and the ground truth has {_examples(ground_truth)}; give predictions for the same {what}"
+        )
+    for _ in range(num_unknown):
+        issues.add(f"predicted {what} are not in the ground truth and were ignored")
+
+
+def _examples(names: Mapping[str, Any]) -> str:
+    shown = ", ".join(repr(name if len(name) <= 80 else f"{name[:79]}…") for name in list(names)[:3])
+    return f"{shown}, ..." if len(names) > 3 else shown
+
+
+def _as_in_truth(predicted: Mapping[str, Value], ground_truth: Mapping[str, Any]) -> dict[str, Value]:
+    """Predictions by `video_key`, under the names that the videos have in the ground truth."""
+    names = {video_key(video): video for video in ground_truth}
+    return {names.get(key, key): value for key, value in predicted.items()}
 
 
 # -------------------------------------------------------------------------------------------- dense captions
@@ -171,8 +196,8 @@ def _count_unknown(
 def _score_captions(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
     ground_truth = read_caption_ground_truth(truth_file, issues)
-    predicted = read_caption_predictions(predictions, issues)
-    _count_unknown(predicted, ground_truth, "predicted videos", issues)
+    predicted = _as_in_truth(read_caption_predictions(predictions, issues), ground_truth)
+    _check_ids(predictions, predicted, ground_truth, "videos", issues)
     nothing = CaptionedVideo(np.zeros((0, 2)), ())
     answered = [predicted.get(video, nothing) for video in ground_truth]
     reference = list(ground_truth.values())
@@ -282,7 +307,7 @@ def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
     ground_truth = read_span_ground_truth(truth_file, issues)
     predicted = read_span_predictions(predictions, issues)
-    _count_unknown(predicted, ground_truth, "predicted queries", issues)
+    _check_ids(predictions, predicted, ground_truth, "queries", issues)
     ious = answered_iou(
         [predicted.get(query) for query in ground_truth], np.array([one.span for one in ground_truth.values()])
     )
@@ -300,12 +325,8 @@ def _score_spans(predictions: Path, truth_file: Path, resamples: int) -> Scores:
 
 def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    ground_truth, predicted = _read_queries(predictions, truth_file, issues)
+    ground_truth, predicted = _read_queries(predictions, truth_file, "scores", issues)
     rated = {query: one for query, one in ground_truth.items() if one.highlights is not None}
-    if not rated:
-        raise DataError(
-            f"{truth_file}: has no relevant_clip_ids and saliency_scores; give the ground truth of highlights"
-        )
     table = _Table(list(rated), [one.video for one in rated.values()], resamples)
     answered = [predicted.get(query, PredictedQuery()).scores for query in rated]
     columns = highlight_scores(answered, [one.highlights for one in rated.values() if one.highlights is not None])
@@ -323,10 +344,8 @@ def _score_highlights(predictions: Path, truth_file: Path, resamples: int) -> Sc
 
 def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
-    ground_truth, predicted = _read_queries(predictions, truth_file, issues)
+    ground_truth, predicted = _read_queries(predictions, truth_file, "windows", issues)
     asked = {query: one for query, one in ground_truth.items() if len(one.windows)}
-    if not asked:
-        raise DataError(f"{truth_file}: has no relevant_windows; give the ground truth of moment retrieval")
     table = _Table(list(asked), [one.video for one in asked.values()], resamples)
     answers = [predicted.get(query, PredictedQuery()) for query in asked]
     table.add(moment_retrieval_scores([one.windows for one in answers], [one.windows for one in asked.values()]))
@@ -346,11 +365,19 @@ def _score_moments(predictions: Path, truth_file: Path, resamples: int) -> Score
 
 
 def _read_queries(
-    predictions: Path, truth_file: Path, issues: InputIssues
+    predictions: Path, truth_file: Path, part: Literal["scores", "windows"], issues: InputIssues
 ) -> tuple[dict[str, GroundTruthQuery], dict[str, PredictedQuery]]:
     ground_truth = read_query_ground_truth(truth_file, issues)
-    predicted = read_query_predictions(predictions, ground_truth, issues)
-    _count_unknown(predicted, ground_truth, "predicted queries", issues)
+    keys, task = _KEYS_OF_PART[part]
+    num_left_out = sum(
+        one.highlights is None if part == "scores" else not len(one.windows) for one in ground_truth.values()
+    )
+    if num_left_out == len(ground_truth):
+        raise DataError(f"{truth_file}: has no {keys}; give the ground truth of {task}")
+    for _ in range(num_left_out):
+        issues.add(f"queries of the ground truth have no {keys} and were left out")
+    predicted = read_query_predictions(predictions, ground_truth, issues, part=part)
+    _check_ids(predictions, predicted, ground_truth, "queries", issues)
     return ground_truth, predicted
 
 
@@ -360,8 +387,8 @@ def _read_queries(
 def _score_summaries(predictions: Path, truth_file: Path, resamples: int) -> Scores:
     issues = InputIssues()
     ground_truth = read_label_ground_truth(truth_file, issues)
-    predicted = read_label_predictions(predictions, issues)
-    _count_unknown(predicted, ground_truth, "predicted videos", issues)
+    predicted = _as_in_truth(read_label_predictions(predictions, issues), ground_truth)
+    _check_ids(predictions, predicted, ground_truth, "videos", issues)
     table = _Table(list(ground_truth), list(ground_truth), resamples)
     values = [top_5_average_precision(predicted.get(video) or (), labels) for video, labels in ground_truth.items()]
     table.add({"top5_map": np.array(values)})

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from timechat.answers.events import MOMENT_SECONDS, Answer, printable
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
-from timechat.export.data import to_csv, to_json, to_jsonl, to_qvhighlights
+from timechat.export.data import qvhighlights_notes, to_csv, to_json, to_jsonl, to_qvhighlights
 from timechat.export.editing import check_otio, rate_notes, timebase, to_edl, to_otio
 from timechat.export.html import EMBED_LIMIT_BYTES, page_notes, to_html, to_html_without_video
 from timechat.export.subtitles import to_srt, to_vtt
@@ -97,7 +97,9 @@ FORMATS: dict[str, Format] = {
     "otio": Format(
         "OpenTimelineIO", to_otio, ".otio", "application/json", rate_notes, needs_fps=True, check=check_otio
     ),
-    "qvhighlights": Format("QVHighlights", to_qvhighlights, ".qvhighlights.jsonl", "application/jsonl"),
+    "qvhighlights": Format(
+        "QVHighlights", to_qvhighlights, ".qvhighlights.jsonl", "application/jsonl", qvhighlights_notes
+    ),
     "html": Format("Page (HTML)", to_html_without_video, ".html", "text/html", page_notes, is_for_players=True),
 }
 """Every format of `--format` and `/v1/export`, by name."""

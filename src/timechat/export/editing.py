@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from timechat.answers.events import Answer, Event, event_time_range, one_line
 from timechat.answers.tasks import event_title
-from timechat.export.text import video_name
+from timechat.errors import missing_extra
+from timechat.export.text import rating_text, video_name
 
 DEFAULT_FPS = 25
 """Default frames per second if the rate of the video is unknown."""
@@ -79,7 +80,8 @@ def to_edl(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS, drop_frame: b
         lines += ["", f"{number:03d}  {_reel(name):<8} V     C        {times}"]
         lines += [f"* FROM CLIP NAME: {name}"] if name else []
         lines.append(f"* COMMENT: {event_title(cut.event, answer)}")
-        lines += [] if cut.event.score is None else [f"* COMMENT: score {cut.event.score:g}"]
+        rating = rating_text(cut.event)
+        lines += [f"* COMMENT: {rating}"] if rating else []
     return "\n".join(lines) + "\n"
 
 
@@ -144,7 +146,7 @@ def check_otio() -> None:
     try:
         import opentimelineio  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('otio needs opentimelineio: pip install "timechat[export]"') from error
+        raise missing_extra("otio needs opentimelineio", "export") from error
 
 
 def rate_notes(answer: Answer, fps: float | Fraction | None) -> list[str]:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import mimetypes
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +11,13 @@ from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from timechat.answers.events import Answer, Event, format_time, move_event, on_player_clock, one_line, printable
 from timechat.answers.tasks import TASKS
 from timechat.errors import VideoError
-from timechat.export.text import event_label, score_text, time_range
+from timechat.export.text import event_label, rating_text, time_range
+from timechat.files import address_from
 
 EMBED_LIMIT_BYTES = 8 * 2**20
 """Maximum size of a video that is embedded in the page by default; a larger video is linked."""
@@ -105,8 +105,7 @@ def _video_address(source: str, page_folder: str | Path | None, embed: bool | No
         return f"data:{kind};base64,{content}"
     if page_folder is None:
         return path.absolute().as_uri()
-    relative = os.path.relpath(path.absolute(), Path(page_folder).absolute())
-    return quote(Path(relative).as_posix().encode("utf-8", "surrogateescape"))
+    return address_from(path, Path(page_folder))
 
 
 def _video_element(address: str | None) -> str:
@@ -149,33 +148,33 @@ def _name(name: str) -> str:
 
 
 def _timeline(events: Sequence[Event], scale: float, *, element: Literal["button", "span"] = "button") -> str:
-    """A bar to scale for every event, overlapping ones in lanes; a needle as high as its score for a moment."""
+    """A bar to scale for every event, overlapping ones in lanes; a needle as high as its saliency for a highlight."""
     lanes = _lanes(events)
-    best = _best_score(events)
-    shown_scores = _shown_scores(events, scale)
+    best = _best_saliency(events)
+    labelled = _labelled_highlights(events, scale)
     marks = []
     for index, event in enumerate(events):
         kind, place = "pin", f"left:{_percent(event.start, scale)}"
         if event.start < event.end:
             kind = "span"
             place += f";width:{_percent(event.end - event.start, scale)};--lane:{lanes[index]}"
-        elif event.score is not None:
-            kind, place = "needle", f"{place};--height:{max(0.12, event.score / best):.3f}"
+        elif event.saliency is not None:
+            kind, place = "needle", f"{place};--height:{max(0.12, event.saliency / best):.3f}"
         tip = escape(f"{time_range(event)}  {event_label(event)}".strip())
-        score = f"<b>{event.score:g}</b>" if index in shown_scores else ""
+        label = f"<b>{event.saliency:g}</b>" if index in labelled else ""
         chosen = f' data-index="{index}" tabindex="-1" aria-label="{tip}"' if element == "button" else ""
         marks.append(
-            f'<{element} class="mark {kind} hue{index % 6}" style="{place}" title="{tip}"{chosen}>{score}</{element}>'
+            f'<{element} class="mark {kind} hue{index % 6}" style="{place}" title="{tip}"{chosen}>{label}</{element}>'
         )
-    moments = [event.score for event in events if event.start == event.end]
-    needles, pins = any(score is not None for score in moments), None in moments
+    moments = [event.saliency for event in events if event.start == event.end]
+    needles, pins = any(saliency is not None for saliency in moments), None in moments
     style = f"--lanes:{max(lanes, default=-1) + 1};--needles:{needles:d};--pins:{pins:d}"
     return f'<div class="track"><div class="marks" style="{style}">{"".join(marks)}</div></div>'
 
 
-def _best_score(events: Sequence[Event]) -> float:
-    """The highest score, 1.0 where there is none above 0: a height to draw the others against."""
-    best = max((event.score or 0.0 for event in events), default=0.0)
+def _best_saliency(events: Sequence[Event]) -> float:
+    """The highest saliency, against which the others are drawn; 1.0 if none is above 0."""
+    best = max((event.saliency or 0.0 for event in events), default=0.0)
     return best if best > 0 else 1.0
 
 
@@ -196,14 +195,14 @@ def _lanes(events: Sequence[Event], most: int = 6) -> list[int]:
     return lanes
 
 
-def _shown_scores(events: Sequence[Event], scale: float) -> set[int]:
-    """The moments whose scores have room on the timeline: those far from their neighbours, or else the best."""
-    moments = sorted((e.start, i) for i, e in enumerate(events) if e.start == e.end and e.score is not None)
+def _labelled_highlights(events: Sequence[Event], scale: float) -> set[int]:
+    """The highlights whose saliency has room on the timeline: those far from their neighbours, or else the best."""
+    moments = sorted((e.start, i) for i, e in enumerate(events) if e.start == e.end and e.saliency is not None)
     if not moments:
         return set()
     if all(later[0] - earlier[0] > 0.06 * scale for earlier, later in pairwise(moments)):
         return {index for _, index in moments}
-    return {max((index for _, index in moments), key=lambda index: events[index].score or 0.0)}
+    return {max((index for _, index in moments), key=lambda index: events[index].saliency or 0.0)}
 
 
 _TICK_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
@@ -225,19 +224,23 @@ def _event_rows(events: Sequence[Event]) -> str:
     """The list of events: a button each, which plays it."""
     if not events:
         return '<p class="none">The answer names no times.</p>'
-    best = _best_score(events)
+    best = _best_saliency(events)
     rows = []
     for index, event in enumerate(events):
         caption = escape(one_line(event.caption))
-        score = "" if event.score is None else _score_bar(event, best)
         rows.append(
             f'<li><button class="row hue{index % 6}" data-index="{index}" data-start="{event.start!r}" '
             f'data-end="{event.end!r}"><span class="time">{time_range(event)}</span>'
-            f'<span class="caption">{caption}</span>{score}</button></li>'
+            f'<span class="caption">{caption}</span>{_rating_bar(event, best)}</button></li>'
         )
     return f"<ol>{''.join(rows)}</ol>"
 
 
-def _score_bar(event: Event, best: float) -> str:
-    bar = f'<span class="score"><i style="width:{_percent(event.score or 0.0, best)}"></i></span>'
-    return f'{bar}<span class="number">{score_text(event)}</span>'
+def _rating_bar(event: Event, best_saliency: float) -> str:
+    """A bar for the score or the saliency of an event and its number; empty for an event without either."""
+    if not (text := rating_text(event)):
+        return ""
+    name, number = text.split()
+    part = event.score if event.saliency is None else event.saliency / best_saliency
+    bar = f'<span class="score" title="{name}"><i style="width:{_percent(part or 0.0, 1.0)}"></i></span>'
+    return f'{bar}<span class="number">{number}</span>'

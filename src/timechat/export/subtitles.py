@@ -4,6 +4,7 @@ from html import escape
 
 from timechat.answers.events import Answer, Event, event_time_range, on_player_clock, one_line
 from timechat.answers.tasks import event_title
+from timechat.export.text import rating_text
 
 
 def to_srt(answer: Answer) -> str:
@@ -40,10 +41,10 @@ def visible_milliseconds(event: Event, answer: Answer) -> tuple[int, int]:
 
 
 def _cue_text(event: Event, answer: Answer) -> str:
-    """The caption without blank lines, which would end the subtitle, and a moment's score."""
+    """The caption without blank lines, which would end the subtitle, and the saliency of a highlight."""
     lines = [one_line(line) for line in event.caption.splitlines()]
     caption = "\n".join(line for line in lines if line) or event_title(event, answer)
-    return caption if event.score is None or event.start < event.end else f"{caption} (score {event.score:g})"
+    return caption if event.saliency is None else f"{caption} ({rating_text(event)})"
 
 
 def timing(start_ms: int, end_ms: int, decimal_mark: str) -> str:

@@ -39,9 +39,9 @@ def time_range(event: Event) -> str:
 
 
 def event_label(event: Event) -> str:
-    """The caption on one line; with the score of a moment, or of a span that was looked for."""
-    caption = one_line(event.caption)
-    return caption if event.score is None else f"{caption} (score {score_text(event)})".strip()
+    """The caption on one line, with the score or the saliency of the event."""
+    caption, rating = one_line(event.caption), rating_text(event)
+    return f"{caption} ({rating})".strip() if rating else caption
 
 
 def _shown(event: Event, answer: Answer) -> str:
@@ -50,9 +50,11 @@ def _shown(event: Event, answer: Answer) -> str:
     return event_label(event if is_asked_for else replace(event, score=None))
 
 
-def score_text(event: Event) -> str:
-    """A moment's saliency as it is, a span's probability with two decimals."""
-    return f"{event.score:g}" if event.start == event.end else f"{event.score:.2f}"
+def rating_text(event: Event) -> str:
+    """The score with two decimals or the saliency as it is, with its name; empty for an event without either."""
+    if event.saliency is not None:
+        return f"saliency {event.saliency:g}"
+    return "" if event.score is None else f"score {event.score:.2f}"
 
 
 def video_name(answer: Answer) -> str:

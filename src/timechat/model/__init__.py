@@ -1,1 +1,9 @@
 """The TimeChat model as `transformers` classes, and the conversion of the original checkpoints."""
+
+from pathlib import Path
+
+NANO = "nano"
+"""Name of the built-in model."""
+
+NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
+"""Folder of the built-in model."""

@@ -11,6 +11,8 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
+from timechat.model.domain import DOMAIN_KEYS
+
 __all__ = ["TimeChatConfig"]
 
 
@@ -28,6 +30,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         window_size: Frames in one window of the video Q-Former; 0 reads the whole video as one window.
         stride: Frames from the start of one window to the start of the next.
         max_frame_positions: Rows of the frame position embedding; positions restart after this number of frames.
+        temporal_layers: Layers before the windows that mix each query token of a frame with the same token of the
+            frames around it, see `timechat.model.temporal`; 0, as in the original, has none.
+        temporal_kernel: Number of frames that a temporal layer reads, odd.
         fps: Default number of sampled frames per second. None, as in the original, spreads
             `max_frame_positions` frames evenly over a video of any length.
         max_frames: Default maximum number of frames of a video when `fps` is set.
@@ -36,7 +41,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             seconds per frame.
         score_calibration: Mapping from evidence to a score, `[slope, offset]` for `"grounding"` and for `"captions"`,
             see `timechat.answers.merging`; None without a fitted calibration.
-        found_threshold: Minimum score of a moment that counts as found, in a window that is asked alone.
+        found_threshold: Minimum score of a moment that counts as found, in a video of any length.
+        domain: Test whether a video is of the kind that the model was trained on, see `timechat.model.domain`; None
+            for a model that is not limited to one kind of video.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
             `"llama"` for training (and for MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
@@ -66,11 +73,14 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     window_size: int = 32
     stride: int = 32
     max_frame_positions: int = 96
+    temporal_layers: int = 0
+    temporal_kernel: int = 5
     fps: float | int | None = None
     max_frames: int | None = None
     window_seconds: float | int = 192
     score_calibration: dict[str, list[float]] | None = None
     found_threshold: float | int = 0.0
+    domain: dict[str, Any] | None = None
     timestamp_tokenizer: str = "bert"
     vision_post_layernorm_eps: float | None = 1e-5
     image_token_id: int = 32000
@@ -107,11 +117,23 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
                 f"window_size must be at least 1 frame, or 0 for one window over the whole video, "
                 f"got {self.window_size}; set it in TimeChatConfig(window_size=...)"
             )
+        if self.temporal_layers < 0:
+            raise ValueError(
+                f"temporal_layers must be at least 0, got {self.temporal_layers}; set it in "
+                "TimeChatConfig(temporal_layers=...)"
+            )
+        if self.temporal_kernel < 1 or self.temporal_kernel % 2 == 0:
+            raise ValueError(
+                f"temporal_kernel must be an odd number of frames, got {self.temporal_kernel}; set it in "
+                "TimeChatConfig(temporal_kernel=...)"
+            )
         if not self.window_seconds > 0:
             raise ValueError(
                 f"window_seconds must be above 0, got {self.window_seconds}; set it in "
                 "TimeChatConfig(window_seconds=...)"
             )
+        if self.domain is not None and self.domain.keys() != set(DOMAIN_KEYS):
+            raise ValueError(f"domain must have the keys {', '.join(DOMAIN_KEYS)}, got {', '.join(self.domain)}")
         if self.timestamp_tokenizer not in ("bert", "llama"):
             raise ValueError(
                 f"timestamp_tokenizer must be 'bert' or 'llama', got {self.timestamp_tokenizer!r}; "

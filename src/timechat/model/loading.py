@@ -1,20 +1,23 @@
 """Load a model by name (built-in, folder or hub id) with a suitable device and dtype."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from timechat.errors import CheckpointError, DownloadError
+from timechat.errors import CheckpointError, DownloadError, is_out_of_memory
+from timechat.model import NANO, NANO_FOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
+from timechat.model.tensor_files import check_is_downloaded
+from timechat.system import total_memory_bytes
 
-NANO = "nano"
-NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may use
 
@@ -45,6 +48,18 @@ def load_model(
     return model, processor
 
 
+def load_processor(name: str) -> TimeChatProcessor:
+    """Load the processor of a model without its weights.
+
+    Raises:
+        CheckpointError: The model does not exist, or its files are damaged.
+    """
+    folder = find_folder(name)
+    check_folder(folder)
+    with _explain_failed_load(folder):
+        return TimeChatProcessor.from_pretrained(str(folder))  # type: ignore[no-any-return]
+
+
 def find_folder(name: str) -> Path:
     """Return the folder of a model: built-in, local, or the local copy of a hub repository.
 
@@ -56,22 +71,40 @@ def find_folder(name: str) -> Path:
     return Path(name) if Path(name).exists() else _fetch(name)
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that does not contain a converted model.
+def load_config(name: str) -> TimeChatConfig:
+    """Load the configuration of a model alone; of a model of the hub, no other file is downloaded.
 
     Raises:
-        CheckpointError: The folder has no config, or the config of another kind of model.
+        CheckpointError: There is no model with this name.
     """
+    folder = NANO_FOLDER if name == NANO else Path(name) if Path(name).exists() else _fetch_config(name)
+    check_folder(folder, name)
+    return TimeChatConfig.from_pretrained(folder)  # type: ignore[no-any-return]
+
+
+def check_folder(folder: Path, name: str | None = None) -> None:
+    """Refuse a folder that does not contain a converted model.
+
+    Args:
+        folder: Folder of the model.
+        name: Name of the model in messages; None takes the folder.
+
+    Raises:
+        CheckpointError: The folder has no config, the config of another kind of model, or git-lfs pointers.
+    """
+    for path in (folder / "config.json", *folder.glob("*.safetensors")):
+        if path.is_file():
+            check_is_downloaded(path)
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
         kind = "nothing: it has no config.json"
     except (OSError, ValueError, AttributeError) as error:
         kind = f"a config.json that cannot be read ({error})"
     if kind != TimeChatConfig.model_type:
         raise CheckpointError(
-            f"{folder} is not a converted TimeChat model, it contains {kind}; make one with `timechat convert --from "
-            "CKPT_DIR OUT_DIR` and name OUT_DIR"
+            f"{name or folder} is not a converted TimeChat model, it contains {kind}; make one with "
+            "`timechat convert --from CKPT_DIR OUT_DIR` and name OUT_DIR"
         )
 
 
@@ -79,27 +112,47 @@ def _load_folder(
     folder: Path, device: torch.device, target_dtype: str | torch.dtype
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
     check_folder(folder)
-    try:
+    with _explain_failed_load(folder):
         processor = TimeChatProcessor.from_pretrained(str(folder))
         options = _load_options(processor, device, target_dtype)
         # Never a pickle, even if the folder contains one.
         model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
         return model, processor
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+
+
+@contextmanager
+def _explain_failed_load(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot load the model {str(folder)!r}: {reason}; convert or fetch it again") from error
 
 
 def _fetch(name: str) -> Path:
-    """Return the local copy of a hub repository, downloaded if necessary."""
+    """Return the local copy of a hub repository; its `config.json` is checked before other files are downloaded."""
+    check_folder(_fetch_config(name), name)
+    from timechat.model.download import fetch_model
+
+    return _explained(name, fetch_model)
+
+
+def _fetch_config(name: str) -> Path:
+    """Return the folder of the local copy of a hub repository's `config.json`."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise CheckpointError(
             f"there is no model {name!r}; give nano, a folder made by `timechat convert`, or a hub id like owner/name"
         )
-    from timechat.model.download import fetch_model  # a local folder needs no hub client
+    from timechat.model.download import fetch_config  # a local folder needs no hub client
 
+    return _explained(name, fetch_config)
+
+
+def _explained(name: str, fetch: Callable[[str], Path]) -> Path:
     try:
-        return fetch_model(name)
+        return fetch(name)
     except (DownloadError, ValueError) as error:
         raise CheckpointError(f"{name!r} is not a local folder and cannot be downloaded as a model: {error}") from error
 
@@ -153,7 +206,7 @@ def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
     with torch.device("meta"):
         shell = TimeChatForConditionalGeneration(processor.config)
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
-    if needed < _MEMORY_SHARE * _memory_bytes():
+    if needed < _MEMORY_SHARE * total_memory_bytes():
         return {"dtype": torch.float32}
     return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _has_bfloat16_instructions()}
 
@@ -162,14 +215,3 @@ def _has_bfloat16_instructions() -> bool:
     """Return whether this processor has bfloat16 instructions; without them bfloat16 is several times slower."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-
-
-def _memory_bytes() -> int:
-    """Return the total memory of the machine in bytes; a very large number if the system does not report it."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 1 << 62

@@ -1,19 +1,28 @@
 """LoRA adapter of the language model, stored as a plain PEFT folder `lora/` beside the weights."""
 
+import json
 from pathlib import Path
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from timechat.errors import CheckpointError
+from timechat.model.tensor_files import check_is_downloaded, save_tensors
 
 ADAPTER_FOLDER = "lora"
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _NAME = "default"
+_FREE_SETTINGS = (  # settings that are used, or that do not change what a trained adapter computes
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"),
+    "runtime_config",
+)
+_PLAIN_STARTS = (True, False, "gaussian")  # others, such as PiSSA, change the base weights too
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -39,12 +48,18 @@ def load_adapter(language_model: nn.Module, folder: Path) -> None:
     """Load the adapter of `folder` into the language model, active and frozen.
 
     Raises:
-        CheckpointError: A weight of the adapter is missing, unexpected or of another shape.
+        CheckpointError: A weight of the adapter is missing, unexpected or of another shape, or a setting asks for an
+            adapter that is computed in another way.
     """
+    _check_settings(folder / CONFIG_FILE)
     attach_adapter(language_model, LoraConfig.from_pretrained(folder))
+    check_is_downloaded(folder / WEIGHTS_FILE)
+    try:
+        stored = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} cannot be read ({error}); fetch it again") from error
     tensors = {
-        key.removeprefix(_PEFT_PREFIX).replace(".weight", f".{_NAME}.weight"): tensor
-        for key, tensor in load_file(folder / WEIGHTS_FILE).items()
+        key.removeprefix(_PEFT_PREFIX).replace(".weight", f".{_NAME}.weight"): tensor for key, tensor in stored.items()
     }
     expected = {name for name, _ in language_model.named_parameters() if is_adapter_key(name)}
     if tensors.keys() != expected:
@@ -57,6 +72,22 @@ def load_adapter(language_model: nn.Module, folder: Path) -> None:
         language_model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit the language model: {error}") from error
+
+
+def _check_settings(path: Path) -> None:
+    """Refuse settings with which an adapter is computed in another way than plain LoRA, such as DoRA and rsLoRA."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        usual = LoraConfig().to_dict()
+        others = {name: value for name, value in settings.items() if name not in _FREE_SETTINGS}
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); convert or fetch the checkpoint again") from error
+    for name, value in others.items():
+        if value and value != usual.get(name) and not (name == "init_lora_weights" and value in _PLAIN_STARTS):
+            raise CheckpointError(
+                f"{path}: {name} is {value!r}, but TimeChat computes plain LoRA only; merge this adapter into the "
+                "weights with PEFT, or train one without this setting"
+            )
 
 
 def attach_adapter(language_model: nn.Module, lora_config: LoraConfig) -> None:
@@ -85,7 +116,7 @@ def save_adapter(language_model: nn.Module, folder: Path, lora_alpha: float) -> 
     }
     config: LoraConfig = language_model.timechat_lora_config
     config.lora_alpha = lora_alpha
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS_FILE)
     config.save_pretrained(str(folder))
 
 

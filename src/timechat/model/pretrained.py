@@ -15,6 +15,7 @@ from timechat.errors import CheckpointError
 from timechat.model import lora as adapter
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FrameEncoder
+from timechat.model.tensor_files import apply_umask
 from timechat.model.video_qformer import SlidingVideoQFormer
 
 _HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "force_download")
@@ -49,6 +50,7 @@ class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
             CheckpointError: A weight is missing, unexpected or has another shape, or the adapter is incomplete.
         """
         returns_info = kwargs.pop("output_loading_info", False)
+        kwargs["trust_remote_code"] = False  # no folder can run code
         with quiet_transformers():
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
@@ -79,6 +81,7 @@ class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         if self.has_lora:
             folder = Path(save_directory) / adapter.ADAPTER_FOLDER
             adapter.save_adapter(self.language_model, folder, self.config.lora_alpha)
+        apply_umask(Path(save_directory))
 
     @property
     def has_lora(self) -> bool:

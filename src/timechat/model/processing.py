@@ -1,6 +1,8 @@
 """TimeChatProcessor: frames and text → tensors, token ids → text."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from timechat.answers.prompts import (
+    CHAT_MARKS,
     SYSTEM_PROMPT,
     TRAINING_SYSTEM_PROMPT,
     VIDEO_PLACEHOLDER,
@@ -18,11 +21,23 @@ from timechat.answers.prompts import (
     render_chat,
     video_message,
 )
+from timechat.errors import CheckpointError
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.tensor_files import check_is_downloaded
 from timechat.video import Frames
 
 IGNORED_LABEL = -100
+PROCESSOR_FILES = (
+    "config.json",
+    "processor_config.json",
+    *(
+        f"{folder}{name}"
+        for folder in ("", "qformer_tokenizer/")
+        for name in ("tokenizer.json", "tokenizer_config.json")
+    ),
+)
 _MAX_FRAME_PROMPT_TOKENS = 32
+_SEPARATOR = "\ufdd0"  # a code point that Unicode reserves for such internal use
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -203,7 +218,8 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         """Tokenise a whole conversation, with labels on the answers.
 
         Labels follow the original: loss on each answer, the space before its `</s>`, and the `</s>`; no loss on the
-        user's messages. The conversation is tokenised as one string, unlike at inference.
+        user's messages. The conversation is tokenised as one string, unlike at inference. Marks of the chat format in
+        the turns, such as `</s>` and `<ImageHere>`, are tokenised as plain text.
 
         Args:
             timestamps: `(frames,)` seconds.
@@ -216,15 +232,29 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         """
         num_tokens = self.config.num_video_tokens(len(timestamps))
         messages = [
-            Message(role, text)  # type: ignore[arg-type]
+            Message(role, self._hide_marks(text))  # type: ignore[arg-type]
             for question, answer in turns
             for role, text in (("user", question), ("assistant", answer))
         ]
         opening = video_message(timestamps, num_placeholders=num_tokens, names_times=self.names_frame_times)
         messages[0] = Message("user", f"{opening}{messages[0].text}")
         text = render_chat(system, messages, style="llama_2")
-        input_ids: list[int] = self.tokenizer(text).input_ids[:max_length]
+        input_ids = self._tokenize(text)[:max_length]
         return input_ids, self._answer_labels(text, input_ids)
+
+    def _hide_marks(self, text: str) -> str:
+        """Put a separator into each mark of a text, so that `_tokenize` reads it as plain text."""
+        for mark in {*CHAT_MARKS, *map(str, self.tokenizer.all_special_tokens)}:
+            text = text.replace(mark, f"{mark[0]}{_SEPARATOR}{mark[1:]}")
+        return text
+
+    def _tokenize(self, text: str) -> list[int]:
+        """Tokenise a text, without the separators of `_hide_marks`."""
+        if _SEPARATOR not in text:
+            return self.tokenizer(text).input_ids  # type: ignore[no-any-return]
+        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+        return [token for token, (start, end) in spans if start == end or text[start:end].strip(_SEPARATOR)]
 
     def _answer_labels(self, text: str, input_ids: list[int]) -> list[int]:
         labels = [IGNORED_LABEL] * len(input_ids)
@@ -234,8 +264,8 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
             if not turn or len(parts) != 2:
                 break
             # The BOS token and the last space of the instruction are not part of the turn's tokens.
-            instruction_length = len(self.tokenizer(f"{parts[0]}[/INST] ").input_ids) - 2
-            turn_length = len(self.tokenizer(turn).input_ids)  # its BOS stands for the </s> of the turn
+            instruction_length = len(self._tokenize(f"{parts[0]}[/INST] ")) - 2
+            turn_length = len(self._tokenize(turn))  # its BOS stands for the </s> of the turn
             answer = slice(position + instruction_length, position + turn_length)
             labels[answer] = input_ids[answer]
             position += turn_length
@@ -261,6 +291,20 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
     def get_attributes(cls) -> list[str]:
         """Return the names of the parts that are saved in separate files."""
         return ["tokenizer", "qformer_tokenizer"]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved processor; no code from its folder is run.
+
+        Raises:
+            CheckpointError: The folder has lost one of the files, or a file is damaged.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            for name in PROCESSOR_FILES:
+                _check_file(folder, name)
+        kwargs["trust_remote_code"] = False
+        return super().from_pretrained(str(pretrained_model_name_or_path), *args, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(
@@ -310,9 +354,27 @@ def _grow(tensor: Tensor, frames: int, tokens: int) -> Tensor:
     return grown
 
 
-def _has_config(folder: str) -> bool:
-    from pathlib import Path
+def _check_file(folder: Path, name: str) -> None:
+    """Refuse a lost or damaged file, without which `transformers` would make an empty tokenizer."""
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has lost its {name}; convert or fetch it again")
+    check_is_downloaded(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "tokenizer.json":
+            is_whole = bool(content["model"]["vocab"])
+        elif path.name == "tokenizer_config.json":
+            is_whole = "tokenizer_class" in content
+        else:
+            is_whole = isinstance(content, dict)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise CheckpointError(f"{path} is damaged; convert or fetch the checkpoint again")
 
+
+def _has_config(folder: str) -> bool:
     return (Path(folder) / "config.json").exists()
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from timechat.model import NANO, NANO_FOLDER
 from timechat.model import lora as adapter
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.convert.files import TensorInfo, WeightFile, inspect_model_folder
 from timechat.model.convert.write import REPORT_FILE
-from timechat.model.loading import NANO, NANO_FOLDER, check_folder
+from timechat.model.loading import check_folder
 
 _PARTS = {
     "frame_encoder.vision_model.": "vision tower",

@@ -15,7 +15,7 @@ import torch
 
 from timechat.answers.events import Answer, Event
 from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers, parse_window
-from timechat.answers.tasks import build_question, find_preset, format_events, parse_events
+from timechat.answers.tasks import TASKS, build_question, find_preset, format_events, parse_events
 from timechat.answers.windows import Window
 from timechat.errors import PromptTooLongError
 from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs, token_spans
@@ -83,7 +83,7 @@ class Answerer:
                     score=parsed.best_score,
                     step=video.frame_interval,
                     player_offset=video.player_offset,
-                    notes=(*self.notes, *video.notes, *parsed.notes),
+                    notes=(*self._notes(request), *video.notes, *parsed.notes),
                 )
             )
         return answers
@@ -103,7 +103,9 @@ class Answerer:
 
         def finish(text: str) -> Answer:
             tokens = self._window_answer(encoded, outputs[0]).tokens if outputs else ()
-            answers = self._verify([request], [encoded], [WindowAnswer(encoded.span, text, tokens)])
+            answers = self._verify(
+                [request], [encoded], [WindowAnswer(encoded.span, text, tokens, notes=encoded.notes)]
+            )
             return self._merge(request, VideoSession.from_encoded(encoded), answers)
 
         return AnswerStream(self.processor.tokenizer, write, finish)
@@ -112,8 +114,7 @@ class Answerer:
         """Return the answer about a window from the cache on disk; None if it is not there."""
         if video.cache is None:
             return None
-        found = video.cache.load_answer(request.cache_facts(window))
-        return None if found is None else WindowAnswer.from_dict(window, found)
+        return video.cache.load_answer(request, window, video.plan.window_sampling(window))
 
     # ------------------------------------------------------------------------------------------ several windows
 
@@ -135,7 +136,7 @@ class Answerer:
                 for answer in video.timed("answer", partial(self._answer_all, request, batch)):
                     answers[answer.window] = answer
                     if cache is not None:
-                        cache.save_answer(request.cache_facts(answer.window), answer.to_dict())
+                        cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
                 batch = []
                 report(len(answers))
         merged = self._merge(request, video, [answers[window] for window in video.windows])
@@ -159,11 +160,16 @@ class Answerer:
             answer,
             video=video.name,
             model=self.name,
-            notes=(*self.notes, *video.notes, *answer.notes),
+            notes=(*self._notes(request), *answer.notes),
             step=video.plan.frame_interval,
             player_offset=video.player_offset,
             timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
         )
+
+    def _notes(self, request: Request) -> tuple[str, ...]:
+        """Notes of every answer of the model to a task."""
+        note = TASKS[request.task].note
+        return self.notes if note is None else (*self.notes, note)
 
     def _find_cited(self, request: Request, video: VideoSession, cited: Event) -> list[Event]:
         """Moments of what a sentence says, in the windows that it cites."""
@@ -217,8 +223,9 @@ class Answerer:
 
     def _window_answer(self, window: EncodedVideo, output: GenerationOutput) -> WindowAnswer:
         text, spans = token_spans(self.processor, output.token_ids)
-        tokens = zip(spans, output.logprobs, strict=True)
-        return WindowAnswer(window.span, text, tuple(Token(first, end, logprob) for (first, end), logprob in tokens))
+        written = zip(spans, output.logprobs, strict=True)
+        tokens = tuple(Token(first, end, logprob) for (first, end), logprob in written)
+        return WindowAnswer(window.span, text, tokens, notes=window.notes)
 
     # --------------------------------------------------------------------------------------------- verification
 

@@ -7,30 +7,33 @@ that was interrupted needs no record of its progress: the same command reuses th
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+import av
 import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from timechat.answers.merging import WindowAnswer
 from timechat.answers.prompts import frame_prompt
 from timechat.answers.windows import Window
 from timechat.cache import DiskCache, cache_key, file_digest
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.pipeline.request import Request
 from timechat.pipeline.session import EncodedVideo, Video
-from timechat.video import Frames
+from timechat.video import Frames, FrameSampling
 
 TokenKind = Literal["frames", "video"]
 """`frames`: output of the image Q-Former for each frame; `video`: input of the language model."""
 
-_ANSWER_VERSION = 1  # increased when answers in the cache must not be reused
 _CHECKSUM = "sha256"
 _NO_INFLUENCE = {"_name_or_path", "architectures", "dtype", "transformers_version"}
 _PROBES = (0.0, 12345.6, 7890.0)  # seconds with every digit, so that their sentences show how times become ids
@@ -95,7 +98,7 @@ def model_fingerprint(
         "weights": weights_fingerprint(encoder),
         "dtypes": [str(encoder.query_tokens.dtype), str(next(encoder.vision_model.parameters()).dtype)],
         "device": model.device.type,
-        "libraries": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "libraries": {"torch": torch.__version__, "transformers": transformers.__version__, "av": av.__version__},
         "vision": _config_fingerprint(config.vision_config),
         "qformer": _config_fingerprint(config.qformer_config),
         "num_query_tokens": config.num_query_tokens,
@@ -127,7 +130,7 @@ def _checksum(content: bytes) -> str | None:
     return header.get("__metadata__", {}).get(_CHECKSUM)  # type: ignore[no-any-return]
 
 
-def _config_fingerprint(config: PreTrainedConfig) -> dict[str, Any]:
+def _config_fingerprint(config: PreTrainedConfig | GenerationConfig) -> dict[str, Any]:
     """Return the values of a configuration, without those that only name its origin."""
     return {name: value for name, value in config.to_dict().items() if name not in _NO_INFLUENCE}
 
@@ -170,14 +173,14 @@ class WindowCache:
         digest = None if isinstance(video, Frames) else file_digest(video, disk)
         return None if digest is None else cls(disk, digest, model, processor)
 
-    def load(self, window: Window | None, facts: Mapping[str, Any]) -> EncodedVideo | None:
+    def load(self, window: Window | None, sampling: FrameSampling) -> EncodedVideo | None:
         """Return a window that was encoded earlier, without the names of video and model; None if it is not there.
 
         Args:
             window: Window of the video; None for a whole video.
-            facts: Frame options, as they are part of the key.
+            sampling: Frame options of the window.
         """
-        found = self._tokens.load(self._key("video", window, facts))
+        found = self._tokens.load(self._key("video", window, sampling))
         if found is None:
             return None
         saved = json.loads(bytes(found["facts"].tolist()))
@@ -190,7 +193,7 @@ class WindowCache:
             window=window,
         )
 
-    def save(self, window: Window | None, facts: Mapping[str, Any], encoded: EncodedVideo) -> None:
+    def save(self, window: Window | None, sampling: FrameSampling, encoded: EncodedVideo) -> None:
         """Save an encoded window."""
         facts_of_video = {"duration": encoded.duration, "notes": list(encoded.notes)}
         saved = json.dumps(facts_of_video | {"player_offset": encoded.player_offset}).encode()
@@ -199,39 +202,49 @@ class WindowCache:
             "timestamps": torch.from_numpy(encoded.timestamps.copy()),
             "facts": torch.from_numpy(np.frombuffer(saved, np.uint8).copy()),
         }
-        self._tokens.save(self._key("video", window, facts), tensors)
+        self._tokens.save(self._key("video", window, sampling), tensors)
 
-    def load_frame_tokens(self, window: Window | None, facts: Mapping[str, Any]) -> Tensor | None:
+    def load_frame_tokens(self, window: Window | None, sampling: FrameSampling) -> Tensor | None:
         """Return the frame tokens of a window, `(1, frames, tokens, hidden)`; None if they are not there."""
-        found = self._tokens.load(self._key("frames", window, facts))
+        found = self._tokens.load(self._key("frames", window, sampling))
         return None if found is None else found["tokens"].to(self._model.device)
 
-    def save_frame_tokens(self, window: Window | None, facts: Mapping[str, Any], tokens: Tensor) -> None:
+    def save_frame_tokens(self, window: Window | None, sampling: FrameSampling, tokens: Tensor) -> None:
         """Save the frame tokens of a window."""
-        self._tokens.save(self._key("frames", window, facts), {"tokens": tokens})
+        self._tokens.save(self._key("frames", window, sampling), {"tokens": tokens})
 
-    def load_answer(self, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the answer to a request with these facts; None if it is not there."""
-        found = self._tokens.load(self._answer_key(facts))
-        return None if found is None else json.loads(bytes(found["answer"].tolist()))
+    def load_answer(self, request: Request, window: Window, sampling: FrameSampling) -> WindowAnswer | None:
+        """Return the answer to a request about a window with these frames; None if it is not there."""
+        found = self._tokens.load(self._answer_key(request, window, sampling))
+        return None if found is None else WindowAnswer.from_dict(window, json.loads(bytes(found["answer"].tolist())))
 
-    def save_answer(self, facts: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
-        """Save an answer that is ready for JSON."""
-        content = np.frombuffer(json.dumps(answer).encode(), np.uint8).copy()
-        self._tokens.save(self._answer_key(facts), {"answer": torch.from_numpy(content)})
+    def save_answer(self, request: Request, sampling: FrameSampling, answer: WindowAnswer) -> None:
+        """Save the answer to a request about a window with these frames."""
+        content = np.frombuffer(json.dumps(answer.to_dict()).encode(), np.uint8).copy()
+        key = self._answer_key(request, answer.window, sampling)
+        self._tokens.save(key, {"answer": torch.from_numpy(content)})
 
-    def _key(self, kind: TokenKind, window: Window | None, facts: Mapping[str, Any]) -> str:
-        clock = None if window is None else [window.start, window.end, window.time_scale]
-        model = model_fingerprint(self._model, self._processor, kind)
-        return cache_key(video=self._digest, clock=clock, frames=dict(facts), **model)
+    def _key(self, kind: TokenKind, window: Window | None, sampling: FrameSampling) -> str:
+        return cache_key(**self._frame_facts(window, sampling), **model_fingerprint(self._model, self._processor, kind))
 
-    def _answer_key(self, facts: Mapping[str, Any]) -> str:
+    def _frame_facts(self, window: Window | None, sampling: FrameSampling) -> dict[str, Any]:
+        """Return the video, the window and all frame options."""
+        return {
+            "video": self._digest,
+            "window": None if window is None else asdict(window),
+            "sampling": asdict(sampling),
+        }
+
+    def _answer_key(self, request: Request, window: Window, sampling: FrameSampling) -> str:
         model = {
             "tokens": model_fingerprint(self._model, self._processor),
             "weights": weights_fingerprint(self._model.language_model),
+            "text": _config_fingerprint(self._model.config.text_config),
+            "generation": _config_fingerprint(self._model.generation_config),
             "lora_scale": self._model.lora_scale,
-            "vocabulary": len(self._processor.tokenizer),
+            "vocabulary": _vocabulary_fingerprint(self._processor.tokenizer),
             "chat_style": self._processor.chat_style,
             "names_frame_times": self._processor.names_frame_times,
         }
-        return cache_key(kind="answer", version=_ANSWER_VERSION, video=self._digest, **facts, **model)
+        facts = self._frame_facts(window, sampling)
+        return cache_key(kind="answer", request=request.cache_facts(window), model=model, **facts)

@@ -3,12 +3,13 @@
 import os
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from timechat.files import without_scheme
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.domain import outside_domain_notes
 from timechat.pipeline.answering import Answerer, check_prompt_length
 from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, compress_frames, encode_frames
 from timechat.video import Frames, FrameSampling, sample_video
@@ -41,8 +42,8 @@ def encode_video(
         VideoError: The video cannot be read.
     """
     model, processor, executor = answerer.model, answerer.processor, answerer.executor
-    chosen, facts = _choose_frames(model.config, sampling)
-    if cache is not None and isinstance(video, str | os.PathLike) and (found := cache.load(None, facts)) is not None:
+    chosen = _choose_frames(model.config, sampling)
+    if cache is not None and isinstance(video, str | os.PathLike) and (found := cache.load(None, chosen)) is not None:
         return replace(found, name=without_scheme(os.fspath(video)), model=answerer.name)
     report = progress or _ignore
     report("decode", 0, 1)
@@ -56,31 +57,30 @@ def encode_video(
     tokens = encode_frames(model, processor, frames, partial(report, "encode"), encode=executor.encode_frames)
     video_tokens = executor.call(partial(compress_frames, model, tokens))
     name = frames.source.name if frames.source else None
+    notes = (*frames.notes, *outside_domain_notes(model.config.domain, tokens[0]))
     offset = frames.source.player_offset if frames.source else 0.0
     encoded = EncodedVideo(
         video_tokens,
         frames.timestamps,
         frames.duration,
         name,
-        frames.notes,
+        notes,
         answerer.name,
         player_offset=offset,
     )
     if cache is not None:
-        cache.save(None, facts, encoded)
+        cache.save(None, chosen, encoded)
     return encoded
 
 
-def _choose_frames(config: TimeChatConfig, sampling: FrameSampling) -> tuple[FrameSampling, dict[str, Any]]:
-    """Fill in the model's frame options, and name those of the cache key as version 0.1 did."""
+def _choose_frames(config: TimeChatConfig, sampling: FrameSampling) -> FrameSampling:
+    """Fill in the model's frame options where none says how many frames are taken."""
     if sampling.has_rate:
-        return sampling, vars(sampling)
+        return sampling
     default = config.default_sampling()
     if sampling.max_frames is not None:
         default["max_frames"] = sampling.max_frames
-    chosen = replace(sampling, **default)
-    names = (*default, "start", "end", "timestamps", "sampling")
-    return chosen, {name: getattr(chosen, name) for name in names}
+    return replace(sampling, **default)
 
 
 def _ignore(stage: str, done: int, total: int) -> None:

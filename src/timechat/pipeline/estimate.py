@@ -1,7 +1,5 @@
 """Estimates of a job before it starts: windows, frames, and seconds and memory from a quick trial."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +13,7 @@ from timechat.answers.windows import Window
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import EncodedVideo, VideoSession, compress_frames, encode_frames
+from timechat.system import peak_memory_bytes
 
 Result = TypeVar("Result")
 
@@ -32,7 +31,7 @@ class JobEstimate:
         frames: Number of frames of the other windows.
         step: Seconds of video between frames.
         seconds: Approximate wall time; 0 if all windows are in the cache.
-        memory_bytes: Approximate peak memory of the process.
+        memory_bytes: Approximate peak memory of the process; None if the system does not report it.
     """
 
     windows: int
@@ -40,7 +39,7 @@ class JobEstimate:
     frames: int
     step: float | None
     seconds: float
-    memory_bytes: int
+    memory_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -51,8 +50,8 @@ class JobEstimate:
         done = f" ({self.done} done before)" if self.done else ""
         interval = "" if self.step is None else f", one every {self.step:.3g} s"
         frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}{interval}"
-        memory = f"{self.memory_bytes / 1e9:.1f} GB of memory"
-        return f"{windows}{done}, {frames}, about {_readable(self.seconds)}, {memory}"
+        memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e9:.1f} GB of memory"
+        return f"{windows}{done}, {frames}, about {_readable(self.seconds)}{memory}"
 
 
 @torch.inference_mode()
@@ -96,9 +95,3 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
     """Do a piece of work; return its result and the seconds that it took."""
     began = time.perf_counter()
     return work(), time.perf_counter() - began
-
-
-def peak_memory_bytes() -> int:
-    """Return the peak memory of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

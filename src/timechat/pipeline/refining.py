@@ -69,16 +69,19 @@ def refine_moments(
         The answer with finer borders; its `step` is the largest frame interval of any border.
     """
     step = answer.step or 0.0
+    notes = dict.fromkeys(answer.notes)
     numbers = count(len(video.windows))  # refinement windows have the numbers after those of the plan
 
     def answer_part(window: Window, sampling: FrameSampling) -> WindowAnswer:
         encoded = video.encode_part(window, sampling, executor)
         (answered,) = answer_windows([replace(encoded, window_number=next(numbers))])
+        notes.update(dict.fromkeys(answered.notes))
         return answered
 
     refined = [_refine(event, video.duration, config, answer_part, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
-    return replace(answer, events=[event for event, _ in refined], step=max(steps, default=step))
+    events = [event for event, _ in refined]
+    return replace(answer, events=events, step=max(steps, default=step), notes=tuple(notes))
 
 
 def _refine(

@@ -1,7 +1,7 @@
 """A request about a video, and the plan of windows and frames by which it is answered."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypedDict
 
 from timechat.answers.events import Event, Task
@@ -12,6 +12,14 @@ from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, answer_gramma
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.model.configuration import TimeChatConfig
 from timechat.video import FrameSampling
+
+NOT_IN_WINDOW_ANSWERS = {
+    "transcript": "the prompt contains the speech of the window",
+    "moments": "moments are selected from the answers about all windows",
+    "cite": "citations come from the answer to another request, for captions",
+    "verify": "citations are verified by the answers to other requests, for grounding",
+}
+"""Fields of a `Request` that the answer about one window does not depend on, each with the reason."""
 
 _BEST_MOMENT = MomentSelection()
 _DEFAULT_WINDOWS = WindowConfig()
@@ -126,17 +134,14 @@ class Request:
         return add_transcript(question, [replace(e, start=e.start / scale, end=e.end / scale) for e in speech])
 
     def cache_facts(self, window: Window) -> dict[str, Any]:
-        """Return what the answer about a window depends on besides video and model, ready for a cache key."""
-        return {
-            "task": self.task,
-            "words": self.query,
-            "window": [window.start, window.end, window.time_scale],
-            "question": self.prompt_text(window),
-            "history": [list(turn) for turn in self.history or ()],
-            "decoding": asdict(self.decoding),
-            "preset": self.preset,
-            "system": self.system,
-        }
+        """Return the facts of the request that the answer about a window depends on, ready for a cache key.
+
+        They are all fields but those of `NOT_IN_WINDOW_ANSWERS`, and the prompts that result from them.
+        """
+        names = [field.name for field in fields(self) if field.name not in NOT_IN_WINDOW_ANSWERS]
+        facts = {name: getattr(self, name) for name in names}
+        prompts = {"prompt": self.prompt_text(window), "system_prompt": self.system_prompt}
+        return facts | {"decoding": asdict(self.decoding)} | prompts
 
 
 # -------------------------------------------------------------------------------------------- window planning
@@ -172,12 +177,6 @@ class WindowPlan:
     def window_sampling(self, window: Window) -> FrameSampling:
         """Return the frame options of one window."""
         return replace(self.sampling, start=window.start, end=window.end)
-
-    def cache_facts(self, window: Window) -> dict[str, Any]:
-        """Return the frame options of one window for a cache key, under the names that version 0.1 wrote."""
-        rate = ("fps", "max_frames") if self.sampling.num_frames is None else ("num_frames",)
-        facts = {name: getattr(self.sampling, name) for name in (*rate, "sampling")}
-        return {**facts, "start": window.start, "end": window.end}
 
 
 def plan_windows(

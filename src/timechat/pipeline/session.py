@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from timechat.answers.windows import Window, WindowConfig
 from timechat.errors import VideoError
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.domain import outside_domain_notes
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import Executor, acquire
@@ -142,6 +143,7 @@ class WindowEncoder:
         duration: Duration of the video in seconds.
         name: Display name of the video; None for ready-made frames without one.
         fps: Average frames per second of the file; None if it is not known.
+        has_audio: Whether the file has an audio stream; None if it is not known.
         cache: Windows and answers of this video on disk; None if the cache is off or the video cannot be cached.
         executor: Executor of the model's work, unless a call names another one.
     """
@@ -178,6 +180,7 @@ class WindowEncoder:
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         self.name = name if name is not None or source is None else source.name
         self.fps = source.fps if source else None
+        self.has_audio = source.has_audio if source else None
         self.player_offset = source.player_offset if source else 0.0
         self.cache = cache
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="timechat-decode")
@@ -200,40 +203,41 @@ class WindowEncoder:
         """Start to decode frames in another thread."""
         return self._threads.submit(self.read, sampling, check)
 
-    def find(self, window: Window, facts: Mapping[str, Any]) -> EncodedVideo | None:
+    def find(self, window: Window, sampling: FrameSampling) -> EncodedVideo | None:
         """Return a window that was encoded earlier, from the cache on disk."""
-        found = None if self.cache is None else self.cache.load(window, facts)
+        found = None if self.cache is None else self.cache.load(window, sampling)
         return None if found is None else replace(found, name=self.name, model=self._model_name)
 
     def encode(
         self,
         frames: Frames,
         window: Window,
-        facts: Mapping[str, Any],
+        sampling: FrameSampling,
         executor: Executor,
         progress: ProgressCallback | None = None,
     ) -> EncodedVideo:
         """Encode the frames of a window, whose times are on the video's clock, and keep it in the cache on disk."""
         frames = to_window_clock(frames, window.start, window.time_scale)
-        frame_tokens = None if self.cache is None else self.cache.load_frame_tokens(window, facts)
+        frame_tokens = None if self.cache is None else self.cache.load_frame_tokens(window, sampling)
         if frame_tokens is None:
             report = None if progress is None else partial(progress, "encode")
             frame_tokens = encode_frames(self._model, self._processor, frames, report, encode=executor.encode_frames)
             if self.cache is not None:
-                self.cache.save_frame_tokens(window, facts, frame_tokens)
+                self.cache.save_frame_tokens(window, sampling, frame_tokens)
         tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
+        notes = (*frames.notes, *outside_domain_notes(self._model.config.domain, frame_tokens[0]))
         encoded = EncodedVideo(
             tokens,
             frames.timestamps,
             window.duration,
             self.name,
-            frames.notes,
+            notes,
             self._model_name,
             window,
             self.player_offset,
         )
         if self.cache is not None:
-            self.cache.save(window, facts, encoded)
+            self.cache.save(window, sampling, encoded)
         return encoded
 
 
@@ -248,7 +252,7 @@ class VideoSession:
         duration: Duration of the video in seconds.
         name: Path, address or display name; None for ready-made frames without one.
         fps: Average frames per second of the file; None if it is not known.
-        notes: Sentences for readers of the answers, about the windows that were encoded so far.
+        has_audio: Whether the file has an audio stream; None if it is not known.
         timings: Seconds spent so far by stage: `"decode"` (waiting for frames), `"encode"`, `"answer"`; empty for a
             video that was encoded before the session.
         batch_size: Number of windows that are answered in one batch.
@@ -280,10 +284,10 @@ class VideoSession:
         self._kept = None if windows is None else {window.span: window for window in windows}
         self.name = encoder.name if encoder else next((window.name for window in windows or ()), None)
         self.fps = encoder.fps if encoder else None
+        self.has_audio = encoder.has_audio if encoder else None
         offsets = [window.player_offset for window in windows or ()]
         self.player_offset = encoder.player_offset if encoder else max(offsets, default=0.0)
         self.cache = encoder.cache if encoder else None
-        self.notes = tuple(dict.fromkeys(note for window in windows or () for note in window.notes))
         self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0} if encoder else {}
         self._lock = threading.Lock()
 
@@ -381,8 +385,8 @@ class VideoSession:
                     ahead = None
                     if following is not None and self._find(following) is None:
                         ahead = self._read_ahead(following, executor)
-                    facts = self.plan.cache_facts(window)
-                    work = partial(encoder.encode, frames, window, facts, executor, progress)
+                    sampling = self.plan.window_sampling(window)
+                    work = partial(encoder.encode, frames, window, sampling, executor, progress)
                     encoded = self._keep(self.timed("encode", work))
                 else:
                     ahead = None
@@ -405,13 +409,10 @@ class VideoSession:
         """Encode a part of the video that is no window of the plan, with frames of its own."""
         encoder = self._open_encoder
         executor = executor or encoder.executor
-        facts = {"fps": sampling.fps, "start": sampling.start, "end": sampling.end}
-        if (found := encoder.find(window, facts)) is not None:
+        if (found := encoder.find(window, sampling)) is not None:
             return found
         frames = self.timed("decode", encoder.read_ahead(sampling, executor.check).result)
-        encoded = self.timed("encode", partial(encoder.encode, frames, window, facts, executor))
-        self._add_notes(encoded)
-        return encoded
+        return self.timed("encode", partial(encoder.encode, frames, window, sampling, executor))
 
     def timed(self, stage: str, work: Callable[[], Result]) -> Result:
         """Do a piece of work and add its seconds to a stage of the timings."""
@@ -434,15 +435,11 @@ class VideoSession:
         """A window that was encoded earlier: in memory, or on disk."""
         if self._kept is not None and window in self._kept:
             return self._kept[window]
-        found = self._open_encoder.find(window, self.plan.cache_facts(window))
+        found = self._open_encoder.find(window, self.plan.window_sampling(window))
         return None if found is None else self._keep(found)
 
     def _keep(self, encoded: EncodedVideo) -> EncodedVideo:
         encoded = replace(encoded, window_number=self._numbers[encoded.span])
-        self._add_notes(encoded)
         if self._kept is not None:
             self._kept[encoded.span] = encoded
         return encoded
-
-    def _add_notes(self, encoded: EncodedVideo) -> None:
-        self.notes += tuple(note for note in encoded.notes if note not in self.notes)

@@ -11,6 +11,7 @@ from timechat.answers.events import Answer, Task
 from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import WindowConfig
 from timechat.cache import DiskCache
+from timechat.model.domain import domain_limits
 from timechat.model.loading import load_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
@@ -63,6 +64,11 @@ class TimeChat:
         self.name = name
         self.notes = tuple(notes)
         self.executor: Executor = LocalExecutor(self.model, processor) if executor is None else executor
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Sentences about what the model can and cannot do, for its description."""
+        return domain_limits(self.model.config.domain)
 
     @classmethod
     def from_pretrained(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from timechat.answers.events import Event
 from timechat.answers.windows import Window, WindowConfig, temporal_iou
+from timechat.model.domain import outside_domain_notes
 from timechat.pipeline.request import WindowPlan, plan_windows
 from timechat.pipeline.session import EncodedVideo, compress_frames, to_window_clock
 from timechat.pipeline.timechat import TimeChat
@@ -68,6 +69,7 @@ class StreamMonitor:
 
     Attributes:
         step: Seconds between the frames that `watch` takes.
+        notes: Sentences about the windows so far, such as that the stream is unlike the model's training videos.
         num_windows: Number of windows that were answered.
         num_frames: Number of frames that arrived.
         num_dropped: Number of frames for which the vision tower did not run, as duplicates of the frame before.
@@ -106,6 +108,7 @@ class StreamMonitor:
         self._first = 0  # number of the first frame that is kept
         self._last_small: NDArray[np.float32] | None = None
         self._recent: list[Detection] = []
+        self.notes: tuple[str, ...] = ()
         self.num_windows = self.num_frames = self.num_dropped = 0
 
     def watch(self, frames: Iterable[LiveFrame]) -> Iterator[Detection]:
@@ -154,12 +157,14 @@ class StreamMonitor:
                 None, input_ids[None].to(model.device), mask[None].to(model.device), vision_states=states[None]
             )
             video_tokens = compress_frames(model, tokens)
-        return EncodedVideo(video_tokens, shown, window.duration, None, (), self._timechat.name, window)
+        notes = outside_domain_notes(model.config.domain, tokens[0])
+        return EncodedVideo(video_tokens, shown, window.duration, None, notes, self._timechat.name, window)
 
     def _ask(self, start: float, end: float) -> Iterator[Detection]:
         """Look for all queries in a complete window; detections of an earlier window are not repeated."""
         self.num_windows += 1
         encoded = self.encode_window(start, end)
+        self.notes += tuple(note for note in encoded.notes if note not in self.notes)
         assert encoded.window is not None
         self._recent = [one for one in self._recent if one.event.end >= start]
         for query in self._queries:

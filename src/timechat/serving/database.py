@@ -6,14 +6,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
+from timechat.system import lock_file
 
 Table = Literal["files", "jobs"]
 
@@ -34,14 +29,11 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         ValueError: Another server has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(
-                    f"{folder} is the data folder of a running server; give this one another folder with --data"
-                ) from error
+    with (folder / "lock").open("ab") as file:
+        if not lock_file(file):
+            raise ValueError(
+                f"{folder} is the data folder of a running server; give this one another folder with --data"
+            )
         yield
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from timechat.answers.events import Event
+from timechat.answers.events import Answer, Event, write_speech
 from timechat.errors import DataError, located
 
 _EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or tab-separated lines of start, end and text"
@@ -27,6 +27,44 @@ class Transcript:
 
     lines: tuple[Event, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+NO_AUDIO = "the video has no audio that can be decoded, so there is no transcript"
+"""Note of a transcript of a video without audio."""
+
+
+def transcript_answer(
+    transcript: Transcript,
+    *,
+    video: str | None,
+    duration: float,
+    player_offset: float = 0.0,
+    start: float | None = None,
+    end: float | None = None,
+) -> Answer:
+    """Return recognized speech as the answer to the task `transcribe`; no video model is involved.
+
+    Args:
+        transcript: Speech of the video.
+        video: Path, address or name of the video.
+        duration: Duration of the video in seconds.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
+        start: Start of the part to transcribe, in seconds; None means the start of the video.
+        end: End of the part to transcribe, in seconds; None means the end of the video.
+    """
+    low, high = start or 0.0, duration if end is None else end
+    lines = [line for line in transcript.lines if line.start < high and line.end >= low]
+    late = sum(line.start >= duration for line in transcript.lines)
+    notes = (f"lines of the transcript after the end of the video, left out: {late}",) if late else ()
+    return Answer(
+        write_speech(lines),
+        lines,
+        task="transcribe",
+        video=video,
+        duration=duration,
+        player_offset=player_offset,
+        notes=(*transcript.notes, *notes),
+    )
 
 
 def read_transcript(path: str | Path) -> tuple[Event, ...]:

@@ -101,7 +101,7 @@ class SyntheticRecord:
             if (value := getattr(self, name)) is not None:
                 record[name] = value
         if self.moments is not None:
-            record["moments"] = [{"start": m.start, "end": m.end, "score": m.score} for m in self.moments]
+            record["moments"] = [{"start": m.start, "end": m.end, "score": m.saliency} for m in self.moments]
         if self.transcript is not None:
             record["transcript"] = [{"start": s.start, "end": s.end, "text": s.caption} for s in self.transcript]
         if self.is_negative:
@@ -155,6 +155,19 @@ def synthetic_records(
     }
     described = _DescribedVideo(video, phrases, events, make_speech(video))
     return _finish(described, _drafts(described, rng, has_negatives), rng)
+
+
+def negative_record(video: SyntheticVideo, phrase: ActionPhrase, rng: random.Random) -> SyntheticRecord:
+    """Make a grounding record whose query does not happen in the video.
+
+    Args:
+        video: Script of the video.
+        phrase: Description of the query.
+        rng: Random number generator for the words.
+    """
+    described = _DescribedVideo(video, {}, {}, make_speech(video))
+    [record] = _finish(described, [_negative(phrase, rng)], rng)
+    return record
 
 
 def _drafts(described: _DescribedVideo, rng: random.Random, has_negatives: bool) -> Iterator[_Draft]:
@@ -221,8 +234,12 @@ def _grounding(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draf
 def _negatives(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draft]:
     count = len(described.events) * NEGATIVE_SHARE / (1 - NEGATIVE_SHARE)
     for _ in range(int(count + rng.random())):
-        question, query = ask_grounding(rng, absent_action(described.video, rng))
-        yield _Draft("grounding", question, NOT_FOUND_ANSWER, [], {"query": query, "is_negative": True})
+        yield _negative(absent_action(described.video, rng), rng)
+
+
+def _negative(phrase: ActionPhrase, rng: random.Random) -> _Draft:
+    question, query = ask_grounding(rng, phrase)
+    return _Draft("grounding", question, NOT_FOUND_ANSWER, [], {"query": query, "is_negative": True})
 
 
 def _highlights(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draft]:
@@ -279,7 +296,7 @@ def _important_moments(actions: Iterable[Action]) -> list[Event]:
 
 
 def _moment(clip: int, score: float) -> Event:
-    return Event(clip * CLIP_SECONDS, clip * CLIP_SECONDS, score=round(score, 1))
+    return Event(clip * CLIP_SECONDS, clip * CLIP_SECONDS, saliency=round(score, 1))
 
 
 def _steps(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draft]:

@@ -21,18 +21,20 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from timechat.files import atomic_write
+from timechat.files import UNFINISHED_PATTERN, atomic_write
 from timechat.synthetic.long import LongSyntheticVideo, write_long_scene
 from timechat.synthetic.long_records import long_records
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
 from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import Level, Part, Split, SyntheticVideo, write_scene
+from timechat.system import num_cores
 
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"
 VIDEOS_FOLDER = "videos"
 _CHUNK = 64  # maximum number of frames in memory
 _QUALITY = 24  # x264's constant rate factor
+_MARK = "timechat film"  # start of the comment in the metadata of each file
 _ENCODING = 1  # to be increased when the file of an unchanged script changes
 
 _MIX: tuple[Part, ...] = (*("standard",) * 8, "unseen_pairs", "longer")
@@ -113,11 +115,13 @@ class RenderReport:
         drawn: Number of videos that were rendered.
         kept: Number of videos that existed already.
         records: Number of records that were written.
+        removed: Number of videos of an earlier set that were removed, because no record names them any more.
     """
 
     drawn: int
     kept: int
     records: int
+    removed: int = 0
 
 
 def render_videos(
@@ -130,7 +134,8 @@ def render_videos(
     """Render videos into a folder and write their records.
 
     Complete files of the same scripts are kept. The records are written last, so a folder with records has all videos.
-    They do not depend on the number of workers or on the files that were kept.
+    They do not depend on the number of workers or on the files that were kept. Videos of an earlier set in the folder,
+    which this program made and which no record names any more, are removed at the end.
 
     Args:
         videos: Set of videos.
@@ -149,18 +154,36 @@ def render_videos(
         raise ValueError(f"the number of workers must be at least 1, got {workers}")
     out = Path(out)
     (out / VIDEOS_FOLDER).mkdir(parents=True, exist_ok=True)
-    num_workers = min(workers or _num_cores(), videos.clips)
+    num_workers = min(workers or num_cores(), videos.clips)
     drawn = 0
     for done, is_new in enumerate(_render_all(videos, out, num_workers), start=1):
         drawn += is_new
         if progress is not None:
             progress(done, videos.clips)
-    return RenderReport(drawn, videos.clips - drawn, write_records(videos, out))
+    num_records = write_records(videos, out)
+    return RenderReport(drawn, videos.clips - drawn, num_records, _remove_orphans(videos, out))
 
 
-def _num_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _remove_orphans(videos: SyntheticSet | LongSet, out: Path) -> int:
+    """Remove synthetic videos that are not in the set, and unfinished files; return the number of videos."""
+    kept = {f"{videos.script(index).id}.mp4" for index in range(videos.clips)}
+    removed = 0
+    for path in (out / VIDEOS_FOLDER).iterdir():
+        if UNFINISHED_PATTERN.fullmatch(path.name):
+            path.unlink()
+        elif path.name not in kept and path.suffix == ".mp4" and _mark(path).startswith(_MARK):
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _mark(path: Path) -> str:
+    """Return the mark that this program writes into its files; "" for any other file."""
+    try:
+        with av.open(str(path)) as container:
+            return container.metadata.get("comment", "")
+    except (FFmpegError, OSError):
+        return ""
 
 
 def write_records(videos: SyntheticSet | LongSet, out: Path) -> int:
@@ -250,7 +273,7 @@ def is_rendered(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             is_same = container.metadata.get("comment") == _fingerprint(video)
             return is_same and container.streams.video[0].frames == num_frames(video)
     except (FFmpegError, IndexError):
@@ -277,7 +300,7 @@ def _encode(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> None:
         # With x264's macroblock tree, the bytes differ from run to run for the same frames and settings. Short videos
         # keep it, so that their files do not change.
         options["x264-params"] = "no-mbtree=1"
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(str(path.absolute()), "w", format="mp4") as container:
         container.metadata["comment"] = _fingerprint(video)
         stream = container.add_stream("libx264", rate=video.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
@@ -301,4 +324,4 @@ def _frames(video: SyntheticVideo | LongSyntheticVideo) -> Iterator[np.ndarray[A
 def _fingerprint(video: SyntheticVideo | LongSyntheticVideo) -> str:
     """Mark of a script in the metadata of its file. Files of other scripts with the same name have another mark."""
     script = json.dumps([_ENCODING, video.to_dict()], sort_keys=True)
-    return f"timechat film {hashlib.sha256(script.encode()).hexdigest()[:32]}"
+    return f"{_MARK} {hashlib.sha256(script.encode()).hexdigest()[:32]}"

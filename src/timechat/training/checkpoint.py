@@ -1,23 +1,27 @@
 """Checkpoints: the complete state to resume a run exactly, written atomically."""
 
 import json
+import pickle
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from timechat.distributed import gather, rank, wait_for_all, world_size
-from timechat.errors import TrainingError
-from timechat.files import atomic_write, fsync
+from timechat.errors import TrainingError, is_out_of_memory
+from timechat.files import atomic_write
+from timechat.model.tensor_files import save_tensors
+from timechat.system import flush_to_disk
 from timechat.training.parameters import trained_state
 
 _FOLDER = "checkpoints"
@@ -34,21 +38,31 @@ class Checkpoint:
         step: Number of finished steps.
         num_processes: Number of processes of the run.
         metrics: Validation metrics; empty without a validation.
+        inputs: SHA-256 of the start weights and of the records, by name; empty for checkpoints of version 0.1.
     """
 
     folder: Path
     step: int
     num_processes: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """Return the complete checkpoints of a run, oldest first."""
+    """Return the complete checkpoints of a run, oldest first.
+
+    Raises:
+        TrainingError: The description of a checkpoint is damaged.
+    """
     found = []
     for folder in (run_folder / _FOLDER).glob("step-*"):
         if re.fullmatch(r"step-\d+", folder.name) and (folder / _INFO).is_file():
-            info = json.loads((folder / _INFO).read_text())
-            found.append(Checkpoint(folder, info["step"], info["num_processes"], info["metrics"]))
+            try:
+                info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+                inputs = dict(info.get("inputs", {}))
+                found.append(Checkpoint(folder, info["step"], info["num_processes"], dict(info["metrics"]), inputs))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise TrainingError(_unreadable(folder / _INFO, folder, error)) from error
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -66,6 +80,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     metrics: Mapping[str, float],
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
     """Write a checkpoint of the trained state; all processes take part, the first one writes.
 
@@ -79,12 +94,12 @@ def save_checkpoint(
     }
     if rank() == 0:
         folder = run_folder / _FOLDER / f"step-{step:07d}"
-        info = {"step": step, "num_processes": world_size(), "metrics": dict(metrics)}
+        info = {"step": step, "num_processes": world_size(), "metrics": dict(metrics), "inputs": dict(inputs or {})}
 
         def write(partial: Path) -> None:
-            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial / WEIGHTS_FILE)
+            save_tensors({name: tensor.contiguous() for name, tensor in weights.items()}, partial / WEIGHTS_FILE)
             torch.save(state, partial / _STATE)
-            (partial / _INFO).write_text(json.dumps(info, indent=2))
+            (partial / _INFO).write_text(json.dumps(info, indent=2), encoding="utf-8")
 
         write_folder(folder, write)
     wait_for_all()
@@ -111,9 +126,7 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{path} cannot be read ({error}); remove {checkpoint.folder} to continue without it"
-        ) from error
+        raise TrainingError(_unreadable(path, checkpoint.folder, error)) from error
     ours = trained_state(model)
     if weights.keys() != ours.keys():
         raise TrainingError(
@@ -144,13 +157,21 @@ def load_progress(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer, scal
     path = checkpoint.folder / _STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
+        saved, scale, random_state = state["optimizer"], state["scaler"], state["random"][rank()]
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
+        raise TrainingError(_unreadable(path, checkpoint.folder, error)) from error
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(_spread_like_parameters(saved, optimizer))
+    except (ValueError, LookupError) as error:
         raise TrainingError(
-            f"{path} cannot be read ({error}); remove {checkpoint.folder} to continue without it"
+            f"{path} does not fit the optimizer of the recipe ({error}); restore the recipe's trained parts and "
+            "optimizer, or start anew with --fresh"
         ) from error
-    optimizer.load_state_dict(_spread_like_parameters(state["optimizer"], optimizer))
-    scaler.load_state_dict(state["scaler"])
-    _set_random_state(state["random"][rank()])
+    for group, ours in zip(optimizer.param_groups, settings, strict=True):
+        group.update(ours)  # the state also holds the settings of the earlier call, but the recipe decides
+    scaler.load_state_dict(scale)
+    _set_random_state(random_state)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -163,21 +184,60 @@ def whole(tensor: Tensor) -> Tensor:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a folder atomically with `write`, also in case of a power failure; an existing folder is replaced."""
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    for path in (*partial.rglob("*"), partial):
-        fsync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
-    fsync(folder.parent)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    with explain_failed_write(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            write(partial)
+            for path in (*partial.rglob("*"), partial):
+                flush_to_disk(path)
+            if folder.exists():
+                folder.rename(replaced)
+            partial.rename(folder)
+            flush_to_disk(folder.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_write(path, is_durable=True) as unfinished:
+    """Write a text file atomically.
+
+    Raises:
+        TrainingError: The disk is full or the file cannot be written.
+    """
+    with explain_failed_write(path), atomic_write(path, is_durable=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def explain_failed_write(path: Path) -> Iterator[None]:
+    """Turn the errors of a full disk or of a folder without permission into one that says what to do.
+
+    Raises:
+        TrainingError: The file or folder cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch raises a RuntimeError for a full disk
+        if is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{path} cannot be written ({_reason(error)}); free some space or make the folder writable, and run the "
+            "same command again: it resumes from the last checkpoint"
+        ) from error
+
+
+def _unreadable(path: Path, folder: Path, error: Exception) -> str:
+    return f"{path} cannot be read ({_reason(error)}); remove the folder {folder} to continue without this checkpoint"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error).splitlines() or [type(error).__name__])[0].strip()
 
 
 def _random_state() -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Make the batches of a recipe from its records, which `timechat.data` mixes, reads and collates."""
 
-from collections.abc import Generator
+import hashlib
+import json
+import os
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from timechat.data.dataset import InstructionDataset
-from timechat.data.features import FeatureStore, check_parts_are_frozen
+from timechat.data.features import FeatureHeader, FeatureStore, check_parts_are_frozen
 from timechat.data.loader import BatchLoader
 from timechat.data.mixture import Mixture, RecordSource
 from timechat.data.readers import read_records
@@ -21,10 +24,16 @@ SKIPPED_FILE = "lost-records-{rank}.jsonl"
 
 
 class InstructionBatches:
-    """Batches of instruction records for the training loop."""
+    """Batches of instruction records for the training loop.
 
-    def __init__(self, loader: BatchLoader) -> None:
+    Attributes:
+        loader: Loader of the batches of this process.
+        fingerprint: SHA-256 of the records.
+    """
+
+    def __init__(self, loader: BatchLoader, fingerprint: str) -> None:
         self.loader = loader
+        self.fingerprint = fingerprint
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
         """Yield the batches of this process from an iteration on, without end."""
@@ -58,7 +67,8 @@ def make_source(
         )
         for source in data.sources
     ]
-    mixture = Mixture(sources, seed=recipe.run.seed, batch_size=recipe.run.batch_size * world_size())
+    batch_size = recipe.run.samples_per_process(world_size())
+    mixture = Mixture(sources, seed=recipe.run.seed, batch_size=batch_size * world_size())
     features = None
     if data.features is not None:
         features = FeatureStore(data.features, model)
@@ -67,13 +77,31 @@ def make_source(
     report = DataIssues(Path(recipe.run.output) / SKIPPED_FILE.format(rank=rank()), max_bad_share=data.max_bad_share)
     loader = BatchLoader(
         dataset,
-        batch_size=recipe.run.batch_size,
+        batch_size=batch_size,
         rank=rank(),
         world_size=world_size(),
         workers=data.workers,
         report=report,
     )
-    return InstructionBatches(loader)
+    header = None if features is None else features.header
+    return InstructionBatches(loader, _fingerprint(data, sources, header))
+
+
+def _fingerprint(data: DataSettings, sources: Sequence[RecordSource], features: FeatureHeader | None) -> str:
+    """Return the SHA-256 of records and of the settings of features; video paths count without their base folder."""
+    digest = hashlib.sha256()
+    for settings, source in zip(data.sources, sources, strict=True):
+        base = Path(settings.records).parent if settings.videos is None else Path(settings.videos)
+        for record in source.records:
+            content = record.to_dict() | {"video": _below(record.video, base), "id": ""}
+            digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
+        digest.update(b"\n")
+    digest.update(repr(features).encode())
+    return digest.hexdigest()
+
+
+def _below(video: str, folder: Path) -> str:
+    return video if "://" in video else Path(os.path.relpath(video, folder)).as_posix()
 
 
 def sample_settings(data: DataSettings) -> SampleSettings:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from timechat.training.checkpoint import write_file
+from timechat.errors import TrainingError, missing_extra
+from timechat.training.checkpoint import explain_failed_write, write_file
 from timechat.training.config import TrainingRecipe
 
 LOG_FILE = "log.jsonl"
@@ -56,17 +57,28 @@ class RunLog:
             sink.close()
 
     def _line(self, content: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")
-        self._file.flush()
+        with explain_failed_write(self._path):
+            self._file.write(json.dumps(content) + "\n")
+            self._file.flush()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, without an incomplete last line."""
+    """Return the lines of a run's log, without an incomplete last line.
+
+    Raises:
+        TrainingError: Another line is damaged.
+    """
     path = folder / LOG_FILE
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]  # text after the last line break is an incomplete line
+    read = []
+    for number, line in enumerate(lines[:-1], 1):  # text after the last line break is an incomplete line
+        try:
+            read.append(json.loads(line) | {})
+        except (ValueError, TypeError) as error:
+            raise TrainingError(f"{path}:{number} is damaged ({error}); remove this line from the file") from error
+    return read
 
 
 def plot_losses(folder: Path, out: Path) -> None:
@@ -78,7 +90,7 @@ def plot_losses(folder: Path, out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ModuleNotFoundError('the loss plot needs matplotlib: pip install "timechat[train]"') from None
+        raise missing_extra("the loss plot needs matplotlib", "train") from None
 
     lines = read_log(folder)
     steps = [line for line in lines if "loss" in line]
@@ -145,9 +157,8 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                'run.tensorboard needs tensorboard: pip install "timechat[train]", or set run.tensorboard=false'
-            ) from None
+            need = "run.tensorboard needs tensorboard, or set run.tensorboard=false"
+            raise missing_extra(need, "train") from None
         self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -163,7 +174,7 @@ class _WeightsAndBiases:
         try:
             import wandb
         except ModuleNotFoundError:
-            raise ModuleNotFoundError('run.wandb needs wandb: pip install "timechat[wandb]"') from None
+            raise missing_extra("run.wandb needs wandb", "wandb") from None
         from timechat.config import plain
 
         # The name of the folder is the id of the run, so that a resumed run continues there.

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from timechat.distributed import from_first, rank
+from timechat.errors import TrainingError
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.training.checkpoint import (
     Checkpoint,
@@ -24,6 +25,7 @@ from timechat.training.logs import RunLog, progress_bar
 from timechat.training.objectives import OBJECTIVES, BatchSource, Objective, ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize
 from timechat.training.parameters import build_optimizer, set_learning_rate, set_training_mode, trainable
+from timechat.training.resume import check_inputs
 from timechat.training.schedule import learning_rate, num_steps, step_iterations
 from timechat.training.step import StepOutcome, take_step
 
@@ -39,6 +41,8 @@ def train(
     *,
     objectives: Mapping[str, Objective] = OBJECTIVES,
     validate: Validate | None = None,
+    inputs: Mapping[str, str] | None = None,
+    accept_changes: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train a model by a recipe, and resume from the latest checkpoint in `folder` if there is one.
@@ -52,6 +56,8 @@ def train(
         objectives: Known objectives by name.
         validate: Function of the model and the number of finished steps, called every `run.validate_every` steps on
             every process; returns metrics by name.
+        inputs: SHA-256 of the start weights and of the records, by name, which checkpoints store.
+        accept_changes: Whether to resume although an input has changed; the change is recorded.
         should_stop: Callback after every step; True saves a checkpoint and ends the call.
 
     Returns:
@@ -65,6 +71,12 @@ def train(
         raise ValueError("run.validate_every is set, but there is no validation; set it to null")
     checkpoint = next(reversed(find_checkpoints(folder)), None)
     if checkpoint:
+        if checkpoint.step > total:
+            raise TrainingError(
+                f"{checkpoint.folder} has {checkpoint.step} steps, more than the {total} steps of the recipe; give "
+                "more steps (run.steps, or run.epochs), or start anew with --fresh"
+            )
+        check_inputs(folder, checkpoint, inputs or {}, accept_changes=accept_changes)
         load_weights(checkpoint, model)
     module = parallelize(ObjectiveModule(model, find_objective(recipe.objective, objectives).loss), run, device)
     optimizer = build_optimizer(trainable(model).items(), recipe.optimizer)
@@ -87,7 +99,7 @@ def train(
             metrics = _validate(validate, model, run, done, log)
             is_last = done == total or outcome.should_stop
             if is_last or done % run.save_every == 0 or _is_best(folder, run, metrics):
-                save_checkpoint(folder, done, model, optimizer, scaler, metrics)
+                save_checkpoint(folder, done, model, optimizer, scaler, metrics, inputs)
                 prune_checkpoints(folder, keep=run.keep_checkpoints, metric=run.best_metric, best_is=run.best_is)
             if outcome.should_stop:
                 break

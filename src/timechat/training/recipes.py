@@ -7,12 +7,16 @@ from typing import Any
 
 from timechat import config as recipes
 from timechat.config import build, merge, read_mapping, read_overrides
-from timechat.training.config import TrainingRecipe
+from timechat.errors import TrainingError
+from timechat.training.config import SourceSettings, TrainingRecipe
 
 RESOLVED_FILE = "recipe.yaml"
-# Keys that may change when a run is resumed. They change what is kept and shown, not what is computed.
-_FREE = ("run.save_every", "run.keep_checkpoints", "run.log_every", "run.tensorboard", "run.wandb", "run.plot")
-_FREE_TOO = ("run.output", "run.export", "data.workers", "name")
+# Keys that may change when a run is resumed: they do not change what is computed.
+_FREE = (
+    *("name", "run.save_every", "run.keep_checkpoints", "run.log_every", "run.tensorboard", "run.wandb", "run.plot"),
+    *("run.output", "run.export", "run.device", "data.workers", "data.timeout", "data.max_bad_share"),
+    "model.gradient_checkpointing",
+)
 # Names that recipes and run folders of version 0.1 give to objectives that are called differently now.
 _RENAMED_OBJECTIVES = {"answers": "next_token"}
 
@@ -58,13 +62,43 @@ def build_recipe(
 
 
 def load_resolved(path: Path) -> TrainingRecipe:
-    """Read a recipe that `timechat.config.save_recipe` has written, without replacing variables."""
-    return _rename_objective(recipes.load_resolved(TrainingRecipe, path))
+    """Read a recipe that `timechat.config.save_recipe` has written, without replacing variables.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        return _rename_objective(recipes.load_resolved(TrainingRecipe, path))
+    except ValueError as error:  # pydantic's errors are of this kind too
+        reason = (str(error).splitlines() or ["it is empty"])[0].removeprefix(f"{path} ")
+        raise TrainingError(
+            f"{path} is not the recipe of a run ({reason}); restore this file, or start anew with --fresh"
+        ) from error
 
 
-def differences(ours: TrainingRecipe, theirs: TrainingRecipe) -> list[str]:
-    """List the differences of two recipes that change what is computed, as `key: old → new`."""
-    return recipes.differences(ours, theirs, apart_from=(*_FREE, *_FREE_TOO))
+def differences(ours: TrainingRecipe, theirs: TrainingRecipe, *, paths_count: bool = True) -> list[str]:
+    """List the differences of two recipes that change what is computed, as `key: old → new`.
+
+    Args:
+        ours: New recipe.
+        theirs: Old recipe.
+        paths_count: Whether paths of records, videos and start weights are compared too. The checkpoint holds hashes of
+            what they lead to.
+    """
+    if not paths_count:
+        ours, theirs = _without_paths(ours), _without_paths(theirs)
+    return recipes.differences(ours, theirs, apart_from=_FREE)
+
+
+def _without_paths(recipe: TrainingRecipe) -> TrainingRecipe:
+    """Return a recipe without paths of inputs; what is there and what is not stays visible."""
+    sources = [SourceSettings(records="", weight=source.weight) for source in recipe.data.sources]
+    features = None if recipe.data.features is None else ""
+    return replace(
+        recipe,
+        model=replace(recipe.model, checkpoint="", heads=None),
+        data=replace(recipe.data, sources=sources, features=features),
+    )
 
 
 def _rename_objective(recipe: TrainingRecipe) -> TrainingRecipe:

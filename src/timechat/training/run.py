@@ -3,30 +3,33 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from timechat.config import save_recipe
-from timechat.distributed import process_group, rank, wait_for_all
+from timechat.distributed import from_first, process_group, rank, wait_for_all
 from timechat.errors import TrainingError
+from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.processing import TimeChatProcessor
-from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, write_file
+from timechat.model.tensor_files import save_tensors
+from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_failed_write, write_file
 from timechat.training.config import TrainingRecipe
+from timechat.training.data import InstructionBatches
 from timechat.training.data import make_source as make_instruction_source
 from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
 from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import Validate, train
-from timechat.training.objectives import HEADS_NAME, OBJECTIVES, MakeSource, Objective, find_objective
+from timechat.training.objectives import HEADS_NAME, OBJECTIVES, BatchSource, MakeSource, Objective, find_objective
 from timechat.training.parallel import choose_device
-from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
+from timechat.training.recipes import RESOLVED_FILE
+from timechat.training.resume import CHANGES_FILE, FINISHED_FILE, prepare_folder, run_lock
 
 MakeValidate = Callable[[TrainingRecipe, TimeChatProcessor], Validate | None]
 
-FINISHED_FILE = "finished.json"
 HEADS_FILE = "heads.safetensors"
 _STALE_FILES = (
     "checkpoints",
@@ -38,6 +41,7 @@ _STALE_FILES = (
     "lost-records-*.jsonl",
     PLOT_FILE,
     FINISHED_FILE,
+    CHANGES_FILE,
     HEADS_FILE,
     RESOLVED_FILE,
 )
@@ -51,6 +55,7 @@ def train_recipe(
     make_validate: MakeValidate = lambda _recipe, _processor: None,
     make_model: MakeModel = load_start,
     fresh: bool = False,
+    accept_changes: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[str], None] = lambda _text: None,
 ) -> bool:
@@ -64,6 +69,8 @@ def train_recipe(
         make_validate: Function that makes the validation of a stage, on every process.
         make_model: Function that loads the start model of a stage.
         fresh: Whether to remove the files of earlier calls from the folders of the stages and start anew.
+        accept_changes: Whether to resume a run although its recipe, records or start weights have changed; the changes
+            are recorded in `recipe-changes.jsonl` of its folder.
         should_stop: Callback after every step; True saves a checkpoint and ends the call.
         report: Callback for status messages, on the first process.
 
@@ -77,23 +84,37 @@ def train_recipe(
     device = choose_device(stages[0].run)
     with process_group(device):
         report = report if rank() == 0 else lambda _text: None
-        if fresh:
-            for recipe in stages:
-                _clear(Path(recipe.run.output))
         before: Path | None = None
-        for recipe in stages:
-            if before is not None:
-                recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(before / MODEL_FOLDER)))
-            folder = Path(recipe.run.output)
-            _prepare_folder(folder, recipe)
-            if (folder / FINISHED_FILE).exists():
-                report(f"{folder}: already finished")
-            elif not _train_stage(
-                recipe, folder, before, device, make_source, objectives, make_validate, make_model, should_stop, report
-            ):
-                report(f"{folder}: stopped; the same command resumes")
-                return False
-            before = folder
+        with ExitStack() as locks:
+            locks.enter_context(run_lock(Path(stages[0].run.output)))
+            if fresh:
+                for recipe in stages:
+                    _clear(Path(recipe.run.output))
+            for recipe in stages:
+                if before is not None:
+                    recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(before / MODEL_FOLDER)))
+                folder = Path(recipe.run.output)
+                if before is not None:
+                    locks.enter_context(run_lock(folder))
+                prepare_folder(folder, recipe, accept_changes=accept_changes)
+                if (folder / FINISHED_FILE).exists():
+                    report(f"{folder}: already finished")
+                elif not _train_stage(
+                    recipe,
+                    folder,
+                    before,
+                    device,
+                    make_source,
+                    objectives,
+                    make_validate,
+                    make_model,
+                    accept_changes,
+                    should_stop,
+                    report,
+                ):
+                    report(f"{folder}: stopped; the same command resumes")
+                    return False
+                before = folder
         return True
 
 
@@ -106,6 +127,7 @@ def _train_stage(
     objectives: Mapping[str, Objective],
     make_validate: MakeValidate,
     make_model: MakeModel,
+    accept_changes: bool,
     should_stop: Callable[[], bool],
     report: Callable[[str], None],
 ) -> bool:
@@ -124,8 +146,18 @@ def _train_stage(
     source = (objective.make_source or make_source)(recipe, model, processor)
     validate = make_validate(recipe, processor)
     report(f"{folder}: training")
+    inputs = from_first(_hash_inputs(model, source) if rank() == 0 else {})
     if not train(
-        recipe, model, source, folder, device, objectives=objectives, validate=validate, should_stop=should_stop
+        recipe,
+        model,
+        source,
+        folder,
+        device,
+        objectives=objectives,
+        validate=validate,
+        inputs=inputs,
+        accept_changes=accept_changes,
+        should_stop=should_stop,
     ):
         return False
     del model, source, validate
@@ -136,6 +168,14 @@ def _train_stage(
     return True
 
 
+def _hash_inputs(model: nn.Module, source: BatchSource) -> dict[str, str]:
+    """Return the SHA-256 of the start weights, and that of the records if the source has records."""
+    inputs = {"start weights": tensors_fingerprint(model.state_dict())}
+    if isinstance(source, InstructionBatches):
+        inputs["records"] = source.fingerprint
+    return inputs
+
+
 def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel, objectives: Mapping[str, Objective]) -> None:
     """Export the model, save the heads for the next stage, plot the losses, and mark the stage as finished."""
     checkpoint = chosen_checkpoint(folder, recipe)
@@ -144,23 +184,6 @@ def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel, objecti
     if recipe.run.plot:
         plot_losses(folder, folder / PLOT_FILE)
     write_file(folder / FINISHED_FILE, json.dumps({"step": checkpoint.step, "metrics": dict(checkpoint.metrics)}))
-
-
-def _prepare_folder(folder: Path, recipe: TrainingRecipe) -> None:
-    """Make the folder of a run and save its recipe, or check that an existing run has this recipe."""
-    if (folder / RESOLVED_FILE).exists():
-        if changed := differences(recipe, load_resolved(folder / RESOLVED_FILE)):
-            raise TrainingError(
-                f"{folder} holds a run of another recipe ({'; '.join(changed[:5])}); start anew with --fresh, or "
-                "give another folder with --output"
-            )
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise TrainingError(f"{folder} is not empty and holds no training run; give another folder with --output")
-    wait_for_all()  # all processes check before the first one writes
-    if rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_recipe(recipe, folder / RESOLVED_FILE)
-    wait_for_all()
 
 
 def _clear(folder: Path) -> None:
@@ -180,7 +203,8 @@ def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:
     weights = load_file(checkpoint.folder / WEIGHTS_FILE)
     heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     if heads:
-        save_file(heads, folder / HEADS_FILE)
+        with explain_failed_write(folder / HEADS_FILE):
+            save_tensors(heads, folder / HEADS_FILE)
 
 
 def _load_heads(model: nn.Module, path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from timechat.distributed import sum_over_processes, world_size
-from timechat.errors import TrainingError
+from timechat.errors import TrainingError, is_out_of_memory
 from timechat.training.config import Precision, TrainingRecipe, TrainingRunSettings
 from timechat.training.objectives import StepLoss
 from timechat.training.parallel import no_gradient_sync
@@ -110,7 +110,8 @@ def take_step(
     grad_norm = _clip(parameters, recipe.optimizer.clip_norm)
     if not scaler.is_enabled():  # a scaler skips steps with overflowing gradients and lowers its scale
         _check_is_finite(grad_norm, "norm of the gradients", step, sums)
-    scaler.step(optimizer)
+    with _explain_oom(step, batch):
+        scaler.step(optimizer)  # its first call allocates the state of the optimizer
     scaler.update()
     return replace(outcome, grad_norm=grad_norm)
 
@@ -172,8 +173,8 @@ def _check_is_finite(value: float, what: str, step: int, sums: _Sums) -> None:
     here = "" if world_size() == 1 else f"; this process has a loss sum of {sums.loss}"
     raise TrainingError(
         f"the {what} of step {step + 1} is {value}{here}; records: {names}. Check these records (`timechat data "
-        "check`), lower optimizer.lr or set optimizer.clip_norm, or compute in run.precision=bf16 or fp32; the run "
-        "resumes from its last checkpoint"
+        "check`). Or lower optimizer.lr, set optimizer.clip_norm, or compute in run.precision=bf16 or fp32, and resume "
+        "from the last checkpoint with --accept-changed-recipe"
     )
 
 
@@ -182,12 +183,14 @@ def _explain_oom(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
     """Turn an out-of-memory error into one that says what to do."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if isinstance(value, Tensor))
         raise TrainingError(
-            f"out of memory in step {step + 1} with {shapes}; lower run.batch_size (and raise run.accumulation), set "
-            "model.gradient_checkpointing=true or run.precision=bf16, lower data.num_frames, train from "
-            "data.features, or spread the model with run.parallel=fsdp2"
+            f"out of memory in step {step + 1} with {shapes}; set model.gradient_checkpointing=true and resume. Or "
+            "lower run.batch_size (and raise run.accumulation) or data.num_frames, or set run.precision=bf16, and "
+            "resume with --accept-changed-recipe. Or start anew with data.features or run.parallel=fsdp2"
         ) from error
 
 

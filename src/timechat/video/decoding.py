@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from timechat.system import num_cores
 from timechat.video.frames import UPRIGHT, Orientation, VideoInfo, frame_to_pixels
 from timechat.video.index import PacketIndex
 from timechat.video.scan import NO_PTS, demux, read_only
@@ -332,8 +332,3 @@ def decode_between(
                 return
         finally:
             reader.close()
-
-
-def num_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

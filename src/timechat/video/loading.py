@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.video.decoding import decode_frames, num_cores
+from timechat.system import num_cores
+from timechat.video.decoding import decode_frames
 from timechat.video.frames import Frames, Size, VideoInfo, height_width, resize
 from timechat.video.index import PacketIndex, exact_info, index_by_decoding, read_index, seconds
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices

@@ -20,6 +20,7 @@ import av.error
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
+from timechat.system import open_without_waiting
 from timechat.video.deadline import Deadline, reason
 from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
 
@@ -191,8 +192,7 @@ def read_pipe(path: Path, deadline: Deadline) -> Iterator[bytes]:
 
     The function waits in short intervals, so that a Ctrl+C just before an interval takes effect after it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb", buffering=0) as pipe:
+    with os.fdopen(open_without_waiting(path), "rb", buffering=0) as pipe:
         yield from _from_pipe(pipe, deadline)
 
 

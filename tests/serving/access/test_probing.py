@@ -140,7 +140,7 @@ def test_a_header_with_a_huge_frame_does_no_harm(tmp_path: Path) -> None:
 def test_the_memory_of_the_child_is_limited(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     program = (
-        "from timechat.serving.access import probing; probing._limit_resources(20)\n"
+        "from timechat.system import limit_this_process; limit_this_process(20, 2 << 30)\n"
         "try:\n bytearray(3 * 2**30)\nexcept MemoryError:\n print('refused')"
     )
     answer = probing.run_bounded([sys.executable, "-c", program], 20)
@@ -166,12 +166,12 @@ print([resource.getrlimit(getattr(resource, name)) for name in names])
 def test_the_child_writes_nothing_and_opens_nothing_more(tmp_path: Path) -> None:
     program = f"""
 import socket
-from timechat.serving.access import probing
-probing._limit_resources(20)
+from timechat.system import forbid_opening_files, limit_this_process
+limit_this_process(20, 2 << 30)
 with open({str(tmp_path / "new")!r}, "wb", buffering=0) as file:
     try: file.write(b"x")
     except OSError: print("no writing")
-probing._forbid_opening_files()
+forbid_opening_files()
 for attempt in (lambda: open("/etc/passwd"), socket.socket):
     try: attempt()
     except OSError: print("no opening")

@@ -6,6 +6,7 @@ from typing import Any
 
 from timechat.errors import located
 from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, coco_rows, read_json
+from timechat.evaluation.readers import plain_caption
 from timechat.evaluation.samples import Sample
 
 COCO_FILE = "{split}.caption_coco_format.json"
@@ -60,8 +61,7 @@ def joined_captions(sentences: Sequence[str]) -> str:
 
     Scorers split it at a full stop followed by a space, so full stops of this kind inside a sentence are removed.
     """
-    plain = [" ".join(sentence.split()).rstrip(". ").replace(". ", " ") for sentence in sentences]
-    return ". ".join(plain) + "."
+    return ". ".join(map(plain_caption, sentences)) + "."
 
 
 def split_captions(pure_cap: str) -> list[str]:

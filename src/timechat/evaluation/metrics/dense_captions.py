@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.errors import missing_extra
 from timechat.evaluation.metrics.captioning import THRESHOLDS, caption_iou
 from timechat.evaluation.metrics.meteor import combined_statistics, meteor_score
 
@@ -144,7 +145,7 @@ def cider_scores(pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64]:
     try:
         from pycocoevalcap.cider.cider import Cider
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('captions are scored with pycocoevalcap: pip install "timechat[eval]"') from error
+        raise missing_extra("captions are scored with pycocoevalcap", "eval") from error
     references = {i: [reference] for i, (_, reference) in enumerate(pairs)}
     hypotheses = {i: [hypothesis] for i, (hypothesis, _) in enumerate(pairs)}
     return np.asarray(Cider().compute_score(references, hypotheses)[1], dtype=np.float64)

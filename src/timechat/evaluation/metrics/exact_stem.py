@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.errors import missing_extra
 from timechat.evaluation.metrics.java import DROPPED_TOKENS, NUM_STATISTICS, pycocoevalcap_file
 
 _BEAM = 40  # beam size of partial alignments, as in the official aligner
@@ -127,7 +128,7 @@ def _nltk_stemmer() -> Callable[[str], str]:
 
 
 def _needs_nltk() -> ModuleNotFoundError:
-    return ModuleNotFoundError('captions are scored with nltk: pip install "timechat[eval]"')
+    return missing_extra("captions are scored with nltk", "eval")
 
 
 @cache

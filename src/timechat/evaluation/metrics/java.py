@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.errors import JavaError
+from timechat.errors import JavaError, missing_extra
 
 NUM_STATISTICS = 23
 """Number of METEOR statistics of one pair; see `timechat.evaluation.metrics.meteor.meteor_score`."""
@@ -44,7 +44,7 @@ def pycocoevalcap_file(*parts: str) -> Path:
     """
     found = find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError('captions are scored with pycocoevalcap: pip install "timechat[eval]"')
+        raise missing_extra("captions are scored with pycocoevalcap", "eval")
     return Path(found.submodule_search_locations[0], *parts)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,27 @@ from timechat.evaluation.metrics.moment_retrieval import RankedWindows
 from timechat.evaluation.readers.rows import (
     InputIssues,
     check_ground_truth,
+    check_predictions,
     is_ours,
     is_record,
     last_name,
     read_content,
     read_events,
     read_number,
+    read_predicted_rows,
     read_rows,
     read_scores,
     read_span,
 )
+
+ID_KEYS = ("qid", "id")
+"""Keys of a row that can hold the id of its query."""
+
+_EXPECTED = {
+    "scores": "'pred_saliency_scores': [score, ...], an answer in words under 'generated_cap', "
+    "or highlights of our predictions.jsonl",
+    "windows": "'pred_relevant_windows': [[start, end, score], ...], or groundings of our predictions.jsonl",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +110,58 @@ class PredictedQuery:
 
 
 def read_query_predictions(
-    path: Path, ground_truth: Mapping[str, GroundTruthQuery], issues: InputIssues
+    path: Path,
+    ground_truth: Mapping[str, GroundTruthQuery],
+    issues: InputIssues,
+    *,
+    part: Literal["scores", "windows"],
 ) -> dict[str, PredictedQuery]:
-    """Read scores of clips and windows by query; of two rows about a query the later one counts."""
+    """Read scores of clips and windows by query; of two rows about a query the later one counts.
+
+    Args:
+        path: File of predictions.
+        ground_truth: Queries of the ground truth.
+        issues: Place for the problems that are found.
+        part: Part of a row that is going to be scored.
+
+    Raises:
+        DataError: No row names a query, or no row has this part in a known format.
+    """
+    pairs = read_predicted_rows(read_content(path, issues), path, issues, ID_KEYS, _EXPECTED[part])
+    pairs = [(query, row) for query, row in pairs if not _is_of_another_task(row)]
     predicted: dict[str, PredictedQuery] = {}
-    for row in read_rows(read_content(path, issues), path, issues):
-        query = row.get("qid", row.get("id"))
-        if is_ours(row) and row.get("task", "highlights") not in ("highlights", "grounding"):
-            continue  # row of another task of the same run
+    num_usable = 0
+    for query, row in pairs:
         if query is None:
             issues.add("rows name no query and were skipped")
             continue
-        if str(query) in predicted:
+        if query in predicted:
             issues.add("queries are predicted twice; the later row counts")
-        predicted[str(query)] = _predicted_query(row, ground_truth.get(str(query)), issues)
+        read = _predicted_query(
+            {"generated_cap": row} if isinstance(row, str) else row, ground_truth.get(query), issues
+        )
+        predicted[query] = read
+        num_usable += getattr(read, part) is not None or _is_read_answer(row, part)
+    check_predictions(pairs, num_usable, path, ID_KEYS, _EXPECTED[part])
     return predicted
 
 
-def _predicted_query(
-    row: Mapping[str, Any], ground_truth: GroundTruthQuery | None, issues: InputIssues
-) -> PredictedQuery:
+def _is_of_another_task(row: Any) -> bool:
+    return (
+        isinstance(row, Mapping) and is_ours(row) and row.get("task", "highlights") not in ("highlights", "grounding")
+    )
+
+
+def _is_read_answer(row: Any, part: str) -> bool:
+    """Whether a row is a parsed answer of the right task, which can be without an event."""
+    if not isinstance(row, Mapping) or read_events(row, "highlights") is None:
+        return False
+    return (row.get("task") == "grounding") == (part == "windows")
+
+
+def _predicted_query(row: Any, ground_truth: GroundTruthQuery | None, issues: InputIssues) -> PredictedQuery:
+    if not isinstance(row, Mapping):
+        return PredictedQuery()
     if not is_ours(row) and "generated_cap" not in row:
         return PredictedQuery(
             read_scores(row.get("pred_saliency_scores"), issues),
@@ -129,7 +172,7 @@ def _predicted_query(
         windows = [[*event.get("timestamp", []), event.get("score")] for event in events]
         return PredictedQuery(windows=_ranked_windows(windows, issues))
     moments = [(read_span(event.get("timestamp")), read_number(event.get("score")) or 0.0) for event in events]
-    highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), score=score) for span, score in moments if span]
+    highlights = [Event(max(0.0, span[0]), max(0.0, span[0]), saliency=score) for span, score in moments if span]
     if not highlights or ground_truth is None or ground_truth.highlights is None:
         return PredictedQuery()
     read, as_published = (
@@ -142,6 +185,8 @@ def _predicted_query(
 def _ranked_windows(values: Any, issues: InputIssues) -> RankedWindows | None:
     if not isinstance(values, list):
         return None
+    if len(values) in (2, 3) and not any(isinstance(item, list) for item in values):
+        values = [values]  # a single window
     kept = []
     for window in values:
         span = read_span(window[:2]) if isinstance(window, list) else None
@@ -150,5 +195,7 @@ def _ranked_windows(values: Any, issues: InputIssues) -> RankedWindows | None:
             continue
         score = read_number(window[2]) if len(window) > 2 else None
         kept.append((*span, 0.0 if score is None else score))
+    if values and not kept:
+        return None
     table = np.array(kept, dtype=np.float64).reshape(-1, 3)
     return RankedWindows(table[:, :2], table[:, 2])

@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from timechat.errors import CheckpointError
+from timechat.model.tensor_files import check_is_downloaded, save_tensors
 
 _SHARD_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ class WeightFile:
         if not path.is_file():
             problem = "is a folder" if path.is_dir() else "does not exist"
             raise CheckpointError(f"{path} {problem}; expected a weights file")
+        check_is_downloaded(path)
+        if path.suffix != ".safetensors":
+            _check_members(path)
         with _open(path) as get:
             return cls(path, {name: get.info(name) for name in get.names})
 
@@ -138,6 +143,29 @@ def _open(path: Path) -> Iterator[_OpenPickle | _OpenSafetensors]:
         file.close()
 
 
+def _check_members(path: Path) -> None:
+    """Refuse a zip archive of torch with damaged or compressed members, which torch reads as other numbers."""
+    if not zipfile.is_zipfile(path):
+        return  # a file from before torch 1.6, or a damaged file, which torch refuses
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(
+                        f"{path}: its member {member.filename} is compressed (deflated), which torch does not write; "
+                        "save the checkpoint again with torch.save, or download it again"
+                    )
+                with archive.open(member) as file:
+                    while file.read(_CHUNK_BYTES):  # zipfile compares the checksum at the end
+                        pass
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged ({_first_sentence(error)}); download it again") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip()
+
+
 def _load_pickle(path: Path) -> dict[str, object]:
     """Map a pickle into memory without running any code in it."""
     options = {"map_location": "cpu", "weights_only": True}
@@ -194,8 +222,9 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: The file is not readable or contains something else.
     """
     try:
+        check_is_downloaded(path)
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} contains a {type(content).__name__}; expected a JSON object")
@@ -264,12 +293,14 @@ def write_shards(
             progress(done, total)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2, sort_keys=True), encoding="utf-8"
+        )
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_tensors(tensors, path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} cannot be written ({error})") from error
 
@@ -286,6 +317,15 @@ def _split(tensors: Iterable[PlannedTensor]) -> list[list[PlannedTensor]]:
     return shards
 
 
+def _check_finite(tensor: Tensor, path: Path, key: str) -> None:
+    """Refuse a weight that contains NaN or an infinite number, with which every answer is noise."""
+    if tensor.is_floating_point() and tensor.numel() and not all(map(torch.isfinite, torch.aminmax(tensor))):
+        raise CheckpointError(
+            f"{path}: {key} contains NaN or infinite numbers; the training of this checkpoint has failed, or the file "
+            "is damaged: use an earlier checkpoint, or download it again"
+        )
+
+
 def _make(shard: list[PlannedTensor]) -> dict[str, Tensor]:
     """Make the tensors of a shard; each source file is opened once and closed before the next."""
     needed: dict[Path, tuple[WeightFile, list[str]]] = {}
@@ -295,7 +335,9 @@ def _make(shard: list[PlannedTensor]) -> dict[str, Tensor]:
     read: dict[tuple[Path, str], Tensor] = {}
     for path, (file, keys) in needed.items():
         with file.reading() as get:
-            read.update({(path, key): get(key).clone() for key in keys})
+            for key in keys:
+                read[path, key] = get(key).clone()
+                _check_finite(read[path, key], path, key)
     made = {}
     for tensor in shard:
         inputs = [read[file.path, key] for file, key in tensor.sources]

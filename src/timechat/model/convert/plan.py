@@ -18,6 +18,7 @@ from transformers import (
 from timechat.errors import CheckpointError
 from timechat.model import lora as adapter
 from timechat.model.configuration import VIDEO_QFORMER_DEFAULTS, TimeChatConfig
+from timechat.model.convert.adapters import AdapterNames, check_adapter, peft_name
 from timechat.model.convert.files import PlannedTensor, TensorInfo, WeightFile
 from timechat.model.convert.keys import Ignored, rename
 from timechat.model.convert.overrides import MISFITS, apply_overrides, check_overrides, last_line
@@ -90,6 +91,7 @@ class ConversionPlan:
         self._files = {part: [file.path.name for file in files] for part, files in parts.items()}
         self._labels = _labels(file.path for files in parts.values() for file in files)
         self._found: dict[str, tuple[WeightFile, str]] = {}
+        self._adapter_names = AdapterNames()
         for part in ("vit", "qformer", "llm", "video_llama", "timechat"):
             for file in parts.get(part, []):
                 self._collect(file, _PREFIXES.get(part, ""))
@@ -98,7 +100,7 @@ class ConversionPlan:
         self._note_assumptions(overrides or {})
         expected = _expected_shapes(self.config)
         self.tensors = list(self._plan(expected))
-        self.lora = list(self._plan_lora())
+        self.lora = list(self._plan_lora(expected))
         self._check_complete(expected)
 
     def _collect(self, file: WeightFile, prefix: str) -> None:
@@ -108,6 +110,7 @@ class ConversionPlan:
             if isinstance(target, Ignored):
                 self._ignore(file, key, target.reason)
                 continue
+            target = self._adapter_names.plain(target, file, key)
             if target in self._found:
                 earlier = self._labels[self._found[target][0].path]
                 self.report.overridden[earlier] = self.report.overridden.get(earlier, 0) + 1
@@ -267,15 +270,11 @@ class ConversionPlan:
             return partial(interpolate_frames, num_frames=shape[0]), dtype
         raise _misfit(self._found[name], shape)
 
-    def _plan_lora(self) -> Iterator[PlannedTensor]:
-        for name, (file, key) in self._found.items():
-            if adapter.is_adapter_key(name):
-                if len(file.tensors[key].shape) != 2:
-                    raise CheckpointError(
-                        f"{file.path}: {key} has the shape {list(file.tensors[key].shape)}, expected a matrix"
-                    )
-                peft_name = "base_model.model." + name.removeprefix("language_model.").replace(".default", "")
-                yield PlannedTensor(peft_name, file.tensors[key], ((file, key),), _same)
+    def _plan_lora(self, expected: Mapping[str, tuple[int, ...]]) -> Iterator[PlannedTensor]:
+        found = {name: source for name, source in self._found.items() if adapter.is_adapter_key(name)}
+        check_adapter(found, expected)
+        for name, (file, key) in found.items():
+            yield PlannedTensor(peft_name(name), file.tensors[key], ((file, key),), _same)
 
     def _check_complete(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         planned = {tensor.name for tensor in self.tensors}

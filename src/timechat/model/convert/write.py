@@ -5,7 +5,6 @@ used, ignored with a reason, or missing.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,26 +16,18 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import (
-    AddedToken,
-    AutoConfig,
-    AutoTokenizer,
-    BertTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from timechat.answers.prompts import BERT_BOS_TOKEN, VIDEO_PLACEHOLDER, frame_prompt
+from timechat.answers.prompts import VIDEO_PLACEHOLDER
 from timechat.errors import CheckpointError
 from timechat.model import lora as adapter
-from timechat.model.configuration import TimeChatConfig
 from timechat.model.convert.files import PlannedTensor, WeightFile, inspect_model_folder, read_json, write_shards
 from timechat.model.convert.plan import ConversionPlan, ConversionReport
+from timechat.model.convert.tokenizers import check_vocabularies, first_line, load_bert_tokenizer, load_llm_tokenizer
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.model.tensor_files import apply_umask, check_is_downloaded, save_tensors
 
 REPORT_FILE = "conversion.json"
 LAYOUT = {
@@ -47,7 +38,6 @@ LAYOUT = {
     "video_llama": "Video-LLaMA-2-7B-Finetuned/VL_LLaMA_2_7B_Finetuned.pth",
     "bert_vocab": "bert-base-uncased/vocab.txt",
 }
-_BERT_SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _LORA_RANK = 32  # rank of the original's recipes; used only for checkpoints without an adapter
 _LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -160,21 +150,22 @@ def convert(
             leaves `.NAME.partial` beside `out_dir`; the next conversion to the same folder removes it.
     """
     _check_is_free(out_dir)
-    tokenizer = _load_llm_tokenizer(files.llm)
-    qformer_tokenizer = _load_bert_tokenizer(files.bert_vocab)
+    tokenizer = load_llm_tokenizer(files.llm)
+    qformer_tokenizer = load_bert_tokenizer(files.bert_vocab)
     plan = ConversionPlan(
         _inspect_parts(files),
         _load_text_config(files.llm),
         image_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER),
         overrides=overrides,
     )
-    _check_vocabularies(plan.config, tokenizer, qformer_tokenizer)
+    check_vocabularies(plan.config, tokenizer, qformer_tokenizer, files.llm)
     partial_dir = _make_partial_dir(out_dir)
     try:
         _write(plan, partial_dir, merge=merge, progress=progress)
         _generation_config(files.llm, tokenizer).save_pretrained(partial_dir)
         TimeChatProcessor(tokenizer, qformer_tokenizer, plan.config).save_pretrained(str(partial_dir))
-        (partial_dir / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2))
+        (partial_dir / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2), encoding="utf-8")
+        apply_umask(partial_dir)
         if out_dir.exists():
             out_dir.rmdir()
         partial_dir.rename(out_dir)
@@ -213,80 +204,18 @@ def _inspect_parts(files: OriginalFiles) -> dict[str, list[WeightFile]]:
 
 
 def _load_text_config(folder: Path) -> PreTrainedConfig:
+    path = folder / "config.json"
+    if path.is_file():
+        check_is_downloaded(path)
+        if code := read_json(path).get("auto_map"):
+            raise CheckpointError(
+                f"{path} names code of its own ({', '.join(map(str, code))}), and TimeChat runs no code from "
+                "checkpoints; give a language model that transformers knows, such as LLaMA-2"
+            )
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as error:
-        raise CheckpointError(
-            f"{folder}: no readable config.json of a language model ({_first_line(error)})"
-        ) from error
-
-
-def _load_llm_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the language model's tokenizer and add the video placeholder."""
-    # Checked first, because transformers makes an empty tokenizer from the settings alone.
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
-        raise CheckpointError(f"{folder} contains no tokenizer; expected tokenizer.model or tokenizer.json")
-    settings = folder / "tokenizer_config.json"
-    options = {}
-    if not settings.is_file() or "legacy" not in read_json(settings):
-        options["legacy"] = True  # the default of the original's transformers version
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder}: its tokenizer.model or tokenizer.json cannot be read ({_first_line(error)}); download it again"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    placeholder = AddedToken(VIDEO_PLACEHOLDER, lstrip=True, rstrip=True, normalized=False, special=True)
-    tokenizer.add_special_tokens({"additional_special_tokens": [placeholder]})
-    return tokenizer
-
-
-def _load_bert_tokenizer(vocab: Path) -> PreTrainedTokenizerBase:
-    vocab = vocab / "vocab.txt" if vocab.is_dir() else vocab
-    _check_bert_words(vocab)
-    try:
-        return BertTokenizer(vocab=str(vocab), do_lower_case=True, bos_token=BERT_BOS_TOKEN)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{vocab}: no readable BERT vocabulary ({error})") from error
-
-
-def _check_bert_words(vocab: Path) -> None:
-    """Refuse a vocabulary in which the time sentences would become unknown words."""
-    try:
-        words = set(vocab.read_text(encoding="utf-8").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{vocab}: no readable BERT vocabulary ({_first_line(error)})") from error
-    needed = [*_BERT_SPECIAL_TOKENS, *re.findall(r"[a-z]+|[^\w\s]", frame_prompt(0).lower())]
-    missing = [word for word in dict.fromkeys(needed) if word not in words]
-    missing += [digit for digit in "0123456789" if not {digit, f"##{digit}"} & words]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise CheckpointError(
-            f"{vocab} is not the vocabulary of bert-base-uncased: it lacks {', '.join(missing[:5])}{more}; "
-            "give its vocab.txt, one word per line"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].strip()
-
-
-def _check_vocabularies(
-    config: TimeChatConfig, tokenizer: PreTrainedTokenizerBase, qformer_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    rows = config.qformer_config.vocab_size
-    if config.timestamp_tokenizer == "bert" and len(qformer_tokenizer) > rows:
-        raise CheckpointError(
-            f"the BERT vocabulary has {len(qformer_tokenizer)} words (with {BERT_BOS_TOKEN}), but the Q-Former's "
-            f"table has {rows} rows; give the vocabulary of bert-base-uncased"
-        )
-    if config.image_token_id != tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER):
-        raise CheckpointError(
-            f"image_token_id is {config.image_token_id}, but the tokenizer writes {VIDEO_PLACEHOLDER} as "
-            f"{tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER)}; leave it out of --config"
-        )
+        raise CheckpointError(f"{folder}: no readable config.json of a language model ({first_line(error)})") from error
 
 
 def _generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
@@ -351,7 +280,7 @@ def _write_lora(plan: ConversionPlan, folder: Path) -> None:
         targets = _lora_targets(plan)
     else:
         targets = _LORA_TARGETS
-        save_file(_fresh_lora(plan, rank), folder / adapter.WEIGHTS_FILE, metadata={"format": "pt"})
+        save_tensors(_fresh_lora(plan, rank), folder / adapter.WEIGHTS_FILE)
         plan.report.notes.append(f"lora: a new adapter of rank {rank}, without effect until it is trained")
     LoraConfig(
         r=rank,

@@ -10,7 +10,7 @@ The tests use a server on loopback. The real addresses (`original_files.json`) w
 """
 
 from timechat.model.download.catalogue import Licence, Part, choose_parts, describe_parts, original_parts
-from timechat.model.download.fetch import DownloadedFile, download, fetch_model
+from timechat.model.download.fetch import DownloadedFile, download, fetch_config, fetch_model
 
 __all__ = [
     "DownloadedFile",
@@ -19,6 +19,7 @@ __all__ = [
     "choose_parts",
     "describe_parts",
     "download",
+    "fetch_config",
     "fetch_model",
     "original_parts",
 ]

@@ -32,6 +32,13 @@ from timechat.model.download.catalogue import Licence, Part, choose_parts
 _RECORD_NAME = "downloads.json"
 _TIMEOUT = 30.0  # seconds without an answer
 _CHUNK_BYTES = 1 << 20
+_MODEL_FILES = (
+    *("config.json", "generation_config.json", "processor_config.json", "conversion.json"),
+    *("model.safetensors", "model-*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt"),
+    *("qformer_tokenizer/*", "lora/*.json", "lora/*.safetensors"),
+)
+"""Patterns of the files that `load_model` reads; a repository may hold the same weights in other formats too."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII)  # a listed name that cannot leave its folder
 
 
@@ -85,15 +92,28 @@ def download(
     return [downloader.obtain(file) for part in chosen for file in downloader.list_files(part)]
 
 
-def fetch_model(repository: str) -> Path:
-    """Return the local copy of a hub repository; download it into the hub's cache if needed.
+def fetch_config(repository: str) -> Path:
+    """Return the local copy of a hub repository; download only its `config.json` if needed.
 
     Raises:
         DownloadError: The hub does not give the repository, and its cache has no copy.
     """
+    return _fetch_files(repository, ("config.json",))
+
+
+def fetch_model(repository: str) -> Path:
+    """Return the local copy of a hub repository; download the files that a model needs into the hub's cache if needed.
+
+    Raises:
+        DownloadError: The hub does not give the repository, and its cache has no copy.
+    """
+    return _fetch_files(repository, _MODEL_FILES)
+
+
+def _fetch_files(repository: str, patterns: Sequence[str]) -> Path:
     page = f"{constants.ENDPOINT}/{repository}"
     with _explained(page, page, has_token=bool(get_token())):
-        return Path(snapshot_download(repository))
+        return Path(snapshot_download(repository, allow_patterns=[*patterns]))
 
 
 @dataclass(frozen=True)

@@ -6,26 +6,19 @@ import hashlib
 import os
 import re
 import stat
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from timechat.errors import AccessError
 from timechat.files import without_scheme
-
-VIDEO_SUFFIXES = {
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
-    *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
-}
-"""File name extensions of videos, in lower case."""
+from timechat.video.folders import is_video_name, walk_files
 
 MAX_VIDEOS = 10_000
 """Maximum number of videos in a list."""
 
 MAX_ENTRIES = 500_000
-"""Maximum number of files and folders that are read for a list."""
+"""Maximum number of files that are read for a list."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 _VIDEO_ID = re.compile(r"film-[0-9a-f]{24}")
@@ -111,7 +104,7 @@ class Folders:
         videos: dict[str, FolderVideo] = {}
         remaining = MAX_ENTRIES
         for _, root in self._roots:
-            for path in _walk(root):
+            for path in walk_files(root):
                 remaining -= 1
                 if remaining < 0 or len(videos) >= MAX_VIDEOS:
                     break
@@ -139,7 +132,7 @@ class Folders:
 
     def _video(self, path: Path, name: str) -> FolderVideo | None:
         """Return the video at a path; None if the file is not a video."""
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
+        if not is_video_name(path):
             return None
         status = _status(path)
         if status is None or os.path.realpath(path) != str(path):
@@ -181,20 +174,3 @@ def _status(path: Path) -> os.stat_result | None:
     except OSError:
         return None
     return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder; skip hidden ones and folders that cannot be read."""
-    folders = deque([folder])
-    while folders:
-        current = folders.popleft()
-        try:
-            with os.scandir(current) as entries:
-                visible = [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]
-        except OSError:
-            continue
-        for entry in sorted(visible, key=lambda each: each.name):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(current / entry.name)
-            else:
-                yield current / entry.name

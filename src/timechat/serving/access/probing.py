@@ -13,19 +13,23 @@ import json
 import math
 import os
 import pkgutil
-import signal
 import stat
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from selectors import EVENT_READ, DefaultSelector
-from typing import IO, Any
+from typing import Any
 
 from timechat.errors import AccessError, VideoError
 from timechat.serving.access.limits import Limits
+from timechat.system import (
+    end_group,
+    forbid_opening_files,
+    limit_this_process,
+    open_without_waiting,
+    read_pipe_until,
+    start_group,
+)
 
 MAX_MEMORY = 2 * 2**30
 """Maximum address space of the child, in bytes."""
@@ -119,39 +123,13 @@ def run_bounded(command: list[str], timeout: float) -> bytes | None:
     Returns:
         Its standard output, whatever its exit status; None if the output is too long or too late.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env=_environment(),
-        start_new_session=True,
-    )
+    process = start_group(command, _environment())
     assert process.stdout is not None
     try:
-        with process.stdout:
-            return _read_all(process.stdout, time.monotonic() + timeout)
+        return read_pipe_until(process.stdout, time.monotonic() + timeout, _MAX_ANSWER)
     finally:
-        # Kill the group before waiting for its leader: until then no other group can have its number.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _read_all(pipe: IO[bytes], ends: float) -> bytes | None:
-    """Read a pipe until its other end is closed; None if it is too long or too late."""
-    written = b""
-    with DefaultSelector() as selector:
-        selector.register(pipe, EVENT_READ)
-        while len(written) <= _MAX_ANSWER:
-            if not selector.select(max(0.0, ends - time.monotonic())):
-                return None
-            chunk = os.read(pipe.fileno(), _MAX_ANSWER)
-            if not chunk:
-                return written
-            written += chunk
-    return None
+        end_group(process)
+        process.stdout.close()
 
 
 def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
@@ -192,7 +170,7 @@ def _printable(text: object) -> str:
 def main(arguments: list[str]) -> None:
     """Print the properties of a file as one line of JSON; the arguments are its path and the time in seconds."""
     timeout = float(arguments[1]) if len(arguments) > 1 else Limits().probe_timeout
-    _limit_resources(timeout)
+    limit_this_process(timeout, MAX_MEMORY)
     try:
         print(json.dumps(_probe(arguments[0], timeout)), flush=True)
     except MemoryError:
@@ -205,14 +183,14 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
     _preload_codecs()
 
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_without_waiting(path)
     except OSError as error:
         return {"error": f"it cannot be opened: {error.strerror}"}
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return {"error": "it is not a regular file"}
     name = "the video"
     with _NamedFile(descriptor, name) as file:
-        _forbid_opening_files()
+        forbid_opening_files()
         try:
             info = probe_video(file, timeout=timeout)
         except VideoError as error:
@@ -245,36 +223,6 @@ class _NamedFile(io.FileIO):
     def __init__(self, descriptor: int, name: str) -> None:
         super().__init__(descriptor, "rb")
         self.name = name
-
-
-def _limit_resources(timeout: float) -> None:
-    """Limit the resources of this process, where the system has such limits."""
-    with suppress(ImportError):
-        import resource
-
-        seconds = math.ceil(timeout) + 1
-        _lower(resource.RLIMIT_CPU, seconds)
-        _lower(resource.RLIMIT_FSIZE, 0)
-        _lower(resource.RLIMIT_CORE, 0)
-        _lower(resource.RLIMIT_AS, MAX_MEMORY)
-    if hasattr(signal, "alarm"):
-        signal.alarm(math.ceil(timeout) + 5)  # ends this process even if its parent has ended
-
-
-def _forbid_opening_files() -> None:
-    """Let the kernel refuse every new file, socket and pipe; open ones stay open."""
-    with suppress(ImportError):
-        import resource
-
-        _lower(resource.RLIMIT_NOFILE, 0)
-
-
-def _lower(kind: int, limit: int) -> None:
-    """Set a limit permanently; macOS does not support all of them."""
-    import resource
-
-    with suppress(ValueError, OSError):
-        resource.setrlimit(kind, (limit, limit))
 
 
 if __name__ == "__main__":

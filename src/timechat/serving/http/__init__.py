@@ -9,10 +9,12 @@ jobs         requests in the background, resumed after a restart
 metrics      counters for Prometheus        connections  time limits of idle connections
 """
 
+from timechat.errors import missing_extra
+
 try:
     import fastapi as _fastapi  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('the server needs fastapi: pip install "timechat[server]"') from error
+    raise missing_extra("the server needs fastapi", "server") from error
 
 from timechat.serving.http.app import create_app
 from timechat.serving.settings import ServerSettings

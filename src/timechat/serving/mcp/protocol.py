@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from timechat import __version__
 from timechat.answers.events import Answer, format_time
-from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake
+from timechat.errors import TimeChatError, describe_error, is_out_of_memory, missing_extra, plain_mistake
 from timechat.export import to_text
 from timechat.serving.access import FolderVideo, Probed
 from timechat.serving.mcp.progress import ProgressTracker, ProgressUpdate
@@ -34,7 +34,7 @@ try:
     from mcp.server import Server, ServerRequestContext
     from mcp.server.stdio import stdio_server
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('the MCP tools need mcp: pip install "timechat[server]"') from error
+    raise missing_extra("the MCP tools need mcp", "server") from error
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def build_server(worker: Worker) -> Server[Any]:
         "timechat",
         title="TimeChat",
         version=__version__,
-        instructions=INSTRUCTIONS,
+        instructions=" ".join((INSTRUCTIONS, *(f"The model is {limit}." for limit in worker.limits))),
         on_list_tools=_list_tools,
         on_call_tool=ToolCalls(worker),
     )

@@ -200,7 +200,10 @@ class EventResult(BaseModel):
     start: Annotated[float, Field(description="Seconds from the start of the video.")]
     end: Annotated[float, Field(description="Seconds from the start of the video.")]
     caption: str
-    score: Annotated[float | None, Field(description="Probability, 0 to 1, or the saliency of a highlight.")]
+    score: Annotated[float | None, Field(description="Probability, 0 to 1; null for a highlight.")]
+    saliency: Annotated[float | None, Field(description="Rating of a highlight, usually 1 to 5; null otherwise.")] = (
+        None
+    )
 
 
 class AnswerResult(BaseModel):

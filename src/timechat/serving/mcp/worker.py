@@ -33,20 +33,29 @@ class Worker:
     Attributes:
         folders: Folders whose videos may be opened.
         hosts: Hosts from which videos may be fetched, into a temporary folder.
+        limits: Sentences about the limits of the model.
     """
 
-    def __init__(self, load: "Callable[[], TimeChat]", folders: Sequence[Path], hosts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        load: "Callable[[], TimeChat]",
+        folders: Sequence[Path],
+        hosts: Sequence[str] = (),
+        *,
+        limits: Sequence[str] = (),
+    ) -> None:
         """Allow folders and hosts; load nothing yet.
 
         Args:
             load: Function that loads the model.
             folders: Folders whose videos may be opened.
             hosts: Hosts from which videos may be fetched.
+            limits: Sentences about the limits of the model, for the instructions of the tools.
 
         Raises:
             ValueError: A folder does not exist, or a host cannot be the name of one.
         """
-        self._load = load
+        self._load, self.limits = load, tuple(limits)
         self._folder = tempfile.TemporaryDirectory(prefix="timechat-mcp-", ignore_cleanup_errors=True)
         self._settings = ServerSettings(
             data=Path(self._folder.name),

@@ -109,21 +109,21 @@ export class EventList {
 
   rows(track) {
     const words = track.events.length > MANY ? this.filter.trim().toLowerCase() : "";
-    const best = Math.max(...track.events.map((event) => event.score ?? 0), 1e-9);
+    const best = Math.max(...track.events.map((event) => event.saliency ?? 0), 1e-9);
     return track.ordered.filter((event) => event.caption.toLowerCase().includes(words)).map((event) => this.row(track, event, best));
   }
 
   row(track, event, best) {
     const isSelected = event.id === this.tracks.eventId;
     const row = element("li", { class: isSelected ? "event-row is-selected" : "event-row", "data-row": event.id });
-    const isSaliency = track.task === "highlights" && event.score !== null;
+    const isRated = event.saliency !== null;
     row.append(element("button", {
       type: "button", class: "row-open", "data-focus": `row-${event.id}`, "aria-current": isSelected ? "true" : null,
       on: { click: () => { this.tracks.select(track, event.id); this.player.playRange(event.start, event.end); } },
     },
       element("span", { class: "row-time" }, formatRange(event)),
-      isSaliency ? element("span", { class: "row-score", "aria-label": `score ${event.score}` }, element("i", { style: { width: `${(100 * event.score) / best}%` } })) : null,
-      isSaliency ? element("span", { class: "row-number" }, event.score.toFixed(1)) : null,
+      isRated ? element("span", { class: "row-score", "aria-label": `saliency ${event.saliency}` }, element("i", { style: { width: `${(100 * event.saliency) / best}%` } })) : null,
+      isRated ? element("span", { class: "row-number" }, event.saliency.toFixed(1)) : null,
       element("span", { class: "row-words" }, event.caption)));
     if (isSelected) row.append(this.editor(track, event));
     return row;

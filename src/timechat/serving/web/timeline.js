@@ -192,16 +192,16 @@ export class Timeline {
   }
 
   height(track, event) {
-    const best = Math.max(...track.events.map((other) => other.score ?? 0), 1e-9);
-    return Math.max(0, event.score ?? 0) / best;
+    const best = Math.max(...track.events.map((other) => other.saliency ?? 0), 1e-9);
+    return Math.max(0, event.saliency ?? 0) / best;
   }
 
   /** The saliency as a line over the whole lane, through the highlights and down to zero at both ends of the video. */
   curve(ordered) {
     const { duration } = this;
     if (!duration || ordered.length < 2) return [];
-    const best = Math.max(...ordered.map((event) => event.score ?? 0), 1e-9);
-    const points = ordered.map((event) => [(1000 * Math.min((event.start + event.end) / 2, duration)) / duration, 46 - (40 * (event.score ?? 0)) / best]);
+    const best = Math.max(...ordered.map((event) => event.saliency ?? 0), 1e-9);
+    const points = ordered.map((event) => [(1000 * Math.min((event.start + event.end) / 2, duration)) / duration, 46 - (40 * (event.saliency ?? 0)) / best]);
     const [first, last] = [points[0], points.at(-1)];
     let line = `M${first[0].toFixed(2)},${first[1].toFixed(2)}`;
     for (let at = 1; at < points.length; at++) {
@@ -339,7 +339,7 @@ export class Timeline {
       const bar = event.target.closest(".bar");
       const found = bar && this.find(Number(bar.dataset.event));
       const top = (bar ?? byId("ruler")).getBoundingClientRect().top;
-      if (found) this.showTip(formatRange(found.event), found.event.caption || found.track.answer.question, event.clientX, top, found.event.score);
+      if (found) this.showTip(formatRange(found.event), found.event.caption || found.track.answer.question, event.clientX, top, ratingText(found.event));
       else this.showTip(formatTime(time, 1), "", event.clientX, top);
     });
     this.content.addEventListener("pointerleave", () => { line.hidden = true; byId("tip").hidden = true; });
@@ -353,15 +353,21 @@ export class Timeline {
     return null;
   }
 
-  showTip(time, words, x, top, score = null) {
+  showTip(time, words, x, top, rating = "") {
     const tip = byId("tip");
-    tip.replaceChildren(element("b", {}, time), ...(score === null ? [] : [element("span", { class: "tip-score" }, `score ${Number(score.toPrecision(2))}`)]),
+    tip.replaceChildren(element("b", {}, time), ...(rating ? [element("span", { class: "tip-score" }, rating)] : []),
       ...(words ? [element("span", { class: "tip-words" }, words)] : []));
     tip.hidden = false;
     const width = tip.offsetWidth;
     tip.style.left = `${Math.min(Math.max(8, x - width / 2), document.documentElement.clientWidth - width - 8)}px`;
     tip.style.top = `${top - tip.offsetHeight - 8}px`;
   }
+}
+
+/** The score or the saliency of an event with its name; empty for an event without either. */
+function ratingText({ score, saliency }) {
+  if (saliency !== null) return `saliency ${Number(saliency.toPrecision(2))}`;
+  return score === null ? "" : `score ${Number(score.toPrecision(2))}`;
 }
 
 /** Request an image once more if it does not arrive, for example because the server is busy. */

@@ -8,7 +8,7 @@ export const TASKS = {
   highlights: { name: "Highlights", lane: "Highlights", hint: "The best moments", query: "Highlights of what? (may be empty)" },
   steps: { name: "Steps", lane: "Steps", hint: "The steps of what is being done" },
   summary: { name: "Summary", lane: "Summary", hint: "The whole video in a few sentences" },
-  transcribe: { name: "Speech", lane: "Speech", hint: "What is said" },
+  transcribe: { name: "Speech", lane: "Speech", hint: "What the model guesses is said" },
   ask: { name: "Question", lane: "Answer", hint: "" },
 };
 const ORDER = ["dense_caption", "steps", "summary", "highlights", "transcribe", "grounding", "ask"];
@@ -16,8 +16,10 @@ const MOST_UNDO = 100;
 export const NEW = "new"; // a video during its upload
 
 let lastId = 0;
-const withId = ({ start, end, caption, score }) => ({ id: ++lastId, start, end, caption: caption ?? "", score: score ?? null });
-const plain = ({ start, end, caption, score }) => ({ start, end, caption, score });
+/** Results and edits that version 0.1 stored hold the saliency of a highlight, above 1, as its score. */
+const withId = ({ start, end, caption, score, saliency }) => ({ id: ++lastId, start, end, caption: caption ?? "",
+  score: score > 1 ? null : score ?? null, saliency: saliency ?? (score > 1 ? score : null) });
+const plain = ({ start, end, caption, score, saliency }) => ({ start, end, caption, score, saliency });
 const same = (one, other) => JSON.stringify(one.map(plain)) === JSON.stringify(other.map(plain));
 
 /** One answer and its events. `events` are in the order of the answer, `ordered` in that of time. */
@@ -212,7 +214,7 @@ export class Tracks extends EventTarget {
     const start = Math.min(time, Math.max(0, (this.duration || Infinity) - 0.1));
     const end = track.task === "highlights" ? start : Math.min(start + 3, this.duration || Infinity);
     const event = withId({ start: Math.round(start * 100) / 100, end: Math.round(end * 100) / 100, caption: "",
-      score: track.task === "highlights" ? 1 : null });
+      saliency: track.task === "highlights" ? 1 : null });
     this.replace(track, [...track.events, event]);
     this.select(track, event.id);
     return event;

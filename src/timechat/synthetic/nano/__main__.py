@@ -7,7 +7,8 @@ python -m timechat.synthetic.nano ship FOLDER    put a trained folder into the p
 import sys
 from pathlib import Path
 
-from timechat.model.loading import NANO_FOLDER, load_model
+from timechat.model import NANO_FOLDER
+from timechat.model.loading import load_model
 from timechat.synthetic.nano.build import build_nano
 from timechat.synthetic.nano.texts import vocabulary_sentences
 from timechat.training.checkpoint import write_folder

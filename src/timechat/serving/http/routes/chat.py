@@ -48,7 +48,7 @@ def _model(server: ServerState) -> dict[str, Any]:
         "object": "model",
         "created": server.started,
         "owned_by": "timechat",
-        "notes": list(timechat.notes),
+        "notes": [*timechat.notes, *timechat.limits],
     }
 
 

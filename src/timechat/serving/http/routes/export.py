@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from timechat.answers.events import Answer, Event, Task
 from timechat.export import FORMATS, export_notes, write_as
+from timechat.files import portable_name
 from timechat.serving.errors import RequestError
 from timechat.serving.http.messages import Seconds
 
@@ -25,7 +26,8 @@ class ExportEvent(BaseModel):
     start: Seconds
     end: Seconds
     caption: str = ""
-    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    saliency: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class ExportAnswer(BaseModel):
@@ -45,7 +47,7 @@ class ExportAnswer(BaseModel):
 
     def answer(self) -> Answer:
         """The answer that is meant."""
-        events = [Event(event.start, event.end, event.caption, event.score) for event in self.events]
+        events = [Event(**event.model_dump()) for event in self.events]
         return Answer(
             self.text,
             events,
@@ -88,7 +90,7 @@ async def export(body: ExportRequest) -> Response:
     text, notes = await run_in_threadpool(_written, body.answer.answer(), body.format, body.fps)
     form = FORMATS[body.format]
     name = (body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer"
-    name = f"{name}.{body.answer.task}{form.extension}"
+    name = portable_name(f"{name}.{body.answer.task}{form.extension}")
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in name)
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
     headers = {"Content-Disposition": disposition, "X-Notes": json.dumps(notes)}

@@ -1,0 +1,230 @@
+"""What differs between operating systems: the only file that uses parts that POSIX has and Windows does not.
+
+Each function has a portable alternative, or does nothing where a limit cannot be enforced; `missing_limits` names such
+limits. Linux is tested. Windows is only simulated: `tests/test_system.py` refuses the POSIX-only parts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from types import ModuleType
+from typing import IO, Any
+
+fcntl: ModuleType | None
+resource: ModuleType | None
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None
+
+_IS_WINDOWS = sys.platform == "win32"
+_M_ARENA_MAX = -8  # of malloc.h
+
+
+# ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def num_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the peak memory of this process so far, in bytes; None if the system does not report it."""
+    if resource is None:
+        return None
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def total_memory_bytes() -> int:
+    """Return the memory of the machine in bytes; a very large number if the system does not report it."""
+    if sys.platform == "win32":
+        status = _MemoryStatus()
+        status.dwLength = ctypes.sizeof(status)
+        is_known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status.ullTotalPhys) if is_known else 1 << 62
+    with suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 1 << 62
+
+
+class _MemoryStatus(ctypes.Structure):
+    """`MEMORYSTATUSEX` of Windows."""
+
+    _fields_ = (
+        ("dwLength", ctypes.c_uint32),
+        ("dwMemoryLoad", ctypes.c_uint32),
+        ("ullTotalPhys", ctypes.c_uint64),
+        ("unused", ctypes.c_uint64 * 6),
+    )
+
+
+def share_freed_memory() -> None:
+    """Let threads share freed memory: otherwise glibc keeps one heap per thread, and a server grows."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_ARENA_MAX, 2)
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def open_without_waiting(path: str | Path) -> int:
+    """Open a file for reading; return its descriptor. A named pipe without a writer is opened at once."""
+    extra = ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # each exists on some systems only
+    return os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in extra))
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file or a folder is written to the disk; Windows cannot do this for a folder."""
+    if _IS_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_file(file: IO[Any]) -> bool:
+    """Lock an open file until it is closed; return False if another process has locked it."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
+
+
+# ── the network ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bind(listener: socket.socket, address: tuple[str, int]) -> None:
+    """Bind a socket to a port that no other process listens on.
+
+    Windows shares a port by `SO_REUSEADDR`; POSIX systems only reuse the port of a process that has ended.
+    """
+    option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+    listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    listener.bind(address)
+
+
+# ── processes with limits ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def missing_limits() -> list[str]:
+    """Return the limits of processes that this system cannot enforce."""
+    if resource is not None:
+        return []
+    return [
+        "this system cannot limit the memory of the process that reads an unknown video, nor the files that it opens; "
+        "only its time is limited"
+    ]
+
+
+def start_group(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program without input in a process group of its own; its standard output is a pipe."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=environment,
+        start_new_session=True,  # Windows ignores it
+    )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and all processes of its group; Windows kills the program only."""
+    # Kill the group before waiting for its leader: until then no other group can have its number.
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def read_pipe_until(pipe: IO[bytes], ends: float, max_bytes: int) -> bytes | None:
+    """Read a pipe until its other end is closed.
+
+    Args:
+        pipe: Pipe from another process.
+        ends: Time limit, on the clock of `time.monotonic`.
+        max_bytes: Maximum number of bytes.
+
+    Returns:
+        The bytes; None if there are more, or if the time limit has passed.
+    """
+    if not hasattr(os, "killpg"):  # Windows, which cannot wait for a pipe
+        return _read_in_thread(pipe, ends, max_bytes)
+    written = b""
+    with DefaultSelector() as selector:
+        selector.register(pipe, EVENT_READ)
+        while len(written) <= max_bytes:
+            if not selector.select(max(0.0, ends - time.monotonic())):
+                return None
+            chunk = os.read(pipe.fileno(), max_bytes)
+            if not chunk:
+                return written
+            written += chunk
+    return None
+
+
+def _read_in_thread(pipe: IO[bytes], ends: float, max_bytes: int) -> bytes | None:
+    """Read a pipe in a thread, which ends when the writer is killed."""
+    written: list[bytes] = []
+
+    def read() -> None:
+        written.append(pipe.read(max_bytes + 1))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(max(0.0, ends - time.monotonic()))
+    return written[0] if written and len(written[0]) <= max_bytes else None
+
+
+def limit_this_process(seconds: float, memory_bytes: int) -> None:
+    """Limit the time and memory of this process permanently, and the size of its files to 0."""
+    if resource is not None:
+        _lower(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
+        _lower(resource.RLIMIT_FSIZE, 0)
+        _lower(resource.RLIMIT_CORE, 0)
+        _lower(resource.RLIMIT_AS, memory_bytes)
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(seconds) + 5)  # ends this process even if its parent has ended
+
+
+def forbid_opening_files() -> None:
+    """Let the kernel refuse every new file, socket and pipe of this process; open ones stay open."""
+    if resource is not None:
+        _lower(resource.RLIMIT_NOFILE, 0)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Set a limit permanently; macOS does not support all of them."""
+    assert resource is not None
+    with suppress(ValueError, OSError):
+        resource.setrlimit(kind, (limit, limit))
