@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-DROP_AFTER = 9000  # bytes
+DROP_AFTER = 2500  # bytes
 
 
 class Plain(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ class NoConnectionHeader(Plain):
 
 
 class RefusesRanges(Plain):
-    def send_range(self, begin: int, end: int) -> None:
+    def send_range(self, _begin: int, _end: int) -> None:
         self.answer(406)
 
 
@@ -134,7 +134,7 @@ class DropsWholeFiles(DropsConnections):
 class DropsForever(DropsConnections):
     """Drops the whole file, and refuses all ranges."""
 
-    def send_range(self, begin: int, end: int) -> None:
+    def send_range(self, _begin: int, _end: int) -> None:
         self.answer(406)
 
 
