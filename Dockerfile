@@ -6,8 +6,9 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /build
 RUN python -m venv /opt/timechat
 ENV PATH=/opt/timechat/bin:$PATH
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY src ./src
+COPY recipes ./recipes
 # This index has PyTorch without CUDA, which is gigabytes smaller. Everything else comes from PyPI.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu \

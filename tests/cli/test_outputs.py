@@ -106,6 +106,14 @@ def test_options_that_contradict_each_other_are_refused(refused, options, messag
             ["caption", "--num-frames", 4, "--fps", 2],
             "--num-frames and --fps both say how many frames are taken; give one of them",
         ),
+        (
+            ["caption", "--window", 0, "--overlap", 1],
+            "--window 0 makes one window of the video, which has no overlap; leave out --overlap",
+        ),
+        (
+            ["caption", "--num-frames", 8, "--overlap", 1],
+            "--num-frames without --window makes one window of the video, which has no overlap; leave out --overlap",
+        ),
         (["caption", "--temperature", 0.5], "--temperature has an effect only with --sample; add it"),
         (["caption", "--top-p", 0.5], "--top-p has an effect only with --sample; add it"),
         (["caption", "--top-k", 5], "--top-k has an effect only with --sample; add it"),
@@ -153,6 +161,10 @@ def test_conflicts_are_refused_before_the_video_is_opened(refused, monkeypatch, 
         (
             ["train", "--export-original", "a", "b", "--set", "a.b=1"],
             "--export-original does not train; leave out --set",
+        ),
+        (
+            ["train", "a.yaml", "--fresh", "--accept-changed-recipe"],
+            "--fresh starts anew, so no change is to be accepted; leave out --accept-changed-recipe",
         ),
         (["download", "--list", "x"], "--list downloads nothing; leave out CKPT_DIR"),
         (
@@ -217,7 +229,7 @@ def test_times_of_options_are_clock_times(run, short_clip):
 
 
 ANSWERS = [
-    Answer("x", [Event(0, 1, "a\u2028b"), Event(2, 2, "", 4.0)], video="a.mp4", notes=("n",)),
+    Answer("x", [Event(0, 1, "a\u2028b"), Event(2, 2, saliency=4.0)], video="a.mp4", notes=("n",)),
     Answer("y", task="grounding", found=False, score=0.25, video="b.mp4"),
 ]
 
@@ -235,6 +247,7 @@ def test_results_are_rows_of_a_parquet_file(tmp_path):
     assert [row["video"] for row in rows] == ["a.mp4", "b.mp4"]
     first = rows[0]["events"][0]
     assert (first["start"], first["end"], first["caption"], first["score"]) == (0.0, 1.0, "a\u2028b", None)
+    assert [(event["score"], event["saliency"]) for event in rows[0]["events"]] == [(None, None), (None, 4.0)]
     assert (rows[1]["found"], rows[1]["score"], rows[1]["notes"]) == (False, 0.25, [])
 
 

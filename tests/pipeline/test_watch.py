@@ -223,9 +223,10 @@ def test_a_larger_step_is_a_faster_clock(nano):
     assert watcher._time_scale == 2.0
 
 
-def test_the_command_prints_detections_while_the_stream_runs(stream, tmp_path):
+@pytest.mark.parametrize("source", ["/dev/stdin", "-"])
+def test_the_command_prints_detections_while_the_stream_runs(stream, source):
     """A line is there before the writer has come to its end."""
-    command = [sys.executable, "-m", "timechat", "watch", "/dev/stdin", "the blue star blinks", "the cyan ring bounces"]
+    command = [sys.executable, "-m", "timechat", "watch", source, "the blue star blinks", "the cyan ring bounces"]
     command += ["--window", "8", "--overlap", "2", "--threshold", "0", "--device", "cpu"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     content = stream.read_bytes()

@@ -264,6 +264,13 @@ class ChatOptions(DecodingCommandOptions, FrameOptions, CacheOptions, ModelOptio
 class TaskOptions(OutputOptions, TranscriptOptions, WindowOptions, ChatOptions):
     """Options of one request."""
 
+    def check_windows(self) -> None:
+        """Raise a `ValueError` if the options of windows and frames contradict each other."""
+        self.window_config().check_density(num_frames=self.num_frames, fps=self.fps)
+        if self.overlap is not None and (self.window == 0 or (self.window is None and self.num_frames is not None)):
+            reason = "--window 0" if self.window == 0 else "--num-frames without --window"
+            raise ValueError(f"{reason} makes one window of the video, which has no overlap; leave out --overlap")
+
 
 @dataclass(frozen=True)
 class MomentOptions:

@@ -54,14 +54,17 @@ def train(
     if export_original is not None:
         if recipe is not None:
             raise ValueError("--export-original does not train; leave out the RECIPE")
-        given = {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes}
-        for option, is_given in (given | {"--accept-changed-recipe": accept_changed_recipe}).items():
+        given = {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes is not None}
+        given |= {"--accept-changed-recipe": accept_changed_recipe}
+        for option, is_given in given.items():
             if is_given:
                 raise ValueError(f"--export-original does not train; leave out {option}")
         _export_original(*export_original, screen)
         return
     if recipe is None:
-        raise ValueError("give a RECIPE, such as recipes/stage2_finetune_charades.yaml")
+        raise ValueError("give a RECIPE; `timechat recipes` lists those of the package, and copies one with -o FILE")
+    if fresh and accept_changed_recipe:
+        raise ValueError("--fresh starts anew, so no change is to be accepted; leave out --accept-changed-recipe")
     overrides = [*(settings or []), *([f"run.output={output}"] if output else [])]
     from timechat.training.recipes import read_recipe
 

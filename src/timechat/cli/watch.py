@@ -1,7 +1,7 @@
 """`timechat watch`: a JSON line for each detection in a stream."""
 
 import json
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
@@ -48,7 +48,10 @@ def watch(
         raise ValueError("--follow waits for more data of a file; leave it out for an address and for standard input")
     console = CommandConsole(quiet=settings.quiet)
     windows = WindowConfig(window=window, overlap=overlap, step=step)
-    stream = binary_stdin() if source == STDIN else source
+    stream: str | IO[bytes] = source
+    if source == STDIN:
+        buffered = binary_stdin()
+        stream = getattr(buffered, "raw", buffered)  # gives the bytes that are there, without waiting for a full buffer
     with LiveVideo(stream, follow=follow, idle_timeout=idle_timeout) as video:
         timechat = load_timechat(settings, console)
         from timechat.pipeline.watch import StreamMonitor

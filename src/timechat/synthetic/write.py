@@ -273,7 +273,7 @@ def is_rendered(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             is_same = container.metadata.get("comment") == _fingerprint(video)
             return is_same and container.streams.video[0].frames == num_frames(video)
     except (FFmpegError, IndexError):
@@ -300,7 +300,7 @@ def _encode(video: SyntheticVideo | LongSyntheticVideo, path: Path) -> None:
         # With x264's macroblock tree, the bytes differ from run to run for the same frames and settings. Short videos
         # keep it, so that their files do not change.
         options["x264-params"] = "no-mbtree=1"
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(str(path.absolute()), "w", format="mp4") as container:
         container.metadata["comment"] = _fingerprint(video)
         stream = container.add_stream("libx264", rate=video.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
