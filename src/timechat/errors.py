@@ -111,7 +111,8 @@ def located(location: str) -> Iterator[None]:
     try:
         yield
     except json.JSONDecodeError as error:
-        raise DataError(f"{location}: is not JSON: {error.msg} at column {error.colno}") from error
+        reason = error.msg.removesuffix(" starting at")
+        raise DataError(f"{location}: is not JSON: {reason} at column {error.colno}") from error
     except RecursionError as error:
         raise DataError(f"{location}: is nested too deeply; expected plain lists and objects") from error
     except KeyError as error:
