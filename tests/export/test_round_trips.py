@@ -359,7 +359,7 @@ def test_a_timeline_refers_to_the_video_and_keeps_captions_and_scores(tmp_path, 
 
 def test_a_timeline_without_its_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentimelineio", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "timechat\[export\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[export\]" in a checkout'):
         to_otio(FILM)
 
 
