@@ -16,6 +16,7 @@ MODEL ?= nano
 DEMO := out/demo
 # Two processes; the tests of one file run in one process.
 PYTEST := -n 2 --dist loadfile
+NPROC ?= 2
 
 # Each step allocates and frees large tensors: keep their memory instead of returning it to the system each time.
 NANO_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
@@ -64,10 +65,10 @@ fix: $(VENV)/.dev
 # Train the built-in model from random weights, stage after stage. It can be stopped at any time; the next call resumes.
 # MINUTES=110 stops with a checkpoint after 110 minutes. PRECISION=bf16 is twice as fast if the processor has bfloat16
 # instructions (avx512_bf16, amx_bf16), and many times slower if not. Two processes with one thread each are faster than
-# one process with two threads.
+# one process with two threads; NPROC=1 uses one core. Batch sizes are those of all processes together.
 nano: $(VENV)/.dev
 	test -f out/nano/start/config.json || $(BIN)/python -m timechat.synthetic.nano start out/nano/start
-	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=2 -m timechat train recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
+	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=$(NPROC) -m timechat train recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_docs.py

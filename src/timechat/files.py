@@ -1,15 +1,13 @@
 """Files: written completely or not at all, names and addresses, and the videos of a folder."""
 
-import errno
 import json
 import os
 import re
 import secrets
-import sqlite3
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,34 +49,9 @@ def atomic_write(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
             flush_to_disk(path.parent)
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(unfinished)):
             error.filename = str(path)  # for messages: the temporary name says nothing
         raise
-
-
-@contextmanager
-def lock_file(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is created; the system releases the lock when the process ends.
-
-    SQLite locks files on every system. A file system without locks gives no protection, and no error.
-
-    Raises:
-        BlockingIOError: Another process, or another block of this one, holds the lock.
-    """
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        try:
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise BlockingIOError(errno.EAGAIN, "is locked by another process", str(path)) from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows keeps a file that is open
-                path.unlink(missing_ok=True)
-    finally:
-        connection.close()
 
 
 def without_scheme(source: str, *, is_windows: bool = sys.platform == "win32") -> str:

@@ -36,7 +36,7 @@ def test_check_lists_findings_and_fails_with_strict_only(folder, monkeypatch, ca
     status, out, _ = run(monkeypatch, capsys, *options)
     assert status == 0
     assert "2 records about 2 videos" in out
-    assert "missing      1: the video file does not exist" in out
+    assert "missing        1: the video file does not exist" in out
     assert "b.mp4: no such file" in out
     assert run(monkeypatch, capsys, *options, "--strict")[0] == 1
     assert run(monkeypatch, capsys, "check", folder / "good.json", "--num-frames", 8, "--strict")[0] == 0

@@ -68,7 +68,7 @@ def test_json_has_the_fixed_keys(capsys, clip):
         (["highlights", "a light"], "highlights"),
         (["steps"], "steps"),
         (["summarize"], "summary"),
-        (["transcribe"], "transcribe"),
+        (["transcribe", "--guess"], "transcribe"),
     ],
 )
 def test_every_task_has_its_command(capsys, clip, command, task):

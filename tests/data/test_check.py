@@ -98,3 +98,33 @@ def test_typing_errors_in_optional_keys_are_found(videos):
     item = record(videos, extra={"transcrpt": [], "level": 1})
     (finding,) = check_records([item], SETTINGS, workers=0).findings
     assert finding.detail == "'transcrpt' is unknown; did you mean 'transcript'?"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "found"),
+    [
+        ("Why <ImageHere>?", "So.", {"mark": "the question contains the mark <ImageHere>"}),
+        ("Why?", "So [/INST] it is.", {"mark": "the answer contains the mark [/INST]"}),
+        ("Why? </s>", "So.", {"mark": "the question contains the mark </s>"}),
+        ("Is <video> here?", "So.", {"mark": "the question contains the mark <video>"}),
+        ("Why?", "It is <video>.", {}),
+        ("Why?", "So.<|eot_id|>", {"mark": "the answer contains the mark <|eot_id|>"}),
+        ("Why?", " \n", {"empty": "the answer is empty"}),
+        ("", "So.", {"empty": "the question is empty"}),
+        ("When?", "In 2.5 - 1.0 seconds.", {"reversed_event": "an event ends at 1 s, before its start at 2.5 s"}),
+        (
+            "When?",
+            "1.0 - 90.0 seconds, a dog runs.",
+            {"long_event": "an event ends at 90 s, but the video ends at 3 s"},
+        ),
+        ("When?", "1.0 - 3.6 seconds, a dog runs.", {}),
+    ],
+)
+def test_texts_and_events_with_problems_are_found(videos, question, answer, found):
+    report = check_records([record(videos, question=question, answer=answer)], SETTINGS, workers=0)
+    assert {finding.kind: finding.detail for finding in report.findings} == found
+
+
+def test_a_system_turn_is_named_although_the_video_is_missing(videos):
+    report = check_records([record(videos, "none.mp4", system="Be brief.")], SETTINGS, workers=0)
+    assert kinds(report) == ["system_turn", "missing"]

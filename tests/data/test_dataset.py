@@ -343,6 +343,14 @@ def test_a_fully_truncated_answer_is_skipped(processor):
     assert all(any(label != -100 for label in sample.labels) for sample in samples)
 
 
+def test_a_record_with_an_empty_answer_is_skipped(processor):
+    turns = (*record(0).messages, Message("user", "And then?"), Message("assistant", " \n"))
+    dataset = make_dataset(processor, sources=[RecordSource("a", [record(0, messages=turns), record(1)])])
+    samples = [dataset[number] for number in range(2)]
+    assert [sample.record.id for sample in samples] == ["1", "1"]
+    assert [(item.kind, item.record) for sample in samples for item in sample.skipped] == [("empty", "0")]
+
+
 def test_a_shortened_answer_is_used_and_reported(processor):
     long = record(0, answer="because " * 300)
     dataset = make_dataset(

@@ -93,7 +93,7 @@ def test_files_without_records_are_errors(tmp_path):
         read_records(write(tmp_path / "r.jsonl", "{video: 1}\n"))
     with pytest.raises(DataError, match="holds no record"):
         read_records(write(tmp_path / "r.jsonl", "\n"))
-    with pytest.raises(DataError, match="neither 'QA' nor 'conversations'"):
+    with pytest.raises(DataError, match="item 0: a record needs 'video' and 'messages'"):
         read_records(write(tmp_path / "r.json", [{"video": "a"}]))
     with pytest.raises(DataError, match="two records have the id"):
         read_records(write_rows(tmp_path / "r.jsonl", LINE, LINE))
@@ -111,11 +111,11 @@ def test_files_without_records_are_errors(tmp_path):
         ),
         (
             "There are 2 highlight moments in the 82.0, 84.0 second. Their saliency scores are 1.3, 1.7.",
-            [Event(82, 82, "", 1.3), Event(84, 84, "", 1.7)],
+            [Event(82, 82, "", saliency=1.3), Event(84, 84, "", saliency=1.7)],
         ),
         (
             "The highlight timestamps are in the 82, 84 seconds. Their saliency scores are 1.3, 1.7.",
-            [Event(82, 82, "", 1.3), Event(84, 84, "", 1.7)],
+            [Event(82, 82, "", saliency=1.3), Event(84, 84, "", saliency=1.7)],
         ),
         ("Transcribed speech: 0.0 - 2.1 seconds, hello there. ", [Event(0, 2.1, "hello there.")]),
         ("There are 3 people in the video.", []),
@@ -126,7 +126,7 @@ def test_published_instructions_give_turns_and_events(tmp_path, answer, events):
     (record,) = read_records(write(tmp_path / "instruct.json", [item]), videos=tmp_path)
     assert (record.video, record.source, record.id) == (str(tmp_path / "didemo/c.mp4"), "didemo", "instruct:0")
     assert record.turns == [("Find it.", answer)]
-    assert [Event(e.start, e.end, e.caption, e.score) for e in record.events] == events
+    assert [Event(e.start, e.end, e.caption, e.score, e.saliency) for e in record.events] == events
 
 
 def test_several_turns_stay_one_record(tmp_path):

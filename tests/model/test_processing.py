@@ -64,6 +64,28 @@ def test_history_comes_before_the_question(golden_processor):
     )
 
 
+@pytest.mark.parametrize("mark", ["</s>", "<s>", "<unk>", "<ImageHere>", "[/INST]", "[/INST] ", "[INST]", "<<SYS>>"])
+def test_marks_in_a_conversation_are_trained_as_text(golden_processor, mark):
+    tokenizer, times = golden_processor.tokenizer, [0.0, 1.5]
+    question, answer = f"What is {mark}?", f"It is {mark} in the video."
+    turns = [(question, answer), ("And then?", "Nothing.")]
+    ids, labels = golden_processor.encode_training(times, turns)
+    plain, _ = golden_processor.encode_training(times, [("What is it?", "It is it in the video."), turns[1]])
+    for special in (tokenizer.bos_token_id, tokenizer.eos_token_id, golden_processor.config.image_token_id):
+        assert ids.count(special) == plain.count(special)
+    assert question in tokenizer.decode(ids)
+    trained = [label for label in labels if label != -100]
+    assert trained.count(tokenizer.eos_token_id) == 2
+    assert " ".join(tokenizer.decode(trained).split()) == f"{' '.join(answer.split())} </s> Nothing. </s>"
+
+
+def test_a_text_without_marks_is_tokenized_as_one_string(golden_processor):
+    ids, _ = golden_processor.encode_training([0.0], [("What?", "A man.")], system=" ")
+    text = golden_processor.render_prompt([0.0], "What?", system=" ").replace("seconds.  What", "seconds. What")
+    video = "<ImageHere>" * golden_processor.config.num_video_tokens(1)
+    assert ids == golden_processor.tokenizer(f"{text.replace('<ImageHere>', video)} A man. </s>").input_ids
+
+
 def test_saving_and_loading_keeps_every_id(golden_processor, tmp_path):
     golden_processor.save_pretrained(tmp_path)
     again = TimeChatProcessor.from_pretrained(tmp_path)

@@ -181,7 +181,7 @@ def test_dense_captions_steps_and_speech_become_events(timechat, encoded, saying
 def test_highlights_are_moments_with_scores(timechat, encoded, saying):
     saying("There are 2 highlight moments in the 8.0, 10.0 second. Their saliency scores are 1.3, 4.0.")
     for answer in (timechat.highlights(encoded, "a light"), timechat.highlights(encoded)):
-        assert [(e.start, e.end, e.score) for e in answer.events] == [(8.0, 8.0, 1.3), (10.0, 10.0, 4.0)]
+        assert [(e.start, e.end, e.saliency) for e in answer.events] == [(8.0, 8.0, 1.3), (10.0, 10.0, 4.0)]
 
 
 def test_a_free_answer_without_times_is_no_error(timechat, encoded, saying):

@@ -55,7 +55,7 @@ CALLS = [
     ("list_steps", {}, ["steps"]),
     ("summarize_video", {}, ["summarize"]),
     ("summarize_video", {"cite": True}, ["summarize", "--cite"]),
-    ("transcribe_video", {}, ["transcribe"]),
+    ("transcribe_video", {}, ["transcribe", "--guess"]),
     ("ask_video", {"question": "What happens?", "end": 30}, ["ask", "What happens?", "--end", "30"]),
 ]
 """Tools with arguments, and the command with the same result."""

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch.nn import functional as F  # noqa: N812
 
+from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.data.packing import Conversation, pack_conversations
 from timechat.model.processing import IGNORED_LABEL
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
 from timechat.synthetic.nano.build import build_nano, time_words
+from timechat.synthetic.nano.clips import TrainingClip, frame_times, make_clip
 from timechat.synthetic.nano.labels import (
     COLOR_KIND,
     NEW,
@@ -24,8 +24,8 @@ from timechat.synthetic.nano.labels import (
     OVER,
     PAIRS,
     frame_labels,
-    motion_labels,
     patch_labels,
+    row_labels,
     state_code,
     state_labels,
     time_code,
@@ -33,11 +33,11 @@ from timechat.synthetic.nano.labels import (
 )
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.objectives import NANO_OBJECTIVES, NanoHeads
-from timechat.synthetic.nano.source import SyntheticSource, frame_times
-from timechat.synthetic.nano.temporal import FRAME_OFFSETS, initialize_comparison, window_attention_loss
+from timechat.synthetic.nano.source import SyntheticSource
+from timechat.synthetic.nano.temporal import frame_mask, window_attention_loss
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.synthetic.records import synthetic_records
-from timechat.synthetic.render import appearance_at
+from timechat.synthetic.render import appearance_at, draw_frames
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
@@ -124,24 +124,6 @@ def test_frame_and_patch_labels_locate_objects():
     assert patches[place].tolist() == [1 + color, 1 + shape]
 
 
-def test_motion_labels_hold_positions_and_changes():
-    action = next(
-        action for f in (write_scene(3, i) for i in range(50)) for action in f.actions if action.kind == "move"
-    )
-    video = next(f for f in (write_scene(3, i) for i in range(50)) if action in f.actions)
-    times = frame_times(video)
-    motion, known = motion_labels(video, times)
-    frame, shape = round(action.start * 2) + 4, len(COLORS) + SHAPES.index(video.objects[action.object].shape)
-    look, before, after = (appearance_at(video, action.object, times[i]) for i in (frame, frame - 2, frame + 2))
-    assert known[frame, shape].all()
-    assert motion[frame, shape, :2] == pytest.approx([look.x - 0.5, look.y - 0.5], abs=1e-5)
-    change = [2.5 * (after.x - before.x), 2.5 * (after.y - before.y)]
-    assert motion[frame, shape, 6:8] == pytest.approx(change, abs=1e-4)
-    assert not known[1, :, 6:].any()  # there is no second before
-    padded = [*times[: frame + 2], times[frame + 1], times[frame + 1]]
-    assert not motion_labels(video, padded)[1][frame, :, 6:].any()  # less than a second after
-
-
 def test_starts_point_to_the_next_frame_and_ends_to_their_own():
     ids = TokenIds(first_time=100, dash=50, scores=51)
     packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, 104, 50, 106, 2])])
@@ -187,34 +169,38 @@ def test_brief_questions_are_short_and_cover_every_event():
     assert np.mean([len(r.question) for r in grounded]) < 0.6 * np.mean([len(r.question) for r in usual])
 
 
-def test_video_tokens_first_attend_to_their_own_and_near_frames(nano):
+def test_row_labels_hold_the_actions_of_each_color_and_shape():
+    action = VIDEO.actions[0]
+    obj, kind = VIDEO.objects[action.object], KINDS.index(action.kind)
+    rows = row_labels(torch.from_numpy(state_labels(VIDEO, [action.start, action.start + 0.5, action.end])))
+    assert rows.shape == (3, 16, 30)
+    for row in (list(COLORS).index(obj.color), len(COLORS) + SHAPES.index(obj.shape)):
+        assert rows[:, row, [kind, 10 + kind, 20 + kind]].tolist() == [[0, 0, 0], [1, 1, 0], [0, 0, 1]]
+
+
+def test_video_tokens_first_attend_to_their_own_frame(nano):
     video = nano[0].video_qformer
-    for layer, offsets in zip(video.qformer.encoder.layer, FRAME_OFFSETS, strict=True):
+    for layer in video.qformer.encoder.layer:
         attention = layer.crossattention.attention
         with torch.no_grad():
-            queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (32, -1))
-            keys = attention.key(video.frame_positions.weight).unflatten(-1, (32, -1))
+            queries = attention.query(video.qformer.layernorm(video.query_tokens)[0]).unflatten(-1, (16, -1))
+            keys = attention.key(video.frame_positions.weight).unflatten(-1, (16, -1))
         attended = torch.einsum("qhd,khd->hqk", queries, keys).argmax(-1)  # (heads, queries)
-        for half, offset in zip((attended[:16], attended[16:]), offsets, strict=True):
-            assert (half == (torch.arange(16) + offset) % 16).all()
+        assert (attended == torch.arange(16)).all()
 
 
-def test_the_initialized_video_qformer_compares_frames(nano):
-    model = copy.deepcopy(nano[0])
-    model.training_heads = NanoHeads(model)
-    initialize_comparison(model)
-    video, heads = model.video_qformer, model.training_heads.frames
-    which = torch.linalg.pinv(heads.which.weight.detach())  # (dimensions, rows): a token that is known as that of a row
-    tokens = 30 * which.T + torch.randn(16, 16, len(which)) / 8
-    frames = F.pad(tokens, (0, video.frame_positions.embedding_dim - len(which)))
-    outputs = []
-    cross = video.qformer.encoder.layer[0].crossattention
-    with cross.output.dense.register_forward_hook(lambda *call: outputs.append(call[2])), torch.no_grad():
-        video(frames[None])
-        change = (tokens[7, 3] - tokens[3, 3]) @ F.normalize(
-            heads.geometry.weight, dim=1
-        ).T  # of one row, in two seconds
-    assert torch.allclose(outputs[0][0, 5, 3 * 32 : 3 * 32 + 16], 2 * change, atol=0.1)
+def test_nano_depends_on_its_seed_only(nano):
+    sentences = [text for r in synthetic_records(VIDEO) for text in (r.question, r.response)]
+    torch.manual_seed(12345)
+    before = torch.get_rng_state()
+    model, processor = build_nano(sentences)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert processor.tokenizer.backend_tokenizer.to_str() == nano[1].tokenizer.backend_tokenizer.to_str()
+    weights = nano[0].state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    other = build_nano(sentences, seed=1)[0].state_dict()
+    embeddings = "language_model.model.embed_tokens.weight"
+    assert not torch.equal(other[embeddings], weights[embeddings])
 
 
 def test_recorded_scores_equal_those_of_attention(nano):
@@ -229,30 +215,33 @@ def test_recorded_scores_equal_those_of_attention(nano):
     ):
         video(torch.randn(1, 20, 18, video.frame_positions.embedding_dim))  # one whole window and a shorter one
     for scores, value, output, frames in zip(watch.scores()[0], values, outputs, (16, 4), strict=True):
-        assert scores.shape == (1, 32, 16, frames * 18)
-        weighted = scores.softmax(-1) @ value.unflatten(-1, (32, -1)).transpose(1, 2)
+        assert scores.shape == (1, 16, 16, frames * 18)
+        weighted = scores.softmax(-1) @ value.unflatten(-1, (16, -1)).transpose(1, 2)
         assert torch.allclose(weighted.transpose(1, 2).flatten(2), output, atol=1e-4)
 
 
 def test_window_attention_has_one_target_token_per_head(nano, monkeypatch):
     model = nano[0]
-    layers = model.video_qformer.qformer.encoder.layer
-    across = AttentionRecorder(layer.crossattention.attention for layer in layers)
-    with across, AttentionRecorder([]) as between, torch.no_grad():
+    across = AttentionRecorder(layer.crossattention.attention for layer in model.video_qformer.qformer.encoder.layer)
+    with across, torch.no_grad():
         model.video_qformer(torch.randn(1, 20, 18, model.video_qformer.frame_positions.embedding_dim))
     sizes = torch.tensor([[20, 2]])
-    _, share = window_attention_loss(model.config, across, between, sizes)
+    _, share = window_attention_loss(model.config, across, sizes)
     assert 0 < share < 0.2  # the right frame already, but any of its tokens
-    scores = [torch.full((1, 32, 16, frames * 18), -30.0) for frames in (16, 4)]
+    scores = [torch.full((1, 16, 16, frames * 18), -30.0) for frames in (16, 4)]
     for frames, run in zip((16, 4), scores, strict=True):
         for query in range(16):
-            for head in range(32):
-                frame = min(query, frames - 1) + FRAME_OFFSETS[0][head // 16]
-                run[0, head, query, min(max(frame, 0), frames - 1) * 18 + head % 16] = 30.0
+            for head in range(16):
+                run[0, head, query, min(query, frames - 1) * 18 + head] = 30.0
     monkeypatch.setattr(across, "scores", lambda: [scores])
-    loss, share = window_attention_loss(model.config, across, between, sizes)
+    loss, share = window_attention_loss(model.config, across, sizes)
     assert loss < 1e-6
     assert share > 0.999
+
+
+def test_frames_have_their_own_tokens_and_the_rest_does_not(nano):
+    mask = frame_mask(nano[0].config, torch.tensor([[16, 2], [18, 2]]))
+    assert mask.tolist() == [True] * 16 + [True] * 18 + [False] * 14
 
 
 def test_the_attention_loss_is_zero_for_correct_attention():
@@ -274,9 +263,7 @@ def make_source(nano, objective, tmp_path, monkeypatch, **films):
     return SyntheticSource(recipe, processor, model)
 
 
-@pytest.mark.parametrize(
-    "objective", ["nano_frames", "nano_scripts", "nano_windows", "nano_windows_unguided", "nano_films"]
-)
+@pytest.mark.parametrize("objective", ["nano_frames", "nano_scripts", "nano_windows", "nano_films"])
 def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkeypatch):
     films = {} if objective in ("nano_frames", "nano_scripts") else {"num_films": 2}
     source = make_source(nano, objective, tmp_path, monkeypatch, **films)
@@ -292,8 +279,7 @@ def test_every_stage_has_a_loss_with_gradients(nano, objective, tmp_path, monkey
     learning = {
         "nano_frames": model.frame_encoder.map_positions,
         "nano_scripts": model.get_output_embeddings().weight,
-        "nano_windows": model.video_qformer.projection.weight,
-        "nano_windows_unguided": model.video_qformer.projection.weight,
+        "nano_windows": model.video_qformer.temporal.layers[0].mix.weight,
         "nano_films": model.video_qformer.projection.weight,
     }[objective]
     assert learning.grad is not None
@@ -315,19 +301,21 @@ def test_batches_depend_on_the_iteration_only(nano, tmp_path, monkeypatch):
     assert torch.equal(again["input_ids"], second["input_ids"])
 
 
-def test_windows_are_labeled_from_their_first_frame(nano, tmp_path, monkeypatch):
+def test_parts_of_videos_are_labeled_from_their_first_frame(nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_module, "_PART_FRAMES", 20)
     source = make_source(nano, "nano_windows", tmp_path, monkeypatch, num_films=2)
     batch = source._windows(0)
-    config, store = nano[1].config, source._store
-    first = 0
-    for place, frames in enumerate(batch["video_sizes"][:, 0].tolist()):
+    store, first = source._store, 0
+    assert batch["video_sizes"][:, 0].tolist() == [20, 20]
+    for place, start in enumerate(batch["starts"].tolist()):
         index, _ = store.order(place)
-        start = len(store.tokens(index)) - frames
-        assert 0 <= start < config.window_size
-        assert torch.equal(batch["frame_tokens"][place, :frames], store.tokens(index)[start:])
+        assert torch.equal(batch["frame_tokens"][place], store.tokens(index)[start : start + 20])
         assert batch["times"][first : first + 2].tolist() == [start, start + 1]
-        first += config.num_video_tokens(frames)
-    assert first == len(batch["times"]) == len(batch["states"]) == len(batch["motion"])
+        expected = store.clip(index).states(store.clip(index).times[start : start + 20])
+        assert torch.equal(batch["states"][first : first + 20], torch.from_numpy(expected))
+        first += 32
+    assert first == len(batch["times"]) == len(batch["states"])
+    assert batch["starts"].max() > 0
 
 
 def test_batches_hold_the_classes_of_their_queries(nano, tmp_path, monkeypatch):
@@ -368,14 +356,57 @@ def test_features_are_computed_once(nano, tmp_path, monkeypatch):
     assert [file.stat().st_mtime_ns for file in files] == times
     tokens = again._store.tokens(0)
     assert torch.equal(tokens, source._store.tokens(0))
-    assert tokens.shape[0] == len(frame_times(again._store.video(0)))
+    assert tokens.shape[0] == len(again._store.clip(0).times)
     assert np.isfinite(tokens.numpy()).all()
 
 
-def test_the_saved_heads_fit_the_built_in_model(nano):
-    kept = load_file(Path(__file__).parents[2] / "recipes" / "nano-heads.safetensors")
-    ours = NanoHeads(nano[0]).state_dict()
-    assert {name: tensor.shape for name, tensor in kept.items()} == {name: t.shape for name, t in ours.items()}
+def test_negatives_are_half_of_the_queries_if_asked_for():
+    clip = next(make_clip(0, i, [1], 1.0) for i in range(5))
+    records = [
+        record
+        for variant in range(20)
+        for record in choose_records(
+            clip.script, variant, 20, random.Random(variant), negative_share=0.5, elsewhere=clip.elsewhere
+        )
+        if record.task == "grounding"
+    ]
+    negatives = [record for record in records if record.is_negative]
+    assert 0.35 < len(negatives) / len(records) < 0.65
+    assert {record.response for record in negatives} == {NOT_FOUND_ANSWER}
+    assert all(record.duration == 60.0 for record in records)
+
+
+def test_a_window_shows_the_scenes_of_its_minute():
+    clip = next(clip for clip in (make_clip(0, i, [1], 1.0) for i in range(20)) if len(clip.scenes) > 1)
+    (first, start), (second, cut), *_ = clip.scenes
+    assert start <= 0 < cut < 60
+    assert clip.times.tolist() == [i / 2 for i in range(120)]
+    before, after = clip.times[clip.times < cut], clip.times[clip.times >= cut][:4]
+    frames = clip.draw(np.concatenate([before[-2:], after]))
+    assert np.array_equal(frames[:2], draw_frames(first, before[-2:] - start))
+    assert np.array_equal(frames[2:], draw_frames(second, after - cut))
+    labels = clip.states(clip.times)
+    assert np.array_equal(
+        labels[len(before) :][: len(after), : NEW.start], state_labels(second, after - cut)[:, : NEW.start]
+    )
+    for action in clip.script.actions:
+        color = clip.script.objects[action.object].color
+        column = COLOR_KIND.start + list(COLORS).index(color) * NUM_KINDS + KINDS.index(action.kind)
+        inside = (clip.times > action.start) & (clip.times < action.end)
+        assert labels[inside, column].all()
+
+
+def test_queries_from_elsewhere_do_not_happen_in_the_window():
+    clip = make_clip(0, 3, [1], 1.0)
+    there = {(a.kind, clip.script.objects[a.object].name) for a in clip.script.actions}
+    assert len(clip.elsewhere) > 5
+    assert not {(phrase.kind, " ".join(phrase.object)) for phrase in clip.elsewhere if phrase.kind != "meet"} & there
+
+
+def test_a_whole_video_is_a_clip_of_one_scene():
+    clip = make_clip(3, 1, [1], 0.0)
+    assert clip == TrainingClip(VIDEO, ((VIDEO, 0.0),))
+    assert np.array_equal(clip.states(clip.times), state_labels(VIDEO, frame_times(VIDEO)))
 
 
 def test_a_batch_without_grounding_has_a_loss(nano, tmp_path, monkeypatch):
@@ -392,11 +423,10 @@ def test_a_batch_without_grounding_has_a_loss(nano, tmp_path, monkeypatch):
     del model.training_heads
 
 
-@pytest.mark.parametrize("name", ["nano.yaml", "nano_more.yaml"])
-def test_the_recipes_name_existing_parts_of_nano(nano, name):
+def test_the_recipe_names_existing_parts_of_nano(nano):
     model = copy.deepcopy(nano[0])
     model.training_heads = NanoHeads(model)
-    for stage in read_recipe(Path(__file__).parents[2] / "recipes" / name):
+    for stage in read_recipe(Path(__file__).parents[2] / "recipes" / "nano.yaml"):
         prepare_parameters(model, stage.model)
         assert not any(n.startswith(tuple(stage.model.freeze)) for n in trainable(model) if stage.model.freeze)
         assert stage.objective in NANO_OBJECTIVES

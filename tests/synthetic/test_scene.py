@@ -357,6 +357,17 @@ def test_files_hold_the_records_and_scripts_of_the_set(tmp_path, small_videos):
     assert [message["role"] for message in lines[0]["messages"]] == ["user", "assistant"]
 
 
+def test_another_set_in_the_folder_leaves_no_orphans(tmp_path, small_videos):
+    render_videos(SyntheticSet(2, 12), tmp_path, workers=1)
+    mine = tmp_path / "videos" / "mine.mp4"
+    mine.write_bytes(b"no synthetic video")
+    (tmp_path / "videos" / f".{'0' * 16}.unfinished").touch()
+    done = render_videos(SyntheticSet(1, 13), tmp_path, workers=1)
+    assert (done.drawn, done.kept, done.removed) == (1, 0, 2)
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert {tmp_path / line["video"] for line in lines} | {mine} == set((tmp_path / "videos").iterdir())
+
+
 def test_complete_files_are_kept_and_damaged_ones_replaced(tmp_path, small_videos):
     videos = SyntheticSet(3, 12)
     assert render_videos(videos, tmp_path, workers=1).drawn == 3

@@ -138,9 +138,12 @@ def test_a_loss_of_nan_stops_the_run_and_names_the_records(tmp_path):
         train_small(small_recipe(tmp_path / "run"), source=Broken)
 
 
-def test_an_out_of_memory_error_says_what_to_do(tmp_path):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no more"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_an_out_of_memory_error_says_what_to_do(tmp_path, error):
     def greedy(model, batch):
-        raise torch.OutOfMemoryError("no more")
+        raise error
 
     objectives = {"greedy": Objective(greedy)}
     with pytest.raises(TrainingError, match=r"out of memory in step 1 with input_ids \(2, 14\).*lower run.batch_size"):

@@ -53,6 +53,7 @@ class TaskDefinition:
         noun: Name of one event of an answer, for people.
         opening: Pattern of the first words of an answer, by which the task of a published answer is recognized.
         has_own_query: Whether the query is the question itself, without a prompt around it.
+        note: Sentence that every answer of a model to the task carries; None without one.
     """
 
     parse: Callable[[str, float | None], Parsed]
@@ -64,6 +65,7 @@ class TaskDefinition:
     noun: str = "event"
     opening: re.Pattern[str] | None = None
     has_own_query: bool = False
+    note: str | None = None
 
     @property
     def is_free(self) -> bool:
@@ -116,6 +118,7 @@ TASKS: dict[Task, TaskDefinition] = {
         speech_grammar,
         title="Speech",
         opening=re.compile(r"\s*Transcribed speech:"),
+        note="the model does not hear the audio: these words are a guess from the frames",
     ),
 }
 """Every task by its name."""

@@ -64,7 +64,8 @@ def run_task(
                 session.load_transcript(settings)
                 sessions.append(session)
         for session in sessions:
-            command.timechat  # noqa: B018 - a model that cannot be loaded is no failure of a video
+            if not command.is_known_speech(session):
+                command.timechat  # noqa: B018 - a model that cannot be loaded is no failure of a video
             with failures.collect(session.name):
                 answers += command.answer(session, _target(settings, videos, session.name))
     if answers and command.has_result_file and settings.output is not None:
@@ -159,6 +160,9 @@ class _TaskCommand:
 
     def answer(self, session: Session, target: Path | None) -> "list[Answer]":
         """Answer about one video and write the answer; an estimate alone is no answer."""
+        if self.is_known_speech(session):
+            fps = None if session.info is None else session.info.fps
+            return self._finish(self._known_speech(session), session, target, fps=fps)
         from timechat.pipeline import Request
 
         settings, form = self.settings, self.settings.form
@@ -189,10 +193,42 @@ class _TaskCommand:
             with self.console.progress() as progress:
                 answer = self.timechat.run(request, opened, progress=progress)
         answer = replace(answer, notes=(*(transcript.notes if transcript else ()), *answer.notes))
+        return self._finish(answer, session, target, is_on_screen=is_streamed, fps=opened.fps)
+
+    def is_known_speech(self, session: Session) -> bool:
+        """Whether the speech of a video is known, or the video has none, so that no model is needed."""
+        has_audio = session.info is None or session.info.has_audio
+        return self.task == "transcribe" and (session.transcript is not None or not has_audio)
+
+    def _known_speech(self, session: Session) -> "Answer":
+        from timechat.speech import NO_AUDIO, Transcript, transcript_answer
+
+        info, settings = session.info, self.settings
+        assert info is not None
+        transcript = session.transcript or Transcript(notes=(NO_AUDIO,))
+        return transcript_answer(
+            transcript,
+            video=session.name,
+            duration=info.duration,
+            player_offset=info.player_offset,
+            start=settings.start,
+            end=settings.end,
+        )
+
+    def _finish(
+        self,
+        answer: "Answer",
+        session: Session,
+        target: Path | None,
+        *,
+        is_on_screen: bool = False,
+        fps: float | None = None,
+    ) -> "list[Answer]":
+        """Show notes, write the answer, cut the video and close it."""
         self._note(session, answer.notes)
         if not self.has_result_file:
-            self._write(answer, session, target, is_on_screen=is_streamed, fps=opened.fps)
-        cut_video(answer, session, settings, self.console)
+            self._write(answer, session, target, is_on_screen=is_on_screen, fps=fps)
+        cut_video(answer, session, self.settings, self.console)
         session.close()
         return [answer]
 

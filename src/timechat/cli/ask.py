@@ -75,8 +75,24 @@ def summarize(videos: Videos, settings: TaskOptions, evidence: EvidenceOptions) 
 
 
 @expand_options
-def transcribe(videos: Videos, settings: TaskOptions) -> None:
-    """Let the model write the speech that it expects in the video, with times; it does not hear the sound."""
+def transcribe(
+    videos: Videos,
+    settings: TaskOptions,
+    guess: Annotated[
+        bool, typer.Option("--guess", help="Let the video model guess the words; it does not hear the audio.")
+    ] = False,
+) -> None:
+    """Write the speech in a video with times: from --transcript or --asr, or guessed by the model with --guess."""
+    is_known = settings.transcript is not None or settings.asr is not None
+    if not is_known and not guess:
+        raise ValueError(
+            "transcribe needs --transcript FILE (words that are known), --asr MODEL (recognizes the words) or --guess "
+            "(the video model guesses them); give one of the three"
+        )
+    if is_known and guess:
+        raise ValueError("--guess lets the video model write the words; leave out --transcript and --asr, or --guess")
+    if is_known and settings.plan:
+        raise ValueError("--plan estimates the work of the video model, which --transcript and --asr do not use")
     run_task("transcribe", videos, None, settings)
 
 

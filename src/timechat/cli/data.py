@@ -93,7 +93,8 @@ def draw(
     """Make synthetic videos with known events, short or long, and instruction records about them.
 
     OUT/videos holds the videos, OUT/records.jsonl one question with its answer per line, OUT/truth.jsonl the script of
-    each video. After an interruption, the same command resumes.
+    each video. After an interruption, the same command resumes. Synthetic videos of an earlier set in OUT that the new
+    records do not name are removed.
     """
     from timechat.synthetic.scene import Level
     from timechat.synthetic.write import RECORDS_FILE, LongSet, SyntheticSet, render_videos
@@ -110,9 +111,10 @@ def draw(
         done = render_videos(videos, out, workers=workers, progress=lambda i, total: bars("drawing videos", i, total))
     seconds = time.perf_counter() - start
     kept = f", kept {done.kept} that existed" if done.kept else ""
+    removed = f", removed {done.removed} of an earlier set" if done.removed else ""
     noun = "video" if done.drawn == 1 else "videos"
     screen.info(
-        f"drew {done.drawn} {noun}{kept}, wrote {done.records} records in {seconds:.1f} s: "
+        f"drew {done.drawn} {noun}{kept}{removed}, wrote {done.records} records in {seconds:.1f} s: "
         f"{done.drawn / seconds:.2f} videos per second"
     )
     typer.echo(out / RECORDS_FILE)
@@ -242,10 +244,9 @@ def encode(
 
 def _load_processor(model: str) -> "TimeChatProcessor":
     """Load the processor, which counts tokens, without the weights of the model."""
-    from timechat.model import NANO, NANO_FOLDER
-    from timechat.model.processing import TimeChatProcessor
+    from timechat.model.loading import load_processor
 
-    return TimeChatProcessor.from_pretrained(str(NANO_FOLDER) if model == NANO else model)  # type: ignore[no-any-return]
+    return load_processor(model)
 
 
 def _settings(

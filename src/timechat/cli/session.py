@@ -16,12 +16,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from timechat.cli.options import ChatOptions, ModelOptions, TranscriptOptions, WindowOptions
 from timechat.cli.videos import STDIN
-from timechat.errors import VideoError
+from timechat.errors import VideoError, printable_line
 
 if TYPE_CHECKING:
     from timechat.answers.events import Task
     from timechat.pipeline import EncodedVideo, TimeChat, VideoSession
     from timechat.speech import Transcript
+    from timechat.video import VideoInfo
 
 _STAGES = {
     "decode": "decoding frames",
@@ -73,12 +74,12 @@ class CommandConsole:
     def warn(self, text: str) -> None:
         """Print a note."""
         if not self._quiet:
-            typer.echo(f"note: {text}", err=True)
+            typer.echo(f"note: {printable_line(text)}", err=True)
 
     def info(self, text: str) -> None:
         """Print a line of information."""
         if not self._quiet:
-            typer.echo(text, err=True)
+            typer.echo(printable_line(text), err=True)
 
 
 class ProgressBars:
@@ -101,12 +102,14 @@ class Session:
     Attributes:
         name: Path or address of the video, as given.
         source: Path, address or file from which the video can be read any number of times.
+        info: Facts from the header of the video; None before `probe`.
         transcript: Speech in the video; None if no option asks for it.
     """
 
     def __init__(self, name: str, settings: ChatOptions, console: CommandConsole) -> None:
         self.name, self._settings, self._console = name, settings, console
         self.source: str | IO[bytes] = name
+        self.info: VideoInfo | None = None
         self.transcript: Transcript | None = None
         self._open_files = ExitStack()
 
@@ -125,7 +128,7 @@ class Session:
         from timechat.video import probe_video
 
         self.source = self._read_once()
-        probe_video(self.source, timeout=self._settings.timeout)
+        self.info = probe_video(self.source, timeout=self._settings.timeout)
 
     def encode(self) -> tuple["TimeChat", "EncodedVideo"]:
         """Load the model and encode the video as one window; show the notes of both."""

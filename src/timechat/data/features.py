@@ -7,7 +7,6 @@ read. One safetensors file per video, or part of a video, holds the states of it
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from timechat.data.records import Record
 from timechat.data.settings import FrameRateSettings, SampleSettings, VideoLoader, read_frames
 from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
-from timechat.files import atomic_write
+from timechat.files import atomic_write, write_json_atomically
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.model.tensor_files import save_tensors
 from timechat.video import Frames
 
 Parts = Literal["vision", "frames"]
@@ -108,7 +107,7 @@ class FeatureStore:
         if _hash_weights(model, self.header.parts) != self.header.weights:
             raise DataError(
                 f"{folder}: these features were made by other weights, or in another number format, than this model's; "
-                "make them again with `timechat data encode`, or train from the videos"
+                "make others with `timechat data encode` in another folder, or train from the videos"
             )
 
     def check(self, settings: SampleSettings, processor: TimeChatProcessor) -> None:
@@ -121,7 +120,8 @@ class FeatureStore:
         expected = FeatureHeader.of(self.header.parts, self.header.weights, self.header.dtype, settings, processor)
         if differences := self.header.differences(expected):
             raise DataError(
-                f"{self.folder}: these features do not fit: {differences}; make them again with `timechat data encode`"
+                f"{self.folder}: these features do not fit: {differences}; make others with `timechat data encode` in "
+                "another folder"
             )
 
     def read(self, record: Record, processor: TimeChatProcessor) -> tuple[dict[str, Tensor], NDArray[np.float64]]:
@@ -291,7 +291,7 @@ def _save(path: Path, states: Tensor, frames: Frames, record: Record) -> None:
     tensors = {"states": states.cpu().contiguous(), "timestamps": torch.from_numpy(frames.timestamps.copy())}
     facts = {"video": record.video, "start": record.start, "end": record.end, "duration": frames.duration}
     with atomic_write(path) as unfinished:
-        save_file(tensors, unfinished, metadata={name: str(fact) for name, fact in facts.items()})
+        save_tensors(tensors, unfinished, {name: str(fact) for name, fact in facts.items()})
 
 
 def _begin(folder: Path, header: FeatureHeader) -> dict[str, str]:
@@ -311,7 +311,7 @@ def _read_index(folder: Path) -> tuple[FeatureHeader, dict[str, str]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
-            raise DataError(f"{path}: has version {content['version']}, expected {_VERSION}; make the features again")
+            raise DataError(f"{path}: has version {content['version']}, expected {_VERSION}; {_remake(folder)}")
         header: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content["header"].items()
         }
@@ -319,17 +319,17 @@ def _read_index(folder: Path) -> tuple[FeatureHeader, dict[str, str]]:
     except FileNotFoundError as error:
         raise DataError(f"{folder}: holds no features; make them with `timechat data encode`") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: is damaged: {error}; make the features again") from error
+        raise DataError(f"{path}: is damaged: {error}; {_remake(folder)}") from error
+
+
+def _remake(folder: Path) -> str:
+    return f"remove the folder {folder} and make the features again with `timechat data encode`"
 
 
 def _write_index(folder: Path, header: FeatureHeader, bad: Mapping[str, str]) -> None:
     """Write the index atomically."""
     content = {"version": _VERSION, "header": vars(header), "bad": dict(bad)}
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=f".{INDEX_FILE}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-    Path(name).chmod(0o644)
-    Path(name).replace(folder / INDEX_FILE)
+    write_json_atomically(folder / INDEX_FILE, content)
 
 
 def check_parts_are_frozen(trained: Sequence[str], parts: Parts) -> None:

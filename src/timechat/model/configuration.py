@@ -30,6 +30,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         window_size: Frames in one window of the video Q-Former; 0 reads the whole video as one window.
         stride: Frames from the start of one window to the start of the next.
         max_frame_positions: Rows of the frame position embedding; positions restart after this number of frames.
+        temporal_layers: Layers before the windows that mix each query token of a frame with the same token of the
+            frames around it, see `timechat.model.temporal`; 0, as in the original, has none.
+        temporal_kernel: Number of frames that a temporal layer reads, odd.
         fps: Default number of sampled frames per second. None, as in the original, spreads
             `max_frame_positions` frames evenly over a video of any length.
         max_frames: Default maximum number of frames of a video when `fps` is set.
@@ -70,6 +73,8 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     window_size: int = 32
     stride: int = 32
     max_frame_positions: int = 96
+    temporal_layers: int = 0
+    temporal_kernel: int = 5
     fps: float | int | None = None
     max_frames: int | None = None
     window_seconds: float | int = 192
@@ -111,6 +116,16 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ValueError(
                 f"window_size must be at least 1 frame, or 0 for one window over the whole video, "
                 f"got {self.window_size}; set it in TimeChatConfig(window_size=...)"
+            )
+        if self.temporal_layers < 0:
+            raise ValueError(
+                f"temporal_layers must be at least 0, got {self.temporal_layers}; set it in "
+                "TimeChatConfig(temporal_layers=...)"
+            )
+        if self.temporal_kernel < 1 or self.temporal_kernel % 2 == 0:
+            raise ValueError(
+                f"temporal_kernel must be an odd number of frames, got {self.temporal_kernel}; set it in "
+                "TimeChatConfig(temporal_kernel=...)"
             )
         if not self.window_seconds > 0:
             raise ValueError(

@@ -79,4 +79,4 @@ def _build_vision_model(config: PreTrainedConfig) -> nn.Module:
     """Build the tower; `AutoModel` does not know InstructBLIP's vision model."""
     if config.model_type == "instructblip_vision_model":
         return InstructBlipVisionModel(config)  # type: ignore[no-any-return]
-    return AutoModel.from_config(config)  # type: ignore[no-any-return]
+    return AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-any-return]

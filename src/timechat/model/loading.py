@@ -1,19 +1,21 @@
 """Load a model by name (built-in, folder or hub id) with a suitable device and dtype."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from timechat.errors import CheckpointError, DownloadError
+from timechat.errors import CheckpointError, DownloadError, is_out_of_memory
 from timechat.model import NANO, NANO_FOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
+from timechat.model.tensor_files import check_is_downloaded
 from timechat.system import total_memory_bytes
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,6 +48,18 @@ def load_model(
     return model, processor
 
 
+def load_processor(name: str) -> TimeChatProcessor:
+    """Load the processor of a model without its weights.
+
+    Raises:
+        CheckpointError: The model does not exist, or its files are damaged.
+    """
+    folder = find_folder(name)
+    check_folder(folder)
+    with _explain_failed_load(folder):
+        return TimeChatProcessor.from_pretrained(str(folder))  # type: ignore[no-any-return]
+
+
 def find_folder(name: str) -> Path:
     """Return the folder of a model: built-in, local, or the local copy of a hub repository.
 
@@ -76,8 +90,11 @@ def check_folder(folder: Path, name: str | None = None) -> None:
         name: Name of the model in messages; None takes the folder.
 
     Raises:
-        CheckpointError: The folder has no config, or the config of another kind of model.
+        CheckpointError: The folder has no config, the config of another kind of model, or git-lfs pointers.
     """
+    for path in (folder / "config.json", *folder.glob("*.safetensors")):
+        if path.is_file():
+            check_is_downloaded(path)
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
@@ -95,13 +112,21 @@ def _load_folder(
     folder: Path, device: torch.device, target_dtype: str | torch.dtype
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
     check_folder(folder)
-    try:
+    with _explain_failed_load(folder):
         processor = TimeChatProcessor.from_pretrained(str(folder))
         options = _load_options(processor, device, target_dtype)
         # Never a pickle, even if the folder contains one.
         model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
         return model, processor
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+
+
+@contextmanager
+def _explain_failed_load(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"cannot load the model {str(folder)!r}: {reason}; convert or fetch it again") from error
 

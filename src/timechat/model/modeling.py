@@ -50,7 +50,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
             self._keep_in_fp32_modules_strict = ["frame_encoder", "video_qformer"]
         self.frame_encoder = FrameEncoder(config)
         self.video_qformer = SlidingVideoQFormer(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

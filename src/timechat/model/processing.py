@@ -1,5 +1,6 @@
 """TimeChatProcessor: frames and text → tensors, token ids → text."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -296,14 +297,12 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         """Load a saved processor; no code from its folder is run.
 
         Raises:
-            CheckpointError: The folder has lost one of the files.
+            CheckpointError: The folder has lost one of the files, or a file is damaged.
         """
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir():
             for name in PROCESSOR_FILES:
-                if not (folder / name).is_file():
-                    raise CheckpointError(f"{folder} has lost its {name}; convert or fetch it again")
-                check_is_downloaded(folder / name)
+                _check_file(folder, name)
         kwargs["trust_remote_code"] = False
         return super().from_pretrained(str(pretrained_model_name_or_path), *args, **kwargs)
 
@@ -353,6 +352,26 @@ def _grow(tensor: Tensor, frames: int, tokens: int) -> Tensor:
     grown = tensor.new_zeros(shape)
     grown[: tensor.shape[0], : tensor.shape[1]] = tensor
     return grown
+
+
+def _check_file(folder: Path, name: str) -> None:
+    """Refuse a lost or damaged file, without which `transformers` would make an empty tokenizer."""
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has lost its {name}; convert or fetch it again")
+    check_is_downloaded(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "tokenizer.json":
+            is_whole = bool(content["model"]["vocab"])
+        elif path.name == "tokenizer_config.json":
+            is_whole = "tokenizer_class" in content
+        else:
+            is_whole = isinstance(content, dict)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise CheckpointError(f"{path} is damaged; convert or fetch the checkpoint again")
 
 
 def _has_config(folder: str) -> bool:

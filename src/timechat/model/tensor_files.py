@@ -25,7 +25,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def apply_umask(path: Path) -> None:
-    """Give a file, or all files below a folder, the permissions that the umask gives to new files.
+    """Give a file, or all safetensors files below a folder, the permissions that the umask gives to new files.
 
     The safetensors library writes files that only their owner can read.
     """
@@ -35,9 +35,8 @@ def apply_umask(path: Path) -> None:
         mode = probe.stat().st_mode & 0o777
     finally:
         probe.unlink()
-    for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
-            file.chmod(mode)
+    for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
+        file.chmod(mode)
 
 
 def check_is_downloaded(path: Path) -> None:

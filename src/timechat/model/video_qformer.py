@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerModel
 
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.temporal import TemporalLayers
 
 
 class SlidingVideoQFormer(nn.Module):
@@ -18,6 +19,7 @@ class SlidingVideoQFormer(nn.Module):
         super().__init__()
         self.config = config
         hidden_size = config.video_qformer_config.hidden_size
+        self.temporal = TemporalLayers(config) if config.temporal_layers else None
         self.frame_positions = nn.Embedding(config.max_frame_positions, config.qformer_config.hidden_size)
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_video_query_tokens, hidden_size))
         self.qformer = Blip2QFormerModel(config.video_qformer_config)
@@ -34,6 +36,10 @@ class SlidingVideoQFormer(nn.Module):
             `(batch, windows * num_video_query_tokens, text hidden)`, windows in time order.
         """
         num_frames = frame_tokens.shape[1]
+        if self.temporal is not None:
+            queries, text = frame_tokens.tensor_split([self.config.num_query_tokens], dim=2)
+            queries = self.temporal(queries.to(self.query_tokens.dtype))
+            frame_tokens = torch.cat([queries, text.to(queries.dtype)], dim=2)
         positions = torch.arange(num_frames, device=frame_tokens.device) % self.config.max_frame_positions
         position_embeds = self.frame_positions(positions)[:, None]  # (frames, 1, hidden)
         frame_tokens = frame_tokens.to(position_embeds.dtype) + position_embeds

@@ -15,7 +15,7 @@ import torch
 
 from timechat.answers.events import Answer, Event
 from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers, parse_window
-from timechat.answers.tasks import build_question, find_preset, format_events, parse_events
+from timechat.answers.tasks import TASKS, build_question, find_preset, format_events, parse_events
 from timechat.answers.windows import Window
 from timechat.errors import PromptTooLongError
 from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs, token_spans
@@ -83,7 +83,7 @@ class Answerer:
                     score=parsed.best_score,
                     step=video.frame_interval,
                     player_offset=video.player_offset,
-                    notes=(*self.notes, *video.notes, *parsed.notes),
+                    notes=(*self._notes(request), *video.notes, *parsed.notes),
                 )
             )
         return answers
@@ -160,11 +160,16 @@ class Answerer:
             answer,
             video=video.name,
             model=self.name,
-            notes=(*self.notes, *answer.notes),
+            notes=(*self._notes(request), *answer.notes),
             step=video.plan.frame_interval,
             player_offset=video.player_offset,
             timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
         )
+
+    def _notes(self, request: Request) -> tuple[str, ...]:
+        """Notes of every answer of the model to a task."""
+        note = TASKS[request.task].note
+        return self.notes if note is None else (*self.notes, note)
 
     def _find_cited(self, request: Request, video: VideoSession, cited: Event) -> list[Event]:
         """Moments of what a sentence says, in the windows that it cites."""

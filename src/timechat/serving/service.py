@@ -22,6 +22,7 @@ from timechat.serving.errors import EngineStoppedError, RequestError, as_request
 from timechat.serving.inline_frames import InlineFrames
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoFile, VideoStore
+from timechat.speech import NO_AUDIO, Transcript, transcript_answer
 
 Result = TypeVar("Result")
 
@@ -252,7 +253,12 @@ class OpenRequest:
         return self._timechat.stream(self._request, self._video)
 
     def answer(self, progress: ProgressCallback | None = None) -> Answer:
-        """Return the whole answer; a request that is over ends with the next progress report."""
+        """Return the whole answer; a request that is over ends with the next progress report.
+
+        Speech that is known, or that a silent video cannot have, is not left to the model to guess.
+        """
+        if self._request.task == "transcribe" and (known := self._known_speech()) is not None:
+            return self.with_video_name(known)
         check = self._timechat.executor.check
 
         def report(stage: str, done: int, total: int) -> None:
@@ -261,6 +267,16 @@ class OpenRequest:
                 progress(stage, done, total)
 
         return self.with_video_name(self._timechat.run(self._request, self._video, progress=report))
+
+    def _known_speech(self) -> Answer | None:
+        if self._request.transcript is None and self._video.has_audio is not False:
+            return None
+        transcript = Transcript(notes=(NO_AUDIO,))
+        if self._request.transcript is not None:
+            transcript = Transcript(tuple(self._request.transcript))
+        return transcript_answer(
+            transcript, video=self._name, duration=self._video.duration, player_offset=self._video.player_offset
+        )
 
     def with_video_name(self, answer: Answer) -> Answer:
         """Set the client's name of the video, and the seconds that this request alone took."""

@@ -7,14 +7,16 @@
 """
 
 from timechat.speech.prompt import add_transcript, clean_transcript, thin_transcript, transcript_between
-from timechat.speech.transcripts import Transcript, parse_transcript, read_transcript
+from timechat.speech.transcripts import NO_AUDIO, Transcript, parse_transcript, read_transcript, transcript_answer
 
 __all__ = [
+    "NO_AUDIO",
     "Transcript",
     "add_transcript",
     "clean_transcript",
     "parse_transcript",
     "read_transcript",
     "thin_transcript",
+    "transcript_answer",
     "transcript_between",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from timechat.answers.events import Event
 from timechat.errors import CheckpointError, missing_extra
-from timechat.speech.transcripts import Transcript
+from timechat.speech.transcripts import NO_AUDIO, Transcript
 from timechat.video import VideoSource, probe_video
 from timechat.video.audio import AudioSegment, read_audio
 from timechat.video.loading import DEFAULT_TIMEOUT
@@ -18,7 +18,6 @@ ProgressCallback = Callable[[str, int, int], None]
 """Callback with the stage (`"listen"`), the transcribed seconds and the total seconds."""
 
 _MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
-_NO_AUDIO = "the video has no audio that can be decoded, so there is no transcript"
 
 
 def check_recognizer(model: str | os.PathLike[str]) -> None:
@@ -88,7 +87,7 @@ def transcribe_audio(
         _report(progress, segment.end, duration)
         language = language or (info.language if lines else None)
     if recognizer is None:
-        return Transcript(notes=(_NO_AUDIO,))
+        return Transcript(notes=(NO_AUDIO,))
     return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
 
 

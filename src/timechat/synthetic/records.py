@@ -157,6 +157,19 @@ def synthetic_records(
     return _finish(described, _drafts(described, rng, has_negatives), rng)
 
 
+def negative_record(video: SyntheticVideo, phrase: ActionPhrase, rng: random.Random) -> SyntheticRecord:
+    """Make a grounding record whose query does not happen in the video.
+
+    Args:
+        video: Script of the video.
+        phrase: Description of the query.
+        rng: Random number generator for the words.
+    """
+    described = _DescribedVideo(video, {}, {}, make_speech(video))
+    [record] = _finish(described, [_negative(phrase, rng)], rng)
+    return record
+
+
 def _drafts(described: _DescribedVideo, rng: random.Random, has_negatives: bool) -> Iterator[_Draft]:
     yield _dense_caption(described, rng)
     yield from _grounding(described, rng)
@@ -221,8 +234,12 @@ def _grounding(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draf
 def _negatives(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draft]:
     count = len(described.events) * NEGATIVE_SHARE / (1 - NEGATIVE_SHARE)
     for _ in range(int(count + rng.random())):
-        question, query = ask_grounding(rng, absent_action(described.video, rng))
-        yield _Draft("grounding", question, NOT_FOUND_ANSWER, [], {"query": query, "is_negative": True})
+        yield _negative(absent_action(described.video, rng), rng)
+
+
+def _negative(phrase: ActionPhrase, rng: random.Random) -> _Draft:
+    question, query = ask_grounding(rng, phrase)
+    return _Draft("grounding", question, NOT_FOUND_ANSWER, [], {"query": query, "is_negative": True})
 
 
 def _highlights(described: _DescribedVideo, rng: random.Random) -> Iterator[_Draft]:

@@ -21,7 +21,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from timechat.files import atomic_write
+from timechat.files import UNFINISHED_PATTERN, atomic_write
 from timechat.synthetic.long import LongSyntheticVideo, write_long_scene
 from timechat.synthetic.long_records import long_records
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
@@ -34,6 +34,7 @@ TRUTH_FILE = "truth.jsonl"
 VIDEOS_FOLDER = "videos"
 _CHUNK = 64  # maximum number of frames in memory
 _QUALITY = 24  # x264's constant rate factor
+_MARK = "timechat film"  # start of the comment in the metadata of each file
 _ENCODING = 1  # to be increased when the file of an unchanged script changes
 
 _MIX: tuple[Part, ...] = (*("standard",) * 8, "unseen_pairs", "longer")
@@ -114,11 +115,13 @@ class RenderReport:
         drawn: Number of videos that were rendered.
         kept: Number of videos that existed already.
         records: Number of records that were written.
+        removed: Number of videos of an earlier set that were removed, because no record names them any more.
     """
 
     drawn: int
     kept: int
     records: int
+    removed: int = 0
 
 
 def render_videos(
@@ -131,7 +134,8 @@ def render_videos(
     """Render videos into a folder and write their records.
 
     Complete files of the same scripts are kept. The records are written last, so a folder with records has all videos.
-    They do not depend on the number of workers or on the files that were kept.
+    They do not depend on the number of workers or on the files that were kept. Videos of an earlier set in the folder,
+    which this program made and which no record names any more, are removed at the end.
 
     Args:
         videos: Set of videos.
@@ -156,7 +160,30 @@ def render_videos(
         drawn += is_new
         if progress is not None:
             progress(done, videos.clips)
-    return RenderReport(drawn, videos.clips - drawn, write_records(videos, out))
+    num_records = write_records(videos, out)
+    return RenderReport(drawn, videos.clips - drawn, num_records, _remove_orphans(videos, out))
+
+
+def _remove_orphans(videos: SyntheticSet | LongSet, out: Path) -> int:
+    """Remove synthetic videos that are not in the set, and unfinished files; return the number of videos."""
+    kept = {f"{videos.script(index).id}.mp4" for index in range(videos.clips)}
+    removed = 0
+    for path in (out / VIDEOS_FOLDER).iterdir():
+        if UNFINISHED_PATTERN.fullmatch(path.name):
+            path.unlink()
+        elif path.name not in kept and path.suffix == ".mp4" and _mark(path).startswith(_MARK):
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _mark(path: Path) -> str:
+    """Return the mark that this program writes into its files; "" for any other file."""
+    try:
+        with av.open(str(path)) as container:
+            return container.metadata.get("comment", "")
+    except (FFmpegError, OSError):
+        return ""
 
 
 def write_records(videos: SyntheticSet | LongSet, out: Path) -> int:
@@ -297,4 +324,4 @@ def _frames(video: SyntheticVideo | LongSyntheticVideo) -> Iterator[np.ndarray[A
 def _fingerprint(video: SyntheticVideo | LongSyntheticVideo) -> str:
     """Mark of a script in the metadata of its file. Files of other scripts with the same name have another mark."""
     script = json.dumps([_ENCODING, video.to_dict()], sort_keys=True)
-    return f"timechat film {hashlib.sha256(script.encode()).hexdigest()[:32]}"
+    return f"{_MARK} {hashlib.sha256(script.encode()).hexdigest()[:32]}"

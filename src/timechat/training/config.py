@@ -37,11 +37,10 @@ class TrainedModelSettings:
     """File with start weights of the heads, which are for training only: `heads.safetensors` of another run. It is
     for nano's objectives. The later stages of a recipe use the heads of the stage before."""
     start: str | None = None
-    """Initializer of the objective that changes the model before training. `nano_comparing` makes nano's video Q-Former
-    start as a comparison of frames."""
+    """Name of an initializer of the objective, which changes the model before training."""
     train: list[str] = field(default_factory=lambda: ["image_qformer", "video_qformer", "projection", "lora"])
-    """Trained parts: `vision`, `image_qformer`, `video_qformer`, `projection`, `lora`, `language_model`, or the
-    start of parameter names. All other parameters are frozen."""
+    """Trained parts: `vision`, `image_qformer`, `temporal`, `video_qformer`, `projection`, `lora`, `language_model`, or
+    the start of parameter names. All other parameters are frozen."""
     freeze: list[str] = field(default_factory=list)
     """Starts of names of parameters that are frozen although `train` names them. They may start with `training_heads.`;
     all heads are trained otherwise."""
@@ -98,10 +97,16 @@ class SyntheticDataSettings:
     brief_share: float = 0.0
     """Share of the run, from its start, in which questions have their shortest wording and almost all are about one
     event."""
+    window_share: float = 0.0
+    """Share of the samples that are windows of a minute of long videos instead of whole videos."""
+    negative_share: float | None = None
+    """Share of the grounding questions whose query does not happen; None keeps that of the records, one in eight."""
 
     def __post_init__(self) -> None:
         _at_least("data.films.questions", self.questions, 1)
         _share("data.films.brief_share", self.brief_share)
+        _share("data.films.window_share", self.window_share)
+        _share("data.films.negative_share", self.negative_share or 0.0)
         if not self.levels or not set(self.levels) <= {1, 2, 3}:
             raise ValueError(f"data.films.levels must be a list of 1, 2 and 3, got {self.levels}")
 
@@ -209,6 +214,9 @@ class TrainingRunSettings:
     """Number of iterations of an epoch; the data have no end, so an epoch is a number of iterations."""
     batch_size: int = 1
     """Number of samples per iteration and process."""
+    global_batch_size: int | None = None
+    """Number of samples per iteration on all processes together, instead of `batch_size`; must be divisible by the
+    number of processes."""
     accumulation: int = 1
     """Number of iterations per step."""
     loss_mean: Literal["tokens", "micro_batch"] = "tokens"
@@ -258,7 +266,15 @@ class TrainingRunSettings:
                 f"give either run.steps or both run.epochs and run.iters_per_epoch, got steps={self.steps}, "
                 f"epochs={self.epochs}, iters_per_epoch={self.iters_per_epoch}"
             )
-        counts = ("batch_size", "accumulation", "save_every", "keep_checkpoints", "log_every", "validate_every")
+        counts = (
+            "batch_size",
+            "global_batch_size",
+            "accumulation",
+            "save_every",
+            "keep_checkpoints",
+            "log_every",
+            "validate_every",
+        )
         for name in (*counts, "steps", "epochs", "iters_per_epoch"):
             if getattr(self, name) is not None:
                 _at_least(f"run.{name}", getattr(self, name), 1)
@@ -273,6 +289,21 @@ class TrainingRunSettings:
             raise ValueError(f"run.best_metric={self.best_metric} needs run.validate_every")
         if self.parallel == "fsdp2" and self.precision == "fp16":
             raise ValueError("run.parallel=fsdp2 does not scale losses; use run.precision=bf16 instead of fp16")
+
+    def samples_per_process(self, num_processes: int) -> int:
+        """Return the number of samples per iteration on each of some processes.
+
+        Raises:
+            ValueError: `global_batch_size` cannot be divided equally.
+        """
+        if self.global_batch_size is None:
+            return self.batch_size
+        if self.global_batch_size % num_processes:
+            raise ValueError(
+                f"run.global_batch_size must be divisible by the number of processes, got {self.global_batch_size} "
+                f"and {num_processes}; change one of them"
+            )
+        return self.global_batch_size // num_processes
 
     @property
     def iters(self) -> int:

@@ -67,7 +67,8 @@ def make_source(
         )
         for source in data.sources
     ]
-    mixture = Mixture(sources, seed=recipe.run.seed, batch_size=recipe.run.batch_size * world_size())
+    batch_size = recipe.run.samples_per_process(world_size())
+    mixture = Mixture(sources, seed=recipe.run.seed, batch_size=batch_size * world_size())
     features = None
     if data.features is not None:
         features = FeatureStore(data.features, model)
@@ -76,7 +77,7 @@ def make_source(
     report = DataIssues(Path(recipe.run.output) / SKIPPED_FILE.format(rank=rank()), max_bad_share=data.max_bad_share)
     loader = BatchLoader(
         dataset,
-        batch_size=recipe.run.batch_size,
+        batch_size=batch_size,
         rank=rank(),
         world_size=world_size(),
         workers=data.workers,

@@ -11,7 +11,7 @@ from timechat.errors import TrainingError
 from timechat.model import NANO
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
-from timechat.model.loading import check_folder, load_model
+from timechat.model.loading import check_folder, load_model, load_processor
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
@@ -34,16 +34,16 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
         CheckpointError: The model does not exist.
     """
     if settings.checkpoint != NANO and Path(settings.checkpoint).is_dir():
-        check_folder(Path(settings.checkpoint))
         tunes_all = any(
             "language_model".startswith(part) or part.startswith("language_model") for part in settings.train
         )
+        processor = load_processor(settings.checkpoint)
         model = Model.from_pretrained(
             settings.checkpoint,
             dtype="float32" if tunes_all else settings.language_model_dtype,
             keep_vision_in_float32=True,
+            use_safetensors=True,  # never a pickle, even if the folder contains one
         )
-        processor = TimeChatProcessor.from_pretrained(settings.checkpoint)
     else:
         model, processor = load_model(settings.checkpoint, device="cpu", dtype="float32")
     if settings.attention == "eager":  # models load with sdpa if they support it

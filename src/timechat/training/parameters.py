@@ -19,6 +19,7 @@ PARTS = {
     "vision": ("frame_encoder.vision_model.", "frame_encoder.map_positions"),
     "image_qformer": ("frame_encoder.query_tokens", "frame_encoder.qformer."),
     "video_qformer": ("video_qformer.query_tokens", "video_qformer.frame_positions.", "video_qformer.qformer."),
+    "temporal": ("video_qformer.temporal.",),
     "projection": ("video_qformer.projection.",),
     "lora": ("language_model.",),
     "language_model": ("language_model.",),

@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from timechat.config import save_recipe
 from timechat.distributed import rank, wait_for_all
 from timechat.errors import TrainingError
-from timechat.files import UNFINISHED_PATTERN, lock_file
+from timechat.files import UNFINISHED_PATTERN
+from timechat.system import lock_file
 from timechat.training.checkpoint import Checkpoint, find_checkpoints
 from timechat.training.config import TrainingRecipe
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
@@ -31,14 +32,18 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock_file(folder / _LOCK_FILE):
+    path = folder / _LOCK_FILE
+    with path.open("a", encoding="utf-8") as file:
+        if not lock_file(file):
+            raise TrainingError(
+                f"{path} is locked: another run trains in {folder}; wait until it ends or stop it, or give another "
+                "folder with --output"
+            )
+        try:
             yield
-    except BlockingIOError as error:
-        raise TrainingError(
-            f"{folder / _LOCK_FILE} is locked: another run trains in {folder}; wait until it ends or stop it, or give "
-            "another folder with --output"
-        ) from error
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                path.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path, recipe: TrainingRecipe, *, accept_changes: bool) -> None:

@@ -189,8 +189,8 @@ def _explain_oom(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if isinstance(value, Tensor))
         raise TrainingError(
             f"out of memory in step {step + 1} with {shapes}; set model.gradient_checkpointing=true and resume. Or "
-            "lower run.batch_size (and raise run.accumulation) or data.num_frames, or set run.precision=bf16, and resume "
-            "with --accept-changed-recipe. Or start anew with data.features or run.parallel=fsdp2"
+            "lower run.batch_size (and raise run.accumulation) or data.num_frames, or set run.precision=bf16, and "
+            "resume with --accept-changed-recipe. Or start anew with data.features or run.parallel=fsdp2"
         ) from error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import av.container
@@ -129,28 +131,40 @@ def _on_video_clock(
 ) -> Iterator[Packet[AudioStream]]:
     """Yield the packets; from the first jump of their times on, with times on the clock of the frames.
 
-    A step that the clock of the frames does not have is an error of the audio's own times, so it is ignored.
+    A step back that the clock of the frames does not have, and a single time that is far from its neighbours, are
+    errors of the audio's own times: such packets continue where the audio is.
     """
     read_only(container, stream)
     clock: VideoClock | None = None
     follower: ClockFollower | None = None
-    last: Fraction | None = None
-    for packet in demux(container, stream):
-        if packet.pts is not None and packet.time_base is not None:
-            time = packet.pts * packet.time_base
-            if last is not None and not -_STEP_BACK <= time - last <= JUMP_SECONDS and follower is None:
+    last: Fraction | None = None  # in the container
+    last_placed: Fraction | None = None  # on the clock of the frames, from its container time on
+    for packet, following in pairwise(itertools.chain(demux(container, stream), [None])):
+        assert packet is not None
+        time = _time_of(packet)
+        if time is not None and last is not None and not -_STEP_BACK <= time - last <= JUMP_SECONDS:
+            next_time = None if following is None else _time_of(following)
+            is_stray = next_time is not None and -_STEP_BACK <= next_time - last <= 1 and abs(time - last) > 1
+            if is_stray:
+                packet.pts = packet.dts = time = None
+            elif follower is None:
                 clock = _video_clock(handle)
                 issues.clock = clock.notes
                 follower = clock.follow()
                 follower.place(last)
-            if follower is not None and clock is not None:
-                time = follower.place(time) + clock.zero
-                packet.pts = packet.dts = round(time / packet.time_base)
-                if last is not None and (time < last - _STEP_BACK or _is_beyond(time, last, clock)):
-                    packet.pts = packet.dts = None
-                    time = last
-            last = time
+        last = last if time is None else time
+        if time is not None and follower is not None and clock is not None:
+            placed = follower.place(time) + clock.zero
+            is_error = last_placed is not None and placed < last_placed - _STEP_BACK
+            packet.pts = packet.dts = None if is_error else round(placed / packet.time_base)
+            last_placed = last_placed if is_error else placed
+        elif time is not None:
+            last_placed = time
         yield packet
+
+
+def _time_of(packet: Packet[AudioStream]) -> Fraction | None:
+    return None if packet.pts is None or packet.time_base is None else packet.pts * packet.time_base
 
 
 def _video_clock(handle: VideoHandle) -> VideoClock:
@@ -158,12 +172,6 @@ def _video_clock(handle: VideoHandle) -> VideoClock:
         return read_index(handle)[0].clock
     except VideoError:
         return VideoClock(Fraction(0), (ClockPart(Fraction(0), Fraction(0), Fraction(0)),))
-
-
-def _is_beyond(time: Fraction, last: Fraction, clock: VideoClock) -> bool:
-    """Whether a time jumps ahead, past the end of the frames."""
-    end = clock.parts[-1].end - clock.parts[-1].shift
-    return time > last + JUMP_SECONDS and time > end + JUMP_SECONDS
 
 
 class _ContinuousRun:

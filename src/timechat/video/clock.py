@@ -4,8 +4,9 @@ The clock starts with the first frame. A file of one piece has a clock that need
 
 - A step back begins a new part. It follows the part before without a gap.
 - A step ahead of more than `JUMP_SECONDS` is a jump, not a pause, where the format allows discontinuities (MPEG-TS,
-  MPEG-PS, FLV, HLS), the frames before were much closer together, and the audio does not continue in between. A jump
-  takes no time. In other formats only a step of more than `LONGEST_PAUSE` is a jump.
+  MPEG-PS, FLV, HLS), the frames before and after are much closer together, and the audio does not continue in between.
+  A jump takes no time. In other formats only a step of more than `LONGEST_PAUSE` is a jump, or one that a later step
+  back undoes.
 - A frame whose time is far from the times of both neighbours is stray. It is shown between its neighbours.
 - A step back that is shorter than a frame is jitter, and changes nothing.
 
@@ -217,7 +218,7 @@ class RunningClock:
             if last - jitter <= raw - shift <= last + 2 * gap + self._second // 2:
                 return self._begin_part(raw, shift)
         if time > last:
-            if self._count not in self._forced and not self._is_jump(raw, time - last, gap):
+            if self._count not in self._forced and not self._is_jump(raw, time - last, gap, following):
                 self._pauses.append((self._count, last, time))
                 return time
             self.num_jumps += 1
@@ -243,10 +244,13 @@ class RunningClock:
                 return True
         return False
 
-    def _is_jump(self, raw: int, step: int, gap: int) -> bool:
+    def _is_jump(self, raw: int, step: int, gap: int, following: Sequence[int]) -> bool:
         if step > self._longest:
             return True
         if not self._may_jump or step <= _SLOW_RATE * gap:
+            return False
+        # After a jump frames come as fast as before; one slide follows another slowly, and the last one alone.
+        if not following or abs(following[0] - raw) > max(_SLOW_RATE * gap, self._second):
             return False
         if self._sound_goes_on is None:
             return True
@@ -328,7 +332,13 @@ def correct_times(
         forced |= {clock.false_pause}
     if len(parts) == 1 and not strays:
         return CorrectedTimes(pts)
-    corrected = _shifted(pts, parts, strays, clock.gap)
+    if dts is not None:
+        far = int(JUMP_SECONDS / time_base)
+        strays += [p for p in _near_joints(parts) if p not in strays and abs(int(pts[p] - dts[p])) > far]
+    shown_gaps = np.diff(np.sort(pts))  # in decode order, steps are longer where frames are reordered
+    shown_gaps = shown_gaps[shown_gaps > 0]
+    shown_gap = min(clock.gap, int(np.median(shown_gaps))) if len(shown_gaps) else clock.gap
+    corrected = _shifted(pts, parts, strays, shown_gap)
     return CorrectedTimes(corrected, tuple(first for first, _ in parts), tuple(clock.notes()))
 
 
@@ -340,6 +350,11 @@ def _is_continuous(order: NDArray[np.int64], time_base: Fraction, reorder: int) 
         return bool(steps.max() <= far and steps.min() >= -jitter)
     latest = np.maximum.accumulate(order)
     return bool((order[1:] - latest[:-1]).max() <= far and (order[reorder:] >= latest[:-reorder] - jitter).all())
+
+
+def _near_joints(parts: list[tuple[int, int]]) -> list[int]:
+    """Positions of the packets before joints: a demuxer that computes times may take those after the jump for them."""
+    return [p for first, _ in parts[1:] for p in range(max(0, first - _STRAYS_IN_A_ROW), first)]
 
 
 def _shifted(pts: NDArray[np.int64], parts: list[tuple[int, int]], strays: list[int], gap: int) -> NDArray[np.int64]:
@@ -357,6 +372,7 @@ def _shifted(pts: NDArray[np.int64], parts: list[tuple[int, int]], strays: list[
             final[shift] = int(pts[rows[:_MAX_REORDER]].min()) - ((top or 0) + gap)
         corrected[rows] -= final[shift]
         top = int(corrected[rows].max()) if top is None else max(top, int(corrected[rows].max()))
+        top += gap * int((~is_known[max(first, stop - _STRAYS_IN_A_ROW) : stop]).sum())  # for strays at the end
     for position in strays:
         corrected[position] = _hole(corrected, is_known, position, gap)
         is_known[position] = True
@@ -364,17 +380,19 @@ def _shifted(pts: NDArray[np.int64], parts: list[tuple[int, int]], strays: list[
 
 
 def _hole(times: NDArray[np.int64], is_known: NDArray[np.bool_], position: int, gap: int) -> int:
-    """Return the time of a stray frame: in the widest gap between the frames around it in the file."""
-    around = slice(max(0, position - _MAX_REORDER // 2), position + _MAX_REORDER // 2)
+    """Return the time of a stray frame: in the nearest gap of a frame among the frames around it in the file."""
+    start = max(0, position - _MAX_REORDER // 2)
+    around = slice(start, position + _MAX_REORDER // 2)
     near = np.sort(times[around][is_known[around]])
     if len(near) < 2:
         return int(near[0]) + gap if len(near) else gap
+    rank = int(is_known[start:position].sum())  # of the frame in `near`, if frames were shown as they are decoded
     gaps = np.diff(near)
-    before = int(times[:position][is_known[:position]].max()) if is_known[:position].any() else int(near[0]) - gap
-    if not (gaps >= 1.5 * gap).any():
-        return before + max(1, gap // 2)
-    widest = int(gaps.argmax())
-    return int(near[widest]) + min(gap, int(gaps[widest]) // 2)
+    holes = np.flatnonzero(gaps >= 1.5 * gap)
+    if not len(holes):
+        return int(near[rank - 1]) + max(1, gap // 2) if rank else int(near[0]) - gap
+    hole = int(holes[np.abs(holes - rank + 0.5).argmin()])
+    return int(near[hole]) + min(gap, int(gaps[hole]) // 2)
 
 
 def clock_notes(num_steps_back: int, num_jumps: int, num_strays: int) -> list[str]:

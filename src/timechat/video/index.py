@@ -21,7 +21,7 @@ from timechat.video.frames import VideoInfo
 from timechat.video.scan import NO_PTS, PacketScan, demux, first_pass_notes, may_jump, read_only, read_packets
 from timechat.video.source import VideoHandle
 
-_MAX_LACK = 1.0  # seconds at the end of a file that need no note
+_MAX_LACK = 0.5  # seconds at the end of a file that need no note
 _JOINT_PACKETS = 3  # packets before a joint that may be marked as damaged
 _LATE_START = 0.5  # seconds; a Matroska file that begins later has perhaps lost its beginning
 
@@ -357,10 +357,10 @@ def _lacks(scan: PacketScan, index: PacketIndex, duration: float) -> Iterator[st
     assert declared is not None
     zero = float(index.clock.zero)
     frames_end = zero + duration
-    if "matroska" in scan.format and declared.first_indexed is not None and zero - declared.first_indexed > _LATE_START:
+    if "matroska" in scan.format and (declared.file_start or 0.0) > _LATE_START:
         yield (
-            f"the first {zero - declared.first_indexed:.3f} s of the file are lost or damaged: times count from the "
-            "first frame that is there"
+            f"the clock of the file begins at {declared.file_start:.3f} s: its beginning may be lost; times count from "
+            "the first frame that is there"
         )
     if declared.is_of_video and declared.duration - duration > _MAX_LACK:
         yield f"frames end at {duration:.3f} s, but the header says {declared.duration:.3f} s"

@@ -94,7 +94,7 @@ class DeclaredEnd:
         file_end: Container time of the end of the file; None if it is not stated.
         audio_end: Container time of the end of the audio; None if it is not stated.
         has_audio: Whether the file has an audio stream.
-        first_indexed: Container time of the first entry of the file's index; None without an index.
+        file_start: Container time of the first packet of any stream; None if it is not known.
     """
 
     duration: float
@@ -102,7 +102,7 @@ class DeclaredEnd:
     file_end: float | None
     audio_end: float | None
     has_audio: bool
-    first_indexed: float | None = None
+    file_start: float | None = None
 
 
 def may_jump(format_names: str) -> bool:
@@ -302,23 +302,21 @@ def _declared_end(
         duration = float(stream.duration * time_base)
     else:
         duration = max(0.0, (file_end or 0.0) - start)
-    entries = stream.index_entries
-    first_indexed = float(entries[0].timestamp * time_base) if is_matroska and len(entries) else None
     return DeclaredEnd(
-        duration, bool(stream.duration), file_end, max(ends, default=None), bool(container.streams.audio), first_indexed
+        duration, bool(stream.duration), file_end, max(ends, default=None), bool(container.streams.audio), start
     )
 
 
 def _stated_end(stream: AudioStream) -> float | None:
     """Container time at which a stream ends, in seconds, from its header or its Matroska tags."""
-    if stream.duration and stream.time_base:
-        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     parts = stream.metadata.get("DURATION", "").split(":")
     try:
         hours, minutes, seconds = (float(part) for part in parts)
+        return 3600 * hours + 60 * minutes + seconds
     except ValueError:
-        return None
-    return 3600 * hours + 60 * minutes + seconds
+        if not stream.duration or not stream.time_base:
+            return None
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
 
 
 def _video_info(name: str, container: av.container.InputContainer, stream: VideoStream, scan: PacketScan) -> VideoInfo:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from timechat.errors import CheckpointError, is_out_of_memory
 from timechat.model import lora as adapter
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
@@ -55,6 +56,9 @@ def export_original(
         with_language_model: Whether to write the language model itself too, beside its adapter.
         config: Plain values, stored under `config`.
         epoch: Number stored under `epoch`.
+
+    Raises:
+        CheckpointError: The disk is full or the file cannot be written.
     """
     state = original_state_dict(model, with_vision=with_vision, with_language_model=with_language_model)
     content = {"model": state, "config": dict(config or {}), "epoch": epoch}
@@ -62,6 +66,13 @@ def export_original(
     try:
         torch.save(content, partial)
         partial.replace(out)
+    except (OSError, RuntimeError) as error:  # torch raises a RuntimeError for a full disk
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{out} cannot be written ({reason}); free some space, or name a file on another disk"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -88,7 +88,10 @@ def _without_times(sentence: str) -> str:
 def build_nano(
     sentences: Iterable[str], *, seed: int = 0
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
-    """Build nano with random weights, except for time embeddings that represent numbers from the start."""
+    """Build nano with random weights, except for time embeddings that represent numbers from the start.
+
+    Equal sentences and seeds give equal weights, and the random state of torch is kept.
+    """
     tokenizer = build_llm_tokenizer(sentences)
     qformer_tokenizer = build_qformer_tokenizer()
     qformer = {"cross_attention_frequency": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -114,15 +117,15 @@ def build_nano(
         | {
             "hidden_size": 512,
             "intermediate_size": 1024,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2 * NUM_ROWS,  # one for each query of a frame, of each of two frames
+            "num_hidden_layers": 2,
+            "num_attention_heads": NUM_ROWS,  # one for each query of a frame
         },
         text_config={
             "model_type": "llama",
             "vocab_size": len(tokenizer) - 1,  # as in the original, the placeholder has no row
             "hidden_size": 256,
             "intermediate_size": 704,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "max_position_embeddings": 4096,
         },
@@ -131,6 +134,8 @@ def build_nano(
         window_size=16,
         stride=16,
         max_frame_positions=16,
+        temporal_layers=4,
+        temporal_kernel=5,
         fps=2,
         max_frames=600,
         window_seconds=60,
@@ -141,8 +146,8 @@ def build_nano(
         model = TimeChatForConditionalGeneration(config)
         _initialize_matrices(model)
         initialize_positions(model.video_qformer)
-    _initialize_times(model, tokenizer, qformer_tokenizer)
-    _initialize_patch_positions(model)
+        _initialize_times(model, tokenizer, qformer_tokenizer)
+        _initialize_patch_positions(model)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )

@@ -33,7 +33,6 @@ from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import TICK, Action, Level, SyntheticVideo, write_scene
 from timechat.video import Frames
 
-_LEVELS: tuple[Level, ...] = (1, 1, 1, 2, 2, 3)
 _WAVES = ((0, 2), (1, 2), (2, 2), (0, 6), (1, 6))  # geometry that is also encoded as waves: index, waves per unit
 _NUM_ENCODED = len(GEOMETRY) + 2 * len(_WAVES)
 POSITION_DIMS = 14
@@ -53,10 +52,14 @@ def compress(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     return np.stack(compressed)
 
 
+def make_frames(pixels: NDArray[np.uint8], times: NDArray[np.float64], rng: np.random.Generator) -> Frames:
+    """Make frames of images `(frames, height, width, 3)` at the given times, as if they came from a video file."""
+    return Frames.from_images(compress(pixels, rng), times, duration=float(times[-1]) + TICK, size=96)
+
+
 def draw_clip(video: SyntheticVideo, times: NDArray[np.float64], rng: np.random.Generator) -> Frames:
     """Render the frames of a video at the given times, without a file."""
-    pixels = compress(draw_frames(video, times), rng)
-    return Frames.from_images(pixels, times, duration=video.duration, size=96)
+    return make_frames(draw_frames(video, times), times, rng)
 
 
 class FrameHeads(nn.Module):
@@ -94,7 +97,12 @@ def _add_variation(video: SyntheticVideo, rng: np.random.Generator) -> Synthetic
 
 
 def frame_batch(
-    processor: TimeChatProcessor, seed: int, step: int, num_videos: int = 16, per_video: int = 4
+    processor: TimeChatProcessor,
+    seed: int,
+    step: int,
+    num_videos: int = 16,
+    per_video: int = 4,
+    levels: Sequence[int] = (1, 1, 1, 2, 2, 3),
 ) -> dict[str, Tensor]:
     """Render and label frames of many videos, in pairs of neighbors, each with a random time sentence."""
     rng = np.random.default_rng([seed, step])
@@ -102,9 +110,8 @@ def frame_batch(
     assert grid is not None
     pixels, labels = [], []
     for i in range(num_videos):
-        video = _add_variation(
-            write_scene(seed, step * num_videos + i, level=_LEVELS[int(rng.integers(len(_LEVELS)))]), rng
-        )
+        level: Level = levels[int(rng.integers(len(levels)))]  # type: ignore[assignment]
+        video = _add_variation(write_scene(seed, step * num_videos + i, level=level), rng)
         # Pairs of sampled frames, because moving objects must be distinguished from those at rest.
         first = rng.choice(
             np.arange(rng.integers(0, 2) * TICK / 2, video.duration - TICK, 2 * TICK), per_video // 2, False

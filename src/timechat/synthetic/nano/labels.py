@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from timechat.synthetic.render import Appearance, appearance_at
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, TICK, Action, SyntheticVideo
@@ -30,8 +32,6 @@ _SYMMETRY = {
 _VISIBLE = 0.08  # minimum opacity of a visible object
 GEOMETRY = ("x", "y", "radius", "opacity", "sin", "cos")
 """Geometry of each visible object: position, size, opacity and rotation."""
-_MIDDLE = np.array([0.5, 0.5, 0.55, 1.0, 0.0, 0.5], dtype=np.float32)  # typical values
-_CHANGE_SCALE = np.float32(2.5)
 
 # Columns of `state_labels`: current actions by color and by shape, visible objects, actions that start, and that ended.
 COLOR_KIND = slice(0, NUM_COLORS * NUM_KINDS)
@@ -40,6 +40,8 @@ PAIRS = slice(SHAPE_KIND.stop, SHAPE_KIND.stop + NUM_COLORS * NUM_SHAPES)
 NEW = slice(PAIRS.stop, PAIRS.stop + SHAPE_KIND.stop)
 OVER = slice(NEW.stop, NEW.stop + SHAPE_KIND.stop)
 NUM_STATES = OVER.stop
+NUM_ROW_STATES = 3 * NUM_KINDS
+"""Number of labels of one row: for every kind whether it is current, starts, and ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,32 +122,6 @@ def frame_labels(visible: Sequence[VisibleObject]) -> tuple[NDArray[np.int64], N
     return classes, geometry
 
 
-def motion_labels(
-    video: SyntheticVideo, times: Sequence[float] | NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return geometry, and its change from one second before to one second after, at every time.
-
-    Over two seconds, slow changes such as growing are far larger than the errors of reading a frame.
-
-    Returns:
-        Labels `(times, colors + shapes, 2 * len(GEOMETRY))`: the geometry relative to its typical values, then its
-        change, scaled to a similar size. And a mask of known labels: those with exactly one visible object; changes
-        only if there is a second before and a second after.
-    """
-    classes, geometry = (
-        np.stack(rows) for rows in zip(*(frame_labels(visible_objects(video, t)) for t in times), strict=True)
-    )
-    second = round(1 / TICK)
-    places = np.arange(len(times))
-    before, after = np.maximum(places - second, 0), np.minimum(places + second, len(times) - 1)
-    seen = classes >= 0
-    is_whole = np.asarray(times)[after] - np.asarray(times)[before] > 2 - 1e-6
-    lasts = seen & seen[before] & seen[after] & is_whole[:, None]
-    change = _CHANGE_SCALE * (geometry[after] - geometry[before]) * lasts[..., None]
-    known = np.repeat(np.stack([seen, lasts], axis=2), len(GEOMETRY), axis=2)
-    return np.concatenate([geometry - _MIDDLE, change], axis=2), known
-
-
 def state_labels(video: SyntheticVideo, times: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the current actions at every time.
 
@@ -176,6 +152,19 @@ def state_labels(video: SyntheticVideo, times: Sequence[float] | NDArray[np.floa
     before = np.concatenate([np.zeros_like(current[:1]), current[:-1]])
     labels[:, NEW], labels[:, OVER] = current * (1 - before), before * (1 - current)
     return labels
+
+
+def row_labels(states: Tensor) -> Tensor:
+    """Return the labels of single rows: actions that are current, that start, and that ended.
+
+    Args:
+        states: Labels `(times, NUM_STATES)` from `state_labels`.
+
+    Returns:
+        Labels `(times, NUM_ROWS, NUM_ROW_STATES)`.
+    """
+    parts = (states[:, columns] for columns in (slice(0, SHAPE_KIND.stop), NEW, OVER))
+    return torch.cat([part.unflatten(1, (NUM_ROWS, NUM_KINDS)) for part in parts], dim=2)
 
 
 def query_classes(video: SyntheticVideo, action: Action) -> tuple[int, int, int]:

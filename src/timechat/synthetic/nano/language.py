@@ -20,11 +20,9 @@ from timechat.data.packing import Packed
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import IGNORED_LABEL
 from timechat.synthetic.nano.labels import (
-    GEOMETRY,
     NEW,
     NUM_COLORS,
     NUM_KINDS,
-    NUM_ROWS,
     NUM_SHAPES,
     NUM_STATES,
     NUM_TIMES,
@@ -61,28 +59,12 @@ class LabelEncoder(nn.Module):
         return self.states(states) + self.times(times)  # type: ignore[no-any-return]
 
 
-def _constant_head(width: int, num_outputs: int, *, bias: float) -> nn.Linear:
-    """Make a layer whose output is constant at first: the bias."""
-    head = nn.Linear(width, num_outputs)
-    nn.init.zeros_(head.weight)
-    nn.init.constant_(head.bias, bias)
-    return head
-
-
 class AnswerHeads(nn.Module):
     """Heads that predict labels from video tokens and from hidden states of the LLM; dropped after training."""
 
-    def __init__(self, width: int, video_width: int, num_layers: int) -> None:
-        """Make the heads.
-
-        Args:
-            width: Hidden size of the language model and of video tokens.
-            video_width: Hidden size of the video Q-Former, before the projection.
-            num_layers: Number of layers of the video Q-Former.
-        """
+    def __init__(self, width: int) -> None:
+        """Make the heads for a language model and video tokens of this hidden size."""
         super().__init__()
-        self.motion = _constant_head(video_width, NUM_ROWS * 2 * len(GEOMETRY), bias=0.0)
-        self.acts = nn.ModuleList(_constant_head(video_width, _NUM_ACTIVE, bias=-4.0) for _ in range(num_layers))
         self.script = LabelEncoder(width)
         self.norm = nn.LayerNorm(width)
         self.times = nn.Linear(width, NUM_TIMES)
@@ -211,29 +193,6 @@ def script_loss(heads: AnswerHeads, features: Tensor, batch: Mapping[str, Any]) 
             "frame_time_right": float((time_logits.argmax(-1) == times).float().mean()),
         }
     return copy + 30 * state_loss + time_loss, parts
-
-
-def motion_loss(heads: AnswerHeads, hidden_states: Tensor, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of positions and movements predicted from states of the video Q-Former, `(tokens, width)`."""
-    predicted = heads.motion(hidden_states).float().view(batch["motion"].shape)
-    loss = F.smooth_l1_loss(predicted[batch["motion_known"]], batch["motion"][batch["motion_known"]], beta=0.1)
-    return loss, {"motion": float(loss.detach())}
-
-
-def actions_loss(
-    heads: AnswerHeads, hidden_states: Sequence[Tensor], batch: Mapping[str, Any]
-) -> tuple[Tensor, dict[str, float]]:
-    """Return the loss of current actions predicted from every layer of the video Q-Former.
-
-    The first layer follows the comparison of frames, so an action is easy to predict from it.
-    """
-    target = batch["states"][:, :_NUM_ACTIVE]
-    weight = torch.where(target > 0, 4.0, 1.0)
-    losses = [
-        F.binary_cross_entropy_with_logits(head(states).float(), target, weight=weight)
-        for head, states in zip(heads.acts, hidden_states, strict=True)
-    ]
-    return torch.stack(losses).sum(), {f"acts_{i}": float(loss.detach()) for i, loss in enumerate(losses)}
 
 
 def answer_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ from timechat.distributed import rank, wait_for_all, world_size
 from timechat.files import atomic_write
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.synthetic.nano.frames import draw_clip, frame_batch
-from timechat.synthetic.nano.labels import motion_labels, query_classes, state_labels, time_classes
+from timechat.synthetic.nano.clips import TrainingClip, make_clip
+from timechat.synthetic.nano.frames import frame_batch, make_frames
+from timechat.synthetic.nano.labels import query_classes, time_classes
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
-from timechat.synthetic.scene import TICK, Level, SyntheticVideo, write_scene
-from timechat.training.config import TrainingRecipe
+from timechat.training.config import SyntheticDataSettings, TrainingRecipe
 from timechat.training.schedule import num_steps
 
 _HIDDEN = -1e9  # is added to the attention scores of masked positions
 _SHARD = 50
-_Sample = tuple[SyntheticVideo, int, int]  # video, variant of its records, number of the sample
+_PART_FRAMES = 64  # maximum number of frames of a sample of the stage `windows`
+_Sample = tuple[TrainingClip, int, int]  # clip, variant of its records, number of the sample
 
 
 class SyntheticSource:
@@ -49,7 +50,6 @@ class SyntheticSource:
             "nano_frames": self._frames,
             "nano_scripts": self._scripts,
             "nano_windows": self._windows,
-            "nano_windows_unguided": self._windows,
             "nano_films": self._videos,
         }
         self._make = make[recipe.objective]
@@ -69,7 +69,7 @@ class SyntheticSource:
 
     def _numbers(self, iteration: int) -> range:
         """Numbers of this process's samples in an iteration. The samples do not depend on the number of processes."""
-        size = self._recipe.run.batch_size
+        size = self._recipe.run.samples_per_process(world_size())
         start = (iteration * world_size() + rank()) * size
         return range(start, start + size)
 
@@ -77,86 +77,104 @@ class SyntheticSource:
         per_video = 4
         num_videos = len(self._numbers(iteration)) // per_video
         number = iteration * world_size() + rank()
-        return frame_batch(self._processor, self._settings.seed, number, num_videos, per_video)
+        return frame_batch(self._processor, self._settings.seed, number, num_videos, per_video, self._settings.levels)
 
     def _scripts(self, iteration: int) -> dict[str, Any]:
-        samples = [(self._new_video(number, iteration), 0, number) for number in self._numbers(iteration)]
+        samples = [(self._new_clip(number, iteration), 0, number) for number in self._numbers(iteration)]
         return self._named(samples, self._texts(samples, iteration))
 
     def _windows(self, iteration: int) -> dict[str, Any]:
-        # Videos start at any frame of a window. Otherwise the model would memorize the windows of the few videos.
-        size = self._processor.config.window_size
-        starts = [random.Random(f"{self._settings.seed}/{n}/start").randrange(size) for n in self._numbers(iteration)]
-        samples, inputs = self._stored(iteration, starts)
+        """Parts of stored videos; they start anywhere, so that the few videos give many different windows."""
+        samples, inputs = self._stored(iteration, longest=_PART_FRAMES)
         label_rows = []
-        for (video, _, _), start in zip(samples, starts, strict=True):
-            timestamps = self._token_times(frame_times(video)[start:])
-            label_rows.append(
-                (state_labels(video, timestamps), time_classes(timestamps), *motion_labels(video, timestamps))
-            )
+        for (clip, _, _), start, (frames, _) in zip(
+            samples, inputs["starts"].tolist(), inputs["video_sizes"].tolist(), strict=True
+        ):
+            timestamps = self._token_times(clip.times[start : start + frames])
+            label_rows.append((clip.states(timestamps), time_classes(timestamps)))
         labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*label_rows, strict=True)]
-        names = ("states", "times", "motion", "motion_known")
-        return self._named(samples, {**inputs, **dict(zip(names, labels, strict=True))})
+        return self._named(samples, {**inputs, **dict(zip(("states", "times"), labels, strict=True))})
 
     def _videos(self, iteration: int) -> dict[str, Any]:
         samples, inputs = self._stored(iteration)
         return self._named(samples, {**self._texts(samples, iteration), **inputs})
 
     def _named(self, samples: list[_Sample], batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "record_ids": [video.id for video, _, _ in samples]}
+        return {**batch, "record_ids": [clip.id for clip, _, _ in samples]}
 
-    def _stored(self, iteration: int, starts: Sequence[int] | None = None) -> tuple[list[_Sample], dict[str, Tensor]]:
-        """Videos of the store with the frame tokens of all their frames, or of those from a start on."""
+    def _stored(self, iteration: int, *, longest: int | None = None) -> tuple[list[_Sample], dict[str, Tensor]]:
+        """Videos of the store with the frame tokens of their frames, and the first of these frames, `starts`.
+
+        Args:
+            iteration: Number of the iteration.
+            longest: Maximum number of frames; a part of a longer video starts at a random frame. None takes all frames.
+        """
         assert self._store is not None
-        samples, tokens = [], []
-        for place, number in enumerate(self._numbers(iteration)):
+        samples, tokens, starts = [], [], []
+        for number in self._numbers(iteration):
             index, variant = self._store.order(number)
-            samples.append((self._store.video(index), variant, number))
-            tokens.append(self._store.tokens(index)[starts[place] if starts else 0 :])
-        longest = max(len(t) for t in tokens)
-        padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, longest - len(t))) for t in tokens]
+            whole = self._store.tokens(index)
+            surplus = 0 if longest is None else max(0, len(whole) - longest)
+            start = random.Random(f"{self._settings.seed}/{number}/start").randint(0, surplus)
+            samples.append((self._store.clip(index), variant, number))
+            tokens.append(whole[start : start + (longest or len(whole))])
+            starts.append(start)
+        most = max(len(t) for t in tokens)
+        padded = [torch.nn.functional.pad(t, (0, 0, 0, 0, 0, most - len(t))) for t in tokens]
         sizes = [(len(t), t.shape[1] - self._processor.config.num_query_tokens) for t in tokens]
-        return samples, {"frame_tokens": torch.stack(padded), "video_sizes": torch.tensor(sizes)}
+        return samples, {
+            "frame_tokens": torch.stack(padded),
+            "video_sizes": torch.tensor(sizes),
+            "starts": torch.tensor(starts),
+        }
 
     def _token_times(self, timestamps: np.ndarray) -> np.ndarray:
         """Return the time of the frame of every video token; surplus tokens have the time of the last frame."""
         missing = self._processor.config.num_video_tokens(len(timestamps)) - len(timestamps)
         return np.concatenate([timestamps, np.full(missing, timestamps[-1])])
 
-    def _new_video(self, number: int, iteration: int) -> SyntheticVideo:
-        longest = self._settings.longest
+    def _new_clip(self, number: int, iteration: int) -> TrainingClip:
+        settings = self._settings
+        longest = settings.longest
         part = int(len(longest) * iteration / max(1, num_steps(self._recipe.run)))
         limit = longest[min(part, len(longest) - 1)] if longest else float("inf")
-        rng = random.Random(f"{self._settings.seed}/{number}")
+        rng = random.Random(f"{settings.seed}/{number}")
         while True:
-            level: Level = rng.choice(self._settings.levels)  # type: ignore[arg-type]
-            video = write_scene(self._settings.seed, rng.randrange(2**40), level=level)
-            if video.duration <= limit:
-                return video
+            clip = make_clip(settings.seed, rng.randrange(2**40), settings.levels, settings.window_share)
+            if clip.script.duration <= limit:
+                return clip
 
     def _texts(self, samples: list[_Sample], iteration: int) -> dict[str, Any]:
         brief = iteration < self._settings.brief_share * num_steps(self._recipe.run)
         rows, states, times, pointers, word_pointers, queries, positions = [], [], [], [], [], [], []
-        for video, variant, number in samples:
+        for clip, variant, number in samples:
             rng = random.Random(f"{self._settings.seed}/{number}/turns")
-            timestamps = frame_times(video)
-            records = choose_records(video, variant, self._settings.questions, rng, brief=brief)
+            timestamps = clip.times
+            records = choose_records(
+                clip.script,
+                variant,
+                self._settings.questions,
+                rng,
+                brief=brief,
+                negative_share=self._settings.negative_share,
+                elsewhere=clip.elsewhere,
+            )
             row = self._writer.pack(timestamps, [(record.question, record.response) for record in records])
             token_times = self._token_times(timestamps)
             rows.append(row)
-            states.append(torch.from_numpy(state_labels(video, token_times)))
+            states.append(torch.from_numpy(clip.states(token_times)))
             times.append(torch.from_numpy(time_classes(token_times)))
             to_times, to_words = answer_pointers(
                 row, self._token_ids, len(token_times), [single_event_start(r) for r in records]
             )
             pointers.append(to_times)
             word_pointers.append(to_words)
-            actions = {action.id: action for action in video.actions}
+            actions = {action.id: action for action in clip.script.actions}
             for place, pointer in enumerate(pointers[-1]):
                 record = records[row.segments[place] - 1]
                 if pointer >= 0 and record.task == "grounding":
                     positions.append((len(rows) - 1, place))
-                    queries.append(query_classes(video, actions[record.events[0].id]))
+                    queries.append(query_classes(clip.script, actions[record.events[0].id]))
         batch: dict[str, Any] = pad_packed(rows, self._processor.pad_token_id)
         is_visible = batch["attention_mask"]
         batch["attention_mask"] = torch.zeros(is_visible.shape).masked_fill(~is_visible, _HIDDEN)
@@ -184,13 +202,8 @@ def make_source(
     return SyntheticSource(recipe, processor, model)
 
 
-def frame_times(video: SyntheticVideo) -> np.ndarray:
-    """Times of the sampled frames of a video, two per second."""
-    return np.arange(0, video.duration, TICK)
-
-
 class FrameTokenStore:
-    """Frame tokens of the frozen image Q-Former for a fixed number of videos, computed once and kept in files."""
+    """Frame tokens of the frozen image Q-Former for a fixed number of clips, computed once and kept in files."""
 
     def __init__(
         self,
@@ -204,7 +217,7 @@ class FrameTokenStore:
         self._count = self._settings.num_films or 0
         if self._count % _SHARD or not self._count:
             raise ValueError(f"data.films.num_films must be a multiple of {_SHARD}, got {self._settings.num_films}")
-        self._folder = folder / _weights_hash(model)
+        self._folder = folder / _features_hash(model, self._settings)
         self._folder.mkdir(parents=True, exist_ok=True)
         for shard in range(rank(), self._count // _SHARD, world_size()):
             path = self._folder / f"{shard:05d}.safetensors"
@@ -215,10 +228,9 @@ class FrameTokenStore:
         for shard in range(self._count // _SHARD):
             self._tokens.update(load_file(self._folder / f"{shard:05d}.safetensors"))
 
-    def video(self, index: int) -> SyntheticVideo:
-        """Return the script of a video of the store."""
-        levels = self._settings.levels
-        return write_scene(self._settings.seed, index, level=levels[index % len(levels)])  # type: ignore[arg-type]
+    def clip(self, index: int) -> TrainingClip:
+        """Return a clip of the store."""
+        return make_clip(self._settings.seed, index, self._settings.levels, self._settings.window_share)
 
     def tokens(self, index: int) -> Tensor:
         """Return the frame tokens `(frames, tokens, Q-Former hidden)` of a video."""
@@ -238,17 +250,18 @@ class FrameTokenStore:
         model.eval()
         tokens: dict[str, Tensor] = {}
         for index in range(shard * _SHARD, (shard + 1) * _SHARD):
-            video = self.video(index)
-            clip = draw_clip(video, frame_times(video), np.random.default_rng([self._settings.seed, index]))
-            inputs = {name: tensor[None] for name, tensor in processor.encode_frames(clip).items()}
+            clip = self.clip(index)
+            frames = make_frames(clip.draw(clip.times), clip.times, np.random.default_rng([self._settings.seed, index]))
+            inputs = {name: tensor[None] for name, tensor in processor.encode_frames(frames).items()}
             tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
         with atomic_write(path) as unfinished:
             save_file(tokens, unfinished)
         model.train(was_training)
 
 
-def _weights_hash(model: TimeChatForConditionalGeneration) -> str:
-    digest = hashlib.sha256()
+def _features_hash(model: TimeChatForConditionalGeneration, settings: SyntheticDataSettings) -> str:
+    """Return a hash of everything that the features depend on."""
+    digest = hashlib.sha256(repr((settings.seed, settings.levels, settings.window_share)).encode())
     for name, tensor in sorted(model.frame_encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.float().contiguous().numpy().tobytes())

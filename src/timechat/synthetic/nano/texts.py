@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from timechat.answers.prompts import SYSTEM_PROMPT, VIDEO_PLACEHOLDER, video_message
 from timechat.data.packing import Conversation, Packed, pack_conversations
 from timechat.model.processing import TimeChatProcessor
-from timechat.synthetic.records import SyntheticRecord, synthetic_records
+from timechat.synthetic.records import SyntheticRecord, negative_record, synthetic_records
 from timechat.synthetic.scene import SyntheticVideo, write_scene
 from timechat.synthetic.vocabulary import all_sentences
+from timechat.synthetic.wording import ActionPhrase, absent_action
 
 # Maximum number of questions of each task about a video, and probability that the task is used at all. Grounding comes
 # first, because the other tasks are made of it.
@@ -60,7 +61,14 @@ class ConversationWriter:
 
 
 def choose_records(
-    video: SyntheticVideo, variant: int, num_questions: int, rng: random.Random, *, brief: bool = False
+    video: SyntheticVideo,
+    variant: int,
+    num_questions: int,
+    rng: random.Random,
+    *,
+    brief: bool = False,
+    negative_share: float | None = None,
+    elsewhere: Sequence[ActionPhrase] = (),
 ) -> list[SyntheticRecord]:
     """Choose questions about a video.
 
@@ -71,8 +79,13 @@ def choose_records(
         rng: Random number generator for the choice.
         brief: Whether to use the shortest wording of each question, and mostly questions about events. Most training
             tokens are then events and times.
+        negative_share: Share of the grounding questions whose query does not happen; None keeps that of the records.
+        elsewhere: Descriptions of events that do not happen in the video, for one half of these queries; the other
+            half resembles events of the video.
     """
     records = _brief_records(video, variant) if brief else synthetic_records(video, variant=variant)
+    if negative_share is not None:
+        records = _with_negatives(records, video, rng, negative_share, elsewhere)
     rng.shuffle(records)
     chosen: list[SyntheticRecord] = []
     for task, (count, share) in (_BRIEF_SHARES if brief else _SHARES).items():
@@ -80,6 +93,26 @@ def choose_records(
             chosen += [record for record in records if record.task == task][:count]
     rng.shuffle(chosen)
     return chosen[:num_questions]
+
+
+def _with_negatives(
+    records: Sequence[SyntheticRecord],
+    video: SyntheticVideo,
+    rng: random.Random,
+    share: float,
+    elsewhere: Sequence[ActionPhrase],
+) -> list[SyntheticRecord]:
+    """Replace a share of the grounding records by records whose query does not happen."""
+    kept = []
+    for record in records:
+        if record.task == "grounding" and record.is_negative:
+            continue
+        if record.task == "grounding" and rng.random() < share:
+            has_elsewhere = elsewhere and rng.random() < 0.5
+            phrase = rng.choice(elsewhere) if has_elsewhere else absent_action(video, rng)
+            record = negative_record(video, phrase, rng)
+        kept.append(record)
+    return kept
 
 
 def single_event_start(record: SyntheticRecord) -> float | None:

@@ -1,0 +1,73 @@
+"""`timechat transcribe`: speech that is known, recognized or guessed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from timechat.answers.events import Event
+from timechat.speech import NO_AUDIO, Transcript, transcript_answer
+
+LINES = [
+    Event(0.5, 2.0, "welcome to the kitchen"),
+    Event(2.5, 4.0, "we chop two onions"),
+    Event(90.0, 91.0, "too late"),
+]
+
+
+@pytest.fixture
+def subtitles(tmp_path) -> Path:
+    path = tmp_path / "speech.srt"
+    path.write_text(
+        "1\n00:00:00,500 --> 00:00:02,000\nwelcome to the kitchen\n\n"
+        "2\n00:00:02,500 --> 00:00:04,000\nwe chop two onions\n"
+    )
+    return path
+
+
+def test_without_a_source_of_words_all_three_are_named(run, short_clip):
+    status, out, err = run("transcribe", short_clip)
+    assert (status, out) == (2, "")
+    assert all(option in err for option in ("--transcript FILE", "--asr MODEL", "--guess"))
+    assert err.count("\n") == 1
+
+
+def test_known_words_are_written_without_the_model(run, short_clip, subtitles, monkeypatch):
+    monkeypatch.setattr("timechat.cli.answers.load_timechat", lambda *_, **__: pytest.fail("the model was loaded"))
+    status, out, err = run("transcribe", short_clip, "--transcript", subtitles, "--json")
+    answer = json.loads(out)
+    assert (status, answer["task"], answer["model"]) == (0, "transcribe", None)
+    assert [(e["start"], e["end"], e["caption"]) for e in answer["events"]] == [
+        (0.5, 2.0, "welcome to the kitchen"),
+        (2.5, 4.0, "we chop two onions"),
+    ]
+    assert "guess" not in err
+
+
+def test_known_words_become_subtitles_and_a_page(run, short_clip, subtitles, tmp_path):
+    target, page = tmp_path / "out.vtt", tmp_path / "out.html"
+    status, _, _ = run("transcribe", short_clip, "--transcript", subtitles, "-o", target, "--html", page)
+    assert status == 0
+    assert "00:00:02.500 --> 00:00:04.000\nwe chop two onions" in target.read_text()
+    assert "we chop two onions" in page.read_text()
+
+
+@pytest.mark.parametrize("other", ["--transcript", "--asr"])
+def test_a_guess_beside_known_words_is_refused(run, short_clip, subtitles, other):
+    status, _, err = run("transcribe", short_clip, "--guess", other, subtitles)
+    assert status == 2
+    assert "leave out --transcript and --asr, or --guess" in err
+
+
+def test_a_silent_video_has_no_speech(run, short_clip, monkeypatch):
+    monkeypatch.setattr("timechat.cli.answers.load_timechat", lambda *_, **__: pytest.fail("the model was loaded"))
+    status, out, err = run("transcribe", short_clip, "--guess", "--json")
+    answer = json.loads(out)
+    assert (status, answer["events"], answer["notes"]) == (0, [], [NO_AUDIO])
+    assert NO_AUDIO in err
+
+
+def test_lines_outside_of_the_part_are_left_out():
+    answer = transcript_answer(Transcript(tuple(LINES)), video="a.mp4", duration=60.0, start=2.2)
+    assert [event.caption for event in answer.events] == ["we chop two onions"]
+    assert answer.notes == ("lines of the transcript after the end of the video, left out: 1",)
