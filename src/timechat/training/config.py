@@ -68,8 +68,8 @@ class SourceSettings:
     videos: str | None = None
     """Base folder of the video paths in the records; None takes the folder of the records."""
     format: Literal["auto", "timechat", "instruct", "valley"] = "auto"
-    """Format of the records: `timechat`, our JSON Lines; `instruct`, the published format of TimeIT; `valley`; `auto`
-    detects it from the file."""
+    """Format of the records: `timechat`, ours; `instruct`, that of TimeIT; `valley`, `conversations` as in Valley and
+    LLaVA; `auto` detects the format of each record."""
     weight: float = 1.0
     """Share of the samples, relative to the weights of the other sources."""
     transcripts: str | None = None
