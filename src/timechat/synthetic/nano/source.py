@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from timechat.data.packing import pad_packed
@@ -20,6 +20,7 @@ from timechat.distributed import rank, wait_for_all, world_size
 from timechat.files import atomic_write
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.model.tensor_files import save_tensors
 from timechat.synthetic.nano.clips import TrainingClip, make_clip
 from timechat.synthetic.nano.frames import frame_batch, make_frames
 from timechat.synthetic.nano.labels import query_classes, time_classes
@@ -255,7 +256,7 @@ class FrameTokenStore:
             inputs = {name: tensor[None] for name, tensor in processor.encode_frames(frames).items()}
             tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
         with atomic_write(path) as unfinished:
-            save_file(tokens, unfinished)
+            save_tensors(tokens, unfinished)
         model.train(was_training)
 
 
