@@ -362,14 +362,14 @@ def _lacks(scan: PacketScan, index: PacketIndex, duration: float) -> Iterator[st
             f"the clock of the file begins at {declared.file_start:.3f} s: its beginning may be lost; times count from "
             "the first frame that is there"
         )
-    if declared.is_of_video and declared.duration - duration > _MAX_LACK:
+    if declared.duration is not None and declared.duration - duration > _MAX_LACK:
         yield f"frames end at {duration:.3f} s, but the header says {declared.duration:.3f} s"
         return
     file_end = declared.file_end or 0.0
     audio_end = declared.audio_end
     if audio_end is not None and audio_end - frames_end > _MAX_LACK:
         yield f"the pictures end at {duration:.3f} s, but the sound goes on to {audio_end - zero:.3f} s"
-    elif not declared.is_of_video and file_end - frames_end > _MAX_LACK:
+    elif declared.duration is None and file_end - frames_end > _MAX_LACK:
         what = "; the rest may be sound alone" if declared.has_audio and audio_end is None else ""
         yield f"frames end at {duration:.3f} s, but the header says {file_end - zero:.3f} s{what}"
 
