@@ -103,6 +103,7 @@ def test_json_is_the_whole_answer():
             "found",
             "score",
             "step",
+            "player_offset",
             "timings",
             "notes",
         ),
