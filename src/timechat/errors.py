@@ -72,13 +72,26 @@ def missing_extra(need: str, extra: str) -> ModuleNotFoundError:
 
 
 def describe_error(error: Exception) -> str:
-    """Return the message of an error in one line; for an `OSError`, with the name of the file."""
+    """Return the message of an error in one printable line; for an `OSError`, with the name of the file."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message += "; free some space, or name a folder on another disk"
-    return " ".join(message.split())
+    return printable_line(message)
+
+
+def printable_line(message: str) -> str:
+    """Return a message in one line, with escapes for characters that could steer a terminal or reorder the line.
+
+    The names of files and videos can contain such characters.
+    """
+    line = " ".join(message.split())
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), line)
+
+
+# Control characters, marks of the direction of writing, and halves of surrogate pairs.
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain_mistake(message: str) -> str:
@@ -98,7 +111,8 @@ def located(location: str) -> Iterator[None]:
     try:
         yield
     except json.JSONDecodeError as error:
-        raise DataError(f"{location}: is not JSON: {error.msg} at column {error.colno}") from error
+        reason = error.msg.removesuffix(" starting at")
+        raise DataError(f"{location}: is not JSON: {reason} at column {error.colno}") from error
     except RecursionError as error:
         raise DataError(f"{location}: is nested too deeply; expected plain lists and objects") from error
     except KeyError as error:

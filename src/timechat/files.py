@@ -1,12 +1,14 @@
-"""Atomic writing of files: a file appears complete or not at all."""
+"""Files: written completely or not at all, names and addresses, and the videos of a folder."""
 
 import json
 import os
 import re
 import secrets
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
 """Names of the temporary files of `atomic_write`; a killed process leaves them behind."""
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?", re.IGNORECASE)
+
+VIDEO_SUFFIXES = {
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"),
+    *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
+}
+"""File name extensions of videos, in lower case."""
+
+MAX_ENTRIES = 500_000
+"""Maximum number of files and folders that are read in one folder."""
 
 
 @contextmanager
@@ -111,3 +122,25 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         return
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def is_video_name(path: str | Path) -> bool:
+    """Return whether a file name ends like that of a video."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder; skip hidden ones and folders that cannot be read."""
+    folders = deque([folder])
+    while folders:
+        current = folders.popleft()
+        try:
+            with os.scandir(current) as entries:
+                visible = [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]
+        except OSError:
+            continue
+        for entry in sorted(visible, key=lambda each: each.name):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(current / entry.name)
+            else:
+                yield current / entry.name

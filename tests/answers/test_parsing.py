@@ -25,7 +25,7 @@ def read(text, task="dense_caption", duration=None):
 def read_highlights(text, duration=150.0):
     events = parse_events(text, task="highlights", duration=duration).events
     assert all(event.start == event.end for event in events)
-    return [(event.start, event.score) for event in events]
+    return [(event.start, event.saliency) for event in events]
 
 
 def without_outer_punctuation(caption):

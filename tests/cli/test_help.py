@@ -111,17 +111,9 @@ def test_recipes_are_listed_printed_and_copied(run, refused, tmp_path):
 
 
 def test_the_wheel_has_the_recipes(tmp_path):
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build",
-        "--build-base",
-        str(tmp_path / "base"),
-        "--build-lib",
-        str(tmp_path),
-    ]
     pytest.importorskip("setuptools", minversion="77")
+    steps = ["egg_info", "--egg-base", str(tmp_path), "build", "--build-base", str(tmp_path / "base")]
+    command = [sys.executable, "setup.py", "-q", *steps, "--build-lib", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=200)
     built = {path.name for path in (tmp_path / "timechat/recipes").iterdir()}
     assert built == {path.name for path in (ROOT / "recipes").iterdir()}

@@ -137,8 +137,9 @@ def test_a_video_that_fails_does_not_stop_the_others(run, videos, tmp_path):
 
 def test_no_model_is_loaded_if_all_videos_fail(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run("caption", "a.mp4", "b.mp4", "--output-dir", "out", "--model", "./nowhere")
-    assert (status, err.splitlines()[-1]) == (1, "timechat: 2 of 2 videos failed")
+    for output in (("--output-dir", "out"), ("-o", "out.jsonl")):
+        status, _, err = run("caption", "a.mp4", "b.mp4", *output, "--model", "./nowhere")
+        assert (status, err.splitlines()[-1]) == (1, "timechat: 2 of 2 videos failed")
     assert list(tmp_path.iterdir()) == []
 
 

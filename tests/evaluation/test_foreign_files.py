@@ -207,7 +207,7 @@ def test_queries_without_a_true_window_are_counted(tmp_path: Path):
     truth = [*WINDOWS, {"qid": 7, "vid": "v", "duration": 150, "relevant_windows": []}]
     scores = score(tmp_path, {"0": {"pred_relevant_windows": [[0, 10]]}}, "mr", truth)
     assert scores.n_queries == 2
-    assert scores.notes == ("1 queries of the ground truth have no relevant_windows and were left out",)
+    assert scores.notes == ("1 queries of the ground truth have no windows (relevant_windows) and were left out",)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import sys
+import time
 from fractions import Fraction
 from itertools import pairwise
 
@@ -359,7 +360,7 @@ def test_a_timeline_refers_to_the_video_and_keeps_captions_and_scores(tmp_path, 
 
 def test_a_timeline_without_its_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentimelineio", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "timechat\[export\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'install the extra "export"'):
         to_otio(FILM)
 
 
@@ -390,6 +391,35 @@ def test_a_submission_keeps_a_name_that_ends_in_a_number_and_takes_the_answers_s
     assert line["vid"] == "NUsG9BgSes0_210.0_360.0"
     assert (line["qid"], line["pred_relevant_windows"]) == (0, [[0, 4, 0.25]])
     assert line["pred_saliency_scores"] == [0.25, 0.25]
+
+
+def test_a_submission_has_the_mean_score_of_each_clip():
+    events = [Event(0, 6, score=0.1), Event(2, 6, score=0.3), Event(5, 5, score=1), Event(99, 99)]
+    line = json.loads(to_qvhighlights(Answer("", events, duration=9.0)))
+    assert line["pred_saliency_scores"] == pytest.approx([0.1, 0.2, 1.4 / 3, 0, 0])
+
+
+def test_a_submission_of_many_long_events_takes_linear_time():
+    events = [Event(0, 86_000, score=0.5)] * 2000
+    began = time.process_time()
+    line = json.loads(to_qvhighlights(Answer("", events, duration=86_400.0)))
+    assert time.process_time() - began < 5
+    assert line["pred_saliency_scores"].count(0.5) == 43_000
+    with pytest.raises(ValueError, match="takes videos of up to 86400 s, got 1e"):
+        to_qvhighlights(Answer("", [Event(0, 1e9)]))
+
+
+def test_chapters_of_many_events_take_linear_time():
+    events = [Event(1, 2, "x" * 20)] * 50_000
+    began = time.process_time()
+    text = to_ffmetadata(Answer("", events, duration=10.0))
+    assert time.process_time() - began < 10
+    assert text.count("[CHAPTER]") == 1
+    assert text.count(" / ") == 49_999
+
+
+def test_a_relative_path_in_a_timeline_can_stay_relative():
+    assert '"films/my%20film.mp4"' in to_otio(FILM, is_local=False)
 
 
 @given(answers)

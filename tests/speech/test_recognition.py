@@ -263,7 +263,7 @@ def test_recognised_speech_is_cleaned(fake_whisper, tmp_path):
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(ModuleNotFoundError, match=r'needs faster-whisper: pip install "timechat\[asr\]"'):
+    with pytest.raises(ModuleNotFoundError, match='needs faster-whisper; install the extra "asr"'):
         transcribe_audio(tmp_path / "none.mp4", "tiny")
 
 

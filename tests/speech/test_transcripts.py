@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,13 @@ from timechat.speech import (
     Transcript,
     add_transcript,
     clean_transcript,
+    parse_transcript,
     read_transcript,
     thin_transcript,
     transcript_between,
 )
 from timechat.speech.loading import load_transcript
+from timechat.speech.transcripts import _num_repeated
 
 LINES = (Event(1.0, 2.5, "hello there everyone"), Event(3661.25, 3663.0, "now we cut the onion"))
 
@@ -272,6 +275,39 @@ def test_only_dense_captioning_has_its_own_speech_wording():
     assert "with the aid of transcribed speech" in heard.prompts["dense_caption"]
     assert dataclasses.replace(heard, name=plain.name, prompts=plain.prompts) == plain
     assert {task for task in plain.prompts if plain.prompts[task] != heard.prompts[task]} == {"dense_caption"}
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=8), st.lists(st.sampled_from("ab"), max_size=8))
+def test_lines_still_on_screen_are_found(shown, lines):
+    right = max(n for n in range(min(len(shown), len(lines)) + 1) if n == 0 or shown[-n:] == lines[:n])
+    assert _num_repeated(shown, lines) == right
+
+
+def test_a_cue_of_many_equal_lines_takes_linear_time():
+    cue = "00:00:0{0}.000 --> 00:00:0{1}.000\n" + "a\n" * 30_000 + "b{0}\n\n"
+    began = time.process_time()
+    lines = parse_transcript("WEBVTT\n\n" + cue.format(0, 1) + cue.format(1, 2) + cue.format(2, 3))
+    assert time.process_time() - began < 5
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (f'[{{"start": 0, "end": 1{"0" * 5000}, "text": "a"}}]', "a number that is no time"),
+        (f'[{{"start": 0, "end": 1{"0" * 400}, "text": "a"}}]', "a time must be from 0 to 1e\\+07 seconds"),
+        ('[{"start": 0, "end": 1e999, "text": "a"}]', "a time must be from 0 to 1e\\+07 seconds, got inf"),
+        ('[{"start": NaN, "end": 1, "text": "a"}]', "a time must be from 0 to 1e\\+07 seconds, got nan"),
+        (f'[{{"offsets": {{"from": 0, "to": 1{"0" * 400}}}, "text": "a"}}]', "a time must be from 0"),
+        (f"0\t{'9' * 400}\ta b c", "a time must be from 0"),
+        (f"00:00:00.000 --> {'9' * 400}:00:00.000\na b c", "a time must be from 0"),
+    ],
+)
+def test_a_hostile_transcript_is_a_data_error(text, message):
+    with pytest.raises(DataError, match=message) as error:
+        parse_transcript(text)
+    assert len(str(error.value)) < 400
 
 
 # ------------------------------------------------------------------------------------------------- cleaning

@@ -692,3 +692,11 @@ def test_the_index_needs_a_few_bytes_per_frame() -> None:
     assert len(index.frame_pts) == num_packets
     assert index.end - index.frame_pts[0] == num_packets * gap
     assert peak < 80 * num_packets
+
+
+def test_a_still_picture_is_loaded_with_a_note(tmp_path):
+    path = tmp_path / "still.png"
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(path)
+    frames = load_frames(path)
+    assert len(frames) == 1
+    assert frames.notes == ("the file has a single frame, as a still picture: nothing happens in it over time",)

@@ -3,7 +3,7 @@ r"""The text of an answer in one notation for times, with the original text for 
 An answer can contain thoughts, echoes of prompts, and numbers that are no times; and it can write a time in many ways.
 `given_answer` removes what is no answer. `AnswerText` rewrites the rest step by step:
 
-    decimals ─▶ ordinals ─▶ minutes and hours ─▶ numbers that are no times ─▶ units of lists ─▶ ends without range mark
+    decimals ─▶ ordinals ─▶ units of lists ─▶ minutes and hours ─▶ numbers that are no times ─▶ ends without range mark
 
 `AnswerText.text` is for the patterns of `timechat.answers.times`; `AnswerText.quote` gives the original words of a part
 of it. Each step takes time in proportion to the length of the text.
@@ -154,7 +154,7 @@ _ANY_UNIT = r"(?:seconds?|secs?|seonds?|s|minutes?|mins?|hours?|hrs?|h|m)\b"
 _DECIMALS = compile_pattern(
     rf"""(?<![\w.,:/])(?P<bare>\.)(?=\d)
     | (?<=\d)(?P<whole>\.)(?= \s? (?-i:seconds?|secs?|s)\b
-        | \s?{RANGE_MARK}\s?\d{{1,6}}+(?P<more>\.?)(?:\d{{1,9}})?+(?!\d)(?!\s?(?:{RANGE_MARK}|:)) )
+        | \s?{RANGE_MARK}\s?\d{{1,6}}+(?:\.(?P<more>\d{{0,9}}+))?+(?!\d|:)(?!(?:{UNIT})?+\s?{RANGE_MARK}) )
     | (?<=\d)(?P<long>\.\d{{9}})\d+
     | (?<=:\d\d)(?P<milli>,)(?=\d{{3}}(?!\d))"""
 )
@@ -171,7 +171,7 @@ def _decimals(answer: AnswerText) -> Edits:
             yield start, end, match["long"]
         elif match["milli"]:
             yield start, end, "."
-        elif match["more"] != "" or not _is_list_number(text, start):
+        elif match["more"] == "" or not _is_list_number(text, start):
             yield start, end, ""
 
 
@@ -211,9 +211,12 @@ def _decimal_commas(answer: AnswerText) -> Edits:
 
 
 _IS_RANGE_MARK = compile_pattern(RANGE_MARK)
+_LIST_SEPARATOR = r"\s?(?:,\s?and\s|,|and\s|or\s)\s?"
+_SEPARATOR = rf"(?:{_LIST_SEPARATOR}|\s?{RANGE_MARK}\s?)"
+_ORDINAL = r"\d{1,6}+(?:st|nd|rd|th)"
 _ORDINALS = compile_pattern(
     rf"""(?<![\w.:/])(\d{{1,6}}+)(?:st|nd|rd|th)
-    (?= (?: \s?(?:,\s?and\s|,|and\s|or\s|{RANGE_MARK})\s?(?:the\s)?\d{{1,6}}+(?:st|nd|rd|th) ){{0,20}}+ [\s-]?(?:seconds?|secs?)\b )"""
+    (?= (?: {_SEPARATOR} (?:the\s)? {_ORDINAL} ){{0,20}}+ [\s-]?(?:seconds?|secs?)\b )"""
 )
 
 # ------------------------------------------------------------------------------------- minutes and hours
@@ -222,7 +225,7 @@ _NUM = r"\d{1,6}(?:\.\d{1,9})?"
 _HOUR, _MINUTE, _SECOND = r"(?:hours?|hrs?|h)", r"(?:minutes?|mins?)", r"(?:seconds?|secs?|s)"
 _AND = r"\s?(?:,\s?)?(?:and\s|&\s?)?"
 _COUNTED_MINUTES = compile_pattern(
-    rf"""(?<![\w/.:]) (?P<head> {_NUM} (?: \s?(?:,\s?and\s|,|and\s|or\s|{RANGE_MARK})\s? {_NUM} ){{1,8}} )
+    rf"""(?<![\w/.:]) (?P<head> {_NUM} (?: {_SEPARATOR} {_NUM} ){{1,8}} )
     (?P<unit> [\s-]? (?:{_MINUTE}|hours?|hrs?) )\b"""
 )
 _LIST_NUMBER = re.compile(_NUM)
@@ -253,6 +256,25 @@ def _shared_minutes(answer: AnswerText) -> Edits:
                 yield number.end(), number.end(), match["unit"]
 
 
+_BARE_OR_TIMED_SPAN = compile_pattern(
+    rf"(?<![\w.:/]) {_NUM} \s?{RANGE_MARK}\s? {_NUM} (?P<unit> [\s-]{{0,2}}{_ANY_UNIT} )? (?![\d:%])"
+)
+_LIST_GAP = re.compile(r"\s?(?:,|;|and|&|,\s?and|or)\s?(?:then\s)?(?:from\s|in\s|at\s)?", re.IGNORECASE)
+
+
+def _shared_units(answer: AnswerText) -> Edits:
+    """Repeat the unit behind the last of several spans behind each of them."""
+    spans = list(_BARE_OR_TIMED_SPAN.finditer(answer.text))
+    units = [span["unit"] or "" for span in spans]
+    found = []
+    for i in range(len(spans) - 2, -1, -1):
+        gap = answer.text[spans[i].end() : spans[i + 1].start()] if units[i + 1] and not units[i] else ""
+        if len(gap) < 16 and _LIST_GAP.fullmatch(gap):
+            units[i] = units[i + 1]
+            found.append((spans[i].end(), spans[i].end(), f" {units[i].strip(' -')}"))
+    return iter(reversed(found))
+
+
 def _minutes(answer: AnswerText) -> Edits:
     """Write "1 minute and 12 seconds", `1m20s`, "2.5 minutes" and "1 hour" in seconds."""
     uses_short = bool(_USES_SHORT.search(answer.text))
@@ -278,38 +300,46 @@ def _without_and(text: str) -> str:
 # ------------------------------------------------------------------------------ numbers that are no times
 
 _ANY = rf"(?:{CLOCK}|{_NUM})"
+_TIMED = rf"(?:{CLOCK}(?:{UNIT})?|{_NUM}{UNIT})"
 _VIDEO = r"(?:videos?|clips?|recordings?|footage|films?|movies?)"
 _ROUGHLY = r"(?:(?:about|around|approximately|roughly|exactly|only|a\stotal\sof)\s)?"
-_TIMED = rf"(?:{CLOCK}(?:{UNIT})?|{_NUM}{UNIT})"
+_LASTING = r"(?:is|was|lasts|runs)(?:\sfor)?"
+_ZERO = rf"(?:0{{1,4}}(?:[.:]0{{1,9}}){{0,2}}(?:{UNIT})?|the\s(?:start|beginning))"
+_LENGTH = r"(?:duration|length)"
+# "The video is 120 seconds long", "The video lasts 2:00.", "the clip runs from 0 to 30 s", "the 120 second video", "a
+# video of 30 s", "the length of the video: 2:00", "out of 120 seconds".
 _LASTS = compile_pattern(
-    rf"""\b{_VIDEO} (?:'s)? \s (?:is|was|lasts|runs)(?:\sfor)? \s {_ROUGHLY} {_TIMED} [\s-]? (?:long|in\slength|in\sduration|of\slength)\b
-    | (?: \A | [.!?\n] ) \s{{0,4}} (?:the|this|whole|entire) \s (?:\w{{1,9}}\s)? {_VIDEO} \s (?:is|was|lasts|runs)(?:\sfor)? \s {_ROUGHLY}
-        {_TIMED} \s? (?= [.!?\n,;] | \Z )
-    | \b{_VIDEO} \s (?:runs?|lasts?|goes|plays|spans|extends|ranges|is|starts) \s (?:from\s)? (?:0{{1,4}}(?:[.:]0{{1,9}}){{0,2}}(?:{UNIT})?|the\s(?:start|beginning))
+    rf"""\b{_VIDEO} (?:'s)? \s {_LASTING} \s {_ROUGHLY} {_TIMED} [\s-]? (?:long|in\s{_LENGTH}|of\slength)\b
+    | (?: \A | [.!?\n] ) \s{{0,4}} (?:the|this|whole|entire) \s (?:\w{{1,9}}\s)? {_VIDEO} \s
+        {_LASTING} \s {_ROUGHLY} {_TIMED} \s? (?= [.!?\n,;] | \Z )
+    | \b{_VIDEO} \s (?:runs?|lasts?|goes|plays|spans|extends|ranges|is|starts) \s (?:(?:from|at)\s)? {_ZERO}
         \s? (?:{RANGE_MARK}|and\sends\sat) \s? {_ANY} (?:{UNIT})?
-    | {_TIMED} [\s-]? (?:long[\s-])? {_VIDEO}\b
-    | \b{_VIDEO} \s (?:of|with|lasting|(?:that|which)\slasts|that\sis|which\sis) \s (?:a\s)?(?:total\s)?(?:(?:duration|length)\sof\s)? {_ROUGHLY} {_TIMED}
-    | \b(?:duration|length|runtime|running\stime) (?: \sof\s (?:the|this) \s (?:\w{{1,9}}\s)? {_VIDEO} )?
+    | \b(?:the|this|a|an|of|its|whole|entire) \s {_TIMED} [\s-]? (?:long[\s-])? {_VIDEO}\b
+    | \b{_VIDEO} \s (?:of|with|lasting|(?:that|which)\s(?:is|lasts)) \s
+        (?:a\s)? (?:total\s)? (?:{_LENGTH}\sof\s)? {_ROUGHLY} {_TIMED}
+    | \b(?:{_LENGTH}|runtime|running\stime) (?: \sof\s(?:the|this)\s (?:\w{{1,9}}\s)? {_VIDEO} )?
         \s? (?:is|was|:|=|of)? \s? {_ROUGHLY} {_ANY} (?:{UNIT})?
-    | \bout\sof \s (?:the\s)?(?:total\s)? {_TIMED}"""
+    | \bout\sof\s (?:the\s)? (?:total\s)? {_TIMED}"""
 )
 _SAMPLED = compile_pattern(r"\bsampled\s(?:at|every)\s[\d.,:\s]*+")
+_FRAME_NUMBERS = r"(?:key)?frames? \s? (?:numbers?|nos?\.?|ind(?:ex|exes|ices)|ids?)? \s? [:\#]? \s? [\[(]?"
 _FRAMES = compile_pattern(
-    rf"""\b(?:key)?frames? \s? (?:numbers?|nos?\.?|ind(?:ex|exes|ices)|ids?)? \s? [:\#]? \s? [\[(]? \d{{1,7}}+
-    (?: \s? (?:,\s?and\s|,|and\s|or\s|{RANGE_MARK}) \s? (?:(?:key)?frames?\s)? \#? \d{{1,7}}+ ){{0,60}}+ (?! [.:]\d | \s?{_ANY_UNIT} )"""
+    rf"""\b{_FRAME_NUMBERS} \d{{1,7}}+ (?: {_SEPARATOR} (?:(?:key)?frames?\s)? \#? \d{{1,7}}+ ){{0,60}}+
+    (?! [.:]\d | \s?{_ANY_UNIT} )"""
 )
 _SHARE = r"(?:0(?:\.\d{1,9})?|1(?:\.0{1,9})?)(?![\d.:])"
-_OF_THE_VIDEO = (
-    rf"(?:of|in\sterms\sof|relative\sto)\s(?:the|its|this)\s(?:\w{{1,9}}\s)?(?:{_VIDEO}|duration|length|time)\b"
-)
+_SHARE_SPAN = rf"{_SHARE} (?: \s? (?:{RANGE_MARK}|and|,) \s? {_SHARE} )?"
+_OF_THE_VIDEO = rf"(?:of|in\sterms\sof|relative\sto)\s(?:the|its|this)\s(?:\w{{1,9}}\s)?(?:{_VIDEO}|{_LENGTH}|time)\b"
 _SHARES = compile_pattern(
-    rf"""(?<![\w.:/]) (?: {_NUM} \s?%?\s? (?:{RANGE_MARK}|and|,) \s? )? {_NUM} \s? (?: [%％‰] | (?:percent|per\scent|pct)\b )
-    | (?<![\w.:/]) [\[(]? \s? {_SHARE} \s? (?: (?:{RANGE_MARK}|and|,) \s? {_SHARE} \s? )? [\])]? \s {_OF_THE_VIDEO}
-    | \b(?:normali[sz]ed|relative|fractions?|proportions?|ratios?) [^\d\n]{{0,40}} {_SHARE} (?: \s? (?:{RANGE_MARK}|and|,) \s? {_SHARE} )?"""
+    rf"""(?<![\w.:/]) (?: {_NUM} \s?%?\s? (?:{RANGE_MARK}|and|,) \s? )?
+        {_NUM} \s? (?: [%％‰] | (?:percent|per\scent|pct)\b )
+    | (?<![\w.:/]) [\[(]? \s? {_SHARE_SPAN} \s? [\])]? \s? {_OF_THE_VIDEO}
+    | \bscale\s(?:of|from)\s {_NUM} (?: \s? (?:{RANGE_MARK}|and) \s? {_NUM} )?
+    | \b(?:normali[sz]ed|relative|fractions?|proportions?|ratios?) [^\d\n]{{0,40}} {_SHARE_SPAN}"""
 )
 _LISTS = compile_pattern(
     rf"""[\[(] \s? {_NUM} (?: \s?[,;]\s? {_NUM} ){{2,}}+ \s? [\])]
-    | (?<![\w.:/,-]) {_NUM} (?: \s?[-‐‑‒–—−]\s? {_NUM} ){{2,}}+ (?! [\d:] | \.\d | {_ANY_UNIT} | \s{_ANY_UNIT} )"""
+    | (?<![\w.:/,-]) {_NUM} (?: \s?[-‐‑‒–—−]\s? {_NUM} ){{2,}}+ (?! [\d:] | \.\d | \s?{_ANY_UNIT} )"""
 )
 # "<17>" and "<|12.5|>" are tokens of other models; "<17> to <26> seconds" and "<17 seconds>" are times.
 _TOKENS = compile_pattern(
@@ -317,59 +347,45 @@ _TOKENS = compile_pattern(
     | <\s?{_NUM}\s?> (?! \s?{_ANY_UNIT} | \s?{RANGE_MARK}\s?<\s?{_NUM}\s?>\s?{_ANY_UNIT} )"""
 )
 
-# ------------------------------------------------------------------------------------ units and both ends
+# ----------------------------------------------------------------------------------------------- both ends
 
-_BARE_OR_TIMED_SPAN = compile_pattern(rf"(?<![\w.:/]) {_NUM} \s?{RANGE_MARK}\s? {_NUM} (?P<unit> {UNIT} )? (?![\d:%])")
-_LIST_GAP = re.compile(r"\s?(?:,|;|and|&|,\s?and|or)\s?", re.IGNORECASE)
-
-
-def _shared_units(answer: AnswerText) -> Edits:
-    """Repeat the unit behind the last of several spans behind each of them."""
-    spans = list(_BARE_OR_TIMED_SPAN.finditer(answer.text))
-    are_timed = [span["unit"] is not None for span in spans]
-    found = []
-    for i in range(len(spans) - 2, -1, -1):
-        gap = answer.text[spans[i].end() : spans[i + 1].start()] if not are_timed[i] and are_timed[i + 1] else ""
-        if len(gap) < 9 and _LIST_GAP.fullmatch(gap):
-            are_timed[i] = True
-            found.append(spans[i].end())
-    return ((place, place, " s") for place in reversed(found))
-
-
+_ENDS = r"(?:end(?:s|ed|ing)?|is\sover|finish(?:es|ed)?|stops|concludes)"
 _TO_THE_END = compile_pattern(
-    rf"\b(to|until|till|til|through)\s(?:when\s)?(?:the\s)?(?:very\s)?{_VIDEO}(?:'s)?\s(?:end(?:s|ed|ing)?|is\sover|finish(?:es|ed)?|stops|concludes)\b"
+    rf"\b(to|until|till|til|through)\s(?:when\s)?(?:the\s)?(?:very\s)?{_VIDEO}(?:'s)?\s{_ENDS}\b"
 )
-_QUOTED_TIME = r"""[\["'(<“‘*]{0,3}"""
-_TIME = rf"(?:{CLOCK}|{_NUM})(?:{UNIT})?"
-_BOTH_ENDS = compile_pattern(
-    rf"""\A \s* {_QUOTED_TIME} (?P<a>{_TIME}) [\]"')>”’*]{{0,3}} (?:\s?(?:,|;|and)\s?|\s) {_QUOTED_TIME} (?P<b>{_TIMED}) [\]"')>”’*.\s]*+ \Z
+_TIME = rf"{_ANY}(?:{UNIT})?"
+_OPEN, _CLOSE = r"""[\["'(<“‘*]{0,3}""", r"""[\]"')>”’*]{0,3}"""
+# "13.5s, 18.0s" and nothing else; "0:01,0:04" on its own line; "start and end: 13.5 and 18 s", "timestamps 13.5, 18".
+_BOTH_ENDS = re.compile(
+    rf"""\A \s* {_OPEN} (?P<a>{_TIME}) {_CLOSE} (?:\s?(?:,|;|and)\s?|\s) {_OPEN} (?P<b>{_TIMED}) {_CLOSE} [.\s]*+ \Z
     | ^ [ \t]* (?P<c>{CLOCK}),\s?(?P<d>{CLOCK}) [ \t]* $
-    | \b (?: start(?:ing|s)?\s?(?:and|/|&|,)\s?(?:end(?:ing|s)?|stop|finish) | begin(?:ning|s)?\s?(?:and|/|&|,)\s?(?:end(?:ing|s)?) | timestamps )
-        \b [^\d\n]{{0,60}}? (?<![\w.:/]) (?P<e>{_TIME}) [\]"')>”’]? \s?(?:,\s?and\s|,|;|and\s)\s? (?:at\s|the\s)? {_QUOTED_TIME}
-        (?P<f>{_TIME}) (?! \s?(?:,|and)\s?\d | [\d:] | \.\d | \s?[a-z%] )"""
+    | \b (?: start(?:ing|s)?\s?(?:and|/|&|,)\s?(?:end(?:ing|s)?|stop|finish)
+           | begin(?:ning|s)?\s?(?:and|/|&|,)\s?end(?:ing|s)? | timestamps ) \b
+        [^\d\n]{{0,60}}? (?<![\w.:/]) (?P<e>{_TIME}) {_CLOSE} \s?(?:,\s?and\s|,|;|and\s)\s? (?:at\s|the\s)? {_OPEN}
+        (?P<f>{_TIME}) (?! \s?(?:,|and)\s?\d | [\d:] | \.\d | \s?[a-z%] )""",
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
-_BOTH_ENDS = re.compile(_BOTH_ENDS.pattern, _BOTH_ENDS.flags | re.MULTILINE)
 
 
 def _joined_ends(text: str) -> Edits:
     """Join two times that are the ends of one span by a range mark."""
     for match in _BOTH_ENDS.finditer(text):
         first, last = next((a, b) for a, b in ("ab", "cd", "ef") if match[a] is not None)
-        unit = (
-            " s"
-            if not re.search("[:a-z]", match[first], re.IGNORECASE) and re.search("[a-z]", match[last], re.I)
-            else ""
-        )
+        unit = " s" if _is_bare(match[first]) and not _is_bare(match[last]) and ":" not in match[last] else ""
         yield match.start(first), match.end(last), f"from {match[first]}{unit} to {match[last]}"
+
+
+def _is_bare(time: str) -> bool:
+    return not re.search("[:a-z]", time, re.IGNORECASE)
 
 
 _STEPS: tuple[Callable[[AnswerText], Edits], ...] = (
     _decimals,
     _decimal_commas,
     _edits(_ORDINALS, lambda match: match[1]),
+    _shared_units,
     _shared_minutes,
     _minutes,
     *(_edits(pattern, _masked) for pattern in (_SAMPLED, _LASTS, _FRAMES, _SHARES, _LISTS, _TOKENS)),
-    _shared_units,
     _edits(_TO_THE_END, lambda match: f"{match[1]} the end"),
 )

@@ -45,15 +45,22 @@ _SCALES = {
     **dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0),
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
-_NO_TIME = frozenset(
-    "frame frames idx index indexes indices id ids ratio percent percentage pct fraction norm normalized normalised "
-    "relative share proportion duration length len count num number no nr type zone unit units token tokens".split()
-)
-_NO_TEXT = _NO_TIME | frozenset(
-    "file filename filepath path url uri video vid image source model format lang language kind role status".split()
-)
+_NO_TIME = {
+    *("frame", "frames", "idx", "index", "indexes", "indices", "id", "ids", "count", "num", "number", "no", "nr"),
+    *("ratio", "percent", "percentage", "pct", "fraction", "norm", "normalized", "normalised", "relative", "share"),
+    *("proportion", "duration", "length", "len", "type", "zone", "unit", "units", "token", "tokens"),
+}
+_NO_TEXT = {
+    *_NO_TIME,
+    *("file", "filename", "filepath", "path", "url", "uri", "video", "vid", "image", "source", "model", "format"),
+    *("lang", "language", "kind", "role", "status"),
+}
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
-_OF = r"(?:event|clip|segment|seg|moment|window|scene|shot|action|activity|step|caption|sentence|speech|video|pred|predicted|relevant|answer|query|highlight|t)*"
+_OF = (
+    r"(?:event|clip|segment|seg|moment|window|scene|shot|action|activity|step|caption|sentence|speech|video|pred"
+    r"|predicted|relevant|answer|query|highlight|t)*"
+)
+_GLUED_SCALE = re.compile(r"(.*(?:start|end|begin|stop|times?|timestamps?))(ms|millis|milliseconds)")
 _AT = r"(?:times?|timestamps?|timecode|stamp|at|point|position|pos|mark)*"
 _START = re.compile(rf"(?:{_OF}{_AT}(?:start|starts|starting|begin|begins|beginning|onset){_AT}|from{_AT})")
 _END = re.compile(rf"(?:{_OF}{_AT}(?:end|ends|ending|stop|stops|finish|offset){_AT}|(?:to|until|till){_AT})")
@@ -69,9 +76,7 @@ def role_of(name: str) -> Role:
     """Return the meaning of a name."""
     words = [word.lower() for word in _WORDS.findall(name[:60])]
     joined = "".join(words)
-    if len(words) == 1 and (
-        glued := re.fullmatch(r"(.*(?:start|end|begin|stop|times?|timestamps?))(ms|millis|milliseconds)", joined)
-    ):
+    if len(words) == 1 and (glued := _GLUED_SCALE.fullmatch(joined)):
         words = [glued[1], glued[2]]
     scale = _SCALES.get(words[-1], 1.0) if len(words) > 1 else 1.0
     base = "".join(words[:-1]) if len(words) > 1 and words[-1] in _SCALES else joined

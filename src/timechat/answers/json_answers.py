@@ -9,7 +9,16 @@ from typing import Any
 
 from timechat.answers.answer_text import AnswerText
 from timechat.answers.events import Event
-from timechat.answers.fields import Reading, events_of_fields, is_description, is_span, rated_event, score_of, times_of
+from timechat.answers.fields import (
+    Reading,
+    events_of_fields,
+    is_description,
+    is_span,
+    rated_event,
+    role_of,
+    score_of,
+    times_of,
+)
 from timechat.answers.times import ANY_SPAN, ANY_TIME
 
 _MAX_DEPTH = 30
@@ -43,7 +52,38 @@ class JsonObject:
 
 def read_json(text: str, reading: Reading) -> list[Event]:
     """Return the events of all objects and lists of a text."""
-    return [event for value in _values(text) for event in _events(value, reading)]
+    return [event for value, _, _ in _values(text) for event in _events(value, reading)]
+
+
+def without_objects(text: str) -> str:
+    """Return the text with each object replaced by the words in it: its other values are no sentences."""
+    pieces: list[str] = []
+    at = 0
+    for value, start, end in _values(text):
+        words = _words(value)
+        if words is not None:
+            pieces += [text[at:start], "\n", "\n".join(words), "\n"]
+            at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _words(value: Any) -> list[str] | None:
+    """The texts of all objects in a value; None if it contains no object with a field."""
+    if isinstance(value, JsonObject):
+        inner = [_words(item) or [] for _, item in value.fields]
+        own = [
+            [item] if isinstance(item, str) and role_of(name).kind in ("caption", "text") else []
+            for name, item in value.fields
+        ]
+        return (
+            [word for lists in zip(own, inner, strict=True) for words in lists for word in words]
+            if value.fields
+            else None
+        )
+    if not isinstance(value, list):
+        return None
+    found = [words for item in value if (words := _words(item)) is not None]
+    return [word for words in found for word in words] if found else None
 
 
 # ------------------------------------------------------------------------------------------------- parsing
@@ -91,12 +131,12 @@ def _unescaped(string: str) -> str:
     return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # joins pairs of surrogates
 
 
-def _values(text: str) -> Iterator[Any]:
-    """The outermost objects and lists of a text; those that are not finished end with the text."""
+def _values(text: str) -> Iterator[tuple[Any, int, int]]:
+    """The outermost objects and lists of a text with their places; those that are not finished end with the text."""
     at = 0
     while opening := _OPENING.search(text, at):
         value, at = _value(text, opening.start())
-        yield value
+        yield value, opening.start(), at
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:

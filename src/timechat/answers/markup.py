@@ -69,8 +69,8 @@ def _row(line: str, separator: str, width: int) -> list[str] | None:
     if separator not in line:
         return None
     cells = _cells(line, separator)
-    if len(cells) > width:  # a comma in the last column
-        cells = [*cells[: width - 1], separator.join(cells[width - 1 :])]
+    if len(cells) > width and separator != "|":  # a comma in the text of the last column
+        cells = [cell.strip() for cell in line.split(separator, width - 1)]
     return cells
 
 

@@ -17,21 +17,33 @@ from timechat.answers.answer_text import IS_LONG_UNIT, AnswerText, given_answer
 from timechat.answers.events import Event
 from timechat.answers.fields import Reading
 from timechat.answers.grammar import NO_MOMENTS, NO_SPEECH
-from timechat.answers.json_answers import read_json
+from timechat.answers.json_answers import read_json, without_objects
 from timechat.answers.markup import read_tables, read_xml
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.sentences import (
+    ASIDE,
+    BRACKETED_MOMENT,
+    CHAPTER,
+    END_OF_LINE,
+    ENTRY_NUMBER,
+    HEAD,
+    LINE_MARK,
+    NEXT_SPAN,
+    QUOTED,
+    SENTENCE_END,
+    SETTINGS,
+    STATED,
+    TAIL,
+    UNFINISHED,
+    clean_caption,
+    split_sentences,
+)
 from timechat.answers.times import (
-    ABOUT,
     ANY_SPAN,
     ANY_TIME,
-    CLOCK,
     DIGITS,
     IS_MARKED,
-    JOIN,
-    MARKS,
-    SPAN,
     TIME,
-    UNIT,
     compile_pattern,
     is_marked,
     seconds_of,
@@ -90,80 +102,30 @@ def states_none(text: str) -> bool:
     return given_answer(text).strip() in (NOT_FOUND_ANSWER, NO_MOMENTS, NO_SPEECH)
 
 
-def _read_structured(text: str, reading: Reading) -> list[Event]:
-    """The events of an answer in JSON, in XML or in a table."""
-    return read_json(text, reading) or read_xml(text, reading) or read_tables(text, reading)
-
-
-# ------------------------------------------------------------------------------------------------- sentences
-
-# The two spaces are what the model was trained to write between events.
-_BREAK = compile_pattern(
-    r"""(?: \A | \n | ;\s | (?<=[.!?])\s | (?<=[.!?]["')*”’])\s | (?<=[^\d\s][.!?])(?=\d) | \s\s(?=\d) )
-    [\s*\#>•·|+-]*+ (?: (?: \d{1,3}[.)]\s | (?:event|step|scene)\s\d{1,3}(?=\s?[*:.(\n-]) ) [\s*:.-]*+ )?"""
-)
-# Any signs, and a list mark: "(1)", "a)", "100.", "[2]", "1️⃣", "1 -" before a span.
-_SIGN = r"(?:[^\w\s]|[\ufe0f\u20e3\u200d\u2460-\u24ff\u2776-\u2793])"
-_LIST_MARK = rf"""(?: [(\[]? (?:\d{{1,3}}|[a-z]|[ivx]{{1,4}}) [.)\]:] \s | \d{{1,2}}[\ufe0f\u20e3]{{1,2}} | \d{{1,3}} \s [-–—] \s (?={TIME}\s?[-–—]\s?{TIME}) )"""
-_LEAD = rf"(?: {_SIGN}{{1,4}} \s{{1,2}} ){{0,2}} (?: {_LIST_MARK} \s? )? (?: {_SIGN}{{1,4}} \s{{1,2}} ){{0,2}} {MARKS}"
-# What heads a sentence: "**0 - 9 seconds**", "Event 2: from 0 to 9 seconds", "Next, between 0 and 9 seconds".
-_HEAD = compile_pattern(
-    rf"""(?: transcribed\sspeech:\s )? (?: (?P<label>[^\n:]{{1,80}}):[\s*]{{1,4}} )??
-    {_LEAD} (?: (?:\w{{1,12}},\s)? (?:from|at|in|during)\s )? {SPAN}"""
-)
-# "0:45 Set-up" and "<45 seconds> Set-up" are moments that head a line.
-_CHAPTER = compile_pattern(rf"{_LEAD}(?P<time>{CLOCK})")
-_BRACKETED_MOMENT = compile_pattern(rf"[<\[(] \s? (?P<time>{TIME}) \s? [>\])] (?!\s?[-–—])")
-# What is said inside a sentence: "from 3 to 5 seconds", "(0:03 - 0:05)", "at 10 and 12 seconds".
-_STATED = compile_pattern(
-    rf"""(?: \b(?:from|in|at|during)\s | [(\[] | \b(?=between|start|begin) ) {SPAN}
-    | (?: \b(?:at|around) | @ )\s? {ABOUT}
-      (?P<moments> {TIME} (?: (?:,?\sand\s|,\s?) {TIME} ){{0,20}} ) (?! {JOIN}\d )"""
-)
-_ASIDE = compile_pattern(rf"\s?[(\[<]{SPAN}\s?[)\]>]")
-# A last span that was cut: "130 - ", "130 - 14".
-_UNFINISHED = compile_pattern(
-    rf"""(?: (?<=[.!?;])\s | \n )[\s*]{{0,4}} (?:\d{{1,2}}[.)]\s)? (?:from\s)?
-    \d(?:[\d:.]{{0,8}}\d)? (?:{UNIT})? (?:{JOIN})? (?:[\d:.]{{0,8}}\d)? \s*\Z"""
-)
-_LABEL = compile_pattern(r"(?:description|caption|event|action|activity|step|text)\w{0,2}\s?:\s{0,3}")
-# What subtitles have round the times: the number of the next entry, and settings.
-_ENTRY_NUMBER = re.compile(r"(?:\A|\n)\s*\d{1,6}\s*\Z")
-_SETTINGS = re.compile(r"[ \t]+(?:[a-z]{1,20}:\S+[ \t]*)++(?=\n|\Z)")
-_END_OF_LINE = re.compile(r"[ \t.*;,]*+(?=\n|\Z)")
-
-
-def _sentences(text: str) -> list[tuple[int, int]]:
-    """Start and end of every sentence or line, without the bullet or list number that stands before it."""
-    breaks = list(_BREAK.finditer(text))
-    return [(this.end(), then.start()) for this, then in pairwise(breaks)] + [(breaks[-1].end(), len(text))]
-
-
-def _clean(caption: str) -> str:
-    """A caption without the marks that joined it to its span or to the next one."""
-    caption = caption.replace("**", "").lstrip(" \t\r\n.,:;-–—|)]}>*'`，：；、）】").rstrip(" \t\r\n,:;|-–—*#([，；、")
-    label = _LABEL.match(caption)
-    return caption[label.end() :] if label else caption
+def _read_structured(text: str, reading: Reading) -> tuple[list[Event], str]:
+    """The events of an answer in JSON, in XML or in a table; without any, the text to read as sentences."""
+    events = read_json(text, reading) or read_xml(text, reading) or read_tables(text, reading)
+    return events, text if events or "{" not in text else without_objects(text)
 
 
 # --------------------------------------------------------------------------------------------------- readers
 
 
 def read_captions(text: str, duration: float | None) -> Parsed:
-    """Spans that head a sentence, each with the text up to the next one; or those behind a text, or inside a sentence."""
-    text = given_answer(text)
-    if events := _read_structured(text, Reading(duration)):
+    """Spans that head a sentence, each with the text up to the next; or those behind a text or inside a sentence."""
+    events, text = _read_structured(given_answer(text), Reading(duration))
+    if events:
         return Parsed(events)
     answer = AnswerText.from_answer(text)
-    if cut := _UNFINISHED.search(answer.text):
+    if cut := UNFINISHED.search(answer.text):
         answer = answer.until(cut.start())
     events = _read_tails(answer, duration) or _read_heads(answer, duration)
     return Parsed(events or _read_sentences(answer, duration, with_moments=False))
 
 
 def _read_heads(answer: AnswerText, duration: float | None) -> list[Event]:
-    sentences = _sentences(answer.text)
-    heads = [(i, head) for i, (start, _) in enumerate(sentences) if (head := _HEAD.match(answer.text, start))]
+    sentences = split_sentences(answer.text)
+    heads = [(i, head) for i, (start, _) in enumerate(sentences) if (head := HEAD.match(answer.text, start))]
     heads = heads[:1] + [
         b for a, b in pairwise(heads) if a[1].start("first") != b[1].start("first")
     ]  # "a. 0:00 - 0:05"
@@ -173,12 +135,12 @@ def _read_heads(answer: AnswerText, duration: float | None) -> list[Event]:
     return [
         event
         for (_, head), end, follower in zip(heads, ends, followers, strict=False)
-        if (event := _head_event(answer, head, end, duration, follower))
+        for event in _head_events(answer, head, end, duration, follower)
     ]
 
 
 def _is_length(answer: AnswerText, first: re.Match[str], head: re.Match[str]) -> bool:
-    """Whether a span in minutes is a length inside the caption of an event in seconds: "... 20 - 25 minutes is enough"."""
+    """Whether a span in minutes is a length inside a caption, since the first event is in seconds."""
     start = head.start()
     if "\n" in answer.text[max(0, start - 4) : start] or answer.text[max(0, start - 2) : start] == "  ":
         return False
@@ -189,20 +151,37 @@ def _is_in_minutes(answer: AnswerText, span: re.Match[str]) -> bool:
     return bool(IS_LONG_UNIT.search(answer.quote(span.start("first"), span.end("last"))))
 
 
-def _head_event(
+def _head_events(
     answer: AnswerText, head: re.Match[str], end: int, duration: float | None, follower: re.Match[str] | None = None
-) -> Event | None:
-    """The event of a heading span: its caption follows up to `end`, or else stands before it ("Chop: 0:05 - 0:10")."""
-    start = head.end()
+) -> list[Event]:
+    """The event of a heading span: its caption follows up to `end`, or else stands before it ("Chop: 0:05 - 0:10").
+
+    Several spans with one unit ("3 - 5, 7 - 9 seconds, he sits") have the same caption.
+    """
+    spans = [head, *_listed_spans(answer, head, end)]
+    start = spans[-1].end()
     while start < end and answer.text[start] in "”\"'’»>)]" and answer.text[start - 1] not in " \n":
         start += 1
-    if "-->" in head[0] and (settings := _SETTINGS.match(answer.text, start)):
+    if "-->" in head[0] and (settings := SETTINGS.match(answer.text, start)):
         start = settings.end()
     caption = answer.quote(start, end)
     if follower and "-->" in follower[0]:
-        caption = _ENTRY_NUMBER.sub("", caption)
+        caption = ENTRY_NUMBER.sub("", caption)
     label = answer.quote(*head.span("label")) if head["label"] else ""
-    return span_event(head, duration, _clean(caption) or _clean(label))
+    caption = clean_caption(caption) or clean_caption(label)
+    return [event for span in spans if (event := span_event(span, duration, caption))]
+
+
+def _listed_spans(answer: AnswerText, span: re.Match[str], end: int) -> list[re.Match[str]]:
+    """The spans that follow a span in a list with one unit behind the last of them."""
+    spans: list[re.Match[str]] = []
+    while is_marked(span) and not IS_MARKED.search(answer.quote(span.start("first"), span.end("last"))):
+        following = NEXT_SPAN.match(answer.text, span.end(), end)
+        if not following:
+            break
+        span = following
+        spans.append(span)
+    return spans
 
 
 def _read_tails(answer: AnswerText, duration: float | None) -> list[Event]:
@@ -220,17 +199,20 @@ def _read_tails(answer: AnswerText, duration: float | None) -> list[Event]:
         if not line.strip():
             continue
         num_lines += 1
-        asides = list(_ASIDE.finditer(answer.text, start, end))
+        asides = list(ASIDE.finditer(answer.text, start, end)) or list(TAIL.finditer(answer.text, start, end))
         if len(asides) > 1:
             return []
         if not asides:
-            if _HEAD.match(answer.text, _sentences_start(answer.text, start)):
+            if HEAD.match(answer.text, _sentences_start(answer.text, start)):
                 return []
             continue
-        if not _END_OF_LINE.match(answer.text, asides[0].end()):
+        if not END_OF_LINE.match(answer.text, asides[0].end()):
             return []
         (first, last) = asides[0].span()
-        caption = _clean(answer.quote(_sentences_start(answer.text, start), first) + answer.quote(last, end))
+        start = _sentences_start(answer.text, start)
+        if SENTENCE_END.search(answer.text, start, first):
+            return []
+        caption = clean_caption(answer.quote(start, first) + answer.quote(last, end))
         num_tails += bool(caption)
         if not events and not caption:
             return []
@@ -243,31 +225,23 @@ def _read_tails(answer: AnswerText, duration: float | None) -> list[Event]:
 
 def _sentences_start(text: str, line: int) -> int:
     """The place behind the bullet or list number of a line."""
-    mark = _LINE_MARK.match(text, line)
+    mark = LINE_MARK.match(text, line)
     return mark.end() if mark else line
-
-
-_LINE_MARK = compile_pattern(r"[ \t*\#>•·|+-]*+ (?: \d{1,3}[.)]\s | [(\[]\d{1,3}[)\]]\s )? [ \t*\#>•·|+-]*+")
 
 
 def read_grounding(text: str, duration: float | None) -> Parsed:
     """The first span; one with a unit or a colon goes before bare numbers, and before one in a quoted query."""
-    text = given_answer(text)
-    structured = _read_structured(text, Reading(duration))
+    structured, text = _read_structured(given_answer(text), Reading(duration))
     if structured:
         return Parsed([Event(structured[0].start, structured[0].end)])
     answer = AnswerText.from_answer(text)
     spans = list(ANY_SPAN.finditer(answer.text))
     spans = [span for span in spans if is_marked(span)] or spans
-    quoted = [match.span() for match in _QUOTED.finditer(answer.text)]
+    quoted = [match.span() for match in QUOTED.finditer(answer.text)]
     spans = _outside(spans, quoted) or spans
     spans = [span for span in spans if not _is_in_minutes(answer, span)] or spans
     events = [event for span in spans if (event := span_event(span, duration))]
     return Parsed(events[:1])
-
-
-# A quoted query: words in quotation marks.
-_QUOTED = re.compile(r"""(?<!\w)(?:'[^'\n]{1,300}'|"[^"\n]{1,300}"|“[^”\n]{1,300}”)(?!\w)""")
 
 
 def _outside(spans: list[re.Match[str]], places: list[tuple[int, int]]) -> list[re.Match[str]]:
@@ -286,14 +260,15 @@ def read_free(text: str, duration: float | None) -> Parsed:
     text = given_answer(text)
     if "saliency scores are" in text:  # the model was trained to answer some summaries with highlights
         return read_highlights(text, duration)
-    if events := _read_structured(text, Reading(duration)):
+    events, text = _read_structured(text, Reading(duration))
+    if events:
         return Parsed(events)
     answer = AnswerText.from_answer(text)
-    return Parsed(_read_tails(answer, duration) or _read_sentences(answer, duration))
+    return Parsed(_read_sentences(answer, duration))
 
 
 def _read_sentences(answer: AnswerText, duration: float | None, *, with_moments: bool = True) -> list[Event]:
-    sentences = _sentences(answer.text)
+    sentences = split_sentences(answer.text)
     return [
         event
         for start, end in sentences
@@ -306,22 +281,22 @@ def _read_sentence(
 ) -> list[Event]:
     """The events of one sentence: the one that heads it with the rest, or all that it states with the whole."""
     text = answer.text
-    head = _HEAD.match(text, start)
+    head = HEAD.match(text, start)
     if head and is_marked(head):
-        event = _head_event(answer, head, end, duration)
-        return [event] if event else []
-    moment = _CHAPTER.match(text, start, end) or _BRACKETED_MOMENT.match(text, start, end)
+        return _head_events(answer, head, end, duration)
+    moment = CHAPTER.match(text, start, end) or BRACKETED_MOMENT.match(text, start, end)
     if moment and IS_MARKED.search(moment["time"]):
-        return _moments([moment["time"]], _clean(answer.quote(moment.end(), end))) if with_moments else []
-    asides = [match.span() for match in _ASIDE.finditer(text, start, end)]
+        return _moments([moment["time"]], clean_caption(answer.quote(moment.end(), end))) if with_moments else []
+    asides = [match.span() for match in ASIDE.finditer(text, start, end)]
     pieces = [answer.quote(a, b) for a, b in _gaps(start, end, asides)]
-    caption = _clean("".join(pieces))
-    return [
-        event
-        for match in _STATED.finditer(text, start, end)
-        if with_moments or not match["moments"]
-        for event in _stated_events(match, caption, duration)
-    ]
+    caption = clean_caption("".join(pieces))
+    events: list[Event] = []
+    at = start
+    for match in STATED.finditer(text, start, end):
+        if match.start() >= at and (with_moments or not match["moments"]):
+            stated, at = _stated_events(answer, match, end, caption, duration)
+            events += stated
+    return events
 
 
 def _gaps(start: int, end: int, places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -330,13 +305,16 @@ def _gaps(start: int, end: int, places: Iterable[tuple[int, int]]) -> list[tuple
     return list(zip(bounds[::2], bounds[1::2], strict=True))
 
 
-def _stated_events(match: re.Match[str], caption: str, duration: float | None) -> list[Event]:
-    """The span or the moments that a sentence states, none where nothing says that they are times."""
+def _stated_events(
+    answer: AnswerText, match: re.Match[str], end: int, caption: str, duration: float | None
+) -> tuple[list[Event], int]:
+    """The spans or the moments of a statement, none where nothing says that they are times; and where it ends."""
     if match["moments"]:
         times = ANY_TIME.findall(match["moments"])
-        return _moments(times, caption) if IS_MARKED.search(times[-1]) else []
-    event = span_event(match, duration, caption) if is_marked(match) else None
-    return [event] if event else []
+        return _moments(times, caption) if IS_MARKED.search(times[-1]) else [], match.end()
+    spans = [match, *_listed_spans(answer, match, end)]
+    events = [span_event(span, duration, caption) for span in spans if is_marked(span)]
+    return [event for event in events if event], spans[-1].end()
 
 
 def _moments(times: list[str], caption: str) -> list[Event]:
@@ -353,8 +331,8 @@ _SCALE = compile_pattern(r"/\s?\d{1,3}\b | \b(?:out\sof|scale\s(?:of|from))\s\d{
 
 def read_highlights(text: str, duration: float | None) -> Parsed:
     """Times and scores, paired in order; a span counts as its middle."""
-    text = given_answer(text)
-    if events := _read_structured(text, Reading(duration, is_highlights=True)):
+    events, text = _read_structured(given_answer(text), Reading(duration, is_highlights=True))
+    if events:
         return Parsed(
             [_highlight((event.start + event.end) / 2, event.saliency or event.score or 0.0) for event in events]
         )
@@ -373,7 +351,7 @@ def _times_and_scores(text: str) -> tuple[list[float], list[float]]:
     times: list[float] = []
     scores: list[float] = []
     is_rated = False
-    for start, end in _sentences(text):
+    for start, end in split_sentences(text):
         found = list(_RATED.finditer(text, start, end))
         is_rated = is_rated and not any(match["word"] for match in found)
         for match in found:
@@ -406,7 +384,7 @@ def move_times(text: str, move: Callable[[float], float]) -> str:
     """
     answer = AnswerText.from_answer(text, joins_ends=False)
     places = set()
-    for match in [*ANY_SPAN.finditer(answer.text), *_STATED.finditer(answer.text)]:
+    for match in [*ANY_SPAN.finditer(answer.text), *STATED.finditer(answer.text)]:
         groups = match.groupdict()
         if groups.get("moments"):
             found = list(ANY_TIME.finditer(answer.text, *match.span("moments")))

@@ -26,7 +26,7 @@ from timechat.cli import (
     watch,
 )
 from timechat.cli.help import HelpCommand, HelpGroup, name_values
-from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake
+from timechat.errors import TimeChatError, describe_error, is_out_of_memory, plain_mistake, printable_line
 
 _INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 _DEBUG_VARIABLE = "TIMECHAT_DEBUG"
@@ -136,5 +136,5 @@ def _plain_message(error: typer.BadParameter) -> str:
 
 def _fail(message: str) -> NoReturn:
     """Say in one line what was wrong with the input."""
-    typer.echo(f"timechat: {' '.join(message.split())}", err=True)
+    typer.echo(f"timechat: {printable_line(message)}", err=True)
     sys.exit(2)

@@ -68,7 +68,7 @@ def run_task(
                 command.timechat  # noqa: B018 - a model that cannot be loaded is no failure of a video
             with failures.collect(session.name):
                 answers += command.answer(session, _target(settings, videos, session.name))
-    if command.has_result_file and settings.output is not None:
+    if answers and command.has_result_file and settings.output is not None:
         write_results(settings.output, answers)
     failures.exit_if_any(len(videos.names) + len(videos.problems))
     if moments.exit_status and not all(_is_found(answer) for answer in answers):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from timechat.cli.options import ChatOptions, ModelOptions, TranscriptOptions, WindowOptions
 from timechat.cli.videos import STDIN
-from timechat.errors import VideoError
+from timechat.errors import VideoError, printable_line
 
 if TYPE_CHECKING:
     from timechat.answers.events import Task
@@ -74,12 +74,12 @@ class CommandConsole:
     def warn(self, text: str) -> None:
         """Print a note."""
         if not self._quiet:
-            typer.echo(f"note: {text}", err=True)
+            typer.echo(f"note: {printable_line(text)}", err=True)
 
     def info(self, text: str) -> None:
         """Print a line of information."""
         if not self._quiet:
-            typer.echo(text, err=True)
+            typer.echo(printable_line(text), err=True)
 
 
 class ProgressBars:

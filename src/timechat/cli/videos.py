@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from timechat.errors import VideoError
-from timechat.files import portable_name
+from timechat.files import is_video_name, portable_name, walk_files
 
 STDIN = "-"
 """Argument that means the bytes of one video on standard input."""
@@ -58,8 +58,6 @@ def find_videos(arguments: Sequence[str]) -> VideoList:
 
 def names_a_video(argument: str) -> bool:
     """Return whether an argument means a video and not a question: a path, an address, a pattern, or a video's name."""
-    from timechat.video.folders import is_video_name
-
     return (
         argument == STDIN
         or "://" in argument
@@ -89,8 +87,6 @@ def _is_folder(argument: str) -> bool:
 
 
 def _in_folder(argument: str) -> list[str]:
-    from timechat.video.folders import is_video_name, walk_files  # here: `timechat --help` needs no decoder
-
     return [str(path) for path in walk_files(Path(argument)) if is_video_name(path) and path.is_file()]
 
 
@@ -98,8 +94,6 @@ def _matches(argument: str) -> list[str] | None:
     """Return the files that a pattern matches, the videos among them if there are any; None for another argument."""
     if argument == STDIN or "://" in argument or not glob.has_magic(argument) or Path(argument).exists():
         return None
-    from timechat.video.folders import is_video_name
-
     found = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - the pattern may be absolute
     files = [path for path in found if not Path(path).is_dir()]
     return [path for path in files if is_video_name(path)] or files

@@ -272,9 +272,12 @@ def _marks(text: str, *, in_answer: bool) -> list[str]:
 def _reversed_spans(answer: str, record: Record) -> list[tuple[float, float]]:
     """Return the spans of an answer that are written with their end first; the parser reads them in the right order."""
     times = [_seconds(match) for match in _TIME.finditer(answer)]
-    written = set(pairwise(times))
-    spans = {(event.start, event.end) for event in record.parsed_events}
-    return sorted((end, start) for start, end in spans if (end, start) in written and (start, end) not in written)
+    written = Counter(pairwise(times))
+    spans = Counter((event.start, event.end) for event in record.parsed_events)
+    found = (
+        span for span, count in spans.items() if span[0] < span[1] and written[span[::-1]] and written[span] < count
+    )
+    return sorted((end, start) for start, end in found)
 
 
 def _seconds(match: re.Match[str]) -> float:

@@ -11,6 +11,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from timechat.answers.events import Answer
+from timechat.answers.parsing import states_none
 from timechat.answers.tasks import TASKS
 from timechat.answers.windows import WindowConfig
 from timechat.errors import PromptTooLongError, VideoError
@@ -262,7 +263,7 @@ def _ask(timechat: TimeChat, sample: Sample, video: VideoSession, recipe: Evalua
 
 def _read(sample: Sample, answer: Answer, seconds: dict[str, float]) -> Prediction:
     """Prediction of an answered sample; it counts as unparsed if the task requires an event and the text has none."""
-    is_unparsed = not answer.events and not TASKS[sample.task].is_free
+    is_unparsed = not answer.events and not TASKS[sample.task].is_free and not states_none(answer.text)
     return Prediction(
         id=sample.id,
         video=sample.video,

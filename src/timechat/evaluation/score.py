@@ -61,10 +61,10 @@ _APPROXIMATIONS = {"soda_c": "soda_c_exact_stem", "cider": "cider_treebank", "me
 _WORDS = tuple(_APPROXIMATIONS)
 """Metrics of caption texts, and their names if they are computed without Java."""
 _KEYS_OF_PART = {
-    "scores": ("relevant_clip_ids and saliency_scores", "highlights"),
-    "windows": ("relevant_windows", "moment retrieval"),
+    "scores": ("ratings", "relevant_clip_ids and saliency_scores", "highlights"),
+    "windows": ("windows", "relevant_windows", "moment retrieval"),
 }
-"""Keys of the ground truth of each part of QVHighlights, and the task that needs them."""
+"""Name and keys of each part of QVHighlights' ground truth, and the task that needs it."""
 _LEVELS = {"fair": "Fair", "good": "Good", "very_good": "VeryGood"}
 
 
@@ -368,14 +368,14 @@ def _read_queries(
     predictions: Path, truth_file: Path, part: Literal["scores", "windows"], issues: InputIssues
 ) -> tuple[dict[str, GroundTruthQuery], dict[str, PredictedQuery]]:
     ground_truth = read_query_ground_truth(truth_file, issues)
-    keys, task = _KEYS_OF_PART[part]
+    what, keys, task = _KEYS_OF_PART[part]
     num_left_out = sum(
         one.highlights is None if part == "scores" else not len(one.windows) for one in ground_truth.values()
     )
     if num_left_out == len(ground_truth):
         raise DataError(f"{truth_file}: has no {keys}; give the ground truth of {task}")
     for _ in range(num_left_out):
-        issues.add(f"queries of the ground truth have no {keys} and were left out")
+        issues.add(f"queries of the ground truth have no {what} ({keys}) and were left out")
     predicted = read_query_predictions(predictions, ground_truth, issues, part=part)
     _check_ids(predictions, predicted, ground_truth, "queries", issues)
     return ground_truth, predicted

@@ -7,6 +7,7 @@ formats. A new format is one writer and one entry there: commands, server, page 
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from timechat.answers.events import MOMENT_SECONDS, Answer, printable
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
@@ -65,6 +66,7 @@ class Format:
         media_type: Media type of the file over HTTP.
         notes: Differences between the file and the answer, one text each. It takes the keyword `fps` if `needs_fps`.
         needs_fps: True if the format counts frames and so depends on the frame rate of the video.
+        refers_to_video: True if the file contains the path of the video. The writer takes the keyword `is_local`.
         check: Check that raises `ModuleNotFoundError` if a library that the writer needs is not installed.
         is_for_players: Whether times are those of players, see `Answer.player_offset`.
     """
@@ -75,6 +77,7 @@ class Format:
     media_type: str
     notes: Callable[..., list[str]] = _no_notes
     needs_fps: bool = False
+    refers_to_video: bool = False
     check: Callable[[], None] = _nothing_missing
     is_for_players: bool = False
 
@@ -95,7 +98,14 @@ FORMATS: dict[str, Format] = {
     ),
     "edl": Format("Edit list (EDL)", to_edl, ".edl", "text/plain", rate_notes, needs_fps=True),
     "otio": Format(
-        "OpenTimelineIO", to_otio, ".otio", "application/json", rate_notes, needs_fps=True, check=check_otio
+        "OpenTimelineIO",
+        to_otio,
+        ".otio",
+        "application/json",
+        rate_notes,
+        needs_fps=True,
+        refers_to_video=True,
+        check=check_otio,
     ),
     "qvhighlights": Format(
         "QVHighlights", to_qvhighlights, ".qvhighlights.jsonl", "application/jsonl", qvhighlights_notes
@@ -105,10 +115,18 @@ FORMATS: dict[str, Format] = {
 """Every format of `--format` and `/v1/export`, by name."""
 
 
-def write_as(answer: Answer, form: str, *, fps: float | Fraction | None = None) -> str:
-    """Write the answer in one of `FORMATS`; `fps` is the frame rate of the video, None if it is not known."""
+def write_as(answer: Answer, form: str, *, fps: float | Fraction | None = None, is_local: bool = True) -> str:
+    """Write the answer in one of `FORMATS`.
+
+    Args:
+        answer: The answer.
+        form: Name of the format.
+        fps: Frame rate of the video; None if it is not known.
+        is_local: Whether the path of the video is one of this machine, so that a file may name its folder.
+    """
     chosen = FORMATS[form]
-    return chosen.write(answer, fps=fps) if chosen.needs_fps and fps is not None else chosen.write(answer)
+    options: dict[str, Any] = {"fps": fps} if chosen.needs_fps and fps is not None else {}
+    return chosen.write(answer, **options, **({"is_local": is_local} if chosen.refers_to_video else {}))
 
 
 def export_notes(answer: Answer, form: str, *, fps: float | Fraction | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import groupby
 
 from timechat.answers.events import Answer, on_player_clock
 from timechat.answers.tasks import event_title
@@ -78,17 +79,16 @@ def _chapters(answer: Answer) -> tuple[list[_Chapter], list[str]]:
     """The events one after the other: each ends where the next starts, those that start together are one."""
     answer = on_player_clock(answer)
     chapters: list[_Chapter] = []
-    joined = shortened = 0
+    shortened = 0
     found = [_Chapter(*visible_milliseconds(event, answer), event_title(event, answer)) for event in answer.events]
-    for chapter in sorted(found, key=lambda chapter: (chapter.start, chapter.end)):
-        if chapters and chapters[-1].start == chapter.start:
-            before = chapters.pop()
-            chapter = replace(chapter, title=f"{before.title} / {chapter.title}")  # sorted: ends no earlier
-            joined += 1
-        elif chapters and chapters[-1].end > chapter.start:
-            chapters[-1] = replace(chapters[-1], end=chapter.start)
+    found.sort(key=lambda chapter: (chapter.start, chapter.end))
+    for start, together in groupby(found, key=lambda chapter: chapter.start):
+        parts = list(together)
+        if chapters and chapters[-1].end > start:
+            chapters[-1] = replace(chapters[-1], end=start)
             shortened += 1
-        chapters.append(chapter)
+        chapters.append(_Chapter(start, parts[-1].end, " / ".join(part.title for part in parts)))
+    joined = len(found) - len(chapters)
     notes = []
     if shortened:
         notes.append(f"{shortened} of {len(chapters)} chapters end early, where the next one starts")

@@ -5,8 +5,10 @@ import io
 import json
 import math
 import re
+from collections.abc import Sequence
+from fractions import Fraction
 
-from timechat.answers.events import Answer, Event, clip_scores, event_time_range, printable
+from timechat.answers.events import Answer, Event, event_time_range, printable
 from timechat.export.text import video_name
 
 
@@ -28,19 +30,23 @@ def _json_text(value: object, indent: int | None = None) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+# Where a cell can begin: the start, after signs that some spreadsheets take as a separator, and after blanks.
+_FORMULA = re.compile(r"(^|[;\t\n])([^\S\t\n]*+)(?=[=+\-@\t＝＋－﹢﹣＠﹦﹫])")
+
+
 def to_csv(answer: Answer) -> str:
     """A table `start,end,caption,score`, and `saliency` for highlights; times in seconds, unknown values empty.
 
-    A caption that a spreadsheet would run as a formula (it begins with `=`, `+`, `-`, `@` or a tab) gets a `'` in
-    front, as spreadsheets themselves mark text.
+    A caption that a spreadsheet would run as a formula gets a `'` in front of the formula, as spreadsheets themselves
+    mark text: `=`, `+`, `-`, `@` (also as full-width signs) or a tab at its start, after blanks, or after a `;`, a tab
+    or a new line, which start a cell in some spreadsheets.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     rates = any(event.saliency is not None for event in answer.events)
     writer.writerow(("start", "end", "caption", "score", *(("saliency",) if rates else ())))
     for event in answer.events:
-        caption = printable(event.caption)
-        caption = f"'{caption}" if caption.startswith(tuple("=+-@\t")) else caption
+        caption = _FORMULA.sub(r"\1'\2", printable(event.caption))
         ratings = (event.score, event.saliency) if rates else (event.score,)
         writer.writerow((event.start, event.end, caption, *("" if value is None else value for value in ratings)))
     return table.getvalue()
@@ -48,6 +54,9 @@ def to_csv(answer: Answer) -> str:
 
 QVHIGHLIGHTS_CLIP_SECONDS = 2.0
 """QVHighlights scores a video in clips of this length, in seconds."""
+
+QVHIGHLIGHTS_MAX_SECONDS = 24 * 3600.0
+"""Maximum duration of a video in a QVHighlights file, in seconds; the benchmark's own videos last 150 s."""
 
 
 def to_qvhighlights(answer: Answer, *, qid: int = 0) -> str:
@@ -60,18 +69,25 @@ def to_qvhighlights(answer: Answer, *, qid: int = 0) -> str:
     Args:
         answer: The answer; `answer.question` is the query, and the video's file name without ending is its `vid`.
         qid: The benchmark's number for the query.
+
+    Raises:
+        ValueError: The video, or the last event, ends after `QVHIGHLIGHTS_MAX_SECONDS`.
     """
     usual = 1.0 if answer.score is None else answer.score
     rated = [(event, _rating(event, usual)) for event in answer.events]
     ends = [event_time_range(event)[1] for event in answer.events]
     duration = max(ends, default=0.0) if answer.duration is None else answer.duration
-    moments = [moment for event, rating in rated for moment in _moments(event, rating, duration)]
+    if duration > QVHIGHLIGHTS_MAX_SECONDS:
+        raise ValueError(
+            f"qvhighlights has a score for every {QVHIGHLIGHTS_CLIP_SECONDS:g} s and takes videos of up to "
+            f"{QVHIGHLIGHTS_MAX_SECONDS:g} s, got {duration:g} s; write the answer as json"
+        )
     line = {
         "qid": qid,
         "query": answer.question,
         "vid": re.sub(r"\.(?!\d+$)\w{2,5}$", "", video_name(answer)),  # but not the ".0" of "NUsG9BgSes0_210.0_360.0"
         "pred_relevant_windows": [[*event_time_range(event, answer.duration), rating] for event, rating in rated],
-        "pred_saliency_scores": clip_scores(moments, duration, QVHIGHLIGHTS_CLIP_SECONDS),
+        "pred_saliency_scores": _clip_means(rated, duration),
     }
     return _json_text(line) + "\n"
 
@@ -89,9 +105,31 @@ def _rating(event: Event, usual: float) -> float:
     return usual if event.score is None else event.score
 
 
-def _moments(event: Event, rating: float, duration: float) -> list[Event]:
-    """An event as one moment for each clip whose middle it covers, at least the one where it starts."""
+def _clip_means(rated: Sequence[tuple[Event, float]], duration: float) -> list[float]:
+    """The mean score of the events that cover the middle of each clip, 0.0 for a clip without any.
+
+    An event covers at least the clip in which it starts. The work is proportional to events and clips, not to their
+    product: sums of scores are carried from clip to clip, as exact fractions.
+    """
     clip = QVHIGHLIGHTS_CLIP_SECONDS
-    first, last = math.ceil(event.start / clip - 0.5), math.ceil(min(event.end, duration) / clip - 0.5)
-    middles = [(number + 0.5) * clip for number in range(first, last)] or [event.start]
-    return [Event(middle, middle, saliency=rating) for middle in middles]
+    num_clips = max(1, math.ceil(duration / clip - 1e-6))
+    changes: dict[int, tuple[Fraction, int]] = {}
+    for event, rating in rated:
+        if event.start > duration:
+            continue
+        first, last = math.ceil(event.start / clip - 0.5), math.ceil(min(event.end, duration) / clip - 0.5)
+        if last <= first:
+            first = min(int(event.start / clip + 1e-9), num_clips - 1)
+            last = first + 1
+        score = Fraction(rating)
+        for place, sign in ((first, 1), (min(last, num_clips), -1)):
+            total, count = changes.get(place, (Fraction(0), 0))
+            changes[place] = (total + sign * score, count + sign)
+    means = []
+    total, count, mean = Fraction(0), 0, 0.0
+    for number in range(num_clips):
+        if number in changes:
+            total, count = total + changes[number][0], count + changes[number][1]
+            mean = float(total / count) if count else 0.0
+        means.append(mean)
+    return means

@@ -6,6 +6,7 @@ from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from timechat.answers.events import Answer, Event, event_time_range, one_line
 from timechat.answers.tasks import event_title
@@ -103,7 +104,7 @@ def _frame_at(seconds: int, rate: Fraction, drop: bool) -> int:
     return round(seconds * rate) if drop else seconds * round(rate)
 
 
-def to_otio(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS) -> str:
+def to_otio(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS, is_local: bool = True) -> str:
     """An OpenTimelineIO timeline: the events in time order as clips of the video, one after the other.
 
     The metadata of a clip says, under `timechat`, the event's exact times in seconds, its caption and its score.
@@ -111,6 +112,8 @@ def to_otio(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS) -> str:
     Args:
         answer: The answer.
         fps: Frames per second of the video, see `to_edl`.
+        is_local: Whether the path of the video is one of this machine and becomes absolute; otherwise a relative path
+            stays relative, so that the file reveals no folder of this machine.
 
     Raises:
         ModuleNotFoundError: opentimelineio is not installed.
@@ -128,7 +131,7 @@ def to_otio(answer: Answer, *, fps: float | Fraction = DEFAULT_FPS) -> str:
     timeline = otio.schema.Timeline(_title(answer))
     track = otio.schema.Track("V1", kind=otio.schema.TrackKind.Video)
     for cut in _cuts(answer, timebase(fps)):
-        address = _address(answer.video)
+        address = _address(answer.video, is_local=is_local)
         media = (
             otio.schema.MissingReference()
             if address is None
@@ -179,8 +182,11 @@ def _reel(name: str) -> str:
     return re.sub(r"[^A-Z0-9]", "", Path(name).stem.upper())[:8] or "AX"
 
 
-def _address(video: str | None) -> str | None:
-    """The video as an address, absolute for a file; None where the answer names none."""
+def _address(video: str | None, *, is_local: bool) -> str | None:
+    """The video as an address; None where the answer names none."""
     if not video:
         return None
-    return video if "://" in video else Path(video).absolute().as_uri()
+    if "://" in video:
+        return video
+    path = Path(video)
+    return path.absolute().as_uri() if is_local or path.is_absolute() else quote(path.as_posix())

@@ -14,6 +14,7 @@ from timechat.errors import DataError, located
 
 _EXPECTED = "expected SRT, WebVTT, the JSON of a Whisper program, or tab-separated lines of start, end and text"
 _MAX_BYTES = 2**27  # bytes; a day of speech needs about a hundredth of it
+_MAX_SECONDS = 1e7  # about four months
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,10 @@ def _reader_of(text: str, path: Path) -> Callable[[str, Path], Iterator[Event]]:
 
 
 def _line(start: float, end: float, text: str) -> Event:
+    for seconds in (start, end):
+        if not abs(seconds) <= _MAX_SECONDS:  # also true for NaN
+            shown = f"{seconds:g}" if isinstance(seconds, float) else "a whole number of many digits"
+            raise ValueError(f"a time must be from 0 to {_MAX_SECONDS:g} seconds, got {shown}")
     return Event(start, max(start, end), " ".join(text.split()))
 
 
@@ -138,13 +143,31 @@ def _read_cues(text: str, path: Path) -> Iterator[Event]:
         num_repeated = _num_repeated(shown, lines) if start - last_end <= _REPEAT_GAP else 0
         shown, last_end = lines, end
         if lines[num_repeated:]:
-            yield _line(start, end, " ".join(lines[num_repeated:]))
+            with located(f"{path}: the cue at {start:.24g} s"):
+                line = _line(start, end, " ".join(lines[num_repeated:]))
+            yield line
 
 
 def _num_repeated(shown: Sequence[str], lines: Sequence[str]) -> int:
-    """Return the number of first lines of a cue that are the last lines of the cue before."""
-    limit = min(len(shown), len(lines))
-    return next((n for n in range(limit, 0, -1) if list(shown[-n:]) == list(lines[:n])), 0)
+    """Return the number of first lines of a cue that are the last lines of the cue before.
+
+    The work is proportional to the number of lines: `borders[i]` is the length of the longest start of the lines that
+    is also an end of the first `i + 1` of them (the method of Knuth, Morris and Pratt).
+    """
+    if not lines:
+        return 0
+    borders = [0]
+    for line in lines[1:]:
+        length = borders[-1]
+        while length and line != lines[length]:
+            length = borders[length - 1]
+        borders.append(length + (line == lines[length]))
+    matched = 0
+    for line in shown[-len(lines) :]:
+        while matched and (matched == len(lines) or line != lines[matched]):
+            matched = borders[matched - 1]
+        matched += line == lines[matched]
+    return matched
 
 
 def _cues(text: str, path: Path) -> Iterator[tuple[float, float, list[str]]]:
@@ -194,6 +217,10 @@ def _read_json(text: str, path: Path) -> Iterator[Event]:
         raise DataError(
             f"{path}:{error.lineno}: is not JSON ({error.msg}) and not another known format; {_EXPECTED}"
         ) from error
+    except RecursionError as error:
+        raise DataError(f"{path}: its JSON is nested too deeply for a transcript; {_EXPECTED}") from error
+    except ValueError as error:  # a number of more than 4,300 digits
+        raise DataError(f"{path}: its JSON contains a number that is no time: {error}; {_EXPECTED}") from error
     items = content
     if isinstance(content, Mapping):
         items = next((content[key] for key in _LISTS if key in content), None)
@@ -214,7 +241,8 @@ def _read_segment(item: Any) -> Event:
     if not isinstance(words, str):
         raise ValueError(f"text must be text, got {words!r:.60}")
     if "offsets" in item:  # whisper.cpp, in milliseconds
-        return _line(item["offsets"]["from"] / 1000, item["offsets"]["to"] / 1000, words)
+        start, end = (min(item["offsets"][name], 10**12) / 1000 for name in ("from", "to"))  # a float holds 10**12
+        return _line(start, end, words)
     start, end = item["timestamp"] if "timestamp" in item else (item["start"], item["end"])
     end = start if end is None else end  # transformers leaves the last end open
     if not isinstance(start, int | float) or not isinstance(end, int | float):

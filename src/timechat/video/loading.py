@@ -232,6 +232,8 @@ class VideoReader:
         end_time = float(seconds(np.array(index.end - int(index.frame_pts[0])), index.time_base)) + zero
         chosen = choose(times, end_time, float(index.time_base))
         notes = [*self._notes, *sampling.notes(end_time)]
+        if len(times) == 1:
+            notes.append("the file has a single frame, as a still picture: nothing happens in it over time")
         if sampling.sampling == "keyframes":
             keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
             chosen, distances = _nearest_keyframes(times, chosen, keyframes)

@@ -302,7 +302,9 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_tensors(tensors, path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} cannot be written ({error})") from error
+        raise CheckpointError(
+            f"{path.name} cannot be written ({error}); free some space, or name a folder on another disk"
+        ) from error
 
 
 def _split(tensors: Iterable[PlannedTensor]) -> list[list[PlannedTensor]]:

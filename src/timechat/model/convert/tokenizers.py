@@ -130,7 +130,7 @@ def _read_sentencepiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     with tempfile.TemporaryDirectory() as name:
         for file in (SENTENCEPIECE_FILE, *_OTHER_FILES):
             if (folder / file).is_file():
-                shutil.copyfile(folder / file, Path(name) / file)
+                _copy(folder / file, Path(name))
         tokenizer = LlamaTokenizer.from_pretrained(
             name,
             legacy=is_legacy,
@@ -146,6 +146,16 @@ def _read_sentencepiece(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     for token in content["added_tokens"]:
         token["normalized"] = False  # the original's library looks for them in the text as it is
     return Tokenizer.from_str(json.dumps(content))
+
+
+def _copy(path: Path, folder: Path) -> None:
+    try:
+        shutil.copyfile(path, folder / path.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be copied to {folder} ({error.strerror}); free some space there, or set "
+            "TMPDIR to another folder"
+        ) from error
 
 
 def _read_json_tokenizer(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:

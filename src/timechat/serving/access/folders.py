@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timechat.errors import AccessError
-from timechat.files import without_scheme
-from timechat.video.folders import is_video_name, walk_files
+from timechat.files import is_video_name, walk_files, without_scheme
 
 MAX_VIDEOS = 10_000
 """Maximum number of videos in a list."""

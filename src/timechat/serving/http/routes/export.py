@@ -18,6 +18,11 @@ from timechat.serving.http.messages import Seconds
 router = APIRouter()
 
 _MAX_EVENTS = 100_000
+_MAX_NAME = 100
+"""Maximum number of characters of a video's name in the name of a file."""
+_MAX_NOTE = 300
+_MAX_NOTES_HEADER = 3000
+"""Maximum length of a note and of the header `X-Notes`, in characters; proxies refuse long headers."""
 
 
 class ExportEvent(BaseModel):
@@ -89,13 +94,26 @@ async def export(body: ExportRequest) -> Response:
         )
     text, notes = await run_in_threadpool(_written, body.answer.answer(), body.format, body.fps)
     form = FORMATS[body.format]
-    name = (body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer"
+    name = ((body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer")[:_MAX_NAME]
     name = portable_name(f"{name}.{body.answer.task}{form.extension}")
     plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in name)
-    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-    headers = {"Content-Disposition": disposition, "X-Notes": json.dumps(notes)}
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='', errors='replace')}"
+    headers = {"Content-Disposition": disposition, "X-Notes": _notes_header(notes)}
     return Response(text.encode("utf-8", "backslashreplace"), media_type=form.media_type, headers=headers)
 
 
 def _written(answer: Answer, form: str, fps: float | None) -> tuple[str, list[str]]:
-    return write_as(answer, form, fps=fps), export_notes(answer, form, fps=fps)
+    return write_as(answer, form, fps=fps, is_local=False), export_notes(answer, form, fps=fps)
+
+
+def _notes_header(notes: list[str]) -> str:
+    """The notes as a JSON list in ASCII, short enough for a header: long notes are cut, and too many are counted."""
+    kept: list[str] = []
+    left = _MAX_NOTES_HEADER - 60
+    for note in notes:
+        shown = note if len(note) <= _MAX_NOTE else f"{note[: _MAX_NOTE - 3]}..."
+        left -= len(json.dumps(shown)) + 2
+        if left < 0:
+            return json.dumps([*kept, f"{len(notes) - len(kept)} more notes"])
+        kept.append(shown)
+    return json.dumps(kept)
