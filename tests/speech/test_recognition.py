@@ -19,7 +19,7 @@ from timechat.speech import Transcript, recognition
 from timechat.speech.loading import load_transcript
 from timechat.speech.recognition import transcribe_audio
 from timechat.video import probe_video
-from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _segments, read_audio
+from timechat.video.audio import SAMPLE_RATE, AudioSegment, _blocks, _DecodeIssues, _segments, read_audio
 
 REAL_VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
 FROM_AAC = 0.01  # seconds; the codec blurs a sharp start
@@ -99,7 +99,7 @@ def silence(samples, rate, layout, start):
 
 def test_audio_continues_after_a_change_of_format():
     frames = [silence(4800, 48000, "stereo", 0), silence(4410, 44100, "mono", 0.1), silence(800, 8000, "mono", 0.2)]
-    (audio,) = _segments(_blocks(frames), 10.0)
+    (audio,) = _segments(_blocks(frames, _DecodeIssues()), 10.0)
     assert audio.end == pytest.approx(0.3, abs=0.002)
 
 

@@ -212,10 +212,12 @@ def test_a_copy_starts_at_the_keyframe_and_reports_the_shift(video, tmp_path):
         assert peak_level(report.path, at, at + 0.1) == pytest.approx(loudness(2.0 + at), rel=0.08)
 
 
-def test_a_video_without_times_is_not_copied(clip, tmp_path):
-    with pytest.raises(VideoError, match=r"no usable times; use mode='exact'"):
-        extract_clip(clip("raw H.264 without times").path, 1, 2, tmp_path / "copy.mkv", mode="copy")
-    assert list(tmp_path.iterdir()) == []
+def test_a_raw_stream_is_copied_at_its_stated_rate(clip, tmp_path):
+    report = extract_clip(clip("raw H.264 without times").path, 1, 2, tmp_path / "copy.mkv", mode="copy")
+    times, numbers, _ = shown_frames(report.path)
+    assert numbers == list(range(round(report.start * 25), round(report.end * 25)))
+    assert times == pytest.approx(np.arange(len(numbers)) / 25, abs=0.001)
+    assert report.start <= 1 < 2 <= report.end
 
 
 # ---------------------------------------------------------------------------------------------- many and joined

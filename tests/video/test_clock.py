@@ -50,10 +50,12 @@ def draw_piece(
     b_frames: int = 2,
     form: str = "mpegts",
     video_start: float = 0.0,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Write `count` frames at 25 per second, or one every `step / 25` s, with a tone of `hz`, from `offset` s on."""
     tick = Fraction(1, 90000)
-    with av.open(str(path), "w", format=form, options={"output_ts_offset": str(offset)} if offset else {}) as container:
+    options = (options or {}) | ({"output_ts_offset": str(offset)} if offset else {})
+    with av.open(str(path), "w", format=form, options=options) as container:
         stream = container.add_stream("libx264", rate=25, options={**X264, "bf": str(b_frames)})
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
         stream.codec_context.time_base = tick
@@ -461,12 +463,28 @@ def test_audio_after_the_last_frame_has_a_note(folder: Path) -> None:
     assert every_frame(path)[3] == ("the pictures end at 1.000 s, but the sound goes on to 6.016 s",)
 
 
-def test_a_lost_beginning_of_matroska_has_a_note(folder: Path, plain: Path) -> None:
-    path = retime(plain, folder / "late.mkv", lambda _, ms: ms + 2000)
-    assert every_frame(path)[3] == (
-        "the clock of the file begins at 2.000 s: its beginning may be lost; times count from the first frame that is "
-        "there",
+@pytest.mark.parametrize("damage", ["zeros", "noise", "cut out"])
+def test_a_lost_beginning_of_matroska_has_a_note(damage: str, folder: Path) -> None:
+    whole = draw_piece(
+        folder / "clusters.mkv", 0, 125, form="matroska", b_frames=0, options={"cluster_time_limit": "900"}
     )
+    content = whole.read_bytes()
+    mark = bytes.fromhex("1F43B675")
+    first = content.index(mark)
+    third = content.index(mark, content.index(mark, first + 4) + 4)
+    filling = {"zeros": bytes(third - first), "noise": bytes(range(1, 255)) * 1000, "cut out": b""}[damage]
+    path = folder / f"{damage}.mkv"
+    path.write_bytes(content[:first] + filling[: third - first] + content[third:])
+    numbers, times, _, notes = every_frame(path)
+    lost = numbers[0] / 25
+    assert lost >= 1
+    assert times[-1] == pytest.approx(124 / 25 - lost)
+    assert notes[-1] == f"the first {lost:.3f} s of the file are lost: times count from the first frame that is there"
+
+
+def test_a_matroska_file_may_begin_late(folder: Path, plain: Path) -> None:
+    path = retime(plain, folder / "late.mkv", lambda _, ms: ms + 2000)
+    assert every_frame(path)[3] == ()
 
 
 def test_the_default_track_is_read_not_a_few_stills() -> None:

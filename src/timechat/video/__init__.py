@@ -1,8 +1,9 @@
 """Video files to `Frames`: the frames on screen at given times, and their pixels.
 
-The clock of a video starts with its first frame; every time is the container's presentation time on that clock, in
-seconds. A file is read twice: first without decoding, for the times of all frames; then only the packet ranges with a
-requested frame are decoded, each from the keyframe before it. `timechat.video.clips` cuts videos.
+The clock of a video starts with its first frame and only rises; `timechat.video.clock` makes it from the container's
+presentation times. All times are seconds on that clock. A file is read twice: first without decoding, for the times of
+all frames; then only the packet ranges with a requested frame are decoded, each from the keyframe before it.
+`timechat.video.clips` cuts videos.
 
     source ─▶ index (times of all frames) ─▶ sampling (selection) ─▶ decoding (their pixels) ─▶ frames
 """

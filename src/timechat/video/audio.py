@@ -86,7 +86,7 @@ def read_audio(
                 return
             issues = _DecodeIssues()
             packets = _on_video_clock(handle, container, stream, issues)
-            for segment in _segments(_blocks(_decode(packets, handle, stream, issues)), max_seconds):
+            for segment in _segments(_blocks(_decode(packets, handle, stream, issues), issues), max_seconds):
                 yielded_at = time.monotonic()
                 yield replace(segment, start=segment.start - zero, notes=issues.notes())
                 handle.deadline.ends += time.monotonic() - yielded_at
@@ -207,16 +207,21 @@ def _sample_format(frame: AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-def _blocks(frames: Iterable[AudioFrame]) -> Iterator[AudioSegment]:
+def _blocks(frames: Iterable[AudioFrame], issues: _DecodeIssues) -> Iterator[AudioSegment]:
     """Yield the audio at `SAMPLE_RATE` with the times of the file."""
     run: _ContinuousRun | None = None
+    expected = 0.0
     for frame in frames:
         if run is None or not run.continues_with(frame):
-            expected = 0.0 if run is None else run.end
             if run is not None:
+                expected = run.end
                 yield from run.append(None)
             run = _ContinuousRun(frame, expected if frame.time is None else frame.time)
-        yield from run.append(frame)
+        try:
+            yield from run.append(frame)
+        except av.error.FFmpegError:  # damage may give a frame a format that does not exist
+            issues.damaged += 1
+            expected, run = run.end, None
     if run is not None:
         yield from run.append(None)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.video.clock import ClockPart, RunningClock, VideoClock, correct_times, make_clock
+from timechat.video.ebml import lacks_beginning
 from timechat.video.frames import VideoInfo
 from timechat.video.scan import NO_PTS, PacketScan, demux, first_pass_notes, may_jump, read_only, read_packets
 from timechat.video.source import VideoHandle
@@ -120,7 +121,7 @@ def read_index(handle: VideoHandle) -> tuple[PacketIndex, VideoInfo, tuple[str, 
     index = build_index(scan, time_base, handle)
     if not index.is_timed:
         index = index_by_decoding(handle, info, index)
-    return index, exact_info(info, index), (*index.clock.notes, *_notes(scan, index))
+    return index, exact_info(info, index), (*index.clock.notes, *_notes(scan, index), *_late_start(handle, scan, index))
 
 
 def exact_info(info: VideoInfo, index: PacketIndex) -> VideoInfo:
@@ -357,21 +358,28 @@ def _lacks(scan: PacketScan, index: PacketIndex, duration: float) -> Iterator[st
     assert declared is not None
     zero = float(index.clock.zero)
     frames_end = zero + duration
-    if "matroska" in scan.format and (declared.file_start or 0.0) > _LATE_START:
-        yield (
-            f"the clock of the file begins at {declared.file_start:.3f} s: its beginning may be lost; times count from "
-            "the first frame that is there"
-        )
-    if declared.is_of_video and declared.duration - duration > _MAX_LACK:
+    if declared.duration is not None and declared.duration - duration > _MAX_LACK:
         yield f"frames end at {duration:.3f} s, but the header says {declared.duration:.3f} s"
         return
     file_end = declared.file_end or 0.0
     audio_end = declared.audio_end
     if audio_end is not None and audio_end - frames_end > _MAX_LACK:
         yield f"the pictures end at {duration:.3f} s, but the sound goes on to {audio_end - zero:.3f} s"
-    elif not declared.is_of_video and file_end - frames_end > _MAX_LACK:
+    elif declared.duration is None and file_end - frames_end > _MAX_LACK:
         what = "; the rest may be sound alone" if declared.has_audio and audio_end is None else ""
         yield f"frames end at {duration:.3f} s, but the header says {file_end - zero:.3f} s{what}"
+
+
+def _late_start(handle: VideoHandle, scan: PacketScan, index: PacketIndex) -> list[str]:
+    """Return a note on a Matroska file that has lost its beginning."""
+    start = scan.declared.file_start if scan.declared is not None else None
+    if "matroska" not in scan.format or (start or 0.0) <= _LATE_START or handle.is_address:
+        return []
+    with handle.open_bytes() as file:
+        if not lacks_beginning(file):
+            return []
+    lost = float(index.clock.zero)
+    return [f"the first {lost:.3f} s of the file are lost: times count from the first frame that is there"]
 
 
 def _as_numbers(values: array[int]) -> NDArray[np.int64]:

@@ -89,16 +89,14 @@ class DeclaredEnd:
     """What the header of a file states about its length, in seconds.
 
     Attributes:
-        duration: Duration of the video stream, or else of the file; 0.0 if it is not stated.
-        is_of_video: Whether it is the duration of the video stream.
+        duration: Duration of the video stream; None if it is not stated.
         file_end: Container time of the end of the file; None if it is not stated.
         audio_end: Container time of the end of the audio; None if it is not stated.
         has_audio: Whether the file has an audio stream.
         file_start: Container time of the first packet of any stream; None if it is not known.
     """
 
-    duration: float
-    is_of_video: bool
+    duration: float | None
     file_end: float | None
     audio_end: float | None
     has_audio: bool
@@ -298,13 +296,8 @@ def _declared_end(
     is_matroska = "matroska" in scan.format
     file_end = None if whole is None else whole if is_matroska else start + whole  # Matroska counts from 0
     ends = [end for s in container.streams.audio if (end := _stated_end(s)) is not None]
-    if stream.duration:
-        duration = float(stream.duration * time_base)
-    else:
-        duration = max(0.0, (file_end or 0.0) - start)
-    return DeclaredEnd(
-        duration, bool(stream.duration), file_end, max(ends, default=None), bool(container.streams.audio), start
-    )
+    duration = float(stream.duration * time_base) if stream.duration else None
+    return DeclaredEnd(duration, file_end, max(ends, default=None), bool(container.streams.audio), start)
 
 
 def _stated_end(stream: AudioStream) -> float | None:
@@ -327,6 +320,7 @@ def _video_info(name: str, container: av.container.InputContainer, stream: Video
     height, width = orientation.displayed_size(frame)
     start = float((frame.pts or 0) * (stream.time_base or Fraction(1, 1000)))
     aspect = stream.sample_aspect_ratio or Fraction(1)
+    stated = scan.declared.duration
     return VideoInfo(
         name=name,
         format=container.format.name,
@@ -337,7 +331,7 @@ def _video_info(name: str, container: av.container.InputContainer, stream: Video
         pixel_format=frame.format.name,
         fps=float(scan.rate) if scan.rate else None,
         num_frames=stream.frames or None,
-        duration=scan.declared.duration,
+        duration=max(0.0, (scan.declared.file_end or 0.0) - start) if stated is None else stated,
         start_time=start,
         stream=stream.index,
         streams=tuple(_stream_info(each) for each in container.streams),

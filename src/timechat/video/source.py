@@ -104,6 +104,16 @@ class VideoHandle:
             )
         return container
 
+    @contextmanager
+    def open_bytes(self) -> Iterator[IO[bytes]]:
+        """Open the bytes of the source; not for addresses."""
+        opened = self.open_input()
+        if isinstance(opened, str):
+            with Path(opened).open("rb") as file:
+                yield file
+        else:
+            yield opened
+
     def check_answering(self, error: Exception) -> None:
         """Raise if an error of FFmpeg means that a server did not answer."""
         if self.is_address and isinstance(error, av.error.ExitError):
