@@ -99,6 +99,8 @@ def test_the_times_of_the_frames_said_again_are_no_highlights():
         "The total length of the video is 120 s.",
         "Video duration: 2:00.",
         "Out of 120 seconds:",
+        "In 120 seconds of video:",
+        "The video starts at 0.0 seconds and ends at 120.0 seconds.",
     ],
 )
 def test_how_long_the_video_is_is_no_event(words):
@@ -205,14 +207,18 @@ def test_one_unit_counts_for_all_times_before_it(text, events):
         ("1h02m03s", 3723),
         ("1 hr", 3600),
         ("90 minutes", 5400),
+        ("1 min. 5 sec.", 65),
+        ("1m:20s", 80),
+        ("1'20\"", 80),
     ],
 )
 def test_minutes_and_hours_are_read_where_seconds_would_be(written, seconds):
     assert span(f"from {written} to 9:59:59") == (seconds, 35999)
-    assert captioned(f"He stops at {written}.", "ask") == [(seconds, seconds, f"He stops at {written}.")]
+    assert captioned(f"He stops at {written}", "ask") == [(seconds, seconds, f"He stops at {written}")]
     assert captioned(f"{written} - 9:59:59: he eats\n") == [(seconds, 35999, "he eats")]
     assert rated(f"At {written}, score 3.5") == [(seconds, 3.5)]
-    assert captioned(f"0 - 9 seconds, a timer shows {written}.") == [(0, 9, f"a timer shows {written}.")]
+    caption = f"a timer shows {written.rstrip('.')}."
+    assert captioned(f"0 - 9 seconds, {caption}") == [(0, 9, caption)]
 
 
 @given(
@@ -248,6 +254,7 @@ def test_minutes_move_to_another_clock():
         "It lasts over [0.25, 0.4] of the video.",
         "0.25 to 0.4 of the duration",
         "normalized time: 0.25 - 0.40",
+        "0.25 to 0.40 (normalized)",
         "from 25% to 40% of the video",
         "from 25 to 40 percent",
         "20 - 30 % of it",
@@ -257,6 +264,7 @@ def test_minutes_move_to_another_clock():
         "in frames #30 to #55",
         "from 42000 ms to 47500 ms",
         "[40, 41, 42, 43]",
+        "40, 41, 42, 43",
         "(40; 41; 42)",
         "2020-01-15",
         "<17> to <26>",
@@ -272,6 +280,13 @@ def test_what_counts_no_seconds_gives_no_moment(text):
     parsed = parse_events(text, task="grounding")
     assert (parsed.events, parsed.is_unparsed) == ([], True)
     assert captioned(text, "ask") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["frames 30, 40", "30 to 55 frames", "42000 to 47500 ms", "40, 41, 42", "(40, 41, 42)"]
+)
+def test_what_counts_no_seconds_is_no_highlight(text):
+    assert rated(text) == []
 
 
 def test_seconds_beside_other_numbers_are_read():
@@ -293,6 +308,9 @@ def test_seconds_beside_other_numbers_are_read():
         ("0:13, 0:18", (13, 18)),
         ("13.5 seconds and 18.0 seconds.", (13.5, 18)),
         ("Start and end: 13.5, 18", (13.5, 18)),
+        ("The start time and end time are 13.5 and 18.0.", (13.5, 18)),
+        ("start_time and end_time: 13.5, 18", (13.5, 18)),
+        ("The beginning and the end are 13.5 s and 18 s", (13.5, 18)),
         ("The starting and ending times are 0:13 and 0:18.", (13, 18)),
         ("timestamps: 13.5 and 18 seconds", (13.5, 18)),
         ("The timestamps are 13.5, 18, 20 and 30 s", None),
@@ -314,7 +332,8 @@ def test_two_highlights_are_no_span():
     "marks",
     [
         *(("🎬 ", "🎬 "), ("✅", "✅"), ("⭐️ ", "⭐️ "), ("1️⃣ ", "2️⃣ "), ("① ", "② "), ("→ ", "→ "), ("— ", "— ")),
-        *(("(1) ", "(2) "), ("a) ", "b) "), ("A. ", "B. "), ("[1] ", "[2] "), ("100. ", "101. "), ("1 - ", "2 - ")),
+        *(("(1) ", "(2) "), ("a) ", "b) "), ("A. ", "B. "), ("#1 ", "#2 "), ("- [ ] ", "- [x] ")),
+        *(("[1] ", "[2] "), ("100. ", "101. "), ("1 - ", "2 - ")),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("gap", ["\n", " "])
@@ -349,6 +368,7 @@ def test_angle_brackets_round_each_time_are_no_part_of_it():
         ("- Rain (2 - 9 s)\n- (9 - 12 s)\n- Sun (12 - 15 s)", [(2, 9, "Rain"), (9, 12, ""), (12, 15, "Sun")]),
         ("Rain [2.0 - 9.0]\nSun [9.0 - 12.0]", [(2, 9, "Rain"), (9, 12, "Sun")]),
         ("Rain, 0:02 - 0:09\nSun - 0:09 - 0:12", [(2, 9, "Rain"), (9, 12, "Sun")]),
+        ("🎬 Rain (0:02 - 0:09)\nB) Sun (0:09 - 0:12)", [(2, 9, "Rain"), (9, 12, "Sun")]),
         ("It is wet. Rain falls (0:02 - 0:09).", [(2, 9, "Rain falls.")]),
         ("0:02 - 0:09\nRain (2 - 3 drops)", [(2, 9, "Rain (2 - 3 drops)")]),
     ],
@@ -441,6 +461,8 @@ def test_the_caption_is_under_its_own_key(name):
         ('{"Time Range": "from 7,5s to 12,0s", "Event": "a b"}', [(7.5, 12, "a b")]),
         ('{"start": 1, "end": 2, "text": "a"}, {"start": 2, "te', [(1, 2, "a")]),
         ("{start: 0:05, end: 0:09, caption: he sits}", [(5, 9, "he sits")]),
+        ('[{"timestamp": {"start": 1, "end": "0:02"}, "description": "a b"}]', [(1, 2, "a b")]),
+        ("[{'time': (0, 4.5), 'event': 'row (fast)'}, (4.5, 8, 'rest')]", [(0, 4.5, "row (fast)"), (4.5, 8, "rest")]),
         ('{"answer": "0.0 - 2.0 seconds, he sits."}', [(0, 2, "he sits.")]),
     ],
 )  # fmt: skip
@@ -454,6 +476,8 @@ def test_windows_and_scores_in_json_are_read():
     assert [e.score for e in parse_events(windows).events] == [0.9, 0.5]
     assert rated('{"6": 3.5, "0:08": 2}') == [(6, 3.5), (8, 2)]
     assert rated('{"timestamps": [3, 5], "scores": [1, 25e-1]}') == [(3, 1), (5, 2.5)]
+    assert rated('{"timestamps": [[3], [5]], "scores": [[1], [2.5]]}') == [(3, 1), (5, 2.5)]
+    assert rated('{"6": {"score": 3.5}}') == [(6, 3.5)]
     assert rated('[{"start": 4, "end": 8, "score": 1e-3}]') == [(6, 0.001)]
 
 
