@@ -156,7 +156,8 @@ _DECIMALS = compile_pattern(
     | (?<=\d)(?P<whole>\.)(?= \s? (?-i:seconds?|secs?|s)\b
         | \s?{RANGE_MARK}\s?\d{{1,6}}+(?:\.(?P<more>\d{{0,9}}+))?+(?!\d|:)(?!(?:{UNIT})?+\s?{RANGE_MARK}) )
     | (?<=\d)(?P<long>\.\d{{9}})\d+
-    | (?<=:\d\d)(?P<milli>,)(?=\d{{3}}(?!\d))"""
+    | (?<=:\d\d)(?P<milli>,)(?=\d{{3}}(?!\d))
+    | (?<=\dsec|\ssec)(?P<abbreviation>\.)(?=\s?{RANGE_MARK}\s?\d)"""
 )
 
 
@@ -171,7 +172,7 @@ def _decimals(answer: AnswerText) -> Edits:
             yield start, end, match["long"]
         elif match["milli"]:
             yield start, end, "."
-        elif match["more"] == "" or not _is_list_number(text, start):
+        elif match["abbreviation"] or match["more"] == "" or not _is_list_number(text, start):
             yield start, end, ""
 
 
@@ -232,9 +233,10 @@ _LIST_NUMBER = re.compile(_NUM)
 _COMPOUND = compile_pattern(
     rf"""(?<![\w/.:]) (?:
       (?P<h>{_NUM})[\s-]?{_HOUR}(?![a-z])
-        (?: {_AND} (?P<hm>{_NUM})[\s-]?(?:{_MINUTE}|m)(?![a-z]) )? (?: {_AND} (?P<hs>{_NUM})[\s-]?{_SECOND}\b )?
-    | (?P<m>{_NUM})[\s-]?{_MINUTE}(?![a-z]) (?: {_AND} (?P<ms>{_NUM})[\s-]?{_SECOND}\b )?
-    | (?P<short>{_NUM})\s?m\s?(?P<short_s>{_NUM})\s?s\b
+        (?: \.?{_AND} (?P<hm>{_NUM})[\s-]?(?:{_MINUTE}|m)(?![a-z]) )? (?: \.?{_AND} (?P<hs>{_NUM})[\s-]?{_SECOND}\b )?
+    | (?P<m>{_NUM})[\s-]?{_MINUTE}(?![a-z]) (?: \.?{_AND} (?P<ms>{_NUM})[\s-]?{_SECOND}\b )?
+    | (?P<short>{_NUM})\s?m\s?:?\s?(?P<short_s>{_NUM})\s?s\b
+    | (?P<prime>\d{{1,3}})['’′]\s?(?P<prime_s>{_NUM})(?:''|["”″])
     | (?P<only>{_NUM})\s?m\b
     | \bminute\s(?P<at>\d{{1,4}})(?![\d.:,-]|\s?{_ANY_UNIT}) )"""
 )
@@ -283,13 +285,13 @@ def _minutes(answer: AnswerText) -> Edits:
         end = match.end()
         if "only" in found and not uses_short:
             continue
-        extra = next((name for name in ("hs", "ms", "short_s") if name in found), None)
-        if extra and found[extra] >= 60 and extra != "short_s":  # "between 1 minute and 72 seconds"
+        extra = next((name for name in ("hs", "ms", "short_s", "prime_s") if name in found), None)
+        if extra in ("hs", "ms") and found[extra] >= 60:  # "between 1 minute and 72 seconds"
             end = match.start(extra)
             end -= len(answer.text[match.start() : end]) - len(_without_and(answer.text[match.start() : end]))
             del found[extra]
-        seconds = 3600 * found.get("h", 0) + 60 * sum(found.get(name, 0) for name in ("hm", "m", "short", "only", "at"))
-        seconds += sum(found.get(name, 0) for name in ("hs", "ms", "short_s"))
+        minutes = sum(found.get(name, 0) for name in ("hm", "m", "short", "prime", "only", "at"))
+        seconds = 3600 * found.get("h", 0) + 60 * minutes + (found.get(extra, 0) if extra else 0)
         yield match.start(), end, f"{_number_text(seconds)} seconds"
 
 
@@ -319,26 +321,31 @@ _LASTS = compile_pattern(
         (?:a\s)? (?:total\s)? (?:{_LENGTH}\sof\s)? {_ROUGHLY} {_TIMED}
     | \b(?:{_LENGTH}|runtime|running\stime) (?: \sof\s(?:the|this)\s (?:\w{{1,9}}\s)? {_VIDEO} )?
         \s? (?:is|was|:|=|of)? \s? {_ROUGHLY} {_ANY} (?:{UNIT})?
-    | \bout\sof\s (?:the\s)? (?:total\s)? {_TIMED}"""
+    | \bout\sof\s (?:the\s)? (?:total\s)? {_TIMED}
+    | {_NUM}{UNIT} \s of \s (?:video|footage|film|recording)\b"""
 )
 _SAMPLED = compile_pattern(r"\bsampled\s(?:at|every)\s[\d.,:\s]*+")
 _FRAME_NUMBERS = r"(?:key)?frames? \s? (?:numbers?|nos?\.?|ind(?:ex|exes|ices)|ids?)? \s? [:\#]? \s? [\[(]?"
 _FRAMES = compile_pattern(
     rf"""\b{_FRAME_NUMBERS} \d{{1,7}}+ (?: {_SEPARATOR} (?:(?:key)?frames?\s)? \#? \d{{1,7}}+ ){{0,60}}+
-    (?! [.:]\d | \s?{_ANY_UNIT} )"""
+    (?! [.:]\d | \s?{_ANY_UNIT} )
+    | (?<![\w.:/]) {_NUM} (?: {_SEPARATOR} {_NUM} ){{0,8}} [\s-]? (?:(?:key)?frames?|ms|msecs?|milliseconds?)\b"""
 )
 _SHARE = r"(?:0(?:\.\d{1,9})?|1(?:\.0{1,9})?)(?![\d.:])"
 _SHARE_SPAN = rf"{_SHARE} (?: \s? (?:{RANGE_MARK}|and|,) \s? {_SHARE} )?"
+_RELATIVE = r"(?:normali[sz]ed|relative|fractions?|proportions?|ratios?)\b"
 _OF_THE_VIDEO = rf"(?:of|in\sterms\sof|relative\sto)\s(?:the|its|this)\s(?:\w{{1,9}}\s)?(?:{_VIDEO}|{_LENGTH}|time)\b"
 _SHARES = compile_pattern(
     rf"""(?<![\w.:/]) (?: {_NUM} \s?%?\s? (?:{RANGE_MARK}|and|,) \s? )?
         {_NUM} \s? (?: [%％‰] | (?:percent|per\scent|pct)\b )
     | (?<![\w.:/]) [\[(]? \s? {_SHARE_SPAN} \s? [\])]? \s? {_OF_THE_VIDEO}
     | \bscale\s(?:of|from)\s {_NUM} (?: \s? (?:{RANGE_MARK}|and) \s? {_NUM} )?
-    | \b(?:normali[sz]ed|relative|fractions?|proportions?|ratios?) [^\d\n]{{0,40}} {_SHARE_SPAN}"""
+    | \b{_RELATIVE} [^\d\n]{{0,40}} {_SHARE_SPAN}
+    | (?<![\w.:/]) {_SHARE_SPAN} [\s\])]{{0,3}} \(?\s? {_RELATIVE}"""
 )
 _LISTS = compile_pattern(
     rf"""[\[(] \s? {_NUM} (?: \s?[,;]\s? {_NUM} ){{2,}}+ \s? [\])]
+    | \A \s*+ {_NUM} (?: (?:\s?[,;]\s?|\s) {_NUM} ){{2,}}+ \s*+ \Z
     | (?<![\w.:/,-]) {_NUM} (?: \s?[-‐‑‒–—−]\s? {_NUM} ){{2,}}+ (?! [\d:] | \.\d | \s?{_ANY_UNIT} )"""
 )
 # "<17>" and "<|12.5|>" are tokens of other models; "<17> to <26> seconds" and "<17 seconds>" are times.
@@ -359,8 +366,9 @@ _OPEN, _CLOSE = r"""[\["'(<“‘*]{0,3}""", r"""[\]"')>”’*]{0,3}"""
 _BOTH_ENDS = re.compile(
     rf"""\A \s* {_OPEN} (?P<a>{_TIME}) {_CLOSE} (?:\s?(?:,|;|and)\s?|\s) {_OPEN} (?P<b>{_TIMED}) {_CLOSE} [.\s]*+ \Z
     | ^ [ \t]* (?P<c>{CLOCK}),\s?(?P<d>{CLOCK}) [ \t]* $
-    | \b (?: start(?:ing|s)?\s?(?:and|/|&|,)\s?(?:end(?:ing|s)?|stop|finish)
-           | begin(?:ning|s)?\s?(?:and|/|&|,)\s?end(?:ing|s)? | timestamps ) \b
+    | \b (?: (?:start(?:ing|s)?|begin(?:ning|s)?) (?:[\s_](?:time|timestamp|point)s?)? \s?(?:and|/|&|,)\s?
+             (?:the\s)? (?:end(?:ing|s)?|stop|finish)
+           | timestamps ) (?:\b|_)
         [^\d\n]{{0,60}}? (?<![\w.:/]) (?P<e>{_TIME}) {_CLOSE} \s?(?:,\s?and\s|,|;|and\s)\s? (?:at\s|the\s)? {_OPEN}
         (?P<f>{_TIME}) (?! \s?(?:,|and)\s?\d | [\d:] | \.\d | \s?[a-z%] )""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,

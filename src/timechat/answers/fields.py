@@ -150,6 +150,8 @@ def is_span(value: Any, reading: Reading) -> bool:
 
 def score_of(value: Any) -> float | None:
     """Return a score: a finite number, or the first number of a text (0 for a text without one)."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, str):
         return seconds_of(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

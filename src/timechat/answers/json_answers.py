@@ -24,12 +24,12 @@ from timechat.answers.times import ANY_SPAN, ANY_TIME
 _MAX_DEPTH = 30
 _OPENING = re.compile(r"[{\[]")
 # A quotation mark ends a string if a sign of JSON, a new line or the end of the text follows.
-_AFTER_STRING = r"[ \t]{0,9}(?:[,:\]}\n\r]|\Z)"
+_AFTER_STRING = r"[ \t]{0,9}(?:[,:\]})\n\r]|\Z)"
 _TOKEN = re.compile(
-    rf"""(?P<sign>[{{}}\[\]:,])
+    rf"""(?P<sign>[{{}}\[\]():,])
     | "(?P<double>(?:[^"\\]|\\.|"(?!{_AFTER_STRING}))*+)"?
     | '(?P<single>(?:[^'\\]|\\.|'(?!{_AFTER_STRING}))*+)'?
-    | (?P<space>\s++) | (?P<bare>[^\s{{}}\[\]:,"']++)""",
+    | (?P<space>\s++) | (?P<bare>[^\s{{}}\[\]():,"']++)""",
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
@@ -148,14 +148,14 @@ def _value(text: str, at: int) -> tuple[Any, int]:
             break
         start, at = at, token.end()
         sign = token["sign"]
-        if sign in ("{", "["):
+        if sign in ("{", "[", "("):
             if len(stack) >= _MAX_DEPTH:
                 break
             value: Any = JsonObject() if sign == "{" else []
             if stack:
                 _part(stack[-1], "value", value, start)
             stack.append(_Container(value))
-        elif sign in ("}", "]"):
+        elif sign in ("}", "]", ")"):
             closed = stack.pop()
             closed.add(text, start)
             if not stack:
@@ -195,8 +195,9 @@ def _is_key(container: _Container) -> bool:
 def _events(value: Any, reading: Reading) -> list[Event]:
     """The events of a value and of everything inside it, in order."""
     if isinstance(value, JsonObject):
-        inner = [event for _, item in value.fields for event in _inner_events(item, reading)]
-        return inner or _mapped_events(value, reading) or events_of_fields(value.fields, reading)
+        fields = [(name, _without_names(name, item, reading)) for name, item in value.fields]
+        inner = [event for _, item in fields for event in _inner_events(item, reading)]
+        return inner or _mapped_events(value, reading) or events_of_fields(fields, reading)
     if not isinstance(value, list):
         return []
     if event := _listed_event(value, reading):
@@ -205,6 +206,14 @@ def _events(value: Any, reading: Reading) -> list[Event]:
     if not inner and value and all(isinstance(item, list) and is_span(item, reading) for item in value):
         return events_of_fields([("times", value)], reading)
     return inner
+
+
+def _without_names(name: str, value: Any, reading: Reading) -> Any:
+    """The value of a field; the two ends of a time `{"start": 1, "end": 2}` as a list."""
+    if not isinstance(value, JsonObject) or role_of(name).kind != "time":
+        return value
+    events = events_of_fields(value.fields, reading)
+    return [events[0].start, events[0].end] if len(events) == 1 and not events[0].caption else value
 
 
 def _inner_events(value: Any, reading: Reading) -> list[Event]:
@@ -241,7 +250,7 @@ def _mapped_events(value: JsonObject, reading: Reading) -> list[Event]:
     for name, item in value.fields:
         canonical = AnswerText.from_answer(name[:60]).text.strip()
         if reading.is_highlights and ANY_TIME.fullmatch(canonical):
-            score, times = score_of(item), times_of(name, reading)
+            score, times = _score_in(item), times_of(name, reading)
             if score is None or len(times) != 1:
                 return []
             events.append(rated_event(times[0], times[0], "", score))
@@ -255,3 +264,10 @@ def _mapped_events(value: JsonObject, reading: Reading) -> list[Event]:
         else:
             return []
     return events
+
+
+def _score_in(value: Any) -> float | None:
+    """The score that a value is, or that an object contains."""
+    if not isinstance(value, JsonObject):
+        return score_of(value)
+    return next((score_of(item) for name, item in value.fields if role_of(name).kind == "score"), None)

@@ -160,7 +160,7 @@ def _head_events(
     """
     spans = [head, *_listed_spans(answer, head, end)]
     start = spans[-1].end()
-    while start < end and answer.text[start] in "”\"'’»>)]" and answer.text[start - 1] not in " \n":
+    while start < end and answer.text[start] in "”\"'’»>)]」』】》" and answer.text[start - 1] not in " \n":
         start += 1
     if "-->" in head[0] and (settings := SETTINGS.match(answer.text, start)):
         start = settings.end()

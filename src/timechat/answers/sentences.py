@@ -18,7 +18,8 @@ _SIGN = r"(?:[^\w\s.!?]|[\ufe0f\u20e3\u200d\u2460-\u24ff\u2776-\u2793])"
 _LIST_MARK = rf"""(?:
     [(\[]? (?:\d{{1,3}}|[a-z]|[ivx]{{1,4}}) [.)\]:] \s
     | \d{{1,2}}[\ufe0f\u20e3]{{1,2}}
-    | \d{{1,3}} \s [-–—] \s (?={TIME}\s?[-–—]\s?{TIME}) )"""
+    | \d{{1,3}} \s [-–—] \s (?={TIME}\s?[-–—]\s?{TIME})
+    | (?<=\#)\d{{1,3}} \s | \d{{1,3}} \s (?={CLOCK}) )"""
 _LEAD = rf"(?: {_SIGN}{{1,4}} \s{{0,2}} ){{0,2}} (?: {_LIST_MARK} \s? )? (?: {_SIGN}{{1,4}} \s{{0,2}} ){{0,2}} {MARKS}"
 # What heads a sentence: "**0 - 9 seconds**", "Event 2: from 0 to 9 seconds", "Next, between 0 and 9 seconds".
 HEAD = compile_pattern(
@@ -46,7 +47,10 @@ UNFINISHED = compile_pattern(
 )
 _LABEL = compile_pattern(r"(?:description|caption|event|action|activity|step|text)\w{0,2}\s?:\s{0,3}")
 # The bullet or list number of a line.
-LINE_MARK = compile_pattern(r"[ \t*\#>•·|+-]*+ (?: \d{1,3}[.)]\s | [(\[]\d{1,3}[)\]]\s )? [ \t*\#>•·|+-]*+")
+_BULLETS = r"[ \t*\#>•·|+-]*+"
+LINE_MARK = compile_pattern(
+    rf"{_BULLETS} (?: {_SIGN}{{1,4}} \s )? (?: (?:\d{{1,3}}|[a-z])[.)]\s | [(\[]\d{{1,3}}[)\]]\s )? {_BULLETS}"
+)
 # A quoted query: words in quotation marks.
 QUOTED = re.compile(r"""(?<!\w)(?:'[^'\n]{1,300}'|"[^"\n]{1,300}"|“[^”\n]{1,300}”)(?!\w)""")
 # What subtitles have round the times: the number of the next entry, and settings.
