@@ -17,6 +17,7 @@ import uvicorn
 from timechat.pipeline import TimeChat
 from timechat.serving.http import ServerSettings, create_app
 from timechat.serving.http.routes.state import ServerState
+from timechat.serving.http.server import HttpServer
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
@@ -30,12 +31,14 @@ class Running:
         client: HTTP client for the server.
         server: Parts of the server.
         settings: Settings of the server.
+        http: The HTTP server.
     """
 
     url: str
     client: httpx.Client
     server: ServerState
     settings: ServerSettings
+    http: HttpServer
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +63,13 @@ def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        server = HttpServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             until(lambda: server.started)
             with httpx.Client(base_url=url, timeout=120) as client:
-                yield Running(url, client, app.state.server, settings)
+                yield Running(url, client, app.state.server, settings, server)
         finally:
             server.should_exit = True
             thread.join(timeout=60)

@@ -52,7 +52,57 @@ def test_the_result_of_a_job_is_the_answer_of_the_route(running, film_id):
         for event in answer["events"]:
             event["score"] = round(event["score"], 4)  # what was read before is not read again: float noise
     assert job["result"] == route
-    assert job["id"] in [one["id"] for one in running.client.get("/v1/jobs").json()["data"]]
+    listed = next(one for one in running.client.get("/v1/jobs").json()["data"] if one["id"] == job["id"])
+    assert "result" not in listed
+    assert (listed["num_events"], listed["found"]) == (len(route["events"]), None)
+    assert listed["progress"] | {"message": None} == {"stage": "windows", "done": 1.0, "total": 1, "message": None}
+
+
+def test_jobs_are_listed_page_by_page(served, film_id):
+    running = served(job_workers=1)
+    other = next(file["id"] for file in running.client.get("/v1/files").json()["data"] if file["id"] != film_id)
+    ids = [over(running, add(running, video)["id"])["id"] for video in (film_id, other, film_id)]
+    newest = ids[::-1]
+
+    def listed(**query):
+        page = running.client.get("/v1/jobs", params=query).json()
+        return [job["id"] for job in page["data"]], page["has_more"]
+
+    assert listed() == (newest, False)
+    assert listed(limit=2) == (newest[:2], True)
+    assert listed(after=newest[0], limit=2) == (newest[1:], False)
+    assert listed(video=film_id) == ([ids[2], ids[0]], False)
+    assert listed(video=film_id, after=ids[2]) == ([ids[0]], False)
+    assert listed(video="film-0") == ([], False)
+    answer = running.client.get("/v1/jobs", params={"after": "job-0"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "job_not_found")
+
+
+def test_progress_only_rises(running, film_id):
+    job = add(running, film_id, window=3, query=None, task="summary", cite=True)
+    reports = [job["progress"]]
+    with running.client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+        for line in events.iter_lines():
+            if line.startswith("data: "):
+                told = json.loads(line.removeprefix("data: "))
+                reports.append(told.get("progress", told))
+    assert all(report["total"] == 1 for report in reports)
+    done = [report["done"] for report in reports]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1)
+
+
+def test_progress_of_a_resumed_job_does_not_fall(served, film_id, monkeypatch):
+    first = served(job_workers=1)
+    hold(monkeypatch)
+    job = add(first, film_id)
+    until(lambda: first.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"])
+    before = first.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"]
+    first.server.jobs.stop()
+    second = served(job_workers=1)
+    assert second.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"] == before
+    second.client.post(f"/v1/jobs/{job['id']}/cancel")
+    assert over(second, job["id"])["progress"]["done"] == before
 
 
 def test_progress_is_streamed(running, film_id):
@@ -60,6 +110,7 @@ def test_progress_is_streamed(running, film_id):
     kinds, last = [], None
     with running.client.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
         assert events.headers["content-type"].startswith("text/event-stream")
+        assert events.headers["x-accel-buffering"] == "no"
         for line in events.iter_lines():
             if line.startswith("event: "):
                 kinds.append(line.removeprefix("event: "))
@@ -75,7 +126,7 @@ def test_a_running_job_can_be_cancelled(served, film_id, monkeypatch):
     running = served()
     hold(monkeypatch)
     job = add(running, film_id)
-    until(lambda: running.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["done"] == 1)
+    until(lambda: running.client.get(f"/v1/jobs/{job['id']}").json()["progress"]["stage"] == "windows")
     running.client.post(f"/v1/jobs/{job['id']}/cancel")
     assert over(running, job["id"])["status"] == "cancelled"
 

@@ -29,9 +29,9 @@ from timechat.cli import main
 from timechat.errors import AccessError
 from timechat.pipeline import TimeChat
 from timechat.serving.errors import CancelledRequestError, EngineStoppedError, RequestError
-from timechat.serving.mcp.progress import ProgressTracker, ProgressUpdate
 from timechat.serving.mcp.tools import TOOLS, CaptionVideo
 from timechat.serving.mcp.worker import Worker
+from timechat.serving.progress import ProgressTracker, ProgressUpdate
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
@@ -128,10 +128,20 @@ def test_every_tool_describes_its_arguments_and_results(agent):
         assert tool.input_schema["additionalProperties"] is False
         assert tool.output_schema["type"] == "object"
     taken = {name: list(tool.input_schema["properties"]) for name, tool in tools.items()}
-    assert taken["find_moments"] == ["video", "start", "end", "query", "top_k", "find_all", "threshold"]
+    assert taken["find_moments"] == [
+        "video",
+        "start",
+        "end",
+        "limit",
+        "offset",
+        "query",
+        "top_k",
+        "find_all",
+        "threshold",
+    ]
     assert tools["find_moments"].input_schema["required"] == ["video", "query"]
-    assert taken["summarize_video"] == ["video", "start", "end", "cite"]
-    assert taken["ask_video"] == ["video", "start", "end", "question", "history"]
+    assert taken["summarize_video"] == ["video", "start", "end", "limit", "offset", "cite"]
+    assert taken["ask_video"] == ["video", "start", "end", "limit", "offset", "question", "history"]
     assert set(tools["caption_video"].output_schema["properties"]) == set(Answer("").to_dict())
 
 
@@ -183,6 +193,40 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(each) for each in value]
     return round(value, 6) if isinstance(value, float) else value
+
+
+def spans(result: Any) -> list[tuple[float, float, str]]:
+    """Return the events without their scores, which have float noise."""
+    return [(event["start"], event["end"], event["caption"]) for event in result.structured_content["events"]]
+
+
+def test_an_answer_is_read_page_by_page(agent, allowed):
+    call = partial(agent.call, "caption_video", video=str(allowed / "film.mp4"))
+    events = spans(call())
+    num_events = len(events)
+    assert num_events > 2
+    page = call(limit=2)
+    assert spans(page) == events[:2]
+    first = page.structured_content
+    assert first["notes"][-1] == f"the answer has {num_events} events; these are 1 to 2; offset 2 continues"
+    assert len(first["text"].splitlines()) == 2
+    assert spans(call(offset=2)) == events[2:]
+    past = call(offset=num_events).structured_content
+    assert past["events"] == []
+    assert past["notes"][-1] == f"the answer has {num_events} events; there are none from offset {num_events} on"
+
+
+def test_null_is_the_default_of_an_optional_argument(agent, allowed):
+    names = ["start", "end", "limit", "offset", "top_k", "find_all", "threshold"]
+    video = str(allowed / "film.mp4")
+    plain = agent.call("find_moments", video=video, query=QUERY)
+    nulls = agent.call("find_moments", video=video, query=QUERY, **dict.fromkeys(names))
+    assert spans(nulls) == spans(plain) != []
+    assert agent.call("list_videos", contains=None, limit=None, offset=None).structured_content["total"] == 3
+    assert agent.call("find_moments", video=video, query=None).is_error
+    tools = {tool.name: tool for tool in agent.portal.call(agent.client.list_tools).tools}
+    assert {"type": "null"} in tools["find_moments"].input_schema["properties"]["top_k"]["anyOf"]
+    assert tools["find_moments"].input_schema["properties"]["query"]["type"] == "string"
 
 
 def test_a_question_may_follow_others(agent, allowed):

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import openai
@@ -17,6 +18,7 @@ from timechat.cache import DiskCache
 from timechat.pipeline import Request
 from timechat.pipeline.answering import Answerer
 from timechat.serving.http import ServerSettings
+from timechat.serving.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,32 @@ def test_frame_options_stand_beside_the_video_or_in_the_request(client, film_id,
     assert steps(about(film_id, start=2.0, end=6.0, fps=1, max_frames=2)) == 2.0
 
 
+def test_frame_options_of_the_request_have_lowest_priority(client, film_id):
+    def step(messages, **fields):
+        return ask(client, messages, extra_body=fields).timechat["step"]
+
+    assert step(about(film_id), fps=1) == 1.0
+    assert step(about(film_id), fps=1, num_frames=None) == 1.0
+    assert step(about(film_id, fps=4), fps=1) == 0.25
+    assert step(about(film_id), fps=1, mm_processor_kwargs={"fps": 4}) == 0.25
+    duration = ask(client, about(film_id)).timechat["duration"]
+    assert step(about(film_id, num_frames=8), fps=1) == pytest.approx(duration / 8)
+    assert step(about(film_id, fps=1), num_frames=8) == 1.0
+    assert step(about(film_id), start=2.0, end=6.0, fps=1, max_frames=2) == 2.0
+
+
+def test_neutral_values_of_unsupported_fields_are_accepted(client, film_id):
+    fields = {
+        "guided_json": None,
+        "min_p": 0.0,
+        "best_of": 1,
+        "length_penalty": 1.0,
+        "stop_token_ids": [],
+        "user": "me",
+    }
+    assert ask(client, about(film_id), max_tokens=4, extra_body=fields).choices[0].finish_reason
+
+
 def test_a_transcript_is_part_of_the_prompt(client, film_id, monkeypatch):
     spoken = []
     prompt = Answerer.prompt
@@ -246,6 +274,60 @@ def test_a_truncated_answer_has_the_finish_reason_length(client, film_id):
     assert completion.usage.completion_tokens == 2
 
 
+def test_a_long_answer_is_limited_and_the_answer_says_so(nano, films, tmp_path):
+    settings = ServerSettings(data=tmp_path / "own", folders=(films,), max_new_tokens=3)
+    note = "the request allows 5000 tokens for an answer; this server allows 3, which were used"
+    with serving(nano, settings) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+        url = (films / "film.mp4").as_uri()
+        completion = ask(client, about(url), max_tokens=5000)
+        chunks = list(ask(client, about(url), max_tokens=5000, stream=True))
+        route = running.client.post("/v1/captions", json={"video": url, "max_new_tokens": 5000}).json()
+    assert (completion.usage.completion_tokens, completion.choices[0].finish_reason) == (3, "length")
+    for answer in (completion.timechat, chunks[-1].timechat, route):
+        assert answer["notes"][-1] == note
+
+
+def test_without_a_seed_a_sampled_answer_is_random(client, film_id, running, monkeypatch):
+    seeds = []
+    answer = Service.open_request
+
+    def kept(self, request, context):
+        seeds.append(request.request.decoding.seed)
+        return answer(self, request, context)
+
+    monkeypatch.setattr(Service, "open_request", kept)
+    for seed in (None, None, 7):
+        ask(client, about(film_id), temperature=1.5, max_tokens=2, seed=seed)
+    assert seeds[0] != seeds[1]
+    assert seeds[2] == 7
+
+
+def test_a_stream_opens_with_comments_while_the_work_waits(running, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.serving.http.routes.chat.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("timechat.serving.http.routes.chat.KEEPALIVE_SECONDS", 0.1)
+    is_free = threading.Event()
+    open_request = Service.open_request
+
+    def wait(self, request, context):
+        assert is_free.wait(30)
+        return open_request(self, request, context)
+
+    monkeypatch.setattr(Service, "open_request", wait)
+    body = {"messages": about(film_id), "stream": True, "max_tokens": 4}
+    with running.client.stream("POST", "/v1/chat/completions", json=body) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == ": still at work"
+        seen = []
+        while len(seen) < 2:
+            if (line := next(lines)).startswith(":"):
+                seen.append(line)
+        is_free.set()
+        rest = [line for line in lines if line.startswith("data: ")]
+    assert rest[-1] == "data: [DONE]"
+    assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
+
+
 def test_an_answer_ends_at_a_stop(client, film_id):
     whole = ask(client, about(film_id)).choices[0].message.content
     stop = whole[6:9]
@@ -275,6 +357,18 @@ def test_a_cached_answer_is_the_same(nano, films, tmp_path):
         assert running.server.service.engine.state.tokens == 3
     assert first.choices[0].finish_reason == second.choices[0].finish_reason == "length"
     assert first.usage.completion_tokens == second.usage.completion_tokens == 3
+    assert first.usage.prompt_tokens == second.usage.prompt_tokens > 0
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert second.usage.prompt_tokens_details.cached_tokens == second.usage.prompt_tokens
+
+
+def test_usage_counts_the_prompt_tokens_in_the_prefix_cache(served, films):
+    running = served()
+    client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0)
+    url = (films / "film.mp4").as_uri()
+    first, second = (ask(client, about(url, text), max_tokens=3).usage for text in ("What is there?", "What happens?"))
+    assert first.prompt_tokens_details.cached_tokens == 0
+    assert 0 < second.prompt_tokens_details.cached_tokens < second.prompt_tokens
 
 
 def test_sampled_answers_depend_on_the_seed(client, film_id):
@@ -302,7 +396,15 @@ def test_sampled_answers_depend_on_the_seed(client, film_id):
         (about("film-0"), {"extra_body": {"repetition_penalty": 1.05}}, "repetition_penalty is not offered"),
         (about("film-0", start=-1), {}, "start"),
         (about("film-0", end=-1), {}, "end"),
-        (about("film-0"), {"max_tokens": 10**6}, "may have 2048 tokens"),
+        (
+            about("film-0"),
+            {"extra_body": {"guided_json": {"type": "object"}}},
+            "guided_json is not offered.*response_format",
+        ),
+        (about("film-0"), {"extra_body": {"guided_choice": ["a", "b"]}}, "guided_choice is not offered"),
+        (about("film-0"), {"extra_body": {"structured_outputs": {"regex": "a"}}}, "structured_outputs is not offered"),
+        (about("film-0"), {"extra_body": {"min_p": 0.1}}, "min_p is not offered"),
+        (about("film-0"), {"extra_body": {"fps": -2}}, "fps"),
         (about("film-0"), {"temperature": 3}, "temperature"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],

@@ -109,6 +109,56 @@ def test_an_unknown_host_name_is_refused(running, host):
     assert code(running.client.get("/v1/files", headers={"Host": host})) == (403, "wrong_host")
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_health_and_readiness_have_every_host_name(running, path):
+    assert running.client.get(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200
+    assert running.client.head(path, headers={"Host": "10.0.0.7:8000"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js"])
+def test_the_files_of_the_page_have_every_origin(running, path):
+    answer = running.client.get(path, headers={"Origin": "https://videos.example"})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+    assert code(running.client.get(path, headers={"Host": "evil.example"})) == (403, "wrong_host")
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/v1/jobs/", "../jobs"),
+        ("/v1/jobs/?limit=2", "../jobs?limit=2"),
+        ("/static", "./static/"),
+    ],
+)
+def test_a_redirect_keeps_scheme_host_and_prefix(running, path, location):
+    answer = running.client.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (307, location)
+    target = httpx.URL(f"https://videos.example/prefix{path}").join(location)
+    assert (target.scheme, target.host) == ("https", "videos.example")
+    assert target.path == f"/prefix{path.partition('?')[0].rstrip('/')}{'/' if path == '/static' else ''}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_secure"),
+    [
+        ({}, False),
+        ({"X-Forwarded-Proto": "http"}, False),
+        ({"X-Forwarded-Proto": "https"}, True),
+        ({"X-Forwarded-Proto": "https, http"}, True),
+        ({"Origin": "https://videos.example", "Host": "videos.example"}, True),
+    ],
+)
+def test_the_cookie_is_secure_behind_tls(served, headers, is_secure):
+    running = served(api_keys=(KEY,), names=("127.0.0.1", "videos.example"))
+    for answer in (
+        running.client.post("/v1/session", headers=BEARER | headers),
+        running.client.delete("/v1/session", headers=headers),
+    ):
+        assert answer.status_code == 200
+        assert ("secure" in answer.headers["set-cookie"].lower()) == is_secure
+
+
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1", "null", "http://127.0.0.1:1"])
 def test_a_page_of_another_origin_is_refused(running, origin):
     answer = running.client.post("/v1/jobs", json={}, headers={"Origin": origin})

@@ -165,6 +165,7 @@ class WindowAnswer:
         tokens: Tokens of the text with their probabilities.
         verification: Evidence of the video for the moment, in nats; None if no moment was found or verified.
         notes: Sentences about the frames of the window, such as the number of damaged ones.
+        num_prompt_tokens: Number of tokens of the prompt.
     """
 
     window: Window
@@ -172,17 +173,31 @@ class WindowAnswer:
     tokens: tuple[Token, ...] = ()
     verification: float | None = None
     notes: tuple[str, ...] = ()
+    num_prompt_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer without its window, ready for JSON."""
         tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
-        return {"text": self.text, "tokens": tokens, "verification": self.verification, "notes": list(self.notes)}
+        return {
+            "text": self.text,
+            "tokens": tokens,
+            "verification": self.verification,
+            "notes": list(self.notes),
+            "num_prompt_tokens": self.num_prompt_tokens,
+        }
 
     @classmethod
     def from_dict(cls, window: Window, content: dict[str, Any]) -> "WindowAnswer":
         """Read the output of `to_dict`."""
         tokens = tuple(Token(*token) for token in content["tokens"])
-        return cls(window, content["text"], tokens, content["verification"], tuple(content["notes"]))
+        return cls(
+            window,
+            content["text"],
+            tokens,
+            content["verification"],
+            tuple(content["notes"]),
+            content.get("num_prompt_tokens", 0),  # earlier entries of the cache have no such number
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,6 @@ from timechat.cli.times import time_from
 from timechat.system import bind, missing_limits, share_freed_memory
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from timechat.pipeline import TimeChat
     from timechat.serving.http import ServerSettings
 
@@ -189,6 +187,7 @@ def _run(
 
     from timechat.serving.http import create_app
     from timechat.serving.http.connections import Connection
+    from timechat.serving.http.server import HttpServer
 
     config = uvicorn.Config(
         create_app(timechat, options),
@@ -203,19 +202,6 @@ def _run(
         limit_concurrency=options.max_requests + 256,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    server = _create_server(config, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-    server.run(sockets=[listener])
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    HttpServer(config, lambda: typer.echo(f"timechat serve: {address}", err=True)).run(sockets=[listener])
     console.info("stopped")
-
-
-def _create_server(config: "uvicorn.Config", address: str) -> "uvicorn.Server":
-    """Return a server that prints its address once it accepts requests."""
-    import uvicorn
-
-    class AnnouncingServer(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                typer.echo(f"timechat serve: {address}", err=True)
-
-    return AnnouncingServer(config)

@@ -125,7 +125,7 @@ class Answerer:
         for window in video.windows if cache is not None else ():
             if (found := self.find_answer(request, video, window)) is not None:
                 answers[window] = found
-                self.executor.count_cached(len(found.tokens), request.decoding)
+                self.executor.count_cached(found.num_prompt_tokens, len(found.tokens), request.decoding)
         todo = [window for window in video.windows if window not in answers]
         report = partial(_report, progress, "windows", total=len(video.windows))
         report(len(answers))
@@ -225,7 +225,7 @@ class Answerer:
         text, spans = token_spans(self.processor, output.token_ids)
         written = zip(spans, output.logprobs, strict=True)
         tokens = tuple(Token(first, end, logprob) for (first, end), logprob in written)
-        return WindowAnswer(window.span, text, tokens, notes=window.notes)
+        return WindowAnswer(window.span, text, tokens, notes=window.notes, num_prompt_tokens=output.num_prompt_tokens)
 
     # --------------------------------------------------------------------------------------------- verification
 

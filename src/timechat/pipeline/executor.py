@@ -78,8 +78,8 @@ class Executor(Protocol):
     def call(self, function: Callable[[], Result]) -> Result:
         """Call any other function that uses the model."""
 
-    def count_cached(self, num_tokens: int, decoding: DecodingOptions) -> None:
-        """Count an answer of `num_tokens` tokens that is reused from the cache."""
+    def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
+        """Count an answer of `num_tokens` tokens that is reused from the cache, and its prompt."""
 
 
 class LocalExecutor:
@@ -133,7 +133,7 @@ class LocalExecutor:
         """Call the function."""
         return function()
 
-    def count_cached(self, num_tokens: int, decoding: DecodingOptions) -> None:
+    def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: tokens are not counted here."""
 
     @cached_property

@@ -14,14 +14,18 @@ class RequestContext:
     Attributes:
         deadline: Time on the clock of `time.monotonic` after which the request ends; None for no limit.
         prompt_tokens: Number of prompt tokens.
+        cached_tokens: Number of prompt tokens that were not read again: their states or the answer were cached.
         written_tokens: Number of generated tokens.
         reached_length_limit: Whether an answer ended at its maximum number of tokens.
+        is_stream: Whether the client reads the answer as a stream of events.
     """
 
     deadline: float | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     written_tokens: int = 0
     reached_length_limit: bool = False
+    is_stream: bool = False
     _error: TimeChatError | None = None
 
     def cancel(self, error: TimeChatError | None = None) -> None:

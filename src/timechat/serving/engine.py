@@ -332,6 +332,7 @@ class Engine:
         entry = self._scheduler.running.pop(sequence, None)
         if entry is None:
             return
+        entry.context.cached_tokens += sequence.num_cached_tokens
         entry.context.reached_length_limit |= len(sequence.token_ids) >= sequence.decoding.max_new_tokens
         if entry.call.batch.streamer is not None:
             entry.call.batch.streamer.end()
@@ -424,7 +425,9 @@ class EngineExecutor:
         """Call a function that needs the model."""
         return self._engine.call(function, self._context).result()
 
-    def count_cached(self, num_tokens: int, decoding: DecodingOptions) -> None:
-        """Count the tokens of an answer from the cache."""
+    def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
+        """Count the tokens of an answer from the cache, and those of its prompt as cached."""
+        self._context.prompt_tokens += num_prompt_tokens
+        self._context.cached_tokens += num_prompt_tokens
         self._context.written_tokens += num_tokens
         self._context.reached_length_limit |= num_tokens >= decoding.max_new_tokens

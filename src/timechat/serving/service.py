@@ -27,6 +27,7 @@ from timechat.speech import NO_AUDIO, Transcript, transcript_answer
 Result = TypeVar("Result")
 
 _STOP_SECONDS = 10.0
+_STOPPING = "the server is shutting down"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Service:
         engine: Engine that does the work of the model.
         videos: Videos that requests may name.
         num_rejected: Number of requests that were rejected because there were too many.
+        is_stopping: Whether the server stops soon: event streams end.
     """
 
     def __init__(self, timechat: TimeChat, settings: ServerSettings, videos: VideoStore) -> None:
@@ -72,15 +74,24 @@ class Service:
         self._num_active = 0
         self._typical_seconds = 2.0
         self.num_rejected = 0
+        self.is_stopping = False
 
     def start(self) -> None:
         """Start the engine."""
         self.engine.start()
 
+    def end_streams(self) -> None:
+        """End all event streams, before the server stops; other requests have a few seconds for their answers."""
+        self.is_stopping = True
+        for context in list(self._contexts):
+            if context.is_stream:
+                context.cancel(EngineStoppedError(_STOPPING))
+        self.engine.wake()
+
     def stop(self) -> None:
         """Stop: all requests end with `EngineStoppedError`. Running decoders get a few seconds to notice it."""
         for context in list(self._contexts):
-            context.cancel(EngineStoppedError("the server is shutting down"))
+            context.cancel(EngineStoppedError(_STOPPING))
         self.engine.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
         end = time.monotonic() + _STOP_SECONDS
@@ -166,13 +177,6 @@ class Service:
         Raises:
             RequestError: It exceeds one of them.
         """
-        max_new_tokens = request.request.decoding.max_new_tokens
-        if max_new_tokens > self._settings.max_new_tokens:
-            raise RequestError(
-                400,
-                f"an answer may have {self._settings.max_new_tokens} tokens here, {max_new_tokens} were asked for",
-                "max_tokens",
-            )
         for name in ("num_frames", "max_frames"):
             value = getattr(request.sampling, name)
             if value is not None and value > self._settings.max_frames:
@@ -197,9 +201,12 @@ class Service:
             RequestError: The request cannot be answered.
         """
         self.check(request)
+        limited, notes = self._limit_tokens(request.request)
         hidden: list[tuple[Path, str]] = []
         self._contexts.add(context)
         try:
+            if self.is_stopping and context.is_stream:
+                context.cancel(EngineStoppedError(_STOPPING))
             context.check()
             with self._open_file(request.video, context) as file:
                 if file.path is not None:
@@ -209,7 +216,7 @@ class Service:
                 with self._open.acquire(timechat, file, request.windows, sampling) as video:
                     try:
                         context.check()
-                        yield OpenRequest(request.request, timechat, video, file.name or None)
+                        yield OpenRequest(limited, timechat, video, file.name or None, notes)
                     finally:
                         context.cancel()  # frames that are decoded ahead are not needed any more
         except Exception as error:
@@ -224,6 +231,14 @@ class Service:
             raise converted from cause
         finally:
             self._contexts.discard(context)
+
+    def _limit_tokens(self, request: Request) -> tuple[Request, tuple[str, ...]]:
+        """Limit the length of the answer; the second value notes it if the request asks for more."""
+        asked, limit = request.decoding.max_new_tokens, self._settings.max_new_tokens
+        if asked <= limit:
+            return request, ()
+        note = f"the request allows {asked} tokens for an answer; this server allows {limit}, which were used"
+        return replace(request, decoding=replace(request.decoding, max_new_tokens=limit)), (note,)
 
     def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
         """Limit the frames of a window if neither the request nor the model does."""
@@ -241,9 +256,20 @@ class Service:
 class OpenRequest:
     """A request whose video is open."""
 
-    def __init__(self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None) -> None:
-        """Join a request and its open video; `name` is the name of the video in the answer."""
+    def __init__(
+        self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None, notes: tuple[str, ...]
+    ) -> None:
+        """Join a request and its open video.
+
+        Args:
+            request: Request within the limits of the server.
+            timechat: Pipeline with the model.
+            video: Open video.
+            name: Name of the video in the answer.
+            notes: Notes of the server for the answer.
+        """
         self._request, self._timechat, self._video, self._name = request, timechat, video, name
+        self._notes = notes
         self._timings = dict(video.timings)
 
     def stream(self) -> AnswerStream | None:
@@ -258,7 +284,7 @@ class OpenRequest:
         Speech that is known, or that a silent video cannot have, is not left to the model to guess.
         """
         if self._request.task == "transcribe" and (known := self._known_speech()) is not None:
-            return self.with_video_name(known)
+            return self.with_server_facts(known)
         check = self._timechat.executor.check
 
         def report(stage: str, done: int, total: int) -> None:
@@ -266,7 +292,7 @@ class OpenRequest:
             if progress is not None:
                 progress(stage, done, total)
 
-        return self.with_video_name(self._timechat.run(self._request, self._video, progress=report))
+        return self.with_server_facts(self._timechat.run(self._request, self._video, progress=report))
 
     def _known_speech(self) -> Answer | None:
         if self._request.transcript is None and self._video.has_audio is not False:
@@ -278,10 +304,10 @@ class OpenRequest:
             transcript, video=self._name, duration=self._video.duration, player_offset=self._video.player_offset
         )
 
-    def with_video_name(self, answer: Answer) -> Answer:
-        """Set the client's name of the video, and the seconds that this request alone took."""
+    def with_server_facts(self, answer: Answer) -> Answer:
+        """Set the client's name of the video, the seconds that this request alone took, and the server's notes."""
         spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
-        return replace(answer, video=self._name, timings=spent)
+        return replace(answer, video=self._name, timings=spent, notes=(*answer.notes, *self._notes))
 
 
 class OpenVideos:

@@ -32,6 +32,7 @@ class GenerationState:
         logprobs: Natural logarithm of the probability of each token under the model, before any constraint.
         is_finished: Whether the answer is complete or has reached its maximum length.
         error: Error of the constraint, which ends the sequence; None without error.
+        num_cached_tokens: Number of prompt tokens whose states were in the prefix cache.
     """
 
     prompt: Prompt
@@ -41,13 +42,14 @@ class GenerationState:
     logprobs: list[float] = field(default_factory=list)
     is_finished: bool = False
     error: ValueError | None = None
+    num_cached_tokens: int = 0
     _sampler: Sampler | None = None
     _kv_states: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def output(self) -> GenerationOutput:
         """Tokens generated so far."""
-        return GenerationOutput(self.token_ids, self.logprobs)
+        return GenerationOutput(self.token_ids, self.logprobs, len(self.prompt.input_ids))
 
     @property
     def max_positions(self) -> int:
@@ -137,6 +139,7 @@ class ContinuousBatch:
         ids = torch.tensor([prompt.input_ids], device=self._model.device)
         self._embeds = self._model.embed_prompt(ids, prompt.video_tokens)  # (1, sequence, text hidden)
         self._cache = self._prefixes.take(prompt.video_tokens, prompt.input_ids, self._model.lora_scale)
+        sequence.num_cached_tokens = self._cache.get_seq_length()
         self.prefilling = sequence
 
     @torch.inference_mode()

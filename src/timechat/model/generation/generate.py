@@ -3,7 +3,7 @@
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,10 +37,12 @@ class GenerationOutput:
     Attributes:
         token_ids: Token ids without padding; the end token is included unless the answer was cut off.
         logprobs: Natural logarithm of the probability of each token under the model, before any constraint.
+        num_prompt_tokens: Number of tokens of the prompt.
     """
 
     token_ids: list[int]
     logprobs: list[float]
+    num_prompt_tokens: int = 0
 
 
 def generate_answers(
@@ -87,7 +89,11 @@ def generate_answers(
             logits_processor=LogitsProcessorList(processors),
             **arguments,
         )
-    return _without_padding(new_ids, recorder.finish(new_ids), model)
+    outputs = _without_padding(new_ids, recorder.finish(new_ids), model)
+    return [
+        replace(output, num_prompt_tokens=len(prompt.input_ids))
+        for output, prompt in zip(outputs, prompts, strict=True)
+    ]
 
 
 def continuation_logprobs(

@@ -12,6 +12,7 @@ from timechat.serving.context import RequestContext
 from timechat.serving.database import Database
 from timechat.serving.errors import CancelledRequestError, EngineStoppedError, RequestError, busy_error, internal_error
 from timechat.serving.http.schemas import JobRequest
+from timechat.serving.progress import ProgressTracker, ProgressUpdate
 from timechat.serving.service import Service
 from timechat.serving.settings import ServerSettings
 
@@ -36,7 +37,7 @@ class Job:
         status: Status.
         started_at: Time of the start; None while the job is queued.
         finished_at: Time of the end; None before it.
-        progress: Stage, number of finished steps and number of all steps.
+        progress: Stage, the finished part `done` that only rises from 0 to `total`, which is 1, and a description.
         result: Answer as JSON; None if there is none.
         error: Error as JSON; None if there is none.
         context: State that the threads of the job share.
@@ -49,7 +50,7 @@ class Job:
     status: Status = "queued"
     started_at: float | None = None
     finished_at: float | None = None
-    progress: dict[str, Any] = field(default_factory=lambda: {"stage": None, "done": 0, "total": 0})
+    progress: dict[str, Any] = field(default_factory=lambda: _progress(None, 0.0, None))
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     context: RequestContext = field(default_factory=RequestContext, repr=False)
@@ -59,10 +60,10 @@ class Job:
         """Whether the job has ended."""
         return self.status in ("succeeded", "failed", "cancelled")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, *, with_result: bool = True) -> dict[str, Any]:
         """Return the job object of the API."""
-        video = self.request.video
-        return {
+        video, result = self.request.video, self.result or {}
+        job = {
             "id": self.id,
             "object": "job",
             "status": self.status,
@@ -74,9 +75,11 @@ class Job:
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "progress": self.progress,
-            "result": self.result,
+            "found": result.get("found"),
+            "num_events": len(result["events"]) if "events" in result else None,
             "error": self.error,
         }
+        return job | {"result": self.result} if with_result else job
 
     def to_record(self) -> dict[str, Any]:
         """Return the record in the database, from which the job can be resumed."""
@@ -86,7 +89,15 @@ class Job:
     def from_record(cls, record: dict[str, Any]) -> "Job":
         """Read a record of `to_record`."""
         kept = ("id", "filename", "created_at", "status", "started_at", "finished_at", "progress", "result", "error")
-        return cls(request=JobRequest.model_validate(record["request"]), **{name: record[name] for name in kept})
+        job = cls(request=JobRequest.model_validate(record["request"]), **{name: record[name] for name in kept})
+        if job.progress["total"] != 1:  # a record of version 0.2
+            done = 1.0 if job.status == "succeeded" else 0.0
+            job.progress = _progress(job.progress["stage"], done, None)
+        return job
+
+
+def _progress(stage: str | None, done: float, message: str | None) -> dict[str, Any]:
+    return {"stage": stage, "done": done, "total": 1, "message": message}
 
 
 class Jobs:
@@ -218,16 +229,19 @@ class Jobs:
         return next((job for job in self._jobs.values() if job.status == "queued"), None)
 
     def _run_job(self, job: Job) -> None:
-        def progress(stage: str, done: int, total: int) -> None:
-            job.progress = {"stage": stage, "done": done, "total": total}
+        def report(update: ProgressUpdate) -> None:
+            done = max(job.progress["done"], round(update.done / update.total, 4))  # a resumed job starts again
+            job.progress = _progress(update.stage, done, update.message)
 
+        progress = ProgressTracker(2 if job.request.cite else 1, report)
         try:
             request = job.request.to_request(job.request.task)
             job.result = self._service.answer(request, job.context, progress).to_dict()
             self._finish(job, "succeeded")
         except RequestError as error:
             if isinstance(error.__cause__, EngineStoppedError):
-                return  # its record stays `running`, and the next server resumes it
+                self._save(job)  # its record stays `running`, and the next server resumes it
+                return
             if isinstance(error.__cause__, CancelledRequestError):
                 self._finish(job, "cancelled")
                 return
@@ -241,6 +255,8 @@ class Jobs:
     def _finish(self, job: Job, status: Status) -> None:
         with self._changed:  # a concurrent `delete` waits until the job is saved, so that it does not come back
             job.finished_at = time.time()
+            if status == "succeeded":
+                job.progress = job.progress | {"done": 1.0}
             job.status = status
             self._save(job)
 

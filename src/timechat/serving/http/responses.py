@@ -19,8 +19,14 @@ SECURITY_HEADERS = {
 }
 """Headers of every response."""
 
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Headers of every event stream: no cache stores it, and nginx sends each event on without a buffer."""
+
 KEEPALIVE_SECONDS = 10.0
 """Seconds without an event after which a stream sends `KEEPALIVE`."""
+
+OPEN_SECONDS = 2.0
+"""Seconds after which the stream of an answer opens; an error before that has a status of its own."""
 
 KEEPALIVE = ": still at work\n\n"
 """Comment of an event stream that keeps the connection open."""

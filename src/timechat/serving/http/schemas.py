@@ -4,13 +4,14 @@ Unknown fields are ignored, as in OpenAI's API. A known field with a wrong value
 """
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from timechat.answers.events import Task
-from timechat.answers.tasks import TASKS
+from timechat.answers.tasks import GREEDY, TASKS
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
 from timechat.serving.errors import RequestError
 from timechat.serving.http.messages import (
@@ -30,6 +31,20 @@ _MIN_TEMPERATURE = 0.001  # a lower temperature is greedy decoding: scores divid
 _FRAME_FIELDS = ("start", "end", "fps", "max_frames", "num_frames")
 _MAX_QUERY = 10_000  # characters of a query
 _MAX_STOPS = 16
+_STRUCTURE_FIELDS = {"structured_outputs", "grammar", "regex", "ebnf", "structural_tag", "choice", "json_schema"}
+_REFUSED_FIELDS: dict[str, Any] = {  # with the value that changes nothing, besides null, 0, false and empty values
+    "allowed_token_ids": None,
+    "bad_words": None,
+    "best_of": 1,
+    "ignore_eos": None,
+    "length_penalty": 1,
+    "logits_processors": None,
+    "min_p": None,
+    "min_tokens": None,
+    "prompt_logprobs": None,
+    "stop_token_ids": None,
+    "use_beam_search": None,
+}
 
 
 class Options(RequestModel):
@@ -164,6 +179,13 @@ class ChatRequest(RequestModel):
     top_moments: int = Field(1, ge=1, le=1000)
     find_all: bool = False
     threshold: float | None = Field(None, ge=0, le=1)
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+    num_frames: int | None = None
+
+    model_config = ConfigDict(extra="allow")  # so that unsupported fields are refused by name
 
     @property
     def stops(self) -> list[str]:
@@ -204,15 +226,24 @@ class ChatRequest(RequestModel):
         return VideoRequest(video, request, windows, options.sampling())
 
     def _frame_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the frame options: those beside the video have priority over those of the whole request."""
+        """Return the frame options.
+
+        Those beside the video have priority, then `mm_processor_kwargs`, `media_io_kwargs`, and last the fields of
+        the request itself. A number of frames and a rate replace each other.
+        """
         media = self.media_io_kwargs or {}
         video = media.get("video", media)
         if not isinstance(video, Mapping):
             raise RequestError(400, 'media_io_kwargs must look like {"video": {"num_frames": 32}}', "media_io_kwargs")
-        merged = {**video, **(self.mm_processor_kwargs or {}), **{k: v for k, v in given.items() if v is not None}}
-        named = {name: merged[name] for name in _FRAME_FIELDS if merged.get(name) is not None}
+        merged: dict[str, Any] = {}
+        for source in (self.model_dump(include=set(_FRAME_FIELDS)), video, self.mm_processor_kwargs or {}, given):
+            named = {name: source[name] for name in _FRAME_FIELDS if source.get(name) is not None}
+            for name, other in (("fps", "num_frames"), ("num_frames", "fps")):
+                if named.get(name, -1) != -1 and other not in named:
+                    merged.pop(other, None)
+            merged |= named
         # In vLLM, -1 means all frames; here the model chooses them. A negative time is an error.
-        return {name: value for name, value in named.items() if value != -1 or name in ("start", "end")}
+        return {name: value for name, value in merged.items() if value != -1 or name in ("start", "end")}
 
     def _decoding(self, schema: str | None, settings: ServerSettings) -> DecodingOptions:
         longest = self.max_completion_tokens or self.max_tokens or min(_FREE_TOKENS, settings.max_new_tokens)
@@ -223,9 +254,15 @@ class ChatRequest(RequestModel):
             temperature=self.temperature if samples and self.temperature is not None else 1.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=50 if self.top_k is None or self.top_k < 1 else self.top_k,
-            seed=42 if self.seed is None else self.seed,
+            seed=self._seed(samples=samples),
             json_schema=schema,
         )
+
+    def _seed(self, *, samples: bool) -> int:
+        """Return the seed: without one, a sampled answer is random; a greedy one has the key of the cache."""
+        if self.seed is not None:
+            return self.seed
+        return secrets.randbelow(2**63) if samples else GREEDY.seed
 
     def _reject_unsupported(self) -> None:
         """Raise for known fields that the server does not support."""
@@ -241,6 +278,13 @@ class ChatRequest(RequestModel):
             "repetition_penalty": self.repetition_penalty not in (None, 1),
             "logit_bias": bool(self.logit_bias),
         }
+        for name, value in (self.model_extra or {}).items():
+            is_structure = name.startswith("guided_") or name in _STRUCTURE_FIELDS
+            if value and is_structure:
+                message = f"{name} is not offered by this server; use response_format with a JSON schema"
+                raise RequestError(400, message, name, "unsupported")
+            if name in _REFUSED_FIELDS and value and value != _REFUSED_FIELDS[name]:
+                refused[name] = True
         for name, is_refused in refused.items():
             if is_refused:
                 raise RequestError(400, f"{name} is not offered by this server; leave it out", name, "unsupported")

@@ -9,7 +9,7 @@ import time
 from asyncio import timeout
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -26,7 +26,8 @@ logger = logging.getLogger("timechat.serving.http.requests")
 COOKIE = "timechat_session"
 _SESSION_SECONDS = 12 * 3600.0
 _MAX_SESSIONS = 1000
-_OPEN_PATHS = {"/", "/health", "/ready", "/openapi.json"}
+_PROBED_PATHS = {"/health", "/ready"}
+_OPEN_PATHS = {"/", *_PROBED_PATHS, "/openapi.json"}
 _VALUE_STARTS = (b",", b"[", b"{")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
@@ -120,12 +121,12 @@ class SecurityMiddleware:
                 status = message["status"]
                 given = {name.lower() for name, _ in message["headers"]}
                 extra = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items() if k.encode() not in given]
-                message = {**message, "headers": [*message["headers"], *extra]}
+                message = {**message, "headers": [*_relative_redirect(scope["path"], message["headers"]), *extra]}
             await send(message)
 
         try:
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-            refusal = self._check_host_and_origin(headers)
+            refusal = self._check_host_and_origin(scope, headers)
             if refusal is not None:
                 await error_response(refusal)(scope, receive, send_on)
             elif (refusal := self._reject_reason(scope, headers)) is not None:
@@ -150,8 +151,14 @@ class SecurityMiddleware:
             return app
         return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
-    def _check_host_and_origin(self, headers: dict[bytes, str]) -> RequestError | None:
-        """Return an error if the host name or the origin of a request is not allowed."""
+    def _check_host_and_origin(self, scope: Scope, headers: dict[bytes, str]) -> RequestError | None:
+        """Return an error if the host name or the origin of a request is not allowed.
+
+        Probes name a machine by its address, so health and readiness have every name. The page and its files have
+        every origin: behind a proxy that changes the host name, the page loads and can show the error of the API.
+        """
+        if scope["path"] in _PROBED_PATHS:
+            return None
         host = headers.get(b"host", "")
         name = re.sub(r":\d*$", "", host).lower()
         if "*" not in self._settings.names and name not in {known.lower() for known in self._settings.names}:
@@ -161,10 +168,13 @@ class SecurityMiddleware:
                 code="wrong_host",
             )
         origin = headers.get(b"origin")
-        if origin is not None and origin not in self._settings.origins and _host_of(origin) != host:
+        if origin is None or _is_page(scope):
+            return None
+        if origin not in self._settings.origins and _host_of(origin) != host:
             return RequestError(
                 403,
-                "pages of other servers may not send requests to this one; allow their origin with --origin",
+                "pages of other servers may not send requests to this one; allow their origin with --origin, "
+                "or let the proxy pass on the Host header if the page is this server's own",
                 code="wrong_origin",
             )
         return None
@@ -259,7 +269,41 @@ class _RequestBody:
 def _is_open(scope: Scope) -> bool:
     """Whether a route needs no key: the page, and routes that reveal nothing."""
     path: str = scope["path"]
-    return path in _OPEN_PATHS or path.startswith("/static/") or (scope["method"], path) == ("DELETE", "/v1/session")
+    return path in _OPEN_PATHS or _is_page(scope) or (scope["method"], path) == ("DELETE", "/v1/session")
+
+
+def _is_page(scope: Scope) -> bool:
+    """Whether a request reads the page or one of its files."""
+    path: str = scope["path"]
+    return scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith("/static/"))
+
+
+def is_secure(request: Request) -> bool:
+    """Whether a browser sent a request with TLS, to this server or to a proxy in front of it.
+
+    A client can claim it for itself only, and then does not get its own cookie back without TLS.
+    """
+    claimed = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    origin = request.headers.get("origin", "").lower()
+    return "https" in (request.url.scheme, claimed) or origin.startswith("https:")
+
+
+def _relative_redirect(path: str, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers whose redirect to the same path with or without a last slash is relative.
+
+    The server does not know the scheme, the host and the prefix that a proxy in front of it has.
+    """
+    name = quote(path.rstrip("/").rsplit("/", 1)[-1], safe="")
+    num_slashes = len(path) - len(path.rstrip("/"))
+    relative = "../" * num_slashes + name if num_slashes else f"./{name}/"
+
+    def changed(key: bytes, value: bytes) -> bytes:
+        if key.lower() != b"location":
+            return value
+        query = urlsplit(value.decode("latin-1")).query
+        return (f"{relative}?{query}" if query else relative).encode("latin-1")
+
+    return [(key, changed(key, value)) for key, value in headers]
 
 
 def _is_upload(scope: Scope) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -11,10 +12,11 @@ from pydantic import ValidationError
 
 from timechat import __version__
 from timechat.answers.events import Answer, format_time
+from timechat.answers.tasks import TASKS
 from timechat.errors import TimeChatError, describe_error, is_out_of_memory, missing_extra, plain_mistake
 from timechat.export import to_text
+from timechat.export.text import event_lines
 from timechat.serving.access import FolderVideo, Probed
-from timechat.serving.mcp.progress import ProgressTracker, ProgressUpdate
 from timechat.serving.mcp.tools import (
     TOOLS,
     Arguments,
@@ -27,6 +29,7 @@ from timechat.serving.mcp.tools import (
     VideoTask,
 )
 from timechat.serving.mcp.worker import Worker
+from timechat.serving.progress import ProgressTracker, ProgressUpdate
 
 try:
     import mcp_types as types
@@ -76,7 +79,7 @@ def _describe(tool: Tool) -> types.Tool:
         name=tool.name,
         title=tool.title,
         description=tool.description,
-        input_schema=tool.arguments.model_json_schema(),
+        input_schema=tool.arguments.input_schema(),
         output_schema=tool.result.model_json_schema(mode="serialization"),
         annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
     )
@@ -129,7 +132,8 @@ class ToolCalls:
             case VideoTask():
                 arguments.check()
                 answer = await self._worker.answer(arguments, ProgressTracker(arguments.num_passes, report))
-                return _succeeded(_answer_text(answer), answer.to_dict())
+                page = _page(answer, arguments)
+                return _succeeded(_answer_text(page), page.to_dict())
         raise AssertionError(f"{type(arguments).__name__} belongs to no tool")
 
 
@@ -156,19 +160,40 @@ def _validation_message(error: ValidationError) -> str:
     return describe_error(ValueError("; ".join(f"{place}: {message}" for place, message in errors)))
 
 
+def _page(answer: Answer, arguments: VideoTask) -> Answer:
+    """Return the answer with the events from `offset`, at most `limit`; a note states which ones they are."""
+    first, num_events = arguments.offset, len(answer.events)
+    last = min(first + arguments.limit, num_events)
+    if not first and last == num_events:
+        return answer
+    note = f"the answer has {num_events} events; "
+    note += f"these are {first + 1} to {last}" if first < last else f"there are none from offset {first} on"
+    if last < num_events:
+        note += f"; offset {last} continues"
+    page = replace(answer, events=answer.events[first:last], notes=(*answer.notes, note))
+    # The text of these tasks repeats all events.
+    return page if TASKS[answer.task].is_free else replace(page, text="\n".join(event_lines(page)))
+
+
 def _answer_text(answer: Answer) -> str:
     return "\n".join([to_text(answer).rstrip("\n"), *(f"note: {note}" for note in answer.notes)])
 
 
 def _listed(videos: Sequence[FolderVideo], worker: Worker, arguments: ListVideos) -> types.CallToolResult:
     videos = [video for video in videos if arguments.contains.casefold() in str(video.path).casefold()]
-    listed = [ListedVideo(video=str(video.path), bytes=video.num_bytes) for video in videos[: arguments.limit]]
+    listed = [
+        ListedVideo(video=str(video.path), bytes=video.num_bytes)
+        for video in videos[arguments.offset :][: arguments.limit]
+    ]
     result = ListVideosResult(
         videos=listed, total=len(videos), folders=list(map(str, worker.folders)), hosts=list(worker.hosts)
     )
     lines = [one.video for one in listed] or ["there is no such video"]
-    if len(videos) > len(listed):
-        lines.append(f"and {len(videos) - len(listed)} more; use contains to list those whose path contains a text")
+    if (num_left := len(videos) - arguments.offset - len(listed)) > 0:
+        lines.append(
+            f"and {num_left} more; offset {arguments.offset + len(listed)} continues, and contains lists those whose "
+            "path contains a text"
+        )
     return _succeeded("\n".join(lines), result.model_dump())
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from timechat.answers.events import Task
 from timechat.answers.merging import MomentSelection
@@ -29,6 +29,26 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, values: Any) -> Any:
+        """Take null for an optional argument as its default: some clients send every argument."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+    @classmethod
+    def input_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema, in which every optional argument may be null."""
+        schema = cls.model_json_schema()
+        for name, argument in schema.get("properties", {}).items():
+            if name in schema.get("required", ()) or "anyOf" in argument:
+                continue
+            kept = {key: argument.pop(key) for key in ("default", "description", "title") if key in argument}
+            schema["properties"][name] = {"anyOf": [argument, {"type": "null"}], **kept}
+        return schema
+
 
 class ListVideos(Arguments):
     """Arguments of `list_videos`."""
@@ -37,6 +57,7 @@ class ListVideos(Arguments):
         str, Field(description="Only videos whose path contains this text, in upper or lower case; empty lists all.")
     ] = ""
     limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of videos to list.")] = 100
+    offset: Annotated[int, Field(ge=0, description="Number of videos to leave out at the beginning.")] = 0
 
 
 class VideoInfoArguments(Arguments):
@@ -53,6 +74,8 @@ class VideoTask(Arguments):
     video: VideoName
     start: Annotated[float | None, Field(ge=0, description="Look from this second on; null from the beginning.")] = None
     end: Annotated[float | None, Field(ge=0, description="Look up to this second; null to the end.")] = None
+    limit: Annotated[int, Field(ge=1, le=10_000, description="Maximum number of events in the result.")] = 200
+    offset: Annotated[int, Field(ge=0, description="Number of events to leave out at the beginning.")] = 0
 
     def check(self) -> None:
         """Check the arguments without the model.
@@ -219,6 +242,7 @@ class AnswerResult(BaseModel):
     found: Annotated[bool | None, Field(description="Whether the query happens in the video; null without a query.")]
     score: Annotated[float | None, Field(description="Probability that the query happens, 0 to 1.")]
     step: Annotated[float | None, Field(description="Resolution of the times: seconds between frames.")]
+    player_offset: Annotated[float, Field(description="Seconds to add to each time to get the time in a player.")]
     timings: Annotated[dict[str, float], Field(description="Seconds spent, by stage.")]
     notes: Annotated[list[str], Field(description="Notes about the answer.")]
 

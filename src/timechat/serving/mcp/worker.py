@@ -13,8 +13,8 @@ import anyio.to_thread
 from timechat.answers.events import Answer
 from timechat.serving.access import FolderVideo, Limits, Probed
 from timechat.serving.database import Database
-from timechat.serving.mcp.progress import ProgressTracker
 from timechat.serving.mcp.tools import VideoTask
+from timechat.serving.progress import ProgressTracker
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoStore
 

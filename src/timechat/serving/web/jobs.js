@@ -17,14 +17,13 @@ const nameOf = (job) => TASKS[job.task]?.name ?? job.task;
 function stateWords(job) {
   if (job.status === "queued") return "Waiting for its turn";
   if (job.status === "running") {
-    const { stage, done, total } = job.progress ?? {};
-    return total ? `${STAGES[stage] ?? "Working"}, ${done} of ${total}` : (STAGES[stage] ?? "Starting");
+    const { stage, done } = job.progress ?? {};
+    return stage ? `${STAGES[stage] ?? "Working"}, ${Math.floor(100 * done)} %` : "Starting";
   }
   if (job.status === "failed") return job.error?.message ?? "Failed";
   if (job.status === "cancelled") return "Cancelled";
-  const { events, found } = job.result ?? {};
-  if (found === false) return "Not found in this video";
-  return events?.length ? `${events.length} ${events.length === 1 ? "event" : "events"}` : "Done";
+  if (job.found === false) return "Not found in this video";
+  return job.num_events ? `${job.num_events} ${job.num_events === 1 ? "event" : "events"}` : "Done";
 }
 
 /** Calls `open(job)` when a finished job is clicked, and `finished(job)` when a job ends while the page is open. */
@@ -165,9 +164,9 @@ export class Jobs {
   }
 
   bar(job) {
-    const { done, total } = job.progress ?? {};
-    const bar = element("progress", { max: total || 1, "aria-label": `${nameOf(job)}: ${stateWords(job)}` });
-    if (job.status === "running" && total) bar.value = done;
+    const { stage, done } = job.progress ?? {};
+    const bar = element("progress", { max: 1, "aria-label": `${nameOf(job)}: ${stateWords(job)}` });
+    if (job.status === "running" && stage) bar.value = done;
     return bar;
   }
 

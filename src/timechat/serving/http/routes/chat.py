@@ -19,9 +19,10 @@ from timechat.answers.tasks import read_answer
 from timechat.pipeline.streaming import AnswerStream
 from timechat.serving.context import RequestContext
 from timechat.serving.errors import RequestError, as_request_error, internal_error
-from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, format_event
+from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, OPEN_SECONDS, STREAM_HEADERS, format_event
 from timechat.serving.http.routes.state import CurrentServer, ServerState, wait_for_disconnect
 from timechat.serving.http.schemas import ChatRequest
+from timechat.serving.progress import ProgressTracker, ProgressUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +75,17 @@ async def chat(body: ChatRequest, request: Request, server: CurrentServer) -> Re
                 partial(_answer, server, body, context), context, wait_for_disconnect(request)
             )
             return JSONResponse(completion.whole(answer))
+        context.is_stream = True
         items: asyncio.Queue[StreamItem] = asyncio.Queue()
         worker = service.submit(partial(_stream_worker, server, body, context, items, asyncio.get_running_loop()))
         disconnect = asyncio.ensure_future(wait_for_disconnect(request)())
         disconnect.add_done_callback(lambda _: service.cancel(context))
+        first: StreamItem | None = None
         try:
-            first = await items.get()
+            async with asyncio.timeout(OPEN_SECONDS):
+                first = await items.get()
+        except TimeoutError:
+            pass  # the stream opens with a comment; a later error is an event
         except BaseException:
             disconnect.cancel()  # its callback cancels the request
             raise
@@ -98,16 +104,7 @@ async def chat(body: ChatRequest, request: Request, server: CurrentServer) -> Re
     return _Stream(_lines(first, items, completion, with_usage=usage), end)
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """Progress before the first text."""
-
-    stage: str = "opened"
-    done: int = 0
-    total: int = 0
-
-
-StreamItem = str | _Progress | Answer | RequestError
+StreamItem = str | ProgressUpdate | Answer | RequestError
 """An item of a stream: text, progress, and at the end the answer or an error."""
 
 
@@ -129,10 +126,11 @@ def _stream_worker(
             if stream is not None:
                 for piece in _cut_stream(stream, body.stops):
                     put(piece)
-                answer = _apply_stops(opened.with_video_name(stream.answer), body.stops, context)
+                answer = _apply_stops(opened.with_server_facts(stream.answer), body.stops, context)
             else:
-                put(_Progress())
-                answer = opened.answer(lambda stage, done, total: put(_Progress(stage, done, total)))
+                progress = ProgressTracker(2 if body.cite else 1, put)
+                progress.start("the video is open")
+                answer = opened.answer(progress)
                 answer = _apply_stops(answer, body.stops, context)
                 put(answer.text)
             put(answer)
@@ -151,7 +149,7 @@ def _answer(server: ServerState, body: ChatRequest, context: RequestContext) -> 
             return _apply_stops(opened.answer(), body.stops, context)
         for _ in _cut_stream(stream, body.stops):
             pass
-        return _apply_stops(opened.with_video_name(stream.answer), body.stops, context)
+        return _apply_stops(opened.with_server_facts(stream.answer), body.stops, context)
 
 
 def _apply_stops(answer: Answer, stops: list[str], context: RequestContext) -> Answer:
@@ -193,7 +191,7 @@ class _Stream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, lines: AsyncIterator[str], end: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(lines, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(lines, headers=STREAM_HEADERS)
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,16 +202,20 @@ class _Stream(StreamingResponse):
 
 
 async def _lines(
-    first: StreamItem, items: "asyncio.Queue[StreamItem]", completion: "_Completion", *, with_usage: bool
+    first: StreamItem | None, items: "asyncio.Queue[StreamItem]", completion: "_Completion", *, with_usage: bool
 ) -> AsyncIterator[str]:
-    """Format the items of a stream."""
+    """Format the items of a stream; `first` is None if there is no item yet."""
+    item = first
+    if item is None:
+        yield KEEPALIVE
     yield format_event(completion.chunk({"role": "assistant", "content": ""}))
-    item: StreamItem = first
     while True:
-        if isinstance(item, str):
+        if item is None:
+            pass
+        elif isinstance(item, str):
             yield format_event(completion.chunk({"content": item}))
-        elif isinstance(item, _Progress):
-            yield f": {item.stage} {item.done}/{item.total}\n\n"
+        elif isinstance(item, ProgressUpdate):
+            yield f": {item.done / item.total:.1%} {item.message}\n\n"
         elif isinstance(item, RequestError):
             yield format_event(item.to_dict())
             break
@@ -267,9 +269,14 @@ class _Completion:
         return "length" if self.context.reached_length_limit else "stop"
 
     @property
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         prompt, completion = self.context.prompt_tokens, self.context.written_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": self.context.cached_tokens},
+        }
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

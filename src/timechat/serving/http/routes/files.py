@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from timechat.errors import VideoError
 from timechat.serving.errors import CLIENT_CLOSED_REQUEST, RequestError, as_request_error
+from timechat.serving.http.routes.paging import list_page
 from timechat.serving.http.routes.state import CurrentServer
 from timechat.serving.http.uploads import FileForm
 from timechat.video.thumbnails import thumbnail
@@ -65,12 +66,7 @@ async def listed(
     """List uploads, the newest first, and the videos of the folders: at most `limit`, those `after` an id."""
     records = await run_in_threadpool(server.videos.list_files)
     records = [record for record in records if purpose in (None, record["purpose"])]
-    if after is not None:
-        ids = [record["id"] for record in records]
-        if after not in ids:
-            raise RequestError(404, f"there is no file {after[:40]!r} to continue after", "after", "file_not_found")
-        records = records[ids.index(after) + 1 :]
-    return {"object": "list", "data": records[:limit], "has_more": len(records[:limit]) < len(records)}
+    return list_page(records, after, limit, "file")
 
 
 @router.get("/v1/files/{file_id}")

@@ -9,7 +9,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from timechat.serving.http.jobs import Job
-from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, format_event
+from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, STREAM_HEADERS, format_event
+from timechat.serving.http.routes.paging import list_page
 from timechat.serving.http.routes.state import CurrentServer, ServerState
 from timechat.serving.http.schemas import JobRequest
 
@@ -28,10 +29,15 @@ async def add(body: JobRequest, server: CurrentServer) -> dict[str, Any]:
 
 
 @router.get("/v1/jobs")
-async def listed(server: CurrentServer, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
-    """List the newest jobs, the newest first."""
-    jobs = server.jobs.list_jobs()
-    return {"object": "list", "data": [job.to_dict() for job in jobs[:limit]], "has_more": len(jobs) > limit}
+async def listed(
+    server: CurrentServer,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: str | None = None,
+    video: str | None = None,
+) -> dict[str, Any]:
+    """List jobs without their results, the newest first: at most `limit`, those `after` an id, those about a video."""
+    jobs = [job for job in server.jobs.list_jobs() if video in (None, job.request.video)]
+    return list_page([job.to_dict(with_result=False) for job in jobs], after, limit, "job")
 
 
 @router.get("/v1/jobs/{job_id}")
@@ -57,14 +63,12 @@ async def delete(job_id: str, server: CurrentServer) -> dict[str, Any]:
 async def events(job_id: str, server: CurrentServer) -> StreamingResponse:
     """Stream the progress of a job until it has ended."""
     job = server.jobs.get(job_id)
-    return StreamingResponse(
-        _events(job, server), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+    return StreamingResponse(_events(job, server), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 async def _events(job: Job, server: ServerState) -> AsyncIterator[str]:
     sent_status, sent_progress, silent = None, None, 0.0
-    while server.service.engine.is_alive:
+    while server.service.engine.is_alive and not server.service.is_stopping:
         if job.is_over:
             yield format_event(job.to_dict(), "done")
             return

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from timechat.serving.errors import RequestError
 from timechat.serving.http.routes.state import CurrentServer
-from timechat.serving.http.security import COOKIE
+from timechat.serving.http.security import COOKIE, is_secure
 
 router = APIRouter()
 
@@ -47,7 +47,7 @@ async def open_session(request: Request, server: CurrentServer) -> Response:
         max_age=12 * 3600,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=is_secure(request),
     )
     return response
 
@@ -57,5 +57,5 @@ async def close_session(request: Request, server: CurrentServer) -> Response:
     """Close the session."""
     server.keys.close_session(request.cookies.get(COOKIE, ""))
     response = JSONResponse({"object": "session", "deleted": True})
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=is_secure(request))
     return response
