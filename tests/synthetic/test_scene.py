@@ -127,13 +127,13 @@ def test_answers_parse_back_to_the_same_events():
         assert [(e.start, e.end) for e in parsed.events] == [(e.start, e.end) for e in record.events]
     for video, record in of_task("highlights", "summary"):
         parsed = parse_events(record.response, task=event_task(record.task), duration=video.duration)
-        assert [(e.start, e.score) for e in parsed.events] == [(m.start, m.score) for m in record.moments or ()]
+        assert [(e.start, e.saliency) for e in parsed.events] == [(m.start, m.saliency) for m in record.moments or ()]
 
 
 def test_highlights_lie_in_their_events_and_peak_in_the_middle():
     for _, record in of_task("highlights"):
         assert record.moments
-        scores = {moment.start: moment.score or 0.0 for moment in record.moments}
+        scores = {moment.start: moment.saliency or 0.0 for moment in record.moments}
         for moment in record.moments:
             assert 1.0 <= scores[moment.start] <= 4.0
             assert any(e.start < moment.start + CLIP_SECONDS and moment.start < e.end for e in record.events)
@@ -145,16 +145,16 @@ def test_highlights_lie_in_their_events_and_peak_in_the_middle():
 
 def test_clip_scores_fall_from_the_middle_of_an_action():
     spin = Action("a", "spin", 0, 3.0, 7.0)
-    assert [(m.start, m.end, m.score) for m in relevant_moments([spin])] == [(2, 2, 2.0), (4, 4, 4.0), (6, 6, 2.0)]
+    assert [(m.start, m.end, m.saliency) for m in relevant_moments([spin])] == [(2, 2, 2.0), (4, 4, 4.0), (6, 6, 2.0)]
     bounce = Action("b", "bounce", 1, 6.0, 8.0)  # the better score of two actions counts
-    assert [(m.start, m.score) for m in relevant_moments([spin, bounce])] == [(2, 2.0), (4, 4.0), (6, 4.0)]
+    assert [(m.start, m.saliency) for m in relevant_moments([spin, bounce])] == [(2, 2.0), (4, 4.0), (6, 4.0)]
     assert relevant_moments([Action("c", "bounce", 1, 5.5, 6.5)]) == []  # less than half of each clip
 
 
 def test_clips_with_more_actions_are_more_important():
     actions = [Action("a", "spin", 0, 3.0, 7.0), Action("b", "bounce", 1, 6.0, 8.0)]
     moments = recording._important_moments(actions)
-    assert [(m.start, m.end, m.score) for m in moments] == [(2, 2, 1.5), (4, 4, 2.5), (6, 6, 3.0)]
+    assert [(m.start, m.end, m.saliency) for m in moments] == [(2, 2, 1.5), (4, 4, 2.5), (6, 6, 3.0)]
 
 
 def test_summary_has_moments_with_scores_and_sentences():
