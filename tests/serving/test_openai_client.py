@@ -304,8 +304,8 @@ def test_without_a_seed_a_sampled_answer_is_random(client, film_id, running, mon
 
 
 def test_a_stream_opens_with_comments_while_the_work_waits(running, film_id, monkeypatch):
-    monkeypatch.setattr("timechat.serving.http.routes.chat.OPEN_SECONDS", 0.1)
-    monkeypatch.setattr("timechat.serving.http.routes.chat.KEEPALIVE_SECONDS", 0.1)
+    monkeypatch.setattr("timechat.serving.http.answering.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("timechat.serving.http.answering.KEEPALIVE_SECONDS", 0.1)
     is_free = threading.Event()
     open_request = Service.open_request
 

@@ -12,6 +12,7 @@ import pytest
 from tests.serving.conftest import until
 from timechat.cli import main
 from timechat.serving.errors import RequestError
+from timechat.serving.service import OpenRequest
 
 ROUTES = {
     "captions": ["caption"],
@@ -99,6 +100,43 @@ def test_health_readiness_and_metrics_are_served(running):
     assert 'route="/v1/models/{name}"' not in told
     running.client.get("/v1/models/nano")
     assert 'route="/v1/models/{name:path}"' in running.client.get("/metrics").text
+
+
+def test_event_streams_end_when_the_server_is_told_to_stop(served, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.serving.http.answering.OPEN_SECONDS", 0.1)
+    running = served()
+    received: dict[str, list[str]] = {"job": [], "chat": []}
+
+    def answer(self, *_, **__):
+        while True:
+            self._timechat.executor.check()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(OpenRequest, "answer", answer)
+    monkeypatch.setattr(OpenRequest, "stream", lambda _: None)
+    job = running.client.post("/v1/jobs", json={"task": "steps", "video": film_id}).json()
+    content = [{"type": "video_url", "video_url": {"url": film_id}}, {"type": "text", "text": "What happens?"}]
+    body = {"stream": True, "messages": [{"role": "user", "content": content}]}
+    requests = {"job": ("GET", f"/v1/jobs/{job['id']}/events", None), "chat": ("POST", "/v1/chat/completions", body)}
+
+    def follow(name):
+        method, path, content = requests[name]
+        with httpx.stream(method, running.url + path, json=content, timeout=60) as stream:
+            for line in stream.iter_lines():
+                received[name].append(line)
+
+    following = [threading.Thread(target=follow, args=(name,)) for name in requests]
+    for thread in following:
+        thread.start()
+    until(lambda: "data: {" in "".join(received["chat"]) and '"status": "running"' in "".join(received["job"]))
+    began = time.monotonic()
+    running.http.should_exit = True  # as SIGTERM sets it
+    for thread in following:
+        thread.join(30)
+    assert time.monotonic() - began < 2
+    last, done = [line.removeprefix("data: ") for line in received["chat"] if line.startswith("data: ")][-2:]
+    assert (json.loads(last)["error"]["code"], done) == ("stopping", "[DONE]")
+    assert "event: done" not in received["job"]  # the next server resumes it
 
 
 def test_a_server_that_stops_during_a_request_logs_no_traceback(served, film_id, monkeypatch, caplog):

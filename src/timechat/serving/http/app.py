@@ -18,7 +18,7 @@ from timechat.serving.database import Database, exclusive_lock
 from timechat.serving.http.errors import add_error_handlers
 from timechat.serving.http.jobs import Jobs
 from timechat.serving.http.metrics import Metrics
-from timechat.serving.http.routes import chat, export, jobs, status, tasks
+from timechat.serving.http.routes import chat, export, jobs, responses, status, tasks
 from timechat.serving.http.routes import files as file_routes
 from timechat.serving.http.routes.state import ServerState
 from timechat.serving.http.security import Keys, SecurityMiddleware
@@ -66,7 +66,7 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
 
     app = FastAPI(title="TimeChat", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(SecurityMiddleware, settings=settings, keys=keys, metrics=metrics)
-    for part in (status, chat, tasks, file_routes, jobs, export):
+    for part in (status, chat, responses, tasks, file_routes, jobs, export):
         app.include_router(part.router)
     _add_page(app)
     add_error_handlers(app)

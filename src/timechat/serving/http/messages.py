@@ -131,15 +131,15 @@ class ChatConversation:
         for i, part in enumerate(message.content):
             where = f"{place}.content[{i}]"
             kind = part.get("type")
-            if kind in ("text", "input_text"):
+            if kind in ("text", "input_text", "output_text"):
                 texts.append(_text(part.get("text"), "a part of the type text needs text", where))
             elif message.role == "user" and (video := read_part(part, where)) is not None:
                 self._add_video(video, where)
             else:
                 raise RequestError(
                     400,
-                    f"parts of the type {str(kind)[:40]!r} are not accepted here; expected text, video_url, file, "
-                    "video or frames",
+                    f"parts of the type {str(kind)[:40]!r} are not accepted here; expected text, video_url, "
+                    "input_video, file, video or frames",
                     where,
                 )
         return "\n".join(texts)
@@ -165,18 +165,20 @@ def _text(value: Any, message: str, where: str) -> str:
 def read_part(part: Mapping[str, Any], where: str) -> tuple[str | InlineFrames, dict[str, Any]] | None:
     """Read a part of a message that may be a video.
 
-    Accepted types are `video_url` (vLLM, SGLang), `video` (Qwen: a list of images, or an address), `file` and
-    `input_file` (OpenAI: an uploaded file), and `frames`.
+    Accepted types are `video_url` (vLLM, SGLang), `video` (Qwen: a list of images, or an address), `file`,
+    `input_file` and `input_video` (OpenAI: an uploaded file, its content or an address), and `frames`.
 
     Returns:
         The video and the options beside it; None for a part of another type.
     """
     kind = part.get("type")
-    if kind == "video_url":
+    if kind in ("video_url", "input_video") and "video_url" in part:
         inside = part.get("video_url")
         inside = {"url": inside} if isinstance(inside, str) else inside
         if not isinstance(inside, Mapping) or not isinstance(inside.get("url"), str):
-            raise RequestError(400, 'a part of the type video_url needs {"video_url": {"url": "…"}}', where)
+            raise RequestError(
+                400, 'a part of this type needs {"video_url": {"url": "…"}} or {"video_url": "…"}', where
+            )
         options = {**part, **inside}
         url = inside["url"]
         if url[:16].lower().startswith("data:video/jpeg"):
@@ -184,15 +186,17 @@ def read_part(part: Mapping[str, Any], where: str) -> tuple[str | InlineFrames, 
             urls = [f"data:image/jpeg;base64,{image}" for image in images.split(",")]
             return _frames(urls, options, where), _without_times(options)
         return url, dict(options)
-    if kind in ("file", "input_file"):
+    if kind in ("file", "input_file", "input_video"):
         inside = part.get("file") if isinstance(part.get("file"), Mapping) else part
         assert isinstance(inside, Mapping)
         options = {**part, **inside}
-        if isinstance(inside.get("file_id"), str):
-            return inside["file_id"], options
-        if isinstance(inside.get("file_data"), str):
-            return inside["file_data"], options
-        raise RequestError(400, "a part of the type file needs a file_id, or file_data with a data: address", where)
+        for name in ("file_id", "file_url", "file_data"):
+            if isinstance(inside.get(name), str):
+                return inside[name], options
+        names = "video_url, file_id" if kind == "input_video" else "file_id, file_url"
+        raise RequestError(400, f"a part of the type {kind} needs {names}, or file_data with a data: address", where)
+    if kind == "video_url":
+        raise RequestError(400, 'a part of the type video_url needs {"video_url": {"url": "…"}}', where)
     if kind == "video":
         video = part.get("video")
         if isinstance(video, str):
