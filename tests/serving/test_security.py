@@ -69,7 +69,7 @@ def test_the_server_listens_on_loopback_by_default():
 def test_other_machines_need_a_key(host, monkeypatch):
     monkeypatch.delenv("TIMECHAT_API_KEYS", raising=False)
     with pytest.raises(ValueError, match="admits other machines, and there is no key"):
-        inspect.unwrap(serve_command.serve)(None, host=host)
+        inspect.unwrap(serve_command.serve)(None, None, host=host)
 
 
 @pytest.mark.parametrize("key", ["first key", "second key", "third key", "no key", "", "\udcff"])
