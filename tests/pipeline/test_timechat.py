@@ -35,7 +35,7 @@ def encoded(timechat) -> EncodedVideo:
 def test_the_built_in_model_is_trained_and_the_one_without_a_name():
     answer = TimeChat.from_pretrained().ask(made_frames(4, size=96), "What happens?", decoding=SHORT)
     assert isinstance(answer, Answer)
-    assert answer.notes == ()
+    assert all("synthetic videos of coloured shapes" in note for note in answer.notes)  # these frames are noise
     assert answer.model == "nano"
 
 
@@ -357,7 +357,8 @@ def test_the_built_in_model_runs_in_every_format():
 def test_tasks_run_in_every_format(dtype):
     timechat = TimeChat.from_pretrained("nano", device="cpu", dtype=dtype)
     for task, words in (("grounding", "the ring spins"), ("highlights", None)):
-        assert timechat.run(Request(task, words), made_frames(4, size=96)).notes == ()
+        (note,) = timechat.run(Request(task, words), made_frames(4, size=96)).notes
+        assert "the answer is a guess" in note  # the frames are noise
 
 
 def test_a_stream_that_is_closed_before_it_began_has_an_empty_answer(timechat, encoded):
