@@ -306,7 +306,8 @@ class OpenRequest:
 
     def with_server_facts(self, answer: Answer) -> Answer:
         """Set the client's name of the video, the seconds that this request alone took, and the server's notes."""
-        spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
+        stages = dict(self._video.timings).items() if answer.timings else ()  # known speech took no stage
+        spent = {stage: round(seconds - self._timings[stage], 3) for stage, seconds in stages}
         return replace(answer, video=self._name, timings=spent, notes=(*answer.notes, *self._notes))
 
 
