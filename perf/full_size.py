@@ -15,11 +15,14 @@ import mmap
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,6 +147,9 @@ def write_originals(folder: Path, sizes: Sizes) -> int:
     return num_bytes
 
 
+_CHUNK_BYTES = 1 << 24
+
+
 def write_pickle(path: Path, tensors: dict[str, TensorInfo], *, is_wrapped: bool) -> None:
     """Write random weights in the format of `torch.save`, but fill them in on disk, with little memory."""
     state_dict = {name: torch.empty(info.shape, dtype=info.dtype) for name, info in tensors.items()}
@@ -153,6 +159,22 @@ def write_pickle(path: Path, tensors: dict[str, TensorInfo], *, is_wrapped: bool
         content = torch.load(path, mmap=True, weights_only=True)
         for name, tensor in (content["model"] if is_wrapped else content).items():
             _fill(name, tensor)
+    _write_checksums(path)
+
+
+def _write_checksums(path: Path) -> None:
+    """Write the CRC-32 of each member of a zip file into its central directory; the members were filled afterwards."""
+    with zipfile.ZipFile(path) as archive:
+        members, place = archive.infolist(), archive.start_dir
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        for member in members:
+            name_length, extra_length = struct.unpack_from("<HH", content, member.header_offset + 26)
+            start = member.header_offset + 30 + name_length + extra_length
+            checksum = 0
+            for first in range(start, start + member.file_size, _CHUNK_BYTES):
+                checksum = zlib.crc32(content[first : min(first + _CHUNK_BYTES, start + member.file_size)], checksum)
+            struct.pack_into("<I", content, place + 16, checksum)
+            place += 46 + sum(struct.unpack_from("<HHH", content, place + 28))
 
 
 def _fill(name: str, tensor: Tensor) -> None:

@@ -84,7 +84,7 @@ def test_every_constrained_answer_can_be_parsed(compiler, task, duration, budget
     assert [e.start for e in events] == sorted(e.start for e in events)
     assert all(0 <= e.start <= e.end <= duration for e in events)
     if task == "highlights":
-        assert all(0 <= e.score < 6 for e in events)
+        assert all(0 <= e.saliency < 6 for e in events)
         assert len({e.start for e in events}) == len(events)
         if text.startswith("There are"):
             assert int(text.split()[2]) == len(events)
@@ -251,9 +251,9 @@ def test_a_valid_answer_is_the_same_without_constraint(nano):
     for task, words in [("grounding", "the blue star blinks"), ("highlights", "the blue star blinks")]:
         free = nano.run(Request(task, words, decoding=DecodingOptions(is_free=True)), frames)
         shaped = nano.run(Request(task, words), frames)
-        if not free.notes:
+        (outside_domain,) = shaped.notes  # the frames are noise
+        if free.notes == (outside_domain,):
             assert shaped.text == free.text
-        assert shaped.notes == ()
 
 
 def test_a_model_with_random_weights_gives_valid_answers(llama):

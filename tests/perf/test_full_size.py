@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(originals, tmp_pat
     def fill_up(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr("timechat.model.convert.files.save_file", fill_up)
+    monkeypatch.setattr("timechat.model.tensor_files.save_file", fill_up)
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be written .*No space left"):
         convert(OriginalFiles.find(originals), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

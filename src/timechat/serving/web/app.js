@@ -175,7 +175,7 @@ async function openKnown() {
     const whole = await jobs.whole(job).catch(() => null);
     if (turn !== opening) return;
     isTouched ||= tracks.track !== selected || tracks.eventId !== null;
-    if (whole?.result) tracks.add(job.id, whole.result, { isSelected: false });
+    if (whole?.result && !hidden().has(job.id)) tracks.add(job.id, whole.result, { isSelected: false });
     selected = tracks.track;
   }
   if (tracks.all.length && !isTouched) tracks.select(tracks.all[0]);
