@@ -284,7 +284,7 @@ class OpenRequest:
         Speech that is known, or that a silent video cannot have, is not left to the model to guess.
         """
         if self._request.task == "transcribe" and (known := self._known_speech()) is not None:
-            return self.with_server_facts(known)
+            return replace(self.with_server_facts(known), timings={})
         check = self._timechat.executor.check
 
         def report(stage: str, done: int, total: int) -> None:
@@ -306,8 +306,7 @@ class OpenRequest:
 
     def with_server_facts(self, answer: Answer) -> Answer:
         """Set the client's name of the video, the seconds that this request alone took, and the server's notes."""
-        stages = dict(self._video.timings).items() if answer.timings else ()  # known speech took no stage
-        spent = {stage: round(seconds - self._timings[stage], 3) for stage, seconds in stages}
+        spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
         return replace(answer, video=self._name, timings=spent, notes=(*answer.notes, *self._notes))
 
 
