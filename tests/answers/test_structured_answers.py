@@ -23,10 +23,7 @@ def span(text, duration=None):
 
 def rated(text, duration=None):
     """Highlights as `(time, score)`."""
-    return [
-        (e.start, e.saliency if e.saliency is not None else e.score)
-        for e in parse_events(text, task="highlights", duration=duration).events
-    ]
+    return [(e.start, e.saliency) for e in parse_events(text, task="highlights", duration=duration).events]
 
 
 # -------------------------------------------------------------------------------------------------- tables
