@@ -1,4 +1,4 @@
-"""What differs between operating systems: the only file that uses parts that POSIX has and Windows does not.
+"""The machine and its processes: the only file that uses parts that POSIX has and Windows does not.
 
 Each function has a portable alternative, or does nothing where a limit cannot be enforced; `missing_limits` names such
 limits. Linux is tested. Windows is only simulated: `tests/test_system.py` refuses the POSIX-only parts.
@@ -128,6 +128,24 @@ def bind(listener: socket.socket, address: tuple[str, int]) -> None:
     option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
     listener.setsockopt(socket.SOL_SOCKET, option, 1)
     listener.bind(address)
+
+
+# ── processes of torchrun ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def launched_processes() -> int:
+    """Return the number of processes that `torchrun` has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_rank() -> int:
+    """Return the number of this process among those that `torchrun` has started, from 0; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Return the number of this process among those that `torchrun` has started on this machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 # ── processes with limits ───────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from timechat.answers.prompts import NOT_FOUND_ANSWER
-from timechat.data.packing import Conversation, pack_conversations
+from timechat.data.packing import TokenizedTurn, pack_conversations
 from timechat.model.processing import IGNORED_LABEL
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
@@ -126,7 +126,7 @@ def test_frame_and_patch_labels_locate_objects():
 
 def test_starts_point_to_the_next_frame_and_ends_to_their_own():
     ids = TokenIds(first_time=100, dash=50, scores=51)
-    packed = pack_conversations([1, 7, 7, 7], [Conversation([8], [9, 104, 50, 106, 2])])
+    packed = pack_conversations([1, 7, 7, 7], [TokenizedTurn([8], [9, 104, 50, 106, 2])])
     times, words = answer_pointers(packed, ids, num_tokens=20)
     assert times == [-1] * 5 + [5, -1, 6, -1, -1]
     assert words == [-1] * 8 + [5, -1]  # what follows tells of the event that has begun
@@ -135,8 +135,8 @@ def test_starts_point_to_the_next_frame_and_ends_to_their_own():
 
 def test_scores_and_durations_have_no_pointers():
     ids = TokenIds(first_time=100, dash=50, scores=51)
-    scored = Conversation([8], [104, 51, 103, 2])
-    lasting = Conversation([8], [103, 9, 2])  # of an event that begins at 3.5 s
+    scored = TokenizedTurn([8], [104, 51, 103, 2])
+    lasting = TokenizedTurn([8], [103, 9, 2])  # of an event that begins at 3.5 s
     packed = pack_conversations([1, 7], [scored, lasting])
     times, words = answer_pointers(packed, ids, num_tokens=20, starts=[None, 3.5])
     assert times == [-1, -1, 4] + [-1] * 8

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tests.model.tiny import tiny_config, tiny_model
-from timechat.distributed import process_group, rank, world_size
 from timechat.training.config import TrainingRecipe
+from timechat.training.distributed import process_group, rank, world_size
 from timechat.training.recipes import build_recipe
 from timechat.training.run import train_recipe
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.training.small import EVERYTHING, make_still_model, run_module, small_recipe, train_small
-from timechat import distributed
+from timechat.training import distributed
 from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
 

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from timechat.cli.outputs import OutputOptions
-from timechat.cli.times import parse_time, time_from
 
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
@@ -26,6 +27,38 @@ _SAMPLING = "Frames"
 _WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
 _DECODING = "Decoding of the answer"
+
+_CLOCK = re.compile(r"(?:(\d+):([0-5]?\d)|(\d+)):([0-5]?\d(?:\.\d*)?)")
+
+
+def parse_time(text: str | float) -> float:
+    """Return seconds, from a number or from `m:ss` or `h:mm:ss`, both with any decimals.
+
+    Raises:
+        ValueError: The text is not a time.
+    """
+    if found := _CLOCK.fullmatch(str(text).strip()):
+        hours, minutes = int(found[1] or 0), int(found[2] or found[3])
+        return 3600.0 * hours + 60.0 * minutes + float(found[4])
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise ValueError("must be a time in seconds, m:ss or h:mm:ss")
+    return seconds
+
+
+def time_from(minimum: float) -> Callable[[str | float], float]:
+    """Return a parser of times that are at least `minimum` seconds."""
+
+    def parse(text: str | float) -> float:
+        seconds = parse_time(text)
+        if seconds < minimum:
+            raise ValueError(f"must be a time of at least {minimum:g} s")
+        return seconds
+
+    return parse
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import CacheOptions, ModelOptions, expand_options
+from timechat.cli.options import CacheOptions, ModelOptions, expand_options, time_from
 from timechat.cli.session import CommandConsole, load_timechat
-from timechat.cli.times import time_from
 from timechat.system import bind, missing_limits, share_freed_memory
 
 if TYPE_CHECKING:

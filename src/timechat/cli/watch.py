@@ -5,9 +5,8 @@ from typing import IO, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options
+from timechat.cli.options import ModelOptions, expand_options, parse_time, time_from
 from timechat.cli.session import CommandConsole, binary_stdin, load_timechat
-from timechat.cli.times import parse_time, time_from
 from timechat.cli.videos import STDIN
 
 

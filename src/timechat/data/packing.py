@@ -18,7 +18,7 @@ _PADDING = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Conversation:
+class TokenizedTurn:
     """A question and its answer as token ids, which follow the shared prefix."""
 
     question: Sequence[int]
@@ -35,7 +35,7 @@ class Packed:
     segments: list[int]
 
 
-def pack_conversations(shared: Sequence[int], conversations: Sequence[Conversation]) -> Packed:
+def pack_conversations(shared: Sequence[int], conversations: Sequence[TokenizedTurn]) -> Packed:
     """Pack conversations with a shared prefix into one sequence; only answers have labels."""
     ids, labels = list(shared), [IGNORED_LABEL] * len(shared)
     positions, segments = list(range(len(shared))), [0] * len(shared)

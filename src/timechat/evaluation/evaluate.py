@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from timechat.answers.tasks import find_preset
-from timechat.distributed import launched_processes, local_rank
 from timechat.errors import DataError
 from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFiles, find_benchmark
 from timechat.evaluation.config import EvaluatedModelSettings, EvaluationRecipe, MomentSettings
@@ -30,6 +29,7 @@ from timechat.evaluation.samples import Prediction, Sample, count_statuses
 from timechat.evaluation.score import Scores, score_files
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.pipeline import TimeChat
+from timechat.system import launched_processes, local_rank
 
 _LIBRARIES = ("timechat", "torch", "transformers", "peft", "tokenizers", "numpy", "av")
 STATUS_WORDS = {

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from timechat.distributed import gather, rank, wait_for_all, world_size
 from timechat.errors import TrainingError, is_out_of_memory
 from timechat.files import atomic_write
 from timechat.model.tensor_files import save_tensors
 from timechat.system import flush_to_disk
+from timechat.training.distributed import gather, rank, wait_for_all, world_size
 from timechat.training.parameters import trained_state
 
 _FOLDER = "checkpoints"

@@ -14,10 +14,10 @@ from timechat.data.mixture import Mixture, RecordSource
 from timechat.data.readers import read_records
 from timechat.data.settings import SampleSettings
 from timechat.data.skipped import DataIssues
-from timechat.distributed import rank, world_size
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.training.config import DataSettings, TrainingRecipe
+from timechat.training.distributed import rank, world_size
 from timechat.training.parameters import trainable
 
 SKIPPED_FILE = "lost-records-{rank}.jsonl"

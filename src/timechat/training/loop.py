@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from timechat.distributed import from_first, rank
 from timechat.errors import TrainingError
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.training.checkpoint import (
@@ -21,6 +20,7 @@ from timechat.training.checkpoint import (
     save_checkpoint,
 )
 from timechat.training.config import TrainingRecipe, TrainingRunSettings
+from timechat.training.distributed import from_first, rank
 from timechat.training.logs import RunLog, progress_bar
 from timechat.training.objectives import OBJECTIVES, BatchSource, Objective, ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize

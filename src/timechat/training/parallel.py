@@ -9,8 +9,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from timechat.distributed import launched_processes, local_rank, world_size
+from timechat.system import launched_processes, local_rank
 from timechat.training.config import Precision, TrainingRunSettings
+from timechat.training.distributed import world_size
 from timechat.training.objectives import ObjectiveModule
 
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from timechat.config import save_recipe
-from timechat.distributed import rank, wait_for_all
 from timechat.errors import TrainingError
 from timechat.files import UNFINISHED_PATTERN
 from timechat.system import lock_file
 from timechat.training.checkpoint import Checkpoint, find_checkpoints
 from timechat.training.config import TrainingRecipe
+from timechat.training.distributed import rank, wait_for_all
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
 
 CHANGES_FILE = "recipe-changes.jsonl"

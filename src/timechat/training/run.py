@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from timechat.distributed import from_first, process_group, rank, wait_for_all
 from timechat.errors import TrainingError
 from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.processing import TimeChatProcessor
@@ -20,6 +19,7 @@ from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_faile
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches
 from timechat.training.data import make_source as make_instruction_source
+from timechat.training.distributed import from_first, process_group, rank, wait_for_all
 from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
 from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import Validate, train

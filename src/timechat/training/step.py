@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from timechat.distributed import sum_over_processes, world_size
 from timechat.errors import TrainingError, is_out_of_memory
 from timechat.training.config import Precision, TrainingRecipe, TrainingRunSettings
+from timechat.training.distributed import sum_over_processes, world_size
 from timechat.training.objectives import StepLoss
 from timechat.training.parallel import no_gradient_sync
 from timechat.training.schedule import num_steps, step_iterations

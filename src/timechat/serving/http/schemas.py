@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from timechat.answers.events import Task
 from timechat.answers.tasks import GREEDY, TASKS
@@ -27,8 +27,8 @@ from timechat.serving.service import VideoRequest
 from timechat.serving.settings import ServerSettings
 
 _FREE_TOKENS = 512
+_ALL_FRAMES = -1  # in vLLM; here the model chooses the frames
 _MIN_TEMPERATURE = 0.001  # a lower temperature is greedy decoding: scores divided by it are infinite
-_FRAME_FIELDS = ("start", "end", "fps", "max_frames", "num_frames")
 _MAX_QUERY = 10_000  # characters of a query
 _MAX_STOPS = 16
 _STRUCTURE_FIELDS = {"structured_outputs", "grammar", "regex", "ebnf", "structural_tag", "choice", "json_schema"}
@@ -47,14 +47,19 @@ _REFUSED_FIELDS: dict[str, Any] = {  # with the value that changes nothing, besi
 }
 
 
-class Options(RequestModel):
-    """Options of the frames, the windows and the answer."""
+class FrameFields(RequestModel):
+    """Frames to take from the video."""
 
     start: Seconds | None = None
     end: Seconds | None = None
     fps: float | None = Field(None, gt=0, le=1000)
     max_frames: int | None = Field(None, ge=1)
     num_frames: int | None = Field(None, ge=1)
+
+
+class Options(FrameFields):
+    """Options of the frames, the windows and the answer."""
+
     window: Seconds | None = None
     overlap: Seconds | None = None
     step: float | None = Field(None, gt=0, le=1e6)
@@ -141,7 +146,7 @@ class StreamOptions(RequestModel):
     include_usage: bool = False
 
 
-class ChatRequest(RequestModel):
+class ChatRequest(FrameFields):
     """A request of `/v1/chat/completions`."""
 
     model: str = ""
@@ -179,13 +184,13 @@ class ChatRequest(RequestModel):
     top_moments: int = Field(1, ge=1, le=1000)
     find_all: bool = False
     threshold: float | None = Field(None, ge=0, le=1)
-    start: float | None = None
-    end: float | None = None
-    fps: float | None = None
-    max_frames: int | None = None
-    num_frames: int | None = None
 
     model_config = ConfigDict(extra="allow")  # so that unsupported fields are refused by name
+
+    @field_validator("fps", "max_frames", "num_frames", mode="before")
+    @classmethod
+    def _choose_by_model(cls, value: Any) -> Any:
+        return None if value == _ALL_FRAMES else value
 
     @property
     def stops(self) -> list[str]:
@@ -236,14 +241,19 @@ class ChatRequest(RequestModel):
         if not isinstance(video, Mapping):
             raise RequestError(400, 'media_io_kwargs must look like {"video": {"num_frames": 32}}', "media_io_kwargs")
         merged: dict[str, Any] = {}
-        for source in (self.model_dump(include=set(_FRAME_FIELDS)), video, self.mm_processor_kwargs or {}, given):
-            named = {name: source[name] for name in _FRAME_FIELDS if source.get(name) is not None}
+        for source in (
+            self.model_dump(include=set(FrameFields.model_fields)),
+            video,
+            self.mm_processor_kwargs or {},
+            given,
+        ):
+            named = {name: source[name] for name in FrameFields.model_fields if source.get(name) is not None}
             for name, other in (("fps", "num_frames"), ("num_frames", "fps")):
-                if named.get(name, -1) != -1 and other not in named:
+                if named.get(name, _ALL_FRAMES) != _ALL_FRAMES and other not in named:
                     merged.pop(other, None)
             merged |= named
-        # In vLLM, -1 means all frames; here the model chooses them. A negative time is an error.
-        return {name: value for name, value in merged.items() if value != -1 or name in ("start", "end")}
+        # A negative time is an error.
+        return {name: value for name, value in merged.items() if value != _ALL_FRAMES or name in ("start", "end")}
 
     def _decoding(self, schema: str | None, settings: ServerSettings) -> DecodingOptions:
         longest = self.max_completion_tokens or self.max_tokens or min(_FREE_TOKENS, settings.max_new_tokens)

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from timechat.data.packing import pad_packed
-from timechat.distributed import rank, wait_for_all, world_size
 from timechat.files import atomic_write
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
@@ -27,6 +26,7 @@ from timechat.synthetic.nano.labels import query_classes, time_classes
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
 from timechat.training.config import SyntheticDataSettings, TrainingRecipe
+from timechat.training.distributed import rank, wait_for_all, world_size
 from timechat.training.schedule import num_steps
 
 _HIDDEN = -1e9  # is added to the attention scores of masked positions

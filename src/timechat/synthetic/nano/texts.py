@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timechat.answers.prompts import SYSTEM_PROMPT, VIDEO_PLACEHOLDER, video_message
-from timechat.data.packing import Conversation, Packed, pack_conversations
+from timechat.data.packing import Packed, TokenizedTurn, pack_conversations
 from timechat.model.processing import TimeChatProcessor
 from timechat.synthetic.records import SyntheticRecord, negative_record, synthetic_records
 from timechat.synthetic.scene import SyntheticVideo, write_scene
@@ -41,14 +41,14 @@ class ConversationWriter:
     def pack(self, timestamps: NDArray[np.float64], turns: Sequence[tuple[str, str]]) -> Packed:
         """Pack (question, answer) pairs about one video, each as a separate conversation, as many as fit."""
         processor = self.processor
-        conversations: list[Conversation] = []
+        conversations: list[TokenizedTurn] = []
         shared: list[int] = []
         room = _MAX_TOKENS
         for question, answer in turns:
             before, _, after = processor.render_prompt(timestamps, question).partition(VIDEO_PLACEHOLDER)
             shared = self._encode(before, special=True)
             answer_ids = [*self._encode(f" {answer}"), processor.tokenizer.eos_token_id]
-            conversation = Conversation(self._encode(after), answer_ids)
+            conversation = TokenizedTurn(self._encode(after), answer_ids)
             room -= len(conversation.question) + len(answer_ids)
             if room < 0 and conversations:
                 break

@@ -1,12 +1,13 @@
 """Rank of this process and communication between processes; with one process every function is trivial."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import distributed
+
+from timechat.system import launched_processes
 
 Item = TypeVar("Item")
 
@@ -19,21 +20,6 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes."""
     return distributed.get_world_size() if _is_running() else 1
-
-
-def local_rank() -> int:
-    """Return the number of this process on its machine, as set by `torchrun`."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def launched_processes() -> int:
-    """Return the number of processes that `torchrun` has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched_rank() -> int:
-    """Return the number of this process among those that `torchrun` has started, from 0; 0 without it."""
-    return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
