@@ -26,6 +26,7 @@ from timechat.system import (
     end_group,
     forbid_opening_files,
     limit_this_process,
+    module_command,
     open_without_waiting,
     read_pipe_until,
     start_group,
@@ -35,7 +36,6 @@ MAX_MEMORY = 2 * 2**30
 """Maximum address space of the child, in bytes."""
 
 _MAX_ANSWER = 64 * 1024
-_INHERITED_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,7 @@ def probe_safely(path: Path, limits: Limits) -> Probed:
 
 
 def _command() -> list[str]:
-    # -P: import nothing from the working directory; -B: write no files
-    return [sys.executable, "-P", "-B", "-m", "timechat.serving.access.probing"]
-
-
-def _environment() -> dict[str, str]:
-    """Return the few variables that Python needs to find the same packages."""
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
-    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUTF8": "1",
-        "MALLOC_ARENA_MAX": "2",  # else every thread of a decoder reserves 64 MB of the address space
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    return module_command("timechat.serving.access.probing")
 
 
 def run_bounded(command: list[str], timeout: float) -> bytes | None:
@@ -123,7 +109,7 @@ def run_bounded(command: list[str], timeout: float) -> bytes | None:
     Returns:
         Its standard output, whatever its exit status; None if the output is too long or too late.
     """
-    process = start_group(command, _environment())
+    process = start_group(command)
     assert process.stdout is not None
     try:
         return read_pipe_until(process.stdout, time.monotonic() + timeout, _MAX_ANSWER)
@@ -170,7 +156,7 @@ def _printable(text: object) -> str:
 def main(arguments: list[str]) -> None:
     """Print the properties of a file as one line of JSON; the arguments are its path and the time in seconds."""
     timeout = float(arguments[1]) if len(arguments) > 1 else Limits().probe_timeout
-    limit_this_process(timeout, MAX_MEMORY)
+    limit_this_process(MAX_MEMORY, timeout)
     try:
         print(json.dumps(_probe(arguments[0], timeout)), flush=True)
     except MemoryError:
