@@ -22,6 +22,7 @@ from timechat.video.deadline import reason
 from timechat.video.frames import StreamInfo, VideoInfo, orientation_of
 from timechat.video.h264_fields import FieldParser
 from timechat.video.hdr import HDR_TRANSFERS
+from timechat.video.picture_limits import MAX_SCANS, is_jpeg, num_scans, stated_pixels
 from timechat.video.source import VideoHandle
 
 AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
@@ -63,6 +64,7 @@ class PacketScan:
         fields: Parser of fields; None for streams without.
         errors: Sentences about reading errors and assumptions.
         declared: What the header states about the end of the video.
+        max_pixels: Largest width times height that a stream states.
     """
 
     pts: array[int] = field(default_factory=lambda: array("q"))
@@ -82,6 +84,7 @@ class PacketScan:
     fields: FieldParser | None = None
     errors: list[str] = field(default_factory=list)
     declared: DeclaredEnd | None = None
+    max_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def demux(
     stream: AnyStream,
     on_new_streams: Callable[[], object] | None = None,
 ) -> Iterator[Packet[AnyStream]]:
-    """Yield the packets of one stream; the last one is empty.
+    """Yield the packets of one stream; the last one is empty. Every decoder gets its packets here.
 
     Args:
         container: Open container.
@@ -149,11 +152,23 @@ def demux(
         on_new_streams: Function that is called at the end if more streams appeared within the file.
     """
     packets = container.demux(stream)
+    if container.format.name == "gif":
+        packets = _with_browser_delays(packets)
+    elif stream.codec_context is not None and is_jpeg(stream.codec_context):
+        packets = _with_few_scans(packets)
     try:
-        yield from _with_browser_delays(packets) if container.format.name == "gif" else packets
+        yield from packets
     except IndexError:  # PyAV 18 fails at the end of .ts files whose streams appeared during reading
         if on_new_streams is not None:
             on_new_streams()
+
+
+def _with_few_scans(packets: Iterator[Packet[AnyStream]]) -> Iterator[Packet[AnyStream]]:
+    """Yield packets of JPEG pictures; raise before a picture that would take the decoder minutes."""
+    for packet in packets:
+        if packet.size and (scans := num_scans(bytes(packet))) > MAX_SCANS:
+            raise VideoError(f"a JPEG frame of the video has {scans} scans; frames of at most {MAX_SCANS} are decoded")
+        yield packet
 
 
 def _with_browser_delays(packets: Iterator[Packet[AnyStream]]) -> Iterator[Packet[AnyStream]]:
@@ -175,6 +190,7 @@ def read_packets(handle: VideoHandle, *, only_first_frame: bool) -> tuple[Packet
     deadline = handle.deadline
     scan = PacketScan()
     with handle.open() as container:
+        scan.max_pixels = stated_pixels(container)
         stream = choose_stream(container, handle.name)
         read_only(container, stream)
         context = stream.codec_context
@@ -338,6 +354,7 @@ def _video_info(name: str, container: av.container.InputContainer, stream: Video
         is_mirrored=orientation.is_mirrored,
         pixel_aspect=float(1 / aspect if orientation.is_transposed else aspect),
         player_offset=_player_offset(container, scan, start),
+        max_pixels=max(scan.max_pixels, height * width),
     )
 
 

@@ -111,8 +111,8 @@ class SchemaChecker:
         except (ValueError, KeyError, TypeError):  # too late, or ended by its limits
             self._end()
             return (
-                f"the JSON schema of the answer needs more than {COMPILE_SECONDS:g} s or too much memory to be compiled; "
-                "use fewer and shorter patterns, and smaller limits of length and number"
+                f"the JSON schema of the answer needs more than {COMPILE_SECONDS:g} s or too much memory to be "
+                "compiled; use fewer and shorter patterns, and smaller limits of length and number"
             )
 
     def _started(self) -> subprocess.Popen[bytes]:

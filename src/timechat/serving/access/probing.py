@@ -80,16 +80,16 @@ def probe_safely(path: Path, limits: Limits) -> Probed:
         AccessError: The video is longer or larger than allowed (`too_large`).
     """
     answer = run_bounded([*_command(), str(Path(path).absolute()), f"{limits.probe_timeout:g}"], limits.probe_timeout)
-    probed = _read_answer(answer, limits)
+    probed, max_pixels = _read_answer(answer, limits)
     if probed.duration > limits.max_duration:
         raise AccessError(
             f"the video lasts {probed.duration:.0f} s, longer than the {limits.max_duration:.0f} s that are allowed",
             "too_large",
         )
-    if probed.width * probed.height > limits.max_pixels:
+    if max_pixels > limits.max_pixels:
         raise AccessError(
-            f"the video has frames of {probed.width}x{probed.height}, more than the {limits.max_pixels} pixels "
-            "that are allowed",
+            f"the video has frames of {probed.width}x{probed.height} and states up to {max_pixels} pixels, more than "
+            f"the {limits.max_pixels} that are allowed",
             "too_large",
         )
     return probed
@@ -118,8 +118,8 @@ def run_bounded(command: list[str], timeout: float) -> bytes | None:
         process.stdout.close()
 
 
-def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
-    """Read the output of the child, which is not trusted."""
+def _read_answer(answer: bytes | None, limits: Limits) -> tuple[Probed, int]:
+    """Read the output of the child, which is not trusted: the properties and the pixels of the largest frame."""
     if answer is None:
         raise VideoError(
             f"the video cannot be read: probing took over {limits.probe_timeout:g} s; it is damaged or very large"
@@ -138,12 +138,13 @@ def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
             codec=_printable(fields["codec"]),
             player_offset=float(fields["player_offset"]),
         )
+        max_pixels = max(int(fields["max_pixels"]), probed.width * probed.height)
     except (ValueError, KeyError, TypeError):
         raise VideoError("the video cannot be read: the decoder crashed; the file is damaged or malicious") from None
     is_valid = math.isfinite(probed.duration) and probed.duration >= 0 and min(probed.width, probed.height) > 0
     if not is_valid or not math.isfinite(probed.fps or 0):
         raise VideoError("the video cannot be read: its header has an impossible duration, size or frame rate")
-    return probed
+    return probed, max_pixels
 
 
 def _printable(text: object) -> str:
@@ -191,7 +192,8 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         codec=info.codec,
         player_offset=info.player_offset,
     )
-    return probed.to_dict()
+    # A stream may state larger frames than its first frame: decoders accept what it states.
+    return probed.to_dict() | {"max_pixels": info.max_pixels}
 
 
 def _preload_codecs() -> None:
