@@ -104,6 +104,13 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def only_for_owner(folder: Path) -> None:
+    """Let only its owner open a folder; Windows keeps its own permissions, and so does the folder of another user."""
+    if not _IS_WINDOWS:
+        with suppress(PermissionError):
+            folder.chmod(0o700)
+
+
 def lock_file(file: IO[Any]) -> bool:
     """Lock an open file until it is closed; return False if another process has locked it."""
     try:
