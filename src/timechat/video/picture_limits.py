@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from av.codec.context import CodecContext
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 
 from timechat.errors import VideoError
 
@@ -33,8 +34,8 @@ def limit_decoders(container: InputContainer, name: str) -> None:
         VideoError: A stream states larger pictures.
     """
     for stream in container.streams.video:
-        context = stream.codec_context
-        if context is None:
+        context: CodecContext | None = getattr(stream, "codec_context", None)
+        if not isinstance(context, VideoCodecContext):
             continue
         num_pixels = context.width * context.height
         if num_pixels > MAX_PIXELS:
@@ -47,7 +48,7 @@ def limit_decoders(container: InputContainer, name: str) -> None:
 
 def stated_pixels(container: InputContainer) -> int:
     """Return the largest width times height that a stream states; call it before anything is decoded."""
-    contexts = [stream.codec_context for stream in container.streams.video]
+    contexts = [getattr(stream, "codec_context", None) for stream in container.streams.video]
     return max((context.width * context.height for context in contexts if context is not None), default=0)
 
 
