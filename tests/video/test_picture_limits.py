@@ -11,11 +11,13 @@ import pytest
 from av.packet import Packet
 from PIL import Image
 
+from tests.clips import draw_video_with_audio
 from timechat.errors import AccessError, VideoError
 from timechat.serving.access import Limits, probe_safely
 from timechat.serving.errors import RequestError
 from timechat.serving.inline_frames import InlineFrames
 from timechat.video import load_frames, picture_limits
+from timechat.video.audio import read_audio
 from timechat.video.clips import extract_clip
 from timechat.video.live import LiveVideo
 from timechat.video.picture_limits import GROWN_PIXELS, MAX_PIXELS, MAX_SCANS, MAX_STREAMS
@@ -154,6 +156,32 @@ def test_a_jpeg_frame_with_thousands_of_scans_is_refused(tmp_path):
 
 def _address(picture: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+
+
+def test_a_damaged_rate_of_a_raw_stream_is_not_used(tmp_path):
+    raw = bytearray(_h264(64, 48))
+    (tmp_path / "raw.h264").write_bytes(raw)
+    with av.open(str(tmp_path / "raw.h264")) as container:
+        assert container.streams.video[0].codec_context.framerate == 25
+    position = raw.index(b"\x00\x00\x00\x01\x67")
+    results = set()
+    for bit in range(8 * 22):  # the sequence parameters hold the rate
+        damaged = bytearray(raw)
+        damaged[position + 5 + bit // 8] ^= 1 << bit % 8
+        try:
+            frames = load_frames(bytes(damaged), num_frames=2, size=16, workers=1)
+        except VideoError:
+            continue
+        results.add(frames.source.fps)
+        assert frames.source.fps >= 0.001
+    assert 25 in results
+
+
+def test_audio_without_a_decoder_is_no_audio(tmp_path):
+    path = draw_video_with_audio(tmp_path / "film.mp4", video_start=0, audio_start=0, beep=1, seconds=2)
+    assert b"mp4a" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz"))
+    assert list(read_audio(path)) == []
 
 
 def test_an_image_with_thousands_of_scans_is_refused():

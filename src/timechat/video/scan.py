@@ -38,6 +38,7 @@ _RAW_STREAMS = frozenset(
 )  # formats that state no times; the codec may state a rate
 _SHORTEST_GIF_FRAME, _USUAL_GIF_FRAME = Fraction(2, 100), Fraction(10, 100)  # seconds
 _ASSUMED_RATE = Fraction(25)
+_LOWEST_RATE = Fraction(1, 1000)  # frames per second that a codec states; a lower one is damage
 _HIGHEST_RATE = 1000  # frames per second; a higher rate is a tick of the container's clock
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -130,6 +131,11 @@ def choose_stream(container: av.container.InputContainer, name: str) -> VideoStr
     if best in decodable:
         return best
     return max(decodable, key=lambda s: s.width * s.height)
+
+
+def has_decoder(stream: Stream) -> bool:
+    """Whether the decoder library can decode a stream; a damaged header may name a codec that does not exist."""
+    return getattr(stream, "codec_context", None) is not None
 
 
 def read_only(container: av.container.InputContainer, stream: Stream) -> None:
@@ -288,7 +294,8 @@ def frame_rate(format_names: str, stream: VideoStream) -> tuple[Fraction | None,
     rate = stream.average_rate
     if format_names not in _RAW_STREAMS:
         return (stream.guessed_rate if not rate or rate > _HIGHEST_RATE else rate), []
-    if stated := stream.codec_context.framerate:
+    stated = stream.codec_context.framerate
+    if stated and stated >= _LOWEST_RATE:
         return stream.guessed_rate or stated, []
     rate = rate or _ASSUMED_RATE
     return rate, [f"the file does not state its frame rate: {float(rate):g} frames per second are assumed"]
