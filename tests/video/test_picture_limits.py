@@ -178,9 +178,9 @@ def test_a_damaged_rate_of_a_raw_stream_is_not_used(tmp_path):
 
 
 def test_audio_without_a_decoder_is_no_audio(tmp_path):
-    path = draw_video_with_audio(tmp_path / "film.mp4", video_start=0, audio_start=0, beep=1, seconds=2)
-    assert b"mp4a" in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz"))
+    path = draw_video_with_audio(tmp_path / "film.mkv", video_start=0, audio_start=0, beep=1, seconds=2)
+    assert b"A_PCM/INT/LIT" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"A_PCM/INT/LIT", b"A_ZZZ/INT/LIT"))
     assert list(read_audio(path)) == []
 
 
