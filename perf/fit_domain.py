@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timechat.video.folders import is_video_name, walk_files
 
 from timechat import TimeChat, VideoError
 from timechat.files import atomic_write
@@ -25,7 +26,6 @@ from timechat.model import NANO_FOLDER
 from timechat.model.domain import domain_features
 from timechat.pipeline.session import encode_frames
 from timechat.video import FrameSampling, VideoReader
-from timechat.video.folders import is_video_name, walk_files
 
 WINDOW_SECONDS = 10.0
 MIN_SECONDS = 5.0  # a shorter rest of a longer video is no window

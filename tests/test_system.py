@@ -199,9 +199,9 @@ def test_limits_that_are_not_enforced_are_named(monkeypatch):
     assert system.missing_limits() == []
     monkeypatch.setattr(system, "resource", None)
     (note,) = system.missing_limits()
-    assert note.startswith("this system cannot limit the memory of the process that reads an unknown video")
+    assert note.startswith("this system cannot limit the memory of the processes that read an unknown video")
     assert system.peak_memory_bytes() is None
-    system.limit_this_process(1.0, 1 << 20)  # without an effect
+    system.limit_this_process(1 << 20, 1.0)  # without an effect
     assert len(bytearray(2 << 20)) == 2 << 20
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-AccessReason = Literal["forbidden", "not_found", "too_large", "bad_address", "unreachable"]
+AccessReason = Literal["forbidden", "not_found", "too_large", "bad_address", "unreachable", "no_room"]
 """Reason why a video named by a client is not opened."""
 
 
@@ -24,7 +24,8 @@ class AccessError(TimeChatError):
 
     Attributes:
         reason: `forbidden` by the settings of this machine, `not_found` in the allowed folders, `too_large`,
-            `bad_address` for an unusable address, or `unreachable` if another server did not send the video.
+            `bad_address` for an unusable address, `unreachable` if another server did not send the video, or `no_room`
+            if this machine may not store another one.
     """
 
     def __init__(self, message: str, reason: AccessReason) -> None:

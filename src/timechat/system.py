@@ -34,6 +34,7 @@ except ModuleNotFoundError:  # Windows
 
 _IS_WINDOWS = sys.platform == "win32"
 _M_ARENA_MAX = -8  # of malloc.h
+_INHERITED_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 # ── the machine ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,6 +104,13 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def only_for_owner(folder: Path) -> None:
+    """Let only its owner open a folder; Windows keeps its own permissions, and so does the folder of another user."""
+    if not _IS_WINDOWS:
+        with suppress(PermissionError):
+            folder.chmod(0o700)
+
+
 def lock_file(file: IO[Any]) -> bool:
     """Lock an open file until it is closed; return False if another process has locked it."""
     try:
@@ -156,22 +164,46 @@ def missing_limits() -> list[str]:
     if resource is not None:
         return []
     return [
-        "this system cannot limit the memory of the process that reads an unknown video, nor the files that it opens; "
-        "only its time is limited"
+        "this system cannot limit the memory of the processes that read an unknown video or compile a JSON schema, nor "
+        "the files that they open; only their time is limited"
     ]
 
 
-def start_group(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program without input in a process group of its own; its standard output is a pipe."""
+def module_command(module: str) -> list[str]:
+    """Return the command that runs a module of this package with the Python of this process."""
+    # -P: import nothing from the working directory; -B: write no files
+    return [sys.executable, "-P", "-B", "-m", module]
+
+
+def start_group(command: list[str], *, has_input: bool = False) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, with an almost empty environment; its standard output is a pipe.
+
+    Args:
+        command: Program and arguments.
+        has_input: Whether its standard input is a pipe; otherwise it has no input.
+    """
     return subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env=environment,
+        env=child_environment(),
         start_new_session=True,  # Windows ignores it
     )
+
+
+def child_environment() -> dict[str, str]:
+    """Return the few variables that Python needs to find the same packages."""
+    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUTF8": "1",
+        "MALLOC_ARENA_MAX": "2",  # else every thread of a decoder reserves 64 MB of the address space
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -185,19 +217,20 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def read_pipe_until(pipe: IO[bytes], ends: float, max_bytes: int) -> bytes | None:
-    """Read a pipe until its other end is closed.
+def read_pipe_until(pipe: IO[bytes], ends: float, max_bytes: int, *, is_line: bool = False) -> bytes | None:
+    """Read a pipe until its other end is closed, or one line of it.
 
     Args:
         pipe: Pipe from another process.
         ends: Time limit, on the clock of `time.monotonic`.
         max_bytes: Maximum number of bytes.
+        is_line: Whether to stop after a line; nothing may follow it.
 
     Returns:
         The bytes; None if there are more, or if the time limit has passed.
     """
     if not hasattr(os, "killpg"):  # Windows, which cannot wait for a pipe
-        return _read_in_thread(pipe, ends, max_bytes)
+        return _read_in_thread(pipe, ends, max_bytes, is_line=is_line)
     written = b""
     with DefaultSelector() as selector:
         selector.register(pipe, EVENT_READ)
@@ -205,18 +238,18 @@ def read_pipe_until(pipe: IO[bytes], ends: float, max_bytes: int) -> bytes | Non
             if not selector.select(max(0.0, ends - time.monotonic())):
                 return None
             chunk = os.read(pipe.fileno(), max_bytes)
-            if not chunk:
-                return written
             written += chunk
+            if not chunk or (is_line and written.endswith(b"\n")):
+                return written
     return None
 
 
-def _read_in_thread(pipe: IO[bytes], ends: float, max_bytes: int) -> bytes | None:
+def _read_in_thread(pipe: IO[bytes], ends: float, max_bytes: int, *, is_line: bool) -> bytes | None:
     """Read a pipe in a thread, which ends when the writer is killed."""
     written: list[bytes] = []
 
     def read() -> None:
-        written.append(pipe.read(max_bytes + 1))
+        written.append(pipe.readline(max_bytes + 1) if is_line else pipe.read(max_bytes + 1))
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -224,15 +257,22 @@ def _read_in_thread(pipe: IO[bytes], ends: float, max_bytes: int) -> bytes | Non
     return written[0] if written and len(written[0]) <= max_bytes else None
 
 
-def limit_this_process(seconds: float, memory_bytes: int) -> None:
-    """Limit the time and memory of this process permanently, and the size of its files to 0."""
+def limit_this_process(memory_bytes: int, seconds: float | None = None) -> None:
+    """Limit the memory of this process permanently, the size of its files to 0, and, if given, its time."""
     if resource is not None:
-        _lower(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
+        if seconds is not None:
+            _lower(resource.RLIMIT_CPU, math.ceil(seconds) + 1)
         _lower(resource.RLIMIT_FSIZE, 0)
         _lower(resource.RLIMIT_CORE, 0)
         _lower(resource.RLIMIT_AS, memory_bytes)
+    if seconds is not None:
+        end_this_process_after(seconds)
+
+
+def end_this_process_after(seconds: float | None) -> None:
+    """Let the kernel end this process some time after a limit, even if its parent has ended; None stops the timer."""
     if hasattr(signal, "alarm"):
-        signal.alarm(math.ceil(seconds) + 5)  # ends this process even if its parent has ended
+        signal.alarm(0 if seconds is None else math.ceil(seconds) + 5)
 
 
 def forbid_opening_files() -> None:

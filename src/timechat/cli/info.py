@@ -123,7 +123,9 @@ def _video_facts(video: "VideoInfo", model: str) -> dict[str, Any]:
     if video.num_frames:  # a video is never sampled more densely than it has frames
         interval = max(interval, video.duration / video.num_frames)
     sampled = sum(max(1, round(window.duration / interval)) for window in plan.windows)
-    return asdict(video) | {
+    properties = asdict(video)
+    del properties["max_pixels"]
+    return properties | {
         "model": model,
         "windows": len(plan.windows),
         "sampled_frames": sampled,

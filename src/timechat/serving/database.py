@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from timechat.system import lock_file
+from timechat.system import lock_file, only_for_owner
+
+DATABASE = "server.sqlite3"
+"""Name of the file in the data folder."""
 
 Table = Literal["files", "jobs"]
 
@@ -25,10 +28,15 @@ CREATE INDEX IF NOT EXISTS jobs_by_time ON jobs (created_at);
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock a data folder for a `with` block, so that two servers do not run the same jobs.
 
+    Other users of the machine cannot read a folder that a server has made: it holds uploads and answers.
+
     Raises:
         ValueError: Another server has locked it.
     """
+    is_own = not folder.exists() or (folder / DATABASE).exists()  # not, for example, /tmp
     folder.mkdir(parents=True, exist_ok=True)
+    if is_own:
+        only_for_owner(folder)
     with (folder / "lock").open("ab") as file:
         if not lock_file(file):
             raise ValueError(

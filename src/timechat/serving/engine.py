@@ -182,6 +182,7 @@ class Engine:
             self._wakeup.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        self.grammar_compiler.close()
 
     @property
     def is_alive(self) -> bool:

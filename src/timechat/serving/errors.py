@@ -35,7 +35,14 @@ _TYPES = {
     504: "timeout_error",
     507: "insufficient_storage",
 }
-_ACCESS_STATUS = {"forbidden": 403, "not_found": 404, "too_large": 413, "bad_address": 400, "unreachable": 424}
+_ACCESS_STATUS = {
+    "forbidden": 403,
+    "not_found": 404,
+    "too_large": 413,
+    "bad_address": 400,
+    "unreachable": 424,
+    "no_room": 507,
+}
 
 
 class CancelledRequestError(TimeChatError):

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from timechat.serving.errors import RequestError
 from timechat.video import Frames
 from timechat.video.frames import resize
+from timechat.video.picture_limits import MAX_SCANS, num_scans
 
 _MAX_IMAGE_PIXELS = 4096 * 4096
 _MAX_TOTAL_PIXELS = 400_000_000
@@ -39,11 +41,12 @@ class InlineFrames:
             digest.update(hashlib.sha256(url.encode("utf-8", "surrogateescape")).digest())
         return digest.hexdigest()
 
-    def decode(self, size: int) -> Frames:
+    def decode(self, size: int, check: Callable[[], object] = lambda: None) -> Frames:
         """Decode the images one after the other.
 
         Args:
             size: Height and width in pixels to which each image is resized: the input size of the model.
+            check: Function called before each image; an exception it raises ends the decoding.
 
         Raises:
             RequestError: An image cannot be read or is too large, or the times are not those of a video.
@@ -51,6 +54,7 @@ class InlineFrames:
         num_pixels = 0
         pixels = np.empty((len(self.urls), size, size, 3), np.uint8)
         for i, url in enumerate(self.urls):
+            check()
             image = _decode_image(url, f"frames[{i}]")
             num_pixels += image.width * image.height
             if num_pixels > _MAX_TOTAL_PIXELS:
@@ -72,9 +76,12 @@ def _decode_image(url: str, where: str) -> Image.Image:
     if not (head.lower().startswith("data:image/") and head.lower().endswith(";base64")):
         raise RequestError(400, "a frame must be a data:image/…;base64 address", where)
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(content, validate=True)), formats=("JPEG", "PNG", "WEBP"))
+        data = base64.b64decode(content, validate=True)
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         if image.width * image.height > _MAX_IMAGE_PIXELS:
             raise RequestError(413, f"an image of {image.width}x{image.height} pixels is too large", where)
+        if image.format == "JPEG" and (scans := num_scans(data)) > MAX_SCANS:
+            raise RequestError(413, f"a JPEG image has {scans} scans; at most {MAX_SCANS} are decoded", where)
         return image.convert("RGB")
     except Image.DecompressionBombError as error:
         raise RequestError(413, "an image is too large", where) from error

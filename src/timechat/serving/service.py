@@ -216,6 +216,7 @@ class Service:
                 with self._open.acquire(timechat, file, request.windows, sampling) as video:
                     try:
                         context.check()
+                        self._check_duration(video.duration)
                         yield OpenRequest(limited, timechat, video, file.name or None, notes)
                     finally:
                         context.cancel()  # frames that are decoded ahead are not needed any more
@@ -231,6 +232,13 @@ class Service:
             raise converted from cause
         finally:
             self._contexts.discard(context)
+
+    def _check_duration(self, duration: float) -> None:
+        """Check the time of the frames that were really found: a header can state less."""
+        limit = self._settings.limits.max_duration
+        if duration > limit:
+            message = f"the video lasts {duration:.0f} s, longer than the {limit:.0f} s that are allowed"
+            raise RequestError(413, message, "video", "too_large")
 
     def _limit_tokens(self, request: Request) -> tuple[Request, tuple[str, ...]]:
         """Limit the length of the answer; the second value notes it if the request asks for more."""
@@ -249,7 +257,7 @@ class Service:
     def _open_file(self, video: str | InlineFrames, context: RequestContext) -> "AbstractContextManager[VideoFile]":
         if isinstance(video, InlineFrames):
             size = self.timechat.model.config.vision_config.image_size
-            return nullcontext(VideoFile("", None, video.key, video.decode(size)))
+            return nullcontext(VideoFile("", None, video.key, video.decode(size, context.check)))
         return self.videos.open(video, lambda: context.is_over)
 
 

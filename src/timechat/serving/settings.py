@@ -45,6 +45,8 @@ class ServerSettings:
     """Maximum size of all such requests in memory together; further requests get 429."""
     max_store_bytes: int = 100_000_000_000
     """Maximum size of all uploads together."""
+    max_fetched_bytes: int = 10_000_000_000
+    """Maximum size of all fetched videos together, with those that are being fetched."""
     silence_timeout: float = 30.0
     """Seconds without a byte after which reading the body of a request ends."""
     upload_timeout: float = 3600.0

@@ -32,10 +32,12 @@ from timechat.serving.errors import RequestError
 from timechat.serving.settings import ServerSettings
 from timechat.video import Frames
 
+Reserve = Callable[[int], None]
+"""Function that reserves bytes of the disk, or raises if there is no room."""
+
 _MEDIA_TYPES = {"mp4": "video/mp4", "matroska": "video/x-matroska", "webm": "video/webm", "avi": "video/x-msvideo"}
 _MEDIA_TYPES |= {"mpegts": "video/mp2t", "mpeg": "video/mpeg", "ogg": "video/ogg", "flv": "video/x-flv"}
 _KEPT_SECONDS = 900.0  # time that a fetched video is kept after its last use
-_KEPT_BYTES = 10_000_000_000
 _KEPT_PROBES = 10_000
 _POLL_SECONDS = 0.1  # between two checks whether a waiting request was cancelled
 
@@ -88,7 +90,6 @@ class VideoStore:
     Attributes:
         folder: Folder of the uploads.
         folders: Allowed folders.
-        num_arriving: Bytes of unfinished uploads.
     """
 
     def __init__(self, settings: ServerSettings, database: Database) -> None:
@@ -98,10 +99,10 @@ class VideoStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folders = Folders(settings.folders)
         self._addresses = Addresses(settings.hosts, allows_private=settings.allows_private)
-        self._fetched = FetchedFiles(settings.data / "fetched")
+        self._fetched = FetchedFiles(settings.data / "fetched", settings.max_fetched_bytes)
         self._probes: dict[str, Probed] = {}
         self._lock = threading.Lock()
-        self.num_arriving = 0
+        self._num_arriving = 0
         self._files = {record["id"]: _from_record(record) for record in database.load_files()}
         self._remove_leftovers()
 
@@ -122,6 +123,22 @@ class VideoStore:
     def uploads(self) -> list[Upload]:
         """Return all uploads, the newest first."""
         return sorted(self._files.values(), key=lambda file: -file.created_at)
+
+    @property
+    def num_arriving(self) -> int:
+        """Bytes that are reserved for unfinished uploads."""
+        return self._num_arriving
+
+    def reserve(self, num_bytes: int) -> None:
+        """Reserve room for a part of an upload before it is written; a negative number gives it back.
+
+        Raises:
+            RequestError: The uploads, with the unfinished ones, would need more than the settings allow.
+        """
+        with self._lock:
+            if num_bytes > 0 and self.num_bytes + self._num_arriving + num_bytes > self._settings.max_store_bytes:
+                raise RequestError(507, "there is no room for this file; delete others first", "file")
+            self._num_arriving += num_bytes
 
     def new_path(self) -> Path:
         """Return a path for an upload that begins."""
@@ -214,12 +231,16 @@ class VideoStore:
         """
         scheme = name.split(":", 1)[0].lower() if ":" in name[:12] else ""
         if scheme in ("http", "https"):
-            with self._fetched.acquire(name, lambda path: self._fetch(name, path, is_cancelled), is_cancelled) as path:
+            with self._fetched.acquire(
+                name, lambda path, reserve: self._fetch(name, path, reserve, is_cancelled), is_cancelled
+            ) as path:
                 yield self._probed(_local_file(name, path))
         elif self._settings.opens_paths or scheme == "file":
             yield self._probed(_local_file(name, self.folders.resolve(name)))
         elif scheme == "data":
-            with self._fetched.acquire(name, lambda path: self._write_inline(name, path), is_cancelled) as path:
+            with self._fetched.acquire(
+                name, lambda path, reserve: self._write_inline(name, path, reserve), is_cancelled
+            ) as path:
                 yield self._probed(_local_file(name[: name.find(";")], path))
         elif name.startswith(("file-", "film-")):
             yield self._probed(self.by_id(name)[0])
@@ -258,11 +279,13 @@ class VideoStore:
         self.probe(file)
         return file
 
-    def _fetch(self, address: str, path: Path, is_cancelled: Callable[[], bool]) -> None:
-        fetch(address, path, self._addresses, self._settings.limits, is_cancelled=is_cancelled)
+    def _fetch(self, address: str, path: Path, reserve: Reserve, is_cancelled: Callable[[], bool]) -> None:
+        limits = self._settings.limits
+        fetch(address, path, self._addresses, limits, is_cancelled=is_cancelled, reserve=reserve)
 
-    def _write_inline(self, address: str, path: Path) -> None:
+    def _write_inline(self, address: str, path: Path, reserve: Reserve) -> None:
         content = decode_data_url(address, self._settings.limits)
+        reserve(len(content))
         with atomic_write(path) as unfinished:
             unfinished.write_bytes(content)
 
@@ -270,9 +293,15 @@ class VideoStore:
 class FetchedFiles:
     """Files that were made from addresses and are kept for a while; a file that is in use is not deleted."""
 
-    def __init__(self, folder: Path) -> None:
-        """Begin with an empty folder."""
-        self._folder = folder
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Begin with an empty folder.
+
+        Args:
+            folder: Folder of the files.
+            max_bytes: Maximum size of all files together, with the unfinished ones.
+        """
+        self._folder, self._max_bytes = folder, max_bytes
+        self._num_reserved = 0
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
             if path.is_file():
@@ -281,8 +310,12 @@ class FetchedFiles:
         self._files: dict[str, _FetchedFile] = {}
 
     @contextmanager
-    def acquire(self, address: str, make: Callable[[Path], None], is_cancelled: Callable[[], bool]) -> Iterator[Path]:
+    def acquire(
+        self, address: str, make: Callable[[Path, Reserve], None], is_cancelled: Callable[[], bool]
+    ) -> Iterator[Path]:
         """Keep the file of an address for a `with` block; `make` writes the file if it does not exist.
+
+        `make` reserves the size of each part before it writes it.
 
         Raises:
             AccessError: The request was cancelled while another request made the file. Errors of `make` pass through.
@@ -294,13 +327,39 @@ class FetchedFiles:
         try:
             with self._exclusive(file, is_cancelled):
                 if not file.path.is_file():
-                    make(file.path)
+                    self._make(file, make)
             yield file.path
         finally:
             with self._changed:
                 file.num_users -= 1
                 file.used = time.monotonic()
             self.delete_expired()
+
+    def _make(self, file: "_FetchedFile", make: Callable[[Path, Reserve], None]) -> None:
+        num_reserved = 0
+
+        def reserve(num_bytes: int) -> None:
+            nonlocal num_reserved
+            self._reserve(num_bytes)
+            num_reserved += num_bytes
+
+        try:
+            make(file.path, reserve)
+        finally:
+            with self._changed:
+                self._num_reserved -= num_reserved
+
+    def _reserve(self, num_bytes: int) -> None:
+        """Reserve room for a part of an unfinished file; unused files are deleted for it."""
+        with self._changed:
+            if self._num_bytes() + num_bytes > self._max_bytes:
+                self._delete_expired(self._max_bytes - num_bytes)
+            if self._num_bytes() + num_bytes > self._max_bytes:
+                raise AccessError("the server has no room for another fetched video; try again later", "no_room")
+            self._num_reserved += num_bytes
+
+    def _num_bytes(self) -> int:
+        return self._num_reserved + sum(file.num_bytes for file in self._files.values())
 
     @contextmanager
     def _exclusive(self, file: "_FetchedFile", is_cancelled: Callable[[], bool]) -> Iterator[None]:
@@ -321,14 +380,17 @@ class FetchedFiles:
     def delete_expired(self) -> None:
         """Delete files that are not in use and are old, or too many."""
         with self._changed:
-            idle = sorted((file.used, digest) for digest, file in self._files.items() if not file.num_users)
-            total = sum(file.num_bytes for file in self._files.values())
-            for used, digest in idle:
-                file = self._files[digest]
-                if total > _KEPT_BYTES or time.monotonic() - used > _KEPT_SECONDS or not file.num_bytes:
-                    total -= file.num_bytes
-                    file.path.unlink(missing_ok=True)
-                    del self._files[digest]
+            self._delete_expired(self._max_bytes)
+
+    def _delete_expired(self, max_bytes: int) -> None:
+        idle = sorted((file.used, digest) for digest, file in self._files.items() if not file.num_users)
+        total = self._num_bytes()
+        for used, digest in idle:
+            file = self._files[digest]
+            if total > max_bytes or time.monotonic() - used > _KEPT_SECONDS or not file.num_bytes:
+                total -= file.num_bytes
+                file.path.unlink(missing_ok=True)
+                del self._files[digest]
 
 
 class _FetchedFile:

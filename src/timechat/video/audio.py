@@ -24,7 +24,7 @@ from timechat.video.clock import JUMP_SECONDS, ClockFollower, ClockPart, VideoCl
 from timechat.video.deadline import reason
 from timechat.video.index import read_index
 from timechat.video.loading import DEFAULT_TIMEOUT
-from timechat.video.scan import demux, read_only, read_packets
+from timechat.video.scan import demux, has_decoder, read_only, read_packets
 from timechat.video.source import VideoHandle, VideoSource, open_source
 
 SAMPLE_RATE = 16_000
@@ -82,7 +82,7 @@ def read_audio(
         zero = read_packets(handle, only_first_frame=True)[1].start_time
         with handle.open() as container:
             stream = container.streams.best("audio")
-            if not isinstance(stream, AudioStream):
+            if not isinstance(stream, AudioStream) or not has_decoder(stream):
                 return
             issues = _DecodeIssues()
             packets = _on_video_clock(handle, container, stream, issues)

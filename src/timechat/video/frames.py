@@ -108,6 +108,7 @@ class VideoInfo:
         player_offset: Seconds by which the clock of players is ahead of the clock of the frames: players count from
             the start of the file, where audio may begin earlier than the frames. It is added in subtitles, chapters
             and pages.
+        max_pixels: Largest width times height that a stream states or the first frame has.
     """
 
     name: str
@@ -126,6 +127,7 @@ class VideoInfo:
     is_mirrored: bool = False
     pixel_aspect: float = 1.0
     player_offset: float = 0.0
+    max_pixels: int = 0
 
     @property
     def orientation(self) -> Orientation:

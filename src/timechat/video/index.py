@@ -262,7 +262,7 @@ def index_by_decoding(handle: VideoHandle, info: VideoInfo, index: PacketIndex) 
     raw = index.raw_pts[shown]
     notes: list[str] = []
     time_base = index.time_base
-    rate = Fraction(info.fps or 25).limit_denominator(1001)
+    rate = max(Fraction(info.fps or 25).limit_denominator(1001), Fraction(1, 1001))
     gap = max(1, round(1 / (rate * time_base)))
     if index.has_decode_times:  # each frame in display order takes the time of one packet
         times = np.sort(raw)

@@ -26,6 +26,7 @@ from timechat.video.clock import RunningClock
 from timechat.video.deadline import DEFAULT_PATIENCE, reason
 from timechat.video.frames import Orientation, Size, frame_to_pixels, height_width, orientation_of
 from timechat.video.http import HTTP_OPTIONS
+from timechat.video.picture_limits import OPEN_OPTIONS, limit_decoders
 from timechat.video.sampling import TIME_SLACK, time_slack
 from timechat.video.scan import choose_stream, demux, frame_rate, may_jump, read_only
 
@@ -86,6 +87,7 @@ class LiveVideo:
             if isinstance(opened, _FollowedFile):
                 self._open.callback(opened.close)
             self._container = self._open.enter_context(_open_container(opened, self.name, idle_timeout))
+            limit_decoders(self._container, self.name)
             self._stream = choose_stream(self._container, self.name)
         except BaseException:
             self._open.close()
@@ -227,7 +229,9 @@ def _open_input(source: Any, name: str, follow: bool, idle_timeout: float) -> An
 def _open_container(opened: Any, name: str, idle_timeout: float) -> av.container.InputContainer:
     """Open a container that is read forward only."""
     is_address = isinstance(opened, str) and opened.lower().startswith(_STREAMS)
-    options = {"rtsp_transport": "tcp"} if is_address and opened.lower().startswith("rtsp") else {}
+    options = dict(OPEN_OPTIONS)
+    if is_address and opened.lower().startswith("rtsp"):
+        options["rtsp_transport"] = "tcp"
     if is_address and opened.lower().startswith("http"):
         options |= HTTP_OPTIONS
     try:

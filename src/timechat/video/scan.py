@@ -22,6 +22,7 @@ from timechat.video.deadline import reason
 from timechat.video.frames import StreamInfo, VideoInfo, orientation_of
 from timechat.video.h264_fields import FieldParser
 from timechat.video.hdr import HDR_TRANSFERS
+from timechat.video.picture_limits import MAX_SCANS, is_jpeg, num_scans, stated_pixels
 from timechat.video.source import VideoHandle
 
 AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
@@ -37,6 +38,7 @@ _RAW_STREAMS = frozenset(
 )  # formats that state no times; the codec may state a rate
 _SHORTEST_GIF_FRAME, _USUAL_GIF_FRAME = Fraction(2, 100), Fraction(10, 100)  # seconds
 _ASSUMED_RATE = Fraction(25)
+_LOWEST_RATE = Fraction(1, 1000)  # frames per second that a codec states; a lower one is damage
 _HIGHEST_RATE = 1000  # frames per second; a higher rate is a tick of the container's clock
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -63,6 +65,7 @@ class PacketScan:
         fields: Parser of fields; None for streams without.
         errors: Sentences about reading errors and assumptions.
         declared: What the header states about the end of the video.
+        max_pixels: Largest width times height that a stream states.
     """
 
     pts: array[int] = field(default_factory=lambda: array("q"))
@@ -82,6 +85,7 @@ class PacketScan:
     fields: FieldParser | None = None
     errors: list[str] = field(default_factory=list)
     declared: DeclaredEnd | None = None
+    max_pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,11 @@ def choose_stream(container: av.container.InputContainer, name: str) -> VideoStr
     return max(decodable, key=lambda s: s.width * s.height)
 
 
+def has_decoder(stream: Stream) -> bool:
+    """Whether the decoder library can decode a stream; a damaged header may name a codec that does not exist."""
+    return getattr(stream, "codec_context", None) is not None
+
+
 def read_only(container: av.container.InputContainer, stream: Stream) -> None:
     """Let the demuxer skip the packets of all other streams."""
     for other in container.streams:
@@ -141,7 +150,7 @@ def demux(
     stream: AnyStream,
     on_new_streams: Callable[[], object] | None = None,
 ) -> Iterator[Packet[AnyStream]]:
-    """Yield the packets of one stream; the last one is empty.
+    """Yield the packets of one stream; the last one is empty. Every decoder gets its packets here.
 
     Args:
         container: Open container.
@@ -149,11 +158,23 @@ def demux(
         on_new_streams: Function that is called at the end if more streams appeared within the file.
     """
     packets = container.demux(stream)
+    if container.format.name == "gif":
+        packets = _with_browser_delays(packets)
+    elif stream.codec_context is not None and is_jpeg(stream.codec_context):
+        packets = _with_few_scans(packets)
     try:
-        yield from _with_browser_delays(packets) if container.format.name == "gif" else packets
+        yield from packets
     except IndexError:  # PyAV 18 fails at the end of .ts files whose streams appeared during reading
         if on_new_streams is not None:
             on_new_streams()
+
+
+def _with_few_scans(packets: Iterator[Packet[AnyStream]]) -> Iterator[Packet[AnyStream]]:
+    """Yield packets of JPEG pictures; raise before a picture that would take the decoder minutes."""
+    for packet in packets:
+        if packet.size and (scans := num_scans(bytes(packet))) > MAX_SCANS:
+            raise VideoError(f"a JPEG frame of the video has {scans} scans; frames of at most {MAX_SCANS} are decoded")
+        yield packet
 
 
 def _with_browser_delays(packets: Iterator[Packet[AnyStream]]) -> Iterator[Packet[AnyStream]]:
@@ -175,6 +196,7 @@ def read_packets(handle: VideoHandle, *, only_first_frame: bool) -> tuple[Packet
     deadline = handle.deadline
     scan = PacketScan()
     with handle.open() as container:
+        scan.max_pixels = stated_pixels(container)
         stream = choose_stream(container, handle.name)
         read_only(container, stream)
         context = stream.codec_context
@@ -272,7 +294,8 @@ def frame_rate(format_names: str, stream: VideoStream) -> tuple[Fraction | None,
     rate = stream.average_rate
     if format_names not in _RAW_STREAMS:
         return (stream.guessed_rate if not rate or rate > _HIGHEST_RATE else rate), []
-    if stated := stream.codec_context.framerate:
+    stated = stream.codec_context.framerate
+    if stated and stated >= _LOWEST_RATE:
         return stream.guessed_rate or stated, []
     rate = rate or _ASSUMED_RATE
     return rate, [f"the file does not state its frame rate: {float(rate):g} frames per second are assumed"]
@@ -338,6 +361,7 @@ def _video_info(name: str, container: av.container.InputContainer, stream: Video
         is_mirrored=orientation.is_mirrored,
         pixel_aspect=float(1 / aspect if orientation.is_transposed else aspect),
         player_offset=_player_offset(container, scan, start),
+        max_pixels=max(scan.max_pixels, height * width),
     )
 
 

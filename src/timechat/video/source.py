@@ -23,11 +23,12 @@ from timechat.files import without_scheme
 from timechat.system import open_without_waiting
 from timechat.video.deadline import Deadline, reason
 from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
+from timechat.video.picture_limits import OPEN_OPTIONS, limit_decoders
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 
 _OPENS_OTHER_FILES = {
-    *("concat", "sdp", "hls", "dash", "webm_dash_manifest", "imf", "vobsub"),
+    *("concat", "sdp", "hls", "dash", "webm_dash_manifest", "imf", "vobsub", "mlv", "image2"),
     *("rtsp", "rtp", "sap", "lavfi", "avisynth", "vapoursynth"),
 }
 _DRAWS_TEXT_OR_OPENS_OTHER_FILES = {"tty", *_OPENS_OTHER_FILES}
@@ -81,6 +82,7 @@ class VideoHandle:
         seconds = min(seconds, self.deadline.patience) if self.is_address else seconds
         # The format is checked before a demuxer opens other files.
         options = HTTP_OPTIONS if self.is_address else {"format_whitelist": _FORMATS_OF_ONE_FILE}
+        options = OPEN_OPTIONS | options
         began = time.monotonic()
         try:
             container: av.container.InputContainer = av.open(
@@ -102,6 +104,11 @@ class VideoHandle:
             raise VideoError(
                 f"{self.name}: is not a video but text ({container.format.name}); give a video file such as .mp4"
             )
+        try:
+            limit_decoders(container, self.name)
+        except BaseException:
+            container.close()
+            raise
         return container
 
     @contextmanager

@@ -15,7 +15,7 @@ from timechat.video.deadline import reason
 from timechat.video.frames import VideoInfo, frame_to_pixels
 from timechat.video.index import build_index
 from timechat.video.loading import load_frames
-from timechat.video.scan import may_jump, read_packets
+from timechat.video.scan import demux, may_jump, read_packets
 from timechat.video.source import VideoHandle, open_source
 
 _QUALITY = 80
@@ -54,7 +54,8 @@ def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, wi
             stream = next(s for s in container.streams.video if s.index == info.stream)
             assert stream.time_base is not None
             container.seek(int((time + info.start_time) / stream.time_base), stream=stream)
-            return frame_to_pixels(next(iter(container.decode(stream))), height, width, info.orientation)
+            frames = (frame for packet in demux(container, stream) for frame in packet.decode())
+            return frame_to_pixels(next(frames), height, width, info.orientation)
     except (av.error.FFmpegError, StopIteration) as error:
         raise VideoError(f"{handle.name}: no frame can be decoded at {time:g} s: {reason(error)}") from error
 

@@ -13,6 +13,7 @@ import pytest
 from tests.clips import RECIPES, draw_audio, draw_clip, draw_video_with_audio
 from timechat.errors import AccessError, VideoError
 from timechat.serving.access import Limits, Probed, probe_safely, probing
+from timechat.system import child_environment
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_a_header_with_a_huge_frame_does_no_harm(tmp_path: Path) -> None:
 def test_the_memory_of_the_child_is_limited(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     program = (
-        "from timechat.system import limit_this_process; limit_this_process(20, 2 << 30)\n"
+        "from timechat.system import limit_this_process; limit_this_process(2 << 30, 20)\n"
         "try:\n bytearray(3 * 2**30)\nexcept MemoryError:\n print('refused')"
     )
     answer = probing.run_bounded([sys.executable, "-c", program], 20)
@@ -168,7 +169,7 @@ def test_the_child_writes_nothing_and_opens_nothing_more(tmp_path: Path) -> None
     program = f"""
 import socket
 from timechat.system import forbid_opening_files, limit_this_process
-limit_this_process(20, 2 << 30)
+limit_this_process(2 << 30, 20)
 with open({str(tmp_path / "new")!r}, "wb", buffering=0) as file:
     try: file.write(b"x")
     except OSError: print("no writing")
@@ -222,7 +223,7 @@ def test_the_child_opens_the_one_file_and_no_socket(film: Path, tmp_path: Path) 
         command = ["strace", "-f", "-qq", "-e", "trace=open,openat,socket,connect", *probing._command()]
         seen = subprocess.run(
             [*command, str(tmp_path / name)],
-            env=probing._environment() | {"PATH": os.environ["PATH"]},
+            env=child_environment() | {"PATH": os.environ["PATH"]},
             capture_output=True,
         ).stderr.decode()
         if "ptrace" in seen:
@@ -327,7 +328,7 @@ def test_a_crash_is_an_error(signal: str, monkeypatch: pytest.MonkeyPatch, film:
 
 def test_neither_the_child_nor_the_package_loads_torch(film: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "timechat.serving.access.probing", str(film)]
-    loaded = subprocess.run(command, capture_output=True, text=True, env=probing._environment()).stderr
+    loaded = subprocess.run(command, capture_output=True, text=True, env=child_environment()).stderr
     names = {line.rpartition("|")[2].strip() for line in loaded.splitlines()}
     assert "timechat.video" in names
     assert not names & {"torch", "transformers", "fastapi", "timechat.serving.access.fetching"}
@@ -339,8 +340,6 @@ def test_importing_the_package_loads_only_what_it_needs() -> None:
         "print([name for name in ('torch', 'av', 'numpy', 'transformers', 'PIL') if name in sys.modules])"
     )
     assert (
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=probing._environment()
-        ).stdout
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=child_environment()).stdout
         == "[]\n"
     )

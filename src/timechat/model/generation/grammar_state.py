@@ -13,9 +13,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from timechat.answers.grammar import AnswerGrammar
+from timechat.model.generation.schema_check import SchemaChecker, compile_schema
 
-# With free white space between JSON tokens, a model could write white space up to the length limit.
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _KEPT_GRAMMARS = 32  # compiled grammars in memory; each answer starts from a copy
 
 
@@ -35,6 +34,8 @@ class GrammarCompiler:
         self.eos_token_ids = tuple(eos_token_ids)
         self._matchers: dict[str, LLMatcher] = {}
         self._lock = threading.Lock()
+        self._schemas = SchemaChecker()
+        self._compiling = threading.Lock()  # of JSON schemas, one at a time: each may use much memory
 
     def state(self, grammar: AnswerGrammar) -> "GrammarState":
         """Return the initial state for one answer."""
@@ -49,19 +50,18 @@ class GrammarCompiler:
             return GrammarState(self, grammar, matcher.deep_copy())
 
     def _compile(self, grammar: AnswerGrammar) -> LLMatcher:
-        try:
-            if grammar.is_json:
-                source = LLMatcher.grammar_from_json_schema(grammar.grammar, _COMPACT)
-            else:
-                source = LLMatcher.grammar_from_lark(grammar.grammar)
-        except ValueError as error:
-            raise ValueError(f"the grammar of the answer cannot be read: {error}") from error
-        matcher = LLMatcher(self.engine, source, log_level=0)
+        if grammar.is_json:
+            self._schemas.check(grammar.grammar)
+            with self._compiling:
+                return compile_schema(self.engine, grammar.grammar)
+        matcher = LLMatcher(self.engine, LLMatcher.grammar_from_lark(grammar.grammar), log_level=0)
         if problem := matcher.get_error():
-            if grammar.is_json:
-                raise ValueError(f"the JSON schema of the answer cannot be enforced: {problem.splitlines()[0]}")
             raise RuntimeError(f"llguidance refuses the grammar of this task: {problem}")
         return matcher
+
+    def close(self) -> None:
+        """End the process that checks JSON schemas; a later schema starts it again."""
+        self._schemas.close()
 
     def logits_processor(
         self, grammars: Sequence[AnswerGrammar | None], max_new_tokens: int

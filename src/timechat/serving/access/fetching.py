@@ -51,7 +51,13 @@ class Fetched:
 
 
 def fetch(
-    url: str, into: Path, addresses: Addresses, limits: Limits, *, is_cancelled: Callable[[], bool] = lambda: False
+    url: str,
+    into: Path,
+    addresses: Addresses,
+    limits: Limits,
+    *,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    reserve: Callable[[int], None] = lambda _: None,
 ) -> Fetched:
     """Download a video to a file.
 
@@ -63,6 +69,8 @@ def fetch(
         addresses: Allowed hosts, also after a redirect.
         limits: Limits; `max_bytes` and `fetch_timeout` apply to the whole download.
         is_cancelled: Function that returns True to end the download (`unreachable`); called several times a second.
+        reserve: Function that reserves bytes of the disk before they are written; an exception it raises ends the
+            download.
 
     Raises:
         AccessError: The address is not allowed, is too large, does not exist, or was not received completely in time.
@@ -76,7 +84,7 @@ def fetch(
                 _check_status(response)
                 _check_size(response, limits)
                 with atomic_write(into) as unfinished:
-                    num_bytes = _copy(response, unfinished, limits, guard)
+                    num_bytes = _copy(response, unfinished, limits, guard, reserve)
                 return Fetched(into, num_bytes, current.url, _filename(current.url), _media_type(response))
             location = response.getheader("Location")
         current = addresses.check(_next_address(current, location))
@@ -212,9 +220,12 @@ def _check_size(response: HTTPResponse, limits: Limits) -> None:
         raise _too_large(limits)
 
 
-def _copy(response: HTTPResponse, path: Path, limits: Limits, guard: _FetchGuard) -> int:
+def _copy(
+    response: HTTPResponse, path: Path, limits: Limits, guard: _FetchGuard, reserve: Callable[[int], None]
+) -> int:
     """Write the body to a file; return its size in bytes."""
     expected, num_bytes = response.length, 0
+    reserve(expected or 0)
     with path.open("wb") as file:
         while expected is None or num_bytes < expected:
             guard.check()
@@ -225,6 +236,8 @@ def _copy(response: HTTPResponse, path: Path, limits: Limits, guard: _FetchGuard
             num_bytes += len(chunk)
             if num_bytes > limits.max_bytes:
                 raise _too_large(limits)
+            if expected is None:
+                reserve(len(chunk))
             file.write(chunk)
     if expected is not None and num_bytes < expected:
         raise AccessError(

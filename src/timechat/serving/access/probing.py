@@ -26,6 +26,7 @@ from timechat.system import (
     end_group,
     forbid_opening_files,
     limit_this_process,
+    module_command,
     open_without_waiting,
     read_pipe_until,
     start_group,
@@ -35,7 +36,6 @@ MAX_MEMORY = 2 * 2**30
 """Maximum address space of the child, in bytes."""
 
 _MAX_ANSWER = 64 * 1024
-_INHERITED_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 @dataclass(frozen=True)
@@ -80,37 +80,23 @@ def probe_safely(path: Path, limits: Limits) -> Probed:
         AccessError: The video is longer or larger than allowed (`too_large`).
     """
     answer = run_bounded([*_command(), str(Path(path).absolute()), f"{limits.probe_timeout:g}"], limits.probe_timeout)
-    probed = _read_answer(answer, limits)
+    probed, max_pixels = _read_answer(answer, limits)
     if probed.duration > limits.max_duration:
         raise AccessError(
             f"the video lasts {probed.duration:.0f} s, longer than the {limits.max_duration:.0f} s that are allowed",
             "too_large",
         )
-    if probed.width * probed.height > limits.max_pixels:
+    if max_pixels > limits.max_pixels:
         raise AccessError(
-            f"the video has frames of {probed.width}x{probed.height}, more than the {limits.max_pixels} pixels "
-            "that are allowed",
+            f"the video has frames of {probed.width}x{probed.height} and states up to {max_pixels} pixels, more than "
+            f"the {limits.max_pixels} that are allowed",
             "too_large",
         )
     return probed
 
 
 def _command() -> list[str]:
-    # -P: import nothing from the working directory; -B: write no files
-    return [sys.executable, "-P", "-B", "-m", "timechat.serving.access.probing"]
-
-
-def _environment() -> dict[str, str]:
-    """Return the few variables that Python needs to find the same packages."""
-    paths = [str(Path(path).absolute()) for path in sys.path if path]
-    kept = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUTF8": "1",
-        "MALLOC_ARENA_MAX": "2",  # else every thread of a decoder reserves 64 MB of the address space
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    return module_command("timechat.serving.access.probing")
 
 
 def run_bounded(command: list[str], timeout: float) -> bytes | None:
@@ -123,7 +109,7 @@ def run_bounded(command: list[str], timeout: float) -> bytes | None:
     Returns:
         Its standard output, whatever its exit status; None if the output is too long or too late.
     """
-    process = start_group(command, _environment())
+    process = start_group(command)
     assert process.stdout is not None
     try:
         return read_pipe_until(process.stdout, time.monotonic() + timeout, _MAX_ANSWER)
@@ -132,8 +118,8 @@ def run_bounded(command: list[str], timeout: float) -> bytes | None:
         process.stdout.close()
 
 
-def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
-    """Read the output of the child, which is not trusted."""
+def _read_answer(answer: bytes | None, limits: Limits) -> tuple[Probed, int]:
+    """Read the output of the child, which is not trusted: the properties and the pixels of the largest frame."""
     if answer is None:
         raise VideoError(
             f"the video cannot be read: probing took over {limits.probe_timeout:g} s; it is damaged or very large"
@@ -152,12 +138,13 @@ def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
             codec=_printable(fields["codec"]),
             player_offset=float(fields["player_offset"]),
         )
+        max_pixels = max(int(fields["max_pixels"]), probed.width * probed.height)
     except (ValueError, KeyError, TypeError):
         raise VideoError("the video cannot be read: the decoder crashed; the file is damaged or malicious") from None
     is_valid = math.isfinite(probed.duration) and probed.duration >= 0 and min(probed.width, probed.height) > 0
     if not is_valid or not math.isfinite(probed.fps or 0):
         raise VideoError("the video cannot be read: its header has an impossible duration, size or frame rate")
-    return probed
+    return probed, max_pixels
 
 
 def _printable(text: object) -> str:
@@ -170,7 +157,7 @@ def _printable(text: object) -> str:
 def main(arguments: list[str]) -> None:
     """Print the properties of a file as one line of JSON; the arguments are its path and the time in seconds."""
     timeout = float(arguments[1]) if len(arguments) > 1 else Limits().probe_timeout
-    limit_this_process(timeout, MAX_MEMORY)
+    limit_this_process(MAX_MEMORY, timeout)
     try:
         print(json.dumps(_probe(arguments[0], timeout)), flush=True)
     except MemoryError:
@@ -205,7 +192,8 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         codec=info.codec,
         player_offset=info.player_offset,
     )
-    return probed.to_dict()
+    # A stream may state larger frames than its first frame: decoders accept what it states.
+    return probed.to_dict() | {"max_pixels": info.max_pixels}
 
 
 def _preload_codecs() -> None:

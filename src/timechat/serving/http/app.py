@@ -14,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 
 from timechat import __version__
 from timechat.pipeline import TimeChat
-from timechat.serving.database import Database, exclusive_lock
+from timechat.serving.database import DATABASE, Database, exclusive_lock
 from timechat.serving.http.errors import add_error_handlers
 from timechat.serving.http.jobs import Jobs
 from timechat.serving.http.metrics import Metrics
@@ -46,7 +46,7 @@ def create_app(timechat: TimeChat, settings: ServerSettings | None = None) -> Fa
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         lock = ExitStack()
         lock.enter_context(exclusive_lock(settings.data))
-        database = Database(settings.data / "server.sqlite3")
+        database = Database(settings.data / DATABASE)
         videos = VideoStore(settings, database)
         service = Service(timechat, settings, videos)
         job_queue = Jobs(service, settings, database)

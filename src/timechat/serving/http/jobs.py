@@ -22,6 +22,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 _MAX_RECORD = 1_000_000
 _STOP_SECONDS = 10.0  # maximum time for running jobs to end when the server stops
+_MAX_ATTEMPTS = 2  # a job whose server is killed that many times may be what kills it
 _TYPICAL_SECONDS = 30.0  # typical time of a job, for `Retry-After`
 
 
@@ -40,6 +41,7 @@ class Job:
         progress: Stage, the finished part `done` that only rises from 0 to `total`, which is 1, and a description.
         result: Answer as JSON; None if there is none.
         error: Error as JSON; None if there is none.
+        attempts: Number of starts; one that was ended by a regular stop of the server does not count.
         context: State that the threads of the job share.
     """
 
@@ -53,6 +55,7 @@ class Job:
     progress: dict[str, Any] = field(default_factory=lambda: _progress(None, 0.0, None))
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+    attempts: int = 0
     context: RequestContext = field(default_factory=RequestContext, repr=False)
 
     @property
@@ -83,17 +86,27 @@ class Job:
 
     def to_record(self) -> dict[str, Any]:
         """Return the record in the database, from which the job can be resumed."""
-        return self.to_dict() | {"request": self.request.model_dump(mode="json")}
+        return self.to_dict() | {"request": self.request.model_dump(mode="json"), "attempts": self.attempts}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Job":
         """Read a record of `to_record`."""
         kept = ("id", "filename", "created_at", "status", "started_at", "finished_at", "progress", "result", "error")
         job = cls(request=JobRequest.model_validate(record["request"]), **{name: record[name] for name in kept})
+        job.attempts = record.get("attempts", 0)  # records of version 0.2 have none
         if job.progress["total"] != 1:  # a record of version 0.2
             done = 1.0 if job.status == "succeeded" else 0.0
             job.progress = _progress(job.progress["stage"], done, None)
         return job
+
+
+def _crash_error() -> RequestError:
+    return RequestError(
+        500,
+        f"the server ended {_MAX_ATTEMPTS} times while this job was running, so it is not tried again; ask about a "
+        "shorter part of the video, or fewer frames, and look at the server's log",
+        code="server_crashed",
+    )
 
 
 def _progress(stage: str | None, done: float, message: str | None) -> dict[str, Any]:
@@ -110,6 +123,8 @@ class Jobs:
         for job in self._jobs.values():
             if job.status == "running":  # its server was stopped or killed; finished windows are in the cache
                 job.status, job.started_at = "queued", None
+                if job.attempts >= _MAX_ATTEMPTS:
+                    job.status, job.error, job.finished_at = "failed", _crash_error().to_dict()["error"], time.time()
                 self._save(job)
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -219,6 +234,7 @@ class Jobs:
                 if self._is_stopping or job is None:
                     return
                 job.status, job.started_at = "running", time.time()
+                job.attempts += 1
             try:
                 self._save(job)
                 self._run_job(job)
@@ -240,6 +256,7 @@ class Jobs:
             self._finish(job, "succeeded")
         except RequestError as error:
             if isinstance(error.__cause__, EngineStoppedError):
+                job.attempts -= 1
                 self._save(job)  # its record stays `running`, and the next server resumes it
                 return
             if isinstance(error.__cause__, CancelledRequestError):

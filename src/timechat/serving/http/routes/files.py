@@ -18,7 +18,7 @@ from timechat.video.thumbnails import thumbnail
 
 router = APIRouter()
 
-_KEPT_THUMBNAILS = 1000
+_KEPT_THUMBNAIL_BYTES = 32 << 20
 _RANGE = re.compile(r"\s*(\d{0,18})-(\d{0,18})\s*")
 
 
@@ -28,21 +28,23 @@ async def upload(request: Request, server: CurrentServer) -> dict[str, Any]:
     videos, settings = server.videos, server.settings
     path = videos.new_path()
     form = FileForm(request.headers.get("content-type", ""), path)
-    room = settings.max_store_bytes - videos.num_bytes
-    num_bytes = 0
+    num_bytes = num_reserved = 0
+
+    def reserve(num_missing: int) -> None:
+        nonlocal num_reserved
+        videos.reserve(num_missing)
+        num_reserved += num_missing
 
     async def arriving() -> AsyncIterator[bytes]:
         nonlocal num_bytes
         async for chunk in request.stream():
             num_bytes += len(chunk)
-            videos.num_arriving += len(chunk)
-            if videos.num_arriving > room:
-                raise RequestError(507, "there is no room for this file; delete others first", "file")
+            if num_bytes > num_reserved:
+                reserve(num_bytes - num_reserved)
             yield chunk
 
     try:
-        if int(request.headers.get("content-length", "0")) + videos.num_arriving > room:
-            raise RequestError(507, "there is no room for this file; delete others first", "file")
+        reserve(int(request.headers.get("content-length", "0")))
         await form.read(arriving())
         if path.stat().st_size > settings.limits.max_bytes:
             raise RequestError(413, f"a file may have {settings.limits.max_bytes} bytes here", "file")
@@ -51,7 +53,7 @@ async def upload(request: Request, server: CurrentServer) -> dict[str, Any]:
     except ClientDisconnect as error:
         raise RequestError(CLIENT_CLOSED_REQUEST, "the upload was interrupted") from error
     finally:
-        videos.num_arriving -= num_bytes
+        videos.reserve(-num_reserved)
         path.unlink(missing_ok=True)
     return stored.to_dict()
 
@@ -126,10 +128,14 @@ async def get_thumbnail(
         async with server.thumbnail_slots:
             await run_in_threadpool(server.videos.probe, file)
             try:
-                server.thumbnails[key] = await run_in_threadpool(thumbnail, file.path, time, height)
+                image = await run_in_threadpool(thumbnail, file.path, time, height)
             except VideoError as error:
                 raise as_request_error(error, [(file.path, filename)]) or error from error
-        while len(server.thumbnails) > _KEPT_THUMBNAILS:
-            server.thumbnails.popitem(last=False)
+        server.thumbnails[key] = image
+        num_bytes = sum(map(len, server.thumbnails.values()))
+        while num_bytes > _KEPT_THUMBNAIL_BYTES:
+            num_bytes -= len(server.thumbnails.popitem(last=False)[1])
+    else:
+        image = server.thumbnails[key]
     headers = {"Cache-Control": "private, max-age=86400"}
-    return Response(server.thumbnails[key], media_type="image/jpeg", headers=headers)
+    return Response(image, media_type="image/jpeg", headers=headers)
