@@ -51,6 +51,7 @@ class Probed:
         format: Name of the container format.
         codec: Name of the video codec.
         player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
+        audio_codec: Name of the codec of the first audio track; None without audio.
     """
 
     duration: float
@@ -61,6 +62,7 @@ class Probed:
     format: str
     codec: str
     player_offset: float = 0.0
+    audio_codec: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the properties as JSON."""
@@ -151,6 +153,7 @@ def _read_answer(answer: bytes | None, limits: Limits) -> Probed:
             format=_printable(fields["format"]),
             codec=_printable(fields["codec"]),
             player_offset=float(fields["player_offset"]),
+            audio_codec=None if fields["audio_codec"] is None else _printable(fields["audio_codec"]),
         )
     except (ValueError, KeyError, TypeError):
         raise VideoError("the video cannot be read: the decoder crashed; the file is damaged or malicious") from None
@@ -204,6 +207,7 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         format=info.format,
         codec=info.codec,
         player_offset=info.player_offset,
+        audio_codec=next((stream.codec for stream in info.streams if stream.kind == "audio"), None),
     )
     return probed.to_dict()
 
