@@ -173,7 +173,10 @@ export async function* readStream(reply) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError("The connection to the server was lost before the answer was complete.");
+    });
     rest += value ?? "";
     const blocks = rest.split(/\r?\n\r?\n/);
     rest = done ? "" : blocks.pop();

@@ -139,7 +139,7 @@ export class Chat {
 
   bubble(message) {
     const bubble = element("div", { class: `message ${message.role}${message.isError ? " error" : ""}` });
-    const body = element("div", { class: "words" });
+    const body = element("div", { class: "words", dir: "auto" });
     bubble.append(element("span", { class: "unseen" }, message.role === "user" ? "You: " : "TimeChat: "), body);
     this.fill(body, message);
     if (message === this.messages.at(-1)) this.lastBody = body;
