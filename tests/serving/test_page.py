@@ -431,6 +431,29 @@ def test_a_time_in_an_answer_seeks(page, server):
     expect_time(page, 20)
 
 
+def test_a_question_that_failed_can_be_asked_again(page, server):
+    gone = [True]
+    page.route("**/chat/completions", lambda route: route.abort() if gone else route.continue_())
+    open_film(page, server)
+    ask(page, "What happens?")
+    expect(page.locator(".message.assistant")).to_contain_text("The server cannot be reached.")
+    gone.clear()
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".clear-chat")).to_be_visible(timeout=ANSWER_MS)
+    expect(page.locator(".message.user .words")).to_have_text(["What happens?"])
+    expect(page.get_by_role("button", name="Ask again")).to_have_count(0)
+
+
+def test_a_reload_during_an_answer_keeps_the_question(page, server):
+    page.route("**/chat/completions", lambda _: None)  # a model that never answers
+    open_film(page, server)
+    ask(page, "What happens?")
+    expect(page.locator("#stop")).to_be_visible()
+    page.reload()
+    expect(page.locator(".message.user .words")).to_have_text(["What happens?"])
+    expect(page.get_by_role("button", name="Ask again")).to_be_visible()
+
+
 def test_an_answer_can_be_stopped(page, server):
     page.route("**/chat/completions", lambda _: None)  # a model that never answers
     open_film(page, server)

@@ -25,6 +25,7 @@ export class Chat {
     });
     question.addEventListener("input", () => this.fit());
     byId("stop").addEventListener("click", () => this.stop());
+    addEventListener("pagehide", () => { if (this.running) this.keep(); });
   }
 
   get storageKey() { return `timechat.chat:${this.film}`; }
@@ -36,6 +37,8 @@ export class Chat {
     this.film = film;
     this.messages = [];
     try { this.messages = film ? (JSON.parse(tabKept.get(this.storageKey)) ?? []) : []; } catch { /* begin anew */ }
+    const last = this.messages.at(-1); // without an end if the page was left during the answer
+    if (last?.role === "assistant" && !last.isOver) Object.assign(last, { isError: !last.text, failure: "The page was left before the answer was complete." });
     this.isReady = film !== null;
     this.draw();
   }
@@ -87,6 +90,7 @@ export class Chat {
     const answer = { role: "assistant", text: "" };
     this.messages.push(answer);
     const { film } = this;
+    this.keep(); // so that a reload does not lose the question
     const controller = new AbortController();
     this.running = controller;
     this.draw();
@@ -96,6 +100,7 @@ export class Chat {
       if (error.name !== "AbortError") Object.assign(answer, { isError: !answer.text, failure: error.message });
       else answer.isStopped = true;
     } finally {
+      answer.isOver = true;
       if (this.running === controller) this.running = null;
       if (this.film === film) {
         if (answer.isStopped && !answer.text) this.messages = this.messages.filter((message) => message !== answer);
@@ -103,6 +108,15 @@ export class Chat {
         this.draw();
       }
     }
+  }
+
+  /** Ask the last question once more, in place of its answer. */
+  askAgain() {
+    const at = this.messages.findLastIndex((message) => message.role === "user");
+    if (at < 0 || this.running) return;
+    const { text } = this.messages[at];
+    this.messages = this.messages.slice(0, at);
+    this.ask(text);
   }
 
   async listen(messages, answer, signal) {
@@ -145,6 +159,9 @@ export class Chat {
     if (message === this.messages.at(-1)) this.lastBody = body;
     if (message.isStopped) bubble.append(element("p", { class: "aside" }, "Stopped."));
     if (message.failure) bubble.append(element("p", { class: "aside wrong", role: "alert" }, message.failure));
+    if (message.failure && message === this.messages.at(-1)) {
+      bubble.append(element("button", { type: "button", class: "quiet small again", on: { click: () => this.askAgain() } }, "Ask again"));
+    }
     for (const note of message.notes ?? []) bubble.append(element("p", { class: "aside" }, note));
     return bubble;
   }
