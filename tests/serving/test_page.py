@@ -444,6 +444,18 @@ def test_a_question_that_failed_can_be_asked_again(page, server):
     expect(page.get_by_role("button", name="Ask again")).to_have_count(0)
 
 
+def test_a_video_deleted_in_another_tab_is_named(page, server, films, tmp_path):
+    page.goto(server)
+    page.locator("#file").set_input_files(shutil.copy(films.short, tmp_path / "gone.mp4"))
+    expect(page.locator(".task").first).to_be_enabled()
+    film = page.evaluate("new URLSearchParams(location.search).get('film')")
+    page.request.delete(f"{server}/v1/files/{film}")
+    ask(page, "What happens?")
+    expect(page.locator(".message.assistant")).to_contain_text("“gone.mp4” was deleted from the server.")
+    page.locator(".task[data-task=steps]").click()
+    expect(page.locator(".toast.error")).to_contain_text("“gone.mp4” was deleted from the server.")
+
+
 def test_a_reload_during_an_answer_keeps_the_question(page, server):
     page.route("**/chat/completions", lambda _: None)  # a model that never answers
     open_film(page, server)

@@ -1,6 +1,6 @@
 // Joins the parts of the page: the open video, its answers, and the address.
 
-import { json, resumeSession } from "./api.js";
+import { isGone, json, resumeSession } from "./api.js";
 import { Chat } from "./chat.js";
 import { byId } from "./dom.js";
 import { EventList } from "./events.js";
@@ -32,7 +32,7 @@ const exporter = new ExportDialog({ film: () => film });
 const exportTrack = (track) => exporter.open(track);
 const timeline = new Timeline({ player, tracks, closeTrack, exportTrack });
 const events = new EventList({ player, tracks, closeTrack, exportTrack, linkTo });
-const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, duration: () => player.duration || Infinity });
+const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, explained, duration: () => player.duration || Infinity });
 const tasks = new TaskButtons(startTask);
 const jobs = new Jobs({ open: openJob, finished: jobFinished });
 const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError), openFile: (file) => openFile(file).catch(tellError) });
@@ -207,7 +207,13 @@ async function jobFinished(job) {
 
 function startTask(wish) {
   isTabChosen = false;
-  return jobs.start({ video: film.id, ...wish });
+  return jobs.start({ video: film.id, ...wish }).catch((error) => { throw explained(error); });
+}
+
+/** An error in the words of the page: a video that was deleted, perhaps in another tab, is called by its name. */
+function explained(error) {
+  if (film && isGone(error)) error.message = `“${film.filename.split("/").at(-1)}” was deleted from the server.`;
+  return error;
 }
 
 /** Show the events of a chat answer in a lane. */

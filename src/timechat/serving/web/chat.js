@@ -9,10 +9,11 @@ const SUGGESTIONS = ["What happens in this video?", "How does it end?", "When do
 
 /** `seek(time)` follows a clicked time; `answered(answer)` gets the answer with its events. */
 export class Chat {
-  constructor({ seek, linkTo, answered, duration }) {
+  constructor({ seek, linkTo, answered, explained, duration }) {
     this.seek = seek;
     this.linkTo = linkTo;
     this.answered = answered;
+    this.explained = explained;
     this.duration = duration;
     this.film = null;
     this.messages = [];
@@ -97,7 +98,7 @@ export class Chat {
     try {
       await this.listen(messages, answer, controller.signal);
     } catch (error) {
-      if (error.name !== "AbortError") Object.assign(answer, { isError: !answer.text, failure: error.message });
+      if (error.name !== "AbortError") Object.assign(answer, { isError: !answer.text, failure: this.explained(error).message });
       else answer.isStopped = true;
     } finally {
       answer.isOver = true;
