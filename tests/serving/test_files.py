@@ -3,7 +3,9 @@
 import io
 import threading
 
+import av
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -91,6 +93,49 @@ def test_a_thumbnail_is_a_small_picture_of_that_time(running, film_id, tmp_path)
         pictures[time] = answer.content
         assert Image.open(path).height == 48
     assert len(set(pictures.values())) > 1
+
+
+def draw_one_group(path, codec="libx264"):
+    """Write 10 s of one group of pictures, whose brightness rises."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"g": "250"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(100):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 2 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("suffix", ["ts", "flv", "h264"])
+@pytest.mark.parametrize("time", [0, 5, 9.9, 50])
+def test_a_video_of_one_group_of_pictures_has_thumbnails(tmp_path, suffix, time):
+    draw_one_group(tmp_path / f"a.{suffix}")
+    with Image.open(io.BytesIO(thumbnail(tmp_path / f"a.{suffix}", time, 48))) as picture:
+        assert picture.size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kind"),
+    [
+        ("a.webm", "libvpx", "video/webm"),
+        ("a.mkv", "libvpx-vp9", "video/webm"),
+        ("b.mkv", "libx264", "video/x-matroska"),
+    ],
+)
+def test_webm_is_told_from_matroska_by_its_codecs(running, tmp_path, name, codec, kind):
+    draw_one_group(tmp_path / name, codec)
+    file_id = upload(running, (tmp_path / name).read_bytes(), name).json()["id"]
+    assert running.client.head(f"/v1/files/{file_id}/content").headers["content-type"] == kind
+    running.client.delete(f"/v1/files/{file_id}")
+
+
+def test_quotation_marks_in_a_name_arrive_as_they_were(running, films):
+    content = (films / "film.mp4").read_bytes()
+    head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a %22b%22 100%25.mp4"\r\n\r\n'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    record = running.client.post("/v1/files", content=head + content + b"\r\n--x--\r\n", headers=headers).json()
+    assert record["filename"] == 'a "b" 100%25.mp4'
+    running.client.delete(f"/v1/files/{record['id']}")
 
 
 @pytest.mark.parametrize("content", [b"", b"no film at all", b"#EXTM3U\nfile:///etc/passwd\n"])

@@ -431,6 +431,41 @@ def test_a_time_in_an_answer_seeks(page, server):
     expect_time(page, 20)
 
 
+def test_a_question_that_failed_can_be_asked_again(page, server):
+    gone = [True]
+    page.route("**/chat/completions", lambda route: route.abort() if gone else route.continue_())
+    open_film(page, server)
+    ask(page, "What happens?")
+    expect(page.locator(".message.assistant")).to_contain_text("The server cannot be reached.")
+    gone.clear()
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".clear-chat")).to_be_visible(timeout=ANSWER_MS)
+    expect(page.locator(".message.user .words")).to_have_text(["What happens?"])
+    expect(page.get_by_role("button", name="Ask again")).to_have_count(0)
+
+
+def test_a_video_deleted_in_another_tab_is_named(page, server, films, tmp_path):
+    page.goto(server)
+    page.locator("#file").set_input_files(shutil.copy(films.short, tmp_path / "gone.mp4"))
+    expect(page.locator(".task").first).to_be_enabled()
+    film = page.evaluate("new URLSearchParams(location.search).get('film')")
+    page.request.delete(f"{server}/v1/files/{film}")
+    ask(page, "What happens?")
+    expect(page.locator(".message.assistant")).to_contain_text("“gone.mp4” was deleted from the server.")
+    page.locator(".task[data-task=steps]").click()
+    expect(page.locator(".toast.error")).to_contain_text("“gone.mp4” was deleted from the server.")
+
+
+def test_a_reload_during_an_answer_keeps_the_question(page, server):
+    page.route("**/chat/completions", lambda _: None)  # a model that never answers
+    open_film(page, server)
+    ask(page, "What happens?")
+    expect(page.locator("#stop")).to_be_visible()
+    page.reload()
+    expect(page.locator(".message.user .words")).to_have_text(["What happens?"])
+    expect(page.get_by_role("button", name="Ask again")).to_be_visible()
+
+
 def test_an_answer_can_be_stopped(page, server):
     page.route("**/chat/completions", lambda _: None)  # a model that never answers
     open_film(page, server)
@@ -802,6 +837,103 @@ def test_a_time_outside_the_video_is_moved_inside(captioned):
         end.fill("99:00")
         end.press("Enter")
         expect(end).to_have_value(re.compile("0:3"))
+
+
+def test_a_wrong_time_is_refused(captioned):
+    captioned.locator(".bar").nth(1).click()
+    end = captioned.locator(".editor [name=end]")
+    end.fill("1:99")
+    end.press("Enter")
+    expect(end).to_have_value("0:13.00")
+    assert event_times(captioned)[1] == "0:10.0 – 0:13.0"
+
+
+def test_a_border_is_set_by_a_key_with_alt(captioned):
+    captioned.locator(".bar").nth(1).click()
+    captioned.keyboard.press("k")
+    seek(captioned, 11)
+    init = {"key": "[", "altKey": True, "ctrlKey": True, "bubbles": True}
+    captioned.evaluate("init => document.body.dispatchEvent(new KeyboardEvent('keydown', init))", init)
+    expect(captioned.locator(".row-time").nth(1)).to_have_text("0:11.0 – 0:13.0")
+
+
+def test_a_long_caption_has_at_most_eight_lines(captioned):
+    captioned.locator(".bar").first.click()
+    field = captioned.locator(".editor textarea")
+    field.fill("many words " * 400)
+    field.press("Enter")
+    captioned.locator(".bar").nth(1).click()
+    assert captioned.locator(".row-words").first.bounding_box()["height"] < 200
+    captioned.locator(".bar").first.hover()
+    expect(captioned.locator("#tip")).to_contain_text("many words")
+    box = captioned.locator("#tip").bounding_box()
+    assert box["y"] >= 0
+    assert box["height"] < 200
+
+
+def test_captions_have_the_direction_of_their_script(captioned):
+    captioned.locator(".bar").first.click()
+    field = captioned.locator(".editor textarea")
+    field.fill("שלום עולם")
+    field.press("Enter")
+    captioned.locator(".bar").nth(1).click()
+    words = captioned.locator(".row-words").first
+    assert words.evaluate("part => getComputedStyle(part).direction") == "rtl"
+
+
+def test_escape_in_the_line_of_a_task_focuses_its_button(page, server):
+    open_film(page, server)
+    page.locator(".task[data-task=grounding]").click()
+    page.keyboard.press("Escape")
+    expect(page.locator(".task[data-task=grounding]")).to_be_focused()
+
+
+def test_a_double_click_deletes_no_upload(page, server, films, tmp_path):
+    page.goto(server)
+    page.locator("#file").set_input_files(shutil.copy(films.short, tmp_path / "twice.mp4"))
+    expect(page.locator(".task").first).to_be_enabled()
+    page.locator("#show-films").click()
+    card = page.locator(".film-card", has_text="twice.mp4")
+    card.hover()
+    card.locator(".film-delete").dblclick()
+    expect(page.locator(".toast")).to_contain_text("Press again")
+    expect(card).to_have_count(1)
+    card.locator(".film-delete").click()
+    expect(card).to_have_count(0)
+
+
+def test_an_upload_asks_before_the_page_is_left(page, server, films):
+    page.goto(server)
+    hold_uploads(page)
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    kinds = []
+    page.on("dialog", lambda dialog: (kinds.append(dialog.type), dialog.accept()))
+    page.mouse.click(5, 400)  # browsers ask only after the page was used
+    page.reload()
+    assert kinds == ["beforeunload"]
+
+
+def test_an_export_has_the_name_and_the_rate_of_the_video(captioned):
+    sent = []
+    captioned.on("request", lambda asked: asked.url.endswith("/v1/export") and sent.append(asked.post_data_json))
+    captioned.locator(".events-head .export").click()
+    captioned.locator("#formats input[value=srt]").check()
+    with captioned.expect_download() as download:
+        captioned.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "edited.dense_caption.srt"
+    assert sent[0]["answer"]["video"] == EDITED
+    assert sent[0]["fps"] > 0
+
+
+def test_the_cards_of_an_export_hold_their_words_on_a_phone(captioned):
+    captioned.set_viewport_size({"width": 320, "height": 700})
+    captioned.locator(".events-head .export").click()
+    expect(captioned.locator("#formats .format").first).to_be_visible()
+    wide = captioned.locator("#formats .format").evaluate_all(
+        "cards => cards.filter((card) => card.scrollWidth > card.clientWidth).map((card) => card.innerText)"
+    )
+    assert wide == []
 
 
 def test_captions_are_text_and_never_markup(captioned):

@@ -35,8 +35,10 @@ from timechat.video import Frames
 Reserve = Callable[[int], None]
 """Function that reserves bytes of the disk, or raises if there is no room."""
 
-_MEDIA_TYPES = {"mp4": "video/mp4", "matroska": "video/x-matroska", "webm": "video/webm", "avi": "video/x-msvideo"}
+_MEDIA_TYPES = {"mp4": "video/mp4", "matroska": "video/x-matroska", "avi": "video/x-msvideo"}
 _MEDIA_TYPES |= {"mpegts": "video/mp2t", "mpeg": "video/mpeg", "ogg": "video/ogg", "flv": "video/x-flv"}
+_WEBM_CODECS = {"vp8", "vp9", "av1", "libdav1d", "libaom-av1"}
+_WEBM_AUDIO_CODECS = {None, "opus", "vorbis"}
 _KEPT_SECONDS = 900.0  # time that a fetched video is kept after its last use
 _KEPT_PROBES = 10_000
 _POLL_SECONDS = 0.1  # between two checks whether a waiting request was cancelled
@@ -271,8 +273,14 @@ class VideoStore:
         return known
 
     def media_type(self, file: VideoFile) -> str:
-        """Return the media type of a video, by its content."""
-        formats = set(self.probe(file).format.split(","))
+        """Return the media type of a video, by its content.
+
+        FFmpeg has one name for Matroska and WebM, which is Matroska with a few codecs.
+        """
+        probed = self.probe(file)
+        formats = set(probed.format.split(","))
+        if "webm" in formats and probed.codec in _WEBM_CODECS and probed.audio_codec in _WEBM_AUDIO_CODECS:
+            return "video/webm"
         return next((kind for name, kind in _MEDIA_TYPES.items() if name in formats), "application/octet-stream")
 
     def _probed(self, file: VideoFile) -> VideoFile:

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from timechat.errors import VideoError
-from timechat.video.deadline import reason
 from timechat.video.frames import VideoInfo, frame_to_pixels
 from timechat.video.index import build_index
 from timechat.video.loading import load_frames
@@ -47,17 +45,21 @@ def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeo
     return content.getvalue()
 
 
-def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, width: int) -> NDArray[np.uint8]:
-    """Return the last keyframe at or before a time, `(height, width, 3)`."""
+def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, width: int) -> NDArray[np.uint8] | None:
+    """Return the last keyframe at or before a time, `(height, width, 3)`; None if the container finds none there.
+
+    MPEG-TS and raw streams seek to any packet, which may be behind the last keyframe.
+    """
     try:
         with handle.open() as container:
             stream = next(s for s in container.streams.video if s.index == info.stream)
             assert stream.time_base is not None
             container.seek(int((time + info.start_time) / stream.time_base), stream=stream)
             frames = (frame for packet in demux(container, stream) for frame in packet.decode())
-            return frame_to_pixels(next(frames), height, width, info.orientation)
-    except (av.error.FFmpegError, StopIteration) as error:
-        raise VideoError(f"{handle.name}: no frame can be decoded at {time:g} s: {reason(error)}") from error
+            frame = next(frames, None)
+            return None if frame is None else frame_to_pixels(frame, height, width, info.orientation)
+    except av.error.FFmpegError:
+        return None
 
 
 def _version(source: str | os.PathLike[str]) -> tuple[int, int]:

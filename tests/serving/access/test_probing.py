@@ -34,7 +34,7 @@ def refusal(path: Path, limits: Limits | None = None) -> str:
 
 def test_the_properties_of_a_video_are_read(film: Path) -> None:
     probed = probe_safely(film, Limits())
-    assert probed == Probed(probed.duration, 160, 96, 25.0, True, "mov,mp4,m4a,3gp,3g2,mj2", "h264")
+    assert probed == Probed(probed.duration, 160, 96, 25.0, True, "mov,mp4,m4a,3gp,3g2,mj2", "h264", 0.0, "aac")
     assert probed.duration == pytest.approx(2, abs=0.1)
     assert json.loads(json.dumps(probed.to_dict())) == {
         "duration": probed.duration,
@@ -45,6 +45,7 @@ def test_the_properties_of_a_video_are_read(film: Path) -> None:
         "format": "mov,mp4,m4a,3gp,3g2,mj2",
         "codec": "h264",
         "player_offset": 0.0,
+        "audio_codec": "aac",
     }
 
 

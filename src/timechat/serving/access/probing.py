@@ -51,6 +51,7 @@ class Probed:
         format: Name of the container format.
         codec: Name of the video codec.
         player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
+        audio_codec: Name of the codec of the first audio track; None without audio.
     """
 
     duration: float
@@ -61,6 +62,7 @@ class Probed:
     format: str
     codec: str
     player_offset: float = 0.0
+    audio_codec: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the properties as JSON."""
@@ -137,6 +139,7 @@ def _read_answer(answer: bytes | None, limits: Limits) -> tuple[Probed, int]:
             format=_printable(fields["format"]),
             codec=_printable(fields["codec"]),
             player_offset=float(fields["player_offset"]),
+            audio_codec=None if fields["audio_codec"] is None else _printable(fields["audio_codec"]),
         )
         max_pixels = max(int(fields["max_pixels"]), probed.width * probed.height)
     except (ValueError, KeyError, TypeError):
@@ -191,6 +194,7 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         format=info.format,
         codec=info.codec,
         player_offset=info.player_offset,
+        audio_codec=next((stream.codec for stream in info.streams if stream.kind == "audio"), None),
     )
     # A stream may state larger frames than its first frame: decoders accept what it states.
     return probed.to_dict() | {"max_pixels": info.max_pixels}

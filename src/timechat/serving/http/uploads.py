@@ -1,5 +1,6 @@
 """Forms with a file, written to the disk as they arrive, in constant memory."""
 
+import re
 from collections.abc import AsyncIterator
 from email.message import Message
 from pathlib import Path
@@ -14,6 +15,8 @@ from timechat.serving.errors import RequestError
 _MAX_FIELD_BYTES = 10_000
 _MAX_NAME = 255
 _MAX_PARTS = 100
+_ESCAPED = re.compile(r"%(22|0[Aa]|0[Dd])")
+"""What browsers write for a quotation mark or a line break in a name; no other character is written this way."""
 
 
 class FileForm:
@@ -100,7 +103,7 @@ class FileForm:
                 if isinstance(value, tuple):  # RFC 2231
                     value = value[2]
                 if isinstance(value, str):
-                    self._part[key] = value
+                    self._part[key] = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
         self._header = (b"", b"")
 
     def _open(self) -> None:

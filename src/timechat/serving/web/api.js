@@ -14,11 +14,12 @@ export const address = (path) => new URL(path, new URL(".", document.baseURI)).h
 
 /** An error of the server or of the connection. */
 export class ServerError extends Error {
-  constructor(message, status = 0, type = "") {
+  constructor(message, status = 0, type = "", code = "") {
     super(message);
     this.name = "ServerError";
     this.status = status;
     this.type = type;
+    this.code = code;
   }
 }
 
@@ -42,8 +43,11 @@ export function errorOf(status, text) {
     said = body.error ?? (typeof body.detail === "string" ? { message: body.detail } : null);
   } catch { /* not JSON: a proxy's page, perhaps */ }
   const words = said?.message ? said.message.charAt(0).toUpperCase() + said.message.slice(1) : IN_WORDS[status];
-  return new ServerError(words ?? `The server answered with an error (${status}).`, status, said?.type);
+  return new ServerError(words ?? `The server answered with an error (${status}).`, status, said?.type, said?.code);
 }
+
+/** Whether the video of a request is not there any more. */
+export const isGone = (error) => error.status === 404 && ["file_not_found", "not_found"].includes(error.code);
 
 const headers = () => (key ? { Authorization: `Bearer ${key}` } : {});
 
@@ -173,7 +177,10 @@ export async function* readStream(reply) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError("The connection to the server was lost before the answer was complete.");
+    });
     rest += value ?? "";
     const blocks = rest.split(/\r?\n\r?\n/);
     rest = done ? "" : blocks.pop();

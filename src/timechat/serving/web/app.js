@@ -1,6 +1,6 @@
 // Joins the parts of the page: the open video, its answers, and the address.
 
-import { json, resumeSession } from "./api.js";
+import { isGone, json, resumeSession } from "./api.js";
 import { Chat } from "./chat.js";
 import { byId } from "./dom.js";
 import { EventList } from "./events.js";
@@ -13,7 +13,7 @@ import { tell, tellError } from "./status.js";
 import { browserKept } from "./storage.js";
 import { TaskButtons } from "./tasks.js";
 import { startTheme } from "./theme_toggle.js";
-import { formatTime } from "./time.js";
+import { formatLength, formatTime } from "./time.js";
 import { Timeline } from "./timeline.js";
 import { NEW, Track, Tracks } from "./tracks.js";
 
@@ -28,11 +28,11 @@ let leaving = new AbortController(); // ends the work for the previous video
 
 const player = new Player();
 const tracks = new Tracks();
-const exporter = new ExportDialog({ playerOffset: () => player.offset });
+const exporter = new ExportDialog({ film: () => film });
 const exportTrack = (track) => exporter.open(track);
 const timeline = new Timeline({ player, tracks, closeTrack, exportTrack });
 const events = new EventList({ player, tracks, closeTrack, exportTrack, linkTo });
-const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, duration: () => player.duration || Infinity });
+const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, explained, duration: () => player.duration || Infinity });
 const tasks = new TaskButtons(startTask);
 const jobs = new Jobs({ open: openJob, finished: jobFinished });
 const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError), openFile: (file) => openFile(file).catch(tellError) });
@@ -82,7 +82,8 @@ async function openFilm(id, time = null) {
 
 /** Play a file of this computer at once, and upload it in the background. */
 async function openFile(file) {
-  if (file.type && !file.type.startsWith("video/") && !file.type.startsWith("application/")) {
+  const endings = byId("file").accept.split(",").filter((kind) => kind.startsWith(".")); // some have the type of another kind of file
+  if (/^(?:audio|image|text)\//.test(file.type) && !endings.some((ending) => file.name.toLowerCase().endsWith(ending))) {
     tell(`${file.name} is not a video.`, { isError: true });
     return;
   }
@@ -128,7 +129,7 @@ function showTitle() {
   byId("film-title").hidden = false;
   byId("film-name").textContent = name;
   byId("film-name").title = film.filename;
-  byId("film-facts").textContent = video ? [formatTime(video.duration), `${video.width}×${video.height}`, video.codec].filter(Boolean).join(" · ") : "";
+  byId("film-facts").textContent = video ? [formatLength(video.duration), `${video.width}×${video.height}`, video.codec].filter(Boolean).join(" · ") : "";
   document.title = `${name} · TimeChat`;
 }
 
@@ -206,7 +207,13 @@ async function jobFinished(job) {
 
 function startTask(wish) {
   isTabChosen = false;
-  return jobs.start({ video: film.id, ...wish });
+  return jobs.start({ video: film.id, ...wish }).catch((error) => { throw explained(error); });
+}
+
+/** An error in the words of the page: a video that was deleted, perhaps in another tab, is called by its name. */
+function explained(error) {
+  if (film && isGone(error)) error.message = `“${film.filename.split("/").at(-1)}” was deleted from the server.`;
+  return error;
 }
 
 /** Show the events of a chat answer in a lane. */

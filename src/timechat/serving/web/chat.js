@@ -9,10 +9,11 @@ const SUGGESTIONS = ["What happens in this video?", "How does it end?", "When do
 
 /** `seek(time)` follows a clicked time; `answered(answer)` gets the answer with its events. */
 export class Chat {
-  constructor({ seek, linkTo, answered, duration }) {
+  constructor({ seek, linkTo, answered, explained, duration }) {
     this.seek = seek;
     this.linkTo = linkTo;
     this.answered = answered;
+    this.explained = explained;
     this.duration = duration;
     this.film = null;
     this.messages = [];
@@ -25,6 +26,7 @@ export class Chat {
     });
     question.addEventListener("input", () => this.fit());
     byId("stop").addEventListener("click", () => this.stop());
+    addEventListener("pagehide", () => { if (this.running) this.keep(); });
   }
 
   get storageKey() { return `timechat.chat:${this.film}`; }
@@ -36,6 +38,8 @@ export class Chat {
     this.film = film;
     this.messages = [];
     try { this.messages = film ? (JSON.parse(tabKept.get(this.storageKey)) ?? []) : []; } catch { /* begin anew */ }
+    const last = this.messages.at(-1); // without an end if the page was left during the answer
+    if (last?.role === "assistant" && !last.isOver) Object.assign(last, { isError: !last.text, failure: "The page was left before the answer was complete." });
     this.isReady = film !== null;
     this.draw();
   }
@@ -87,15 +91,17 @@ export class Chat {
     const answer = { role: "assistant", text: "" };
     this.messages.push(answer);
     const { film } = this;
+    this.keep(); // so that a reload does not lose the question
     const controller = new AbortController();
     this.running = controller;
     this.draw();
     try {
       await this.listen(messages, answer, controller.signal);
     } catch (error) {
-      if (error.name !== "AbortError") Object.assign(answer, { isError: !answer.text, failure: error.message });
+      if (error.name !== "AbortError") Object.assign(answer, { isError: !answer.text, failure: this.explained(error).message });
       else answer.isStopped = true;
     } finally {
+      answer.isOver = true;
       if (this.running === controller) this.running = null;
       if (this.film === film) {
         if (answer.isStopped && !answer.text) this.messages = this.messages.filter((message) => message !== answer);
@@ -103,6 +109,15 @@ export class Chat {
         this.draw();
       }
     }
+  }
+
+  /** Ask the last question once more, in place of its answer. */
+  askAgain() {
+    const at = this.messages.findLastIndex((message) => message.role === "user");
+    if (at < 0 || this.running) return;
+    const { text } = this.messages[at];
+    this.messages = this.messages.slice(0, at);
+    this.ask(text);
   }
 
   async listen(messages, answer, signal) {
@@ -139,12 +154,15 @@ export class Chat {
 
   bubble(message) {
     const bubble = element("div", { class: `message ${message.role}${message.isError ? " error" : ""}` });
-    const body = element("div", { class: "words" });
+    const body = element("div", { class: "words", dir: "auto" });
     bubble.append(element("span", { class: "unseen" }, message.role === "user" ? "You: " : "TimeChat: "), body);
     this.fill(body, message);
     if (message === this.messages.at(-1)) this.lastBody = body;
     if (message.isStopped) bubble.append(element("p", { class: "aside" }, "Stopped."));
     if (message.failure) bubble.append(element("p", { class: "aside wrong", role: "alert" }, message.failure));
+    if (message.failure && message === this.messages.at(-1)) {
+      bubble.append(element("button", { type: "button", class: "quiet small again", on: { click: () => this.askAgain() } }, "Ask again"));
+    }
     for (const note of message.notes ?? []) bubble.append(element("p", { class: "aside" }, note));
     return bubble;
   }

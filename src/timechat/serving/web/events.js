@@ -92,7 +92,7 @@ export class EventList {
     if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this video.`));
     else if (answer.found && answer.score !== null) facts.push(element("p", { class: "fact" }, `Found; the model is ${Math.round(100 * answer.score)} % sure.`));
     if (answer.text && (track.task === "summary" || track.task === "ask" || (!track.events.length && answer.found !== false))) {
-      facts.push(element("p", { class: "answer-text" }, ...splitTimes(answer.text, this.player.duration).map(({ text, time }) => (time === null ? text
+      facts.push(element("p", { class: "answer-text", dir: "auto" }, ...splitTimes(answer.text, this.player.duration).map(({ text, time }) => (time === null ? text
         : element("a", { class: "time", href: this.linkTo(time), on: { click: (event) => { event.preventDefault(); this.player.seek(time); } } }, text)))));
     }
     for (const note of answer.notes ?? []) facts.push(element("p", { class: "fact note" }, note));
@@ -124,7 +124,7 @@ export class EventList {
       element("span", { class: "row-time" }, formatRange(event)),
       isRated ? element("span", { class: "row-score", "aria-label": `saliency ${event.saliency}` }, element("i", { style: { width: `${(100 * event.saliency) / best}%` } })) : null,
       isRated ? element("span", { class: "row-number" }, event.saliency.toFixed(1)) : null,
-      element("span", { class: "row-words" }, event.caption)));
+      element("span", { class: "row-words", dir: "auto" }, event.caption)));
     if (isSelected) row.append(this.editor(track, event));
     return row;
   }
@@ -146,7 +146,7 @@ export class EventList {
           } } })),
       element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
         on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
-    const caption = element("textarea", { name: "caption", rows: "2", value: event.caption, "aria-label": "Caption", placeholder: TASKS[track.task]?.hint || "What happens", "data-focus": `caption-${event.id}`,
+    const caption = element("textarea", { name: "caption", rows: "2", value: event.caption, dir: "auto", "aria-label": "Caption", placeholder: TASKS[track.task]?.hint || "What happens", "data-focus": `caption-${event.id}`,
       on: {
         change: (changed) => change({ caption: changed.target.value.trim() }),
         keydown: (pressed) => {

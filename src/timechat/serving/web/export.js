@@ -8,9 +8,10 @@ import { browserKept } from "./storage.js";
 const KEPT = "timechat.format";
 
 export class ExportDialog {
-  constructor({ playerOffset = () => 0 } = {}) {
+  /** `film()` is the open video. */
+  constructor({ film }) {
     this.formats = null;
-    this.playerOffset = playerOffset;
+    this.film = film;
     byId("export-form").addEventListener("submit", (event) => { event.preventDefault(); this.save(); });
     byId("export-close").addEventListener("click", () => byId("export-dialog").close());
   }
@@ -36,7 +37,9 @@ export class ExportDialog {
     const format = byId("formats").querySelector("input:checked").value;
     browserKept.set(KEPT, format);
     try {
-      const reply = await request("v1/export", { method: "POST", body: { answer: { ...this.track.edited(), player_offset: this.playerOffset() }, format } });
+      const { filename, video } = this.film();
+      const answer = { ...this.track.edited(), video: filename.split("/").at(-1), player_offset: video?.player_offset ?? 0 };
+      const reply = await request("v1/export", { method: "POST", body: { answer, format, fps: video?.fps >= 0.1 && video.fps <= 1000 ? video.fps : null } });
       const file = await reply.blob();
       const link = element("a", { href: URL.createObjectURL(file), download: fileName(reply.headers.get("Content-Disposition"), `timechat${this.extension(format)}`) });
       document.body.append(link);

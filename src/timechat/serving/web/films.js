@@ -3,7 +3,7 @@
 import { json, thumbnailAddress, upload } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
 import { tell, tellError } from "./status.js";
-import { formatBytes, formatTime } from "./time.js";
+import { formatBytes, formatLength } from "./time.js";
 
 const MANY = 8;
 
@@ -70,10 +70,11 @@ export class Films {
     const card = element("li", { class: "film-card" },
       element("button", { type: "button", class: "film-open", on: { click: () => this.open(film) } },
         element("span", { class: "film-picture" }, image,
-          film.video ? element("span", { class: "film-length" }, formatTime(film.video.duration)) : null),
+          film.video ? element("span", { class: "film-length" }, formatLength(film.video.duration)) : null),
         element("span", { class: "film-name", title: film.filename }, name),
         element("span", { class: "film-facts" }, facts)));
-    if (film.purpose !== "library") card.append(iconButton("trash", `Delete ${name}`, () => this.remove(film, card), { class: "icon-button small film-delete" }));
+    if (film.purpose !== "library") card.append(iconButton("trash", `Delete ${name}`, (event) => { if (event.detail < 2) this.remove(film, card); }, { // the second click of a double click is no answer
+       class: "icon-button small film-delete" }));
     return card;
   }
 
@@ -106,6 +107,8 @@ export async function uploadWithProgress(file, signal) {
     words.textContent = share < 1 ? `Uploading, ${Math.floor(share * 100)} % of ${formatBytes(file.size)}` : "Reading the video";
   });
   const cancel = () => running.cancel();
+  const askBeforeLeaving = (event) => event.preventDefault();
+  addEventListener("beforeunload", askBeforeLeaving);
   byId("upload-cancel").addEventListener("click", cancel);
   signal.addEventListener("abort", () => { // another video is opened, and the page belongs to it
     byId("upload-cancel").removeEventListener("click", cancel);
@@ -120,6 +123,7 @@ export async function uploadWithProgress(file, signal) {
     else tellError(error);
     return null;
   } finally {
+    removeEventListener("beforeunload", askBeforeLeaving);
     byId("upload-cancel").removeEventListener("click", cancel);
     if (!signal.aborted) box.hidden = true;
   }

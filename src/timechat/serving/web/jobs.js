@@ -121,6 +121,13 @@ export class Jobs {
   }
 
   async remove(job) {
+    if (this.asked !== job.id) {
+      this.asked = job.id;
+      tell(`Press again to delete the result of ${nameOf(job)}.`);
+      setTimeout(() => { if (this.asked === job.id) this.asked = null; }, 5000);
+      return;
+    }
+    this.asked = null;
     try {
       await json(`v1/jobs/${encodeURIComponent(job.id)}`, { method: "DELETE" });
       this.forget(job.id);
@@ -190,7 +197,7 @@ export class Jobs {
         element("span", { class: "job-facts" }, facts)),
       isActive(job) ? this.bar(job) : null,
       isActive(job) ? iconButton("close", `Cancel ${nameOf(job)}`, () => this.cancel(job))
-        : iconButton("trash", `Delete the result of ${nameOf(job)}`, () => this.remove(job)));
+        : iconButton("trash", `Delete the result of ${nameOf(job)}`, (event) => { if (event.detail < 2) this.remove(job); })); // the second click of a double click is no answer
   }
 }
 

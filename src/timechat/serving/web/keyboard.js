@@ -62,11 +62,12 @@ export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCa
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     const isWriting = event.target.matches("textarea, select, input:not([type=checkbox], [type=radio])");
-    if (isWriting || event.altKey || event.target.controls) return; // in full screen the browser's own controls use the keys
+    const isAltCharacter = event.key === "[" || event.key === "]"; // some keyboards need Option or AltGr for them
+    if (isWriting || (event.altKey && !isAltCharacter) || event.target.controls) return; // in full screen the browser's own controls use the keys
     if (event.key === "?") { event.preventDefault(); showHelp(); return; }
     if (!hasFilm()) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (event.ctrlKey || event.metaKey) {
+    if ((event.ctrlKey || event.metaKey) && !(event.altKey && isAltCharacter)) { // Windows reports AltGr as both
       if (key !== "z" && key !== "y") return;
       event.preventDefault();
       if (key === "y" || event.shiftKey) tracks.redo();

@@ -2,7 +2,7 @@
 
 import { contentAddress, thumbnailAddress } from "./api.js";
 import { byId } from "./dom.js";
-import { formatTime } from "./time.js";
+import { formatLength, formatTime } from "./time.js";
 
 const STILL_HEIGHT = 360;
 const RETRY_MS = 3000;
@@ -169,7 +169,7 @@ export class Player extends EventTarget {
       this.pause();
     }
     byId("time").textContent = formatTime(this.time, 1);
-    byId("duration").textContent = formatTime(this.duration);
+    byId("duration").textContent = formatLength(this.duration);
     this.dispatchEvent(new Event("time"));
   }
 

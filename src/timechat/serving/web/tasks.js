@@ -14,8 +14,8 @@ export class TaskButtons {
       type: "button", class: "task", title: TASKS[task].hint, "data-task": task, on: { click: ({ detail }) => { if (detail < 2) this.choose(task); } }, // a double click is one
     }, icon(task), element("span", {}, TASKS[task].name))));
     byId("task-form").addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
-    byId("task-close").addEventListener("click", () => this.close());
-    byId("task-query").addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); this.close(); } });
+    byId("task-close").addEventListener("click", () => this.leave());
+    byId("task-query").addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); this.leave(); } });
   }
 
   set isReady(isReady) {
@@ -50,6 +50,13 @@ export class TaskButtons {
 
   async run(wish) {
     try { await this.start(wish); } catch (error) { tellError(error); }
+  }
+
+  /** Close the form and give the focus back to the button of its task. */
+  leave() {
+    const { task } = this;
+    this.close();
+    byId("task-buttons").querySelector(`[data-task="${task}"]`)?.focus();
   }
 
   close() {

@@ -13,10 +13,14 @@ export function formatTime(seconds, digits = 0) {
 export const formatRange = (event) =>
   event.end > event.start ? `${formatTime(event.start, 1)} – ${formatTime(event.end, 1)}` : formatTime(event.start, 1);
 
+/** The length of a video: tenths if it is short. */
+export const formatLength = (seconds) => formatTime(seconds, seconds < 10 ? 1 : 0);
+
 /** Seconds of `75.25`, `1:15.25` or `1:02:03`; null for any other text. */
 export function parseTime(text) {
   const match = /^(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d+)?)$/.exec(text.trim().replace(",", "."));
-  return match ? Number(match[1] ?? 0) * 3600 + Number(match[2] ?? 0) * 60 + Number(match[3]) : null;
+  if (!match || (match[2] && Number(match[3]) >= 60) || (match[1] && Number(match[2]) >= 60)) return null; // "1:99"
+  return Number(match[1] ?? 0) * 3600 + Number(match[2] ?? 0) * 60 + Number(match[3]);
 }
 
 const CLOCK = String.raw`(?:\d{1,2}:)?\d{1,2}:\d{2}(?:\.\d+)?`;

@@ -180,7 +180,7 @@ export class Timeline {
     if (kind === "needle") bar.style.bottom = `${Math.round(40 * this.height(track, event))}px`;
     if (!isMoment) {
       bar.style.width = this.share(event.end - event.start);
-      bar.append(element("span", { class: "bar-words" }, event.caption), element("i", { class: "edge left" }), element("i", { class: "edge right" }));
+      bar.append(element("span", { class: "bar-words", dir: "auto" }, event.caption), element("i", { class: "edge left" }), element("i", { class: "edge right" }));
     }
     bar.addEventListener("pointerdown", (pointer) => this.grab(pointer, track, event, bar));
     bar.addEventListener("click", () => {
@@ -356,11 +356,11 @@ export class Timeline {
   showTip(time, words, x, top, rating = "") {
     const tip = byId("tip");
     tip.replaceChildren(element("b", {}, time), ...(rating ? [element("span", { class: "tip-score" }, rating)] : []),
-      ...(words ? [element("span", { class: "tip-words" }, words)] : []));
+      ...(words ? [element("span", { class: "tip-words", dir: "auto" }, words)] : []));
     tip.hidden = false;
     const width = tip.offsetWidth;
     tip.style.left = `${Math.min(Math.max(8, x - width / 2), document.documentElement.clientWidth - width - 8)}px`;
-    tip.style.top = `${top - tip.offsetHeight - 8}px`;
+    tip.style.top = `${Math.max(8, top - tip.offsetHeight - 8)}px`;
   }
 }
 
