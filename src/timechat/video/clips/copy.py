@@ -72,6 +72,8 @@ class PacketCopier:
         self._container = av.open(str(path.absolute()), "w", format=form)
         try:
             self._video_stream = self._container.add_stream_from_template(self._reader.stream, opaque=True)
+            if form in ("mp4", "mov") and self._video_stream.codec_context.name == "hevc":
+                self._video_stream.codec_context.codec_tag = "hvc1"  # Apple's players refuse `hev1`
             template = None if soundtrack is None else soundtrack.stream
             self._audio_stream = None if template is None else self._container.add_stream_from_template(template)
             self._container.start_encoding()

@@ -31,6 +31,7 @@ from timechat.video.clips.encode import VideoWriter
 from timechat.video.clips.soundtrack import Soundtrack
 from timechat.video.clips.timeline import VideoTimeline, open_timeline
 from timechat.video.deadline import reason
+from timechat.video.frames import VideoInfo
 from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.source import VideoSource
 
@@ -38,6 +39,12 @@ Mode = Literal["exact", "copy"]
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts"}
 """Container format for each file extension; `.webm` and `.ts` only for copies."""
+
+_MP4_CODECS = frozenset(
+    {"h264", "hevc", "vvc", "av1", "vp9", "mpeg4", "mpeg2video", "mpeg1video"}
+    | {"aac", "mp3", "mp2", "ac3", "eac3", "alac", "opus", "flac", "dts"}
+)
+"""Codecs that MP4 can hold; QuickTime's own (ProRes, DNxHD, Animation, PCM) and H.263 are copied to `.mov`."""
 
 _AUDIO_LEAD = Fraction(1, 2)  # seconds by which audio is written ahead of the frames
 _ROUNDING = 0.05  # seconds; answers give times in tenths of a second
@@ -147,7 +154,7 @@ def extract_clips(
     _check_mode(mode)
     events, folder = list(events), Path(folder)
     with open_timeline(source, timeout) as timeline:
-        suffix = ".mp4" if mode == "exact" else _copy_suffix(timeline.info.format)
+        suffix = ".mp4" if mode == "exact" else _copy_suffix(timeline.info)
         folder.mkdir(exist_ok=True)
         reports = []
         for number, event in enumerate(events, start=1):
@@ -233,10 +240,13 @@ def _check_writable(target: Path, mode: str, source: VideoSource) -> Path:
     return target
 
 
-def _copy_suffix(form: str) -> str:
-    """Return the extension of a container that can always hold a copy of the source's streams."""
-    names = form.split(",")
-    return next((suffix for suffix in (".mp4", ".mov", ".ts") if CONTAINERS[suffix] in names), ".mkv")
+def _copy_suffix(info: VideoInfo) -> str:
+    """Return the extension of a container that can hold a copy of the source's streams."""
+    names = info.format.split(",")
+    if "mp4" in names:
+        codecs = {stream.codec for stream in info.streams if stream.kind in ("video", "audio")}
+        return ".mp4" if codecs <= _MP4_CODECS else ".mov"
+    return ".ts" if "mpegts" in names else ".mkv"
 
 
 def _file_name(number: int, count: int, event: Event, suffix: str) -> str:
