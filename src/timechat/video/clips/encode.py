@@ -1,4 +1,8 @@
-"""Encode frames and audio into a new file: H.264 and AAC, each frame at its own time."""
+"""Encode frames and audio into a new file: H.264 and AAC, each frame at its own time.
+
+The file is progressive, 8-bit, 4:2:0. Interlaced frames are deinterlaced, HDR frames are mapped to SDR (see
+`timechat.video.hdr`), and RGB frames are converted to the matrix of BT.709. Other frames keep their colours and tags.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,15 @@ from av.audio.frame import AudioFrame
 from av.codec.codec import UnknownCodecError
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from timechat.errors import VideoError
+from timechat.video.clips.deinterlace import Deinterlacer
 from timechat.video.clips.soundtrack import Samples, Soundtrack
-from timechat.video.frames import UPRIGHT, Orientation
+from timechat.video.frames import UPRIGHT, Orientation, frame_to_pixels
+from timechat.video.hdr import HDR_TRANSFERS
 
 # Without B-frames, files store frames in display order and the exact duration of the last one.
 _VIDEO_ENCODERS = {"preset": "veryfast", "crf": "18", "bf": "0"}
@@ -71,6 +78,7 @@ class VideoWriter:
         self._add_video_stream(first_frame, aspect)
         if soundtrack is not None:
             self._add_audio_stream(soundtrack)
+        self._deinterlacer = Deinterlacer(time_base)
         self._pending: VideoFrame | None = None
         self._durations: dict[int, int] = {}
         self._blocks: list[Samples] = []
@@ -84,8 +92,12 @@ class VideoWriter:
         context.time_base = stream.time_base = self.time_base
         if aspect:
             context.sample_aspect_ratio = 1 / aspect if self._orientation.is_transposed else aspect
-        context.color_range, context.colorspace = first.color_range, first.colorspace
-        context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
+        if _needs_conversion(first):
+            context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        else:
+            context.color_range, context.colorspace = first.color_range, first.colorspace
+            context.color_primaries, context.color_trc = first.color_primaries, first.color_trc
 
     def _add_audio_stream(self, soundtrack: Soundtrack) -> None:
         assert self._audio_stream is not None
@@ -95,6 +107,10 @@ class VideoWriter:
 
     def add_frame(self, frame: VideoFrame, time: int) -> None:
         """Add a frame at `time` (ticks); a time that is not after the last one's becomes the tick after it."""
+        for progressive, its_time in self._deinterlacer.add(frame, time):
+            self._add_progressive(progressive, its_time)
+
+    def _add_progressive(self, frame: VideoFrame, time: int) -> None:
         upright = _upright(frame, self._video_stream.height, self._video_stream.width, self._orientation)
         upright.pts = time if self._pending is None or self._pending.pts is None else max(time, self._pending.pts + 1)
         upright.time_base = self.time_base
@@ -103,6 +119,8 @@ class VideoWriter:
 
     def end_segment(self, end: int) -> None:
         """Show the last frame until `end` (ticks) and fill missing audio with silence."""
+        for progressive, its_time in self._deinterlacer.flush():
+            self._add_progressive(progressive, its_time)
         assert self._pending is not None
         assert self._pending.pts is not None
         self.end = max(end, self._pending.pts + 1)
@@ -176,6 +194,11 @@ def _plain_rate(fps: float | None) -> Fraction:
 
 def _upright(frame: VideoFrame, height: int, width: int, orientation: Orientation) -> VideoFrame:
     """Return the frame in 8-bit 4:2:0, `(height, width)` after it was turned for display."""
+    if _needs_conversion(frame):
+        pixels = np.ascontiguousarray(frame_to_pixels(frame, height, width, orientation))
+        return VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
+        )
     stored_height, stored_width = (width, height) if orientation.is_transposed else (height, width)
     converted = frame.reformat(stored_width, stored_height, "yuv420p", interpolation="BICUBIC", threads=1)
     if orientation == UPRIGHT:
@@ -186,6 +209,11 @@ def _upright(frame: VideoFrame, height: int, width: int, orientation: Orientatio
     ]
     flat = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])
     return VideoFrame.from_ndarray(flat.reshape(height * 3 // 2, width), format="yuv420p")
+
+
+def _needs_conversion(frame: VideoFrame) -> bool:
+    """Whether the colours of a frame do not fit into 8-bit YCbCr as they are: HDR and RGB."""
+    return frame.color_trc in HDR_TRANSFERS or frame.format.is_rgb
 
 
 def _planes(array: NDArray[np.uint8], height: int, width: int) -> Iterator[NDArray[np.uint8]]:
