@@ -9,6 +9,7 @@ import threading
 import pytest
 from PIL import Image
 
+from tests.serving.conftest import until
 from timechat.errors import VideoError
 from timechat.serving.access import AccessError, Addresses
 from timechat.serving.access.addresses import reach
@@ -104,7 +105,9 @@ def test_messages_have_the_name_of_a_video_not_its_path(tmp_path):
 def test_the_path_in_the_log_has_no_credentials(running, caplog):
     caplog.set_level(logging.INFO)
     running.client.get("/v1/files/https:%2F%2Fuser:pa55word@host%0Aline")
-    (written,) = [one.getMessage() for one in caplog.records if one.name == "timechat.serving.http.requests"]
+    logger = "timechat.serving.http.requests"
+    until(lambda: any(one.name == logger for one in caplog.records))  # it is written after the response
+    (written,) = [one.getMessage() for one in caplog.records if one.name == logger]
     assert "pa55word" not in written
     assert "\n" not in written
 
