@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import run_command as run
 from tests.clips import RECIPES, draw_clip
 from timechat import __version__
 from timechat.cli import main
@@ -22,15 +23,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clock.mp4"
     draw_clip(RECIPES["constant rate"], path)
     return path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Call the command in this process; returns exit status, stdout and stderr."""
-    sys.argv = ["timechat", *map(str, arguments)]
-    with pytest.raises(SystemExit) as caught:
-        main()
-    captured = capsys.readouterr()
-    return int(caught.value.code or 0), captured.out, captured.err
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

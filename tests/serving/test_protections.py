@@ -30,7 +30,7 @@ _HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:3.0,\n{}\n#EXT-X-ENDLIST\n"
 )
 def test_no_file_that_a_playlist_names_is_opened(tmp_path, name, content):
     named = tmp_path / "named.ts"
-    os.mkfifo(named)  # opening it for writing waits until somebody opens it for reading
+    os.mkfifo(named)  # a writer waits until the pipe has a reader
     (tmp_path / name).write_text(content.format(named.name))
     is_opened = threading.Event()
 

@@ -15,7 +15,8 @@ _FILTER = ("estdif", "mode=frame:deint=interlaced")
 class Deinterlacer:
     """Removes the fields of interlaced frames; other frames pass through it unchanged.
 
-    The filter compares a frame with its neighbors, so a frame is returned after the next one was given.
+    The filter reads one field of each frame and interpolates the rows of the other one. It keeps one frame back, so a
+    frame is returned after the next one was given.
     """
 
     def __init__(self, time_base: Fraction) -> None:

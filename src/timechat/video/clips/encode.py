@@ -92,7 +92,8 @@ class VideoWriter:
         context.time_base = stream.time_base = self.time_base
         if aspect:
             context.sample_aspect_ratio = 1 / aspect if self._orientation.is_transposed else aspect
-        if _needs_conversion(first):
+        self._is_converted = _needs_conversion(first)
+        if self._is_converted:
             context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         else:
@@ -111,7 +112,9 @@ class VideoWriter:
             self._add_progressive(progressive, its_time)
 
     def _add_progressive(self, frame: VideoFrame, time: int) -> None:
-        upright = _upright(frame, self._video_stream.height, self._video_stream.width, self._orientation)
+        height, width = self._video_stream.height, self._video_stream.width
+        is_converted = self._is_converted or _needs_conversion(frame)  # all frames have the tags of the first one
+        upright = (_converted if is_converted else _upright)(frame, height, width, self._orientation)
         upright.pts = time if self._pending is None or self._pending.pts is None else max(time, self._pending.pts + 1)
         upright.time_base = self.time_base
         self._release(upright.pts)
@@ -194,11 +197,6 @@ def _plain_rate(fps: float | None) -> Fraction:
 
 def _upright(frame: VideoFrame, height: int, width: int, orientation: Orientation) -> VideoFrame:
     """Return the frame in 8-bit 4:2:0, `(height, width)` after it was turned for display."""
-    if _needs_conversion(frame):
-        pixels = np.ascontiguousarray(frame_to_pixels(frame, height, width, orientation))
-        return VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
-        )
     stored_height, stored_width = (width, height) if orientation.is_transposed else (height, width)
     converted = frame.reformat(stored_width, stored_height, "yuv420p", interpolation="BICUBIC", threads=1)
     if orientation == UPRIGHT:
@@ -209,6 +207,14 @@ def _upright(frame: VideoFrame, height: int, width: int, orientation: Orientatio
     ]
     flat = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])
     return VideoFrame.from_ndarray(flat.reshape(height * 3 // 2, width), format="yuv420p")
+
+
+def _converted(frame: VideoFrame, height: int, width: int, orientation: Orientation) -> VideoFrame:
+    """Return the frame as `_upright` does, as SDR with the matrix of BT.709."""
+    pixels = np.ascontiguousarray(frame_to_pixels(frame, height, width, orientation))
+    return VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
+    )
 
 
 def _needs_conversion(frame: VideoFrame) -> bool:
