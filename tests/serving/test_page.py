@@ -699,6 +699,33 @@ def test_a_running_task_can_be_cancelled(page, server):
         page.request.post(f"{server}/v1/jobs/{job}/cancel")
 
 
+def test_a_late_response_does_not_revive_a_cancelled_job(page, server):
+    open_film(page, server, LONG)
+    film = page.evaluate("new URLSearchParams(location.search).get('film')")
+    ahead = [
+        page.request.post(f"{server}/v1/jobs", data={"task": "dense_caption", "video": film, "window": window}).json()
+        for window in (2.1, 2.35, 2.6, 2.85)
+    ]
+    held = []
+
+    def hold(route) -> None:
+        held.append((route, route.fetch().json() | {"status": "running"}))
+
+    page.route("**/cancel", hold)
+    page.locator(".task[data-task=transcribe]").click()
+    page.locator(".running-job[data-task=transcribe]").get_by_role("button", name="Cancel Speech").click()
+    page.get_by_role("tab", name="Jobs").click()
+    job = page.locator(".job[data-task=transcribe]").first
+    expect(job).to_have_attribute("data-status", "cancelled", timeout=ANSWER_MS)
+    ((route, body),) = held
+    with page.expect_response("**/cancel"):
+        route.fulfill(json=body)
+    page.wait_for_timeout(300)  # the late response does not change it
+    expect(job).to_have_attribute("data-status", "cancelled")
+    for each in ahead:
+        page.request.post(f"{server}/v1/jobs/{each['id']}/cancel")
+
+
 def test_a_busy_server_is_reported_and_asked_again(page, server):
     replies = iter(["busy"])
 

@@ -43,7 +43,7 @@ export class Jobs {
 
   async refresh() {
     const { data } = await json("v1/jobs");
-    this.all = new Map(data.map((job) => [job.id, job]));
+    this.all = new Map(data.map((job) => [job.id, this.latest(job)]));
     this.followActive();
     this.draw();
   }
@@ -110,8 +110,14 @@ export class Jobs {
   }
 
   update(job) {
-    this.all.set(job.id, job);
+    this.all.set(job.id, this.latest(job));
     this.draw();
+  }
+
+  /** The job, or what is known of it if it has ended: a response can arrive after a later event. */
+  latest(job) {
+    const known = this.all.get(job.id);
+    return known && !isActive(known) && isActive(job) ? known : job;
   }
 
   async cancel(job) {
