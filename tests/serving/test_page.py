@@ -635,15 +635,21 @@ def wait_for_request(page: "sync_api.Page", held: list) -> None:
         page.wait_for_timeout(50)
 
 
-RESULTS = re.compile(r"/v1/jobs$")  # small ones stand in the list of jobs
+JOB_LIST = re.compile(r"/v1/jobs(\?.*)?$")
 PROGRESS = re.compile(r"/v1/jobs/[^/]+/events$")
+
+
+def test_the_page_reads_all_jobs_that_the_server_keeps(page, server):
+    with page.expect_request(JOB_LIST) as request:
+        open_film(page, server)
+    assert urlsplit(request.value.url).query == "limit=1000"
 
 
 def test_a_chosen_tab_stays_when_known_results_arrive(page, server):
     open_film(page, server)
     start_task(page, "steps")
     jobs = page.get_by_role("tab", name="Jobs")
-    with held_back(page, RESULTS) as held:
+    with held_back(page, JOB_LIST) as held:
         page.reload()
         jobs.click()
         wait_for_request(page, held)

@@ -9,6 +9,7 @@ import { TASKS } from "./tracks.js";
 const STAGES = { decode: "Reading the video", encode: "Encoding the frames", windows: "Answering window by window", answer: "Writing the answer" };
 const FOLLOWED_AT_ONCE = 2; // a browser opens six connections to a server, and the video needs some
 const POLL_SECONDS = 2;
+const MAX_JOBS = 1000; // number of finished jobs that the server keeps
 const AGE_SECONDS = 30;
 
 const isActive = (job) => job.status === "queued" || job.status === "running";
@@ -42,7 +43,7 @@ export class Jobs {
   }
 
   async refresh() {
-    const { data } = await json("v1/jobs");
+    const { data } = await json(`v1/jobs?limit=${MAX_JOBS}`);
     this.all = new Map(data.map((job) => [job.id, this.latest(job)]));
     this.followActive();
     this.draw();
