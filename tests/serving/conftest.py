@@ -1,5 +1,7 @@
 """A real server on loopback, in a thread of the tests."""
 
+import asyncio
+import io
 import socket
 import sys
 import threading
@@ -64,7 +66,17 @@ def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         server = HttpServer(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        async def serve() -> None:
+            loops.append(asyncio.get_running_loop())
+            await server.serve(sockets=[listener])
+
+        def run() -> None:
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(serve())
+
+        thread = threading.Thread(target=run)
         thread.start()
         try:
             until(lambda: server.started)
@@ -74,7 +86,7 @@ def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
             server.should_exit = True
             thread.join(timeout=60)
             if thread.is_alive():
-                pytest.fail("the server did not stop\n" + stacks_of_all_threads())
+                pytest.fail(f"the server did not stop\n{stacks_of_all_tasks(loops[0])}\n{stacks_of_all_threads()}")
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +122,16 @@ def uploaded(running, films) -> str:
         answer = running.client.post("/v1/files", files={"file": ("my film.mp4", file)}, data={"purpose": "user_data"})
     assert answer.status_code == 200, answer.text
     return answer.json()["id"]
+
+
+def stacks_of_all_tasks(loop: asyncio.AbstractEventLoop) -> str:
+    """What each task of an event loop waits for, and the timers of the loop."""
+    stacks = io.StringIO()
+    for task in asyncio.all_tasks(loop):
+        task.print_stack(file=stacks)
+    now = loop.time()
+    timers = [f"{timer.when() - now:.3f} s: {timer}" for timer in list(getattr(loop, "_scheduled", []))]
+    return "\n".join([stacks.getvalue(), "--- timers in the order of the heap", *timers])
 
 
 def stacks_of_all_threads() -> str:
