@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import huggingface_hub
+import huggingface_hub.file_download
+import huggingface_hub.utils._http
 import pytest
 
 from timechat.cli import main
@@ -140,10 +142,17 @@ class Handler(BaseHTTPRequestHandler):
             os.close(self.connection.detach())  # sends a reset, not an orderly end
 
 
+def wait_in_downloads(patch: pytest.MonkeyPatch, sleep) -> None:
+    """Replace the waiting between the tries of a download, and no other waiting of this process."""
+    replaced = SimpleNamespace(**{**vars(time), "sleep": sleep})
+    for module in (huggingface_hub.file_download, huggingface_hub.utils._http):
+        patch.setattr(module, "time", replaced)
+
+
 @pytest.fixture(autouse=True)
 def hub_settings(monkeypatch, tmp_path_factory):
     """No pauses between tries, no token and no cache of this user, no proxy for the loopback."""
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    wait_in_downloads(monkeypatch, lambda _: None)
     monkeypatch.setattr(
         huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1_000
     )  # bytes; a lost connection loses a chunk
@@ -254,7 +263,7 @@ def interrupt(server, part, tmp_path, monkeypatch, reply):
     path = part.source.removeprefix(server.address) if part.repository is None else FILE
     complete, server.replies[path] = server.replies[path], [reply]
     with monkeypatch.context() as patch:
-        patch.setattr(time, "sleep", stop)
+        wait_in_downloads(patch, stop)
         with pytest.raises(KeyboardInterrupt):
             download(tmp_path, [part])
     server.replies[path] = complete
