@@ -102,6 +102,13 @@ def test_braces_in_a_query_are_kept(tmp_path):
     assert ask(path, "grounding", query="{dataset} \\1 {}") == "{dataset} \\1 {}? From charades."
 
 
+def test_a_place_for_a_query_needs_a_task_with_one(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("Describe {query}.")
+    with pytest.raises(DataError, match="wording 1 has a place for a query, but steps has no query"):
+        load_wordings(str(path), task="steps")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -3,11 +3,12 @@
 import gzip
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal
 
 from timechat.data.builders.video_folder import VideoFolder
 from timechat.errors import located
@@ -15,6 +16,8 @@ from timechat.errors import located
 Split = Literal["train", "val", "test", "all"]
 Time = float | Decimal
 """Seconds; a `Decimal` is written with the digits of the annotation."""
+
+_LARGEST = 1e9  # seconds; a float holds it with a tenth of a second
 
 MIN_LETTERS = 2
 """Minimum number of characters of a sentence; the original skips shorter ones."""
@@ -43,13 +46,46 @@ def timed(segment: Any, text: str) -> Span:
     """Return an event from `[start, end]` in seconds and its text."""
     if not isinstance(segment, Sequence) or isinstance(segment, str) or len(segment) != 2:
         raise ValueError(f"the time of an event must be [start, end], got {segment!r:.60}")
-    start, end = segment
-    for time in (start, end):
-        if isinstance(time, bool) or not isinstance(time, int | float):
-            raise ValueError(f"the time of an event must be two numbers of seconds, got {segment!r:.60}")
-    if not isinstance(text, str):
-        raise ValueError(f"the text of an event must be text, got {text!r:.60}")
-    return Span(start, end, text)
+    return Span(as_number(segment[0]), as_number(segment[1]), as_text(text))
+
+
+def as_text(value: Any) -> str:
+    """Return a value of a file that must be text."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {_shown(value)}")
+    return value
+
+
+def as_clean_text(value: Any) -> str:
+    """Return a value that must be text without `#` and without blanks around it."""
+    return as_text(value).replace("#", "").strip()
+
+
+def as_number(value: Any) -> float:
+    """Return a value of a file that must be a number; whole numbers stay whole."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {_shown(value)}")
+    if abs(value) > _LARGEST:
+        raise ValueError("expected a number of seconds or a score, got a much larger one")
+    return value
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a value of a file that must be a list."""
+    if not isinstance(value, list | tuple):  # pickles have tuples
+        raise ValueError(f"expected a list, got {_shown(value)}")
+    return list(value)
+
+
+def as_object(value: Any) -> Mapping[str, Any]:
+    """Return a value of a file that must be an object."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a JSON object, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, list | Mapping) else f"{value!r:.40}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +119,14 @@ class Annotation:
     may_be_empty: bool = False
     turns: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        if not as_text(self.video):
+            raise ValueError("the name of the video is empty")
+        if self.query is not None:
+            as_text(self.query)
+        if self.duration is not None and not 0 < as_number(self.duration) < math.inf:
+            raise ValueError(f"the length of a video must be seconds above 0, got {self.duration}")
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -111,7 +155,7 @@ class ReadContext:
 
     def includes(self, split: str) -> bool:
         """Return whether a split is to be read, by any of its usual names; an unknown name is an error."""
-        if split.lower() not in _SPLITS:
+        if as_text(split).lower() not in _SPLITS:
             raise ValueError(f"the split of a video must be one of {', '.join(_SPLITS)}, got {split!r}")
         return self.split in ("all", _SPLITS[split.lower()])
 
@@ -136,7 +180,7 @@ def read_list(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, item in enumerate(read_json(path)):
         location = f"{path}: item {number}"
         with located(location):
-            _check_object(item)
+            as_object(item)
         yield location, item
 
 
@@ -145,7 +189,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for location, line in read_lines(path):
         with located(location):
             item = json.loads(line)
-            _check_object(item)
+            as_object(item)
         yield location, item
 
 
@@ -157,13 +201,28 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
                 yield f"{path}:{number}", line.rstrip("\r\n")
 
 
-def coco_items(path: Path) -> list[Mapping[str, Any]]:
-    """Read `{"annotations": [{...}, ...]}`, the format of the original's prepared annotations."""
+def coco_items(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the objects of `{"annotations": [{...}, ...]}`, the format of the original, each with its location."""
     content = read_json(path)
     with located(str(path)):
         if not isinstance(content, Mapping) or not isinstance(content.get("annotations"), list):
             raise ValueError('expected {"annotations": [...]}')
-    return cast(list[Mapping[str, Any]], content["annotations"])
+    for number, item in enumerate(content["annotations"]):
+        location = f"{path}: item {number}"
+        with located(location):
+            as_object(item)
+        yield location, item
+
+
+def database_items(path: Path, content: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield the videos of `{"database": {ID: {...}}}`, each with its location and its id."""
+    with located(str(path)):
+        database = as_object(content["database"])
+    for video, item in database.items():
+        location = f"{path}: {video}"
+        with located(location):
+            as_object(item)
+        yield location, video, item
 
 
 def open_text(path: Path) -> IO[str]:
@@ -176,11 +235,6 @@ def open_text(path: Path) -> IO[str]:
 def is_object(content: Any, *keys: str) -> bool:
     """Return whether a JSON value is an object that has all keys."""
     return isinstance(content, Mapping) and all(key in content for key in keys)
-
-
-def _check_object(item: Any) -> None:
-    if not isinstance(item, Mapping):
-        raise ValueError(f"expected a JSON object, got {type(item).__name__}")
 
 
 def _first_character(file: IO[str]) -> str:

@@ -148,6 +148,9 @@ class _Builder:
             self._note(name, item.video, "unreadable video", str(duration))
             return None
         part = item.part
+        if part is not None and not 0 <= part[0] < part[1]:
+            self._note(name, item.video, "invalid time", f"the part from {part[0]:g} to {part[1]:g} s")
+            return None
         if part is not None and duration is not None:
             if part[0] >= duration:
                 detail = f"{part[0]:g} - {part[1]:g} s, the video ends at {duration:g} s"

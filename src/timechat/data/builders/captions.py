@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from timechat.data.builders.annotation import (
     Dropped,
     ReadContext,
     Span,
+    as_clean_text,
+    as_list,
+    as_number,
+    as_object,
+    as_text,
     coco_items,
+    database_items,
     is_object,
     read_json,
     read_lines,
@@ -24,56 +31,84 @@ _QUERYD_LONGEST = 300.0  # seconds; the original leaves out longer videos of Que
 _VITT_IDS = "id_mapping.json"  # from ids of YouTube-8M to ids of YouTube, beside the annotations
 
 
+@dataclass(frozen=True, slots=True)
+class _Captions:
+    """Timed sentences of one video.
+
+    Attributes:
+        location: Location in the file, for messages.
+        video: Name of the video.
+        spans: Sentences.
+        duration: Length of the video in seconds, if it is stated.
+    """
+
+    location: str
+    video: str
+    spans: tuple[Span, ...]
+    duration: float | None = None
+
+
 def read_youcook2(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:
     """Read `youcookii_annotations_trainval.json`, or the original's `train.caption_coco_format.json`."""
     content = read_json(path)
     if not is_object(content, "database"):
-        for video, spans in _coco_captions(path, ". ", "pure_cap", is_clean=True):
-            yield Annotation(video=video, task="dense_caption", spans=spans, write=write_captions)
+        for captions in _coco_captions(path, ". ", "pure_cap", is_clean=True):
+            yield _dense(captions)
         return
-    for video, item in content["database"].items():
-        with located(f"{path}: {video}"):
+    for location, video, item in database_items(path, content):
+        with located(location):
             if not context.includes(item["subset"]):
                 yield Dropped(video, "other split")
                 continue
             spans = tuple(
-                timed(each["segment"], _without_mark(each["sentence"]).rstrip(".")) for each in item["annotations"]
+                timed(each["segment"], as_clean_text(each["sentence"]).rstrip("."))
+                for each in map(as_object, as_list(item["annotations"]))
             )
-            yield Annotation(
-                video=video, task="dense_caption", spans=spans, write=write_captions, duration=item.get("duration")
-            )
+            yield _dense(_Captions(location, video, spans, item.get("duration")))
 
 
 def read_activitynet(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001 - one split
     """Read dense captions from `train.json` of ActivityNet Captions, or from the original's coco format."""
-    for video, spans, duration in _activitynet(path, is_clean=False):
-        yield Annotation(video=video, task="dense_caption", spans=spans, write=write_captions, duration=duration)
+    for captions in _activitynet(path, is_clean=False):
+        yield _dense(captions)
 
 
 def read_activitynet_grounding(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001
     """Read queries from the same files as `read_activitynet`."""
-    for video, spans, duration in _activitynet(path, is_clean=True):
-        for span in spans:
-            yield Annotation(
-                video=video, task="grounding", spans=(span,), query=span.text, write=write_span, duration=duration
-            )
+    for captions in _activitynet(path, is_clean=True):
+        with located(captions.location):
+            for span in captions.spans:
+                yield Annotation(
+                    video=captions.video,
+                    task="grounding",
+                    spans=(span,),
+                    query=span.text,
+                    write=write_span,
+                    duration=captions.duration,
+                )
 
 
 def read_vitt(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001 - one split
     """Read `ViTT-annotations.json` with one video per line, or the original's `train.json`; both have starts only."""
     mapping = path.with_name(_VITT_IDS)
-    ids: Mapping[str, str] = read_json(mapping) if mapping.is_file() else {}
+    ids = read_json(mapping) if mapping.is_file() else {}
+    with located(str(mapping)):
+        as_object(ids)
     for location, item in read_list(path):
         with located(location):
             if "annotations" in item:
-                video = str(ids.get(item["id"], item["id"]))
-                starts = [(each["timestamp"] / 1000, each["tag"]) for each in item["annotations"]]
+                found = as_text(item["id"])
+                video = as_text(ids.get(found, found))
+                tags = [as_object(each) for each in as_list(item["annotations"])]
+                starts = [(as_number(each["timestamp"]) / 1000, each["tag"]) for each in tags]
             else:
                 video = item["vid"]
-                segments = [each[0] if isinstance(each, list) else each for each in item["segments"]]
-                starts = list(zip(segments, item["captions"], strict=True))
-            spans = tuple(Span(start, start, _without_mark(text)) for start, text in starts)
-        yield Annotation(video=video, task="dense_caption_starts", spans=spans, write=write_starts, has_moments=True)
+                segments = [each[0] if isinstance(each, list) and each else each for each in as_list(item["segments"])]
+                starts = list(zip(map(as_number, segments), as_list(item["captions"]), strict=True))
+            spans = tuple(Span(start, start, as_clean_text(text)) for start, text in starts)
+            yield Annotation(
+                video=video, task="dense_caption_starts", spans=spans, write=write_starts, has_moments=True
+            )
 
 
 def read_queryd(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001 - one split
@@ -104,37 +139,47 @@ def read_queryd_grounding(path: Path, context: ReadContext) -> Iterator[Annotati
             )
 
 
-def _activitynet(path: Path, *, is_clean: bool) -> Iterator[tuple[str, tuple[Span, ...], float | None]]:
+def _dense(captions: _Captions) -> Annotation:
+    with located(captions.location):
+        return Annotation(
+            video=captions.video,
+            task="dense_caption",
+            spans=captions.spans,
+            write=write_captions,
+            duration=captions.duration,
+        )
+
+
+def _activitynet(path: Path, *, is_clean: bool) -> Iterator[_Captions]:
     content = read_json(path)
     if is_object(content, "annotations"):
-        for video, spans in _coco_captions(path, ".", "caption", is_clean=is_clean):
-            yield Path(video).name, spans, None
+        for captions in _coco_captions(path, ".", "caption", is_clean=is_clean):
+            yield replace(captions, video=captions.video.rsplit("/", 1)[-1])
         return
     with located(str(path)):
         if not isinstance(content, Mapping):
             raise ValueError('expected {"v_ID": {"duration", "timestamps", "sentences"}}')
     for video, item in content.items():
         with located(f"{path}: {video}"):
-            texts = [text.strip().rstrip(".") for text in item["sentences"]]
+            texts = [as_text(text).strip().rstrip(".") for text in as_list(as_object(item)["sentences"])]
             spans = tuple(
-                timed(segment, _without_mark(text) if is_clean else text)
-                for segment, text in zip(item["timestamps"], texts, strict=True)
+                timed(segment, as_clean_text(text) if is_clean else text)
+                for segment, text in zip(as_list(item["timestamps"]), texts, strict=True)
             )
-            duration = item.get("duration")
-        yield video, spans, duration
+            yield _Captions(f"{path}: {video}", video, spans, item.get("duration"))
 
 
-def _coco_captions(path: Path, split: str, key: str, *, is_clean: bool) -> Iterator[tuple[str, tuple[Span, ...]]]:
+def _coco_captions(path: Path, split: str, key: str, *, is_clean: bool) -> Iterator[_Captions]:
     """Yield videos with timed sentences from `{"annotations": [{"image_id", "segments", caption}]}`.
 
     All sentences of a video are one text, which `split` divides. Parts without a segment, such as the empty text after
     the last full stop, are no sentences.
     """
-    for number, item in enumerate(coco_items(path)):
-        with located(f"{path}: item {number}"):
-            texts = [_without_mark(text) if is_clean else text.strip() for text in item[key].split(split)]
-            spans = tuple(timed(segment, text) for segment, text in zip(item["segments"], texts, strict=False))
-            yield item["image_id"], spans
+    for location, item in coco_items(path):
+        with located(location):
+            texts = [as_clean_text(text) if is_clean else text.strip() for text in as_text(item[key]).split(split)]
+            spans = tuple(timed(segment, text) for segment, text in zip(as_list(item["segments"]), texts, strict=False))
+            yield _Captions(location, as_text(item["image_id"]), spans)
 
 
 def _queryd(folder: Path) -> Iterator[tuple[str, tuple[Span, ...]] | Dropped]:
@@ -151,8 +196,8 @@ def _queryd(folder: Path) -> Iterator[tuple[str, tuple[Span, ...]] | Dropped]:
             continue
         with located(f"{folder}: {video}"):
             spans = tuple(
-                timed(list(segment), " ".join(words).strip())
-                for segment, words in zip(times[video], texts[video], strict=True)
+                timed(segment, " ".join(map(as_text, as_list(words))).strip())
+                for segment, words in zip(as_list(times[video]), as_list(texts[video]), strict=True)
             )
         if max((float(span.end) for span in spans), default=0.0) > _QUERYD_LONGEST:
             yield Dropped(video, "longer than 300 s")
@@ -184,7 +229,3 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is not opened; convert the file to JSON")
-
-
-def _without_mark(text: str) -> str:
-    return text.replace("#", "").strip()

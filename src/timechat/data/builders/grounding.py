@@ -1,5 +1,6 @@
 """Queries and their moments: Charades-STA, DiDeMo and HiREST."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -11,6 +12,10 @@ from timechat.data.builders.annotation import (
     Dropped,
     ReadContext,
     Span,
+    as_list,
+    as_number,
+    as_object,
+    as_text,
     read_json,
     read_lines,
     read_list,
@@ -48,19 +53,18 @@ def read_didemo(path: Path, context: ReadContext) -> Iterator[Annotation | Dropp
     for location, item in read_list(path):
         with located(location):
             if "description" in item:
-                pieces = [(_agreed(item["times"]), item["description"])]
+                pieces = [(_agreed(as_list(item["times"])), item["description"])]
                 video = item["video"]
             else:
-                pieces = list(zip(item["timestamps"], item["caption_list"], strict=True))
-                video = f"{item['clip_name']}.mp4"
-            spans = [
-                Span(first * _PIECE_SECONDS, (last + 1) * _PIECE_SECONDS, text.strip())
-                for (first, last), text in pieces
-            ]
-        for span in spans:
-            yield Annotation(
-                video=video, task="grounding", spans=(span,), query=span.text.rstrip("."), write=write_digits
-            )
+                pieces = list(zip(as_list(item["timestamps"]), as_list(item["caption_list"]), strict=True))
+                video = f"{as_text(item['clip_name'])}.mp4"
+            for piece, text in pieces:
+                first, last = _piece(piece)
+                query = as_text(text).strip()
+                span = Span(first * _PIECE_SECONDS, (last + 1) * _PIECE_SECONDS, query)
+                yield Annotation(
+                    video=video, task="grounding", spans=(span,), query=query.rstrip("."), write=write_digits
+                )
 
 
 def read_hirest_grounding(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001
@@ -72,8 +76,7 @@ def read_hirest_grounding(path: Path, context: ReadContext) -> Iterator[Annotati
                 yield item
                 continue
             with located(f"{path}: {query}: {video}"):
-                span = timed(item["bounds"], query)
-                yield _hirest(video, span, item.get("v_duration"))
+                yield _hirest(video, timed(item["bounds"], query), item.get("v_duration"))
         return
     for location, item in read_list(path):
         with located(location):
@@ -88,9 +91,10 @@ def hirest_clips(path: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, 
     """
     for query, videos in content.items():
         with located(f"{path}: {query}"):
-            found: Sequence[tuple[str, Mapping[str, Any]]] = list(videos.items())
-        for video, item in found:
+            as_object(videos)
+        for video, item in videos.items():
             with located(f"{path}: {query}: {video}"):
+                as_object(item)
                 if not item["relevant"]:
                     yield query, video, Dropped(video, "not relevant")
                 elif not item["clip"] or not item.get("bounds"):
@@ -105,17 +109,26 @@ def _hirest(video: str, span: Span, duration: float | None) -> Annotation:
     )
 
 
-def _agreed(times: Sequence[Sequence[int]]) -> Sequence[int]:
-    """Return the time with the greatest overlap (intersection over union) with those of all people, the first of them.
+def _agreed(times: Sequence[Any]) -> Sequence[int]:
+    """Return the time with the greatest overlap (intersection over union) with those of all people.
 
-    For equal overlap, the time that more people gave counts.
+    For equal overlap, the time that more people gave counts, and then the first one.
     """
     if not times:
         raise ValueError("times must hold the first and the last piece of at least one person, got none")
-    counts = Counter(tuple(time) for time in times)
-    return max(times, key=lambda time: (sum(_overlap(time, other) for other in times), counts[tuple(time)]))
+    pieces = [_piece(time) for time in times]
+    counts = Counter(pieces)
+    return max(pieces, key=lambda piece: (sum(_overlap(piece, other) for other in pieces), counts[piece]))
+
+
+def _piece(time: Any) -> tuple[int, int]:
+    """Return the numbers of the first and the last piece."""
+    numbers = [as_number(number) for number in as_list(time)]
+    if len(numbers) != 2 or any(number != int(number) for number in numbers if math.isfinite(number)):
+        raise ValueError(f"a time must be the numbers of the first and the last piece, got {time!r:.60}")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _overlap(one: Sequence[int], other: Sequence[int]) -> float:
-    shared = min(one[1], other[1]) - max(one[0], other[0]) + 1
-    return max(0, shared) / (max(one[1], other[1]) - min(one[0], other[0]) + 1)
+    union = max(one[1], other[1]) - min(one[0], other[0]) + 1
+    return max(0, min(one[1], other[1]) - max(one[0], other[0]) + 1) / max(1, union)

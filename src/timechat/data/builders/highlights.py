@@ -4,7 +4,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from timechat.data.builders.annotation import Annotation, Dropped, ReadContext, Span, coco_items, read_rows
+from timechat.data.builders.annotation import (
+    Annotation,
+    Dropped,
+    ReadContext,
+    Span,
+    as_list,
+    as_number,
+    as_text,
+    coco_items,
+    read_rows,
+)
 from timechat.data.builders.answers import write_highlights
 from timechat.errors import located
 
@@ -18,28 +28,30 @@ def read_qvhighlights(path: Path, context: ReadContext) -> Iterator[Annotation |
     """
     for location, item in _items(path):
         with located(location):
-            video = item.get("image_id") or f"{item['vid']}.mp4"
+            video = item.get("image_id") or f"{as_text(item['vid'])}.mp4"
             if "relevant_clip_ids" not in item:  # the test split has none
-                yield Dropped(video, "no annotation")
+                yield Dropped(as_text(video), "no annotation")
                 continue
-            spans = tuple(
-                Span(clip * _CLIP_SECONDS, clip * _CLIP_SECONDS, saliency=sum(votes) / len(votes))
-                for clip, votes in zip(item["relevant_clip_ids"], item["saliency_scores"], strict=True)
+            clips = [as_number(clip) * _CLIP_SECONDS for clip in as_list(item["relevant_clip_ids"])]
+            votes = [[as_number(vote) for vote in as_list(each)] for each in as_list(item["saliency_scores"])]
+            if not all(votes):
+                raise ValueError("a clip must have at least one saliency score, got none")
+            query = as_text(item.get("caption") or item["query"])
+            yield Annotation(
+                video=video,
+                task="highlights",
+                spans=tuple(
+                    Span(time, time, saliency=sum(each) / len(each)) for time, each in zip(clips, votes, strict=True)
+                ),
+                query=query.strip().rstrip("."),
+                write=write_highlights,
+                duration=item.get("duration"),
+                has_moments=True,
             )
-            query = item.get("caption") or item["query"]
-        yield Annotation(
-            video=video,
-            task="highlights",
-            spans=spans,
-            query=query.strip().rstrip("."),
-            write=write_highlights,
-            duration=item.get("duration"),
-            has_moments=True,
-        )
 
 
 def _items(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.suffix == ".json":
-        yield from ((f"{path}: item {number}", item) for number, item in enumerate(coco_items(path)))
+        yield from coco_items(path)
     else:
         yield from read_rows(path)

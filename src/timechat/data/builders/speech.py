@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from timechat.answers.events import Event
-from timechat.data.builders.annotation import Annotation, Dropped, ReadContext, Span, read_rows
+from timechat.data.builders.annotation import (
+    Annotation,
+    Dropped,
+    ReadContext,
+    Span,
+    as_list,
+    as_number,
+    as_object,
+    as_text,
+    read_rows,
+)
 from timechat.data.builders.answers import write_speech
 from timechat.data.transcripts import find_transcript
 from timechat.errors import located
@@ -33,16 +43,15 @@ def read_yttemporal(path: Path, context: ReadContext) -> Iterator[Annotation | D
         return
     for location, item in read_rows(path):
         with located(location):
-            info = item["info"] if isinstance(item.get("info"), Mapping) else item
-            video = next((str(each[key]) for each in (item, info) for key in _ID_KEYS if each.get(key)), None)
+            info = as_object(item.get("info", item))
+            video = next((each[key] for each in (item, info) for key in _ID_KEYS if each.get(key)), None)
             if video is None:
                 raise ValueError(f"needs one of the keys {', '.join(_ID_KEYS)}")
             words = _words(item)
             if not words:
-                yield Dropped(video, "no annotation")
+                yield Dropped(as_text(video), "no annotation")
                 continue
-            duration = info.get("duration")
-            yield _annotation(video, clean_transcript(lines_of_words(words)), duration)
+            yield _annotation(as_text(video), clean_transcript(lines_of_words(words)), info.get("duration"))
 
 
 def lines_of_words(words: Sequence[tuple[float, float, str]]) -> tuple[Event, ...]:
@@ -82,10 +91,20 @@ def _words(item: Mapping[str, Any]) -> list[tuple[float, float, str]]:
     """Return the words of a published line with their times."""
     subtitles = item["subtitles"]
     if "subtitles_t_start" in item:
-        texts = subtitles.split() if isinstance(subtitles, str) else subtitles
-        texts = [each["word"] if isinstance(each, Mapping) else each for each in texts]
-        return list(zip(item["subtitles_t_start"], item["subtitles_t_end"], texts, strict=True))
-    starts = [float(each["time"]) for each in subtitles]
-    ends = [min(after, start + _WORD_SECONDS) for start, after in pairwise(starts)]
-    ends += [start + _WORD_SECONDS for start in starts[-1:]]
-    return [(start, max(start, end), each["word"]) for start, end, each in zip(starts, ends, subtitles, strict=True)]
+        words = subtitles.split() if isinstance(subtitles, str) else as_list(subtitles)
+        texts = [as_text(each) for each in words]
+        starts, ends = ([_time(time) for time in as_list(item[f"subtitles_t_{name}"])] for name in ("start", "end"))
+    else:
+        objects = [as_object(each) for each in as_list(subtitles)]
+        texts = [as_text(each["word"]) for each in objects]
+        starts = [_time(each["time"]) for each in objects]
+        ends = [min(after, start + _WORD_SECONDS) for start, after in pairwise(starts)]
+        ends += [start + _WORD_SECONDS for start in starts[-1:]]
+    return [(start, max(start, end), text) for start, end, text in zip(starts, ends, texts, strict=True)]
+
+
+def _time(value: Any) -> float:
+    seconds = float(as_number(value))
+    if not seconds >= 0:
+        raise ValueError(f"a time must be seconds, at least 0, got {value!r}")
+    return seconds

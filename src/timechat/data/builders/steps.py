@@ -8,6 +8,11 @@ from timechat.data.builders.annotation import (
     Dropped,
     ReadContext,
     Span,
+    Time,
+    as_clean_text,
+    as_list,
+    as_object,
+    database_items,
     is_object,
     read_json,
     read_list,
@@ -24,13 +29,18 @@ def read_coin(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped
     if not is_object(content, "database"):
         yield from _prepared_steps(path)
         return
-    for video, item in content["database"].items():
-        with located(f"{path}: {video}"):
+    for location, video, item in database_items(path, content):
+        with located(location):
             if not context.includes(item["subset"]):
                 yield Dropped(video, "other split")
                 continue
-            spans = tuple(timed(each["segment"], _without_mark(each["label"])) for each in item["annotation"])
-        yield Annotation(video=video, task="steps", spans=spans, write=write_captions, duration=item.get("duration"))
+            spans = tuple(
+                timed(each["segment"], as_clean_text(each["label"]))
+                for each in map(as_object, as_list(item["annotation"]))
+            )
+            yield Annotation(
+                video=video, task="steps", spans=spans, write=write_captions, duration=item.get("duration")
+            )
 
 
 def read_hirest_steps(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001 - one split
@@ -48,36 +58,30 @@ def read_hirest_steps(path: Path, context: ReadContext) -> Iterator[Annotation |
             yield item
             continue
         with located(f"{path}: {query}: {video}"):
-            start, end = item["bounds"]
-            spans = tuple(
-                Span(
-                    each["absolute_bounds"][0] - start,
-                    each["absolute_bounds"][1] - start,
-                    _without_mark(each["heading"]),
-                )
-                for each in item["steps"]
+            part = timed(item["bounds"], query)
+            steps = [as_object(each) for each in as_list(item["steps"])]
+            if not steps:
+                yield Dropped(video, "no annotation")
+                continue
+            yield Annotation(
+                video=video,
+                task="steps",
+                spans=tuple(_moved(timed(each["absolute_bounds"], each["heading"]), part.start) for each in steps),
+                write=write_captions,
+                duration=item.get("v_duration"),
+                part=(float(part.start), float(part.end)),
             )
-        if not spans:
-            yield Dropped(video, "no annotation")
-            continue
-        yield Annotation(
-            video=video,
-            task="steps",
-            spans=spans,
-            write=write_captions,
-            duration=item.get("v_duration"),
-            part=(float(start), float(end)),
-        )
+
+
+def _moved(span: Span, start: Time) -> Span:
+    """Return an event on the clock of a part that starts at `start` seconds."""
+    return Span(float(span.start) - float(start), float(span.end) - float(start), as_clean_text(span.text))
 
 
 def _prepared_steps(path: Path) -> Iterator[Annotation]:
     for location, item in read_list(path):
         with located(location):
-            labels = [_without_mark(label) for label in item["labels"]]
-            spans = tuple(timed(span, text) for span, text in zip(item["segments"], labels, strict=True))
+            labels = [as_clean_text(label) for label in as_list(item["labels"])]
+            spans = tuple(timed(span, text) for span, text in zip(as_list(item["segments"]), labels, strict=True))
             video = item.get("video_path") or item["image_id"]
-        yield Annotation(video=video, task="steps", spans=spans, write=write_captions)
-
-
-def _without_mark(text: str) -> str:
-    return text.replace("#", "").strip()
+            yield Annotation(video=video, task="steps", spans=spans, write=write_captions)

@@ -18,6 +18,8 @@ from timechat.data.builders.annotation import (
     Dropped,
     ReadContext,
     Span,
+    as_list,
+    as_number,
     coco_items,
     read_lines,
 )
@@ -47,6 +49,8 @@ def read_tvsum(path: Path, context: ReadContext) -> Iterator[Annotation | Droppe
             if len(parts) != 3:
                 raise ValueError(f"expected video, category and scores between tabs, got {line[:80]!r}")
             scores = np.array([float(score) for score in parts[2].split(",")])
+            if not np.isfinite(scores).all():
+                raise ValueError(f"a score must be a number from 1 to 5, got {line[:80]!r}")
             count, total = totals.get(parts[0], (0, np.zeros_like(scores)))
             if len(total) != len(scores):
                 raise ValueError(f"{parts[0]} has {len(scores)} scores here and {len(total)} in an earlier line")
@@ -71,16 +75,17 @@ def read_summe(path: Path, context: ReadContext) -> Iterator[Annotation | Droppe
         if "gt_score" not in arrays:
             raise DataError(f"{file}: holds no array gt_score; give a file of the folder GT of SumMe")
         shares = arrays["gt_score"].astype(np.float64).reshape(-1)
+        if not shares.size or not np.isfinite(shares).all():
+            raise DataError(f"{file}: gt_score holds no score, or one that is not a number")
         yield _annotation(file.stem, shares * (_HIGHEST - _LOWEST) + _LOWEST)
 
 
 def _prepared(path: Path) -> Iterator[Annotation]:
-    for number, item in enumerate(coco_items(path)):
-        with located(f"{path}: item {number}"):
-            spans = tuple(
-                Span(time, time, saliency=score * (_HIGHEST - _LOWEST) + _LOWEST)
-                for time, score in zip(item["timestamps"], item["scores"], strict=True)
-            )
+    for location, item in coco_items(path):
+        with located(location):
+            times = [as_number(time) for time in as_list(item["timestamps"])]
+            scores = [as_number(score) * (_HIGHEST - _LOWEST) + _LOWEST for score in as_list(item["scores"])]
+            spans = tuple(Span(time, time, saliency=score) for time, score in zip(times, scores, strict=True))
             yield Annotation(
                 video=item["image_id"],
                 task="highlights_without_query",

@@ -29,9 +29,11 @@ class VideoFolder:
         self.path = Path(path)
         if not self.path.is_dir():
             raise DataError(f"{self.path}: is not a folder; give the folder of the videos with --videos")
+        self._by_path: dict[str, Path] = {}
         self._by_name: dict[str, Path] = {}
         self._by_id: dict[str, Path] = {}
         for file in walk_files(self.path):
+            self._by_path[file.relative_to(self.path).as_posix()] = file
             self._by_name.setdefault(file.name, file)
             self._by_id.setdefault(video_id(file.name), file)
 
@@ -48,9 +50,10 @@ class VideoFolder:
         Args:
             name: Id, file name or relative path.
         """
-        if (path := self.path / name).is_file():
-            return path
-        base = name.replace("\\", "/").rsplit("/", 1)[-1]
+        name = name.replace("\\", "/")
+        if name in self._by_path:
+            return self._by_path[name]
+        base = name.rsplit("/", 1)[-1]
         if base in self._by_name:
             return self._by_name[base]
         found = video_id(base)

@@ -104,6 +104,8 @@ def load_wordings(name: str, *, task: str | None = None) -> Wordings:
     if not texts:
         raise DataError(f"{name}: holds no wording; write one per line")
     for number, text in enumerate(texts, 1):
+        if task is not None and task not in _QUERY_TASKS and _QUERY.search(text):
+            raise DataError(f"{name}: wording {number} has a place for a query, but {task} has no query")
         if task in _QUERY_TASKS and not _QUERY.search(text):
             raise DataError(f"{name}: wording {number} has no place for the query; write {{query}} in it")
     return Wordings(name, {"": texts})

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av.error
+import av.filter
 import numpy as np
 from av.video.frame import VideoFrame
 
 from timechat.errors import VideoError
 from timechat.files import atomic_write
+from timechat.video.clips.deinterlace import Deinterlacer
 from timechat.video.clips.encode import VideoWriter
 from timechat.video.clips.timeline import VideoTimeline, open_timeline
 from timechat.video.deadline import reason
@@ -93,23 +96,34 @@ def _open_writer(timeline: VideoTimeline, path: Path, frame: VideoFrame, fps: in
 def _constant_rate(timeline: VideoTimeline, fps: int) -> Iterator[tuple[int, VideoFrame]]:
     """Yield the frame on screen at `number / fps` seconds for each number; a damaged frame is the one before it."""
     num_frames = max(1, math.ceil(float(timeline.end * timeline.time_base * fps) - 1e-6))
-    grid = np.arange(num_frames) / fps
-    on_screen = frame_at(seconds(timeline.ticks, timeline.time_base), grid)
-    last: VideoFrame | None = None
+    on_screen = frame_at(seconds(timeline.ticks, timeline.time_base), np.arange(num_frames) / fps).tolist()
     position = 0
-    for number, frame in timeline.decode(0, len(timeline.ticks)):
+    last: VideoFrame | None = None
+    for number, frame in itertools.chain(_progressive(timeline), [(len(timeline.ticks), None)]):
+        used = 0
         while position < num_frames and last is not None and on_screen[position] < number:
-            yield position, _copy(last)
-            position += 1
+            yield position, _duplicate(last) if used else last
+            position, used = position + 1, used + 1
         last = frame
-    while position < num_frames and last is not None:
-        yield position, _copy(last)
-        position += 1
 
 
-def _copy(frame: VideoFrame) -> VideoFrame:
-    """Return a frame of its own, because the writer gives every frame its time."""
-    copied = VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
-    copied.color_range, copied.colorspace = frame.color_range, frame.colorspace
-    copied.color_primaries, copied.color_trc = frame.color_primaries, frame.color_trc
-    return copied
+def _progressive(timeline: VideoTimeline) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield the numbers and the frames of a video, both fields of an interlaced frame as one picture."""
+    deinterlacer = Deinterlacer(Fraction(1))  # a tick is a frame
+    for number, frame in timeline.decode(0, len(timeline.ticks)):
+        yield from ((its_number, progressive) for progressive, its_number in deinterlacer.add(frame, number))
+    yield from ((its_number, progressive) for progressive, its_number in deinterlacer.flush())
+
+
+def _duplicate(frame: VideoFrame) -> VideoFrame:
+    """Return another frame of the same picture, because the writer gives every frame its own time."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    source.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    duplicate = graph.pull()
+    assert isinstance(duplicate, VideoFrame)
+    return duplicate
