@@ -1,0 +1,239 @@
+"""Videos on the page: the library, uploads, links and the key."""
+
+import re
+import shutil
+
+from tests.serving.page.actions import (
+    ANSWER_MS,
+    drop,
+    expect,
+    expect_time,
+    hold_uploads,
+    open_film,
+    seek,
+    settle,
+    start_task,
+    wait_until,
+)
+from tests.serving.page.conftest import LONG, SHORT, UNPLAYABLE, serve
+
+
+def test_a_dropped_video_plays_at_once_and_is_uploaded(page, server, films):
+    page.goto(server)
+    expect(page.locator(".film-card").first).to_be_visible()
+    drop(page, films.short)
+    wait_until(page, "!document.getElementById('video').paused")
+    expect(page).to_have_url(re.compile(r"\?film=file-"))
+    assert page.evaluate("document.getElementById('video').currentSrc").startswith("blob:")
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator("#upload")).to_be_hidden()
+
+
+def test_an_upload_shows_progress_and_can_be_cancelled(page, server, films):
+    page.goto(server)
+    hold_uploads(page)
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload-words")).to_contain_text(re.compile("Uploading|Reading"))
+    expect(page.locator(".task").first).to_be_disabled()
+    expect(page.locator("#question")).to_be_disabled()
+    page.locator("#upload-cancel").click()
+    expect(page.locator("#upload")).to_be_hidden()
+    expect(page.locator(".toast")).to_contain_text("The upload was cancelled.")
+    wait_until(page, "document.getElementById('video').readyState >= 1")  # it plays all the same
+
+
+def test_a_video_dropped_during_an_upload_replaces_it(page, server, films, tmp_path):
+    page.goto(server)
+    held = hold_uploads(page)
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    other = shutil.copy(films.short, tmp_path / "other.mp4")
+    with page.expect_event("requestfailed"):  # the upload of the first one is cancelled
+        page.locator("#file").set_input_files(other)
+    expect(page.locator("#film-name")).to_have_text("other.mp4")
+    settle(page)
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator(".toast")).to_have_count(0)
+    held[1].continue_()
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator("#upload")).to_be_hidden()
+
+
+def test_events_made_during_an_upload_stay_with_their_video(page, server, films):
+    page.goto(server)
+    held = hold_uploads(page)
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    page.keyboard.press("a")
+    page.keyboard.type("early")
+    page.keyboard.press("Enter")
+    held[0].continue_()
+    expect(page.locator(".task").first).to_be_enabled()
+    expect(page.locator(".bar")).to_have_text(["early"])
+    page.reload()
+    expect(page.locator(".bar")).to_have_text(["early"])
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    expect(page.locator(".bar")).to_have_count(0)
+
+
+def test_leaving_a_video_cancels_its_upload_silently(page, server, films):
+    page.goto(server)
+    page.route("**/v1/files", lambda route: None if route.request.method == "POST" else route.continue_())
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    with page.expect_event("requestfailed"):
+        page.locator("#show-films").click()
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page.locator(".toast")).to_have_count(0)
+
+
+def test_a_video_of_the_library_is_streamed_in_ranges(page, server):
+    statuses = []
+    page.on("response", lambda reply: reply.url.endswith("/content") and statuses.append(reply.status))
+    open_film(page, server)
+    assert statuses
+    assert set(statuses) == {206}
+
+
+def test_videos_of_the_library_have_thumbnails(page, server):
+    page.goto(server)
+    picture = page.get_by_role("region", name="Library").locator(".film-open", has_text=SHORT).locator("img")
+    wait_until(page, "image => image.complete && image.naturalWidth > 0", picture.element_handle())
+
+
+def test_a_video_the_browser_cannot_play_has_stills_and_tasks(page, server):
+    open_film(page, server, UNPLAYABLE)
+    expect(page.locator("#unplayable")).to_contain_text("cannot play this video")
+    page.locator("#strip").click(position={"x": 400, "y": 20})
+    expect(page.locator("#time")).not_to_have_text("0:00.0")
+    wait_until(page, "document.getElementById('still').naturalWidth > 0")
+    page.locator(".task[data-task=dense_caption]").click()
+    expect(page.locator(".job[data-status=succeeded]", has_text=UNPLAYABLE)).to_have_count(1, timeout=ANSWER_MS)
+
+
+def test_a_video_that_does_not_arrive_is_requested_again(page, server):
+    gone = [True]
+    page.route("**/content", lambda route: route.abort() if gone else route.continue_())
+    page.goto(server)
+    page.locator(".film-open", has_text=SHORT).last.click()
+    expect(page.locator("#unplayable")).to_contain_text("Trying again")
+    gone.clear()
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    expect(page.locator("#unplayable")).to_be_hidden()
+    expect(page.locator("#play")).to_be_enabled()
+
+
+def test_a_link_with_a_time_opens_the_video_there(page, server):
+    open_film(page, server)
+    film = page.evaluate("new URLSearchParams(location.search).get('film')")
+    page.goto(f"{server}/?film={film}&t=12.5")
+    expect_time(page, 12.5)
+    expect(page.locator("#time")).to_have_text("0:12.5")
+
+
+def test_the_address_follows_the_time_of_the_video(page, server):
+    open_film(page, server)
+    seek(page, 7)
+    expect(page).to_have_url(re.compile(r"film=.*&t=7$"))
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#copy-link").click()
+    expect(page.locator(".toast")).to_contain_text("0:07.0")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+
+
+def test_back_and_forward_of_the_browser_change_the_video(page, server):
+    page.goto(server)
+    page.locator(".film-card", has_text=LONG).click()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    for second in (3, 7):  # which are no steps
+        seek(page, second)
+    expect(page).to_have_url(re.compile(r"t=7$"))
+    page.go_back()
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page.locator("#film-title")).to_be_hidden()
+    page.go_forward()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+    expect_time(page, 7)
+    page.locator("#show-films").click()
+    expect(page.locator("#drop")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#film-name")).to_have_text(LONG)
+
+
+def test_the_history_skips_a_missing_video(page, server):
+    page.goto(server)
+    steps = page.evaluate("history.length")
+    page.goto(f"{server}/?film=file-000000000000000000000000")
+    expect(page.get_by_role("alert")).to_contain_text("There is no file")
+    expect(page.locator("#drop")).to_be_visible()
+    expect(page).to_have_url(f"{server}/")
+    assert page.evaluate("history.length") == steps + 1
+
+
+def test_a_file_that_is_not_a_video_leads_back_to_the_list(page, server, tmp_path):
+    (tmp_path / "words.mp4").write_text("no film")
+    page.goto(server)
+    page.locator("#file").set_input_files(tmp_path / "words.mp4")
+    expect(page.get_by_role("alert")).to_contain_text(re.compile("words.mp4|video"))
+    expect(page.locator("#drop")).to_be_visible()
+
+
+def test_a_time_without_a_video_waits_for_one(page, server):
+    page.goto(f"{server}/?t=5")
+    page.get_by_role("region", name="Library").locator(".film-open", has_text=SHORT).click()
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    expect_time(page, 5)
+
+
+def test_a_missing_video_shows_the_message_of_the_server(page, server):
+    page.goto(f"{server}/?film=file-none")
+    expect(page.get_by_role("alert")).to_contain_text("file-none")
+    expect(page.locator("#drop")).to_be_visible()
+
+
+def test_a_double_click_deletes_no_upload(page, server, films, tmp_path):
+    page.goto(server)
+    page.locator("#file").set_input_files(shutil.copy(films.short, tmp_path / "twice.mp4"))
+    expect(page.locator(".task").first).to_be_enabled()
+    page.locator("#show-films").click()
+    card = page.locator(".film-card", has_text="twice.mp4")
+    card.hover()
+    card.locator(".film-delete").dblclick()
+    expect(page.locator(".toast")).to_contain_text("Press again")
+    expect(card).to_have_count(1)
+    card.locator(".film-delete").click()
+    expect(card).to_have_count(0)
+
+
+def test_an_upload_asks_before_the_page_is_left(page, server, films):
+    page.goto(server)
+    hold_uploads(page)
+    page.locator("#file").set_input_files(films.short)
+    expect(page.locator("#upload")).to_be_visible()
+    kinds = []
+    page.on("dialog", lambda dialog: (kinds.append(dialog.type), dialog.accept()))
+    page.mouse.click(5, 400)  # browsers ask only after the page was used
+    page.reload()
+    assert kinds == ["beforeunload"]
+
+
+def test_a_server_with_a_key_asks_for_it_and_videos_play(page, films, tmp_path):
+    with serve("--allow", films.folder, "--data", tmp_path, "--api-key", "a-secret") as server:
+        page.goto(server)
+        dialog = page.get_by_role("dialog", name="API key")
+        dialog.get_by_role("button", name="Cancel").click()
+        page.get_by_role("alert").get_by_role("button", name="Enter the key").click()
+        dialog.get_by_label("API key").last.fill("wrong")
+        dialog.get_by_role("button", name="Sign in").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("does not take this key")
+        dialog.get_by_label("API key").last.fill("a-secret")
+        dialog.get_by_role("button", name="Sign in").click()
+        expect(dialog).to_be_hidden()
+        page.locator(".film-open", has_text=SHORT).click()
+        wait_until(page, "document.getElementById('video').readyState >= 1")
+        start_task(page, "steps")  # its progress comes by a stream that only a cookie opens
+        page.reload()
+        expect(page.locator(".lane[data-task=steps]")).to_have_count(1)
+        expect(page.get_by_role("dialog")).to_have_count(0)
