@@ -76,12 +76,14 @@ def seek(page: Page, seconds: float) -> None:
 def sought_by(page: Page, click: Locator) -> float:
     """Return the time of the video to which a click seeks, before it continues to play."""
     page.evaluate(
-        """() => document.getElementById('video').addEventListener(
+        """() => document.querySelector('video').addEventListener(
             'seeking', ({ target }) => { document.body.dataset.sought = target.currentTime; }, { once: true })"""
     )
     click.click()
     wait_until(page, "document.body.dataset.sought")
-    return float(page.evaluate("document.body.dataset.sought"))
+    sought = float(page.evaluate("document.body.dataset.sought"))
+    page.evaluate("delete document.body.dataset.sought")
+    return sought
 
 
 def expect_time(page: Page, seconds: float) -> None:

@@ -96,7 +96,7 @@ def page(browser: "Browser") -> Iterator["Page"]:
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     broken: list[str] = []
     context.on("weberror", lambda error: broken.append(str(error.error)))
-    context.on("console", lambda message: "Content Security Policy" in message.text and broken.append(message.text))
+    context.on("console", lambda line: broken.append(line.text) if "Content Security Policy" in line.text else None)
     page = context.new_page()
     page.set_default_timeout(15_000)
     yield page

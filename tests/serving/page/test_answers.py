@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.serving.page.actions import (
     ANSWER_MS,
@@ -165,3 +169,46 @@ def test_times_are_found_in_the_text_of_the_model(page, server):
         OF_NO_TIME,
     )
     assert short == [None]
+
+
+@contextmanager
+def dying_server() -> Iterator[str]:
+    """A server that begins to stream an answer and is gone before its end; gives its address."""
+    event = b'data: {"choices": [{"delta": {"content": "It begins"}}]}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(head + f"{len(event):x}\r\n".encode() + event + b"\r\n")
+            is_read.wait(15)
+
+    is_read = threading.Event()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        is_read.set()
+        server.shutdown()
+
+
+LOST = "The connection to the server was lost before the answer was complete."
+
+
+def test_a_server_that_dies_during_an_answer_is_reported(page, server):
+    open_film(page, server)
+    words = page.locator(".message.assistant .words")
+    with dying_server() as dying:
+        page.route("**/chat/completions", lambda route: route.continue_(url=f"{dying}/v1/chat/completions"))
+        ask(page, "What happens?")
+        expect(words).to_have_text("It begins")
+    expect(page.locator(".message.assistant .aside")).to_have_text(LOST)
+    expect(words).to_have_text("It begins")
+    expect(page.get_by_role("button", name="Ask again")).to_be_visible()
+
+
+def test_an_answer_without_its_end_is_not_taken_for_complete(page, server):
+    body = 'data: {"choices": [{"delta": {"content": "It begins"}}]}\n\n'
+    page.route("**/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    open_film(page, server)
+    ask(page, "What happens?")
+    expect(page.locator(".message.assistant .aside")).to_have_text(LOST)

@@ -10,6 +10,7 @@ from tests.serving.page.actions import (
     JOBS,
     TIGHT,
     expect,
+    finished_jobs,
     held_back,
     open_film,
     open_requests,
@@ -206,3 +207,57 @@ def test_highlights_have_a_curve(page, server):
     lane = page.locator(".lane[data-task=highlights]")
     expect(lane.locator(".curve-line")).to_have_count(1, timeout=ANSWER_MS)
     assert lane.locator(".needle").count() > 1
+
+
+def test_a_result_is_deleted_only_after_a_question(page, server):
+    open_film(page, server)
+    start_task(page, "steps")
+    page.get_by_role("tab", name="Jobs").click()
+    jobs = page.locator(".job[data-task=steps][data-status=succeeded]")
+    before = jobs.count()
+    delete = jobs.first.get_by_role("button", name="Delete the result of Steps")
+    delete.dblclick()
+    expect(page.locator(".toast")).to_contain_text("Press again to delete the result of Steps.")
+    settle(page)
+    expect(jobs).to_have_count(before)
+    delete.click()
+    expect(jobs).to_have_count(before - 1)
+    assert len(finished_jobs(page, "steps")) == before - 1
+
+
+def test_a_held_enter_key_does_not_answer_a_question(page, server):
+    open_film(page, server)
+    start_task(page, "steps")
+    page.get_by_role("tab", name="Jobs").click()
+    jobs = page.locator(".job[data-task=steps][data-status=succeeded]")
+    before = jobs.count()
+    jobs.first.get_by_role("button", name="Delete the result of Steps").focus()
+    for _ in range(4):  # without a release: the browser sees a key that repeats
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    expect(page.locator(".toast")).to_contain_text("Press again to delete the result of Steps.")
+    settle(page)
+    expect(jobs).to_have_count(before)
+    page.keyboard.press("Enter")
+    expect(jobs).to_have_count(before - 1)
+
+
+def test_a_query_that_failed_stays_in_its_field(page, server):
+    open_film(page, server)
+    gone = [True]
+    page.route("**/v1/jobs", lambda route: route.abort() if gone else route.continue_())
+    page.locator(".task[data-task=grounding]").click()
+    query = page.locator("#task-query")
+    query.fill("a circle appears")
+    query.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
+    expect(query).to_have_value("a circle appears")
+    expect(query).to_be_focused()
+    gone.clear()
+    query.press("Enter")
+    expect(page.locator("#task-form")).to_be_hidden()
+    expect(query).to_have_value("")
+    expect(page.locator(".task[data-task=grounding]")).to_be_focused()
+    expect(page.locator(".lane[data-task=grounding] .lane-title", has_text="a circle appears")).to_have_count(
+        1, timeout=ANSWER_MS
+    )

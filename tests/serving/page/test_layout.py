@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serving.page.actions import expect, expect_time, no_overflow, open_film, seek, settle, wait_until
+from tests.serving.page.actions import ANSWER_MS, expect, expect_time, no_overflow, open_film, seek, settle, wait_until
 from tests.serving.page.conftest import EDITED
 
 
@@ -175,3 +175,40 @@ def test_zoom_makes_the_timeline_wider_than_the_window(captioned):
     captioned.keyboard.press("0")
     assert captioned.evaluate(width) == whole
     assert captioned.locator("#zoom-out").is_disabled()
+
+
+def test_lanes_that_are_cut_off_below_are_hinted_at(captioned):
+    captioned.set_viewport_size({"width": 1280, "height": 800})
+    hint = captioned.locator("#more-lanes")
+    expect(hint).to_be_hidden()
+    for _ in range(5):  # five simultaneous events need five rows
+        captioned.keyboard.press("a")
+        captioned.keyboard.press("Escape")
+    captioned.set_viewport_size({"width": 1280, "height": 460})
+    expect(hint).to_be_visible()
+    captioned.locator("#timeline-scroll").evaluate("part => part.scrollTo(0, 0)")
+    hint.click()
+    wait_until(captioned, "document.getElementById('timeline-scroll').scrollTop > 0")
+    captioned.locator("#timeline-scroll").evaluate("part => part.scrollTo(0, part.scrollHeight)")
+    expect(hint).to_be_hidden()
+
+
+def test_tracks_that_are_cut_off_at_the_side_are_hinted_at(page, server):
+    open_film(page, server)
+    for task in ("dense_caption", "steps", "highlights"):
+        page.locator(f".task[data-task={task}]").click()
+        if task == "highlights":
+            page.keyboard.press("Enter")
+        expect(page.locator(f".lane[data-task={task}]")).to_have_count(1, timeout=ANSWER_MS)
+    page.get_by_role("tab", name="Events").click()
+    chips = page.locator(".track-chips")
+    page.set_viewport_size({"width": 320, "height": 700})
+    chips.evaluate("part => { part.style.width = '180px'; part.scrollLeft = 0; }")
+    for position, left, right in ((0, False, True), (30, True, True), (10_000, True, False)):
+        chips.evaluate("(part, left) => { part.scrollLeft = left; }", position)
+        wait_until(
+            page, "left => document.querySelector('.track-chips').classList.contains('more-left') === left", left
+        )
+        wait_until(
+            page, "right => document.querySelector('.track-chips').classList.contains('more-right') === right", right
+        )

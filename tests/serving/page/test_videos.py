@@ -2,17 +2,23 @@
 
 import re
 import shutil
+from fractions import Fraction
 
+import pytest
+
+from tests.clips import Recipe, draw_clip
 from tests.serving.page.actions import (
     ANSWER_MS,
     drop,
     expect,
     expect_time,
+    held_back,
     hold_uploads,
     open_film,
     seek,
     settle,
     start_task,
+    wait_for_request,
     wait_until,
 )
 from tests.serving.page.conftest import LONG, SHORT, UNPLAYABLE, serve
@@ -237,3 +243,138 @@ def test_a_server_with_a_key_asks_for_it_and_videos_play(page, films, tmp_path):
         page.reload()
         expect(page.locator(".lane[data-task=steps]")).to_have_count(1)
         expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.ts", "text/vnd.trolltech.linguist"), ("a.OGG", "audio/ogg")])
+def test_a_video_with_the_type_of_another_kind_is_taken(page, server, films, name, kind):
+    page.goto(server)
+    hold_uploads(page)
+    file = {"name": name, "mimeType": kind, "buffer": films.short.read_bytes()}
+    page.locator("#file").set_input_files(file)
+    expect(page.locator("#film-name")).to_have_text(name)
+    expect(page.locator("#upload")).to_be_visible()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.txt", "text/plain"), ("a.png", "image/png"), ("a.mp3", "audio/mpeg")])
+def test_a_file_of_another_kind_is_refused_by_name(page, server, name, kind):
+    page.goto(server)
+    page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": b"no video"})
+    expect(page.get_by_role("alert")).to_contain_text(f"{name} is not a video.")
+    expect(page.locator("#drop")).to_be_visible()
+
+
+def test_the_length_of_a_short_video_has_tenths(page, server, tmp_path):
+    recipe = Recipe(times=[Fraction(i, 25) for i in range(15)])
+    page.goto(server)
+    page.locator("#file").set_input_files(draw_clip(recipe, tmp_path / "brief.mp4").path)
+    expect(page.locator("#film-facts")).to_contain_text("0:00.6 ·")
+    expect(page.locator("#duration")).to_have_text("0:00.6")
+    page.locator("#show-films").click()
+    expect(page.locator(".film-card", has_text="brief.mp4").locator(".film-length")).to_have_text("0:00.6")
+
+
+VIDEO = re.compile(r"/v1/files/[^/]+$")
+THUMBNAIL = re.compile(r"/thumbnail\?")
+CONTENT = re.compile(r"/content$")
+
+
+def test_a_video_is_seen_to_open_and_no_thumbnail_delays_it(page, server):
+    cancelled = []
+    page.on("requestfailed", lambda request: cancelled.append(request.url) if THUMBNAIL.search(request.url) else None)
+    with held_back(page, THUMBNAIL) as thumbnails:
+        page.goto(server)
+        wait_for_request(page, thumbnails)
+        card = page.locator(".film-card", has_text=LONG)
+        assert card.locator("img").get_attribute("fetchpriority") == "low"
+        with held_back(page, VIDEO) as held:
+            card.locator(".film-open").click()
+            expect(card).to_have_attribute("aria-busy", "true")
+            expect(card.locator(".film-opening")).to_be_visible()
+            wait_for_request(page, held)
+            expect(page.locator("#drop")).to_be_visible()
+            settle(page)
+            assert sorted(cancelled) == sorted(route.request.url for route in thumbnails)
+        expect(page.locator("#film-name")).to_have_text(LONG)
+        expect(card).not_to_have_attribute("aria-busy", "true")
+
+
+def test_a_list_that_is_shown_again_has_its_thumbnails(page, server):
+    page.goto(server)
+    with held_back(page, VIDEO) as held:
+        page.locator(".film-open", has_text=SHORT).last.click()
+        wait_for_request(page, held)
+        page.locator("#show-films").click()
+        expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    picture = page.get_by_role("region", name="Library").locator(".film-open", has_text=SHORT).locator("img")
+    expect(picture).to_have_count(1)
+    wait_until(page, "image => image.complete && image.naturalWidth > 0", picture.element_handle())
+    expect(page.locator("#drop")).to_be_visible()
+
+
+def test_a_player_that_waits_for_data_says_so(page, server):
+    page.goto(server)
+    waiting = page.locator("#waiting")
+    with held_back(page, CONTENT) as held:
+        page.locator(".film-open", has_text=LONG).last.click()
+        expect(page.locator("#film-name")).to_have_text(LONG)
+        wait_for_request(page, held)
+        expect(waiting).to_be_hidden()
+        page.locator("#play").click()
+        expect(waiting).to_have_text("Waiting for the video …")
+        expect(waiting).to_be_visible()
+        expect(page.locator("#screen")).to_have_attribute("aria-busy", "true")
+    expect(waiting).to_be_hidden()
+    wait_until(page, "document.getElementById('video').currentTime > 0.2")
+    expect(page.locator("#screen")).to_have_attribute("aria-busy", "false")
+    expect(waiting).to_be_hidden()
+
+
+def test_a_video_opened_by_keys_has_the_focus_on_its_play_button(page, server):
+    page.goto(server)
+    page.locator(".film-open", has_text=SHORT).last.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#film-name")).to_have_text(SHORT)
+    expect(page.locator("#play")).to_be_focused()
+    wait_until(page, "document.getElementById('video').readyState >= 1")
+    page.keyboard.press("Enter")
+    wait_until(page, "!document.getElementById('video').paused")
+
+
+def test_a_video_without_a_play_button_has_the_focus_on_its_time(page, server):
+    page.goto(server)
+    page.locator(".film-open", has_text=UNPLAYABLE).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#unplayable")).to_contain_text("cannot play this video")
+    expect(page.locator("#playhead")).to_be_focused()
+
+
+def test_a_key_is_kept_while_the_server_is_away(page, server):
+    page.goto(server)
+    page.evaluate("sessionStorage.setItem('timechat.key', 'a-secret')")
+    key = "sessionStorage.getItem('timechat.key')"
+    replies = [503, 429, None, 401]
+
+    def reply(route) -> None:
+        status = replies.pop(0)
+        if status:
+            route.fulfill(status=status, json={})
+        else:
+            route.abort()
+
+    page.route("**/v1/session", reply)
+    for kept in ("a-secret", "a-secret", "a-secret", None):
+        page.reload()
+        expect(page.locator(".film-card").first).to_be_visible()
+        assert page.evaluate(key) == kept
+    assert replies == []
+
+
+def test_a_sign_in_without_a_server_has_the_words_of_the_page(page, server):
+    error = {"message": "a key is needed", "type": "authentication_error", "param": None, "code": None}
+    page.route("**/v1/files", lambda route: route.fulfill(status=401, json={"error": error}))
+    page.route("**/v1/session", lambda route: route.abort())
+    page.goto(server)
+    dialog = page.get_by_role("dialog", name="API key")
+    dialog.get_by_label("API key").last.fill("a-secret")
+    dialog.get_by_role("button", name="Sign in").click()
+    expect(dialog.get_by_role("alert")).to_have_text("The server cannot be reached. Is it still running?")
