@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -66,11 +65,8 @@ VARIABLES = ("ANNOTATIONS", "VIDEOS", "TRANSCRIPTS")
 
 
 @pytest.fixture(scope="module")
-def nano() -> Iterator[TimeChat]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other longer than they work
-    yield TimeChat.from_pretrained("nano")
-    torch.set_num_threads(threads)
+def nano() -> TimeChat:
+    return TimeChat.from_pretrained("nano")
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +345,7 @@ def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Pat
         "--json",
     ]
     command = [sys.executable, "-m", "timechat", "evaluate", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": ""}  # without Java, which takes seconds to start
+    environment = os.environ | {"PATH": ""}  # without Java, which takes seconds to start
     process = subprocess.Popen(
         [*command, "--output", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL
     )
