@@ -110,7 +110,9 @@ def test_a_wrong_record_is_refused_with_its_place(tmp_path, item, message):
     ],
 )
 def test_annotations_are_called_by_their_name(tmp_path, content, owner):
-    with pytest.raises(DataError, match=rf"holds annotations of {owner}, not instructions; .*docs/training.md"):
+    with pytest.raises(
+        DataError, match=rf"holds annotations of {owner}, not instructions; .*timechat data build.*docs/data.md"
+    ):
         read_records(write(tmp_path / "set.json", content))
 
 

@@ -1,16 +1,14 @@
-"""Instruction records: our own lines, published files, and public annotations."""
+"""Instruction records: our own lines and published files."""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.golden import golden_path
 from timechat.answers.events import Event
 from timechat.answers.prompts import Message
-from timechat.data.annotations import BUILDERS, build_records, build_speech_records
 from timechat.data.readers import read_records
 from timechat.data.records import Record, RecordEvent, write_lines
 from timechat.data.settings import conversation
@@ -193,89 +191,12 @@ def test_transcripts_are_found_by_the_video_name(tmp_path):
         read_records(path, transcripts=tmp_path / "none")
 
 
-def construction_cases() -> list[dict[str, Any]]:
-    path = Path(golden_path("data_construction.json"))
-    cases: list[dict[str, Any]] = json.loads(path.read_text())["cases"]
-    return cases
-
-
-BUILDER_OF = {
-    ("process_dvc_data", "youcook2"): "youcook2",
-    ("process_dvc_data", "anet"): "anet",
-    ("process_dvc_data", "queryd"): "queryd",
-    ("process_grounding_data", "queryd"): "queryd/grounding",
-    ("process_grounding_data", "anet"): "anet/grounding",
-    ("process_grounding_data", "charades"): "charades",
-    ("process_grounding_data", "didemo"): "didemo",
-    ("process_grounding_data", "hirest"): "hirest/grounding",
-    ("process_action_data", "coin"): "coin",
-    ("process_action_data", "hirest"): "hirest/steps",
-    ("process_highlight_data", "qvhighlights"): "qvhighlights",
-    ("process_highlight_data", "summe"): "summe",
-    ("process_highlight_data", "tvsum"): "tvsum",
-}
-
-
-@pytest.mark.parametrize(("script", "dataset"), BUILDER_OF)
-def test_annotations_give_the_records_of_the_original(script, dataset, tmp_path):
-    cases = construction_cases()
-    case = next(case for case in cases if case["script"] == script and case.get("dataset") == dataset)
-    for name, content in case["inputs"].items():
-        write(tmp_path / name, content)
-    for item in case["output"]:
-        video = tmp_path / item["video"]
-        video.parent.mkdir(parents=True, exist_ok=True)
-        video.touch()
-    source = tmp_path if len(case["inputs"]) > 1 else tmp_path / next(iter(case["inputs"]))
-    videos = tmp_path / case["video_path"]
-    records, _ = build_records(BUILDER_OF[script, dataset], source, videos=videos)
-    assert [record.video for record in records] == [str(tmp_path / item["video"]) for item in case["output"]]
-    wanted = [turn for item in case["output"] for turn in item["QA"]]
-    assert [record.turns[0][1] for record in records] == [turn["a"] for turn in wanted]
-    for record, turn in zip(records, wanted, strict=True):
-        assert turn.get("query_in_q", "") in record.turns[0][0]
-
-
-def test_all_builders_are_compared_with_the_original():
-    assert set(BUILDER_OF.values()) == set(BUILDERS)
-
-
-def test_speech_gives_the_records_of_the_original(tmp_path):
-    case = next(case for case in construction_cases() if case["script"] == "process_tsg_data")
-    (tmp_path / "asr").mkdir()
-    (tmp_path / "yt").mkdir()
-    write(tmp_path / "asr/y1.txt", case["inputs"]["asr/y1.txt"])
-    for video in case["videos"]:
-        (tmp_path / "yt" / video).touch()
-    records = build_speech_records("yttemporal", tmp_path / "asr", videos=tmp_path / "yt")
-    assert [record.turns[0][1] for record in records] == [item["QA"][0]["a"] for item in case["output"]]
-
-
 def test_recognized_speech_is_cleaned_as_in_the_original(tmp_path):
-    case = next(case for case in construction_cases() if case["script"] == "clean_asr")
+    cases = json.loads(Path(golden_path("data_construction.json")).read_text())["cases"]
+    case = next(case for case in cases if case["script"] == "clean_asr")
     events = clean_transcript(read_transcript(write(tmp_path / "a.txt", case["input"])))
     assert "".join(f"{e.start:.2f}\t{e.end:.2f}\t{e.caption}\n" for e in events) == case["output"]
     assert clean_transcript([]) == ()
-
-
-def test_missing_annotated_videos_are_returned(tmp_path):
-    annotations = write(tmp_path / "charades_sta_train.txt", "A1 0.0 6.9##a person runs.\nB2 1 2##a person eats\n")
-    (tmp_path / "A1.mp4").touch()
-    records, missing = build_records("charades", annotations, videos=tmp_path)
-    assert [record.query for record in records] == ["a person runs"]
-    assert missing == ["B2.mp4"]
-    with pytest.raises(DataError, match=r"train\.txt: the key 'annotations'|expected|is not JSON"):
-        build_records("youcook2", annotations, videos=tmp_path)
-    with pytest.raises(ValueError, match="dataset must be one of"):
-        build_records("kinetics", annotations, videos=tmp_path)
-
-
-def test_the_published_lines_of_qvhighlights_are_read(tmp_path):
-    line = {"vid": "q1", "query": "A girl cooks.", "relevant_clip_ids": [3], "saliency_scores": [[1, 1, 2]]}
-    (tmp_path / "q1.mp4").touch()
-    (record,), _ = build_records("qvhighlights", write_rows(tmp_path / "t.jsonl", line), videos=tmp_path)
-    assert record.turns[0][1].startswith("There are 1 highlight moments in the 6.0 second.")
-    assert record.task == "highlights"
 
 
 def test_a_conversation_must_end_with_an_answer():

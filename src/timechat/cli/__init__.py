@@ -15,6 +15,7 @@ from timechat.cli import (
     chat,
     convert,
     data,
+    data_build,
     download,
     evaluate,
     info,
@@ -84,6 +85,8 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in _COMMANDS.items():
     for name, function in commands.items():
         app.command(name, cls=HelpCommand, rich_help_panel=panel)(name_values(function))
+for command in (data_build.build, data_build.merge):
+    data.app.command(cls=HelpCommand)(name_values(command))
 app.add_typer(data.app, name="data", rich_help_panel="Training and evaluation")
 app.add_typer(cache.app, name="cache", rich_help_panel="Cache")
 

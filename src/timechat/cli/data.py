@@ -43,7 +43,9 @@ Timeout = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
 
 app = typer.Typer(
-    cls=HelpGroup, help="Make synthetic training videos, check data sets, compute features.", no_args_is_help=True
+    cls=HelpGroup,
+    help="Make synthetic training videos, build and check data sets, compute features.",
+    no_args_is_help=True,
 )
 
 

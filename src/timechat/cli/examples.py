@@ -32,6 +32,12 @@ EXAMPLES = {
     "download": ("timechat download CKPT_DIR",),
     "convert": ("timechat convert --from CKPT_DIR OUT_DIR",),
     "data draw": ("timechat data draw videos --clips 100 --seed 1 --level 1",),
+    "data build": (
+        "timechat data build charades charades_sta_train.txt --videos videos --out charades.jsonl",
+        "timechat data build youcook2 youcookii_annotations_trainval.json --videos videos --out youcook2.jsonl "
+        "--compress videos_6fps --transcripts speech --asr small",
+    ),
+    "data merge": ("timechat data merge charades.jsonl didemo.jsonl --ratio 1 --ratio 0.5 --out mixed.jsonl",),
     "data check": ("timechat data check instruct_time.json --videos videos --strict",),
     "data encode": ("timechat data encode videos/records.jsonl --model OUT_DIR --out features",),
     "cache": ("timechat cache --json",),

@@ -142,7 +142,11 @@ def _read_one_object(path: Path, start: str) -> Any:
 def _read_item(item: Any, format: Format) -> Record:
     if format != "auto":
         return _READERS[format](item)
-    for key, read in (("messages", Record.from_dict), ("conversations", _read_conversations), ("QA", _read_instruct)):
+    for key, read in (
+        ("messages", Record.from_dict),
+        ("conversations", read_conversation_item),
+        ("QA", _read_instruct),
+    ):
         if isinstance(item, Mapping) and key in item:
             return read(item)
     raise ValueError(
@@ -169,14 +173,14 @@ def _refuse_annotation_item(path: Path, item: Any) -> None:
         raise DataError(_annotations_message(path, "a data set"))
     first = next(iter(item.values()), None)
     if isinstance(first, Mapping) and {"timestamps", "sentences"} <= first.keys():
-        raise DataError(_annotations_message(path, "ActivityNet Captions"))
+        raise DataError(_annotations_message(path, "ActivityNet Captions", "anet"))
 
 
 def _annotations_message(path: Path, owner: str, builder: str | None = None) -> str:
-    how = 'write one line {"video", "messages"} for each question'
+    how = 'make records with timechat data build, or write one line {"video", "messages"} for each question'
     if builder is not None:
-        how = f"make records with timechat.data.annotations.build_records({builder!r}, FILE, videos=FOLDER)"
-    return f"{path}: holds annotations of {owner}, not instructions; {how} (docs/training.md, Your own clips)"
+        how = f"make records with: timechat data build {builder} {path} --videos DIR --out FILE.jsonl"
+    return f"{path}: holds annotations of {owner}, not instructions; {how} (docs/data.md)"
 
 
 def _read_instruct(item: Any) -> Record:
@@ -190,7 +194,7 @@ def _read_instruct(item: Any) -> Record:
     )
 
 
-def _read_conversations(item: Any) -> Record:
+def read_conversation_item(item: Any) -> Record:
     """Read `{"video", "conversations": [{"from", "value"}, ...]}` as LLaVA and Valley write it.
 
     Valley also has `v_id`, which names the video if `video` does not; a VATEX item is about ten seconds of its video,
@@ -247,5 +251,5 @@ def _get(item: Any, key: str) -> Any:
 _READERS: dict[str, Callable[[Any], Record]] = {
     "timechat": Record.from_dict,
     "instruct": _read_instruct,
-    "valley": _read_conversations,
+    "valley": read_conversation_item,
 }

@@ -72,23 +72,47 @@ def transcribe_audio(
         CheckpointError: The model cannot be loaded.
         ModuleNotFoundError: faster-whisper is missing.
     """
-    check_recognizer(model)
-    duration = probe_video(source, timeout=timeout).duration
-    recognizer = None
-    lines: list[Event] = []
-    notes: list[str] = []
-    for segment in read_audio(source, timeout=timeout):
-        recognizer = recognizer or _load_recognizer(model, device)
-        notes += segment.notes
-        spoken, info = recognizer.transcribe(segment.samples, language=language, temperature=0.0, vad_filter=True)
-        for line in spoken:
-            lines += _line_on_video_clock(line, segment)
-            _report(progress, segment.start + line.end, duration)
-        _report(progress, segment.end, duration)
-        language = language or (info.language if lines else None)
-    if recognizer is None:
-        return Transcript(notes=(NO_AUDIO,))
-    return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
+    return SpeechRecognizer(model, language=language, device=device).transcribe(
+        source, timeout=timeout, progress=progress
+    )
+
+
+class SpeechRecognizer:
+    """A recogniser for any number of videos; its model is loaded when the first audio is heard."""
+
+    def __init__(self, model: str | os.PathLike[str], *, language: str | None = None, device: str = "auto") -> None:
+        """Check the model, see `transcribe_audio`.
+
+        Args:
+            model: Folder or name of a model.
+            language: Language code; None detects it for each video.
+            device: Device of the model.
+        """
+        check_recognizer(model)
+        self._model, self._language, self._device = model, language, device
+        self._loaded: Any = None
+
+    def transcribe(
+        self, source: VideoSource, *, timeout: float = DEFAULT_TIMEOUT, progress: ProgressCallback | None = None
+    ) -> Transcript:
+        """Transcribe the speech of a video, see `transcribe_audio`."""
+        duration = probe_video(source, timeout=timeout).duration
+        language, has_audio = self._language, False
+        lines: list[Event] = []
+        notes: list[str] = []
+        for segment in read_audio(source, timeout=timeout):
+            has_audio = True
+            self._loaded = self._loaded or _load_recognizer(self._model, self._device)
+            notes += segment.notes
+            spoken, info = self._loaded.transcribe(segment.samples, language=language, temperature=0.0, vad_filter=True)
+            for line in spoken:
+                lines += _line_on_video_clock(line, segment)
+                _report(progress, segment.start + line.end, duration)
+            _report(progress, segment.end, duration)
+            language = language or (info.language if lines else None)
+        if not has_audio:
+            return Transcript(notes=(NO_AUDIO,))
+        return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
 
 
 def _import_faster_whisper() -> Any:

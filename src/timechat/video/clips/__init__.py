@@ -4,6 +4,7 @@ source ─▶ timeline (time of every frame) ─▶ cut ─┬▶ encode (H.264,
 └▶ copy (packets) ──────┘
 """
 
+from timechat.video.clips.compress import compress_video
 from timechat.video.clips.cut import CutReport, check_target, concat_clips, extract_clip, extract_clips
 
-__all__ = ["CutReport", "check_target", "concat_clips", "extract_clip", "extract_clips"]
+__all__ = ["CutReport", "check_target", "compress_video", "concat_clips", "extract_clip", "extract_clips"]

@@ -52,6 +52,7 @@ class VideoWriter:
         aspect: Fraction | None,
         orientation: Orientation,
         soundtrack: Soundtrack | None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         """Open the file.
 
@@ -64,6 +65,7 @@ class VideoWriter:
             aspect: Aspect ratio of a stored pixel (width / height); None for square pixels.
             orientation: How frames are turned for display.
             soundtrack: Audio track of the source, None for a file without audio.
+            size: Height and width in pixels, as displayed; None keeps those of the frames.
         """
         flags = {"movflags": "+faststart"} if form in ("mp4", "mov") else {}
         self.time_base, self.end = time_base, 0
@@ -75,7 +77,7 @@ class VideoWriter:
             self._container.close()
             raise VideoError(f"this FFmpeg cannot encode {error}; use mode='copy'") from error
         self._orientation = orientation
-        self._add_video_stream(first_frame, aspect)
+        self._add_video_stream(first_frame, aspect, size or orientation.displayed_size(first_frame))
         if soundtrack is not None:
             self._add_audio_stream(soundtrack)
         self._deinterlacer = Deinterlacer(time_base)
@@ -84,9 +86,9 @@ class VideoWriter:
         self._blocks: list[Samples] = []
         self._num_samples = 0  # passed to the encoder or stored in blocks
 
-    def _add_video_stream(self, first: VideoFrame, aspect: Fraction | None) -> None:
+    def _add_video_stream(self, first: VideoFrame, aspect: Fraction | None, size: tuple[int, int]) -> None:
         stream = self._video_stream
-        height, width = self._orientation.displayed_size(first)
+        height, width = size
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         context = stream.codec_context
         context.time_base = stream.time_base = self.time_base

@@ -1,0 +1,190 @@
+"""Annotations of videos as the readers of the sources yield them: events with texts, not yet checked."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from timechat.data.builders.video_folder import VideoFolder
+from timechat.errors import located
+
+Split = Literal["train", "val", "test", "all"]
+Time = float | Decimal
+"""Seconds; a `Decimal` is written with the digits of the annotation."""
+
+MIN_LETTERS = 2
+"""Minimum number of characters of a sentence; the original skips shorter ones."""
+
+_SPLITS = {"training": "train", "train": "train", "validation": "val", "val": "val", "testing": "test", "test": "test"}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An event of an annotation; a moment has equal start and end.
+
+    Attributes:
+        start: Start in seconds.
+        end: End in seconds.
+        text: Caption.
+        saliency: Score of a highlight, on the scale that the answer uses.
+    """
+
+    start: Time
+    end: Time
+    text: str = ""
+    saliency: float | None = None
+
+
+def timed(segment: Any, text: str) -> Span:
+    """Return an event from `[start, end]` in seconds and its text."""
+    if not isinstance(segment, Sequence) or isinstance(segment, str) or len(segment) != 2:
+        raise ValueError(f"the time of an event must be [start, end], got {segment!r:.60}")
+    start, end = segment
+    for time in (start, end):
+        if isinstance(time, bool) or not isinstance(time, int | float):
+            raise ValueError(f"the time of an event must be two numbers of seconds, got {segment!r:.60}")
+    if not isinstance(text, str):
+        raise ValueError(f"the text of an event must be text, got {text!r:.60}")
+    return Span(start, end, text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """What is known about one video, enough for one record.
+
+    Attributes:
+        video: Id, file name or relative path of the video.
+        task: Key of a wording, such as `grounding`.
+        write: Function that writes the answer from the events.
+        spans: Events.
+        spans_of: Function that makes the events from the duration of the video; it replaces `spans`.
+        query: Query, for tasks that have one.
+        duration: Length of the video in seconds, if the annotation states it.
+        part: Start and end in seconds of the part of the video that the record is about. Times of events count from
+            its start.
+        has_moments: Whether an event may have no length.
+        may_be_empty: Whether a record without events is kept.
+        turns: Questions and answers of a finished conversation; it has no events and no wording.
+    """
+
+    video: str
+    task: str
+    write: Callable[[Sequence[Span]], str] = field(default=lambda _: "", repr=False)
+    spans: tuple[Span, ...] = ()
+    spans_of: Callable[[float], tuple[Span, ...]] | None = field(default=None, repr=False)
+    query: str | None = None
+    duration: float | None = None
+    part: tuple[float, float] | None = None
+    has_moments: bool = False
+    may_be_empty: bool = False
+    turns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An item of the annotations that gives no record.
+
+    Attributes:
+        video: Name of its video.
+        reason: Reason, one of those of `report.REASONS`.
+    """
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReadContext:
+    """What a reader may use beside the file of annotations.
+
+    Attributes:
+        videos: Videos of the source.
+        split: Split to read from a file that holds several.
+    """
+
+    videos: VideoFolder
+    split: Split = "train"
+
+    def includes(self, split: str) -> bool:
+        """Return whether a split is to be read, by any of its usual names; an unknown name is an error."""
+        if split.lower() not in _SPLITS:
+            raise ValueError(f"the split of a video must be one of {', '.join(_SPLITS)}, got {split!r}")
+        return self.split in ("all", _SPLITS[split.lower()])
+
+
+Reader = Callable[[Path, ReadContext], Iterator[Annotation | Dropped]]
+"""Function that reads the annotations of one source."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    with located(str(path)), open_text(path) as file:
+        return json.load(file)
+
+
+def read_list(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the objects of a JSON list, or of a file with one object per line, each with its location."""
+    with open_text(path) as file:
+        is_list = _first_character(file) == "["
+    if not is_list:
+        yield from read_rows(path)
+        return
+    for number, item in enumerate(read_json(path)):
+        location = f"{path}: item {number}"
+        with located(location):
+            _check_object(item)
+        yield location, item
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the objects of a file with one object per line, each with its location; the file is not held in memory."""
+    for location, line in read_lines(path):
+        with located(location):
+            item = json.loads(line)
+            _check_object(item)
+        yield location, item
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a text file that are not blank, each with its location; `.gz` files are unpacked."""
+    with located(str(path)), open_text(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield f"{path}:{number}", line.rstrip("\r\n")
+
+
+def coco_items(path: Path) -> list[Mapping[str, Any]]:
+    """Read `{"annotations": [{...}, ...]}`, the format of the original's prepared annotations."""
+    content = read_json(path)
+    with located(str(path)):
+        if not isinstance(content, Mapping) or not isinstance(content.get("annotations"), list):
+            raise ValueError('expected {"annotations": [...]}')
+    return cast(list[Mapping[str, Any]], content["annotations"])
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a text file, also one that gzip has packed; a byte order mark is skipped."""
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
+
+
+def is_object(content: Any, *keys: str) -> bool:
+    """Return whether a JSON value is an object that has all keys."""
+    return isinstance(content, Mapping) and all(key in content for key in keys)
+
+
+def _check_object(item: Any) -> None:
+    if not isinstance(item, Mapping):
+        raise ValueError(f"expected a JSON object, got {type(item).__name__}")
+
+
+def _first_character(file: IO[str]) -> str:
+    while block := file.read(1 << 12):
+        if stripped := block.lstrip():
+            return stripped[0]
+    return ""

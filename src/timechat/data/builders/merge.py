@@ -1,0 +1,93 @@
+"""Join files of records to one, with a share of each, in a random order that depends on a seed and the records only."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from timechat.data.builders.report import BuildReport, SourceCounts
+from timechat.data.builders.sources import PUBLISHED
+from timechat.data.readers import read_records
+from timechat.data.records import Record, write_lines
+
+
+@dataclass(frozen=True)
+class MergePart:
+    """A file of records, and how much of it is used.
+
+    Attributes:
+        path: File of records in any format that training reads.
+        ratio: Number of copies of each record: 1 uses all, 0.5 a random half, 2.5 all twice and a random half again.
+        videos: Folder of its videos; None takes the folder of the file.
+    """
+
+    path: Path
+    ratio: float = 1.0
+    videos: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < float("inf"):
+            raise ValueError(f"the ratio of {self.path} must be above 0, got {self.ratio:g}")
+
+
+def merge_files(parts: Sequence[MergePart], out: str | Path, *, seed: int = 0) -> BuildReport:
+    """Write the records of several files in random order; the file appears when it is complete.
+
+    A record without a source gets the name of its file. Ids that occur twice get the name of their file, or a number.
+
+    Args:
+        parts: Files and their ratios.
+        out: File to write, one record per line.
+        seed: Random seed of the choice and of the order.
+
+    Returns:
+        Counts of each source.
+
+    Raises:
+        DataError: A file is missing or malformed.
+    """
+    if not parts:
+        raise ValueError("give at least one file of records to merge")
+    counts: dict[str, SourceCounts] = {}
+    chosen: list[tuple[bytes, Record]] = []
+    for part in parts:
+        for record in read_records(part.path, videos=part.videos):
+            source = record.source or part.path.stem
+            its_counts = counts.setdefault(source, SourceCounts(source, PUBLISHED.get(source)))
+            its_counts.read += 1
+            absolute = record.video if "://" in record.video else str(Path(record.video).absolute())
+            for copy in range(_copies(record, part, seed)):
+                its_counts.kept += 1
+                its_counts.videos.add(absolute)
+                place = _draw(seed, "order", f"{part.path.stem}\0{record.id}\0{copy}")
+                chosen.append((place, replace(record, source=source, video=absolute, id=_id(record, copy))))
+    chosen.sort(key=lambda pair: pair[0])
+    write_lines(Path(out), (record.to_dict() for record in _with_unique_ids(record for _, record in chosen)))
+    return BuildReport(tuple(counts.values()))
+
+
+def _copies(record: Record, part: MergePart, seed: int) -> int:
+    """Return how often a record is used: the whole copies, and one more with the probability of the rest."""
+    whole = int(part.ratio)
+    threshold = round((part.ratio - whole) * 2**64)
+    drawn = int.from_bytes(_draw(seed, "share", f"{part.path.stem}\0{record.id}")[:8], "big")
+    return whole + (drawn < threshold)
+
+
+def _draw(seed: int, purpose: str, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{purpose}\0{key}".encode()).digest()
+
+
+def _id(record: Record, copy: int) -> str:
+    return record.id if not copy else f"{record.id}-{copy + 1}"
+
+
+def _with_unique_ids(records: Iterator[Record]) -> Iterator[Record]:
+    used: set[str] = set()
+    for record in records:
+        name, number = record.id, 1
+        while name in used:
+            number += 1
+            name = f"{record.id}+{number}"
+        used.add(name)
+        yield record if name == record.id else replace(record, id=name)
