@@ -1,4 +1,4 @@
-"""Models that many tests share, created once per session."""
+"""Models that many tests share, created once per session; each test process computes with one thread."""
 
 import copy
 import os
@@ -13,7 +13,10 @@ from timechat.model.convert.write import OriginalFiles, convert
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
-torch.set_num_threads(2)
+# One thread for each process and its children: models are small, and threads that wait for each other take many times
+# the processor time of the work itself. Sums of floats also depend on the number of threads.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 # On a shared machine, a step of a millisecond may take a second.
 hypothesis.settings.register_profile(
     "shared machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

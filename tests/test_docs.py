@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
@@ -36,15 +35,6 @@ def demo_clip(make_docs, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def _one_thread():
-    """Threads cost a tiny model more than they give, above all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def pages_with_python() -> list[str]:
     return [page for page in PAGES if PYTHON.search((ROOT / page).read_text())]
 
@@ -53,7 +43,6 @@ def test_the_readme_shows_python():
     assert "README.md" in pages_with_python()
 
 
-@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("page", pages_with_python())
 def test_python_on_the_page_prints_what_it_says(page, demo_clip, tmp_path, monkeypatch, capsys):
     (tmp_path / "demo.mp4").symlink_to(demo_clip)

@@ -26,7 +26,6 @@ def test_the_notebook_is_stored_without_outputs_and_machine_paths(notebook):
 
 
 def test_the_notebook_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads cost a tiny model more than they give
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     shutil.copy(EXAMPLES / "demo.py", tmp_path)
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()

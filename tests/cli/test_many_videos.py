@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -183,13 +182,12 @@ def test_highlights_of_several_videos_take_an_option(run, videos, tmp_path):
     assert json.loads(out)["question"] == "a goal"
 
 
-def test_a_video_comes_through_standard_input(short_clip, tmp_path):
-    options = (*map(str, FAST), "--json", "--html", str(tmp_path / "page.html"))
-    command = [sys.executable, "-m", "timechat", "ask", "-", "What?", *options]
+def test_a_video_comes_through_standard_input(run, short_clip, tmp_path, monkeypatch):
     with short_clip.open("rb") as video:
-        done = subprocess.run(command, stdin=video, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, json.loads(done.stdout)["video"]) == (0, "-")
-    assert "the page has no video, because the video came through standard input" in done.stderr
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(video))
+        status, out, err = run("ask", "-", "What?", "--json", "--html", tmp_path / "page.html", *FAST)
+    assert (status, json.loads(out)["video"]) == (0, "-")
+    assert "the page has no video, because the video came through standard input" in err
     assert "<video" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 

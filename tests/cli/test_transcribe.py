@@ -1,9 +1,13 @@
 """`timechat transcribe`: speech that is known, recognized or guessed."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 
 from timechat.answers.events import Event
 from timechat.speech import NO_AUDIO, Transcript, transcript_answer
@@ -71,3 +75,18 @@ def test_lines_outside_of_the_part_are_left_out():
     answer = transcript_answer(Transcript(tuple(LINES)), video="a.mp4", duration=60.0, start=2.2)
     assert [event.caption for event in answer.events] == ["we chop two onions"]
     assert answer.notes == ("lines of the transcript after the end of the video, left out: 1",)
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
+def test_a_cut_list_counts_from_the_timecode_of_the_file(run, subtitles, tmp_path, suffix):
+    path, target = tmp_path / f"camera{suffix}", tmp_path / "out.edl"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(30000, 1001))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.metadata["timecode"] = "10:20:30;04"
+        for _ in range(150):
+            container.mux(stream.encode(VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    status, _, err = run("transcribe", path, "--transcript", subtitles, "-o", target)
+    assert (status, err) == (0, "")
+    assert "V     C        10:20:30;19 10:20:32;04 01:00:00;00 01:00:01;15\n" in target.read_text()

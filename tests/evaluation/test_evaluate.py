@@ -1,12 +1,11 @@
 """Recipes into predictions, result files and metrics, on every benchmark; stopped, killed, shared, and resumed."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -63,14 +62,13 @@ BENCHMARKS = {
 }
 """Recipe, made-up annotations and split of each."""
 VARIABLES = ("ANNOTATIONS", "VIDEOS", "TRANSCRIPTS")
+THINNED = "run.per_video=8"
+"""Some questions of every task about each of both videos."""
 
 
 @pytest.fixture(scope="module")
-def nano() -> Iterator[TimeChat]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other longer than they work
-    yield TimeChat.from_pretrained("nano")
-    torch.set_num_threads(threads)
+def nano() -> TimeChat:
+    return TimeChat.from_pretrained("nano")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +95,7 @@ def drawn_recipe(films: Path, output: Path, *overrides: str) -> EvaluationRecipe
 def whole(films: Path, nano: TimeChat, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    recipe = drawn_recipe(films, folder)
+    recipe = drawn_recipe(films, folder, THINNED)
     assert run_predictions(recipe, read_samples(recipe, ALL), nano) is not None
     return folder
 
@@ -156,7 +154,7 @@ def test_a_benchmark_is_evaluated_from_its_annotations_to_its_figures(
 def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
     films: Path, nano: TimeChat, whole: Path, tmp_path: Path
 ):
-    stopped = drawn_recipe(films, tmp_path / "stopped")
+    stopped = drawn_recipe(films, tmp_path / "stopped", THINNED)
     samples = read_samples(stopped, ALL)
     assert {sample.task for sample in samples} == {"grounding", "dense_caption", "highlights", "ask"}
     assert run_predictions(stopped, samples, nano, should_stop=lambda: True) is None
@@ -172,7 +170,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
 
 
 def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano: TimeChat, whole: Path, tmp_path: Path):
-    shared = drawn_recipe(films, tmp_path / "shared")
+    shared = drawn_recipe(films, tmp_path / "shared", THINNED)
     samples = read_samples(shared, ALL)
     assert run_predictions(shared, samples, nano, shard=(1, 2)) is None
     assert run_predictions(shared, samples, nano, shard=(0, 2)) is not None
@@ -180,20 +178,20 @@ def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano:
 
 
 def test_a_run_goes_on_only_with_the_settings_that_it_began_with(films: Path, nano: TimeChat, tmp_path: Path):
-    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
+    recipe = drawn_recipe(films, tmp_path / "run", "run.per_video=4", "run.limit=2")
     run_predictions(recipe, read_samples(recipe, ALL), nano)
-    other = drawn_recipe(films, tmp_path / "run", "run.limit=2", "decoding.max_new_tokens=7")
+    other = drawn_recipe(films, tmp_path / "run", "run.per_video=4", "run.limit=2", "decoding.max_new_tokens=7")
     with pytest.raises(
         DataError, match=r"made with decoding .*'max_new_tokens': 384.* instead of .*'max_new_tokens': 7"
     ):
         finished_predictions(other, read_samples(other, ALL))
-    longer = drawn_recipe(films, tmp_path / "run", "run.limit=40")
+    longer = drawn_recipe(films, tmp_path / "run", "run.per_video=4", "run.limit=7")  # questions about both videos
     assert finished_predictions(longer, read_samples(longer, ALL)) is None
     predictions = run_predictions(longer, read_samples(longer, ALL), nano)
     assert predictions is not None
-    assert len(predictions) == 40
+    assert len(predictions) == 7
     assert len(finished_predictions(recipe, read_samples(recipe, ALL)) or []) == 2
-    assert len(rows_of(tmp_path / "run")) == 40  # what was answered stays
+    assert len(rows_of(tmp_path / "run")) == 7  # what was answered stays
 
 
 def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat, tmp_path: Path):
@@ -323,6 +321,7 @@ def test_baselines_are_written_beside_the_metrics(films: Path, whole: Path):
         f"benchmark.videos={films}",
         "run.batch_size=1",
         "run.resamples=20",
+        THINNED,
     ):
         arguments += ["--set", setting]
     result = CliRunner().invoke(app, arguments)
@@ -337,22 +336,21 @@ def test_baselines_are_written_beside_the_metrics(films: Path, whole: Path):
     assert "random_span" in content["tables"]["grounding"]
 
 
-def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Path, tmp_path: Path):
-    arguments = [str(RECIPES / "eval_drawn.yaml"), "--set", f"benchmark.annotations={films}"]
-    arguments += [
-        "--set",
+def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(
+    films: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PATH", "")  # without Java, which takes seconds to start
+    arguments = ["evaluate", str(RECIPES / "eval_drawn.yaml"), "--json"]
+    for setting in (
+        f"benchmark.annotations={films}",
         f"benchmark.videos={films}",
-        "--set",
         "run.batch_size=1",
-        "--set",
         "run.resamples=10",
-        "--json",
-    ]
-    command = [sys.executable, "-m", "timechat", "evaluate", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": ""}  # without Java, which takes seconds to start
-    process = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL
-    )
+        THINNED,
+    ):
+        arguments += ["--set", setting]
+    command = [sys.executable, "-m", "timechat", *arguments, "--output", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     share = tmp_path / "killed" / "predictions-0-of-1.jsonl"
     until = time.monotonic() + 120
     while not (share.exists() and share.stat().st_size) and process.poll() is None and time.monotonic() < until:
@@ -360,11 +358,11 @@ def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Pat
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "metrics.json").exists()
+    shutil.copytree(whole, tmp_path / "whole")
     results = []
     for name in ("killed", "whole"):
-        done = subprocess.run(
-            [*command, "--output", str(tmp_path / name)], env=environment, capture_output=True, text=True, check=True
-        )
+        done = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
         results.append(json.loads(done.stdout) | {"seconds": None})
     assert results[0] == results[1]
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
@@ -373,8 +371,8 @@ def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(films: Pat
 # ------------------------------------------------------------------------------------- what a run leaves
 
 
-def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path):
-    recipe = drawn_recipe(films, whole)
+def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path, tmp_path: Path):
+    recipe = drawn_recipe(films, whole, THINNED)
     samples = read_samples(recipe, ALL)
     predictions = finished_predictions(recipe, samples)
     assert predictions is not None
@@ -390,7 +388,10 @@ def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path)
     raw = results / "grounding" / "drawn_test_fauto_result.json"
     again = score_files(raw, results / "grounding" / "test.caption_coco_format.json", "tvg", resamples=20)
     assert again.metrics == grounding.metrics
-    ours = score_files(whole / "predictions.jsonl", films / "records.jsonl", "tvg", resamples=20)
+    asked = {sample.id for sample in samples}
+    lines = (films / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_text("".join(line for line in lines if json.loads(line)["id"] in asked))
+    ours = score_files(whole / "predictions.jsonl", tmp_path / "records.jsonl", "tvg", resamples=20)
     assert ours.metrics["miou"] == grounding.metrics["miou"]
     run = json.loads((whole / "run.json").read_text())
     assert {"torch", "transformers"} <= set(run["versions"])
@@ -399,7 +400,7 @@ def test_result_files_score_the_same_by_timechat_score(films: Path, whole: Path)
 
 
 def test_chosen_options_are_the_likeliest(films: Path, whole: Path):
-    recipe = drawn_recipe(films, whole)
+    recipe = drawn_recipe(films, whole, THINNED)
     samples = read_samples(recipe, ALL)
     predictions = finished_predictions(recipe, samples)
     assert predictions is not None
@@ -438,7 +439,7 @@ def test_blank_and_shuffled_frames_keep_the_timestamps(
 
 
 def test_ablations_change_what_the_model_is_shown_and_leave_it_as_it_was(films: Path, nano: TimeChat, tmp_path: Path):
-    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=12")
+    recipe = drawn_recipe(films, tmp_path / "run", "run.limit=4", "decoding.max_new_tokens=32")
     samples = read_samples(recipe, ALL)
     predictions = run_predictions(recipe, samples, nano)
     assert predictions is not None

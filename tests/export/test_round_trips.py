@@ -32,7 +32,7 @@ from timechat.export import (
     to_youtube,
     write_as,
 )
-from timechat.export.editing import timecode
+from timechat.timecode import parse_timecode, timecode
 
 NTSC = Fraction(30000, 1001)
 FILM = Answer(
@@ -333,6 +333,44 @@ def test_the_rate_is_told_where_it_is_not_the_videos():
     assert export_notes(FILM, "edl", fps=29.97) == []
     assert write_as(FILM, "edl", fps=50) == to_edl(FILM, fps=50)
     assert write_as(FILM, "srt", fps=50) == to_srt(FILM)
+
+
+@given(st.integers(0, 24 * 90000 - 1), st.booleans())
+def test_a_parsed_timecode_is_the_frame_it_was_written_for(frame, is_dropped):
+    for rate in (NTSC, 2 * NTSC) if is_dropped else (Fraction(25), NTSC, 2 * NTSC):
+        assert parse_timecode(timecode(frame, rate, drop=is_dropped), rate) == (frame, is_dropped)
+
+
+@pytest.mark.parametrize(
+    ("start_timecode", "fps", "sources", "first_frame"),
+    [
+        ("10:20:30:05", 25, "10:20:31:05 10:20:32:05", 930755),
+        ("00:00:59;29", 29.97, "00:01:01;01 00:01:02;01", 1799),
+        ("00:00:59:29", 29.97, "00:01:00:29 00:01:01:29", 1799),
+        ("23:59:59:00", 24, "00:00:00:00 00:00:01:00", 24 * 86399),
+        ("01:00:00:07", 15, "01:00:01:14 01:00:02:14", 30 * 3600 + 14),
+    ],
+)
+def test_editors_count_from_the_timecode_of_the_file(start_timecode, fps, sources, first_frame):
+    answer = Answer("", [Event(1, 2)], video="a.mov", duration=4)
+    assert f" C        {sources} 01:00:00" in write_as(answer, "edl", fps=fps, start_timecode=start_timecode)
+    text = write_as(answer, "otio", fps=fps, start_timecode=start_timecode)
+    [clip] = otio.adapters.read_from_string(text, "otio_json").find_clips()
+    rate = timebase(fps)
+    assert clip.media_reference.available_range.start_time.value == first_frame
+    assert clip.source_range.start_time.value == first_frame + round(rate)
+    assert export_notes(answer, "edl", fps=fps, start_timecode=start_timecode) == export_notes(answer, "edl", fps=fps)
+
+
+@pytest.mark.parametrize("start_timecode", ["10:20:30:25", "25:00:00:00", "x"])
+def test_a_timecode_that_does_not_fit_is_not_counted_from(start_timecode):
+    options = {"fps": 25, "start_timecode": start_timecode}
+    assert write_as(FILM, "edl", **options) == to_edl(FILM, fps=25)
+    assert export_notes(FILM, "otio", **options) == [
+        f"frames are counted from 00:00:00:00: the file's timecode {start_timecode} does not fit 25 frames per second"
+    ]
+    with pytest.raises(ValueError, match="timecode"):
+        to_edl(FILM, **options)
 
 
 @given(answers, rates)

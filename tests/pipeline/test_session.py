@@ -463,7 +463,7 @@ print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
 
 
 def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path):
-    environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", SCRIPT, str(video_path)]
     killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     killed.stdin.write("go on\n" * 3)

@@ -1,12 +1,14 @@
-"""The server behind nginx with TLS and a path prefix, with the configuration of docs/proxy.md."""
+"""The server behind nginx and Caddy with TLS and a path prefix, with the configurations of docs/proxy.md."""
 
 import json
+import os
 import re
 import shutil
 import socket
 import ssl
 import subprocess
 from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -17,10 +19,6 @@ from timechat.serving.http import ServerSettings
 PAGE = Path(__file__).parents[2] / "docs" / "proxy.md"
 HOST = "videos.example.org"
 KEY = "a-key-for-the-tests-of-the-proxy"
-
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("nginx") and shutil.which("openssl")), reason="nginx or openssl is not installed"
-)
 
 
 def free_port():
@@ -34,41 +32,73 @@ def answers(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
-def proxied(nano, films, tmp_path_factory):
-    """An HTTPS client of nginx, and its base address."""
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+def block_of(language, port, address, certificate, key):
+    """The configuration in docs/proxy.md, with the port, the server and the certificate of the test."""
+    text = re.search(rf"~~~~{language}\n(.*?)~~~~", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    text = text.replace("listen 443", f"listen 127.0.0.1:{port}").replace("http://127.0.0.1:8000", address)
+    text = text.replace(f"/etc/ssl/{HOST}.pem", str(certificate)).replace(f"/etc/ssl/{HOST}.key", str(key))
+    site = f"{HOST}:{port} {{\n    bind 127.0.0.1\n    tls {certificate} {key}\n"
+    return text.replace(f"{HOST} {{\n", site).replace("reverse_proxy 127.0.0.1:8000", f"reverse_proxy {address}")
+
+
+def nginx_command(folder, block):
+    temporary = "".join(
+        f"{name}_temp_path {folder / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    types = "types { text/html html; text/javascript js; }"
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder / 'nginx.pid'}; error_log {folder / 'error.log'}; events {{}}\n"
+        f"http {{ {types} access_log off; {temporary}\n{block} }}\n"
+    )
+    return ["nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
+
+
+def caddy_command(folder, block):
+    options = "{\n    admin off\n    auto_https disable_redirects\n}\n"
+    (folder / "Caddyfile").write_text(options + block)
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", folder / "Caddyfile"]
+
+
+PROXIES = {"nginx": ("nginx", nginx_command), "caddy": ("caddyfile", caddy_command)}
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def proxied(nano, films, tmp_path_factory, request):
+    """An HTTPS client of a proxy, and its base address."""
+    if not (shutil.which(request.param) and shutil.which("openssl")):
+        pytest.skip(f"{request.param} or openssl is not installed")
+    language, command = PROXIES[request.param]
+    folder, port = tmp_path_factory.mktemp(request.param), free_port()
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = ["-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST},IP:127.0.0.1"]
-    subprocess.run([*request, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    subprocess.run([*openssl, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     settings = ServerSettings(data=folder / "data", folders=(films,), names=(HOST,), api_keys=(KEY,))
-    with serving(nano, settings) as running:
-        block = re.search(r"~~~~nginx\n(.*?)~~~~", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
-        block = block.replace("listen 443", f"listen 127.0.0.1:{port}")
-        block = block.replace("http://127.0.0.1:8000", running.url)
-        block = block.replace(f"/etc/ssl/{HOST}.pem", str(certificate)).replace(f"/etc/ssl/{HOST}.key", str(key))
-        temporary = "".join(
-            f"{name}_temp_path {folder / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        types = "types { text/html html; text/javascript js; }"
-        (folder / "nginx.conf").write_text(
-            f"daemon off; pid {folder / 'nginx.pid'}; error_log {folder / 'error.log'}; events {{}}\n"
-            f"http {{ {types} access_log off; {temporary}\n{block} }}\n"
-        )
-        command = ["nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "error.log"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with serving(nano, settings) as running, (folder / "output.log").open("wb") as output:
+        started = command(folder, block_of(language, port, running.url, certificate, key))
+        environment = {**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+        process = subprocess.Popen(started, stdout=output, stderr=output, env=environment)
         try:
             until(lambda: process.poll() is not None or answers(port))
-            assert process.poll() is None, (folder / "error.log").read_text()
-            base = f"https://127.0.0.1:{port}/timechat/"
+            assert process.poll() is None, (folder / "output.log").read_text()
+            base = f"https://{HOST}:{port}/timechat/"
             trusted = ssl.create_default_context(cafile=str(certificate))
             headers = {"Host": f"{HOST}:{port}", "Authorization": f"Bearer {KEY}"}
-            with httpx.Client(base_url=base, verify=trusted, headers=headers, timeout=60) as client:
+            transport = LocalTransport(verify=trusted)
+            with httpx.Client(base_url=base, transport=transport, headers=headers, timeout=60) as client:
                 yield client
         finally:
             process.terminate()
             process.wait(timeout=30)
+
+
+class LocalTransport(httpx.HTTPTransport):
+    """Connects to the loopback address with the name of the host in the TLS handshake."""
+
+    def handle_request(self, request):
+        request.extensions["sni_hostname"] = HOST
+        request.url = request.url.copy_with(host="127.0.0.1")
+        return super().handle_request(request)
 
 
 def test_the_page_and_its_modules_are_served_below_the_prefix(proxied):
@@ -82,7 +112,7 @@ def test_the_page_and_its_modules_are_served_below_the_prefix(proxied):
 def test_the_address_without_a_slash_redirects_to_the_page(proxied):
     answer = proxied.get(str(proxied.base_url).rstrip("/"))
     assert answer.status_code == 308
-    assert answer.headers["location"] == f"https://{proxied.headers['host']}/timechat/"
+    assert urljoin(str(proxied.base_url), answer.headers["location"]) == str(proxied.base_url)
 
 
 def test_the_cookie_is_secure_behind_tls(proxied):

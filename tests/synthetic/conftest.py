@@ -1,25 +1,14 @@
 """Fixtures of the tests of synthetic videos."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.scene import write_scene
 
 PARTS = ("standard", "standard", "unseen_pairs", "longer")
-
-
-@pytest.fixture(scope="session")
-def one_thread() -> Iterator[None]:
-    """Small models gain nothing from a second thread, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

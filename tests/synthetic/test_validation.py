@@ -13,8 +13,6 @@ from timechat.synthetic.scene import write_scene
 from timechat.synthetic.speech import make_speech
 from timechat.synthetic.validation import draw_validation_video, sampled_times, validate_grounding
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def timechat() -> TimeChat:

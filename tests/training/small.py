@@ -85,9 +85,8 @@ def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedPr
     """Run this file in one process, or in several with torchrun."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [sys.executable, "-m", *(launcher if processes > 1 else []), __name__, *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=290)
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=290)
 
 
 def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:

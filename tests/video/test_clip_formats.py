@@ -1,6 +1,7 @@
 """Clips of interlaced, HDR and RGB videos, and copies of codecs that MP4 cannot hold."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import av.filter
@@ -10,6 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorTrc
 
 from timechat.answers.events import Event
+from timechat.errors import VideoError
 from timechat.video import load_frames
 from timechat.video.clips import extract_clip, extract_clips
 
@@ -147,3 +149,32 @@ def test_copies_of_hevc_have_the_tag_that_all_players_read(tmp_path):
         extract_clip(tmp_path / "a.mkv", 0.0, 0.2, tmp_path / f"cut{suffix}", mode="copy")
         with av.open(str(tmp_path / f"cut{suffix}")) as container:
             assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
+@pytest.mark.parametrize(("start", "end", "copied"), [(0.0, 2.0, (0, 51)), (1.3, 2.6, (24, 65))])
+def test_packed_frames_of_avi_are_copied_into_packets_of_their_own(tmp_path, suffix, start, end, copied):
+    source = Path(__file__).parents[1] / "data" / "clock" / "packed.avi"
+    report = extract_clip(source, start, end, tmp_path / f"copy{suffix}", mode="copy")
+    assert (report.start, report.end) == pytest.approx((copied[0] / FPS, copied[1] / FPS))
+    with av.open(str(report.path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        assert sum(bytes(packet).count(b"\0\0\1\xb6") for packet in packets) == len(packets) == copied[1] - copied[0]
+    whole, part = load_frames(source, num_frames=100), load_frames(report.path, num_frames=100)
+    assert (part.pixels == whole.pixels[slice(*copied)]).all()
+    assert part.timestamps == pytest.approx(np.arange(len(packets)) / FPS)
+
+
+def test_a_ts_copy_of_a_codec_that_ts_cannot_hold_is_refused(tmp_path):
+    source = draw(tmp_path / "source.mkv", "ffv1", "yuv420p", quadrants())
+    with pytest.raises(VideoError, match=r"cannot hold its streams: MPEG-TS has no ffv1; choose \.mkv"):
+        extract_clip(source, 0, 0.2, tmp_path / "copy.ts", mode="copy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.mkv"]
+
+
+def test_codecs_that_quicktime_cannot_hold_are_copied_to_matroska(tmp_path):
+    source = draw(tmp_path / "source.mp4", "ffv1", "yuv420p", quadrants())
+    assert [clip.path.suffix for clip in extract_clips(source, [Event(0, 0.2)], tmp_path / "clips", mode="copy")] == [
+        ".mkv"
+    ]

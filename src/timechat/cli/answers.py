@@ -161,8 +161,7 @@ class _TaskCommand:
     def answer(self, session: Session, target: Path | None) -> "list[Answer]":
         """Answer about one video and write the answer; an estimate alone is no answer."""
         if self.is_known_speech(session):
-            fps = None if session.info is None else session.info.fps
-            return self._finish(self._known_speech(session), session, target, fps=fps)
+            return self._finish(self._known_speech(session), session, target)
         from timechat.pipeline import Request
 
         settings, form = self.settings, self.settings.form
@@ -193,7 +192,7 @@ class _TaskCommand:
             with self.console.progress() as progress:
                 answer = self.timechat.run(request, opened, progress=progress)
         answer = replace(answer, notes=(*(transcript.notes if transcript else ()), *answer.notes))
-        return self._finish(answer, session, target, is_on_screen=is_streamed, fps=opened.fps)
+        return self._finish(answer, session, target, is_on_screen=is_streamed)
 
     def is_known_speech(self, session: Session) -> bool:
         """Whether the speech of a video is known, or the video has none, so that no model is needed."""
@@ -222,12 +221,11 @@ class _TaskCommand:
         target: Path | None,
         *,
         is_on_screen: bool = False,
-        fps: float | None = None,
     ) -> "list[Answer]":
         """Show notes, write the answer, cut the video and close it."""
         self._note(session, answer.notes)
         if not self.has_result_file:
-            self._write(answer, session, target, is_on_screen=is_on_screen, fps=fps)
+            self._write(answer, session, target, is_on_screen=is_on_screen)
         cut_video(answer, session, self.settings, self.console)
         session.close()
         return [answer]
@@ -236,9 +234,7 @@ class _TaskCommand:
         for note in notes:
             self.console.warn(f"{session.name}: {note}" if self.is_many else note)
 
-    def _write(
-        self, answer: "Answer", session: Session, target: Path | None, *, is_on_screen: bool, fps: float | None
-    ) -> None:
+    def _write(self, answer: "Answer", session: Session, target: Path | None, *, is_on_screen: bool) -> None:
         """Write the answer to stdout or to its file, and the HTML page if one is requested.
 
         Args:
@@ -246,19 +242,19 @@ class _TaskCommand:
             session: The video.
             target: File of the answer; None means stdout.
             is_on_screen: Whether the text of the answer was shown already.
-            fps: Frames per second of the video; None if they are not known.
         """
         from timechat.export import event_lines, export_notes, to_html, to_text, write_as, write_text_atomically
 
-        form, page = self.settings.form, self.settings.html
+        form, page, info = self.settings.form, self.settings.html, session.info
+        fps, start_timecode = (info.fps, info.start_timecode) if info else (None, None)
         if form not in ("text", "json") and not answer.events:
             self._note(session, [f"the answer names no times, so there is nothing to write as {form}"])
         try:
-            text = write_as(answer, form, fps=fps)
+            text = write_as(answer, form, fps=fps, start_timecode=start_timecode)
         except ValueError:
             self.console.info(to_text(answer).rstrip("\n"))  # an answer that the format cannot express is not lost
             raise
-        self._note(session, export_notes(answer, form, fps=fps))
+        self._note(session, export_notes(answer, form, fps=fps, start_timecode=start_timecode))
         if is_on_screen:
             for line in event_lines(answer):
                 typer.echo(line)

@@ -12,11 +12,12 @@ from typing import Any
 from timechat.answers.events import MOMENT_SECONDS, Answer, printable
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
 from timechat.export.data import qvhighlights_notes, to_csv, to_json, to_jsonl, to_qvhighlights
-from timechat.export.editing import check_otio, rate_notes, timebase, to_edl, to_otio
+from timechat.export.editing import DEFAULT_FPS, check_otio, fitting_timecode, frame_notes, to_edl, to_otio
 from timechat.export.html import EMBED_LIMIT_BYTES, page_notes, to_html, to_html_without_video
 from timechat.export.subtitles import to_srt, to_vtt
 from timechat.export.text import event_lines, to_text
 from timechat.files import write_text_atomically
+from timechat.timecode import timebase
 
 __all__ = [
     "EMBED_LIMIT_BYTES",
@@ -61,11 +62,13 @@ class Format:
 
     Attributes:
         title: Name of the format for people.
-        write: Writer: the answer in, the text of the file out. It takes the keyword `fps` if `needs_fps`.
+        write: Writer: the answer in, the text of the file out. It takes `fps` and
+            `start_timecode` if `counts_frames`.
         extension: End of the file name, with the dot. No two formats share one.
         media_type: Media type of the file over HTTP.
-        notes: Differences between the file and the answer, one text each. It takes the keyword `fps` if `needs_fps`.
-        needs_fps: True if the format counts frames and so depends on the frame rate of the video.
+        notes: Differences between the file and the answer, one text each. It takes `fps` and
+            `start_timecode` if `counts_frames`.
+        counts_frames: True if the format counts the frames of the video.
         refers_to_video: True if the file contains the path of the video. The writer takes the keyword `is_local`.
         check: Check that raises `ModuleNotFoundError` if a library that the writer needs is not installed.
         is_for_players: Whether times are those of players, see `Answer.player_offset`.
@@ -76,7 +79,7 @@ class Format:
     extension: str
     media_type: str
     notes: Callable[..., list[str]] = _no_notes
-    needs_fps: bool = False
+    counts_frames: bool = False
     refers_to_video: bool = False
     check: Callable[[], None] = _nothing_missing
     is_for_players: bool = False
@@ -96,14 +99,14 @@ FORMATS: dict[str, Format] = {
     "ffmetadata": Format(
         "FFmpeg chapters", to_ffmetadata, ".ffmetadata.txt", "text/plain", chapter_notes, is_for_players=True
     ),
-    "edl": Format("Edit list (EDL)", to_edl, ".edl", "text/plain", rate_notes, needs_fps=True),
+    "edl": Format("Edit list (EDL)", to_edl, ".edl", "text/plain", frame_notes, counts_frames=True),
     "otio": Format(
         "OpenTimelineIO",
         to_otio,
         ".otio",
         "application/json",
-        rate_notes,
-        needs_fps=True,
+        frame_notes,
+        counts_frames=True,
         refers_to_video=True,
         check=check_otio,
     ),
@@ -115,24 +118,36 @@ FORMATS: dict[str, Format] = {
 """Every format of `--format` and `/v1/export`, by name."""
 
 
-def write_as(answer: Answer, form: str, *, fps: float | Fraction | None = None, is_local: bool = True) -> str:
+def write_as(
+    answer: Answer,
+    form: str,
+    *,
+    fps: float | Fraction | None = None,
+    start_timecode: str | None = None,
+    is_local: bool = True,
+) -> str:
     """Write the answer in one of `FORMATS`.
 
     Args:
         answer: The answer.
         form: Name of the format.
         fps: Frame rate of the video; None if it is not known.
+        start_timecode: Timecode of the first frame, see `VideoInfo.start_timecode`; None if the file states none.
         is_local: Whether the path of the video is one of this machine, so that a file may name its folder.
     """
     chosen = FORMATS[form]
-    options: dict[str, Any] = {"fps": fps} if chosen.needs_fps and fps is not None else {}
-    return chosen.write(answer, **options, **({"is_local": is_local} if chosen.refers_to_video else {}))
+    options: dict[str, Any] = {"is_local": is_local} if chosen.refers_to_video else {}
+    if chosen.counts_frames:
+        options |= {"fps": fps or DEFAULT_FPS, "start_timecode": fitting_timecode(start_timecode, fps)}
+    return chosen.write(answer, **options)
 
 
-def export_notes(answer: Answer, form: str, *, fps: float | Fraction | None = None) -> list[str]:
+def export_notes(
+    answer: Answer, form: str, *, fps: float | Fraction | None = None, start_timecode: str | None = None
+) -> list[str]:
     """List the differences between the file that `write_as` writes and the answer."""
     chosen = FORMATS[form]
-    notes = chosen.notes(answer, fps=fps) if chosen.needs_fps else chosen.notes(answer)
+    notes = chosen.notes(answer, fps, start_timecode) if chosen.counts_frames else chosen.notes(answer)
     if chosen.is_for_players and answer.player_offset:
         late = (
             f"times are {answer.player_offset:.3f} s later than in the answer: players count from the start of the file"

@@ -142,8 +142,7 @@ class WindowEncoder:
     Attributes:
         duration: Duration of the video in seconds.
         name: Display name of the video; None for ready-made frames without one.
-        fps: Average frames per second of the file; None if it is not known.
-        has_audio: Whether the file has an audio stream; None if it is not known.
+        info: Properties of the file; None for ready-made frames without a file and for windows encoded before.
         cache: Windows and answers of this video on disk; None if the cache is off or the video cannot be cached.
         executor: Executor of the model's work, unless a call names another one.
     """
@@ -179,8 +178,7 @@ class WindowEncoder:
         source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         self.name = name if name is not None or source is None else source.name
-        self.fps = source.fps if source else None
-        self.has_audio = source.has_audio if source else None
+        self.info = source
         self.player_offset = source.player_offset if source else 0.0
         self.cache = cache
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="timechat-decode")
@@ -251,8 +249,7 @@ class VideoSession:
         plan: Windows and frames.
         duration: Duration of the video in seconds.
         name: Path, address or display name; None for ready-made frames without one.
-        fps: Average frames per second of the file; None if it is not known.
-        has_audio: Whether the file has an audio stream; None if it is not known.
+        info: Properties of the file; None for ready-made frames without a file and for windows encoded before.
         timings: Seconds spent so far by stage: `"decode"` (waiting for frames), `"encode"`, `"answer"`; empty for a
             video that was encoded before the session.
         batch_size: Number of windows that are answered in one batch.
@@ -283,8 +280,7 @@ class VideoSession:
         self._numbers = {window: number for number, window in enumerate(plan.windows)}
         self._kept = None if windows is None else {window.span: window for window in windows}
         self.name = encoder.name if encoder else next((window.name for window in windows or ()), None)
-        self.fps = encoder.fps if encoder else None
-        self.has_audio = encoder.has_audio if encoder else None
+        self.info = encoder.info if encoder else None
         offsets = [window.player_offset for window in windows or ()]
         self.player_offset = encoder.player_offset if encoder else max(offsets, default=0.0)
         self.cache = encoder.cache if encoder else None

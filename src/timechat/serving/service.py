@@ -303,7 +303,7 @@ class OpenRequest:
         return self.with_server_facts(self._timechat.run(self._request, self._video, progress=report))
 
     def _known_speech(self) -> Answer | None:
-        if self._request.transcript is None and self._video.has_audio is not False:
+        if self._request.transcript is None and (self._video.info is None or self._video.info.has_audio):
             return None
         transcript = Transcript(notes=(NO_AUDIO,))
         if self._request.transcript is not None:

@@ -109,6 +109,8 @@ class VideoInfo:
             the start of the file, where audio may begin earlier than the frames. It is added in subtitles, chapters
             and pages.
         max_pixels: Largest width times height that a stream states or the first frame has.
+        start_timecode: Timecode of the first frame as the file states it, such as `10:20:30:05`, or `10:20:30;05` for
+            drop-frame timecode; None if it states none.
     """
 
     name: str
@@ -128,6 +130,7 @@ class VideoInfo:
     pixel_aspect: float = 1.0
     player_offset: float = 0.0
     max_pixels: int = 0
+    start_timecode: str | None = None
 
     @property
     def orientation(self) -> Orientation:

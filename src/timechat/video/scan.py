@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from timechat.errors import VideoError
+from timechat.timecode import TIMECODE
 from timechat.video.deadline import reason
 from timechat.video.frames import StreamInfo, VideoInfo, orientation_of
 from timechat.video.h264_fields import FieldParser
@@ -362,6 +363,7 @@ def _video_info(name: str, container: av.container.InputContainer, stream: Video
         pixel_aspect=float(1 / aspect if orientation.is_transposed else aspect),
         player_offset=_player_offset(container, scan, start),
         max_pixels=max(scan.max_pixels, height * width),
+        start_timecode=_start_timecode(container, stream),
     )
 
 
@@ -374,6 +376,15 @@ def _player_offset(container: av.container.InputContainer, scan: PacketScan, sta
     zero = 0.0 if "mov" in scan.format else (container.start_time or 0) / av.time_base
     offset = start - zero if container.start_time is not None else 0.0
     return offset if offset >= 0.001 else 0.0
+
+
+def _start_timecode(container: av.container.InputContainer, stream: VideoStream) -> str | None:
+    """Timecode of the stream, of another stream (a timecode track), or of the container; the first that is valid."""
+    for metadata in (stream.metadata, *(each.metadata for each in container.streams), container.metadata):
+        stated = {key.lower(): text for key, text in metadata.items()}.get("timecode", "")
+        if TIMECODE.fullmatch(stated):
+            return stated
+    return None
 
 
 def first_pass_notes(scan: PacketScan) -> list[str]:

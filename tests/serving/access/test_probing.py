@@ -45,6 +45,7 @@ def test_the_properties_of_a_video_are_read(film: Path) -> None:
         "format": "mov,mp4,m4a,3gp,3g2,mj2",
         "codec": "h264",
         "player_offset": 0.0,
+        "start_timecode": None,
         "audio_codec": "aac",
     }
 

@@ -52,6 +52,7 @@ class Probed:
         codec: Name of the video codec.
         player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
         audio_codec: Name of the codec of the first audio track; None without audio.
+        start_timecode: Timecode of the first frame; None if the file states none.
     """
 
     duration: float
@@ -63,6 +64,7 @@ class Probed:
     codec: str
     player_offset: float = 0.0
     audio_codec: str | None = None
+    start_timecode: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the properties as JSON."""
@@ -140,6 +142,7 @@ def _read_answer(answer: bytes | None, limits: Limits) -> tuple[Probed, int]:
             codec=_printable(fields["codec"]),
             player_offset=float(fields["player_offset"]),
             audio_codec=None if fields["audio_codec"] is None else _printable(fields["audio_codec"]),
+            start_timecode=None if fields["start_timecode"] is None else _printable(fields["start_timecode"]),
         )
         max_pixels = max(int(fields["max_pixels"]), probed.width * probed.height)
     except (ValueError, KeyError, TypeError):
@@ -195,6 +198,7 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         codec=info.codec,
         player_offset=info.player_offset,
         audio_codec=next((stream.codec for stream in info.streams if stream.kind == "audio"), None),
+        start_timecode=info.start_timecode,
     )
     # A stream may state larger frames than its first frame: decoders accept what it states.
     return probed.to_dict() | {"max_pixels": info.max_pixels}

@@ -60,21 +60,25 @@ function waitAndTell(seconds, signal) {
   });
 }
 
+/** Fetch a response of any status. */
+async function reach(path, options) {
+  try {
+    return await fetch(address(path), options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerError("The server cannot be reached. Is it still running?");
+  }
+}
+
 /** Fetch a response that is not an error. Waits while the server is busy; asks the user for the key if the server needs one. */
 export async function request(path, { method = "GET", body = null, signal = null } = {}) {
   for (let tries = 1; ; tries++) {
     const isJson = body !== null && !(body instanceof FormData);
-    let reply;
-    try {
-      reply = await fetch(address(path), {
-        method, signal,
-        headers: isJson ? { ...headers(), "Content-Type": "application/json" } : headers(),
-        body: isJson ? JSON.stringify(body) : body,
-      });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new ServerError("The server cannot be reached. Is it still running?");
-    }
+    const reply = await reach(path, {
+      method, signal,
+      headers: isJson ? { ...headers(), "Content-Type": "application/json" } : headers(),
+      body: isJson ? JSON.stringify(body) : body,
+    });
     if (reply.ok) return reply;
     if (reply.status === 401 && tries < MOST_TRIES) { await signIn(); continue; }
     if (reply.status === 429 && tries < MOST_TRIES) {
@@ -131,13 +135,18 @@ function askForKey() {
 
 /** Let the server set its cookie, which is sent with requests for videos, images and job events. */
 async function openSession(given) {
-  const reply = await fetch(address("v1/session"), { method: "POST", headers: { Authorization: `Bearer ${given}` } });
+  const reply = await reach("v1/session", { method: "POST", headers: { Authorization: `Bearer ${given}` } });
   if (!reply.ok) throw errorOf(reply.status, await reply.text());
 }
 
-/** Renew the cookie after a reload; if the key is no longer valid, the first request asks for another. */
+/** Renew the cookie after a reload. A key that the server does not know any more is dropped, and the first request asks for another. */
 export async function resumeSession() {
-  if (key) await openSession(key).catch(() => { key = null; tabKept.remove(KEY); });
+  if (!key) return;
+  try { await openSession(key); } catch (error) {
+    if (error.status !== 401 && error.status !== 404) return; // the server is busy or away, and the key may still be right
+    key = null;
+    tabKept.remove(KEY);
+  }
 }
 
 /** Upload a file; `onProgress` gets the share that is sent, 0 to 1. `cancel()` of the result stops it. */
@@ -172,6 +181,8 @@ export function upload(file, onProgress) {
   return { done: whole(), cancel: () => { isCancelled = true; sending?.abort(); } };
 }
 
+const CUT_OFF = "The connection to the server was lost before the answer was complete.";
+
 /** The JSON messages of a stream of server-sent events, until `[DONE]`. */
 export async function* readStream(reply) {
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -179,7 +190,7 @@ export async function* readStream(reply) {
   for (;;) {
     const { value, done } = await reader.read().catch((error) => {
       if (error.name === "AbortError") throw error;
-      throw new ServerError("The connection to the server was lost before the answer was complete.");
+      throw new ServerError(CUT_OFF);
     });
     rest += value ?? "";
     const blocks = rest.split(/\r?\n\r?\n/);
@@ -189,7 +200,7 @@ export async function* readStream(reply) {
       if (data === "[DONE]") return;
       if (data) yield JSON.parse(data);
     }
-    if (done) return;
+    if (done) throw new ServerError(CUT_OFF);
   }
 }
 

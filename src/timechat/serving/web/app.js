@@ -15,7 +15,8 @@ import { TaskButtons } from "./tasks.js";
 import { startTheme } from "./theme_toggle.js";
 import { formatLength, formatTime } from "./time.js";
 import { Timeline } from "./timeline.js";
-import { NEW, Track, Tracks } from "./tracks.js";
+import { NEW, Track } from "./track.js";
+import { Tracks } from "./tracks.js";
 
 const MOST_QUERIES = 3; // maximum number of lanes of found moments when a video opens
 const TABS = ["chat", "events", "jobs"];
@@ -43,6 +44,7 @@ const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError)
 function nextTurn() {
   leaving.abort();
   leaving = new AbortController();
+  films.endOpening();
   return ++opening;
 }
 
@@ -62,6 +64,7 @@ async function showFilms() {
 /** Open a video of the server, at a time if one is given. */
 async function openFilm(id, time = null) {
   const turn = nextTurn();
+  films.startOpening(id);
   try {
     const found = await json(`v1/files/${encodeURIComponent(id)}`);
     if (turn !== opening) return;
@@ -72,6 +75,7 @@ async function openFilm(id, time = null) {
     if (turn === opening) await openKnown();
   } catch (error) {
     if (turn !== opening) return;
+    films.endOpening();
     if (error.status === 401) throw error; // the user gave no key: all other requests would fail too
     tellError(error);
     if (film) return;
@@ -88,6 +92,7 @@ async function openFile(file) {
     return;
   }
   const turn = nextTurn();
+  films.stopThumbnails();
   setBlob(URL.createObjectURL(file));
   show({ id: null, filename: file.name, bytes: file.size, video: null }, { blob, isPlaying: true });
   const uploaded = await uploadWithProgress(file, leaving.signal);
@@ -111,7 +116,9 @@ async function openFile(file) {
 function show(next, { time = null, blob: source = null, isPlaying = false } = {}) {
   film = next;
   isTabChosen = false;
+  const hasFocus = byId("films").contains(document.activeElement);
   document.body.dataset.view = "studio";
+  films.endOpening();
   scrollTo(0, 0);
   jobs.film = film.id;
   player.open(film, { blob: source, time, isPlaying });
@@ -119,6 +126,7 @@ function show(next, { time = null, blob: source = null, isPlaying = false } = {}
   timeline.open(film);
   chat.open(film.id);
   tasks.isReady = film.id !== null;
+  if (hasFocus) byId("play").focus({ preventScroll: true }); // what had the focus is hidden now
   showTitle();
   writeAddress();
 }
@@ -163,7 +171,7 @@ async function openKnown() {
   const away = hidden();
   const known = jobs.list.filter((job) => {
     if (job.video !== film.id || job.status !== "succeeded" || away.has(job.id)) return false;
-    if (browserKept.get(Track.storageKey(film.id, job.task, job.id))) return true; // edited by hand
+    if (Track.isStored(film.id, job.task, job.id)) return true; // edited by hand
     const question = `${job.task}: ${job.query ?? ""}`;
     if (asked.has(question)) return false; // a newer one has answered it
     asked.add(question);

@@ -1,10 +1,14 @@
 // The list of events of the selected track, and the editor of the selected event.
 
 import { byId, element, icon, iconButton } from "./dom.js";
-import { formatRange, formatTime, parseTime, splitTimes } from "./time.js";
-import { TASKS } from "./tracks.js";
+import { markOverflow } from "./overflow.js";
+import { tell } from "./status.js";
+import { formatRange, formatTime, parseTime, splitTimes, timeProblem } from "./time.js";
+import { TASKS } from "./track.js";
 
 const MANY = 12;
+
+const mostSalient = (track) => Math.max(...track.events.map((event) => event.saliency ?? 0), 1e-9);
 
 export class EventList {
   constructor({ player, tracks, closeTrack, exportTrack, linkTo }) {
@@ -30,6 +34,7 @@ export class EventList {
     }
     const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     const scrolled = panel.scrollTop;
+    const chipsScrolled = panel.querySelector(".track-chips")?.scrollLeft ?? 0;
     this.drawnFor = track;
     panel.replaceChildren(
       all.length > 1 ? this.chooser() : null,
@@ -39,6 +44,7 @@ export class EventList {
       element("ol", { class: "event-rows", "data-task": track.task, "aria-label": track.title }, ...this.rows(track)),
     );
     for (const child of [...panel.childNodes]) if (child.nodeType === Node.TEXT_NODE) child.remove();
+    this.showChips(panel.querySelector(".track-chips"), chipsScrolled);
     panel.scrollTop = scrolled;
     if (focused) panel.querySelector(`[data-focus="${focused}"]`)?.focus({ preventScroll: true });
     if (isShown) this.show(panel.querySelector(".event-row.is-selected"));
@@ -54,17 +60,24 @@ export class EventList {
     else if (bottom > panel.bottom) byId("events").scrollTop += bottom - panel.bottom;
   }
 
+  /** Update the rows in place: the field with the focus stays, also when another tab adds or deletes an event. */
   refreshRows() {
-    byId("events").querySelector(".revert").hidden = !this.canRevert(this.tracks.track);
-    for (const event of this.tracks.track.events) {
-      const row = byId("events").querySelector(`[data-row="${event.id}"]`);
-      if (!row) continue;
+    const { track } = this.tracks;
+    byId("events").querySelector(".revert").hidden = !this.canRevert(track);
+    const list = byId("events").querySelector(".event-rows");
+    const shown = this.shown(track);
+    for (const row of [...list.children]) if (!shown.some((event) => String(event.id) === row.dataset.row)) row.remove();
+    for (const event of shown) {
+      const row = list.querySelector(`[data-row="${event.id}"]`);
+      if (!row) {
+        const next = shown.slice(shown.indexOf(event) + 1).map((later) => list.querySelector(`[data-row="${later.id}"]`)).find(Boolean);
+        list.insertBefore(this.row(track, event), next ?? null);
+        continue;
+      }
       row.querySelector(".row-time").textContent = formatRange(event);
       row.querySelector(".row-words").textContent = event.caption;
-      for (const name of ["start", "end"]) {
-        const field = row.querySelector(`[name="${name}"]`);
-        if (field && field !== document.activeElement) field.value = formatTime(event[name], 2);
-      }
+      const values = { start: formatTime(event.start, 2), end: formatTime(event.end, 2), caption: event.caption };
+      for (const field of row.querySelectorAll(".editor [name]")) if (field !== document.activeElement) field.value = values[field.name];
     }
   }
 
@@ -73,6 +86,18 @@ export class EventList {
       type: "button", class: "chip", "data-task": track.task, "data-focus": `chip-${track.source}`, "aria-pressed": String(track === this.tracks.track),
       on: { click: () => this.tracks.select(track) },
     }, track.title)));
+  }
+
+  /** Keep the place of the chips, and scroll to the selected one. */
+  showChips(chips, scrolled) {
+    if (!chips) return;
+    markOverflow(chips);
+    chips.scrollLeft = scrolled;
+    const selected = chips.querySelector("[aria-pressed=true]");
+    if (!selected) return;
+    const outer = chips.getBoundingClientRect();
+    const inner = selected.getBoundingClientRect();
+    if (inner.left < outer.left || inner.right > outer.right) chips.scrollLeft += inner.left - outer.left - outer.width / 4;
   }
 
   canRevert(track) { return track.isEdited && track.source !== "own"; }
@@ -107,13 +132,18 @@ export class EventList {
       } } });
   }
 
-  rows(track) {
+  /** The events that pass the filter. */
+  shown(track) {
     const words = track.events.length > MANY ? this.filter.trim().toLowerCase() : "";
-    const best = Math.max(...track.events.map((event) => event.saliency ?? 0), 1e-9);
-    return track.ordered.filter((event) => event.caption.toLowerCase().includes(words)).map((event) => this.row(track, event, best));
+    return track.ordered.filter((event) => event.caption.toLowerCase().includes(words));
   }
 
-  row(track, event, best) {
+  rows(track) {
+    const best = mostSalient(track);
+    return this.shown(track).map((event) => this.row(track, event, best));
+  }
+
+  row(track, event, best = mostSalient(track)) {
     const isSelected = event.id === this.tracks.eventId;
     const row = element("li", { class: isSelected ? "event-row is-selected" : "event-row", "data-row": event.id });
     const isRated = event.saliency !== null;
@@ -140,9 +170,13 @@ export class EventList {
       element("label", {}, element("span", {}, label),
         element("input", { type: "text", name, inputmode: "decimal", value: formatTime(event[name], 2), "data-focus": `${name}-${event.id}`,
           on: { change: (changed) => {
-            const time = parseTime(changed.target.value);
+            const written = changed.target.value;
+            const time = parseTime(written);
+            const before = now();
             if (time !== null) change({ [name]: time });
             changed.target.value = formatTime(now()[name], 2); // the accepted time, inside the video
+            if (time === null) tell(timeProblem(written));
+            else this.tellMoved(name, time, before, now());
           } } })),
       element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
         on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
@@ -157,6 +191,15 @@ export class EventList {
     return element("div", { class: "editor", role: "group", "aria-label": "Edit this event" }, caption,
       element("div", { class: "editor-times" }, timeField("start", "Start"), timeField("end", "End"),
         iconButton("trash", "Delete this event (Delete)", () => this.tracks.remove(track, event.id))));
+  }
+
+  /** Report what is not as it was written: a time after the end of the video, or the other border that moved along. */
+  tellMoved(name, time, before, after) {
+    const other = name === "start" ? "end" : "start";
+    const sentences = [];
+    if (time - after[name] > 0.001) sentences.push(`${formatTime(time, 2)} is after the end of the video: the ${name} was set to the end, ${formatTime(after[name], 2)}.`);
+    if (after[other] !== before[other]) sentences.push(`The ${other} was moved to ${formatTime(after[other], 2)}, since an event cannot end before it starts.`);
+    if (sentences.length) tell(sentences.join(" "), { seconds: 8 });
   }
 
   /** Focus the caption of the selected event. */

@@ -39,7 +39,7 @@ export class ExportDialog {
     try {
       const { filename, video } = this.film();
       const answer = { ...this.track.edited(), video: filename.split("/").at(-1), player_offset: video?.player_offset ?? 0 };
-      const reply = await request("v1/export", { method: "POST", body: { answer, format, fps: video?.fps >= 0.1 && video.fps <= 1000 ? video.fps : null } });
+      const reply = await request("v1/export", { method: "POST", body: { answer, format, fps: video?.fps >= 0.1 && video.fps <= 1000 ? video.fps : null, start_timecode: video?.start_timecode ?? null } });
       const file = await reply.blob();
       const link = element("a", { href: URL.createObjectURL(file), download: fileName(reply.headers.get("Content-Disposition"), `timechat${this.extension(format)}`) });
       document.body.append(link);

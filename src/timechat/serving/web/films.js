@@ -2,7 +2,7 @@
 
 import { json, thumbnailAddress, upload } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
-import { tell, tellError } from "./status.js";
+import { announce, tell, tellError } from "./status.js";
 import { formatBytes, formatLength } from "./time.js";
 
 const MANY = 8;
@@ -54,6 +54,21 @@ export class Films {
       ...(words && !shown.length ? [element("p", { class: "nothing" }, "No video has this in its name.")] : []));
   }
 
+  /** Show that a video of the list is about to open. Its request does not wait for thumbnails: those are no longer fetched. */
+  startOpening(id) {
+    const card = byId("film-list").querySelector(`[data-film="${CSS.escape(id)}"]`);
+    card?.setAttribute("aria-busy", "true");
+    if (card) announce(`Opening ${card.querySelector(".film-name").textContent}`);
+    this.stopThumbnails();
+  }
+
+  endOpening() { byId("film-list").querySelector("[aria-busy]")?.removeAttribute("aria-busy"); }
+
+  /** End all requests for thumbnails that have no response yet. */
+  stopThumbnails() {
+    for (const image of byId("film-list").querySelectorAll("img")) if (!image.complete) image.removeAttribute("src");
+  }
+
   shelf(title, films) {
     if (!films.length) return [];
     return [element("section", { class: "shelf", "aria-label": title },
@@ -62,15 +77,16 @@ export class Films {
   }
 
   card(film) {
-    const image = element("img", { src: thumbnailAddress(film.id, film.video ? film.video.duration / 3 : 1, 180), alt: "", loading: "lazy" });
+    const image = element("img", { fetchpriority: "low", loading: "lazy", src: thumbnailAddress(film.id, film.video ? film.video.duration / 3 : 1, 180), alt: "" });
     image.addEventListener("error", () => image.replaceWith(icon("film")));
     const folder = film.filename.split("/");
     const name = folder.pop();
     const facts = [folder.join("/"), formatBytes(film.bytes)].filter(Boolean).join(" · ");
-    const card = element("li", { class: "film-card" },
+    const card = element("li", { class: "film-card", "data-film": film.id },
       element("button", { type: "button", class: "film-open", on: { click: () => this.open(film) } },
         element("span", { class: "film-picture" }, image,
-          film.video ? element("span", { class: "film-length" }, formatLength(film.video.duration)) : null),
+          film.video ? element("span", { class: "film-length" }, formatLength(film.video.duration)) : null,
+          element("span", { class: "film-opening" }, element("span", { class: "spinner" }), "Opening …")),
         element("span", { class: "film-name", title: film.filename }, name),
         element("span", { class: "film-facts" }, facts)));
     if (film.purpose !== "library") card.append(iconButton("trash", `Delete ${name}`, (event) => { if (event.detail < 2) this.remove(film, card); }, { // the second click of a double click is no answer

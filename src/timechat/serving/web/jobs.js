@@ -4,7 +4,7 @@ import { address, json } from "./api.js";
 import { byId, element, icon, iconButton } from "./dom.js";
 import { announce, tell, tellError } from "./status.js";
 import { formatAgo } from "./time.js";
-import { TASKS } from "./tracks.js";
+import { TASKS } from "./track.js";
 
 const STAGES = { decode: "Reading the video", encode: "Encoding the frames", windows: "Answering window by window", answer: "Writing the answer" };
 const FOLLOWED_AT_ONCE = 2; // a browser opens six connections to a server, and the video needs some

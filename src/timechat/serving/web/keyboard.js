@@ -59,6 +59,8 @@ export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCa
     Escape: () => tracks.track && tracks.select(tracks.track),
   };
 
+  // A held Enter presses a button once: what follows, such as the question of a deletion, is not answered by it.
+  document.addEventListener("keydown", (event) => { if (event.repeat && event.key === "Enter" && event.target.matches?.("button, a, summary")) event.preventDefault(); });
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     const isWriting = event.target.matches("textarea, select, input:not([type=checkbox], [type=radio])");

@@ -6,6 +6,7 @@ import { formatLength, formatTime } from "./time.js";
 
 const STILL_HEIGHT = 360;
 const RETRY_MS = 3000;
+const WAITING_EVENTS = ["play", "pause", "waiting", "stalled", "playing", "seeking", "seeked", "loadeddata", "canplay", "ended", "emptied", "error"];
 
 /**
  * All times are those of the frames, which start with the first frame. The browser counts from the start of the file,
@@ -34,6 +35,7 @@ export class Player extends EventTarget {
     video.addEventListener("seeking", () => this.moved());
     video.addEventListener("seeked", () => { this.moved(); tell("seeked"); });
     for (const kind of ["play", "pause", "ended"]) video.addEventListener(kind, () => this.stateChanged());
+    for (const kind of WAITING_EVENTS) video.addEventListener(kind, () => this.markWaiting());
     video.addEventListener("durationchange", () => tell("duration"));
     video.addEventListener("loadedmetadata", () => {
       if (!video.videoWidth) return this.cannotPlay(); // the browser can decode only the sound
@@ -186,6 +188,15 @@ export class Player extends EventTarget {
     this.dispatchEvent(new Event("state"));
   }
 
+  /** Show that the video waits for data: it shall play or show another time, and the data is not there yet. */
+  markWaiting() {
+    const { video } = this;
+    const isStuck = video.readyState < HTMLMediaElement.HAVE_FUTURE_DATA && !video.ended && (!video.paused || video.seeking);
+    const isWaiting = isStuck && this.isPlayable && video.error === null && video.hasAttribute("src");
+    byId("waiting").hidden = !isWaiting;
+    byId("screen").setAttribute("aria-busy", String(isWaiting));
+  }
+
   /** Handle an error: of the video, or of the connection, in which case the request is repeated until it works. */
   async failed() {
     const { film, video } = this;
@@ -211,11 +222,13 @@ export class Player extends EventTarget {
     this.isPlayable = false;
     this.wanted = null;
     this.video.hidden = true;
+    this.markWaiting();
     const codec = this.film?.video?.codec;
     byId("unplayable").textContent =
       `This browser cannot play this video${codec ? ` (${codec})` : ""}. Stills are shown; the timeline and all tasks work.`;
     byId("unplayable").hidden = false;
     this.showStill();
+    if (document.activeElement === byId("play")) byId("playhead").focus(); // the button is about to be disabled
     this.stateChanged();
     this.dispatchEvent(new Event("unplayable"));
   }

@@ -20,6 +20,16 @@ class Kept {
     this.instead.delete(name);
     this.storage?.removeItem(name);
   }
+
+  /** The names of all values whose name begins with `prefix`. */
+  keys(prefix) {
+    return [...new Set([...Object.keys(this.storage ?? {}), ...this.instead.keys()])].filter((name) => name.startsWith(prefix));
+  }
+
+  /** Call `changed(name)` when another tab has changed a value. */
+  listen(changed) {
+    addEventListener("storage", (event) => { if (event.key !== null) changed(event.key); });
+  }
 }
 
 export const browserKept = new Kept(() => localStorage);

@@ -1,8 +1,9 @@
 // The buttons that start a task, and the form for its query.
 
 import { byId, element, icon } from "./dom.js";
+import { markOverflow } from "./overflow.js";
 import { tellError } from "./status.js";
-import { TASKS } from "./tracks.js";
+import { TASKS } from "./track.js";
 
 /** `start({task, query, find_all})` starts a task. */
 export class TaskButtons {
@@ -13,6 +14,7 @@ export class TaskButtons {
     byId("task-buttons").append(...names.map((task) => element("button", {
       type: "button", class: "task", title: TASKS[task].hint, "data-task": task, on: { click: ({ detail }) => { if (detail < 2) this.choose(task); } }, // a double click is one
     }, icon(task), element("span", {}, TASKS[task].name))));
+    markOverflow(byId("task-buttons"));
     byId("task-form").addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
     byId("task-close").addEventListener("click", () => this.leave());
     byId("task-query").addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); this.leave(); } });
@@ -38,18 +40,25 @@ export class TaskButtons {
     query.focus();
   }
 
-  submit() {
+  /** Start the task of the form. The form stays, with its query, until the server has accepted the task. */
+  async submit() {
     const query = byId("task-query").value.trim();
-    if (this.task === "grounding" && !query) return;
-    const wish = { task: this.task, query: query || null };
-    if (this.task === "grounding" && byId("task-all").checked) wish.find_all = true;
+    const { task } = this;
+    if (this.isStarting || (task === "grounding" && !query)) return;
+    const wish = { task, query: query || null };
+    if (task === "grounding" && byId("task-all").checked) wish.find_all = true;
+    this.isStarting = true;
+    const isStarted = await this.run(wish);
+    this.isStarting = false;
+    if (!isStarted || this.task !== task) return;
     byId("task-query").value = "";
-    this.close();
-    this.run(wish);
+    if (byId("task-form").contains(document.activeElement)) this.leave();
+    else this.close();
   }
 
+  /** Start a task; false if the server does not accept it. */
   async run(wish) {
-    try { await this.start(wish); } catch (error) { tellError(error); }
+    try { await this.start(wish); return true; } catch (error) { tellError(error); return false; }
   }
 
   /** Close the form and give the focus back to the button of its task. */

@@ -23,6 +23,14 @@ export function parseTime(text) {
   return Number(match[1] ?? 0) * 3600 + Number(match[2] ?? 0) * 60 + Number(match[3]);
 }
 
+/** Why a text is not a time. */
+export function timeProblem(text) {
+  const written = `“${text.trim()}” is not a time`;
+  if (/:[6-9]\d:/.test(text)) return `${written}: minutes between two colons go up to 59.`;
+  if (/:(?:[6-9]\d|\d{3,})(?:[.,]\d+)?\s*$/.test(text)) return `${written}: seconds after a colon go up to 59.`;
+  return `${written}: write seconds (75.5), minutes and seconds (1:15.5), or hours too (1:02:03).`;
+}
+
 const CLOCK = String.raw`(?:\d{1,2}:)?\d{1,2}:\d{2}(?:\.\d+)?`;
 const NUMBER = String.raw`\d+(?:\.\d+)?`;
 const DASH = String.raw`\s*(?:[-–—]|to)\s*`;

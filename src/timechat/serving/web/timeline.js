@@ -2,6 +2,7 @@
 
 import { thumbnailAddress } from "./api.js";
 import { byId, element, iconButton, svg } from "./dom.js";
+import { markOverflow } from "./overflow.js";
 import { formatRange, formatTime } from "./time.js";
 
 const TICK_STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
@@ -29,6 +30,8 @@ export class Timeline {
     this.scroll.addEventListener("scroll", () => this.drawVisible());
     this.scroll.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     new ResizeObserver(() => this.refresh()).observe(this.scroll);
+    markOverflow(this.scroll);
+    byId("more-lanes").addEventListener("click", () => this.scroll.scrollBy({ top: this.scroll.clientHeight / 2, behavior: "smooth" }));
     for (const [id, change] of [["zoom-in", () => this.zoomBy(ZOOM_STEP)], ["zoom-out", () => this.zoomBy(1 / ZOOM_STEP)], ["zoom-fit", () => this.zoomTo(1)]]) {
       byId(id).addEventListener("click", change);
     }
@@ -126,7 +129,7 @@ export class Timeline {
       const key = `${count}:${at}`;
       let image = this.thumbnails.get(key);
       if (!image) {
-        image = element("img", { src: thumbnailAddress(this.film.id, Math.floor(((at + 0.5) * seconds) / unit) * unit, 72), alt: "", draggable: "false",
+        image = element("img", { fetchpriority: "low", src: thumbnailAddress(this.film.id, Math.floor(((at + 0.5) * seconds) / unit) * unit, 72), alt: "", draggable: "false",
           style: { left: `${(100 * at) / count}%`, width: `${100 / count}%` } });
         retryOnce(image);
         this.thumbnails.set(key, image);

@@ -1,88 +1,9 @@
-// The tracks of the open video: one for each answer, with edited events and undo.
+// The tracks of the open video: one for each answer, with the edits of all tabs.
 
 import { browserKept } from "./storage.js";
+import { NEW, newEvent, Track } from "./track.js";
 
-export const TASKS = {
-  dense_caption: { name: "Captions", lane: "Events", hint: "What happens, event by event" },
-  grounding: { name: "Find a moment", lane: "Moments", hint: "When something happens", query: "What to find: “someone opens the door”" },
-  highlights: { name: "Highlights", lane: "Highlights", hint: "The best moments", query: "Highlights of what? (may be empty)" },
-  steps: { name: "Steps", lane: "Steps", hint: "The steps of what is being done" },
-  summary: { name: "Summary", lane: "Summary", hint: "The whole video in a few sentences" },
-  transcribe: { name: "Speech", lane: "Speech", hint: "What the model guesses is said" },
-  ask: { name: "Question", lane: "Answer", hint: "" },
-};
 const ORDER = ["dense_caption", "steps", "summary", "highlights", "transcribe", "grounding", "ask"];
-const MOST_UNDO = 100;
-export const NEW = "new"; // a video during its upload
-
-let lastId = 0;
-/** Results and edits that version 0.1 stored hold the saliency of a highlight, above 1, as its score. */
-const withId = ({ start, end, caption, score, saliency }) => ({ id: ++lastId, start, end, caption: caption ?? "",
-  score: score > 1 ? null : score ?? null, saliency: saliency ?? (score > 1 ? score : null) });
-const plain = ({ start, end, caption, score, saliency }) => ({ start, end, caption, score, saliency });
-const same = (one, other) => JSON.stringify(one.map(plain)) === JSON.stringify(other.map(plain));
-
-/** One answer and its events. `events` are in the order of the answer, `ordered` in that of time. */
-export class Track {
-  constructor(film, source, answer) {
-    this.source = source; // id of the job, or "chat", or "own"
-    this.answer = answer;
-    this.task = answer.task;
-    this.storageKey = Track.storageKey(film, this.task, source);
-    this.original = answer.events.map(withId);
-    this.events = this.stored() ?? this.original;
-    this.past = [];
-    this.future = [];
-  }
-
-  static storageKey(film, task, source) { return `timechat.edits:${film}:${task}:${source}`; }
-
-  rename(film, duration) {
-    this.forget();
-    this.storageKey = Track.storageKey(film, this.task, this.source);
-    this.answer = { ...this.answer, video: film, duration: duration || null };
-    this.keep();
-  }
-
-  get title() {
-    const { question, task } = this.answer;
-    if (this.source === "own") return "My events";
-    return question && task !== "ask" ? `${TASKS[task].lane}: ${question}` : (TASKS[task]?.lane ?? task);
-  }
-
-  get ordered() {
-    return [...this.events].sort((one, other) => one.start - other.start || one.end - other.end);
-  }
-
-  get isEdited() {
-    return !same(this.events, this.original);
-  }
-
-  /** The edited answer, for export. */
-  edited() {
-    if (!this.isEdited) return this.answer;
-    const note = "The events were edited by hand.";
-    return { ...this.answer, events: this.events.map(plain), notes: [...(this.answer.notes ?? []), note] };
-  }
-
-  stored() {
-    if (this.source === "chat") return null; // all chat answers have this source, and edits belong to one answer only
-    try {
-      const kept = JSON.parse(browserKept.get(this.storageKey));
-      return Array.isArray(kept) ? kept.map(withId) : null;
-    } catch { return null; }
-  }
-
-  forget() {
-    browserKept.remove(this.storageKey);
-  }
-
-  keep() {
-    if (this.source === "chat") return;
-    if (this.isEdited) browserKept.set(this.storageKey, JSON.stringify(this.events.map(plain)));
-    else this.forget();
-  }
-}
 
 /** All tracks of the open video. Emits "change" (tracks or events) and "select" (the selected track). */
 export class Tracks extends EventTarget {
@@ -93,18 +14,40 @@ export class Tracks extends EventTarget {
   eventId = null;
   border = null; // "start" or "end": what the arrow keys move; null moves the whole event
 
+  constructor() {
+    super();
+    browserKept.listen((name) => this.readAgain(name));
+  }
+
   open(film, duration) {
     Object.assign(this, { film, duration, all: [], track: null, eventId: null, border: null });
-    const own = new Track(film, "own", this.emptyAnswer());
-    if (film === NEW) Object.assign(own, { events: own.original }).forget(); // edits of another video that never got an id
-    if (own.events.length) this.put(own, false);
+    this.openOwn();
     this.tell("change");
+  }
+
+  /** Show the events of the user, if there are any. */
+  openOwn() {
+    const own = new Track(this.film, "own", this.emptyAnswer());
+    if (own.events.length) this.put(own, false);
+  }
+
+  /** Take over an edit of another tab. */
+  readAgain(name) {
+    const track = this.all.find((other) => other.isKept && name.startsWith(other.prefix));
+    if (track) {
+      track.read();
+      if (!this.event) this.eventId = null;
+      this.tell("change");
+    } else if (this.film && this.film !== NEW && name.startsWith(Track.prefix(this.film, "dense_caption", "own"))) {
+      this.openOwn();
+    }
   }
 
   /** Move the edits of the video "new" to its id after the upload. */
   rename(film, duration) {
     Object.assign(this, { film, duration });
     for (const track of this.all) track.rename(film, duration);
+    if (!this.all.some((track) => track.source === "own")) this.openOwn();
     this.tell("change");
   }
 
@@ -163,14 +106,8 @@ export class Tracks extends EventTarget {
       : (ordered.findLast((event) => event.start < time - 0.05) ?? null);
   }
 
-  replace(track, events, isUndo = false) {
-    if (!isUndo) {
-      track.past = [...track.past.slice(-MOST_UNDO), track.events];
-      track.future = [];
-    }
-    track.events = events;
-    track.keep();
-    this.tell("change");
+  replace(track, events) {
+    if (track.replace(events)) this.tell("change");
   }
 
   /** Change an event; times are kept inside the video, in order, and in thousandths. */
@@ -188,7 +125,7 @@ export class Tracks extends EventTarget {
       }
       return next;
     });
-    if (!same(events, track.events)) this.replace(track, events);
+    this.replace(track, events);
   }
 
   /** Move the last used border, or the whole event, by some seconds. */
@@ -213,7 +150,7 @@ export class Tracks extends EventTarget {
     const track = this.track ?? this.put(new Track(this.film, "own", this.emptyAnswer()), true);
     const start = Math.min(time, Math.max(0, (this.duration || Infinity) - 0.1));
     const end = track.task === "highlights" ? start : Math.min(start + 3, this.duration || Infinity);
-    const event = withId({ start: Math.round(start * 100) / 100, end: Math.round(end * 100) / 100, caption: "",
+    const event = newEvent({ start: Math.round(start * 100) / 100, end: Math.round(end * 100) / 100, caption: "",
       saliency: track.task === "highlights" ? 1 : null });
     this.replace(track, [...track.events, event]);
     this.select(track, event.id);
@@ -230,16 +167,7 @@ export class Tracks extends EventTarget {
     this.replace(track, track.original);
   }
 
-  undo() { this.travel("past", "future"); }
+  undo() { if (this.track?.undo()) this.tell("change"); }
 
-  redo() { this.travel("future", "past"); }
-
-  travel(from, to) {
-    const track = this.track;
-    if (!track?.[from].length) return;
-    track[to] = [...track[to], track.events];
-    const events = track[from].at(-1);
-    track[from] = track[from].slice(0, -1);
-    this.replace(track, events, true);
-  }
+  redo() { if (this.track?.redo()) this.tell("change"); }
 }

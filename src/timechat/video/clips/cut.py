@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 from timechat.answers.events import MOMENT_SECONDS, Event, format_time
 from timechat.errors import VideoError
 from timechat.files import atomic_write
-from timechat.video.clips.copy import CopiedRange, PacketCopier, copied_range
+from timechat.video.clips.copy import CopiedRange, PacketCopier, copied_range, copy_suffix
 from timechat.video.clips.encode import VideoWriter
 from timechat.video.clips.soundtrack import Soundtrack
 from timechat.video.clips.timeline import VideoTimeline, open_timeline
 from timechat.video.deadline import reason
-from timechat.video.frames import VideoInfo
 from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.source import VideoSource
 
@@ -39,12 +38,6 @@ Mode = Literal["exact", "copy"]
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts"}
 """Container format for each file extension; `.webm` and `.ts` only for copies."""
-
-_MP4_CODECS = frozenset(
-    {"h264", "hevc", "vvc", "av1", "vp9", "mpeg4", "mpeg2video", "mpeg1video"}
-    | {"aac", "mp3", "mp2", "ac3", "eac3", "alac", "opus", "flac", "dts"}
-)
-"""Codecs that MP4 can hold; QuickTime's own (ProRes, DNxHD, Animation, PCM) and H.263 are copied to `.mov`."""
 
 _AUDIO_LEAD = Fraction(1, 2)  # seconds by which audio is written ahead of the frames
 _ROUNDING = 0.05  # seconds; answers give times in tenths of a second
@@ -154,7 +147,7 @@ def extract_clips(
     _check_mode(mode)
     events, folder = list(events), Path(folder)
     with open_timeline(source, timeout) as timeline:
-        suffix = ".mp4" if mode == "exact" else _copy_suffix(timeline.info)
+        suffix = ".mp4" if mode == "exact" else copy_suffix(timeline.info)
         folder.mkdir(exist_ok=True)
         reports = []
         for number, event in enumerate(events, start=1):
@@ -238,15 +231,6 @@ def _check_writable(target: Path, mode: str, source: VideoSource) -> Path:
     if isinstance(source, str | os.PathLike) and target.exists() and Path(source).exists() and target.samefile(source):
         raise ValueError(f"{target} is the video itself; name another file")
     return target
-
-
-def _copy_suffix(info: VideoInfo) -> str:
-    """Return the extension of a container that can hold a copy of the source's streams."""
-    names = info.format.split(",")
-    if "mp4" in names:
-        codecs = {stream.codec for stream in info.streams if stream.kind in ("video", "audio")}
-        return ".mp4" if codecs <= _MP4_CODECS else ".mov"
-    return ".ts" if "mpegts" in names else ".mkv"
 
 
 def _file_name(number: int, count: int, event: Event, suffix: str) -> str:
@@ -382,6 +366,5 @@ def _copy(
         for copied, start, end in copies:
             timeline.handle.deadline.renew()
             copier.copy(copied)
-            true_start, true_end = (float(time - timeline.zero) for time in (copied.start, copied.end))
-            reports.append(CutReport(target, "copy", start, end, true_start, true_end, notes))
+            reports.append(CutReport(target, "copy", start, end, float(copied.start), float(copied.end), notes))
     return reports

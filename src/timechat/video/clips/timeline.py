@@ -51,11 +51,6 @@ class VideoTimeline:
         """Seconds from the start of the first frame to the end of the last."""
         return float(self.end * self.time_base)
 
-    @property
-    def zero(self) -> Fraction:
-        """Container time of the first frame in seconds."""
-        return self.clock.zero
-
     def pixel_aspect(self) -> Fraction | None:
         """Return the aspect ratio of a stored pixel (width / height), or None if the file has none."""
         with self.handle.open() as container:

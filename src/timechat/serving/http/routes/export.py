@@ -72,6 +72,7 @@ class ExportRequest(BaseModel):
     answer: ExportAnswer
     format: str
     fps: float | None = Field(None, ge=0.1, le=1000)
+    start_timecode: Annotated[str, Field(max_length=16)] | None = None
 
 
 @router.get("/v1/export/formats")
@@ -92,7 +93,7 @@ async def export(body: ExportRequest) -> Response:
         raise RequestError(
             400, f"there is no format {body.format[:40]!r}; choose one of {', '.join(FORMATS)}", "format"
         )
-    text, notes = await run_in_threadpool(_written, body.answer.answer(), body.format, body.fps)
+    text, notes = await run_in_threadpool(_written, body)
     form = FORMATS[body.format]
     name = ((body.answer.video or "answer").rsplit("/", 1)[-1].rsplit(".", 1)[0] or "answer")[:_MAX_NAME]
     name = portable_name(f"{name}.{body.answer.task}{form.extension}")
@@ -102,8 +103,10 @@ async def export(body: ExportRequest) -> Response:
     return Response(text.encode("utf-8", "backslashreplace"), media_type=form.media_type, headers=headers)
 
 
-def _written(answer: Answer, form: str, fps: float | None) -> tuple[str, list[str]]:
-    return write_as(answer, form, fps=fps, is_local=False), export_notes(answer, form, fps=fps)
+def _written(body: ExportRequest) -> tuple[str, list[str]]:
+    answer, form, fps, start_timecode = body.answer.answer(), body.format, body.fps, body.start_timecode
+    text = write_as(answer, form, fps=fps, start_timecode=start_timecode, is_local=False)
+    return text, export_notes(answer, form, fps=fps, start_timecode=start_timecode)
 
 
 def _notes_header(notes: list[str]) -> str:
