@@ -212,3 +212,17 @@ def test_tracks_that_are_cut_off_at_the_side_are_hinted_at(page, server):
         wait_until(
             page, "right => document.querySelector('.track-chips').classList.contains('more-right') === right", right
         )
+
+
+def test_the_editor_of_an_event_fits_a_phone(captioned):
+    captioned.set_viewport_size({"width": 320, "height": 700})
+    captioned.locator(".bar").nth(1).click()
+    captioned.locator(".editor textarea").fill("changed")
+    captioned.locator(".editor textarea").press("Enter")
+    outside = captioned.locator(".editor button, .editor input, .events-head button").evaluate_all(
+        """parts => parts.filter((part) => part.checkVisibility()).filter((part) => {
+            const panel = document.getElementById("events").getBoundingClientRect();
+            return part.getBoundingClientRect().right > panel.right || part.getBoundingClientRect().left < panel.left;
+        }).map((part) => part.outerHTML)"""
+    )
+    assert outside == []

@@ -10,6 +10,15 @@ const MANY = 12;
 
 const mostSalient = (track) => Math.max(...track.events.map((event) => event.saliency ?? 0), 1e-9);
 
+/** What is not as it was written: a time after the end of the video, or the other border that moved along. */
+function movedWords(name, time, before, after) {
+  const other = name === "start" ? "end" : "start";
+  const sentences = [];
+  if (time - after[name] > 0.001) sentences.push(`${formatTime(time, 2)} is after the end of the video: the ${name} was set to the end, ${formatTime(after[name], 2)}.`);
+  if (after[other] !== before[other]) sentences.push(`The ${other} was moved to ${formatTime(after[other], 2)}, since an event cannot end before it starts.`);
+  return sentences.join(" ");
+}
+
 export class EventList {
   constructor({ player, tracks, closeTrack, exportTrack, linkTo }) {
     Object.assign(this, { player, tracks, closeTrack, exportTrack, linkTo });
@@ -105,9 +114,10 @@ export class EventList {
   head(track) {
     return element("div", { class: "events-head" },
       element("h2", {}, track.title),
-      element("button", { type: "button", class: "quiet small revert", hidden: !this.canRevert(track), title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert"),
-      element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"),
-      iconButton("close", `Hide ${track.title}`, () => this.closeTrack(track)));
+      element("div", { class: "events-actions" },
+        element("button", { type: "button", class: "quiet small revert", hidden: !this.canRevert(track), title: "Back to the model's answer", on: { click: () => this.tracks.revert(track) } }, "Revert"),
+        element("button", { type: "button", class: "quiet small export", on: { click: () => this.exportTrack(track) } }, icon("download"), "Export"),
+        iconButton("close", `Hide ${track.title}`, () => this.closeTrack(track))));
   }
 
   /** The parts of the answer beside its events. */
@@ -175,8 +185,7 @@ export class EventList {
             const before = now();
             if (time !== null) change({ [name]: time });
             changed.target.value = formatTime(now()[name], 2); // the accepted time, inside the video
-            if (time === null) tell(timeProblem(written));
-            else this.tellMoved(name, time, before, now());
+            this.tellTime(time === null ? timeProblem(written) : movedWords(name, time, before, now()));
           } } })),
       element("button", { type: "button", class: "quiet small", "data-focus": `set-${name}`, title: `Set the ${name} to the playhead (${name === "start" ? "[" : "]"})`, "aria-label": `Set the ${name} to the playhead`,
         on: { click: () => this.tracks.setBorder(name, this.player.time) } }, "Here"));
@@ -193,13 +202,10 @@ export class EventList {
         iconButton("trash", "Delete this event (Delete)", () => this.tracks.remove(track, event.id))));
   }
 
-  /** Report what is not as it was written: a time after the end of the video, or the other border that moved along. */
-  tellMoved(name, time, before, after) {
-    const other = name === "start" ? "end" : "start";
-    const sentences = [];
-    if (time - after[name] > 0.001) sentences.push(`${formatTime(time, 2)} is after the end of the video: the ${name} was set to the end, ${formatTime(after[name], 2)}.`);
-    if (after[other] !== before[other]) sentences.push(`The ${other} was moved to ${formatTime(after[other], 2)}, since an event cannot end before it starts.`);
-    if (sentences.length) tell(sentences.join(" "), { seconds: 8 });
+  /** Report on the time that was written last, in place of an earlier report. */
+  tellTime(words) {
+    this.removeReport?.();
+    this.removeReport = words ? tell(words, { seconds: 8 }) : null;
   }
 
   /** Focus the caption of the selected event. */
