@@ -217,3 +217,15 @@ def test_a_port_in_use_is_not_bound_twice():
         one.listen()
         with pytest.raises(OSError, match="in use"):
             system.bind(other, one.getsockname())
+
+
+@pytest.mark.parametrize(
+    ("before", "chosen", "expected"),
+    [("", None, "PASSIVE"), ("", "ACTIVE", "ACTIVE"), ("sys.modules['torch'] = sys; ", None, None)],
+)
+def test_threads_sleep_while_they_wait_unless_chosen_otherwise(before, chosen, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if chosen is None else {"OMP_WAIT_POLICY": chosen}
+    code = f"import os, sys; {before}import timechat; print(os.environ.get('OMP_WAIT_POLICY'))"
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(expected)

@@ -6,6 +6,8 @@ Every public name is imported on first use, so `import timechat` loads no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from timechat.system import let_idle_threads_sleep
+
 if TYPE_CHECKING:
     from timechat.answers.events import Answer, Event
     from timechat.errors import CheckpointError, TimeChatError, VideoError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from timechat.video import Frames, load_frames
 
 __version__ = "0.2.0"
+
+let_idle_threads_sleep()  # here: OpenMP reads the setting when torch is loaded
 
 _HOMES = {
     "TimeChat": "pipeline",

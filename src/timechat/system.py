@@ -87,6 +87,15 @@ def share_freed_memory() -> None:
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def let_idle_threads_sleep() -> None:
+    """Let the threads of torch sleep while they wait for work, unless the user chose otherwise or torch is loaded.
+
+    OpenMP's default is to wait in a loop. Beside other busy processes that costs several times the work itself.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def open_without_waiting(path: str | Path) -> int:
     """Open a file for reading; return its descriptor. A named pipe without a writer is opened at once."""
     extra = ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")  # each exists on some systems only
