@@ -38,7 +38,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
     drawn, library = tmp_path_factory.mktemp("drawn"), tmp_path_factory.mktemp("library")
     for name, options in ((SHORT, []), (LONG, ["--minutes", "2"])):
         command = [sys.executable, "-m", "timechat", "data", "draw", drawn / name, "--clips", "1", "--seed", "3"]
-        subprocess.run([*command, *options, "--workers", "1", "--quiet"], check=True, capture_output=True)
+        subprocess.run([*map(str, command), *options, "--workers", "1", "--quiet"], check=True, capture_output=True)
         shutil.copy(next((drawn / name / "videos").glob("*.mp4")), library / name)
     shutil.copy(library / SHORT, library / EDITED)  # nothing is asked about this one: its events are made by hand
     draw_clip(RECIPES["MPEG-4 in AVI, B-frames without times"], library / UNPLAYABLE)

@@ -73,9 +73,11 @@ def test_an_event_of_the_page_of_a_server_shows_its_frame(page, server, late):
     for start in STARTS:
         page.keyboard.press("a")
         page.keyboard.press("Enter")
-        page.locator(".editor [name=start]").fill(f"{start}")
-        page.locator(".editor [name=start]").press("Enter")
-        page.locator(".editor [name=start]").blur()
+        for border, time in (("end", start + 1), ("start", start)):
+            field = page.locator(f".editor [name={border}]")
+            field.fill(f"{time}")
+            field.press("Enter")
+            field.blur()
     expect(page.locator(".row-open")).to_have_count(len(STARTS))
     bars, rows = page.locator(".bar"), page.locator(".row-open")
     for events in (bars, rows):
