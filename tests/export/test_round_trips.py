@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timechat.answers.events import Answer, Event
+from timechat.answers.timecode import parse_timecode, timecode
 from timechat.export import (
     FORMATS,
     MOMENT_SECONDS,
@@ -32,7 +33,6 @@ from timechat.export import (
     to_youtube,
     write_as,
 )
-from timechat.timecode import parse_timecode, timecode
 
 NTSC = Fraction(30000, 1001)
 FILM = Answer(

@@ -378,3 +378,15 @@ def test_a_large_model_gets_its_language_model_in_bfloat16(converted, monkeypatc
     model = TimeChat.from_pretrained(converted, device="cpu").model
     assert next(model.frame_encoder.parameters()).dtype == torch.float32
     assert model.language_model.lm_head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("task", ["grounding", "highlights"])
+def test_a_query_has_the_case_that_the_model_was_trained_on(nano, monkeypatch, task):
+    encoded = nano.encode(made_frames(4, size=96))
+    query, lower = Request(task, "The RED Ball appears"), Request(task, "the red ball appears")
+    answerer = nano._answerer()
+    assert answerer.prompt(query, encoded).input_ids == answerer.prompt(lower, encoded).input_ids
+    question, other = Request("ask", "Is it RED?"), Request("ask", "is it red?")
+    assert len(answerer.prompt(question, encoded).input_ids) != len(answerer.prompt(other, encoded).input_ids)
+    monkeypatch.setattr(nano.model.config, "lowercase_queries", False)
+    assert len(answerer.prompt(query, encoded).input_ids) != len(answerer.prompt(lower, encoded).input_ids)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from timechat.answers.events import MOMENT_SECONDS, Answer, printable
+from timechat.answers.timecode import timebase
 from timechat.export.chapters import chapter_notes, to_ffmetadata, to_vtt_chapters, to_youtube, youtube_notes
 from timechat.export.data import qvhighlights_notes, to_csv, to_json, to_jsonl, to_qvhighlights
 from timechat.export.editing import DEFAULT_FPS, check_otio, fitting_timecode, frame_notes, to_edl, to_otio
@@ -17,7 +18,6 @@ from timechat.export.html import EMBED_LIMIT_BYTES, page_notes, to_html, to_html
 from timechat.export.subtitles import to_srt, to_vtt
 from timechat.export.text import event_lines, to_text
 from timechat.files import write_text_atomically
-from timechat.timecode import timebase
 
 __all__ = [
     "EMBED_LIMIT_BYTES",

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from timechat.answers.events import Answer, Event, event_time_range, one_line
 from timechat.answers.tasks import event_title
+from timechat.answers.timecode import can_drop_frames, frame_at, is_near_rate, parse_timecode, timebase, timecode
 from timechat.errors import missing_extra
 from timechat.export.text import rating_text, video_name
-from timechat.timecode import can_drop_frames, frame_at, is_near_rate, parse_timecode, timebase, timecode
 
 DEFAULT_FPS = 25
 """Default frames per second if the rate of the video is unknown."""

@@ -44,6 +44,8 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         found_threshold: Minimum score of a moment that counts as found, in a video of any length.
         domain: Test whether a video is of the kind that the model was trained on, see `timechat.model.domain`; None
             for a model that is not limited to one kind of video.
+        lowercase_queries: Whether the model was trained on queries in lower case: the query of a grounding or highlight
+            prompt is then written in lower case.
         timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
             `"llama"` for training (and for MVBench).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
@@ -81,6 +83,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     score_calibration: dict[str, list[float]] | None = None
     found_threshold: float | int = 0.0
     domain: dict[str, Any] | None = None
+    lowercase_queries: bool = False
     timestamp_tokenizer: str = "bert"
     vision_post_layernorm_eps: float | None = 1e-5
     image_token_id: int = 32000

@@ -213,7 +213,7 @@ class Answerer:
             raise ValueError(f"the video was encoded by {encoded.model}, not by {self.name}; encode it with this model")
         text = self.processor.render_prompt(
             encoded.timestamps,
-            request.prompt_text(encoded.span),
+            request.prompt_text(encoded.span, lowercase_query=self.model.config.lowercase_queries),
             history=request.history or (),
             system=request.system_prompt,
         )

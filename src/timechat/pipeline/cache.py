@@ -240,6 +240,7 @@ class WindowCache:
             "tokens": model_fingerprint(self._model, self._processor),
             "weights": weights_fingerprint(self._model.language_model),
             "text": _config_fingerprint(self._model.config.text_config),
+            "lowercase_queries": self._model.config.lowercase_queries,
             "generation": _config_fingerprint(self._model.generation_config),
             "lora_scale": self._model.lora_scale,
             "vocabulary": _vocabulary_fingerprint(self._processor.tokenizer),

@@ -122,9 +122,17 @@ class Request:
             return json_grammar(self.decoding.json_schema)
         return None if self.decoding.is_free else answer_grammar(self.task, duration=duration)
 
-    def prompt_text(self, window: Window) -> str:
-        """Return the question about a window, with the speech in it if a transcript is known."""
-        question = self.question or build_question(self.task, self.query, preset=self.preset)
+    def prompt_text(self, window: Window, *, lowercase_query: bool = False) -> str:
+        """Return the question about a window, with the speech in it if a transcript is known.
+
+        Args:
+            window: Window of the video.
+            lowercase_query: Whether a query that the question contains is written in lower case.
+        """
+        query = self.query
+        if lowercase_query and query is not None and TASKS[self.task].describes_query:
+            query = query.lower()
+        question = self.question or build_question(self.task, query, preset=self.preset)
         if self.transcript is None:
             return question
         from timechat.speech import add_transcript, transcript_between

@@ -17,8 +17,8 @@ from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from timechat.answers.timecode import TIMECODE
 from timechat.errors import VideoError
-from timechat.timecode import TIMECODE
 from timechat.video.deadline import reason
 from timechat.video.frames import StreamInfo, VideoInfo, orientation_of
 from timechat.video.h264_fields import FieldParser

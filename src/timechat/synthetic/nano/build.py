@@ -139,6 +139,7 @@ def build_nano(
         fps=2,
         max_frames=600,
         window_seconds=60,
+        lowercase_queries=True,
         image_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER),
     )
     with torch.random.fork_rng(devices=[]):
