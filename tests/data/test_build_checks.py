@@ -104,6 +104,7 @@ def test_a_failed_build_keeps_the_file_before_it(tmp_path):
         ("didemo", [{"video": "a", "description": "b", "times": []}], "at least one person"),
         ("coin", [3], "item 0: expected a JSON object, got 3"),
         ("qvhighlights", {"annotations": 1}, r'expected \{"annotations"'),
+        ("qvhighlights", {"qid": 1, "query": "A dog."}, r"a\.json:1: the key 'vid' is missing"),
         ("tvsum", {"x": 1}, r'expected \{"annotations"'),
         ("valley", [{"video": "a.mp4"}], "item 0: needs 'conversations'"),
         ("yttemporal", "{", r"a\.json:1: is not JSON"),
