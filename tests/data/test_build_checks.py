@@ -124,6 +124,13 @@ def test_malformed_annotations_are_named(source, content, message, tmp_path):
         build(source, path, tmp_path)
 
 
+def test_a_file_that_is_no_text_is_named(clip, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for source in ("charades", "coin", "didemo", "qvhighlights", "yttemporal"):
+        with pytest.raises(DataError, match=r"AO8RW\.mp4: is not UTF-8 text"):
+            build(source, clip, tmp_path)
+
+
 def test_the_annotations_are_not_overwritten(tmp_path):
     path = write(tmp_path / "out.jsonl", "A 0.0 1.0##a person runs\n")
     (tmp_path / "videos").mkdir()

@@ -173,7 +173,7 @@ def read_json(path: Path) -> Any:
 
 def read_list(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the objects of a JSON list, or of a file with one object per line, each with its location."""
-    with open_text(path) as file:
+    with located(str(path)), open_text(path) as file:
         is_list = _first_character(file) == "["
     if not is_list:
         yield from read_rows(path)
