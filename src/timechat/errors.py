@@ -114,6 +114,8 @@ def located(location: str) -> Iterator[None]:
     except json.JSONDecodeError as error:
         reason = error.msg.removesuffix(" starting at")
         raise DataError(f"{location}: is not JSON: {reason} at column {error.colno}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{location}: is not UTF-8 text") from error
     except RecursionError as error:
         raise DataError(f"{location}: is nested too deeply; expected plain lists and objects") from error
     except KeyError as error:

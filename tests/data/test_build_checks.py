@@ -104,6 +104,7 @@ def test_a_failed_build_keeps_the_file_before_it(tmp_path):
         ("didemo", [{"video": "a", "description": "b", "times": []}], "at least one person"),
         ("coin", [3], "item 0: expected a JSON object, got 3"),
         ("qvhighlights", {"annotations": 1}, r'expected \{"annotations"'),
+        ("qvhighlights", {"qid": 1, "query": "A dog."}, r"a\.json:1: the key 'vid' is missing"),
         ("tvsum", {"x": 1}, r'expected \{"annotations"'),
         ("valley", [{"video": "a.mp4"}], "item 0: needs 'conversations'"),
         ("yttemporal", "{", r"a\.json:1: is not JSON"),
@@ -121,6 +122,13 @@ def test_malformed_annotations_are_named(source, content, message, tmp_path):
         write(path, content)
     with pytest.raises((DataError, ValueError), match=message):
         build(source, path, tmp_path)
+
+
+def test_a_file_that_is_no_text_is_named(clip, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for source in ("charades", "coin", "didemo", "qvhighlights", "yttemporal"):
+        with pytest.raises(DataError, match=r"AO8RW\.mp4: is not UTF-8 text"):
+            build(source, clip, tmp_path)
 
 
 def test_the_annotations_are_not_overwritten(tmp_path):

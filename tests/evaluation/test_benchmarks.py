@@ -14,6 +14,7 @@ from timechat.answers.tasks import find_preset
 from timechat.errors import DataError, VideoError
 from timechat.evaluation.benchmarks import BENCHMARKS, BenchmarkFiles, load_pictures, load_segment_centres
 from timechat.evaluation.benchmarks.centres import segment_centres
+from timechat.evaluation.benchmarks.choices import lettered
 from timechat.evaluation.benchmarks.mvbench import PARTS
 from timechat.evaluation.config import read_recipe
 from timechat.evaluation.metrics.choices import choice_metrics, read_choice, read_choice_as_published
@@ -283,7 +284,7 @@ def test_tempcompass_is_asked_in_the_originals_words_in_four_ways():
 VIDEO_MME_WORDS = (
     "Question: Select the best answer to the following multiple-choice question based on the egocentric video. Respond "
     "with only the letter (A, B, C, or D) of the correct option. \nQuestion: What colour is the kite?\n"
-    "(A) Red.\n(B) Blue.\n(C) Green.\n(D) White.\nThe best answer is:"
+    "A. Red.\nB. Blue.\nC. Green.\nD. White.\nThe best answer is:"
 )
 
 
@@ -294,24 +295,43 @@ def test_video_mme_is_asked_in_the_originals_words():
         video="aaaaaaaaaaa.mp4",
         task="ask",
         query=VIDEO_MME_WORDS,
-        options=("Red.", "Blue.", "Green.", "White."),
-        answer="Blue.",
+        options=("A. Red.", "B. Blue.", "C. Green.", "D. White."),
+        answer="B. Blue.",
         groups=("short",),
         ground_truth={
             "video_id": "001",
             "videoID": "aaaaaaaaaaa",
             "question": "What colour is the kite?",
-            "options": ["Red.", "Blue.", "Green.", "White."],
+            "options": ["A. Red.", "B. Blue.", "C. Green.", "D. White."],
             "answer": "B",
             "duration": "short",
         },
     )
-    assert (second.id, second.answer) == ("001-2", "Four.")
-    assert (third.id, third.video, third.groups, third.answer) == ("601-1", "bbbbbbbbbbb.mp4", ("long",), "The host.")
+    assert (second.id, second.answer) == ("001-2", "D. Four.")
+    assert (third.id, third.video, third.groups) == ("601-1", "bbbbbbbbbbb.mp4", ("long",))
+    assert third.answer == "A. The host."
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        (["Red.", "Blue."], "(A) Red.\n(B) Blue."),
+        (["A. Red.", "B. Blue."], "A. Red.\nB. Blue."),
+        (["(A) Red.", "(B) Blue."], "(A) Red.\n(B) Blue."),
+        (["A: Red.", "B) Blue."], "A: Red.\nB) Blue."),
+        (["A. Red.", "Blue."], "(A) A. Red.\n(B) Blue."),
+        (["B. Red.", "A. Blue."], "(A) B. Red.\n(B) A. Blue."),
+        (["C. elegans", "B. subtilis"], "(A) C. elegans\n(B) B. subtilis"),
+        (["A.M.", "B.C."], "(A) A.M.\n(B) B.C."),
+    ],
+)
+def test_options_get_letters_unless_they_have_them(options, lines):
+    assert lettered(options) == lines
 
 
 def test_video_mme_may_be_the_authors_rows():
     first, second = read("video_mme", "video_mme/public")
+    assert first.query == VIDEO_MME_WORDS
     assert (first.id, first.options[1], first.answer) == ("001-1", "B. Blue.", "B. Blue.")
     assert first.ground_truth == truth("video_mme", "public", "video-mme.json")[0]
     assert second.video == "aaaaaaaaaaa.mp4"

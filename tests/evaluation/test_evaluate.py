@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from tests.clips import RECIPES as CLIPS
 from tests.clips import draw_clip
+from timechat.answers.tasks import build_question, find_preset
 from timechat.cli import app
 from timechat.errors import DataError
 from timechat.evaluation import ablations
@@ -138,6 +139,11 @@ def test_a_benchmark_is_evaluated_from_its_annotations_to_its_figures(
     statuses = {one.status for one in predictions}
     assert "missing_video" in statuses
     assert statuses & {"ok", "unparsed"}
+    for sample, one in zip(samples, predictions, strict=True):
+        asked = sample.question or build_question(sample.task, sample.query, preset=recipe.preset)
+        system = find_preset(recipe.preset).system
+        start, end = f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n<Video><ImageHere></Video> ", f"{asked} [/INST]"
+        assert (one.prompt.startswith(start) and one.prompt.endswith(end)) == one.is_answered, one.prompt
     evaluation = score_run(recipe, samples, predictions, benchmarks=ALL, compares=True)
     assert evaluation.scores
     assert "| without a video: no such file |" in evaluation.table

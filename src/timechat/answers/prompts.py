@@ -181,10 +181,10 @@ _ORIGINAL_FINETUNED = Preset(
         "grounding": (
             "Localize the visual content described by the given textual query {query} in the video, and output "
             "the start and end timestamps in seconds. The output format of the predicted timestamp should be "
-            "like: 'start - end seconds'. A specific example is : 20.8 - 30.0 seconds' . "
+            "like: 'start - end seconds'. A specific example is : 20.8 - 30.0 seconds' ."
         ),
         "highlights": (
-            "You are given a video from the QVHighlights dataset. Please find the highlight moments in the video "
+            "You are given a video from the qvhighlights dataset. Please find the highlight moments in the video "
             "described by a sentence query, determining the highlight moment's timestamp and its saliency score. "
             "The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, "
             "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'. Now "
@@ -220,7 +220,7 @@ _TIMECHAT = Preset(
 )
 
 _ORIGINAL_ZERO_SHOT = Preset(
-    name="original-zeroshot@1",  # the published zero-shot numbers; each names its benchmark's dataset
+    name="original-zeroshot@1",  # the published zero-shot numbers; data sets have the names of the original's scripts
     prompts={
         "dense_caption": (
             "You are given a cooking video from the YouCook2 dataset. Please watch the video and extract a "
@@ -229,14 +229,14 @@ _ORIGINAL_ZERO_SHOT = Preset(
             "description'. For example, ' 90 - 102 seconds, spread margarine on two slices of white bread'."
         ),
         "grounding": (
-            "You are given a video from the Charades dataset. Please find the visual event described by a "
+            "You are given a video from the charades dataset. Please find the visual event described by a "
             "sentence in the video, determining its starting and ending times. The format should be: 'The event "
             "happens in the start time - end time'. For example, The event 'person turn a light on' happens in "
             "the 24.3 - 30.4 seonds. Now I will give you the textual sentence: {query}. Please return its start "
             "time and end time."
         ),
         "highlights": (
-            "You are given a video from the QVHighlights dataset. Please find the highlight contents in the video "
+            "You are given a video from the qvhighlights dataset. Please find the highlight contents in the video "
             "described by a sentence query, determining the highlight timestamps and its saliency score on a "
             "scale from 1 to 5. The output format should be like: 'The highlight timestamps are in the 82, 84, "
             "86, 88, 90, 92, 94, 96, 98, 100 seconds. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, "

@@ -209,8 +209,12 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
                 yield from _write(timechat, [item], recipe)
         return
     share = (time.perf_counter() - begun) / len(batch)
-    for (sample, _, encode), answer in zip(batch, answers, strict=True):
-        yield _read(sample, answer, {"encode": round(encode, 4), "answer": round(share, 4)})
+    for (sample, encoded, encode), request, answer in zip(batch, requests, answers, strict=True):
+        prompt = timechat.processor.render_prompt(
+            encoded.timestamps, request.prompt_text(encoded.span), system=request.system_prompt
+        )
+        prediction = _read(sample, answer, {"encode": round(encode, 4), "answer": round(share, 4)})
+        yield replace(prediction, prompt=prompt)
 
 
 def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:

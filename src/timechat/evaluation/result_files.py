@@ -12,6 +12,7 @@ from timechat.evaluation.benchmarks import Benchmark
 from timechat.evaluation.benchmarks.benchmark import Scorer
 from timechat.evaluation.samples import Prediction, Sample
 from timechat.files import write_json_atomically, write_text_atomically
+from timechat.speech import add_transcript
 
 Pairs = Sequence[tuple[Sample, Prediction]]
 
@@ -84,9 +85,15 @@ def _raw(sample: Sample, prediction: Prediction, preset: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         "vname": Path(sample.video).name,
         "generated_cap": prediction.text,
-        "prompt": build_question(sample.task, sample.query, preset=preset),
+        "prompt": prediction.prompt or _asked(sample, preset),
     }
     return row if sample.query is None else row | {"query": sample.query, "id": _id(sample)}
+
+
+def _asked(sample: Sample, preset: str) -> str:
+    """Return the question with the speech before it, for a prediction whose prompt is not recorded."""
+    question = sample.question or build_question(sample.task, sample.query, preset=preset)
+    return question if sample.speech is None else add_transcript(question, sample.speech)
 
 
 def _id(sample: Sample) -> Any:
@@ -122,6 +129,7 @@ def _clip_scores(pairs: Pairs) -> list[dict[str, Any]]:
     """Scores of clips; as in the original, a query without a highlight in its answer has no row."""
     return [
         _query(sample)
+        | {"vid": Path(sample.video).name}
         | {"pred_saliency_scores": clip_scores(prediction.events, float(sample.ground_truth["duration"]))}
         for sample, prediction in pairs
         if prediction.events

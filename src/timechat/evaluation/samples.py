@@ -15,6 +15,9 @@ Sampling = Literal["uniform", "segment_centres"]
 (`timechat.video.load_frames`), or the middle of each part (`load_segment_centres` in `timechat.evaluation.benchmarks`),
 as MVBench requires."""
 
+_OPTIONAL = ("found", "score", "prompt")
+"""Fields of a prediction that are left out if they are unknown."""
+
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "missing_video", "unreadable_video", "too_long")
 
 
@@ -83,6 +86,8 @@ class Prediction:
         found: Grounding in windows: whether the query happens in the video; None elsewhere.
         score: Grounding in windows: probability that the query happens, from 0 to 1; None elsewhere.
         notes: Unreadable parts of the answer, or the error.
+        prompt: Whole prompt of the language model, with the speech and the chat format; empty if there were several
+            windows, or if it was not recorded.
         option_logprobs: Natural logarithm of the probability of each option's words, if options were ranked.
         seconds: Computing time in seconds: `encode`, and the sample's share of `answer`; ignored by comparisons.
     """
@@ -98,6 +103,7 @@ class Prediction:
     found: bool | None = None
     score: float | None = None
     notes: tuple[str, ...] = ()
+    prompt: str = ""
     option_logprobs: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -107,13 +113,13 @@ class Prediction:
         return self.status in ("ok", "unparsed")
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as a row of `predictions.jsonl`; only grounding in windows has `found` and `score`."""
+        """The prediction as a row of `predictions.jsonl`, without a prompt, `found` and `score` that are unknown."""
         row = asdict(self) | {
             "events": [event.to_dict() for event in self.events],
             "notes": list(self.notes),
             "option_logprobs": list(self.option_logprobs),
         }
-        return {key: value for key, value in row.items() if key not in ("found", "score") or value is not None}
+        return {key: value for key, value in row.items() if key not in _OPTIONAL or value not in (None, "")}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Prediction":

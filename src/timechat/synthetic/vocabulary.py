@@ -17,6 +17,7 @@ from timechat.synthetic.wording import (
     ActionPhrase,
     Clause,
     caption,
+    drawn_prompt,
     fill_template,
     sentence,
     with_speech,
@@ -41,7 +42,7 @@ def all_sentences() -> Iterator[str]:
     for preset in PRESETS.values():
         if preset.system != SYSTEM_PROMPT:  # another preset has the same wording
             continue
-        yield from preset.prompts.values()
+        yield from map(drawn_prompt, preset.prompts.values())
     phrases = [ActionPhrase(kind, pair, pairs[(i * 7 + 3) % len(pairs)] if kind == "meet" else None)
              for i, pair in enumerate(pairs) for kind in KINDS]  # fmt: skip
     for phrase in phrases:

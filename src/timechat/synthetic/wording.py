@@ -21,6 +21,8 @@ ORIGINAL_SHARE = 0.1
 CANONICAL_SHARE = 0.5
 """Share of queries that name their event in the words of the answers."""
 
+_GROUNDING_END = "A specific example is : 20.8 - 30.0 seconds' ."  # of the original's prompt
+
 
 @dataclass(frozen=True, slots=True)
 class VerbForms:
@@ -302,7 +304,7 @@ def ask_preset_or(rng: random.Random, task: Task, templates: Sequence[str], quer
     """Word a question as the default preset, as the original, or with one of `templates`, by the shares above."""
     draw = rng.random()
     if draw < PRESET_SHARE + ORIGINAL_SHARE:
-        return build_question(task, query, preset="timechat@1" if draw < PRESET_SHARE else "original-finetuned@1")
+        return _ask_preset(task, query, is_original=draw >= PRESET_SHARE)
     return rng.choice(templates).format(query=query)
 
 
@@ -319,8 +321,23 @@ def ask_grounding(rng: random.Random, phrase: ActionPhrase) -> tuple[str, str]:
     query = clause.text
     if draw > 0.8 * PRESET_SHARE:
         query = f"the moment when {query}" if rng.random() < 0.5 else f"{clause.subject} {clause.ing}"
-    preset = "timechat@1" if draw < PRESET_SHARE else "original-finetuned@1"
-    return build_question("grounding", query, preset=preset), query
+    return _ask_preset("grounding", query, is_original=draw >= PRESET_SHARE), query
+
+
+def _ask_preset(task: Task, query: str | None, *, is_original: bool) -> str:
+    preset = "original-finetuned@1" if is_original else "timechat@1"
+    return drawn_prompt(build_question(task, query, preset=preset))
+
+
+def drawn_prompt(text: str) -> str:
+    """Return a prompt as it was when the first synthetic videos were drawn and nano was trained.
+
+    Names of data sets had capitals, and the original's prompt for grounding ended in a blank. The records of a set do
+    not change with the presets, so that earlier sets and trainings are resumed.
+    """
+    for name in ("Charades", "QVHighlights"):
+        text = text.replace(f"the {name.lower()} dataset", f"the {name} dataset")
+    return f"{text} " if text.endswith(_GROUNDING_END) else text
 
 
 def fill_template(template: str, clause: Clause, **more: str) -> str:

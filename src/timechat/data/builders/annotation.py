@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -172,7 +173,7 @@ def read_json(path: Path) -> Any:
 
 def read_list(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the objects of a JSON list, or of a file with one object per line, each with its location."""
-    with open_text(path) as file:
+    with located(str(path)), open_text(path) as file:
         is_list = _first_character(file) == "["
     if not is_list:
         yield from read_rows(path)
@@ -230,6 +231,13 @@ def open_text(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
     return path.open(encoding="utf-8-sig")
+
+
+def is_one_object(path: Path, key: str) -> bool:
+    """Return whether a file is one JSON object with a key, and not one object per line, by its first characters."""
+    with located(str(path)), open_text(path) as file:
+        start = file.read(1 << 10)
+    return re.match(rf'\s*\{{\s*"{key}"\s*:', start) is not None
 
 
 def is_object(content: Any, *keys: str) -> bool:

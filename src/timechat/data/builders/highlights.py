@@ -13,6 +13,7 @@ from timechat.data.builders.annotation import (
     as_number,
     as_text,
     coco_items,
+    is_one_object,
     read_rows,
 )
 from timechat.data.builders.answers import write_highlights
@@ -51,7 +52,7 @@ def read_qvhighlights(path: Path, context: ReadContext) -> Iterator[Annotation |
 
 
 def _items(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if path.suffix == ".json":
+    if is_one_object(path, "annotations"):
         yield from coco_items(path)
     else:
         yield from read_rows(path)

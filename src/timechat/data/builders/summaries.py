@@ -21,6 +21,7 @@ from timechat.data.builders.annotation import (
     as_list,
     as_number,
     coco_items,
+    is_one_object,
     read_lines,
 )
 from timechat.data.builders.answers import write_summary
@@ -37,11 +38,11 @@ def read_tvsum(path: Path, context: ReadContext) -> Iterator[Annotation | Droppe
 
     A line of the published file has the video, its category and the scores (1 to 5) that one person gave its frames.
     """
-    if path.suffix == ".json":
-        yield from _prepared(path)
-        return
     if path.suffix == ".mat":
         raise DataError(f"{path}: give ydata-tvsum50-anno.tsv of TVSum, which holds the same scores")
+    if path.suffix == ".json" or is_one_object(path, "annotations"):
+        yield from _prepared(path)
+        return
     totals: dict[str, tuple[int, NDArray[np.float64]]] = {}
     for location, line in read_lines(path):
         with located(location):

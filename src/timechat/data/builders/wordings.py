@@ -19,9 +19,9 @@ _QUERY_TASKS = ("grounding", "highlights")
 
 _RECORDED = {
     "dense_caption": _PRESET["dense_caption"],
-    "grounding": _PRESET["grounding"].replace("{query}", "'{query}'").rstrip(),
+    "grounding": _PRESET["grounding"].replace("{query}", "'{query}'"),
     "highlights": _PRESET["highlights"]
-    .replace("the QVHighlights dataset", "the {dataset} dataset")
+    .replace("the qvhighlights dataset", "the {dataset} dataset")
     .replace("{query}", "'{query}'"),
 }
 """Wordings of the original that are recorded: the first lines of its prompt files for fine-tuned checkpoints. Its

@@ -1,5 +1,6 @@
 """Shared parts of benchmarks with options: the wording, and samples joined with predictions."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,14 @@ _BEST_OPTION = (
 
 
 def lettered(options: Sequence[str]) -> str:
-    """Options with letters, one per line: `(A) a dog`."""
+    """Options with letters, one per line: `(A) a dog`; options that all have their letters (`A. a dog`) are kept."""
+    if all(_has_letter(option, letter) for letter, option in zip(LETTERS, options, strict=False)):
+        return "\n".join(options)
     return "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def _has_letter(option: str, letter: str) -> bool:
+    return re.match(rf"\s*(?:\({letter}\)|{letter}[.):])(?:\s|\Z)", option) is not None
 
 
 def best_option_question(question: str, options: Sequence[str]) -> str:
