@@ -28,6 +28,7 @@ from timechat.video import Frames
 
 SHORT = DecodingOptions(max_new_tokens=24)
 IN_SECONDS = WindowConfig(window=8, overlap=2)
+FIRST_HALF = FrameSampling(end=28)  # of the video of a minute
 
 
 # ---------------------------------------------------------------------------------------------------- windows
@@ -134,7 +135,9 @@ def test_windows_in_a_batch_answer_like_single_windows(nano, video_path):
     """In a batch, as everywhere, an answer does not depend on its neighbours."""
     answers = []
     for batch_size in (1, 8):
-        with nano.open(video_path, windows=replace(IN_SECONDS, batch_size=batch_size)) as video:
+        windows = replace(IN_SECONDS, batch_size=batch_size)
+        with nano.open(video_path, windows=windows, sampling=FIRST_HALF) as video:
+            assert len(video.windows) > 3
             answers.append(nano.dense_caption(video, decoding=DecodingOptions(max_new_tokens=80)))
     assert [e.caption for e in answers[0].events] == [e.caption for e in answers[1].events]
     assert [(e.start, e.end) for e in answers[0].events] == [(e.start, e.end) for e in answers[1].events]
@@ -142,13 +145,13 @@ def test_windows_in_a_batch_answer_like_single_windows(nano, video_path):
 
 
 def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, video_path):
-    with nano.open(video_path, windows=IN_SECONDS) as video:
+    with nano.open(video_path, windows=IN_SECONDS, sampling=FIRST_HALF) as video:
         assert len(video.windows) > 3
         for task, words in [
             ("ask", "What happens?"), ("dense_caption", None), ("grounding", "the blue star blinks"),
             ("highlights", "the blue star blinks"), ("steps", None), ("summary", None), ("transcribe", None),
         ]:  # fmt: skip
-            answer = nano.run(Request(task, words, decoding=DecodingOptions(max_new_tokens=30)), video)
+            answer = nano.run(Request(task, words, decoding=DecodingOptions(max_new_tokens=60)), video)
             assert answer.task == task
             assert all(0 <= e.start <= e.end <= video.duration for e in answer.events)
             assert answer.duration == video.duration
@@ -477,8 +480,9 @@ def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path, mon
     resumed = TimeChat.from_pretrained("nano", device="cpu").dense_caption(video_path, **options)
     with nano.open(video_path, windows=IN_SECONDS) as video:
         assert len(answered) == len(video.windows) - 3
-    assert [event.to_dict() for event in resumed.events] == [event.to_dict() for event in whole.events]
-    assert resumed.events
+    events = [(e.start, e.end, e.caption) for e in resumed.events]
+    assert events == [(e.start, e.end, e.caption) for e in whole.events]
+    assert events
 
 
 # ------------------------------------------------------------------------------------------------------- plans
@@ -486,14 +490,15 @@ def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path, mon
 
 def test_an_estimate_counts_windows_frames_and_cached_answers(cached, video_path):
     with cached.open(video_path, windows=IN_SECONDS) as video:
-        plan = cached.estimate(Request("dense_caption"), video)
+        request = Request("dense_caption", decoding=SHORT)
+        plan = cached.estimate(request, video)
         assert (plan.windows, plan.done) == (len(video.windows), 0)
         assert plan.frames == video.plan.num_frames
         assert plan.seconds > 0
         assert plan.memory_bytes > 1e8
         assert f"{plan.windows} windows, {plan.frames} frames, one every 0.5 s, about" in str(plan)
-        cached.dense_caption(video)
-        done = cached.estimate(Request("dense_caption"), video)
+        cached.run(request, video)
+        done = cached.estimate(request, video)
         assert (done.done, done.frames, done.seconds) == (plan.windows, 0, 0)
 
 
