@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from timechat import Answer, Event, TimeChat
+from timechat import Answer, Event
 from timechat.answers.events import format_time
 from timechat.export import to_html
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
@@ -52,6 +52,8 @@ def span(event: Event) -> str:
 
 def ask(video: Path, script: SyntheticVideo, model: str) -> str:
     """Print the answers of a model beside the truth, and return both as an HTML page."""
+    from timechat import TimeChat  # imports torch, which drawing does not need
+
     timechat = TimeChat.from_pretrained(model)
     encoded = timechat.encode(video)
     captions, grounding, best = (true_records(script, task)[0] for task in ("dense_caption", "grounding", "highlights"))

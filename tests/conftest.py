@@ -3,19 +3,17 @@
 import copy
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
 
-from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
-from timechat.model.convert.write import OriginalFiles, convert
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
+if TYPE_CHECKING:  # the process that starts the test processes needs no torch, which takes seconds to import
+    from timechat.model.modeling import TimeChatForConditionalGeneration
+    from timechat.model.processing import TimeChatProcessor
 
 # One thread for each process and its children: models are small, and threads that wait for each other take many times
 # the processor time of the work itself. Sums of floats also depend on the number of threads.
-torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # On a shared machine, a step of a millisecond may take a second.
 hypothesis.settings.register_profile(
@@ -30,6 +28,9 @@ os.environ["TIMECHAT_CACHE"] = (
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded original checkpoint, converted."""
+    from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
+    from timechat.model.convert.write import OriginalFiles, convert
+
     folder = tmp_path_factory.mktemp("converted") / "model"
     files = OriginalFiles.find(**golden_checkpoint(timechat="timechat_7b.pth"))
     convert(files, folder, overrides=GOLDEN_OVERRIDES)
@@ -37,24 +38,32 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden_model(converted: Path) -> TimeChatForConditionalGeneration:
+def golden_model(converted: Path) -> "TimeChatForConditionalGeneration":
+    import torch
+
+    from timechat.model.modeling import TimeChatForConditionalGeneration
+
     model = TimeChatForConditionalGeneration.from_pretrained(converted, attn_implementation="eager").eval()
     assert model.dtype == torch.float32
     return model
 
 
 @pytest.fixture(scope="session")
-def golden_processor(converted: Path) -> TimeChatProcessor:
+def golden_processor(converted: Path) -> "TimeChatProcessor":
+    from timechat.model.processing import TimeChatProcessor
+
     return TimeChatProcessor.from_pretrained(converted)
 
 
 @pytest.fixture(scope="session")
-def llama_processor(golden_processor: TimeChatProcessor) -> TimeChatProcessor:
+def llama_processor(golden_processor: "TimeChatProcessor") -> "TimeChatProcessor":
     """The processor of the original's training: time sentences in the language model's vocabulary."""
     return with_timestamps(golden_processor, "llama")
 
 
-def with_timestamps(processor: TimeChatProcessor, vocabulary: str) -> TimeChatProcessor:
+def with_timestamps(processor: "TimeChatProcessor", vocabulary: str) -> "TimeChatProcessor":
+    from timechat.model.processing import TimeChatProcessor
+
     config = copy.deepcopy(processor.config)
     config.timestamp_tokenizer = vocabulary
     return TimeChatProcessor(processor.tokenizer, processor.qformer_tokenizer, config)

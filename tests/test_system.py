@@ -77,33 +77,43 @@ def test_posix_only_parts_are_used_in_one_file():
     assert {name for name, names in used.items() if names & (POSIX_MODULES | POSIX_NAMES)} == {"system.py"}
 
 
-def test_every_module_is_imported_without_posix():
+VIDEOS = ("C:/clips/a.mp4", "C:\\clips\\b%20#1.mp4")
+
+
+@pytest.fixture(scope="module")
+def without_posix(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One process without POSIX: it imports and prints every module, then answers about two videos of its folder."""
+    if sys.platform == "win32":
+        pytest.skip("the file names are for a simulation")
+    folder = tmp_path_factory.mktemp("windows")
+    (folder / "C:/clips").mkdir(parents=True)
+    draw_clip(RECIPES["constant rate"], folder / "C:/clips/a.mp4")
+    (folder / "C:\\clips\\b%20#1.mp4").write_bytes((folder / "C:/clips/a.mp4").read_bytes())
     program = """
 import timechat
 for module in pkgutil.walk_packages(timechat.__path__, "timechat."):
     if not module.name.endswith("__main__") and "harnesses" not in module.name:
         importlib.import_module(module.name)
         print(module.name)
+runpy.run_module("timechat", run_name="__main__", alter_sys=True)
 """
-    done = run_without_posix(program)
-    assert (done.returncode, done.stderr) == (0, "")
+    options = ("a light", "--num-frames", "8", "--quiet", "--output-dir", "out", "--format", "json")
+    return folder, run_without_posix(program, "ground", *VIDEOS, *options, cwd=folder)
+
+
+def test_every_module_is_imported_without_posix(without_posix):
+    _, done = without_posix
+    assert done.stderr == ""
     assert len(done.stdout.splitlines()) > 200
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the file names are for a simulation")
-def test_a_command_answers_without_posix(tmp_path):
-    (tmp_path / "C:/clips").mkdir(parents=True)
-    draw_clip(RECIPES["constant rate"], tmp_path / "C:/clips/a.mp4")
-    (tmp_path / "C:\\clips\\b%20#1.mp4").write_bytes((tmp_path / "C:/clips/a.mp4").read_bytes())
-    program = "runpy.run_module('timechat', run_name='__main__', alter_sys=True)"
-    videos = ("C:/clips/a.mp4", "C:\\clips\\b%20#1.mp4")
-    options = ("a light", "--num-frames", "8", "--quiet", "--output-dir", "out", "--format", "json")
-    done = run_without_posix(program, "ground", *videos, *options, cwd=tmp_path)
+def test_a_command_answers_without_posix(without_posix):
+    folder, done = without_posix
     assert (done.returncode, done.stderr) == (0, "")
-    written = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "out").iterdir()}
+    written = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (folder / "out").iterdir()}
     assert {name: answer["video"] for name, answer in written.items()} == {
-        "a.json": videos[0],
-        "C__clips_b%20#1.json": videos[1],
+        "a.json": VIDEOS[0],
+        "C__clips_b%20#1.json": VIDEOS[1],
     }
 
 

@@ -1,7 +1,5 @@
 """Videos of any length: windows, plans, what is kept on disk, the second look, and evidence."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from timechat.video import Frames
 
 SHORT = DecodingOptions(max_new_tokens=24)
 IN_SECONDS = WindowConfig(window=8, overlap=2)
+FIRST_HALF = FrameSampling(end=28)  # of the video of a minute
 
 
 # ---------------------------------------------------------------------------------------------------- windows
@@ -136,7 +135,9 @@ def test_windows_in_a_batch_answer_like_single_windows(nano, video_path):
     """In a batch, as everywhere, an answer does not depend on its neighbours."""
     answers = []
     for batch_size in (1, 8):
-        with nano.open(video_path, windows=replace(IN_SECONDS, batch_size=batch_size)) as video:
+        windows = replace(IN_SECONDS, batch_size=batch_size)
+        with nano.open(video_path, windows=windows, sampling=FIRST_HALF) as video:
+            assert len(video.windows) > 3
             answers.append(nano.dense_caption(video, decoding=DecodingOptions(max_new_tokens=80)))
     assert [e.caption for e in answers[0].events] == [e.caption for e in answers[1].events]
     assert [(e.start, e.end) for e in answers[0].events] == [(e.start, e.end) for e in answers[1].events]
@@ -144,7 +145,7 @@ def test_windows_in_a_batch_answer_like_single_windows(nano, video_path):
 
 
 def test_all_tasks_take_a_long_video_and_answer_on_its_clock(nano, video_path):
-    with nano.open(video_path, windows=IN_SECONDS) as video:
+    with nano.open(video_path, windows=IN_SECONDS, sampling=FIRST_HALF) as video:
         assert len(video.windows) > 3
         for task, words in [
             ("ask", "What happens?"), ("dense_caption", None), ("grounding", "the blue star blinks"),
@@ -445,7 +446,7 @@ def test_another_question_setting_or_adapter_is_answered_anew(cached, video_path
 
 
 SCRIPT = """
-import json, sys
+import sys
 from timechat import TimeChat
 from timechat.pipeline import DecodingOptions, WindowConfig
 from timechat.pipeline.answering import Answerer
@@ -455,32 +456,32 @@ def slowly(self, request, windows):
     sys.stdin.readline()
     return write(self, request, windows)
 Answerer._answer_all = slowly
-answer = TimeChat.from_pretrained("nano", device="cpu").dense_caption(
-    sys.argv[1], windows=WindowConfig(8, 2, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
+TimeChat.from_pretrained("nano", device="cpu").dense_caption(
+    sys.argv[1], windows=WindowConfig(8, 2, batch_size=1), decoding=DecodingOptions(max_new_tokens=30)
 )
-print(json.dumps([event.to_dict() for event in answer.events]), flush=True)
 """
 
 
-def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path):
-    environment = os.environ | {"TIMECHAT_CACHE": str(tmp_path / "cache")}
+def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "cache"))
     command = [sys.executable, "-c", SCRIPT, str(video_path)]
-    killed = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     killed.stdin.write("go on\n" * 3)
     killed.stdin.flush()
     lines = [killed.stdout.readline() for _ in range(4)]  # the fourth window has been begun, and goes no further
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert lines == ["window\n"] * 4
-    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, check=True)
-    resumed = done.stdout.split("\n")
-    whole = nano.dense_caption(
-        video_path, windows=replace(IN_SECONDS, batch_size=1), decoding=DecodingOptions(max_new_tokens=60)
-    )
+    options = {"windows": replace(IN_SECONDS, batch_size=1), "decoding": DecodingOptions(max_new_tokens=30)}
+    whole = nano.dense_caption(video_path, **options)
+    answered = []
+    write = Answerer._answer_all
+    monkeypatch.setattr(Answerer, "_answer_all", lambda *given: answered.append(given) or write(*given))
+    resumed = TimeChat.from_pretrained("nano", device="cpu").dense_caption(video_path, **options)
     with nano.open(video_path, windows=IN_SECONDS) as video:
-        assert resumed.count("window") == len(video.windows) - 3
-    events = [Event(**event) for event in json.loads(resumed[-2])]
-    assert [(e.start, e.end, e.caption) for e in events] == [(e.start, e.end, e.caption) for e in whole.events]
+        assert len(answered) == len(video.windows) - 3
+    events = [(e.start, e.end, e.caption) for e in resumed.events]
+    assert events == [(e.start, e.end, e.caption) for e in whole.events]
     assert events
 
 
@@ -489,14 +490,15 @@ def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path):
 
 def test_an_estimate_counts_windows_frames_and_cached_answers(cached, video_path):
     with cached.open(video_path, windows=IN_SECONDS) as video:
-        plan = cached.estimate(Request("dense_caption"), video)
+        request = Request("dense_caption", decoding=SHORT)
+        plan = cached.estimate(request, video)
         assert (plan.windows, plan.done) == (len(video.windows), 0)
         assert plan.frames == video.plan.num_frames
         assert plan.seconds > 0
         assert plan.memory_bytes > 1e8
         assert f"{plan.windows} windows, {plan.frames} frames, one every 0.5 s, about" in str(plan)
-        cached.dense_caption(video)
-        done = cached.estimate(Request("dense_caption"), video)
+        cached.run(request, video)
+        done = cached.estimate(request, video)
         assert (done.done, done.frames, done.seconds) == (plan.windows, 0, 0)
 
 

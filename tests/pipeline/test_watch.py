@@ -1,6 +1,7 @@
 """Streams: read as they come, seen as files are, and told of while they go on."""
 
 import http.server
+import io
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import torch
 from tests.clips import RECIPES, draw_clip, read_numbers
 from timechat import VideoError, load_frames
 from timechat.answers.windows import Window, WindowConfig
+from timechat.cli import main
 from timechat.pipeline.watch import StreamMonitor
 from timechat.video import FrameSampling
 from timechat.video.live import LiveFrame, LiveVideo
@@ -223,11 +225,13 @@ def test_a_larger_step_is_a_faster_clock(nano):
     assert watcher._time_scale == 2.0
 
 
-@pytest.mark.parametrize("source", ["/dev/stdin", "-"])
-def test_the_command_prints_detections_while_the_stream_runs(stream, source):
+QUERIES = ["the blue star blinks", "the cyan ring bounces"]
+OPTIONS = ["--window", "8", "--overlap", "2", "--threshold", "0", "--device", "cpu"]
+
+
+def test_the_command_prints_detections_while_the_stream_runs(stream):
     """A line is there before the writer has come to its end."""
-    command = [sys.executable, "-m", "timechat", "watch", source, "the blue star blinks", "the cyan ring bounces"]
-    command += ["--window", "8", "--overlap", "2", "--threshold", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "timechat", "watch", "/dev/stdin", *QUERIES, *OPTIONS]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     content = stream.read_bytes()
     process.stdin.write(content[: 4 * len(content) // 5])
@@ -239,3 +243,33 @@ def test_the_command_prints_detections_while_the_stream_runs(stream, source):
     assert {"query", "start", "end", "score", "window", "seen_at", "model"} <= first.keys()
     assert all(json.loads(line)["start"] >= 0 for line in rest.splitlines())
     assert b" windows, " in errors
+
+
+def test_the_command_watches_its_standard_input(stream, monkeypatch):
+    """The writer gives the last fifth of the stream when it has seen the first line."""
+    printed, seen = io.StringIO(), threading.Event()
+    monkeypatch.setattr(printed, "write", lambda text: seen.set() or io.StringIO.write(printed, text))
+    reader, writer = os.pipe()
+    content = stream.read_bytes()
+    waited = []
+
+    def feed():
+        with os.fdopen(writer, "wb", buffering=0) as pipe:
+            pipe.write(content[: 4 * len(content) // 5])
+            waited.append(seen.wait(120))
+            pipe.write(content[4 * len(content) // 5 :])
+
+    feeder = threading.Thread(target=feed)
+    with os.fdopen(reader, "rb") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+        patch.setattr(sys, "stdout", printed)
+        patch.setattr(sys, "argv", ["timechat", "watch", "-", *QUERIES, *OPTIONS])
+        feeder.start()
+        with pytest.raises(SystemExit) as ended:
+            main()
+    feeder.join()
+    assert waited == [True]
+    assert not ended.value.code
+    lines = [json.loads(line) for line in printed.getvalue().splitlines()]
+    assert {"query", "start", "end", "score", "window", "seen_at", "model"} <= lines[0].keys()
+    assert all(line["start"] >= 0 for line in lines)

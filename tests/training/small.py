@@ -1,18 +1,21 @@
 """A tiny model and random batches; run as a module, it trains in separate processes."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 import torch
 
 from tests.model.tiny import tiny_config, tiny_model
 from timechat.training.config import TrainingRecipe
-from timechat.training.distributed import process_group, rank, world_size
+from timechat.training.distributed import rank, world_size
 from timechat.training.recipes import build_recipe
 from timechat.training.run import train_recipe
 
@@ -102,14 +105,23 @@ def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
     train_small(small_recipe(folder, *overrides), source=DeadlySource)
 
 
-def _train_in_parallel(folder: str, *overrides: str) -> None:
-    """Train on all processes: an adapter with DDP, and all of the language model with FSDP, stopped and resumed."""
-    with process_group(torch.device("cpu")):
-        train_small(small_recipe(f"{folder}/ddp", "run.parallel=ddp", *overrides), make_model=make_still_model)
-        stages = small_recipe(f"{folder}/fsdp2", "run.parallel=fsdp2", EVERYTHING, *overrides)
-        asked = iter([False, True])
-        assert not train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked))
-        assert train_small(stages, make_model=make_still_model)
+def _train_in_parallel(folder: str, recipe: str, *overrides: str) -> None:
+    """Train on all processes: by the command, then an adapter with DDP, and all of the language model with FSDP.
+
+    The command stops after its first step. Its process group stays, because the processes of one torchrun cannot join a
+    second one. FSDP is stopped and resumed.
+    """
+    sys.argv = ["timechat.training", recipe, "--minutes", "0"]
+    with patch.object(torch.distributed, "destroy_process_group"), pytest.raises(SystemExit) as ended:
+        runpy.run_module("timechat.training", run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    assert torch.distributed.is_initialized()
+    train_small(small_recipe(f"{folder}/ddp", "run.parallel=ddp", *overrides), make_model=make_still_model)
+    stages = small_recipe(f"{folder}/fsdp2", "run.parallel=fsdp2", EVERYTHING, *overrides)
+    asked = iter([False, True])
+    assert not train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked))
+    assert train_small(stages, make_model=make_still_model)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

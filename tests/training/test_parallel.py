@@ -1,7 +1,7 @@
 """Two processes are one with twice the batch."""
 
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,21 +10,42 @@ from timechat.training import distributed
 from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
 
+SETTINGS = ("run.steps=3", "run.accumulation=2")
+
 
 def numbers(folder, name="loss") -> list[float]:
     return [line[name] for line in read_log(folder) if "loss" in line]
 
 
-def test_two_processes_equal_one_process_with_twice_the_batch(tmp_path):
-    settings = ("run.steps=3", "run.accumulation=2")
-    result = run_module("parallel", tmp_path, "run.batch_size=1", *settings, processes=2)
-    assert result.returncode == 0, result.stderr[-3000:]
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two processes of torchrun: the command, which stops after its first step, and small models."""
+    folder = tmp_path_factory.mktemp("parallel")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        "model: {checkpoint: nano, train: [vision]}\n"
+        "objective: nano_frames\n"
+        "data: {films: {seed: 0}}\n"
+        f"run: {{output: {folder}/stopped, parallel: ddp, batch_size: 4, steps: 9, device: cpu, plot: false}}\n"
+    )
+    return folder, run_module("parallel", folder, recipe, "run.batch_size=1", *SETTINGS, processes=2)
+
+
+def test_two_processes_equal_one_process_with_twice_the_batch(two_processes, tmp_path):
+    folder, _ = two_processes
     for parallel, trained in (("ddp", ()), ("fsdp2", (EVERYTHING,))):
         one = tmp_path / f"one-{parallel}"
-        train_small(small_recipe(one, "run.batch_size=2", *settings, *trained), make_model=make_still_model)
+        train_small(small_recipe(one, "run.batch_size=2", *SETTINGS, *trained), make_model=make_still_model)
         for name in ("loss", "grad_norm"):
-            assert numbers(tmp_path / parallel, name) == pytest.approx(numbers(one, name), abs=1e-5, rel=1e-5)
-        assert find_checkpoints(tmp_path / parallel)[-1].num_processes == 2
+            assert numbers(folder / parallel, name) == pytest.approx(numbers(one, name), abs=1e-5, rel=1e-5)
+        assert find_checkpoints(folder / parallel)[-1].num_processes == 2
+
+
+def test_stopping_under_torchrun_is_not_a_crash(two_processes):
+    folder, result = two_processes
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "the same command resumes" in result.stderr + result.stdout
+    assert [checkpoint.step for checkpoint in find_checkpoints(folder / "stopped")] == [1]
 
 
 def test_torchrun_refuses_a_recipe_for_one_process(tmp_path, monkeypatch):
@@ -38,19 +59,3 @@ def test_one_process_needs_no_communication():
     assert list(distributed.shard([1, 2, 3])) == distributed.gather([1, 2, 3]) == [1, 2, 3]
     assert distributed.sum_over_processes([1.5, 2.0]) == [1.5, 2.0]
     assert distributed.from_first("word") == "word"
-
-
-def test_stopping_under_torchrun_is_not_a_crash(tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "model: {checkpoint: nano, train: [vision]}\n"
-        "objective: nano_frames\n"
-        "data: {films: {seed: 0}}\n"
-        f"run: {{output: {tmp_path}/run, parallel: ddp, batch_size: 4, steps: 9, device: cpu, plot: false}}\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "timechat.training", str(recipe), "--minutes", "0"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=290)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "the same command resumes" in result.stderr + result.stdout
-    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "run")] == [1]
