@@ -164,7 +164,7 @@ def count_exact(pictures: np.ndarray, true: np.ndarray) -> int:
 
 
 def small(frame: av.VideoFrame) -> np.ndarray:
-    return frame.reformat(SIZE_PX, SIZE_PX, "rgb24", interpolation="BICUBIC").to_ndarray()
+    return frame.reformat(SIZE_PX, SIZE_PX, "rgb24", interpolation="BILINEAR").to_ndarray()
 
 
 def with_timechat(path: str, _: list[int]) -> np.ndarray:

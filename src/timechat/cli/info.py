@@ -67,6 +67,7 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
         "fps": config.fps,
         "max_frames": config.max_frames,
         "image_size": config.vision_config.image_size,
+        "frame_interpolation": config.frame_interpolation,
         "window_size": config.window_size,
         "stride": config.stride,
         "num_video_query_tokens": config.num_video_query_tokens,
@@ -90,13 +91,13 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
         dtypes = ", ".join(part["dtypes"])
         yield f"{part['name']:<15} {part['parameters']:>14,} parameters  {_size(part['num_bytes']):>9}  {dtypes}"
     yield f"{'total':<15} {facts['parameters']:>14,} parameters  {_size(facts['bytes']):>9}"
-    size = facts["image_size"]
+    size = f"{facts['image_size']}x{facts['image_size']} pixels ({facts['frame_interpolation']})"
     if facts["fps"]:
         limit = f", at most {facts['max_frames']}" if facts["max_frames"] else ""
-        yield f"sampling        {facts['fps']:g} frames of {size}x{size} pixels per second{limit}"
+        yield f"sampling        {facts['fps']:g} frames of {size} per second{limit}"
     else:
         number = facts["num_frames"]
-        yield f"sampling        {number} frames of {size}x{size} pixels, uniform in time"
+        yield f"sampling        {number} frames of {size}, uniform in time"
     window = f"window          {facts['window_size']} frames every {facts['stride']}: "
     if facts["fps"]:
         yield f"{window}{facts['num_video_query_tokens']} video tokens each"

@@ -104,7 +104,7 @@ def make_validate(recipe: "TrainingRecipe", processor: "TimeChatProcessor") -> "
         draw_validation_video(
             write_scene(settings.seed, index, level=settings.level, split="test"),  # type: ignore[arg-type]
             lambda scene: default_times(scene, config),
-            size=config.vision_config.image_size,
+            size=config.frame_size,
         )
         for index in range(settings.num_films)
     ]

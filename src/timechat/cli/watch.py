@@ -58,7 +58,7 @@ def watch(
         monitor = StreamMonitor(timechat, queries, windows=windows, drop_below=drop_below or None, threshold=threshold)
         for note in timechat.notes:
             console.warn(note)
-        frames = video.frames(fps=1 / monitor.step, size=timechat.model.config.vision_config.image_size)
+        frames = video.frames(fps=1 / monitor.step, size=timechat.model.config.frame_size)
         for detection in monitor.watch(frames):
             line = {**detection.to_dict(), "seen_at": monitor.num_frames * monitor.step, "model": timechat.name}
             typer.echo(json.dumps(line, ensure_ascii=False))

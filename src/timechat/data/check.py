@@ -20,7 +20,7 @@ from timechat.data.settings import SampleSettings, conversation, read_frames
 from timechat.data.threads import ThreadLocalCopies, ordered_map
 from timechat.errors import VideoError
 from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
-from timechat.video import probe_video
+from timechat.video import FrameSize, probe_video
 
 IssueKind = Literal[
     "missing",
@@ -180,7 +180,7 @@ def _sample_frames(
     """Return the frames of the part of a video that a record is about."""
     try:
         if decodes:
-            size = 224 if processor is None else processor.config.vision_config.image_size
+            size = FrameSize(224, 224) if processor is None else processor.config.frame_size
             frames = read_frames(record, settings, size=size)
             return _SampledFrames(frames.timestamps, frames.duration, frames.notes)
         info = probe_video(record.video, timeout=settings.timeout)

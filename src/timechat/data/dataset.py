@@ -139,7 +139,7 @@ class InstructionDataset:
             frames = read_frames(
                 record,
                 self.settings,
-                size=self.processor.config.vision_config.image_size,
+                size=self.processor.config.frame_size,
                 source=self._video_loader(record),
                 generator=generator if self.settings.sampling == "random" else None,
             )

@@ -28,6 +28,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
 from timechat.video import Frames
+from timechat.video.frames import Interpolation
 
 Parts = Literal["vision", "frames"]
 """`vision`: states of the vision tower; `frames`: states of the image Q-Former, if it is frozen too."""
@@ -48,6 +49,7 @@ class FeatureHeader(FrameRateSettings):
         weights: SHA-256 of the weights of these parts.
         dtype: Number format on disk.
         image_size: Side of the square frames, in pixels.
+        interpolation: Filter that resized the frames; `bicubic` in features of versions that do not name it.
         image_mean: Mean that is subtracted from pixels.
         image_std: Standard deviation that pixels are divided by.
         timestamp_tokenizer: Vocabulary of the time sentences for the image Q-Former; `""` for `vision`.
@@ -60,6 +62,7 @@ class FeatureHeader(FrameRateSettings):
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     timestamp_tokenizer: str
+    interpolation: Interpolation = "bicubic"
 
     @classmethod
     def of(
@@ -77,6 +80,7 @@ class FeatureHeader(FrameRateSettings):
             image_mean=tuple(processor.image_mean),
             image_std=tuple(processor.image_std),
             timestamp_tokenizer=processor.config.timestamp_tokenizer if parts == "frames" else "",
+            interpolation=processor.config.frame_size.interpolation,
         )
 
     def differences(self, other: "FeatureHeader") -> str:
@@ -203,11 +207,13 @@ def encode_features(
     bad = _begin(folder, header)
     videos = unique_videos(records)
 
+    size = processor.config.frame_size
+
     def read(record: Record) -> Frames | str | None:
         if _feature_file(folder, feature_key(record, folder)).exists():
             return None
         try:
-            return read_frames(record, settings, size=header.image_size, source=(video_loader or _own_video)(record))
+            return read_frames(record, settings, size=size, source=(video_loader or _own_video)(record))
         except VideoError as error:
             return str(error)
 

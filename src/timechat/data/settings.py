@@ -9,7 +9,7 @@ import numpy as np
 from timechat.answers.prompts import TRAINING_SYSTEM_PROMPT
 from timechat.data.records import Record
 from timechat.speech import add_transcript
-from timechat.video import Frames, FrameSampling, VideoSource, sample_video
+from timechat.video import Frames, FrameSampling, FrameSize, VideoSource, sample_video
 
 Sampling = Literal["random", "uniform"]
 VideoLoader = Callable[[Record], VideoSource | Frames]
@@ -69,7 +69,7 @@ def read_frames(
     record: Record,
     settings: SampleSettings,
     *,
-    size: int,
+    size: FrameSize,
     source: VideoSource | Frames | None = None,
     generator: np.random.Generator | None = None,
 ) -> Frames:
@@ -78,7 +78,7 @@ def read_frames(
     Args:
         record: Record of a video or a part of it.
         settings: Sampling settings and time limit.
-        size: Side of the square frames, in pixels.
+        size: Size of the frames, and the filter that resizes them.
         source: Input to read; None opens the file of the record.
         generator: Random number generator for the position of a frame in its interval; None takes the start of each.
 

@@ -89,7 +89,7 @@ def _load_frames(timechat: TimeChat, path: Path, sample: Sample, recipe: Evaluat
     if not sampling.has_rate:
         default = timechat.model.config.default_sampling()
         sampling = replace(sampling, **default | ({"max_frames": sampling.max_frames} if sampling.max_frames else {}))
-    size = timechat.model.config.vision_config.image_size
+    size = timechat.model.config.frame_size
     return sample_video(path, sampling, size=size, timeout=recipe.frames.timeout)
 
 

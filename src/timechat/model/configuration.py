@@ -1,5 +1,7 @@
 """TimeChatConfig: sizes and constants of a checkpoint."""
 
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -12,6 +14,7 @@ from transformers import (
 from transformers.configuration_utils import SubConfigSpec
 
 from timechat.model.domain import DOMAIN_KEYS
+from timechat.video.frames import FrameSize, check_interpolation
 
 __all__ = ["TimeChatConfig"]
 
@@ -35,6 +38,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         temporal_kernel: Number of frames that a temporal layer reads, odd.
         fps: Default number of sampled frames per second. None, as in the original, spreads
             `max_frame_positions` frames evenly over a video of any length.
+        frame_interpolation: Filter that resizes frames to the size of the vision tower, `"bilinear"` as in the
+            original, or `"bicubic"`. A folder that does not name it means bilinear, but one of a training run means
+            bicubic: it was made before there was a choice.
         max_frames: Default maximum number of frames of a video when `fps` is set.
         window_seconds: Default length of a window in seconds; a longer video is processed in several windows. The
             default is about the average length of the training videos of the original (TimeIT, 190.8 s), at two
@@ -78,6 +84,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     temporal_layers: int = 0
     temporal_kernel: int = 5
     fps: float | int | None = None
+    frame_interpolation: str = "bilinear"
     max_frames: int | None = None
     window_seconds: float | int = 192
     score_calibration: dict[str, list[float]] | None = None
@@ -130,6 +137,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
                 f"temporal_kernel must be an odd number of frames, got {self.temporal_kernel}; set it in "
                 "TimeChatConfig(temporal_kernel=...)"
             )
+        check_interpolation(self.frame_interpolation)
         if not self.window_seconds > 0:
             raise ValueError(
                 f"window_seconds must be above 0, got {self.window_seconds}; set it in "
@@ -142,6 +150,23 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
                 f"timestamp_tokenizer must be 'bert' or 'llama', got {self.timestamp_tokenizer!r}; "
                 "set it in TimeChatConfig(timestamp_tokenizer=...)"
             )
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read the values of a folder, as transformers does; see `frame_interpolation` for folders of training runs."""
+        values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        is_of_run = (Path(pretrained_model_name_or_path).parent / "recipe.yaml").is_file()
+        if values and "frame_interpolation" not in values and is_of_run:
+            values["frame_interpolation"] = "bicubic"
+        return values, rest
+
+    @property
+    def frame_size(self) -> FrameSize:
+        """Size of the frames that the vision tower reads, and the filter that resizes them."""
+        side = int(self.vision_config.image_size)
+        return FrameSize(side, side, self.frame_interpolation)  # type: ignore[arg-type]
 
     def default_sampling(self) -> dict[str, Any]:
         """Return the default frame sampling, as arguments of `load_frames`."""

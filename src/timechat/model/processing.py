@@ -132,8 +132,8 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def normalize(self, frames: Frames) -> Tensor:
         """Return normalised pixels, `(frames, 3, size, size)` float32, resized to the size of the vision tower."""
-        size = self.config.vision_config.image_size
-        if frames.pixels.shape[1:3] != (size, size):
+        size = self.config.frame_size
+        if frames.pixels.shape[1:3] != (size.height, size.width):
             frames = Frames.from_images(frames.pixels, frames.timestamps, duration=frames.duration, size=size)
         pixels = torch.from_numpy(np.ascontiguousarray(frames.pixels.transpose(0, 3, 1, 2)))
         mean = torch.tensor(self.image_mean).view(3, 1, 1)

@@ -104,6 +104,7 @@ def model_fingerprint(
         "num_query_tokens": config.num_query_tokens,
         "vision_post_layernorm_eps": config.vision_post_layernorm_eps,
         "image_size": config.vision_config.image_size,
+        "frame_interpolation": config.frame_interpolation,
         "image_mean": list(processor.image_mean),
         "image_std": list(processor.image_std),
         "timestamp_tokenizer": config.timestamp_tokenizer,

@@ -50,7 +50,7 @@ def encode_video(
     if isinstance(video, Frames) and replace(sampling, sampling="exact") == FrameSampling():
         frames = video
     else:
-        frames = sample_video(video, chosen, size=model.config.vision_config.image_size, timeout=timeout)
+        frames = sample_video(video, chosen, size=model.config.frame_size, timeout=timeout)
     report("decode", 1, 1)
     shortest_prompt = processor.render_prompt(frames.timestamps, "")
     check_prompt_length(model, len(processor.encode_prompt(shortest_prompt, len(frames))), max_new_tokens=1)

@@ -191,7 +191,7 @@ class WindowEncoder:
 
     def read(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> Frames:
         """Decode frames; their times are on the video's clock. An exception that `check` raises ends the call."""
-        size = self._model.config.vision_config.image_size
+        size = self._model.config.frame_size
         if self._reader is None:
             assert self._frames is not None
             return sample_video(self._frames, sampling, size=size)

@@ -16,13 +16,13 @@ from timechat.pipeline.request import WindowPlan, plan_windows
 from timechat.pipeline.session import EncodedVideo, compress_frames, to_window_clock
 from timechat.pipeline.timechat import TimeChat
 from timechat.video import Frames, FrameSampling
-from timechat.video.frames import resize
+from timechat.video.frames import FrameSize, resize
 from timechat.video.live import LiveFrame
 
 DROP_BELOW = 2.0
 """Mean difference of 8-bit pixels, in reduced frames, below which a frame counts as a duplicate of the one before."""
 
-_REDUCED_SIZE = 32  # pixels
+_REDUCED_SIZE = FrameSize(32, 32, "bicubic")
 _SAME_IOU = 0.3  # temporal IoU above which detections of a query in two windows are the same
 _DEFAULT_WINDOWS = WindowConfig()
 
@@ -128,7 +128,7 @@ class StreamMonitor:
     def _add_frame(self, frame: LiveFrame) -> None:
         """Encode a frame with the vision tower, unless it is a duplicate of the one before."""
         self.num_frames += 1
-        small = resize(frame.pixels, _REDUCED_SIZE, _REDUCED_SIZE).astype(np.float32)
+        small = resize(frame.pixels, _REDUCED_SIZE).astype(np.float32)
         if self._is_duplicate_frame(small):
             self.num_dropped += 1
             self._seen.append(_EncodedFrame(frame.time, self._seen[-1].states))

@@ -256,7 +256,7 @@ class Service:
 
     def _open_file(self, video: str | InlineFrames, context: RequestContext) -> "AbstractContextManager[VideoFile]":
         if isinstance(video, InlineFrames):
-            size = self.timechat.model.config.vision_config.image_size
+            size = self.timechat.model.config.frame_size
             return nullcontext(VideoFile("", None, video.key, video.decode(size, context.check)))
         return self.videos.open(video, lambda: context.is_over)
 

@@ -22,6 +22,7 @@ from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import SyntheticVideo
 from timechat.video import Frames, uniform_indices
+from timechat.video.frames import Size
 
 _DECODING = DecodingOptions(max_new_tokens=32, is_free=True)
 _BATCH_SIZE = 64
@@ -69,7 +70,7 @@ def draw_validation_video(
     video: SyntheticVideo,
     timestamps: Callable[[SyntheticVideo], NDArray[np.float64]],
     *,
-    size: int | None = None,
+    size: Size | None = None,
     variant: int = 0,
 ) -> ValidationVideo:
     """Draw the frames of a scene in memory and word a question about each of its events.
@@ -79,7 +80,7 @@ def draw_validation_video(
     Args:
         video: Scene of the video.
         timestamps: Function from the scene to the times of its frames, `(frames,)` seconds, such as `sampled_times`.
-        size: Width and height of the frames in pixels; None keeps the size of the scene.
+        size: Size of the frames; None keeps the size of the scene.
         variant: Index of the questions' wording.
     """
     times = timestamps(video)

@@ -26,6 +26,9 @@ MakeModel = Callable[[TrainedModelSettings], tuple[Model, TimeChatProcessor]]
 
 MODEL_FOLDER, ADAPTER_FOLDER, ORIGINAL_FILE = "model", "adapter", "original.pth"
 
+INTERPOLATION = "frame interpolation"
+"""Name of the filter that resizes frames among the inputs that a checkpoint stores."""
+
 
 def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor]:
     """Load the start checkpoint of training on the CPU, with trainable parameters in float32.
@@ -88,8 +91,15 @@ def load_trained(
     checkpoint = chosen_checkpoint(run_folder, recipe)
     model, processor = build_start(recipe, make_model, objectives=objectives)
     load_weights(checkpoint, model)
+    keep_interpolation(checkpoint, model, processor)
     model.config.is_trained = True
     return recipe, model, processor
+
+
+def keep_interpolation(checkpoint: Checkpoint, model: Model, processor: TimeChatProcessor) -> None:
+    """Resize frames as the run did before: bicubically if its checkpoint names no filter, as there was no other."""
+    for config in (model.config, processor.config):
+        config.frame_interpolation = checkpoint.inputs.get(INTERPOLATION, "bicubic")
 
 
 def chosen_checkpoint(run_folder: Path, recipe: TrainingRecipe) -> Checkpoint:

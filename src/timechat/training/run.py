@@ -15,12 +15,21 @@ from timechat.errors import TrainingError
 from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
-from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_failed_write, write_file
+from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_failed_write, find_checkpoints, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches
 from timechat.training.data import make_source as make_instruction_source
 from timechat.training.distributed import from_first, process_group, rank, wait_for_all
-from timechat.training.export import MODEL_FOLDER, MakeModel, build_start, chosen_checkpoint, export_run, load_start
+from timechat.training.export import (
+    INTERPOLATION,
+    MODEL_FOLDER,
+    MakeModel,
+    build_start,
+    chosen_checkpoint,
+    export_run,
+    keep_interpolation,
+    load_start,
+)
 from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import Validate, train
 from timechat.training.objectives import HEADS_NAME, OBJECTIVES, BatchSource, MakeSource, Objective, find_objective
@@ -143,10 +152,13 @@ def _train_stage(
         _load_heads(model, Path(recipe.model.heads))
     if initialize is not None:
         initialize(model)
+    if checkpoints := find_checkpoints(folder):
+        keep_interpolation(checkpoints[-1], model, processor)
     source = (objective.make_source or make_source)(recipe, model, processor)
     validate = make_validate(recipe, processor)
     report(f"{folder}: training")
     inputs = from_first(_hash_inputs(model, source) if rank() == 0 else {})
+    inputs[INTERPOLATION] = processor.config.frame_interpolation
     if not train(
         recipe,
         model,

@@ -8,13 +8,14 @@ all frames; then only the packet ranges with a requested frame are decoded, each
     source ─▶ index (times of all frames) ─▶ sampling (selection) ─▶ decoding (their pixels) ─▶ frames
 """
 
-from timechat.video.frames import Frames, Size, StreamInfo, VideoInfo
+from timechat.video.frames import Frames, FrameSize, Size, StreamInfo, VideoInfo
 from timechat.video.loading import VideoReader, load_frames, probe_video, sample_video
 from timechat.video.sampling import FrameSampling, is_constant_rate, sample_indices, uniform_indices
 from timechat.video.source import VideoSource
 
 __all__ = [
     "FrameSampling",
+    "FrameSize",
     "Frames",
     "Size",
     "StreamInfo",

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from timechat.system import num_cores
-from timechat.video.frames import UPRIGHT, Orientation, VideoInfo, frame_to_pixels
+from timechat.video.frames import UPRIGHT, FrameSize, Interpolation, Orientation, VideoInfo, frame_to_pixels
 from timechat.video.index import PacketIndex
 from timechat.video.scan import NO_PTS, demux, read_only
 from timechat.video.source import VideoHandle
@@ -67,6 +67,7 @@ class DecodedFrames:
         rows: Label of a frame → row of `pixels`.
         missing: Labels without a decoded frame so far.
         orientation: How frames are turned for display.
+        interpolation: Filter that resizes frames.
         suspect: Labels after an error in their packet range.
         errors: Number of decoding errors.
         decoded: Number of decoded frames.
@@ -76,6 +77,7 @@ class DecodedFrames:
     rows: dict[int, int]
     missing: set[int]
     orientation: Orientation = UPRIGHT
+    interpolation: Interpolation = "bilinear"
     suspect: set[int] = field(default_factory=set)
     errors: int = 0
     decoded: int = 0
@@ -83,7 +85,7 @@ class DecodedFrames:
     def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return the pixels of a frame as they are stored here."""
         height, width = self.pixels.shape[1:3]
-        return frame_to_pixels(frame, height, width, self.orientation)
+        return frame_to_pixels(frame, FrameSize(height, width, self.interpolation), self.orientation)
 
     def store(self, label: int, pixels: NDArray[np.uint8]) -> None:
         """Store the pixels of a missing frame."""
@@ -273,7 +275,7 @@ def decode_frames(
     info: VideoInfo,
     index: PacketIndex,
     positions: NDArray[np.int64],
-    size: tuple[int, int],
+    size: FrameSize,
     workers: int,
     decode_ranges: Callable[[Sequence[PacketRange], DecodedFrames], bool] | None = None,
 ) -> DecodedFrames:
@@ -284,14 +286,15 @@ def decode_frames(
         info: Properties of the video.
         index: Packet index of the video.
         positions: Display indices of the frames, rising.
-        size: Height and width of the result in pixels.
+        size: Size of the result, and the filter.
         workers: Number of decoding threads.
         decode_ranges: Function that decodes packet ranges in its own way and returns True, or returns False.
     """
     labels = index.frame_labels[positions].tolist()
     position_of = dict(zip(labels, index.shown[positions].tolist(), strict=True))
     rows = {label: row for row, label in enumerate(labels)}
-    result = DecodedFrames(np.empty((len(labels), *size, 3), np.uint8), rows, set(labels), info.orientation)
+    pixels = np.empty((len(labels), size.height, size.width, 3), np.uint8)
+    result = DecodedFrames(pixels, rows, set(labels), info.orientation, size.interpolation)
     ranges = plan_packet_ranges(index, position_of.values())
     if decode_ranges is None or not decode_ranges(ranges, result):
         _decode(handle, info, index, ranges, result, workers=workers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -14,8 +14,49 @@ from PIL import Image
 
 from timechat.video.hdr import HDR_TRANSFERS, to_sdr
 
-Size = int | tuple[int, int]
-"""Height and width in pixels, or one number for both."""
+Interpolation = Literal["bilinear", "bicubic"]
+"""Filter that resizes frames. The reader of the original TimeChat resizes bilinearly."""
+
+
+def check_interpolation(name: str) -> None:
+    """Raise a `ValueError` if there is no such filter."""
+    if name not in get_args(Interpolation):
+        raise ValueError(f"interpolation must be {' or '.join(get_args(Interpolation))}, got {name!r}")
+
+
+@dataclass(frozen=True)
+class FrameSize:
+    """Size of frames, and how they are resized to it.
+
+    Attributes:
+        height: Height in pixels.
+        width: Width in pixels.
+        interpolation: Filter of the decoder library (swscale), which also converts the colours.
+
+    Raises:
+        ValueError: A side is below 1 pixel, or there is no such filter.
+    """
+
+    height: int
+    width: int
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {self.height} x {self.width}")
+        check_interpolation(self.interpolation)
+
+    @classmethod
+    def of(cls, size: Size, interpolation: Interpolation = "bilinear") -> FrameSize:
+        """The size that a number, a pair or a `FrameSize` means; the last one keeps its own filter."""
+        if isinstance(size, FrameSize):
+            return size
+        height, width = (size, size) if isinstance(size, int) else size
+        return cls(int(height), int(width), interpolation)
+
+
+Size = int | tuple[int, int] | FrameSize
+"""Height and width in pixels, or one number for both; a `FrameSize` also names the filter."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +241,7 @@ class Frames:
         if len({picture.shape for picture in pictures}) > 1 and size is None:
             raise ValueError("images must all have one size; give size=(height, width) to resize them")
         if size is not None:
-            height, width = height_width(size)
-            pictures = [resize(picture, height, width) for picture in pictures]
+            pictures = [resize(picture, FrameSize.of(size)) for picture in pictures]
         times = np.asarray(timestamps, dtype=np.float64)
         if duration is None:
             duration = float(times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)) if times.size else 0.0
@@ -219,34 +259,25 @@ class Frames:
         )
 
 
-def frame_to_pixels(
-    frame: VideoFrame, height: int, width: int, orientation: Orientation = UPRIGHT
-) -> NDArray[np.uint8]:
+def frame_to_pixels(frame: VideoFrame, size: FrameSize, orientation: Orientation = UPRIGHT) -> NDArray[np.uint8]:
     """Return a decoded frame as RGB `(height, width, 3)`: resized by the decoder library, then turned for display.
 
     Frames of HDR videos become SDR frames, see `timechat.video.hdr`.
     """
-    stored_height, stored_width = (width, height) if orientation.is_transposed else (height, width)
+    height, width = (size.width, size.height) if orientation.is_transposed else (size.height, size.width)
+    interpolation = size.interpolation.upper()
     if frame.color_trc in HDR_TRANSFERS:
-        deep = frame.reformat(stored_width, stored_height, "rgb48le", interpolation="BICUBIC", threads=1)
+        deep = frame.reformat(width, height, "rgb48le", interpolation=interpolation, threads=1)
         codes: NDArray[np.uint16] = deep.to_ndarray().astype(np.uint16, copy=False)
         pixels = to_sdr(codes, int(frame.color_trc), int(frame.color_primaries))
     else:
-        rgb = frame.reformat(stored_width, stored_height, "rgb24", interpolation="BICUBIC", threads=1)
+        rgb = frame.reformat(width, height, "rgb24", interpolation=interpolation, threads=1)
         pixels = rgb.to_ndarray().astype(np.uint8, copy=False)
     return pixels if orientation == UPRIGHT else orientation.apply(pixels)
 
 
-def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def resize(picture: NDArray[np.uint8], size: FrameSize) -> NDArray[np.uint8]:
     """Resize RGB `(height, width, 3)` with the filter of decoded frames."""
-    if picture.shape[:2] == (height, width):
+    if picture.shape[:2] == (size.height, size.width):
         return picture
-    return frame_to_pixels(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), height, width)
-
-
-def height_width(size: Size) -> tuple[int, int]:
-    """Return a size in pixels as `(height, width)`."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    return int(height), int(width)
+    return frame_to_pixels(VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), size)

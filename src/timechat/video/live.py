@@ -24,7 +24,7 @@ from timechat.errors import VideoError
 from timechat.files import without_scheme
 from timechat.video.clock import RunningClock
 from timechat.video.deadline import DEFAULT_PATIENCE, reason
-from timechat.video.frames import Orientation, Size, frame_to_pixels, height_width, orientation_of
+from timechat.video.frames import FrameSize, Orientation, Size, frame_to_pixels, orientation_of
 from timechat.video.http import HTTP_OPTIONS
 from timechat.video.picture_limits import OPEN_OPTIONS, limit_decoders
 from timechat.video.sampling import TIME_SLACK, time_slack
@@ -199,8 +199,8 @@ class LiveVideo:
     def _pixels(self, frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
         if self._orientation is None:
             self._orientation = orientation_of(frame)
-        height, width = self._orientation.displayed_size(frame) if size is None else height_width(size)
-        return frame_to_pixels(frame, height, width, self._orientation)
+        chosen = FrameSize.of(self._orientation.displayed_size(frame) if size is None else size)
+        return frame_to_pixels(frame, chosen, self._orientation)
 
     def _no_frame(self) -> str:
         if "mov" in self._container.format.name:

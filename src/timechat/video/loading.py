@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from timechat.errors import VideoError
 from timechat.system import num_cores
 from timechat.video.decoding import decode_frames
-from timechat.video.frames import Frames, Size, VideoInfo, height_width, resize
+from timechat.video.frames import Frames, FrameSize, Interpolation, Size, VideoInfo, check_interpolation, resize
 from timechat.video.index import PacketIndex, exact_info, index_by_decoding, read_index, seconds
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
 from timechat.video.scan import read_packets
@@ -54,6 +54,7 @@ def load_frames(
     end: float | None = None,
     timestamps: ArrayLike | None = None,
     size: Size | None = None,
+    interpolation: Interpolation = "bilinear",
     sampling: Literal["exact", "keyframes"] = "exact",
     clock: Literal["video", "container"] = "video",
     generator: np.random.Generator | None = None,
@@ -77,8 +78,9 @@ def load_frames(
         start: Seconds; frames from the one on screen at this time.
         end: Seconds; frames shown before this time.
         timestamps: Seconds; the frame on screen at each of these times. The result has the frames' own times.
-        size: Height and width in pixels, or one number for both. Frames are resized by the bicubic filter of the
-            decoder library, without keeping their aspect ratio, as in the original. None keeps the displayed size.
+        size: Height and width in pixels, or one number for both. Frames are resized without keeping their aspect ratio,
+            as in the original. None keeps the displayed size.
+        interpolation: Filter that resizes frames to `size`: `bilinear` as in the original, or `bicubic`.
         sampling: `keyframes` takes the keyframe nearest to each requested frame, with the keyframe's own time, each
             once: many times faster on long files, but up to half a keyframe interval away from the `exact` frame, and
             with fewer frames if the file has few keyframes.
@@ -93,11 +95,13 @@ def load_frames(
 
     Raises:
         VideoError: The video cannot be read, or nothing is shown in the requested part.
+        ValueError: An option is invalid.
     """
+    check_interpolation(interpolation)
     return sample_video(
         source,
         FrameSampling(num_frames, fps, max_frames, start, end, timestamps, sampling),
-        size=size,
+        size=None if size is None else FrameSize.of(size, interpolation),
         keep_clock=clock == "container",
         generator=generator,
         timeout=timeout,
@@ -118,9 +122,8 @@ def sample_video(
     """Load frames as `load_frames` does, with the frame options as one value; `keep_clock` is `clock="container"`."""
     if generator is not None and sampling.timestamps is not None:
         raise ValueError("timestamps already say which frames: leave out generator")
-    size = None if size is None else height_width(size)
     if isinstance(source, Frames):
-        return _sample_frames(source, sampling, size=size, generator=generator)
+        return _sample_frames(source, sampling, size=None if size is None else FrameSize.of(size), generator=generator)
     with VideoReader(source, timeout=timeout, workers=workers, loads_once=True) as reader:
         return reader.load(sampling, size=size, keep_clock=keep_clock, generator=generator)
 
@@ -200,18 +203,18 @@ class VideoReader:
             generator: Random generator that places one frame in each interval; None takes the start of each interval.
             check: Function called repeatedly while frames are decoded; an exception it raises ends the call.
         """
-        size_px = (self.info.height, self.info.width) if size is None else height_width(size)
+        chosen_size = FrameSize.of((self.info.height, self.info.width) if size is None else size)
         choose = partial(_choose_indices, sampling, self._handle.name, generator)
         self._handle.deadline.check_caller = check
         self._handle.deadline.restart()
-        frames = self._load(choose, sampling, size_px, keep_clock)
+        frames = self._load(choose, sampling, chosen_size, keep_clock)
         if frames is None:  # the file does not contain the frames that its packets promise
             self._sequential.close()
             self._index = index_by_decoding(self._handle, self.info, self._index)
             self.info = exact_info(self.info, self._index)
             self._notes = (*self._index.clock.notes, *self._notes)
             self._use(self._index)
-            frames = self._load(choose, sampling, size_px, keep_clock)
+            frames = self._load(choose, sampling, chosen_size, keep_clock)
             if frames is None:
                 raise VideoError(f"{self._handle.name}: is damaged: it decodes differently each time it is read")
         return frames
@@ -221,9 +224,7 @@ class VideoReader:
             self._handle, self.info, index, self._workers, keeps_frames=not self._loads_once
         )
 
-    def _load(
-        self, choose: ChooseIndices, sampling: FrameSampling, size: tuple[int, int], keep_clock: bool
-    ) -> Frames | None:
+    def _load(self, choose: ChooseIndices, sampling: FrameSampling, size: FrameSize, keep_clock: bool) -> Frames | None:
         """Choose frames by their times and decode them; None if the file does not contain these frames."""
         index = self._index
         ticks = index.frame_pts - int(index.frame_pts[0])
@@ -306,14 +307,14 @@ def _choose_indices(
 
 
 def _sample_frames(
-    frames: Frames, sampling: FrameSampling, *, size: tuple[int, int] | None, generator: np.random.Generator | None
+    frames: Frames, sampling: FrameSampling, *, size: FrameSize | None, generator: np.random.Generator | None
 ) -> Frames:
     """Sample and resize ready-made frames by the rules for files."""
     end_time = max(frames.duration, float(frames.timestamps[-1]))
     chosen = _choose_indices(sampling, "frames", generator, frames.timestamps, end_time, TIME_SLACK)
     is_whole = len(chosen) == len(frames)
     pixels = frames.pixels if is_whole else frames.pixels[chosen]
-    if size is not None and pixels.shape[1:3] != size:
-        pixels = np.stack([resize(picture, *size) for picture in pixels])
+    if size is not None and pixels.shape[1:3] != (size.height, size.width):
+        pixels = np.stack([resize(picture, size) for picture in pixels])
     notes = (*frames.notes, *sampling.notes(end_time))
     return Frames(pixels, frames.timestamps[chosen], frames.duration, frames.source, notes)

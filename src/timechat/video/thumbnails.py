@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from timechat.video.frames import VideoInfo, frame_to_pixels
+from timechat.video.frames import FrameSize, VideoInfo, frame_to_pixels
 from timechat.video.index import build_index
 from timechat.video.loading import load_frames
 from timechat.video.scan import demux, may_jump, read_packets
@@ -37,15 +37,16 @@ def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeo
         can_jump = may_jump(info.format) or ("matroska" in info.format and scan.num_indexed < 2)
         is_searchable = not can_jump or _is_searchable(os.fspath(source), *_version(source), timeout)
         width = min(_MAX_ASPECT * height, max(1, round(height * info.width * info.pixel_aspect / info.height)))
-        pixels = _keyframe(handle, info, time, height, width) if is_searchable else None
+        size = FrameSize(height, width, "bicubic")
+        pixels = _keyframe(handle, info, time, size) if is_searchable else None
     if pixels is None:
-        pixels = load_frames(source, timestamps=[max(0.0, time)], size=(height, width), timeout=timeout).pixels[0]
+        pixels = load_frames(source, timestamps=[max(0.0, time)], size=size, timeout=timeout).pixels[0]
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, "JPEG", quality=_QUALITY)
     return content.getvalue()
 
 
-def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, width: int) -> NDArray[np.uint8] | None:
+def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, size: FrameSize) -> NDArray[np.uint8] | None:
     """Return the last keyframe at or before a time, `(height, width, 3)`; None if the container finds none there.
 
     MPEG-TS and raw streams seek to any packet, which may be behind the last keyframe.
@@ -57,7 +58,7 @@ def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, height: int, wi
             container.seek(int((time + info.start_time) / stream.time_base), stream=stream)
             frames = (frame for packet in demux(container, stream) for frame in packet.decode())
             frame = next(frames, None)
-            return None if frame is None else frame_to_pixels(frame, height, width, info.orientation)
+            return None if frame is None else frame_to_pixels(frame, size, info.orientation)
     except av.error.FFmpegError:
         return None
 

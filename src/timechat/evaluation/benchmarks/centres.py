@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from timechat.errors import VideoError
-from timechat.video import Frames, FrameSampling, VideoReader
+from timechat.video import Frames, FrameSampling, FrameSize, VideoReader
 
 PICTURES_FPS = 3.0
 """Images per second in folders of images, as in TVQA."""
@@ -118,9 +118,10 @@ def _open(path: Path) -> Image.Image:
         raise VideoError(f"{path}: is not an image: {error}") from error
 
 
-def _short_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width in pixels with the shorter side equal to `size` and the same aspect ratio."""
-    return (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+def _short_side(height: int, width: int, size: int) -> FrameSize:
+    """Size with the shorter side equal to `size` pixels and the same aspect ratio, resized bicubically."""
+    sides = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
+    return FrameSize(*sides, "bicubic")
 
 
 def _middle(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

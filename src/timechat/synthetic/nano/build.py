@@ -140,6 +140,7 @@ def build_nano(
         max_frames=600,
         window_seconds=60,
         lowercase_queries=True,
+        frame_interpolation="bicubic",
         image_token_id=tokenizer.convert_tokens_to_ids(VIDEO_PLACEHOLDER),
     )
     with torch.random.fork_rng(devices=[]):

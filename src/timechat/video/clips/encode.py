@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from timechat.errors import VideoError
 from timechat.video.clips.deinterlace import Deinterlacer
 from timechat.video.clips.soundtrack import Samples, Soundtrack
-from timechat.video.frames import UPRIGHT, Orientation, frame_to_pixels
+from timechat.video.frames import UPRIGHT, FrameSize, Orientation, frame_to_pixels
 from timechat.video.hdr import HDR_TRANSFERS
 
 # Without B-frames, files store frames in display order and the exact duration of the last one.
@@ -213,7 +213,7 @@ def _upright(frame: VideoFrame, height: int, width: int, orientation: Orientatio
 
 def _converted(frame: VideoFrame, height: int, width: int, orientation: Orientation) -> VideoFrame:
     """Return the frame as `_upright` does, as SDR with the matrix of BT.709."""
-    pixels = np.ascontiguousarray(frame_to_pixels(frame, height, width, orientation))
+    pixels = np.ascontiguousarray(frame_to_pixels(frame, FrameSize(height, width, "bicubic"), orientation))
     return VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
         format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
     )
