@@ -14,8 +14,8 @@ VIDEO ?=
 QUESTION ?= What happens in the video, and when?
 MODEL ?= nano
 DEMO := out/demo
-# Two processes; the tests of one file run in one process.
-PYTEST := -n 2 --dist loadfile
+# Two processes; the tests of one file run in one process. The compiled tests are kept for the next run.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
 NPROC ?= 2
 
 # Each step allocates and frees large tensors: keep their memory instead of returning it to the system each time.
@@ -45,7 +45,7 @@ endif
 	@echo "page with the answers: $(DEMO)/answer.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST)
+	$(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -53,7 +53,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python perf/structure.py --check
-	$(BIN)/python -m pytest $(PYTEST)
+	$(PYTEST)
 
 dist: $(VENV)/.dev
 	$(BIN)/python -m tests.dist dist

@@ -37,8 +37,6 @@ from timechat.synthetic.benchmark import SYNTHETIC_BENCHMARKS
 from timechat.synthetic.write import SyntheticSet, render_videos
 from timechat.video import Frames, load_frames
 
-pytestmark = pytest.mark.usefixtures("meteor")
-
 ALL = {**PUBLIC, **SYNTHETIC_BENCHMARKS}
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
@@ -65,6 +63,12 @@ BENCHMARKS = {
 VARIABLES = ("ANNOTATIONS", "VIDEOS", "TRANSCRIPTS")
 THINNED = "run.per_video=8"
 """Some questions of every task about each of both videos."""
+
+
+@pytest.fixture(autouse=True)
+def _no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions are scored without METEOR, which takes many seconds to start; `test_score.py` scores with it."""
+    monkeypatch.setattr("timechat.evaluation.metrics.java.java_is_ready", lambda: False)
 
 
 @pytest.fixture(scope="module")

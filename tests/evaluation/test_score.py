@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from timechat.cli import app
-from timechat.errors import DataError
-from timechat.evaluation.metrics.java import java_is_ready
+from timechat.errors import DataError, JavaError
+from timechat.evaluation.metrics.java import MeteorProcess, java_is_ready, tokenize_ptb
 from timechat.evaluation.metrics.summaries import top_5_average_precision
 from timechat.evaluation.score import NO_JAVA_NOTE, Scores, ScoreTask, score_files
 
@@ -22,6 +24,23 @@ CAPTIONS = [
     "s01_example_full", "s02_oracle", "s03_jitter", "s04_missing_videos", "s05_empty_lists", "s06_messy_times",
     "s07_text_stress", "s08_single_event",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def meteor_process() -> Iterator[MeteorProcess | None]:
+    """METEOR takes many seconds to start; None without Java."""
+    if not java_is_ready():
+        yield None
+        return
+    with MeteorProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def meteor(meteor_process: MeteorProcess | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions are scored by the one METEOR of this file."""
+    if meteor_process is not None:
+        monkeypatch.setattr("timechat.evaluation.metrics.java.MeteorProcess", lambda: nullcontext(meteor_process))
 
 
 def case(name: str) -> Path:
@@ -285,3 +304,28 @@ def test_files_that_are_nothing_of_the_task_are_refused(tmp_path: Path):
     (tmp_path / "no.json").write_text("one two three")
     with pytest.raises(DataError, match="is neither JSON nor JSON Lines"):
         score_files(empty, tmp_path / "no.json", "vhd")
+
+
+# --------------------------------------------------------------------------------------------- Java programs
+
+
+@needs_java
+def test_odd_captions_keep_their_lines_and_their_pairs(meteor_process: MeteorProcess):
+    odd = ["", "a\nb", "a\u2028b\x85c\rd", "|||", "x ||| y", "\ud800 alone", "it's", "(so)", "café – 🙂", " "]
+    tokens = tokenize_ptb(odd)
+    assert len(tokens) == len(odd)
+    assert tokens[0] == tokens[9] == ""
+    assert tokens[1] == "a b"
+    assert tokens[6] == "it 's"
+    assert tokens[7] == "-lrb- so -rrb-"
+    assert meteor_process.statistics([(one, two) for one in odd for two in odd]).shape == (100, 23)
+
+
+@needs_java
+def test_a_meteor_that_has_ended_is_told_and_none_is_left_behind():
+    with MeteorProcess() as meteor:
+        meteor._process.kill()
+        meteor._process.wait()
+        with pytest.raises(JavaError, match="METEOR did not answer to 'SCORE "):
+            meteor.statistics([("a", "b")])
+    assert meteor._process.poll() is not None

@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import av
@@ -22,17 +23,35 @@ from timechat.synthetic.wording import ACTIONS, ActionPhrase, is_shown
 from timechat.synthetic.write import LongSet, is_rendered, num_frames, render_videos, write_video
 from timechat.video import load_frames
 
-VIDEOS = [write_long_scene(7, 0, minutes=minutes, split="test") for minutes in (1, 10, 60)]
-VIDEOS += [write_long_scene(7, 1, minutes=10, level=level) for level in (2, 3)]
-RECORDS = {video.id: long_records(video) for video in VIDEOS}
-HOUR = VIDEOS[2]
+
+@cache
+def long_videos() -> tuple[LongSyntheticVideo, ...]:
+    """A minute, ten minutes and an hour of level 1, and ten minutes of the other levels."""
+    level_1 = (write_long_scene(7, 0, minutes=minutes, split="test") for minutes in (1, 10, 60))
+    return *level_1, *(write_long_scene(7, 1, minutes=10, level=level) for level in (2, 3))
+
+
+@cache
+def records_by_id() -> dict[str, list]:
+    """The records of all videos, by id."""
+    return {video.id: long_records(video) for video in long_videos()}
+
+
+@pytest.fixture
+def video(number: int) -> LongSyntheticVideo:
+    return long_videos()[number]
+
+
+@pytest.fixture
+def hour() -> LongSyntheticVideo:
+    return long_videos()[2]
 
 
 def of_task(video, task):
-    return [record for record in RECORDS[video.id] if record.task == task]
+    return [record for record in records_by_id()[video.id] if record.task == task]
 
 
-@pytest.mark.parametrize("video", VIDEOS, ids=lambda video: video.id)
+@pytest.mark.parametrize("number", range(5))
 def test_scenes_fill_the_minutes_with_one_size_and_rate(video):
     minutes = int(video.id.rpartition("-")[2].removesuffix("min"))
     assert video.duration == 60 * minutes == video.offsets[-1] + video.parts[-1].duration
@@ -43,24 +62,24 @@ def test_scenes_fill_the_minutes_with_one_size_and_rate(video):
         assert all(20 <= scene.duration <= 60 for scene in video.parts)
 
 
-def test_actions_have_times_and_ids_of_the_long_video():
-    actions = iter(HOUR.actions)
-    for number, (scene, offset) in enumerate(zip(HOUR.parts, HOUR.offsets, strict=True)):
+def test_actions_have_times_and_ids_of_the_long_video(hour):
+    actions = iter(hour.actions)
+    for number, (scene, offset) in enumerate(zip(hour.parts, hour.offsets, strict=True)):
         for own in scene.actions:
             action = next(actions)
             assert action.id == f"s{number:02d}{own.id}"
             assert (action.start, action.end) == (offset + own.start, offset + own.end)
-            assert [HOUR.objects[i] for i in action.actors] == [scene.objects[i] for i in own.actors]
+            assert [hour.objects[i] for i in action.actors] == [scene.objects[i] for i in own.actors]
     assert next(actions, None) is None
-    assert len({action.id for action in HOUR.actions}) == len(HOUR.actions)
+    assert len({action.id for action in hour.actions}) == len(hour.actions)
 
 
 def test_equal_arguments_give_equal_videos_and_others_differ():
-    assert write_long_scene(7, 0, minutes=10, split="test") == VIDEOS[1]
+    assert write_long_scene(7, 0, minutes=10, split="test") == long_videos()[1]
     others = [write_long_scene(7, 0, minutes=10), write_long_scene(8, 0, minutes=10, split="test")]
     others.append(write_long_scene(7, 1, minutes=10, split="test"))
     ids = {scene.id for video in others for scene in video.parts}
-    assert not ids & {scene.id for scene in VIDEOS[1].parts}
+    assert not ids & {scene.id for scene in long_videos()[1].parts}
 
 
 def test_training_has_no_unseen_pair():
@@ -88,7 +107,7 @@ def event_groups(video):
     return groups
 
 
-@pytest.mark.parametrize("video", VIDEOS, ids=lambda video: video.id)
+@pytest.mark.parametrize("number", range(5))
 def test_grounding_lists_every_event_that_fits_the_description(video):
     groups = {tuple(ids) for ids in event_groups(video).values()}
     records = [r for r in of_task(video, "grounding") if not r.is_negative]
@@ -115,8 +134,8 @@ def test_meeting_is_found_in_both_directions():
     assert sorted([event.id for event in record.events] for record in records) == [["s00e0", "s01e0"], ["s00e1"]]
 
 
-def test_an_hour_has_the_maximum_number_of_each_query():
-    records = of_task(HOUR, "grounding")
+def test_an_hour_has_the_maximum_number_of_each_query(hour):
+    records = of_task(hour, "grounding")
     counts = Counter("negative" if r.is_negative else "once" if len(r.events) == 1 else "often" for r in records)
     assert counts == {"once": MAX_UNIQUE, "often": MAX_REPEATED, "negative": (MAX_UNIQUE + MAX_REPEATED) // 2}
 
@@ -124,7 +143,7 @@ def test_an_hour_has_the_maximum_number_of_each_query():
 def test_negative_queries_never_happen_and_are_unique():
     canonical = {f"{actions[0].finite}": kind for kind, actions in ACTIONS.items() if kind != "meet"}
     checked = 0
-    for video in VIDEOS:
+    for video in long_videos():
         negatives = [r for r in of_task(video, "grounding") if r.is_negative]
         assert negatives
         assert len({r.query for r in negatives}) == len(negatives)
@@ -157,7 +176,7 @@ def test_similar_actions_count_as_shown():
 
 
 def test_dense_captions_name_all_events_and_parse_back():
-    for video in VIDEOS:
+    for video in long_videos():
         (record,) = of_task(video, "dense_caption")
         assert [event.id for event in record.events] == [action.id for action in video.actions]
         parsed = parse_events(record.response, task="dense_caption", duration=video.duration)
@@ -167,7 +186,7 @@ def test_dense_captions_name_all_events_and_parse_back():
 
 
 def test_highlights_have_moments_in_all_events_of_a_query():
-    for video in VIDEOS:
+    for video in long_videos():
         (record,) = of_task(video, "highlights")
         assert record.moments
         for event in record.events:
@@ -175,10 +194,10 @@ def test_highlights_have_moments_in_all_events_of_a_query():
 
 
 def test_records_are_repeatable_and_have_unique_ids():
-    assert long_records(VIDEOS[1]) == RECORDS[VIDEOS[1].id]
-    ids = [record.id for records in RECORDS.values() for record in records]
+    assert long_records(long_videos()[1]) == records_by_id()[long_videos()[1].id]
+    ids = [record.id for records in records_by_id().values() for record in records]
     assert len(set(ids)) == len(ids)
-    assert all(r.duration == video.duration for video in VIDEOS for r in RECORDS[video.id])
+    assert all(r.duration == video.duration for video in long_videos() for r in records_by_id()[video.id])
 
 
 @pytest.fixture
