@@ -84,6 +84,8 @@ def test_a_stopped_training_run_of_0_1_resumes(folder: Path, command: Command) -
     assert ours[0] == lines_of(V01 / "train-stopped" / "log.jsonl")[0]
     assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in whole], rel=1e-4)
     assert json.loads(Path("train-stopped/finished.json").read_text())["step"] == 4
+    info = json.loads(Path("train-stopped/checkpoints/step-0000004/info.json").read_text())
+    assert info["inputs"]["frame interpolation"] == "bicubic"
     lost = lines_of(folder / "train-stopped" / "lost-records-0.jsonl")
     assert [(row["kind"], row["record"]) for row in lost] == [("missing", "missing")]
 
@@ -177,6 +179,11 @@ def test_features_of_0_1_are_kept_and_trained_from(folder: Path, command: Comman
     (file,) = (folder / "features").glob("*/*.safetensors")
     before = (file.read_bytes(), file.stat().st_mtime_ns)
     encode = ["data", "encode", "train.jsonl", "--videos", "drawn", "--out", "features", "--model", "model"]
+    status, _, err = command(*encode, "--device", "cpu", "--num-frames", 6)
+    assert status == 2
+    assert "interpolation is 'bicubic', not 'bilinear'" in err
+    config = folder / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"frame_interpolation": "bicubic"}))
     status, _, err = command(*encode, "--device", "cpu", "--num-frames", 6)
     assert status == 0, err
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before

@@ -137,7 +137,7 @@ def test_streamed_windows_are_those_of_the_file(nano, video_path, stream, monkey
     )
     watcher = StreamMonitor(nano, ["the blue star blinks"], windows=LOOKING, drop_below=None)
     with LiveVideo(stream) as video:
-        list(watcher.watch(video.frames(fps=1 / watcher.step, size=96)))
+        list(watcher.watch(video.frames(fps=1 / watcher.step, size=nano.model.config.frame_size)))
     assert [(w.window.start, w.window.end) for w in windows[:3]] == [(0, 8), (6, 14), (12, 20)]
     with nano.open(video_path, windows=LOOKING) as opened:
         for streamed in windows:
