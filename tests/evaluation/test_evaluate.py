@@ -440,7 +440,7 @@ def test_blank_and_shuffled_frames_keep_the_timestamps(
         assert look is not None
         assert look(nano, path, sample, recipe).num_frames == len(seen[-1])
     blank, shuffled = seen
-    frames = load_frames(path, size=config.vision_config.image_size, **config.default_sampling())
+    frames = load_frames(path, size=config.frame_size, **config.default_sampling())
     assert not blank.pixels.any()
     assert sorted(map(bytes, shuffled.pixels)) == sorted(map(bytes, frames.pixels))
     assert not np.array_equal(shuffled.pixels, frames.pixels)

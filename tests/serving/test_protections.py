@@ -16,6 +16,7 @@ from timechat.serving.access.addresses import reach
 from timechat.serving.errors import RequestError, as_request_error
 from timechat.serving.inline_frames import InlineFrames
 from timechat.video import load_frames
+from timechat.video.frames import FrameSize
 
 _HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:3.0,\n{}\n#EXT-X-ENDLIST\n"
 
@@ -72,10 +73,10 @@ def test_an_image_above_4096_by_4096_is_refused(monkeypatch):
     )
     frames = InlineFrames((_address(Image.new("1", (4097, 4096))),), (0.0,), 1.0)
     with pytest.raises(RequestError, match="an image of 4097x4096 pixels is too large") as caught:
-        frames.decode(8)
+        frames.decode(FrameSize(8, 8))
     assert caught.value.status == 413
     assert converted == []
-    InlineFrames((_address(Image.new("1", (4096, 4096))),), (0.0,), 1.0).decode(8)
+    InlineFrames((_address(Image.new("1", (4096, 4096))),), (0.0,), 1.0).decode(FrameSize(8, 8))
     assert converted == [(4096, 4096)]
 
 

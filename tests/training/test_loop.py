@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.model.tiny import tiny_model
-from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small
+from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small, with_config
 from timechat.errors import TrainingError
 from timechat.training.checkpoint import find_checkpoints, load_progress, load_weights, save_checkpoint
 from timechat.training.logs import read_log
@@ -185,7 +185,7 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path):
 
 def make_convolutional_model(_settings):
     vision = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 28}
-    return tiny_model(vision_config=vision | {"layer_type": "basic"}), None
+    return with_config(tiny_model(vision_config=vision | {"layer_type": "basic"}))
 
 
 def test_running_statistics_are_saved_with_the_weights(tmp_path):

@@ -19,6 +19,7 @@ from timechat.serving.inline_frames import InlineFrames
 from timechat.video import load_frames, picture_limits
 from timechat.video.audio import read_audio
 from timechat.video.clips import extract_clip
+from timechat.video.frames import FrameSize
 from timechat.video.live import LiveVideo
 from timechat.video.picture_limits import GROWN_PIXELS, MAX_PIXELS, MAX_SCANS, MAX_STREAMS
 from timechat.video.thumbnails import thumbnail
@@ -187,7 +188,7 @@ def test_audio_without_a_decoder_is_no_audio(tmp_path):
 def test_an_image_with_thousands_of_scans_is_refused():
     frames = InlineFrames((_address(_with_scans(3000)), _address(_jpeg(8, 8))), (0.0, 1.0), None)
     with pytest.raises(RequestError, match="has 3000 scans; at most 50 are decoded") as caught:
-        frames.decode(16)
+        frames.decode(FrameSize(16, 16))
     assert caught.value.status == 413
 
 
@@ -201,5 +202,5 @@ def test_cancellation_is_checked_between_images():
 
     frames = InlineFrames((_address(_jpeg(8, 8)),) * 10, tuple(map(float, range(10))), None)
     with pytest.raises(RequestError, match="cancelled"):
-        frames.decode(16, check)
+        frames.decode(FrameSize(16, 16), check)
     assert len(checks) == 3
