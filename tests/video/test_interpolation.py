@@ -23,8 +23,10 @@ CLIP = Path(__file__).parents[1] / "data" / "clock" / "packed.avi"
 def test_frames_are_those_of_the_originals_reader(name):
     recorded = np.load(RECORDED)
     ours = load_frames(SHARED / "videos" / name, num_frames=100_000, size=224)
+    bicubic = load_frames(SHARED / "videos" / name, num_frames=100_000, size=224, interpolation="bicubic")
     for index, frame in zip(recorded[f"{name}:index"], recorded[f"{name}:frames"], strict=True):
         assert np.abs(ours.pixels[index].astype(int) - frame.astype(int)).mean() <= 0.4
+        assert np.abs(bicubic.pixels[index].astype(int) - frame.astype(int)).mean() >= 0.8
 
 
 def test_the_default_is_bilinear_and_bicubic_differs():
@@ -58,7 +60,9 @@ def test_a_folder_without_the_filter_is_bilinear_but_not_in_a_run(tmp_path):
     for folder in (tmp_path / "converted", tmp_path / "run" / "model"):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(values))
-    (tmp_path / "run" / "recipe.yaml").write_text("")
+    for name in ("recipe.yaml", "log.jsonl", "finished.json"):
+        (tmp_path / "run" / name).write_text("")
+    (tmp_path / "recipe.yaml").write_text("")  # a recipe beside a converted folder makes no run
     assert TimeChatConfig.from_pretrained(tmp_path / "converted").frame_interpolation == "bilinear"
     assert TimeChatConfig.from_pretrained(tmp_path / "run" / "model").frame_interpolation == "bicubic"
     TimeChatConfig().save_pretrained(tmp_path / "run" / "model")

@@ -146,12 +146,13 @@ def frame_notes(answer: Answer, fps: float | Fraction | None, start_timecode: st
 
 def fitting_timecode(start_timecode: str | None, fps: float | Fraction | None) -> str | None:
     """The timecode of a file, or None if it cannot be counted at the rate of the video."""
+    if start_timecode is None:
+        return None
     try:
-        return (
-            None if start_timecode is None or not parse_timecode(start_timecode, fps or DEFAULT_FPS) else start_timecode
-        )
+        parse_timecode(start_timecode, fps or DEFAULT_FPS)
     except ValueError:
         return None
+    return start_timecode
 
 
 def _cuts(answer: Answer, rate: Fraction) -> list[_Cut]:

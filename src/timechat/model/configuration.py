@@ -157,7 +157,8 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the values of a folder, as transformers does; see `frame_interpolation` for folders of training runs."""
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        is_of_run = (Path(pretrained_model_name_or_path).parent / "recipe.yaml").is_file()
+        run = Path(pretrained_model_name_or_path).absolute().parent
+        is_of_run = all((run / name).is_file() for name in ("recipe.yaml", "log.jsonl", "finished.json"))
         if values and "frame_interpolation" not in values and is_of_run:
             values["frame_interpolation"] = "bicubic"
         return values, rest
