@@ -66,4 +66,6 @@ def with_timestamps(processor: "TimeChatProcessor", vocabulary: str) -> "TimeCha
 
     config = copy.deepcopy(processor.config)
     config.timestamp_tokenizer = vocabulary
+    rows = max(config.qformer_config.vocab_size, len(processor.tokenizer))  # nano's Q-Former has fewer, of its own
+    config.qformer_config.vocab_size = rows
     return TimeChatProcessor(processor.tokenizer, processor.qformer_tokenizer, config)

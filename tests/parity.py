@@ -249,7 +249,8 @@ def compare_training(
 
 def training_batch(processor: TimeChatProcessor, case: str) -> dict[str, Tensor]:
     """Build a training batch from the recorded sample, as the original's collater does."""
-    from timechat.model.processing import IGNORED_LABEL, pad_right
+    from timechat.model.processing import pad_right
+    from timechat.model.training_text import IGNORED_LABEL
 
     meta = golden_meta()["cases"][case]
     videos = [video_of(case, i) for i in range(len(meta["samples"]))]

@@ -343,6 +343,13 @@ def test_a_fully_truncated_answer_is_skipped(processor):
     assert all(any(label != -100 for label in sample.labels) for sample in samples)
 
 
+def test_conversations_longer_than_the_model_reads_are_refused(processor):
+    message = "max_length is 4097 tokens, but the language model reads 4096 .its max_position_embeddings"
+    with pytest.raises(ValueError, match=message):
+        make_dataset(processor, settings=dataclasses.replace(PLAIN, max_length=4097))
+    assert make_dataset(processor, settings=dataclasses.replace(PLAIN, max_length=4096))[0].labels
+
+
 def test_a_record_with_an_empty_answer_is_skipped(processor):
     turns = (*record(0).messages, Message("user", "And then?"), Message("assistant", " \n"))
     dataset = make_dataset(processor, sources=[RecordSource("a", [record(0, messages=turns), record(1)])])

@@ -5,7 +5,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from timechat.data.packing import TokenizedTurn, branch_mask, pack_conversations, pad_packed
-from timechat.model.processing import IGNORED_LABEL
+from timechat.model.training_text import IGNORED_LABEL
 
 SHARED = [1, 5, 6, 7]
 CONVERSATIONS = [TokenizedTurn([8, 9], [10, 11]), TokenizedTurn([12], [13, 14, 2]), TokenizedTurn([8, 8, 8], [2])]

@@ -1,5 +1,7 @@
 """Frames and text → tensors."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,27 @@ def test_marks_in_a_conversation_are_trained_as_text(golden_processor, mark):
     trained = [label for label in labels if label != -100]
     assert trained.count(tokenizer.eos_token_id) == 2
     assert " ".join(tokenizer.decode(trained).split()) == f"{' '.join(answer.split())} </s> Nothing. </s>"
+
+
+def test_vicuna_has_loss_on_answers_and_on_the_marks_between_turns(golden_processor):
+    processor = copy.copy(golden_processor)
+    processor.chat_style = "vicuna"
+    ids, labels = processor.encode_training([0.0], [("When?", "At # 3."), ("Why ###?", "So.")])
+    tokenizer = processor.tokenizer
+    video = tokenizer.decode(ids[: ids.index(processor.config.image_token_id)], skip_special_tokens=True)
+    assert video.endswith("\n\n###Human: <Video>")
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert text.endswith("seconds. When?\n###Assistant: At # 3.\n###Human: Why ###?\n###Assistant: So.\n###")
+    learned = [token for token, label in zip(ids, labels, strict=True) if label == token]
+    assert tokenizer.decode(learned) == "######Assistant: At # 3.\n######Assistant: So.\n###"
+    assert {label for token, label in zip(ids, labels, strict=True) if label != token} == {-100}
+    assert processor.encode_training([0.0], [("When?", "At 3.")], max_length=30)[0] == ids[:30]
+
+
+def test_an_answer_in_vicuna_style_ends_at_the_next_mark(golden_processor):
+    processor = copy.copy(golden_processor)
+    processor.chat_style = "vicuna"
+    assert processor.decode(processor.tokenizer(" At 3.###Human: x").input_ids) == "At 3."
 
 
 def test_a_text_without_marks_is_tokenized_as_one_string(golden_processor):

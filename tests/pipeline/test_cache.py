@@ -166,6 +166,7 @@ def test_a_key_does_not_change_with_where_a_part_came_from(nano):
 
 def test_a_key_changes_with_the_tokenizer_of_the_timestamps(nano):
     model, processor = nano
+    processor.config.qformer_config.vocab_size = len(processor.tokenizer)
     before = cache_key(**model_fingerprint(model, processor))
     model.config.timestamp_tokenizer = processor.config.timestamp_tokenizer = "llama"
     assert cache_key(**model_fingerprint(model, processor)) != before

@@ -11,7 +11,7 @@ import torch
 
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.data.packing import TokenizedTurn, pack_conversations
-from timechat.model.processing import IGNORED_LABEL
+from timechat.model.training_text import IGNORED_LABEL
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
 from timechat.synthetic.nano.build import build_nano, time_words

@@ -1,5 +1,6 @@
 """From an original checkpoint through the recipe to what it gives away, over the recorded batches."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -16,8 +17,11 @@ from timechat.errors import TrainingError
 from timechat.model.convert.keys import rename
 from timechat.model.convert.original_export import original_state_dict
 from timechat.model.convert.write import OriginalFiles, convert
+from timechat.model.loading import load_processor
 from timechat.model.modeling import TimeChatForConditionalGeneration as Model
-from timechat.training.export import build_start, export_folder_as_original
+from timechat.model.processing import TimeChatProcessor
+from timechat.training.config import TrainedModelSettings
+from timechat.training.export import build_start, export_folder_as_original, training_processor
 from timechat.training.logs import read_log
 from timechat.training.objectives import Objective, ObjectiveModule, StepLoss, next_token
 from timechat.training.parameters import build_optimizer, decays, trainable
@@ -201,7 +205,7 @@ def test_the_exported_folder_has_the_last_weights_and_no_heads(trained):
     ours = dict(model.named_parameters())
     assert {name for name in weights if name not in ours} == {"training_heads.weight", "training_heads.bias"}
     assert all(torch.equal(ours[name], weights[name]) for name in weights if name in ours)
-    assert model.config.timestamp_tokenizer == "llama"
+    assert model.config.timestamp_tokenizer == "bert"  # as the start checkpoint, although training takes llama
 
 
 def test_peft_reads_the_exported_adapter(trained):
@@ -225,10 +229,82 @@ def test_the_original_checkpoint_is_exported_with_equal_keys(converted, tmp_path
 def test_converting_an_export_gives_the_same_model(trained, tmp_path):
     files = golden_checkpoint() | {"timechat": trained / "2-second" / "original.pth"}
     convert(OriginalFiles.find(**files), tmp_path / "again", overrides=GOLDEN_OVERRIDES)
-    ours, want = (Model.from_pretrained(path) for path in (tmp_path / "again", trained / "2-second" / "model"))
-    want = want.state_dict()
-    assert ours.state_dict().keys() == want.keys()
-    assert all(torch.equal(tensor, want[name]) for name, tensor in ours.state_dict().items())
+    folders = (tmp_path / "again", trained / "2-second" / "model")
+    ours, want = (Model.from_pretrained(path).eval() for path in folders)
+    weights = want.state_dict()
+    assert ours.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in ours.state_dict().items())
+    video = parity.video_of("infer_T8")
+    batches = [dict(TimeChatProcessor.from_pretrained(path)(video, "What happens?")) for path in folders]
+    logits = [model(**batch).logits for model, batch in zip((ours, want), batches, strict=True)]
+    assert torch.equal(*logits)
+
+
+def test_training_and_answers_have_their_own_time_vocabulary(converted, tmp_path):
+    seen = {}
+
+    def note_source(recipe, model, processor):
+        seen["training"] = processor.config.timestamp_tokenizer
+        return make_source(recipe, model, processor)
+
+    def note_validation(_recipe, processor):
+        seen["validation"] = processor.config.timestamp_tokenizer
+
+    stages = recipe(converted, tmp_path / "run", run={"steps": 1})
+    assert train_recipe(stages, note_source, make_validate=note_validation)
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert seen | {"folder": config["timestamp_tokenizer"]} == {
+        "training": "llama",
+        "validation": "bert",
+        "folder": "bert",
+    }
+
+
+def test_a_checkpoint_that_answers_with_llama_keeps_doing_so(converted, tmp_path):
+    shutil.copytree(converted, tmp_path / "old")  # as the folder of a run of version 0.2.0
+    config = json.loads((tmp_path / "old" / "config.json").read_text()) | {"timestamp_tokenizer": "llama"}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    [settings] = recipe(tmp_path / "old", tmp_path / "run", model={"timestamp_tokenizer": None})
+    model, processor = build_start(settings)
+    assert training_processor(processor, settings.model) is processor
+    assert {model.config.timestamp_tokenizer, processor.config.timestamp_tokenizer} == {"llama"}
+
+
+def test_a_vocabulary_without_embeddings_is_refused():
+    processor = load_processor("nano")
+    message = (
+        "timestamp_tokenizer is 'llama', but the token 'Ġ0.0' of the time sentences has the id 1201, and the image "
+        "Q-Former has embeddings for the ids 0 to 376 only; set timestamp_tokenizer to 'bert'"
+    )
+    with pytest.raises(ValueError, match=message):
+        training_processor(processor, TrainedModelSettings(timestamp_tokenizer="llama"))
+    assert processor.config.timestamp_tokenizer == "bert"
+
+
+def test_vicuna_style_is_trained_and_exported(converted, tmp_path):
+    stages = recipe(converted, tmp_path / "run", model={"chat_style": "vicuna"}, run={"steps": 1})
+    assert train_recipe(stages, make_source)
+    processor = TimeChatProcessor.from_pretrained(tmp_path / "run" / "model")
+    assert processor.chat_style == "vicuna"
+    assert processor.render_prompt([0.0], "Why?", system="S").endswith("seconds.  Why?###Assistant:")
+
+
+def test_scaled_positions_are_those_of_the_config_and_exported(tmp_path):
+    scaling = {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "max_position_embeddings": 8192}
+    files = OriginalFiles.find(**golden_checkpoint(timechat="timechat_7b.pth"))
+    convert(files, tmp_path / "long", overrides=GOLDEN_OVERRIDES | {"text_config": scaling})
+    stages = recipe(tmp_path / "long", tmp_path / "run", run={"steps": 1})
+    assert train_recipe(stages, make_source)
+    model = Model.from_pretrained(tmp_path / "run" / "model").eval()
+    text = model.config.text_config
+    expected = {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}
+    assert (text.rope_parameters, text.max_position_embeddings) == (expected, 8192)
+    ids = torch.arange(20)[None]
+    plain = copy.deepcopy(model)
+    plain.language_model.model.rotary_emb.inv_freq.mul_(2)
+    positions = torch.arange(20)[None]
+    scaled = model.language_model(input_ids=ids, position_ids=2 * positions).logits
+    torch.testing.assert_close(scaled, plain.language_model(input_ids=ids, position_ids=positions).logits)
 
 
 def test_a_fully_tuned_model_is_exported_as_the_original(converted):

@@ -14,6 +14,8 @@ Role = Literal["user", "assistant"]
 VIDEO_PLACEHOLDER = "<ImageHere>"
 CHAT_MARKS = ("<s>", "</s>", "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", VIDEO_PLACEHOLDER)
 """Marks of the chat format and of the tokenizer; in the text of a user they are no marks."""
+VICUNA_MARK = "###"
+"""Start of every turn in the vicuna format; an answer ends where the next one starts."""
 BERT_BOS_TOKEN = "[DEC]"  # added to the BERT vocabulary by BLIP-2; never part of a prompt
 
 SYSTEM_PROMPT = (
@@ -97,12 +99,29 @@ def _render_llama_2(system: str, messages: Sequence[Message]) -> str:
 
 
 def _render_vicuna(system: str, messages: Sequence[Message]) -> str:
-    names = {"user": "Human", "assistant": "Assistant"}
     turns = [
-        f"{names[message.role]}:" if message.text is None else f"{names[message.role]}: {message.text}###"
+        f"{_VICUNA_NAMES[message.role]}:"
+        if message.text is None
+        else f"{_VICUNA_NAMES[message.role]}: {message.text}{VICUNA_MARK}"
         for message in messages
     ]
-    return f"{system}###" + "".join(turns)
+    return f"{system}{VICUNA_MARK}" + "".join(turns)
+
+
+def vicuna_training_pieces(system: str, messages: Sequence[Message]) -> list[tuple[Role | None, str]]:
+    """Return the pieces of a training conversation in the vicuna format: the header, each turn, and the last mark.
+
+    Unlike at inference, there is an empty line after the system prompt and a line break after each turn. The last mark
+    belongs to the assistant.
+    """
+    header: tuple[Role | None, str] = (None, f"{system.strip()}\n\n")
+    turns: list[tuple[Role | None, str]] = [
+        (message.role, f"{VICUNA_MARK}{_VICUNA_NAMES[message.role]}: {message.text}\n") for message in messages
+    ]
+    return [header, *turns, ("assistant", VICUNA_MARK)]
+
+
+_VICUNA_NAMES: dict[Role, str] = {"user": "Human", "assistant": "Assistant"}
 
 
 _CHAT_STYLES = {"llama_2": _render_llama_2, "vicuna": _render_vicuna}

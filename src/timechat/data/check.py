@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from timechat.answers.prompts import CHAT_MARKS
 from timechat.data.records import Record
-from timechat.data.settings import SampleSettings, conversation, read_frames
+from timechat.data.settings import SampleSettings, check_max_length, conversation, read_frames
 from timechat.data.threads import ThreadLocalCopies, ordered_map
 from timechat.errors import VideoError
-from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
+from timechat.model.processing import TimeChatProcessor
+from timechat.model.training_text import IGNORED_LABEL
 from timechat.video import FrameSize, probe_video
 
 IssueKind = Literal[
@@ -146,7 +147,12 @@ def check_records(
             finds all damage and exact times, and takes as long as reading the videos once.
         workers: Number of threads.
         progress: Callback that gets the number of checked videos and the number of all videos.
+
+    Raises:
+        ValueError: `max_length` is more than the language model reads.
     """
+    if processor is not None:
+        check_max_length(settings, processor)
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault((record.video, record.start, record.end, record.clock), []).append(index)

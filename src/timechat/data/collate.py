@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from timechat.data.dataset import TrainingSample
-from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor, pad_right
+from timechat.model.processing import TimeChatProcessor, pad_right
+from timechat.model.training_text import IGNORED_LABEL
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,12 @@ from timechat.data.augmentation import random_resized_crop
 from timechat.data.features import FeatureStore
 from timechat.data.mixture import Mixture
 from timechat.data.records import Record
-from timechat.data.settings import SampleSettings, VideoLoader, conversation, read_frames
+from timechat.data.settings import SampleSettings, VideoLoader, check_max_length, conversation, read_frames
 from timechat.data.skipped import Kind, SkippedRecord
 from timechat.data.threads import ThreadLocalCopies
 from timechat.errors import DataError, VideoError
-from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
+from timechat.model.processing import TimeChatProcessor
+from timechat.model.training_text import IGNORED_LABEL
 
 _MAX_SKIPPED = 20  # unusable records in a row; more mean a wrong folder or a max_length that is too small
 
@@ -71,10 +72,12 @@ class InstructionDataset:
 
         Raises:
             DataError: The features were made with other settings.
+            ValueError: `max_length` is more than the language model reads.
         """
         self.mixture = mixture
         self.processor = processor
         self.settings = settings or SampleSettings()
+        check_max_length(self.settings, processor)
         self._processors = ThreadLocalCopies(processor)
         self._video_loader = video_loader or (lambda record: record.video)
         self._features = features

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from timechat.model.processing import IGNORED_LABEL
+from timechat.model.training_text import IGNORED_LABEL
 
 _PADDING = -1
 

@@ -1,8 +1,10 @@
 """Settings of training samples: frames and text of a record."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -11,6 +13,10 @@ from timechat.data.records import Record
 from timechat.speech import add_transcript
 from timechat.video import Frames, FrameSampling, FrameSize, VideoSource, sample_video
 
+if TYPE_CHECKING:
+    from timechat.model.processing import TimeChatProcessor
+
+_DEFAULT_MAX_LENGTH = 2048  # as in the original; models of tests have fewer positions, and their samples are short
 Sampling = Literal["random", "uniform"]
 VideoLoader = Callable[[Record], VideoSource | Frames]
 """Function that returns the input of `load_frames` for a record."""
@@ -50,7 +56,7 @@ class SampleSettings(FrameRateSettings):
     num_frames: int = 96
     sampling: Sampling = "random"
     augmentation: bool = True
-    max_length: int = 2048
+    max_length: int = _DEFAULT_MAX_LENGTH
     system: str = TRAINING_SYSTEM_PROMPT
     transcripts: bool = False
     timeout: float = 120.0
@@ -63,6 +69,21 @@ class SampleSettings(FrameRateSettings):
             raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, got {self.sampling!r}")
         if self.timeout <= 0:
             raise ValueError(f"timeout must be seconds above 0, got {self.timeout}")
+
+
+def check_max_length(settings: SampleSettings, processor: TimeChatProcessor) -> None:
+    """Refuse conversations that are longer than the language model reads.
+
+    Raises:
+        ValueError: `max_length` is more than `max_position_embeddings` of the language model.
+    """
+    limit = getattr(processor.config.text_config, "max_position_embeddings", None)
+    if limit is not None and settings.max_length > max(limit, _DEFAULT_MAX_LENGTH):
+        raise ValueError(
+            f"max_length is {settings.max_length} tokens, but the language model reads {limit} (its "
+            "max_position_embeddings); lower it, or convert the checkpoint with more positions and with "
+            "rope_parameters that scale them (docs/training.md#longer-conversations)"
+        )
 
 
 def read_frames(

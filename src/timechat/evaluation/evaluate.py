@@ -114,7 +114,8 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
     """Load the model of a recipe and set the adapter strength and the timestamp tokenizer.
 
     Raises:
-        ValueError: The recipe sets the strength of an adapter, but the model has no adapter.
+        ValueError: The recipe sets the strength of an adapter, but the model has no adapter; or a timestamp tokenizer
+            for which the model has no embeddings.
     """
     if launched_processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())  # one per process
@@ -122,7 +123,7 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
     if settings.lora_alpha is not None:
         timechat.model.set_lora_alpha(settings.lora_alpha)
     if settings.timestamp_tokenizer is not None:
-        timechat.processor.config.timestamp_tokenizer = settings.timestamp_tokenizer
+        timechat.processor.set_timestamp_tokenizer(settings.timestamp_tokenizer)
     return timechat
 
 

@@ -52,8 +52,9 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             for a model that is not limited to one kind of video.
         lowercase_queries: Whether the model was trained on queries in lower case: the query of a grounding or highlight
             prompt is then written in lower case.
-        timestamp_tokenizer: Vocabulary of the per-frame prompts. The original uses `"bert"` for inference and
-            `"llama"` for training (and for MVBench).
+        timestamp_tokenizer: Vocabulary of the per-frame prompts at inference, `"bert"` as in the original, or
+            `"llama"`, that of the language model. Training takes `model.timestamp_tokenizer` of its recipe; the
+            original trains with `"llama"` (and evaluates MVBench with it).
         vision_post_layernorm_eps: Epsilon of the norm after the vision tower (`ln_vision` of the original,
             1e-5), which differs from the 1e-6 inside the tower. None leaves the tower's own.
         image_token_id: Placeholder id of one video token in `input_ids`. It may lie outside of the

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from timechat.answers.prompts import (
-    CHAT_MARKS,
     SYSTEM_PROMPT,
     TRAINING_SYSTEM_PROMPT,
+    VICUNA_MARK,
     VIDEO_PLACEHOLDER,
     ChatStyle,
     Message,
@@ -24,9 +24,9 @@ from timechat.answers.prompts import (
 from timechat.errors import CheckpointError
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.tensor_files import check_is_downloaded
+from timechat.model.training_text import encode_conversation
 from timechat.video import Frames
 
-IGNORED_LABEL = -100
 PROCESSOR_FILES = (
     "config.json",
     "processor_config.json",
@@ -37,7 +37,6 @@ PROCESSOR_FILES = (
     ),
 )
 _MAX_FRAME_PROMPT_TOKENS = 32
-_SEPARATOR = "\ufdd0"  # a code point that Unicode reserves for such internal use
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -151,8 +150,28 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
             tokenizer(frame_prompt(timestamp), truncation=True, max_length=_MAX_FRAME_PROMPT_TOKENS).input_ids
             for timestamp in timestamps
         ]
+        self._check_time_ids(rows)
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         return _pad(rows, pad_token_id, side="right")
+
+    def set_timestamp_tokenizer(self, vocabulary: str) -> None:
+        """Tokenise time sentences with another vocabulary, `"bert"` or `"llama"`.
+
+        Raises:
+            ValueError: The image Q-Former has no embeddings for this vocabulary.
+        """
+        self.config.timestamp_tokenizer = vocabulary
+        self.encode_timestamps([0.0])
+
+    def _check_time_ids(self, rows: Sequence[Sequence[int]]) -> None:
+        highest, num_rows = max(map(max, rows)), self.config.qformer_config.vocab_size
+        if highest >= num_rows:
+            raise ValueError(
+                f"timestamp_tokenizer is {self.config.timestamp_tokenizer!r}, but the token "
+                f"{self.timestamp_tokenizer.convert_ids_to_tokens(highest)!r} of the time sentences has the id "
+                f"{highest}, and the image Q-Former has embeddings for the ids 0 to {num_rows - 1} only; set "
+                "timestamp_tokenizer to 'bert'"
+            )
 
     def render_prompt(
         self,
@@ -215,11 +234,10 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         max_length: int = 2048,
         system: str = TRAINING_SYSTEM_PROMPT,
     ) -> tuple[list[int], list[int]]:
-        """Tokenise a whole conversation, with labels on the answers.
+        """Tokenise a whole conversation, with labels on the answers, in the chat style of the model.
 
-        Labels follow the original: loss on each answer, the space before its `</s>`, and the `</s>`; no loss on the
-        user's messages. The conversation is tokenised as one string, unlike at inference. Marks of the chat format in
-        the turns, such as `</s>` and `<ImageHere>`, are tokenised as plain text.
+        Labels follow the original, see `timechat.model.training_text`. The conversation is tokenised as one string,
+        unlike at inference.
 
         Args:
             timestamps: `(frames,)` seconds.
@@ -230,50 +248,20 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         Returns:
             Token ids and labels of equal length; labels are -100 for tokens without loss.
         """
-        num_tokens = self.config.num_video_tokens(len(timestamps))
-        messages = [
-            Message(role, self._hide_marks(text))  # type: ignore[arg-type]
-            for question, answer in turns
-            for role, text in (("user", question), ("assistant", answer))
-        ]
-        opening = video_message(timestamps, num_placeholders=num_tokens, names_times=self.names_frame_times)
-        messages[0] = Message("user", f"{opening}{messages[0].text}")
-        text = render_chat(system, messages, style="llama_2")
-        input_ids = self._tokenize(text)[:max_length]
-        return input_ids, self._answer_labels(text, input_ids)
-
-    def _hide_marks(self, text: str) -> str:
-        """Put a separator into each mark of a text, so that `_tokenize` reads it as plain text."""
-        for mark in {*CHAT_MARKS, *map(str, self.tokenizer.all_special_tokens)}:
-            text = text.replace(mark, f"{mark[0]}{_SEPARATOR}{mark[1:]}")
-        return text
-
-    def _tokenize(self, text: str) -> list[int]:
-        """Tokenise a text, without the separators of `_hide_marks`."""
-        if _SEPARATOR not in text:
-            return self.tokenizer(text).input_ids  # type: ignore[no-any-return]
-        encoded = self.tokenizer(text, return_offsets_mapping=True)
-        spans = zip(encoded.input_ids, encoded.offset_mapping, strict=True)
-        return [token for token, (start, end) in spans if start == end or text[start:end].strip(_SEPARATOR)]
-
-    def _answer_labels(self, text: str, input_ids: list[int]) -> list[int]:
-        labels = [IGNORED_LABEL] * len(input_ids)
-        position = 1  # the BOS token
-        for turn in text.split("</s>"):
-            parts = turn.split("[/INST] ")
-            if not turn or len(parts) != 2:
-                break
-            # The BOS token and the last space of the instruction are not part of the turn's tokens.
-            instruction_length = len(self._tokenize(f"{parts[0]}[/INST] ")) - 2
-            turn_length = len(self._tokenize(turn))  # its BOS stands for the </s> of the turn
-            answer = slice(position + instruction_length, position + turn_length)
-            labels[answer] = input_ids[answer]
-            position += turn_length
-        return labels
+        opening = video_message(
+            timestamps,
+            num_placeholders=self.config.num_video_tokens(len(timestamps)),
+            names_times=self.names_frame_times,
+        )
+        return encode_conversation(
+            self.tokenizer, opening, turns, system=system, style=self.chat_style, max_length=max_length
+        )
 
     def decode(self, token_ids: Tensor | Sequence[int], **kwargs: Any) -> str:
         """Return the text of an answer, without special tokens and surrounding white space."""
         text: str = self.tokenizer.decode(token_ids, **{"skip_special_tokens": True, **kwargs})
+        if self.chat_style == "vicuna":
+            text = text.partition(VICUNA_MARK)[0]
         return text.strip()
 
     @property

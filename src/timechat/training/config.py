@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from timechat.answers.prompts import ChatStyle
 from timechat.data.settings import FrameRateSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -47,8 +48,11 @@ class TrainedModelSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
     """Settings of the adapter; they have an effect only if `train` contains `lora`."""
     timestamp_tokenizer: Literal["bert", "llama"] | None = None
-    """Vocabulary of the time sentences; the original trains with `llama` and answers with `bert`. None keeps that of
-    the checkpoint."""
+    """Vocabulary of the time sentences in training; the original trains with `llama` and answers with `bert`. None
+    takes that of the checkpoint. The exported model answers with the vocabulary of the checkpoint in any case."""
+    chat_style: ChatStyle | None = None
+    """Chat format of training and of the exported model: `llama_2`, or `vicuna` as in the original's older models.
+    None keeps that of the checkpoint."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Implementation of attention."""
     language_model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

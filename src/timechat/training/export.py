@@ -1,5 +1,6 @@
 """Exports of a run: a `from_pretrained` folder, a PEFT adapter, and a `.pth` file of the original."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,27 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
         )
     else:
         model, processor = load_model(settings.checkpoint, device="cpu", dtype="float32")
+    if settings.chat_style is not None:
+        processor.chat_style = settings.chat_style
     if settings.attention == "eager":  # models load with sdpa if they support it
         model.set_attn_implementation("eager")
-    if settings.timestamp_tokenizer is not None:
-        model.config.timestamp_tokenizer = processor.config.timestamp_tokenizer = settings.timestamp_tokenizer
     return model, processor
+
+
+def training_processor(processor: TimeChatProcessor, settings: TrainedModelSettings) -> TimeChatProcessor:
+    """Return the processor of the training samples: a copy with the vocabulary of the recipe for time sentences.
+
+    Validation and exports keep the vocabulary of the start checkpoint, with which the model answers.
+
+    Raises:
+        ValueError: The image Q-Former has no embeddings for this vocabulary.
+    """
+    if settings.timestamp_tokenizer in (None, processor.config.timestamp_tokenizer):
+        return processor
+    changed = copy.copy(processor)
+    changed.config = copy.deepcopy(processor.config)
+    changed.set_timestamp_tokenizer(settings.timestamp_tokenizer)
+    return changed
 
 
 def build_start(

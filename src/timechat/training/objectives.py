@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import IGNORED_LABEL, TimeChatProcessor
+from timechat.model.processing import TimeChatProcessor
+from timechat.model.training_text import IGNORED_LABEL
 from timechat.training.config import TrainingRecipe
 
 Batch = Mapping[str, Any]

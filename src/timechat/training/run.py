@@ -29,6 +29,7 @@ from timechat.training.export import (
     export_run,
     keep_interpolation,
     load_start,
+    training_processor,
 )
 from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import Validate, train
@@ -154,7 +155,7 @@ def _train_stage(
         initialize(model)
     if checkpoints := find_checkpoints(folder):
         keep_interpolation(checkpoints[-1], model, processor)
-    source = (objective.make_source or make_source)(recipe, model, processor)
+    source = (objective.make_source or make_source)(recipe, model, training_processor(processor, recipe.model))
     validate = make_validate(recipe, processor)
     report(f"{folder}: training")
     inputs = from_first(_hash_inputs(model, source) if rank() == 0 else {})

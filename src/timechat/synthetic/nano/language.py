@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from timechat.data.packing import Packed
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import IGNORED_LABEL
+from timechat.model.training_text import IGNORED_LABEL
 from timechat.synthetic.nano.labels import (
     NEW,
     NUM_COLORS,
