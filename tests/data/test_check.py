@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.clips import Recipe, draw_clip
 from tests.model.random_nano import build_random_nano
@@ -48,6 +50,18 @@ def test_good_records_give_lengths_and_no_findings(videos, processor):
     times = [i * 3.0 / 8 for i in range(8)]
     ids, _ = processor.encode_training(times, [("When?", "In 1.0 - 2.0 seconds.")])
     assert report.token_quantiles == {0.5: len(ids), 0.9: len(ids), 0.99: len(ids), 1.0: len(ids)}
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_an_image_is_a_good_record(videos, processor, decodes):
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(videos / "grey.jpg")
+    item = record(videos, "grey.jpg", "Which colour?", "Grey.", is_image=True)
+    report = check_records([item], SETTINGS, processor=processor, decodes=decodes, workers=0)
+    assert report.findings == ()
+    assert report.token_quantiles[1.0] == len(processor.encode_training([0.0], [("Which colour?", "Grey.")])[0])
+    (videos / "bad.jpg").write_bytes(b"no image" * 100)
+    bad = record(videos, "bad.jpg", is_image=True)
+    assert kinds(check_records([bad], SETTINGS, decodes=decodes, workers=0)) == ["damaged"]
 
 
 def test_bad_videos_are_classified_in_the_order_of_records(videos):

@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests import parity
 from tests.clips import Recipe, draw_clip, read_numbers
@@ -24,7 +25,7 @@ from timechat.data.settings import SampleSettings, read_frames
 from timechat.data.skipped import DataIssues, SkippedRecord
 from timechat.data.threads import ordered_map
 from timechat.errors import DataError, VideoError
-from timechat.video import Frames
+from timechat.video import Frames, load_frames
 from timechat.video.sampling import FrameSampling, random_indices, sample_indices
 
 PLAIN = SampleSettings(num_frames=4, sampling="uniform", augmentation=False)
@@ -245,6 +246,19 @@ def test_batches_do_not_depend_on_workers_or_interruptions(processor, workers):
     for one, other in zip(plain[2:], resumed, strict=True):
         assert one.inputs.keys() == other.inputs.keys()
         assert all(torch.equal(one.inputs[key], other.inputs[key]) for key in one.inputs)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "random"])
+def test_an_image_is_trained_as_it_is_answered(processor, tmp_path, sampling):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    item = record(0, video=str(tmp_path / "a.png"), is_image=True)
+    settings = dataclasses.replace(PLAIN, sampling=sampling)
+    sample = make_dataset(processor, sources=[RecordSource("a", [item])], settings=settings, video_loader=None)[5]
+    frames = load_frames(tmp_path / "a.png", size=processor.config.frame_size)
+    assert (sample.timestamps.tolist(), sample.skipped) == ([0.0], ())
+    assert torch.equal(sample.video["pixel_values"], processor.normalize(frames))
+    assert sample.input_ids == processor.encode_training([0.0], item.turns)[0]
 
 
 def test_threads_do_not_truncate_texts_of_other_threads(processor):

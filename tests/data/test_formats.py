@@ -1,6 +1,7 @@
 """Instruction files of other toolkits are read, or refused with a message that says what to do."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,29 @@ def test_records_of_other_toolkits_are_read(tmp_path, item, shape):
     assert (record.video, record.turns) == ("/v/a.mp4", TURNS)
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"id": "000000033471", "image": "a.jpg", "conversations": spoken(f"{QUESTION}\n<image>")},
+        {"images": ["a.jpg"], "messages": MESSAGES},
+        {"image": "a.jpg", "QA": [{"q": QUESTION, "a": ANSWER}]},
+        {"messages": parts({"type": "image_url", "image_url": {"url": "a.jpg"}}, {"type": "text", "text": QUESTION})},
+    ],
+)
+def test_records_of_images_are_read_and_written_back(tmp_path, item):
+    (record,) = read_records(write(tmp_path / "set.json", [item]), videos="/v")
+    assert (record.video, record.is_image, record.turns) == ("/v/a.jpg", True, TURNS)
+    written = record.to_dict()
+    assert written == {"id": written["id"], "image": "/v/a.jpg", "messages": MESSAGES}
+    (again,) = read_records(write(tmp_path / "again.jsonl", written))
+    assert replace(again, id=record.id) == record
+
+
+def test_an_image_beside_a_video_is_not_read(tmp_path):
+    (record,) = read_records(write(tmp_path / "set.json", [{"video": "a.mp4", "image": "b.jpg", "messages": MESSAGES}]))
+    assert (record.video, record.is_image, record.extra) == (str(tmp_path / "a.mp4"), False, {"image": "b.jpg"})
+
+
 def test_system_turns_are_kept_apart_and_written_back(tmp_path):
     item = {"videos": ["a.mp4"], "messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]}
     (record,) = read_records(write(tmp_path / "set.json", [item]))
@@ -75,6 +99,9 @@ def test_a_mark_inside_an_answer_stays(tmp_path):
     ("item", "message"),
     [
         ({"videos": ["a.mp4", "b.mp4"], "messages": MESSAGES}, "about one video, got 2 videos: a.mp4, b.mp4; write a"),
+        ({"images": ["a.jpg", "b.jpg"], "messages": MESSAGES}, "about one image, got 2 images: a.jpg, b.jpg; write a"),
+        ({"image": 5, "messages": MESSAGES}, "image must be the path or the address of an image, got 5"),
+        ({"image": "a.jpg", "messages": MESSAGES, "end": 2.0}, "an image has no start and no end, got start=None and"),
         ({"video": 5, "messages": MESSAGES}, "video must be the path or the address of a video, got 5"),
         ({"video": "a", "messages": MESSAGES, "start": True}, "start must be seconds, at least 0, got True"),
         ({"video": "a", "messages": MESSAGES, "end": "9"}, "end must be seconds, at least 0, got '9'"),
@@ -86,7 +113,7 @@ def test_a_mark_inside_an_answer_stays(tmp_path):
         ({"video": "a", "messages": [{"role": "tool", "content": ""}]}, "role of a message must be one of user, human"),
         (
             {"video": "a", "messages": parts({"type": "audio"})},
-            "text and at most one video, got a part of type 'audio'",
+            "text and at most one video or image, got a part of type 'audio'",
         ),
         ({"video": "a", "conversations": 5}, "'conversations' must be a list, got 5"),
         ({"video": "a", "instruction": "x"}, "needs 'video' and 'messages' .*got the keys video, instruction"),

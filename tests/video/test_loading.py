@@ -164,6 +164,28 @@ def test_every_frame_has_the_time_that_its_pixels_show(clips: Shelf, name: str) 
     assert frames.notes == () or "without times" in name
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "webp", "tif", "bmp", "ppm"])
+def test_a_picture_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> None:
+    picture = np.full((48, 64, 3), (200, 40, 90), np.uint8)
+    Image.fromarray(picture).save(tmp_path / f"a.{suffix}")
+    frames = load_frames(tmp_path / f"a.{suffix}")
+    assert (frames.timestamps.tolist(), frames.pixels.shape) == ([0.0], (1, 48, 64, 3))
+    assert np.abs(frames.pixels[0].astype(int) - picture).max() <= 6  # WebP is lossy
+    assert frames.notes == ("the file has a single frame, as a still picture: nothing happens in it over time",)
+
+
+def test_a_photo_is_turned_as_its_exif_data_say(tmp_path: Path) -> None:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the picture is at the right of the file's
+    Image.fromarray(picture).save(tmp_path / "a.jpg", exif=exif)
+    turned = load_frames(tmp_path / "a.jpg").pixels[0]
+    assert turned.shape == (64, 48, 3)
+    assert turned[:28, 28:].min() > 200
+    assert turned[36:].max() < 50
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_sampled_frames_are_on_screen_at_even_times(clips: Shelf, name: str) -> None:
     clip = clips[name]

@@ -192,6 +192,8 @@ def _sample_frames(
         info = probe_video(record.video, timeout=settings.timeout)
     except VideoError as error:
         return error
+    if record.is_image:
+        return _SampledFrames(np.zeros(1), info.duration)
     begin = min(record.start or 0.0, info.duration)
     end = info.duration if record.end is None else min(record.end, info.duration)
     if begin >= end:
@@ -236,7 +238,8 @@ def _examine(
         return findings, None
     for damage in sampled.notes:
         note("degraded", damage)
-    if settings.fps is None and len(sampled.timestamps) < settings.num_frames and not sampled.notes:
+    is_short = settings.fps is None and len(sampled.timestamps) < settings.num_frames and not record.is_image
+    if is_short and not sampled.notes:
         note("short", f"has {len(sampled.timestamps)} frames, fewer than {settings.num_frames}")
     limit = sampled.duration + _END_SLACK
     if late := [event for event in record.events if event.start > limit]:

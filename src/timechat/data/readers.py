@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from timechat.answers.prompts import Message
-from timechat.data.conversations import describe, find_video, read_conversation, without_video_place
-from timechat.data.records import Record, closest_key, read_json_lines
+from timechat.data.conversations import Source, describe, find_source, read_conversation, without_video_place
+from timechat.data.records import Record, closest_key, read_json_lines, without_keys
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
 
@@ -35,8 +35,8 @@ def read_records(
         videos: Base folder of the video paths; None takes the folder of the file.
         format: Format of the items: `timechat`, our records with `messages`; `instruct`, `{"video", "QA": [{"q", "a"}],
             "source"}` as in TimeIT and similar sets; `valley`, `{"video", "conversations": [{"from", "value"}]}` as in
-            Valley, LLaVA and similar sets; `auto` detects the format of each item. A file of any format is a JSON list
-            or has one item per line.
+            Valley, LLaVA and similar sets; `auto` detects the format of each item. An item of any format may have
+            `image` instead of `video`. A file of any format is a JSON list or has one item per line.
         transcripts: Folder with files `VIDEO_NAME.txt`, lines of start, end and text separated by tabs. A video without
             a file has no speech. Records that have a transcript keep it.
 
@@ -186,34 +186,38 @@ def _annotations_message(path: Path, owner: str, builder: str | None = None) -> 
 def _read_instruct(item: Any) -> Record:
     """Read `{"video", "QA": [{"q", "a"}, ...], "source"}`."""
     turns = [(_get(turn, "q"), _get(turn, "a")) for turn in _get_list(item, "QA")]
+    source = find_source(item) or _refuse_without_source(item)
     return Record(
-        video=_get_video(item),
+        video=source.path,
+        is_image=source.is_image,
         messages=as_messages([(_without_place(question), answer) for question, answer in turns]),
         source=item.get("source") or "",
-        extra={key: value for key, value in item.items() if key not in ("video", "videos", "QA", "source")},
+        extra=without_keys(item, ("QA", "source"), source),
     )
 
 
 def read_conversation_item(item: Any) -> Record:
-    """Read `{"video", "conversations": [{"from", "value"}, ...]}` as LLaVA and Valley write it.
+    """Read `{"video", "conversations": [{"from", "value"}, ...]}` as LLaVA and Valley write it, or with `image`.
 
     Valley also has `v_id`, which names the video if `video` does not; a VATEX item is about ten seconds of its video,
     which its `v_id` names.
     """
     conversation = read_conversation(_get_list(item, "conversations"))
     name = item.get("v_id")
-    video = find_video(item, conversation.videos) or (f"{_get(item, 'v_id')}.mp4" if name else _get_video(item))
+    source = find_source(item, conversation)
+    if source is None:
+        source = Source(f"{name}.mp4") if name else _refuse_without_source(item)
     is_part = item.get("source") == "VATEX" and isinstance(name, str) and _VATEX_ID.fullmatch(name) is not None
-    read = ("video", "videos", "conversations", "source", "system")
     return Record(
-        video=video,
+        video=source.path,
+        is_image=source.is_image,
         messages=conversation.messages,
         system=conversation.system or item.get("system") or None,
         start=float(name[12:18]) if is_part else None,
         end=float(name[19:25]) if is_part else None,
         clock="part" if is_part else "video",
         source=item.get("source") or "",
-        extra={key: value for key, value in item.items() if key not in read},
+        extra=without_keys(item, ("conversations", "source", "system"), source),
     )
 
 
@@ -228,11 +232,8 @@ def _without_place(question: Any) -> Any:
     return without_video_place(question) if isinstance(question, str) else question
 
 
-def _get_video(item: Mapping[str, Any]) -> str:
-    video = find_video(item)
-    if video is None:
-        raise ValueError(f"needs 'video', got {describe(item)}{closest_key('video', item)}")
-    return video
+def _refuse_without_source(item: Mapping[str, Any]) -> NoReturn:
+    raise ValueError(f"needs 'video' or 'image', got {describe(item)}{closest_key('video', item)}")
 
 
 def _get_list(item: Any, key: str) -> list[Any]:

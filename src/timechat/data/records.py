@@ -3,7 +3,7 @@
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from timechat.answers.events import Event, Task
 from timechat.answers.prompts import Message
 from timechat.answers.tasks import TASKS, parse_events
-from timechat.data.conversations import describe, find_video, read_conversation
+from timechat.data.conversations import Source, describe, find_source, read_conversation
 from timechat.errors import located
 from timechat.files import atomic_write
 
@@ -34,10 +34,10 @@ class RecordEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A conversation about a video, or about a part of it.
+    """A conversation about a video, about a part of it, or about a still image.
 
     Attributes:
-        video: Path or address of the video.
+        video: Path or address of the video or the image.
         messages: Questions and answers in turn; the first message is of the user, the last of the assistant.
         id: Id of the record in reports, unique in its file.
         start: Start of the part of the video, in seconds; None is the start of the video.
@@ -51,6 +51,7 @@ class Record:
         system: Text of a system turn of the file. Training does not use it, because a model has one system prompt.
         transcript: Speech of the video with times, None if unknown. It is not part of the messages.
         annotated_events: Events that the file lists, or None if it lists none.
+        is_image: Whether `video` is a still image, which counts as a video of one frame at 0 s.
         extra: Other keys of the JSON object, which are kept.
     """
 
@@ -67,6 +68,7 @@ class Record:
     system: str | None = None
     transcript: tuple[Event, ...] | None = None
     annotated_events: tuple[RecordEvent, ...] | None = None
+    is_image: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,8 +90,15 @@ class Record:
                 raise ValueError(f"{name} must be seconds, at least 0, got {seconds!r}")
         if self.start is not None and self.end is not None and not self.start < self.end:
             raise ValueError(f"start must be before end, got start={self.start} and end={self.end}")
+        if self.is_image and (self.start, self.end) != (None, None):
+            raise ValueError(f"an image has no start and no end, got start={self.start} and end={self.end}")
         if self.clock not in get_args(Clock):
             raise ValueError(f"clock must be one of {', '.join(get_args(Clock))}, got {self.clock!r}")
+
+    @property
+    def source_key(self) -> str:
+        """Key of the video or image in the JSON object."""
+        return "image" if self.is_image else "video"
 
     @property
     def turns(self) -> list[tuple[str, str]]:
@@ -120,29 +129,30 @@ class Record:
         if "messages" not in data:
             raise _lacks("messages", data)
         conversation = read_conversation(data["messages"])
-        video = find_video(data, conversation.videos)
-        if video is None:
+        source = find_source(data, conversation)
+        if source is None:
             raise _lacks("video", data)
-        known = {f.name for f in fields(cls)} - {"annotated_events", "extra"}
+        known = {f.name for f in fields(cls)} - {"annotated_events", "is_image", "extra"}
         values = {key: value for key, value in data.items() if key in known}
         return cls(
             **values
             | {
                 "id": str(data.get("id", "")),
-                "video": video,
+                "video": source.path,
+                "is_image": source.is_image,
                 "messages": conversation.messages,
                 "system": conversation.system or data.get("system") or None,
                 "transcript": _optional(data.get("transcript"), _line_of_speech),
                 "annotated_events": _optional(data.get("events"), _event),
             },
-            extra={key: value for key, value in data.items() if key not in known | {"events", "videos"}},
+            extra=without_keys(data, {*known, "events"}, source),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a JSON object, without unknown fields."""
         values = {
             "id": self.id,
-            "video": self.video,
+            self.source_key: self.video,
             "start": self.start,
             "end": self.end,
             "clock": None if self.clock == "video" else self.clock,
@@ -246,6 +256,12 @@ def _task_of(answer: str) -> Task:
 
 def _lacks(key: str, data: Mapping[str, Any]) -> ValueError:
     return ValueError(f"a record needs {key!r}, got {describe(data)}{closest_key(key, data)}")
+
+
+def without_keys(data: Mapping[str, Any], read: Collection[str], source: Source) -> dict[str, Any]:
+    """Return the keys of a JSON object that were not read, where `source` was."""
+    names = ("image", "images") if source.is_image else ("video", "videos")
+    return {key: value for key, value in data.items() if key not in (*read, *names)}
 
 
 def closest_key(key: str, data: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from timechat.answers.prompts import TRAINING_SYSTEM_PROMPT
 from timechat.data.records import Record
 from timechat.speech import add_transcript
 from timechat.video import Frames, FrameSampling, FrameSize, VideoSource, sample_video
+from timechat.video.loading import SINGLE_FRAME_NOTE
 
 if TYPE_CHECKING:
     from timechat.model.processing import TimeChatProcessor
@@ -96,8 +97,10 @@ def read_frames(
 ) -> Frames:
     """Read the frames of a record, with times on the clock of the record.
 
+    A still image is one frame at 0 s, as in answers, without a note about it.
+
     Args:
-        record: Record of a video or a part of it.
+        record: Record of a video, a part of it, or an image.
         settings: Sampling settings and time limit.
         size: Size of the frames, and the filter that resizes them.
         source: Input to read; None opens the file of the record.
@@ -106,14 +109,17 @@ def read_frames(
     Raises:
         VideoError: The video cannot be read.
     """
+    sampling = FrameSampling(1) if record.is_image else settings.frame_sampling()
     frames = sample_video(
         record.video if source is None else source,
-        replace(settings.frame_sampling(), start=record.start, end=record.end),
+        replace(sampling, start=record.start, end=record.end),
         size=size,
-        generator=generator,
+        generator=None if record.is_image else generator,
         timeout=settings.timeout,
         workers=1,
     )
+    if record.is_image:
+        return replace(frames, notes=tuple(note for note in frames.notes if note != SINGLE_FRAME_NOTE))
     if record.clock == "video":
         return frames
     start = record.start or 0.0

@@ -93,7 +93,7 @@ def _fingerprint(data: DataSettings, sources: Sequence[RecordSource], features: 
     for settings, source in zip(data.sources, sources, strict=True):
         base = Path(settings.records).parent if settings.videos is None else Path(settings.videos)
         for record in source.records:
-            content = record.to_dict() | {"video": _below(record.video, base), "id": ""}
+            content = record.to_dict() | {record.source_key: _below(record.video, base), "id": ""}
             digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
         digest.update(b"\n")
     digest.update(repr(features).encode())

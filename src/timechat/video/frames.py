@@ -91,9 +91,13 @@ UPRIGHT = Orientation()
 def orientation_of(frame: VideoFrame) -> Orientation:
     """Return the orientation that the display matrix of a frame gives; upright without one.
 
-    A matrix with a negative determinant mirrors.
+    A matrix with a negative determinant mirrors. Of a photo with EXIF data only the turn is known, because PyAV cannot
+    read its matrix.
     """
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # a kind of side data without a name in PyAV
+        return Orientation(round(frame.rotation / 90) % 4)
     if matrix is None:
         return UPRIGHT
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, count=5).tolist()  # x' = a x + c y, y' = b x + d y

@@ -25,6 +25,8 @@ ChooseIndices = Callable[[NDArray[np.float64], float, float], NDArray[np.int64]]
 
 _DEFAULT_SAMPLING = FrameSampling()
 
+SINGLE_FRAME_NOTE = "the file has a single frame, as a still picture: nothing happens in it over time"
+
 DEFAULT_TIMEOUT = 600.0
 """Maximum wall time in seconds for reading one file."""
 
@@ -234,7 +236,7 @@ class VideoReader:
         chosen = choose(times, end_time, float(index.time_base))
         notes = [*self._notes, *sampling.notes(end_time)]
         if len(times) == 1:
-            notes.append("the file has a single frame, as a still picture: nothing happens in it over time")
+            notes.append(SINGLE_FRAME_NOTE)
         if sampling.sampling == "keyframes":
             keyframes = np.flatnonzero(np.isin(index.shown, index.keys))
             chosen, distances = _nearest_keyframes(times, chosen, keyframes)

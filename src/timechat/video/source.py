@@ -31,6 +31,7 @@ _OPENS_OTHER_FILES = {
     *("concat", "sdp", "hls", "dash", "webm_dash_manifest", "imf", "vobsub", "mlv", "image2"),
     *("rtsp", "rtp", "sap", "lavfi", "avisynth", "vapoursynth"),
 }
+_NUMBERED_IMAGES = {".jpg", ".jpeg"}  # FFmpeg opens such names as one of several image files; the content has no name
 _DRAWS_TEXT_OR_OPENS_OTHER_FILES = {"tty", *_OPENS_OTHER_FILES}
 _FORMATS_OF_ONE_FILE = ",".join(sorted(av.formats_available - _OPENS_OTHER_FILES))
 
@@ -155,6 +156,9 @@ def open_source(
         deadline = Deadline(timeout, name, check_caller)
         if path.is_fifo():
             with _spooled(read_pipe(path, deadline), deadline) as file:
+                yield _shared_handle(file, name, deadline)
+        elif path.suffix.lower() in _NUMBERED_IMAGES:
+            with path.open("rb") as file:
                 yield _shared_handle(file, name, deadline)
         else:
             yield VideoHandle(name, lambda: str(path.absolute()), False, deadline)
