@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 
 from tests.golden import golden_host_side
 from tests.model.tiny import made_frames
+from timechat.model.generation.generate import token_spans
 from timechat.model.processing import TimeChatProcessor
 from timechat.video import Frames
 
@@ -99,7 +100,10 @@ def test_vicuna_has_loss_on_answers_and_on_the_marks_between_turns(golden_proces
 def test_an_answer_in_vicuna_style_ends_at_the_next_mark(golden_processor):
     processor = copy.copy(golden_processor)
     processor.chat_style = "vicuna"
-    assert processor.decode(processor.tokenizer(" At 3.###Human: x").input_ids) == "At 3."
+    ids = processor.tokenizer(" At 3.###Human: x").input_ids
+    assert processor.decode(ids) == "At 3."
+    text, spans = token_spans(processor, ids)
+    assert (text, spans[-1], len(spans)) == ("At 3.", (5, 5), len(ids))
 
 
 def test_a_text_without_marks_is_tokenized_as_one_string(golden_processor):

@@ -260,9 +260,11 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
     def decode(self, token_ids: Tensor | Sequence[int], **kwargs: Any) -> str:
         """Return the text of an answer, without special tokens and surrounding white space."""
         text: str = self.tokenizer.decode(token_ids, **{"skip_special_tokens": True, **kwargs})
-        if self.chat_style == "vicuna":
-            text = text.partition(VICUNA_MARK)[0]
-        return text.strip()
+        return self.first_turn(text).strip()
+
+    def first_turn(self, text: str) -> str:
+        """Return the text before the mark of the next turn, which in the vicuna format is no token of its own."""
+        return text.partition(VICUNA_MARK)[0] if self.chat_style == "vicuna" else text
 
     @property
     def timestamp_tokenizer(self) -> PreTrainedTokenizerBase:

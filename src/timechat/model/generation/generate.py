@@ -222,7 +222,7 @@ def _without_padding(
 
 def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """Return the text of an answer and the character span `(first, end)` of each token."""
-    decoded: str = processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+    decoded = processor.first_turn(processor.tokenizer.decode(token_ids, skip_special_tokens=True))
     text = decoded.strip()
     shift = len(decoded) - len(decoded.lstrip())
     ends = [
