@@ -38,8 +38,8 @@ LANGUAGE = {
 }
 
 
-def build() -> TimeChat:
-    """Build a model between nano and the published one, with nano's tokenizers."""
+def build(seed: int = 0) -> TimeChat:
+    """Build a model between nano and the published one, with random weights and nano's tokenizers."""
     nano = TimeChatProcessor.from_pretrained(str(NANO_FOLDER))
     config = TimeChatConfig(
         vision_config=VISION,
@@ -48,7 +48,7 @@ def build() -> TimeChat:
         text_config=LANGUAGE | {"vocab_size": nano.config.text_config.vocab_size},
         image_token_id=nano.config.image_token_id,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = TimeChatForConditionalGeneration(config)
     return TimeChat(model, TimeChatProcessor(nano.tokenizer, nano.qformer_tokenizer, config), name="mid-size")
 

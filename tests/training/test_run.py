@@ -148,6 +148,14 @@ def test_frozen_weights_may_be_kept_in_half_precision(converted, tmp_path):
     assert torch.equal(model.frame_encoder.query_tokens, full["query_tokens"])  # never was in half precision
 
 
+def test_the_exported_folder_has_the_frozen_weights_unrounded(converted, tmp_path):
+    stages = recipe(converted, tmp_path / "run", model={"language_model_dtype": "bfloat16"}, run={"steps": 1})
+    assert train_recipe(stages, make_source)
+    start, exported = (Model.from_pretrained(path) for path in (converted, tmp_path / "run" / "model"))
+    assert torch.equal(exported.language_model.lm_head.weight, start.language_model.lm_head.weight)
+    assert not torch.equal(exported.frame_encoder.query_tokens, start.frame_encoder.query_tokens)
+
+
 def test_an_adapter_of_a_different_rank_is_refused(converted, tmp_path):
     with pytest.raises(ValueError, match=r"model.lora.rank is 8, but the adapter of the checkpoint has rank 32"):
         build_start(recipe(converted, tmp_path, model={"lora": {"rank": 8}})[0])

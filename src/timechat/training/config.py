@@ -56,7 +56,8 @@ class TrainedModelSettings:
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Implementation of attention."""
     language_model_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the frozen weights of the language model; all other and all trained weights are float32."""
+    """Number format of the frozen weights of the language model in training; all other and all trained weights are
+    float32. The exported folder has the frozen weights of the checkpoint, unrounded."""
     gradient_checkpointing: bool = False
     """Whether to compute the layers of the language model twice, which saves the memory of activations."""
 

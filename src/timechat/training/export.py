@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from timechat.errors import TrainingError
 from timechat.model import NANO
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
-from timechat.model.loading import check_folder, load_model, load_processor
+from timechat.model.loading import check_folder, load_config, load_model, load_processor
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
@@ -106,11 +107,21 @@ def load_trained(
         raise TrainingError(f"{run_folder} is not a training run: it has no {RESOLVED_FILE}")
     recipe = load_resolved(run_folder / RESOLVED_FILE)
     checkpoint = chosen_checkpoint(run_folder, recipe)
-    model, processor = build_start(recipe, make_model, objectives=objectives)
+    model, processor = build_start(_unrounded(recipe), make_model, objectives=objectives)
     load_weights(checkpoint, model)
     keep_interpolation(checkpoint, model, processor)
     model.config.is_trained = True
     return recipe, model, processor
+
+
+def _unrounded(recipe: TrainingRecipe) -> TrainingRecipe:
+    """Return a recipe that loads the frozen weights of the language model in the number format of their files."""
+    settings = recipe.model
+    dtype = "float32"
+    if settings.checkpoint != NANO and Path(settings.checkpoint).is_dir():
+        stored = str(load_config(settings.checkpoint).dtype).removeprefix("torch.")
+        dtype = stored if stored in ("bfloat16", "float16") else dtype
+    return replace(recipe, model=replace(settings, language_model_dtype=dtype))  # type: ignore[arg-type]
 
 
 def keep_interpolation(checkpoint: Checkpoint, model: Model, processor: TimeChatProcessor) -> None:
