@@ -128,6 +128,30 @@ def test_youcook2_is_read_from_its_database(tmp_path):
     assert [record.video for record in records] == [str(tmp_path / "videos/101/def.mp4")]
 
 
+def test_prepared_captions_are_divided_into_sentences_with_times(tmp_path):
+    items = [
+        {"image_id": "a.mp4", "pure_cap": "cut it. fry #it.", "segments": [[1, 2], [3, 4]], "duration": 3.5},
+        {"image_id": "b.mp4", "pure_cap": "cut it", "segments": [[1, 2], [3, 4]]},
+        {"image_id": "c.mp4", "pure_cap": "cut it. fry it. eat it", "segments": [[1, 2], [3, 4]]},
+        {"image_id": "d.mp4", "pure_cap": "cut it. ", "segments": [[1, 2]]},
+    ]
+    path = write(tmp_path / "train.caption_coco_format.json", {"annotations": items})
+    records, report = build("youcook2", path, tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    cut = "1.0 - 2.0 seconds, cut it."
+    assert answers(records) == [f"{cut}  3.0 - 4.0 seconds, fry it.", cut, cut]
+    assert [record.duration for record in records] == [3.5, None, None]
+    (counts,) = report.sources
+    assert counts.count("record") == {"more sentences than times": 1}
+    assert counts.count("event") == {"empty text": 1}
+    items = [
+        {"image_id": "p/a.mp4", "caption": "He adds 2.5 cups. He stirs.", "segments": [[1, 2], [3, 4]]},
+        {"image_id": "b.mp4", "caption": "He sits. ", "segments": [[1, 2], [3, 4]]},
+    ]
+    path = write(tmp_path / "anet.json", {"annotations": items})
+    records, report = build("anet/grounding", path, tmp_path, "a.mp4", "b.mp4")
+    assert report.sources[0].count("record") == {"more sentences than times": 1, "empty text": 1}
+
+
 ACTIVITYNET = {
     "v_one": {
         "duration": 82.73,

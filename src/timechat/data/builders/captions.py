@@ -53,7 +53,7 @@ def read_youcook2(path: Path, context: ReadContext) -> Iterator[Annotation | Dro
     content = read_json(path)
     if not is_object(content, "database"):
         for captions in _coco_captions(path, ". ", "pure_cap", is_clean=True):
-            yield _dense(captions)
+            yield captions if isinstance(captions, Dropped) else _dense(captions)
         return
     for location, video, item in database_items(path, content):
         with located(location):
@@ -70,12 +70,15 @@ def read_youcook2(path: Path, context: ReadContext) -> Iterator[Annotation | Dro
 def read_activitynet(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001 - one split
     """Read dense captions from `train.json` of ActivityNet Captions, or from the original's coco format."""
     for captions in _activitynet(path, is_clean=False):
-        yield _dense(captions)
+        yield captions if isinstance(captions, Dropped) else _dense(captions)
 
 
 def read_activitynet_grounding(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped]:  # noqa: ARG001
     """Read queries from the same files as `read_activitynet`."""
     for captions in _activitynet(path, is_clean=True):
+        if isinstance(captions, Dropped):
+            yield captions
+            continue
         with located(captions.location):
             for span in captions.spans:
                 yield Annotation(
@@ -150,7 +153,7 @@ def _dense(captions: _Captions) -> Annotation:
         )
 
 
-def _activitynet(path: Path, *, is_clean: bool) -> Iterator[_Captions]:
+def _activitynet(path: Path, *, is_clean: bool) -> Iterator[_Captions | Dropped]:
     content = read_json(path)
     if is_object(content, "annotations"):
         for captions in _coco_captions(path, ".", "caption", is_clean=is_clean):
@@ -169,17 +172,24 @@ def _activitynet(path: Path, *, is_clean: bool) -> Iterator[_Captions]:
             yield _Captions(f"{path}: {video}", video, spans, item.get("duration"))
 
 
-def _coco_captions(path: Path, split: str, key: str, *, is_clean: bool) -> Iterator[_Captions]:
+def _coco_captions(path: Path, split: str, key: str, *, is_clean: bool) -> Iterator[_Captions | Dropped]:
     """Yield videos with timed sentences from `{"annotations": [{"image_id", "segments", caption}]}`.
 
-    All sentences of a video are one text, which `split` divides. Parts without a segment, such as the empty text after
-    the last full stop, are no sentences.
+    All sentences of a video are one text, which `split` divides. Empty texts without a segment, such as that after the
+    last full stop, are no sentences. A segment without a sentence has an empty text, so that it is counted.
     """
     for location, item in coco_items(path):
         with located(location):
-            texts = [as_clean_text(text) if is_clean else text.strip() for text in as_text(item[key]).split(split)]
-            spans = tuple(timed(segment, text) for segment, text in zip(as_list(item["segments"]), texts, strict=False))
-            yield _Captions(location, as_text(item["image_id"]), spans)
+            parts = as_text(item[key]).rstrip(". ").split(split)
+            texts = [as_clean_text(text) if is_clean else text.strip() for text in parts]
+            segments = as_list(item["segments"])
+            video = as_text(item["image_id"])
+            if any(texts[len(segments) :]):
+                yield Dropped(video, "more sentences than times")
+                continue
+            texts += [""] * (len(segments) - len(texts))
+            spans = tuple(timed(segment, text) for segment, text in zip(segments, texts, strict=False))
+            yield _Captions(location, video, spans, item.get("duration"))
 
 
 def _queryd(folder: Path) -> Iterator[tuple[str, tuple[Span, ...]] | Dropped]:

@@ -12,6 +12,7 @@ REASONS = {
     "no annotation": "the annotations hold nothing for the video",
     "not relevant": "the annotators found the video not relevant to the query",
     "no clip": "the video has no part that shows the query",
+    "more sentences than times": "the text of the video has more sentences than times, so it is not known which belong",
     "longer than 300 s": "the original leaves out longer videos of QuerYD",
     "part outside the video": "the part of the video starts after its end",
     "no event": "no event is left",
