@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from timechat.errors import VideoError
-from timechat.video import Frames, FrameSampling, FrameSize, VideoReader
+from timechat.video import Frames, FrameSampling, VideoReader
 
 PICTURES_FPS = 3.0
 """Images per second in folders of images, as in TVQA."""
@@ -53,24 +53,23 @@ def load_segment_centres(
         num_frames: Number of sampled frames, as in `segment_centres`.
         start: Start of the clip in seconds.
         end: End of the clip in seconds.
-        size: Side of the output square in pixels: the shorter side is resized to it and the centre is cropped.
-            None keeps the frames unchanged.
+        size: Side of the output square in pixels: the shorter side is resized to it by Pillow, as in the original,
+            and the centre is cropped. None keeps the frames unchanged.
         timeout: Time limit in seconds for reading a video.
 
     Raises:
         VideoError: The video cannot be read.
     """
     if path.is_dir():
-        frames = load_pictures(path, num_frames=num_frames, start=start, end=end, size=size)
+        frames = load_pictures(path, num_frames=num_frames, start=start, end=end)
     else:
         with VideoReader(path, timeout=timeout) as reader:
             num_available = reader.info.num_frames or 1
             fps = num_available / reader.duration
             chosen = segment_centres(num_available, fps, num_frames, start=start, end=end)
-            shape = None if size is None else _short_side(reader.info.height, reader.info.width, size)
             times = (chosen + 0.5) / fps  # half a frame, so that rounding of the file's times does not matter
-            frames = reader.load(FrameSampling(timestamps=times), size=shape)
-    return frames if size is None else replace(frames, pixels=_middle(frames.pixels, size))
+            frames = reader.load(FrameSampling(timestamps=times))
+    return frames if size is None else replace(frames, pixels=np.stack([_square(each, size) for each in frames.pixels]))
 
 
 def load_pictures(
@@ -80,7 +79,6 @@ def load_pictures(
     fps: float = PICTURES_FPS,
     start: float | None = None,
     end: float | None = None,
-    size: int | None = None,
 ) -> Frames:
     """Load a folder of images as a video: image number n, counted from 1, starts at `(n - 1) / fps` seconds.
 
@@ -90,7 +88,6 @@ def load_pictures(
         fps: Images per second.
         start: Start of the clip in seconds.
         end: End of the clip in seconds.
-        size: Length of the shorter side in pixels; None keeps the size of the images.
 
     Raises:
         VideoError: The folder has no images, or an image is missing or damaged.
@@ -103,8 +100,7 @@ def load_pictures(
         chosen = segment_centres(count, fps, num_frames, start=start, end=end)
     images, rows = np.unique(chosen, return_inverse=True)
     pictures = [_open(folder / f"{i + 1:05d}.jpg") for i in images]
-    shape = None if size is None else _short_side(pictures[0].height, pictures[0].width, size)
-    frames = Frames.from_images(pictures, images / fps, duration=count / fps, size=shape)
+    frames = Frames.from_images(pictures, images / fps, duration=count / fps)
     return replace(frames, pixels=frames.pixels[rows], timestamps=frames.timestamps[rows])
 
 
@@ -118,13 +114,10 @@ def _open(path: Path) -> Image.Image:
         raise VideoError(f"{path}: is not an image: {error}") from error
 
 
-def _short_side(height: int, width: int, size: int) -> FrameSize:
-    """Size with the shorter side equal to `size` pixels and the same aspect ratio, resized bicubically."""
-    sides = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
-    return FrameSize(*sides, "bicubic")
-
-
-def _middle(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Crop the central square: `(frames, size, size, 3)`."""
-    top, left = (round((length - size) / 2) for length in pixels.shape[1:3])
-    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
+def _square(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize the shorter side of `(height, width, 3)` to `size` bicubically, and crop the centre: `(size, size, 3)`."""
+    height, width = pixels.shape[:2]
+    sides = (int(size * width / height), size) if height <= width else (size, int(size * height / width))
+    resized = np.asarray(Image.fromarray(pixels).resize(sides, Image.Resampling.BICUBIC))
+    top, left = (round((length - size) / 2) for length in resized.shape[:2])
+    return resized[top : top + size, left : left + size]
