@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from timechat.answers.tasks import find_preset
+from timechat.answers.tasks import GREEDY, find_preset
 from timechat.errors import DataError
 from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFiles, find_benchmark
 from timechat.evaluation.config import EvaluatedModelSettings, EvaluationRecipe, MomentSettings
@@ -147,6 +147,10 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     for name in ("step", "refine"):
         if frames[name] is None:
             del frames[name]
+    decoding = asdict(recipe.decoding)
+    for name in ("num_beams", "length_penalty", "repetition_penalty", "min_new_tokens"):
+        if decoding[name] == getattr(GREEDY, name):
+            del decoding[name]
     if settings.wording != "preset":
         later["wording"] = settings.wording
     if recipe.frames.windows and recipe.moments != MomentSettings():
@@ -158,7 +162,7 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
         "frames": frames,
         "preset": recipe.preset,
         "preset_sha256": hashlib.sha256(preset.encode()).hexdigest(),
-        "decoding": asdict(recipe.decoding),
+        "decoding": decoding,
         "batch_size": recipe.run.batch_size,
         **later,
     }
@@ -302,6 +306,8 @@ def _metrics(
 
 def _table(recipe: EvaluationRecipe, benchmark: Benchmark, metrics: dict[str, Any], scores: dict[str, Scores]) -> str:
     how = "drawn by chance" if recipe.decoding.do_sample else "greedy"
+    if (num_beams := recipe.decoding.num_beams) > 1:
+        how = f"beam search with {num_beams} beams"
     lines = [
         f"# {benchmark.title}: {recipe.model.checkpoint}",
         "",
