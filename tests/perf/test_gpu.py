@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from perf.gpu import SMALL, STAGES, Bench, Measured, Peaks, count_flops, main, measure, num_bytes
+from perf.gpu import STAGES, main, measure
+from perf.gpu_bench import SMALL, Bench, Measured, Peaks, count_flops, num_bytes
 
 NAMES = ["vision", "encoding", "prefill", "decode", "clients", "training"]
 
