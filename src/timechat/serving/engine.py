@@ -215,7 +215,8 @@ class Engine:
         context.check()
         if batch.decoding.num_beams > 1:
             raise ValueError(
-                "num_beams is not offered by the engine, which decodes one token of every answer at a time"
+                f"num_beams={batch.decoding.num_beams} is not offered by the engine, which decodes one token of every "
+                "answer per step; use num_beams=1, or the commands"
             )
         call = _GenerationCall(batch)
         for prompt, grammar, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):

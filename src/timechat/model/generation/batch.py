@@ -247,10 +247,14 @@ class ContinuousBatch:
         scores = logits.float()
         logprobs = scores.log_softmax(-1)
         for i, row in enumerate(rows):
+            before = scores[i : i + 1]
             try:
-                scores[i : i + 1] = self._adjust(row, scores[i : i + 1])
+                adjusted = self._adjust(row, before)
             except ValueError as error:  # an error of this row's grammar, not of the others
                 row.error = error
+                continue
+            if adjusted is not before:
+                scores[i : i + 1] = adjusted
         chosen = scores.argmax(-1)  # (rows,)
         needs_scores = any(row.constraint is not None and not row.decoding.do_sample for row in rows)
         host_scores = scores.cpu().numpy() if needs_scores else None
