@@ -3,7 +3,15 @@
 import pytest
 
 from tests.golden import golden_host_side, golden_meta
-from timechat.answers.prompts import PRESETS, Message, frame_message, frame_prompt, render_chat, time_text
+from timechat.answers.prompts import (
+    POST_CHECKS,
+    PRESETS,
+    Message,
+    frame_message,
+    frame_prompt,
+    render_chat,
+    time_text,
+)
 
 
 @pytest.mark.parametrize("case", golden_host_side()["prompts"])
@@ -47,3 +55,12 @@ def test_every_preset_words_every_task(name, task):
     question = PRESETS[name].question(task, "a {strange} query")
     assert "{query}" not in question
     assert PRESETS[name].name == name
+
+
+def test_second_turns_are_those_of_the_original():
+    """`dvc_post_check`, `tvg_post_check` and `vhd_post_check`, with their spelling."""
+    assert POST_CHECKS == {
+        "dense_caption": "Be careful about your output format, you should provide start time and end time for each step. The format should be: 'start time - end time, brief step description', for example, ' 90 - 102 seconds, spread margarine on two slices of white bread'.",  # noqa: E501
+        "grounding": "Be careful about your output format, you should provide start time and end time for the visual event. The format should be: 'The event happens in the start time - end time'. For example, The event 'person turn a light on' happens in the 24.3 - 30.4 seonds.",  # noqa: E501
+        "highlights": "Be careful about your output format, you should provide timestamp and saliency score for the highlight moment. The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, 96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'.",  # noqa: E501
+    }

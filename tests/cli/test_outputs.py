@@ -117,6 +117,16 @@ def test_options_that_contradict_each_other_are_refused(refused, options, messag
         (["caption", "--temperature", 0.5], "--temperature has an effect only with --sample; add it"),
         (["caption", "--top-p", 0.5], "--top-p has an effect only with --sample; add it"),
         (["caption", "--top-k", 5], "--top-k has an effect only with --sample; add it"),
+        (["caption", "--length-penalty", 2], "--length-penalty has an effect only with --num-beams above 1; add it"),
+        (
+            ["caption", "--num-beams", 2, "--sample"],
+            "--num-beams searches for the most likely answer and --sample draws one; give one of them",
+        ),
+        (["caption", "--repetition-penalty", 0], "repetition_penalty must be above 0, got 0.0; 1 is no penalty"),
+        (
+            ["caption", "--min-new-tokens", 9, "--max-new-tokens", 8],
+            "min_new_tokens must be from 0 to max_new_tokens=8, got 9",
+        ),
         (
             ["caption", "--plan", "-o", "a.json"],
             "--plan prints an estimate and writes no answer; leave out --output a.json",

@@ -182,6 +182,12 @@ def test_a_missing_video_ends_the_run(answerer):
         ({"temperature": 0.7}, GenerationSettings(DecodingOptions(do_sample=True, temperature=0.7))),
         ({"do_sample": True, "temperature": None}, GenerationSettings(DecodingOptions(do_sample=True))),
         (
+            {"num_beams": 5, "length_penalty": 0, "repetition_penalty": 1.2, "min_new_tokens": 3},
+            GenerationSettings(
+                DecodingOptions(num_beams=5, length_penalty=0.0, repetition_penalty=1.2, min_new_tokens=3)
+            ),
+        ),
+        (
             {"do_sample": True, "temperature": 0.2, "top_p": 1.0, "top_k": 5},
             GenerationSettings(DecodingOptions(do_sample=True, temperature=0.2, top_p=1.0, top_k=5)),
         ),
@@ -191,9 +197,9 @@ def test_generation_options_are_read_greedy_by_default(options, expected):
     assert writing_of(options) == expected
 
 
-def test_beams_are_refused():
-    with pytest.raises(ValueError, match="num_beams must be 1, got 5"):
-        writing_of({"num_beams": 5})
+def test_beams_and_sampling_together_are_refused():
+    with pytest.raises(ValueError, match="num_beams=5 searches for the most likely answer and do_sample draws one"):
+        writing_of({"num_beams": 5, "do_sample": True})
 
 
 def test_an_answer_ends_before_the_first_stop():

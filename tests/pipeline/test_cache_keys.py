@@ -39,6 +39,10 @@ OTHER_DECODING = {
     "top_k": DecodingOptions(top_k=5),
     "seed": DecodingOptions(seed=5),
     "json_schema": DecodingOptions(json_schema="{}"),
+    "num_beams": DecodingOptions(num_beams=2),
+    "length_penalty": DecodingOptions(length_penalty=2.0),
+    "repetition_penalty": DecodingOptions(repetition_penalty=1.2),
+    "min_new_tokens": DecodingOptions(min_new_tokens=5),
 }
 OTHER_FRAMES = {
     "num_frames": FrameSampling(num_frames=9),

@@ -242,3 +242,9 @@ def until(condition, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.002)
+
+
+def test_beams_are_refused_by_name(nano, engine, video):
+    batch = endless_batch(nano, video)
+    with pytest.raises(ValueError, match=r"num_beams=3 is not offered by the engine.*use num_beams=1, or the commands"):
+        engine.generate(replace(batch, decoding=DecodingOptions(num_beams=3)), RequestContext())

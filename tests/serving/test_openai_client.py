@@ -210,11 +210,22 @@ def test_neutral_values_of_unsupported_fields_are_accepted(client, film_id):
         "guided_json": None,
         "min_p": 0.0,
         "best_of": 1,
+        "num_beams": 1,
+        "min_tokens": 0,
+        "repetition_penalty": 1,
         "length_penalty": 1.0,
         "stop_token_ids": [],
         "user": "me",
     }
     assert ask(client, about(film_id), max_tokens=4, extra_body=fields).choices[0].finish_reason
+
+
+def test_penalty_and_minimum_length_change_the_answer(client, film_id):
+    fields = {"repetition_penalty": 2.0, "min_tokens": 20}
+    found = ask(client, about(film_id), max_tokens=24, temperature=0, extra_body=fields)
+    usual = ask(client, about(film_id), max_tokens=24, temperature=0)
+    assert found.choices[0].message.content != usual.choices[0].message.content
+    assert found.usage.completion_tokens >= 20
 
 
 def test_a_transcript_is_part_of_the_prompt(client, film_id, monkeypatch):
@@ -393,7 +404,11 @@ def test_sampled_answers_depend_on_the_seed(client, film_id):
         (about("film-0"), {"functions": [{"name": "x"}]}, "functions is not offered"),
         (about("film-0"), {"modalities": ["text", "audio"]}, "modalities is not offered"),
         (about("film-0"), {"top_logprobs": 2}, "top_logprobs is not offered"),
-        (about("film-0"), {"extra_body": {"repetition_penalty": 1.05}}, "repetition_penalty is not offered"),
+        (about("film-0"), {"extra_body": {"repetition_penalty": 3}}, "repetition_penalty"),
+        (about("film-0"), {"extra_body": {"min_tokens": 9}, "max_tokens": 8}, "min_tokens.*max_tokens"),
+        (about("film-0"), {"extra_body": {"num_beams": 2}}, "num_beams is not offered.*--num-beams.*leave it out"),
+        (about("film-0"), {"extra_body": {"use_beam_search": True}}, "use_beam_search is not offered.*--num-beams"),
+        (about("film-0"), {"extra_body": {"length_penalty": 2.0}}, "length_penalty is not offered.*--num-beams"),
         (about("film-0", start=-1), {}, "start"),
         (about("film-0", end=-1), {}, "end"),
         (

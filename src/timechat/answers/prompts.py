@@ -286,6 +286,25 @@ PRESETS = {
 }
 DEFAULT_PRESET = "timechat@1"
 
+POST_CHECKS = {
+    "dense_caption": (
+        "Be careful about your output format, you should provide start time and end time for each step. The format "
+        "should be: 'start time - end time, brief step description', for example, ' 90 - 102 seconds, spread margarine "
+        "on two slices of white bread'."
+    ),
+    "grounding": (
+        "Be careful about your output format, you should provide start time and end time for the visual event. The "
+        "format should be: 'The event happens in the start time - end time'. For example, The event 'person turn a "
+        "light on' happens in the 24.3 - 30.4 seonds."
+    ),
+    "highlights": (
+        "Be careful about your output format, you should provide timestamp and saliency score for the highlight "
+        "moment. The output format should be like: 'There are 10 highlight moments in the 82, 84, 86, 88, 90, 92, 94, "
+        "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'."
+    ),
+}
+"""Second turn of the original's evaluation (`post_check`), by task: a request to correct the form of the answer."""
+
 PROMPT_EXAMPLES = (
     "90 - 102 seconds, spread margarine on two slices of white bread in the video",
     "90 - 102 seconds, spread margarine on two slices of white bread",

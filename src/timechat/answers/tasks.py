@@ -3,6 +3,7 @@
 A new task is a name in `events.Task`, an entry in `TASKS`, and a prompt in the presets of `prompts`.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -250,7 +251,10 @@ def event_title(event: Event, answer: Answer) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DecodingOptions:
-    """Decoding of an answer: greedy, or sampled with a seed and so reproducible.
+    """Decoding of an answer: greedy, by beam search, or sampled with a seed and so reproducible.
+
+    The scores of an answer are the model's own probabilities in every case: temperature, penalty and minimum length
+    change the choice of tokens, not the reported probabilities.
 
     Attributes:
         max_new_tokens: Maximum length of the answer in tokens.
@@ -262,6 +266,13 @@ class DecodingOptions:
         top_k: Number of tokens that sampling considers.
         seed: Random seed for sampling.
         json_schema: JSON schema, as JSON text, that a free answer follows; None for free text.
+        num_beams: Number of beams of the search for the most likely answer; 1 is greedy decoding.
+        length_penalty: Exponent of the length by which beam search divides the log probability of an answer: above 0,
+            a larger value prefers longer answers. No effect with one beam.
+        repetition_penalty: Penalty on tokens that the answer has already, with the definition of `transformers`; 1 is
+            no penalty. Tokens of the prompt do not count.
+        min_new_tokens: Minimum length of the answer in tokens. A constrained answer ends earlier where its grammar
+            allows nothing else.
     """
 
     max_new_tokens: int = 512
@@ -272,6 +283,10 @@ class DecodingOptions:
     top_k: int = 50
     seed: int = 42
     json_schema: str | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -288,6 +303,21 @@ class DecodingOptions:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.json_schema is not None and self.is_free:
             raise ValueError("json_schema constrains the answer and is_free does not; give one of them")
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
+        if self.num_beams > 1 and self.do_sample:
+            raise ValueError(
+                f"num_beams={self.num_beams} searches for the most likely answer and do_sample draws one; "
+                "give one of them"
+            )
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty must be above 0, got {self.repetition_penalty}; 1 is no penalty")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens must be from 0 to max_new_tokens={self.max_new_tokens}, got {self.min_new_tokens}"
+            )
 
 
 GREEDY = DecodingOptions()

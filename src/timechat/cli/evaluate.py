@@ -26,6 +26,12 @@ def evaluate(
     ] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of samples; replaces run.limit.")] = None,
+    sample_num: Annotated[
+        int | None, typer.Option(min=1, help="Number of samples of a random subset; replaces run.sample_num.")
+    ] = None,
+    post_check: Annotated[
+        bool, typer.Option("--post-check", help="Ask in a second turn to correct the form of each answer.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Start anew, or keep existing predictions.")] = False,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Process share I of N only, from 1; the last one scores.")
@@ -63,6 +69,8 @@ def evaluate(
     overrides = [*(settings or [])]
     overrides += [f"run.output={output}"] if output is not None else []
     overrides += [f"run.limit={limit}"] if limit is not None else []
+    overrides += [f"run.sample_num={sample_num}"] if sample_num is not None else []
+    overrides += ["post_check=true"] if post_check else []
     share = _read_shard(shard)
     if fresh and share[1] > 1:
         raise ValueError(

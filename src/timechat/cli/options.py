@@ -254,6 +254,21 @@ class DecodingCommandOptions:
     top_p: Annotated[float, typer.Option(help="Top-p of sampling.", rich_help_panel=_DECODING)] = 0.9
     top_k: Annotated[int, typer.Option(help="Top-k of sampling.", rich_help_panel=_DECODING)] = 50
     seed: Annotated[int, typer.Option(help="Random seed of sampling.", rich_help_panel=_DECODING)] = 42
+    num_beams: Annotated[
+        int,
+        typer.Option(min=1, help="Number of beams of a search for the most likely answer.", rich_help_panel=_DECODING),
+    ] = 1
+    length_penalty: Annotated[
+        float,
+        typer.Option(help="Exponent of the length in beam search: higher means longer.", rich_help_panel=_DECODING),
+    ] = 1.0
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(help="Penalty on tokens that the answer has already; 1 is none.", rich_help_panel=_DECODING),
+    ] = 1.0
+    min_new_tokens: Annotated[
+        int, typer.Option(min=0, help="Minimum length of the answer in tokens.", rich_help_panel=_DECODING)
+    ] = 0
     preset: Annotated[str, typer.Option(metavar="PRESET", help="Prompt preset.", rich_help_panel=_DECODING)] = (
         "timechat@1"
     )
@@ -265,6 +280,10 @@ class DecodingCommandOptions:
         given = {"--temperature": self.temperature != 1.0, "--top-p": self.top_p != 0.9, "--top-k": self.top_k != 50}
         if not self.sample and any(given.values()):
             raise ValueError(f"{next(name for name in given if given[name])} has an effect only with --sample; add it")
+        if self.sample and self.num_beams > 1:
+            raise ValueError("--num-beams searches for the most likely answer and --sample draws one; give one of them")
+        if self.num_beams == 1 and self.length_penalty != 1.0:
+            raise ValueError("--length-penalty has an effect only with --num-beams above 1; add it")
         return DecodingOptions(
             max_new_tokens=self.max_new_tokens,
             is_free=self.free,
@@ -273,6 +292,10 @@ class DecodingCommandOptions:
             top_p=self.top_p,
             top_k=self.top_k,
             seed=self.seed,
+            num_beams=self.num_beams,
+            length_penalty=self.length_penalty,
+            repetition_penalty=self.repetition_penalty,
+            min_new_tokens=self.min_new_tokens,
         )
 
 

@@ -88,13 +88,17 @@ class EvaluationRunSettings:
     """Number of questions per batch, and number of videos in memory for them."""
     limit: int | None = None
     """Number of samples, from the first one; None uses all."""
+    sample_num: int | None = None
+    """Number of samples of a random subset, to which `limit` then applies; None uses all."""
+    sample_seed: int = 42
+    """Random seed of the subset. A larger `sample_num` with the same seed adds samples to the subset."""
     per_video: int | None = None
     """Maximum number of samples about one video, evenly spaced in the order of the annotations; null uses all."""
     resamples: int = 2000
     """Number of bootstrap resamples for the intervals."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "limit", "per_video", "resamples"):
+        for name in ("batch_size", "limit", "sample_num", "per_video", "resamples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"run.{name} must be at least 1, got {value}")
@@ -115,6 +119,8 @@ class EvaluationRecipe:
     """Selection of the moments that grounding keeps with `frames.windows`."""
     preset: str = DEFAULT_PRESET
     """Preset of the questions' wording and the system prompt."""
+    post_check: bool = False
+    """Whether a second turn asks the model to correct the form of its answer about events; its second answer counts."""
     decoding: DecodingOptions = field(default_factory=DecodingOptions)
     """Decoding options of the answers: greedy unless `do_sample` is true."""
     run: EvaluationRunSettings = field(default_factory=EvaluationRunSettings)
@@ -122,6 +128,10 @@ class EvaluationRecipe:
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
+        if self.post_check and self.frames.windows:
+            raise ValueError(
+                "post_check continues the conversation about one window; set frames.windows=false or post_check=false"
+            )
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> EvaluationRecipe:

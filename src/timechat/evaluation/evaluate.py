@@ -15,10 +15,16 @@ from typing import Any
 
 import torch
 
-from timechat.answers.tasks import find_preset
+from timechat.answers.prompts import POST_CHECKS
+from timechat.answers.tasks import GREEDY, find_preset
 from timechat.errors import DataError
 from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFiles, find_benchmark
-from timechat.evaluation.config import EvaluatedModelSettings, EvaluationRecipe, MomentSettings
+from timechat.evaluation.config import (
+    EvaluatedModelSettings,
+    EvaluationRecipe,
+    EvaluationRunSettings,
+    MomentSettings,
+)
 from timechat.evaluation.moments import score_moments
 from timechat.evaluation.predict import EncodeVideo, Progress, is_open, predict
 from timechat.evaluation.published import comparison_table, published_beside, to_rows
@@ -65,7 +71,7 @@ class Evaluation:
 
 
 def read_samples(recipe: EvaluationRecipe, benchmarks: Mapping[str, Benchmark] = BENCHMARKS) -> list[Sample]:
-    """Read the samples of a recipe, up to the recipe's limit.
+    """Read the samples of a recipe: a random subset if the recipe asks for one, up to the recipe's limit.
 
     Args:
         recipe: Recipe of the run.
@@ -83,11 +89,17 @@ def read_samples(recipe: EvaluationRecipe, benchmarks: Mapping[str, Benchmark] =
     source = BenchmarkFiles(Path(settings.annotations), Path(settings.videos), settings.split, transcripts, own_wording)
     if not source.videos.is_dir():
         raise DataError(f"{source.videos}: no such folder; give the folder of the videos as benchmark.videos")
-    samples = list(islice(_thinned(benchmark.read(source), recipe.run.per_video), recipe.run.limit))
+    chosen = random_subset(_thinned(benchmark.read(source), recipe.run.per_video), recipe.run)
+    samples = list(islice(chosen, recipe.run.limit))
     if not samples:
         raise DataError(f"{settings.annotations}: holds no question; give the annotations of {settings.name}")
     if own_wording and not any(sample.question for sample in samples):
         raise DataError(f"{settings.annotations}: has no wording of its own; set benchmark.wording=preset")
+    if recipe.post_check and not any(sample.task in POST_CHECKS for sample in samples):
+        raise ValueError(
+            f"post_check asks again about {', '.join(POST_CHECKS)}, and {settings.name} has no such sample; set "
+            "post_check=false"
+        )
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
@@ -108,6 +120,19 @@ def _thinned(samples: Iterable[Sample], per_video: int | None) -> Iterable[Sampl
         count = min(per_video, len(about))
         kept += [about[i * len(about) // count] for i in range(count)]
     return kept
+
+
+def random_subset(samples: Iterable[Sample], settings: EvaluationRunSettings) -> Iterable[Sample]:
+    """Keep `sample_num` random samples, in their order; the choice depends only on the seed and the identifiers."""
+    if settings.sample_num is None:
+        return samples
+    samples = list(samples)
+
+    def key(sample: Sample) -> bytes:
+        return hashlib.sha256(f"{settings.sample_seed} {sample.id}".encode()).digest()
+
+    kept = {sample.id for sample in sorted(samples, key=key)[: settings.sample_num]}
+    return [sample for sample in samples if sample.id in kept]
 
 
 def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
@@ -148,10 +173,16 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     for name in ("step", "refine"):
         if frames[name] is None:
             del frames[name]
+    decoding = asdict(recipe.decoding)
+    for name in ("num_beams", "length_penalty", "repetition_penalty", "min_new_tokens"):
+        if decoding[name] == getattr(GREEDY, name):
+            del decoding[name]
     if settings.wording != "preset":
         later["wording"] = settings.wording
     if recipe.frames.windows and recipe.moments != MomentSettings():
         later["moments"] = asdict(recipe.moments)
+    if recipe.post_check:
+        later["post_check_sha256"] = hashlib.sha256(json.dumps(POST_CHECKS, sort_keys=True).encode()).hexdigest()
     return {
         "benchmark": f"{settings.name}, {settings.split}",
         "transcripts": settings.transcripts is not None,
@@ -159,7 +190,7 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
         "frames": frames,
         "preset": recipe.preset,
         "preset_sha256": hashlib.sha256(preset.encode()).hexdigest(),
-        "decoding": asdict(recipe.decoding),
+        "decoding": decoding,
         "batch_size": recipe.run.batch_size,
         **later,
     }
@@ -295,18 +326,31 @@ def _metrics(
         "preset": recipe.preset,
         "preset_sha256": run["settings"]["preset_sha256"],
         "samples": len(predictions),
+        **_how_samples_were_asked(recipe),
         "statuses": count_statuses(predictions),
         "seconds": seconds,
         "scores": {name: one.to_dict() for name, one in scores.items()},
     }
 
 
+def _how_samples_were_asked(recipe: EvaluationRecipe) -> dict[str, Any]:
+    subset = {} if recipe.run.sample_num is None else {"sample_seed": recipe.run.sample_seed}
+    return subset | ({"post_check": True} if recipe.post_check else {})
+
+
 def _table(recipe: EvaluationRecipe, benchmark: Benchmark, metrics: dict[str, Any], scores: dict[str, Scores]) -> str:
     how = "drawn by chance" if recipe.decoding.do_sample else "greedy"
+    if (num_beams := recipe.decoding.num_beams) > 1:
+        how = f"beam search with {num_beams} beams"
+    if recipe.post_check:
+        how += ", with a second turn (post_check)"
+    count = f"{metrics['samples']} samples"
+    if recipe.run.sample_num is not None:
+        count += f" (random subset, seed {recipe.run.sample_seed})"
     lines = [
         f"# {benchmark.title}: {recipe.model.checkpoint}",
         "",
-        f"{metrics['samples']} samples, {how}, preset {recipe.preset} ({metrics['preset_sha256'][:8]}), weights "
+        f"{count}, {how}, preset {recipe.preset} ({metrics['preset_sha256'][:8]}), weights "
         f"{metrics['weights'][:8]}. Fractions from 0 to 1, CIDEr from 0 to 10; 95 % bootstrap intervals over videos.",
         "",
         "| samples | |",

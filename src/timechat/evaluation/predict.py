@@ -12,6 +12,7 @@ from pathlib import Path
 
 from timechat.answers.events import Answer
 from timechat.answers.parsing import states_none
+from timechat.answers.prompts import POST_CHECKS
 from timechat.answers.tasks import TASKS
 from timechat.answers.windows import WindowConfig
 from timechat.errors import PromptTooLongError, VideoError
@@ -199,8 +200,16 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
     """Predictions of a batch of one task, from generated texts."""
     begun = time.perf_counter()
     try:
-        requests = [_request(sample, recipe) for sample, _, _ in batch]
-        answers = timechat.run_all(requests, [encoded for _, encoded, _ in batch])
+        requests, videos = [_request(sample, recipe) for sample, _, _ in batch], [encoded for _, encoded, _ in batch]
+        answers = timechat.run_all(requests, videos)
+        first_answers = [""] * len(batch)
+        if recipe.post_check and batch[0][0].task in POST_CHECKS:
+            first_answers = [answer.text for answer in answers]
+            turns = zip(requests, videos, first_answers, strict=True)
+            requests = [
+                _check_request(request, _question(timechat, request, video), text) for request, video, text in turns
+            ]
+            answers = timechat.run_all(requests, videos)
     except PromptTooLongError as error:
         if len(batch) == 1:
             yield _failed(batch[0][0], "too_long", str(error))
@@ -209,12 +218,25 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
                 yield from _write(timechat, [item], recipe)
         return
     share = (time.perf_counter() - begun) / len(batch)
-    for (sample, encoded, encode), request, answer in zip(batch, requests, answers, strict=True):
+    for (sample, encoded, encode), request, answer, first in zip(batch, requests, answers, first_answers, strict=True):
         prompt = timechat.processor.render_prompt(
-            encoded.timestamps, request.prompt_text(encoded.span), system=request.system_prompt
+            encoded.timestamps,
+            _question(timechat, request, encoded),
+            history=request.history or (),
+            system=request.system_prompt,
         )
         prediction = _read(sample, answer, {"encode": round(encode, 4), "answer": round(share, 4)})
-        yield replace(prediction, prompt=prompt)
+        yield replace(prediction, prompt=prompt, first_answer=first)
+
+
+def _question(timechat: TimeChat, request: Request, video: EncodedVideo) -> str:
+    """The text of a question as the model reads it."""
+    return request.prompt_text(video.span, lowercase_query=timechat.model.config.lowercase_queries)
+
+
+def _check_request(request: Request, question: str, answer: str) -> Request:
+    """Return the second turn: the request to correct the form of an answer."""
+    return replace(request, history=((question, answer),), question=POST_CHECKS[request.task], transcript=None)
 
 
 def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:

@@ -47,7 +47,8 @@ def write_results(
     """Write the files of each task of a run into a separate folder.
 
     File names are those of the original: `{dataset}_{split}_f{frames}_result.json` has the raw texts, and the same name
-    with the prefix `fmt_` has the values that were read from them.
+    with the prefix `fmt_` has the values that were read from them. With `post_check` these are the second answers, and
+    `first_answer` is in the rows of the raw texts.
 
     Args:
         folder: Existing folder for the results.
@@ -87,6 +88,8 @@ def _raw(sample: Sample, prediction: Prediction, preset: str) -> dict[str, Any]:
         "generated_cap": prediction.text,
         "prompt": prediction.prompt or _asked(sample, preset),
     }
+    if prediction.first_answer:
+        row["first_answer"] = prediction.first_answer
     return row if sample.query is None else row | {"query": sample.query, "id": _id(sample)}
 
 

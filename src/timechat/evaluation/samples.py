@@ -15,7 +15,7 @@ Sampling = Literal["uniform", "segment_centres"]
 (`timechat.video.load_frames`), or the middle of each part (`load_segment_centres` in `timechat.evaluation.benchmarks`),
 as MVBench requires."""
 
-_OPTIONAL = ("found", "score", "prompt")
+_OPTIONAL = ("found", "score", "prompt", "first_answer")
 """Fields of a prediction that are left out if they are unknown."""
 
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "missing_video", "unreadable_video", "too_long")
@@ -80,7 +80,9 @@ class Prediction:
         task: Task of the sample.
         query: Query of the sample.
         duration: Duration of the video in seconds; None if unknown.
-        text: Text of the model; the chosen option if options were ranked by likelihood.
+        text: Text of the model; the chosen option if options were ranked by likelihood; the second answer with
+            `post_check`.
+        first_answer: Text of the first answer with `post_check`; empty elsewhere.
         status: Outcome of the sample.
         events: Events in the text, with their scores.
         found: Grounding in windows: whether the query happens in the video; None elsewhere.
@@ -104,6 +106,7 @@ class Prediction:
     score: float | None = None
     notes: tuple[str, ...] = ()
     prompt: str = ""
+    first_answer: str = ""
     option_logprobs: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -113,7 +116,7 @@ class Prediction:
         return self.status in ("ok", "unparsed")
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as a row of `predictions.jsonl`, without a prompt, `found` and `score` that are unknown."""
+        """The prediction as a row of `predictions.jsonl`, without the values of `_OPTIONAL` that are unknown."""
         row = asdict(self) | {
             "events": [event.to_dict() for event in self.events],
             "notes": list(self.notes),

@@ -78,7 +78,9 @@ def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Wi
     tokens = tokens.repeat(1, -(-len(frames) // len(few)), 1, 1)[:, : len(frames)]
     timestamps = frames.timestamps - frames.timestamps[0]
     encoded = EncodedVideo(compress_frames(model, tokens), timestamps, window.duration)
-    trial = replace(request, decoding=DecodingOptions(max_new_tokens=_TRIAL_TOKENS))
+    trial = replace(
+        request, decoding=DecodingOptions(max_new_tokens=_TRIAL_TOKENS, num_beams=request.decoding.num_beams)
+    )
     (output,), answer = _timed(lambda: answerer.generate([trial], [encoded]))
     usual = min(TASKS[request.task].typical_tokens, request.decoding.max_new_tokens)
     # The prompt takes about the time of one more token; the answer of the trial may have ended early.

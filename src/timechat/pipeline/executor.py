@@ -14,8 +14,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler, generate_answers
+from timechat.model.generation.generate import (
+    GenerationOutput,
+    PrefixCache,
+    Prompt,
+    Sampler,
+    end_token_ids,
+    generate_answers,
+)
 from timechat.model.generation.grammar_state import GrammarCompiler
+from timechat.model.generation.score_processors import score_processors
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
@@ -45,7 +53,8 @@ class GenerationBatch:
         decoding: Decoding options of all answers.
         window_numbers: Number of each prompt's window in the plan of its video, which is added to the seed, so that a
             sampled answer does not depend on the other prompts of the batch. Empty if all numbers are 0.
-        streamer: Streamer of `generate` that receives each token; for a single prompt only.
+        streamer: Streamer of `generate` that receives each token, or all tokens at once after a beam search; for a
+            single prompt only.
         stopping_criteria: Stopping criteria of `generate`; for a single prompt only.
     """
 
@@ -108,25 +117,32 @@ class LocalExecutor:
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
         """Generate answers; a single prompt reuses the key-value states of the prompt before it."""
         prompts, decoding, scale = batch.prompts, batch.decoding, self._model.lora_scale
-        callbacks = {"streamer": batch.streamer, "stopping_criteria": batch.stopping_criteria}
+        is_search = decoding.num_beams > 1
+        callbacks = {"streamer": None if is_search else batch.streamer, "stopping_criteria": batch.stopping_criteria}
+        beams = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty} if is_search else {}
         arguments: dict[str, Any] = {
             "pad_token_id": self._processor.pad_token_id,
-            "arguments": {"max_new_tokens": decoding.max_new_tokens, "do_sample": False}
+            "arguments": {"max_new_tokens": decoding.max_new_tokens, "do_sample": False, **beams}
             | {name: value for name, value in callbacks.items() if value is not None},
         }
         if decoding.do_sample:
             arguments["samplers"] = [Sampler(own, self._model.device) for own in batch.decodings]
         with self._lock:
+            constraint = None
             if None not in batch.grammars:
-                arguments["constraint"] = self.grammar_compiler.logits_processor(
-                    batch.grammars, decoding.max_new_tokens
+                constraint = self.grammar_compiler.logits_processor(
+                    batch.grammars, decoding.max_new_tokens, decoding.num_beams
                 )
+            arguments["processors"] = score_processors(decoding, end_token_ids(self._model), constraint)
             if len(prompts) > 1:
                 return generate_answers(self._model, prompts, **arguments)
             prompt = prompts[0]
             cache = self._prefix.take(prompt.video_tokens, prompt.input_ids, scale)
             written = generate_answers(self._model, prompts, cache=cache, **arguments)
             self._prefix.store(prompt.video_tokens, prompt.input_ids + written[0].token_ids, scale, cache)
+        if is_search and batch.streamer is not None:
+            batch.streamer.put(torch.tensor(written[0].token_ids))
+            batch.streamer.end()
         return written
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -144,6 +160,4 @@ class LocalExecutor:
 
 def make_grammar_compiler(model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> GrammarCompiler:
     """Return the grammar compiler of a model; make it once, because preparing the vocabulary takes time."""
-    ends = model.generation_config.eos_token_id
-    vocab_size = model.config.text_config.vocab_size
-    return GrammarCompiler(processor.tokenizer, vocab_size, [ends] if isinstance(ends, int) else list(ends or ()))
+    return GrammarCompiler(processor.tokenizer, model.config.text_config.vocab_size, end_token_ids(model))

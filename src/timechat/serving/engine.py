@@ -213,6 +213,11 @@ class Engine:
     def generate(self, batch: GenerationBatch, context: RequestContext) -> "Future[list[GenerationOutput]]":
         """Generate the answers to prompts."""
         context.check()
+        if batch.decoding.num_beams > 1:
+            raise ValueError(
+                f"num_beams={batch.decoding.num_beams} is not offered by the engine, which decodes one token of every "
+                "answer per step; use num_beams=1, or the commands"
+            )
         call = _GenerationCall(batch)
         for prompt, grammar, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):
             constraint = None if grammar is None else self.grammar_compiler.state(grammar)

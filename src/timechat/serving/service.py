@@ -246,7 +246,9 @@ class Service:
         if asked <= limit:
             return request, ()
         note = f"the request allows {asked} tokens for an answer; this server allows {limit}, which were used"
-        return replace(request, decoding=replace(request.decoding, max_new_tokens=limit)), (note,)
+        shortest = min(request.decoding.min_new_tokens, limit)
+        limited = replace(request.decoding, max_new_tokens=limit, min_new_tokens=shortest)
+        return replace(request, decoding=limited), (note,)
 
     def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
         """Limit the frames of a window if neither the request nor the model does."""

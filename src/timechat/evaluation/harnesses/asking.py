@@ -16,7 +16,8 @@ from timechat.evaluation.answering import answer_batch, make_prompt
 from timechat.pipeline import EncodedVideo, TimeChat
 
 _NO_VIDEOS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp", ".wav", ".mp3", ".m4a", ".flac"))
-OPTIONS = frozenset(("max_new_tokens", "until", "do_sample", "temperature", "top_p", "top_k", "num_beams"))
+_SEARCH_OPTIONS = ("num_beams", "length_penalty", "repetition_penalty", "min_new_tokens")
+OPTIONS = frozenset(("max_new_tokens", "until", "do_sample", "temperature", "top_p", "top_k", *_SEARCH_OPTIONS))
 """Generation options that TimeChat reads; tasks of harnesses also set options of other models."""
 _KEPT_VIDEOS = 16  # encoded videos, less than 1 MB each; a harness asks in the order of its data set
 
@@ -289,17 +290,17 @@ def writing_of(options: Mapping[str, Any]) -> GenerationSettings:
         options: Generation options; names outside `OPTIONS` have no effect.
 
     Raises:
-        ValueError: More than one beam is requested, or a value is out of range.
+        ValueError: Beams and sampling are requested together, or a value is out of range.
     """
     left = {name: value for name, value in options.items() if value is not None}
-    if (beams := int(left.pop("num_beams", 1))) != 1:
-        raise ValueError(f"num_beams must be 1, got {beams}: TimeChat answers without beam search")
     until = left.pop("until", ())
     stops = (until,) if isinstance(until, str) else tuple(map(str, until))
     warmth = left.pop("temperature", None)  # harnesses use 0 for greedy decoding, regardless of do_sample
     temperature = GREEDY.temperature if warmth is None else float(warmth)
     do_sample = bool(left.pop("do_sample", warmth is not None)) and temperature > 0
     decoding = DecodingOptions(max_new_tokens=int(left.pop("max_new_tokens", GREEDY.max_new_tokens)))
+    search = {name: type(getattr(GREEDY, name))(left[name]) for name in _SEARCH_OPTIONS if name in left}
+    decoding = replace(decoding, **search)
     top_p, top_k = left.pop("top_p", GREEDY.top_p), left.pop("top_k", GREEDY.top_k)
     if do_sample:
         decoding = replace(decoding, do_sample=True, temperature=temperature, top_p=float(top_p), top_k=int(top_k))

@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler, end_token_ids
 from timechat.model.generation.grammar_state import GrammarState
 from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
+from timechat.model.generation.score_processors import forbid_end, penalize_repetition
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
 _RETAINED_BYTES = 256 << 20  # a larger cache is freed when no sequence is running
@@ -55,6 +56,11 @@ class GenerationState:
     def max_positions(self) -> int:
         """Maximum number of cache positions that the sequence needs."""
         return len(self.prompt.input_ids) + self.decoding.max_new_tokens
+
+    @property
+    def tokens_left(self) -> int:
+        """Maximum number of tokens that follow the generated ones."""
+        return self.decoding.max_new_tokens - len(self.token_ids)
 
     @property
     def _length(self) -> int:
@@ -103,8 +109,7 @@ class ContinuousBatch:
         self.max_rows = max_rows
         self._model, self._prompt_tokens = model, prompt_tokens
         self._prefixes = PrefixCache() if prefixes is None else prefixes
-        ends = model.generation_config.eos_token_id
-        self._ends = {ends} if isinstance(ends, int) else set(ends or ())
+        self._ends = end_token_ids(model)
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self._bytes_per_position = 2 * config.num_hidden_layers * heads * head_size * model.dtype.itemsize
@@ -241,25 +246,30 @@ class ContinuousBatch:
         """Choose the next token of each row from the logits, `(rows, vocab)`."""
         scores = logits.float()
         logprobs = scores.log_softmax(-1)
+        for i, row in enumerate(rows):
+            before = scores[i : i + 1]
+            try:
+                adjusted = self._adjust(row, before)
+            except ValueError as error:  # an error of this row's grammar, not of the others
+                row.error = error
+                continue
+            if adjusted is not before:
+                scores[i : i + 1] = adjusted
         chosen = scores.argmax(-1)  # (rows,)
         needs_scores = any(row.constraint is not None and not row.decoding.do_sample for row in rows)
         host_scores = scores.cpu().numpy() if needs_scores else None
         for i, row in enumerate(rows):
-            tokens_left = row.decoding.max_new_tokens - len(row.token_ids)
-            try:
-                if row.constraint is not None and not row.decoding.do_sample:
-                    assert host_scores is not None
-                    chosen[i] = row.constraint.most_likely_token(host_scores[i], tokens_left)
-                    continue
-                if row.constraint is not None:
-                    forbidden = torch.from_numpy(~row.constraint.allowed_tokens(tokens_left)).to(scores.device)
-                    scores[i] = scores[i].masked_fill(forbidden, float("-inf"))
-            except ValueError as error:  # an error of this row's grammar, not of the others
-                row.error = error
+            if row.error is not None:
                 continue
             if row.decoding.do_sample:
                 row._sampler = row._sampler or Sampler(row.decoding, scores.device)
                 chosen[i] = row._sampler(scores[i : i + 1])
+            elif row.constraint is not None:
+                assert host_scores is not None
+                try:
+                    chosen[i] = row.constraint.most_likely_token(host_scores[i], row.tokens_left)
+                except ValueError as error:
+                    row.error = error
         chosen_logprobs = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
         for row, token, logprob in zip(rows, chosen.tolist(), chosen_logprobs, strict=True):
             row.token_ids.append(token)
@@ -272,6 +282,17 @@ class ContinuousBatch:
                     row.error = error
                 row.is_finished = row.constraint.is_finished
             row.is_finished |= row.error is not None
+
+    def _adjust(self, row: GenerationState, scores: Tensor) -> Tensor:
+        """Return the scores `(1, vocab)` from which a row's token is chosen; a greedy grammar is applied later."""
+        decoding = row.decoding
+        if decoding.repetition_penalty != 1.0:
+            written = torch.tensor([row.token_ids], dtype=torch.long, device=scores.device)
+            scores = penalize_repetition(scores, written, decoding.repetition_penalty)
+        if row.constraint is not None and decoding.do_sample:
+            forbidden = torch.from_numpy(~row.constraint.allowed_tokens(row.tokens_left)).to(scores.device)
+            scores = scores.masked_fill(forbidden, float("-inf"))
+        return forbid_end(scores, self._ends) if len(row.token_ids) < decoding.min_new_tokens else scores
 
 
 def _num_bytes(states: list[tuple[Tensor, Tensor]]) -> int:

@@ -51,7 +51,7 @@ def generate_answers(
     *,
     pad_token_id: int,
     arguments: dict[str, Any],
-    constraint: LogitsProcessor | None = None,
+    processors: Sequence[LogitsProcessor] = (),
     samplers: Sequence["Sampler"] | None = None,
     cache: DynamicCache | None = None,
 ) -> list[GenerationOutput]:
@@ -61,8 +61,8 @@ def generate_answers(
         model: Model in evaluation mode.
         prompts: Prompts about one or more videos.
         pad_token_id: Token id that pads shorter prompts.
-        arguments: Arguments of `model.generate`: `max_new_tokens`, `do_sample`, ...
-        constraint: Logits processor that applies the grammars of the answers.
+        arguments: Arguments of `model.generate`: `max_new_tokens`, `do_sample`, `num_beams`, ...
+        processors: Logits processors that change the scores before a token is chosen, see `score_processors`.
         samplers: Sampler of each prompt, which draws its tokens; `arguments` must be greedy then. None leaves the
             choice to `generate`, whose draws for one prompt depend on the other prompts.
         cache: States of the beginning of a single prompt; holds the whole conversation afterwards.
@@ -77,23 +77,81 @@ def generate_answers(
         if num_shared:
             model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache.batch_repeat_interleave(len(prompts))
-    recorder = _LogprobRecorder()
-    draws = None if samplers is None else _Draws(samplers)
-    processors = [processor for processor in (recorder, constraint, draws) if processor is not None]
-    with quiet_transformers():
-        new_ids = model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            past_key_values=cache,
-            pad_token_id=pad_token_id,
-            logits_processor=LogitsProcessorList(processors),
-            **arguments,
-        )
-    outputs = _without_padding(new_ids, recorder.finish(new_ids), model)
+    given = {"inputs_embeds": embeds, "attention_mask": mask, "pad_token_id": pad_token_id, **arguments}
+    if arguments.get("num_beams", 1) > 1:
+        new_ids, logprobs = _search(model, given, cache, processors)
+    else:
+        recorder = _LogprobRecorder()
+        draws = [] if samplers is None else [_Draws(samplers)]
+        with quiet_transformers():
+            new_ids = model.generate(
+                **given, past_key_values=cache, logits_processor=LogitsProcessorList([recorder, *processors, *draws])
+            )
+        logprobs = recorder.finish(new_ids)
+    outputs = _without_padding(new_ids, logprobs, model)
     return [
         replace(output, num_prompt_tokens=len(prompt.input_ids))
         for output, prompt in zip(outputs, prompts, strict=True)
     ]
+
+
+def _search(
+    model: TimeChatForConditionalGeneration,
+    arguments: dict[str, Any],
+    cache: DynamicCache,
+    processors: Sequence[LogitsProcessor],
+) -> tuple[Tensor, Tensor]:
+    """Answer prompts by beam search; the prompts are read once, and their states are repeated for the beams.
+
+    Args:
+        model: Model in evaluation mode.
+        arguments: Arguments of `model.generate`, with the embeddings and the mask of the prompts.
+        cache: States of the beginning of the prompts, one row for each; holds prompts and answers afterwards.
+        processors: Logits processors.
+
+    Returns:
+        Token ids and their log probabilities, `(prompts, steps)` each.
+    """
+    embeds, mask, num_beams = arguments["inputs_embeds"], arguments["attention_mask"], arguments["num_beams"]
+    _read(model, embeds[:, cache.get_seq_length() : -1], mask[:, :-1], cache)
+    beams = DynamicCache()
+    for i, layer in enumerate(cache.layers):
+        beams.update(layer.keys.repeat_interleave(num_beams, 0), layer.values.repeat_interleave(num_beams, 0), i)
+    with quiet_transformers():
+        new_ids = model.generate(
+            **arguments, past_key_values=beams, logits_processor=LogitsProcessorList(list(processors))
+        )
+    # The search has seen scores in which every beam has its own history: the model reads the chosen answer once more.
+    answer = model.get_input_embeddings()(new_ids[:, :-1])
+    mask = torch.cat([mask, torch.ones_like(new_ids[:, :-1])], dim=1)
+    logits = _read(model, torch.cat([embeds[:, -1:], answer], dim=1), mask, cache, new_ids.shape[1]).float()
+    logprobs = logits.gather(2, new_ids[..., None])[..., 0] - logits.logsumexp(-1)  # (prompts, steps)
+    return new_ids, logprobs
+
+
+def _read(
+    model: TimeChatForConditionalGeneration, embeds: Tensor, mask: Tensor, cache: DynamicCache, num_logits: int = 1
+) -> Tensor:
+    """Read embeddings `(rows, new, text hidden)` behind the states of the cache; returns `(rows, num_logits, vocab)`.
+
+    Args:
+        model: Model in evaluation mode.
+        embeds: Embeddings that follow the states.
+        mask: `(rows, states + new)`, 0 for padding.
+        cache: States, which grow by the new ones.
+        num_logits: Number of last positions whose logits are returned.
+    """
+    if not embeds.shape[1]:
+        return embeds
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)[:, -embeds.shape[1] :]
+    return model(  # type: ignore[no-any-return]
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=num_logits,
+    ).logits
 
 
 def continuation_logprobs(
@@ -211,13 +269,18 @@ def _without_padding(
     new_ids: Tensor, logprobs: Tensor, model: TimeChatForConditionalGeneration
 ) -> list[GenerationOutput]:
     """Return each row up to its end token."""
-    ends = model.generation_config.eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    ends = end_token_ids(model)
     outputs = []
     for ids, values in zip(new_ids.tolist(), logprobs.tolist(), strict=True):
         length = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
         outputs.append(GenerationOutput(ids[:length], values[:length]))
     return outputs
+
+
+def end_token_ids(model: TimeChatForConditionalGeneration) -> list[int]:
+    """Return the token ids that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends or ())
 
 
 def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:

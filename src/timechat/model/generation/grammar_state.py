@@ -64,14 +64,17 @@ class GrammarCompiler:
         self._schemas.close()
 
     def logits_processor(
-        self, grammars: Sequence[AnswerGrammar | None], max_new_tokens: int
-    ) -> "GrammarLogitsProcessor":
+        self, grammars: Sequence[AnswerGrammar | None], max_new_tokens: int, num_beams: int = 1
+    ) -> LogitsProcessor:
         """Return a logits processor for `generate`.
 
         Args:
-            grammars: Grammar of each row; None leaves a row unconstrained.
+            grammars: Grammar of each prompt; None leaves an answer unconstrained.
             max_new_tokens: Maximum number of tokens of an answer; constrained answers end before it.
+            num_beams: Number of rows of each prompt: beams of a search.
         """
+        if num_beams > 1:
+            return BeamGrammarLogitsProcessor(self, grammars, max_new_tokens, num_beams)
         return GrammarLogitsProcessor(self, grammars, max_new_tokens)
 
     @cached_property
@@ -130,6 +133,58 @@ class GrammarLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
         return scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
 
 
+class BeamGrammarLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+    """Masks tokens as `GrammarLogitsProcessor` does, in a beam search, which repeats, reorders and drops rows.
+
+    The state of a row is found by the tokens of the row, and a state that several rows continue is copied.
+    """
+
+    def __init__(
+        self,
+        compiler: GrammarCompiler,
+        grammars: Sequence[AnswerGrammar | None],
+        max_new_tokens: int,
+        num_beams: int,
+    ) -> None:
+        self._max_new_tokens, self._num_beams = max_new_tokens, num_beams
+        # For each prompt, the states of the last step by the tokens of the row, each with its mask of the next token.
+        self._known: list[dict[tuple[int, ...], tuple[GrammarState, NDArray[np.bool_]]]] = [{} for _ in grammars]
+        self._starts = [None if grammar is None else compiler.state(grammar) for grammar in grammars]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Mask scores `(prompts * num_beams, vocab)`; `input_ids` `(rows, generated)` holds the generated tokens."""
+        tokens_left = self._max_new_tokens - input_ids.shape[1]
+        allowed = np.ones(scores.shape, dtype=bool)
+        rows = [tuple(ids) for ids in input_ids.tolist()]
+        for i, start in enumerate(self._starts):
+            if start is None:
+                continue
+            known, self._known[i] = self._known[i], {}
+            for row in range(i * self._num_beams, (i + 1) * self._num_beams):
+                ids = rows[row]
+                if ids not in self._known[i] and (state := self._continued(start, known, ids)) is not None:
+                    self._known[i][ids] = state, state.allowed_tokens(tokens_left)
+                # A row without a state has left the grammar, which happens only at the score -inf; it stays there.
+                allowed[row] = self._known[i][ids][1] if ids in self._known[i] else False
+        return scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), float("-inf"))
+
+    @staticmethod
+    def _continued(
+        start: "GrammarState",
+        known: dict[tuple[int, ...], tuple["GrammarState", NDArray[np.bool_]]],
+        ids: tuple[int, ...],
+    ) -> "GrammarState | None":
+        """Return the state after tokens that continue a known row; None if the grammar does not allow the last one."""
+        if not ids:
+            return start
+        before = known.get(ids[:-1])
+        if before is None or not before[1][ids[-1]]:
+            return None
+        state = before[0].copy()
+        state.accept_token(ids[-1])
+        return None if state.is_finished else state
+
+
 class GrammarState:
     """State of one answer in its grammar: the tokens that may come next."""
 
@@ -139,6 +194,12 @@ class GrammarState:
         self._ids: list[int] = []
         self._text = ""
         self.is_finished = False
+
+    def copy(self) -> "GrammarState":
+        """Return an independent copy."""
+        copied = GrammarState(self._compiler, self._grammar, self._matcher.deep_copy())
+        copied._ids, copied._text, copied.is_finished = list(self._ids), self._text, self.is_finished
+        return copied
 
     def accept_token(self, token: int) -> None:
         """Advance the state by the chosen token.

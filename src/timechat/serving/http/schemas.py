@@ -31,7 +31,9 @@ _ALL_FRAMES = -1  # in vLLM; here the model chooses the frames
 _MIN_TEMPERATURE = 0.001  # a lower temperature is greedy decoding: scores divided by it are infinite
 _MAX_QUERY = 10_000  # characters of a query
 _MAX_STOPS = 16
+_MAX_PENALTY = 2.0  # as in vLLM
 _STRUCTURE_FIELDS = {"structured_outputs", "grammar", "regex", "ebnf", "structural_tag", "choice", "json_schema"}
+_BEAM_FIELDS = {"best_of", "length_penalty", "num_beams", "use_beam_search"}
 _REFUSED_FIELDS: dict[str, Any] = {  # with the value that changes nothing, besides null, 0, false and empty values
     "allowed_token_ids": None,
     "bad_words": None,
@@ -40,7 +42,7 @@ _REFUSED_FIELDS: dict[str, Any] = {  # with the value that changes nothing, besi
     "length_penalty": 1,
     "logits_processors": None,
     "min_p": None,
-    "min_tokens": None,
+    "num_beams": 1,
     "prompt_logprobs": None,
     "stop_token_ids": None,
     "use_beam_search": None,
@@ -66,6 +68,9 @@ class Options(FrameFields):
     refine: bool | None = None
     transcript: list[SpeechLine] | str | None = None
     max_new_tokens: int = Field(_FREE_TOKENS, ge=1)
+    min_new_tokens: int = Field(0, ge=0)
+    repetition_penalty: float = Field(1.0, gt=0, le=_MAX_PENALTY)
+    num_beams: int | None = None
     free: bool = False
 
     def sampling(self) -> FrameSampling:
@@ -94,15 +99,22 @@ class TaskRequest(Options):
         """Return the request of the service.
 
         Raises:
-            RequestError: The query is missing.
+            RequestError: The query is missing, or beams are requested.
         """
+        if self.num_beams not in (None, 1):
+            raise _refused("num_beams")
         video = self.video.inline_frames() if isinstance(self.video, InlineFrameList) else self.video
         if TASKS[task].query == "required" and not (self.query or "").strip():
             raise RequestError(400, f"query must be a text that is not empty, got {self.query!r}", "query")
         request = Request(
             task,
             self.query if TASKS[task].query != "none" else None,
-            decoding=DecodingOptions(max_new_tokens=self.max_new_tokens, is_free=self.free),
+            decoding=DecodingOptions(
+                max_new_tokens=self.max_new_tokens,
+                is_free=self.free,
+                repetition_penalty=self.repetition_penalty,
+                min_new_tokens=self.min_new_tokens,
+            ),
             transcript=transcript_events(self.transcript),
             moments=MomentSelection(self.top_k, self.find_all, self.threshold),
             cite=self.cite,
@@ -172,7 +184,8 @@ class ChatRequest(FrameFields):
     top_logprobs: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: float | None = Field(None, gt=0, le=_MAX_PENALTY)
+    min_tokens: int | None = Field(None, ge=0)
     logit_bias: dict[str, Any] | None = None
     # Ours:
     task: Task = "ask"
@@ -258,6 +271,9 @@ class ChatRequest(FrameFields):
     def _decoding(self, schema: str | None, settings: ServerSettings) -> DecodingOptions:
         longest = self.max_completion_tokens or self.max_tokens or min(_FREE_TOKENS, settings.max_new_tokens)
         samples = self.temperature is not None and self.temperature >= _MIN_TEMPERATURE
+        if self.min_tokens is not None and self.min_tokens > longest:
+            message = f"min_tokens must be at most max_tokens={longest}, got {self.min_tokens}"
+            raise RequestError(400, message, "min_tokens")
         return DecodingOptions(
             max_new_tokens=longest,
             do_sample=samples,
@@ -266,6 +282,8 @@ class ChatRequest(FrameFields):
             top_k=50 if self.top_k is None or self.top_k < 1 else self.top_k,
             seed=self._seed(samples=samples),
             json_schema=schema,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            min_new_tokens=self.min_tokens or 0,
         )
 
     def _seed(self, *, samples: bool) -> int:
@@ -285,7 +303,6 @@ class ChatRequest(FrameFields):
             "top_logprobs": bool(self.top_logprobs),
             "frequency_penalty": bool(self.frequency_penalty),
             "presence_penalty": bool(self.presence_penalty),
-            "repetition_penalty": self.repetition_penalty not in (None, 1),
             "logit_bias": bool(self.logit_bias),
         }
         for name, value in (self.model_extra or {}).items():
@@ -297,4 +314,12 @@ class ChatRequest(FrameFields):
                 refused[name] = True
         for name, is_refused in refused.items():
             if is_refused:
-                raise RequestError(400, f"{name} is not offered by this server; leave it out", name, "unsupported")
+                raise _refused(name)
+
+
+def _refused(name: str) -> RequestError:
+    """Return the error of a known field that the server does not support."""
+    reason = ""
+    if name in _BEAM_FIELDS:
+        reason = ", which decodes the answers of all requests in one batch (the commands have --num-beams)"
+    return RequestError(400, f"{name} is not offered by this server{reason}; leave it out", name, "unsupported")

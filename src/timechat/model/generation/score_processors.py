@@ -1,0 +1,63 @@
+"""Repetition penalty and minimum length: they change the choice of a token, never the reported probabilities."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from transformers import LogitsProcessor
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+from timechat.answers.tasks import DecodingOptions
+
+
+def score_processors(
+    decoding: DecodingOptions, end_token_ids: Sequence[int], constraint: LogitsProcessor | None = None
+) -> list[LogitsProcessor]:
+    """Return the logits processors of `generate` for decoding options, in the order in which they must run.
+
+    Args:
+        decoding: Decoding options with the repetition penalty and the minimum length.
+        end_token_ids: Token ids that end an answer.
+        constraint: Logits processor that applies the grammars of the answers.
+    """
+    processors = []
+    if decoding.repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
+    if constraint is not None:
+        processors.append(constraint)
+    if decoding.min_new_tokens:
+        processors.append(_MinNewTokens(decoding.min_new_tokens, end_token_ids))
+    return processors
+
+
+def penalize_repetition(scores: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+    """Return scores `(rows, vocab)` with a penalty on the tokens that an answer has already.
+
+    The tokens of the prompt do not count: as in the original, the prompt consists of embeddings.
+
+    Args:
+        scores: `(rows, vocab)`.
+        token_ids: `(rows, generated)`, the generated tokens.
+        penalty: Penalty of `transformers`: positive scores are divided by it, negative ones multiplied.
+    """
+    penalized: Tensor = RepetitionPenaltyLogitsProcessor(float(penalty))(token_ids, scores)
+    return penalized
+
+
+def forbid_end(scores: Tensor, end_token_ids: Sequence[int]) -> Tensor:
+    """Return scores `(rows, vocab)` without the end tokens; a row in which only they are possible is unchanged.
+
+    So a grammar has priority over the minimum length: its answer ends where nothing else may follow.
+    """
+    rest = scores.index_fill(1, scores.new_tensor(list(end_token_ids)).long(), float("-inf"))
+    return scores.where(rest.isneginf().all(-1, keepdim=True), rest)
+
+
+class _MinNewTokens(LogitsProcessor):  # type: ignore[misc]
+    """Forbids the end of an answer before its minimum length."""
+
+    def __init__(self, min_new_tokens: int, end_token_ids: Sequence[int]) -> None:
+        self._min_new_tokens, self._end_token_ids = min_new_tokens, end_token_ids
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Change scores `(rows, vocab)`; `input_ids` `(rows, generated)` holds only the generated tokens."""
+        return forbid_end(scores, self._end_token_ids) if input_ids.shape[1] < self._min_new_tokens else scores
