@@ -1,5 +1,6 @@
 """Beams, penalties and the minimum length: the tokens of `transformers`, with the model's own probabilities."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -51,6 +52,41 @@ def model():
     with torch.no_grad():
         model.language_model.lm_head.weight[END] *= 1.5
     return model
+
+
+def test_an_answer_in_vicuna_style_is_ended_at_the_next_mark(golden_processor):
+    assert golden_processor.ends_turn is None
+    processor = copy.copy(golden_processor)
+    processor.chat_style = "vicuna"
+    texts = ["It is at 3.###", "It is at 3 # 4."]
+    rows = [processor.tokenizer(text, add_special_tokens=False).input_ids[-6:] for text in texts]
+    assert [processor.ends_turn(row) for row in rows] == [True, False]
+    (ending,) = score_processors(GREEDY, [END], ends_turn=processor.ends_turn)
+    scores = torch.arange(20.0).repeat(2, 1)
+    changed = ending(torch.tensor(rows), scores)
+    assert changed.argmax(-1).tolist() == [END, 19]
+    assert torch.equal(changed[1], scores[1])
+
+
+def test_local_and_batched_answers_end_with_their_turn(model, prompts):
+    def ends_turn(token_ids):
+        return len(token_ids) >= 3
+
+    plain = [GenerationState(prompt, GREEDY) for prompt in prompts]
+    written_together(ContinuousBatch(model), plain)
+    expected = [state.token_ids[:3] for state in plain]
+    assert max(map(len, expected)) == 3
+    answers = [GenerationState(prompt, GREEDY) for prompt in prompts]
+    written_together(ContinuousBatch(model, ends_turn=ends_turn), answers)
+    assert [state.token_ids for state in answers] == expected
+    outputs = generate_answers(
+        model,
+        prompts,
+        pad_token_id=0,
+        arguments={"max_new_tokens": 20, "do_sample": False},
+        processors=score_processors(GREEDY, [END], ends_turn=ends_turn),
+    )
+    assert [output.token_ids for output in outputs] == [ids if END in ids else [*ids, END] for ids in expected]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """TimeChatProcessor: frames and text → tensors, token ids → text."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +265,15 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
     def first_turn(self, text: str) -> str:
         """Return the text before the mark of the next turn, which in the vicuna format is no token of its own."""
         return text.partition(VICUNA_MARK)[0] if self.chat_style == "vicuna" else text
+
+    @property
+    def ends_turn(self) -> Callable[[Sequence[int]], bool] | None:
+        """Function that returns whether generated tokens are a whole answer; None for formats with an end token."""
+        return self._has_mark if self.chat_style == "vicuna" else None
+
+    def _has_mark(self, token_ids: Sequence[int]) -> bool:
+        last = token_ids[-len(VICUNA_MARK) :]  # the mark has at most as many tokens as characters
+        return VICUNA_MARK in self.tokenizer.decode(list(last))
 
     @property
     def timestamp_tokenizer(self) -> PreTrainedTokenizerBase:

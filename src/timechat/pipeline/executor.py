@@ -133,7 +133,9 @@ class LocalExecutor:
                 constraint = self.grammar_compiler.logits_processor(
                     batch.grammars, decoding.max_new_tokens, decoding.num_beams
                 )
-            arguments["processors"] = score_processors(decoding, end_token_ids(self._model), constraint)
+            arguments["processors"] = score_processors(
+                decoding, end_token_ids(self._model), constraint, self._processor.ends_turn
+            )
             if len(prompts) > 1:
                 return generate_answers(self._model, prompts, **arguments)
             prompt = prompts[0]

@@ -148,7 +148,11 @@ class Engine:
         """
         self._model = model
         self.batch = ContinuousBatch(
-            model, max_rows=max_rows, max_bytes=max_bytes, prefixes=PrefixCache(max_bytes=_PREFIX_BYTES)
+            model,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            prefixes=PrefixCache(max_bytes=_PREFIX_BYTES),
+            ends_turn=processor.ends_turn,
         )
         self.grammar_compiler = make_grammar_compiler(model, processor)
         self._max_frames = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)

@@ -15,7 +15,7 @@ from timechat.answers.tasks import DecodingOptions
 from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler, end_token_ids
 from timechat.model.generation.grammar_state import GrammarState
 from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
-from timechat.model.generation.score_processors import forbid_end, penalize_repetition
+from timechat.model.generation.score_processors import EndsTurn, forbid_end, penalize_repetition
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
 _RETAINED_BYTES = 256 << 20  # a larger cache is freed when no sequence is running
@@ -88,6 +88,7 @@ class ContinuousBatch:
         max_bytes: int = 4 << 30,
         prompt_tokens: int = 512,
         prefixes: PrefixCache | None = None,
+        ends_turn: EndsTurn | None = None,
     ) -> None:
         """Create an empty batch.
 
@@ -97,6 +98,7 @@ class ContinuousBatch:
             max_bytes: Maximum size of the states of all running rows, and also of all preempted sequences.
             prompt_tokens: Maximum number of prompt tokens per prefill step, between two decode steps of the others.
             prefixes: Cache of the states of earlier prompts.
+            ends_turn: Function that returns whether generated tokens are a whole answer without an end token.
         """
         config = model.config.text_config
         if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
@@ -109,7 +111,7 @@ class ContinuousBatch:
         self.max_rows = max_rows
         self._model, self._prompt_tokens = model, prompt_tokens
         self._prefixes = PrefixCache() if prefixes is None else prefixes
-        self._ends = end_token_ids(model)
+        self._ends, self._ends_turn = end_token_ids(model), ends_turn
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self._bytes_per_position = 2 * config.num_hidden_layers * heads * head_size * model.dtype.itemsize
@@ -275,6 +277,7 @@ class ContinuousBatch:
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.is_finished = token in self._ends or len(row.token_ids) >= row.decoding.max_new_tokens
+            row.is_finished |= self._ends_turn is not None and self._ends_turn(row.token_ids)
             if row.constraint is not None and not row.is_finished and row.error is None:
                 try:
                     row.constraint.accept_token(token)

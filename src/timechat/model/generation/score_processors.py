@@ -1,16 +1,22 @@
 """Repetition penalty and minimum length: they change the choice of a token, never the reported probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from timechat.answers.tasks import DecodingOptions
 
+EndsTurn = Callable[[Sequence[int]], bool]
+
 
 def score_processors(
-    decoding: DecodingOptions, end_token_ids: Sequence[int], constraint: LogitsProcessor | None = None
+    decoding: DecodingOptions,
+    end_token_ids: Sequence[int],
+    constraint: LogitsProcessor | None = None,
+    ends_turn: EndsTurn | None = None,
 ) -> list[LogitsProcessor]:
     """Return the logits processors of `generate` for decoding options, in the order in which they must run.
 
@@ -18,6 +24,7 @@ def score_processors(
         decoding: Decoding options with the repetition penalty and the minimum length.
         end_token_ids: Token ids that end an answer.
         constraint: Logits processor that applies the grammars of the answers.
+        ends_turn: Function that returns whether generated tokens are a whole answer without an end token.
     """
     processors = []
     if decoding.repetition_penalty != 1.0:
@@ -26,6 +33,8 @@ def score_processors(
         processors.append(constraint)
     if decoding.min_new_tokens:
         processors.append(_MinNewTokens(decoding.min_new_tokens, end_token_ids))
+    if ends_turn is not None and end_token_ids:
+        processors.append(_EndOfTurn(ends_turn, end_token_ids[0]))
     return processors
 
 
@@ -50,6 +59,20 @@ def forbid_end(scores: Tensor, end_token_ids: Sequence[int]) -> Tensor:
     """
     rest = scores.index_fill(1, scores.new_tensor(list(end_token_ids)).long(), float("-inf"))
     return scores.where(rest.isneginf().all(-1, keepdim=True), rest)
+
+
+class _EndOfTurn(LogitsProcessor):  # type: ignore[misc]
+    """Ends an answer with the end token where it ends without one."""
+
+    def __init__(self, ends_turn: EndsTurn, end_token_id: int) -> None:
+        self._ends_turn, self._end_token_id = ends_turn, end_token_id
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Change scores `(rows, vocab)`; `input_ids` `(rows, generated)` holds only the generated tokens."""
+        is_end = scores.new_tensor([self._ends_turn(ids) for ids in input_ids.tolist()]).bool()
+        end = torch.full_like(scores, float("-inf"))
+        end[:, self._end_token_id] = 0
+        return end.where(is_end[:, None], scores)
 
 
 class _MinNewTokens(LogitsProcessor):  # type: ignore[misc]
