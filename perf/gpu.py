@@ -45,7 +45,7 @@ from timechat.answers.tasks import DecodingOptions
 from timechat.model.generation.generate import Prompt, end_token_ids, generate_answers
 from timechat.model.generation.score_processors import score_processors
 from timechat.model.loading import load_processor
-from timechat.model.processing import IGNORED_LABEL
+from timechat.model.training_text import IGNORED_LABEL
 from timechat.pipeline.executor import GenerationBatch
 from timechat.serving.context import RequestContext
 from timechat.serving.engine import Engine
