@@ -22,8 +22,10 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 
-VERSION_0_1 = "e20e3554d391f694b680ae4bcfca6e7deddef3dd"
-_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from perf.earlier_version import ROOT, VERSION_0_1, check_out
+
 _RATE = 25
 _FILES = {  # name: codec, width, height, seconds, keyframe interval in seconds, options
     "720p_key1s.mp4": ("libx264", 1280, 720, 60, 1, {"preset": "veryfast"}),
@@ -62,16 +64,6 @@ def write_video(
         container.mux(stream.encode(None))
 
 
-def check_out(commit: str, folder: Path) -> Path:
-    """Return a checkout of a commit."""
-    target = folder / f"timechat-{commit[:12]}"
-    if not target.is_dir():
-        archive = subprocess.run(["git", "-C", str(_ROOT), "archive", commit, "src"], check=True, capture_output=True)
-        target.mkdir(parents=True)
-        subprocess.run(["tar", "-x", "-C", str(target)], input=archive.stdout, check=True)
-    return target
-
-
 def measure(root: Path, video: Path, warm_up: Path) -> tuple[float, str]:
     """CPU seconds of sampling a video with the version in a checkout, and the hash of the result."""
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
@@ -103,7 +95,7 @@ def main() -> None:
     for video in [*videos, *(path.resolve() for path in options.videos)]:
         before, now, digests = [], [], set()
         for _ in range(options.runs):
-            for root, seconds in ((baseline, before), (_ROOT, now)):
+            for root, seconds in ((baseline, before), (ROOT, now)):
                 cpu, digest = measure(root, video, videos[0])
                 seconds.append(cpu)
                 digests.add(digest)

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, InstructBlipQFormerModel, InstructBlipVisionModel, PreTrainedConfig
 
 from timechat.model.configuration import TimeChatConfig
+from timechat.model.packed_linear import PackedLinear
+
+FRAMES_PER_BATCH_ON_CPU = 16
+"""Number of frames that a CPU encodes at a time; more do not fit into its cache."""
 
 
 class FrameEncoder(nn.Module):
@@ -58,13 +62,30 @@ class FrameEncoder(nn.Module):
     def vision_states(self, pixel_values: Tensor) -> Tensor:
         """Return the tower's normed states, `(frames, places, hidden)`, for `(frames, 3, height, width)`.
 
-        Places are the patches and the class token, or the positions of a feature map, row by row.
+        Places are the patches and the class token, or the positions of a feature map, row by row. A tower that is not
+        trained reads some frames at a time on a CPU: activations of a whole video do not fit into its cache.
         """
         dtype = next(self.vision_model.parameters()).dtype
-        states: Tensor = self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state
+        if self._trains_vision():
+            states = self._vision_states(pixel_values, dtype)
+        else:
+            with torch.no_grad(), PackedLinear():
+                is_on_cpu = pixel_values.device.type == "cpu"
+                batches = pixel_values.split(FRAMES_PER_BATCH_ON_CPU if is_on_cpu else len(pixel_values))
+                states = torch.cat([self._vision_states(batch, dtype) for batch in batches])
         if states.ndim == 4:  # (frames, hidden, height, width)
             states = states.flatten(2).transpose(1, 2) + self.map_positions.to(dtype)  # (frames, places, hidden)
         return states
+
+    def _vision_states(self, pixel_values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the tower's states, `(frames, places, hidden)` or `(frames, hidden, height, width)`."""
+        return self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state  # type: ignore[no-any-return]
+
+    def _trains_vision(self) -> bool:
+        """Return whether the tower is in training mode, with running statistics, or records gradients."""
+        if self.vision_model.training:
+            return True
+        return torch.is_grad_enabled() and any(one.requires_grad for one in self.vision_model.parameters())
 
 
 def feature_map_size(config: PreTrainedConfig) -> int | None:

@@ -16,7 +16,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_linear_layers
 from timechat.model.tensor_files import check_is_downloaded
-from timechat.system import total_memory_bytes
+from timechat.system import keep_freed_memory, total_memory_bytes
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may use
@@ -45,6 +45,8 @@ def load_model(
     if target_dtype == "int8":
         quantize_linear_layers(model.frame_encoder.vision_model)
         quantize_linear_layers(model.language_model)
+    if torch_device.type == "cpu":
+        keep_freed_memory()
     return model, processor
 
 

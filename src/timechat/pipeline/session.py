@@ -17,6 +17,7 @@ from timechat.answers.windows import Window, WindowConfig
 from timechat.errors import VideoError
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.domain import outside_domain_notes
+from timechat.model.frame_encoder import FRAMES_PER_BATCH_ON_CPU
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import Executor, acquire
@@ -32,7 +33,6 @@ Video = VideoSource | Frames
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a stage (`"decode"`, `"encode"`, `"windows"`), the number of finished parts and the number of parts."""
 
-_FRAMES_PER_BATCH = {"cpu": 8}
 _FRAMES_PER_BATCH_ON_GPU = 32
 
 
@@ -111,7 +111,7 @@ def encode_frames(
     encode = encode or model.get_frame_features
     times = frames.timestamps if shown_timestamps is None else np.asarray(shown_timestamps, dtype=np.float64)
     input_ids, attention_mask = processor.encode_timestamps(times)
-    batch_size = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)
+    batch_size = FRAMES_PER_BATCH_ON_CPU if model.device.type == "cpu" else _FRAMES_PER_BATCH_ON_GPU
     tokens = []
     for first in range(0, len(frames), batch_size):
         part = slice(first, first + batch_size)

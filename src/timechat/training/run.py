@@ -15,6 +15,7 @@ from timechat.errors import TrainingError
 from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
+from timechat.system import keep_freed_memory
 from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_failed_write, find_checkpoints, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches
@@ -92,6 +93,8 @@ def train_recipe(
         CheckpointError: The start model cannot be loaded.
     """
     device = choose_device(stages[0].run)
+    if device.type == "cpu":
+        keep_freed_memory()
     with process_group(device):
         report = report if rank() == 0 else lambda _text: None
         before: Path | None = None
