@@ -268,11 +268,19 @@ def test_an_answer_follows_its_json_schema(client, film_id):
     assert json.loads(text) == told
 
 
+# Compiling this one takes minutes.
+_SLOW = {
+    "type": "string",
+    "allOf": [{"pattern": f"a.{{{number}}}b"} for number in range(20, 40)],
+}
 _ENDLESS = {"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "required": ["x"]}
 
 
-@pytest.mark.parametrize("schema", [{"type": "no such type"}, {"$defs": {"x": _ENDLESS}, "$ref": "#/$defs/x"}])
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
+_REFUSED = [{"type": "no such type"}, {"$defs": {"x": _ENDLESS}, "$ref": "#/$defs/x"}, _SLOW]
+
+
+@pytest.mark.parametrize("schema", _REFUSED, ids=["unknown type", "endless", "slow to compile"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}], ids=["greedy", "sampled"])
 def test_a_schema_that_cannot_be_followed_is_refused(client, film_id, schema, options):
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     with pytest.raises(openai.BadRequestError, match=r"grammar of the answer|JSON schema"):

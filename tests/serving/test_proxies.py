@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.serving.conftest import serving, until
 from timechat.serving.http import ServerSettings
+from timechat.serving.service import Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxy.md"
 HOST = "videos.example.org"
@@ -139,13 +141,35 @@ def test_an_upload_is_asked_about_and_its_job_is_followed(proxied, films):
     assert proxied.get(f"v1/jobs/{job['id']}").json()["result"]["events"]
 
 
-def test_a_chat_answer_is_streamed_through_the_proxy(proxied, films):
+def test_comments_pass_the_proxy_while_the_work_waits(proxied, films, monkeypatch):
+    monkeypatch.setattr("timechat.serving.http.answering.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("timechat.serving.http.answering.KEEPALIVE_SECONDS", 0.1)
+    is_free = threading.Event()
+    open_request = Service.open_request
+
+    def wait(self, request, context):
+        assert is_free.wait(30)
+        return open_request(self, request, context)
+
+    monkeypatch.setattr(Service, "open_request", wait)
+    with proxied.stream("POST", "v1/chat/completions", json=chat_about(films) | {"max_tokens": 4}) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == ": still at work"  # before the answer: nothing is held back
+        is_free.set()
+        rest = [line for line in lines if line.startswith("data:")]
+    assert rest[-1] == "data: [DONE]"
+
+
+def chat_about(films):
     content = [
         {"type": "video_url", "video_url": {"url": (films / "film.mp4").as_uri()}},
         {"type": "text", "text": "What happens?"},
     ]
-    body = {"model": "nano", "stream": True, "messages": [{"role": "user", "content": content}]}
-    with proxied.stream("POST", "v1/chat/completions", json=body) as stream:
+    return {"model": "nano", "stream": True, "messages": [{"role": "user", "content": content}]}
+
+
+def test_a_chat_answer_is_streamed_through_the_proxy(proxied, films):
+    with proxied.stream("POST", "v1/chat/completions", json=chat_about(films)) as stream:
         lines = [line for line in stream.iter_lines() if line.startswith("data:")]
     assert lines[-1] == "data: [DONE]"
     assert len(lines) > 3
