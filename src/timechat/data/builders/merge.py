@@ -45,9 +45,12 @@ def merge_files(parts: Sequence[MergePart], out: str | Path, *, seed: int = 0) -
 
     Raises:
         DataError: A file is missing or malformed.
+        ValueError: There is no file, or the file to write is one of them.
     """
     if not parts:
         raise ValueError("give at least one file of records to merge")
+    if any(part.path.resolve() == Path(out).resolve() for part in parts):
+        raise ValueError(f"{out}: is one of the files to merge; give another --out")
     counts: dict[str, SourceCounts] = {}
     chosen: list[tuple[bytes, Record]] = []
     for part in parts:
