@@ -221,7 +221,7 @@ def test_merging_takes_a_share_of_each_file(tmp_path):
     records = list(read_jsonl(tmp_path / "out.jsonl"))
     charades, own = report.sources
     assert (charades.read, charades.published, own.source, own.read, own.kept) == (200, "12.4k", "b", 3, 6)
-    assert 75 <= charades.kept <= 125
+    assert charades.kept == 100
     assert len({record.id for record in records}) == len(records) == report.kept
     assert {record.id for record in records if record.source == "b"} == {
         f"b:{i}{copy}" for i in range(3) for copy in ("", "-2")
@@ -242,6 +242,17 @@ def test_equal_ids_of_two_files_become_different(tmp_path):
     two = write_rows(tmp_path / "two.jsonl", *rows("a", 2, "coin"))
     merge_files([MergePart(one), MergePart(two)], tmp_path / "out.jsonl")
     assert sorted(record.id for record in read_records(tmp_path / "out.jsonl")) == ["a:0", "a:0+2", "a:1", "a:1+2"]
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.1, 0), (0.5, 2), (1, 3), (1.34, 4), (2.5, 8)])
+def test_a_share_is_rounded_to_whole_records(tmp_path, ratio, kept):
+    path = write_rows(tmp_path / "a.jsonl", *rows("a", 3, "coin"))
+    if kept:
+        assert merge_files([MergePart(path, ratio)], tmp_path / "out.jsonl").kept == kept
+    else:
+        with pytest.raises(DataError, match="no record is left to write"):
+            merge_files([MergePart(path, ratio)], tmp_path / "out.jsonl")
+        assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("inf"), float("nan")])
