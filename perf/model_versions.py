@@ -169,7 +169,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="Measurements of each version per workload.")
     parser.add_argument("--threads", type=int, default=0, help="Threads of torch; 0 takes its default.")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="Workloads.")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "timechat-model-versions")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "timechat-model-versions",
+        metavar="DIR",
+        help="Folder for the earlier version and the models.",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="Output file for the results.")
     options = parser.parse_args()
     baseline = check_out(options.baseline, options.cache)

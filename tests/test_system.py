@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -239,3 +240,29 @@ def test_threads_sleep_while_they_wait_unless_chosen_otherwise(before, chosen, e
     code = f"import os, sys; {before}import timechat; print(os.environ.get('OMP_WAIT_POLICY'))"
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == str(expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these options")
+@pytest.mark.parametrize(
+    ("accepts_large_blocks", "variables", "options"),
+    [
+        (True, {}, [(-3, 1 << 29), (-1, 1 << 29)]),
+        (False, {}, [(-3, 1 << 29)]),
+        (True, {"MALLOC_TRIM_THRESHOLD_": "131072"}, []),
+        (True, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=131072"}, []),
+    ],
+)
+def test_freed_memory_is_kept_unless_the_user_chose(accepts_large_blocks, variables, options, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    called: list[tuple[int, int]] = []
+
+    def mallopt(option: int, value: int) -> int:
+        called.append((option, value))
+        return int(accepts_large_blocks)
+
+    monkeypatch.setattr(system.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    system.keep_freed_memory()
+    assert called == options

@@ -79,29 +79,26 @@ class _MemoryStatus(ctypes.Structure):
 
 def share_freed_memory() -> None:
     """Let threads share freed memory: otherwise glibc keeps one heap per thread, and a server grows."""
-    _set_malloc_options({_M_ARENA_MAX: 2})
+    _set_malloc_option(_M_ARENA_MAX, 2)
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep up to 512 MiB of freed memory for its next tensors.
+    """Let this process keep up to 512 MiB of freed memory per heap of `malloc` for its next tensors.
 
     By default, glibc returns each large block to the system, which clears it again for the next tensor. That is about
     8 % of the CPU time of a vision tower. Variables of the environment such as `MALLOC_TRIM_THRESHOLD_` have priority.
     """
-    if not any(name.startswith("MALLOC_") for name in os.environ):
-        _set_malloc_options({_M_MMAP_THRESHOLD: _KEPT_BYTES, _M_TRIM_THRESHOLD: _KEPT_BYTES})
+    if any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    # Old versions of glibc refuse so large a block. Then the other option alone would make allocation slower.
+    if _set_malloc_option(_M_MMAP_THRESHOLD, _KEPT_BYTES):
+        _set_malloc_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def _set_malloc_options(options: dict[int, int]) -> None:
-    """Set options of glibc's `malloc`; other systems have none."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            for option, value in options.items():
-                mallopt(option, value)
-
-
-# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def _set_malloc_option(option: int, value: int) -> bool:
+    """Set an option of glibc's `malloc`; return False if the system refuses or does not have it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and bool(mallopt(option, value))
 
 
 def let_idle_threads_sleep() -> None:
@@ -111,6 +108,9 @@ def let_idle_threads_sleep() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def open_without_waiting(path: str | Path) -> int:

@@ -93,7 +93,7 @@ def test_a_build_prints_its_counts(folder, run):
     status, out, err = run(*arguments("charades", folder))
     assert (status, err) == (0, "")
     assert out.splitlines() == [
-        f"{folder}/charades.records.jsonl: 2 records about 1 videos",
+        f"{folder}/charades.records.jsonl: 2 records about 1 video",
         "  source    read  kept  dropped  published",
         "  charades     3     2        1      12.4k",
         "  charades: dropped, missing video: 1 (the folder holds no file with the id of the video)",
@@ -122,6 +122,7 @@ def test_a_build_notes_wordings_that_are_not_recorded(folder, run):
         ({5: "nowhere"}, r"nowhere: is not a folder; give the folder of the videos with --videos"),
         ({8: "--wording", 9: "none.txt"}, r"none\.txt: is no wording and no file; give original, timechat, or a file"),
         ({8: "--asr", 9: "model"}, r"--asr writes transcripts to the folder that --transcripts names"),
+        ({3: Path(__file__).parent}, r".*cli: is a folder; give the file of the annotations \(docs/data\.md lists"),
         ({8: "--transcripts", 9: "nowhere"}, r"nowhere: is not a folder; give the folder of the transcripts"),
     ],
 )
@@ -138,6 +139,10 @@ def test_merging_refuses_options_that_do_not_fit(folder, run, refused):
     assert message == "--ratio is given 2 times for 3 files; give it once per file"
     assert "must be above 0, got 0" in refused("data", "merge", file, "--out", out, "--ratio", 0)
     assert "no such file" in refused("data", "merge", folder / "none.jsonl", "--out", out)
+    before = file.read_bytes()
+    message = refused("data", "merge", file, "--out", file)
+    assert message == f"{file}: is one of the files to merge; give another --out"
+    assert file.read_bytes() == before
 
 
 def test_the_help_names_every_source(run):
@@ -158,7 +163,7 @@ def test_built_records_are_checked_merged_and_trained(folder, run):
     status, out, _ = run(
         "data", "merge", *built, "--out", folder / "all.jsonl", "--ratio", 1, *["--ratio", 1] * (len(built) - 1)
     )
-    assert (status, out.splitlines()[0]) == (0, f"{folder}/all.jsonl: {len(built)} records about 1 videos")
+    assert (status, out.splitlines()[0]) == (0, f"{folder}/all.jsonl: {len(built)} records about 1 video")
     recipe = {
         "model": {"checkpoint": "nano", "lora": {"rank": 4}},
         "data": {"sources": [{"records": str(folder / "all.jsonl")}], "num_frames": 4, "max_length": 1024},

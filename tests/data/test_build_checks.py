@@ -98,13 +98,35 @@ def test_a_failed_build_keeps_the_file_before_it(tmp_path):
         ("youcook2", {"database": {"a": {"annotations": []}}}, r"a\.json: a: the key 'subset' is missing"),
         ("youcook2", {"database": {"a": {"subset": "dev", "annotations": []}}}, "the split of a video must be one of"),
         ("youcook2", [1], r'expected \{"annotations"'),
-        ("anet", {"v_a": {"timestamps": [[0, 1]], "sentences": ["A.", "B."]}}, r"a\.json: v_a: zip"),
+        (
+            "anet",
+            {"v_a": {"timestamps": [[0, 1]], "sentences": ["A.", "B."]}},
+            r"a\.json: v_a: 2 sentences for 1 timestamps; their",
+        ),
         ("anet", {"v_a": {"timestamps": [["0", 1]], "sentences": ["A."]}}, "expected a number, got '0'"),
         ("anet", {"v_a": {"timestamps": [[0, 1, 2]], "sentences": ["A."]}}, r"must be \[start, end\]"),
         ("didemo", [{"video": "a", "description": "b", "times": []}], "at least one person"),
+        ("didemo", [{"clip_name": "a", "caption_list": ["b"], "timestamps": []}], "1 captions for 0 timestamps"),
+        ("vitt", [{"vid": "a", "captions": ["b"], "segments": [1, 2]}], "1 captions for 2 segments"),
+        ("hirest/steps", [{"image_id": "a", "labels": [], "segments": [[0, 1]]}], "0 labels for 1 segments"),
         ("coin", [3], "item 0: expected a JSON object, got 3"),
         ("qvhighlights", {"annotations": 1}, r'expected \{"annotations"'),
         ("qvhighlights", {"qid": 1, "query": "A dog."}, r"a\.json:1: the key 'vid' is missing"),
+        (
+            "qvhighlights",
+            {"vid": "a", "query": "A dog.", "relevant_clip_ids": [1, 2], "saliency_scores": [[1]]},
+            "1 lists of scores for 2 relevant clips",
+        ),
+        (
+            "yttemporal",
+            {"id": "a", "subtitles": ["b"], "subtitles_t_start": [0, 1], "subtitles_t_end": [1, 2]},
+            "1 words for 2 times",
+        ),
+        (
+            "summe",
+            {"annotations": [{"image_id": "a", "timestamps": [1], "scores": []}]},
+            "0 scores for 1 timestamps",
+        ),
         ("tvsum", {"x": 1}, r'expected \{"annotations"'),
         ("valley", [{"video": "a.mp4"}], "item 0: needs 'conversations'"),
         ("yttemporal", "{", r"a\.json:1: is not JSON"),
@@ -199,7 +221,7 @@ def test_merging_takes_a_share_of_each_file(tmp_path):
     records = list(read_jsonl(tmp_path / "out.jsonl"))
     charades, own = report.sources
     assert (charades.read, charades.published, own.source, own.read, own.kept) == (200, "12.4k", "b", 3, 6)
-    assert 75 <= charades.kept <= 125
+    assert charades.kept == 100
     assert len({record.id for record in records}) == len(records) == report.kept
     assert {record.id for record in records if record.source == "b"} == {
         f"b:{i}{copy}" for i in range(3) for copy in ("", "-2")
@@ -220,6 +242,17 @@ def test_equal_ids_of_two_files_become_different(tmp_path):
     two = write_rows(tmp_path / "two.jsonl", *rows("a", 2, "coin"))
     merge_files([MergePart(one), MergePart(two)], tmp_path / "out.jsonl")
     assert sorted(record.id for record in read_records(tmp_path / "out.jsonl")) == ["a:0", "a:0+2", "a:1", "a:1+2"]
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.1, 0), (0.5, 2), (1, 3), (1.34, 4), (2.5, 8)])
+def test_a_share_is_rounded_to_whole_records(tmp_path, ratio, kept):
+    path = write_rows(tmp_path / "a.jsonl", *rows("a", 3, "coin"))
+    if kept:
+        assert merge_files([MergePart(path, ratio)], tmp_path / "out.jsonl").kept == kept
+    else:
+        with pytest.raises(DataError, match="no record is left to write"):
+            merge_files([MergePart(path, ratio)], tmp_path / "out.jsonl")
+        assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("inf"), float("nan")])

@@ -205,13 +205,20 @@ def test_vitt_is_read_as_the_original_prepared_it(tmp_path):
 def test_queryd_is_read_from_its_pickles(tmp_path):
     folder = tmp_path / "queryd"
     folder.mkdir()
-    texts, times = {"video-a": [["a", "dog", "runs."]]}, {"video-a": [[1.26, 4.0]]}
+    texts = {"video-a": [["a", "dog", "runs."], ["it", "sits"]]}
+    times = {"video-a": [[1.26, 4.0], [7.31, 7.33]]}
     for name, content in (("raw", texts), ("times", times)):
         (folder / f"{name}_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(content))
     write(folder / "train_list.txt", "video-a\nvideo-b\n")
     records, report = build("queryd/grounding", folder, tmp_path, "a.mp4")
-    assert answers(records) == ["The given query happens in 1.3 - 4.0 seconds."]
+    assert answers(records) == [
+        "The given query happens in 1.3 - 4.0 seconds.",
+        "The given query happens in 7.3 seconds.",
+    ]
     assert report.sources[0].count("record") == {"no annotation": 1}
+    assert report.notes == (
+        'every wording has the word "end"; queries with one time as the answer have a wording of this package',
+    )
     assert records[0].video.endswith("videos/a.mp4")
 
 

@@ -174,7 +174,7 @@ def test_sampling_with_a_penalty_is_the_same_in_any_batch(model, prompts):
     assert all(END not in one.token_ids[:15] for one in answers)
 
 
-def test_beams_go_on_from_the_states_of_an_earlier_prompt(nano):
+def test_beams_reuse_the_states_of_an_earlier_prompt(nano):
     video = nano.encode(made_frames(4, size=96))
     decoding = DecodingOptions(max_new_tokens=8, num_beams=3)
     alone = nano.ask(video, "What happens then?", decoding=decoding)

@@ -71,6 +71,16 @@ def test_products_under_autocast_are_not_packed(packed, monkeypatch):
         assert not is_packed(monkeypatch, *layer())
 
 
+def test_weights_of_another_class_are_not_packed(packed, monkeypatch):
+    values, weight, bias = layer()
+    assert not is_packed(monkeypatch, values, weight.as_subclass(type("Quantized", (torch.Tensor,), {})), bias)
+
+
+def test_nothing_is_packed_if_onednn_is_switched_off(packed, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not is_packed(monkeypatch, *layer())
+
+
 def test_a_frozen_tower_gives_the_same_states_in_batches():
     encoder = tiny_model().frame_encoder
     pixels = torch.randn(37, 3, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -87,3 +97,23 @@ def test_a_trained_tower_records_gradients():
     pixels = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(1))
     encoder.vision_states(pixels).sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.vision_model.encoder.parameters())
+
+
+def test_gradients_of_pixels_pass_a_frozen_tower():
+    encoder = tiny_model().frame_encoder
+    encoder.vision_model.requires_grad_(False)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    encoder.vision_states(pixels)[0].square().sum().backward()
+    assert pixels.grad is not None
+    assert [bool(frame.any()) for frame in pixels.grad] == [True, False]
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(16, [16, 16, 5]), (None, [37])])
+def test_a_frozen_tower_reads_batches_of_a_maximum_size(limit, sizes, monkeypatch):
+    encoder = tiny_model().frame_encoder
+    encoder.vision_model.requires_grad_(False)
+    encoder.frames_per_batch = limit
+    read, encode = [], encoder._vision_states
+    monkeypatch.setattr(encoder, "_vision_states", lambda batch, dtype: read.append(len(batch)) or encode(batch, dtype))
+    encoder.vision_states(torch.zeros(37, 3, 28, 28))
+    assert read == sizes

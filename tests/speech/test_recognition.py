@@ -369,13 +369,11 @@ def test_a_damaged_model_is_one_clear_line(name, whisper, tmp_path):
     folder.mkdir()
     for path in whisper.iterdir():
         (folder / path.name).write_bytes(b"\x00 damaged" if path.name == name else path.read_bytes())
-    with pytest.raises(CheckpointError, match="cannot be used to recognise speech on cpu: ") as error:
+    with pytest.raises(CheckpointError, match="cannot be used to recognize speech on cpu: ") as error:
         transcribe_audio(make_video(tmp_path / "f.mkv"), folder, device="cpu")
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_model_name_is_one_clear_line(whisper, tmp_path):
-    with pytest.raises(
-        CheckpointError, match="gigantic: cannot be used to recognise speech on auto: Invalid model size"
-    ):
+    with pytest.raises(CheckpointError, match="gigantic: cannot be used to recognize speech: Invalid model size"):
         transcribe_audio(make_video(tmp_path / "f.mkv"), "gigantic")

@@ -4,11 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.model.tiny import tiny_model
 from tests.training.small import EVERYTHING, make_still_model, run_module, small_recipe, train_small
-from timechat.training import distributed
+from timechat.training import distributed, parallel
 from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
+from timechat.training.objectives import ObjectiveModule
 
 SETTINGS = ("run.steps=3", "run.accumulation=2")
 
@@ -33,12 +36,12 @@ def two_processes(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[s
 
 def test_two_processes_equal_one_process_with_twice_the_batch(two_processes, tmp_path):
     folder, _ = two_processes
-    for parallel, trained in (("ddp", ()), ("fsdp2", (EVERYTHING,))):
-        one = tmp_path / f"one-{parallel}"
+    for kind, trained in (("ddp", ()), ("fsdp2", (EVERYTHING,))):
+        one = tmp_path / f"one-{kind}"
         train_small(small_recipe(one, "run.batch_size=2", *SETTINGS, *trained), make_model=make_still_model)
         for name in ("loss", "grad_norm"):
-            assert numbers(folder / parallel, name) == pytest.approx(numbers(one, name), abs=1e-5, rel=1e-5)
-        assert find_checkpoints(folder / parallel)[-1].num_processes == 2
+            assert numbers(folder / kind, name) == pytest.approx(numbers(one, name), abs=1e-5, rel=1e-5)
+        assert find_checkpoints(folder / kind)[-1].num_processes == 2
 
 
 def test_stopping_under_torchrun_is_not_a_crash(two_processes):
@@ -52,6 +55,17 @@ def test_torchrun_refuses_a_recipe_for_one_process(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"torchrun started 2 processes, but run.parallel is none"):
         train_small(small_recipe(tmp_path))
+
+
+def test_a_sharded_tower_reads_all_frames_of_a_video_at_once(monkeypatch):
+    """Otherwise the processes call its layers a different number of times, if their videos differ in length."""
+    for name in ("fully_shard", "init_device_mesh"):
+        monkeypatch.setattr(parallel, name, lambda *_, **__: None)
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    model = tiny_model()
+    (recipe,) = small_recipe("out", "run.parallel=fsdp2")
+    parallel.parallelize(ObjectiveModule(model, lambda *_: None), recipe.run, torch.device("cpu"))
+    assert model.frame_encoder.frames_per_batch is None
 
 
 def test_one_process_needs_no_communication():

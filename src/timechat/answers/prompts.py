@@ -303,7 +303,11 @@ POST_CHECKS = {
         "96, 98, 100 second. Their saliency scores are 1.3, 1.7, 1.7, 1.7, 1.7, 1.3, 1.7, 2.3, 2.3, 2.3'."
     ),
 }
-"""Second turn of the original's evaluation (`post_check`), by task: a request to correct the form of the answer."""
+"""Second turn of the original's evaluation (`post_check`), by task: a request to correct the form of the answer.
+
+The recorded text for highlights shortens its two lists of numbers ("82, ..., 100"). Here they are those of the first
+turn, whose form it repeats.
+"""
 
 PROMPT_EXAMPLES = (
     "90 - 102 seconds, spread margarine on two slices of white bread in the video",

@@ -272,10 +272,17 @@ def _settings(
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun, such as `1 video` or `2 videos`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _print_report(file: Path, report: "CheckReport") -> None:
     from timechat.data.check import MEANINGS
 
-    typer.echo(f"{file}: {report.records} records about {report.videos} videos or parts of videos")
+    typer.echo(
+        f"{file}: {counted(report.records, 'record')} about {counted(report.videos, 'video')} or parts of videos"
+    )
     if report.token_quantiles:
         tokens = [f"{'at most' if q == 1 else f'{q:.0%} at most'} {n}" for q, n in report.token_quantiles.items()]
         typer.echo(f"  tokens         {', '.join(tokens)}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from timechat.cli.data import Quiet
+from timechat.cli.data import Quiet, counted
 from timechat.cli.options import time_from
 from timechat.cli.session import CommandConsole
 
@@ -159,7 +159,7 @@ def _print(out: Path, report: "BuildReport", as_json: bool, screen: CommandConso
     if as_json:
         typer.echo(json.dumps({"file": str(out)} | report.to_dict() | {"notes": [*report.notes, *notes]}))
         return
-    typer.echo(f"{out}: {report.kept} records about {report.videos} videos")
+    typer.echo(f"{out}: {counted(report.kept, 'record')} about {counted(report.videos, 'video')}")
     for line in report.lines(shown=_SHOWN):
         typer.echo(line)
     for note in (*report.notes, *notes):

@@ -1,6 +1,7 @@
 """Frames and timestamps → frame tokens: the vision tower and the timestamp-aware image Q-Former."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.packed_linear import PackedLinear
 
 FRAMES_PER_BATCH_ON_CPU = 16
-"""Number of frames that a CPU encodes at a time; more do not fit into its cache."""
+"""Maximum number of frames that a CPU encodes at a time; the activations of more do not fit into its cache."""
 
 
 class FrameEncoder(nn.Module):
@@ -20,10 +21,16 @@ class FrameEncoder(nn.Module):
     tower gets a learned embedding of its positions. The image Q-Former is InstructBLIP's, with the time sentence
     instead of the instruction. Unlike InstructBLIP, TimeChat passes on *every* position of the Q-Former, including
     the text positions.
+
+    Attributes:
+        frames_per_batch: Maximum number of frames that a tower without training encodes at a time on a CPU. None
+            encodes all frames in one pass; processes that share the layers need it, because their videos may differ in
+            length.
     """
 
     def __init__(self, config: TimeChatConfig) -> None:
         super().__init__()
+        self.frames_per_batch: int | None = FRAMES_PER_BATCH_ON_CPU
         self.vision_model = _build_vision_model(config.vision_config)
         if config.vision_post_layernorm_eps is not None and hasattr(self.vision_model, "post_layernorm"):
             self.vision_model.post_layernorm.eps = config.vision_post_layernorm_eps  # type: ignore[union-attr]
@@ -66,13 +73,14 @@ class FrameEncoder(nn.Module):
         trained reads some frames at a time on a CPU: activations of a whole video do not fit into its cache.
         """
         dtype = next(self.vision_model.parameters()).dtype
-        if self._trains_vision():
+        if self._records_gradients(pixel_values):
             states = self._vision_states(pixel_values, dtype)
         else:
-            with torch.no_grad(), PackedLinear():
-                is_on_cpu = pixel_values.device.type == "cpu"
-                batches = pixel_values.split(FRAMES_PER_BATCH_ON_CPU if is_on_cpu else len(pixel_values))
-                states = torch.cat([self._vision_states(batch, dtype) for batch in batches])
+            is_on_cpu = pixel_values.device.type == "cpu"
+            batch_size = (self.frames_per_batch if is_on_cpu else None) or max(1, len(pixel_values))
+            with torch.no_grad(), PackedLinear() if is_on_cpu else nullcontext():
+                batches = [self._vision_states(batch, dtype) for batch in pixel_values.split(batch_size)]
+            states = torch.cat(batches) if len(batches) > 1 else batches[0]
         if states.ndim == 4:  # (frames, hidden, height, width)
             states = states.flatten(2).transpose(1, 2) + self.map_positions.to(dtype)  # (frames, places, hidden)
         return states
@@ -81,11 +89,12 @@ class FrameEncoder(nn.Module):
         """Return the tower's states, `(frames, places, hidden)` or `(frames, hidden, height, width)`."""
         return self.vision_model(pixel_values=pixel_values.to(dtype)).last_hidden_state  # type: ignore[no-any-return]
 
-    def _trains_vision(self) -> bool:
+    def _records_gradients(self, pixel_values: Tensor) -> bool:
         """Return whether the tower is in training mode, with running statistics, or records gradients."""
         if self.vision_model.training:
             return True
-        return torch.is_grad_enabled() and any(one.requires_grad for one in self.vision_model.parameters())
+        is_needed = pixel_values.requires_grad or any(one.requires_grad for one in self.vision_model.parameters())
+        return torch.is_grad_enabled() and is_needed
 
 
 def feature_map_size(config: PreTrainedConfig) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +17,8 @@ class PackedLinear(TorchFunctionMode):
     Torch computes float32 linear layers on CPUs with MKL. On the processors that were measured (docs/measurements.md),
     oneDNN needs 10 to 20 % less time once the weight has its blocked layout. The weight is packed for each product and
     released afterwards, so that no second copy of the weights stays in memory. Products that record gradients, have few
-    rows, or use another device or dtype are computed as usual. Results differ in the last rounding.
+    rows, use another device or dtype, or have a weight of another class (sharded, quantized) are computed as usual.
+    Results differ in the last rounding. The block applies to its own thread only.
     """
 
     def __torch_function__(
@@ -38,15 +39,19 @@ class PackedLinear(TorchFunctionMode):
 
 def _can_pack(values: Tensor, weight: Tensor) -> bool:
     return (
-        values.dtype == weight.dtype == torch.float32
+        type(values) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.ndim == 2
+        and values.dtype == weight.dtype == torch.float32
         and values.device.type == weight.device.type == "cpu"
         and _num_rows(values) >= _MIN_ROWS
         and not (torch.is_grad_enabled() and (values.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
 def _num_rows(values: Tensor) -> int:
-    return values.numel() // values.shape[-1]
+    return values.numel() // max(1, values.shape[-1])

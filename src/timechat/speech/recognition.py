@@ -131,9 +131,10 @@ def _load_recognizer(model: str | os.PathLike[str], device: str) -> Any:
         )
     except Exception as error:  # CTranslate2, the hub and tokenizers raise many types, even plain Exception
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = "" if device == "auto" else f" on {device}"
         raise CheckpointError(
-            f"{model}: cannot be used to recognise speech on {device}: {problem}; give the folder of a Whisper model "
-            "written by ct2-transformers-converter"
+            f"{model}: cannot be used to recognize speech{place}: {problem}; give the folder of a Whisper model "
+            "written by ct2-transformers-converter, or a name that can be downloaded"
         ) from error
 
 

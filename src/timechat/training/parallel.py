@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from timechat.model.frame_encoder import FrameEncoder
 from timechat.system import launched_processes, local_rank
 from timechat.training.config import Precision, TrainingRunSettings
 from timechat.training.distributed import world_size
@@ -64,9 +65,11 @@ def _shard(module: ObjectiveModule, precision: Precision, device: torch.device) 
     mesh = init_device_mesh(device.type, (world_size(),))
     half = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
-    for layers in module.modules():
-        if isinstance(layers, nn.ModuleList):
-            for layer in layers:
+    for part in module.modules():
+        if isinstance(part, FrameEncoder):
+            part.frames_per_batch = None  # every process must call a sharded layer equally often
+        if isinstance(part, nn.ModuleList):
+            for layer in part:
                 if any(True for _ in layer.parameters()):
                     fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from timechat.data.builders.video_folder import VideoFolder
 from timechat.errors import located
 
+Item = TypeVar("Item")
+Text = TypeVar("Text")
 Split = Literal["train", "val", "test", "all"]
 Time = float | Decimal
 """Seconds; a `Decimal` is written with the digits of the annotation."""
@@ -76,6 +78,20 @@ def as_list(value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):  # pickles have tuples
         raise ValueError(f"expected a list, got {_shown(value)}")
     return list(value)
+
+
+def paired(times: Sequence[Item], texts: Sequence[Text], name: str, text_name: str) -> list[tuple[Item, Text]]:
+    """Return the items of two lists of a file in pairs; both lists must have the same length.
+
+    Args:
+        times: First list.
+        texts: Second list.
+        name: Plural of what the first list holds, for messages.
+        text_name: Plural of what the second list holds, for messages.
+    """
+    if len(times) != len(texts):
+        raise ValueError(f"{len(texts)} {text_name} for {len(times)} {name}; their numbers must be equal")
+    return list(zip(times, texts, strict=True))
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
@@ -228,6 +244,8 @@ def database_items(path: Path, content: Any) -> Iterator[tuple[str, str, Mapping
 
 def open_text(path: Path) -> IO[str]:
     """Open a text file, also one that gzip has packed; a byte order mark is skipped."""
+    if path.is_dir():
+        raise ValueError("is a folder; give the file of the annotations (docs/data.md lists the files of each source)")
     if path.suffix == ".gz":
         return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
     return path.open(encoding="utf-8-sig")

@@ -25,6 +25,8 @@ _SOURCE_TASKS = {
 }
 """Tasks of records whose questions have wordings of their own."""
 
+_MOMENT_NOTE = 'every wording has the word "end"; queries with one time as the answer have a wording of this package'
+
 Prepare = Callable[[Path], Path]
 """Function that gets the file of a video of a record, and returns the file that the record names."""
 
@@ -91,7 +93,6 @@ def build_file(
     folder = VideoFolder(videos)
     counts = SourceCounts(source, PUBLISHED.get(source))
     builder = _Builder(source, options, folder, counts, prepare)
-    notes: list[str] = []
 
     def rows() -> Iterator[dict[str, object]]:
         for number, item in enumerate(BUILDERS[source](path, ReadContext(folder, options.split))):
@@ -104,10 +105,7 @@ def build_file(
             raise DataError(f"{path}: gives no record of {source}: {_nothing_kept(counts, folder)}")
 
     write_lines(Path(out), rows())
-    if builder.asked_unrecorded:
-        tasks = ", ".join(sorted(builder.asked_unrecorded))
-        notes.append(f"no wording of the original is recorded for {tasks}; the prompt of this package is used")
-    return BuildReport((counts,), tuple(notes))
+    return BuildReport((counts,), tuple(sorted(builder.notes)))
 
 
 class _Builder:
@@ -126,7 +124,7 @@ class _Builder:
         self._wordings: dict[str, Wordings] = {}
         self._durations: dict[Path, float | VideoError] = {}
         self._prepared: dict[Path, Path] = {}
-        self.asked_unrecorded: set[str] = set()
+        self.notes: set[str] = set()
 
     def record(self, name: str, item: Annotation | Dropped) -> Record | None:
         """Return the record of an item; None if it is dropped.
@@ -221,10 +219,14 @@ class _Builder:
         if item.task not in self._wordings:
             self._wordings[item.task] = load_wordings(wording, task=item.task)
         if wording == "original" and item.task in UNRECORDED:
-            self.asked_unrecorded.add(item.task)
+            self.notes.add(
+                f"no wording of the original is recorded for {item.task}; the prompt of this package is used"
+            )
         answer = item.write(spans)
         content = [self._source, item.video, item.task, item.query, item.part, answer]
         is_moment = item.task == "grounding" and item.has_moments and " - " not in answer
+        if is_moment and not self._wordings[item.task].can_ask_moments(item.task):
+            self.notes.add(_MOMENT_NOTE)
         return self._wordings[item.task].question(
             item.task,
             key=hashlib.sha256(json.dumps(content).encode()).hexdigest(),

@@ -19,6 +19,7 @@ from timechat.data.builders.annotation import (
     coco_items,
     database_items,
     is_object,
+    paired,
     read_json,
     read_lines,
     read_list,
@@ -107,7 +108,8 @@ def read_vitt(path: Path, context: ReadContext) -> Iterator[Annotation | Dropped
             else:
                 video = item["vid"]
                 segments = [each[0] if isinstance(each, list) and each else each for each in as_list(item["segments"])]
-                starts = list(zip(map(as_number, segments), as_list(item["captions"]), strict=True))
+                times = [as_number(each) for each in segments]
+                starts = paired(times, as_list(item["captions"]), "segments", "captions")
             spans = tuple(Span(start, start, as_clean_text(text)) for start, text in starts)
             yield Annotation(
                 video=video, task="dense_caption_starts", spans=spans, write=write_starts, has_moments=True
@@ -167,7 +169,7 @@ def _activitynet(path: Path, *, is_clean: bool) -> Iterator[_Captions | Dropped]
             texts = [as_text(text).strip().rstrip(".") for text in as_list(as_object(item)["sentences"])]
             spans = tuple(
                 timed(segment, as_clean_text(text) if is_clean else text)
-                for segment, text in zip(as_list(item["timestamps"]), texts, strict=True)
+                for segment, text in paired(as_list(item["timestamps"]), texts, "timestamps", "sentences")
             )
             yield _Captions(f"{path}: {video}", video, spans, item.get("duration"))
 
@@ -207,7 +209,7 @@ def _queryd(folder: Path) -> Iterator[tuple[str, tuple[Span, ...]] | Dropped]:
         with located(f"{folder}: {video}"):
             spans = tuple(
                 timed(segment, " ".join(map(as_text, as_list(words))).strip())
-                for segment, words in zip(as_list(times[video]), as_list(texts[video]), strict=True)
+                for segment, words in paired(as_list(times[video]), as_list(texts[video]), "times", "captions")
             )
         if max((float(span.end) for span in spans), default=0.0) > _QUERYD_LONGEST:
             yield Dropped(video, "longer than 300 s")

@@ -16,6 +16,7 @@ from timechat.data.builders.annotation import (
     as_number,
     as_object,
     as_text,
+    paired,
     read_json,
     read_lines,
     read_list,
@@ -56,7 +57,7 @@ def read_didemo(path: Path, context: ReadContext) -> Iterator[Annotation | Dropp
                 pieces = [(_agreed(as_list(item["times"])), item["description"])]
                 video = item["video"]
             else:
-                pieces = list(zip(as_list(item["timestamps"]), as_list(item["caption_list"]), strict=True))
+                pieces = paired(as_list(item["timestamps"]), as_list(item["caption_list"]), "timestamps", "captions")
                 video = f"{as_text(item['clip_name'])}.mp4"
             for piece, text in pieces:
                 first, last = _piece(piece)

@@ -14,6 +14,7 @@ from timechat.data.builders.annotation import (
     as_text,
     coco_items,
     is_one_object,
+    paired,
     read_rows,
 )
 from timechat.data.builders.answers import write_highlights
@@ -42,7 +43,8 @@ def read_qvhighlights(path: Path, context: ReadContext) -> Iterator[Annotation |
                 video=video,
                 task="highlights",
                 spans=tuple(
-                    Span(time, time, saliency=sum(each) / len(each)) for time, each in zip(clips, votes, strict=True)
+                    Span(time, time, saliency=sum(each) / len(each))
+                    for time, each in paired(clips, votes, "relevant clips", "lists of scores")
                 ),
                 query=query.strip().rstrip("."),
                 write=write_highlights,

@@ -1,6 +1,7 @@
 """Join files of records to one, with a share of each, in a random order that depends on a seed and the records only."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from timechat.data.builders.report import BuildReport, SourceCounts
 from timechat.data.builders.sources import PUBLISHED
 from timechat.data.readers import read_records
 from timechat.data.records import Record, write_lines
+from timechat.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -44,34 +46,40 @@ def merge_files(parts: Sequence[MergePart], out: str | Path, *, seed: int = 0) -
         Counts of each source.
 
     Raises:
-        DataError: A file is missing or malformed.
+        DataError: A file is missing or malformed, or no record is left; nothing is written.
+        ValueError: There is no file, or the file to write is one of them.
     """
     if not parts:
         raise ValueError("give at least one file of records to merge")
+    if any(part.path.resolve() == Path(out).resolve() for part in parts):
+        raise ValueError(f"{out}: is one of the files to merge; give another --out")
     counts: dict[str, SourceCounts] = {}
     chosen: list[tuple[bytes, Record]] = []
     for part in parts:
-        for record in read_records(part.path, videos=part.videos):
+        records = list(read_records(part.path, videos=part.videos))
+        share = _share(records, part, seed)
+        for number, record in enumerate(records):
             source = record.source or part.path.stem
             its_counts = counts.setdefault(source, SourceCounts(source, PUBLISHED.get(source)))
             its_counts.read += 1
             absolute = record.video if "://" in record.video else str(Path(record.video).absolute())
-            for copy in range(_copies(record, part, seed)):
+            for copy in range(int(part.ratio) + (number in share)):
                 its_counts.kept += 1
                 its_counts.videos.add(absolute)
                 place = _draw(seed, "order", f"{part.path.stem}\0{record.id}\0{copy}")
                 chosen.append((place, replace(record, source=source, video=absolute, id=_id(record, copy))))
+    if not chosen:
+        raise DataError(f"no record is left to write to {out}; give a file with records, or a higher --ratio")
     chosen.sort(key=lambda pair: pair[0])
     write_lines(Path(out), (record.to_dict() for record in _with_unique_ids(record for _, record in chosen)))
     return BuildReport(tuple(counts.values()))
 
 
-def _copies(record: Record, part: MergePart, seed: int) -> int:
-    """Return how often a record is used: the whole copies, and one more with the probability of the rest."""
-    whole = int(part.ratio)
-    threshold = round((part.ratio - whole) * 2**64)
-    drawn = int.from_bytes(_draw(seed, "share", f"{part.path.stem}\0{record.id}")[:8], "big")
-    return whole + (drawn < threshold)
+def _share(records: Sequence[Record], part: MergePart, seed: int) -> set[int]:
+    """Return the numbers of the records that are used once more than the whole copies: a random share of the file."""
+    size = math.floor((part.ratio - int(part.ratio)) * len(records) + 0.5)
+    draws = [_draw(seed, "share", f"{part.path.stem}\0{record.id}") for record in records]
+    return set(sorted(range(len(records)), key=draws.__getitem__)[:size])
 
 
 def _draw(seed: int, purpose: str, key: str) -> bytes:

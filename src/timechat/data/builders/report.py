@@ -19,7 +19,7 @@ REASONS = {
     "empty text": "a text is empty or of one character",
     "reversed event": "the event ends before it starts",
     "event without length": "the event ends where it starts",
-    "event after the end": "the event starts after the end of the video",
+    "event after the end": "the event starts after the end of the video, or of the part that the record is about",
     "invalid time": "a time is not a number of seconds",
     "clipped start": "the event starts before the video; its start is now 0",
     "clipped end": "the event ends more than a second after the video; its end is now that of the video",

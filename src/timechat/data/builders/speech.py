@@ -15,6 +15,7 @@ from timechat.data.builders.annotation import (
     as_number,
     as_object,
     as_text,
+    paired,
     read_rows,
 )
 from timechat.data.builders.answers import write_speech
@@ -100,7 +101,8 @@ def _words(item: Mapping[str, Any]) -> list[tuple[float, float, str]]:
         starts = [_time(each["time"]) for each in objects]
         ends = [min(after, start + _WORD_SECONDS) for start, after in pairwise(starts)]
         ends += [start + _WORD_SECONDS for start in starts[-1:]]
-    return [(start, max(start, end), text) for start, end, text in zip(starts, ends, texts, strict=True)]
+    spans = paired(starts, ends, "starts", "ends")
+    return [(start, max(start, end), text) for (start, end), text in paired(spans, texts, "times", "words")]
 
 
 def _time(value: Any) -> float:

@@ -14,6 +14,7 @@ from timechat.data.builders.annotation import (
     as_object,
     database_items,
     is_object,
+    paired,
     read_json,
     read_list,
     timed,
@@ -82,6 +83,7 @@ def _prepared_steps(path: Path) -> Iterator[Annotation]:
     for location, item in read_list(path):
         with located(location):
             labels = [as_clean_text(label) for label in as_list(item["labels"])]
-            spans = tuple(timed(span, text) for span, text in zip(as_list(item["segments"]), labels, strict=True))
+            pairs = paired(as_list(item["segments"]), labels, "segments", "labels")
+            spans = tuple(timed(segment, text) for segment, text in pairs)
             video = item.get("video_path") or item["image_id"]
             yield Annotation(video=video, task="steps", spans=spans, write=write_captions)

@@ -22,6 +22,7 @@ from timechat.data.builders.annotation import (
     as_number,
     coco_items,
     is_one_object,
+    paired,
     read_lines,
 )
 from timechat.data.builders.answers import write_summary
@@ -86,7 +87,8 @@ def _prepared(path: Path) -> Iterator[Annotation]:
         with located(location):
             times = [as_number(time) for time in as_list(item["timestamps"])]
             scores = [as_number(score) * (_HIGHEST - _LOWEST) + _LOWEST for score in as_list(item["scores"])]
-            spans = tuple(Span(time, time, saliency=score) for time, score in zip(times, scores, strict=True))
+            pairs = paired(times, scores, "timestamps", "scores")
+            spans = tuple(Span(time, time, saliency=score) for time, score in pairs)
             yield Annotation(
                 video=item["image_id"],
                 task="highlights_without_query",

@@ -67,11 +67,22 @@ class Wordings:
             is_moment: Whether the answer is one time; wordings with the word "end" are then left out. If none is
                 left, one of this package's wordings for moments is drawn.
         """
-        choices: Sequence[str] = self.templates.get(task) or self.templates[""]
+        choices: Sequence[str] = self._of(task)
         if is_moment:
-            choices = [text for text in choices if not _END_WORD.search(text)] or OWN_WORDINGS["grounding_moment"]
+            choices = _without_end(choices) or OWN_WORDINGS["grounding_moment"]
         number = int.from_bytes(hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:8], "big")
         return _fill(choices[number % len(choices)], dataset, query)
+
+    def can_ask_moments(self, task: str) -> bool:
+        """Return whether a wording of a task is without the word "end", so that one time can be its answer."""
+        return bool(_without_end(self._of(task)))
+
+    def _of(self, task: str) -> tuple[str, ...]:
+        return self.templates.get(task) or self.templates[""]
+
+
+def _without_end(texts: Sequence[str]) -> list[str]:
+    return [text for text in texts if not _END_WORD.search(text)]
 
 
 def load_wordings(name: str, *, task: str | None = None) -> Wordings:

@@ -91,7 +91,9 @@ class OriginalFiles:
             raise CheckpointError(_missing("timechat", folder))
         for part, path in found.items():
             if path is not None and not path.exists():
-                raise CheckpointError(f"{path} does not exist; expected the original's {part.replace('_', ' ')}")
+                raise CheckpointError(
+                    f"{path} does not exist; give the original's file or folder with --{part.replace('_', '-')}"
+                )
         if not found["llm"].is_dir():  # type: ignore[union-attr]
             raise CheckpointError(f"{found['llm']} is a file; expected the folder of the language model")
         return cls(**found)  # type: ignore[arg-type]
