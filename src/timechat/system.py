@@ -84,6 +84,14 @@ def share_freed_memory() -> None:
             mallopt(_M_ARENA_MAX, 2)
 
 
+def return_freed_memory() -> None:
+    """Give memory that this process has freed back to the system, where glibc would keep it."""
+    if sys.platform == "linux":
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)
+
+
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
