@@ -49,6 +49,12 @@ def test_an_int8_row_depends_on_no_other_row(layer, x):
     assert torch.equal(alone, beside[:, :1])
 
 
+def test_many_rows_are_computed_as_few(layer):
+    many = torch.randn(600, 128, generator=torch.Generator().manual_seed(2))
+    new = made(Int8Linear, layer)
+    assert torch.equal(new(many), torch.cat([new(part) for part in many.split(100)]))
+
+
 def test_int8_leaves_its_input_as_it_was(layer, x):
     before = x.clone()
     made(Int8Linear, layer)(x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 GROUP = 32
 """Number of inputs that share a scale and an offset in int4."""
 _BLOCK = 64  # outputs in one block of the int4 layout
+_ROWS = 256  # rows of int8 that are multiplied at once, so that they stay in the processor's cache
 _ENGINE = "fbgemm"
 _engine_lock = threading.Lock()
 
@@ -97,16 +98,24 @@ class Int8Linear(QuantizedLinear):
         unpacked: Tensor = weight.int_repr()
         return unpacked
 
+    @torch.no_grad()  # fbgemm has no gradients
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # as in nn.Linear
         rows = x.reshape(-1, self.in_features).float()
-        row_scale = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=1e-30)
-        product = (_int8_product_packed if _has_fbgemm() else _int8_product)(
-            rows.div_(row_scale) if rows.data_ptr() != x.data_ptr() else rows / row_scale,
-            self._packed,
-            self.weight_scale,
-        )
-        product = product.mul_(row_scale) if self.bias is None else torch.addcmul(self.bias, product, row_scale)
-        return product.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        result = torch.empty(len(rows), self.out_features)
+        for start in range(0, len(rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            self._multiply(rows[part], result[part])
+        return result.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _multiply(self, rows: Tensor, result: Tensor) -> None:
+        """Write the result of some rows into `result`."""
+        row_scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30)
+        multiply = _int8_product_packed if _has_fbgemm() else _int8_product
+        product = multiply(rows / row_scale, self._packed, self.weight_scale)
+        if self.bias is None:
+            torch.mul(product, row_scale, out=result)
+        else:
+            torch.addcmul(self.bias, product, row_scale, out=result)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Store a digest in place of the packed weight, whose copy would need as much memory again."""
