@@ -46,7 +46,7 @@ def test_an_int8_row_depends_on_no_other_row(layer, x):
     new = made(Int8Linear, layer)
     alone = new(x[:1, :1])
     beside = new(torch.cat([x[:1, :1], 1000 * x[:1, 1:]], dim=1))
-    assert torch.equal(alone, beside[:, :1])
+    assert torch.allclose(alone, beside[:, :1], atol=1e-5)
 
 
 def test_many_rows_are_computed_as_few(layer):
@@ -78,7 +78,9 @@ def test_int8_without_fbgemm_computes_the_same(layer, x, monkeypatch):
 def test_processors_without_vnni_use_seven_bits(layer, x, monkeypatch):
     new = made(Int8Linear, layer)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert quantized_linear._levels() == 63
+    levels = quantized_linear._levels.__wrapped__()
+    assert levels == 63
+    monkeypatch.setattr(quantized_linear, "_levels", lambda: levels)
     assert error(layer, new, x) < 0.02
 
 

@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ GROUP = 32
 """Number of inputs that share a scale and an offset in int4."""
 _BLOCK = 64  # outputs in one block of the int4 layout
 _ROWS = 256  # rows of int8 that are multiplied at once, so that they stay in the processor's cache
+_TINY = 1e-30  # scale of a row of zeros
 _ENGINE = "fbgemm"
 _engine_lock = threading.Lock()
 
@@ -101,15 +103,27 @@ class Int8Linear(QuantizedLinear):
     @torch.no_grad()  # fbgemm has no gradients
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # as in nn.Linear
         rows = x.reshape(-1, self.in_features).float()
-        result = torch.empty(len(rows), self.out_features)
-        for start in range(0, len(rows), _ROWS):
-            part = slice(start, start + _ROWS)
-            self._multiply(rows[part], result[part])
+        if len(rows) == 1 and _has_fbgemm():
+            result = self._multiply_one(rows)
+        else:
+            result = torch.empty(len(rows), self.out_features)
+            for start in range(0, len(rows), _ROWS):
+                part = slice(start, start + _ROWS)
+                self._multiply(rows[part], result[part])
         return result.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def _multiply_one(self, row: Tensor) -> Tensor:
+        """Return the result of one row, with fewer steps than for several."""
+        levels = _levels()
+        scale = max(float(row.abs().max()), _TINY) / levels
+        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            row, scale, levels + 1, self._packed
+        )
+        return product if self.bias is None else product.add_(self.bias)
 
     def _multiply(self, rows: Tensor, result: Tensor) -> None:
         """Write the result of some rows into `result`."""
-        row_scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30)
+        row_scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=_TINY)
         multiply = _int8_product_packed if _has_fbgemm() else _int8_product
         product = multiply(rows / row_scale, self._packed, self.weight_scale)
         if self.bias is None:
@@ -128,10 +142,12 @@ class Int8Linear(QuantizedLinear):
             destination[f"{prefix}weight_scale"] = self.weight_scale
 
 
+@cache
 def _has_fbgemm() -> bool:
     return _ENGINE in torch.backends.quantized.supported_engines
 
 
+@cache
 def _levels() -> int:
     """Return the largest value of a rounded activation.
 
