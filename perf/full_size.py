@@ -291,7 +291,8 @@ def measure_answer(result: FormatResult, model: Path, options: argparse.Namespac
         "dtype": options.dtype,
     }
     command = [sys.executable, __file__, "--answer", json.dumps(request)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # as on the command line
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     result.answer = json.loads(output.splitlines()[-1])
     result.stages += [Stage(**stage) for stage in result.answer.pop("stages")]
 
