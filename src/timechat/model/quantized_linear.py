@@ -126,10 +126,8 @@ class Int8Linear(QuantizedLinear):
         row_scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=_TINY)
         multiply = _int8_product_packed if _has_fbgemm() else _int8_product
         product = multiply(rows / row_scale, self._packed, self.weight_scale)
-        if self.bias is None:
-            torch.mul(product, row_scale, out=result)
-        else:
-            torch.addcmul(self.bias, product, row_scale, out=result)
+        zero = torch.zeros(())
+        torch.addcmul(zero if self.bias is None else self.bias, product, row_scale, out=result)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """Store a digest in place of the packed weight, whose copy would need as much memory again."""
