@@ -1,12 +1,14 @@
 """Convert, load and run a model of the published size: seconds and peak memory of every stage.
 
-Writes a synthetic set of the original's files (true names, shapes and dtypes, random weights, 17 GB),
-converts it with `timechat convert`, loads the result and asks one question about a video. Every stage runs in a
-separate process. Needs Linux, about 36 GB of disk and 24 GB of memory:
+Writes a synthetic set of the original's files (true names, shapes and dtypes, random weights, 17 GB), converts it with
+`timechat convert`, loads the result and asks two questions about a video. Conversion and answers run in separate
+processes. Needs Linux, about 36 GB of disk and 24 GB of memory; int8 and int4 need 26 GB of disk and 10 GB of memory:
 
     python perf/full_size.py VIDEO --json out/full_size.json
+    python perf/full_size.py VIDEO --frames 96 --quantize int4,int8 --json out/full_size.json
 
-`--scale tiny` does the same on a small set in seconds.
+`--originals DIR` writes the set to DIR, or takes the one that is there. `--scale tiny` does the same on a small set in
+seconds.
 """
 
 import argparse
@@ -44,8 +46,10 @@ from timechat.model.convert.write import LAYOUT
 
 SCALES = {"full": FULL, "tiny": TINY}
 QUESTION = "When does the person turn a light on?"
+FOLLOW_UP = "What is on the table?"
 _GIB = 1 << 30
 _SECONDS_BETWEEN_READINGS = 0.02
+_MORE_TOKENS = 24  # that decoding is measured with
 
 
 @dataclass
@@ -73,18 +77,38 @@ class Result:
 
     scale: str
     set_bytes: int
+    machine: dict[str, object] = field(default_factory=dict)
+    formats: list["FormatResult"] = field(default_factory=list)
+
+
+@dataclass
+class FormatResult:
+    """Results of one format.
+
+    Attributes:
+        format: `none`, `int8` or `int4`.
+        folder_bytes: Size of the converted folder.
+        stages: Seconds and memory of every stage.
+        answer: Answer, number of parameters, and speed of decoding.
+    """
+
+    format: str
+    folder_bytes: int
     stages: list[Stage] = field(default_factory=list)
     answer: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, object] = field(default_factory=dict)
 
 
 def main(arguments: list[str] | None = None) -> Result:
     options = _parse(arguments)
     with _work_folder(options.work, keep=options.keep) as work:
-        originals, model = work / "originals", work / "model"
-        result = Result(options.scale, write_originals(originals, SCALES[options.scale]), machine=_machine())
-        result.stages.append(measure_convert(originals, model))
-        measure_answer(result, model, options)
+        originals = options.originals or work / "originals"
+        if not originals.exists():
+            write_originals(originals, SCALES[options.scale])
+        result = Result(options.scale, _folder_bytes(originals), machine=_machine())
+        for name in options.quantize:
+            result.formats.append(measure_format(name, originals, work / f"model-{name}", options))
+            if not options.keep:
+                shutil.rmtree(work / f"model-{name}")
     print(_table(result))
     text = json.dumps(asdict(result), indent=2)
     print(text)
@@ -101,11 +125,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=8, help="number of frames (8)")
     parser.add_argument("--tokens", type=int, default=4, help="maximum number of tokens of the answer (4)")
     parser.add_argument("--dtype", default="auto", help="dtype for TimeChat.from_pretrained (auto)")
+    parser.add_argument("--quantize", type=_formats, default="none", help="formats: none,int8,int4 (none)")
+    parser.add_argument("--originals", type=Path, help="folder of the set of original files, written if it is missing")
     parser.add_argument("--scale", choices=list(SCALES), default="full")
     parser.add_argument("--work", type=Path, help="folder for the files; by default a temporary one")
     parser.add_argument("--keep", action="store_true", help="do not delete the files at the end")
     parser.add_argument("--json", type=Path, help="file for the result")
     return parser.parse_args(arguments)
+
+
+def _formats(text: str) -> list[str]:
+    if unknown := set(text.split(",")) - {"none", "int8", "int4"}:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(sorted(unknown))}; expected none, int8 or int4")
+    return text.split(",")
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager
@@ -221,9 +257,18 @@ def _write_llm_settings(folder: Path, sizes: Sizes) -> None:
 # The stages
 
 
-def measure_convert(originals: Path, model: Path) -> Stage:
+def measure_format(name: str, originals: Path, model: Path, options: argparse.Namespace) -> FormatResult:
+    """Convert to one format, load and ask."""
+    stage = measure_convert(originals, model, name)
+    result = FormatResult(name, _folder_bytes(model), [stage])
+    measure_answer(result, model, options)
+    return result
+
+
+def measure_convert(originals: Path, model: Path, quantize: str = "none") -> Stage:
     """Convert with the command line."""
     command = [sys.executable, "-m", "timechat", "convert", "--from", str(originals), str(model)]
+    command += [] if quantize == "none" else ["--quantize", quantize]
     begun = time.perf_counter()
     process = subprocess.Popen(command)
     with MemoryWatch(process.pid) as watch:
@@ -235,7 +280,7 @@ def measure_convert(originals: Path, model: Path) -> Stage:
     return Stage("convert", seconds, cpu_seconds, watch.peak_bytes, watch.peak_private_bytes)
 
 
-def measure_answer(result: Result, model: Path, options: argparse.Namespace) -> None:
+def measure_answer(result: FormatResult, model: Path, options: argparse.Namespace) -> None:
     """Load the model and ask, in a separate process."""
     request = {
         "model": str(model),
@@ -246,7 +291,8 @@ def measure_answer(result: Result, model: Path, options: argparse.Namespace) -> 
         "dtype": options.dtype,
     }
     command = [sys.executable, __file__, "--answer", json.dumps(request)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # as on the command line
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     result.answer = json.loads(output.splitlines()[-1])
     result.stages += [Stage(**stage) for stage in result.answer.pop("stages")]
 
@@ -270,6 +316,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         found = timechat.ask(encoded, request["question"], decoding=decoding)
     with _measured("same question again", stages):
         again = timechat.ask(encoded, request["question"], decoding=decoding)
+    with _measured("follow-up question", stages):
+        timechat.ask(encoded, FOLLOW_UP, decoding=decoding)
+    longer = DecodingOptions(max_new_tokens=request["tokens"] + _MORE_TOKENS)
+    with _measured(f"same with {_MORE_TOKENS} more tokens", stages):
+        timechat.ask(encoded, FOLLOW_UP, decoding=longer)
+    with _measured("same again", stages):
+        timechat.ask(encoded, FOLLOW_UP, decoding=decoding)
+    seconds = {stage.name: stage.seconds for stage in stages}
+    more = seconds[f"same with {_MORE_TOKENS} more tokens"] - seconds["same again"]
     if not encoded.video_tokens.isfinite().all():
         raise SystemExit("the video tokens are not finite")
     num_parameters: Counter[str] = Counter()
@@ -280,6 +335,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "is_reproducible": again.text == found.text,
         "video_tokens": len(encoded.video_tokens),
         "num_parameters": num_parameters,
+        "tokens_per_second": _MORE_TOKENS / more,
         "stages": [asdict(stage) for stage in stages],
     }
 
@@ -339,13 +395,19 @@ def read_memory(pid: int) -> dict[str, int]:
 
 def _table(result: Result) -> str:
     """Write the result as Markdown."""
-    lines = [
-        "| stage | seconds | CPU seconds | peak resident GiB | peak private GiB |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for stage in result.stages:
-        memory = f"{stage.peak_bytes / _GIB:.2f} | {stage.peak_private_bytes / _GIB:.2f}"
-        lines.append(f"| {stage.name} | {stage.seconds:.1f} | {stage.cpu_seconds:.1f} | {memory} |")
+    lines = []
+    for one in result.formats:
+        lines += [
+            f"{one.format}: folder of {one.folder_bytes / _GIB:.2f} GiB, "
+            f"{one.answer['tokens_per_second']:.2f} tokens per second",
+            "",
+            "| stage | seconds | CPU seconds | peak resident GiB | peak private GiB |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for stage in one.stages:
+            memory = f"{stage.peak_bytes / _GIB:.2f} | {stage.peak_private_bytes / _GIB:.2f}"
+            lines.append(f"| {stage.name} | {stage.seconds:.1f} | {stage.cpu_seconds:.1f} | {memory} |")
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -101,6 +101,14 @@ def _set_malloc_option(option: int, value: int) -> bool:
     return mallopt is not None and bool(mallopt(option, value))
 
 
+def return_freed_memory() -> None:
+    """Give memory that this process has freed back to the system, where glibc would keep it."""
+    if sys.platform == "linux":
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if malloc_trim is not None:
+            malloc_trim(0)
+
+
 def let_idle_threads_sleep() -> None:
     """Let the threads of torch sleep while they wait for work, unless the user chose otherwise or torch is loaded.
 

@@ -11,7 +11,7 @@ from timechat.cache import DiskCache, cache_key
 from timechat.model import fingerprint as digest_module
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.processing import TimeChatProcessor
-from timechat.model.quantization import quantize_linear_layers
+from timechat.model.quantization import quantize_layer
 from timechat.pipeline import cache as token_cache_module
 from timechat.pipeline.cache import TokenCache, model_fingerprint
 
@@ -115,6 +115,10 @@ def test_a_saved_and_loaded_model_has_the_same_key(nano, tmp_path):
     assert model_fingerprint(*loaded) == model_fingerprint(model, processor)
 
 
+def quantize(parent: torch.nn.Module, name: str) -> None:
+    setattr(parent, name, quantize_layer(getattr(parent, name)))
+
+
 def changed(parameter: torch.Tensor) -> None:
     with torch.no_grad():
         parameter.view(-1)[-1] += 1
@@ -124,7 +128,7 @@ FRAME_CHANGES = {
     "vision weights": lambda model, _: changed(model.frame_encoder.vision_model.embeddings.patch_embedding.weight),
     "image Q-Former weights": lambda model, _: changed(model.frame_encoder.query_tokens),
     "vision dtype": lambda model, _: model.frame_encoder.vision_model.to(torch.bfloat16),
-    "int8": lambda model, _: quantize_linear_layers(model.frame_encoder.vision_model),
+    "int8": lambda model, _: quantize(model.frame_encoder.vision_model.encoder.layers[0].mlp, "fc1"),
     "vision heads": lambda model, _: setattr(model.config.vision_config, "num_attention_heads", 2),
     "Q-Former eps": lambda model, _: setattr(model.config.qformer_config, "layer_norm_eps", 1e-6),
     "last norm's eps": lambda model, _: setattr(model.config, "vision_post_layernorm_eps", 1e-6),
@@ -233,15 +237,15 @@ def test_a_digest_follows_every_kind_of_optimizer(options):
 
 def test_weights_in_int8_have_a_digest(nano):
     model = nano[0]
-    quantize_linear_layers(model.language_model)
+    quantize(model.language_model, "lm_head")
     digest = weights_fingerprint(model)
-    other = build_random_nano()[0]
-    quantize_linear_layers(other.language_model)
-    assert weights_fingerprint(other) == digest
-    rescaled = build_random_nano()[0]
+    other, rescaled, changed_in_place = (build_random_nano()[0] for _ in range(3))
     rescaled.language_model.lm_head.weight.data *= 2  # the same whole numbers, with another scale
-    quantize_linear_layers(rescaled.language_model)
-    assert weights_fingerprint(rescaled) != digest
+    changed_in_place.language_model.lm_head.weight.data[0, 0] = 0.0  # another whole number, with the same scale
+    for one in (other, rescaled, changed_in_place):
+        quantize(one.language_model, "lm_head")
+    assert weights_fingerprint(other) == digest
+    assert len({digest, weights_fingerprint(rescaled), weights_fingerprint(changed_in_place)}) == 3
 
 
 def test_digests_of_stored_features_and_answers_stay_valid():

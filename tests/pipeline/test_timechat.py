@@ -13,7 +13,7 @@ from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import Answer, CheckpointError, EncodedVideo, TimeChat
 from timechat.model.generation.generate import GenerationOutput
-from timechat.model.quantization import quantize_linear_layers
+from timechat.model.quantized_linear import Int8Linear
 from timechat.pipeline import DecodingOptions
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
@@ -226,17 +226,9 @@ def test_int8_stays_near_float32_and_needs_less_memory(converted, timechat):
     want, got = (t.model(input_ids=ids).logits for t in (timechat, int8))
     assert (want - got).norm() / want.norm() < 0.15
     tower = int8.model.frame_encoder.vision_model
-    assert type(tower.encoder.layers[0].mlp.fc1).__module__.startswith("torch.ao.nn.quantized.dynamic")
+    assert type(tower.encoder.layers[0].mlp.fc1) is Int8Linear
     answer = int8.ask(made_frames(4, size=56), "What?", decoding=SHORT)
     assert isinstance(answer.text, str)
-
-
-def test_quantised_layers_compute_nearly_the_same():
-    layer = torch.nn.Sequential(torch.nn.Linear(64, 64))
-    x = torch.randn(5, 64)
-    want = layer(x)
-    quantize_linear_layers(layer)
-    assert (layer(x) - want).norm() / want.norm() < 0.05
 
 
 # What must not work, and says so.

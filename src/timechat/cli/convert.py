@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,11 @@ def convert(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Output folder.")],
     from_dir: Annotated[
         Path | None,
-        typer.Option("--from", metavar="CKPT_DIR", help="Files of the original, in its layout."),
+        typer.Option(
+            "--from",
+            metavar="CKPT_DIR",
+            help="Files of the original, in its layout; with --quantize also nano or a converted folder.",
+        ),
     ] = None,
     vit: Annotated[Path | None, typer.Option(metavar="FILE", help="eva_vit_g.pth")] = None,
     qformer: Annotated[Path | None, typer.Option(metavar="FILE", help="instruct_blip_vicuna7b_trimmed.pth")] = None,
@@ -36,13 +40,25 @@ def convert(
         Path | None, typer.Option(metavar="FILE.json", help="Fields of TimeChatConfig that replace the detected ones.")
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the LoRA adapter into the weights.")] = False,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option(help="Round the weights of vision tower (int8) and language model; half or a third of the size."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no report.")] = False,
 ) -> None:
-    """Convert checkpoints of the original into OUT_DIR; give --from CKPT_DIR or single files."""
+    """Convert checkpoints of the original into OUT_DIR; give --from CKPT_DIR or single files.
+
+    With --quantize, CKPT_DIR may also be nano or a converted folder.
+    """
     if timechat is not None and video_llama is not None:
         raise ValueError("--timechat and --video-llama were both given; give one of them")
-    overrides = _read_overrides(config)
     screen = CommandConsole(quiet=quiet)
+    if quantize is not None and from_dir is not None and _is_converted(from_dir):
+        if merge or config or vit or qformer or llm or timechat or video_llama or bert_vocab:
+            raise ValueError(f"{from_dir} is converted already: --quantize needs no other option than --from")
+        _quantize(from_dir, out_dir, quantize, screen)
+        return
+    overrides = _read_overrides(config)
     with screen.working("reading the files"):
         from timechat.model.convert.write import OriginalFiles
         from timechat.model.convert.write import convert as convert_files
@@ -62,11 +78,30 @@ def convert(
             out_dir,
             overrides=overrides,
             merge=merge,
+            quantize=quantize,
             progress=lambda done, total: progress("write", done, total),
         )
     for line in report.lines():
         screen.info(line)
     screen.warn("the original weights are for research only, see `timechat info` for their terms")
+    typer.echo(out_dir)
+
+
+def _is_converted(folder: Path) -> bool:
+    return str(folder) == "nano" or (folder / "config.json").is_file()
+
+
+def _quantize(source: Path, out_dir: Path, method: Literal["int8", "int4"], screen: CommandConsole) -> None:
+    """Write a quantized copy of a converted folder."""
+    with screen.working("reading the files"):
+        from timechat.model.convert.quantize import quantize_folder
+        from timechat.model.loading import check_folder, find_folder
+
+        folder = find_folder(str(source))
+        check_folder(folder)
+    with _ending_cleanly(), screen.progress() as progress:
+        count = quantize_folder(folder, out_dir, method, lambda done, total: progress("write", done, total))
+    screen.info(f"{count} layers are quantized ({method}; the vision tower has int8 layers only)")
     typer.echo(out_dir)
 
 

@@ -63,6 +63,7 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
         "parts": parts,
         "parameters": sum(part.parameters for part in summary.parts),
         "bytes": sum(part.num_bytes for part in summary.parts),
+        "quantization": summary.quantization,
         "num_frames": None if config.fps else config.max_frame_positions,
         "fps": config.fps,
         "max_frames": config.max_frames,
@@ -91,6 +92,8 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
         dtypes = ", ".join(part["dtypes"])
         yield f"{part['name']:<15} {part['parameters']:>14,} parameters  {_size(part['num_bytes']):>9}  {dtypes}"
     yield f"{'total':<15} {facts['parameters']:>14,} parameters  {_size(facts['bytes']):>9}"
+    if facts["quantization"]:
+        yield f"quantized       {facts['quantization']} linear layers of vision tower (int8) and language model"
     size = f"{facts['image_size']}x{facts['image_size']} pixels ({facts['frame_interpolation']})"
     if facts["fps"]:
         limit = f", at most {facts['max_frames']}" if facts["max_frames"] else ""

@@ -81,9 +81,19 @@ class ModelOptions:
     dtype: Annotated[
         str,
         typer.Option(
-            metavar="DTYPE", help="auto, float32, bfloat16, float16, or int8 on CPUs.", rich_help_panel=_MODEL
+            metavar="DTYPE",
+            help="auto, float32, bfloat16 or float16; int8 means --quantize int8.",
+            rich_help_panel=_MODEL,
         ),
     ] = "auto"
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="int8 or int4 on CPUs; bnb8 or bnb4 with bitsandbytes.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
     lora_scale: Annotated[
         float | None,
         typer.Option(

@@ -224,7 +224,11 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
         from timechat.pipeline import TimeChat
 
         timechat = TimeChat.from_pretrained(
-            settings.model, device=settings.device, dtype=settings.dtype, lora_scale=settings.lora_scale
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantize=settings.quantize,
+            lora_scale=settings.lora_scale,
         )
     if not use_cache:
         switch_cache_off(timechat)

@@ -44,6 +44,8 @@ class EvaluatedModelSettings:
     """Device: `cuda`, `mps`, `cpu` or `auto`."""
     dtype: str = "auto"
     """Number format of the weights, with the values of `TimeChat.from_pretrained`."""
+    quantize: Literal["int8", "int4", "bnb8", "bnb4"] | None = None
+    """Format to which weights are rounded, as in `TimeChat.from_pretrained`; null keeps the checkpoint's format."""
     lora_alpha: float | None = None
     """Strength of the adapter; the original uses 20 for question answering. None keeps the checkpoint's value."""
     timestamp_tokenizer: Literal["bert", "llama"] | None = None

@@ -144,7 +144,9 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
     """
     if launched_processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())  # one per process
-    timechat = TimeChat.from_pretrained(settings.checkpoint, device=settings.device, dtype=settings.dtype)
+    timechat = TimeChat.from_pretrained(
+        settings.checkpoint, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
+    )
     if settings.lora_alpha is not None:
         timechat.model.set_lora_alpha(settings.lora_alpha)
     if settings.timestamp_tokenizer is not None:

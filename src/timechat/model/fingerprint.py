@@ -27,18 +27,14 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 def tensors_fingerprint(tensors: Mapping[str, object]) -> str:
-    """Return the SHA-256 of named tensors and of the packed parameters of quantised layers."""
+    """Return the SHA-256 of named tensors."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
-        for part in value if isinstance(value, tuple) else (value,):
-            if not isinstance(part, Tensor):
-                digest.update(f"{name} {part}".encode())
-                continue
-            digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-            if part.is_quantized:
-                digest.update(f"{part.q_scale()} {part.q_zero_point()}".encode())
-                part = part.int_repr()
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        if not isinstance(value, Tensor):
+            digest.update(f"{name} {value}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from timechat.model import NANO, NANO_FOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.model.quantization import quantize_linear_layers
+from timechat.model.quantization import METHODS, bitsandbytes_config, check_quantize, stored_quantization
 from timechat.model.tensor_files import check_is_downloaded
 from timechat.system import keep_freed_memory, total_memory_bytes
 
@@ -23,7 +23,7 @@ _MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may us
 
 
 def load_model(
-    name: str, *, device: str = "auto", dtype: str | torch.dtype = "auto"
+    name: str, *, device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str | None = None
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
     """Load a model and its processor.
 
@@ -32,22 +32,27 @@ def load_model(
         device: Torch device; `"auto"` selects CUDA, else MPS, else the CPU.
         dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (CPU only) or `"auto"`: half precision on GPUs; on a
             CPU float32 if it fits into memory, else bfloat16 for the language model, and for vision too if the
-            processor has instructions for it. With int8 the answer to a repeated question may differ, because inputs
-            are rounded by their largest value and the prefix cache changes which inputs are read together.
+            processor has instructions for it. `"int8"` is short for `quantize="int8"`.
+        quantize: Format to which weights are rounded while they are read. `"int8"` and `"int4"` are for CPUs: the
+            linear layers of vision tower and language model, the former always in int8; other weights are float32.
+            `"bnb8"` and `"bnb4"` use the package bitsandbytes for the language model. None keeps the format of the
+            folder, which may be quantized.
 
     Raises:
         CheckpointError: The model does not exist or cannot be loaded.
-        ValueError: The device is not available, or the dtype is unknown.
+        ValueError: The device is not available, a name is unknown, or the options contradict each other.
     """
     torch_device = _choose_device(device)
-    target_dtype = _check_dtype(dtype, torch_device)
-    model, processor = _load_folder(find_folder(name), torch_device, target_dtype)
-    if target_dtype == "int8":
-        quantize_linear_layers(model.frame_encoder.vision_model)
-        quantize_linear_layers(model.language_model)
+    if dtype == "int8":
+        if quantize not in (None, "int8"):
+            raise ValueError(f"dtype int8 and quantize {quantize} contradict each other; leave dtype out")
+        dtype, quantize = "auto", "int8"
+    target_dtype = _check_dtype(dtype)
+    check_quantize(quantize)
+    loaded = _load_folder(find_folder(name), torch_device, target_dtype, quantize)
     if torch_device.type == "cpu":
         keep_freed_memory()
-    return model, processor
+    return loaded
 
 
 def load_processor(name: str) -> TimeChatProcessor:
@@ -111,12 +116,19 @@ def check_folder(folder: Path, name: str | None = None) -> None:
 
 
 def _load_folder(
-    folder: Path, device: torch.device, target_dtype: str | torch.dtype
+    folder: Path, device: torch.device, target_dtype: str | torch.dtype, quantize: str | None
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
     check_folder(folder)
     with _explain_failed_load(folder):
         processor = TimeChatProcessor.from_pretrained(str(folder))
+    stored = stored_quantization(getattr(processor.config, "quantization_config", None), folder)
+    if quantize in METHODS or stored:
+        options = _quantized_options(quantize, stored, device, target_dtype)
+    else:
         options = _load_options(processor, device, target_dtype)
+        if quantize is not None:
+            options["quantization_config"] = bitsandbytes_config(quantize)
+    with _explain_failed_load(folder):
         # Never a pickle, even if the folder contains one.
         model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
         return model, processor
@@ -179,22 +191,32 @@ def _choose_device(device: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _check_dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
-    """Return `"auto"`, `"int8"` or a torch dtype."""
+def _check_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    """Return `"auto"` or a torch dtype."""
     target_dtype = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if target_dtype not in ("auto", "int8", *_DTYPES.values()):
+    if target_dtype not in ("auto", *_DTYPES.values()):
         raise ValueError(f"dtype must be auto, {', '.join(_DTYPES)} or int8, got {dtype!r}")
-    if target_dtype == "int8" and device.type != "cpu":
-        raise ValueError(f"dtype int8 is for CPUs, got device {device}; use auto, bfloat16 or float16 there")
     return target_dtype
+
+
+def _quantized_options(
+    quantize: str | None, stored: str | None, device: torch.device, target_dtype: str | torch.dtype
+) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained` for int8 and int4."""
+    method = quantize or stored
+    if stored and quantize not in (None, stored):
+        raise ValueError(f"the model is quantized as {stored} already: leave quantize {quantize} out")
+    if device.type != "cpu":
+        raise ValueError(f"quantize {method} is for CPUs, got device {device}; take bnb8 or bnb4 there, or no quantize")
+    if target_dtype not in ("auto", torch.float32):
+        raise ValueError(f"quantize {method} computes in float32, got dtype {target_dtype}; leave dtype out")
+    return {"quantization": method}
 
 
 def _load_options(
     processor: TimeChatProcessor, device: torch.device, target_dtype: str | torch.dtype
 ) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a device and dtype."""
-    if target_dtype == "int8":
-        return {"dtype": torch.bfloat16, "keep_vision_in_float32": True}
     if device.type == "cpu":
         return _cpu_dtypes(processor) if target_dtype == "auto" else {"dtype": target_dtype}
     if target_dtype == "auto":

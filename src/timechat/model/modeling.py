@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FrameEncoder
 from timechat.model.pretrained import TimeChatPreTrainedModel
+from timechat.model.quantization import Quantization, replace_layers
 from timechat.model.video_qformer import SlidingVideoQFormer
 
 _VIDEO_INPUTS = (
@@ -37,13 +38,21 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
     `config.num_video_tokens(frames)` times per video; `TimeChatProcessor` writes them.
     """
 
-    def __init__(self, config: TimeChatConfig, *, keep_vision_in_float32: bool = False) -> None:
+    def __init__(
+        self,
+        config: TimeChatConfig,
+        *,
+        keep_vision_in_float32: bool = False,
+        quantization: Quantization | None = None,
+    ) -> None:
         """Build the model.
 
         Args:
             config: Config of the model.
             keep_vision_in_float32: Whether `from_pretrained(dtype=...)` applies to the language model only. Useful
                 on CPUs with slow half precision if a large language model must still fit into memory.
+            quantization: Format of the linear layers of vision tower and language model, which are then empty until
+                `from_pretrained` reads them; None for layers in floating point.
         """
         super().__init__(config)
         if keep_vision_in_float32:
@@ -51,6 +60,8 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         self.frame_encoder = FrameEncoder(config)
         self.video_qformer = SlidingVideoQFormer(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
+        if quantization is not None:
+            replace_layers(self, quantization)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -9,12 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, cached_file, logging
 
 from timechat.errors import CheckpointError
 from timechat.model import lora as adapter
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FrameEncoder
+from timechat.model.quantization import (
+    Quantization,
+    is_quantized,
+    load_quantized_weights,
+    quantization_config,
+    stored_quantization,
+    weight_keys,
+)
 from timechat.model.tensor_files import apply_umask
 from timechat.model.video_qformer import SlidingVideoQFormer
 
@@ -43,26 +51,54 @@ class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
             nn.init.normal_(module.map_positions, std=0.5)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *args: Any,
+        quantization: Quantization | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Load a saved model strictly; its LoRA adapter, if there is one, is active at `config.lora_alpha`.
 
+        Args:
+            pretrained_model_name_or_path: Folder or hub id.
+            *args: Passed to `transformers`.
+            quantization: Format of the linear layers of vision tower and language model, which are quantized one by
+                one while they are read. None keeps the format of the folder. Quantized layers are for the CPU, and
+                other weights are then float32.
+            **kwargs: Passed to `transformers`.
+
         Raises:
-            CheckpointError: A weight is missing, unexpected or has another shape, or the adapter is incomplete.
+            CheckpointError: A weight is missing, unexpected or has another shape, the adapter is incomplete, or the
+                folder is quantized in another format.
         """
+        name = pretrained_model_name_or_path
         returns_info = kwargs.pop("output_loading_info", False)
         kwargs["trust_remote_code"] = False  # no folder can run code
-        with quiet_transformers():
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        _check_loaded(pretrained_model_name_or_path, info)
         hub_options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-        if folder := adapter.find_adapter(str(pretrained_model_name_or_path), **hub_options):
-            adapter.load_adapter(model.language_model, folder)
+        if not isinstance(config := kwargs.pop("config", None), TimeChatConfig):
+            config = cls.config_class.from_pretrained(config or name, **hub_options)
+        stored = stored_quantization(getattr(config, "quantization_config", None), name)
+        if stored and quantization not in (None, stored):
+            raise CheckpointError(f"{name} is quantized as {stored} already; leave quantize out, or load the original")
+        if method := quantization or stored:
+            config.quantization_config = None  # transformers would look for a package that reads it
+            kwargs |= {"quantization": method, "dtype": torch.float32}
+        with quiet_transformers():
+            model, info = super().from_pretrained(name, *args, config=config, output_loading_info=True, **kwargs)
+        if method:
+            info["unexpected_keys"] = set(info["unexpected_keys"]) - weight_keys(model, is_stored=stored is not None)
+        _check_loaded(name, info)
+        if method:
+            folder = Path(cached_file(str(name), CONFIG_NAME, **hub_options)).parent
+            load_quantized_weights(model, folder, is_stored=stored is not None)
+            model.config.quantization_config = quantization_config(method)
+        if adapter_folder := adapter.find_adapter(str(name), **hub_options):
+            adapter.load_adapter(model.language_model, adapter_folder)
             model.set_lora_scale()
         elif model.config.has_lora:
             raise CheckpointError(
-                f"{pretrained_model_name_or_path} has lost its LoRA adapter: the folder {adapter.ADAPTER_FOLDER}/ is "
+                f"{name} has lost its LoRA adapter: the folder {adapter.ADAPTER_FOLDER}/ is "
                 "missing; convert or fetch it again"
             )
         return (model, info) if returns_info else model
@@ -75,6 +111,10 @@ class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         """Write config and weights (safetensors), and the LoRA adapter as a PEFT folder `lora/` beside them."""
+        if is_quantized(self):
+            raise CheckpointError(
+                "a quantized model cannot be saved; write a quantized folder with `timechat convert --quantize`"
+            )
         self.config.has_lora = self.has_lora
         state_dict = adapter.base_state_dict(dict(self.state_dict() if state_dict is None else state_dict))
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)

@@ -77,6 +77,7 @@ class TimeChat:
         *,
         device: str = "auto",
         dtype: str | torch.dtype = "auto",
+        quantize: str | None = None,
         lora_scale: float | None = None,
     ) -> "TimeChat":
         """Load a model; device and number format as in `load_model`.
@@ -84,13 +85,15 @@ class TimeChat:
         Args:
             model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, or a hub id.
             device: `"cuda"`, `"mps"`, `"cpu"`, ...; `"auto"` takes the first of these that is available.
-            dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (CPUs only) or `"auto"`.
+            dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (as `quantize="int8"`) or `"auto"`.
+            quantize: `"int8"` or `"int4"` on CPUs, `"bnb8"` or `"bnb4"` with the package bitsandbytes; None keeps the
+                format of the folder.
             lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's.
 
         Raises:
             CheckpointError: There is no model of that name, or it cannot be loaded.
         """
-        network, processor = load_model(str(model), device=device, dtype=dtype)
+        network, processor = load_model(str(model), device=device, dtype=dtype, quantize=quantize)
         if lora_scale is not None:
             network.set_lora_scale(lora_scale)
         notes = () if network.config.is_trained else (UNTRAINED_NOTE,)

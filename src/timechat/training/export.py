@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from timechat.config import plain
-from timechat.errors import TrainingError
+from timechat.errors import CheckpointError, TrainingError
 from timechat.model import NANO
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
@@ -36,13 +36,17 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
     """Load the start checkpoint of training on the CPU, with trainable parameters in float32.
 
     Raises:
-        CheckpointError: The model does not exist.
+        CheckpointError: The model does not exist, or it is quantized.
     """
     if settings.checkpoint != NANO and Path(settings.checkpoint).is_dir():
         tunes_all = any(
             "language_model".startswith(part) or part.startswith("language_model") for part in settings.train
         )
         processor = load_processor(settings.checkpoint)
+        if getattr(processor.config, "quantization_config", None) is not None:
+            raise CheckpointError(
+                f"{settings.checkpoint} is quantized and cannot be trained; name the folder that it was made from"
+            )
         model = Model.from_pretrained(
             settings.checkpoint,
             dtype="float32" if tunes_all else settings.language_model_dtype,

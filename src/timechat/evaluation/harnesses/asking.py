@@ -133,6 +133,7 @@ class VideoAnswerer:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        quantize: str | None = None,
         lora_scale: float | None = None,
         lora_alpha: float | None = None,
         num_frames: int | None = None,
@@ -145,6 +146,7 @@ class VideoAnswerer:
             pretrained: Checkpoint name, folder or hub id.
             device: Device, as in `TimeChat.from_pretrained`.
             dtype: Number format, as in `TimeChat.from_pretrained`.
+            quantize: Format to which weights are rounded, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
             lora_alpha: Strength of the adapter before division by its rank, as in the original's commands.
             num_frames: Number of frames of each video.
@@ -156,7 +158,9 @@ class VideoAnswerer:
                 f"lora_scale={lora_scale} and lora_alpha={lora_alpha} set the same value twice; give one of them"
             )
         find_preset(preset)  # report a wrong name before the weights are read
-        timechat = TimeChat.from_pretrained(pretrained, device=device, dtype=dtype, lora_scale=lora_scale)
+        timechat = TimeChat.from_pretrained(
+            pretrained, device=device, dtype=dtype, quantize=quantize, lora_scale=lora_scale
+        )
         if lora_alpha is not None:
             timechat.model.set_lora_alpha(lora_alpha)
         return cls(timechat, num_frames=num_frames, preset=preset, system=system)

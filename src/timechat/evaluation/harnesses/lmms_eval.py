@@ -58,6 +58,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
         pretrained: str = "nano",
         device: str = "auto",
         dtype: str = "auto",
+        quantize: str | None = None,
         lora_scale: float | None = None,
         lora_alpha: float | None = None,
         num_frames: int | None = None,
@@ -72,6 +73,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             pretrained: Checkpoint: `nano`, a folder of `timechat convert`, or a hub id.
             device: Device, such as `cpu` or `cuda`; with several processes each one uses the GPU of its rank.
             dtype: Number format, as in `TimeChat.from_pretrained`.
+            quantize: Format to which weights are rounded, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
             lora_alpha: Strength of the adapter before division by its rank, such as 20 for question answering.
             num_frames: Number of evenly spaced frames of each video; None uses the model's configuration.
@@ -92,6 +94,7 @@ class SimpleTimeChat(lmms):  # type: ignore[misc]
             str(pretrained),
             device=own_device(device),
             dtype=dtype,
+            quantize=quantize,
             lora_scale=lora_scale,
             lora_alpha=lora_alpha,
             num_frames=None if num_frames is None else int(num_frames),

@@ -31,6 +31,7 @@ class VLMEvalTimeChat:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        quantize: str | None = None,
         lora_scale: float | None = None,
         lora_alpha: float | None = None,
         num_frames: int | None = None,
@@ -44,6 +45,7 @@ class VLMEvalTimeChat:
             pretrained: Checkpoint: `nano`, a folder of `timechat convert`, or a hub id.
             device: Device, as in `TimeChat.from_pretrained`.
             dtype: Number format, as in `TimeChat.from_pretrained`.
+            quantize: Format to which weights are rounded, as in `TimeChat.from_pretrained`.
             lora_scale: Strength of the LoRA adapter, `lora_alpha / r`.
             lora_alpha: Strength of the adapter before division by its rank.
             num_frames: Number of evenly spaced frames of each video; None uses the model's configuration.
@@ -57,6 +59,7 @@ class VLMEvalTimeChat:
             pretrained,
             device=device,
             dtype=dtype,
+            quantize=quantize,
             lora_scale=lora_scale,
             lora_alpha=lora_alpha,
             num_frames=num_frames,

@@ -254,12 +254,36 @@ def inspect_model_folder(folder: Path) -> list[WeightFile]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor to write: its sources and the function that makes it from them."""
+    """One tensor to write: its sources and the function that makes it from them.
+
+    Attributes:
+        name: Name of the tensor.
+        info: Its shape and dtype; if it is written in parts, those before it is quantized.
+        sources: Files and names from which it is made.
+        make: Function that makes the tensor, or its parts by name.
+        parts: Names of the parts in which it is written, with their shapes and dtypes; None for one tensor.
+    """
 
     name: str
     info: TensorInfo
     sources: tuple[tuple[WeightFile, str], ...]
-    make: Callable[..., Tensor]
+    make: Callable[..., Tensor | dict[str, Tensor]]
+    parts: Mapping[str, TensorInfo] | None = None
+
+    @property
+    def written(self) -> Mapping[str, TensorInfo]:
+        """Names of the written tensors, with their shapes and dtypes."""
+        return self.parts or {self.name: self.info}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk."""
+        return sum(info.num_bytes for info in self.written.values())
+
+    @property
+    def work_bytes(self) -> int:
+        """Size in memory while the tensor is made: that of its sources, or on disk if that is larger."""
+        return max(self.num_bytes, sum(file.tensors[key].num_bytes for file, key in self.sources))
 
 
 def write_shards(
@@ -276,7 +300,7 @@ def write_shards(
         CheckpointError: The disk is full or not writable.
     """
     shards = _split(tensors)
-    total = sum(tensor.info.num_bytes for shard in shards for tensor in shard)
+    total = sum(tensor.num_bytes for shard in shards for tensor in shard)
     if total > (free := shutil.disk_usage(folder).free):
         raise CheckpointError(
             f"{total / 1e9:.3g} GB of weights are to be written, but the disk has {free / 1e9:.3g} GB free; "
@@ -287,8 +311,8 @@ def write_shards(
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _save(_make(shard), folder / name)
-        weight_map.update({tensor.name: name for tensor in shard})
-        done += sum(tensor.info.num_bytes for tensor in shard)
+        weight_map.update({written: name for tensor in shard for written in tensor.written})
+        done += sum(tensor.num_bytes for tensor in shard)
         if progress:
             progress(done, total)
     if len(shards) > 1:
@@ -311,11 +335,11 @@ def _split(tensors: Iterable[PlannedTensor]) -> list[list[PlannedTensor]]:
     shards: list[list[PlannedTensor]] = [[]]
     size = 0
     for tensor in tensors:
-        if shards[-1] and size + tensor.info.num_bytes > _SHARD_BYTES:
+        if shards[-1] and size + tensor.work_bytes > _SHARD_BYTES:
             shards.append([])
             size = 0
         shards[-1].append(tensor)
-        size += tensor.info.num_bytes
+        size += tensor.work_bytes
     return shards
 
 
@@ -343,5 +367,7 @@ def _make(shard: list[PlannedTensor]) -> dict[str, Tensor]:
     made = {}
     for tensor in shard:
         inputs = [read[file.path, key] for file, key in tensor.sources]
-        made[tensor.name] = tensor.make(*inputs).to(tensor.info.dtype).contiguous()
+        result = tensor.make(*inputs)
+        parts = {tensor.name: result} if isinstance(result, Tensor) else result
+        made.update({name: parts[name].to(info.dtype).contiguous() for name, info in tensor.written.items()})
     return made

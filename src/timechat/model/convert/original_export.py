@@ -11,6 +11,7 @@ from torch import Tensor
 from timechat.errors import CheckpointError, is_out_of_memory
 from timechat.model import lora as adapter
 from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.quantization import is_quantized
 
 # Prefix of our name → prefix of the original's name, in the original's order.
 _PREFIXES = (
@@ -80,7 +81,15 @@ def export_original(
 def original_state_dict(
     model: TimeChatForConditionalGeneration, *, with_vision: bool = False, with_language_model: bool = False
 ) -> dict[str, Tensor]:
-    """Return the weights that the original trains, in float32, and its buffers, under the original's names."""
+    """Return the weights that the original trains, in float32, and its buffers, under the original's names.
+
+    Raises:
+        CheckpointError: The model is quantized.
+    """
+    if is_quantized(model):
+        raise CheckpointError(
+            "a quantized model has no weights for the original's .pth format; name the folder that it was made from"
+        )
     kept = {}
     for name, tensor in model.state_dict().items():
         if name.startswith(_VISION):

@@ -5,7 +5,6 @@ used, ignored with a reason, or missing.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,11 +22,14 @@ from timechat.answers.prompts import VIDEO_PLACEHOLDER
 from timechat.errors import CheckpointError
 from timechat.model import lora as adapter
 from timechat.model.convert.files import PlannedTensor, WeightFile, inspect_model_folder, read_json, write_shards
+from timechat.model.convert.folder import check_is_free, making_folder
 from timechat.model.convert.plan import ConversionPlan, ConversionReport
+from timechat.model.convert.quantize import quantized_plan
 from timechat.model.convert.tokenizers import check_vocabularies, first_line, load_bert_tokenizer, load_llm_tokenizer
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.model.tensor_files import apply_umask, check_is_downloaded, save_tensors
+from timechat.model.quantization import Quantization, quantization_config
+from timechat.model.tensor_files import check_is_downloaded, save_tensors
 
 REPORT_FILE = "conversion.json"
 LAYOUT = {
@@ -132,6 +134,7 @@ def convert(
     *,
     overrides: Mapping[str, Any] | None = None,
     merge: bool = False,
+    quantize: Quantization | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Convert original checkpoints into a folder that `from_pretrained` loads.
@@ -142,16 +145,16 @@ def convert(
         overrides: Nested part of a `TimeChatConfig`; settings that tensors do not show (heads, image size, window,
             stride, frame positions) otherwise have the original's values.
         merge: Whether to merge the LoRA adapter into the weights instead of storing it as `lora/`.
+        quantize: Format of the linear layers of vision tower and language model; None keeps floating point.
         progress: Callback with the bytes written so far and the total bytes.
 
     Returns:
         Report on every key; also written into the folder.
 
     Raises:
-        CheckpointError: A file is missing, unreadable or does not fit; no files remain. Only a killed process
-            leaves `.NAME.partial` beside `out_dir`; the next conversion to the same folder removes it.
+        CheckpointError: A file is missing, unreadable or does not fit; no files remain.
     """
-    _check_is_free(out_dir)
+    check_is_free(out_dir)
     tokenizer = load_llm_tokenizer(files.llm)
     qformer_tokenizer = load_bert_tokenizer(files.bert_vocab)
     plan = ConversionPlan(
@@ -161,38 +164,12 @@ def convert(
         overrides=overrides,
     )
     check_vocabularies(plan.config, tokenizer, qformer_tokenizer, files.llm)
-    partial_dir = _make_partial_dir(out_dir)
-    try:
-        _write(plan, partial_dir, merge=merge, progress=progress)
-        _generation_config(files.llm, tokenizer).save_pretrained(partial_dir)
-        TimeChatProcessor(tokenizer, qformer_tokenizer, plan.config).save_pretrained(str(partial_dir))
-        (partial_dir / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2), encoding="utf-8")
-        apply_umask(partial_dir)
-        if out_dir.exists():
-            out_dir.rmdir()
-        partial_dir.rename(out_dir)
-    finally:
-        shutil.rmtree(partial_dir, ignore_errors=True)
+    with making_folder(out_dir) as folder:
+        _write(plan, folder, merge=merge, quantize=quantize, progress=progress)
+        _generation_config(files.llm, tokenizer).save_pretrained(folder)
+        TimeChatProcessor(tokenizer, qformer_tokenizer, plan.config).save_pretrained(str(folder))
+        (folder / REPORT_FILE).write_text(json.dumps(asdict(plan.report), indent=2), encoding="utf-8")
     return plan.report
-
-
-def _check_is_free(out_dir: Path) -> None:
-    if out_dir.exists() and not out_dir.is_dir():
-        raise CheckpointError(f"{out_dir} is a file; name a new folder")
-    if out_dir.exists() and any(out_dir.iterdir()):
-        raise CheckpointError(f"{out_dir} already exists and is not empty; name a new folder or remove it first")
-
-
-def _make_partial_dir(out_dir: Path) -> Path:
-    """Create the temporary output folder; remove one that a killed run has left."""
-    out_dir = out_dir.resolve()
-    partial_dir = out_dir.parent / f".{out_dir.name}.partial"
-    shutil.rmtree(partial_dir, ignore_errors=True)
-    try:
-        partial_dir.mkdir(parents=True)
-    except OSError as error:
-        raise CheckpointError(f"{out_dir} cannot be created ({error}); name another folder") from error
-    return partial_dir
 
 
 def _inspect_parts(files: OriginalFiles) -> dict[str, list[WeightFile]]:
@@ -233,13 +210,23 @@ def _generation_config(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Gene
     )
 
 
-def _write(plan: ConversionPlan, folder: Path, *, merge: bool, progress: Callable[[int, int], None] | None) -> None:
+def _write(
+    plan: ConversionPlan,
+    folder: Path,
+    *,
+    merge: bool,
+    quantize: Quantization | None,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     config = plan.config
     config.architectures = [TimeChatForConditionalGeneration.__name__]
     config.has_lora = not merge
     config.dtype = next(t.info.dtype for t in plan.tensors if t.name.startswith("language_model."))
     scale = config.lora_alpha / _lora_rank(plan)
     tensors = _merge_plan(plan, scale) if merge else plan.tensors
+    if quantize is not None:
+        tensors = quantized_plan(tensors, config, quantize)
+        config.quantization_config = quantization_config(quantize)
     write_shards(folder, tensors, progress)
     config.save_pretrained(folder)
     if merge:
