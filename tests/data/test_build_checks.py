@@ -122,11 +122,7 @@ def test_a_failed_build_keeps_the_file_before_it(tmp_path):
             {"id": "a", "subtitles": ["b"], "subtitles_t_start": [0, 1], "subtitles_t_end": [1, 2]},
             "1 words for 2 times",
         ),
-        (
-            "summe",
-            {"annotations": [{"image_id": "a", "timestamps": [1], "scores": []}]},
-            "0 scores for 1 timestamps",
-        ),
+        ("summe", {"annotations": [{"image_id": "a", "timestamps": [1], "scores": []}]}, "0 scores for 1 timestamps"),
         ("tvsum", {"x": 1}, r'expected \{"annotations"'),
         ("valley", [{"video": "a.mp4"}], "item 0: needs 'conversations'"),
         ("yttemporal", "{", r"a\.json:1: is not JSON"),
