@@ -15,6 +15,7 @@ from timechat.data.builders.media import MediaOptions, prepare_media
 from timechat.data.builders.video_folder import VideoFolder
 from timechat.data.readers import read_records
 from timechat.data.records import read_jsonl
+from timechat.data.transcripts import transcript_path
 from timechat.errors import DataError, VideoError
 from timechat.video import load_frames, probe_video
 from timechat.video.clips import compress_video
@@ -258,6 +259,13 @@ def test_a_ratio_must_be_above_zero(ratio, tmp_path):
 
 
 # ---------------------------------------------------------------------------------- transcripts and copies
+
+
+@pytest.mark.parametrize(
+    ("video", "name"), [("a/v1.mp4", "v1.txt"), ("v1.MKV", "v1.txt"), ("v1.5", "v1.5.txt"), ("v1.6.mp4", "v1.6.txt")]
+)
+def test_a_transcript_has_the_name_of_its_video(tmp_path, video, name):
+    assert transcript_path(tmp_path, video) == tmp_path / name
 
 
 def test_speech_is_written_before_the_question(clip, tmp_path):

@@ -267,7 +267,8 @@ def test_the_end_is_forbidden_unless_nothing_else_is_possible():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
+        ({"num_beams": 0}, "num_beams must be from 1 to 64, got 0"),
+        ({"num_beams": 65}, "num_beams must be from 1 to 64, got 65"),
         ({"num_beams": 2, "do_sample": True}, "num_beams=2 searches for the most likely answer and do_sample draws"),
         ({"length_penalty": float("nan")}, "length_penalty must be a finite number, got nan"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0, got 0.0; 1 is no penalty"),

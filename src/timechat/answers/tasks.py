@@ -249,6 +249,10 @@ def event_title(event: Event, answer: Answer) -> str:
 # ------------------------------------------------------------------------------------------------- decoding
 
 
+MAX_BEAMS = 64
+"""Maximum number of beams of a search; its time and memory grow with their number."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecodingOptions:
     """Decoding of an answer: greedy, by beam search, or sampled with a seed and so reproducible.
@@ -303,8 +307,8 @@ class DecodingOptions:
             raise ValueError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.json_schema is not None and self.is_free:
             raise ValueError("json_schema constrains the answer and is_free does not; give one of them")
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
+        if not 1 <= self.num_beams <= MAX_BEAMS:
+            raise ValueError(f"num_beams must be from 1 to {MAX_BEAMS}, got {self.num_beams}")
         if self.num_beams > 1 and self.do_sample:
             raise ValueError(
                 f"num_beams={self.num_beams} searches for the most likely answer and do_sample draws one; "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from timechat.answers.events import Event
 from timechat.errors import located
-from timechat.files import write_text_atomically
+from timechat.files import is_video_name, write_text_atomically
 from timechat.speech import clean_transcript, read_transcript
 
 
@@ -25,8 +25,9 @@ def find_transcript(folder: Path, video: str) -> tuple[Event, ...]:
 
 
 def transcript_path(folder: Path, video: str) -> Path:
-    """Return the path of the transcript of a video, by its name."""
-    return folder / f"{Path(video).stem}.txt"
+    """Return the path of the transcript of a video, by its name; a dot in a name without a video's suffix counts."""
+    name = Path(video).name
+    return folder / f"{Path(name).stem if is_video_name(name) else name}.txt"
 
 
 def write_transcript(path: Path, speech: Iterable[Event]) -> None:
