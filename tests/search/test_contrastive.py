@@ -82,6 +82,16 @@ def test_probabilities_are_those_of_the_loss_of_siglip(tmp_path):
     assert actual == pytest.approx(expected, rel=1e-4)
 
 
+def test_evidence_of_clip_is_its_logit_above_the_middle(tmp_path):
+    encoder = load_encoder(str(save_tiny(tmp_path, "clip")))
+    model = CLIPModel.from_pretrained(tmp_path)
+    ids = torch.tensor([[3, 3 + WORDS.index("dog")]])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, pixel_values=encoder._preprocessing(pictures())).logits_per_image[:, 0].numpy()
+    actual = encoder.evidence(encoder.encode_frames(pictures()), encoder.encode_sentence("a dog"))
+    np.testing.assert_allclose(actual, logits - 0.22 * model.logit_scale.exp().item(), rtol=1e-4, atol=1e-4)
+
+
 def test_the_score_is_one_dot_product(encoder):
     vectors, sentence = encoder.encode_frames(pictures()), encoder.encode_sentence("a dog")
     scores, products = encoder.score(vectors, sentence), vectors @ sentence
