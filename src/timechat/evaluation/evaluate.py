@@ -175,7 +175,9 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     for name in ("step", "refine"):
         if frames[name] is None:
             del frames[name]
-    decoding = asdict(recipe.decoding)
+    model, decoding = asdict(recipe.model), asdict(recipe.decoding)
+    if model["quantize"] is None:
+        del model["quantize"]
     for name in ("num_beams", "length_penalty", "repetition_penalty", "min_new_tokens"):
         if decoding[name] == getattr(GREEDY, name):
             del decoding[name]
@@ -188,7 +190,7 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     return {
         "benchmark": f"{settings.name}, {settings.split}",
         "transcripts": settings.transcripts is not None,
-        "model": asdict(recipe.model),
+        "model": model,
         "frames": frames,
         "preset": recipe.preset,
         "preset_sha256": hashlib.sha256(preset.encode()).hexdigest(),
