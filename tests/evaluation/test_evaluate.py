@@ -301,6 +301,16 @@ def test_the_settings_of_a_run_are_those_that_0_1_wrote(films: Path, tmp_path: P
     assert later["moments"] == {"find_all": True, "threshold": None}
 
 
+@pytest.mark.parametrize("option", ["model.dtype=int8", "model.quantize=int8"])
+def test_int8_runs_of_0_1_do_not_match_the_new_rounding(films: Path, tmp_path: Path, option: str):
+    assert plain_settings(drawn_recipe(films, tmp_path, option))["int8"] == "one scale per channel and token"
+
+
+def test_the_settings_name_a_quantization_only_if_there_is_one(films: Path, tmp_path: Path):
+    assert "quantize" not in plain_settings(drawn_recipe(films, tmp_path))["model"]
+    assert plain_settings(drawn_recipe(films, tmp_path, "model.quantize=int4"))["model"]["quantize"] == "int4"
+
+
 def test_samples_about_one_video_are_thinned_evenly(films: Path, tmp_path: Path):
     every = read_samples(drawn_recipe(films, tmp_path), ALL)
     thinned = read_samples(drawn_recipe(films, tmp_path, "run.per_video=3"), ALL)

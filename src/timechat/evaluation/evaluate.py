@@ -178,6 +178,8 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     model, decoding = asdict(recipe.model), asdict(recipe.decoding)
     if model["quantize"] is None:
         del model["quantize"]
+    if "int8" in (recipe.model.dtype, recipe.model.quantize):
+        later["int8"] = "one scale per channel and token"  # up to 0.2.0, one per tensor
     for name in ("num_beams", "length_penalty", "repetition_penalty", "min_new_tokens"):
         if decoding[name] == getattr(GREEDY, name):
             del decoding[name]
