@@ -20,6 +20,7 @@ from timechat.pipeline import TimeChat
 from timechat.serving.http import ServerSettings, create_app
 from timechat.serving.http.routes.state import ServerState
 from timechat.serving.http.server import HttpServer
+from timechat.serving.service import Service
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 
@@ -149,3 +150,19 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
+
+
+@pytest.fixture
+def held_requests(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Requests wait until this event is set; streams send a comment every 0.1 s meanwhile."""
+    monkeypatch.setattr("timechat.serving.http.answering.OPEN_SECONDS", 0.1)
+    monkeypatch.setattr("timechat.serving.http.answering.KEEPALIVE_SECONDS", 0.1)
+    is_free = threading.Event()
+    open_request = Service.open_request
+
+    def wait(self: Service, request: object, context: object) -> object:
+        assert is_free.wait(30)
+        return open_request(self, request, context)
+
+    monkeypatch.setattr(Service, "open_request", wait)
+    return is_free

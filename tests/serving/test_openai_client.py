@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import openai
@@ -322,17 +321,7 @@ def test_without_a_seed_a_sampled_answer_is_random(client, film_id, running, mon
     assert seeds[2] == 7
 
 
-def test_a_stream_opens_with_comments_while_the_work_waits(running, film_id, monkeypatch):
-    monkeypatch.setattr("timechat.serving.http.answering.OPEN_SECONDS", 0.1)
-    monkeypatch.setattr("timechat.serving.http.answering.KEEPALIVE_SECONDS", 0.1)
-    is_free = threading.Event()
-    open_request = Service.open_request
-
-    def wait(self, request, context):
-        assert is_free.wait(30)
-        return open_request(self, request, context)
-
-    monkeypatch.setattr(Service, "open_request", wait)
+def test_a_stream_opens_with_comments_while_the_work_waits(running, film_id, held_requests):
     body = {"messages": about(film_id), "stream": True, "max_tokens": 4}
     with running.client.stream("POST", "/v1/chat/completions", json=body) as stream:
         lines = stream.iter_lines()
@@ -341,7 +330,7 @@ def test_a_stream_opens_with_comments_while_the_work_waits(running, film_id, mon
         while len(seen) < 2:
             if (line := next(lines)).startswith(":"):
                 seen.append(line)
-        is_free.set()
+        held_requests.set()
         rest = [line for line in lines if line.startswith("data: ")]
     assert rest[-1] == "data: [DONE]"
     assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"

@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -16,7 +15,6 @@ import pytest
 
 from tests.serving.conftest import serving, until
 from timechat.serving.http import ServerSettings
-from timechat.serving.service import Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxy.md"
 HOST = "videos.example.org"
@@ -141,21 +139,11 @@ def test_an_upload_is_asked_about_and_its_job_is_followed(proxied, films):
     assert proxied.get(f"v1/jobs/{job['id']}").json()["result"]["events"]
 
 
-def test_comments_pass_the_proxy_while_the_work_waits(proxied, films, monkeypatch):
-    monkeypatch.setattr("timechat.serving.http.answering.OPEN_SECONDS", 0.1)
-    monkeypatch.setattr("timechat.serving.http.answering.KEEPALIVE_SECONDS", 0.1)
-    is_free = threading.Event()
-    open_request = Service.open_request
-
-    def wait(self, request, context):
-        assert is_free.wait(30)
-        return open_request(self, request, context)
-
-    monkeypatch.setattr(Service, "open_request", wait)
+def test_comments_pass_the_proxy_while_the_work_waits(proxied, films, held_requests):
     with proxied.stream("POST", "v1/chat/completions", json=chat_about(films) | {"max_tokens": 4}) as stream:
         lines = stream.iter_lines()
         assert next(lines) == ": still at work"  # before the answer: nothing is held back
-        is_free.set()
+        held_requests.set()
         rest = [line for line in lines if line.startswith("data:")]
     assert rest[-1] == "data: [DONE]"
 
