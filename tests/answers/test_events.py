@@ -76,6 +76,8 @@ def test_an_answer_is_the_json_object_that_the_commands_print():
         "found": None,
         "score": None,
         "step": None,
+        "by": "model",
+        "read_share": 1.0,
         "player_offset": 0.0,
         "timings": {},
         "notes": ["untrained weights"],

@@ -103,6 +103,8 @@ def test_json_is_the_whole_answer():
             "found",
             "score",
             "step",
+            "by",
+            "read_share",
             "player_offset",
             "timings",
             "notes",

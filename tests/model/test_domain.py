@@ -13,6 +13,7 @@ from timechat.model.domain import (
     domain_chunks,
     domain_features,
     domain_limits,
+    is_outside_by_notes,
     is_outside_domain,
     outside_domain_notes,
     read_limits,
@@ -50,6 +51,12 @@ def test_half_of_the_chunks_decide(num_outside, expected):
     assert outside_domain_notes(RULE, tokens) == ((NOTE,) if expected else ())
 
 
+def test_notes_tell_that_frames_are_outside_of_the_domain():
+    assert is_outside_by_notes(RULE, ("2 frames are damaged", NOTE)) is True
+    assert is_outside_by_notes(RULE, ("2 frames are damaged",)) is False
+    assert is_outside_by_notes(None, (NOTE,)) is False
+
+
 def test_a_model_without_a_domain_is_not_tested():
     assert outside_domain_notes(None, torch.zeros(1, 1, 2)) == ()
     assert domain_limits(None) == ()
@@ -77,7 +84,7 @@ def test_noise_has_a_note_on_every_way_to_an_answer(nano):
     rng = np.random.default_rng(0)
     frames = Frames(rng.integers(0, 255, (8, 64, 64, 3), np.uint8), np.arange(8) / 2, 4.0)
     assert any("the answer is a guess" in note for note in nano.encode(frames).notes)
-    assert any("the answer is a guess" in note for note in nano.ground(frames, "a dog").notes)
+    assert any("the answer is a guess" in note for note in nano.ground(frames, "a dog", by="model").notes)
 
 
 @pytest.mark.parametrize("name", ["yoga.mp4", "coffee.mp4", "charades_3MSZA.mp4", "flipping_a_pancake.mkv"])

@@ -12,6 +12,7 @@ from timechat.cache import DiskCache
 from timechat.pipeline import FrameSampling, Request
 from timechat.pipeline.cache import WindowCache
 from timechat.pipeline.request import NOT_IN_WINDOW_ANSWERS, WindowPlan, plan_windows
+from timechat.search.retrieval import RetrievalConfig
 
 WINDOW = Window(0.0, 20.0)
 REQUEST = Request("ask", "What happens?")
@@ -29,6 +30,7 @@ OTHER_REQUESTS = {
     "cite": replace(REQUEST, cite=True),
     "verify": replace(REQUEST, verify=True),
     "question": replace(REQUEST, question="What happens here?"),
+    "retrieval": replace(REQUEST, retrieval=RetrievalConfig(0.1)),
 }
 OTHER_DECODING = {
     "max_new_tokens": DecodingOptions(max_new_tokens=5),

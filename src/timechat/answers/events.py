@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 Task = Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
 
+AnsweredBy = Literal["model", "search"]
+
 MOMENT_SECONDS = 2.0
 """Seconds for which a moment (an event with `start == end`) is shown in formats that need a length."""
 
@@ -77,12 +79,14 @@ class Answer:
         question: Question or query of the request; empty for a task without one.
         video: Path or address of the video; None for ready-made frames without one.
         duration: Duration of the video in seconds.
-        model: Name of the model.
+        model: Name of the model; name of the encoder where `by` is `"search"`.
         found: Whether the query happens in the video; None for a task that does not look for a query.
         score: Probability from 0 to 1 that the query happens; None if it is not known.
         player_offset: Seconds by which the clock of players is ahead of the clock of the events, as where audio begins
             before the first frame; formats for players add it, JSON and tables do not.
         step: Resolution of the events' borders: seconds between the frames in which they were found.
+        by: What answered: `"model"`, or `"search"` where the scores of a frame-text encoder gave the moments.
+        read_share: Share of the video that was read, from 0 to 1, see `timechat.search.retrieval`.
         timings: Seconds that the answer took, by stage; not compared.
         notes: Sentences for readers of the answer, such as untrained weights.
     """
@@ -98,6 +102,8 @@ class Answer:
     found: bool | None = None
     score: float | None = None
     step: float | None = None
+    by: AnsweredBy = "model"
+    read_share: float = 1.0
     player_offset: float = 0.0
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = ()
@@ -122,6 +128,8 @@ class Answer:
             "found": self.found,
             "score": self.score,
             "step": self.step,
+            "by": self.by,
+            "read_share": self.read_share,
             "player_offset": self.player_offset,
             "timings": dict(self.timings),
             "notes": list(self.notes),

@@ -13,6 +13,7 @@ import typer
 
 from timechat.cli.options import EvidenceOptions, MomentOptions, TaskOptions
 from timechat.cli.outputs import write_results
+from timechat.cli.retrieval import DomainOptions, RetrievalOptions, Source, SourceOptions, check_domain
 from timechat.cli.session import CommandConsole, Session, check_request, load_timechat
 from timechat.cli.videos import STDIN, VideoList, find_videos, output_names
 from timechat.errors import TimeChatError, describe_error
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _ESTIMATE_ABOVE_WINDOWS = 3  # jobs with more windows show an estimate before they start
 _BEST_MOMENT = MomentOptions()
 _NO_EVIDENCE = EvidenceOptions()
+_READ_DEFAULT = RetrievalOptions()
+_BY_MODEL = SourceOptions(Source.MODEL)
+_NOT_FORCED = DomainOptions()
 _FAILED = 1  # exit status if some of several videos failed
 _NOT_FOUND = 1  # exit status with --exit-status
 
@@ -39,6 +43,9 @@ def run_task(
     *,
     moments: MomentOptions = _BEST_MOMENT,
     evidence: EvidenceOptions = _NO_EVIDENCE,
+    retrieval: RetrievalOptions = _READ_DEFAULT,
+    source: SourceOptions = _BY_MODEL,
+    domain: DomainOptions = _NOT_FORCED,
 ) -> None:
     """Check the input, load the model once, and answer and write the answer for each video.
 
@@ -53,7 +60,7 @@ def run_task(
     failures = _Failures(is_many=len(videos.names) + len(videos.problems) > 1)
     for problem in videos.problems:
         failures.add(problem)
-    command = _TaskCommand(task, query, settings, moments, evidence, is_many=videos.is_many)
+    command = _TaskCommand(task, query, settings, moments, evidence, retrieval, source, domain, is_many=videos.is_many)
     answers = []
     with ExitStack() as open_videos:
         sessions = []
@@ -141,6 +148,9 @@ class _TaskCommand:
     settings: TaskOptions
     moments: MomentOptions
     evidence: EvidenceOptions
+    retrieval: RetrievalOptions
+    source: SourceOptions
+    domain: DomainOptions
     is_many: bool
 
     @cached_property
@@ -177,15 +187,19 @@ class _TaskCommand:
             moments=self.moments.selection(),
             cite=self.evidence.cite,
             verify=self.evidence.verify,
+            retrieval=self.retrieval.config(self.source.by),
         )
         if settings.plan:
             typer.echo(_format_estimate(self.timechat.estimate(request, opened), as_json=form == "json"))
             return []
-        if len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not settings.quiet:
+        if self.task != "grounding" and not self.domain.force:
+            check_domain(session.name, self.timechat, opened)
+        is_searched = self.timechat.uses_search(request, opened)
+        if not is_searched and len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not settings.quiet:
             name = f"{session.name}: " if self.is_many else ""
             self.console.info(f"plan: {name}{self.timechat.estimate(request, opened)}")
         is_streamed = form == "text" and target is None and sys.stdout.isatty()
-        is_streamed = is_streamed and len(opened.windows) == 1 and not evidence
+        is_streamed = is_streamed and len(opened.windows) == 1 and not evidence and not is_searched
         if is_streamed:
             answer = print_stream(self.timechat.stream(request, opened))
         else:

@@ -7,6 +7,7 @@ import typer
 
 from timechat.cli.answers import run_task
 from timechat.cli.options import EvidenceOptions, MomentOptions, TaskOptions, expand_options
+from timechat.cli.retrieval import DomainOptions, RetrievalOptions, SourceOptions
 from timechat.cli.videos import names_a_video
 
 _VIDEOS_HELP = "Videos: files, folders, patterns or http(s) addresses; - is a video on standard input."
@@ -18,28 +19,48 @@ OptionalVideos = Annotated[list[str] | None, typer.Argument(metavar="VIDEO...", 
 def ask(
     settings: TaskOptions,
     evidence: EvidenceOptions,
+    retrieval: RetrievalOptions,
+    domain: DomainOptions,
     videos: OptionalVideos = None,
     question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="Question about the video.")] = None,
 ) -> None:
     """Ask any question about a video; a long video is answered window by window."""
-    run_task("ask", _given(videos, question, "QUESTION"), question, settings, evidence=evidence)
+    run_task(
+        "ask",
+        _given(videos, question, "QUESTION"),
+        question,
+        settings,
+        evidence=evidence,
+        retrieval=retrieval,
+        domain=domain,
+    )
 
 
 @expand_options
-def caption(videos: Videos, settings: TaskOptions) -> None:
+def caption(videos: Videos, settings: TaskOptions, domain: DomainOptions) -> None:
     """Describe all events of a video, each with start, end and caption."""
-    run_task("dense_caption", videos, None, settings)
+    run_task("dense_caption", videos, None, settings, domain=domain)
 
 
 @expand_options
 def ground(
     settings: TaskOptions,
     moments: MomentOptions,
+    retrieval: RetrievalOptions,
+    source: SourceOptions,
     videos: OptionalVideos = None,
     query: Annotated[str | None, typer.Argument(metavar="QUERY", help="Description of the moment to find.")] = None,
 ) -> None:
     """Find when something happens, or report that it does not happen."""
-    run_task("grounding", _given(videos, query, "QUERY"), query, settings, moments=moments)
+    run_task(
+        "grounding",
+        _given(videos, query, "QUERY"),
+        query,
+        settings,
+        moments=moments,
+        retrieval=retrieval,
+        source=source,
+    )
 
 
 @expand_options
@@ -51,6 +72,7 @@ def highlights(
         ),
     ],
     settings: TaskOptions,
+    domain: DomainOptions,
     query: Annotated[
         str | None,
         typer.Option("--query", metavar="QUERY", help="Topic of the highlights, of several videos too."),
@@ -59,25 +81,26 @@ def highlights(
     """Find the moments worth seeing, with scores."""
     if query is None and len(videos) == 2 and not names_a_video(videos[1]):
         videos, query = videos[:1], videos[1]
-    run_task("highlights", videos, query, settings)
+    run_task("highlights", videos, query, settings, domain=domain)
 
 
 @expand_options
-def steps(videos: Videos, settings: TaskOptions) -> None:
+def steps(videos: Videos, settings: TaskOptions, domain: DomainOptions) -> None:
     """List the steps of an activity, with times."""
-    run_task("steps", videos, None, settings)
+    run_task("steps", videos, None, settings, domain=domain)
 
 
 @expand_options
-def summarize(videos: Videos, settings: TaskOptions, evidence: EvidenceOptions) -> None:
+def summarize(videos: Videos, settings: TaskOptions, evidence: EvidenceOptions, domain: DomainOptions) -> None:
     """Summarize a video in a few sentences."""
-    run_task("summary", videos, None, settings, evidence=evidence)
+    run_task("summary", videos, None, settings, evidence=evidence, domain=domain)
 
 
 @expand_options
 def transcribe(
     videos: Videos,
     settings: TaskOptions,
+    domain: DomainOptions,
     guess: Annotated[
         bool, typer.Option("--guess", help="Let the video model guess the words; it does not hear the audio.")
     ] = False,
@@ -93,7 +116,7 @@ def transcribe(
         raise ValueError("--guess lets the video model write the words; leave out --transcript and --asr, or --guess")
     if is_known and settings.plan:
         raise ValueError("--plan estimates the work of the video model, which --transcript and --asr do not use")
-    run_task("transcribe", videos, None, settings)
+    run_task("transcribe", videos, None, settings, domain=domain)
 
 
 def _given(videos: Sequence[str] | None, question: str | None, name: str) -> Sequence[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from timechat.cli.options import ChatOptions, expand_options
+from timechat.cli.retrieval import DomainOptions, check_domain
 from timechat.cli.session import CommandConsole, Session, Video, check_request
 from timechat.cli.videos import STDIN
 
@@ -17,7 +18,7 @@ Turn = tuple[str, str]
 
 
 @expand_options
-def chat(video: Video, settings: ChatOptions) -> None:
+def chat(video: Video, settings: ChatOptions, domain: DomainOptions) -> None:
     """Ask questions about a video in a conversation; an empty line or Ctrl-D ends it."""
     from timechat.answers.events import format_time
 
@@ -28,6 +29,10 @@ def chat(video: Video, settings: ChatOptions) -> None:
     with Session(video, settings, console) as session:
         session.probe()
         timechat, encoded = session.encode()
+    if not domain.force:
+        check_domain(video, timechat, encoded)
+    for note in (*timechat.notes, *encoded.notes):
+        console.warn(note)
     length = format_time(encoded.duration)
     console.info(f"{encoded.num_frames} frames of {length}; ask a question, or end with an empty line")
     history: list[Turn] = []

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_MODEL = "Model"
+MODEL = "Model"
 GENERAL = "General"
 _SAMPLING = "Frames"
-_WINDOWS = "Windows of long videos"
+WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
 _DECODING = "Decoding of the answer"
 
@@ -72,10 +72,10 @@ class ModelOptions:
             "-m",
             metavar="MODEL",
             help="nano (built in), a converted folder, or a hub id.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = "nano"
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.", rich_help_panel=_MODEL)] = (
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.", rich_help_panel=MODEL)] = (
         "auto"
     )
     dtype: Annotated[
@@ -83,7 +83,7 @@ class ModelOptions:
         typer.Option(
             metavar="DTYPE",
             help="auto, float32, bfloat16 or float16; int8 means --quantize int8.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = "auto"
     quantize: Annotated[
@@ -91,14 +91,14 @@ class ModelOptions:
         typer.Option(
             metavar="FORMAT",
             help="int8 or int4 on CPUs; bnb8 or bnb4 with bitsandbytes.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = None
     lora_scale: Annotated[
         float | None,
         typer.Option(
             help="Strength of the LoRA adapter; the authors advise 0.625 for question answering.",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = None
     quiet: Annotated[
@@ -180,7 +180,7 @@ class WindowOptions:
             parser=time_from(0),
             metavar="TIME",
             help="Length of a window; 0 makes one window of the whole video. Default: as in training.",
-            rich_help_panel=_WINDOWS,
+            rich_help_panel=WINDOWS,
         ),
     ] = None
     overlap: Annotated[
@@ -189,7 +189,7 @@ class WindowOptions:
             parser=time_from(0),
             metavar="TIME",
             help="Overlap of neighboring windows, at most half a window.",
-            rich_help_panel=_WINDOWS,
+            rich_help_panel=WINDOWS,
         ),
     ] = None
     step: Annotated[
@@ -198,7 +198,7 @@ class WindowOptions:
             parser=parse_time,
             metavar="TIME",
             help="Time between frames; a larger value is faster and less exact.",
-            rich_help_panel=_WINDOWS,
+            rich_help_panel=WINDOWS,
         ),
     ] = None
     refine: Annotated[
@@ -206,14 +206,12 @@ class WindowOptions:
         typer.Option(
             "--refine/--no-refine",
             help="Refine the borders of moments with denser frames. Default: if frames are over 0.5 s apart.",
-            rich_help_panel=_WINDOWS,
+            rich_help_panel=WINDOWS,
         ),
     ] = None
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Number of windows in one batch.", rich_help_panel=_WINDOWS)
-    ] = 8
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in one batch.", rich_help_panel=WINDOWS)] = 8
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print an estimate of the job and stop.", rich_help_panel=_WINDOWS)
+        bool, typer.Option("--plan", help="Print an estimate of the job and stop.", rich_help_panel=WINDOWS)
     ] = False
 
     def window_config(self) -> "WindowConfig":

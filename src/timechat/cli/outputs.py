@@ -266,7 +266,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
         [
             *(("video", text), ("duration", number), ("task", text), ("question", text), ("text", text)),
             *(("events", pyarrow.list_(event)), ("model", text), ("found", pyarrow.bool_()), ("score", number)),
-            *(("step", number), ("timings", pyarrow.map_(text, number)), ("notes", pyarrow.list_(text))),
+            *(("step", number), ("by", text), ("read_share", number)),
+            *(("timings", pyarrow.map_(text, number)), ("notes", pyarrow.list_(text))),
         ]
     )
     rows = [{**row, "timings": list(row["timings"].items())} for row in rows]

@@ -28,6 +28,7 @@ _STAGES = {
     "decode": "decoding frames",
     "encode": "encoding frames",
     "windows": "answering",
+    "search": "searching frames",
     "listen": "recognizing speech",
     "write": "writing weights",
 }
@@ -131,15 +132,12 @@ class Session:
         self.info = probe_video(self.source, timeout=self._settings.timeout)
 
     def encode(self) -> tuple["TimeChat", "EncodedVideo"]:
-        """Load the model and encode the video as one window; show the notes of both."""
+        """Load the model and encode the video as one window."""
         timechat = load_timechat(self._settings, self._console, use_cache=not self._settings.no_cache)
         sampling, timeout = self._settings.sampling(), self._settings.timeout
         with self._console.progress() as progress:
             encoded = timechat.encode(self.source, sampling, timeout=timeout, progress=progress)
-        encoded = replace(encoded, name=self.name)
-        for note in (*timechat.notes, *encoded.notes):
-            self._console.warn(note)
-        return timechat, encoded
+        return timechat, replace(encoded, name=self.name)
 
     def load_transcript(self, settings: TranscriptOptions) -> None:
         """Read the transcript, or recognize the speech, if the options ask for it."""

@@ -6,6 +6,7 @@ from typing import IO, Annotated
 import typer
 
 from timechat.cli.options import ModelOptions, expand_options, parse_time, time_from
+from timechat.cli.retrieval import EncoderOptions, SourceOptions
 from timechat.cli.session import CommandConsole, binary_stdin, load_timechat
 from timechat.cli.videos import STDIN
 
@@ -18,6 +19,8 @@ def watch(
     ],
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Descriptions of what to detect.")],
     settings: ModelOptions,
+    source_of_answers: SourceOptions,
+    encoder: EncoderOptions,
     window: Annotated[
         float | None,
         typer.Option(parser=time_from(0.1), metavar="TIME", help="Length of a window. Default: as in training."),
@@ -55,12 +58,23 @@ def watch(
         timechat = load_timechat(settings, console)
         from timechat.pipeline.watch import StreamMonitor
 
-        monitor = StreamMonitor(timechat, queries, windows=windows, drop_below=drop_below or None, threshold=threshold)
+        retrieval = encoder.config(source_of_answers.by)
+        monitor = StreamMonitor(
+            timechat,
+            queries,
+            windows=windows,
+            drop_below=drop_below or None,
+            threshold=threshold,
+            retrieval=retrieval,
+        )
         for note in timechat.notes:
             console.warn(note)
-        frames = video.frames(fps=1 / monitor.step, size=timechat.model.config.frame_size)
+        frames = video.frames(
+            fps=1 / monitor.step, size=timechat.model.config.frame_size, search_size=monitor.search_size
+        )
         for detection in monitor.watch(frames):
-            line = {**detection.to_dict(), "seen_at": monitor.num_frames * monitor.step, "model": timechat.name}
+            name = timechat.name if detection.by == "model" else encoder.encoder
+            line = {**detection.to_dict(), "seen_at": monitor.num_frames * monitor.step, "model": name}
             typer.echo(json.dumps(line, ensure_ascii=False))
         for note in (*monitor.notes, *video.notes):
             console.warn(note)

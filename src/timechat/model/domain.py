@@ -8,6 +8,7 @@ model (`TimeChatConfig.domain`); a model without it is not tested.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,18 @@ def is_outside_domain(domain: dict[str, Any], frame_tokens: Tensor) -> bool:
 
 def outside_domain_notes(domain: dict[str, Any] | None, frame_tokens: Tensor) -> tuple[str, ...]:
     """Return the note of an answer about frames that are outside of the domain of the model; no note otherwise."""
-    if domain is None or not is_outside_domain(domain, frame_tokens):
-        return ()
+    return () if domain is None or not is_outside_domain(domain, frame_tokens) else (_note(domain),)
+
+
+def is_outside_by_notes(domain: dict[str, Any] | None, notes: Iterable[str]) -> bool:
+    """Return whether the notes about frames say that the frames are outside of the domain of the model."""
+    return domain is not None and _note(domain) in notes
+
+
+def _note(domain: dict[str, Any]) -> str:
     return (
         "this video is unlike the videos that the model was trained on "
-        f"({domain['description']}): the answer is a guess",
+        f"({domain['description']}): the answer is a guess"
     )
 
 

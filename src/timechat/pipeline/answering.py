@@ -18,6 +18,7 @@ from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_
 from timechat.answers.tasks import TASKS, build_question, find_preset, format_events, parse_events
 from timechat.answers.windows import Window
 from timechat.errors import PromptTooLongError
+from timechat.model.domain import is_outside_by_notes
 from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs, token_spans
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
@@ -27,6 +28,8 @@ from timechat.pipeline.session import EncodedVideo, ProgressCallback, VideoSessi
 
 if TYPE_CHECKING:
     from timechat.pipeline.streaming import AnswerStream
+
+_TESTED_WINDOWS = 4  # maximum number of windows by which a video is compared with the model's domain
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +59,39 @@ class Answerer:
     # ------------------------------------------------------------------------------------------- whole answers
 
     def answer(self, request: Request, video: VideoSession, progress: ProgressCallback | None = None) -> Answer:
-        """Answer a request about all windows of a video; add and verify citations where the request asks for them."""
-        answer = self._answer_windows(request, video, progress)
-        if not (request.cite or request.verify):
-            return answer
-        from timechat.pipeline.citing import cited_answer, verified_answer
+        """Answer a request about a video; add and verify citations where the request asks for them.
 
-        captions = self._answer_windows(request.for_captions(), video, progress)
-        answer = cited_answer(answer, captions.events)
-        return verified_answer(answer, partial(self._find_cited, request, video)) if request.verify else answer
+        The model reads all windows, or the best ones (`RetrievalConfig.read`). A grounding query may be answered by the
+        search instead (`uses_search`).
+        """
+        if self.uses_search(request, video):
+            from timechat.pipeline.retrieving import answer_by_search
+
+            description = self.model.config.domain["description"] if request.retrieval.by == "auto" else None
+            return answer_by_search(request, video, self.executor, self.name, description, progress)
+        if request.retrieval.num_windows(len(video.windows)) == len(video.windows):
+            return self._answer_with_evidence(request, video, video.windows, progress)
+        from timechat.pipeline.retrieving import windows_to_read
+
+        chosen = windows_to_read(request, video, self.executor, progress)
+        answer = self._answer_with_evidence(request, video, chosen.windows, progress)
+        return replace(answer, read_share=chosen.share, notes=(chosen.note, *answer.notes))
+
+    def uses_search(self, request: Request, video: VideoSession) -> bool:
+        """Return whether the search answers a request; `auto` encodes a few windows of the video to decide it."""
+        if request.retrieval.by != "auto" or request.task != "grounding":
+            return request.retrieval.by == "search"
+        can_be_read = video.encoder is not None and video.encoder.source is not None
+        return can_be_read and self.is_outside_domain(video)
+
+    def is_outside_domain(self, video: VideoSession) -> bool:
+        """Return whether a video is unlike the videos that the model was trained on, from up to four of its windows."""
+        domain = self.model.config.domain
+        if domain is None:
+            return False
+        tested = video.encode(video.spread_windows(_TESTED_WINDOWS), self.executor)
+        outside = [is_outside_by_notes(domain, encoded.notes) for encoded in tested]
+        return 2 * sum(outside) >= len(outside)
 
     def answer_each(self, requests: Sequence[Request], videos: Sequence[EncodedVideo]) -> list[Answer]:
         """Answer each request about its video in one batch; every event of the text is kept, whatever its score."""
@@ -118,16 +145,31 @@ class Answerer:
 
     # ------------------------------------------------------------------------------------------ several windows
 
-    def _answer_windows(self, request: Request, video: VideoSession, progress: ProgressCallback | None) -> Answer:
-        """Answer about every window, in batches; answers in the cache are reused."""
+    def _answer_with_evidence(
+        self, request: Request, video: VideoSession, windows: Sequence[Window], progress: ProgressCallback | None
+    ) -> Answer:
+        """Answer about windows; add and verify citations where the request asks for them."""
+        answer = self._answer_windows(request, video, windows, progress)
+        if not (request.cite or request.verify):
+            return answer
+        from timechat.pipeline.citing import cited_answer, verified_answer
+
+        captions = self._answer_windows(request.for_captions(), video, windows, progress)
+        answer = cited_answer(answer, captions.events)
+        return verified_answer(answer, partial(self._find_cited, request, video)) if request.verify else answer
+
+    def _answer_windows(
+        self, request: Request, video: VideoSession, windows: Sequence[Window], progress: ProgressCallback | None
+    ) -> Answer:
+        """Answer about windows in order of time, in batches; answers in the cache are reused."""
         cache = video.cache if request.is_reproducible else None
         answers: dict[Window, WindowAnswer] = {}
-        for window in video.windows if cache is not None else ():
+        for window in windows if cache is not None else ():
             if (found := self.find_answer(request, video, window)) is not None:
                 answers[window] = found
                 self.executor.count_cached(found.num_prompt_tokens, len(found.tokens), request.decoding)
-        todo = [window for window in video.windows if window not in answers]
-        report = partial(_report, progress, "windows", total=len(video.windows))
+        todo = [window for window in windows if window not in answers]
+        report = partial(_report, progress, "windows", total=len(windows))
         report(len(answers))
         batch: list[EncodedVideo] = []
         for encoded in video.encode(todo, self.executor, progress):
@@ -139,7 +181,7 @@ class Answerer:
                         cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
                 batch = []
                 report(len(answers))
-        merged = self._merge(request, video, [answers[window] for window in video.windows])
+        merged = self._merge(request, video, [answers[window] for window in windows])
         if request.task == "grounding" and video.plan.refines and merged.events:
             from timechat.pipeline.refining import refine_moments
 

@@ -150,7 +150,12 @@ def _vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 class WindowCache:
-    """The encoded windows and the answers of one video and one model, in a cache on disk."""
+    """The encoded windows and the answers of one video and one model, in a cache on disk.
+
+    Attributes:
+        disk: Cache on disk.
+        digest: Hash of the video's content.
+    """
 
     def __init__(
         self, disk: DiskCache, digest: str, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor
@@ -163,7 +168,8 @@ class WindowCache:
             model: Network that encodes the video and answers.
             processor: Processor of the model.
         """
-        self._tokens, self._digest = TokenCache(disk), digest
+        self.disk, self.digest = disk, digest
+        self._tokens = TokenCache(disk)
         self._model, self._processor = model, processor
 
     @classmethod
@@ -231,7 +237,7 @@ class WindowCache:
     def _frame_facts(self, window: Window | None, sampling: FrameSampling) -> dict[str, Any]:
         """Return the video, the window and all frame options."""
         return {
-            "video": self._digest,
+            "video": self.digest,
             "window": None if window is None else asdict(window),
             "sampling": asdict(sampling),
         }

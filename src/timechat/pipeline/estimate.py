@@ -26,7 +26,7 @@ class JobEstimate:
     """The work of one request about one video.
 
     Attributes:
-        windows: Number of windows of the video.
+        windows: Number of windows to read.
         done: Number of windows whose answers are in the cache.
         frames: Number of frames of the other windows.
         step: Seconds of video between frames.
@@ -56,12 +56,18 @@ class JobEstimate:
 
 @torch.inference_mode()
 def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> JobEstimate:
-    """Estimate a request about an open video by a trial on the first window that is not in the cache."""
-    todo = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
+    """Estimate a request about an open video by a trial on the first window that is not in the cache.
+
+    Where only the best windows are read, the estimate assumes that the cache holds none of them, and leaves out the
+    ranking.
+    """
+    num_read = request.retrieval.num_windows(len(video.windows))
+    open_windows = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
+    todo = open_windows[:num_read]
     seconds = _trial(answerer, request, video, todo[0]) * len(todo) if todo else 0.0
     return JobEstimate(
-        windows=len(video.windows),
-        done=len(video.windows) - len(todo),
+        windows=num_read,
+        done=num_read - len(todo),
         frames=round(video.plan.num_frames * len(todo) / len(video.windows)),
         step=video.plan.frame_interval,
         seconds=seconds,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from timechat.answers.events import Event, Task
 from timechat.answers.grammar import AnswerGrammar, json_grammar
@@ -11,6 +11,8 @@ from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, answer_grammar, build_question, find_preset
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.model.configuration import TimeChatConfig
+from timechat.search.encoder import FrameTextEncoder
+from timechat.search.retrieval import RetrievalConfig, Source, parse_read
 from timechat.video import FrameSampling
 
 NOT_IN_WINDOW_ANSWERS = {
@@ -18,11 +20,15 @@ NOT_IN_WINDOW_ANSWERS = {
     "moments": "moments are selected from the answers about all windows",
     "cite": "citations come from the answer to another request, for captions",
     "verify": "citations are verified by the answers to other requests, for grounding",
+    "retrieval": "the windows to read are chosen before the first of them is answered",
 }
 """Fields of a `Request` that the answer about one window does not depend on, each with the reason."""
 
 _BEST_MOMENT = MomentSelection()
 _DEFAULT_WINDOWS = WindowConfig()
+_BY_MODEL = RetrievalConfig()
+_RETRIEVAL_FIELDS = ("read", "by", "encoder")
+_RANKED_TASKS = ("ask", "grounding")
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -34,6 +40,10 @@ class AnswerOptions(TypedDict, total=False):
         preset: Name of the prompt preset.
         transcript: Speech in the video, shown to the model with the question.
         windows: Options of the windows of a video that is not encoded or open yet.
+        read: Share of a long video that the model reads, such as `0.1`, or `"all"`; `ask` and `ground` only.
+        by: What answers `ground`: `"model"`, `"search"`, or `"auto"` (the default of `ground`) for the search where the
+            video is outside of the model's domain.
+        encoder: Frame-text encoder that ranks windows and searches, or its name as in `load_encoder`.
     """
 
     history: Sequence[tuple[str, str]] | None
@@ -41,11 +51,19 @@ class AnswerOptions(TypedDict, total=False):
     preset: str
     transcript: Sequence[Event] | None
     windows: WindowConfig
+    read: float | Literal["all"]
+    by: Source
+    encoder: str | FrameTextEncoder
 
 
 def split_options(options: AnswerOptions) -> tuple[dict[str, Any], WindowConfig]:
     """Separate the fields of a request from the options of the windows."""
-    fields = {name: value for name, value in options.items() if name != "windows"}
+    fields: dict[str, Any] = {n: v for n, v in options.items() if n not in ("windows", *_RETRIEVAL_FIELDS)}
+    retrieval: dict[str, Any] = {name: value for name, value in options.items() if name in _RETRIEVAL_FIELDS}
+    if retrieval:
+        if "read" in retrieval:
+            retrieval["read"] = parse_read(retrieval["read"])
+        fields["retrieval"] = RetrievalConfig(**retrieval)
     return fields, options.get("windows", _DEFAULT_WINDOWS)
 
 
@@ -68,6 +86,7 @@ class Request:
             are marked.
         question: Whole text of the question; None uses the wording of the preset. The answer is parsed as one of the
             task in both cases.
+        retrieval: Options of what is read of a long video, and of what answers a grounding query.
     """
 
     task: Task
@@ -81,6 +100,7 @@ class Request:
     cite: bool = False
     verify: bool = False
     question: str | None = None
+    retrieval: RetrievalConfig = _BY_MODEL
 
     def __post_init__(self) -> None:
         find_preset(self.preset)
@@ -89,6 +109,10 @@ class Request:
             raise ValueError(f"json_schema is for free answers (ask); {self.task} has a form of its own")
         if (self.cite or self.verify) and not TASKS[self.task].is_free:
             raise ValueError(f"only ask and summary can cite, their answers being free, not {self.task}")
+        if self.retrieval.read < 1 and self.task not in _RANKED_TASKS:
+            raise ValueError(f"only ask and grounding can read a part of the video, not {self.task}; leave out read")
+        if self.retrieval.by == "search" and self.task != "grounding":
+            raise ValueError(f"only grounding can be answered by the search, not {self.task}; leave out by")
         object.__setattr__(self, "history", tuple((question, answer) for question, answer in self.history or ()))
         if self.transcript is not None:
             object.__setattr__(self, "transcript", tuple(self.transcript))
@@ -114,7 +138,7 @@ class Request:
     def _for_task(self, task: Task, query: str | None) -> "Request":
         decoding = replace(self.decoding, json_schema=None)
         no_extras: dict[str, Any] = {"history": (), "cite": False, "verify": False, "question": None}
-        return replace(self, task=task, query=query, decoding=decoding, **no_extras)
+        return replace(self, task=task, query=query, decoding=decoding, retrieval=_BY_MODEL, **no_extras)
 
     def grammar(self, duration: float) -> AnswerGrammar | None:
         """Return the grammar of an answer about `duration` seconds of video; None for an unconstrained answer."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -16,16 +16,16 @@ from torch import Tensor
 from timechat.answers.windows import Window, WindowConfig
 from timechat.errors import VideoError
 from timechat.model.configuration import TimeChatConfig
-from timechat.model.domain import outside_domain_notes
 from timechat.model.frame_encoder import FRAMES_PER_BATCH_ON_CPU
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.executor import Executor, acquire
 from timechat.pipeline.request import WindowPlan, plan_windows
-from timechat.video import Frames, FrameSampling, VideoReader, VideoSource, sample_video
+from timechat.video import Frames, FrameSampling, VideoSource
 
 if TYPE_CHECKING:
-    from timechat.pipeline.cache import WindowCache
+    from timechat.pipeline.window_encoder import WindowEncoder
+    from timechat.search.video_vectors import VideoVectors
 
 Result = TypeVar("Result")
 
@@ -136,109 +136,6 @@ def to_window_clock(frames: Frames, start: float, time_scale: float) -> Frames:
     return replace(frames, timestamps=np.maximum(frames.timestamps - start, 0.0) / time_scale)
 
 
-class WindowEncoder:
-    """Reads windows of one open video and encodes them with one model.
-
-    Attributes:
-        duration: Duration of the video in seconds.
-        name: Display name of the video; None for ready-made frames without one.
-        info: Properties of the file; None for ready-made frames without a file and for windows encoded before.
-        cache: Windows and answers of this video on disk; None if the cache is off or the video cannot be cached.
-        executor: Executor of the model's work, unless a call names another one.
-    """
-
-    def __init__(
-        self,
-        video: Video,
-        model: TimeChatForConditionalGeneration,
-        processor: TimeChatProcessor,
-        executor: Executor,
-        *,
-        model_name: str,
-        cache: "WindowCache | None" = None,
-        name: str | None = None,
-        timeout: float = 600.0,
-    ) -> None:
-        """Open a video.
-
-        Args:
-            video: Path, address, bytes, open file, or `Frames`.
-            model: Network in evaluation mode.
-            processor: Processor of the model.
-            executor: Executor of the model's work, unless a call names another one; its `check` can end the opening.
-            model_name: Name of the model.
-            cache: Windows of this video on disk; None for no cache.
-            name: Display name of the video; None takes its path or address.
-            timeout: Maximum wall time in seconds for opening the file, and again for reading a window.
-        """
-        self._model, self._processor, self._model_name = model, processor, model_name
-        self.executor = executor
-        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=executor.check)
-        self._frames = video if isinstance(video, Frames) else None
-        source = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
-        self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
-        self.name = name if name is not None or source is None else source.name
-        self.info = source
-        self.player_offset = source.player_offset if source else 0.0
-        self.cache = cache
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="timechat-decode")
-
-    def close(self) -> None:
-        """Stop reading ahead and close the file."""
-        self._threads.shutdown(cancel_futures=True)
-        if self._reader is not None:
-            self._reader.close()
-
-    def read(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> Frames:
-        """Decode frames; their times are on the video's clock. An exception that `check` raises ends the call."""
-        size = self._model.config.frame_size
-        if self._reader is None:
-            assert self._frames is not None
-            return sample_video(self._frames, sampling, size=size)
-        return self._reader.load(sampling, size=size, check=check)
-
-    def read_ahead(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> "Future[Frames]":
-        """Start to decode frames in another thread."""
-        return self._threads.submit(self.read, sampling, check)
-
-    def find(self, window: Window, sampling: FrameSampling) -> EncodedVideo | None:
-        """Return a window that was encoded earlier, from the cache on disk."""
-        found = None if self.cache is None else self.cache.load(window, sampling)
-        return None if found is None else replace(found, name=self.name, model=self._model_name)
-
-    def encode(
-        self,
-        frames: Frames,
-        window: Window,
-        sampling: FrameSampling,
-        executor: Executor,
-        progress: ProgressCallback | None = None,
-    ) -> EncodedVideo:
-        """Encode the frames of a window, whose times are on the video's clock, and keep it in the cache on disk."""
-        frames = to_window_clock(frames, window.start, window.time_scale)
-        frame_tokens = None if self.cache is None else self.cache.load_frame_tokens(window, sampling)
-        if frame_tokens is None:
-            report = None if progress is None else partial(progress, "encode")
-            frame_tokens = encode_frames(self._model, self._processor, frames, report, encode=executor.encode_frames)
-            if self.cache is not None:
-                self.cache.save_frame_tokens(window, sampling, frame_tokens)
-        tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
-        notes = (*frames.notes, *outside_domain_notes(self._model.config.domain, frame_tokens[0]))
-        encoded = EncodedVideo(
-            tokens,
-            frames.timestamps,
-            window.duration,
-            self.name,
-            notes,
-            self._model_name,
-            window,
-            self.player_offset,
-        )
-        if self.cache is not None:
-            self.cache.save(window, sampling, encoded)
-        return encoded
-
-
 # ------------------------------------------------------------------------------------------------- the session
 
 
@@ -254,6 +151,7 @@ class VideoSession:
             video that was encoded before the session.
         batch_size: Number of windows that are answered in one batch.
         cache: Windows and answers of this video on disk; None if nothing is kept.
+        vectors: Frames as vectors of a frame-text encoder, by its fingerprint; `vectors_lock` is held to add some.
     """
 
     def __init__(
@@ -261,7 +159,7 @@ class VideoSession:
         plan: WindowPlan,
         duration: float,
         *,
-        encoder: WindowEncoder | None = None,
+        encoder: "WindowEncoder | None" = None,
         encoded: Iterable[EncodedVideo] | None = None,
         batch_size: int = 1,
     ) -> None:
@@ -274,23 +172,26 @@ class VideoSession:
             encoded: Windows in memory, to which encoded ones are added; None keeps no window in memory.
             batch_size: Number of windows that are answered in one batch.
         """
-        windows = None if encoded is None else list(encoded)
+        windows = list(encoded or ())
         self.plan, self.duration, self.batch_size = plan, duration, batch_size
         self._encoder = encoder
         self._numbers = {window: number for number, window in enumerate(plan.windows)}
-        self._kept = None if windows is None else {window.span: window for window in windows}
-        self.name = encoder.name if encoder else next((window.name for window in windows or ()), None)
+        self._kept = {window.span: window for window in windows}
+        self._to_keep = set() if encoded is None else set(plan.windows)
+        self.name = encoder.name if encoder else next((window.name for window in windows), None)
         self.info = encoder.info if encoder else None
-        offsets = [window.player_offset for window in windows or ()]
+        offsets = [window.player_offset for window in windows]
         self.player_offset = encoder.player_offset if encoder else max(offsets, default=0.0)
         self.cache = encoder.cache if encoder else None
         self.timings = {"decode": 0.0, "encode": 0.0, "answer": 0.0} if encoder else {}
         self._lock = threading.Lock()
+        self.vectors: dict[str, VideoVectors] = {}
+        self.vectors_lock = threading.Lock()
 
     @classmethod
     def open(
         cls,
-        encoder: WindowEncoder,
+        encoder: "WindowEncoder",
         config: TimeChatConfig,
         windows: WindowConfig,
         sampling: FrameSampling,
@@ -348,6 +249,18 @@ class VideoSession:
     def windows(self) -> tuple[Window, ...]:
         """All windows in order of time."""
         return self.plan.windows
+
+    @property
+    def encoder(self) -> "WindowEncoder | None":
+        """The encoder of the windows; None if all of them are in memory."""
+        return self._encoder
+
+    def spread_windows(self, count: int) -> list[Window]:
+        """Return up to `count` windows spread evenly over the video; they stay in memory once they are encoded."""
+        total = len(self.windows)
+        chosen = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)})
+        self._to_keep.update(spread := [self.windows[i] for i in chosen])
+        return spread
 
     def read(self, window: Window) -> Frames:
         """Decode the frames of a window; their times are on the video's clock."""
@@ -420,7 +333,7 @@ class VideoSession:
                 self.timings[stage] += time.perf_counter() - began
 
     @property
-    def _open_encoder(self) -> WindowEncoder:
+    def _open_encoder(self) -> "WindowEncoder":
         assert self._encoder is not None  # without it, every window is in memory
         return self._encoder
 
@@ -429,13 +342,13 @@ class VideoSession:
 
     def _find(self, window: Window) -> EncodedVideo | None:
         """A window that was encoded earlier: in memory, or on disk."""
-        if self._kept is not None and window in self._kept:
+        if window in self._kept:
             return self._kept[window]
         found = self._open_encoder.find(window, self.plan.window_sampling(window))
         return None if found is None else self._keep(found)
 
     def _keep(self, encoded: EncodedVideo) -> EncodedVideo:
         encoded = replace(encoded, window_number=self._numbers[encoded.span])
-        if self._kept is not None:
+        if encoded.span in self._to_keep:
             self._kept[encoded.span] = encoded
         return encoded

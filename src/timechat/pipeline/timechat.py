@@ -18,7 +18,8 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.executor import Executor, LocalExecutor
 from timechat.pipeline.request import AnswerOptions, Request, split_options
-from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession, WindowEncoder
+from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession
+from timechat.pipeline.window_encoder import WindowEncoder
 from timechat.video import FrameSampling
 
 if TYPE_CHECKING:
@@ -214,6 +215,14 @@ class TimeChat:
         session = VideoSession.of(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
         return self._answerer().stream(request, session)
 
+    def uses_search(self, request: Request, video: VideoSession) -> bool:
+        """Return whether the search of a frame-text encoder answers a request instead of the model."""
+        return self._answerer().uses_search(request, video)
+
+    def is_outside_domain(self, video: VideoSession) -> bool:
+        """Return whether a video is unlike the videos that the model was trained on, from up to four of its windows."""
+        return self._answerer().is_outside_domain(video)
+
     def estimate(self, request: Request, video: VideoSession) -> "JobEstimate":
         """Estimate the work of a request by a trial on the first window that is not in the cache."""
         from timechat.pipeline.estimate import estimate_job
@@ -265,6 +274,9 @@ class TimeChat:
     ) -> Answer:
         """Find when the query happens.
 
+        Where the video is unlike the videos that the model was trained on, as real videos are for nano, the search of
+        the built-in frame-text encoder answers, and the answer says so (`by`). `by="model"` asks the model in any case.
+
         Args:
             video: Video in any form.
             query: Description of the moment to find.
@@ -278,7 +290,8 @@ class TimeChat:
             is empty, and `score` is the probability that the query happens.
         """
         moments = MomentSelection(top_k, find_all, threshold)
-        return self._run_task("grounding", video, query, options, moments)
+        chosen: AnswerOptions = {"by": "auto", **options}
+        return self._run_task("grounding", video, query, chosen, moments)
 
     def highlights(self, video: AnyVideo, query: str | None = None, **options: Unpack[AnswerOptions]) -> Answer:
         """Find the moments worth seeing, with saliency scores: events with `start == end`."""

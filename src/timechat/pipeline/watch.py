@@ -9,12 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from timechat.answers.events import Event
+from timechat.answers.events import AnsweredBy, Event
 from timechat.answers.windows import Window, WindowConfig, temporal_iou
-from timechat.model.domain import outside_domain_notes
+from timechat.model.domain import is_outside_by_notes, outside_domain_notes
 from timechat.pipeline.request import WindowPlan, plan_windows
+from timechat.pipeline.retrieving import shared_encoder
 from timechat.pipeline.session import EncodedVideo, compress_frames, to_window_clock
 from timechat.pipeline.timechat import TimeChat
+from timechat.pipeline.watch_search import StreamSearch
+from timechat.search.retrieval import RetrievalConfig
 from timechat.video import Frames, FrameSampling
 from timechat.video.frames import FrameSize, resize
 from timechat.video.live import LiveFrame
@@ -24,7 +27,9 @@ DROP_BELOW = 2.0
 
 _REDUCED_SIZE = FrameSize(32, 32, "bicubic")
 _SAME_IOU = 0.3  # temporal IoU above which detections of a query in two windows are the same
+_ANY_OVERLAP = 1e-9  # the same for detections of the search, whose spans may be longer than a window
 _DEFAULT_WINDOWS = WindowConfig()
+_BY_MODEL = RetrievalConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,13 @@ class Detection:
         query: Query that was detected.
         event: Start, end and score, on the stream's clock.
         window: Window in which it was detected.
+        by: What detected it.
     """
 
     query: str
     event: Event
     window: Window
+    by: AnsweredBy = "model"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the detection, ready for a line of JSON."""
@@ -49,15 +56,16 @@ class Detection:
             "end": self.event.end,
             "score": self.event.score,
             "window": [self.window.start, self.window.end],
+            "by": self.by,
         }
 
 
 @dataclass(frozen=True, eq=False)
 class _EncodedFrame:
-    """The time of a frame and its states from the vision tower."""
+    """The time of a frame and its states from the vision tower; None if only the search reads the stream."""
 
     time: float
-    states: Tensor
+    states: Tensor | None
 
 
 class StreamMonitor:
@@ -67,7 +75,11 @@ class StreamMonitor:
     most of the work, runs once for each frame when it arrives; the sentences with the frame times are encoded again in
     each window.
 
+    A window that is unlike the videos that the model was trained on can be searched by a frame-text encoder instead, see
+    `RetrievalConfig.by`. A moment that continues into the next window is then reported once.
+
     Attributes:
+        search_size: Size in pixels of the frames for the search; None if there is no search.
         step: Seconds between the frames that `watch` takes.
         notes: Sentences about the windows so far, such as that the stream is unlike the model's training videos.
         num_windows: Number of windows that were answered.
@@ -83,6 +95,7 @@ class StreamMonitor:
         windows: WindowConfig = _DEFAULT_WINDOWS,
         drop_below: float | None = DROP_BELOW,
         threshold: float | None = None,
+        retrieval: RetrievalConfig = _BY_MODEL,
     ) -> None:
         """Make a monitor.
 
@@ -92,7 +105,8 @@ class StreamMonitor:
             windows: Options of the windows.
             drop_below: Difference to the frame before, see `DROP_BELOW`, below which a frame is a duplicate; None
                 encodes every frame.
-            threshold: Minimum score of a detection; None takes the model's.
+            threshold: Minimum score of a detection; None takes the model's, or the encoder's.
+            retrieval: What detects: the model, the search, or the search in windows outside of the model's domain.
         """
         if not queries or any(not query.strip() for query in queries):
             raise ValueError(f"a monitor needs one or more queries in words, got {list(queries)}")
@@ -108,6 +122,11 @@ class StreamMonitor:
         self._first = 0  # number of the first frame that is kept
         self._last_small: NDArray[np.float32] | None = None
         self._recent: list[Detection] = []
+        self._by, self._search = retrieval.by, None
+        if self._by == "search" or (self._by == "auto" and timechat.model.config.domain is not None):
+            encoder = shared_encoder(retrieval.encoder)
+            self._search = StreamSearch(encoder, self._queries, frame_interval=self.step, threshold=threshold)
+        self.search_size = None if self._search is None else self._search.encoder.image_size
         self.notes: tuple[str, ...] = ()
         self.num_windows = self.num_frames = self.num_dropped = 0
 
@@ -119,6 +138,8 @@ class StreamMonitor:
                 yield from self._ask(self._first * self.step, (self._first + self._length) * self.step)
                 self._seen = self._seen[self._hop :]
                 self._first += self._hop
+                if self._search is not None:
+                    self._search.drop_before(self._first)
         if len(self._seen) > self._length - self._hop or (self._seen and not self.num_windows):
             end = max((self._first + len(self._seen)) * self.step, self._seen[-1].time)
             yield from self._ask(self._first * self.step, end)
@@ -127,7 +148,12 @@ class StreamMonitor:
     @torch.inference_mode()
     def _add_frame(self, frame: LiveFrame) -> None:
         """Encode a frame with the vision tower, unless it is a duplicate of the one before."""
+        if self._search is not None:
+            self._search.add_frame(self.num_frames, frame)
         self.num_frames += 1
+        if self._by == "search":
+            self._seen.append(_EncodedFrame(frame.time, None))
+            return
         small = resize(frame.pixels, _REDUCED_SIZE).astype(np.float32)
         if self._is_duplicate_frame(small):
             self.num_dropped += 1
@@ -151,7 +177,7 @@ class StreamMonitor:
         blank = np.zeros((len(times), 1, 1, 3), np.uint8)
         shown = to_window_clock(Frames(blank, times, end), start, self._time_scale).timestamps
         input_ids, mask = processor.encode_timestamps(shown)
-        states = torch.cat([seen.states for seen in self._seen])
+        states = torch.cat([seen.states for seen in self._seen if seen.states is not None])
         with torch.inference_mode():
             tokens = model.get_frame_features(
                 None, input_ids[None].to(model.device), mask[None].to(model.device), vision_states=states[None]
@@ -163,20 +189,38 @@ class StreamMonitor:
     def _ask(self, start: float, end: float) -> Iterator[Detection]:
         """Look for all queries in a complete window; detections of an earlier window are not repeated."""
         self.num_windows += 1
-        encoded = self.encode_window(start, end)
-        self.notes += tuple(note for note in encoded.notes if note not in self.notes)
-        assert encoded.window is not None
         self._recent = [one for one in self._recent if one.event.end >= start]
+        for detection in self._detect(start, end):
+            min_iou = _SAME_IOU if detection.by == "model" else _ANY_OVERLAP
+            is_new = not any(
+                one.query == detection.query and temporal_iou(one.event, detection.event) >= min_iou
+                for one in self._recent
+            )
+            self._recent.append(detection)
+            if is_new:
+                yield detection
+
+    def _detect(self, start: float, end: float) -> Iterator[Detection]:
+        """Yield all detections in a complete window, by the model or by the search."""
+        window = Window(start, end, self._time_scale)
+        encoded = None if self._by == "search" else self.encode_window(start, end)
+        domain = self._timechat.model.config.domain
+        if self._search is not None and (encoded is None or is_outside_by_notes(domain, encoded.notes)):
+            self._add_notes(
+                [f"windows answered by the search of {self._search.encoder.name}, not by {self._timechat.name}"]
+            )
+            for query, event in self._search.find(start, end):
+                yield Detection(query, event, window, "search")
+            return
+        assert encoded is not None
+        self._add_notes(encoded.notes)
         for query in self._queries:
-            answer = self._timechat.ground(encoded, query, find_all=True, threshold=self._threshold)
+            answer = self._timechat.ground(encoded, query, find_all=True, threshold=self._threshold, by="model")
             for event in answer.events:
-                detection = Detection(query, event, encoded.window)
-                is_new = not any(
-                    one.query == query and temporal_iou(one.event, event) >= _SAME_IOU for one in self._recent
-                )
-                self._recent.append(detection)
-                if is_new:
-                    yield detection
+                yield Detection(query, event, window)
+
+    def _add_notes(self, notes: Iterable[str]) -> None:
+        self.notes += tuple(note for note in notes if note not in self.notes)
 
 
 def _streaming_plan(timechat: TimeChat, window_config: WindowConfig) -> WindowPlan:

@@ -283,8 +283,10 @@ class OpenRequest:
         self._timings = dict(video.timings)
 
     def stream(self) -> AnswerStream | None:
-        """Return the answer as a stream; None if several windows are merged or the text is edited (`cite`)."""
+        """Return the answer as a stream; None if windows are merged, the text is edited, or the search answers."""
         if len(self._video.windows) > 1 or self._request.cite:
+            return None
+        if self._timechat.uses_search(self._request, self._video):
             return None
         return self._timechat.stream(self._request, self._video)
 

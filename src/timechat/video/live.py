@@ -42,10 +42,12 @@ class LiveFrame:
     Attributes:
         time: Time in seconds since the first frame.
         pixels: uint8 `(height, width, 3)`, RGB.
+        search_pixels: The same frame in a second size; None if none was requested.
     """
 
     time: float
     pixels: NDArray[np.uint8]
+    search_pixels: NDArray[np.uint8] | None = None
 
 
 class LiveVideo:
@@ -117,7 +119,7 @@ class LiveVideo:
         """Close the stream."""
         self._open.close()
 
-    def frames(self, *, fps: float, size: Size | None = None) -> Iterator[LiveFrame]:
+    def frames(self, *, fps: float, size: Size | None = None, search_size: Size | None = None) -> Iterator[LiveFrame]:
         """Yield the frame on screen at 0, `1 / fps`, `2 / fps`, ... seconds, each when the next frame arrives.
 
         These are the frames that `load_frames` selects with `fps` from the same video as a file, with their own times.
@@ -126,7 +128,13 @@ class LiveVideo:
         Args:
             fps: Frames per second.
             size: Size in pixels, as in `load_frames`.
+            search_size: Second size in pixels, of `search_pixels`; None for none.
         """
+
+        def convert(time_s: float, frame: VideoFrame) -> LiveFrame:
+            second = None if search_size is None else self._pixels(frame, search_size)
+            return LiveFrame(time_s, self._pixels(frame, size), second)
+
         tick = float(self._time_base)
         number, shown, gap = 0, None, 0.0
         for time_s, frame in self._frames_with_times():
@@ -134,14 +142,14 @@ class LiveVideo:
                 gap = time_s - shown[0]
                 slack = TIME_SLACK + time_slack(gap, tick)
                 while number / fps + slack < time_s:
-                    yield LiveFrame(shown[0], self._pixels(shown[1], size))
+                    yield convert(*shown)
                     number += 1
             shown = (time_s, frame)
         if shown is None:
             raise VideoError(self._no_frame())
         self.end_time = shown[0] + (gap or 1 / fps)
         while number / fps + TIME_SLACK < self.end_time:
-            yield LiveFrame(shown[0], self._pixels(shown[1], size))
+            yield convert(*shown)
             number += 1
 
     def _frames_with_times(self) -> Iterator[tuple[float, VideoFrame]]:

@@ -8,11 +8,12 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from timechat.answers.events import Task
 from timechat.answers.tasks import GREEDY, TASKS
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
+from timechat.search.retrieval import DEFAULT_READ, RetrievalConfig, Source, parse_read
 from timechat.serving.errors import RequestError
 from timechat.serving.http.messages import (
     ChatConversation,
@@ -47,6 +48,10 @@ _REFUSED_FIELDS: dict[str, Any] = {  # with the value that changes nothing, besi
     "stop_token_ids": None,
     "use_beam_search": None,
 }
+
+
+ReadShare = Annotated[float, BeforeValidator(parse_read)]
+"""Share of a long video that the model reads, or `"all"`."""
 
 
 class FrameFields(RequestModel):
@@ -94,6 +99,8 @@ class TaskRequest(Options):
     find_all: bool = False
     threshold: float | None = Field(None, ge=0, le=1)
     cite: bool = False
+    read: ReadShare | None = None
+    by: Source = "auto"
 
     def to_request(self, task: Task) -> VideoRequest:
         """Return the request of the service.
@@ -118,8 +125,13 @@ class TaskRequest(Options):
             transcript=transcript_events(self.transcript),
             moments=MomentSelection(self.top_k, self.find_all, self.threshold),
             cite=self.cite,
+            retrieval=_retrieval(self.read, self.by),
         )
         return VideoRequest(video, request, self.window_config(), self.sampling())
+
+
+def _retrieval(read: float | None, by: Source) -> RetrievalConfig:
+    return RetrievalConfig(DEFAULT_READ if read is None else read, by)
 
 
 class JobRequest(TaskRequest):
@@ -190,6 +202,8 @@ class ChatRequest(FrameFields):
     # Ours:
     task: Task = "ask"
     cite: bool = False
+    read: ReadShare | None = None
+    by: Source = "auto"
     window: Seconds | None = None
     overlap: Seconds | None = None
     step: float | None = Field(None, gt=0, le=1e6)
@@ -240,6 +254,7 @@ class ChatRequest(FrameFields):
             moments=MomentSelection(self.top_moments, self.find_all, self.threshold),
             system=conversation.system,
             cite=self.cite,
+            retrieval=_retrieval(self.read, self.by),
         )
         return VideoRequest(video, request, windows, options.sampling())
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from timechat.answers.events import Task
+from timechat.answers.events import AnsweredBy, Task
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import build_question
+from timechat.search.retrieval import RetrievalConfig
 from timechat.video.sampling import FrameSampling
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class FindMoments(VideoTask):
 
     def request_options(self) -> dict[str, Any]:
         """Return the selection of moments."""
-        return {"moments": MomentSelection(self.top_k, self.find_all, self.threshold)}
+        moments = MomentSelection(self.top_k, self.find_all, self.threshold)
+        return {"moments": moments, "retrieval": RetrievalConfig(by="auto")}
 
 
 class FindHighlights(VideoTask):
@@ -242,6 +244,8 @@ class AnswerResult(BaseModel):
     found: Annotated[bool | None, Field(description="Whether the query happens in the video; null without a query.")]
     score: Annotated[float | None, Field(description="Probability that the query happens, 0 to 1.")]
     step: Annotated[float | None, Field(description="Resolution of the times: seconds between frames.")]
+    by: Annotated[AnsweredBy, Field(description="model, or search where a frame-text encoder found the moments.")]
+    read_share: Annotated[float, Field(description="Share of the video that was read, 0 to 1.")]
     player_offset: Annotated[float, Field(description="Seconds to add to each time to get the time in a player.")]
     timings: Annotated[dict[str, float], Field(description="Seconds spent, by stage.")]
     notes: Annotated[list[str], Field(description="Notes about the answer.")]

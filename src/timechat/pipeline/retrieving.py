@@ -1,0 +1,169 @@
+"""Retrieval in an open video: its frame vectors, the windows that the model reads, and answers by the search alone."""
+
+import threading
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from timechat.answers.events import Answer, Event
+from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.tasks import format_events
+from timechat.answers.windows import Window
+from timechat.pipeline.executor import Executor, acquire
+from timechat.pipeline.request import Request
+from timechat.pipeline.session import ProgressCallback, VideoSession
+from timechat.search.encoder import FrameTextEncoder, load_encoder
+from timechat.search.retrieval import best_windows, frames_between, rank_windows, read_share
+from timechat.search.spans import smooth_scores
+from timechat.search.video_vectors import FRAMES_PER_SECOND, VideoVectors, encode_video, find_spans
+
+_MAX_MOMENTS = 1000  # number of moments of a search for all of them
+_loaded: dict[str, FrameTextEncoder] = {}
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenWindows:
+    """The windows that the model reads.
+
+    Attributes:
+        windows: Windows in order of time.
+        share: Share of the video that they cover, from 0 to 1.
+        note: Sentence about the choice, for readers of the answer.
+    """
+
+    windows: tuple[Window, ...]
+    share: float
+    note: str
+
+
+def shared_encoder(encoder: str | FrameTextEncoder) -> FrameTextEncoder:
+    """Return an encoder; one that is given by its name is loaded once per process."""
+    if isinstance(encoder, FrameTextEncoder):
+        return encoder
+    with _loading:
+        if encoder not in _loaded:
+            _loaded[encoder] = load_encoder(encoder)
+        return _loaded[encoder]
+
+
+def windows_to_read(
+    request: Request, video: VideoSession, executor: Executor, progress: ProgressCallback | None = None
+) -> ChosenWindows:
+    """Rank the windows of a video for the query of a request, and choose those to read.
+
+    A request for all moments walks down the ranking until the scores fall, also beyond its share of the windows.
+    """
+    encoder = shared_encoder(request.retrieval.encoder)
+    vectors = frame_vectors(video, encoder, executor, progress)
+    sentence = encoder.encode_sentence(request.query or "")
+    scores = encoder.score(vectors.vectors.astype(np.float32), sentence, vectors.statistics)
+    smoothed = smooth_scores(scores, vectors.cuts)
+    chosen = best_windows(
+        rank_windows(video.windows, vectors.times + video.windows[0].start, smoothed),
+        request.retrieval.num_windows(len(video.windows)),
+        smoothed,
+        until_scores_fall=request.task == "grounding" and request.moments.find_all,
+    )
+    share = read_share(chosen, video.windows)
+    note = (
+        f"read {share:.0%} of the video: the {len(chosen)} of {len(video.windows)} windows that {encoder.name} ranks "
+        "first"
+    )
+    return ChosenWindows(chosen, share, note)
+
+
+def answer_by_search(
+    request: Request,
+    video: VideoSession,
+    executor: Executor,
+    model_name: str,
+    domain: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> Answer:
+    """Answer a grounding request by the scores of a frame-text encoder.
+
+    Args:
+        request: Grounding request; its threshold is compared with the probability of a moment.
+        video: Open video.
+        executor: Executor whose `check` can end the search.
+        model_name: Name of the model that does not answer.
+        domain: Description of the videos that the model was trained on; None if the request names the search.
+        progress: Callback for the encoded frames.
+    """
+    encoder, selection, query = shared_encoder(request.retrieval.encoder), request.moments, request.query or ""
+    vectors = frame_vectors(video, encoder, executor, progress)
+    limit = _MAX_MOMENTS if selection.find_all else selection.top_k
+    moments = find_spans(vectors, encoder, encoder.encode_sentence(query), limit=limit)
+    threshold = encoder.found_threshold if selection.threshold is None else selection.threshold
+    offset = video.windows[0].start
+    found = [moment for moment in moments if moment.score >= threshold]
+    events = [Event(offset + moment.start, offset + moment.end, query, moment.score) for moment in found]
+    reason = "" if domain is None else f": this video is unlike the videos that {model_name} was trained on ({domain})"
+    return Answer(
+        " ".join(format_events([event], "grounding") for event in events) or NOT_FOUND_ANSWER,
+        events,
+        task="grounding",
+        question=query,
+        video=video.name,
+        duration=video.duration,
+        model=encoder.name,
+        found=bool(events),
+        score=max((moment.score for moment in moments), default=None),
+        step=1 / FRAMES_PER_SECOND,
+        by="search",
+        player_offset=video.player_offset,
+        timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
+        notes=(f"answered by the search of {encoder.name}, not by {model_name}{reason}", *vectors.notes),
+    )
+
+
+def frame_vectors(
+    video: VideoSession, encoder: FrameTextEncoder, executor: Executor, progress: ProgressCallback | None = None
+) -> VideoVectors:
+    """Return the frames of the windows of an open video as vectors: from memory, the cache on disk, or encoded now.
+
+    The whole video is encoded in any case, so that a later question about another part finds the vectors. The times of
+    the result count from the start of the first window.
+
+    Raises:
+        ValueError: The video cannot be read again.
+    """
+    with acquire(video.vectors_lock, executor.check):
+        if encoder.fingerprint not in video.vectors:
+            video.vectors[encoder.fingerprint] = video.timed(
+                "encode", partial(_encode, video, encoder, executor, progress)
+            )
+        whole = video.vectors[encoder.fingerprint]
+    start, end = video.windows[0].start, video.windows[-1].end
+    first, after = frames_between(Window(start, end), whole.times)
+    if start == 0 and after - first == len(whole.times):
+        return whole
+    cuts = [i for i, cut in enumerate(whole.cuts) if first < cut < after]
+    vectors = whole.vectors[first:after]
+    return replace(
+        whole,
+        times=np.maximum(whole.times[first:after] - start, 0.0),
+        vectors=vectors,
+        duration=end - start,
+        cuts=tuple(whole.cuts[i] - first for i in cuts),
+        cut_times=whole.cut_times[cuts] - start,
+        statistics=encoder.statistics(vectors.astype(np.float32)),
+    )
+
+
+def _encode(
+    video: VideoSession, encoder: FrameTextEncoder, executor: Executor, progress: ProgressCallback | None
+) -> VideoVectors:
+    if video.encoder is None or video.encoder.source is None:
+        raise ValueError("the search reads the frames again: give the video itself as a file, not encoded or as a pipe")
+    return encode_video(
+        video.encoder.source,
+        encoder,
+        cache=None if video.cache is None else video.cache.disk,
+        digest=None if video.cache is None else video.cache.digest,
+        timeout=video.encoder.timeout,
+        check=executor.check,
+        progress=None if progress is None else lambda _, done, total: progress("search", done, total),
+    )
