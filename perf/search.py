@@ -119,7 +119,7 @@ def moments(
         vectors = np.concatenate([clips[name].vectors for name in order])
         times = np.concatenate([clips[name].times + starts[name] for name in order])
         duration = sum(clips[name].duration for name in order)
-        cuts = find_cuts(vectors, encoder.cut_distance)
+        cuts = find_cuts(encoder.pictures(vectors), encoder.cut_distance)
         shot_borders = [0.0, *(float(times[cut - 1] + times[cut]) / 2 for cut in cuts), duration]
         for name, vector in sentences.values():
             truth = (starts[name], starts[name] + clips[name].duration)
@@ -164,7 +164,7 @@ def probabilities(
 ) -> Iterator[tuple[str, float]]:
     """Yield the probability of a sentence in the best span of each clip."""
     for name, clip in clips.items():
-        cuts = find_cuts(clip.vectors, encoder.cut_distance)
+        cuts = find_cuts(encoder.pictures(clip.vectors), encoder.cut_distance)
         scores = encoder.score(clip.vectors, sentence)
         first, after = best_spans(scores, clip.times, cuts, duration=clip.duration)[0].frames
         yield name, encoder.probability(clip.vectors[first:after], sentence)

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
-from timechat.files import UNFINISHED_PATTERN, atomic_write, without_scheme
+from timechat.files import UNFINISHED_PATTERN, atomic_write, user_folder, without_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class DiskCache:
             ValueError: The limit is not a size.
         """
         given = os.environ.get(FOLDER_VARIABLE) if folder is None else folder
-        chosen = _user_folder() if given is None else Path(given).expanduser() if str(given) else None
+        chosen = user_folder("cache") if given is None else Path(given).expanduser() if str(given) else None
         self.folder = chosen if chosen is not None else Path(tempfile.gettempdir()) / "timechat"
         limit = _limit_of_environment() if max_bytes is None else max_bytes
         if limit < 0:
@@ -290,19 +289,6 @@ def _limit_of_environment() -> int:
         return parse_size(text) if text.strip() else 0
     except ValueError as error:
         raise ValueError(f"${LIMIT_VARIABLE}: {error}") from error
-
-
-def _user_folder() -> Path | None:
-    """Return the platform's folder for user caches; None for a user without a home folder."""
-    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    given = Path(os.environ.get(variable, ""))
-    if given.is_absolute():  # the XDG base directory specification ignores relative paths
-        return given / "timechat"
-    below_home = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
-    try:
-        return Path.home() / below_home / "timechat"
-    except RuntimeError:
-        return None
 
 
 def _listed(folder: str | Path) -> list[os.DirEntry[str]]:

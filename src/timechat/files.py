@@ -6,11 +6,11 @@ import re
 import secrets
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from timechat.system import flush_to_disk
 
@@ -124,20 +124,43 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
+def user_folder(kind: Literal["cache", "data"]) -> Path | None:
+    """Return this program's folder for caches or for data of the user; None for a user without a home folder."""
+    variables = {"win32": "LOCALAPPDATA", "darwin": ""}
+    given = Path(os.environ.get(variables.get(sys.platform, f"XDG_{kind.upper()}_HOME"), ""))
+    if given.is_absolute():  # the XDG base directory specification ignores relative paths
+        return given / "timechat"
+    below_home = {
+        "cache": {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache"),
+        "data": {"win32": "AppData/Local", "darwin": "Library/Application Support"}.get(sys.platform, ".local/share"),
+    }
+    try:
+        return Path.home() / below_home[kind] / "timechat"
+    except RuntimeError:
+        return None
+
+
 def is_video_name(path: str | Path) -> bool:
     """Return whether a file name ends like that of a video."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder; skip hidden ones and folders that cannot be read."""
+def walk_files(folder: Path, on_error: Callable[[Path, OSError], object] | None = None) -> Iterator[Path]:
+    """Yield all files below a folder; skip hidden ones, links to folders, and folders that cannot be read.
+
+    Args:
+        folder: Folder.
+        on_error: Function called for each folder that cannot be read.
+    """
     folders = deque([folder])
     while folders:
         current = folders.popleft()
         try:
             with os.scandir(current) as entries:
                 visible = [entry for entry in islice(entries, MAX_ENTRIES) if not entry.name.startswith(".")]
-        except OSError:
+        except OSError as error:
+            if on_error is not None:
+                on_error(current, error)
             continue
         for entry in sorted(visible, key=lambda each: each.name):
             if entry.is_dir(follow_symlinks=False):

@@ -52,10 +52,10 @@ def vectors(sight):
 
 
 def test_vectors_have_the_stated_shape(sight, vectors):
-    assert vectors.shape == (3, sight.dimension) == (3, 1280)
+    assert vectors.shape == (3, sight.dimension) == (3, 1281)
     assert vectors.dtype == np.float32
     assert sight.encode_sentence("a dog").shape == (sight.sentence_dimension,) == (384,)
-    assert sight.encode_frames(np.empty((0, 8, 8, 3), np.uint8)).shape == (0, 1280)
+    assert sight.encode_frames(np.empty((0, 8, 8, 3), np.uint8)).shape == (0, 1281)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ class FrameTextEncoder(ABC):
         sentence_dimension: Number of values of a sentence vector.
         image_size: Height and width in pixels to which frames are resized.
         fingerprint: SHA-256 of the weights and of all constants that change a vector or a score.
-        cut_distance: Cosine distance of neighboring frame vectors, at about one frame per second, above which a cut is
-            assumed.
+        cut_distance: Cosine distance of neighboring frames above which a cut is assumed, at about one frame per
+            second.
         found_threshold: Probability from which a moment counts as found.
     """
 
@@ -78,17 +78,52 @@ class FrameTextEncoder(ABC):
             compared.
         """
 
-    def score(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+    def statistics(self, frame_vectors: FloatArray) -> FloatArray:  # noqa: ARG002 - for encoders that need them
+        """Return what `score` has to know about a whole video, as one vector that an index can store.
+
+        Args:
+            frame_vectors: `(frames, dimension)`, all frames of the video.
+        """
+        return np.zeros(0, np.float32)
+
+    def score(
+        self,
+        frame_vectors: FloatArray,
+        sentence: FloatArray,
+        statistics: FloatArray | None = None,  # noqa: ARG002 - for encoders that need them
+    ) -> FloatArray:
         """Return what ranks the frames of one video for a sentence. Only differences within the video have a meaning.
 
         Args:
             frame_vectors: `(frames, dimension)`, all frames of the video.
             sentence: `(sentence_dimension,)`.
+            statistics: Result of `statistics` for the video; None computes it.
 
         Returns:
             `(frames,)`.
         """
         return self.evidence(frame_vectors, sentence)
+
+    def knows(self, sentence: str) -> bool:  # noqa: ARG002 - for encoders of some languages
+        """Return whether the encoder can know what a sentence means."""
+        return True
+
+    def notes(self, sentence: str) -> tuple[str, ...]:  # noqa: ARG002 - for encoders of some languages
+        """Return sentences for the reader of an answer, such as that the encoder does not know the language."""
+        return ()
+
+    def pictures(self, frame_vectors: FloatArray) -> FloatArray:
+        """Return the part of frame vectors that can be compared with other frames, at unit length.
+
+        Args:
+            frame_vectors: `(frames, dimension)`.
+
+        Returns:
+            `(frames, picture dimension)`; the dot product of two rows is the cosine of two frames.
+        """
+        norms = np.linalg.norm(frame_vectors, axis=1, keepdims=True)
+        result: FloatArray = frame_vectors / np.maximum(norms, 1e-9)
+        return result
 
     def probability(self, frame_vectors: FloatArray, sentence: FloatArray) -> float:
         """Return the probability that the frames of one moment show a sentence: the sigmoid of their mean evidence.

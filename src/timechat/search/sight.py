@@ -15,7 +15,9 @@ whose features it derives from the classifier's weights.
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +36,7 @@ from timechat.search.minilm import MiniLM
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
 
+_LAYOUT = 2  # of the frame vectors: the features, and the length of their image under the linear map
 _BATCH = 4  # frames; larger batches are not faster on CPUs and need more memory
 _TEMPERATURE = 0.05  # of the softmax over the cosines between a sentence and the classes
 _LOGIT_MARGIN = 0.3  # added to the deviation of a logit, so that constant logits are not amplified
@@ -47,6 +50,9 @@ _MIDDLE = 1.43
 class SightEncoder(FrameTextEncoder):
     """The built-in encoder. It knows things and scenes, not actions; English only.
 
+    Attributes:
+        text_model: Sentence encoder.
+
     Args:
         tensors: Tensors of `weights/sight/model.safetensors`.
         tokenizer: JSON of the text model's tokenizer.
@@ -58,13 +64,22 @@ class SightEncoder(FrameTextEncoder):
         self.licence = (
             "Apache-2.0 (EfficientNet-Lite2, all-MiniLM-L6-v2), WordNet 3.0 licence (names and glosses of classes)"
         )
-        self.dimension = NUM_FEATURES
+        self.dimension = NUM_FEATURES + 1
         self.image_size = (IMAGE_SIZE, IMAGE_SIZE)
         self.cut_distance = 0.5
-        constants = [_TEMPERATURE, _LOGIT_MARGIN, _CURVE_MARGIN, _MAP_WEIGHT, _MAP_WEIGHT_IN_VIDEO, _SLOPE, _MIDDLE]
+        constants = [
+            _LAYOUT,
+            _TEMPERATURE,
+            _LOGIT_MARGIN,
+            _CURVE_MARGIN,
+            _MAP_WEIGHT,
+            _MAP_WEIGHT_IN_VIDEO,
+            _SLOPE,
+            _MIDDLE,
+        ]
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, constants]).encode()).hexdigest()
         self._image_model = EfficientNetLite2(_under("image.", tensors))
-        self._text_model = MiniLM(_under("text.", tensors), tokenizer)
+        self.text_model = MiniLM(_under("text.", tensors), tokenizer)
         self._classifier, self._classifier_bias, self._classes, self._map = (
             _array(tensors, name) for name in ("classifier.weight", "classifier.bias", "classes", "map")
         )
@@ -94,41 +109,84 @@ class SightEncoder(FrameTextEncoder):
 
     @torch.inference_mode()
     def encode_frames(self, pixels: NDArray[np.uint8]) -> FloatArray:
-        """Encode frames as features of EfficientNet-Lite2. Each frame is resized to a square as a whole."""
-        vectors = np.empty((len(pixels), NUM_FEATURES), np.float32)
+        """Encode frames as features of EfficientNet-Lite2. Each frame is resized to a square as a whole.
+
+        The last value of a vector is the length of the mapped features. It is stored because it does not depend on the
+        sentence and takes most of the time of a score.
+        """
+        vectors = np.empty((len(pixels), self.dimension), np.float32)
         for start in range(0, len(pixels), _BATCH):
             part = torch.from_numpy(np.array(pixels[start : start + _BATCH])).permute(0, 3, 1, 2)
             if part.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
                 part = functional.interpolate(
                     part.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True, align_corners=False
                 )
-            vectors[start : start + _BATCH] = self._image_model((part.float() - 127.0) / 128.0).numpy()
+            features = self._image_model((part.float() - 127.0) / 128.0).numpy()
+            vectors[start : start + _BATCH, :-1] = features
+            vectors[start : start + _BATCH, -1] = np.linalg.norm(features @ self._map, axis=1)
         return vectors
 
     def encode_sentences(self, sentences: Sequence[str]) -> FloatArray:
         """Encode sentences with MiniLM, at unit length."""
-        return self._text_model.encode(sentences)
+        return self.text_model.encode(sentences)
 
-    def score(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+    def statistics(self, frame_vectors: FloatArray) -> FloatArray:
+        """Return the deviation of the logits of all classes over the video."""
+        if not len(frame_vectors):
+            return np.zeros(len(self._classifier), np.float32)
+        deviation: FloatArray = (frame_vectors[:, :-1] @ self._classifier.T).std(0)
+        return deviation
+
+    def score(
+        self, frame_vectors: FloatArray, sentence: FloatArray, statistics: FloatArray | None = None
+    ) -> FloatArray:
         """Return the sum of both comparisons, each standardized over the video."""
         if not len(frame_vectors):
             return np.zeros(0, np.float32)
-        logits = self._logits(frame_vectors)
-        standardized = (logits - logits.mean(0)) / (logits.std(0) + _LOGIT_MARGIN)
-        by_classes = standardized @ self._class_weights(sentence)
-        return _standardize(by_classes) + _MAP_WEIGHT_IN_VIDEO * _standardize(
-            self._mapped(frame_vectors) @ self._direction(sentence)
-        )
+        deviation = self.statistics(frame_vectors) if statistics is None else statistics
+        weights = self._class_weights(sentence) / (deviation + np.float32(_LOGIT_MARGIN))
+        by_classes, by_map = self._compare(frame_vectors, weights, self._direction(sentence))
+        return _standardize(by_classes) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
 
     def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
         """Return the weighted sum of both comparisons, each standardized over pictures of all classes, calibrated."""
-        logits = self._logits(frame_vectors)
-        by_classes = ((logits - self._logit_mean) / self._logit_deviation) @ self._class_weights(sentence)
+        weights = self._class_weights(sentence) / self._logit_deviation
         direction = self._direction(sentence)
-        deviation = np.sqrt(direction @ self._map_covariance @ direction)
-        by_map = (self._mapped(frame_vectors) @ direction - self._map_mean @ direction) / deviation
+        by_classes, by_map = self._compare(frame_vectors, weights, direction)
+        by_classes += (self._classifier_bias - self._logit_mean) @ weights
+        by_map -= self._map_mean @ direction
+        by_map /= np.sqrt(direction @ self._map_covariance @ direction)
         result: FloatArray = (_SLOPE * (by_classes + _MAP_WEIGHT * by_map - _MIDDLE)).astype(np.float32)
         return result
+
+    def notes(self, sentence: str) -> tuple[str, ...]:
+        """Say that a sentence has no English word."""
+        if self.knows(sentence):
+            return ()
+        return (
+            f"{self.name} knows English only, so pictures were not searched; a SigLIP encoder may know the language",
+        )
+
+    def knows(self, sentence: str) -> bool:
+        """Return whether a sentence has a word in Latin letters."""
+        return re.search("[a-zA-Z]{2}", sentence) is not None
+
+    def pictures(self, frame_vectors: FloatArray) -> FloatArray:
+        """Return the features of the image model at unit length."""
+        return super().pictures(frame_vectors[:, :-1])
+
+    def _compare(
+        self, frame_vectors: FloatArray, class_weights: FloatArray, direction: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the weighted sum of the logits, without their bias, and the cosine of the mapped features.
+
+        Weights and direction are brought to the space of the features first: then each frame needs only two products.
+        """
+        both = np.zeros((self.dimension, 2), np.float32)
+        both[:-1, 0], both[:-1, 1] = class_weights @ self._classifier, self._map @ direction
+        products = frame_vectors @ both
+        products[:, 1] /= np.maximum(frame_vectors[:, -1], 1e-6)
+        return products[:, 0], products[:, 1]
 
     def _class_weights(self, sentence: FloatArray) -> FloatArray:
         cosines = self._classes @ sentence
@@ -136,19 +194,20 @@ class SightEncoder(FrameTextEncoder):
         result: FloatArray = weights / weights.sum()
         return result
 
-    def _logits(self, frame_vectors: FloatArray) -> FloatArray:
-        result: FloatArray = frame_vectors @ self._classifier.T + self._classifier_bias
-        return result
-
-    def _mapped(self, frame_vectors: FloatArray) -> FloatArray:
-        mapped = frame_vectors @ self._map
-        result: FloatArray = mapped / np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-6)
-        return result
-
     def _direction(self, sentence: FloatArray) -> FloatArray:
         difference = sentence - self._class_mean
         result: FloatArray = difference / np.linalg.norm(difference)
         return result
+
+
+@cache
+def load_sentence_encoder() -> MiniLM:
+    """Load the text model alone, once in a process, for the lines of speech, captions and on-screen text.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    return SightEncoder.load().text_model
 
 
 def _standardize(values: FloatArray) -> FloatArray:

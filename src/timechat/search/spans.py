@@ -28,16 +28,14 @@ class ScoredSpan:
     frames: tuple[int, int]
 
 
-def find_cuts(frame_vectors: NDArray[np.floating], distance: float) -> list[int]:
+def find_cuts(pictures: NDArray[np.floating], distance: float) -> list[int]:
     """Return the frames with which a new shot begins, without the first frame.
 
     Args:
-        frame_vectors: `(frames, dimension)`.
+        pictures: `(frames, dimension)` vectors at unit length, see `FrameTextEncoder.pictures`.
         distance: Cosine distance of neighboring frames above which a cut is assumed.
     """
-    vectors = np.asarray(frame_vectors, np.float32)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    distances = 1 - np.einsum("fd,fd->f", vectors[1:], vectors[:-1])
+    distances = 1 - np.einsum("fd,fd->f", pictures[1:], pictures[:-1])
     return [int(index) + 1 for index in np.flatnonzero(distances > distance)]
 
 
@@ -64,19 +62,20 @@ def best_spans(
     cuts: Sequence[int] = (),
     *,
     duration: float | None = None,
+    cut_times: Sequence[float] | NDArray[np.floating] | None = None,
     limit: int = 1,
 ) -> list[ScoredSpan]:
     """Return spans around the highest scores, best first. Spans do not overlap.
 
     A span is the run of frames around a peak whose smoothed scores are above a level between the mean and the peak of
-    the video. Its borders are in the middle between frames. A cut between those frames is at the same place, because
-    only the frames show where it is.
+    the video. Its borders are in the middle between frames, or at the cut between them.
 
     Args:
         scores: `(frames,)` scores of one video.
         times: `(frames,)` times of the frames in seconds, rising.
         cuts: Frames with which a new shot begins.
         duration: End of the video in seconds. None means one mean frame distance after the last frame.
+        cut_times: `(cuts,)` times of the cuts in seconds; None takes the middle between the frames.
         limit: Maximum number of spans.
 
     Raises:
@@ -91,6 +90,8 @@ def best_spans(
         return []
     smoothed = smooth_scores(scores, cuts)
     borders = _borders(at, duration)
+    if cut_times is not None:
+        borders[list(cuts)] = cut_times
     mean, top = float(smoothed.mean()), float(smoothed.max())
     is_free = np.ones(len(at), bool)
     spans: list[ScoredSpan] = []

@@ -1,0 +1,375 @@
+"""Files → library: what is new or changed is read, what is known is left, and nothing is lost.
+
+A scan compares the files of a folder with the library:
+
+- A file with the size, times and inode of the last scan is not opened.
+- Any other file is hashed, all bytes of it. Content that the library knows is a moved or copied file, and keeps its
+  rows. New content under a known path replaces the rows of that path.
+- A known file that is missing is dropped only if its folder can be read and still holds another known file, or if its
+  content was found under a new path. Otherwise its storage may be away, and it is marked as offline.
+
+Then each video is completed: only those of its parts are read that are missing, or that were made by another encoder,
+another recogniser or another version.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from timechat.cache import DiskCache
+from timechat.errors import TimeChatError, VideoError, describe_error
+from timechat.files import is_video_name, walk_files
+from timechat.search.encoder import FrameTextEncoder
+from timechat.search.line_sources import LineSource
+from timechat.search.minilm import MiniLM
+from timechat.search.records import KnownFile, LibraryError
+from timechat.search.store import LibraryStore
+from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, encode_video
+from timechat.video import probe_video
+from timechat.video.loading import DEFAULT_TIMEOUT
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with the path of the file that is read, the finished bytes and the bytes of all files to read."""
+
+_CHUNK_BYTES = 1 << 20
+_SETTLED_SECONDS = 2.0  # coarsest time stamps of a file system (FAT), within which a change may be undetected
+
+
+class IndexStopped(Exception):  # noqa: N818 - no error: the same call resumes
+    """The caller has stopped the work; finished parts are in the library."""
+
+
+@dataclass
+class IndexReport:
+    """Result of a scan.
+
+    Attributes:
+        num_videos: Number of files of the given paths that are in the library now.
+        num_read: Number of files of which a part was read.
+        num_unchanged: Number of files of which nothing was read.
+        num_moved: Number of files that were found under a new path.
+        num_removed: Number of paths that were dropped.
+        offline: Paths that are kept although their folder is away or empty.
+        failed: Paths that could not be read, each with the reason.
+        notes: Sentences about the scan and the videos.
+        seconds: Duration in seconds of the videos that were read.
+    """
+
+    num_videos: int = 0
+    num_read: int = 0
+    num_unchanged: int = 0
+    num_moved: int = 0
+    num_removed: int = 0
+    offline: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A video file of a scan.
+
+    Attributes:
+        path: Path, absolute.
+        num_bytes: Size in bytes.
+        bytes_before: Size of the files before it in bytes.
+        total_bytes: Size of all files of the scan in bytes.
+    """
+
+    path: str
+    num_bytes: int
+    bytes_before: int
+    total_bytes: int
+
+
+class Indexer:
+    """Brings a library up to date with files and folders.
+
+    Args:
+        library: Library.
+        encoder: Encoder of frames. A library has vectors of one encoder.
+        sources: Readers of lines: speech, on-screen text, captions.
+        is_full: Whether every part is read again.
+        retries: Whether files that could not be read are tried again, though they have not changed.
+        cache: Cache of frame vectors; None for no cache.
+        timeout: Maximum wall time in seconds for a part of a video, see `encode_video`.
+        check: Function called repeatedly. It raises `IndexStopped` to end the work.
+        progress: Progress callback.
+    """
+
+    def __init__(
+        self,
+        library: LibraryStore,
+        encoder: FrameTextEncoder,
+        sources: Sequence[LineSource] = (),
+        *,
+        is_full: bool = False,
+        retries: bool = False,
+        cache: DiskCache | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        check: Callable[[], object] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._library, self._encoder, self._sources = library, encoder, sources
+        self._is_full, self._retries, self._timeout = is_full, retries, timeout
+        self._cache = None if is_full else cache
+        self._check = check or (lambda: None)
+        self._progress = progress or (lambda *_: None)
+        self._picture_facts = {"encoder": encoder.fingerprint, "fps": FRAMES_PER_SECOND, "version": VERSION}
+        self._known: dict[str, KnownFile] = {}
+        self._digests: dict[str, int] = {}
+        self._report = IndexReport()
+
+    def run(self, paths: Sequence[str | Path]) -> IndexReport:
+        """Index files and folders.
+
+        Raises:
+            FileNotFoundError: A path does not exist. Known files below it are marked as offline first.
+            LibraryError: The library has vectors of another encoder, or cannot be written.
+            IndexStopped: `check` has ended the work.
+        """
+        self._report = report = IndexReport()
+        self._known = {file.path: file for file in self._library.files()}
+        self._digests = self._library.digests()
+        given = [str(path) for path in paths]
+        self._check_paths(given)
+        self._use_encoder()
+        jobs, roots = self._scan(given)
+        for job in jobs:
+            self._check()
+            self._progress(job.path, job.bytes_before, job.total_bytes)
+            self._read_file(job)
+            self._progress(job.path, job.bytes_before + job.num_bytes, job.total_bytes)
+        self._settle_missing({job.path for job in jobs}, roots)
+        if not jobs and not report.offline:
+            report.notes.append(f"no videos were found in {', '.join(given)}")
+        return report
+
+    def _check_paths(self, paths: Sequence[str]) -> None:
+        missing = [path for path in paths if not Path(path).exists() and not (glob.has_magic(path) and _matches(path))]
+        if not missing:
+            return
+        away = [path for path in self._known if any(_is_below(path, _absolute(root)) for root in missing)]
+        self._library.set_offline(away, True)
+        kept = f"; its {len(away)} known files are kept and marked as offline" if away else ""
+        raise FileNotFoundError(
+            f"{missing[0]}: no such file or folder{kept}; give the path of a video, a folder or a pattern"
+        )
+
+    def _use_encoder(self) -> None:
+        """Check that the library has no vectors of another encoder."""
+        name, fingerprint = self._library.setting("encoder"), self._library.setting("encoder_fingerprint")
+        if fingerprint == self._encoder.fingerprint:
+            return
+        if fingerprint is not None and not self._is_full:
+            what = f"another version of the encoder {name}" if name == self._encoder.name else f"the encoder {name}"
+            raise LibraryError(
+                f"{self._library.path or 'library'}: holds vectors of {what}, not of {self._encoder.name}; add --full "
+                "to encode all videos again, or give another file with --library"
+            )
+        self._library.set(encoder=self._encoder.name, encoder_fingerprint=self._encoder.fingerprint)
+
+    # -------------------------------------------------------------------------------------------------- scanning
+
+    def _scan(self, paths: Sequence[str]) -> tuple[list[_Job], list[str]]:
+        """Return the video files of the paths, each once and sorted, and the folders among the paths."""
+        files: set[str] = set()
+        roots = []
+        for path in paths:
+            if Path(path).is_dir():
+                roots.append(_absolute(path))
+                files |= {str(file) for file in walk_files(Path(roots[-1]), self._unreadable) if is_video_name(file)}
+            elif Path(path).exists():
+                files.add(_absolute(path))
+            else:
+                files |= {_absolute(file) for file in _matches(path)}
+        sizes = {}
+        for file in sorted(files):
+            try:
+                sizes[file] = Path(file).stat().st_size
+            except OSError as error:  # a broken link, or a file that was removed in the meantime
+                if not Path(file).is_symlink():
+                    continue
+                self._fail(file, None, describe_error(error))
+        jobs, before, total = [], 0, max(1, sum(sizes.values()))
+        for file, num_bytes in sizes.items():
+            jobs.append(_Job(file, num_bytes, before, total))
+            before += num_bytes
+        return jobs, roots
+
+    def _unreadable(self, folder: Path, error: OSError) -> None:
+        self._report.failed[str(folder)] = f"the folder cannot be read: {(error.strerror or str(error)).lower()}"
+
+    def _settle_missing(self, found: set[str], roots: Sequence[str]) -> None:
+        """Drop known files that are gone, and mark those as offline whose storage may be away."""
+        missing = [path for path in self._known if path not in found and any(_is_below(path, root) for root in roots)]
+        present = {str(Path(path).parent) for path in found if path in self._known}
+        gone = [path for path in missing if str(Path(path).parent) in present and not os.path.lexists(path)]
+        away = [path for path in missing if path not in gone]
+        self._library.remove_files(gone)
+        self._library.set_offline(away, True)
+        self._report.num_removed += len(gone)
+        self._report.offline += away
+
+    # --------------------------------------------------------------------------------------------------- reading
+
+    def _read_file(self, job: _Job) -> None:
+        """Bring one file up to date; a file that cannot be read is no reason to stop."""
+        report, before = self._report, self._known.get(job.path)
+        try:
+            stamp = _stamp(job.path)
+            is_same = before is not None and before.stamp is not None and before.stamp == stamp
+            if is_same and before is not None and before.error and not (self._retries or self._is_full):
+                report.failed[job.path] = f"{before.error} (the file has not changed; --retry tries it again)"
+                return
+            if is_same and before is not None and before.video is not None:
+                video = before.video
+                if before.is_offline:
+                    self._library.set_offline([job.path], False)
+            else:
+                video = self._identify(job, stamp)
+            is_read = self._complete(job, video, stamp)
+        except LibraryError:
+            raise
+        except (TimeChatError, OSError, ValueError) as error:
+            self._fail(job.path, before, describe_error(error))
+            return
+        report.num_videos += 1
+        report.num_read += is_read
+        report.num_unchanged += not is_read
+
+    def _identify(self, job: _Job, stamp: str) -> int:
+        """Return the video with the content of a new or changed file, and store the file."""
+        before = self._known.get(job.path)
+        digest = self._digest(job)
+        video = self._digests.get(digest)
+        if video is None:
+            info = probe_video(job.path, timeout=self._timeout)
+            size = (info.height, info.width)
+            video = self._library.add_video(digest, duration=info.duration, size=size, created=None)
+            self._digests[digest] = video
+        elif before is None:
+            self._forget_moved(job.path, video)
+        file = KnownFile(job.path, video, _settled(stamp), Path(job.path).stat().st_mtime)
+        self._library.save_file(file)
+        self._known[job.path] = file
+        if before is not None and before.video not in (None, video):
+            self._digests = self._library.digests()  # the old content may be gone
+        return video
+
+    def _forget_moved(self, path: str, video: int) -> None:
+        """Remove the paths of a video that are missing, because it was found under another path."""
+        old = [file.path for file in self._known.values() if file.video == video and not os.path.lexists(file.path)]
+        if not old:
+            return
+        self._library.rename_file(old, path)
+        self._report.num_moved += 1
+        for name in old:
+            del self._known[name]
+
+    def _complete(self, job: _Job, video: int, stamp: str) -> bool:
+        """Read the parts of a video that are missing or out of date; return whether there were any."""
+        parts = {} if self._is_full else self._library.parts(video)
+        is_read = False
+        if "picture" not in parts or parts["picture"].facts != self._picture_facts:
+            content = encode_video(
+                job.path,
+                self._encoder,
+                cache=self._cache,
+                timeout=self._timeout,
+                check=self._check,
+                progress=lambda _, done, total: self._advance(job, done / total),
+            )
+            _check_unchanged(job.path, stamp)
+            self._library.save_frames(video, content, self._picture_facts)
+            self._report.seconds += content.duration
+            self._report.notes += [f"{job.path}: {note}" for note in content.notes]
+            is_read = True
+        for source in self._sources:
+            part = parts.get(source.kind)
+            if part is not None and source.is_current(part.facts, job.path):
+                continue
+            self._check()
+            frames = self._library.frames(video)
+            assert frames is not None
+            facts = source.facts(job.path)
+            lines, notes = source.read(job.path, frames, self._check)
+            _check_unchanged(job.path, stamp)
+            vectors = self._sentences.encode([line.caption for line in lines])
+            self._library.save_lines(video, source.kind, lines, vectors, facts, notes)
+            self._report.notes += [f"{job.path}: {note}" for note in notes]
+            is_read = True
+        return is_read
+
+    @cached_property
+    def _sentences(self) -> MiniLM:
+        from timechat.search.sight import load_sentence_encoder
+
+        return load_sentence_encoder()
+
+    def _advance(self, job: _Job, share: float) -> None:
+        self._check()
+        self._progress(job.path, job.bytes_before + int(job.num_bytes * share), job.total_bytes)
+
+    def _digest(self, job: _Job) -> str:
+        """Return the SHA-256 of all bytes of a file."""
+        digest = hashlib.sha256()
+        with Path(job.path).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                self._check()
+        return digest.hexdigest()
+
+    def _fail(self, path: str, before: KnownFile | None, reason: str) -> None:
+        """Store that a file cannot be read. Earlier rows of a file that has not changed are kept."""
+        self._report.failed[path] = reason.removeprefix(f"{path}: ")
+        try:
+            stamp, modified = _stamp(path), Path(path).stat().st_mtime
+        except OSError:
+            return
+        known = self._known.get(path, before)
+        if known is not None and known.video is not None and known.stamp in (None, stamp):
+            return
+        file = KnownFile(path, None, _settled(stamp), modified, error=self._report.failed[path])
+        self._library.save_file(file)
+        self._known[path] = file
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - links are kept, but ".." is resolved
+
+
+def _matches(pattern: str) -> list[str]:
+    found = [path for path in glob.glob(pattern, recursive=True) if not Path(path).is_dir()]  # noqa: PTH207
+    return [path for path in found if is_video_name(path)] or found
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _stamp(path: str) -> str:
+    """Return what changes when a file is replaced or written to."""
+    status = Path(path).stat()
+    # Copying or restoring a file cannot set back the time of the last change.
+    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
+
+
+def _settled(stamp: str) -> str | None:
+    """Return a stamp; None if the file is so new that a change after it may have the same times."""
+    _, modified, changed, _ = json.loads(stamp)
+    return stamp if time.time() - max(modified, changed) / 1e9 > _SETTLED_SECONDS else None
+
+
+def _check_unchanged(path: str, stamp: str) -> None:
+    if _stamp(path) != stamp:
+        raise VideoError(f"{path}: changed while it was read; the next run reads it again")

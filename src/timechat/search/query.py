@@ -1,0 +1,346 @@
+"""Words or a picture → moments of the videos of a library.
+
+Two kinds of sources answer a query. Pictures: the segments of all videos choose some videos by evidence, and the curve
+of the scores of all their frames gives the spans. Lines (speech, on-screen text, captions): the exact words by
+full-text search, and the meaning by the cosines of sentence vectors. Moments of several sources at the same time are
+one moment. A line with exactly the words of the query is always before all other moments.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.answers.events import one_line
+from timechat.search.encoder import FloatArray, FrameTextEncoder
+from timechat.search.records import Kind, KnownFile, Line
+from timechat.search.spans import best_spans
+from timechat.search.store import LibraryStore
+from timechat.search.video_vectors import FoundSpan, find_spans
+
+DEFAULT_BEST = 5
+
+_MIN_VIDEOS = 8  # videos of which all frames are scored
+_SPANS_PER_VIDEO = 3
+_ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
+_MEANING_SLOPE, _MEANING_MIDDLE = 14.0, 0.45  # cosine of two sentences -> probability that they mean the same
+_SAME_SHARE = 0.3  # of the shorter moment that overlaps, from which two moments are the same
+
+
+@dataclass(frozen=True)
+class SearchFilters:
+    """Videos that a search takes into account.
+
+    Attributes:
+        paths: Files and folders; empty for all.
+        name: Pattern of the file name, such as `IMG_*`.
+        since: Earliest time of recording in seconds since 1970.
+        until: Time in seconds since 1970 before which the video was recorded.
+        min_seconds: Minimum duration in seconds.
+        max_seconds: Maximum duration in seconds.
+    """
+
+    paths: tuple[str, ...] = ()
+    name: str | None = None
+    since: float | None = None
+    until: float | None = None
+    min_seconds: float | None = None
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment that matches a query.
+
+    Attributes:
+        video: Path of the video.
+        start: Start in seconds on the clock of the video.
+        end: End in seconds.
+        score: Probability from 0 to 1 that the moment matches.
+        by: Sources that matched.
+        text: Line that matched; None for pictures alone.
+        is_exact: Whether the line has the words of the query, in their order.
+        is_offline: Whether the video is away, so that it cannot be played now.
+    """
+
+    video: str
+    start: float
+    end: float
+    score: float
+    by: tuple[Kind, ...]
+    text: str | None = None
+    is_exact: bool = field(default=False, compare=False)
+    is_offline: bool = field(default=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the moment as the JSON of `search --json`."""
+        return {
+            "video": self.video,
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+            "score": round(self.score, 4),
+            "by": list(self.by),
+            "text": self.text,
+            "offline": self.is_offline,
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Moments that match a query, the best first.
+
+    Attributes:
+        query: Words, or the path of a picture.
+        library: Path of the library; None for a library in memory.
+        encoder: Name of the encoder.
+        found: Whether the best score reaches the threshold of the encoder. Moments are given in both cases.
+        moments: Moments.
+        notes: Sentences about the search.
+    """
+
+    query: str
+    library: str | None
+    encoder: str
+    found: bool
+    moments: tuple[Moment, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as the JSON of `search --json` and `POST /v1/search`."""
+        return {
+            "query": self.query,
+            "library": self.library,
+            "encoder": self.encoder,
+            "found": self.found,
+            "moments": [moment.to_dict() for moment in self.moments],
+            "notes": list(self.notes),
+        }
+
+
+class Searcher:
+    """Answers queries about one library with one encoder.
+
+    Args:
+        library: Library whose frames have vectors of this encoder.
+        encoder: Encoder.
+        sentences: Encoder of sentences for lines, see `load_sentence_encoder`.
+    """
+
+    def __init__(self, library: LibraryStore, encoder: FrameTextEncoder) -> None:
+        self._library, self._encoder = library, encoder
+
+    def search(self, words: str, *, best: int = DEFAULT_BEST, filters: SearchFilters = SearchFilters()) -> SearchResult:
+        """Search for words.
+
+        Args:
+            words: Description of what to see, or words that are said or shown.
+            best: Maximum number of moments.
+            filters: Videos to search.
+
+        Raises:
+            ValueError: The words are blank.
+        """
+        words = one_line(words)
+        if not words:
+            raise ValueError("the words to search for are empty; describe what to see or hear")
+        files = self._files(filters)
+        moments: list[Moment] = []
+        if self._encoder.knows(words):
+            sentence = self._encoder.encode_sentence(words)
+            moments += self._from_pictures(sentence, files, best)
+        moments += self._from_lines(words, files, best)
+        return self._result(words, moments, files, best, self._encoder.found_threshold, self._encoder.notes(words))
+
+    def search_like(
+        self,
+        picture: NDArray[np.uint8],
+        name: str,
+        *,
+        best: int = DEFAULT_BEST,
+        filters: SearchFilters = SearchFilters(),
+    ) -> SearchResult:
+        """Search for frames that look like a picture. The score is the mean cosine of the frames of a moment.
+
+        Args:
+            picture: `(height, width, 3)` RGB.
+            name: Name of the picture for the result.
+            best: Maximum number of moments.
+            filters: Videos to search.
+        """
+        files = self._files(filters)
+        encoder = self._encoder
+        like = encoder.pictures(encoder.encode_frames(picture[None]))[0]
+        segments = self._library.segments()
+        similarity = encoder.pictures(segments.vectors) @ like if len(segments.videos) else np.zeros(0, np.float32)
+        moments = []
+        for video in _best_videos(segments.videos, similarity, files, best):
+            frames = self._library.frames(video)
+            if frames is None:
+                continue
+            cosines = encoder.pictures(frames.vectors.astype(np.float32)) @ like
+            for span in best_spans(
+                cosines,
+                frames.times,
+                frames.cuts,
+                duration=frames.duration,
+                cut_times=frames.cut_times,
+                limit=best if len(files) == 1 else _SPANS_PER_VIDEO,
+            ):
+                score = float(np.clip(cosines[slice(*span.frames)].mean(), 0, 1))
+                moments.append(_moment(files[video], FoundSpan(span.start, span.end, score), "picture"))
+        # Frames of one shot differ by less than the distance of a cut.
+        return self._result(name, moments, files, best, 1 - encoder.cut_distance, ())
+
+    def _files(self, filters: SearchFilters) -> dict[int, KnownFile]:
+        """Return the file of each video that the filters leave: one that is there, if there is one."""
+        videos = self._library.videos()
+        chosen: dict[int, KnownFile] = {}
+        for file in self._library.files():
+            if file.video is None or not _is_wanted(file, filters):
+                continue
+            video = videos[file.video]
+            recorded = file.modified if video.created is None else video.created
+            limits = (
+                (filters.since, recorded, math.inf),
+                (-math.inf, recorded, filters.until),
+                (filters.min_seconds, video.duration, filters.max_seconds),
+            )
+            if any(
+                (low is not None and value < low) or (high is not None and value > high) for low, value, high in limits
+            ):
+                continue
+            if file.video not in chosen or (chosen[file.video].is_offline and not file.is_offline):
+                chosen[file.video] = file
+        return chosen
+
+    def _from_pictures(self, sentence: FloatArray, files: dict[int, KnownFile], best: int) -> list[Moment]:
+        segments = self._library.segments()
+        if not len(segments.videos):
+            return []
+        evidence = self._encoder.evidence(segments.vectors, sentence)
+        limit = best if len(files) == 1 else _SPANS_PER_VIDEO
+        moments = []
+        for video in _best_videos(segments.videos, evidence, files, best):
+            frames = self._library.frames(video)
+            assert frames is not None
+            moments += [
+                _moment(files[video], span, "picture")
+                for span in find_spans(frames, self._encoder, sentence, limit=limit)
+            ]
+        return moments
+
+    def _from_lines(self, words: str, files: dict[int, KnownFile], best: int) -> list[Moment]:
+        stored = self._library.line_vectors()
+        if not len(stored.ids):
+            return []
+        terms = re.findall(r"\w+", words)
+        phrase = " ".join(terms)
+        exact = self._library.lines(matching=f'"{phrase}"') if terms else []
+        exact = exact or self._library.lines(containing=words)
+        all_words = self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
+        scores = {line.id: _ALL_WORDS_SCORE for line in all_words} | {line.id: 1.0 for line in exact}
+        from timechat.search.sight import load_sentence_encoder
+
+        cosines = stored.vectors @ load_sentence_encoder().encode([words])[0]
+        cosines[~np.isin(stored.videos, list(files))] = -1.0
+        for row in np.argsort(-cosines, kind="stable")[: _SPANS_PER_VIDEO * best].tolist():
+            meaning = 1 / (1 + math.exp(-_MEANING_SLOPE * (float(cosines[row]) - _MEANING_MIDDLE)))
+            number = int(stored.ids[row])
+            scores[number] = max(scores.get(number, 0.0), meaning)
+        exact_ids = {line.id for line in exact}
+        lines = {line.id: line for line in (*exact, *all_words)}
+        missing = [number for number in scores if number not in lines]
+        lines |= {line.id: line for line in self._library.lines(ids=missing)} if missing else {}
+        return [
+            replace(_line_moment(files[line.video], line, scores[number]), is_exact=number in exact_ids)
+            for number, line in lines.items()
+            if line.video in files
+        ]
+
+    def _result(
+        self,
+        query: str,
+        moments: list[Moment],
+        files: dict[int, KnownFile],
+        best: int,
+        threshold: float,
+        notes: Iterable[str],
+    ) -> SearchResult:
+        ranked = merge_moments(moments)[:best]
+        says = list(notes)
+        if not files:
+            says.append("the library has no video that fits; index one with: timechat index PATH")
+        if any(moment.is_offline for moment in ranked):
+            says.append("some of the videos are offline: their storage was not found at the last scan")
+        library = None if self._library.path is None else str(self._library.path)
+        found = bool(ranked) and ranked[0].score >= threshold
+        return SearchResult(query, library, self._encoder.name, found, tuple(ranked), tuple(says))
+
+
+def merge_moments(moments: Sequence[Moment]) -> list[Moment]:
+    """Join the moments of different sources that are at the same time, and sort them, the best first.
+
+    A joined moment has the times of its most certain source. Its score is the probability that at least one of its
+    sources is right. Exact words come first, so no other source can lower them.
+    """
+    merged: list[Moment] = []
+    for moment in sorted(moments, key=_rank):
+        number = next((n for n, other in enumerate(merged) if _is_same(moment, other)), None)
+        if number is None:
+            merged.append(moment)
+            continue
+        other = merged[number]
+        if set(moment.by) <= set(other.by):
+            continue
+        score = 1 - (1 - other.score) * (1 - moment.score)
+        merged[number] = replace(other, score=score, by=(*other.by, *moment.by), text=other.text or moment.text)
+    return sorted(merged, key=_rank)
+
+
+def _rank(moment: Moment) -> tuple[bool, float, str, float]:
+    return (not moment.is_exact, -moment.score, moment.video, moment.start)
+
+
+def _is_same(one: Moment, other: Moment) -> bool:
+    if one.video != other.video:
+        return False
+    overlap = min(one.end, other.end) - max(one.start, other.start)
+    shorter = min(one.end - one.start, other.end - other.start)
+    return overlap > 0 and overlap >= _SAME_SHARE * shorter
+
+
+def _best_videos(videos: NDArray[np.int64], evidence: FloatArray, files: dict[int, KnownFile], best: int) -> list[int]:
+    """Return the videos with the best segments, the best first."""
+    chosen: list[int] = []
+    for row in np.argsort(-evidence, kind="stable").tolist():
+        video = int(videos[row])
+        if video in files and video not in chosen:
+            chosen.append(video)
+            if len(chosen) >= max(_MIN_VIDEOS, best):
+                break
+    return chosen
+
+
+def _is_wanted(file: KnownFile, filters: SearchFilters) -> bool:
+    path = Path(file.path)
+    is_in_paths = not filters.paths or any(path == Path(one) or Path(one) in path.parents for one in filters.paths)
+    return is_in_paths and (filters.name is None or fnmatch.fnmatch(path.name.lower(), filters.name.lower()))
+
+
+def _moment(file: KnownFile, span: FoundSpan, kind: Kind) -> Moment:
+    return Moment(file.path, span.start, span.end, span.score, (kind,), is_offline=file.is_offline)
+
+
+def _line_moment(file: KnownFile, line: Line, score: float) -> Moment:
+    event = line.event
+    return Moment(
+        file.path, event.start, event.end, score, (line.kind,), one_line(event.caption), is_offline=file.is_offline
+    )

@@ -1,0 +1,444 @@
+"""The library: one SQLite file with what was found in videos, for search.
+
+Every row belongs to the content of a video (its SHA-256), not to its path. Any number of paths can have the same
+content, and a moved file keeps its rows. A part of a video (its frames, its speech, ...) is written in one transaction
+together with the facts that it depends on, so a killed process leaves no half of a part.
+
+Several processes may use one file: SQLite locks it for each transaction. Frame vectors are stored in the file, as
+float16, because one file can be copied and backed up as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.answers.events import Event
+from timechat.search.encoder import FloatArray
+from timechat.search.records import Kind, KnownFile, KnownVideo, LibraryError, Line, LineVectors, Part, Segments
+from timechat.search.schema import check_version, is_new, make_tables
+from timechat.search.video_vectors import VideoVectors
+
+IN_MEMORY = ":memory:"
+
+Result = TypeVar("Result")
+
+_WAIT_SECONDS = 60.0  # for other processes that write
+_FRAMES_PER_SEGMENT = 8
+
+
+class LibraryStore:
+    """A library file and its rows, for any number of threads; a context manager.
+
+    Attributes:
+        path: Path of the file; None for a library in memory.
+        is_read_only: Whether nothing can be written.
+    """
+
+    def __init__(self, path: str | Path, *, is_read_only: bool = False) -> None:
+        """Open a library, or create it.
+
+        Args:
+            path: Path of the file; `":memory:"` means a library in memory.
+            is_read_only: Whether the file must exist and is not written, as for search.
+
+        Raises:
+            LibraryError: The file is no library of this version, or cannot be opened.
+        """
+        self.path = None if path == IN_MEMORY else Path(path).absolute()
+        self.is_read_only = is_read_only
+        self._lock = threading.RLock()
+        self._in_memory: dict[str, tuple[tuple[int, int], Any]] = {}
+        self._connection = self._connect()
+        try:
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.path is None:
+            return _connection(IN_MEMORY)
+        if self.is_read_only and not self.path.is_file():
+            raise LibraryError(f"{self.path}: there is no library; make it with: timechat index FOLDER")
+        if self.path.is_dir():
+            raise LibraryError(f"{self.path}: is a folder; give the path of a library file, such as {self.path}.db")
+        try:
+            if not self.is_read_only:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                return _connection(str(self.path))
+            # A file on a read-only place cannot have the shared memory that its journal needs.
+            mode = "ro" if os.access(self.path.parent, os.W_OK) else "ro&immutable=1"
+            return _connection(f"{self.path.as_uri()}?mode={mode}")
+        except (OSError, sqlite3.Error) as error:
+            raise self._error(error) from error
+
+    def _prepare(self) -> None:
+        """Check that the file is a library of this version; make the tables of a new one."""
+        with self._guarded() as connection:
+            if not is_new(connection):
+                check_version(connection, str(self.path))
+            elif self.is_read_only:
+                raise LibraryError(f"{self.path}: is empty; fill it with: timechat index FOLDER")
+            if self.is_read_only:
+                return
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            with self._writing():
+                if is_new(connection):  # no other process has been faster
+                    make_tables(connection)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection to one thread, and say in plain words what SQLite cannot do."""
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise self._error(error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Run a transaction; after an error nothing of it remains."""
+        with self._guarded() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _error(self, error: Exception) -> LibraryError:
+        reason, advice = str(error), "check the file, or give another one with --library"
+        if "full" in reason:
+            advice = "free some space; nothing that was written before is lost, and the same command resumes"
+        elif "readonly" in reason or "unable to open" in reason:
+            advice = "it cannot be written there; give a file in another folder with --library"
+        elif "locked" in reason:
+            advice = "another process writes to it; try again later"
+        elif "not a database" in reason or "malformed" in reason:
+            advice = "it is damaged or another kind of file; give another one with --library"
+        return LibraryError(f"{self.path or 'library'}: {reason}; {advice}")
+
+    # ------------------------------------------------------------------------------------------------ settings
+
+    def setting(self, name: str) -> str | None:
+        """Return a setting, such as the name of the encoder; None if it is not set."""
+        with self._guarded() as connection:
+            row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set(self, **settings: str) -> None:
+        """Store settings."""
+        with self._writing() as connection:
+            connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", settings.items())
+
+    # ------------------------------------------------------------------------------------------- files and videos
+
+    def files(self) -> list[KnownFile]:
+        """Return all files, sorted by path."""
+        with self._guarded() as connection:
+            rows = connection.execute(
+                "SELECT path, video, stamp, modified, is_offline, error FROM files ORDER BY path"
+            ).fetchall()
+        return [KnownFile(os.fsdecode(path), video, stamp, at, bool(off), e) for path, video, stamp, at, off, e in rows]
+
+    def save_file(self, file: KnownFile) -> None:
+        """Store a file; a video that no path has any more is removed."""
+        path = os.fsencode(file.path)
+        with self._writing() as connection:
+            before = connection.execute("SELECT video FROM files WHERE path = ?", (path,)).fetchall()
+            connection.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+                (path, file.video, file.stamp, file.modified, file.is_offline, file.error),
+            )
+            _remove_orphans(connection, before)
+
+    def rename_file(self, old: Sequence[str], new: str) -> None:
+        """Give a file that has moved its new path; further old paths are removed."""
+        with self._writing() as connection:
+            connection.execute("UPDATE files SET path = ? WHERE path = ?", (os.fsencode(new), os.fsencode(old[0])))
+            connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in old[1:]])
+
+    def remove_files(self, paths: Sequence[str]) -> None:
+        """Remove files, and the videos that no path has any more."""
+        with self._writing() as connection:
+            for path in map(os.fsencode, paths):
+                before = connection.execute("SELECT video FROM files WHERE path = ?", (path,)).fetchall()
+                connection.execute("DELETE FROM files WHERE path = ?", (path,))
+                _remove_orphans(connection, before)
+
+    def set_offline(self, paths: Sequence[str], is_offline: bool) -> None:
+        """Mark files as offline, or as found again."""
+        with self._writing() as connection:
+            connection.executemany(
+                "UPDATE files SET is_offline = ? WHERE path = ?", [(is_offline, os.fsencode(path)) for path in paths]
+            )
+
+    def videos(self) -> dict[int, KnownVideo]:
+        """Return all videos by number."""
+        with self._guarded() as connection:
+            rows = connection.execute(
+                "SELECT id, digest, duration, height, width, created, player_offset, notes FROM videos ORDER BY id"
+            ).fetchall()
+        return {
+            number: KnownVideo(number, digest, duration, (height, width), created, offset, tuple(json.loads(notes)))
+            for number, digest, duration, height, width, created, offset, notes in rows
+        }
+
+    def digests(self) -> dict[str, int]:
+        """Return the numbers of all videos by the SHA-256 of their content."""
+        with self._guarded() as connection:
+            return dict(connection.execute("SELECT digest, id FROM videos").fetchall())
+
+    def add_video(self, digest: str, *, duration: float, size: tuple[int, int], created: float | None) -> int:
+        """Return the number of the video with a content; a new one has no parts yet."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO videos (digest, duration, height, width, created, player_offset, notes) "
+                "VALUES (?, ?, ?, ?, ?, 0, '[]')",
+                (digest, duration, *size, created),
+            )
+            row = connection.execute("SELECT id FROM videos WHERE digest = ?", (digest,)).fetchone()
+        return int(row[0])
+
+    # ---------------------------------------------------------------------------------------------------- parts
+
+    def parts(self, video: int) -> dict[Kind, Part]:
+        """Return the parts of a video by kind."""
+        with self._guarded() as connection:
+            rows = connection.execute(
+                "SELECT kind, facts, num_rows, notes FROM parts WHERE video = ?", (video,)
+            ).fetchall()
+        return {kind: Part(json.loads(facts), num, tuple(json.loads(notes))) for kind, facts, num, notes in rows}
+
+    def save_frames(self, video: int, content: VideoVectors, facts: Mapping[str, Any]) -> None:
+        """Store the frames of a video, replacing earlier ones.
+
+        Raises:
+            LibraryError: The rows that were written are not the rows that were given.
+        """
+        starts, means = _segments(content)
+        blobs = [
+            content.times.astype("<f8"),
+            content.vectors.astype("<f2"),
+            np.array(content.cuts, "<i4"),
+            content.cut_times.astype("<f8"),
+            content.statistics.astype("<f4"),
+            starts.astype("<i4"),
+            means.astype("<f2"),
+        ]
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (video, len(content.times), *(blob.tobytes() for blob in blobs)),
+            )
+            connection.execute(
+                "UPDATE videos SET duration = ?, player_offset = ?, notes = ? WHERE id = ?",
+                (content.duration, content.player_offset, json.dumps(content.notes), video),
+            )
+            written = connection.execute(
+                "SELECT length(times), length(vectors), length(segment_vectors) FROM frames WHERE video = ?", (video,)
+            ).fetchone()
+            self._verify(written, (blobs[0].nbytes, blobs[1].nbytes, blobs[6].nbytes), "bytes of frame vectors")
+            _save_part(connection, video, "picture", facts, len(content.times), content.notes)
+
+    def save_lines(
+        self,
+        video: int,
+        kind: Kind,
+        lines: Sequence[Event],
+        vectors: FloatArray,
+        facts: Mapping[str, Any],
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Store the lines of one kind of a video, replacing earlier ones.
+
+        Args:
+            video: Number of the video.
+            kind: Kind of the lines.
+            lines: Lines on the clock of the video.
+            vectors: `(lines, dimension)` sentence vectors.
+            facts: Everything that the lines depend on.
+            notes: Sentences about the lines.
+
+        Raises:
+            LibraryError: The rows that were written are not the rows that were given.
+        """
+        with self._writing() as connection:
+            connection.execute("DELETE FROM lines WHERE video = ? AND kind = ?", (video, kind))
+            connection.executemany(
+                "INSERT INTO lines (video, kind, start, end, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (video, kind, line.start, line.end, _storable(line.caption), vector.astype("<f2").tobytes())
+                    for line, vector in zip(lines, vectors, strict=True)
+                ],
+            )
+            written = connection.execute(
+                "SELECT count(*), count(words.rowid) FROM lines LEFT JOIN words ON words.rowid = lines.id "
+                "WHERE video = ? AND kind = ?",
+                (video, kind),
+            ).fetchone()
+            self._verify(written, (len(lines), len(lines)), f"lines of {kind}")
+            _save_part(connection, video, kind, facts, len(lines), notes)
+
+    def _verify(self, written: Sequence[int], expected: Sequence[int], what: str) -> None:
+        if tuple(written) != tuple(expected):
+            raise LibraryError(
+                f"{self.path or 'library'}: wrote {list(expected)} {what} but holds {list(written)}; the file is "
+                "damaged or SQLite lost a write: index again into another file with --library"
+            )
+
+    # ---------------------------------------------------------------------------------------------- reading rows
+
+    def frames(self, video: int) -> VideoVectors | None:
+        """Return the frames of a video; None if they are not indexed."""
+        with self._guarded() as connection:
+            row = connection.execute(
+                "SELECT num_frames, times, vectors, cuts, cut_times, statistics, duration, player_offset, notes "
+                "FROM frames JOIN videos ON videos.id = frames.video WHERE frames.video = ?",
+                (video,),
+            ).fetchone()
+        if row is None:
+            return None
+        return VideoVectors(
+            np.frombuffer(row[1], "<f8"),
+            np.frombuffer(row[2], "<f2").reshape(row[0], -1),
+            row[6],
+            tuple(np.frombuffer(row[3], "<i4").tolist()),
+            np.frombuffer(row[4], "<f8"),
+            np.frombuffer(row[5], "<f4"),
+            row[7],
+            tuple(json.loads(row[8])),
+        )
+
+    def segments(self) -> Segments:
+        """Return the segments of all videos, which stay in memory until the library changes."""
+        return self._kept("segments", _read_segments)
+
+    def line_vectors(self) -> LineVectors:
+        """Return the sentence vectors of all lines, which stay in memory until the library changes."""
+        return self._kept("line_vectors", _read_line_vectors)
+
+    def _kept(self, name: str, read: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Return rows from memory; read them again after any process has written to the library."""
+        with self._guarded() as connection:
+            state = (int(connection.execute("PRAGMA data_version").fetchone()[0]), connection.total_changes)
+            if name not in self._in_memory or self._in_memory[name][0] != state:
+                self._in_memory[name] = state, read(connection)
+            result: Result = self._in_memory[name][1]
+        return result
+
+    def lines(
+        self, *, matching: str | None = None, containing: str | None = None, ids: Sequence[int] | None = None
+    ) -> list[Line]:
+        """Return lines of all videos, sorted by video and time.
+
+        Args:
+            matching: Query of SQLite's FTS5.
+            containing: Text that is in the lines, for scripts without spaces between words.
+            ids: Numbers of the lines.
+        """
+        where, values = "1", list[Any]()
+        if matching is not None:
+            where, values = "id IN (SELECT rowid FROM words WHERE words MATCH ?)", [matching]
+        elif containing is not None:
+            where, values = "instr(text, ?)", [containing]
+        elif ids is not None:
+            where, values = f"id IN ({', '.join('?' * len(ids))})", list(ids)
+        with self._guarded() as connection:
+            rows = connection.execute(
+                f"SELECT id, video, kind, start, end, text FROM lines WHERE {where} ORDER BY video, start, id", values
+            ).fetchall()
+        return [Line(number, video, kind, Event(start, end, text)) for number, video, kind, start, end, text in rows]
+
+
+def _connection(name: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        name,
+        timeout=_WAIT_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=name.startswith("file:"),
+    )
+
+
+def _remove_orphans(connection: sqlite3.Connection, videos: Sequence[tuple[int | None]]) -> None:
+    """Remove those of some videos that no file has any more, with all their rows."""
+    for (video,) in videos:
+        if connection.execute("SELECT 1 FROM files WHERE video = ? LIMIT 1", (video,)).fetchone():
+            continue
+        for table, column in (("lines", "video"), ("frames", "video"), ("parts", "video"), ("videos", "id")):
+            connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (video,))
+
+
+def _save_part(
+    connection: sqlite3.Connection,
+    video: int,
+    kind: Kind,
+    facts: Mapping[str, Any],
+    num_rows: int,
+    notes: Sequence[str],
+) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)",
+        (video, kind, json.dumps(facts, sort_keys=True), num_rows, json.dumps(list(notes))),
+    )
+
+
+def _storable(text: str) -> str:
+    """Return the text without what SQLite cannot store: halves of surrogate pairs, and NUL."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
+
+
+def _segments(content: VideoVectors) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return the first frames of the segments, `(segments,)`, and their mean vectors; no segment contains a cut."""
+    shots = [0, *content.cuts, len(content.times)]
+    starts = np.concatenate([np.arange(first, after, _FRAMES_PER_SEGMENT) for first, after in pairwise(shots)]).astype(
+        np.int64
+    )
+    counts = np.diff(np.append(starts, len(content.times)))
+    sums = np.add.reduceat(content.vectors.astype(np.float32), starts, axis=0)
+    return starts, (sums / counts[:, None]).astype(np.float32)
+
+
+def _read_segments(connection: sqlite3.Connection) -> Segments:
+    videos, vectors = [], []
+    for video, starts, means in connection.execute(
+        "SELECT video, segment_starts, segment_vectors FROM frames ORDER BY video"
+    ):
+        vectors.append(np.frombuffer(means, "<f2").reshape(len(starts) // 4, -1).astype(np.float32))
+        videos.append(np.full(len(vectors[-1]), video, np.int64))
+    if not videos:
+        return Segments(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+    return Segments(np.concatenate(videos), np.concatenate(vectors))
+
+
+def _read_line_vectors(connection: sqlite3.Connection) -> LineVectors:
+    rows = connection.execute("SELECT id, video, vector FROM lines ORDER BY id").fetchall()
+    ids, videos = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
+    vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f2").reshape(len(rows), -1 if rows else 0)
+    return LineVectors(ids, videos, vectors.astype(np.float32))

@@ -1,0 +1,141 @@
+"""Frames at a low rate from a whole video, read once and in little memory, for search indexes.
+
+The frames are not exactly those on screen at the requested times but near them, with their true times: this is several
+times faster than exact frames. Between two keyframes, frames that no other frame needs are not decoded. Where a
+keyframe is near enough to the only requested time, nothing else is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from timechat.video.decoding import PacketRange, PacketReader
+from timechat.video.frames import FrameSize, VideoInfo, frame_to_pixels
+from timechat.video.index import PacketIndex, seconds
+from timechat.video.sampling import TIME_SLACK, frame_at
+from timechat.video.source import VideoHandle
+
+_NO_TARGETS: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A decoded frame: its display index and its time in seconds."""
+
+    frame: VideoFrame
+    number: int
+    time: float
+
+
+class FrameIterator:
+    """Frames near evenly spread times.
+
+    Attributes:
+        num_errors: Number of packets and frames that could not be decoded so far.
+    """
+
+    def __init__(
+        self, handle: VideoHandle, info: VideoInfo, index: PacketIndex, *, fps: float, size: FrameSize, threads: int
+    ) -> None:
+        """Prepare the reading of a video.
+
+        Args:
+            handle: Handle of the source.
+            info: Properties of the video.
+            index: Packet index of the video.
+            fps: Frames per second of video.
+            size: Size of the frames, and the filter.
+            threads: Number of decoding threads.
+        """
+        self._handle, self._info, self._index, self._size, self._threads = handle, info, index, size, threads
+        first = int(index.frame_pts[0])
+        self._times = seconds(index.frame_pts - first, index.time_base)
+        end = float(seconds(np.array(index.end - first), index.time_base))
+        self._reach = 0.5 / fps  # seconds between a requested time and its frame
+        self._steps = np.arange(max(1, int(np.ceil(end * fps - TIME_SLACK)))) / fps
+        self.num_errors = 0
+
+    def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Yield time in seconds and pixels `(height, width, 3)` of each frame, in order of time.
+
+        A frame that stays on screen for longer than the distance of the requested times is repeated, with the
+        requested time.
+        """
+        step = 0
+        taken = -1  # display index of the frame that was yielded last
+        pixels: NDArray[np.uint8] | None = None
+        before: _Decoded | None = None
+        for frame in self._decode():
+            while step < len(self._steps) and self._steps[step] <= frame.time + TIME_SLACK:
+                at = float(self._steps[step])
+                step += 1
+                if pixels is not None and int(frame_at(self._times, at)) == taken:
+                    yield at, pixels
+                    continue
+                is_before = before is not None and before.number > taken and at - before.time < frame.time - at
+                chosen = before if before is not None and is_before else frame
+                if chosen.number > taken and (converted := self._convert(chosen.frame)) is not None:
+                    pixels, taken = converted, chosen.number
+                    yield chosen.time, pixels
+            before = frame
+        for at in self._steps[step:].tolist():
+            if before is not None and before.number > taken:
+                if (converted := self._convert(before.frame)) is not None:
+                    pixels, taken = converted, before.number
+                    yield before.time, pixels
+            elif pixels is not None and int(frame_at(self._times, at)) == taken:
+                yield at, pixels
+
+    def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+        try:
+            return frame_to_pixels(frame, self._size, self._info.orientation)
+        except av.error.FFmpegError:  # damage may change the pixel format to one that cannot be converted
+            self.num_errors += 1
+            return None
+
+    def _decode(self) -> Iterator[_Decoded]:
+        """Decode the packets that are needed; yield frames in display order."""
+        reader = PacketReader(self._handle, self._info, self._index, self._threads)
+        last = -1
+        try:
+            for packet_range in self._packet_ranges():
+                for frame in reader.frames(packet_range, skip=True):
+                    number = -1 if frame is None else self._index.frame_number(frame.pts or 0)
+                    if frame is None:
+                        self.num_errors += 1
+                    elif number > last:
+                        last = number
+                        yield _Decoded(frame, number, float(self._times[number]))
+        finally:
+            reader.close()
+
+    def _packet_ranges(self) -> Sequence[PacketRange]:
+        """Return the packets to decode: whole groups of frames, joined if they follow each other, or keyframes."""
+        index = self._index
+        keys = index.keys.tolist()
+        starts = seconds(index.pts[index.keys] - int(index.frame_pts[0]), index.time_base)
+        # The times of the keyframes, as borders between the groups to which the requested times belong.
+        borders = np.searchsorted(self._steps, np.maximum.accumulate(starts) - self._reach)
+        borders[0] = 0
+        counts = np.diff(np.append(borders, len(self._steps)))
+        ranges: list[PacketRange] = []
+        is_open = False  # whether the next group continues the last range
+        for number, (key, count) in enumerate(zip(keys, counts.tolist(), strict=True)):
+            after = keys[number + 1] if number + 1 < len(keys) else len(index.pts)
+            is_near = count == 1 and abs(float(self._steps[borders[number]]) - float(starts[number])) <= self._reach
+            if not count:
+                is_open = False
+                continue
+            last = index.last_packet(key) if is_near else after - 1
+            if is_open:
+                ranges[-1] = PacketRange(ranges[-1].first, last, _NO_TARGETS)
+            else:
+                ranges.append(PacketRange(key, last, _NO_TARGETS))
+            is_open = last == after - 1
+        return ranges
