@@ -124,7 +124,8 @@ def moments(
         for name, vector in sentences.values():
             truth = (starts[name], starts[name] + clips[name].duration)
             scores = encoder.score(vectors, vector)
-            span = best_spans(scores, times, cuts, duration=duration)[0]
+            evidence = encoder.evidence(vectors, vector)
+            span = best_spans(scores, times, cuts, duration=duration, evidence=evidence)[0]
             middle = (span.start + span.end) / 2
             hits.append(bool(truth[0] <= middle < truth[1]))
             values = list(ious.values())

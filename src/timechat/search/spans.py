@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 _SMOOTHING = 5  # samples
 _SHOT_WEIGHT = 0.3  # share of the mean of the shot in a smoothed score
+_EQUAL_EVIDENCE = 0.5  # difference of evidence, within a shot, that is no border
 _LEVEL = 0.3  # height of a span's border between the mean and the peak of the scores
 
 
@@ -63,12 +64,15 @@ def best_spans(
     *,
     duration: float | None = None,
     cut_times: Sequence[float] | NDArray[np.floating] | None = None,
+    evidence: NDArray[np.floating] | None = None,
     limit: int = 1,
 ) -> list[ScoredSpan]:
     """Return spans around the highest scores, best first. Spans do not overlap.
 
     A span is the run of frames around a peak whose smoothed scores are above a level between the mean and the peak of
-    the video. Its borders are in the middle between frames, or at the cut between them.
+    the video, and of the frames of the same shot whose evidence is nearly that of the peak: in a video of one scene,
+    small differences between its frames are no borders. The borders are in the middle between frames, or at the cut
+    between them.
 
     Args:
         scores: `(frames,)` scores of one video.
@@ -76,6 +80,7 @@ def best_spans(
         cuts: Frames with which a new shot begins.
         duration: End of the video in seconds. None means one mean frame distance after the last frame.
         cut_times: `(cuts,)` times of the cuts in seconds; None takes the middle between the frames.
+        evidence: `(frames,)`, see `FrameTextEncoder.evidence`; None means that only the scores decide.
         limit: Maximum number of spans.
 
     Raises:
@@ -93,6 +98,8 @@ def best_spans(
     if cut_times is not None:
         borders[list(cuts)] = cut_times
     mean, top = float(smoothed.mean()), float(smoothed.max())
+    shots = np.searchsorted(np.asarray(cuts), np.arange(len(at)), "right")
+    strength = None if evidence is None else smooth_scores(evidence, cuts)
     is_free = np.ones(len(at), bool)
     spans: list[ScoredSpan] = []
     while len(spans) < limit and is_free.any():
@@ -100,7 +107,10 @@ def best_spans(
         height = float(smoothed[peak])
         if spans and height <= mean + _LEVEL * (top - mean):
             break
-        is_inside = is_free & (smoothed >= mean + _LEVEL * (height - mean))
+        is_inside = smoothed >= mean + _LEVEL * (height - mean)
+        if strength is not None:
+            is_inside |= (shots == shots[peak]) & (strength >= strength[peak] - _EQUAL_EVIDENCE)
+        is_inside &= is_free
         first, after = _run(is_inside, peak)
         is_free[first:after] = False
         spans.append(ScoredSpan(float(borders[first]), float(borders[after]), height, (first, after)))

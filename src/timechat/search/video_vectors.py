@@ -125,7 +125,16 @@ def find_spans(
     """
     vectors = video.vectors.astype(np.float32)
     scores = encoder.score(vectors, sentence, video.statistics)
-    spans = best_spans(scores, video.times, video.cuts, duration=video.duration, cut_times=video.cut_times, limit=limit)
+    evidence = encoder.evidence(vectors, sentence)
+    spans = best_spans(
+        scores,
+        video.times,
+        video.cuts,
+        duration=video.duration,
+        cut_times=video.cut_times,
+        evidence=evidence,
+        limit=limit,
+    )
     return [
         FoundSpan(span.start, span.end, encoder.probability(vectors[slice(*span.frames)], sentence)) for span in spans
     ]
