@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from tests.clips import RECIPES, draw_clip, read_numbers
+from tests.pipeline.color_encoder import ColorEncoder
 from timechat import VideoError, load_frames
 from timechat.answers.windows import Window, WindowConfig
 from timechat.cli import main
 from timechat.pipeline.watch import StreamMonitor
+from timechat.search.retrieval import RetrievalConfig
 from timechat.video import FrameSampling
 from timechat.video.live import LiveFrame, LiveVideo
 
@@ -203,6 +205,53 @@ def test_the_end_of_a_stream_is_a_window_too(nano, monkeypatch):
     asked.clear()
     list(watcher.watch(LiveFrame(i / 2, np.zeros((96, 96, 3), np.uint8)) for i in range(3)))
     assert [(w.start, w.end) for w in asked] == [(0, 1.5)]
+
+
+def noise(seconds: float, *, red: tuple[float, float]) -> list[LiveFrame]:
+    """Frames of gray noise, two per second, which nano was not trained on, with a part in red."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for i in range(round(2 * seconds)):
+        pixels = np.repeat(rng.integers(0, 255, (96, 96, 1), np.uint8), 3, axis=2)
+        if red[0] <= i / 2 < red[1]:
+            pixels[:, :, 1:] //= 8
+        frames.append(LiveFrame(i / 2, pixels))
+    return frames
+
+
+@pytest.mark.parametrize("by", ["auto", "search"])
+def test_a_stream_outside_of_the_domain_is_searched(nano, by):
+    encoder = ColorEncoder()
+    watcher = StreamMonitor(
+        nano, ["red", "green"], windows=LOOKING, threshold=0.1, retrieval=RetrievalConfig(by=by, encoder=encoder)
+    )
+    (found,) = watcher.watch(noise(26, red=(9, 13)))
+    assert (found.query, found.by) == ("red", "search")
+    assert (found.event.start, found.event.end) == pytest.approx((9, 13), abs=1.1)
+    assert found.event.score > 0.1
+    assert watcher.notes == ("windows answered by the search of colors, not by nano",)
+    assert watcher.search_size == (8, 8)
+
+
+def test_a_moment_of_several_windows_is_reported_once(nano):
+    encoder = ColorEncoder()
+    watcher = StreamMonitor(
+        nano, ["red"], windows=LOOKING, threshold=0.1, retrieval=RetrievalConfig(by="auto", encoder=encoder)
+    )
+    assert len(list(watcher.watch(noise(26, red=(5, 26))))) == 1
+
+
+def test_a_stream_of_the_domain_is_left_to_the_model(nano, stream):
+    encoder = ColorEncoder()
+    watcher = StreamMonitor(
+        nano, ["the blue star blinks"], windows=LOOKING, retrieval=RetrievalConfig(by="auto", encoder=encoder)
+    )
+    with LiveVideo(stream) as video:
+        frames = video.frames(fps=2, size=nano.model.config.frame_size, search_size=watcher.search_size)
+        kept = list(frames)
+    assert {frame.search_pixels.shape for frame in kept} == {(8, 8, 3)}
+    assert {found.by for found in watcher.watch(kept)} <= {"model"}
+    assert encoder.num_frames == 0
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,8 @@ def test_progress_rises_to_its_total(agent, allowed):
     assert (done[0], done[-1]) == (0.0, 2.0)
     messages = [report[2] for report in reports]
     assert [text for text in messages if text.endswith(" windows")] == [f"{n} of 10 windows" for n in (0, 8, 10)]
-    assert [f"looking at window {n} of 10" in messages for n in range(1, 11)] == [True] * 10
+    # Four of the windows were encoded before, by the test whether the video is of the kind that nano knows.
+    assert sum(f"looking at window {n} of 10" in messages for n in range(1, 11)) == 6
 
 
 def test_a_cancelled_call_makes_room_for_the_next(agent, allowed):

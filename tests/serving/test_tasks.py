@@ -9,6 +9,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from tests.pipeline.color_encoder import ColorEncoder
 from tests.serving.conftest import until
 from timechat.cli import main
 from timechat.serving.errors import RequestError
@@ -55,6 +56,28 @@ def test_moments_take_top_k_and_threshold(running, film_id):
     assert (told["found"], told["events"]) == (False, [])
 
 
+def test_moments_take_a_share_to_read_and_the_search(running, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.pipeline.retrieving._loaded", {"sight": ColorEncoder()})
+    body = {"video": film_id, "query": "red", "window": 2, "overlap": 0, "threshold": 0}
+    told = running.client.post("/v1/moments", json=body | {"read": 0.25}).json()
+    assert (told["by"], "that colors ranks first" in told["notes"][0]) == ("model", True)
+    assert 0.1 < told["read_share"] <= 0.25
+    assert running.client.post("/v1/moments", json=body | {"read": "all"}).json()["read_share"] == 1.0
+    told = running.client.post("/v1/moments", json=body | {"by": "search"}).json()
+    assert (told["by"], told["model"], told["found"]) == ("search", "colors", True)
+
+
+def test_a_chat_reads_a_share_of_the_video_too(running, film_id, monkeypatch):
+    monkeypatch.setattr("timechat.pipeline.retrieving._loaded", {"sight": ColorEncoder()})
+    content = [{"type": "video_url", "video_url": {"url": film_id}}, {"type": "text", "text": "Is it red?"}]
+    body = {"messages": [{"role": "user", "content": content}], "window": 2, "overlap": 0, "max_tokens": 4}
+    answer = running.client.post("/v1/chat/completions", json=body | {"read": 0.25}).json()
+    assert 0.1 < answer["timechat"]["read_share"] <= 0.25
+    refused = running.client.post("/v1/chat/completions", json=body | {"read": 0.25, "task": "summary"})
+    assert refused.status_code == 400
+    assert "only ask and grounding can read a part of the video" in refused.json()["error"]["message"]
+
+
 def test_only_a_part_of_the_video_is_used(running, film_id):
     body = {"video": film_id, "start": 2, "end": 6, "fps": 1, "max_new_tokens": 60}
     told = running.client.post("/v1/captions", json=body).json()
@@ -72,6 +95,8 @@ def test_only_a_part_of_the_video_is_used(running, film_id):
         ({"video": "FILM", "query": "x", "top_k": 0}, 400, "top_k"),
         ({"video": "FILM", "query": "x", "repetition_penalty": 0}, 400, "repetition_penalty"),
         ({"video": "FILM", "query": "x", "num_beams": 4}, 400, "num_beams"),
+        ({"video": "FILM", "query": "x", "read": 0}, 400, "read"),
+        ({"video": "FILM", "query": "x", "by": "mine"}, 400, "by"),
         ({"video": "FILM", "query": "x", "min_new_tokens": 9, "max_new_tokens": 8}, 400, None),
         ({"video": "FILM", "query": "x", "start": 5, "end": 2}, 400, None),
         ({"video": "FILM", "query": "x", "window": 10, "overlap": 6}, 400, None),
