@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from tests.pipeline.color_encoder import ColorEncoder, painted_pixels
-from timechat import Frames, TimeChat
+from timechat import Frames
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
-from timechat.cache import DiskCache
 from timechat.pipeline import FrameSampling, Request
 from timechat.pipeline.answering import Answerer
-from timechat.pipeline.retrieving import frame_vectors, shared_encoder
+from timechat.pipeline.retrieving import shared_encoder
 from timechat.search.retrieval import RetrievalConfig
 
 WINDOWS = WindowConfig(window=8, overlap=2)  # [0, 8], [6, 14], ... of a minute

@@ -75,8 +75,8 @@ class StreamMonitor:
     most of the work, runs once for each frame when it arrives; the sentences with the frame times are encoded again in
     each window.
 
-    A window that is unlike the videos that the model was trained on can be searched by a frame-text encoder instead, see
-    `RetrievalConfig.by`. A moment that continues into the next window is then reported once.
+    A window that is unlike the videos that the model was trained on can be searched by a frame-text encoder instead
+    (`RetrievalConfig.by`). A moment that continues into the next window is then reported once.
 
     Attributes:
         search_size: Size in pixels of the frames for the search; None if there is no search.
