@@ -71,17 +71,32 @@ def test_calibration_is_a_line_of_log_odds():
 # ------------------------------------------------------------------------------------------------- merged answers
 
 
-def merged(task: str, query: str | None, texts: list[str], *, moments=None, seconds: float = 60.0):
+def merged(task: str, query: str | None, texts: list[str], *, moments=None, seconds: float = 60.0, priors=None):
     """The answer to a request whose windows of `seconds` were answered with these texts."""
     windows = split_into_windows(0, seconds * len(texts), length=seconds, overlap=0.0)
     answers = [
         WindowAnswer(window, text, (Token(0, len(text), math.log(0.8)),), 2.0)
         for window, text in zip(windows, texts, strict=True)
     ]
-    scoring = Scoring(found_threshold=0.3)
     return merge_window_answers(
-        answers, task, query, duration=seconds * len(texts), scoring=scoring, moments=moments or MomentSelection()
+        answers,
+        task,
+        query,
+        duration=seconds * len(texts),
+        scoring=Scoring(found_threshold=0.3),
+        moments=moments or MomentSelection(),
+        priors=None if priors is None else dict(zip(windows, priors, strict=True)),
     )
+
+
+def test_priors_of_windows_change_which_moment_is_best():
+    texts = ["The given query happens in 2.0 - 8.0 seconds."] * 2
+    every = MomentSelection(threshold=0.0)
+    equal = merged("grounding", "a light", texts, moments=every)
+    assert merged("grounding", "a light", texts, moments=every, priors=(0.5, 0.5)) == equal
+    second = merged("grounding", "a light", texts, moments=every, priors=(0.2, 0.8))
+    assert (equal.events[0].start, second.events[0].start) == (2.0, 62.0)
+    assert second.score > equal.score
 
 
 @pytest.mark.parametrize("num_windows", [1, 2, 3, 10, 30, 100])

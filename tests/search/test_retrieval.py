@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from timechat.answers.windows import Window
-from timechat.search.retrieval import RetrievalConfig, best_windows, parse_read, rank_windows, read_share
+from timechat.search.retrieval import RetrievalConfig, best_windows, parse_read, rank_windows, read_share, window_priors
 
 WINDOWS = [Window(0, 12), Window(10, 22), Window(20, 32), Window(30, 42), Window(40, 52)]
 TIMES = np.arange(52.0)
@@ -54,14 +54,21 @@ def test_a_window_without_frames_takes_the_nearest_one():
 def test_the_best_windows_come_in_order_of_time():
     scores = curve((3, 5, 0.5), (24, 26, 1.0), (45, 47, 0.8))
     ranking = rank_windows(WINDOWS, TIMES, scores)
-    assert starts(best_windows(ranking, 2, scores, until_scores_fall=False)) == [20, 40]
-    assert starts(best_windows(ranking, 5, scores, until_scores_fall=False)) == [0, 10, 20, 30, 40]
+    assert starts(best_windows(ranking, 0.5, scores, until_scores_fall=False)) == [20, 40]
+    assert starts(best_windows(ranking, 1.0, scores, until_scores_fall=False)) == [0, 10, 20, 30, 40]
 
 
 def test_all_moments_are_read_until_the_scores_fall():
     scores = curve((3, 5, 0.5), (24, 26, 1.0), (45, 47, 0.8), (35, 37, 0.1))
     ranking = rank_windows(WINDOWS, TIMES, scores)
-    assert starts(best_windows(ranking, 1, scores, until_scores_fall=True)) == [0, 20, 40]
+    assert starts(best_windows(ranking, 0.1, scores, until_scores_fall=True)) == [0, 20, 40]
+
+
+def test_priors_follow_the_best_evidence_of_each_window():
+    evidence = curve((3, 5, 1.0), (24, 26, 1.0 + np.log(3)))
+    priors = window_priors([WINDOWS[0], WINDOWS[2]], TIMES, evidence)
+    assert priors == pytest.approx({WINDOWS[0]: 0.25, WINDOWS[2]: 0.75})
+    assert window_priors(WINDOWS[:1], TIMES, evidence) == {WINDOWS[0]: 1.0}
 
 
 def test_the_read_share_counts_overlaps_once():
@@ -71,11 +78,16 @@ def test_the_read_share_counts_overlaps_once():
     assert read_share([Window(0, 0)], [Window(0, 0)]) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("read", "total", "expected"), [(0.1, 72, 7), (0.1, 12, 1), (0.1, 4, 1), (0.1, 3, 3), (1.0, 72, 72), (0.3, 10, 3)]
-)
-def test_the_share_gives_the_number_of_windows(read, total, expected):
-    assert RetrievalConfig(read=read).num_windows(total) == expected
+@pytest.mark.parametrize(("read", "expected"), [(0.01, 1), (0.25, 1), (0.46, 1), (0.47, 2), (0.7, 3), (1.0, 5)])
+def test_the_windows_cover_at_most_the_share_but_one_is_read(read, expected):
+    scores = curve((3, 5, 0.5), (24, 26, 1.0), (45, 47, 0.8))
+    ranking = rank_windows(WINDOWS, TIMES, scores)
+    assert len(best_windows(ranking, read, scores, until_scores_fall=False)) == expected
+
+
+@pytest.mark.parametrize(("read", "total", "expected"), [(0.1, 4, False), (0.1, 3, True), (1.0, 72, True)])
+def test_a_video_of_few_windows_is_read_as_a_whole(read, total, expected):
+    assert RetrievalConfig(read=read).reads_all(total) is expected
 
 
 def test_a_share_is_a_number_or_all():

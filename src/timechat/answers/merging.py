@@ -15,8 +15,9 @@ A score is `sigmoid(slope * evidence + offset)`. The line is fitted on videos wi
 about seven of ten moments with a score of 0.7 are correct. A model without a fit has slope 1 and offset 0; its scores
 only rank the moments.
 
-A query that is looked for in many windows is rarely in any one of them. So the odds of a grounding moment are divided
-by the number of windows (`apply_window_prior`).
+A query that is looked for in many windows is rarely in any one of them. So the odds of a grounding moment are
+multiplied by the prior probability of its window (`apply_window_prior`): one divided by the number of windows, or what
+the encoder that ranks the windows says.
 """
 
 import math
@@ -76,10 +77,15 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def apply_window_prior(score: float, num_windows: int) -> float:
-    """Return the score of a moment in one of several windows, which are equally likely a priori."""
+def apply_window_prior(score: float, prior: float) -> float:
+    """Return the score of a moment in one of several windows.
+
+    Args:
+        score: Score of the moment if its window were the only one.
+        prior: Probability, before the model has read the windows, that the moment is in this one.
+    """
     score = min(max(score, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY)
-    return _sigmoid(math.log(score / (1 - score)) - math.log(num_windows)) if num_windows > 1 else score
+    return _sigmoid(math.log(score / (1 - score)) + math.log(max(prior, _MIN_PROBABILITY)))
 
 
 def _sigmoid(logit: float) -> float:
@@ -305,6 +311,7 @@ def merge_window_answers(
     duration: float,
     scoring: Scoring,
     moments: MomentSelection,
+    priors: Mapping[Window, float] | None = None,
 ) -> Answer:
     """Merge the answers about windows into one answer about the video.
 
@@ -315,6 +322,7 @@ def merge_window_answers(
         duration: Duration of the video in seconds.
         scoring: Scoring of the model.
         moments: Moments that a grounding answer keeps.
+        priors: Prior probability of each window; None if all windows are equally likely.
 
     Returns:
         An answer without the names of video and model.
@@ -325,7 +333,8 @@ def merge_window_answers(
     found: bool | None = None
     score: float | None = None
     if task == "grounding":
-        windows = [_apply_window_prior(one, len(windows)) for one in windows]
+        equal = 1 / len(windows)
+        windows = [_apply_window_prior(one, equal if priors is None else priors[one.window]) for one in windows]
         threshold = scoring.found_threshold if moments.threshold is None else moments.threshold
         kept = [(one.window, [e for e in one.events if e.score is None or e.score >= threshold]) for one in windows]
         events = best_moments(merge_events(kept), max_moments=None if moments.find_all else moments.top_k)
@@ -351,17 +360,16 @@ def merge_window_answers(
     )
 
 
-def _apply_window_prior(read: ParsedWindow, num_windows: int) -> ParsedWindow:
-    """Adjust the scores of a window's moments to the number of windows."""
+def _apply_window_prior(read: ParsedWindow, prior: float) -> ParsedWindow:
+    """Adjust the scores of a window's moments to the prior probability of the window."""
+    if prior == 1:
+        return read
     events = tuple(
-        event if event.score is None else replace(event, score=apply_window_prior(event.score, num_windows))
+        event if event.score is None else replace(event, score=apply_window_prior(event.score, prior))
         for event in read.events
     )
-    return replace(
-        read,
-        events=events,
-        best_score=None if read.best_score is None else apply_window_prior(read.best_score, num_windows),
-    )
+    best = read.best_score
+    return replace(read, events=events, best_score=None if best is None else apply_window_prior(best, prior))
 
 
 def _free_notes(answers: Sequence[WindowAnswer], task: Task, query: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ video than with a blank one; the difference of the log probabilities (the pointw
 video, in nats) counts in the score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -69,12 +69,12 @@ class Answerer:
 
             description = self.model.config.domain["description"] if request.retrieval.by == "auto" else None
             return answer_by_search(request, video, self.executor, self.name, description, progress)
-        if request.retrieval.num_windows(len(video.windows)) == len(video.windows):
+        if request.retrieval.reads_all(len(video.windows)):
             return self._answer_with_evidence(request, video, video.windows, progress)
         from timechat.pipeline.retrieving import windows_to_read
 
         chosen = windows_to_read(request, video, self.executor, progress)
-        answer = self._answer_with_evidence(request, video, chosen.windows, progress)
+        answer = self._answer_with_evidence(request, video, chosen.windows, progress, chosen.priors)
         return replace(answer, read_share=chosen.share, notes=(chosen.note, *answer.notes))
 
     def uses_search(self, request: Request, video: VideoSession) -> bool:
@@ -146,10 +146,15 @@ class Answerer:
     # ------------------------------------------------------------------------------------------ several windows
 
     def _answer_with_evidence(
-        self, request: Request, video: VideoSession, windows: Sequence[Window], progress: ProgressCallback | None
+        self,
+        request: Request,
+        video: VideoSession,
+        windows: Sequence[Window],
+        progress: ProgressCallback | None,
+        priors: Mapping[Window, float] | None = None,
     ) -> Answer:
         """Answer about windows; add and verify citations where the request asks for them."""
-        answer = self._answer_windows(request, video, windows, progress)
+        answer = self._answer_windows(request, video, windows, progress, priors)
         if not (request.cite or request.verify):
             return answer
         from timechat.pipeline.citing import cited_answer, verified_answer
@@ -159,7 +164,12 @@ class Answerer:
         return verified_answer(answer, partial(self._find_cited, request, video)) if request.verify else answer
 
     def _answer_windows(
-        self, request: Request, video: VideoSession, windows: Sequence[Window], progress: ProgressCallback | None
+        self,
+        request: Request,
+        video: VideoSession,
+        windows: Sequence[Window],
+        progress: ProgressCallback | None,
+        priors: Mapping[Window, float] | None = None,
     ) -> Answer:
         """Answer about windows in order of time, in batches; answers in the cache are reused."""
         cache = video.cache if request.is_reproducible else None
@@ -181,7 +191,7 @@ class Answerer:
                         cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
                 batch = []
                 report(len(answers))
-        merged = self._merge(request, video, [answers[window] for window in windows])
+        merged = self._merge(request, video, [answers[window] for window in windows], priors)
         if request.task == "grounding" and video.plan.refines and merged.events:
             from timechat.pipeline.refining import refine_moments
 
@@ -189,7 +199,13 @@ class Answerer:
             merged = refine_moments(merged, video, self.model.config, again, self.scoring, self.executor)
         return merged
 
-    def _merge(self, request: Request, video: VideoSession, answers: Sequence[WindowAnswer]) -> Answer:
+    def _merge(
+        self,
+        request: Request,
+        video: VideoSession,
+        answers: Sequence[WindowAnswer],
+        priors: Mapping[Window, float] | None = None,
+    ) -> Answer:
         answer = merge_window_answers(
             answers,
             request.task,
@@ -197,6 +213,7 @@ class Answerer:
             duration=video.duration,
             scoring=self.scoring,
             moments=request.moments,
+            priors=priors,
         )
         return replace(
             answer,

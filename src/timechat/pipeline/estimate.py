@@ -1,5 +1,6 @@
 """Estimates of a job before it starts: windows, frames, and seconds and memory from a quick trial."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -58,10 +59,12 @@ class JobEstimate:
 def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> JobEstimate:
     """Estimate a request about an open video by a trial on the first window that is not in the cache.
 
-    Where only the best windows are read, the estimate assumes that the cache holds none of them, and leaves out the
-    ranking.
+    Where only the best windows are read, their number is approximate, the estimate assumes that the cache holds none of
+    them, and the ranking is left out.
     """
-    num_read = request.retrieval.num_windows(len(video.windows))
+    num_read = len(video.windows)
+    if not request.retrieval.reads_all(num_read):
+        num_read = max(1, math.floor(request.retrieval.read * num_read))
     open_windows = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
     todo = open_windows[:num_read]
     seconds = _trial(answerer, request, video, todo[0]) * len(todo) if todo else 0.0

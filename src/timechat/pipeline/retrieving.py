@@ -1,6 +1,7 @@
 """Retrieval in an open video: its frame vectors, the windows that the model reads, and answers by the search alone."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +15,7 @@ from timechat.pipeline.executor import Executor, acquire
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import ProgressCallback, VideoSession
 from timechat.search.encoder import FrameTextEncoder, load_encoder
-from timechat.search.retrieval import best_windows, frames_between, rank_windows, read_share
+from timechat.search.retrieval import best_windows, frames_between, rank_windows, read_share, window_priors
 from timechat.search.spans import smooth_scores
 from timechat.search.video_vectors import FRAMES_PER_SECOND, VideoVectors, encode_video, find_spans
 
@@ -29,11 +30,13 @@ class ChosenWindows:
 
     Attributes:
         windows: Windows in order of time.
+        priors: Probability of each window to hold the moment, by the encoder alone; their sum is 1.
         share: Share of the video that they cover, from 0 to 1.
         note: Sentence about the choice, for readers of the answer.
     """
 
     windows: tuple[Window, ...]
+    priors: Mapping[Window, float]
     share: float
     note: str
 
@@ -58,11 +61,12 @@ def windows_to_read(
     encoder = shared_encoder(request.retrieval.encoder)
     vectors = frame_vectors(video, encoder, executor, progress)
     sentence = encoder.encode_sentence(request.query or "")
-    scores = encoder.score(vectors.vectors.astype(np.float32), sentence, vectors.statistics)
-    smoothed = smooth_scores(scores, vectors.cuts)
+    frames, times = vectors.vectors.astype(np.float32), vectors.times + video.windows[0].start
+    smoothed = smooth_scores(encoder.score(frames, sentence, vectors.statistics), vectors.cuts)
+    evidence = smooth_scores(encoder.evidence(frames, sentence), vectors.cuts)
     chosen = best_windows(
-        rank_windows(video.windows, vectors.times + video.windows[0].start, smoothed),
-        request.retrieval.num_windows(len(video.windows)),
+        rank_windows(video.windows, times, smoothed),
+        request.retrieval.read,
         smoothed,
         until_scores_fall=request.task == "grounding" and request.moments.find_all,
     )
@@ -71,7 +75,7 @@ def windows_to_read(
         f"read {share:.0%} of the video: the {len(chosen)} of {len(video.windows)} windows that {encoder.name} ranks "
         "first"
     )
-    return ChosenWindows(chosen, share, note)
+    return ChosenWindows(chosen, window_priors(chosen, times, evidence), share, note)
 
 
 def answer_by_search(

@@ -1,5 +1,6 @@
 """Retrieval before an answer: the windows of a long video are ranked, and the model reads only the best of them."""
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ DEFAULT_READ = 1.0
 MIN_WINDOWS = 4
 """Minimum number of windows of a video that is ranked; a shorter one is read as a whole."""
 
+_EPSILON = 1e-6
 _LEVEL = 0.3  # height between the mean and the peak of the scores, as of the borders of spans (`best_spans`)
 
 Source = Literal["auto", "model", "search"]
@@ -28,8 +30,8 @@ class RetrievalConfig:
     """Options of what is read of a video, and of what answers a query.
 
     Attributes:
-        read: Share of the windows that the model reads, above 0 and at most 1. Videos of less than `MIN_WINDOWS`
-            windows are read as a whole.
+        read: Maximum share of the video that the model reads, above 0 and at most 1, but at least one window. Videos
+            of fewer than `MIN_WINDOWS` windows are read as a whole.
         by: What answers a grounding query. `auto` takes the search for a video outside of the model's domain.
         encoder: Frame-text encoder, or its name as in `load_encoder`.
     """
@@ -44,9 +46,9 @@ class RetrievalConfig:
         if self.by not in ("auto", "model", "search"):
             raise ValueError(f"by must be auto, model or search, got {self.by!r}")
 
-    def num_windows(self, total: int) -> int:
-        """Return the number of windows to read of a video with `total` windows."""
-        return total if total < MIN_WINDOWS else max(1, math.floor(self.read * total + 1e-9))
+    def reads_all(self, num_windows: int) -> bool:
+        """Return whether all windows of a video with this number of windows are read."""
+        return self.read == 1 or num_windows < MIN_WINDOWS
 
 
 def parse_read(value: float | str) -> float:
@@ -105,21 +107,42 @@ def rank_windows(
 
 
 def best_windows(
-    ranking: Sequence[RankedWindow], count: int, smoothed: NDArray[np.floating], *, until_scores_fall: bool
+    ranking: Sequence[RankedWindow], read: float, smoothed: NDArray[np.floating], *, until_scores_fall: bool
 ) -> tuple[Window, ...]:
     """Return the windows to read, in order of time.
 
     Args:
         ranking: All windows, the best first.
-        count: Number of windows.
+        read: Maximum share of the video that the windows cover together; the best window is always read.
         smoothed: `(frames,)` smoothed scores of the query.
         until_scores_fall: Whether the windows after these follow too, as long as their scores are near the best one.
     """
-    mean, top = float(smoothed.mean()), float(smoothed.max())
-    chosen = [ranked.window for ranked in ranking[:count]]
+    every = [one.window for one in ranking]
+    whole = _in_order(every)
+    count = bisect.bisect_right(
+        range(len(every) + 1), read + _EPSILON, key=lambda i: read_share(_in_order(every[:i]), whole)
+    )
+    chosen = every[: max(1, count - 1)]
     if until_scores_fall:
-        chosen += [one.window for one in ranking[count:] if one.score > mean + _LEVEL * (top - mean)]
-    return tuple(sorted(chosen, key=lambda window: window.start))
+        mean, top = float(smoothed.mean()), float(smoothed.max())
+        near = mean + _LEVEL * (top - mean)
+        chosen += [one.window for one in ranking[len(chosen) :] if one.score > near]
+    return _in_order(chosen)
+
+
+def window_priors(
+    windows: Sequence[Window], times: NDArray[np.floating], evidence: NDArray[np.floating]
+) -> dict[Window, float]:
+    """Return the probability of each window to hold the moment, if one of them does.
+
+    Args:
+        windows: Windows that are read.
+        times: `(frames,)` times of the evidence in seconds, rising, at least one.
+        evidence: `(frames,)` smoothed evidence of the query, in nats.
+    """
+    peaks = np.array([evidence[slice(*frames_between(window, times))].max() for window in windows], np.float64)
+    odds = np.exp(peaks - peaks.max())
+    return dict(zip(windows, (odds / odds.sum()).tolist(), strict=True))
 
 
 def read_share(read: Sequence[Window], windows: Sequence[Window]) -> float:
@@ -135,6 +158,10 @@ def frames_between(window: Window, times: NDArray[np.floating]) -> tuple[int, in
         return int(first), int(after)
     nearest = int(np.argmin(np.abs(times - (window.start + window.end) / 2)))
     return nearest, nearest + 1
+
+
+def _in_order(windows: Sequence[Window]) -> tuple[Window, ...]:
+    return tuple(sorted(windows, key=lambda window: window.start))
 
 
 def _covered(windows: Sequence[Window]) -> float:
