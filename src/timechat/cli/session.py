@@ -30,6 +30,7 @@ _STAGES = {
     "windows": "answering",
     "listen": "recognizing speech",
     "write": "writing weights",
+    "index": "indexing",
 }
 
 Video = Annotated[
