@@ -29,7 +29,7 @@ from timechat.search.video_vectors import FoundSpan, find_spans
 
 DEFAULT_BEST = 5
 
-_MIN_VIDEOS = 8  # videos of which all frames are scored
+_MIN_VIDEOS = 5  # videos of which all frames are scored
 _SPANS_PER_VIDEO = 3
 _ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
 _MEANING_SLOPE, _MEANING_MIDDLE = 14.0, 0.45  # cosine of two sentences -> probability that they mean the same

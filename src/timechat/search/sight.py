@@ -137,26 +137,50 @@ class SightEncoder(FrameTextEncoder):
         deviation: FloatArray = (frame_vectors[:, :-1] @ self._classifier.T).std(0)
         return deviation
 
-    def score(
+    def compare(
         self, frame_vectors: FloatArray, sentence: FloatArray, statistics: FloatArray | None = None
-    ) -> FloatArray:
-        """Return the sum of both comparisons, each standardized over the video."""
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the sum of both comparisons, each standardized over the video, and the evidence."""
         if not len(frame_vectors):
-            return np.zeros(0, np.float32)
+            return np.zeros(0, np.float32), np.zeros(0, np.float32)
         deviation = self.statistics(frame_vectors) if statistics is None else statistics
-        weights = self._class_weights(sentence) / (deviation + np.float32(_LOGIT_MARGIN))
-        by_classes, by_map = self._compare(frame_vectors, weights, self._direction(sentence))
-        return _standardize(by_classes) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
+        weights = self._class_weights(sentence)
+        in_video, in_all, by_map = self._products(
+            frame_vectors,
+            [weights / (deviation + np.float32(_LOGIT_MARGIN)), weights / self._logit_deviation],
+            self._direction(sentence),
+        )
+        score = _standardize(in_video) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
+        return score, self._calibrated(in_all, by_map, sentence)
 
     def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
         """Return the weighted sum of both comparisons, each standardized over pictures of all classes, calibrated."""
         weights = self._class_weights(sentence) / self._logit_deviation
+        by_classes, by_map = self._products(frame_vectors, [weights], self._direction(sentence))
+        return self._calibrated(by_classes, by_map, sentence)
+
+    def _products(
+        self, frame_vectors: FloatArray, class_weights: Sequence[FloatArray], direction: FloatArray
+    ) -> list[FloatArray]:
+        """Return the weighted sums of the logits, without their bias, and the cosines of the mapped features.
+
+        Weights and direction are brought to the space of the features first: then each frame needs only a few products.
+        """
+        columns = np.zeros((self.dimension, len(class_weights) + 1), np.float32)
+        for number, weights in enumerate(class_weights):
+            columns[:-1, number] = weights @ self._classifier
+        columns[:-1, -1] = self._map @ direction
+        products = list((frame_vectors @ columns).T)
+        products[-1] = products[-1] / np.maximum(frame_vectors[:, -1], np.float32(1e-6))
+        return products
+
+    def _calibrated(self, by_classes: FloatArray, by_map: FloatArray, sentence: FloatArray) -> FloatArray:
+        """Return the evidence from both comparisons."""
         direction = self._direction(sentence)
-        by_classes, by_map = self._compare(frame_vectors, weights, direction)
-        by_classes += (self._classifier_bias - self._logit_mean) @ weights
-        by_map -= self._map_mean @ direction
-        by_map /= np.sqrt(direction @ self._map_covariance @ direction)
-        result: FloatArray = (_SLOPE * (by_classes + _MAP_WEIGHT * by_map - _MIDDLE)).astype(np.float32)
+        bias = (self._classifier_bias - self._logit_mean) @ (self._class_weights(sentence) / self._logit_deviation)
+        deviation = np.sqrt(direction @ self._map_covariance @ direction)
+        mapped = (by_map - self._map_mean @ direction) / deviation
+        result: FloatArray = (_SLOPE * (by_classes + bias + _MAP_WEIGHT * mapped - _MIDDLE)).astype(np.float32)
         return result
 
     def notes(self, sentence: str) -> tuple[str, ...]:
@@ -174,19 +198,6 @@ class SightEncoder(FrameTextEncoder):
     def pictures(self, frame_vectors: FloatArray) -> FloatArray:
         """Return the features of the image model at unit length."""
         return super().pictures(frame_vectors[:, :-1])
-
-    def _compare(
-        self, frame_vectors: FloatArray, class_weights: FloatArray, direction: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return the weighted sum of the logits, without their bias, and the cosine of the mapped features.
-
-        Weights and direction are brought to the space of the features first: then each frame needs only two products.
-        """
-        both = np.zeros((self.dimension, 2), np.float32)
-        both[:-1, 0], both[:-1, 1] = class_weights @ self._classifier, self._map @ direction
-        products = frame_vectors @ both
-        products[:, 1] /= np.maximum(frame_vectors[:, -1], 1e-6)
-        return products[:, 0], products[:, 1]
 
     def _class_weights(self, sentence: FloatArray) -> FloatArray:
         cosines = self._classes @ sentence
