@@ -11,7 +11,8 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from timechat.search.encoder import FloatArray, FrameTextEncoder
 from timechat.search.records import Kind, KnownFile, Line
 from timechat.search.spans import best_spans
 from timechat.search.store import LibraryStore
-from timechat.search.video_vectors import FoundSpan, find_spans
+from timechat.search.video_vectors import FoundSpan, VideoVectors, find_spans
+from timechat.system import num_cores
 
 DEFAULT_BEST = 5
 
@@ -196,7 +198,12 @@ class Searcher:
         moments: list[Moment] = []
         if self._encoder.knows(words):
             sentence = self._encoder.encode_sentence(words)
-            moments += self._from_pictures(sentence, files, best)
+            moments += self._from_pictures(
+                lambda vectors: self._encoder.evidence(vectors, sentence),
+                lambda frames, limit: find_spans(frames, self._encoder, sentence, limit=limit),
+                files,
+                best,
+            )
         moments += self._from_lines(words, files, best)
         return self._result(words, moments, files, best, self._encoder.found_threshold, self._encoder.notes(words))
 
@@ -219,24 +226,16 @@ class Searcher:
         files = self._files(filters)
         encoder = self._encoder
         like = encoder.pictures(encoder.encode_frames(picture[None]))[0]
-        segments = self._library.segments()
-        similarity = encoder.pictures(segments.vectors) @ like if len(segments.videos) else np.zeros(0, np.float32)
-        moments = []
-        for video in _best_videos(segments.videos, similarity, files, best):
-            frames = self._library.frames(video)
-            if frames is None:
-                continue
+
+        def find(frames: VideoVectors, limit: int) -> list[FoundSpan]:
             cosines = encoder.pictures(frames.vectors.astype(np.float32)) @ like
-            for span in best_spans(
-                cosines,
-                frames.times,
-                frames.cuts,
-                duration=frames.duration,
-                cut_times=frames.cut_times,
-                limit=best if len(files) == 1 else _SPANS_PER_VIDEO,
-            ):
-                score = float(np.clip(cosines[slice(*span.frames)].mean(), 0, 1))
-                moments.append(_moment(files[video], FoundSpan(span.start, span.end, score), "picture"))
+            spans = best_spans(
+                cosines, frames.times, frames.cuts, duration=frames.duration, cut_times=frames.cut_times, limit=limit
+            )
+            scores = [float(np.clip(cosines[slice(*span.frames)].mean(), 0, 1)) for span in spans]
+            return [FoundSpan(span.start, span.end, score) for span, score in zip(spans, scores, strict=True)]
+
+        moments = self._from_pictures(lambda vectors: encoder.pictures(vectors) @ like, find, files, best)
         # Frames of one shot differ by less than the distance of a cut.
         return self._result(name, moments, files, best, 1 - encoder.cut_distance, ())
 
@@ -262,21 +261,33 @@ class Searcher:
                 chosen[file.video] = file
         return chosen
 
-    def _from_pictures(self, sentence: FloatArray, files: dict[int, KnownFile], best: int) -> list[Moment]:
+    def _from_pictures(
+        self,
+        rank: Callable[[FloatArray], FloatArray],
+        find: Callable[[VideoVectors, int], list[FoundSpan]],
+        files: dict[int, KnownFile],
+        best: int,
+    ) -> list[Moment]:
+        """Return moments of the videos with the best segments.
+
+        Args:
+            rank: Function that gives each segment, `(segments, dimension)`, a number, `(segments,)`.
+            find: Function that finds a number of moments in the frames of a video.
+            files: File of each video that is searched.
+            best: Maximum number of moments of the result.
+        """
         segments = self._library.segments()
         if not len(segments.videos):
             return []
-        evidence = self._encoder.evidence(segments.vectors, sentence)
         limit = best if len(files) == 1 else _SPANS_PER_VIDEO
-        moments = []
-        for video in _best_videos(segments.videos, evidence, files, best):
+
+        def moments_of(video: int) -> list[Moment]:
             frames = self._library.frames(video)
-            assert frames is not None
-            moments += [
-                _moment(files[video], span, "picture")
-                for span in find_spans(frames, self._encoder, sentence, limit=limit)
-            ]
-        return moments
+            return [] if frames is None else [_moment(files[video], span) for span in find(frames, limit)]
+
+        videos = _best_videos(segments.videos, rank(segments.vectors), files, best)
+        with ThreadPoolExecutor(num_cores()) as threads:
+            return [moment for moments in threads.map(moments_of, videos) for moment in moments]
 
     def _from_lines(self, words: str, files: dict[int, KnownFile], best: int) -> list[Moment]:
         stored = self._library.line_vectors()
@@ -398,8 +409,8 @@ def _is_wanted(file: KnownFile, filters: SearchFilters) -> bool:
     return is_in_paths and (filters.name is None or fnmatch.fnmatch(path.name.lower(), filters.name.lower()))
 
 
-def _moment(file: KnownFile, span: FoundSpan, kind: Kind) -> Moment:
-    return Moment(file.path, span.start, span.end, span.score, (kind,), is_offline=file.is_offline)
+def _moment(file: KnownFile, span: FoundSpan) -> Moment:
+    return Moment(file.path, span.start, span.end, span.score, ("picture",), is_offline=file.is_offline)
 
 
 def _line_moment(file: KnownFile, line: Line, score: float) -> Moment:
