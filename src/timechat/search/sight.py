@@ -33,6 +33,7 @@ from timechat.errors import CheckpointError
 from timechat.search.efficientnet import IMAGE_SIZE, NUM_FEATURES, EfficientNetLite2
 from timechat.search.encoder import BUILT_IN, FloatArray, FrameTextEncoder
 from timechat.search.minilm import MiniLM
+from timechat.search.onnx_graph import load_session, run_session
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
 
@@ -57,9 +58,10 @@ class SightEncoder(FrameTextEncoder):
         tensors: Tensors of `weights/sight/model.safetensors`.
         tokenizer: JSON of the text model's tokenizer.
         fingerprint: SHA-256 of the weights.
+        uses_onnx: Whether the image model runs in ONNX Runtime if that is installed, which is faster than torch.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, fingerprint: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, fingerprint: str, *, uses_onnx: bool = True) -> None:
         self.name = BUILT_IN
         self.licence = (
             "Apache-2.0 (EfficientNet-Lite2, all-MiniLM-L6-v2), WordNet 3.0 licence (names and glosses of classes)"
@@ -78,7 +80,9 @@ class SightEncoder(FrameTextEncoder):
             _MIDDLE,
         ]
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, constants]).encode()).hexdigest()
-        self._image_model = EfficientNetLite2(_under("image.", tensors))
+        image_tensors = _under("image.", tensors)
+        self._session = load_session(image_tensors, torch.get_num_threads()) if uses_onnx else None
+        self._image_model = EfficientNetLite2(image_tensors) if self._session is None else None
         self.text_model = MiniLM(_under("text.", tensors), tokenizer)
         self._classifier, self._classifier_bias, self._classes, self._map = (
             _array(tensors, name) for name in ("classifier.weight", "classifier.bias", "classes", "map")
@@ -91,8 +95,12 @@ class SightEncoder(FrameTextEncoder):
         self.sentence_dimension = self._classes.shape[1]
 
     @classmethod
-    def load(cls, folder: Path = WEIGHTS) -> Self:
+    def load(cls, folder: Path = WEIGHTS, *, uses_onnx: bool = True) -> Self:
         """Read the weights.
+
+        Args:
+            folder: Folder of the weights.
+            uses_onnx: Whether the image model runs in ONNX Runtime if that is installed.
 
         Raises:
             CheckpointError: A file is missing or damaged.
@@ -101,7 +109,8 @@ class SightEncoder(FrameTextEncoder):
         try:
             with path.open("rb") as file:
                 fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(load_file(path), (folder / "tokenizer.json").read_text(encoding="utf-8"), fingerprint)
+            tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+            return cls(load_file(path), tokenizer, fingerprint, uses_onnx=uses_onnx)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder} does not hold the weights of {BUILT_IN} ({error}); install timechat again"
@@ -121,10 +130,16 @@ class SightEncoder(FrameTextEncoder):
                 part = functional.interpolate(
                     part.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True, align_corners=False
                 )
-            features = self._image_model((part.float() - 127.0) / 128.0).numpy()
+            features = self._features((part.float() - 127.0) / 128.0)
             vectors[start : start + _BATCH, :-1] = features
             vectors[start : start + _BATCH, -1] = np.linalg.norm(features @ self._map, axis=1)
         return vectors
+
+    def _features(self, pixel_values: Tensor) -> FloatArray:
+        if self._image_model is None:
+            return run_session(self._session, pixel_values.numpy())
+        features: FloatArray = self._image_model(pixel_values).numpy()
+        return features
 
     def encode_sentences(self, sentences: Sequence[str]) -> FloatArray:
         """Encode sentences with MiniLM, at unit length."""
