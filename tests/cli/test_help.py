@@ -80,7 +80,7 @@ def test_help_loads_no_decoder():
 def test_commands_are_shown_in_groups(run):
     root = get_command(app)
     groups = command_groups(root, root.context_class(root, info_name="timechat"))
-    assert list(groups) == ["Questions about videos", "Servers", "Models", "Training and evaluation", "Cache"]
+    assert list(groups) == ["Questions about videos", "Search", "Servers", "Models", "Training and evaluation", "Cache"]
     out = run("--help")[1]
     assert all(f"\n{title}:\n" in out for title in groups)
 

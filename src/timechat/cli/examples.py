@@ -25,6 +25,17 @@ EXAMPLES = {
     "summarize": ("timechat summarize video.mp4 --keyframes", "timechat summarize lectures -o summaries.jsonl"),
     "transcribe": ("timechat transcribe video.mp4 --asr MODEL -o video.srt", "timechat transcribe video.mp4 --guess"),
     "watch": ('timechat watch recording.ts "the light turns on" --follow',),
+    "index": (
+        "timechat index videos",
+        "timechat index /media/holidays lecture.mp4 --library holidays.db",
+        "timechat index --info --json",
+    ),
+    "search": (
+        'timechat search "a dog on the beach"',
+        'timechat search "a taxi" bikes.mp4',
+        'timechat search "a red car" videos --since 2025-07-01 --html found.html',
+        "timechat search --like photo.jpg --library holidays.db --json",
+    ),
     "serve": ("timechat serve --allow videos --port 8000",),
     "mcp": ("timechat mcp --allow videos --model OUT_DIR --preload",),
     "info": ("timechat info video.mp4", "timechat info video.mp4 --model OUT_DIR", "timechat info nano --json"),

@@ -31,6 +31,7 @@ _STAGES = {
     "search": "searching frames",
     "listen": "recognizing speech",
     "write": "writing weights",
+    "index": "indexing",
 }
 
 Video = Annotated[
