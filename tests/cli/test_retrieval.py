@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.pipeline.color_encoder import ColorEncoder
+from tests.search.conftest import ColorEncoder
 from timechat import TimeChat
 
 

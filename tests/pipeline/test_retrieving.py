@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pipeline.color_encoder import ColorEncoder, painted_pixels
+from tests.search.conftest import COLORS, ColorEncoder
 from timechat import Frames
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import DecodingOptions
@@ -25,8 +25,13 @@ def encoder() -> ColorEncoder:
 
 
 def painted(seconds: float = 56.0, **spans: tuple[float, float]) -> Frames:
-    pixels = painted_pixels(seconds, **spans)
-    return Frames(pixels, np.arange(len(pixels)) / 2, seconds)
+    """Return black frames, two per second, with parts in a color: `red=(20, 25)` is red from 20 s to 25 s."""
+    times = np.arange(round(2 * seconds)) / 2
+    pixels = np.zeros((len(times), 96, 96, 3), np.uint8)
+    for channel, color in enumerate(COLORS):
+        first, last = spans.get(color, (0, 0))
+        pixels[(times >= first) & (times < last), :, :, channel] = 255
+    return Frames(pixels, times, seconds)
 
 
 def grounding(encoder: ColorEncoder, read: float, **moments: object) -> Request:

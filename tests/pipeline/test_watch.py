@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.clips import RECIPES, draw_clip, read_numbers
-from tests.pipeline.color_encoder import ColorEncoder
+from tests.search.conftest import ColorEncoder
 from timechat import VideoError, load_frames
 from timechat.answers.windows import Window, WindowConfig
 from timechat.cli import main
@@ -222,22 +222,18 @@ def noise(seconds: float, *, red: tuple[float, float]) -> list[LiveFrame]:
 @pytest.mark.parametrize("by", ["auto", "search"])
 def test_a_stream_outside_of_the_domain_is_searched(nano, by):
     encoder = ColorEncoder()
-    watcher = StreamMonitor(
-        nano, ["red", "green"], windows=LOOKING, threshold=0.1, retrieval=RetrievalConfig(by=by, encoder=encoder)
-    )
+    watcher = StreamMonitor(nano, ["red", "green"], windows=LOOKING, retrieval=RetrievalConfig(by=by, encoder=encoder))
     (found,) = watcher.watch(noise(26, red=(9, 13)))
     assert (found.query, found.by) == ("red", "search")
     assert (found.event.start, found.event.end) == pytest.approx((9, 13), abs=1.1)
-    assert found.event.score > 0.1
+    assert found.event.score > 0.9
     assert watcher.notes == ("windows answered by the search of colors, not by nano",)
     assert watcher.search_size == (8, 8)
 
 
 def test_a_moment_of_several_windows_is_reported_once(nano):
     encoder = ColorEncoder()
-    watcher = StreamMonitor(
-        nano, ["red"], windows=LOOKING, threshold=0.1, retrieval=RetrievalConfig(by="auto", encoder=encoder)
-    )
+    watcher = StreamMonitor(nano, ["red"], windows=LOOKING, retrieval=RetrievalConfig(by="auto", encoder=encoder))
     assert len(list(watcher.watch(noise(26, red=(5, 26))))) == 1
 
 

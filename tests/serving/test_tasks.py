@@ -9,7 +9,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from tests.pipeline.color_encoder import ColorEncoder
+from tests.search.conftest import ColorEncoder
 from tests.serving.conftest import until
 from timechat.cli import main
 from timechat.serving.errors import RequestError

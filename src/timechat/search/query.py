@@ -161,6 +161,7 @@ class SearchResult:
                 model=self.encoder,
                 found=self.found,
                 score=moments[0].score,
+                by="search",
                 player_offset=moments[0].player_offset,
                 notes=self.notes,
             )
