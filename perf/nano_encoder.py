@@ -73,7 +73,7 @@ class NanoEncoder(FrameTextEncoder):
         """Mark the values of the color, the shape and the action of each sentence."""
         vectors = np.zeros((len(sentences), self.dimension), np.float32)
         for vector, sentence in zip(vectors, sentences, strict=True):
-            color, shape, kind = _read_query(sentence)
+            color, shape, kind = read_query(sentence)
             rows = [row for row in (color, None if shape is None else NUM_COLORS + shape) if row is not None]
             if kind is not None and self._use_actions:
                 vector[[row * NUM_KINDS + kind for row in rows]] = 1
@@ -180,7 +180,7 @@ def _overlapping(parts: Iterator[Frames]) -> Iterator[tuple[Frames, int, int]]:
         before, part = part, after
 
 
-def _read_query(sentence: str) -> tuple[int | None, int | None, int | None]:
+def read_query(sentence: str) -> tuple[int | None, int | None, int | None]:
     """Read the first color, the first shape and the action of a sentence, as indices."""
     words = sentence.lower()
 
