@@ -103,4 +103,4 @@ def test_a_share_of_a_long_video_is_read(run, short_clip):
 
 @pytest.mark.parametrize("read", ["0", "2", "half"])
 def test_a_share_outside_of_the_video_is_refused(refused, short_clip, read):
-    assert f"such as 0.1, or all, got {read}" in refused("ask", short_clip, "red", "--read", read)
+    assert f"such as 0.1, or all, got {read!r}" in refused("ask", short_clip, "red", "--read", read)

@@ -97,7 +97,7 @@ def test_a_share_is_a_number_or_all():
 
 @pytest.mark.parametrize("value", ["0", "1.5", "-0.1", "nan", "some", None])
 def test_other_shares_are_refused(value):
-    with pytest.raises(ValueError, match=f"such as 0.1, or all, got {value}"):
+    with pytest.raises(ValueError, match=f"such as 0.1, or all, got {value!r}"):
         parse_read(value)
 
 

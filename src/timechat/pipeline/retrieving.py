@@ -30,7 +30,7 @@ class ChosenWindows:
 
     Attributes:
         windows: Windows in order of time.
-        priors: Probability of each window to hold the moment, by the encoder alone; their sum is 1.
+        priors: Probability of each window of the video to hold the moment, by the encoder alone; their sum is 1.
         share: Share of the video that they cover, from 0 to 1.
         note: Sentence about the choice, for readers of the answer.
     """
@@ -75,7 +75,7 @@ def windows_to_read(
         f"read {share:.0%} of the video: the {len(chosen)} of {len(video.windows)} windows that {encoder.name} ranks "
         "first"
     )
-    return ChosenWindows(chosen, window_priors(chosen, times, evidence), share, note)
+    return ChosenWindows(chosen, window_priors(video.windows, times, evidence), share, note)
 
 
 def answer_by_search(

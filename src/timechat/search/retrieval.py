@@ -63,7 +63,7 @@ def parse_read(value: float | str) -> float:
         return RetrievalConfig(read=float(value)).read
     except (TypeError, ValueError):
         raise ValueError(
-            f"read must be a share of the video above 0 and at most 1, such as 0.1, or all, got {value}"
+            f"read must be a share of the video above 0 and at most 1, such as 0.1, or all, got {value!r}"
         ) from None
 
 
@@ -136,7 +136,7 @@ def window_priors(
     """Return the probability of each window to hold the moment, if one of them does.
 
     Args:
-        windows: Windows that are read.
+        windows: All windows of the video.
         times: `(frames,)` times of the evidence in seconds, rising, at least one.
         evidence: `(frames,)` smoothed evidence of the query, in nats.
     """
