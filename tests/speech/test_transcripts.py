@@ -337,7 +337,6 @@ def test_transcripts_do_not_import_the_recogniser():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_no_transcript_and_two_transcripts(tmp_path):
-    assert load_transcript("video.mp4") is None
+def test_two_transcripts_are_refused(tmp_path):
     with pytest.raises(ValueError, match="both a transcript and a speech recogniser"):
         load_transcript("video.mp4", transcript=tmp_path / "a.srt", asr_model="tiny")

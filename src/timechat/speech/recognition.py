@@ -9,6 +9,7 @@ from typing import Any
 
 from timechat.answers.events import Event
 from timechat.errors import CheckpointError, missing_extra
+from timechat.speech.plausibility import RecognizedLine, plausible_lines
 from timechat.speech.transcripts import NO_AUDIO, Transcript
 from timechat.video import VideoSource, probe_video
 from timechat.video.audio import AudioSegment, read_audio
@@ -53,7 +54,8 @@ def transcribe_audio(
 ) -> Transcript:
     """Transcribe the speech of a video.
 
-    The audio is processed in segments of some minutes, cut at quiet moments; parts without speech are left out.
+    The audio is processed in segments of some minutes, cut at quiet moments; parts without a voice are left out, and so
+    are lines that were probably not said, see `timechat.speech.plausibility`.
     Decoding is greedy, so the transcript is the same each time.
 
     Args:
@@ -65,7 +67,8 @@ def transcribe_audio(
         progress: Progress callback.
 
     Returns:
-        Transcript of all lines; for a video without audio, an empty transcript with a note.
+        Transcript of all lines, with a note on those that were left out; for a video without audio, an empty transcript
+        with a note.
 
     Raises:
         VideoError: The video cannot be read.
@@ -98,7 +101,7 @@ class SpeechRecognizer:
         """Transcribe the speech of a video, see `transcribe_audio`."""
         duration = probe_video(source, timeout=timeout).duration
         language, has_audio = self._language, False
-        lines: list[Event] = []
+        lines: list[RecognizedLine] = []
         notes: list[str] = []
         for segment in read_audio(source, timeout=timeout):
             has_audio = True
@@ -112,7 +115,8 @@ class SpeechRecognizer:
             language = language or (info.language if lines else None)
         if not has_audio:
             return Transcript(notes=(NO_AUDIO,))
-        return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
+        said, remarks = plausible_lines(sorted(lines, key=lambda line: line.event.start))
+        return Transcript(said, (*notes, *remarks))
 
 
 def _import_faster_whisper() -> Any:
@@ -138,12 +142,16 @@ def _load_recognizer(model: str | os.PathLike[str], device: str) -> Any:
         ) from error
 
 
-def _line_on_video_clock(line: Any, segment: AudioSegment) -> list[Event]:
-    """Return the line as an event; empty for a line without words, before the first frame or after the audio."""
+def _line_on_video_clock(line: Any, segment: AudioSegment) -> list[RecognizedLine]:
+    """Return a line as an event; empty for a line without words, before the first frame or after the audio."""
     start = max(0.0, segment.start + line.start)
     end = min(segment.start + line.end, segment.end)
     words = " ".join(line.text.split())
-    return [Event(round(start, 3), round(end, 3), words)] if words and start <= end else []
+    if not words or start > end:
+        return []
+    event = Event(round(start, 3), round(end, 3), words)
+    evidence = (line.avg_logprob, line.no_speech_prob, line.compression_ratio)
+    return [RecognizedLine(event, line.start, line.end, *evidence)]
 
 
 def _report(progress: ProgressCallback | None, seconds: float, duration: float) -> None:

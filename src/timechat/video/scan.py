@@ -14,6 +14,7 @@ import av.error
 from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
+from av.subtitles.stream import SubtitleStream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -26,7 +27,7 @@ from timechat.video.hdr import HDR_TRANSFERS
 from timechat.video.picture_limits import MAX_SCANS, is_jpeg, num_scans, stated_pixels
 from timechat.video.source import VideoHandle
 
-AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
+AnyStream = TypeVar("AnyStream", VideoStream, AudioStream, SubtitleStream)
 
 NO_PTS = -(2**63)
 """Presentation time of a packet that has none."""
