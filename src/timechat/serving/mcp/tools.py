@@ -282,6 +282,7 @@ class VideoInfoResult(BaseModel):
     has_audio: bool
     format: str
     codec: str
+    created: Annotated[str | None, Field(description="Date that the file states, ISO 8601; null if it states none.")]
 
 
 # -------------------------------------------------------------------------------------------------- tools
