@@ -44,9 +44,9 @@ def test_real_speech_is_kept_without_a_note():
         (line(40, 43, "Subtitles by the Amara.org community"), "1 of credits of subtitles"),
         (line(40, 43, "Untertitel im Auftrag des ZDF, 2020"), "1 of credits of subtitles"),
         (line(40, 43, "Субтитры сделал DimaTorzok"), "1 of credits of subtitles"),
-        (line(40, 43, "Thanks for watching!", no_speech=0.4), "1 of sign-offs without other speech"),
+        (line(40, 43, "Thanks for watching!", no_speech=0.7), "1 of sign-offs without other speech"),
         (line(40, 43, "ご視聴ありがとうございました", logprob=-0.8), "1 of sign-offs without other speech"),
-        (line(60, 62, "So we begin here", no_speech=0.4), "1 at the edge of a window"),
+        (line(60, 62, "So we begin here", no_speech=0.7), "1 at the edge of a window"),
         (line(30, 60, f"{REAL}, and we go on, and so on", no_speech=0.87), "1 at the edge of a window"),
         (line(40, 41, "♪ ♪"), "1 without words"),
     ],
@@ -67,7 +67,8 @@ def test_an_invented_line_is_dropped(invented, reason):
         line(40, 40, "and so on"),  # the last words of a window
         line(40, 43, "Thanks for watching!"),  # after other speech
         line(60, 62, "So we begin here"),
-        line(0, 2, "So we begin here", no_speech=0.4),
+        line(0, 2, "So we begin here", no_speech=0.7),
+        line(40, 41, "Thank you.", no_speech=0.55),  # of a synthetic voice, among other lines
         line(30, 60, f"{REAL}, and then we go on with it, and so on, for a while"),
         line(40, 43, "The subtitles by her friend were good"),
         line(40, 43, "No. No, no, no. Stop it now!", compression=2.6),
@@ -83,9 +84,10 @@ def test_a_loop_of_the_recogniser_is_heard_once():
     assert dropped(*loop) == (["come in.", "Love you."], "7 that repeat others")
 
 
-def test_words_are_said_twice_but_not_three_times():
+def test_a_sentence_is_said_twice_but_not_three_times():
     lines = [line(i, i + 1, "Thank you, sir.") for i in range(5)]
     assert dropped(*lines) == (["Thank you, sir."] * 2, "3 that repeat others")
+    assert dropped(*(line(i, i + 1, "No.") for i in range(5))) == (["No."] * 5, "")
 
 
 def test_sign_offs_alone_are_dropped():

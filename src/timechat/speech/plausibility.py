@@ -24,7 +24,6 @@ _MIN_LOGPROB = -1.0  # Whisper's `logprob_threshold`
 _MAX_NO_SPEECH = 0.6  # Whisper's `no_speech_threshold`
 _MAX_COMPRESSION = 2.4  # Whisper's `compression_ratio_threshold`
 _WEAK_LOGPROB = -0.7
-_WEAK_NO_SPEECH = 0.3
 
 _SHORTEST_WORD, _LONGEST_WORD = 0.133, 2.0  # seconds
 _SPARE_WORDS = 3  # words of a line that may be faster: recognisers give the last words of a window too little time
@@ -35,6 +34,7 @@ _AT_WINDOW = 0.02  # seconds; Whisper's unit of time
 _FEW_WORDS = 6
 _ALONE_SECONDS = 30.0
 _RECENT_LINES = 4
+_MIN_REPEATED_WORDS = 3  # people say "no" three times
 
 _CREDITS = re.compile(
     r"amara\.org|castingwords|dimatorzok|opensubtitles"
@@ -79,7 +79,7 @@ class RecognizedLine:
     @property
     def is_weak(self) -> bool:
         """Whether the recogniser is not sure that something was said."""
-        return self.no_speech_prob > _WEAK_NO_SPEECH or self.avg_logprob < _WEAK_LOGPROB
+        return self.no_speech_prob > _MAX_NO_SPEECH or self.avg_logprob < _WEAK_LOGPROB
 
     @property
     def is_at_window(self) -> bool:
@@ -151,7 +151,7 @@ def _flaw(line: RecognizedLine) -> str | None:
 def _repetition(line: RecognizedLine, words: str, recent: Sequence[str]) -> str | None:
     """Return that a line repeats others: in a window that repeats itself, or the third equal one in a row."""
     is_loop = line.compression_ratio > _MAX_COMPRESSION and words in recent
-    is_third = list(recent)[-2:] == [words, words]
+    is_third = list(recent)[-2:] == [words, words] and spoken_words(words) >= _MIN_REPEATED_WORDS
     return "that repeat others" if is_loop or is_third else None
 
 
