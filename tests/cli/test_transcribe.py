@@ -145,5 +145,13 @@ def test_a_guess_does_not_read_subtitles(run, tmp_path):
     assert (answer["events"], answer["notes"]) == ([], [NO_AUDIO])
 
 
+@pytest.mark.usefixtures("no_model")
+def test_short_lines_of_a_transcript_are_written(run, short_clip, tmp_path):
+    path = tmp_path / "speech.srt"
+    path.write_text("1\n00:00:00,500 --> 00:00:01,000\nYes.\n\n2\n00:00:01,000 --> 00:00:02,000\nwe chop two onions\n")
+    answer = json.loads(run("transcribe", short_clip, "--transcript", path, "--json")[1])
+    assert ([e["caption"] for e in answer["events"]], answer["notes"]) == (["Yes.", "we chop two onions"], [])
+
+
 def test_a_plan_needs_the_model(refused, short_clip):
     assert "leave out --plan, or add --guess" in refused("transcribe", short_clip, "--plan")

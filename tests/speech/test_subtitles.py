@@ -46,6 +46,19 @@ def test_a_file_of_the_same_stem_is_the_transcript(tmp_path, name):
     assert find_subtitles(video, probe_video(video)) == load_transcript(video) == expected
 
 
+def test_subtitles_for_a_prompt_are_cleaned(tmp_path):
+    video = plain_video(tmp_path / "clip.mp4")
+    (tmp_path / "clip.srt").write_text(srt(*LINES, (4.0, 4.5, "Yes.")))
+    assert load_transcript(video) == Transcript(
+        SPEECH,
+        (
+            "speech: subtitles of clip.srt",
+            "lines of speech with fewer than three words or repeated, left out: 1 of 3",
+        ),
+    )
+    assert load_transcript(video, is_cleaned=False).lines == (*SPEECH, Event(4.0, 4.5, "Yes."))
+
+
 def test_a_webvtt_file_has_no_markup_left(tmp_path):
     video = plain_video(tmp_path / "clip.mp4")
     cues = "WEBVTT\n\n00:00.500 --> 00:02.000\n<v Ann><i>welcome</i> to\nthe kitchen &amp; more\n"

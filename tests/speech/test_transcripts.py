@@ -321,6 +321,7 @@ def test_short_and_repeated_lines_are_dropped():
 
 def test_a_loaded_transcript_is_cleaned_with_a_note(tmp_path):
     path = transcript(tmp_path, TABS + "3664.00\t3665.00\tyes\n")
+    assert load_transcript("video.mp4", transcript=path, is_cleaned=False).lines[-1] == Event(3664.0, 3665.0, "yes")
     assert load_transcript("video.mp4", transcript=path) == Transcript(
         LINES, ("lines of speech with fewer than three words or repeated, left out: 1 of 3",)
     )

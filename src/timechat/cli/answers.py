@@ -71,7 +71,7 @@ def run_task(
             session = open_videos.enter_context(Session(name, settings, command.console))
             with failures.collect(name):
                 session.probe()
-                session.load_transcript(settings, reads_subtitles=reads_subtitles)
+                session.load_transcript(settings, is_answer=task == "transcribe", reads_subtitles=reads_subtitles)
                 if reads_subtitles:
                     _check_subtitles(session)
                 sessions.append(session)

@@ -141,11 +141,14 @@ class Session:
             self._console.warn(note)
         return timechat, encoded
 
-    def load_transcript(self, settings: TranscriptOptions, *, reads_subtitles: bool = False) -> None:
+    def load_transcript(
+        self, settings: TranscriptOptions, *, is_answer: bool = False, reads_subtitles: bool = False
+    ) -> None:
         """Read the transcript, or recognize the speech, if the options ask for it.
 
         Args:
             settings: Options that name a transcript or a recogniser.
+            is_answer: Whether the transcript is the answer, with all its lines, and not a part of a prompt.
             reads_subtitles: Whether the subtitles of the video are the transcript if the options name none.
         """
         if settings.transcript is None and settings.asr is None and not reads_subtitles:
@@ -158,6 +161,7 @@ class Session:
                 info=self.info,
                 transcript=settings.transcript,
                 asr_model=settings.asr,
+                is_cleaned=not is_answer,
                 timeout=self._settings.timeout,
                 progress=progress,
             )

@@ -23,6 +23,7 @@ def load_transcript(
     info: VideoInfo | None = None,
     transcript: str | Path | None = None,
     asr_model: str | os.PathLike[str] | None = None,
+    is_cleaned: bool = True,
     language: str | None = None,
     device: str = "auto",
     timeout: float = DEFAULT_TIMEOUT,
@@ -30,13 +31,12 @@ def load_transcript(
 ) -> Transcript | None:
     """Return the speech of a video: of a transcript, of a recogniser, or else its subtitles; None if it has none.
 
-    A transcript and recognised speech are cleaned as for the original's training. Subtitles keep all their lines.
-
     Args:
         video: Video in any form that `load_frames` takes; not opened for a transcript.
         info: Properties of the video, for its subtitles; None reads them.
         transcript: Path of a transcript, see `read_transcript`.
         asr_model: Speech recogniser to use instead, see `transcribe_audio`.
+        is_cleaned: Whether lines with little content are left out, as in the transcripts of the original's training.
         language: Language of the speech, for the recogniser, and preferred language of subtitles.
         device: Device of the recogniser.
         timeout: Maximum time for reading the video, in seconds, without the time of the recogniser.
@@ -50,14 +50,14 @@ def load_transcript(
     if transcript is not None and asr_model is not None:
         raise ValueError("both a transcript and a speech recogniser are given; give one of them")
     if transcript is not None:
-        return _cleaned(Transcript(read_transcript(transcript)))
-    if asr_model is not None:
+        found: Transcript | None = Transcript(read_transcript(transcript))
+    elif asr_model is not None:
         from timechat.speech.recognition import transcribe_audio
 
-        return _cleaned(
-            transcribe_audio(video, asr_model, language=language, device=device, timeout=timeout, progress=progress)
-        )
-    return find_subtitles(video, info, language=language, timeout=timeout)
+        found = transcribe_audio(video, asr_model, language=language, device=device, timeout=timeout, progress=progress)
+    else:
+        found = find_subtitles(video, info, language=language, timeout=timeout)
+    return _cleaned(found) if found is not None and is_cleaned else found
 
 
 def _cleaned(transcript: Transcript) -> Transcript:
