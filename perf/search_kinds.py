@@ -2,10 +2,10 @@
 
     python perf/search_kinds.py --videos ../shared/videos --distractors /usr/share/common-licenses/GPL-3
 
-The clips are indexed, and lines of speech are spread over them, together with the lines of a text about other matters.
-The probability that two sentences mean the same was chosen on every second paraphrase, from the first one on; the others
-are printed alone. R@1 is the share of queries whose first moment is the right line (phrases, paraphrases) or lies in the right
-clip (things, scenes). `found` is the share whose first moment counts as found.
+The clips are indexed, and lines of speech are spread over them, together with the lines of another text.
+The probability that two sentences mean the same was chosen on every second paraphrase, from the first one on; the
+others are printed alone. R@1 is the share of queries whose first moment is the right line (phrases, paraphrases) or
+lies in the right clip (things, scenes). `found` is the share whose first moment counts as found.
 """
 
 from __future__ import annotations

@@ -258,7 +258,8 @@ class Indexer:
         if video is None:
             info = probe_video(job.path, timeout=self._timeout)
             size = (info.height, info.width)
-            video = self._library.add_video(digest, duration=info.duration, size=size, created=None)
+            created = None if info.created is None else info.created.timestamp()
+            video = self._library.add_video(digest, duration=info.duration, size=size, created=created)
             self._digests[digest] = video
         elif before is None:
             self._forget_moved(job.path, video)

@@ -18,7 +18,9 @@ from timechat.video.loading import DEFAULT_TIMEOUT, probe_handle
 from timechat.video.source import VideoHandle, open_source
 from timechat.video.subtitle_tracks import SubtitleTrack, list_subtitle_tracks, read_subtitle_track
 
-_SUFFIXES = (".srt", ".vtt")
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+"""File name extensions of subtitles that are read beside a video."""
+
 _Line = tuple[float, float, str]
 """Start and end in seconds on the clock of the frames, before they are cut, and text."""
 
@@ -146,7 +148,7 @@ def _files_beside(source: VideoSource) -> list[_SubtitleFile]:
 def _subtitle_file(video: Path, name: str) -> _SubtitleFile | None:
     path = video.with_name(name)
     between = path.stem.removeprefix(video.stem)
-    if path.suffix.lower() not in _SUFFIXES or (between and not between.startswith(".")):
+    if path.suffix.lower() not in SUBTITLE_SUFFIXES or (between and not between.startswith(".")):
         return None
     tags = [tag.lower() for tag in between.split(".")[1:]]
     languages = [code for tag in tags if tag not in _FLAGS and (code := language_code(tag)) is not None]
