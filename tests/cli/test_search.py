@@ -116,7 +116,7 @@ def test_the_content_of_a_library_is_shown(run, folder, refused):
     run("index", folder)
     _, out, _ = run("index", "--info", "--json")
     content = json.loads(out)
-    assert (content["num_videos"], content["rows"], content["encoder"]) == (2, {"picture": 9}, "colors")
+    assert (content["num_videos"], content["rows"], content["encoder"]) == (2, {"picture": 9, "speech": 0}, "colors")
     assert "2, 0:09.0 in all" in run("index", "--info")[1]
 
 

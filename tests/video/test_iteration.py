@@ -10,6 +10,7 @@ import pytest
 from tests.clips import HEIGHT, RECIPES, WIDTH, Clip, clock_frame, draw_clip, read_numbers
 from timechat.errors import VideoError
 from timechat.video import VideoReader
+from timechat.video.decoding import PacketReader
 
 FPS = 2.0
 
@@ -59,11 +60,17 @@ def test_a_video_shorter_than_a_step_gives_its_first_frame(tmp_path):
     assert iterate(clip.path, 0.1) == ([0.0], [0])
 
 
-def test_keyframes_alone_are_decoded_where_they_are_near_enough(tmp_path):
-    clip = draw_clip(RECIPES["constant rate"], tmp_path / "clip.mp4")  # keyframes every 24 frames
+@pytest.mark.parametrize("name", ["constant rate", "open groups of pictures", "HEVC", "VP9 with hidden frames", "AV1"])
+def test_keyframes_alone_are_decoded_where_they_are_near_enough(name, tmp_path, monkeypatch):
+    recipe = RECIPES[name]
+    clip = draw_clip(recipe, tmp_path / f"clip{recipe.suffix}")
+    decoded = []
+    frames = PacketReader.frames
+    monkeypatch.setattr(PacketReader, "frames", lambda *a, **k: (decoded.append(f) or f for f in frames(*a, **k)))
     times, numbers = iterate(clip.path, 1.0)
-    assert numbers == [0, 24, 48]
-    assert times == pytest.approx([0, 0.96, 1.92])
+    assert numbers == [0, 24, 48]  # keyframes
+    assert times == pytest.approx([0, 0.96, 1.92], abs=1e-3)
+    assert len(decoded) == 3
 
 
 def test_keyframe_times_are_those_of_the_file(tmp_path):

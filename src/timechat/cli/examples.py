@@ -23,7 +23,11 @@ EXAMPLES = {
     ),
     "steps": ("timechat steps cooking.mp4 --start 1:00 --end 5:00",),
     "summarize": ("timechat summarize video.mp4 --keyframes", "timechat summarize lectures -o summaries.jsonl"),
-    "transcribe": ("timechat transcribe video.mp4 --asr MODEL -o video.srt", "timechat transcribe video.mp4 --guess"),
+    "transcribe": (
+        "timechat transcribe video.mkv -o video.srt",
+        "timechat transcribe video.mp4 --asr MODEL -o video.srt",
+        "timechat transcribe video.mp4 --guess",
+    ),
     "watch": ('timechat watch recording.ts "the light turns on" --follow',),
     "index": (
         "timechat index videos",

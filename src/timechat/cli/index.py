@@ -18,6 +18,7 @@ from timechat.errors import printable_line
 if TYPE_CHECKING:
     from timechat.search.indexing import IndexReport
     from timechat.search.library import LibraryInfo
+    from timechat.search.line_sources import LineSource
 
 _SOURCES = "What is read"
 _OTHER = "Instead of indexing"
@@ -42,6 +43,22 @@ def index(
             rich_help_panel=_SOURCES,
         ),
     ] = None,
+    asr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Recognize the speech of videos without subtitles: folder or name of a Whisper model (extra asr).",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(metavar="CODE", help="Language of speech and subtitles, such as en.", rich_help_panel=_SOURCES),
+    ] = None,
+    ocr: Annotated[
+        bool,
+        typer.Option("--ocr", help="Read the text on the screen after cuts (extra ocr).", rich_help_panel=_SOURCES),
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Read everything again.", rich_help_panel=_SOURCES)] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Try files again that could not be read.", rich_help_panel=_SOURCES)
@@ -65,6 +82,7 @@ def index(
 ) -> None:
     """Index videos for search; only what is new or changed is read."""
     from timechat.search import Library
+    from timechat.search.line_sources import Speech
 
     console = CommandConsole(quiet=quiet)
     given = list(paths or ())
@@ -90,7 +108,12 @@ def index(
             number = opened.remove(given)
             typer.echo(json.dumps({"removed": number}) if as_json else f"{number} files removed from {opened.path}")
             return
-        options: dict[str, Any] = {"encoder": encoder, "full": full, "retry": retry}
+        sources: list[LineSource] = [Speech(asr, language=language)]
+        if ocr:
+            from timechat.search.screen_text import ScreenText
+
+            sources.append(ScreenText())
+        options: dict[str, Any] = {"encoder": encoder, "sources": sources, "full": full, "retry": retry}
         report, is_stopped = _run(opened, given, options, minutes, console)
     _show(report, str(opened.path), console, as_json=as_json, is_stopped=is_stopped)
     if is_stopped:

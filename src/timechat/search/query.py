@@ -34,7 +34,7 @@ DEFAULT_BEST = 5
 _MIN_VIDEOS = 5  # videos of which all frames are scored
 _SPANS_PER_VIDEO = 3
 _ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
-_MEANING_SLOPE, _MEANING_MIDDLE = 14.0, 0.45  # cosine of two sentences -> probability that they mean the same
+_MEANING_SLOPE, _MEANING_MIDDLE = 20.0, 0.40  # cosine of two sentences -> probability that they mean the same
 _SAME_SHARE = 0.3  # of the shorter moment that overlaps, from which two moments are the same
 
 

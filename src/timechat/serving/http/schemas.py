@@ -101,6 +101,7 @@ class TaskRequest(Options):
     cite: bool = False
     read: ReadShare | None = None
     by: Source = "auto"
+    subtitles: bool = True
 
     def to_request(self, task: Task) -> VideoRequest:
         """Return the request of the service.
@@ -127,7 +128,7 @@ class TaskRequest(Options):
             cite=self.cite,
             retrieval=_retrieval(self.read, self.by),
         )
-        return VideoRequest(video, request, self.window_config(), self.sampling())
+        return VideoRequest(video, request, self.window_config(), self.sampling(), self.subtitles)
 
 
 def _retrieval(read: float | None, by: Source) -> RetrievalConfig:
@@ -204,6 +205,7 @@ class ChatRequest(FrameFields):
     cite: bool = False
     read: ReadShare | None = None
     by: Source = "auto"
+    subtitles: bool = True
     window: Seconds | None = None
     overlap: Seconds | None = None
     step: float | None = Field(None, gt=0, le=1e6)
@@ -256,7 +258,7 @@ class ChatRequest(FrameFields):
             cite=self.cite,
             retrieval=_retrieval(self.read, self.by),
         )
-        return VideoRequest(video, request, windows, options.sampling())
+        return VideoRequest(video, request, windows, options.sampling(), self.subtitles)
 
     def _frame_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the frame options.
