@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timechat.cli.options import CacheOptions, ModelOptions, expand_options, time_from
+from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
 from timechat.system import bind, missing_limits, share_freed_memory
 
@@ -35,6 +36,14 @@ def serve(
         list[Path] | None,
         typer.Option(
             metavar="FOLDER", help="Videos in this folder may be opened; repeatable.", rich_help_panel=_ACCESS
+        ),
+    ] = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Library to search and to fill. Default: $TIMECHAT_LIBRARY or library.db in the user's data folder.",
+            rich_help_panel=_ACCESS,
         ),
     ] = None,
     allow_host: Annotated[
@@ -122,12 +131,14 @@ def serve(
     names = ("*",) if is_open and not name else ("localhost", "127.0.0.1", "[::1]", *(name or ()))
     Folders(allow or [])  # errors are reported before the model is loaded
     Addresses(allow_host or [], allows_private=allow_private)
+    console = CommandConsole(quiet=settings.quiet)
     from timechat.serving.database import exclusive_lock
     from timechat.serving.http import ServerSettings
     from timechat.serving.settings import default_data_folder
 
     options = ServerSettings(
         folders=tuple(allow or ()),
+        library=library_of_server(library, tuple(allow or ()), console),
         hosts=tuple(allow_host or ()),
         allows_private=allow_private,
         api_keys=tuple(keys),
@@ -142,7 +153,6 @@ def serve(
     if log_requests:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("timechat.serving.http.requests").setLevel(logging.INFO)
-    console = CommandConsole(quiet=settings.quiet)
     share_freed_memory()
     for note in missing_limits():
         console.warn(note)

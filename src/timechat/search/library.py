@@ -30,30 +30,40 @@ class Library(LibraryStore):
         ...         print(moment.video, moment.start, moment.end, moment.score)
     """
 
-    def __init__(self, path: str | Path | None = None, *, is_read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        is_read_only: bool = False,
+        encoder: FrameTextEncoder | None = None,
+    ) -> None:
         """Open a library, or create it.
 
         Args:
             path: Path of the file; None means `default_library()`, `":memory:"` a library in memory.
             is_read_only: Whether the file must exist and is not written, as for search.
+            encoder: Loaded encoder; None loads one by its name when it is needed.
 
         Raises:
             LibraryError: The file is no library of this version, or cannot be opened.
         """
-        self._encoder: FrameTextEncoder | None = None
+        self._given = self._encoder = encoder
         super().__init__(default_library() if path is None else path, is_read_only=is_read_only)
 
     def encoder(self, name: str | None = None) -> FrameTextEncoder:
         """Return an encoder, loaded once.
 
         Args:
-            name: Name, folder or hub id; None means the encoder of the library, or the built-in one for a new library.
+            name: Name, folder or hub id; None means the encoder that was given when the library was opened, otherwise
+                the encoder of the library, or the built-in one for a new library.
 
         Raises:
             CheckpointError: The encoder cannot be loaded.
         """
         from timechat.search.encoder import BUILT_IN, load_encoder
 
+        if self._given is not None and name in (None, self._given.name):
+            return self._given
         wanted = name or self.setting("encoder") or BUILT_IN
         if self._encoder is None or self._encoder.name != wanted:
             self._encoder = load_encoder(wanted)

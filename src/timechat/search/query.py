@@ -21,17 +21,21 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import one_line
 from timechat.search.encoder import FloatArray, FrameTextEncoder
-from timechat.search.records import Kind, KnownFile, Line
+from timechat.search.records import Kind, KnownFile, LibraryError, Line
 from timechat.search.spans import best_spans
 from timechat.search.store import LibraryStore
 from timechat.search.video_vectors import FoundSpan, find_spans
 
 DEFAULT_BEST = 5
 
+MAX_POINTS = 500
+"""Maximum number of points of a curve."""
+
 _MIN_VIDEOS = 8  # videos of which all frames are scored
 _SPANS_PER_VIDEO = 3
 _ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
 _MEANING_SLOPE, _MEANING_MIDDLE = 14.0, 0.45  # cosine of two sentences -> probability that they mean the same
+_MIN_JOINED = 0.1  # score from which a further source of a moment counts as one that matched
 _SAME_SHARE = 0.3  # of the shorter moment that overlaps, from which two moments are the same
 
 
@@ -41,6 +45,7 @@ class SearchFilters:
 
     Attributes:
         paths: Files and folders; empty for all.
+        only: Paths of the only files that may be in the result; None for all.
         name: Pattern of the file name, such as `IMG_*`.
         since: Earliest time of recording in seconds since 1970.
         until: Time in seconds since 1970 before which the video was recorded.
@@ -49,6 +54,7 @@ class SearchFilters:
     """
 
     paths: tuple[str, ...] = ()
+    only: frozenset[str] | None = None
     name: str | None = None
     since: float | None = None
     until: float | None = None
@@ -125,6 +131,29 @@ class SearchResult:
         }
 
 
+@dataclass(frozen=True)
+class ScoreCurve:
+    """Probabilities that the frames of one video match a query.
+
+    Attributes:
+        times: Times of the frames in seconds, rising.
+        scores: Probability of each frame from 0 to 1.
+        threshold: Probability from which a moment counts as found.
+    """
+
+    times: tuple[float, ...]
+    scores: tuple[float, ...]
+    threshold: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the curve as the JSON of `POST /v1/search/curve`."""
+        return {
+            "times": [round(time, 3) for time in self.times],
+            "scores": [round(score, 4) for score in self.scores],
+            "threshold": self.threshold,
+        }
+
+
 class Searcher:
     """Answers queries about one library with one encoder.
 
@@ -148,9 +177,7 @@ class Searcher:
         Raises:
             ValueError: The words are blank.
         """
-        words = one_line(words)
-        if not words:
-            raise ValueError("the words to search for are empty; describe what to see or hear")
+        words = _checked(words)
         files = self._files(filters)
         moments: list[Moment] = []
         if self._encoder.knows(words):
@@ -198,6 +225,31 @@ class Searcher:
                 moments.append(_moment(files[video], FoundSpan(span.start, span.end, score), "picture"))
         # Frames of one shot differ by less than the distance of a cut.
         return self._result(name, moments, files, best, 1 - encoder.cut_distance, ())
+
+    def curve(self, words: str, path: str, *, max_points: int = MAX_POINTS) -> ScoreCurve:
+        """Return how probably each frame of one video shows the words; it has no points in an unknown language.
+
+        Args:
+            words: Description of what to see.
+            path: Path of a file of the library.
+            max_points: Maximum number of points. A longer video has the highest probability of each run of frames.
+
+        Raises:
+            ValueError: The words are blank.
+            LibraryError: The file is not in the library.
+        """
+        words = _checked(words)
+        video = next((file.video for file in self._library.files() if file.path == path), None)
+        frames = None if video is None else self._library.frames(video)
+        if frames is None:
+            raise LibraryError(f"{path}: is not in the library; add it with: timechat index PATH")
+        if not self._encoder.knows(words) or not len(frames.times):
+            return ScoreCurve((), (), self._encoder.found_threshold)
+        evidence = self._encoder.evidence(frames.vectors.astype(np.float32), self._encoder.encode_sentence(words))
+        starts = np.arange(0, len(evidence), math.ceil(len(evidence) / max_points))
+        peaks = np.maximum.reduceat(evidence, starts)
+        scores = 1 / (1 + np.exp(-np.clip(peaks.astype(np.float64), -80, 80)))
+        return ScoreCurve(tuple(frames.times[starts].tolist()), tuple(scores.tolist()), self._encoder.found_threshold)
 
     def _files(self, filters: SearchFilters) -> dict[int, KnownFile]:
         """Return the file of each video that the filters leave: one that is there, if there is one."""
@@ -285,6 +337,13 @@ class Searcher:
         return SearchResult(query, library, self._encoder.name, found, tuple(ranked), tuple(says))
 
 
+def _checked(words: str) -> str:
+    words = one_line(words)
+    if not words:
+        raise ValueError("the words to search for are empty; describe what to see or hear")
+    return words
+
+
 def merge_moments(moments: Sequence[Moment]) -> list[Moment]:
     """Join the moments of different sources that are at the same time, and sort them, the best first.
 
@@ -298,7 +357,7 @@ def merge_moments(moments: Sequence[Moment]) -> list[Moment]:
             merged.append(moment)
             continue
         other = merged[number]
-        if set(moment.by) <= set(other.by):
+        if set(moment.by) <= set(other.by) or moment.score < _MIN_JOINED:
             continue
         score = 1 - (1 - other.score) * (1 - moment.score)
         merged[number] = replace(other, score=score, by=(*other.by, *moment.by), text=other.text or moment.text)
@@ -330,6 +389,8 @@ def _best_videos(videos: NDArray[np.int64], evidence: FloatArray, files: dict[in
 
 
 def _is_wanted(file: KnownFile, filters: SearchFilters) -> bool:
+    if filters.only is not None and file.path not in filters.only:
+        return False
     path = Path(file.path)
     is_in_paths = not filters.paths or any(path == Path(one) or Path(one) in path.parents for one in filters.paths)
     return is_in_paths and (filters.name is None or fnmatch.fnmatch(path.name.lower(), filters.name.lower()))
