@@ -128,8 +128,8 @@ def test_videos_outside_of_the_folders_are_not_searched(searched):
         "name": "library.db",
         "exists": True,
         "encoder": "colors",
-        "num_videos": 3,
-        "duration": 60.0,
+        "num_videos": 2,
+        "duration": 40.0,
         "can_index": True,
     }
 

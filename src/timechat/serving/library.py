@@ -105,12 +105,13 @@ class ServedLibrary:
         with self._reporting():
             library = self._open()
             durations = {number: video.duration for number, video in library.videos().items()}
-            readable = {file.path: file.video for file in library.files() if file.video is not None}
-            numbers = {readable[path] for path in self._known(library) if path in readable}
+            known = self._known(library)
+            indexed = [file for file in library.files() if file.video is not None and file.path in known]
+            there = [file.video for file in indexed if known[file.path].path.is_file()]
             return content | {
                 "encoder": _encoder_name(library.setting("encoder")),
-                "num_videos": len(numbers),
-                "duration": round(sum(durations[number] for number in numbers), 3),
+                "num_videos": len(there),
+                "duration": round(sum(durations[video] for video in there if video is not None), 3),
             }
 
     def search(self, query: LibraryQuery) -> dict[str, Any]:
