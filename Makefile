@@ -1,4 +1,4 @@
-# make demo   install, make a synthetic video and answer questions about it (VIDEO=path: your video; QUESTION="...": your question)
+# make demo   install, answer questions about a synthetic video, search a real one (VIDEO=path WORDS="a dog": search yours)
 # make test   install and run the tests
 # make check  everything that must pass before a commit: format, lint, types, layers, tests
 # make dist   build wheel and sdist in dist/, install the wheel into an empty environment and check its commands there
@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VIDEO ?=
-QUESTION ?= What happens in the video, and when?
+WORDS ?= a person
 MODEL ?= nano
 DEMO := out/demo
 # Two processes; the tests of one file run in one process. The compiled tests are kept for the next run.
@@ -39,10 +39,12 @@ demo: $(VENV)/.core
 	mkdir -p $(DEMO)
 ifeq ($(VIDEO),)
 	$(BIN)/python examples/demo.py $(DEMO) --model "$(MODEL)"
-else
-	$(BIN)/timechat ask "$(VIDEO)" "$(QUESTION)" --model "$(MODEL)" --html $(DEMO)/answer.html
-endif
 	@echo "page with the answers: $(DEMO)/answer.html"
+	$(BIN)/python examples/search.py $(DEMO)
+else
+	$(BIN)/timechat search "$(WORDS)" "$(VIDEO)" --html $(DEMO)/search.html
+	@echo "page with the moments: $(DEMO)/search.html"
+endif
 
 test: $(VENV)/.dev
 	$(PYTEST)

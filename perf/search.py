@@ -123,8 +123,7 @@ def moments(
         shot_borders = [0.0, *(float(times[cut - 1] + times[cut]) / 2 for cut in cuts), duration]
         for name, vector in sentences.values():
             truth = (starts[name], starts[name] + clips[name].duration)
-            scores = encoder.score(vectors, vector)
-            evidence = encoder.evidence(vectors, vector)
+            scores, evidence = encoder.compare(vectors, vector)
             span = best_spans(scores, times, cuts, duration=duration, evidence=evidence)[0]
             middle = (span.start + span.end) / 2
             hits.append(bool(truth[0] <= middle < truth[1]))

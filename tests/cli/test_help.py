@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import yaml
 from typer.main import get_command
@@ -80,7 +81,7 @@ def test_help_loads_no_decoder():
 def test_commands_are_shown_in_groups(run):
     root = get_command(app)
     groups = command_groups(root, root.context_class(root, info_name="timechat"))
-    assert list(groups) == ["Questions about videos", "Servers", "Models", "Training and evaluation", "Cache"]
+    assert list(groups) == ["Questions about videos", "Search", "Servers", "Models", "Training and evaluation", "Cache"]
     out = run("--help")[1]
     assert all(f"\n{title}:\n" in out for title in groups)
 
@@ -143,3 +144,17 @@ def test_info_reads_a_video_from_standard_input(run, short_clip, monkeypatch):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(video))
         status, out, _ = run("info", "-", "--json")
     assert (status, json.loads(out)["duration"]) == (0, 3.0)
+
+
+def test_info_states_the_date_of_a_video(run, short_clip, tmp_path):
+    dated = tmp_path / "dated.mp4"
+    with av.open(str(short_clip)) as source, av.open(str(dated), "w") as target:
+        target.metadata["creation_time"] = "2021-05-03T10:20:30Z"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    assert json.loads(run("info", dated, "--json")[1])["created"] == "2021-05-03T10:20:30+00:00"
+    assert "created   2021-05-03T10:20:30+00:00\n" in run("info", dated)[1]
+    assert json.loads(run("info", short_clip, "--json")[1])["created"] is None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
+from tests.clips import Subtitles, draw_video_with_subtitles
 from timechat.answers.events import Event
 from timechat.speech import NO_AUDIO, Transcript, transcript_answer
 
@@ -90,3 +91,67 @@ def test_a_cut_list_counts_from_the_timecode_of_the_file(run, subtitles, tmp_pat
     status, _, err = run("transcribe", path, "--transcript", subtitles, "-o", target)
     assert (status, err) == (0, "")
     assert "V     C        10:20:30;19 10:20:32;04 01:00:00;00 01:00:01;15\n" in target.read_text()
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    monkeypatch.setattr("timechat.cli.answers.load_timechat", lambda *_, **__: pytest.fail("the model was loaded"))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_subtitles_are_the_words_of_a_video(run, tmp_path):
+    track = Subtitles([(0.5, 2.0, "welcome to the kitchen"), (2.5, 4.0, "Yes.")], language="eng")
+    video = draw_video_with_subtitles(tmp_path / "clip.mkv", track)
+    status, out, err = run("transcribe", video, "--json")
+    answer = json.loads(out)
+    assert (status, answer["task"], answer["model"]) == (0, "transcribe", None)
+    assert [(e["start"], e["end"], e["caption"]) for e in answer["events"]] == [
+        (0.5, 2.0, "welcome to the kitchen"),
+        (2.5, 4.0, "Yes."),
+    ]
+    assert answer["notes"] == ["speech: subtitle track 1 (eng)"]
+    assert err == "note: speech: subtitle track 1 (eng)\n"
+    video.with_suffix(".srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nbeside the video\n")
+    assert [e["caption"] for e in json.loads(run("transcribe", video, "--json")[1])["events"]] == ["beside the video"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_without_subtitles_the_other_sources_are_named(refused, tmp_path):
+    video = draw_video_with_subtitles(tmp_path / "clip.mp4")
+    video.with_suffix(".srt").write_text("nonsense")
+    line = refused("transcribe", video)
+    assert line.startswith(
+        f"{video}: has no subtitles to transcribe (subtitles not used: clip.srt:1: 'nonsense' is not"
+    )
+    assert all(option in line for option in ("--transcript FILE", "--asr MODEL", "--guess"))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_video_without_subtitles_fails_alone(run, tmp_path):
+    track = Subtitles([(0.5, 2.0, "welcome to the kitchen")])
+    draw_video_with_subtitles(tmp_path / "clip.mkv", track)
+    draw_video_with_subtitles(tmp_path / "silent.mkv")
+    status, _, err = run("transcribe", tmp_path, "--output-dir", tmp_path / "out", "--format", "srt")
+    assert status == 1
+    assert "silent.mkv: has no subtitles to transcribe; give" in err
+    assert "1 of 2 videos failed" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.srt"]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_guess_does_not_read_subtitles(run, tmp_path):
+    video = draw_video_with_subtitles(tmp_path / "clip.mkv", Subtitles([(0.5, 2.0, "welcome to the kitchen")]))
+    answer = json.loads(run("transcribe", video, "--guess", "--json")[1])
+    assert (answer["events"], answer["notes"]) == ([], [NO_AUDIO])
+
+
+@pytest.mark.usefixtures("no_model")
+def test_short_lines_of_a_transcript_are_written(run, short_clip, tmp_path):
+    path = tmp_path / "speech.srt"
+    path.write_text("1\n00:00:00,500 --> 00:00:01,000\nYes.\n\n2\n00:00:01,000 --> 00:00:02,000\nwe chop two onions\n")
+    answer = json.loads(run("transcribe", short_clip, "--transcript", path, "--json")[1])
+    assert ([e["caption"] for e in answer["events"]], answer["notes"]) == (["Yes.", "we chop two onions"], [])
+
+
+def test_a_plan_needs_the_model(refused, short_clip):
+    assert "leave out --plan, or add --guess" in refused("transcribe", short_clip, "--plan")

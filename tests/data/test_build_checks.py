@@ -301,7 +301,8 @@ class FakeWhisper:
 
     def transcribe(self, _samples, **_options):
         FakeWhisper.heard += 1
-        line = SimpleNamespace(start=0.5, end=1.25, text=" a beep is heard")
+        evidence = {"avg_logprob": -0.2, "no_speech_prob": 0.0, "compression_ratio": 1.0}
+        line = SimpleNamespace(start=0.5, end=1.25, text=" a beep is heard", words=None, **evidence)
         return iter([line, line]), SimpleNamespace(language="en")
 
 

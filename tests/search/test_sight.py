@@ -169,9 +169,9 @@ def test_packed_convolutions_equal_plain_ones(monkeypatch):
 
 
 def test_padding_is_that_of_tensorflow():
-    assert efficientnet._same_padding(260, 3, 2) == (0, 1)
-    assert efficientnet._same_padding(65, 5, 2) == (2, 2)
-    assert efficientnet._same_padding(33, 3, 1) == (1, 1)
+    assert efficientnet.same_padding(260, 3, 2) == (0, 1)
+    assert efficientnet.same_padding(65, 5, 2) == (2, 2)
+    assert efficientnet.same_padding(33, 3, 1) == (1, 1)
 
 
 def test_the_network_has_64_convolutions():
@@ -183,3 +183,10 @@ def test_int8_keeps_each_row_within_half_a_step():
     restored = from_int8(to_int8({"weight": weight}))["weight"]
     assert ((restored - weight).abs().amax(1) <= weight.abs().amax(1) / 127 * 0.501).all()
     assert functional.cosine_similarity(restored, weight).min() > 0.999
+
+
+def test_torch_and_onnx_runtime_give_the_same_features(sight):
+    pytest.importorskip("onnxruntime", reason="the extra search is not installed")
+    picture = np.stack([chess_board(), orange()])
+    with_torch, with_onnx = (SightEncoder.load(uses_onnx=choice).encode_frames(picture) for choice in (False, True))
+    np.testing.assert_allclose(with_torch, with_onnx, atol=1e-4)

@@ -111,6 +111,7 @@ def test_a_search_names_videos_as_other_requests_do(searched):
         "library": "library.db",
         "encoder": "colors",
         "found": True,
+        "threshold": 0.5,
         "moments": [],
         "notes": [],
     }
@@ -282,16 +283,19 @@ def test_only_videos_of_the_folders_can_be_indexed(filled, folder):
     assert error(filled(library=None), "/v1/index", {})[:2] == (409, "no_library")
 
 
-def test_a_link_that_leads_outside_is_not_indexed(filled, folder, tmp_path):
+def test_links_that_lead_outside_are_not_indexed(filled, folder, tmp_path):
     allowed = tmp_path / "with link"
     allowed.mkdir()
     (allowed / "link.mp4").symlink_to(folder / "red.mp4")
     shutil.copy(folder / "inner" / "blue.mp4", allowed / "own.mp4")
+    (tmp_path / "secret.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nsecret\n")
+    (allowed / "own.srt").symlink_to(tmp_path / "secret.srt")
     running = filled(folders=(allowed,))
     result = over(running, running.client.post("/v1/index", json={}).json())["result"]
     assert (result["num_videos"], result["failed"]) == (1, {})
     with Library(running.settings.library, is_read_only=True) as library:
         assert [Path(file.path).name for file in library.files()] == ["own.mp4"]
+        assert library.lines() == []
 
 
 def test_a_library_that_cannot_be_used_has_no_path(filled, tmp_path):

@@ -9,10 +9,12 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from tests.clips import Subtitles, draw_video_with_subtitles
 from tests.serving.conftest import until
 from timechat.cli import main
 from timechat.serving.errors import RequestError
 from timechat.serving.service import OpenRequest
+from timechat.speech import NO_AUDIO
 
 ROUTES = {
     "captions": ["caption"],
@@ -169,3 +171,55 @@ def test_a_server_that_stops_during_a_request_logs_no_traceback(served, film_id,
     asking.join(30)
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+SUBTITLES = Subtitles([(0.5, 2.0, "welcome to the kitchen"), (3.0, 4.0, "Yes.")], language="eng")
+
+
+@pytest.fixture
+def with_subtitles(served, tmp_path):
+    """A server with a video that has a subtitle track, and one with a file beside it."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    draw_video_with_subtitles(folder / "track.mkv", SUBTITLES)
+    draw_video_with_subtitles(folder / "beside.mp4")
+    (folder / "beside.srt").write_text("1\n00:00:00,500 --> 00:00:01,000\nbeside the video\n")
+    return served(folders=(folder,))
+
+
+def test_subtitles_are_the_transcription(with_subtitles):
+    client, folder = with_subtitles.client, with_subtitles.settings.folders[0]
+
+    def transcribe(name, **options):
+        return client.post("/v1/transcription", json={"video": (folder / name).as_uri(), **options}).json()
+
+    told = transcribe("track.mkv")
+    assert [(e["start"], e["end"], e["caption"]) for e in told["events"]] == [
+        (0.5, 2.0, "welcome to the kitchen"),
+        (3.0, 4.0, "Yes."),
+    ]
+    assert (told["model"], told["notes"]) == (None, ["speech: subtitle track 1 (eng)"])
+    assert [e["caption"] for e in transcribe("track.mkv", start=2.5)["events"]] == ["Yes."]
+    assert transcribe("track.mkv", subtitles=False)["notes"] == [NO_AUDIO]
+    told = transcribe("beside.mp4")
+    assert [e["caption"] for e in told["events"]] == ["beside the video"]
+    assert told["notes"] == ["speech: subtitles of beside.srt"]
+    given = [{"start": 1, "end": 2, "text": "these are given words"}]
+    assert transcribe("beside.mp4", transcript=given)["events"][0]["caption"] == "these are given words"
+
+
+def test_a_subtitle_file_outside_of_the_folders_is_not_read(with_subtitles, tmp_path):
+    folder = with_subtitles.settings.folders[0]
+    outside = (folder / "beside.srt").rename(tmp_path / "secret.srt")
+    (folder / "beside.srt").symlink_to(outside)
+    told = with_subtitles.client.post("/v1/transcription", json={"video": (folder / "beside.mp4").as_uri()}).json()
+    assert (told["events"], told["notes"]) == ([], [NO_AUDIO])
+
+
+def test_subtitles_are_streamed_at_once(with_subtitles):
+    video = (with_subtitles.settings.folders[0] / "track.mkv").as_uri()
+    content = [{"type": "video_url", "video_url": {"url": video}}, {"type": "text", "text": "words"}]
+    body = {"messages": [{"role": "user", "content": content}], "task": "transcribe", "stream": True}
+    told = with_subtitles.client.post("/v1/chat/completions", json=body).text
+    assert "welcome to the kitchen" in told
+    assert "subtitle track 1 (eng)" in told

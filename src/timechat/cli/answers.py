@@ -39,8 +39,18 @@ def run_task(
     *,
     moments: MomentOptions = _BEST_MOMENT,
     evidence: EvidenceOptions = _NO_EVIDENCE,
+    reads_subtitles: bool = False,
 ) -> None:
     """Check the input, load the model once, and answer and write the answer for each video.
+
+    Args:
+        task: Task of the command.
+        arguments: Paths, folders, patterns and addresses of videos.
+        query: Query or question; None for a task without one.
+        settings: Options of the request.
+        moments: Options of the moments that are kept.
+        evidence: Options of citations.
+        reads_subtitles: Whether the answer is the subtitles of the video if the options name no other speech.
 
     Raises:
         typer.Exit: Some of several videos failed, or `--exit-status` reports that nothing was found.
@@ -61,7 +71,9 @@ def run_task(
             session = open_videos.enter_context(Session(name, settings, command.console))
             with failures.collect(name):
                 session.probe()
-                session.load_transcript(settings)
+                session.load_transcript(settings, is_answer=task == "transcribe", reads_subtitles=reads_subtitles)
+                if reads_subtitles:
+                    _check_subtitles(session)
                 sessions.append(session)
         for session in sessions:
             if not command.is_known_speech(session):
@@ -73,6 +85,17 @@ def run_task(
     failures.exit_if_any(len(videos.names) + len(videos.problems))
     if moments.exit_status and not all(_is_found(answer) for answer in answers):
         raise typer.Exit(_NOT_FOUND)
+
+
+def _check_subtitles(session: Session) -> None:
+    """Raise a `ValueError` if a video has no subtitles that can be read."""
+    found = session.transcript
+    if found is None or not found.lines:
+        reason = f" ({'; '.join(found.notes)})" if found else ""
+        raise ValueError(
+            f"{session.name}: has no subtitles to transcribe{reason}; give --transcript FILE (words that are known), "
+            "--asr MODEL (recognizes the words) or --guess (the video model guesses them)"
+        )
 
 
 def _check_number(videos: VideoList, settings: TaskOptions, moments: MomentOptions) -> None:

@@ -79,21 +79,27 @@ def transcribe(
     videos: Videos,
     settings: TaskOptions,
     guess: Annotated[
-        bool, typer.Option("--guess", help="Let the video model guess the words; it does not hear the audio.")
+        bool,
+        typer.Option(
+            "--guess",
+            help="Let the video model guess the words, also if there are subtitles; it does not hear the audio.",
+        ),
     ] = False,
 ) -> None:
-    """Write the speech in a video with times: from --transcript or --asr, or guessed by the model with --guess."""
+    """Write the speech in a video with times.
+
+    The words come from the subtitles of the video (VIDEO.srt, VIDEO.vtt or a track), from --transcript or from --asr.
+    With --guess the model guesses them.
+    """
     is_known = settings.transcript is not None or settings.asr is not None
-    if not is_known and not guess:
-        raise ValueError(
-            "transcribe needs --transcript FILE (words that are known), --asr MODEL (recognizes the words) or --guess "
-            "(the video model guesses them); give one of the three"
-        )
     if is_known and guess:
         raise ValueError("--guess lets the video model write the words; leave out --transcript and --asr, or --guess")
-    if is_known and settings.plan:
-        raise ValueError("--plan estimates the work of the video model, which --transcript and --asr do not use")
-    run_task("transcribe", videos, None, settings)
+    if settings.plan and not guess:
+        raise ValueError(
+            "--plan estimates the work of the video model, which subtitles, --transcript and --asr do not use; "
+            "leave out --plan, or add --guess"
+        )
+    run_task("transcribe", videos, None, settings, reads_subtitles=not is_known and not guess)
 
 
 def _given(videos: Sequence[str] | None, question: str | None, name: str) -> Sequence[str]:

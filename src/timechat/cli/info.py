@@ -130,6 +130,7 @@ def _video_facts(video: "VideoInfo", model: str) -> dict[str, Any]:
     properties = asdict(video)
     del properties["max_pixels"]
     return properties | {
+        "created": None if video.created is None else video.created.isoformat(),
         "model": model,
         "windows": len(plan.windows),
         "sampled_frames": sampled,
@@ -146,6 +147,8 @@ def _video_lines(facts: dict[str, Any]) -> Iterator[str]:
     rotation = f", rotated by {facts['rotation']} degrees" if facts["rotation"] else ""
     frame_format = f"{facts['codec']} {facts['width']}x{facts['height']} {facts['pixel_format']}"
     yield f"frames    {frame_format}, {rate}{frames}{rotation}"
+    if facts["created"]:
+        yield f"created   {facts['created']}"
     for stream in facts["streams"]:
         chosen = " (sampled)" if stream["index"] == facts["stream"] else ""
         language = f", {stream['language']}" if stream["language"] else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timechat.cli.index import LibraryOption
 from timechat.cli.options import CacheOptions, ModelOptions, expand_options
 from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
@@ -34,13 +35,7 @@ def mcp(
         list[str] | None,
         typer.Option(metavar="HOST", help="Videos at its http(s) addresses may be fetched; repeatable. Default: none."),
     ] = None,
-    library: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Library to search and to fill. Default: $TIMECHAT_LIBRARY or library.db in the user's data folder.",
-        ),
-    ] = None,
+    library: LibraryOption = None,
     preload: Annotated[
         bool, typer.Option("--preload", help="Load the model at the start, not with the first question.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timechat.cli.index import LibraryOption
 from timechat.cli.options import CacheOptions, ModelOptions, expand_options, time_from
 from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
@@ -38,14 +39,7 @@ def serve(
             metavar="FOLDER", help="Videos in this folder may be opened; repeatable.", rich_help_panel=_ACCESS
         ),
     ] = None,
-    library: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Library to search and to fill. Default: $TIMECHAT_LIBRARY or library.db in the user's data folder.",
-            rich_help_panel=_ACCESS,
-        ),
-    ] = None,
+    library: LibraryOption = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(

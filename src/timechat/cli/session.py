@@ -30,6 +30,7 @@ _STAGES = {
     "windows": "answering",
     "listen": "recognizing speech",
     "write": "writing weights",
+    "index": "indexing",
 }
 
 Video = Annotated[
@@ -141,15 +142,29 @@ class Session:
             self._console.warn(note)
         return timechat, encoded
 
-    def load_transcript(self, settings: TranscriptOptions) -> None:
-        """Read the transcript, or recognize the speech, if the options ask for it."""
-        if settings.transcript is None and settings.asr is None:
+    def load_transcript(
+        self, settings: TranscriptOptions, *, is_answer: bool = False, reads_subtitles: bool = False
+    ) -> None:
+        """Read the transcript, or recognize the speech, if the options ask for it.
+
+        Args:
+            settings: Options that name a transcript or a recogniser.
+            is_answer: Whether the transcript is the answer, with all its lines, and not a part of a prompt.
+            reads_subtitles: Whether the subtitles of the video are the transcript if the options name none.
+        """
+        if settings.transcript is None and settings.asr is None and not reads_subtitles:
             return
         from timechat.speech.loading import load_transcript
 
         with self._console.progress() as progress:
             self.transcript = load_transcript(
-                self.source, transcript=settings.transcript, asr_model=settings.asr, progress=progress
+                self.source,
+                info=self.info,
+                transcript=settings.transcript,
+                asr_model=settings.asr,
+                is_cleaned=not is_answer,
+                timeout=self._settings.timeout,
+                progress=progress,
             )
 
     def open(self, timechat: "TimeChat", settings: WindowOptions, *, keep_in_memory: bool) -> "VideoSession":

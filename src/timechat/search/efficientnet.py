@@ -9,7 +9,8 @@ from torch.nn import functional
 
 IMAGE_SIZE = 260
 NUM_FEATURES = 1280
-_FEATURE_LIMIT = 6.0  # the upper bound of ReLU6
+FEATURE_LIMIT = 6.0
+"""Upper bound of ReLU6."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class Convolution:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Convolve `(batch, in channels, height, width)`."""
-        top, bottom = _same_padding(values.shape[2], self.kernel, self.stride)
-        left, right = _same_padding(values.shape[3], self.kernel, self.stride)
+        top, bottom = same_padding(values.shape[2], self.kernel, self.stride)
+        left, right = same_padding(values.shape[3], self.kernel, self.stride)
         if top == bottom and left == right:
             padding = [top, left]
         else:
             values, padding = functional.pad(values, (left, right, top, bottom)), [0, 0]
         if self.is_packed:
-            after, limits = ("hardtanh", [0.0, _FEATURE_LIMIT]) if self.has_relu6 else ("none", [])
+            after, limits = ("hardtanh", [0.0, FEATURE_LIMIT]) if self.has_relu6 else ("none", [])
             stride, dilation = [self.stride] * 2, [1, 1]
             convolve = torch.ops.mkldnn._convolution_pointwise
             result: Tensor = convolve(
@@ -79,7 +80,7 @@ class Convolution:
             )
             return result
         values = functional.conv2d(values, self.weight, self.bias, self.stride, tuple(padding), groups=self.groups)
-        return values.clamp_(0.0, _FEATURE_LIMIT) if self.has_relu6 else values
+        return values.clamp_(0.0, FEATURE_LIMIT) if self.has_relu6 else values
 
 
 class EfficientNetLite2:
@@ -93,7 +94,7 @@ class EfficientNetLite2:
         packed = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         self._stem = _convolution(tensors, "stem", 2, True, packed)
         self._blocks: list[tuple[list[Convolution], bool]] = []
-        for index, (stage, is_first) in enumerate(_blocks()):
+        for index, (stage, is_first) in enumerate(blocks()):
             stride = stage.stride if is_first else 1
             layers = [_convolution(tensors, f"blocks.{index}.expand", 1, True, packed)] if stage.expansion > 1 else []
             layers.append(_convolution(tensors, f"blocks.{index}.depthwise", stride, True, packed))
@@ -123,13 +124,14 @@ class EfficientNetLite2:
 def convolution_names() -> list[str]:
     """Return the names of all convolutions in the order of computation."""
     names = ["stem"]
-    for index, (stage, _) in enumerate(_blocks()):
+    for index, (stage, _) in enumerate(blocks()):
         parts = ("expand", "depthwise", "project") if stage.expansion > 1 else ("depthwise", "project")
         names += [f"blocks.{index}.{part}" for part in parts]
     return [*names, "head"]
 
 
-def _blocks() -> list[tuple[Stage, bool]]:
+def blocks() -> list[tuple[Stage, bool]]:
+    """Return the stage of each block, and whether the block is the first one of its stage."""
     return [(stage, number == 0) for stage in STAGES for number in range(stage.blocks)]
 
 
@@ -147,7 +149,7 @@ def _convolution(
     return Convolution(weight, bias, kernel, stride, groups, has_relu6, is_packed)
 
 
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Return the padding before and after an axis with which TensorFlow's outputs have `ceil(size / stride)` values."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2

@@ -86,13 +86,13 @@ class FrameTextEncoder(ABC):
         """
         return np.zeros(0, np.float32)
 
-    def score(
+    def compare(
         self,
         frame_vectors: FloatArray,
         sentence: FloatArray,
         statistics: FloatArray | None = None,  # noqa: ARG002 - for encoders that need them
-    ) -> FloatArray:
-        """Return what ranks the frames of one video for a sentence. Only differences within the video have a meaning.
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return what ranks the frames of one video for a sentence, and their evidence.
 
         Args:
             frame_vectors: `(frames, dimension)`, all frames of the video.
@@ -100,9 +100,16 @@ class FrameTextEncoder(ABC):
             statistics: Result of `statistics` for the video; None computes it.
 
         Returns:
-            `(frames,)`.
+            Scores, `(frames,)`, of which only differences within the video have a meaning, and evidence, `(frames,)`.
         """
-        return self.evidence(frame_vectors, sentence)
+        evidence = self.evidence(frame_vectors, sentence)
+        return evidence, evidence
+
+    def score(
+        self, frame_vectors: FloatArray, sentence: FloatArray, statistics: FloatArray | None = None
+    ) -> FloatArray:
+        """Return the scores of `compare` alone."""
+        return self.compare(frame_vectors, sentence, statistics)[0]
 
     def knows(self, sentence: str) -> bool:  # noqa: ARG002 - for encoders of some languages
         """Return whether the encoder can know what a sentence means."""
@@ -136,7 +143,7 @@ class FrameTextEncoder(ABC):
         """
         if not len(frame_vectors):
             raise ValueError("the probability of a moment needs at least one frame vector")
-        return 1 / (1 + math.exp(-float(np.clip(self.evidence(frame_vectors, sentence).mean(), -80, 80))))
+        return probability_of(self.evidence(frame_vectors, sentence))
 
     def self_test(self) -> None:
         """Score two pictures for two sentences.
@@ -163,6 +170,11 @@ class FrameTextEncoder(ABC):
             f"encoder {self.name} failed its test on loading: {problem}. Its weights are damaged or incomplete; "
             "download them again or choose another encoder"
         )
+
+
+def probability_of(evidence: FloatArray) -> float:
+    """Return the probability of a moment from the evidence of its frames, `(frames,)`."""
+    return 1 / (1 + math.exp(-float(np.clip(evidence.mean(), -80, 80))))
 
 
 def load_encoder(name: str = BUILT_IN) -> FrameTextEncoder:

@@ -23,28 +23,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timechat.cache import DiskCache
 from timechat.errors import TimeChatError, VideoError, describe_error
-from timechat.files import is_video_name, walk_files
+from timechat.files import is_below, is_video_name, walk_files
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.line_sources import LineSource
-from timechat.search.minilm import MiniLM
 from timechat.search.records import KnownFile, LibraryError
 from timechat.search.store import LibraryStore
 from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, encode_video
 from timechat.video import probe_video
 from timechat.video.loading import DEFAULT_TIMEOUT
 
+if TYPE_CHECKING:
+    from timechat.search.minilm import MiniLM
+
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the path of the file that is read, the finished bytes and the bytes of all files to read."""
 
 _CHUNK_BYTES = 1 << 20
 _SETTLED_SECONDS = 2.0  # coarsest time stamps of a file system (FAT), within which a change may be undetected
-
-
-class IndexStopped(Exception):  # noqa: N818 - no error: the same call resumes
-    """The caller has stopped the work; finished parts are in the library."""
 
 
 @dataclass
@@ -72,6 +71,18 @@ class IndexReport:
     failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+
+class IndexStopped(Exception):  # noqa: N818 - no error: the same call resumes
+    """The caller has stopped the work; finished parts are in the library.
+
+    Attributes:
+        report: Report of what was done before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report = IndexReport()
 
 
 @dataclass(frozen=True)
@@ -144,26 +155,30 @@ class Indexer:
         self._check_paths(given)
         self._use_encoder()
         jobs, roots = self._scan(given)
-        for job in jobs:
-            self._check()
-            self._progress(job.path, job.bytes_before, job.total_bytes)
-            self._read_file(job)
-            self._progress(job.path, job.bytes_before + job.num_bytes, job.total_bytes)
+        try:
+            for job in jobs:
+                self._check()
+                self._progress(job.path, job.bytes_before, job.total_bytes)
+                self._read_file(job)
+                self._progress(job.path, job.bytes_before + job.num_bytes, job.total_bytes)
+        except IndexStopped as stopped:
+            stopped.report = report
+            raise
         self._settle_missing({job.path for job in jobs}, roots)
         if not jobs and not report.offline:
             report.notes.append(f"no videos were found in {', '.join(given)}")
         return report
 
     def _check_paths(self, paths: Sequence[str]) -> None:
-        missing = [path for path in paths if not Path(path).exists() and not (glob.has_magic(path) and _matches(path))]
-        if not missing:
-            return
-        away = [path for path in self._known if any(_is_below(path, _absolute(root)) for root in missing)]
-        self._library.set_offline(away, True)
-        kept = f"; its {len(away)} known files are kept and marked as offline" if away else ""
-        raise FileNotFoundError(
-            f"{missing[0]}: no such file or folder{kept}; give the path of a video, a folder or a pattern"
-        )
+        missing = [path for path in paths if not Path(path).exists() and not _matches(path)]
+        away = [path for path in self._known if any(is_below(path, _absolute(root)) for root in missing)]
+        if away:
+            self._library.set_offline(away, True)
+            raise FileNotFoundError(
+                f"{missing[0]}: is away; its {len(away)} known files are kept and marked as offline; connect its "
+                "storage, or remove it with --remove"
+            )
+        check_paths(paths)
 
     def _use_encoder(self) -> None:
         """Check that the library has no vectors of another encoder."""
@@ -182,18 +197,9 @@ class Indexer:
 
     def _scan(self, paths: Sequence[str]) -> tuple[list[_Job], list[str]]:
         """Return the video files of the paths, each once and sorted, and the folders among the paths."""
-        files: set[str] = set()
-        roots = []
-        for path in paths:
-            if Path(path).is_dir():
-                roots.append(_absolute(path))
-                files |= {str(file) for file in walk_files(Path(roots[-1]), self._unreadable) if is_video_name(file)}
-            elif Path(path).exists():
-                files.add(_absolute(path))
-            else:
-                files |= {_absolute(file) for file in _matches(path)}
+        roots = [_absolute(path) for path in paths if Path(path).is_dir()]
         sizes = {}
-        for file in sorted(files):
+        for file in find_files(paths, self._unreadable):
             try:
                 sizes[file] = Path(file).stat().st_size
             except OSError as error:  # a broken link, or a file that was removed in the meantime
@@ -211,7 +217,7 @@ class Indexer:
 
     def _settle_missing(self, found: set[str], roots: Sequence[str]) -> None:
         """Drop known files that are gone, and mark those as offline whose storage may be away."""
-        missing = [path for path in self._known if path not in found and any(_is_below(path, root) for root in roots)]
+        missing = [path for path in self._known if path not in found and any(is_below(path, root) for root in roots)]
         present = {str(Path(path).parent) for path in found if path in self._known}
         gone = [path for path in missing if str(Path(path).parent) in present and not os.path.lexists(path)]
         away = [path for path in missing if path not in gone]
@@ -226,7 +232,7 @@ class Indexer:
         """Bring one file up to date; a file that cannot be read is no reason to stop."""
         report, before = self._report, self._known.get(job.path)
         try:
-            stamp = _stamp(job.path)
+            stamp = stamp_of(job.path)
             is_same = before is not None and before.stamp is not None and before.stamp == stamp
             if is_same and before is not None and before.error and not (self._retries or self._is_full):
                 report.failed[job.path] = f"{before.error} (the file has not changed; --retry tries it again)"
@@ -255,7 +261,8 @@ class Indexer:
         if video is None:
             info = probe_video(job.path, timeout=self._timeout)
             size = (info.height, info.width)
-            video = self._library.add_video(digest, duration=info.duration, size=size, created=None)
+            created = None if info.created is None else info.created.timestamp()
+            video = self._library.add_video(digest, duration=info.duration, size=size, created=created)
             self._digests[digest] = video
         elif before is None:
             self._forget_moved(job.path, video)
@@ -333,7 +340,7 @@ class Indexer:
         """Store that a file cannot be read. Earlier rows of a file that has not changed are kept."""
         self._report.failed[path] = reason.removeprefix(f"{path}: ")
         try:
-            stamp, modified = _stamp(path), Path(path).stat().st_mtime
+            stamp, modified = stamp_of(path), Path(path).stat().st_mtime
         except OSError:
             return
         known = self._known.get(path, before)
@@ -344,20 +351,47 @@ class Indexer:
         self._known[path] = file
 
 
+def find_files(paths: Sequence[str | Path], on_error: Callable[[Path, OSError], object] | None = None) -> list[str]:
+    """Return the absolute paths of the videos of files, folders and patterns, each once and sorted.
+
+    Args:
+        paths: Files, folders and patterns; what does not exist gives nothing.
+        on_error: Function called for each folder that cannot be read.
+    """
+    files: set[str] = set()
+    for path in map(str, paths):
+        if Path(path).is_dir():
+            files |= {str(file) for file in walk_files(Path(_absolute(path)), on_error) if is_video_name(file)}
+        elif Path(path).exists():
+            files.add(_absolute(path))
+        else:
+            files |= {_absolute(file) for file in _matches(path)}
+    return sorted(files)
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """Check that all paths exist, or are patterns that match.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+    """
+    for path in paths:
+        if not Path(path).exists() and not _matches(path):
+            raise FileNotFoundError(f"{path}: no such file or folder; give the path of a video, a folder or a pattern")
+
+
 def _absolute(path: str) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - links are kept, but ".." is resolved
 
 
 def _matches(pattern: str) -> list[str]:
+    if not glob.has_magic(pattern):
+        return []
     found = [path for path in glob.glob(pattern, recursive=True) if not Path(path).is_dir()]  # noqa: PTH207
     return [path for path in found if is_video_name(path)] or found
 
 
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _stamp(path: str) -> str:
+def stamp_of(path: str) -> str:
     """Return what changes when a file is replaced or written to."""
     status = Path(path).stat()
     # Copying or restoring a file cannot set back the time of the last change.
@@ -371,5 +405,5 @@ def _settled(stamp: str) -> str | None:
 
 
 def _check_unchanged(path: str, stamp: str) -> None:
-    if _stamp(path) != stamp:
+    if stamp_of(path) != stamp:
         raise VideoError(f"{path}: changed while it was read; the next run reads it again")

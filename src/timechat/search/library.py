@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from timechat.files import user_folder
+import numpy as np
+from numpy.typing import NDArray
+
+from timechat.cache import DiskCache
+from timechat.errors import DataError
+from timechat.files import is_below, user_folder
+from timechat.search.encoder import BUILT_IN, FrameTextEncoder, load_encoder
+from timechat.search.indexing import Indexer, IndexReport, ProgressCallback, stamp_of
+from timechat.search.line_sources import LineSource, default_sources
+from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters, SearchResult
 from timechat.search.records import LibraryError
 from timechat.search.store import LibraryStore
-
-if TYPE_CHECKING:
-    from timechat.search.encoder import FrameTextEncoder
-    from timechat.search.indexing import IndexReport, ProgressCallback
-    from timechat.search.line_sources import LineSource
-    from timechat.search.query import SearchFilters, SearchResult
 
 LIBRARY_VARIABLE = "TIMECHAT_LIBRARY"
 
@@ -34,39 +37,34 @@ class Library(LibraryStore):
         self,
         path: str | Path | None = None,
         *,
-        is_read_only: bool = False,
         encoder: FrameTextEncoder | None = None,
+        is_read_only: bool = False,
     ) -> None:
         """Open a library, or create it.
 
         Args:
             path: Path of the file; None means `default_library()`, `":memory:"` a library in memory.
+            encoder: Encoder; None loads that of the library when it is needed.
             is_read_only: Whether the file must exist and is not written, as for search.
-            encoder: Loaded encoder; None loads one by its name when it is needed.
 
         Raises:
             LibraryError: The file is no library of this version, or cannot be opened.
         """
-        self._given = self._encoder = encoder
+        self._encoder = encoder
         super().__init__(default_library() if path is None else path, is_read_only=is_read_only)
 
     def encoder(self, name: str | None = None) -> FrameTextEncoder:
-        """Return an encoder, loaded once.
+        """Return the encoder, loaded once.
 
         Args:
-            name: Name, folder or hub id; None means the encoder that was given when the library was opened, otherwise
-                the encoder of the library, or the built-in one for a new library.
+            name: Name, folder or hub id; None means the encoder that was given, that of the library, or for a new
+                library the built-in one.
 
         Raises:
             CheckpointError: The encoder cannot be loaded.
         """
-        from timechat.search.encoder import BUILT_IN, load_encoder
-
-        if self._given is not None and name in (None, self._given.name):
-            return self._given
-        wanted = name or self.setting("encoder") or BUILT_IN
-        if self._encoder is None or self._encoder.name != wanted:
-            self._encoder = load_encoder(wanted)
+        if self._encoder is None or name not in (None, self._encoder.name):
+            self._encoder = load_encoder(name or self.setting("encoder") or BUILT_IN)
         return self._encoder
 
     def index(
@@ -77,6 +75,7 @@ class Library(LibraryStore):
         sources: Sequence[LineSource] | None = None,
         full: bool = False,
         retry: bool = False,
+        cache: DiskCache | None = None,
         check: Callable[[], object] | None = None,
         progress: ProgressCallback | None = None,
     ) -> IndexReport:
@@ -88,6 +87,7 @@ class Library(LibraryStore):
             sources: Readers of lines; None means subtitles.
             full: Whether everything is read again.
             retry: Whether files that could not be read are tried again.
+            cache: Cache of frame vectors; None for no cache.
             check: Function called repeatedly; an exception it raises ends the work.
             progress: Progress callback.
 
@@ -96,8 +96,6 @@ class Library(LibraryStore):
             LibraryError: The library cannot be written, or has vectors of another encoder.
             CheckpointError: The encoder cannot be loaded.
         """
-        from timechat.search.indexing import Indexer
-        from timechat.search.line_sources import default_sources
 
         return Indexer(
             self,
@@ -105,26 +103,132 @@ class Library(LibraryStore):
             default_sources() if sources is None else sources,
             is_full=full,
             retries=retry,
+            cache=cache,
             check=check,
             progress=progress,
         ).run([Path(path).expanduser() for path in paths])
 
-    def search(self, words: str, *, best: int | None = None, filters: SearchFilters | None = None) -> SearchResult:
-        """Return the moments that match words, the best first.
+    def search(
+        self,
+        words: str = "",
+        *,
+        like: Path | None = None,
+        best: int = DEFAULT_BEST,
+        filters: SearchFilters = EVERYTHING,
+    ) -> SearchResult:
+        """Return the moments that match words or look like a picture, the best first.
 
         Args:
             words: Description of what to see, or words that are said or shown.
-            best: Maximum number of moments; None means 5.
-            filters: Videos to search; None means all.
+            like: Image file to compare frames with, instead of words.
+            best: Maximum number of moments.
+            filters: Videos to search.
 
         Raises:
-            ValueError: The words are blank.
-            CheckpointError: The encoder of the library cannot be loaded, or has changed.
+            ValueError: The words are blank, or words and a picture are given.
+            LibraryError: The library has vectors of another version of its encoder.
+            CheckpointError: The encoder of the library cannot be loaded.
+            DataError: The picture cannot be read.
         """
-        from timechat.search.query import DEFAULT_BEST, Searcher, SearchFilters
+        if words and like is not None:
+            raise ValueError("both words and a picture are given; search for one of them")
+        searcher = self.searcher()
+        if like is not None:
+            return searcher.search_like(read_picture(like), str(like), best=best, filters=filters)
+        return searcher.search(words, best=best, filters=filters)
 
-        searcher = Searcher(self, self.encoder())
-        return searcher.search(words, best=best or DEFAULT_BEST, filters=filters or SearchFilters())
+    def searcher(self) -> Searcher:
+        """Return what answers queries about this library.
+
+        Raises:
+            LibraryError: The library has vectors of another version of its encoder.
+            CheckpointError: The encoder of the library cannot be loaded.
+        """
+        encoder = self.encoder()
+        if self.setting("encoder_fingerprint") not in (None, encoder.fingerprint):
+            raise LibraryError(
+                f"{self.path or 'library'}: holds vectors of another version of the encoder {encoder.name}; encode the "
+                "videos again with: timechat index --full PATH"
+            )
+        return Searcher(self, encoder)
+
+    def split_known(self, paths: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Divide files and folders into those of which the library has a file, as absolute paths, and others."""
+        files = [file.path for file in self.files()]
+        absolute = {path: os.path.abspath(Path(path).expanduser()) for path in paths}  # noqa: PTH100 - links are kept
+        known = {path for path, root in absolute.items() if any(is_below(file, root) for file in files)}
+        return [root for path, root in absolute.items() if path in known], [path for path in paths if path not in known]
+
+    def without_current(self, paths: Sequence[str]) -> list[str]:
+        """Return those of some absolute paths of files that are not indexed, or have changed since."""
+        stamps = {file.path: file.stamp for file in self.files() if file.video is not None}
+        return [path for path in paths if stamps.get(path) is None or stamps[path] != stamp_of(path)]
+
+    def remove(self, paths: Sequence[str | Path]) -> int:
+        """Remove files and all files below folders, whether they exist or not; return how many were known."""
+        roots = [os.path.abspath(Path(path).expanduser()) for path in paths]  # noqa: PTH100 - links are kept
+        known = [file.path for file in self.files() if any(is_below(file.path, root) for root in roots)]
+        self.remove_files(known)
+        return len(known)
+
+    def info(self) -> LibraryInfo:
+        """Return what the library holds."""
+        files, videos = self.files(), self.videos()
+        rows: dict[str, int] = {}
+        for number in videos:
+            for kind, part in self.parts(number).items():
+                rows[kind] = rows.get(kind, 0) + part.num_rows
+        return LibraryInfo(
+            None if self.path is None else str(self.path),
+            self.setting("encoder"),
+            len(videos),
+            sum(video.duration for video in videos.values()),
+            0 if self.path is None else self.path.stat().st_size,
+            rows,
+            [file.path for file in files if file.is_offline],
+            {file.path: file.error for file in files if file.error is not None},
+        )
+
+
+@dataclass(frozen=True)
+class LibraryInfo:
+    """What a library holds.
+
+    Attributes:
+        library: Path of the library; None for one in memory.
+        encoder: Name of the encoder; None for an empty library.
+        num_videos: Number of videos.
+        seconds: Duration of all videos in seconds.
+        num_bytes: Size of the library in bytes.
+        rows: Number of rows by kind.
+        offline: Paths of the files that were not found at the last scan.
+        failed: Paths of the files that could not be read, each with the reason.
+    """
+
+    library: str | None
+    encoder: str | None
+    num_videos: int
+    seconds: float
+    num_bytes: int
+    rows: dict[str, int]
+    offline: list[str]
+    failed: dict[str, str]
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read an image file as `(height, width, 3)` RGB, turned as its EXIF data says.
+
+    Raises:
+        DataError: The file is missing, or is no image.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is not an image"
+        raise DataError(f"{path}: {reason}; give an image file, such as a .jpg or .png") from error
 
 
 def default_library() -> Path:

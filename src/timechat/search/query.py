@@ -11,7 +11,8 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.answers.events import one_line
+from timechat.answers.events import Answer, Event, one_line
+from timechat.files import is_below
 from timechat.search.encoder import FloatArray, FrameTextEncoder
-from timechat.search.records import Kind, KnownFile, LibraryError, Line
+from timechat.search.records import Kind, KnownFile, Line
 from timechat.search.spans import best_spans
 from timechat.search.store import LibraryStore
-from timechat.search.video_vectors import FoundSpan, find_spans
+from timechat.search.video_vectors import FoundSpan, VideoVectors, find_spans
+from timechat.system import num_cores
 
 DEFAULT_BEST = 5
 
-MAX_POINTS = 500
-"""Maximum number of points of a curve."""
-
-_MIN_VIDEOS = 8  # videos of which all frames are scored
+_MIN_VIDEOS = 5  # videos of which all frames are scored
 _SPANS_PER_VIDEO = 3
 _ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
-_MEANING_SLOPE, _MEANING_MIDDLE = 14.0, 0.45  # cosine of two sentences -> probability that they mean the same
-_MIN_JOINED = 0.1  # score from which a further source of a moment counts as one that matched
+_MEANING_SLOPE, _MEANING_MIDDLE = 20.0, 0.40  # cosine of two sentences -> probability that they mean the same
 _SAME_SHARE = 0.3  # of the shorter moment that overlaps, from which two moments are the same
 
 
@@ -45,21 +44,24 @@ class SearchFilters:
 
     Attributes:
         paths: Files and folders; empty for all.
-        only: Paths of the only files that may be in the result; None for all.
         name: Pattern of the file name, such as `IMG_*`.
         since: Earliest time of recording in seconds since 1970.
         until: Time in seconds since 1970 before which the video was recorded.
         min_seconds: Minimum duration in seconds.
         max_seconds: Maximum duration in seconds.
+        only: Paths of the only files that may be in the result; None for all.
     """
 
     paths: tuple[str, ...] = ()
-    only: frozenset[str] | None = None
     name: str | None = None
     since: float | None = None
     until: float | None = None
     min_seconds: float | None = None
     max_seconds: float | None = None
+    only: frozenset[str] | None = None
+
+
+EVERYTHING = SearchFilters()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Moment:
         text: Line that matched; None for pictures alone.
         is_exact: Whether the line has the words of the query, in their order.
         is_offline: Whether the video is away, so that it cannot be played now.
+        duration: Duration of the video in seconds.
+        player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
     """
 
     video: str
@@ -85,6 +89,8 @@ class Moment:
     text: str | None = None
     is_exact: bool = field(default=False, compare=False)
     is_offline: bool = field(default=False, compare=False)
+    duration: float | None = field(default=None, compare=False)
+    player_offset: float = field(default=0.0, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the moment as the JSON of `search --json`."""
@@ -107,17 +113,27 @@ class SearchResult:
         query: Words, or the path of a picture.
         library: Path of the library; None for a library in memory.
         encoder: Name of the encoder.
-        found: Whether the best score reaches the threshold of the encoder. Moments are given in both cases.
-        moments: Moments.
+        threshold: Score from which a moment counts as found.
+        moments: Moments, also below the threshold.
         notes: Sentences about the search.
     """
 
     query: str
     library: str | None
     encoder: str
-    found: bool
+    threshold: float
     moments: tuple[Moment, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether the best moment counts as found."""
+        return bool(self.moments) and self.moments[0].score >= self.threshold
+
+    @property
+    def shown_moments(self) -> tuple[Moment, ...]:
+        """The moments that count as found; all of them if none does."""
+        return tuple(one for one in self.moments if one.score >= self.threshold) or self.moments
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as the JSON of `search --json` and `POST /v1/search`."""
@@ -126,32 +142,32 @@ class SearchResult:
             "library": self.library,
             "encoder": self.encoder,
             "found": self.found,
+            "threshold": self.threshold,
             "moments": [moment.to_dict() for moment in self.moments],
             "notes": list(self.notes),
         }
 
-
-@dataclass(frozen=True)
-class ScoreCurve:
-    """Probabilities that the frames of one video match a query.
-
-    Attributes:
-        times: Times of the frames in seconds, rising.
-        scores: Probability of each frame from 0 to 1.
-        threshold: Probability from which a moment counts as found.
-    """
-
-    times: tuple[float, ...]
-    scores: tuple[float, ...]
-    threshold: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the curve as the JSON of `POST /v1/search/curve`."""
-        return {
-            "times": [round(time, 3) for time in self.times],
-            "scores": [round(score, 4) for score in self.scores],
-            "threshold": self.threshold,
-        }
+    def answers(self) -> list[Answer]:
+        """Return an answer for each video with a shown moment, in the order of their best moments."""
+        by_video: dict[str, list[Moment]] = {}
+        for moment in self.shown_moments:
+            by_video.setdefault(moment.video, []).append(moment)
+        return [
+            Answer(
+                "",
+                [Event(one.start, one.end, one.text or self.query, one.score) for one in moments],
+                task="grounding",
+                question=self.query,
+                video=video,
+                duration=moments[0].duration,
+                model=self.encoder,
+                found=self.found,
+                score=moments[0].score,
+                player_offset=moments[0].player_offset,
+                notes=self.notes,
+            )
+            for video, moments in by_video.items()
+        ]
 
 
 class Searcher:
@@ -166,7 +182,7 @@ class Searcher:
     def __init__(self, library: LibraryStore, encoder: FrameTextEncoder) -> None:
         self._library, self._encoder = library, encoder
 
-    def search(self, words: str, *, best: int = DEFAULT_BEST, filters: SearchFilters = SearchFilters()) -> SearchResult:
+    def search(self, words: str, *, best: int = DEFAULT_BEST, filters: SearchFilters = EVERYTHING) -> SearchResult:
         """Search for words.
 
         Args:
@@ -177,12 +193,19 @@ class Searcher:
         Raises:
             ValueError: The words are blank.
         """
-        words = _checked(words)
+        words = one_line(words)
+        if not words:
+            raise ValueError("the words to search for are empty; describe what to see or hear")
         files = self._files(filters)
         moments: list[Moment] = []
         if self._encoder.knows(words):
             sentence = self._encoder.encode_sentence(words)
-            moments += self._from_pictures(sentence, files, best)
+            moments += self._from_pictures(
+                lambda vectors: self._encoder.evidence(vectors, sentence),
+                lambda frames, limit: find_spans(frames, self._encoder, sentence, limit=limit),
+                files,
+                best,
+            )
         moments += self._from_lines(words, files, best)
         return self._result(words, moments, files, best, self._encoder.found_threshold, self._encoder.notes(words))
 
@@ -192,7 +215,7 @@ class Searcher:
         name: str,
         *,
         best: int = DEFAULT_BEST,
-        filters: SearchFilters = SearchFilters(),
+        filters: SearchFilters = EVERYTHING,
     ) -> SearchResult:
         """Search for frames that look like a picture. The score is the mean cosine of the frames of a moment.
 
@@ -205,51 +228,18 @@ class Searcher:
         files = self._files(filters)
         encoder = self._encoder
         like = encoder.pictures(encoder.encode_frames(picture[None]))[0]
-        segments = self._library.segments()
-        similarity = encoder.pictures(segments.vectors) @ like if len(segments.videos) else np.zeros(0, np.float32)
-        moments = []
-        for video in _best_videos(segments.videos, similarity, files, best):
-            frames = self._library.frames(video)
-            if frames is None:
-                continue
+
+        def find(frames: VideoVectors, limit: int) -> list[FoundSpan]:
             cosines = encoder.pictures(frames.vectors.astype(np.float32)) @ like
-            for span in best_spans(
-                cosines,
-                frames.times,
-                frames.cuts,
-                duration=frames.duration,
-                cut_times=frames.cut_times,
-                limit=best if len(files) == 1 else _SPANS_PER_VIDEO,
-            ):
-                score = float(np.clip(cosines[slice(*span.frames)].mean(), 0, 1))
-                moments.append(_moment(files[video], FoundSpan(span.start, span.end, score), "picture"))
+            spans = best_spans(
+                cosines, frames.times, frames.cuts, duration=frames.duration, cut_times=frames.cut_times, limit=limit
+            )
+            scores = [float(np.clip(cosines[slice(*span.frames)].mean(), 0, 1)) for span in spans]
+            return [FoundSpan(span.start, span.end, score) for span, score in zip(spans, scores, strict=True)]
+
+        moments = self._from_pictures(lambda vectors: encoder.pictures(vectors) @ like, find, files, best)
         # Frames of one shot differ by less than the distance of a cut.
         return self._result(name, moments, files, best, 1 - encoder.cut_distance, ())
-
-    def curve(self, words: str, path: str, *, max_points: int = MAX_POINTS) -> ScoreCurve:
-        """Return how probably each frame of one video shows the words; it has no points in an unknown language.
-
-        Args:
-            words: Description of what to see.
-            path: Path of a file of the library.
-            max_points: Maximum number of points. A longer video has the highest probability of each run of frames.
-
-        Raises:
-            ValueError: The words are blank.
-            LibraryError: The file is not in the library.
-        """
-        words = _checked(words)
-        video = next((file.video for file in self._library.files() if file.path == path), None)
-        frames = None if video is None else self._library.frames(video)
-        if frames is None:
-            raise LibraryError(f"{path}: is not in the library; add it with: timechat index PATH")
-        if not self._encoder.knows(words) or not len(frames.times):
-            return ScoreCurve((), (), self._encoder.found_threshold)
-        evidence = self._encoder.evidence(frames.vectors.astype(np.float32), self._encoder.encode_sentence(words))
-        starts = np.arange(0, len(evidence), math.ceil(len(evidence) / max_points))
-        peaks = np.maximum.reduceat(evidence, starts)
-        scores = 1 / (1 + np.exp(-np.clip(peaks.astype(np.float64), -80, 80)))
-        return ScoreCurve(tuple(frames.times[starts].tolist()), tuple(scores.tolist()), self._encoder.found_threshold)
 
     def _files(self, filters: SearchFilters) -> dict[int, KnownFile]:
         """Return the file of each video that the filters leave: one that is there, if there is one."""
@@ -273,21 +263,33 @@ class Searcher:
                 chosen[file.video] = file
         return chosen
 
-    def _from_pictures(self, sentence: FloatArray, files: dict[int, KnownFile], best: int) -> list[Moment]:
+    def _from_pictures(
+        self,
+        rank: Callable[[FloatArray], FloatArray],
+        find: Callable[[VideoVectors, int], list[FoundSpan]],
+        files: dict[int, KnownFile],
+        best: int,
+    ) -> list[Moment]:
+        """Return moments of the videos with the best segments.
+
+        Args:
+            rank: Function that gives each segment, `(segments, dimension)`, a number, `(segments,)`.
+            find: Function that finds a number of moments in the frames of a video.
+            files: File of each video that is searched.
+            best: Maximum number of moments of the result.
+        """
         segments = self._library.segments()
         if not len(segments.videos):
             return []
-        evidence = self._encoder.evidence(segments.vectors, sentence)
         limit = best if len(files) == 1 else _SPANS_PER_VIDEO
-        moments = []
-        for video in _best_videos(segments.videos, evidence, files, best):
+
+        def moments_of(video: int) -> list[Moment]:
             frames = self._library.frames(video)
-            assert frames is not None
-            moments += [
-                _moment(files[video], span, "picture")
-                for span in find_spans(frames, self._encoder, sentence, limit=limit)
-            ]
-        return moments
+            return [] if frames is None else [_moment(files[video], span) for span in find(frames, limit)]
+
+        videos = _best_videos(segments.videos, rank(segments.vectors), files, best)
+        with ThreadPoolExecutor(num_cores()) as threads:
+            return [moment for moments in threads.map(moments_of, videos) for moment in moments]
 
     def _from_lines(self, words: str, files: dict[int, KnownFile], best: int) -> list[Moment]:
         stored = self._library.line_vectors()
@@ -326,29 +328,44 @@ class Searcher:
         threshold: float,
         notes: Iterable[str],
     ) -> SearchResult:
-        ranked = merge_moments(moments)[:best]
+        videos = self._library.videos()
+        by_path = {file.path: videos[number] for number, file in files.items()}
+        ranked = [
+            replace(one, duration=by_path[one.video].duration, player_offset=by_path[one.video].player_offset)
+            for one in merge_moments(moments, threshold)[:best]
+        ]
         says = list(notes)
         if not files:
             says.append("the library has no video that fits; index one with: timechat index PATH")
         if any(moment.is_offline for moment in ranked):
             says.append("some of the videos are offline: their storage was not found at the last scan")
         library = None if self._library.path is None else str(self._library.path)
-        found = bool(ranked) and ranked[0].score >= threshold
-        return SearchResult(query, library, self._encoder.name, found, tuple(ranked), tuple(says))
+        return SearchResult(query, library, self._encoder.name, threshold, tuple(ranked), tuple(says))
 
 
-def _checked(words: str) -> str:
-    words = one_line(words)
-    if not words:
-        raise ValueError("the words to search for are empty; describe what to see or hear")
-    return words
+def join_results(results: Sequence[SearchResult], best: int) -> SearchResult:
+    """Join the results of one query in several libraries.
+
+    Args:
+        results: Results with one encoder, the first one of the named library.
+        best: Maximum number of moments.
+    """
+    first = results[0]
+    moments = sorted((moment for result in results for moment in result.moments), key=_rank)[:best]
+    notes = tuple(dict.fromkeys(note for result in results for note in result.notes))
+    return replace(first, moments=tuple(moments), notes=notes)
 
 
-def merge_moments(moments: Sequence[Moment]) -> list[Moment]:
+def merge_moments(moments: Sequence[Moment], threshold: float) -> list[Moment]:
     """Join the moments of different sources that are at the same time, and sort them, the best first.
 
     A joined moment has the times of its most certain source. Its score is the probability that at least one of its
-    sources is right. Exact words come first, so no other source can lower them.
+    sources is right. Exact words come first, so no other source can lower them. A source below the threshold has not
+    matched, and adds nothing to another one.
+
+    Args:
+        moments: Moments, each of one source.
+        threshold: Score from which a moment counts as found.
     """
     merged: list[Moment] = []
     for moment in sorted(moments, key=_rank):
@@ -357,7 +374,7 @@ def merge_moments(moments: Sequence[Moment]) -> list[Moment]:
             merged.append(moment)
             continue
         other = merged[number]
-        if set(moment.by) <= set(other.by) or moment.score < _MIN_JOINED:
+        if moment.score < threshold or set(moment.by) <= set(other.by):
             continue
         score = 1 - (1 - other.score) * (1 - moment.score)
         merged[number] = replace(other, score=score, by=(*other.by, *moment.by), text=other.text or moment.text)
@@ -392,12 +409,12 @@ def _is_wanted(file: KnownFile, filters: SearchFilters) -> bool:
     if filters.only is not None and file.path not in filters.only:
         return False
     path = Path(file.path)
-    is_in_paths = not filters.paths or any(path == Path(one) or Path(one) in path.parents for one in filters.paths)
+    is_in_paths = not filters.paths or any(is_below(file.path, one) for one in filters.paths)
     return is_in_paths and (filters.name is None or fnmatch.fnmatch(path.name.lower(), filters.name.lower()))
 
 
-def _moment(file: KnownFile, span: FoundSpan, kind: Kind) -> Moment:
-    return Moment(file.path, span.start, span.end, span.score, (kind,), is_offline=file.is_offline)
+def _moment(file: KnownFile, span: FoundSpan) -> Moment:
+    return Moment(file.path, span.start, span.end, span.score, ("picture",), is_offline=file.is_offline)
 
 
 def _line_moment(file: KnownFile, line: Line, score: float) -> Moment:

@@ -33,6 +33,7 @@ from timechat.errors import CheckpointError
 from timechat.search.efficientnet import IMAGE_SIZE, NUM_FEATURES, EfficientNetLite2
 from timechat.search.encoder import BUILT_IN, FloatArray, FrameTextEncoder
 from timechat.search.minilm import MiniLM
+from timechat.search.onnx_graph import load_session, run_session
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
 
@@ -57,9 +58,10 @@ class SightEncoder(FrameTextEncoder):
         tensors: Tensors of `weights/sight/model.safetensors`.
         tokenizer: JSON of the text model's tokenizer.
         fingerprint: SHA-256 of the weights.
+        uses_onnx: Whether the image model runs in ONNX Runtime if that is installed, which is faster than torch.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, fingerprint: str) -> None:
+    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, fingerprint: str, *, uses_onnx: bool = True) -> None:
         self.name = BUILT_IN
         self.licence = (
             "Apache-2.0 (EfficientNet-Lite2, all-MiniLM-L6-v2), WordNet 3.0 licence (names and glosses of classes)"
@@ -78,7 +80,9 @@ class SightEncoder(FrameTextEncoder):
             _MIDDLE,
         ]
         self.fingerprint = hashlib.sha256(json.dumps([fingerprint, constants]).encode()).hexdigest()
-        self._image_model = EfficientNetLite2(_under("image.", tensors))
+        image_tensors = _under("image.", tensors)
+        self._session = load_session(image_tensors, torch.get_num_threads()) if uses_onnx else None
+        self._image_model = EfficientNetLite2(image_tensors) if self._session is None else None
         self.text_model = MiniLM(_under("text.", tensors), tokenizer)
         self._classifier, self._classifier_bias, self._classes, self._map = (
             _array(tensors, name) for name in ("classifier.weight", "classifier.bias", "classes", "map")
@@ -91,8 +95,12 @@ class SightEncoder(FrameTextEncoder):
         self.sentence_dimension = self._classes.shape[1]
 
     @classmethod
-    def load(cls, folder: Path = WEIGHTS) -> Self:
+    def load(cls, folder: Path = WEIGHTS, *, uses_onnx: bool = True) -> Self:
         """Read the weights.
+
+        Args:
+            folder: Folder of the weights.
+            uses_onnx: Whether the image model runs in ONNX Runtime if that is installed.
 
         Raises:
             CheckpointError: A file is missing or damaged.
@@ -101,7 +109,8 @@ class SightEncoder(FrameTextEncoder):
         try:
             with path.open("rb") as file:
                 fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(load_file(path), (folder / "tokenizer.json").read_text(encoding="utf-8"), fingerprint)
+            tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
+            return cls(load_file(path), tokenizer, fingerprint, uses_onnx=uses_onnx)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder} does not hold the weights of {BUILT_IN} ({error}); install timechat again"
@@ -121,10 +130,16 @@ class SightEncoder(FrameTextEncoder):
                 part = functional.interpolate(
                     part.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True, align_corners=False
                 )
-            features = self._image_model((part.float() - 127.0) / 128.0).numpy()
+            features = self._features((part.float() - 127.0) / 128.0)
             vectors[start : start + _BATCH, :-1] = features
             vectors[start : start + _BATCH, -1] = np.linalg.norm(features @ self._map, axis=1)
         return vectors
+
+    def _features(self, pixel_values: Tensor) -> FloatArray:
+        if self._image_model is None:
+            return run_session(self._session, pixel_values.numpy())
+        features: FloatArray = self._image_model(pixel_values).numpy()
+        return features
 
     def encode_sentences(self, sentences: Sequence[str]) -> FloatArray:
         """Encode sentences with MiniLM, at unit length."""
@@ -137,26 +152,50 @@ class SightEncoder(FrameTextEncoder):
         deviation: FloatArray = (frame_vectors[:, :-1] @ self._classifier.T).std(0)
         return deviation
 
-    def score(
+    def compare(
         self, frame_vectors: FloatArray, sentence: FloatArray, statistics: FloatArray | None = None
-    ) -> FloatArray:
-        """Return the sum of both comparisons, each standardized over the video."""
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the sum of both comparisons, each standardized over the video, and the evidence."""
         if not len(frame_vectors):
-            return np.zeros(0, np.float32)
+            return np.zeros(0, np.float32), np.zeros(0, np.float32)
         deviation = self.statistics(frame_vectors) if statistics is None else statistics
-        weights = self._class_weights(sentence) / (deviation + np.float32(_LOGIT_MARGIN))
-        by_classes, by_map = self._compare(frame_vectors, weights, self._direction(sentence))
-        return _standardize(by_classes) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
+        weights = self._class_weights(sentence)
+        in_video, in_all, by_map = self._products(
+            frame_vectors,
+            [weights / (deviation + np.float32(_LOGIT_MARGIN)), weights / self._logit_deviation],
+            self._direction(sentence),
+        )
+        score = _standardize(in_video) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
+        return score, self._calibrated(in_all, by_map, sentence)
 
     def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
         """Return the weighted sum of both comparisons, each standardized over pictures of all classes, calibrated."""
         weights = self._class_weights(sentence) / self._logit_deviation
+        by_classes, by_map = self._products(frame_vectors, [weights], self._direction(sentence))
+        return self._calibrated(by_classes, by_map, sentence)
+
+    def _products(
+        self, frame_vectors: FloatArray, class_weights: Sequence[FloatArray], direction: FloatArray
+    ) -> list[FloatArray]:
+        """Return the weighted sums of the logits, without their bias, and the cosines of the mapped features.
+
+        Weights and direction are brought to the space of the features first: then each frame needs only a few products.
+        """
+        columns = np.zeros((self.dimension, len(class_weights) + 1), np.float32)
+        for number, weights in enumerate(class_weights):
+            columns[:-1, number] = weights @ self._classifier
+        columns[:-1, -1] = self._map @ direction
+        products = list((frame_vectors @ columns).T)
+        products[-1] = products[-1] / np.maximum(frame_vectors[:, -1], np.float32(1e-6))
+        return products
+
+    def _calibrated(self, by_classes: FloatArray, by_map: FloatArray, sentence: FloatArray) -> FloatArray:
+        """Return the evidence from both comparisons."""
         direction = self._direction(sentence)
-        by_classes, by_map = self._compare(frame_vectors, weights, direction)
-        by_classes += (self._classifier_bias - self._logit_mean) @ weights
-        by_map -= self._map_mean @ direction
-        by_map /= np.sqrt(direction @ self._map_covariance @ direction)
-        result: FloatArray = (_SLOPE * (by_classes + _MAP_WEIGHT * by_map - _MIDDLE)).astype(np.float32)
+        bias = (self._classifier_bias - self._logit_mean) @ (self._class_weights(sentence) / self._logit_deviation)
+        deviation = np.sqrt(direction @ self._map_covariance @ direction)
+        mapped = (by_map - self._map_mean @ direction) / deviation
+        result: FloatArray = (_SLOPE * (by_classes + bias + _MAP_WEIGHT * mapped - _MIDDLE)).astype(np.float32)
         return result
 
     def notes(self, sentence: str) -> tuple[str, ...]:
@@ -174,19 +213,6 @@ class SightEncoder(FrameTextEncoder):
     def pictures(self, frame_vectors: FloatArray) -> FloatArray:
         """Return the features of the image model at unit length."""
         return super().pictures(frame_vectors[:, :-1])
-
-    def _compare(
-        self, frame_vectors: FloatArray, class_weights: FloatArray, direction: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return the weighted sum of the logits, without their bias, and the cosine of the mapped features.
-
-        Weights and direction are brought to the space of the features first: then each frame needs only two products.
-        """
-        both = np.zeros((self.dimension, 2), np.float32)
-        both[:-1, 0], both[:-1, 1] = class_weights @ self._classifier, self._map @ direction
-        products = frame_vectors @ both
-        products[:, 1] /= np.maximum(frame_vectors[:, -1], 1e-6)
-        return products[:, 0], products[:, 1]
 
     def _class_weights(self, sentence: FloatArray) -> FloatArray:
         cosines = self._classes @ sentence

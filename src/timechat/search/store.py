@@ -34,7 +34,7 @@ IN_MEMORY = ":memory:"
 Result = TypeVar("Result")
 
 _WAIT_SECONDS = 60.0  # for other processes that write
-_FRAMES_PER_SEGMENT = 8
+_FRAMES_PER_SEGMENT = 12  # maximum; a shot is divided evenly
 
 
 class LibraryStore:
@@ -417,9 +417,11 @@ def _storable(text: str) -> str:
 def _segments(content: VideoVectors) -> tuple[NDArray[np.int64], FloatArray]:
     """Return the first frames of the segments, `(segments,)`, and their mean vectors; no segment contains a cut."""
     shots = [0, *content.cuts, len(content.times)]
-    starts = np.concatenate([np.arange(first, after, _FRAMES_PER_SEGMENT) for first, after in pairwise(shots)]).astype(
-        np.int64
-    )
+    parts = []
+    for first, after in pairwise(shots):
+        number = -(-(after - first) // _FRAMES_PER_SEGMENT)
+        parts.append(first + np.arange(number) * (after - first) // number)
+    starts = np.concatenate(parts).astype(np.int64)
     counts = np.diff(np.append(starts, len(content.times)))
     sums = np.add.reduceat(content.vectors.astype(np.float32), starts, axis=0)
     return starts, (sums / counts[:, None]).astype(np.float32)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from timechat.cache import DiskCache, cache_key, file_digest
-from timechat.search.encoder import FloatArray, FrameTextEncoder
+from timechat.search.encoder import FloatArray, FrameTextEncoder, probability_of
 from timechat.search.spans import best_spans, find_cuts
 from timechat.video import Frames, VideoReader, VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT
@@ -124,8 +124,7 @@ def find_spans(
         limit: Maximum number of moments; they do not overlap.
     """
     vectors = video.vectors.astype(np.float32)
-    scores = encoder.score(vectors, sentence, video.statistics)
-    evidence = encoder.evidence(vectors, sentence)
+    scores, evidence = encoder.compare(vectors, sentence, video.statistics)
     spans = best_spans(
         scores,
         video.times,
@@ -135,9 +134,7 @@ def find_spans(
         evidence=evidence,
         limit=limit,
     )
-    return [
-        FoundSpan(span.start, span.end, encoder.probability(vectors[slice(*span.frames)], sentence)) for span in spans
-    ]
+    return [FoundSpan(span.start, span.end, probability_of(evidence[slice(*span.frames)])) for span in spans]
 
 
 def _encode(

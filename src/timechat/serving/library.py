@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timechat.errors import CheckpointError, TimeChatError, describe_error
+from timechat.search.curve import score_curve
+from timechat.search.encoder import FrameTextEncoder, load_encoder
+from timechat.search.indexing import IndexStopped
 from timechat.search.library import Library
+from timechat.search.line_sources import Speech
 from timechat.search.query import DEFAULT_BEST, Searcher, SearchFilters
 from timechat.search.records import KnownFile, LibraryError
 from timechat.serving.access import AccessError, VideoIdentity
@@ -24,9 +28,6 @@ from timechat.serving.errors import RequestError, as_request_error
 from timechat.serving.progress import ProgressUpdate
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoStore
-
-if TYPE_CHECKING:
-    from timechat.search.encoder import FrameTextEncoder
 
 Named = TypeVar("Named", bound=VideoIdentity)
 
@@ -68,7 +69,7 @@ class IndexTask:
 class ServedLibrary:
     """The library of a server, for any number of threads; the encoder is loaded for the first search."""
 
-    def __init__(self, settings: ServerSettings, videos: VideoStore, encoder: "FrameTextEncoder | None" = None) -> None:
+    def __init__(self, settings: ServerSettings, videos: VideoStore, encoder: FrameTextEncoder | None = None) -> None:
         """Open nothing yet: the file may be made later.
 
         Args:
@@ -130,7 +131,7 @@ class ServedLibrary:
             known = self._known(library)
             chosen = self._choose(known, query.videos)
             filters = replace(query.filters, only=frozenset(chosen))
-            searcher = Searcher(library, self._load_encoder(library))
+            searcher = self._searcher(library)
             if query.picture is None:
                 result = searcher.search(query.words, best=query.best, filters=filters)
             else:
@@ -161,7 +162,12 @@ class ServedLibrary:
         with self._reporting():
             library = self._open()
             path, identity = next(iter(self._choose(self._known(library), (video,)).items()))
-            curve = Searcher(library, self._load_encoder(library)).curve(words, path)
+            number = next(file.video for file in library.files() if file.path == path)
+            frames = None if number is None else library.frames(number)
+            if frames is None:
+                raise RequestError(404, f"{identity.name} is not indexed yet; {self._advice}", "video", "not_indexed")
+            self._searcher(library)  # checks the version of the encoder
+            curve = score_curve(frames, library.encoder(), words)
         return {"query": words, "video": self._name(identity), "filename": identity.name} | curve.to_dict()
 
     # -------------------------------------------------------------------------------------------------- indexing
@@ -195,7 +201,6 @@ class ServedLibrary:
         Raises:
             RequestError: The library cannot be written, or the work was ended.
         """
-        from timechat.search.indexing import IndexStopped
 
         def check() -> None:
             if context.is_over:
@@ -215,6 +220,7 @@ class ServedLibrary:
                 readable, failed = self._probe(targets, library, check)
                 result = library.index(
                     [video.path for video in readable],
+                    sources=(Speech(may_read=self._videos.folders.holds),),
                     full=task.is_full,
                     retry=task.retries,
                     check=check,
@@ -278,10 +284,13 @@ class ServedLibrary:
                 self._library = Library(self._path, is_read_only=True, encoder=self._given)
             return self._library
 
-    def _load_encoder(self, library: Library | None) -> "FrameTextEncoder":
-        """Return the encoder of the library, or the built-in one for a new library; one thread at a time loads it."""
-        from timechat.search.encoder import load_encoder
+    def _searcher(self, library: Library) -> Searcher:
+        """Return what answers queries; one thread at a time loads the encoder."""
+        with self._lock:
+            return library.searcher()
 
+    def _load_encoder(self, library: Library | None) -> FrameTextEncoder:
+        """Return the encoder of the library, or the built-in one for a new library; one thread at a time loads it."""
         with self._lock:
             if library is not None:
                 return library.encoder()

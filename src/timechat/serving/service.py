@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from timechat.serving.inline_frames import InlineFrames
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoFile, VideoStore
 from timechat.speech import NO_AUDIO, Transcript, transcript_answer
+from timechat.speech.subtitles import find_subtitles
 
 Result = TypeVar("Result")
 
@@ -39,12 +41,14 @@ class VideoRequest:
         request: Task, query and everything else that determines the answer.
         windows: Options of the windows.
         sampling: Frame options.
+        reads_subtitles: Whether the subtitles of the video, if it has any, are the answer to the task `transcribe`.
     """
 
     video: str | InlineFrames
     request: Request
     windows: WindowConfig = field(default_factory=WindowConfig)
     sampling: FrameSampling = field(default_factory=FrameSampling)
+    reads_subtitles: bool = True
 
 
 class Service:
@@ -217,7 +221,11 @@ class Service:
                     try:
                         context.check()
                         self._check_duration(video.duration)
-                        yield OpenRequest(limited, timechat, video, file.name or None, notes)
+                        subtitles = None
+                        if limited.task == "transcribe" and request.reads_subtitles:
+                            subtitles = self._subtitles(file, video, context)
+                        name = file.name or None
+                        yield OpenRequest(limited, sampling, timechat, video, name, notes, subtitles)
                     finally:
                         context.cancel()  # frames that are decoded ahead are not needed any more
         except Exception as error:
@@ -232,6 +240,12 @@ class Service:
             raise converted from cause
         finally:
             self._contexts.discard(context)
+
+    def _subtitles(self, file: VideoFile, video: VideoSession, context: RequestContext) -> Transcript | None:
+        """Return the subtitles of a video; a file beside it is read only in an allowed folder."""
+        if file.path is None:
+            return None
+        return find_subtitles(file.path, video.info, may_read=self.videos.folders.holds, check_caller=context.check)
 
     def _check_duration(self, duration: float) -> None:
         """Check the time of the frames that were really found: a header can state less."""
@@ -267,24 +281,33 @@ class OpenRequest:
     """A request whose video is open."""
 
     def __init__(
-        self, request: Request, timechat: TimeChat, video: VideoSession, name: str | None, notes: tuple[str, ...]
+        self,
+        request: Request,
+        sampling: FrameSampling,
+        timechat: TimeChat,
+        video: VideoSession,
+        name: str | None,
+        notes: tuple[str, ...],
+        subtitles: Transcript | None,
     ) -> None:
         """Join a request and its open video.
 
         Args:
             request: Request within the limits of the server.
+            sampling: Frame options, with the part of the video that the answer is about.
             timechat: Pipeline with the model.
             video: Open video.
             name: Name of the video in the answer.
             notes: Notes of the server for the answer.
+            subtitles: Subtitles of the video, for the task `transcribe`; None if there are none.
         """
         self._request, self._timechat, self._video, self._name = request, timechat, video, name
-        self._notes = notes
+        self._notes, self._subtitles, self._sampling = notes, subtitles, sampling
         self._timings = dict(video.timings)
 
     def stream(self) -> AnswerStream | None:
-        """Return the answer as a stream; None if several windows are merged or the text is edited (`cite`)."""
-        if len(self._video.windows) > 1 or self._request.cite:
+        """Return the answer as a stream; None if it is known, or merged from windows, or edited (`cite`)."""
+        if len(self._video.windows) > 1 or self._request.cite or self._known_speech is not None:
             return None
         return self._timechat.stream(self._request, self._video)
 
@@ -293,8 +316,8 @@ class OpenRequest:
 
         Speech that is known, or that a silent video cannot have, is not left to the model to guess.
         """
-        if self._request.task == "transcribe" and (known := self._known_speech()) is not None:
-            return replace(self.with_server_facts(known), timings={})
+        if self._known_speech is not None:
+            return replace(self.with_server_facts(self._known_speech), timings={})
         check = self._timechat.executor.check
 
         def report(stage: str, done: int, total: int) -> None:
@@ -304,14 +327,25 @@ class OpenRequest:
 
         return self.with_server_facts(self._timechat.run(self._request, self._video, progress=report))
 
+    @cached_property
     def _known_speech(self) -> Answer | None:
-        if self._request.transcript is None and (self._video.info is None or self._video.info.has_audio):
+        if self._request.task != "transcribe":
             return None
-        transcript = Transcript(notes=(NO_AUDIO,))
         if self._request.transcript is not None:
             transcript = Transcript(tuple(self._request.transcript))
+        elif self._subtitles is not None and self._subtitles.lines:
+            transcript = self._subtitles
+        elif self._video.info is not None and not self._video.info.has_audio:
+            transcript = Transcript(notes=(NO_AUDIO,))
+        else:
+            return None
         return transcript_answer(
-            transcript, video=self._name, duration=self._video.duration, player_offset=self._video.player_offset
+            transcript,
+            video=self._name,
+            duration=self._video.duration,
+            player_offset=self._video.player_offset,
+            start=self._sampling.start,
+            end=self._sampling.end,
         )
 
     def with_server_facts(self, answer: Answer) -> Answer:

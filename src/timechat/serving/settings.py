@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from timechat.files import user_folder
 from timechat.serving.access import Limits
 
 
@@ -11,8 +12,10 @@ def default_data_folder() -> Path:
     """Return the folder of uploads and jobs: `$TIMECHAT_DATA`, or the platform's folder for user data."""
     if given := os.environ.get("TIMECHAT_DATA"):
         return Path(given).expanduser()
-    share = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return (share if share.is_absolute() else Path.home() / ".local" / "share") / "timechat"
+    folder = user_folder("data")
+    if folder is None:
+        raise ValueError("no home folder is known; name a folder with --data or in $TIMECHAT_DATA")
+    return folder
 
 
 @dataclass(frozen=True)

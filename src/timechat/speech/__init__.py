@@ -1,9 +1,11 @@
-"""Speech of a video: read from a transcript or recognised in its audio, and put before a question.
+"""Speech of a video: read from a transcript or its subtitles, or recognised in its audio, and put before a question.
 
-    transcript file ─▶ transcripts ─┐
-    audio ─▶ recognition ───────────┴▶ loading ─▶ Transcript ─▶ prompt (cut, thinned, quoted)
+    transcript file ──────▶ transcripts ─┐
+    file beside, track ────▶ subtitles ──┤
+    audio ─▶ recognition ─▶ plausibility ┴▶ loading ─▶ Transcript ─▶ prompt (cut, thinned, quoted)
 
-`timechat.speech.loading` and `timechat.speech.recognition` read videos and are imported by name where they are needed.
+`timechat.speech.loading`, `timechat.speech.subtitles` and `timechat.speech.recognition` read videos and are imported by
+name where they are needed.
 """
 
 from timechat.speech.prompt import add_transcript, clean_transcript, thin_transcript, transcript_between

@@ -1,4 +1,4 @@
-"""Speech of a video, from a transcript file or by speech recognition."""
+"""Speech of a video, from a transcript file, by speech recognition, or from its subtitles."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from timechat.answers.events import Event
 from timechat.speech.prompt import clean_transcript
+from timechat.speech.subtitles import find_subtitles
 from timechat.speech.transcripts import Transcript, read_transcript
-from timechat.video import VideoSource
+from timechat.video import VideoInfo, VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -19,20 +20,24 @@ if TYPE_CHECKING:
 def load_transcript(
     video: VideoSource,
     *,
+    info: VideoInfo | None = None,
     transcript: str | Path | None = None,
     asr_model: str | os.PathLike[str] | None = None,
+    is_cleaned: bool = True,
     language: str | None = None,
     device: str = "auto",
     timeout: float = DEFAULT_TIMEOUT,
     progress: ProgressCallback | None = None,
 ) -> Transcript | None:
-    """Return the speech of a video, cleaned as for the original's training; None without transcript and recogniser.
+    """Return the speech of a video: of a transcript, of a recogniser, or else its subtitles; None if it has none.
 
     Args:
-        video: Video in any form that `load_frames` takes; opened only for speech recognition.
+        video: Video in any form that `load_frames` takes; not opened for a transcript.
+        info: Properties of the video, for its subtitles; None reads them.
         transcript: Path of a transcript, see `read_transcript`.
         asr_model: Speech recogniser to use instead, see `transcribe_audio`.
-        language: Language of the speech, for the recogniser.
+        is_cleaned: Whether lines with little content are left out, as in the transcripts of the original's training.
+        language: Language of the speech, for the recogniser, and preferred language of subtitles.
         device: Device of the recogniser.
         timeout: Maximum time for reading the video, in seconds, without the time of the recogniser.
         progress: Callback for the progress of the recogniser.
@@ -40,19 +45,19 @@ def load_transcript(
     Raises:
         ValueError: Both a transcript and a recogniser are given.
         DataError: The transcript is missing or malformed.
-        VideoError, CheckpointError, ModuleNotFoundError: As `transcribe_audio`.
+        VideoError, CheckpointError, ModuleNotFoundError: As `transcribe_audio` and `find_subtitles`.
     """
     if transcript is not None and asr_model is not None:
         raise ValueError("both a transcript and a speech recogniser are given; give one of them")
     if transcript is not None:
-        return _cleaned(Transcript(read_transcript(transcript)))
-    if asr_model is not None:
+        found: Transcript | None = Transcript(read_transcript(transcript))
+    elif asr_model is not None:
         from timechat.speech.recognition import transcribe_audio
 
-        return _cleaned(
-            transcribe_audio(video, asr_model, language=language, device=device, timeout=timeout, progress=progress)
-        )
-    return None
+        found = transcribe_audio(video, asr_model, language=language, device=device, timeout=timeout, progress=progress)
+    else:
+        found = find_subtitles(video, info, language=language, timeout=timeout)
+    return _cleaned(found) if found is not None and is_cleaned else found
 
 
 def _cleaned(transcript: Transcript) -> Transcript:

@@ -11,7 +11,14 @@ _MIN_WORDS = 3
 _LINES = 15  # a transcript of at least twice as many lines is thinned out
 # Chinese, Japanese, Thai, Lao, Burmese and Khmer have no spaces between words: each character counts as a word.
 _WORD_CHARACTERS = r"\u3041-\u30ff\u3400-\u9fff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_UNSPACED = re.compile(f"[{_WORD_CHARACTERS}]")
 _WORD = re.compile(rf"[{_WORD_CHARACTERS}]|[^\s{_WORD_CHARACTERS}]+")
+
+
+def spoken_words(text: str) -> float:
+    """Return the number of words of a text; a character of a script without spaces counts as half a word."""
+    words = _WORD.findall(text)
+    return sum(0.5 if _UNSPACED.fullmatch(word) else 1.0 for word in words)
 
 
 def clean_transcript(speech: Iterable[Event]) -> tuple[Event, ...]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from timechat.answers.events import Event
 from timechat.errors import CheckpointError, missing_extra
+from timechat.speech.plausibility import RecognizedLine, plausible_lines
 from timechat.speech.transcripts import NO_AUDIO, Transcript
 from timechat.video import VideoSource, probe_video
 from timechat.video.audio import AudioSegment, read_audio
@@ -16,6 +18,9 @@ from timechat.video.loading import DEFAULT_TIMEOUT
 
 ProgressCallback = Callable[[str, int, int], None]
 """Callback with the stage (`"listen"`), the transcribed seconds and the total seconds."""
+
+_PAUSE = 2.0  # seconds between words; faster-whisper leaves longer silences out before it recognises words
+_WORDS_OF_A_LINE = 3  # fewer words after a pause stay with the words before it
 
 _MODEL_FILES = ("model.bin", "config.json", "tokenizer.json")
 
@@ -53,7 +58,8 @@ def transcribe_audio(
 ) -> Transcript:
     """Transcribe the speech of a video.
 
-    The audio is processed in segments of some minutes, cut at quiet moments; parts without speech are left out.
+    The audio is processed in segments of some minutes, cut at quiet moments; parts without a voice are left out, and so
+    are lines that were probably not said, see `timechat.speech.plausibility`.
     Decoding is greedy, so the transcript is the same each time.
 
     Args:
@@ -65,7 +71,8 @@ def transcribe_audio(
         progress: Progress callback.
 
     Returns:
-        Transcript of all lines; for a video without audio, an empty transcript with a note.
+        Transcript of all lines, with a note on those that were left out; for a video without audio, an empty transcript
+        with a note.
 
     Raises:
         VideoError: The video cannot be read.
@@ -98,21 +105,24 @@ class SpeechRecognizer:
         """Transcribe the speech of a video, see `transcribe_audio`."""
         duration = probe_video(source, timeout=timeout).duration
         language, has_audio = self._language, False
-        lines: list[Event] = []
+        lines: list[RecognizedLine] = []
         notes: list[str] = []
         for segment in read_audio(source, timeout=timeout):
             has_audio = True
             self._loaded = self._loaded or _load_recognizer(self._model, self._device)
             notes += segment.notes
-            spoken, info = self._loaded.transcribe(segment.samples, language=language, temperature=0.0, vad_filter=True)
+            spoken, info = self._loaded.transcribe(
+                segment.samples, language=language, temperature=0.0, vad_filter=True, word_timestamps=True
+            )
             for line in spoken:
-                lines += _line_on_video_clock(line, segment)
+                lines += [placed for piece in _pieces(line) for placed in _on_video_clock(piece, line, segment)]
                 _report(progress, segment.start + line.end, duration)
             _report(progress, segment.end, duration)
             language = language or (info.language if lines else None)
         if not has_audio:
             return Transcript(notes=(NO_AUDIO,))
-        return Transcript(tuple(sorted(lines, key=lambda line: line.start)), tuple(notes))
+        said, remarks = plausible_lines(sorted(lines, key=lambda line: line.event.start))
+        return Transcript(said, (*notes, *remarks))
 
 
 def _import_faster_whisper() -> Any:
@@ -138,12 +148,56 @@ def _load_recognizer(model: str | os.PathLike[str], device: str) -> Any:
         ) from error
 
 
-def _line_on_video_clock(line: Any, segment: AudioSegment) -> list[Event]:
-    """Return the line as an event; empty for a line without words, before the first frame or after the audio."""
-    start = max(0.0, segment.start + line.start)
-    end = min(segment.start + line.end, segment.end)
-    words = " ".join(line.text.split())
-    return [Event(round(start, 3), round(end, 3), words)] if words and start <= end else []
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Words without a long pause, with their time in seconds on the clock of the recogniser."""
+
+    start: float
+    end: float
+    text: str
+    num_words: int
+
+    def joined(self, following: _Piece) -> _Piece:
+        """Return both pieces as one, with the time of the longer one: the pause between them is no speech."""
+        longer = following if following.num_words > self.num_words else self
+        return _Piece(longer.start, longer.end, self.text + following.text, self.num_words + following.num_words)
+
+
+def _pieces(line: Any) -> list[_Piece]:
+    """Split a line of faster-whisper at its pauses, so that its times are those of its words.
+
+    faster-whisper recognises the voiced parts of the audio without the silence between them, so a line may cover words
+    that were said before and after a long silence.
+    """
+    if not line.words:
+        return [_Piece(line.start, line.end, line.text, len(line.text.split()))]
+    runs: list[_Piece] = []
+    for word in line.words:
+        start, end = float(word.start), float(word.end)
+        if runs and start - runs[-1].end <= _PAUSE:
+            last = runs[-1]
+            runs[-1] = _Piece(last.start, end, last.text + word.word, last.num_words + 1)
+        else:
+            runs.append(_Piece(start, end, word.word, 1))
+    pieces: list[_Piece] = []
+    for run in runs:
+        if pieces and min(run.num_words, pieces[-1].num_words) < _WORDS_OF_A_LINE:
+            pieces[-1] = pieces[-1].joined(run)
+        else:
+            pieces.append(run)
+    return pieces
+
+
+def _on_video_clock(piece: _Piece, line: Any, segment: AudioSegment) -> list[RecognizedLine]:
+    """Return words as an event; empty without words, before the first frame or after the audio."""
+    start = max(0.0, segment.start + piece.start)
+    end = min(segment.start + piece.end, segment.end)
+    words = " ".join(piece.text.split())
+    if not words or start > end:
+        return []
+    event = Event(round(start, 3), round(end, 3), words)
+    evidence = (line.avg_logprob, line.no_speech_prob, line.compression_ratio)
+    return [RecognizedLine(event, piece.start, piece.end, *evidence)]
 
 
 def _report(progress: ProgressCallback | None, seconds: float, duration: float) -> None:

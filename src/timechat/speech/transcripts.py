@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -137,15 +137,26 @@ _REPEAT_GAP = 0.1  # seconds; a line shown again within this time counts as stil
 
 def _read_cues(text: str, path: Path) -> Iterator[Event]:
     """Yield the cues of SRT or WebVTT, without lines that are still on screen from the cue before."""
-    shown: list[str] = []
+    for start, end, lines in new_lines(_cues(text, path)):
+        with located(f"{path}: the cue at {start:.24g} s"):
+            line = _line(start, end, " ".join(lines))
+        yield line
+
+
+def new_lines(
+    cues: Iterable[tuple[float, float, Sequence[str]]],
+) -> Iterator[tuple[float, float, Sequence[str]]]:
+    """Yield cues (start and end in seconds, text lines) without lines that are on screen from the cue before.
+
+    Automatic captions roll: each cue repeats the last line of the one before. A cue without a new line is left out.
+    """
+    shown: Sequence[str] = []
     last_end = 0.0
-    for start, end, lines in _cues(text, path):
+    for start, end, lines in cues:
         num_repeated = _num_repeated(shown, lines) if start - last_end <= _REPEAT_GAP else 0
         shown, last_end = lines, end
         if lines[num_repeated:]:
-            with located(f"{path}: the cue at {start:.24g} s"):
-                line = _line(start, end, " ".join(lines[num_repeated:]))
-            yield line
+            yield start, end, lines[num_repeated:]
 
 
 def _num_repeated(shown: Sequence[str], lines: Sequence[str]) -> int:
@@ -184,7 +195,7 @@ def _cues(text: str, path: Path) -> Iterator[tuple[float, float, list[str]]]:
         elif following < len(lines) and content and _NUMBER.fullmatch(content[-1]):
             content = content[:-1]
         with located(f"{path}:{i + 1}"):
-            yield start, end, [words for line in content if (words := _plain(line))]
+            yield start, end, [words for line in content if (words := plain_line(line))]
 
 
 def _read_timing(line: str) -> tuple[float, float]:
@@ -200,7 +211,7 @@ def _clock_seconds(hours: str | None, minutes: str, seconds: str, fraction: str 
     return float(f"{whole}.{fraction or 0}")  # one rounding, so that 0:18.1 is exactly the number 18.1
 
 
-def _plain(line: str) -> str:
+def plain_line(line: str) -> str:
     """Return the text of a subtitle line, without styles, speaker tags, timing marks and entities."""
     return " ".join(html.unescape(_MARKUP.sub("", line)).split())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -156,6 +157,8 @@ class VideoInfo:
         max_pixels: Largest width times height that a stream states or the first frame has.
         start_timecode: Timecode of the first frame as the file states it, such as `10:20:30:05`, or `10:20:30;05` for
             drop-frame timecode; None if it states none.
+        created: Time at which the video was recorded or written, as its container states it, in UTC; None if it states
+            none.
     """
 
     name: str
@@ -176,6 +179,7 @@ class VideoInfo:
     player_offset: float = 0.0
     max_pixels: int = 0
     start_timecode: str | None = None
+    created: datetime | None = None
 
     @property
     def orientation(self) -> Orientation:

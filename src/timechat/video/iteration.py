@@ -21,6 +21,7 @@ from timechat.video.index import PacketIndex, seconds
 from timechat.video.sampling import TIME_SLACK, frame_at
 from timechat.video.source import VideoHandle
 
+_MAX_REACH = 0.5  # seconds between a requested time and the keyframe that is taken instead
 _NO_TARGETS: frozenset[int] = frozenset()
 
 
@@ -57,7 +58,7 @@ class FrameIterator:
         first = int(index.frame_pts[0])
         self._times = seconds(index.frame_pts - first, index.time_base)
         end = float(seconds(np.array(index.end - first), index.time_base))
-        self._reach = 0.5 / fps  # seconds between a requested time and its frame
+        self._reach = min(0.5 / fps, _MAX_REACH)
         self._steps = np.arange(max(1, int(np.ceil(end * fps - TIME_SLACK)))) / fps
         self.num_errors = 0
 
@@ -120,8 +121,10 @@ class FrameIterator:
         index = self._index
         keys = index.keys.tolist()
         starts = seconds(index.pts[index.keys] - int(index.frame_pts[0]), index.time_base)
-        # The times of the keyframes, as borders between the groups to which the requested times belong.
-        borders = np.searchsorted(self._steps, np.maximum.accumulate(starts) - self._reach)
+        # A requested time belongs to the keyframe before it, or to the one after it if that is near and nearer.
+        rising = np.maximum.accumulate(starts)
+        middles = (rising + np.concatenate([rising[:1], rising[:-1]])) / 2
+        borders = np.searchsorted(self._steps, np.maximum(rising - self._reach, middles))
         borders[0] = 0
         counts = np.diff(np.append(borders, len(self._steps)))
         ranges: list[PacketRange] = []

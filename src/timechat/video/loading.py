@@ -20,7 +20,7 @@ from timechat.video.iteration import FrameIterator
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
 from timechat.video.scan import read_packets
 from timechat.video.sequential import SequentialDecoder
-from timechat.video.source import VideoSource, open_source
+from timechat.video.source import VideoHandle, VideoSource, open_source
 
 ChooseIndices = Callable[[NDArray[np.float64], float, float], NDArray[np.int64]]
 """Indices of the frames to take, given the times of all frames, the end time and the time base, in seconds."""
@@ -44,8 +44,13 @@ def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
         VideoError: The file is missing or empty, is no video, or no frame can be decoded.
     """
     with open_source(source, timeout) as handle:
-        info = read_packets(handle, only_first_frame=True)[1]
-        return info if info.duration else read_index(handle)[1]
+        return probe_handle(handle)
+
+
+def probe_handle(handle: VideoHandle) -> VideoInfo:
+    """Read the header and the first frame of an open source; all packets only if the header states no duration."""
+    info = read_packets(handle, only_first_frame=True)[1]
+    return info if info.duration else read_index(handle)[1]
 
 
 def load_frames(

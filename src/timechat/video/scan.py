@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import av.error
 from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
+from av.subtitles.stream import SubtitleStream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -26,7 +28,7 @@ from timechat.video.hdr import HDR_TRANSFERS
 from timechat.video.picture_limits import MAX_SCANS, is_jpeg, num_scans, stated_pixels
 from timechat.video.source import VideoHandle
 
-AnyStream = TypeVar("AnyStream", VideoStream, AudioStream)
+AnyStream = TypeVar("AnyStream", VideoStream, AudioStream, SubtitleStream)
 
 NO_PTS = -(2**63)
 """Presentation time of a packet that has none."""
@@ -41,6 +43,11 @@ _SHORTEST_GIF_FRAME, _USUAL_GIF_FRAME = Fraction(2, 100), Fraction(10, 100)  # s
 _ASSUMED_RATE = Fraction(25)
 _LOWEST_RATE = Fraction(1, 1000)  # frames per second that a codec states; a lower one is damage
 _HIGHEST_RATE = 1000  # frames per second; a higher rate is a tick of the container's clock
+_ZERO_DATES = [
+    datetime(year, 1, 1, tzinfo=UTC) for year in (1904, 1970)
+]  # of MP4 and of Unix: a clock that was not set
+_ZERO_SLACK = timedelta(days=1)
+_MATROSKA_ZERO = datetime(2001, 1, 1, tzinfo=UTC)
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
@@ -364,6 +371,7 @@ def _video_info(name: str, container: av.container.InputContainer, stream: Video
         player_offset=_player_offset(container, scan, start),
         max_pixels=max(scan.max_pixels, height * width),
         start_timecode=_start_timecode(container, stream),
+        created=_created(container, stream),
     )
 
 
@@ -384,6 +392,20 @@ def _start_timecode(container: av.container.InputContainer, stream: VideoStream)
         stated = {key.lower(): text for key, text in metadata.items()}.get("timecode", "")
         if TIMECODE.fullmatch(stated):
             return stated
+    return None
+
+
+def _created(container: av.container.InputContainer, stream: VideoStream) -> datetime | None:
+    """Date of the container, or else of the stream; a date without a zone is in UTC, as containers define it."""
+    for metadata in (container.metadata, stream.metadata):
+        stated = {key.lower(): text for key, text in metadata.items()}.get("creation_time", "")
+        try:
+            date = datetime.fromisoformat(stated.strip())
+            date = (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            continue
+        if all(abs(date - zero) >= _ZERO_SLACK for zero in _ZERO_DATES) and date != _MATROSKA_ZERO:
+            return date
     return None
 
 

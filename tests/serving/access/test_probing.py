@@ -46,6 +46,7 @@ def test_the_properties_of_a_video_are_read(film: Path) -> None:
         "codec": "h264",
         "player_offset": 0.0,
         "start_timecode": None,
+        "created": None,
         "audio_codec": "aac",
     }
 

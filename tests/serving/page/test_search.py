@@ -38,7 +38,7 @@ def moment(page: Page, server: str, start: float, end: float, score: float, **mo
 
 
 def result(query: str, *moments: dict[str, Any], found: bool = True, notes: tuple[str, ...] = ()) -> dict[str, Any]:
-    content = {"query": query, "library": "library.db", "encoder": "sight", "found": found}
+    content = {"query": query, "library": "library.db", "encoder": "sight", "found": found, "threshold": 0.5}
     return {**content, "moments": list(moments), "notes": list(notes)}
 
 
@@ -68,7 +68,8 @@ def test_videos_are_indexed_and_searched_on_the_page(page, server):
 
 def test_a_moment_is_found_and_played_by_keys(page, server):
     answer_with(page, "**/v1/library", LIBRARY)
-    answer_with(page, SEARCH, result("red", moment(page, server, 10, 12, 0.9, text="the red one", by=["speech"])))
+    best = moment(page, server, 10, 12, 0.9, text="the red one", by=["speech"])
+    answer_with(page, SEARCH, result("red", best, moment(page, server, 1, 2, 0.4)))
     curve = {"times": [0, 10, 11, 12], "scores": [0.1, 0.9, 0.9, 0.2], "threshold": 0.5}
     answer_with(page, "**/v1/search/curve", curve)
     page.goto(server)

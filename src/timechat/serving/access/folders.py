@@ -101,6 +101,11 @@ class Folders:
             raise AccessError("only files in the allowed folders may be opened", "forbidden")
         raise AccessError("there is no such file in the allowed folders", "not_found")
 
+    def holds(self, path: Path) -> bool:
+        """Whether a path leads to a regular file in an allowed folder, symbolic links included."""
+        real = Path(os.path.realpath(path))
+        return self._is_inside(real) and _status(real) is not None
+
     def videos(self) -> list[FolderVideo]:
         """List the videos of the folders.
 

@@ -53,6 +53,7 @@ class Probed:
         player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
         audio_codec: Name of the codec of the first audio track; None without audio.
         start_timecode: Timecode of the first frame; None if the file states none.
+        created: Date that the container states, in the format of ISO 8601; None if it states none.
     """
 
     duration: float
@@ -65,6 +66,7 @@ class Probed:
     player_offset: float = 0.0
     audio_codec: str | None = None
     start_timecode: str | None = None
+    created: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the properties as JSON."""
@@ -143,6 +145,7 @@ def _read_answer(answer: bytes | None, limits: Limits) -> tuple[Probed, int]:
             player_offset=float(fields["player_offset"]),
             audio_codec=None if fields["audio_codec"] is None else _printable(fields["audio_codec"]),
             start_timecode=None if fields["start_timecode"] is None else _printable(fields["start_timecode"]),
+            created=None if fields["created"] is None else _printable(fields["created"]),
         )
         max_pixels = max(int(fields["max_pixels"]), probed.width * probed.height)
     except (ValueError, KeyError, TypeError):
@@ -199,6 +202,7 @@ def _probe(path: str, timeout: float) -> dict[str, Any]:
         player_offset=info.player_offset,
         audio_codec=next((stream.codec for stream in info.streams if stream.kind == "audio"), None),
         start_timecode=info.start_timecode,
+        created=None if info.created is None else info.created.isoformat(),
     )
     # A stream may state larger frames than its first frame: decoders accept what it states.
     return probed.to_dict() | {"max_pixels": info.max_pixels}

@@ -94,6 +94,7 @@ class TaskRequest(Options):
     find_all: bool = False
     threshold: float | None = Field(None, ge=0, le=1)
     cite: bool = False
+    subtitles: bool = True
 
     def to_request(self, task: Task) -> VideoRequest:
         """Return the request of the service.
@@ -119,7 +120,7 @@ class TaskRequest(Options):
             moments=MomentSelection(self.top_k, self.find_all, self.threshold),
             cite=self.cite,
         )
-        return VideoRequest(video, request, self.window_config(), self.sampling())
+        return VideoRequest(video, request, self.window_config(), self.sampling(), self.subtitles)
 
 
 class JobRequest(TaskRequest):
@@ -190,6 +191,7 @@ class ChatRequest(FrameFields):
     # Ours:
     task: Task = "ask"
     cite: bool = False
+    subtitles: bool = True
     window: Seconds | None = None
     overlap: Seconds | None = None
     step: float | None = Field(None, gt=0, le=1e6)
@@ -241,7 +243,7 @@ class ChatRequest(FrameFields):
             system=conversation.system,
             cite=self.cite,
         )
-        return VideoRequest(video, request, windows, options.sampling())
+        return VideoRequest(video, request, windows, options.sampling(), self.subtitles)
 
     def _frame_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the frame options.

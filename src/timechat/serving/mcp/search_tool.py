@@ -65,5 +65,6 @@ class SearchVideosResult(BaseModel):
     library: Annotated[str | None, Field(description="Path of the library.")]
     encoder: Annotated[str, Field(description="Encoder that compares pictures with words.")]
     found: Annotated[bool, Field(description="Whether the best moment matches; the nearest ones are given anyway.")]
+    threshold: Annotated[float, Field(description="Score from which a moment counts as found.")]
     moments: Annotated[list[MomentResult], Field(description="Moments, the best first.")]
     notes: Annotated[list[str], Field(description="Notes about the search.")]

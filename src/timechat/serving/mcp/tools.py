@@ -1,6 +1,6 @@
 """The tools: names, descriptions, arguments and results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field
@@ -162,6 +162,14 @@ class TranscribeVideo(VideoTask):
 
     task = "transcribe"
 
+    subtitles: Annotated[
+        bool, Field(description="Return the subtitles of the video if it has any; false always lets the model guess.")
+    ] = True
+
+    def to_request(self) -> "VideoRequest":
+        """Return the request of the service."""
+        return replace(super().to_request(), reads_subtitles=self.subtitles)
+
 
 class Turn(Arguments):
     """An earlier question and its answer."""
@@ -250,6 +258,7 @@ class VideoInfoResult(BaseModel):
     has_audio: bool
     format: str
     codec: str
+    created: Annotated[str | None, Field(description="Date that the file states, ISO 8601; null if it states none.")]
 
 
 # -------------------------------------------------------------------------------------------------- tools
@@ -343,8 +352,9 @@ TOOLS = {
         Tool(
             "transcribe_video",
             "Transcribe a video",
-            "Let the video model guess the speech, with times. The model sees the frames and does not hear the sound: "
-            "this does not replace speech recognition.",
+            "Return the speech in a video, with times: its subtitles if it has any, which a note names. Otherwise the "
+            "video model guesses it: the model sees the frames and does not hear the sound, so this does not replace "
+            "speech recognition.",
             TranscribeVideo,
             AnswerResult,
         ),

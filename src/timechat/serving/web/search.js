@@ -11,7 +11,7 @@ const SOURCES = { picture: "seen", speech: "said", text: "on screen", caption: "
 
 const percent = (score) => `${Math.round(100 * score)} %`;
 
-/** `open(moment, result)` is called with a moment that was chosen, `startIndex()` and `cancel(job)` for jobs. */
+/** `open(moment, result)` is called with a moment that was chosen and the result with the shown moments, `startIndex()` and `cancel(job)` for jobs. */
 export class Search {
   constructor({ open, startIndex, cancel }) {
     Object.assign(this, { open, startIndex, cancel });
@@ -44,7 +44,7 @@ export class Search {
       if (turn !== this.turn) return;
       this.result = result;
       this.draw();
-      announce(`${this.headline()}: ${result.moments.length}`);
+      announce(`${this.headline()}: ${this.moments.length}`);
     } catch (error) {
       if (turn !== this.turn) return;
       if (error.code === "no_library") { this.library = { ...this.library, exists: false }; this.clear(); this.drawState(); }
@@ -69,6 +69,12 @@ export class Search {
 
   // ------------------------------------------------------------------ results
 
+  /** The moments that count as found; all of them if none does. */
+  get moments() {
+    const { found, threshold, moments } = this.result;
+    return found ? moments.filter((moment) => moment.score >= threshold) : moments;
+  }
+
   headline() {
     const { query, found, moments } = this.result;
     if (!moments.length) return `Nothing was found for “${query}”.`;
@@ -83,7 +89,7 @@ export class Search {
       element("div", { class: "search-head" }, element("h2", {}, this.headline()),
         iconButton("close", "Close the results", () => { byId("search-words").value = ""; this.clear(); byId("search-words").focus(); })),
       ...result.notes.map((note) => element("p", { class: "search-note" }, note)),
-      ...(result.moments.length ? [element("ul", {}, ...result.moments.map((moment) => this.card(moment)))] : []));
+      ...(result.moments.length ? [element("ul", {}, ...this.moments.map((moment) => this.card(moment)))] : []));
   }
 
   card(moment) {
@@ -110,7 +116,7 @@ export class Search {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // another tab or window
       event.preventDefault();
       card.setAttribute("aria-busy", "true");
-      this.open(moment, this.result).finally(() => card.removeAttribute("aria-busy"));
+      this.open(moment, { ...this.result, moments: this.moments }).finally(() => card.removeAttribute("aria-busy"));
     } } }, ...content));
     return card;
   }

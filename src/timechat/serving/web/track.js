@@ -8,7 +8,7 @@ export const TASKS = {
   highlights: { name: "Highlights", lane: "Highlights", hint: "The best moments", query: "Highlights of what? (may be empty)" },
   steps: { name: "Steps", lane: "Steps", hint: "The steps of what is being done" },
   summary: { name: "Summary", lane: "Summary", hint: "The whole video in a few sentences" },
-  transcribe: { name: "Speech", lane: "Speech", hint: "What the model guesses is said" },
+  transcribe: { name: "Speech", lane: "Speech", hint: "The subtitles, or what the model guesses is said" },
   ask: { name: "Question", lane: "Answer", hint: "" },
 };
 const MOST_UNDO = 100;

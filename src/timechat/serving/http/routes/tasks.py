@@ -43,7 +43,7 @@ async def summary(body: TaskRequest, request: Request, server: CurrentServer) ->
 
 @router.post("/v1/transcription")
 async def transcription(body: TaskRequest, request: Request, server: CurrentServer) -> dict[str, Any]:
-    """Guess the speech from the frames."""
+    """Return the subtitles of the video; guess the speech if it has none, or with `"subtitles": false`."""
     return await _answer("transcribe", body, request, server)
 
 

@@ -1,0 +1,358 @@
+"""Files and folders → library: what is read, what is kept, and what is dropped."""
+
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.search.conftest import ColorEncoder, write_video
+from timechat.answers.events import Event
+from timechat.search import Library, LibraryError
+from timechat.search.indexing import IndexStopped
+from timechat.search.video_vectors import VideoVectors
+
+
+@pytest.fixture(autouse=True)
+def _trusted_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the stamps of new files count: otherwise each test had to wait for two seconds."""
+    monkeypatch.setattr("timechat.search.indexing._SETTLED_SECONDS", -1.0)
+
+
+def names(library: Library, *, offline: bool | None = None) -> list[str]:
+    return [Path(file.path).name for file in library.files() if offline is None or file.is_offline == offline]
+
+
+class Lines:
+    """Source of lines that says the same about each video."""
+
+    kind = "speech"
+
+    def __init__(self, texts: Sequence[str], version: int = 1) -> None:
+        self._texts, self._version = texts, version
+        self.num_reads = 0
+
+    def facts(self, path: str) -> dict[str, Any]:
+        return {"version": self._version}
+
+    def is_current(self, facts: dict[str, Any], path: str) -> bool:
+        return facts == self.facts(path)
+
+    def read(self, path: str, frames: VideoVectors, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+        self.num_reads += 1
+        return [Event(n, n + 1, text) for n, text in enumerate(self._texts)], ()
+
+
+# ── What is read ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_what_is_new_is_read(library, videos, encoder):
+    first = library.index([videos])
+    assert (first.num_videos, first.num_read, first.num_unchanged) == (2, 2, 0)
+    assert first.seconds == pytest.approx(9.0)
+    before = encoder.num_frames
+    second = library.index([videos])
+    assert (second.num_videos, second.num_read, second.num_unchanged) == (2, 0, 2)
+    assert encoder.num_frames == before
+    write_video(videos / "new.mp4", ["blue"])
+    assert library.index([videos]).num_read == 1
+
+
+def test_frames_are_stored_with_their_true_times(library, videos):
+    library.index([videos])
+    (video,) = [number for number, video in library.videos().items() if video.duration == pytest.approx(6.0)]
+    frames = library.frames(video)
+    assert frames is not None
+    assert frames.times.tolist() == pytest.approx([0, 1, 2, 3, 4, 5])
+    assert np.argmax(frames.vectors, axis=1).tolist() == [1, 1, 1, 2, 2, 2]
+    assert (frames.cuts, frames.duration) == ((3,), pytest.approx(6.0))
+    assert frames.cut_times.tolist() == pytest.approx([3.0])  # where the encoder has placed a keyframe
+
+
+def test_everything_is_read_again_with_full(library, videos, encoder):
+    library.index([videos])
+    before = encoder.num_frames
+    assert library.index([videos], full=True).num_read == 2
+    assert encoder.num_frames == 2 * before
+
+
+def test_a_video_is_completed_by_kind_of_row(library, videos, encoder):
+    library.index([videos], sources=[])
+    before = encoder.num_frames
+    lines = Lines(["hello there"])
+    assert library.index([videos], sources=[lines]).num_read == 2
+    assert library.index([videos], sources=[lines]).num_read == 0
+    assert (lines.num_reads, encoder.num_frames) == (2, before)
+    newer = Lines(["good bye", "everyone"], version=2)
+    assert library.index([videos], sources=[newer]).num_read == 2
+    assert [line.event.caption for line in library.lines()] == ["good bye", "everyone"] * 2
+
+
+def test_equal_files_are_one_video_with_two_paths(library, videos, encoder):
+    library.index([videos])
+    before = encoder.num_frames
+    shutil.copy(videos / "red.mp4", videos / "copy.mp4")
+    assert library.index([videos]).num_videos == 3
+    assert (len(library.videos()), len(library.files()), encoder.num_frames) == (2, 3, before)
+
+
+def test_a_single_file_and_a_pattern_are_indexed(library, videos):
+    assert library.index([videos / "red.mp4"]).num_videos == 1
+    assert library.index([f"{videos}/**/*.mp4"]).num_videos == 2
+
+
+def test_a_loop_of_links_ends(library, videos):
+    (videos / "many" / "loop").symlink_to(videos)
+    assert library.index([videos]).num_videos == 2
+
+
+def test_a_broken_link_is_named(library, videos):
+    (videos / "broken.mp4").symlink_to(videos / "missing.mp4")
+    report = library.index([videos])
+    assert list(report.failed) == [str(videos / "broken.mp4")]
+    assert report.num_videos == 2
+
+
+def test_an_empty_folder_gives_a_note(library, tmp_path):
+    (tmp_path / "empty").mkdir()
+    report = library.index([tmp_path / "empty"])
+    assert report.num_videos == 0
+    assert report.notes == [f"no videos were found in {tmp_path / 'empty'}"]
+
+
+# ── What changes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_renamed_file_keeps_its_rows_under_its_new_path(library, videos, encoder):
+    library.index([videos])
+    before = encoder.num_frames
+    (videos / "red.mp4").rename(videos / "many" / "renamed.mp4")
+    report = library.index([videos])
+    assert (report.num_moved, report.num_removed, encoder.num_frames) == (1, 0, before)
+    assert names(library) == ["green_blue.mp4", "renamed.mp4"]
+
+
+def test_a_renamed_folder_keeps_its_rows(library, videos, encoder):
+    library.index([videos])
+    before = encoder.num_frames
+    (videos / "many").rename(videos / "few")
+    assert library.index([videos]).num_moved == 1
+    assert encoder.num_frames == before
+    assert [Path(file.path).parent.name for file in library.files()] == ["few", "videos"]
+
+
+def test_new_content_under_a_path_replaces_all_its_rows(library, videos):
+    path = videos / "red.mp4"
+    library.index([videos], sources=[Lines(["old words"])])
+    status = path.stat()
+    write_video(path, ["green"])
+    content = path.read_bytes()
+    path.write_bytes(content.ljust(status.st_size, b"\0")[: max(status.st_size, len(content))])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert library.index([path], sources=[Lines(["new words"])]).num_read == 1
+    by_path = {Path(file.path).name: file.video for file in library.files()}
+    frames = library.frames(by_path["red.mp4"])
+    assert frames is not None
+    assert np.argmax(frames.vectors, axis=1).tolist() == [1, 1, 1]
+    assert len(library.videos()) == 2
+    assert library.lines(matching='"old words"') == [
+        line for line in library.lines() if line.video == by_path["green_blue.mp4"]
+    ]
+
+
+def test_a_missing_file_is_dropped_if_its_folder_holds_another(library, videos):
+    write_video(videos / "blue.mp4", ["blue"])
+    library.index([videos])
+    (videos / "blue.mp4").unlink()
+    report = library.index([videos])
+    assert (report.num_removed, report.offline) == (1, [])
+    assert names(library) == ["green_blue.mp4", "red.mp4"]
+    assert len(library.videos()) == 2
+
+
+def test_an_empty_known_folder_loses_nothing(library, videos, tmp_path, encoder):
+    library.index([videos])
+    before = encoder.num_frames
+    videos.rename(tmp_path / "unmounted")
+    videos.mkdir()
+    report = library.index([videos])
+    assert (report.num_removed, len(report.offline)) == (0, 2)
+    assert names(library, offline=True) == ["green_blue.mp4", "red.mp4"]
+    videos.rmdir()
+    (tmp_path / "unmounted").rename(videos)
+    report = library.index([videos])
+    assert (report.num_unchanged, encoder.num_frames) == (2, before)
+    assert names(library, offline=False) == ["green_blue.mp4", "red.mp4"]
+
+
+def test_the_last_file_of_a_folder_is_kept_as_offline(library, videos):
+    library.index([videos])
+    (videos / "many" / "green_blue.mp4").unlink()
+    library.index([videos])
+    assert names(library, offline=True) == ["green_blue.mp4"]
+
+
+def test_a_known_folder_that_is_away_is_an_error_that_loses_nothing(library, videos, tmp_path):
+    library.index([videos])
+    videos.rename(tmp_path / "unmounted")
+    with pytest.raises(FileNotFoundError, match="is away; its 2 known files are kept and marked as offline"):
+        library.index([videos])
+    assert names(library, offline=True) == ["green_blue.mp4", "red.mp4"]
+
+
+def test_a_path_that_does_not_exist_is_an_error(library, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing.mp4: no such file or folder; give the path"):
+        library.index([tmp_path / "nothing.mp4"])
+
+
+def test_an_unreadable_folder_is_named_and_its_files_are_kept(library, videos, monkeypatch):
+    library.index([videos])
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "many":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("timechat.files.os.scandir", refuse)
+    report = library.index([videos])
+    assert report.failed == {str(videos / "many"): "the folder cannot be read: permission denied"}
+    assert names(library, offline=True) == ["green_blue.mp4"]
+
+
+def test_removed_paths_are_deleted_in_any_case(library, videos):
+    library.index([videos])
+    assert library.remove([videos / "many"]) == 1
+    assert names(library) == ["red.mp4"]
+    assert len(library.videos()) == 1
+
+
+# ── What fails ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_that_cannot_be_read_is_tried_again_when_it_changes(library, videos):
+    path = videos / "broken.mp4"
+    path.write_bytes(b"no video" * 100)
+    report = library.index([videos])
+    assert (report.num_videos, list(report.failed)) == (2, [str(path)])
+    again = library.index([videos])
+    assert "it has not changed; --retry" not in report.failed[str(path)]
+    assert again.failed[str(path)].endswith("(the file has not changed; --retry tries it again)")
+    assert "--retry" not in library.index([videos], retry=True).failed[str(path)]
+    write_video(path, ["blue"])
+    assert library.index([videos]).failed == {}
+    assert names(library) == ["broken.mp4", "green_blue.mp4", "red.mp4"]
+
+
+def test_vectors_of_another_encoder_are_not_mixed(library, videos, tmp_path):
+    library.index([videos])
+    library.close()
+    other = ColorEncoder("2")
+    with Library(tmp_path / "library.db", encoder=other) as reopened:
+        with pytest.raises(LibraryError, match=r"another version of the encoder colors.*add --full"):
+            reopened.index([videos])
+        with pytest.raises(LibraryError, match="index --full"):
+            reopened.search("red")
+        assert reopened.index([videos], full=True).num_read == 2
+        assert reopened.search("red").found
+
+
+def test_lost_writes_are_noticed(library, videos):
+    library.index([videos], sources=[])
+    library._connection.execute("CREATE TRIGGER lose BEFORE INSERT ON lines BEGIN SELECT RAISE(IGNORE); END")
+    with pytest.raises(LibraryError, match=r"wrote \[2, 2\] lines of speech but holds \[0, 0\]"):
+        library.index([videos], sources=[Lines(["one", "two"])])
+    assert all("speech" not in library.parts(number) for number in library.videos())
+
+
+def test_a_stopped_scan_is_finished_by_the_next(tmp_path, videos):
+    def content(library: Library) -> list[Any]:
+        rows = []
+        for file in library.files():
+            frames = library.frames(file.video or 0)
+            assert frames is not None
+            rows.append((file.path, frames.times.tolist(), frames.vectors.tolist(), frames.cuts))
+        return [*rows, [(line.event.start, line.event.caption) for line in library.lines()]]
+
+    with Library(tmp_path / "whole.db", encoder=ColorEncoder()) as whole:
+        whole.index([videos], sources=[Lines(["a", "b"])])
+        expected = content(whole)
+    number_of_stops = 0
+    with Library(tmp_path / "stopped.db", encoder=ColorEncoder()) as library:
+        for stop_at in range(1, 10_000, 37):
+            calls = itertools.count(1)
+
+            def check(stop_at: int = stop_at, calls: Any = calls) -> None:
+                if next(calls) == stop_at:
+                    raise IndexStopped
+
+            try:
+                library.index([videos], sources=[Lines(["a", "b"])], check=check)
+            except IndexStopped:
+                number_of_stops += 1
+            else:
+                break
+        assert content(library) == expected
+    assert number_of_stops >= 5
+
+
+def test_two_processes_may_index_the_same_folder(tmp_path, videos):
+    def index() -> None:
+        with Library(tmp_path / "shared.db", encoder=ColorEncoder()) as library:
+            library.index([videos], sources=[Lines(["words"])])
+
+    threads = [threading.Thread(target=index) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Library(tmp_path / "shared.db", is_read_only=True) as library:
+        assert names(library) == ["green_blue.mp4", "red.mp4"]
+        assert [set(library.parts(number)) for number in library.videos()] == [{"picture", "speech"}] * 2
+        assert len(library.lines()) == 2
+
+
+# ── The file ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_another_file_is_no_library(tmp_path):
+    (tmp_path / "text.db").write_text("no database" * 1000)
+    with pytest.raises(LibraryError, match="is damaged or another kind of file"):
+        Library(tmp_path / "text.db")
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with pytest.raises(LibraryError, match="is not a library of timechat"):
+        Library(tmp_path / "other.db")
+
+
+def test_a_library_of_another_version_is_refused(tmp_path, library):
+    library._connection.execute("PRAGMA user_version = 99")
+    library.close()
+    with pytest.raises(LibraryError, match="version 99, and this timechat uses version 1; index the videos again"):
+        Library(tmp_path / "library.db")
+
+
+def test_a_missing_library_is_not_made_by_a_search(tmp_path):
+    with pytest.raises(LibraryError, match="there is no library; make it with: timechat index FOLDER"):
+        Library(tmp_path / "none.db", is_read_only=True)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_folder_is_no_library(tmp_path):
+    with pytest.raises(LibraryError, match="is a folder"):
+        Library(tmp_path)
+
+
+def test_names_that_are_not_utf_8_are_kept(library, videos):
+    path = os.fsdecode(os.fsencode(str(videos)) + b"/caf\xe9.mp4")
+    (videos / "red.mp4").rename(path)
+    library.index([videos])
+    assert path in [file.path for file in library.files()]
+    assert library.index([videos]).num_unchanged == 2

@@ -1,0 +1,229 @@
+"""Words and pictures → moments: ranking, merging, filters."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.search.conftest import COLORS, ColorEncoder, write_video
+from timechat.answers.events import Event
+from timechat.errors import DataError
+from timechat.search import Library
+from timechat.search.query import Moment, SearchFilters, merge_moments
+
+LINES = {
+    "red.mp4": [(0.2, 1.2, "We look at the old bridge."), (1.2, 2.8, "A hammer and three nails lie here.")],
+    "green_blue.mp4": [(0.5, 2.0, "The bridge is old and long."), (3.1, 5.0, "Cats sleep most of the day.")],
+}
+
+
+class Speech:
+    kind = "speech"
+
+    def facts(self, path: str) -> dict[str, Any]:
+        return {}
+
+    def is_current(self, facts: dict[str, Any], path: str) -> bool:
+        return True
+
+    def read(self, path: str, frames: Any, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+        return [Event(*line) for line in LINES.get(Path(path).name, [])], ()
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    folder = tmp_path_factory.mktemp("indexed")
+    write_video(folder / "videos" / "red.mp4", ["red"])
+    write_video(folder / "videos" / "many" / "green_blue.mp4", ["green", "blue"])
+    with Library(folder / "library.db", encoder=ColorEncoder()) as library:
+        library.index([folder / "videos"], sources=[Speech()])
+        yield library
+
+
+def found(library: Library, words: str, **options: Any) -> list[tuple[str, float, float, tuple[str, ...]]]:
+    return [
+        (Path(one.video).name, round(one.start, 1), round(one.end, 1), one.by)
+        for one in library.search(words, **options).shown_moments
+    ]
+
+
+# ── Sources ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_picture_query_finds_the_shot(indexed):
+    assert found(indexed, "blue") == [("green_blue.mp4", 3.0, 6.0, ("picture",))]
+    assert found(indexed, "red") == [("red.mp4", 0.0, 3.0, ("picture",))]
+
+
+def test_an_exact_phrase_comes_first_with_a_score_of_one(indexed):
+    result = indexed.search("the old bridge")
+    first = result.moments[0]
+    assert (Path(first.video).name, first.start, first.end, first.score) == ("red.mp4", 0.2, 1.2, 1.0)
+    assert (first.text, first.by) == ("We look at the old bridge.", ("speech",))
+
+
+def test_a_line_with_all_words_comes_before_a_similar_one(indexed):
+    lines = [one for one in indexed.search("old bridge long").moments if one.text]
+    assert lines[0].text == "The bridge is old and long."
+    assert 0.9 <= lines[0].score < 1
+
+
+def test_a_paraphrase_is_found_by_its_meaning(indexed):
+    first = indexed.search("kittens are napping").moments[0]
+    assert (first.text, first.by) == ("Cats sleep most of the day.", ("speech",))
+
+
+def test_nonsense_is_not_found_but_the_nearest_moments_are_given(indexed):
+    result = indexed.search("blorf gnix tralup")
+    assert not result.found
+    assert result.moments
+    assert max(one.score for one in result.moments) < result.threshold == 0.5
+
+
+def test_picture_and_speech_at_the_same_time_are_one_moment(indexed):
+    first = indexed.search("red hammer and three nails").moments[0]
+    assert set(first.by) == {"picture", "speech"}
+
+
+@pytest.mark.parametrize("words", ["", "   ", "\n"])
+def test_blank_words_are_refused(indexed, words):
+    with pytest.raises(ValueError, match="the words to search for are empty"):
+        indexed.search(words)
+
+
+def test_signs_of_the_query_language_of_sqlite_are_harmless(indexed):
+    for words in ('"', "bridge*", "NEAR(old bridge)", "a OR b", "old-bridge", "'; DROP TABLE lines", "(", "c++"):
+        indexed.search(words)
+    assert len(indexed.lines()) == 4
+
+
+def test_a_script_without_spaces_is_found_by_its_characters(tmp_path):
+    class Japanese(Speech):
+        def read(self, path: str, frames: Any, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+            return [Event(0, 1, "今日は古い橋を見ます"), Event(1, 2, "また明日")], ()
+
+    write_video(tmp_path / "red.mp4", ["red"])
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        library.index([tmp_path / "red.mp4"], sources=[Japanese()])
+        first = library.search("古い橋").moments[0]
+    assert (first.start, first.end, first.score) == (0, 1, 1.0)
+
+
+# ── Pictures as queries ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_picture_finds_frames_like_it(indexed, tmp_path):
+    Image.new("RGB", (30, 20), COLORS["green"]).save(tmp_path / "green.png")
+    result = indexed.search(like=tmp_path / "green.png", best=1)
+    (moment,) = result.moments
+    assert (Path(moment.video).name, moment.start, moment.end) == ("green_blue.mp4", 0.0, 3.0)
+    assert result.found
+    assert moment.score > 0.98
+
+
+def test_a_file_that_is_no_picture_is_refused(indexed, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(DataError, match="is not an image; give an image file"):
+        indexed.search(like=tmp_path / "text.jpg")
+    with pytest.raises(ValueError, match="both words and a picture"):
+        indexed.search("red", like=tmp_path / "text.jpg")
+
+
+# ── Filters ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (SearchFilters(), {"red.mp4", "green_blue.mp4"}),
+        (SearchFilters(name="GREEN*"), {"green_blue.mp4"}),
+        (SearchFilters(max_seconds=4), {"red.mp4"}),
+        (SearchFilters(min_seconds=4), {"green_blue.mp4"}),
+        (SearchFilters(until=1e9), set()),
+        (SearchFilters(since=1e9), {"red.mp4", "green_blue.mp4"}),
+    ],
+)
+def test_filters_choose_videos(indexed, filters, names):
+    result = indexed.search("bridge", filters=filters)
+    assert {Path(one.video).name for one in result.moments} == names
+    assert bool(result.notes) == (not names)
+
+
+def test_paths_limit_a_search(indexed):
+    many = str(Path(next(file.path for file in indexed.files() if "many" in file.path)).parent)
+    assert {Path(one.video).name for one in indexed.search("red", filters=SearchFilters((many,))).moments} == {
+        "green_blue.mp4"
+    }
+
+
+def test_best_limits_the_number_of_moments(indexed):
+    assert len(indexed.search("bridge", best=2).moments) == 2
+
+
+def test_offline_videos_are_found_with_a_note(indexed):
+    path = next(file.path for file in indexed.files() if "red" in file.path)
+    indexed.set_offline([path], True)
+    result = indexed.search("red", best=1)
+    indexed.set_offline([path], False)
+    assert result.moments[0].is_offline
+    assert result.to_dict()["moments"][0]["offline"] is True
+    assert "offline" in result.notes[0]
+
+
+# ── Results ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_result_has_the_fixed_json(indexed):
+    content = indexed.search("blue", best=1).to_dict()
+    assert list(content) == ["query", "library", "encoder", "found", "threshold", "moments", "notes"]
+    assert (content["query"], content["encoder"], content["found"]) == ("blue", "colors", True)
+    (moment,) = content["moments"]
+    assert moment["by"] == ["picture"]
+    assert (moment["start"], moment["end"]) == (3.0, 6.0)
+    assert moment["score"] > 0.9
+
+
+def test_answers_hold_the_found_moments_of_each_video(indexed):
+    answers = indexed.search("bridge").answers()
+    assert {Path(answer.video or "").name for answer in answers} == {"red.mp4", "green_blue.mp4"}
+    assert all(answer.found and answer.question == "bridge" and answer.model == "colors" for answer in answers)
+    assert all(event.score is not None and event.score >= 0.5 for answer in answers for event in answer.events)
+
+
+def moment(start: float, end: float, score: float, by: str, *, video: str = "a", exact: bool = False) -> Moment:
+    return Moment(video, start, end, score, (by,), is_exact=exact)  # type: ignore[arg-type]
+
+
+def test_a_merge_never_lowers_an_exact_match():
+    moments = [moment(0, 3, 0.999, "picture"), moment(9, 10, 1.0, "speech", exact=True), moment(8, 12, 0.7, "picture")]
+    merged = merge_moments(moments, 0.5)
+    assert (merged[0].start, merged[0].end, merged[0].score, merged[0].by) == (9, 10, 1.0, ("speech", "picture"))
+    assert merged[1].start == 0
+
+
+def test_sources_at_the_same_time_make_a_moment_more_certain():
+    (merged,) = merge_moments([moment(0, 4, 0.6, "picture"), moment(1, 3, 0.5, "speech")], 0.5)
+    assert (merged.start, merged.end, merged.by) == (0, 4, ("picture", "speech"))
+    assert merged.score == pytest.approx(0.8)
+
+
+def test_a_source_below_the_threshold_has_not_matched():
+    (merged,) = merge_moments([moment(0, 4, 0.6, "picture"), moment(1, 3, 0.4, "speech")], 0.5)
+    assert (merged.score, merged.by) == (0.6, ("picture",))
+
+
+def test_moments_of_other_videos_and_times_stay_apart():
+    moments = [moment(0, 4, 0.6, "picture"), moment(0, 4, 0.5, "speech", video="b"), moment(5, 9, 0.4, "speech")]
+    assert len(merge_moments(moments, 0.5)) == 3
+
+
+def test_a_query_over_many_videos_keeps_the_best(tmp_path):
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        for number in range(12):
+            write_video(tmp_path / f"{number:02d}.mp4", ["green"], seconds=1, seed=number % 6)
+        write_video(tmp_path / "red.mp4", ["red"], seconds=1)
+        library.index([tmp_path])
+        assert np.unique(library.segments().videos).size == 7  # equal content is one video
+        assert Path(library.search("red", best=1).moments[0].video).name == "red.mp4"
