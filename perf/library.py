@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def main() -> None:
     speed = commands.add_parser("speed")
     speed.add_argument("videos", nargs="+", type=Path)
     speed.add_argument("--repeat", type=int, default=1, help="number of copies that are joined")
+    speed.add_argument("--height", type=int, help="join all videos into one H.264 file of this height first")
+    speed.add_argument("--keyint", type=int, default=250, help="maximum distance of its keyframes in frames")
+    speed.add_argument("--torch", action="store_true", help="use torch even if ONNX Runtime is installed")
     speed.set_defaults(run=measure_speed)
     query = commands.add_parser("query")
     query.add_argument("--hours", type=float, default=100.0)
@@ -55,15 +59,16 @@ def main() -> None:
 def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from timechat.search.encoder import load_encoder
+    from timechat.search.sight import SightEncoder
     from timechat.search.video_vectors import encode_video
     from timechat.system import peak_memory_bytes
     from timechat.video import VideoReader
 
     torch.set_num_threads(1)
-    encoder = load_encoder()
+    encoder = SightEncoder.load(uses_onnx=not options.torch)
     rows = {}
-    for path in options.videos:
+    videos = [_encoded(options.videos, options.height, options.keyint)] if options.height else options.videos
+    for path in videos:
         source = path if options.repeat == 1 else _joined(path, options.repeat)
         with VideoReader(source, workers=1) as reader:
             start = time.process_time()
@@ -85,6 +90,26 @@ def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
             "peak_memory_mib": (peak_memory_bytes() or 0) / 2**20,
         }
     return rows
+
+
+def _encoded(paths: list[Path], height: int, keyint: int) -> Path:
+    """Return the path of an H.264 video with the frames of all videos at 25 per second, 16:9."""
+    import av
+
+    target = Path(tempfile.mkdtemp(prefix="timechat-library-")) / f"{height}p.mp4"
+    number = 0
+    with av.open(str(target), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"preset": "medium", "g": str(keyint)})
+        stream.height, stream.width, stream.pix_fmt = height, height * 16 // 9 // 2 * 2, "yuv420p"
+        for path in paths:
+            with av.open(str(path)) as container:
+                for frame in container.decode(video=0):
+                    small = frame.reformat(stream.width, stream.height, "yuv420p")
+                    small.pts, small.time_base = number, Fraction(1, 25)
+                    output.mux(stream.encode(small))
+                    number += 1
+        output.mux(stream.encode(None))
+    return target
 
 
 def _joined(path: Path, copies: int) -> Path:

@@ -249,6 +249,46 @@ def test_a_file_that_cannot_be_read_is_tried_again_when_it_changes(library, vide
     assert names(library) == ["broken.mp4", "green_blue.mp4", "red.mp4"]
 
 
+def test_a_video_that_fails_while_it_is_encoded_is_not_read_each_time(library, videos, encoder, monkeypatch):
+    attempts = []
+
+    def fail(pixels: Any) -> Any:
+        attempts.append(len(pixels))
+        raise ValueError("no frame fits")
+
+    monkeypatch.setattr(encoder, "encode_frames", fail)
+    assert len(library.index([videos]).failed) == 2
+    again = library.index([videos])
+    assert all(reason.endswith("--retry tries it again)") for reason in again.failed.values())
+    assert (len(attempts), library.videos()) == (2, {})
+    monkeypatch.undo()
+    monkeypatch.setattr("timechat.search.indexing._SETTLED_SECONDS", -1.0)
+    assert library.index([videos], retry=True).num_read == 2
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(library, videos):
+    library.index([videos / "red.mp4"])
+    pages = library._connection.execute("PRAGMA page_count").fetchone()[0]
+    library._connection.execute(f"PRAGMA max_page_count = {pages}")
+    texts = [f"words {number} " * 200 for number in range(200)]
+    with pytest.raises(LibraryError, match="full; free some space; nothing that was written before is lost"):
+        library.index([videos], sources=[Lines(texts)])
+    library._connection.execute("PRAGMA max_page_count = 100000")
+    assert library.index([videos], sources=[Lines(texts)]).num_videos == 2
+    assert len(library.lines()) == 400
+
+
+def test_a_library_in_a_read_only_folder_is_searched(library, videos, tmp_path, monkeypatch):
+    library.index([videos])
+    library.close()
+    monkeypatch.setattr("timechat.search.store.os.access", lambda *_: False)
+    with Library(tmp_path / "library.db", encoder=ColorEncoder(), is_read_only=True) as reopened:
+        monkeypatch.undo()
+        assert reopened.search("red").found
+        with pytest.raises(LibraryError, match="it cannot be written there; give a file in another folder"):
+            reopened.index([videos], full=True)
+
+
 def test_vectors_of_another_encoder_are_not_mixed(library, videos, tmp_path):
     library.index([videos])
     library.close()

@@ -337,18 +337,20 @@ class Indexer:
         return digest.hexdigest()
 
     def _fail(self, path: str, before: KnownFile | None, reason: str) -> None:
-        """Store that a file cannot be read. Earlier rows of a file that has not changed are kept."""
+        """Store that a file cannot be read, unless its frames were read earlier and it has not changed."""
         self._report.failed[path] = reason.removeprefix(f"{path}: ")
         try:
             stamp, modified = stamp_of(path), Path(path).stat().st_mtime
         except OSError:
             return
         known = self._known.get(path, before)
-        if known is not None and known.video is not None and known.stamp in (None, stamp):
+        is_unchanged = known is not None and known.stamp in (None, stamp)
+        if is_unchanged and known is not None and known.video and "picture" in self._library.parts(known.video):
             return
         file = KnownFile(path, None, _settled(stamp), modified, error=self._report.failed[path])
         self._library.save_file(file)
         self._known[path] = file
+        self._digests = self._library.digests()  # content without rows is gone
 
 
 def find_files(paths: Sequence[str | Path], on_error: Callable[[Path, OSError], object] | None = None) -> list[str]:
