@@ -304,3 +304,18 @@ def test_a_library_that_cannot_be_used_has_no_path(filled, tmp_path):
     assert (status, code) == (409, "library_unusable")
     assert message.startswith("new.db: ")
     assert str(tmp_path) not in message
+
+
+@pytest.mark.parametrize("query", ['"', "'; DROP TABLE files; --", "* OR NEAR(a b)", "a\0b", "\u202e", "x" * 10_000])
+def test_any_text_can_be_searched(searched, query):
+    assert search(searched, query)["query"] == query.replace("\0", "")
+
+
+def test_a_query_of_many_words_is_searched(searched):
+    assert search(searched, " ".join(f"word{number}" for number in range(1000)))["found"] is False
+
+
+def test_a_query_with_a_lone_surrogate_is_refused(searched):
+    body = b'{"query": "\\ud800 x"}'
+    answer = searched.client.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "query")
