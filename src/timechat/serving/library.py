@@ -294,9 +294,7 @@ class ServedLibrary:
         with self._lock:
             if library is not None:
                 return library.encoder()
-            if self._given is None:
-                self._given = load_encoder()
-            return self._given
+            return load_encoder() if self._given is None else self._given
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
