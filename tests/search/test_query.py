@@ -151,6 +151,18 @@ def test_filters_choose_videos(indexed, filters, names):
     assert bool(result.notes) == (not names)
 
 
+def test_a_video_recorded_at_the_end_of_a_time_is_not_in_it(indexed):
+    file = next(file for file in indexed.files() if "red" in file.path)
+    limit = indexed.videos()[file.video].created or file.modified
+    for filters, is_in in ((SearchFilters(until=limit), False), (SearchFilters(since=limit), True)):
+        paths = {one.video for one in indexed.search("red", filters=filters).moments}
+        assert (file.path in paths) is is_in
+
+
+def test_half_a_character_in_the_words_is_harmless(indexed):
+    assert indexed.search("bridge \ud800").query == "bridge ?"
+
+
 def test_paths_limit_a_search(indexed):
     many = str(Path(next(file.path for file in indexed.files() if "many" in file.path)).parent)
     assert {Path(one.video).name for one in indexed.search("red", filters=SearchFilters((many,))).moments} == {

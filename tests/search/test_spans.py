@@ -77,3 +77,11 @@ def test_a_short_dip_does_not_split_a_moment():
     scores = curve(40, (10, 30, 1.0))
     scores[20] = 0.0
     assert best_spans(scores, np.arange(40.0), [10, 30])[0].frames == (10, 30)
+
+
+def test_frames_of_a_shot_with_clear_evidence_are_inside():
+    scores = curve(20, (0, 10, 0.2), (4, 6, 1.0))
+    evidence = np.where(np.arange(20) < 10, 2.5, -3.0)
+    assert best_spans(scores, np.arange(20.0), [10])[0].frames == (2, 8)
+    assert best_spans(scores, np.arange(20.0), [10], evidence=evidence)[0].frames == (0, 10)
+    assert best_spans(scores, np.arange(20.0), [10], evidence=evidence - 2)[0].frames == (2, 8)

@@ -163,7 +163,15 @@ def test_videos_of_the_folder_are_listed(agent, allowed, outside):
 
 def test_a_video_is_found_by_path_name_and_file_address(agent, allowed):
     film = allowed / "film.mp4"
-    facts = {"duration": 55.0, "width": 224, "height": 224, "fps": 12.0, "has_audio": False, "codec": "h264"}
+    facts = {
+        "duration": 55.0,
+        "width": 224,
+        "height": 224,
+        "fps": 12.0,
+        "has_audio": False,
+        "codec": "h264",
+        "created": None,
+    }
     for name in (str(film), "film.mp4", film.as_uri()):
         told = agent.call("video_info", video=name).structured_content
         assert told == {"video": name, "format": "mov,mp4,m4a,3gp,3g2,mj2", **facts}

@@ -63,8 +63,9 @@ class Library(LibraryStore):
         Raises:
             CheckpointError: The encoder cannot be loaded.
         """
-        if self._encoder is None or name not in (None, self._encoder.name):
-            self._encoder = load_encoder(name or self.setting("encoder") or BUILT_IN)
+        wanted = name or self.setting("encoder")  # another process may have changed it
+        if self._encoder is None or wanted not in (None, self._encoder.name):
+            self._encoder = load_encoder(wanted or BUILT_IN)
         return self._encoder
 
     def index(

@@ -25,7 +25,7 @@ from timechat.files import is_below
 from timechat.search.encoder import FloatArray, FrameTextEncoder
 from timechat.search.records import Kind, KnownFile, Line
 from timechat.search.spans import best_spans
-from timechat.search.store import LibraryStore
+from timechat.search.store import LibraryStore, storable
 from timechat.search.video_vectors import FoundSpan, VideoVectors, find_spans
 from timechat.system import num_cores
 
@@ -194,7 +194,7 @@ class Searcher:
         Raises:
             ValueError: The words are blank.
         """
-        words = one_line(words)
+        words = one_line(storable(words))
         if not words:
             raise ValueError("the words to search for are empty; describe what to see or hear")
         files = self._files(filters)
@@ -251,14 +251,13 @@ class Searcher:
                 continue
             video = videos[file.video]
             recorded = file.modified if video.created is None else video.created
-            limits = (
-                (filters.since, recorded, math.inf),
-                (-math.inf, recorded, filters.until),
-                (filters.min_seconds, video.duration, filters.max_seconds),
+            is_in_time = (filters.since is None or recorded >= filters.since) and (
+                filters.until is None or recorded < filters.until
             )
-            if any(
-                (low is not None and value < low) or (high is not None and value > high) for low, value, high in limits
-            ):
+            is_in_length = (filters.min_seconds is None or video.duration >= filters.min_seconds) and (
+                filters.max_seconds is None or video.duration <= filters.max_seconds
+            )
+            if not (is_in_time and is_in_length):
                 continue
             if file.video not in chosen or (chosen[file.video].is_offline and not file.is_offline):
                 chosen[file.video] = file

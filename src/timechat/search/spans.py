@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _SMOOTHING = 5  # samples
 _SHOT_WEIGHT = 0.3  # share of the mean of the shot in a smoothed score
 _EQUAL_EVIDENCE = 0.5  # difference of evidence, within a shot, that is no border
+_CLEAR_EVIDENCE = 2.0  # evidence, within a shot, from which a frame is never outside: probability 0.88
 _LEVEL = 0.3  # height of a span's border between the mean and the peak of the scores
 
 
@@ -70,9 +71,9 @@ def best_spans(
     """Return spans around the highest scores, best first. Spans do not overlap.
 
     A span is the run of frames around a peak whose smoothed scores are above a level between the mean and the peak of
-    the video, and of the frames of the same shot whose evidence is nearly that of the peak: in a video of one scene,
-    small differences between its frames are no borders. The borders are in the middle between frames, or at the cut
-    between them.
+    the video, and of the frames of the same shot whose evidence is clear or nearly that of the peak: in a video of one
+    scene, small differences between its frames are no borders. The borders are in the middle between frames, or at the
+    cut between them.
 
     Args:
         scores: `(frames,)` scores of one video.
@@ -99,7 +100,7 @@ def best_spans(
         borders[list(cuts)] = cut_times
     mean, top = float(smoothed.mean()), float(smoothed.max())
     shots = np.searchsorted(np.asarray(cuts), np.arange(len(at)), "right")
-    strength = None if evidence is None else smooth_scores(evidence, cuts)
+    strength = None if evidence is None else np.maximum(evidence, smooth_scores(evidence, cuts))
     is_free = np.ones(len(at), bool)
     spans: list[ScoredSpan] = []
     while len(spans) < limit and is_free.any():
@@ -109,7 +110,8 @@ def best_spans(
             break
         is_inside = smoothed >= mean + _LEVEL * (height - mean)
         if strength is not None:
-            is_inside |= (shots == shots[peak]) & (strength >= strength[peak] - _EQUAL_EVIDENCE)
+            needed = min(strength[peak] - _EQUAL_EVIDENCE, _CLEAR_EVIDENCE)
+            is_inside |= (shots == shots[peak]) & (strength >= needed)
         is_inside &= is_free
         first, after = _run(is_inside, peak)
         is_free[first:after] = False

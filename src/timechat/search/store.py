@@ -293,7 +293,7 @@ class LibraryStore:
             connection.executemany(
                 "INSERT INTO lines (video, kind, start, end, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (video, kind, line.start, line.end, _storable(line.caption), vector.astype("<f2").tobytes())
+                    (video, kind, line.start, line.end, storable(line.caption), vector.astype("<f2").tobytes())
                     for line, vector in zip(lines, vectors, strict=True)
                 ],
             )
@@ -409,7 +409,7 @@ def _save_part(
     )
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return the text without what SQLite cannot store: halves of surrogate pairs, and NUL."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
