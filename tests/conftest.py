@@ -24,6 +24,7 @@ PAGE_TESTS = "tests/serving/page/"
 os.environ["TIMECHAT_CACHE"] = (
     ""  # the cache is off, so that tests are independent; tests of the cache use their own folders
 )
+os.environ["TIMECHAT_LIBRARY"] = os.devnull  # no library: that of the user is not read
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may be missing

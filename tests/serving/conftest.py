@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 
 from timechat.pipeline import TimeChat
+from timechat.search.encoder import FrameTextEncoder
 from timechat.serving.http import ServerSettings, create_app
 from timechat.serving.http.routes.state import ServerState
 from timechat.serving.http.server import HttpServer
@@ -60,9 +61,11 @@ def films(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def serving(timechat: TimeChat, settings: ServerSettings) -> Iterator[Running]:
+def serving(
+    timechat: TimeChat, settings: ServerSettings, *, encoder: FrameTextEncoder | None = None
+) -> Iterator[Running]:
     """Run a server for a `with` block."""
-    app = create_app(timechat, settings)
+    app = create_app(timechat, settings, encoder=encoder)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timechat.cli.index import LibraryOption
 from timechat.cli.options import CacheOptions, ModelOptions, expand_options
+from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
 from timechat.system import missing_limits
 
@@ -33,6 +35,7 @@ def mcp(
         list[str] | None,
         typer.Option(metavar="HOST", help="Videos at its http(s) addresses may be fetched; repeatable. Default: none."),
     ] = None,
+    library: LibraryOption = None,
     preload: Annotated[
         bool, typer.Option("--preload", help="Load the model at the start, not with the first question.")
     ] = False,
@@ -48,7 +51,9 @@ def mcp(
         console.warn(note)
     load = partial(load_timechat, settings, console, use_cache=not cache.no_cache)
     limits = read_limits(NANO_FOLDER if settings.model == NANO else Path(settings.model))
-    worker = Worker(load, allow or [Path()], allow_host or [], limits=limits)
+    folders = allow or [Path()]
+    searched = library_of_server(library, folders, console)
+    worker = Worker(load, folders, allow_host or [], limits=limits, library=searched)
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from timechat.cli.index import LibraryOption
 from timechat.cli.options import CacheOptions, ModelOptions, expand_options, time_from
+from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
 from timechat.system import bind, missing_limits, share_freed_memory
 
@@ -37,6 +39,7 @@ def serve(
             metavar="FOLDER", help="Videos in this folder may be opened; repeatable.", rich_help_panel=_ACCESS
         ),
     ] = None,
+    library: LibraryOption = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,12 +125,14 @@ def serve(
     names = ("*",) if is_open and not name else ("localhost", "127.0.0.1", "[::1]", *(name or ()))
     Folders(allow or [])  # errors are reported before the model is loaded
     Addresses(allow_host or [], allows_private=allow_private)
+    console = CommandConsole(quiet=settings.quiet)
     from timechat.serving.database import exclusive_lock
     from timechat.serving.http import ServerSettings
     from timechat.serving.settings import default_data_folder
 
     options = ServerSettings(
         folders=tuple(allow or ()),
+        library=library_of_server(library, tuple(allow or ()), console),
         hosts=tuple(allow_host or ()),
         allows_private=allow_private,
         api_keys=tuple(keys),
@@ -142,7 +147,6 @@ def serve(
     if log_requests:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("timechat.serving.http.requests").setLevel(logging.INFO)
-    console = CommandConsole(quiet=settings.quiet)
     share_freed_memory()
     for note in missing_limits():
         console.warn(note)

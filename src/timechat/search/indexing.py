@@ -23,18 +23,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timechat.cache import DiskCache
 from timechat.errors import TimeChatError, VideoError, describe_error
 from timechat.files import is_below, is_video_name, walk_files
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.line_sources import LineSource
-from timechat.search.minilm import MiniLM
 from timechat.search.records import KnownFile, LibraryError
 from timechat.search.store import LibraryStore
 from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, encode_video
 from timechat.video import probe_video
 from timechat.video.loading import DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from timechat.search.minilm import MiniLM
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the path of the file that is read, the finished bytes and the bytes of all files to read."""

@@ -132,16 +132,25 @@ class Library(LibraryStore):
         """
         if words and like is not None:
             raise ValueError("both words and a picture are given; search for one of them")
+        searcher = self.searcher()
+        if like is not None:
+            return searcher.search_like(read_picture(like), str(like), best=best, filters=filters)
+        return searcher.search(words, best=best, filters=filters)
+
+    def searcher(self) -> Searcher:
+        """Return what answers queries about this library.
+
+        Raises:
+            LibraryError: The library has vectors of another version of its encoder.
+            CheckpointError: The encoder of the library cannot be loaded.
+        """
         encoder = self.encoder()
         if self.setting("encoder_fingerprint") not in (None, encoder.fingerprint):
             raise LibraryError(
                 f"{self.path or 'library'}: holds vectors of another version of the encoder {encoder.name}; encode the "
                 "videos again with: timechat index --full PATH"
             )
-        searcher = Searcher(self, encoder)
-        if like is not None:
-            return searcher.search_like(read_picture(like), str(like), best=best, filters=filters)
-        return searcher.search(words, best=best, filters=filters)
+        return Searcher(self, encoder)
 
     def split_known(self, paths: Sequence[str]) -> tuple[list[str], list[str]]:
         """Divide files and folders into those of which the library has a file, as absolute paths, and others."""

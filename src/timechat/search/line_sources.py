@@ -56,19 +56,27 @@ class Speech:
 
     kind: Kind = "speech"
 
-    def __init__(self, model: str | None = None, *, language: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        language: str | None = None,
+        device: str = "auto",
+        may_read: Callable[[Path], bool] | None = None,
+    ) -> None:
         """Make a source.
 
         Args:
             model: Folder or name of a Whisper model for faster-whisper; None reads subtitles only.
             language: Language of the speech and of the preferred subtitles.
             device: Device of the recognizer.
+            may_read: Function that tells whether a file beside a video may be read; None allows all.
 
         Raises:
             ModuleNotFoundError: faster-whisper is missing.
             CheckpointError: The folder is not a model that faster-whisper can load.
         """
-        self._language = language
+        self._language, self._may_read = language, may_read
         self._model = model
         self._recognizer = None
         if model is not None:
@@ -98,7 +106,7 @@ class Speech:
         from timechat.speech.subtitles import find_subtitles
 
         info = replace(probe_video(path), duration=frames.duration)
-        transcript = find_subtitles(path, info, language=self._language, check_caller=check)
+        transcript = find_subtitles(path, info, language=self._language, may_read=self._may_read, check_caller=check)
         if (transcript is None or not transcript.lines) and self._recognizer is not None and info.has_audio:
 
             def report(*_: object) -> None:

@@ -49,6 +49,7 @@ class SearchFilters:
         until: Time in seconds since 1970 before which the video was recorded.
         min_seconds: Minimum duration in seconds.
         max_seconds: Maximum duration in seconds.
+        only: Paths of the only files that may be in the result; None for all.
     """
 
     paths: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class SearchFilters:
     until: float | None = None
     min_seconds: float | None = None
     max_seconds: float | None = None
+    only: frozenset[str] | None = None
 
 
 EVERYTHING = SearchFilters()
@@ -405,6 +407,8 @@ def _best_videos(videos: NDArray[np.int64], evidence: FloatArray, files: dict[in
 
 
 def _is_wanted(file: KnownFile, filters: SearchFilters) -> bool:
+    if filters.only is not None and file.path not in filters.only:
+        return False
     path = Path(file.path)
     is_in_paths = not filters.paths or any(is_below(file.path, one) for one in filters.paths)
     return is_in_paths and (filters.name is None or fnmatch.fnmatch(path.name.lower(), filters.name.lower()))

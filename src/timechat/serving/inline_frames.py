@@ -55,7 +55,7 @@ class InlineFrames:
         pixels = np.empty((len(self.urls), size.height, size.width, 3), np.uint8)
         for i, url in enumerate(self.urls):
             check()
-            image = _decode_image(url, f"frames[{i}]")
+            image = decode_picture(url, f"frames[{i}]")
             num_pixels += image.width * image.height
             if num_pixels > _MAX_TOTAL_PIXELS:
                 raise RequestError(
@@ -71,10 +71,19 @@ class InlineFrames:
         return frames
 
 
-def _decode_image(url: str, where: str) -> Image.Image:
+def decode_picture(url: str, where: str) -> Image.Image:
+    """Decode a picture of a request, within the limits of size and of JPEG scans.
+
+    Args:
+        url: `data:` address of a JPEG, PNG or WebP image.
+        where: Name of the field for messages.
+
+    Raises:
+        RequestError: It cannot be read or is too large.
+    """
     head, _, content = url.partition(",")
     if not (head.lower().startswith("data:image/") and head.lower().endswith(";base64")):
-        raise RequestError(400, "a frame must be a data:image/…;base64 address", where)
+        raise RequestError(400, "a picture must be a data:image/…;base64 address", where)
     try:
         data = base64.b64decode(content, validate=True)
         image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))

@@ -26,6 +26,8 @@ class ServerSettings:
     """Folder of uploads, jobs and fetched videos; created when the server starts."""
     folders: tuple[Path, ...] = ()
     """Folders whose videos may be opened."""
+    library: Path | None = None
+    """Library that is searched, of which clients see the videos of the folders; None for no library."""
     hosts: tuple[str, ...] = ()
     """Hosts from which videos may be fetched: `example.org`, `*.example.org`, `*` for any public host."""
     allows_private: bool = False

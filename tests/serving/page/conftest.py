@@ -72,7 +72,8 @@ def serve(*options: str | Path) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def server(films: Films, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serve("--allow", films.folder, "--data", tmp_path_factory.mktemp("data")) as address:
+    data = tmp_path_factory.mktemp("data")
+    with serve("--allow", films.folder, "--data", data, "--library", data / "library.db") as address:
         yield address
 
 

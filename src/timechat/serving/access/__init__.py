@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from timechat.errors import AccessError
     from timechat.serving.access.addresses import Addresses, CheckedAddress
     from timechat.serving.access.fetching import Fetched, fetch
-    from timechat.serving.access.folders import Folders, FolderVideo
+    from timechat.serving.access.folders import Folders, FolderVideo, VideoIdentity
     from timechat.serving.access.inline import decode_data_url
     from timechat.serving.access.limits import Limits
     from timechat.serving.access.probing import Probed, probe_safely
@@ -34,6 +34,7 @@ _HOMES = {
     "Folders": "timechat.serving.access.folders",
     "Limits": "timechat.serving.access.limits",
     "Probed": "timechat.serving.access.probing",
+    "VideoIdentity": "timechat.serving.access.folders",
     "decode_data_url": "timechat.serving.access.inline",
     "fetch": "timechat.serving.access.fetching",
     "probe_safely": "timechat.serving.access.probing",
@@ -49,6 +50,7 @@ __all__ = [
     "Folders",
     "Limits",
     "Probed",
+    "VideoIdentity",
     "decode_data_url",
     "fetch",
     "probe_safely",

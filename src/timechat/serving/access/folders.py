@@ -24,20 +24,29 @@ _VIDEO_ID = re.compile(r"film-[0-9a-f]{24}")
 
 
 @dataclass(frozen=True)
-class FolderVideo:
-    """A video file in an allowed folder.
+class VideoIdentity:
+    """What a video in an allowed folder is called, whether or not its file is there now.
 
     Attributes:
         id: `film-` and 24 hexadecimal digits; constant for a path.
         name: Path relative to the allowed folder, with `/` between the parts.
         path: Real path.
-        num_bytes: Size of the file.
-        modified: Time of the last change, in seconds since 1970.
     """
 
     id: str
     name: str
     path: Path
+
+
+@dataclass(frozen=True)
+class FolderVideo(VideoIdentity):
+    """A video file in an allowed folder.
+
+    Attributes:
+        num_bytes: Size of the file.
+        modified: Time of the last change, in seconds since 1970.
+    """
+
     num_bytes: int
     modified: float
 
@@ -79,8 +88,7 @@ class Folders:
             AccessError: The path is outside of the folders (`forbidden`), is not an existing file (`not_found`), or is
                 not a local address (`bad_address`).
         """
-        path = _local_path(address_or_path)
-        candidates = [path] if path.is_absolute() else [given / path for given, _ in self._roots]
+        candidates = self._candidates(address_or_path)
         leads_outside = not candidates
         for candidate in candidates:
             is_spelled_inside = any(candidate.is_relative_to(root) for pair in self._roots for root in pair)
@@ -134,6 +142,38 @@ class Folders:
                 return video
         raise AccessError("there is no such video in the allowed folders", "not_found")
 
+    def identify(self, path: str | Path) -> VideoIdentity | None:
+        """Return what a video is called, whether or not its file is there now.
+
+        Returns:
+            None for a path outside of the folders, for a hidden file, and for a file that is not a video.
+        """
+        real = Path(os.path.realpath(path))
+        for _, root in self._roots:
+            if self._is_inside(real) and real.is_relative_to(root) and is_video_name(real):
+                inner = real.relative_to(root)
+                is_hidden = any(part.startswith(".") for part in inner.parts)
+                return None if is_hidden else _identity(real, inner.as_posix())
+        return None
+
+    def spellings(self, address_or_path: str) -> list[Path]:
+        """Return the real paths that an address or a path of a file or folder can mean, without access to the disk.
+
+        Raises:
+            AccessError: It is not a local address (`bad_address`), or leads out of the folders (`forbidden`).
+        """
+        spelled = []
+        for path in self._candidates(address_or_path):
+            spelled += [real / path.relative_to(given) for given, real in self._roots if path.is_relative_to(given)]
+            spelled += [path] if any(path.is_relative_to(real) for _, real in self._roots) else []
+        if not spelled:
+            raise AccessError("only files in the allowed folders may be searched", "forbidden")
+        return spelled
+
+    def _candidates(self, address_or_path: str) -> list[Path]:
+        path = _local_path(address_or_path)
+        return [path] if path.is_absolute() else [given / path for given, _ in self._roots]
+
     def _video(self, path: Path, name: str) -> FolderVideo | None:
         """Return the video at a path; None if the file is not a video."""
         if not is_video_name(path):
@@ -141,9 +181,8 @@ class Folders:
         status = _status(path)
         if status is None or os.path.realpath(path) != str(path):
             return None
-        digest = hashlib.sha256(os.fsencode(path)).hexdigest()
-        shown = os.fsencode(name).decode("utf-8", "replace")
-        return FolderVideo(f"film-{digest[:24]}", shown, path, status.st_size, status.st_mtime)
+        identity = _identity(path, name)
+        return FolderVideo(identity.id, identity.name, path, status.st_size, status.st_mtime)
 
     def _is_inside(self, real: Path) -> bool:
         return any(real.is_relative_to(root) and real != root for _, root in self._roots)
@@ -169,6 +208,11 @@ def _local_path(address_or_path: str) -> Path:
     if ".." in re.split(r"[/\\]", text):
         raise AccessError("only files in the allowed folders may be opened; a path may not hold '..'", "forbidden")
     return Path(text)
+
+
+def _identity(path: Path, name: str) -> VideoIdentity:
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+    return VideoIdentity(f"film-{digest[:24]}", os.fsencode(name).decode("utf-8", "replace"), path)
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -1,4 +1,7 @@
-"""Requests that are answered in the background, with progress, and resumed after a restart."""
+"""Requests that are answered in the background, with progress, and resumed after a restart.
+
+Jobs that index videos wait for each other: one at a time writes to the library.
+"""
 
 import json
 import logging
@@ -12,6 +15,8 @@ from timechat.serving.context import RequestContext
 from timechat.serving.database import Database
 from timechat.serving.errors import CancelledRequestError, EngineStoppedError, RequestError, busy_error, internal_error
 from timechat.serving.http.schemas import JobRequest
+from timechat.serving.http.search_requests import IndexRequest
+from timechat.serving.library import ServedLibrary
 from timechat.serving.progress import ProgressTracker, ProgressUpdate
 from timechat.serving.service import Service
 from timechat.serving.settings import ServerSettings
@@ -46,7 +51,7 @@ class Job:
     """
 
     id: str
-    request: JobRequest
+    request: JobRequest | IndexRequest
     filename: str | None
     created_at: float
     status: Status = "queued"
@@ -62,6 +67,11 @@ class Job:
     def is_over(self) -> bool:
         """Whether the job has ended."""
         return self.status in ("succeeded", "failed", "cancelled")
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the job indexes videos."""
+        return isinstance(self.request, IndexRequest)
 
     def to_dict(self, *, with_result: bool = True) -> dict[str, Any]:
         """Return the job object of the API."""
@@ -92,7 +102,8 @@ class Job:
     def from_record(cls, record: dict[str, Any]) -> "Job":
         """Read a record of `to_record`."""
         kept = ("id", "filename", "created_at", "status", "started_at", "finished_at", "progress", "result", "error")
-        job = cls(request=JobRequest.model_validate(record["request"]), **{name: record[name] for name in kept})
+        kind = IndexRequest if record["task"] == "index" else JobRequest
+        job = cls(request=kind.model_validate(record["request"]), **{name: record[name] for name in kept})
         job.attempts = record.get("attempts", 0)  # records of version 0.2 have none
         if job.progress["total"] != 1:  # a record of version 0.2
             done = 1.0 if job.status == "succeeded" else 0.0
@@ -116,9 +127,9 @@ def _progress(stage: str | None, done: float, message: str | None) -> dict[str, 
 class Jobs:
     """The queue of jobs, and the threads that run them."""
 
-    def __init__(self, service: Service, settings: ServerSettings, database: Database) -> None:
+    def __init__(self, service: Service, settings: ServerSettings, database: Database, library: ServedLibrary) -> None:
         """Load the jobs of an earlier server; they run after `start`."""
-        self._service, self._settings, self._database = service, settings, database
+        self._service, self._settings, self._database, self._library = service, settings, database, library
         self._jobs = {record["id"]: Job.from_record(record) for record in reversed(database.load_jobs())}
         for job in self._jobs.values():
             if job.status == "running":  # its server was stopped or killed; finished windows are in the cache
@@ -161,6 +172,18 @@ class Jobs:
         if not isinstance(request.video, str) or request.video[:5].lower() == "data:":
             raise RequestError(400, "a job needs the id or address of a video; upload it first, at /v1/files", "video")
         self._service.check(request.to_request(request.task))
+        return self._enqueue(request, filename)
+
+    def add_index(self, request: IndexRequest) -> Job:
+        """Add a job that indexes videos.
+
+        Raises:
+            RequestError: Too many jobs wait (429), or the request is wrong.
+        """
+        self._library.check(request.to_task())
+        return self._enqueue(request, None)
+
+    def _enqueue(self, request: JobRequest | IndexRequest, filename: str | None) -> Job:
         with self._changed:
             waiting = sum(job.status == "queued" for job in self._jobs.values())
             if waiting >= self._settings.max_waiting_jobs:
@@ -242,17 +265,22 @@ class Jobs:
                 logger.exception("%s could not be saved", job.id)
 
     def _next(self) -> Job | None:
-        return next((job for job in self._jobs.values() if job.status == "queued"), None)
+        jobs = list(self._jobs.values())
+        is_indexing = any(job.is_index and job.status == "running" for job in jobs)
+        return next((job for job in jobs if job.status == "queued" and not (job.is_index and is_indexing)), None)
 
     def _run_job(self, job: Job) -> None:
         def report(update: ProgressUpdate) -> None:
             done = max(job.progress["done"], round(update.done / update.total, 4))  # a resumed job starts again
             job.progress = _progress(update.stage, done, update.message)
 
-        progress = ProgressTracker(2 if job.request.cite else 1, report)
         try:
-            request = job.request.to_request(job.request.task)
-            job.result = self._service.answer(request, job.context, progress).to_dict()
+            if isinstance(job.request, IndexRequest):
+                job.result = self._library.index(job.request.to_task(), job.context, report)
+            else:
+                progress = ProgressTracker(2 if job.request.cite else 1, report)
+                request = job.request.to_request(job.request.task)
+                job.result = self._service.answer(request, job.context, progress).to_dict()
             self._finish(job, "succeeded")
         except RequestError as error:
             if isinstance(error.__cause__, EngineStoppedError):

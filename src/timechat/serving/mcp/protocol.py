@@ -17,9 +17,10 @@ from timechat.errors import TimeChatError, describe_error, is_out_of_memory, mis
 from timechat.export import to_text
 from timechat.export.text import event_lines
 from timechat.serving.access import FolderVideo, Probed
+from timechat.serving.mcp.arguments import Arguments
+from timechat.serving.mcp.search_tool import SearchVideos
 from timechat.serving.mcp.tools import (
     TOOLS,
-    Arguments,
     ListedVideo,
     ListVideos,
     ListVideosResult,
@@ -43,8 +44,9 @@ logger = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     "TimeChat watches videos and finds when things happen; all times are seconds from the start of the video. "
-    "list_videos lists the videos. A question about a long video takes long: start and end limit it to a part of the "
-    "video. A second question about the same part is much faster."
+    "list_videos lists the videos, and search_videos finds moments in all that are indexed. A question about a "
+    "long video takes long: start and end limit it to a part of the video. A second question about the same part is "
+    "much faster."
 )
 
 _Context = ServerRequestContext[Any, Any]
@@ -127,6 +129,8 @@ class ToolCalls:
         match arguments:
             case ListVideos():
                 return _listed(await anyio.to_thread.run_sync(self._worker.list_videos), self._worker, arguments)
+            case SearchVideos():
+                return _moments(await self._worker.search(arguments.to_query()))
             case VideoInfoArguments():
                 return _probed(await self._worker.probe(arguments.video), arguments)
             case VideoTask():
@@ -195,6 +199,17 @@ def _listed(videos: Sequence[FolderVideo], worker: Worker, arguments: ListVideos
             "path contains a text"
         )
     return _succeeded("\n".join(lines), result.model_dump())
+
+
+def _moments(found: dict[str, Any]) -> types.CallToolResult:
+    lines = [
+        f"{moment['video']} {format_time(moment['start'])} - {format_time(moment['end'])} "
+        + " ".join([f"score {moment['score']:.2f}", *moment["by"], *([moment["text"]] if moment["text"] else [])])
+        for moment in found["moments"]
+    ]
+    if not found["found"]:
+        lines.insert(0, "not found; the nearest moments:" if lines else "not found")
+    return _succeeded("\n".join([*lines, *(f"note: {note}" for note in found["notes"])]), found)
 
 
 def _probed(video: Probed, arguments: VideoInfoArguments) -> types.CallToolResult:

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
 from timechat.answers.events import AnsweredBy, Task
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import build_question
+from timechat.serving.mcp.arguments import Arguments
+from timechat.serving.mcp.search_tool import SearchVideos, SearchVideosResult
 from timechat.video.sampling import FrameSampling
 
 if TYPE_CHECKING:
@@ -22,32 +24,6 @@ VideoName = Annotated[
         description="Path of a video, as `list_videos` gives it, or an http(s) address of an allowed host.",
     ),
 ]
-
-
-class Arguments(BaseModel):
-    """Arguments of a tool; unknown ones are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_nulls(cls, values: Any) -> Any:
-        """Take null for an optional argument as its default: some clients send every argument."""
-        if not isinstance(values, dict):
-            return values
-        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
-        return {name: value for name, value in values.items() if value is not None or name not in optional}
-
-    @classmethod
-    def input_schema(cls) -> dict[str, Any]:
-        """Return the JSON schema, in which every optional argument may be null."""
-        schema = cls.model_json_schema()
-        for name, argument in schema.get("properties", {}).items():
-            if name in schema.get("required", ()) or "anyOf" in argument:
-                continue
-            kept = {key: argument.pop(key) for key in ("default", "description", "title") if key in argument}
-            schema["properties"][name] = {"anyOf": [argument, {"type": "null"}], **kept}
-        return schema
 
 
 class ListVideos(Arguments):
@@ -213,7 +189,7 @@ class AskVideo(VideoTask):
     question: Annotated[str, Field(min_length=1, description="The question.")]
     history: Annotated[
         list[Turn], Field(description="Earlier questions about this video and their answers, oldest first.")
-    ] = []
+    ] = []  # noqa: RUF012 - pydantic copies it
 
     @property
     def words(self) -> str:
@@ -330,6 +306,15 @@ TOOLS = {
             "model; use it before a question about a part of a long video.",
             VideoInfoArguments,
             VideoInfoResult,
+        ),
+        Tool(
+            "search_videos",
+            "Search all videos",
+            "Search the indexed videos for what they show or say: moments of any video with its path, start and end in "
+            "seconds, and a score. `found: false` means that the moments are only the nearest ones. Fast, without the "
+            "model; use it to choose a video, then find_moments or ask_video for details.",
+            SearchVideos,
+            SearchVideosResult,
         ),
         Tool(
             "find_moments",

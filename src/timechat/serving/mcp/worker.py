@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
 from timechat.answers.events import Answer
 from timechat.serving.access import FolderVideo, Limits, Probed
 from timechat.serving.database import Database
+from timechat.serving.library import LibraryQuery, ServedLibrary
 from timechat.serving.mcp.tools import VideoTask
 from timechat.serving.progress import ProgressTracker
 from timechat.serving.settings import ServerSettings
@@ -20,6 +21,7 @@ from timechat.serving.videos import VideoStore
 
 if TYPE_CHECKING:
     from timechat.pipeline import TimeChat
+    from timechat.search.encoder import FrameTextEncoder
     from timechat.serving.service import Service
 
 _MAX_DURATION = 24 * 3600.0  # seconds; a forged header may claim centuries, and all their windows would be planned
@@ -43,6 +45,8 @@ class Worker:
         hosts: Sequence[str] = (),
         *,
         limits: Sequence[str] = (),
+        library: Path | None = None,
+        encoder: "FrameTextEncoder | None" = None,
     ) -> None:
         """Allow folders and hosts; load nothing yet.
 
@@ -51,6 +55,8 @@ class Worker:
             folders: Folders whose videos may be opened.
             hosts: Hosts from which videos may be fetched.
             limits: Sentences about the limits of the model, for the instructions of the tools.
+            library: Library that is searched; None for no library.
+            encoder: Loaded encoder of the library; None loads it for the first search.
 
         Raises:
             ValueError: A folder does not exist, or a host cannot be the name of one.
@@ -60,6 +66,7 @@ class Worker:
         self._settings = ServerSettings(
             data=Path(self._folder.name),
             folders=tuple(folders),
+            library=library,
             hosts=tuple(hosts),
             opens_paths=True,
             limits=Limits(max_duration=_MAX_DURATION),
@@ -70,6 +77,7 @@ class Worker:
         self.folders, self.hosts = tuple(folder.resolve() for folder in folders), tuple(hosts)
         self._database = Database(self._settings.data / "server.sqlite3")
         self._videos = VideoStore(self._settings, self._database)
+        self._library = ServedLibrary(self._settings, self._videos, encoder)
         self._service: Service | None = None
         self._loading = threading.Lock()
 
@@ -77,6 +85,7 @@ class Worker:
         """End all work and delete the fetched videos."""
         if self._service is not None:
             self._service.stop()
+        self._library.close()
         self._database.close()
         self.delete_files()
 
@@ -98,6 +107,14 @@ class Worker:
     def list_videos(self) -> list[FolderVideo]:
         """Return all videos of the folders, sorted by name."""
         return self._videos.folders.videos()
+
+    async def search(self, query: LibraryQuery) -> dict[str, Any]:
+        """Search the library; the first call loads its encoder.
+
+        Raises:
+            RequestError: There is no library, or it cannot be searched.
+        """
+        return await anyio.to_thread.run_sync(self._library.search, query, abandon_on_cancel=True)
 
     async def probe(self, name: str) -> Probed:
         """Return the properties of a video; fetch it first if its name is an address.

@@ -6,9 +6,10 @@ import { byId } from "./dom.js";
 import { EventList } from "./events.js";
 import { ExportDialog } from "./export.js";
 import { Films, uploadWithProgress } from "./films.js";
-import { Jobs, tellEnd } from "./jobs.js";
+import { isIndex, Jobs, tellEnd } from "./jobs.js";
 import { startKeyboard } from "./keyboard.js";
 import { Player } from "./player.js";
+import { Search } from "./search.js";
 import { tell, tellError } from "./status.js";
 import { browserKept } from "./storage.js";
 import { TaskButtons } from "./tasks.js";
@@ -35,7 +36,8 @@ const timeline = new Timeline({ player, tracks, closeTrack, exportTrack });
 const events = new EventList({ player, tracks, closeTrack, exportTrack, linkTo });
 const chat = new Chat({ seek: (time) => player.seek(time), linkTo, answered: showRead, explained, duration: () => player.duration || Infinity });
 const tasks = new TaskButtons(startTask);
-const jobs = new Jobs({ open: openJob, finished: jobFinished });
+const jobs = new Jobs({ open: openJob, finished: jobFinished, indexing: (job) => search.showJob(job) });
+const search = new Search({ open: openMoment, startIndex: () => jobs.startIndex(), cancel: (job) => jobs.cancel(job) });
 const films = new Films({ open: (chosen) => openFilm(chosen.id).catch(tellError), openFile: (file) => openFile(file).catch(tellError) });
 
 // ---------------------------------------------------------------------- videos
@@ -59,10 +61,11 @@ async function showFilms() {
   document.title = "TimeChat";
   writeAddress();
   await films.refresh();
+  await search.refresh(films.films);
 }
 
-/** Open a video of the server, at a time if one is given. */
-async function openFilm(id, time = null) {
+/** Open a video of the server, at a time if one is given; `shown` is called as soon as the video is shown. */
+async function openFilm(id, time = null, shown = () => {}) {
   const turn = nextTurn();
   films.startOpening(id);
   try {
@@ -71,6 +74,7 @@ async function openFilm(id, time = null) {
     setBlob(null);
     show(found, { time });
     if (time === null) player.moved();
+    shown();
     await jobs.refresh();
     if (turn === opening) await openKnown();
   } catch (error) {
@@ -82,6 +86,28 @@ async function openFilm(id, time = null) {
     history.replaceState(null, "", location.pathname); // so that the history does not lead back to a missing video
     await showFilms();
   }
+}
+
+/** Open the video of a moment that was searched, play the moment, and show all of its moments with the curve of the scores. */
+async function openMoment(moment, result) {
+  await openFilm(moment.video, moment.start, () => {
+    player.playRange(moment.start, moment.end);
+    showMoments(moment, result).catch(tellError);
+  });
+}
+
+async function showMoments(moment, result) {
+  const turn = opening;
+  const events = result.moments.filter((other) => other.video === moment.video)
+    .map(({ start, end, score, text }) => ({ start, end, score, caption: text ?? result.query, saliency: null }));
+  const curve = await json("v1/search/curve", { method: "POST", body: { query: result.query, video: moment.video } });
+  if (turn !== opening) return;
+  const score = Math.max(...events.map((event) => event.score));
+  const answer = { ...tracks.emptyAnswer(), task: "grounding", question: result.query, events, model: result.encoder, found: score >= curve.threshold, score,
+    notes: result.notes };
+  const track = tracks.add("search", { ...answer, curve: curve.times.length ? curve : null });
+  tracks.select(track, track.events.find((event) => event.start === moment.start)?.id ?? null);
+  offerTab("events");
 }
 
 /** Play a file of this computer at once, and upload it in the background. */
@@ -203,6 +229,11 @@ async function openJob(job) {
 }
 
 async function jobFinished(job) {
+  if (isIndex(job)) {
+    search.ended(job);
+    if (!film) await search.refresh(films.films).catch(tellError);
+    return;
+  }
   const isHere = film?.id === job.video;
   tellEnd(job, isHere ? null : () => openJob(job));
   if (job.status !== "succeeded" || !isHere) return;

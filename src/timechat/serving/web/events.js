@@ -124,8 +124,10 @@ export class EventList {
   facts(track) {
     const { answer } = track;
     const facts = [];
-    if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this video.`));
-    else if (answer.found && answer.score !== null) facts.push(element("p", { class: "fact" }, `Found; the model is ${Math.round(100 * answer.score)} % sure.`));
+    const isSearch = track.source === "search";
+    if (isSearch && !answer.found) facts.push(element("p", { class: "fact" }, `Nothing matches “${answer.question}” well. These moments are the nearest.`));
+    else if (answer.found === false) facts.push(element("p", { class: "fact" }, `“${answer.question}” was not found in this video.`));
+    else if (answer.found && answer.score !== null) facts.push(element("p", { class: "fact" }, `Found; the ${isSearch ? "search" : "model"} is ${Math.round(100 * answer.score)} % sure.`));
     if (answer.text && (track.task === "summary" || track.task === "ask" || (!track.events.length && answer.found !== false))) {
       facts.push(element("p", { class: "answer-text", dir: "auto" }, ...splitTimes(answer.text, this.player.duration).map(({ text, time }) => (time === null ? text
         : element("a", { class: "time", href: this.linkTo(time), on: { click: (event) => { event.preventDefault(); this.player.seek(time); } } }, text)))));

@@ -66,7 +66,7 @@ export class Films {
 
   /** End all requests for thumbnails that have no response yet. */
   stopThumbnails() {
-    for (const image of byId("film-list").querySelectorAll("img")) if (!image.complete) image.removeAttribute("src");
+    for (const image of byId("films").querySelectorAll("img")) if (!image.complete) image.removeAttribute("src");
   }
 
   shelf(title, films) {

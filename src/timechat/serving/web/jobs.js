@@ -6,14 +6,15 @@ import { announce, tell, tellError } from "./status.js";
 import { formatAgo } from "./time.js";
 import { TASKS } from "./track.js";
 
-const STAGES = { decode: "Reading the video", encode: "Encoding the frames", windows: "Answering window by window", answer: "Writing the answer" };
+const STAGES = { decode: "Reading the video", encode: "Encoding the frames", windows: "Answering window by window", answer: "Writing the answer", index: "Reading the videos" };
 const FOLLOWED_AT_ONCE = 2; // a browser opens six connections to a server, and the video needs some
 const POLL_SECONDS = 2;
 const MAX_JOBS = 1000; // number of finished jobs that the server keeps
 const AGE_SECONDS = 30;
 
 const isActive = (job) => job.status === "queued" || job.status === "running";
-const nameOf = (job) => TASKS[job.task]?.name ?? job.task;
+const nameOf = (job) => (isIndex(job) ? "Index" : TASKS[job.task]?.name ?? job.task);
+export const isIndex = (job) => job.task === "index";
 
 function stateWords(job) {
   if (job.status === "queued") return "Waiting for its turn";
@@ -27,11 +28,10 @@ function stateWords(job) {
   return job.num_events ? `${job.num_events} ${job.num_events === 1 ? "event" : "events"}` : "Done";
 }
 
-/** Calls `open(job)` when a finished job is clicked, and `finished(job)` when a job ends while the page is open. */
+/** Calls `open(job)` when a finished job is clicked, `finished(job)` when a job ends while the page is open, and `indexing(job)` with the job that indexes videos, or null. */
 export class Jobs {
-  constructor({ open, finished }) {
-    this.open = open;
-    this.finished = finished;
+  constructor({ open, finished, indexing }) {
+    Object.assign(this, { open, finished, indexing });
     this.all = new Map();
     this.followed = new Map();
     this.film = null;
@@ -49,8 +49,13 @@ export class Jobs {
     this.draw();
   }
 
-  async start(body) {
-    const job = await json("v1/jobs", { method: "POST", body });
+  start(body) { return this.post("v1/jobs", body); }
+
+  /** Index the videos of the server's folders. */
+  startIndex() { return this.post("v1/index", {}); }
+
+  async post(path, body) {
+    const job = await json(path, { method: "POST", body });
     this.update(job);
     this.followActive();
     return job;
@@ -150,6 +155,7 @@ export class Jobs {
   drawNow() {
     const list = this.list;
     const active = list.filter(isActive);
+    this.indexing(active.findLast(isIndex) ?? null);
     byId("job-count").textContent = active.length ? String(active.length) : "";
     this.sync(byId("running"), active.filter((job) => job.video === this.film).reverse(), (job) => this.strip(job));
     const panel = byId("jobs");
@@ -197,7 +203,7 @@ export class Jobs {
     const isDone = job.status === "succeeded";
     const facts = [job.filename, formatAgo(job.created_at)].filter(Boolean).join(" · ");
     return element("li", { class: "job", "data-task": job.task, "data-status": job.status },
-      element("button", { type: "button", class: "job-open", disabled: !isDone, on: { click: () => this.open(job) } },
+      element("button", { type: "button", class: "job-open", disabled: !isDone || isIndex(job), on: { click: () => this.open(job) } },
         icon(job.task),
         element("span", { class: "job-name" }, nameOf(job), job.query ? element("q", {}, job.query) : null),
         element("span", { class: "job-state" }, stateWords(job)),

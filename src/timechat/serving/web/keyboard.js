@@ -14,7 +14,7 @@ const SHORTCUTS = [
   [[",", "."], "One frame back or on"],
   [["N", "P"], "Next or previous event"],
   [["M", "F"], "Sound, full screen"],
-  [["/"], "Ask a question"],
+  [["/"], "Ask a question; in the list of videos, search"],
   [["A"], "Add an event at the playhead"],
   [["E"], "Edit the caption of the selected event"],
   [["[", "]"], "Set its start or end to the playhead"],
@@ -67,7 +67,10 @@ export function startKeyboard({ player, tracks, timeline, goTo, addEvent, editCa
     const isAltCharacter = event.key === "[" || event.key === "]"; // some keyboards need Option or AltGr for them
     if (isWriting || (event.altKey && !isAltCharacter) || event.target.controls) return; // in full screen the browser's own controls use the keys
     if (event.key === "?") { event.preventDefault(); showHelp(); return; }
-    if (!hasFilm()) return;
+    if (!hasFilm()) {
+      if (event.key === "/" && !byId("search").hidden) { event.preventDefault(); byId("search-words").focus(); }
+      return;
+    }
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if ((event.ctrlKey || event.metaKey) && !(event.altKey && isAltCharacter)) { // Windows reports AltGr as both
       if (key !== "z" && key !== "y") return;

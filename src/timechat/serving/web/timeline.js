@@ -10,6 +10,7 @@ const TICK_PIXELS = 72;
 const STRIP_HEIGHT = 48;
 const ROW_HEIGHT = 26;
 const MOST_ROWS = 5;
+const CURVE_HEIGHT = 44; // pixels of the curve above the moments of a search
 const CLOSEST = 200; // pixels per second at the closest zoom
 const EDGE_PIXELS = 8;
 const ZOOM_STEP = 1.6;
@@ -158,9 +159,11 @@ export class Timeline {
     const ordered = track.ordered;
     const rows = isCurve ? new Map(ordered.map((event) => [event.id, 0])) : rowsOf(ordered);
     const rowCount = Math.max(1, ...[...rows.values()].map((row) => row + 1));
-    body.style.height = `${isCurve ? 56 : rowCount * ROW_HEIGHT + 2}px`;
+    const above = track.answer.curve ? CURVE_HEIGHT : 0;
+    body.style.height = `${isCurve ? 56 : above + rowCount * ROW_HEIGHT + 2}px`;
     if (isCurve) body.append(...this.curve(ordered));
-    for (const event of ordered) body.append(this.bar(track, event, rows.get(event.id), isCurve));
+    if (above) body.append(...this.scoreCurve(track.answer.curve));
+    for (const event of ordered) body.append(this.bar(track, event, rows.get(event.id), isCurve, above));
     const title = element("button", { type: "button", class: "lane-title", on: { click: () => this.tracks.select(track) } }, track.title);
     return element("div", { class: "lane", "data-task": track.task, "data-source": track.source, role: "group", "aria-label": track.title },
       element("div", { class: "lane-head" }, title,
@@ -170,7 +173,7 @@ export class Timeline {
       body);
   }
 
-  bar(track, event, row, isCurve) {
+  bar(track, event, row, isCurve, above) {
     const isMoment = event.end <= event.start;
     const kind = isCurve && isMoment ? "needle" : isMoment ? "pin" : "span";
     const words = event.caption || track.answer.question || track.title;
@@ -179,7 +182,7 @@ export class Timeline {
       "aria-label": `${formatRange(event)} ${words}`,
       style: { left: this.share(event.start) },
     });
-    if (!isCurve) bar.style.top = `${row * ROW_HEIGHT + 1}px`;
+    if (!isCurve) bar.style.top = `${above + row * ROW_HEIGHT + 1}px`;
     if (kind === "needle") bar.style.bottom = `${Math.round(40 * this.height(track, event))}px`;
     if (!isMoment) {
       bar.style.width = this.share(event.end - event.start);
@@ -215,6 +218,19 @@ export class Timeline {
     }
     return [svg("svg", { class: "curve", viewBox: "0 0 1000 50", preserveAspectRatio: "none", "aria-hidden": "true" },
       svg("path", { class: "curve-area", d: `${line} L${last[0].toFixed(2)},50 L${first[0].toFixed(2)},50 Z` }),
+      svg("path", { class: "curve-line", d: line }))];
+  }
+
+  /** The score of each frame for a search, and the score from which a moment counts as found. */
+  scoreCurve({ times, scores, threshold }) {
+    const { duration } = this;
+    if (!duration || times.length < 2) return [];
+    const height = (score) => (48 - 46 * score).toFixed(2);
+    const points = times.map((time, at) => `${((1000 * Math.min(time, duration)) / duration).toFixed(2)},${height(scores[at])}`);
+    const line = `M${points.join(" L")} L1000,${height(scores.at(-1))}`;
+    return [svg("svg", { class: "curve scores", viewBox: "0 0 1000 50", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("path", { class: "curve-area", d: `${line} L1000,50 L0,50 Z` }),
+      svg("path", { class: "curve-threshold", d: `M0,${height(threshold)} L1000,${height(threshold)}` }),
       svg("path", { class: "curve-line", d: line }))];
   }
 
@@ -343,9 +359,16 @@ export class Timeline {
       const found = bar && this.find(Number(bar.dataset.event));
       const top = (bar ?? byId("ruler")).getBoundingClientRect().top;
       if (found) this.showTip(formatRange(found.event), found.event.caption || found.track.answer.question, event.clientX, top, ratingText(found.event));
-      else this.showTip(formatTime(time, 1), "", event.clientX, top);
+      else this.showTip(formatTime(time, 1), "", event.clientX, top, this.scoreText(event.target.closest(".lane")?.dataset.source, time));
     });
     this.content.addEventListener("pointerleave", () => { line.hidden = true; byId("tip").hidden = true; });
+  }
+
+  /** The score of a search at a time; empty on another lane. */
+  scoreText(source, time) {
+    const curve = this.tracks.all.find((track) => track.source === source)?.answer.curve;
+    const at = curve ? curve.times.findLastIndex((other) => other <= time) : -1;
+    return at < 0 ? "" : ratingText({ score: curve.scores[at], saliency: null });
   }
 
   find(id) {

@@ -13,6 +13,7 @@ export const TASKS = {
 };
 const MOST_UNDO = 100;
 export const NEW = "new"; // a video during its upload
+const PASSING = ["chat", "search"]; // sources with one answer at a time, which the next one replaces
 
 let lastId = 0;
 /**
@@ -38,7 +39,7 @@ function changesBetween(before, after) {
 
 export class Track {
   constructor(film, source, answer) {
-    this.source = source; // id of the job, or "chat", or "own"
+    this.source = source; // id of the job, or "chat", "search" or "own"
     this.answer = answer;
     this.task = answer.task;
     this.original = answer.events.map((event, at) => withId(event, String(at)));
@@ -61,8 +62,10 @@ export class Track {
     return browserKept.keys(prefix).length > 0 || browserKept.get(prefix.slice(0, -1)) !== null;
   }
 
-  /** Edits of a chat answer are not stored: all chat answers have this source, and edits belong to one answer only. */
-  get isKept() { return this.source !== "chat" && this.film !== NEW; }
+  /** Whether the next answer of the source replaces this one. Its edits are not stored, because they belong to one answer only. */
+  static isPassing(source) { return PASSING.includes(source); }
+
+  get isKept() { return !Track.isPassing(this.source) && this.film !== NEW; }
 
   /** Give the track of a video that has been uploaded the id of the video. */
   rename(film, duration) {
@@ -75,6 +78,7 @@ export class Track {
   get title() {
     const { question, task } = this.answer;
     if (this.source === "own") return "My events";
+    if (this.source === "search") return `Search: ${question}`;
     return question && task !== "ask" ? `${TASKS[task].lane}: ${question}` : (TASKS[task]?.lane ?? task);
   }
 

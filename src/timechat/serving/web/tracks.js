@@ -65,7 +65,7 @@ export class Tracks extends EventTarget {
   /** Show an answer as a track; it replaces the track of the same source. */
   add(source, answer, { isSelected = true } = {}) {
     const kept = this.all.find((track) => track.source === source);
-    if (kept && source !== "chat") { if (isSelected) this.select(kept); return kept; }
+    if (kept && !Track.isPassing(source)) { if (isSelected) this.select(kept); return kept; }
     return this.put(new Track(this.film, source, answer), isSelected);
   }
 

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from timechat.serving.http.jobs import Jobs
 from timechat.serving.http.metrics import Metrics
 from timechat.serving.http.security import Keys
+from timechat.serving.library import ServedLibrary
 from timechat.serving.service import Service
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoStore
@@ -25,6 +26,7 @@ class ServerState:
         settings: Settings.
         service: Service with the model.
         videos: Videos that requests may name.
+        library: Library that is searched.
         jobs: Queue of jobs.
         keys: API keys.
         metrics: Metrics.
@@ -36,6 +38,7 @@ class ServerState:
     settings: ServerSettings
     service: Service
     videos: VideoStore
+    library: ServedLibrary
     jobs: Jobs
     keys: Keys
     metrics: Metrics
