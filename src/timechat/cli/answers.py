@@ -218,9 +218,10 @@ class _TaskCommand:
         if settings.plan:
             typer.echo(_format_estimate(self.timechat.estimate(request, opened), as_json=form == "json"))
             return []
-        if self.task != "grounding" and not self.domain.force:
-            check_domain(session.name, self.timechat, opened)
-        is_searched = self.timechat.uses_search(request, opened)
+        with self.console.working("comparing the video with the videos that the model was trained on"):
+            if self.task != "grounding" and not self.domain.force:
+                check_domain(session.name, self.timechat, opened)
+            is_searched = self.timechat.uses_search(request, opened)
         if not is_searched and len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not settings.quiet:
             name = f"{session.name}: " if self.is_many else ""
             self.console.info(f"plan: {name}{self.timechat.estimate(request, opened)}")

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 from timechat.answers.events import AnsweredBy, Task
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import build_question
-from timechat.search.retrieval import RetrievalConfig
 from timechat.serving.mcp.arguments import Arguments
 from timechat.serving.mcp.search_tool import SearchVideos, SearchVideosResult
 from timechat.video.sampling import FrameSampling
@@ -117,6 +116,8 @@ class FindMoments(VideoTask):
 
     def request_options(self) -> dict[str, Any]:
         """Return the selection of moments."""
+        from timechat.search.retrieval import RetrievalConfig  # it loads torch
+
         moments = MomentSelection(self.top_k, self.find_all, self.threshold)
         return {"moments": moments, "retrieval": RetrievalConfig(by="auto")}
 
