@@ -84,4 +84,5 @@ def test_frames_of_a_shot_with_clear_evidence_are_inside():
     evidence = np.where(np.arange(20) < 10, 2.5, -3.0)
     assert best_spans(scores, np.arange(20.0), [10])[0].frames == (2, 8)
     assert best_spans(scores, np.arange(20.0), [10], evidence=evidence)[0].frames == (0, 10)
-    assert best_spans(scores, np.arange(20.0), [10], evidence=evidence - 2)[0].frames == (2, 8)
+    weak = np.where(np.arange(20) < 10, 0.0, -3.0) + curve(20, (4, 6, 1.9))
+    assert best_spans(scores, np.arange(20.0), [10], evidence=weak)[0].frames == (2, 8)
