@@ -9,7 +9,7 @@ import pytest
 from tests.search.conftest import write_video
 from timechat.answers.events import Event
 from timechat.search import Library
-from timechat.search.line_sources import Speech
+from timechat.search.line_sources import SpeechLines
 from timechat.speech import Transcript
 
 SRT = "1\n00:00:00,500 --> 00:00:02,000\nThe ferry leaves at noon.\n"
@@ -70,10 +70,10 @@ class Recognizer:
 
 
 @pytest.fixture
-def recognizing(monkeypatch: pytest.MonkeyPatch, video: Path) -> Speech:
+def recognizing(monkeypatch: pytest.MonkeyPatch, video: Path) -> SpeechLines:
     monkeypatch.setattr("timechat.speech.recognition.SpeechRecognizer", Recognizer)
     monkeypatch.setattr("timechat.video.frames.VideoInfo.has_audio", property(lambda _: True))
-    return Speech("tiny.en")
+    return SpeechLines("tiny.en")
 
 
 def test_speech_is_recognized_if_there_are_no_subtitles(library, video, recognizing):
@@ -101,7 +101,7 @@ def test_a_folder_of_subtitles_is_listed_once(tmp_path, video, monkeypatch):
     listed = []
     scan = os.scandir
     monkeypatch.setattr("timechat.search.line_sources.os.scandir", lambda path: listed.append(path) or scan(path))
-    source = Speech()
+    source = SpeechLines()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         source.facts(str(video.with_name(name)))
     assert len(listed) == 1

@@ -13,7 +13,7 @@ import typer
 
 from timechat.cli.options import EvidenceOptions, MomentOptions, TaskOptions
 from timechat.cli.outputs import write_results
-from timechat.cli.retrieval import DomainOptions, RetrievalOptions, Source, SourceOptions, check_domain
+from timechat.cli.retrieval import AnsweredByOption, DomainOptions, RetrievalOptions, SourceOptions, check_domain
 from timechat.cli.session import CommandConsole, Session, check_request, load_timechat
 from timechat.cli.videos import STDIN, VideoList, find_videos, output_names
 from timechat.errors import TimeChatError, describe_error
@@ -29,7 +29,7 @@ _ESTIMATE_ABOVE_WINDOWS = 3  # jobs with more windows show an estimate before th
 _BEST_MOMENT = MomentOptions()
 _NO_EVIDENCE = EvidenceOptions()
 _READ_DEFAULT = RetrievalOptions()
-_BY_MODEL = SourceOptions(Source.MODEL)
+_BY_MODEL = SourceOptions(AnsweredByOption.MODEL)
 _NOT_FORCED = DomainOptions()
 _FAILED = 1  # exit status if some of several videos failed
 _NOT_FOUND = 1  # exit status with --exit-status

@@ -82,7 +82,7 @@ def index(
 ) -> None:
     """Index videos for search; only what is new or changed is read."""
     from timechat.search import Library
-    from timechat.search.line_sources import Speech
+    from timechat.search.line_sources import SpeechLines
 
     console = CommandConsole(quiet=quiet)
     given = list(paths or ())
@@ -108,7 +108,7 @@ def index(
             number = opened.remove(given)
             typer.echo(json.dumps({"removed": number}) if as_json else f"{number} files removed from {opened.path}")
             return
-        sources: list[LineSource] = [Speech(asr, language=language)]
+        sources: list[LineSource] = [SpeechLines(asr, language=language)]
         if ocr:
             from timechat.search.screen_text import ScreenText
 

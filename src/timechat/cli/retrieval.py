@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from timechat.search.retrieval import RetrievalConfig
 
 
-class Source(StrEnum):
+class AnsweredByOption(StrEnum):
     """What answers a query."""
 
     AUTO = "auto"
@@ -41,7 +41,7 @@ class EncoderOptions:
         ),
     ] = "sight"
 
-    def config(self, by: Source) -> "RetrievalConfig":
+    def config(self, by: AnsweredByOption) -> "RetrievalConfig":
         """Return the retrieval options."""
         from timechat.search.retrieval import RetrievalConfig
 
@@ -63,7 +63,7 @@ class RetrievalOptions(EncoderOptions):
         ),
     ] = None
 
-    def config(self, by: Source) -> "RetrievalConfig":
+    def config(self, by: AnsweredByOption) -> "RetrievalConfig":
         """Return the retrieval options."""
         config = super().config(by)
         return config if self.read is None else replace(config, read=self.read)
@@ -74,12 +74,12 @@ class SourceOptions:
     """What answers a query."""
 
     by: Annotated[
-        Source,
+        AnsweredByOption,
         typer.Option(
             help="What answers: the model, the search of the encoder, or the search only if the video is unlike the "
             "videos that the model was trained on."
         ),
-    ] = Source.AUTO
+    ] = AnsweredByOption.AUTO
 
 
 @dataclass(frozen=True)

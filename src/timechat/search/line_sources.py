@@ -48,7 +48,7 @@ class LineSource(Protocol):
         """
 
 
-class Speech:
+class SpeechLines:
     """Source of the lines of speech: subtitles, or if there are none, speech recognition if a model is given.
 
     Recognized lines stay in the library if a later scan gives no model.
@@ -140,4 +140,4 @@ def _size_and_time(file: Path) -> list[Any]:
 
 def default_sources() -> tuple[LineSource, ...]:
     """Return the readers that need no extra: subtitles."""
-    return (Speech(),)
+    return (SpeechLines(),)

@@ -65,7 +65,7 @@ class KnownVideo:
 
 
 @dataclass(frozen=True)
-class Part:
+class IndexedPart:
     """Rows of one kind of a video.
 
     Attributes:

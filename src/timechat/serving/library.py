@@ -19,7 +19,7 @@ from timechat.search.curve import score_curve
 from timechat.search.encoder import FrameTextEncoder, load_encoder
 from timechat.search.indexing import IndexStopped
 from timechat.search.library import Library
-from timechat.search.line_sources import Speech
+from timechat.search.line_sources import SpeechLines
 from timechat.search.query import DEFAULT_BEST, Searcher, SearchFilters
 from timechat.search.records import KnownFile, LibraryError
 from timechat.serving.access import AccessError, VideoIdentity
@@ -220,7 +220,7 @@ class ServedLibrary:
                 readable, failed = self._probe(targets, library, check)
                 result = library.index(
                     [video.path for video in readable],
-                    sources=(Speech(may_read=self._videos.folders.holds),),
+                    sources=(SpeechLines(may_read=self._videos.folders.holds),),
                     full=task.is_full,
                     retry=task.retries,
                     check=check,
