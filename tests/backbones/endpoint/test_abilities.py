@@ -231,7 +231,9 @@ def test_streamed_answer_equals_the_one_at_once(connect: Connect):
     assert complete_streamed(streamed.client, asked(form=AnswerForm("12")), shown.append).form == "structured_outputs"
     assert shown == ["1", "2"]
     again = connect(streaming(parts))
-    assert complete_streamed(again.client, asked(form=FORM), shown.append) == replace(at_once, form="structured_outputs")
+    assert complete_streamed(again.client, asked(form=FORM), shown.append) == replace(
+        at_once, form="structured_outputs"
+    )
     assert again.server.requests[0].body["stream_options"] == {"include_usage": True}
     assert "stream_options" not in streamed.server.requests[1].body
 

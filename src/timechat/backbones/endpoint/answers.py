@@ -178,7 +178,7 @@ def _places_of_bytes(content: str, pieces: Sequence[bytes]) -> list[tuple[int, i
         if error.reason != "unexpected end of data":  # a character that is cut at the end of the answer is no problem
             return []
     if (offset := text.rfind(content)) < 0:
-        if not text or not content.rstrip(_UNKNOWN).startswith(text):
+        if not text or content.rstrip(_UNKNOWN) != text:
             return []
         offset = 0
     starts = [0]  # number of characters that begin before each byte
@@ -202,10 +202,10 @@ def _places_of_texts(content: str, texts: Sequence[str]) -> list[tuple[int, int]
             places.append((at, at))
             continue
         found = content.find(text, at, at + 2 * num_open + len(text))
-        if found < 0:
-            if at < len(content) or num_open:
+        if found < 0:  # the end token, which is no part of the text, if nothing is left but unknown characters
+            if len(content) - at > 2 * num_open or len(places) < len(texts) - 1:
                 return []
-            found, text = len(content), ""  # the end token, which is no part of the text
+            found, text = len(content), ""
         places[len(places) - num_open :] = [(at, found)] * num_open
         num_open, at = 0, found + len(text)
         places.append((found, at))
