@@ -128,14 +128,14 @@ def _handler_of(server: StubServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def completion(content: str | None = "Yes.", **fields: Any) -> dict[str, Any]:
+def completion(content: object = "Yes.", **fields: Any) -> dict[str, Any]:
     """The body of a response; `fields` are those of the choice."""
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"} | fields
     usage = {"prompt_tokens": 7, "completion_tokens": 2}
     return {"model": "tiny", "system_fingerprint": "fp_1", "choices": [choice], "usage": usage}
 
 
-def answering(content: str | None = "Yes.", **fields: Any) -> Reply:
+def answering(content: object = "Yes.", **fields: Any) -> Reply:
     return Reply(body=completion(content, **fields))
 
 

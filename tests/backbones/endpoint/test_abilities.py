@@ -184,6 +184,12 @@ def test_answer_that_was_cut_says_nothing_about_its_form(connect: Connect):
     assert len(connected.server.requests) == 1
 
 
+def test_server_that_ignores_log_probabilities_gives_none(connect: Connect):
+    connected = connect(answering("Yes.", logprobs=None))
+    assert complete(connected.client, asked(top_logprobs=5)).tokens == ()
+    assert len(connected.server.requests) == 1
+
+
 def test_schema_is_sent_where_the_form_has_no_regex(connect: Connect):
     connected = connect(answering('{"a": 1}'))
     assert complete(connected.client, asked(form=AnswerForm(None, {"type": "object"}))).form == "response_format"

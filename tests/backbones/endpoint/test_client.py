@@ -10,7 +10,6 @@ import pytest
 
 from tests.backbones.endpoint.conftest import Connect
 from tests.backbones.endpoint.stub import SECRET, Reply, StubServer, answering, chunks, completion, refusal, streaming
-from timechat.backbones.endpoint import client as client_file
 from timechat.backbones.endpoint.address import ApiKey, EndpointAddress
 from timechat.backbones.endpoint.client import EndpointClient, ListedModel, RequestLimits
 from timechat.errors import EndpointError
@@ -20,7 +19,7 @@ BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Is it?"}]}
 
 @pytest.fixture(autouse=True)
 def _longest_waits(monkeypatch):
-    monkeypatch.setattr(client_file.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr("timechat.backbones.endpoint.client.random.uniform", lambda _low, high: high)
 
 
 def fails(connected, body=BODY) -> EndpointError:
@@ -188,13 +187,12 @@ def test_closed_client_refuses_requests(connect: Connect):
 # ------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_refused_key_is_named_by_its_variable(connect: Connect, status):
-    connected = connect(refusal(f"Incorrect API key provided: {SECRET}", status))
+def test_refused_key_is_named_by_its_variable(connect: Connect):
+    connected = connect(refusal(f"Incorrect API key provided: {SECRET}", 401))
     error = fails(connected)
     assert error.reason == "bad_key"
     assert str(error) == (
-        f"{connected.address.base_url} refuses the key in the environment variable OPENAI_API_KEY (status {status})"
+        f"{connected.address.base_url} refuses the key in the environment variable OPENAI_API_KEY (status 401)"
     )
 
 
@@ -237,6 +235,27 @@ def test_other_protocols_are_named(connect: Connect, reply, words):
     assert error.reason == "bad_response"
     assert words in str(error)
     assert len(connected.server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_key_does_not_follow_a_redirect(connect: Connect, status):
+    other = connect(answering())
+    connected = connect(Reply(status, headers={"Location": f"{other.address.base_url}/chat/completions"}))
+    assert fails(connected).reason == "bad_response"
+    assert other.server.requests == []
+
+
+def test_proxy_gets_nothing_that_stays_on_this_machine(connect: Connect, monkeypatch):
+    proxy = connect(answering())
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.address.base_url.removesuffix("/v1"))
+    connected = connect(answering())
+    connected.client.post(BODY)
+    assert (len(connected.server.requests), len(proxy.server.requests)) == (1, 0)
+
+
+def test_forbidden_request_has_the_words_of_the_server(connect: Connect):
+    assert str(fails(connect(refusal("Country not supported", 403)))).endswith("(status 403): Country not supported")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from timechat.answers.events import Event
 from timechat.answers.parsing import Parsed, read_captions, read_grounding, states_none
@@ -157,6 +158,15 @@ def test_events_form_is_read_event_by_event(events):
     assert [(event.start, event.end) for event in read] == sorted(key)
     assert sorted(event.caption for event in read) == sorted(e["caption"] for e in listed)
     assert [event.start for event in read_form(json.dumps({"events": listed}), 90.3).events] == [e.start for e in read]
+
+
+@pytest.mark.parametrize("duration", [0.0, 9.9, 754.3, 36000.0])
+def test_engine_of_structured_outputs_takes_every_form(duration):
+    for make in (grounding_form, captions_form, spans_form, events_form):
+        form = make(duration)
+        assert LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(form.regex)) == ""
+        if form.schema is not None:
+            assert LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(form.schema))) == ""
 
 
 def test_schemas_are_strict_objects_with_times_of_the_video():

@@ -73,10 +73,12 @@ class Failures:
             )
             return self.bad_response(f"it redirects {self._clean(where)}; give the final address")
         self._has_answered = self._has_answered or status < 500
-        if status in (401, 403):
-            return EndpointError(f"{self._base} {self._key_problem()} (status {status})", "bad_key")
+        if status == 401:  # without the words of the server, which may repeat a part of the key
+            return EndpointError(f"{self._base} {self._key_problem()} (status 401)", "bad_key")
         detail = self._detail(data)
         said = f": {detail}" if detail else ""
+        if status == 403:
+            return EndpointError(f"{self._base} {self._key_problem()} (status 403){said}", "bad_key", detail)
         if status in _TEMPORARY or status >= 500:
             error = self.failed(f"status {status}", detail)
             return error if "insufficient_quota" in detail else TemporaryFailure(error, _retry_after(response.headers))
