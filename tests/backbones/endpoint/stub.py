@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-SECRET = "sk-very-secret-0123456789"
+SECRET = "key/very+secret/0123456789"
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class StubServer:
             self.arrived.notify_all()
         return reply(recorded.body) if callable(reply) else reply
 
-    def wait_for_requests(self, number: int) -> bool:
+    def wait_for_requests(self, number: int, timeout: float = 5) -> bool:
         with self.arrived:
-            return self.arrived.wait_for(lambda: len(self.requests) >= number, timeout=5)
+            return self.arrived.wait_for(lambda: len(self.requests) >= number, timeout)
 
 
 def _handler_of(server: StubServer) -> type[BaseHTTPRequestHandler]:

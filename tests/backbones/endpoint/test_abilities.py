@@ -260,7 +260,9 @@ def test_response_without_an_answer_is_named(connect: Connect):
 
 
 def test_picture_limit_is_read_from_a_refusal(connect: Connect):
+    connected = connect(refusal("At most 8 image(s) may be provided in one prompt."))
     with pytest.raises(EndpointError) as caught:
-        complete(connect(refusal("At most 8 image(s) may be provided in one prompt.")).client, asked())
+        complete(connected.client, asked(form=FORM))
+    assert len(connected.server.requests) == 1  # it is no refusal of a field
     assert (caught.value.reason, stated_picture_limit(caught.value)) == ("too_large", 8)
     assert stated_picture_limit(EndpointError("no", "too_large", "too many tokens")) is None

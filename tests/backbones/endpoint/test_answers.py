@@ -146,6 +146,8 @@ def test_tokens_of_thoughts_are_removed_and_the_others_moved():
     assert (written(answer), [t.logprob for t in answer.tokens]) == (["Yes", "."], [-5.0, -6.0])
     hidden = read_completion(with_tokens("Yes.", *entries))  # the server removed the thoughts itself
     assert hidden.tokens == answer.tokens
+    repeated = read_completion(with_tokens("Yes.", *plain("Yes", ".", "</think>", "Yes", ".")))
+    assert [t.logprob for t in repeated.tokens] == [-4.0, -5.0]
 
 
 # ------------------------------------------------------------------------------------------------- streams

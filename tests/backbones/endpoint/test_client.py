@@ -3,6 +3,7 @@
 import logging
 import threading
 import traceback
+from concurrent.futures import CancelledError
 from email.utils import formatdate
 from time import perf_counter
 
@@ -124,7 +125,7 @@ def test_hanging_server_ends_at_the_time_limit(connect: Connect):
 
 
 def test_check_cancels_a_request_that_waits(connect: Connect):
-    connected = connect(Reply(hangs=True), answering())
+    connected = connect(Reply(hangs=True), answering(), limits=RequestLimits(max_concurrent=1))
 
     def check():
         if connected.server.requests:
@@ -136,22 +137,22 @@ def test_check_cancels_a_request_that_waits(connect: Connect):
 
 
 def test_no_more_requests_at_once_than_allowed(connect: Connect):
-    both = threading.Event()
+    go = threading.Event()
 
-    def wait_for_another(_body):
-        if connected.server.max_at_once == 2:
-            both.set()
-        both.wait(5)
+    def answer(_body):
+        go.wait(5)
         return answering()
 
-    connected = connect(wait_for_another, limits=RequestLimits(max_concurrent=2))
+    connected = connect(answer, limits=RequestLimits(max_concurrent=2))
     threads = [threading.Thread(target=connected.client.post, args=(BODY,)) for _ in range(5)]
     for thread in threads:
         thread.start()
+    assert connected.server.wait_for_requests(2)
+    assert not connected.server.wait_for_requests(3, timeout=0.05)
+    go.set()
     for thread in threads:
         thread.join(10)
     assert len(connected.server.requests) == 5
-    assert connected.server.max_at_once == 2
 
 
 def test_two_clients_ask_one_server_at_once(connect: Connect):
@@ -174,6 +175,24 @@ def test_two_clients_ask_one_server_at_once(connect: Connect):
         ask(connected.client, "first")
         thread.join(10)
     assert found == {"first": "first", "second": "second"}
+
+
+def test_closing_cancels_the_requests_that_wait(connect: Connect):
+    connected = connect(Reply(hangs=True))
+    caught = []
+
+    def ask():
+        try:
+            connected.client.post(BODY)
+        except CancelledError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert connected.server.wait_for_requests(1)
+    connected.client.close()
+    thread.join(5)
+    assert len(caught) == 1
 
 
 def test_closed_client_refuses_requests(connect: Connect):
@@ -385,7 +404,7 @@ def test_server_that_does_not_stream_gives_one_part(connect: Connect):
 
 
 def test_stream_is_cancelled_by_its_reader(connect: Connect):
-    connected = connect(Reply(hangs=True))
+    connected = connect(Reply(hangs=True), answering(), limits=RequestLimits(max_concurrent=1))
 
     def check():
         if connected.server.requests:
@@ -393,6 +412,7 @@ def test_stream_is_cancelled_by_its_reader(connect: Connect):
 
     with pytest.raises(InterruptedError):
         list(connected.client.stream(BODY, check))
+    assert connected.client.post(BODY) == completion()
 
 
 def test_limits_that_make_no_sense_are_refused():

@@ -45,9 +45,10 @@ def test_time_regex_is_exact_around_each_digit(last):
         assert bool(pattern.fullmatch(f"{tenths // 10}.{tenths % 10}")) == (tenths <= limit), tenths
 
 
-@pytest.mark.parametrize("text", ["", "-1", "01", "1.", ".5", "1.25", "1e1", " 1", "1,0", "12", "10.1"])
-def test_time_regex_allows_no_other_writing(text):
-    assert re.fullmatch(time_regex(10.0), text) is None
+@pytest.mark.parametrize("text", ["", "-1", "01", "1.", ".5", "1.25", "1e1", " 1", "1,0", "00", "00.5", "010"])
+@pytest.mark.parametrize("duration", [10.0, 250.0, 36000.0])
+def test_time_regex_allows_no_other_writing(duration, text):
+    assert re.fullmatch(time_regex(duration), text) is None
 
 
 def test_time_regex_of_ten_hours_is_short():
