@@ -184,6 +184,14 @@ def test_text_after_a_thought_without_opening_is_shown_whole():
     assert answer.text == "No."
 
 
+@pytest.mark.parametrize(
+    ("opening", "closing"), [("<think>", "</think>"), ("<Thinking>", "</Thinking>"), ("◁think▷", "◁/think▷")]
+)
+def test_no_part_of_a_tag_is_shown(opening, closing):
+    shown, answer = streamed(*opening, "so", *closing, "Yes")
+    assert (shown, answer.text) == (["Yes"], "Yes")
+
+
 def test_text_that_may_begin_a_tag_is_shown_at_the_end():
     assert streamed("a <", finish="stop")[0] == ["a ", "<"]
     assert streamed("a <", finish="length")[1].text == "a <"

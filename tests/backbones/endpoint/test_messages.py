@@ -44,6 +44,13 @@ def test_each_picture_follows_its_true_time():
     json.dumps(messages)
 
 
+def test_one_sentence_can_have_all_times():
+    parts = chat_messages(gray_frames([64.0, 65.52]), "When?", placement="in one sentence", start=64.0)[0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "image_url", "text", "text"]
+    assert parts[2]["text"] == "The video contains 2 frames sampled at 0.0, 1.5 seconds."
+    assert parts[3]["text"] == "When?"
+
+
 def test_times_are_on_the_clock_of_the_window():
     parts = chat_messages(gray_frames([64.0, 65.5]), "When?", wording="Frame at {time:.2f} s:", start=64.0)[0][
         "content"

@@ -4,7 +4,6 @@ A token is placed by its bytes, because one character can be written by several 
 bytes of an unfinished character; the places of such tokens follow from the tokens around them.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,7 @@ from timechat.answers.answer_text import range_without_thoughts
 from timechat.answers.merging import Token
 
 _UNKNOWN = "\ufffd"
-# The start of a tag that is not finished, at the end of a text that is still being written.
-_UNFINISHED_TAG = re.compile(
-    r"(?:<(?:/?(?:t(?:h(?:i(?:n(?:k(?:ing?)?)?)?)?)?)?)?|◁(?:/?(?:t(?:h(?:i(?:nk?)?)?)?)?)?)\Z", re.I
-)
+_THOUGHT_TAGS = ("<think>", "</think>", "<thinking>", "</thinking>", "◁think▷", "◁/think▷")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +137,19 @@ class StreamedAnswer:
         text = self._content[start:end]
         if start:
             text = text.lstrip()
-        if self._finish_reason is None and (tag := _UNFINISHED_TAG.search(text)):
-            text = text[: tag.start()]
+        if self._finish_reason is None:
+            text = _without_unfinished_tag(text)
         if start != self._start:  # a thought has ended: the text begins again
             self._start, self._num_shown = start, 0
         new = text[self._num_shown :]
         self._num_shown += len(new)
         return new
+
+
+def _without_unfinished_tag(text: str) -> str:
+    at = max(text.rfind("<"), text.rfind("◁"))
+    is_open = at >= 0 and any(tag.startswith(text[at:].lower()) for tag in _THOUGHT_TAGS)
+    return text[:at] if is_open else text
 
 
 # ------------------------------------------------------------------------------------------------ places of tokens

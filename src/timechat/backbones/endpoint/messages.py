@@ -9,18 +9,25 @@ import io
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from timechat.answers.prompts import Message
+from timechat.answers.prompts import Message, frame_message
 from timechat.video import Frames
 from timechat.video.frames import FrameSize, resize
 
 DEFAULT_WORDING = "<{time:.1f} seconds>"
 """Time before a picture in the words of Qwen3-VL."""
+
+Placement = Literal["before each", "in one sentence"]
+"""Place of the times: a text before each picture, or one sentence behind all pictures.
+
+Some servers move all pictures to the front, such as vLLM for models whose chat template takes no lists. There, only the
+sentence keeps pictures and times together.
+"""
 
 Part = dict[str, Any]
 
@@ -90,6 +97,7 @@ def chat_messages(
     system: str | None = None,
     history: Sequence[Message] = (),
     wording: str = DEFAULT_WORDING,
+    placement: Placement = "before each",
     pictures: PictureFormat = DEFAULT_PICTURES,
     start: float = 0.0,
 ) -> list[dict[str, Any]]:
@@ -101,17 +109,20 @@ def chat_messages(
         system: Text of the system; None or a blank text sends none.
         history: Turns before the question, first the user's, then the assistant's, and so on.
         wording: Format of the time before each picture, see `frame_time`.
+        placement: Place of the times.
         pictures: Size and quality of the pictures.
         start: Seconds that are subtracted from the times of the frames, such as the start of a window.
 
     Raises:
         ValueError: The turns before the question do not alternate.
     """
-    parts = [
-        part
-        for picture, seconds in zip(frames.pixels, frames.timestamps - start, strict=True)
-        for part in (_text(frame_time(wording, seconds)), _picture(encode_picture(picture, pictures)))
-    ]
+    times = (frames.timestamps - start).tolist()
+    encoded = [_picture(encode_picture(picture, pictures)) for picture in frames.pixels]
+    if placement == "in one sentence":
+        parts = [*encoded, _text(frame_message(times).rstrip())]
+    else:
+        texts = [_text(frame_time(wording, seconds)) for seconds in times]
+        parts = [part for both in zip(texts, encoded, strict=True) for part in both]
     return _with_turns(parts, question, system, history)
 
 
