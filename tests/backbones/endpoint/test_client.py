@@ -282,6 +282,7 @@ def test_forbidden_request_has_the_words_of_the_server(connect: Connect):
     [
         Reply(413, b"<html>too large</html>"),
         refusal("This model's maximum context length is 4096 tokens. However, you requested 9000 tokens."),
+        refusal("max_completion_tokens=5000 cannot be greater than max_model_len=2048."),
         refusal("At most 8 image(s) may be provided in one prompt."),
         refusal("the request exceeds the available context size", code="exceed_context_size_error"),
     ],

@@ -15,7 +15,7 @@ from timechat.errors import EndpointError
 
 _TEMPORARY = {408, 409, 429}  # and from 500 on
 _TOO_LARGE = re.compile(
-    r"context[ _](?:length|window|size)|n_ctx|too (?:large|long|many (?:tokens|images|videos))|too_large"
+    r"context[ _](?:length|window|size)|n_ctx|max_model_len|too (?:large|long|many (?:tokens|images|videos))|too_large"
     r"|at most \d+ (?:image|video)|maximum (?:number of (?:images|videos|tokens)|.{0,40}tokens)"
     r"|exceeds? .{0,60}(?:tokens|context|length)|longer than the (?:maximum|max)",
     re.IGNORECASE,
