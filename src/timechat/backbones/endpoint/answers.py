@@ -38,8 +38,8 @@ class Completion:
         model: Name of the model that answered; None if the server does not say.
         fingerprint: Fingerprint of the server's system; None if the server gives none.
         has_thoughts: Whether thoughts were removed from the text.
-        form: Field of the request that constrains the text; None for a free answer. Of an answer that was cut, it is not
-            known whether the server kept to the field.
+        form: Field of the request that constrains the text; None for a free answer. A server that ignores the field is
+            not noticed while its answers are cut.
     """
 
     text: str
