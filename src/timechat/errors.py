@@ -10,6 +10,19 @@ from typing import Literal
 AccessReason = Literal["forbidden", "not_found", "too_large", "bad_address", "unreachable", "no_room"]
 """Reason why a video named by a client is not opened."""
 
+EndpointReason = Literal[
+    "unreachable",
+    "bad_key",
+    "unknown_model",
+    "bad_response",
+    "timeout",
+    "too_large",
+    "refused",
+    "failed",
+    "interrupted",
+]
+"""Reason why an endpoint gave no answer."""
+
 
 class TimeChatError(Exception):
     """Base class of errors caused by files, devices or the network, not by misuse."""
@@ -31,6 +44,26 @@ class AccessError(TimeChatError):
     def __init__(self, message: str, reason: AccessReason) -> None:
         super().__init__(message, reason)
         self.reason: AccessReason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class EndpointError(TimeChatError):
+    """A server with a model that gave no answer; the message contains no key and no picture.
+
+    Attributes:
+        reason: `unreachable` without a connection, `bad_key` if the server refuses the key or needs one,
+            `unknown_model`, `bad_response` if the server does not follow the protocol, `timeout` after the total time
+            limit, `too_large` for too many tokens, pictures or bytes, `refused` for another invalid request, `failed`
+            if the server still fails after all retries, or `interrupted` if an answer ended in the middle.
+        detail: Words of the server in one line; empty without any.
+    """
+
+    def __init__(self, message: str, reason: EndpointReason, detail: str = "") -> None:
+        super().__init__(message, reason, detail)
+        self.reason: EndpointReason = reason
+        self.detail = detail
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -30,18 +30,22 @@ def given_answer(text: str) -> str:
 
     `<answer>` marks the answer; else it follows `</think>`. A thought that does not end was cut before the answer.
     """
-    thoughts = list(_THOUGHT_TAG.finditer(text))
-    closed = [tag for tag in thoughts if not tag["open"]]
-    after = text[closed[-1].end() :] if closed else text
-    marked = _marked_answer(after)
-    if marked is None and closed:
+    start, end = range_without_thoughts(text)
+    marked = _marked_answer(text[start:])
+    if marked is None and start:
         marked = _marked_answer(text)
     if marked is None:
-        opened = next((tag for tag in _THOUGHT_TAG.finditer(after) if tag["open"]), None)
-        marked = after[: opened.start()] if opened else after
+        marked = text[start:end]
     if _WITH_SPEECH in marked:
         marked = marked.rpartition(_WITH_SPEECH)[2]
     return _echoes().sub("\n", marked)
+
+
+def range_without_thoughts(text: str) -> tuple[int, int]:
+    """Return the range of characters after the last thought, up to a thought that does not end."""
+    tags = list(_THOUGHT_TAG.finditer(text))
+    start = max((tag.end() for tag in tags if not tag["open"]), default=0)
+    return start, next((tag.start() for tag in tags if tag["open"] and tag.start() >= start), len(text))
 
 
 def _marked_answer(text: str) -> str | None:

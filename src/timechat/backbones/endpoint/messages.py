@@ -1,0 +1,182 @@
+"""Frames with their true times as the messages of a chat: a text part with the time before each picture.
+
+Times are written here, from the timestamps of the frames, and never by the server: servers compute a time from the
+index of a frame and an average rate.
+"""
+
+import base64
+import io
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from timechat.answers.prompts import Message, frame_message
+from timechat.video import Frames
+from timechat.video.frames import FrameSize, resize
+
+DEFAULT_WORDING = "<{time:.1f} seconds>"
+"""Time before a picture in the words of Qwen3-VL."""
+
+Placement = Literal["before each", "in one sentence"]
+"""Place of the times: a text before each picture, or one sentence behind all pictures.
+
+Some servers move all pictures to the front, such as vLLM for models whose chat template takes no lists. There, only the
+sentence keeps pictures and times together.
+"""
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFormat:
+    """How frames are sent.
+
+    Attributes:
+        max_side: Maximum length of the longer side in pixels; None sends frames in their own size. Frames are never
+            enlarged.
+        quality: JPEG quality, 1 to 95.
+    """
+
+    max_side: int | None = 512
+    quality: int = 85
+
+    def __post_init__(self) -> None:
+        if self.max_side is not None and self.max_side < 16:
+            raise ValueError(f"max_side must be at least 16 pixels or None, got {self.max_side}")
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality must be from 1 to 95, got {self.quality}")
+
+    def size(self, height: int, width: int) -> FrameSize:
+        """Return the size in which a frame is sent; the aspect ratio is kept."""
+        scale = min(1.0, (self.max_side or max(height, width)) / max(height, width))
+        return FrameSize(max(1, round(height * scale)), max(1, round(width * scale)), "bicubic")
+
+
+DEFAULT_PICTURES = PictureFormat()
+
+
+def frame_time(wording: str, seconds: float) -> str:
+    """Write the time of a frame.
+
+    Args:
+        wording: Format of `str.format` with `{time}` in seconds, such as `{time:.1f}`, or with `{clock}`, `mm:ss.s`.
+        seconds: Time of the frame.
+
+    Raises:
+        ValueError: The wording contains no time, or something else in braces.
+    """
+    try:
+        names = {name for _, name, _, _ in string.Formatter().parse(wording) if name is not None}
+        if not names or not names <= {"time", "clock"}:
+            raise ValueError
+        minutes, tenths = divmod(round(float(f"{seconds:.1f}") * 10), 600)
+        return wording.format(time=float(seconds), clock=f"{minutes:02d}:{tenths // 10:02d}.{tenths % 10}")
+    except ValueError:
+        raise ValueError(
+            f"the wording of a time must contain {{time:.1f}} or {{clock}} and no other braces, got {wording!r}"
+        ) from None
+
+
+def encode_picture(pixels: NDArray[np.uint8], pictures: PictureFormat = DEFAULT_PICTURES) -> bytes:
+    """Return a frame `(height, width, 3)` as JPEG, in the size and quality of the format."""
+    content = io.BytesIO()
+    smaller = resize(pixels, pictures.size(*pixels.shape[:2]))
+    Image.fromarray(np.ascontiguousarray(smaller)).save(content, "JPEG", quality=pictures.quality)
+    return content.getvalue()
+
+
+def chat_messages(
+    frames: Frames,
+    question: str,
+    *,
+    system: str | None = None,
+    history: Sequence[Message] = (),
+    wording: str = DEFAULT_WORDING,
+    placement: Placement = "before each",
+    pictures: PictureFormat = DEFAULT_PICTURES,
+    start: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Return the messages of a question about frames: pictures and times belong to the first turn of the user.
+
+    Args:
+        frames: Frames with their times.
+        question: Question of the last turn.
+        system: Text of the system; None or a blank text sends none.
+        history: Turns before the question, first the user's, then the assistant's, and so on.
+        wording: Format of the time before each picture, see `frame_time`.
+        placement: Place of the times.
+        pictures: Size and quality of the pictures.
+        start: Seconds that are subtracted from the times of the frames, such as the start of a window.
+
+    Raises:
+        ValueError: The turns before the question do not alternate.
+    """
+    times = (frames.timestamps - start).tolist()
+    encoded = [_picture(encode_picture(picture, pictures)) for picture in frames.pixels]
+    if placement == "in one sentence":
+        parts = [*encoded, _text(frame_message(times).rstrip())]
+    else:
+        texts = [_text(frame_time(wording, seconds)) for seconds in times]
+        parts = [part for both in zip(texts, encoded, strict=True) for part in both]
+    return _with_turns(parts, question, system, history)
+
+
+def native_video_messages(
+    frames: Frames,
+    question: str,
+    *,
+    system: str | None = None,
+    history: Sequence[Message] = (),
+    pictures: PictureFormat = DEFAULT_PICTURES,
+    start: float = 0.0,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return messages with all frames as one video, and the `media_io_kwargs` that keep its times.
+
+    Only for vLLM with `--trust-request-mm-kwargs`: another server drops frames, or invents their times, without an
+    error. The times are indices of frames on a clock of milliseconds.
+
+    Args:
+        frames: Frames with their times.
+        question: Question of the last turn.
+        system: Text of the system; None or a blank text sends none.
+        history: Turns before the question, as in `chat_messages`.
+        pictures: Size and quality of the pictures.
+        start: Seconds that are subtracted from the times of the frames.
+    """
+    encoded = ",".join(base64.b64encode(encode_picture(picture, pictures)).decode() for picture in frames.pixels)
+    indices = [round(seconds * 1000) for seconds in (frames.timestamps - start).tolist()]
+    num_indices = max(round((frames.duration - start) * 1000), indices[-1] + 1)
+    video = {
+        "num_frames": -1,
+        "fps": 1000,
+        "frames_indices": indices,
+        "total_num_frames": num_indices,
+        "duration": num_indices / 1000,
+        "do_sample_frames": False,
+    }
+    part = {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{encoded}"}}
+    return _with_turns([part], question, system, history), {"video": video}
+
+
+def _with_turns(
+    parts: Iterable[Part], question: str, system: str | None, history: Sequence[Message]
+) -> list[dict[str, Any]]:
+    turns = [*history, Message("user", question)]
+    if [turn.role for turn in turns] != ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]:
+        raise ValueError("the turns before a question must be of the user and the assistant by turns, the user first")
+    messages: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text or ""} for turn in turns]
+    messages[0]["content"] = [*parts, _text(turns[0].text or "")]
+    return ([{"role": "system", "content": system}] if system and system.strip() else []) + messages
+
+
+def _text(text: str) -> Part:
+    return {"type": "text", "text": text}
+
+
+def _picture(jpeg: bytes) -> Part:
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"}}

@@ -1,0 +1,215 @@
+"""Forms of answers: the numbers exhaustively, the words by reading what they allow."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llguidance import LLMatcher
+
+from timechat.answers.events import Event
+from timechat.answers.parsing import Parsed, read_captions, read_grounding, states_none
+from timechat.backbones.endpoint.forms import (
+    captions_form,
+    events_form,
+    grounding_form,
+    read_form,
+    spans_form,
+    states_none_in_json,
+    time_regex,
+)
+
+
+@pytest.mark.parametrize(
+    "duration", [0.0, 0.1, 0.95, 1.0, 9.9, 10.0, 10.1, 59.96, 99.9, 100.0, 101.0, 999.4, 1000.0, 2048.7]
+)
+def test_time_regex_allows_exactly_the_times_of_the_video(duration):
+    pattern = re.compile(time_regex(duration))
+    last = int(duration * 10 + 1e-6)
+    for tenths in range(last + 1200):
+        whole, tenth = divmod(tenths, 10)
+        assert bool(pattern.fullmatch(f"{whole}.{tenth}")) == (tenths <= last), tenths
+        if not tenth:
+            assert bool(pattern.fullmatch(str(whole))) == (tenths <= last), tenths
+
+
+@pytest.mark.parametrize("last", [12345.6, 36000.0, 99999.9])
+def test_time_regex_is_exact_around_each_digit(last):
+    pattern = re.compile(time_regex(last))
+    limit = round(last * 10)
+    near = {limit + step for step in range(-1200, 1200)} | {
+        10**k * d + step for k in range(7) for d in range(1, 10) for step in (-1, 0, 1)
+    }
+    for tenths in near:
+        assert bool(pattern.fullmatch(f"{tenths // 10}.{tenths % 10}")) == (tenths <= limit), tenths
+
+
+@pytest.mark.parametrize("text", ["", "-1", "01", "1.", ".5", "1.25", "1e1", " 1", "1,0", "00", "00.5", "010"])
+@pytest.mark.parametrize("duration", [10.0, 250.0, 36000.0])
+def test_time_regex_allows_no_other_writing(duration, text):
+    assert re.fullmatch(time_regex(duration), text) is None
+
+
+def test_time_regex_of_ten_hours_is_short():
+    assert len(time_regex(36000.0)) == 112
+
+
+def test_duration_that_is_no_time_is_refused():
+    with pytest.raises(ValueError, match="duration must be a finite number of seconds from 0"):
+        time_regex(float("nan"))
+
+
+# ------------------------------------------------------------------------------------------------ sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        ("The event happens in 1.5 - 20 seconds.", [Event(1.5, 20)]),
+        ("The event happens in the 20.3 - 4 seconds.", [Event(4, 20.3)]),
+        ("The given query happens in 0 - 0.1 seconds.", [Event(0, 0.1)]),
+        ("The given query does not happen in the video.", []),
+    ],
+)
+def test_grounding_form_is_kept_by_what_the_parser_reads(text, events):
+    form = grounding_form(20.3)
+    assert form.is_kept_by(text)
+    assert read_grounding(text, 20.3).events == events
+    assert states_none(text) == (not events)
+    assert not form.is_kept_by(text + " Yes.")
+    assert form.schema is None
+
+
+def test_grounding_form_refuses_times_past_the_end():
+    assert not grounding_form(20.3).is_kept_by("The event happens in 1.5 - 20.4 seconds.")
+
+
+def event_texts(captions):
+    times = st.integers(0, 903).map(lambda tenths: f"{tenths / 10:.1f}")
+    return st.lists(st.tuples(times, times, captions), min_size=1, max_size=4)
+
+
+WORDS = ["a", "man", "sits", "to", "until", "from", "between", "and", "start", "end", "beginning", "seconds", "second"]
+WORDS += ["s", "minutes", "at", "then", "é", "собака", "狗", "it's", "well-known", "for", "the", "event", "seconds, a"]
+
+
+@settings(max_examples=50)
+@given(event_texts(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)))
+def test_captions_form_is_read_event_by_event(events):
+    text = "  ".join(f"{start} - {end} seconds, {caption}." for start, end, caption in events)
+    assert captions_form(90.3).is_kept_by(text)
+    expected = [(min(float(a), float(b)), max(float(a), float(b)), f"{caption}.") for a, b, caption in events]
+    assert [(e.start, e.end, e.caption) for e in read_captions(text, 90.3).events] == expected
+
+
+LETTERS = "stoundilSTOÀÖØöøʯͰԯאתءيऀॣぁヿ一鿿가힣"
+STEPS = st.tuples(st.sampled_from(["", "", "", " ", ", ", "'", "-"]), st.sampled_from(LETTERS)).map("".join)
+
+
+@settings(max_examples=50)
+@given(event_texts(st.tuples(st.sampled_from(LETTERS), st.lists(STEPS, max_size=40).map("".join)).map("".join)))
+def test_any_letters_of_a_caption_are_read(events):
+    text = "  ".join(f"{start} - {end} seconds, {caption}." for start, end, caption in events)
+    assert captions_form(90.3).is_kept_by(text)
+    assert [event.caption for event in read_captions(text, 90.3).events] == [f"{caption}." for *_, caption in events]
+
+
+def test_captions_form_refuses_what_reads_as_a_time():
+    form = captions_form(90.3, max_caption=10)
+    assert form.is_kept_by("0 - 5 seconds, He runs.  5 - 6.5 seconds, A b.")
+    for text in (
+        "0 - 5 seconds, At 3 s.",
+        "0 - 91 seconds, He runs.",
+        "0 - 5 seconds, a - b.",
+        "0 - 5 seconds, ABCDEFGHIJK.",
+    ):
+        assert not form.is_kept_by(text)
+
+
+# ------------------------------------------------------------------------------------------------- JSON
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 903), st.integers(0, 903)), max_size=5))
+def test_spans_form_is_read_span_by_span(spans):
+    pairs = [[a / 10, b / 10] for a, b in spans]
+    text = json.dumps(pairs)
+    form = spans_form(90.3)
+    assert form.is_kept_by(text)
+    expected = sorted((min(pair), max(pair)) for pair in pairs)
+    assert [(event.start, event.end) for event in read_form(text, 90.3).events] == expected
+    as_object = json.dumps({"spans": pairs})
+    assert form.is_kept_by(as_object, as_json=True)
+    assert [(event.start, event.end) for event in read_form(as_object, 90.3).events] == expected
+
+
+CAPTIONS = st.text("abc ,.:;-'[]{}é狗0123456789", min_size=1, max_size=20).map(lambda text: f"x{text}")
+
+
+@settings(max_examples=50)
+@given(event_texts(CAPTIONS))
+def test_events_form_is_read_event_by_event(events):
+    listed = [{"start": float(a), "end": float(b), "caption": caption} for a, b, caption in events]
+    form = events_form(90.3)
+    text = json.dumps(listed, ensure_ascii=False)
+    assert form.is_kept_by(text)
+    read = read_form(text, 90.3).events
+    key = [(min(e["start"], e["end"]), max(e["start"], e["end"])) for e in listed]
+    assert [(event.start, event.end) for event in read] == sorted(key)
+    assert sorted(event.caption for event in read) == sorted(e["caption"] for e in listed)
+    assert [event.start for event in read_form(json.dumps({"events": listed}), 90.3).events] == [e.start for e in read]
+
+
+@pytest.mark.parametrize("duration", [0.0, 9.9, 754.3, 36000.0])
+def test_engine_of_structured_outputs_takes_every_form(duration):
+    for make in (grounding_form, captions_form, spans_form, events_form):
+        form = make(duration)
+        assert LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(form.regex)) == ""
+        if form.schema is not None:
+            assert LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(json.dumps(form.schema))) == ""
+
+
+def test_schemas_are_strict_objects_with_times_of_the_video():
+    spans, events = spans_form(20.37).schema, events_form(20.37).schema
+    number = {"type": "number", "minimum": 0, "maximum": 20.3, "multipleOf": 0.1}
+    pair = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
+    assert spans == {
+        "type": "object",
+        "properties": {"spans": {"type": "array", "items": pair, "maxItems": 64}},
+        "required": ["spans"],
+        "additionalProperties": False,
+    }
+    item = events["properties"]["events"]["items"]
+    assert item["properties"] == {"start": number, "end": number, "caption": {"type": "string"}}
+    assert item["required"] == ["start", "end", "caption"]
+    assert events_form(20.37).is_kept_by('{"events": []}', as_json=True)
+    assert not events_form(20.37).is_kept_by("[1]", as_json=True)
+    assert not events_form(20.37).is_kept_by("{", as_json=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        " [ ] ",
+        '{"events": []}',
+        '{"spans":[],"note":null}',
+        '{"found": false}',
+        "```json\n[]\n```",
+        "<think>a</think>[]",
+    ],
+)
+def test_empty_json_states_that_there_is_none(text):
+    assert read_form(text, 10.0) == Parsed([])
+
+
+@pytest.mark.parametrize("text", ["", "no", "{}", "[[]", '{"found": true}', "[0]", "null", "[" * 99999])
+def test_other_text_without_events_is_unparsed(text):
+    assert read_form(text, 10.0) == Parsed([], is_unparsed=True)
+    assert not states_none_in_json(text)
+
+
+def test_events_past_the_end_are_counted():
+    assert read_form("[[20, 30], [8, 12]]", 10.0) == Parsed([Event(8, 10)], dropped_times=1, clipped_ends=1)
+    assert read_form("[[20, 30]]", 10.0) == Parsed([], dropped_times=1)

@@ -1,0 +1,148 @@
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from timechat.answers.prompts import Message
+from timechat.backbones.endpoint.messages import (
+    PictureFormat,
+    chat_messages,
+    encode_picture,
+    frame_time,
+    native_video_messages,
+)
+from timechat.video import Frames
+
+
+def gray_frames(times, height=40, width=80, **fields):
+    """Frames whose gray value is 50 times their index."""
+    pixels = np.stack([np.full((height, width, 3), 50 * i, np.uint8) for i in range(len(times))])
+    return Frames(pixels, np.array(times), fields.pop("duration", times[-1] + 1), **fields)
+
+
+def picture_of(part):
+    assert part["type"] == "image_url"
+    head, _, content = part["image_url"]["url"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_each_picture_follows_its_true_time():
+    messages = chat_messages(gray_frames([0.0, 0.52, 3.04, 9.96]), "When?")
+    assert [message["role"] for message in messages] == ["user"]
+    parts = messages[0]["content"]
+    assert [part["text"] for part in parts[::2]] == [
+        *("<0.0 seconds>", "<0.5 seconds>", "<3.0 seconds>", "<10.0 seconds>"),
+        "When?",
+    ]
+    pictures = [picture_of(part) for part in parts[1::2]]
+    assert [picture.size for picture in pictures] == [(80, 40)] * 4
+    assert [abs(np.asarray(picture).mean() - 50 * i) < 2 for i, picture in enumerate(pictures)] == [True] * 4
+    json.dumps(messages)
+
+
+def test_one_sentence_can_have_all_times():
+    parts = chat_messages(gray_frames([64.0, 65.52]), "When?", placement="in one sentence", start=64.0)[0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "image_url", "text", "text"]
+    assert parts[2]["text"] == "The video contains 2 frames sampled at 0.0, 1.5 seconds."
+    assert parts[3]["text"] == "When?"
+
+
+def test_times_are_on_the_clock_of_the_window():
+    parts = chat_messages(gray_frames([64.0, 65.5]), "When?", wording="Frame at {time:.2f} s:", start=64.0)[0][
+        "content"
+    ]
+    assert [parts[0]["text"], parts[2]["text"]] == ["Frame at 0.00 s:", "Frame at 1.50 s:"]
+
+
+@pytest.mark.parametrize(
+    ("wording", "seconds", "text"),
+    [
+        ("<{time:.1f} seconds>", 12.34, "<12.3 seconds>"),
+        ("Frame from {clock}:", 12.34, "Frame from 00:12.3:"),
+        ("{clock} ", 59.96, "01:00.0 "),
+        ("{clock}", 3725.04, "62:05.0"),
+        ("{time:.1f} = {clock} {{}}", 61, "61.0 = 01:01.0 {}"),
+    ],
+)
+def test_wording_writes_seconds_or_clock(wording, seconds, text):
+    assert frame_time(wording, seconds) == text
+
+
+@pytest.mark.parametrize(
+    "wording", ["Frame:", "{}", "{0}", "{seconds}", "{time", "{time:d}", "{time.real}", "{clock:.1f}"]
+)
+def test_wording_without_a_time_is_refused(wording):
+    with pytest.raises(ValueError, match="the wording of a time must contain"):
+        frame_time(wording, 1.0)
+
+
+def test_pictures_belong_to_the_first_turn_of_the_user():
+    history = [Message("user", "What is it?"), Message("assistant", "A dog.")]
+    messages = chat_messages(gray_frames([0.0]), "When?", system="Be brief.", history=history)
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[0]["content"] == "Be brief."
+    assert [part["type"] for part in messages[1]["content"]] == ["text", "image_url", "text"]
+    assert messages[1]["content"][-1]["text"] == "What is it?"
+    assert [message["content"] for message in messages[2:]] == ["A dog.", "When?"]
+
+
+def test_blank_system_text_is_not_sent():
+    assert chat_messages(gray_frames([0.0]), "When?", system=" ")[0]["role"] == "user"
+
+
+def test_turns_must_alternate():
+    with pytest.raises(ValueError, match="the user and the assistant by turns, the user first"):
+        chat_messages(gray_frames([0.0]), "When?", history=[Message("user", "What?")])
+
+
+@pytest.mark.parametrize(
+    ("size", "max_side", "sent"),
+    [
+        ((1080, 1920), 512, (288, 512)),
+        ((1920, 1080), 448, (448, 252)),
+        ((40, 80), 512, (40, 80)),
+        ((600, 2), 16, (16, 1)),
+    ],
+)
+def test_longer_side_is_limited_and_never_enlarged(size, max_side, sent):
+    picture = Image.open(io.BytesIO(encode_picture(np.zeros((*size, 3), np.uint8), PictureFormat(max_side))))
+    assert picture.size == sent[::-1]
+
+
+def test_size_without_limit_and_lower_quality_are_kept():
+    noise = np.random.default_rng(0).integers(0, 256, (600, 700, 3), dtype=np.uint8)
+    high, low = (encode_picture(noise, PictureFormat(None, quality)) for quality in (90, 30))
+    assert Image.open(io.BytesIO(high)).size == (700, 600)
+    assert len(low) < len(high) / 2
+
+
+def test_formats_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="max_side must be at least 16 pixels or None, got 8"):
+        PictureFormat(8)
+    with pytest.raises(ValueError, match="quality must be from 1 to 95, got 100"):
+        PictureFormat(quality=100)
+
+
+def test_native_video_has_frames_and_indices_in_milliseconds():
+    frames = gray_frames([64.0, 64.52, 67.04], duration=70.0)
+    messages, kwargs = native_video_messages(frames, "When?", start=64.0)
+    assert kwargs == {
+        "video": {
+            "num_frames": -1,
+            "fps": 1000,
+            "frames_indices": [0, 520, 3040],
+            "total_num_frames": 6000,
+            "duration": 6.0,
+            "do_sample_frames": False,
+        }
+    }
+    video, question = messages[0]["content"]
+    assert question == {"type": "text", "text": "When?"}
+    head, _, content = video["video_url"]["url"].partition(",")
+    assert (video["type"], head) == ("video_url", "data:video/jpeg;base64")
+    pictures = [Image.open(io.BytesIO(base64.b64decode(each))) for each in content.split(",")]
+    assert [picture.size for picture in pictures] == [(80, 40)] * 3
