@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from timechat.errors import CheckpointError
 from timechat.model.fingerprint import weights_fingerprint
-from timechat.search.encoder import FloatArray, FrameTextEncoder
+from timechat.search.encoder import FloatArray, FrameTextEncoder, StoredVectors
 
 MODEL_TYPES = ("clip", "siglip")  # SigLIP 2 of a fixed resolution has the type siglip
 
@@ -152,9 +152,11 @@ class ContrastiveEncoder(FrameTextEncoder):
             vectors[start : start + _BATCH] = _unit(features)
         return vectors
 
-    def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+    def evidence(self, frame_vectors: StoredVectors, sentence: FloatArray) -> FloatArray:
         """Return the logits of the model's loss."""
-        result: FloatArray = np.float32(self._scale) * (frame_vectors @ sentence) + np.float32(self._bias)
+        result: FloatArray = np.float32(self._scale) * (np.asarray(frame_vectors, np.float32) @ sentence) + np.float32(
+            self._bias
+        )
         return result
 
 

@@ -11,6 +11,9 @@ from timechat.errors import CheckpointError
 
 FloatArray = NDArray[np.float32]
 
+StoredVectors = NDArray[np.float32] | NDArray[np.float16]
+"""Frame vectors as an encoder makes them, or as they are stored."""
+
 BUILT_IN = "sight"
 """Name of the encoder in the package."""
 
@@ -66,7 +69,7 @@ class FrameTextEncoder(ABC):
         return vector
 
     @abstractmethod
-    def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+    def evidence(self, frame_vectors: StoredVectors, sentence: FloatArray) -> FloatArray:
         """Return how much each frame speaks for a sentence, on its own: no other frame changes it.
 
         Args:
@@ -88,7 +91,7 @@ class FrameTextEncoder(ABC):
 
     def compare(
         self,
-        frame_vectors: FloatArray,
+        frame_vectors: StoredVectors,
         sentence: FloatArray,
         statistics: FloatArray | None = None,  # noqa: ARG002 - for encoders that need them
     ) -> tuple[FloatArray, FloatArray]:

@@ -25,8 +25,9 @@ CREATE TABLE parts (
 );
 CREATE TABLE frames (
     video INTEGER PRIMARY KEY REFERENCES videos (id), num_frames INTEGER NOT NULL, times BLOB NOT NULL,
-    vectors BLOB NOT NULL, cuts BLOB NOT NULL, cut_times BLOB NOT NULL, statistics BLOB NOT NULL,
-    segment_starts BLOB NOT NULL, segment_vectors BLOB NOT NULL
+    cuts BLOB NOT NULL, cut_times BLOB NOT NULL, statistics BLOB NOT NULL, segment_starts BLOB NOT NULL,
+    segment_vectors BLOB NOT NULL,
+    vectors BLOB NOT NULL -- last, because SQLite reads a row up to the last column that is asked for
 );
 CREATE TABLE lines (
     id INTEGER PRIMARY KEY, video INTEGER NOT NULL REFERENCES videos (id), kind TEXT NOT NULL, start REAL NOT NULL,

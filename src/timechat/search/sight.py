@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from timechat.errors import CheckpointError
 from timechat.search.efficientnet import IMAGE_SIZE, NUM_FEATURES, EfficientNetLite2
-from timechat.search.encoder import BUILT_IN, FloatArray, FrameTextEncoder
+from timechat.search.encoder import BUILT_IN, FloatArray, FrameTextEncoder, StoredVectors
 from timechat.search.minilm import MiniLM
 from timechat.search.onnx_graph import load_session, run_session
 
@@ -39,6 +39,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
 
 _LAYOUT = 2  # of the frame vectors: the features, and the length of their image under the linear map
 _BATCH = 4  # frames; larger batches are not faster on CPUs and need more memory
+_ROWS = 256  # vectors that are multiplied at once, so that they stay in the processor's cache
 _TEMPERATURE = 0.05  # of the softmax over the cosines between a sentence and the classes
 _LOGIT_MARGIN = 0.3  # added to the deviation of a logit, so that constant logits are not amplified
 _CURVE_MARGIN = 0.01  # the same for the two curves of a video
@@ -153,12 +154,12 @@ class SightEncoder(FrameTextEncoder):
         return deviation
 
     def compare(
-        self, frame_vectors: FloatArray, sentence: FloatArray, statistics: FloatArray | None = None
+        self, frame_vectors: StoredVectors, sentence: FloatArray, statistics: FloatArray | None = None
     ) -> tuple[FloatArray, FloatArray]:
         """Return the sum of both comparisons, each standardized over the video, and the evidence."""
         if not len(frame_vectors):
             return np.zeros(0, np.float32), np.zeros(0, np.float32)
-        deviation = self.statistics(frame_vectors) if statistics is None else statistics
+        deviation = self.statistics(frame_vectors.astype(np.float32)) if statistics is None else statistics
         weights = self._class_weights(sentence)
         in_video, in_all, by_map = self._products(
             frame_vectors,
@@ -168,14 +169,14 @@ class SightEncoder(FrameTextEncoder):
         score = _standardize(in_video) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
         return score, self._calibrated(in_all, by_map, sentence)
 
-    def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
+    def evidence(self, frame_vectors: StoredVectors, sentence: FloatArray) -> FloatArray:
         """Return the weighted sum of both comparisons, each standardized over pictures of all classes, calibrated."""
         weights = self._class_weights(sentence) / self._logit_deviation
         by_classes, by_map = self._products(frame_vectors, [weights], self._direction(sentence))
         return self._calibrated(by_classes, by_map, sentence)
 
     def _products(
-        self, frame_vectors: FloatArray, class_weights: Sequence[FloatArray], direction: FloatArray
+        self, frame_vectors: StoredVectors, class_weights: Sequence[FloatArray], direction: FloatArray
     ) -> list[FloatArray]:
         """Return the weighted sums of the logits, without their bias, and the cosines of the mapped features.
 
@@ -185,9 +186,12 @@ class SightEncoder(FrameTextEncoder):
         for number, weights in enumerate(class_weights):
             columns[:-1, number] = weights @ self._classifier
         columns[:-1, -1] = self._map @ direction
-        products = list((frame_vectors @ columns).T)
-        products[-1] = products[-1] / np.maximum(frame_vectors[:, -1], np.float32(1e-6))
-        return products
+        products = np.empty((columns.shape[1], len(frame_vectors)), np.float32)
+        for start in range(0, len(frame_vectors), _ROWS):
+            part = np.asarray(frame_vectors[start : start + _ROWS], np.float32)
+            products[:, start : start + _ROWS] = (part @ columns).T
+        products[-1] /= np.maximum(frame_vectors[:, -1].astype(np.float32), 1e-6)
+        return list(products)
 
     def _calibrated(self, by_classes: FloatArray, by_map: FloatArray, sentence: FloatArray) -> FloatArray:
         """Return the evidence from both comparisons."""

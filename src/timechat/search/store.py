@@ -133,12 +133,12 @@ class LibraryStore(LibraryFile):
         starts, means = _segments(content)
         blobs = [
             content.times.astype("<f8"),
-            content.vectors.astype("<f2"),
             np.array(content.cuts, "<i4"),
             content.cut_times.astype("<f8"),
             content.statistics.astype("<f4"),
             starts.astype("<i4"),
             means.astype("<f2"),
+            content.vectors.astype("<f2"),
         ]
         with self._writing() as connection:
             connection.execute(
@@ -150,9 +150,9 @@ class LibraryStore(LibraryFile):
                 (content.duration, content.player_offset, json.dumps(content.notes), video),
             )
             written = connection.execute(
-                "SELECT length(times), length(vectors), length(segment_vectors) FROM frames WHERE video = ?", (video,)
+                "SELECT length(times), length(segment_vectors), length(vectors) FROM frames WHERE video = ?", (video,)
             ).fetchone()
-            self._verify(written, (blobs[0].nbytes, blobs[1].nbytes, blobs[6].nbytes), "bytes of frame vectors")
+            self._verify(written, (blobs[0].nbytes, blobs[5].nbytes, blobs[6].nbytes), "bytes of frame vectors")
             _save_part(connection, video, "picture", facts, len(content.times), content.notes)
 
     def save_lines(
@@ -207,21 +207,23 @@ class LibraryStore(LibraryFile):
         """Return the frames of a video; None if they are not indexed."""
         with self._guarded() as connection:
             row = connection.execute(
-                "SELECT num_frames, times, vectors, cuts, cut_times, statistics, duration, player_offset, notes "
+                "SELECT num_frames, times, cuts, cut_times, statistics, duration, player_offset, notes "
                 "FROM frames JOIN videos ON videos.id = frames.video WHERE frames.video = ?",
                 (video,),
             ).fetchone()
-        if row is None:
-            return None
+            if row is None:
+                return None
+            with connection.blobopen("frames", "vectors", video, readonly=True) as blob:  # faster than SELECT
+                vectors = np.frombuffer(blob.read(), "<f2").reshape(row[0], -1)
         return VideoVectors(
             np.frombuffer(row[1], "<f8"),
-            np.frombuffer(row[2], "<f2").reshape(row[0], -1),
+            vectors,
+            row[5],
+            tuple(np.frombuffer(row[2], "<i4").tolist()),
+            np.frombuffer(row[3], "<f8"),
+            np.frombuffer(row[4], "<f4"),
             row[6],
-            tuple(np.frombuffer(row[3], "<i4").tolist()),
-            np.frombuffer(row[4], "<f8"),
-            np.frombuffer(row[5], "<f4"),
-            row[7],
-            tuple(json.loads(row[8])),
+            tuple(json.loads(row[7])),
         )
 
     def segments(self) -> Segments:

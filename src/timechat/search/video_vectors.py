@@ -123,8 +123,7 @@ def find_spans(
         sentence: `(sentence_dimension,)`.
         limit: Maximum number of moments; they do not overlap.
     """
-    vectors = video.vectors.astype(np.float32)
-    scores, evidence = encoder.compare(vectors, sentence, video.statistics)
+    scores, evidence = encoder.compare(video.vectors, sentence, video.statistics)
     spans = best_spans(
         scores,
         video.times,
