@@ -136,7 +136,7 @@ def _joined(path: Path, copies: int) -> Path:
 
 def measure_query(options: argparse.Namespace) -> dict[str, Any]:
     from timechat.search import Library
-    from timechat.search.records import KnownFile
+    from timechat.search.records import KnownFile, KnownVideo
     from timechat.search.video_vectors import VideoVectors
 
     generator = np.random.default_rng(options.seed)
@@ -145,11 +145,12 @@ def measure_query(options: argparse.Namespace) -> dict[str, Any]:
         library.set(encoder=encoder.name, encoder_fingerprint=encoder.fingerprint)
         frames = int(options.video_hours * 3600)
         for number in range(round(options.hours / options.video_hours)):
-            video = library.add_video(f"{number:064}", duration=float(frames), size=(480, 640), created=None)
+            content = KnownVideo(0, f"{number:064}", float(frames), (480, 640), None, 0.0)
+            video = library.add_file(KnownFile(f"/videos/{number}.mp4", None, None, 0.0), content)
             vectors = np.abs(generator.standard_normal((frames, encoder.dimension), np.float32)).astype(np.float16)
             vectors[:, -1] = 1.0
             cuts = tuple(range(10, frames, 10))
-            content = VideoVectors(
+            rows = VideoVectors(
                 np.arange(frames, dtype=np.float64),
                 vectors,
                 float(frames),
@@ -157,8 +158,7 @@ def measure_query(options: argparse.Namespace) -> dict[str, Any]:
                 np.array(cuts) - 0.5,
                 encoder.statistics(vectors[:64].astype(np.float32)),
             )
-            library.save_frames(video, content, {})
-            library.save_file(KnownFile(f"/videos/{number}.mp4", video, None, 0.0))
+            library.save_frames(video, rows, {"encoder": encoder.fingerprint})
         times = []
         for number in range(12):
             start = time.perf_counter()

@@ -33,6 +33,9 @@ class Lines:
     def __init__(self, lines: dict[str, list[str]]) -> None:
         self._lines = lines
 
+    def choose(self, paths: Sequence[str]) -> str:
+        return paths[0]
+
     def facts(self, path: str) -> dict[str, Any]:
         return {}
 

@@ -37,6 +37,9 @@ class Lines:
         self._texts, self._version = texts, version
         self.num_reads = 0
 
+    def choose(self, paths: Sequence[str]) -> str:
+        return paths[0]
+
     def facts(self, path: str) -> dict[str, Any]:
         return {"version": self._version}
 
@@ -225,6 +228,88 @@ def test_an_unreadable_folder_is_named_and_its_files_are_kept(library, videos, m
     assert names(library, offline=True) == ["green_blue.mp4"]
 
 
+def test_a_new_file_in_the_folder_of_a_mount_point_drops_nothing(library, videos, tmp_path):
+    write_video(videos / "blue.mp4", ["blue"])
+    library.index([videos])
+    videos.rename(tmp_path / "unmounted")
+    write_video(videos / "new.mp4", ["red"], seed=3)
+    report = library.index([videos])
+    assert (report.num_removed, len(report.offline)) == (0, 3)
+    assert names(library, offline=False) == ["new.mp4"]
+
+
+def test_numbered_rotation_keeps_all_rows(library, tmp_path, encoder):
+    for number, color in enumerate(["red", "green", "blue"], start=1):
+        write_video(tmp_path / "cam" / f"{number}.mp4", [color])
+    library.index([tmp_path / "cam"])
+    before = encoder.num_frames
+    (tmp_path / "cam" / "3.mp4").unlink()
+    (tmp_path / "cam" / "2.mp4").rename(tmp_path / "cam" / "3.mp4")
+    (tmp_path / "cam" / "1.mp4").rename(tmp_path / "cam" / "2.mp4")
+    assert library.index([tmp_path / "cam"]).num_unchanged == 2
+    assert (encoder.num_frames, len(library.videos())) == (before, 2)
+
+
+def test_a_copy_elsewhere_does_not_drop_a_path_that_is_away(library, videos, tmp_path):
+    library.index([videos / "many"])
+    shutil.copy(videos / "many" / "green_blue.mp4", tmp_path / "copy.mp4")
+    (videos / "many").rename(tmp_path / "unmounted")
+    assert library.index([tmp_path / "copy.mp4"]).num_moved == 0
+    assert names(library) == ["copy.mp4", "green_blue.mp4"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_by_the_next_run(library, videos, encoder, monkeypatch):
+    path = videos / "red.mp4"
+    encode = encoder.encode_frames
+
+    def change(pixels: Any) -> Any:
+        write_video(path, ["green"])
+        return encode(pixels)
+
+    monkeypatch.setattr(encoder, "encode_frames", change)
+    assert "changed while it was read" in library.index([path]).failed[str(path)]
+    monkeypatch.setattr(encoder, "encode_frames", encode)
+    assert library.index([path]).num_read == 1
+
+
+def test_vectors_of_another_encoder_are_not_searched(tmp_path, videos):
+    with Library(tmp_path / "library.db", encoder=ColorEncoder()) as library:
+        library.index([videos])
+    with Library(tmp_path / "library.db", encoder=ColorEncoder("2")) as library:
+        library.index([videos / "many"], full=True)
+        assert library.num_outdated() == 1
+        assert {Path(one.video).name for one in library.search("red").moments} == {"green_blue.mp4"}
+        assert library.index([videos]).num_read == 1
+        assert library.num_outdated() == 0
+
+
+def test_a_removal_by_another_process_does_not_break_the_library(library, videos, tmp_path):
+    library.index([videos])
+    shutil.copy(videos / "red.mp4", videos / "zcopy.mp4")
+
+    def check() -> None:
+        with Library(tmp_path / "library.db") as other:
+            other.remove([videos / "red.mp4"])
+
+    library.index([videos / "zcopy.mp4"], check=check)
+    assert library.search("red").found
+    assert all(file.video in library.videos() for file in library.files())
+
+
+def test_a_library_at_rest_is_one_file(library, videos, tmp_path):
+    library.index([videos], sources=[Lines(["hello there"])])
+    shutil.copy(tmp_path / "library.db", tmp_path / "copy.db")
+    with Library(tmp_path / "copy.db", encoder=ColorEncoder(), is_read_only=True) as copied:
+        assert copied.search("red").found
+        assert len(copied.lines(matching="hello")) == 2
+
+
+def test_a_file_that_is_there_is_not_offline(library, videos):
+    shutil.copy(videos / "red.mp4", videos / "clip.dat")
+    library.index([videos / "clip.dat"])
+    assert library.index([videos]).offline == []
+
+
 def test_removed_paths_are_deleted_in_any_case(library, videos):
     library.index([videos])
     assert library.remove([videos / "many"]) == 1
@@ -306,6 +391,10 @@ def test_lost_writes_are_noticed(library, videos):
     library.index([videos], sources=[])
     library._connection.execute("CREATE TRIGGER lose BEFORE INSERT ON lines BEGIN SELECT RAISE(IGNORE); END")
     with pytest.raises(LibraryError, match=r"wrote \[2, 2\] lines of speech but holds \[0, 0\]"):
+        library.index([videos], sources=[Lines(["one", "two"])])
+    library._connection.execute("DROP TRIGGER lose")
+    library._connection.execute("DROP TRIGGER line_added")  # lines without their entries for full-text search
+    with pytest.raises(LibraryError, match=r"wrote \[2, 2\] lines of speech but holds \[2, 0\]"):
         library.index([videos], sources=[Lines(["one", "two"])])
     assert all("speech" not in library.parts(number) for number in library.videos())
 

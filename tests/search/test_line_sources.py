@@ -97,6 +97,36 @@ def test_subtitles_come_before_recognition(library, video, recognizing):
     assert recognizing._recognizer.num_videos == 0
 
 
+def test_a_copy_without_subtitles_does_not_replace_them(library, video, encoder):
+    video.with_suffix(".srt").write_text(SRT)
+    library.index([video])
+    for folder in ("backup", "zbackup"):
+        copied = video.parent / folder / "a" / "clip.mp4"
+        copied.parent.mkdir(parents=True)
+        copied.write_bytes(video.read_bytes())
+    assert library.index([video.parent]).num_read == 0
+    assert len(said(library)) == 1
+
+
+def test_lines_of_storage_that_is_away_are_kept(library, video, tmp_path):
+    video.with_suffix(".srt").write_text(SRT)
+    copied = tmp_path / "home" / "clip.mp4"
+    copied.parent.mkdir()
+    copied.write_bytes(video.read_bytes())
+    library.index([video, copied])
+    video.parent.rename(tmp_path / "unmounted")
+    library.index([copied])
+    assert len(said(library)) == 1
+
+
+def test_another_language_is_read_again(library, video):
+    video.with_suffix(".de.srt").write_text(SRT.replace("The ferry leaves", "Die Faehre geht"))
+    video.with_suffix(".en.srt").write_text(SRT)
+    for language, word in (("en", "ferry"), ("de", "Faehre"), (None, "Faehre")):
+        library.index([video], sources=[SpeechLines(language=language)])
+        assert word in said(library)[0][2]
+
+
 def test_a_folder_of_subtitles_is_listed_once(tmp_path, video, monkeypatch):
     listed = []
     scan = os.scandir

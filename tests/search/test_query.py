@@ -1,5 +1,6 @@
 """Words and pictures → moments: ranking, merging, filters."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ LINES = {
 
 class Speech:
     kind = "speech"
+
+    def choose(self, paths: Sequence[str]) -> str:
+        return paths[0]
 
     def facts(self, path: str) -> dict[str, Any]:
         return {}

@@ -131,8 +131,8 @@ class FrameTextEncoder(ABC):
         Returns:
             `(frames, picture dimension)`; the dot product of two rows is the cosine of two frames.
         """
-        norms = np.linalg.norm(frame_vectors, axis=1, keepdims=True)
-        result: FloatArray = frame_vectors / np.maximum(norms, 1e-9)
+        vectors = np.asarray(frame_vectors, np.float32)
+        result: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
         return result
 
     def probability(self, frame_vectors: FloatArray, sentence: FloatArray) -> float:

@@ -5,8 +5,8 @@ A scan compares the files of a folder with the library:
 - A file with the size, times and inode of the last scan is not opened.
 - Any other file is hashed, all bytes of it. Content that the library knows is a moved or copied file, and keeps its
   rows. New content under a known path replaces the rows of that path.
-- A known file that is missing is dropped only if its folder can be read and still holds another known file, or if its
-  content was found under a new path. Otherwise its storage may be away, and it is marked as offline.
+- A known file that is missing is dropped only if its folder can be read and still holds another known file, or if it
+  was moved. Otherwise its storage may be away, and it is marked as offline.
 
 Then each video is completed: only those of its parts are read that are missing, or that were made by another encoder,
 another recogniser or another version.
@@ -19,8 +19,9 @@ import hashlib
 import json
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from timechat.errors import TimeChatError, VideoError, describe_error
 from timechat.files import is_below, is_video_name, walk_files
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.line_sources import LineSource
-from timechat.search.records import KnownFile, LibraryError
+from timechat.search.records import KnownFile, KnownVideo, LibraryError
 from timechat.search.store import LibraryStore
 from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, encode_video
 from timechat.video import probe_video
@@ -137,7 +138,10 @@ class Indexer:
         self._progress = progress or (lambda *_: None)
         self._picture_facts = {"encoder": encoder.fingerprint, "fps": FRAMES_PER_SECOND, "version": VERSION}
         self._known: dict[str, KnownFile] = {}
-        self._digests: dict[str, int] = {}
+        self._before: dict[str, KnownFile] = {}
+        self._unreadable_folders: list[str] = []
+        self._contents: dict[str, KnownVideo] = {}
+        self._paths: defaultdict[int, set[str]] = defaultdict(set)
         self._report = IndexReport()
 
     def run(self, paths: Sequence[str | Path]) -> IndexReport:
@@ -149,8 +153,14 @@ class Indexer:
             IndexStopped: `check` has ended the work.
         """
         self._report = report = IndexReport()
-        self._known = {file.path: file for file in self._library.files()}
-        self._digests = self._library.digests()
+        self._unreadable_folders = []
+        self._before = {file.path: file for file in self._library.files()}
+        self._known = dict(self._before)
+        self._contents = {video.digest: video for video in self._library.videos().values()}
+        self._paths = defaultdict(set)
+        for file in self._before.values():
+            if file.video is not None:
+                self._paths[file.video].add(file.path)
         given = [str(path) for path in paths]
         self._check_paths(given)
         self._use_encoder()
@@ -165,19 +175,22 @@ class Indexer:
             stopped.report = report
             raise
         self._settle_missing({job.path for job in jobs}, roots)
+        self._library.remove_orphans()  # only now: content that is missing under one path may be found under another
+        self._library.checkpoint()
         if not jobs and not report.offline:
             report.notes.append(f"no videos were found in {', '.join(given)}")
         return report
 
     def _check_paths(self, paths: Sequence[str]) -> None:
-        missing = [path for path in paths if not Path(path).exists() and not _matches(path)]
-        away = [path for path in self._known if any(is_below(path, _absolute(root)) for root in missing)]
-        if away:
-            self._library.set_offline(away, True)
-            raise FileNotFoundError(
-                f"{missing[0]}: is away; its {len(away)} known files are kept and marked as offline; connect its "
-                "storage, or remove it with --remove"
-            )
+        for path in paths:
+            root = _absolute(path)
+            away = [known for known in self._known if is_below(known, root)]
+            if away and not Path(path).exists():
+                self._library.set_offline(away, True)
+                raise FileNotFoundError(
+                    f"{path}: is away; its {len(away)} known files are kept and marked as offline; connect its "
+                    "storage, or remove it with --remove"
+                )
         check_paths(paths)
 
     def _use_encoder(self) -> None:
@@ -213,18 +226,30 @@ class Indexer:
         return jobs, roots
 
     def _unreadable(self, folder: Path, error: OSError) -> None:
+        self._unreadable_folders.append(str(folder))
         self._report.failed[str(folder)] = f"the folder cannot be read: {(error.strerror or str(error)).lower()}"
 
     def _settle_missing(self, found: set[str], roots: Sequence[str]) -> None:
-        """Drop known files that are gone, and mark those as offline whose storage may be away."""
-        missing = [path for path in self._known if path not in found and any(is_below(path, root) for root in roots)]
-        present = {str(Path(path).parent) for path in found if path in self._known}
-        gone = [path for path in missing if str(Path(path).parent) in present and not os.path.lexists(path)]
-        away = [path for path in missing if path not in gone]
+        """Drop known files that are gone, and mark those as offline whose storage may be away.
+
+        A new file is no sign that the storage is there: a recorder may write into the empty folder of a mount point.
+        """
+        scanned = [path for path in self._known if any(is_below(path, root) for root in roots)]
+        hidden = [path for path in scanned if any(is_below(path, each) for each in self._unreadable_folders)]
+        lost = [path for path in scanned if path not in found and not os.path.lexists(path)]
+        missing = {*hidden, *lost}
+        present = {str(Path(path).parent) for path in found if self._is_as_before(path)}
+        gone = sorted(path for path in missing if str(Path(path).parent) in present)
+        away = sorted(missing - set(gone))
         self._library.remove_files(gone)
         self._library.set_offline(away, True)
         self._report.num_removed += len(gone)
         self._report.offline += away
+
+    def _is_as_before(self, path: str) -> bool:
+        """Return whether a file had the same content before this scan."""
+        before, now = self._before.get(path), self._known.get(path)
+        return before is not None and now is not None and before.video is not None and before.video == now.video
 
     # --------------------------------------------------------------------------------------------------- reading
 
@@ -233,7 +258,7 @@ class Indexer:
         report, before = self._report, self._known.get(job.path)
         try:
             stamp = stamp_of(job.path)
-            is_same = before is not None and before.stamp is not None and before.stamp == stamp
+            is_same = before is not None and _is_same(before.stamp, stamp)
             if is_same and before is not None and before.error and not (self._retries or self._is_full):
                 report.failed[job.path] = f"{before.error} (the file has not changed; --retry tries it again)"
                 return
@@ -246,6 +271,9 @@ class Indexer:
             is_read = self._complete(job, video, stamp)
         except LibraryError:
             raise
+        except _FileChangedError as error:
+            report.failed[job.path] = describe_error(error).removeprefix(f"{job.path}: ")
+            return
         except (TimeChatError, OSError, ValueError) as error:
             self._fail(job.path, before, describe_error(error))
             return
@@ -255,33 +283,44 @@ class Indexer:
 
     def _identify(self, job: _Job, stamp: str) -> int:
         """Return the video with the content of a new or changed file, and store the file."""
-        before = self._known.get(job.path)
         digest = self._digest(job)
-        video = self._digests.get(digest)
-        if video is None:
+        content = self._contents.get(digest)
+        is_known = content is not None
+        if content is None:
             info = probe_video(job.path, timeout=self._timeout)
-            size = (info.height, info.width)
             created = None if info.created is None else info.created.timestamp()
-            video = self._library.add_video(digest, duration=info.duration, size=size, created=created)
-            self._digests[digest] = video
-        elif before is None:
-            self._forget_moved(job.path, video)
-        file = KnownFile(job.path, video, _settled(stamp), Path(job.path).stat().st_mtime)
-        self._library.save_file(file)
-        self._known[job.path] = file
-        if before is not None and before.video not in (None, video):
-            self._digests = self._library.digests()  # the old content may be gone
+            size = (info.height, info.width)
+            content = KnownVideo(0, digest, info.duration, size, created, info.player_offset)
+        file = KnownFile(job.path, None, _settled(stamp), Path(job.path).stat().st_mtime)
+        video = self._library.add_file(file, content)
+        self._contents[digest] = replace(content, id=video)
+        self._known[job.path] = replace(file, video=video)
+        before = self._before.get(job.path)
+        if before is not None and before.video is not None:
+            self._paths[before.video].discard(job.path)
+        self._paths[video].add(job.path)
+        if is_known and job.path not in self._before:
+            self._forget_moved(video, stamp)
         return video
 
-    def _forget_moved(self, path: str, video: int) -> None:
-        """Remove the paths of a video that are missing, because it was found under another path."""
-        old = [file.path for file in self._known.values() if file.video == video and not os.path.lexists(file.path)]
-        if not old:
-            return
-        self._library.rename_file(old, path)
-        self._report.num_moved += 1
-        for name in old:
-            del self._known[name]
+    def _forget_moved(self, video: int, stamp: str) -> None:
+        """Remove the paths from which a file was moved; a path whose storage may be away is kept."""
+        missing = [self._known[path] for path in self._paths[video] if not os.path.lexists(path)]
+        old = [file.path for file in missing if _has_moved(file, stamp)]
+        if old:
+            self._library.remove_files(old)
+            self._report.num_moved += 1
+        for path in old:
+            del self._known[path]
+            self._paths[video].discard(path)
+
+    def _path_for_lines(self, source: LineSource, video: int) -> str | None:
+        """Return the path from which the lines of a video are read; None if they must be kept.
+
+        A path that is missing may be the one from which they were read.
+        """
+        paths = sorted(self._paths[video])
+        return source.choose(paths) if all(Path(path).exists() for path in paths) else None
 
     def _complete(self, job: _Job, video: int, stamp: str) -> bool:
         """Read the parts of a video that are missing or out of date; return whether there were any."""
@@ -303,13 +342,16 @@ class Indexer:
             is_read = True
         for source in self._sources:
             part = parts.get(source.kind)
-            if part is not None and source.is_current(part.facts, job.path):
+            path = self._path_for_lines(source, video)
+            if part is not None and (path is None or source.is_current(part.facts, path)):
                 continue
+            path = path or job.path
             self._check()
             frames = self._library.frames(video)
-            assert frames is not None
-            facts = source.facts(job.path)
-            lines, notes = source.read(job.path, frames, self._check)
+            if frames is None:
+                raise VideoError("was removed from the library by another process while it was read")
+            facts = source.facts(path)
+            lines, notes = source.read(path, frames, self._check)
             _check_unchanged(job.path, stamp)
             vectors = self._sentences.encode([line.caption for line in lines])
             self._library.save_lines(video, source.kind, lines, vectors, facts, notes)
@@ -350,7 +392,6 @@ class Indexer:
         file = KnownFile(path, None, _settled(stamp), modified, error=self._report.failed[path])
         self._library.save_file(file)
         self._known[path] = file
-        self._digests = self._library.digests()  # content without rows is gone
 
 
 def find_files(paths: Sequence[str | Path], on_error: Callable[[Path, OSError], object] | None = None) -> list[str]:
@@ -406,6 +447,26 @@ def _settled(stamp: str) -> str | None:
     return stamp if time.time() - max(modified, changed) / 1e9 > _SETTLED_SECONDS else None
 
 
+def _is_same(before: str | None, now: str) -> bool:
+    """Return whether two stamps are those of the same content: size and times; some file systems invent inodes."""
+    return before is not None and json.loads(before)[:3] == json.loads(now)[:3]
+
+
+def _has_moved(file: KnownFile, stamp: str) -> bool:
+    """Return whether a missing file is the one with a stamp: its folder is there with other files, or its inode."""
+    if file.stamp is not None and json.loads(file.stamp)[3] == json.loads(stamp)[3]:
+        return True
+    try:
+        with os.scandir(Path(file.path).parent) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
+class _FileChangedError(VideoError):
+    """A file that changed while it was read; nothing about it is stored."""
+
+
 def _check_unchanged(path: str, stamp: str) -> None:
-    if stamp_of(path) != stamp:
-        raise VideoError(f"{path}: changed while it was read; the next run reads it again")
+    if not _is_same(stamp, stamp_of(path)):
+        raise _FileChangedError(f"{path}: changed while it was read; the next run reads it again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,7 +73,8 @@ class LibraryFile:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 return _connection(str(self.path))
             # A file on a read-only place cannot have the shared memory that its journal needs.
-            mode = "ro" if os.access(self.path.parent, os.W_OK) else "ro&immutable=1"
+            is_at_rest = not Path(f"{self.path}-wal").exists()
+            mode = "ro&immutable=1" if is_at_rest and not os.access(self.path.parent, os.W_OK) else "ro"
             return _connection(f"{self.path.as_uri()}?mode={mode}")
         except (OSError, sqlite3.Error) as error:
             raise self._error(error) from error
@@ -87,8 +89,9 @@ class LibraryFile:
             if self.is_read_only:
                 return
             connection.execute("PRAGMA page_size = 16384")  # of a new file; large rows are read faster
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_journal(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
             with self._writing():
                 if is_new(connection):  # no other process has been faster
                     make_tables(connection)
@@ -101,6 +104,22 @@ class LibraryFile:
                 yield self._connection
             except sqlite3.Error as error:
                 raise self._error(error) from error
+
+    def checkpoint(self) -> None:
+        """Move what was written from the journal into the file, so that the file alone can be copied."""
+        with self._guarded() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Run several reads that see the same state of the file."""
+        with self._guarded() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                with suppress(sqlite3.Error):
+                    connection.execute("COMMIT")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -135,6 +154,23 @@ class LibraryFile:
                 self._in_memory[name] = state, read(connection)
             result: Result = self._in_memory[name][1]
         return result
+
+
+def _use_journal(connection: sqlite3.Connection) -> None:
+    """Switch to the journal with which processes can read while another one writes.
+
+    SQLite does not wait for other processes here, as it does for transactions.
+    """
+    ends = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _connection(name: str) -> sqlite3.Connection:

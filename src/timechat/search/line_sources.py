@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,9 @@ class LineSource(Protocol):
     """
 
     kind: Kind
+
+    def choose(self, paths: Sequence[str]) -> str:
+        """Return the path to read among all paths of a video, at least one."""
 
     def facts(self, path: str) -> dict[str, Any]:
         """Return everything that the lines depend on beside the content of the video, ready for JSON."""
@@ -85,6 +88,10 @@ class SpeechLines:
             self._recognizer = SpeechRecognizer(model, language=language, device=device)
         self._subtitle_files: dict[Path, list[str]] = {}
 
+    def choose(self, paths: Sequence[str]) -> str:
+        """Return the first path with subtitles beside it; a copy without them does not replace its lines."""
+        return next((path for path in paths if self._beside(Path(path))), paths[0])
+
     def facts(self, path: str) -> dict[str, Any]:
         """Return the subtitle files beside the video, with size and time, and the recognizer."""
         return {
@@ -97,9 +104,12 @@ class SpeechLines:
     def is_current(self, facts: dict[str, Any], path: str) -> bool:
         """Return whether nothing has changed, or only that no recognizer is given this time."""
         now = self.facts(path)
-        if self._model is None:
-            return all(facts.get(name) == now[name] for name in ("version", "subtitles"))
-        return facts == now
+        if any(facts.get(name) != now[name] for name in ("version", "subtitles")):
+            return False
+        if self._model is None and facts.get("model") is not None:
+            return True
+        is_same_language = self._language in (None, facts.get("language"))
+        return is_same_language and self._model in (None, facts.get("model"))
 
     def read(self, path: str, frames: VideoVectors, check: Callable[[], object]) -> tuple[list[Event], tuple[str, ...]]:
         """Read the subtitles, or recognize the speech."""

@@ -11,7 +11,7 @@ _APPLICATION_ID = 0x54434C42  # marks the file as a library
 _TABLES = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE videos (
-    id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, duration REAL NOT NULL, width INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT UNIQUE NOT NULL, duration REAL NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL, created REAL, player_offset REAL NOT NULL, notes TEXT NOT NULL
 );
 CREATE TABLE files (
@@ -24,9 +24,9 @@ CREATE TABLE parts (
     notes TEXT NOT NULL, PRIMARY KEY (video, kind)
 );
 CREATE TABLE frames (
-    video INTEGER PRIMARY KEY REFERENCES videos (id), num_frames INTEGER NOT NULL, times BLOB NOT NULL,
-    cuts BLOB NOT NULL, cut_times BLOB NOT NULL, statistics BLOB NOT NULL, segment_starts BLOB NOT NULL,
-    segment_vectors BLOB NOT NULL,
+    video INTEGER PRIMARY KEY REFERENCES videos (id), encoder TEXT NOT NULL, num_frames INTEGER NOT NULL,
+    times BLOB NOT NULL, cuts BLOB NOT NULL, cut_times BLOB NOT NULL, statistics BLOB NOT NULL,
+    segment_starts BLOB NOT NULL, segment_vectors BLOB NOT NULL,
     vectors BLOB NOT NULL -- last, because SQLite reads a row up to the last column that is asked for
 );
 CREATE TABLE lines (

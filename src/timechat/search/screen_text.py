@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any, Protocol
@@ -66,6 +66,10 @@ class ScreenText:
     def __init__(self, reader: TextReader | None = None) -> None:
         """Make a source; `reader` is `RapidOcr` by default."""
         self._reader = reader or RapidOcr()
+
+    def choose(self, paths: Sequence[str]) -> str:
+        """Return the first path: all have the same frames."""
+        return paths[0]
 
     def facts(self, path: str) -> dict[str, Any]:  # noqa: ARG002 - the interface of all sources
         """Return the recognizer and the version of the reading."""

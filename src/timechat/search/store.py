@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timechat.answers.events import Event
+from timechat.errors import VideoError
 from timechat.search.encoder import FloatArray
 from timechat.search.library_file import LibraryFile
 from timechat.search.records import IndexedPart, Kind, KnownFile, KnownVideo, LibraryError, Line, LineVectors, Segments
 from timechat.search.video_vectors import VideoVectors
 
+_OF_THE_ENCODER = "frames.encoder = (SELECT value FROM settings WHERE name = 'encoder_fingerprint')"
 _FRAMES_PER_SEGMENT = 12  # maximum; a shot is divided evenly
 
 
@@ -56,29 +59,40 @@ class LibraryStore(LibraryFile):
         return [KnownFile(os.fsdecode(path), video, stamp, at, bool(off), e) for path, video, stamp, at, off, e in rows]
 
     def save_file(self, file: KnownFile) -> None:
-        """Store a file; a video that no path has any more is removed."""
-        path = os.fsencode(file.path)
+        """Store a file that could not be read, or whose video is known."""
         with self._writing() as connection:
-            before = connection.execute("SELECT video FROM files WHERE path = ?", (path,)).fetchall()
-            connection.execute(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-                (path, file.video, file.stamp, file.modified, file.is_offline, file.error),
-            )
-            _remove_orphans(connection, before)
+            _save_file(connection, file)
 
-    def rename_file(self, old: Sequence[str], new: str) -> None:
-        """Give a file that has moved its new path; further old paths are removed."""
+    def add_file(self, file: KnownFile, video: KnownVideo) -> int:
+        """Store a file with its content; return the number of the video, which is new if its digest is new.
+
+        Args:
+            file: File; its `video` is not used.
+            video: Content; its `id` is not used.
+        """
         with self._writing() as connection:
-            connection.execute("UPDATE files SET path = ? WHERE path = ?", (os.fsencode(new), os.fsencode(old[0])))
-            connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in old[1:]])
+            connection.execute(
+                "INSERT OR IGNORE INTO videos (digest, duration, height, width, created, player_offset, notes) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(video.digest, video.duration, *video.size, video.created, video.player_offset),
+                    json.dumps(video.notes),
+                ),
+            )
+            row = connection.execute("SELECT id FROM videos WHERE digest = ?", (video.digest,)).fetchone()
+            _save_file(connection, replace(file, video=int(row[0])))
+        return int(row[0])
+
+    def remove_orphans(self) -> None:
+        """Remove videos that no file has any more, with all their rows."""
+        with self._writing() as connection:
+            _remove_orphans(connection)
 
     def remove_files(self, paths: Sequence[str]) -> None:
-        """Remove files, and the videos that no path has any more."""
+        """Remove files, and the videos that no file has any more."""
         with self._writing() as connection:
-            for path in map(os.fsencode, paths):
-                before = connection.execute("SELECT video FROM files WHERE path = ?", (path,)).fetchall()
-                connection.execute("DELETE FROM files WHERE path = ?", (path,))
-                _remove_orphans(connection, before)
+            connection.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in paths])
+            _remove_orphans(connection)
 
     def set_offline(self, paths: Sequence[str], is_offline: bool) -> None:
         """Mark files as offline, or as found again."""
@@ -98,21 +112,11 @@ class LibraryStore(LibraryFile):
             for number, digest, duration, height, width, created, offset, notes in rows
         }
 
-    def digests(self) -> dict[str, int]:
-        """Return the numbers of all videos by the SHA-256 of their content."""
-        with self._guarded() as connection:
-            return dict(connection.execute("SELECT digest, id FROM videos").fetchall())
-
-    def add_video(self, digest: str, *, duration: float, size: tuple[int, int], created: float | None) -> int:
-        """Return the number of the video with a content; a new one has no parts yet."""
-        with self._writing() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO videos (digest, duration, height, width, created, player_offset, notes) "
-                "VALUES (?, ?, ?, ?, ?, 0, '[]')",
-                (digest, duration, *size, created),
-            )
-            row = connection.execute("SELECT id FROM videos WHERE digest = ?", (digest,)).fetchone()
-        return int(row[0])
+    def entries(self) -> list[tuple[KnownFile, KnownVideo]]:
+        """Return the files of all videos, each with its video, sorted by path."""
+        with self._reading():
+            videos = self.videos()
+            return [(file, videos[file.video]) for file in self.files() if file.video is not None]
 
     # ---------------------------------------------------------------------------------------------------- parts
 
@@ -141,18 +145,21 @@ class LibraryStore(LibraryFile):
             content.vectors.astype("<f2"),
         ]
         with self._writing() as connection:
+            self._check_known(connection, video)
             connection.execute(
-                "INSERT OR REPLACE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (video, len(content.times), *(blob.tobytes() for blob in blobs)),
+                "INSERT OR REPLACE INTO frames (video, encoder, num_frames, times, cuts, cut_times, statistics, "
+                "segment_starts, segment_vectors, vectors) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (video, facts["encoder"], len(content.times), *(blob.tobytes() for blob in blobs)),
             )
             connection.execute(
                 "UPDATE videos SET duration = ?, player_offset = ?, notes = ? WHERE id = ?",
                 (content.duration, content.player_offset, json.dumps(content.notes), video),
             )
+            names = ("times", "cuts", "cut_times", "statistics", "segment_starts", "segment_vectors", "vectors")
             written = connection.execute(
-                "SELECT length(times), length(segment_vectors), length(vectors) FROM frames WHERE video = ?", (video,)
+                f"SELECT {', '.join(f'length({name})' for name in names)} FROM frames WHERE video = ?", (video,)
             ).fetchone()
-            self._verify(written, (blobs[0].nbytes, blobs[5].nbytes, blobs[6].nbytes), "bytes of frame vectors")
+            self._verify(written, [blob.nbytes for blob in blobs], "bytes of frame vectors")
             _save_part(connection, video, "picture", facts, len(content.times), content.notes)
 
     def save_lines(
@@ -178,6 +185,7 @@ class LibraryStore(LibraryFile):
             LibraryError: The rows that were written are not the rows that were given.
         """
         with self._writing() as connection:
+            self._check_known(connection, video)
             connection.execute("DELETE FROM lines WHERE video = ? AND kind = ?", (video, kind))
             connection.executemany(
                 "INSERT INTO lines (video, kind, start, end, text, vector) VALUES (?, ?, ?, ?, ?, ?)",
@@ -187,12 +195,16 @@ class LibraryStore(LibraryFile):
                 ],
             )
             written = connection.execute(
-                "SELECT count(*), count(words.rowid) FROM lines LEFT JOIN words ON words.rowid = lines.id "
+                "SELECT count(*), count(words_docsize.id) FROM lines LEFT JOIN words_docsize USING (id) "
                 "WHERE video = ? AND kind = ?",
                 (video, kind),
             ).fetchone()
             self._verify(written, (len(lines), len(lines)), f"lines of {kind}")
             _save_part(connection, video, kind, facts, len(lines), notes)
+
+    def _check_known(self, connection: sqlite3.Connection, video: int) -> None:
+        if connection.execute("SELECT 1 FROM videos WHERE id = ?", (video,)).fetchone() is None:
+            raise VideoError("was removed from the library by another process while it was read")
 
     def _verify(self, written: Sequence[int], expected: Sequence[int], what: str) -> None:
         if tuple(written) != tuple(expected):
@@ -204,11 +216,11 @@ class LibraryStore(LibraryFile):
     # ---------------------------------------------------------------------------------------------- reading rows
 
     def frames(self, video: int) -> VideoVectors | None:
-        """Return the frames of a video; None if they are not indexed."""
-        with self._guarded() as connection:
+        """Return the frames of a video; None if they are not indexed, or only with another encoder."""
+        with self._reading() as connection:
             row = connection.execute(
                 "SELECT num_frames, times, cuts, cut_times, statistics, duration, player_offset, notes "
-                "FROM frames JOIN videos ON videos.id = frames.video WHERE frames.video = ?",
+                f"FROM frames JOIN videos ON videos.id = frames.video WHERE frames.video = ? AND {_OF_THE_ENCODER}",
                 (video,),
             ).fetchone()
             if row is None:
@@ -226,6 +238,12 @@ class LibraryStore(LibraryFile):
             tuple(json.loads(row[7])),
         )
 
+    def num_outdated(self) -> int:
+        """Return the number of videos whose frames have vectors of another encoder, which are not searched."""
+        with self._guarded() as connection:
+            row = connection.execute(f"SELECT count(*) FROM frames WHERE NOT {_OF_THE_ENCODER}").fetchone()
+        return int(row[0])
+
     def segments(self) -> Segments:
         """Return the segments of all videos, which stay in memory until the library changes."""
         return self._kept("segments", _read_segments)
@@ -235,7 +253,12 @@ class LibraryStore(LibraryFile):
         return self._kept("line_vectors", _read_line_vectors)
 
     def lines(
-        self, *, matching: str | None = None, containing: str | None = None, ids: Sequence[int] | None = None
+        self,
+        *,
+        matching: str | None = None,
+        containing: str | None = None,
+        ids: Sequence[int] | None = None,
+        limit: int | None = None,
     ) -> list[Line]:
         """Return lines of all videos, sorted by video and time.
 
@@ -243,6 +266,7 @@ class LibraryStore(LibraryFile):
             matching: Query of SQLite's FTS5.
             containing: Text that is in the lines, for scripts without spaces between words.
             ids: Numbers of the lines.
+            limit: Maximum number of lines; None returns all.
         """
         where, values = "1", list[Any]()
         if matching is not None:
@@ -253,18 +277,25 @@ class LibraryStore(LibraryFile):
             where, values = f"id IN ({', '.join('?' * len(ids))})", list(ids)
         with self._guarded() as connection:
             rows = connection.execute(
-                f"SELECT id, video, kind, start, end, text FROM lines WHERE {where} ORDER BY video, start, id", values
+                f"SELECT id, video, kind, start, end, text FROM lines WHERE {where} ORDER BY video, start, id LIMIT ?",
+                [*values, -1 if limit is None else limit],
             ).fetchall()
         return [Line(number, video, kind, Event(start, end, text)) for number, video, kind, start, end, text in rows]
 
 
-def _remove_orphans(connection: sqlite3.Connection, videos: Sequence[tuple[int | None]]) -> None:
-    """Remove those of some videos that no file has any more, with all their rows."""
-    for (video,) in videos:
-        if connection.execute("SELECT 1 FROM files WHERE video = ? LIMIT 1", (video,)).fetchone():
-            continue
-        for table, column in (("lines", "video"), ("frames", "video"), ("parts", "video"), ("videos", "id")):
-            connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (video,))
+def _save_file(connection: sqlite3.Connection, file: KnownFile) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO files (path, video, stamp, modified, is_offline, error) VALUES (?, ?, ?, ?, ?, ?)",
+        (os.fsencode(file.path), file.video, file.stamp, file.modified, file.is_offline, file.error),
+    )
+
+
+def _remove_orphans(connection: sqlite3.Connection) -> None:
+    orphans = connection.execute(
+        "SELECT id FROM videos WHERE id NOT IN (SELECT video FROM files WHERE video IS NOT NULL)"
+    ).fetchall()
+    for table, column in (("lines", "video"), ("frames", "video"), ("parts", "video"), ("videos", "id")):
+        connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", orphans)
 
 
 def _save_part(
@@ -302,7 +333,7 @@ def _segments(content: VideoVectors) -> tuple[NDArray[np.int64], FloatArray]:
 def _read_segments(connection: sqlite3.Connection) -> Segments:
     videos, vectors = [], []
     for video, starts, means in connection.execute(
-        "SELECT video, segment_starts, segment_vectors FROM frames ORDER BY video"
+        f"SELECT video, segment_starts, segment_vectors FROM frames WHERE {_OF_THE_ENCODER} ORDER BY video"
     ):
         vectors.append(np.frombuffer(means, "<f2").reshape(len(starts) // 4, -1).astype(np.float32))
         videos.append(np.full(len(vectors[-1]), video, np.int64))
