@@ -104,6 +104,13 @@ class InstalledPackage:
         subtitles = self.run("caption", f"videos/{record['video']}", "--format", "srt", "--quiet")
         assert " --> " in subtitles, subtitles
 
+    def check_search(self) -> None:
+        """Index the synthetic video, search it with the built-in encoder and write the page of the moments."""
+        self.run("index", "videos", "--library", "library.db", "--quiet")
+        found = json.loads(self.run("search", "a dog", "--library", "library.db", "--json", "--html", "page.html"))
+        assert (found["encoder"], len(found["moments"]) > 0) == ("sight", True), found
+        assert "<li>" in (self._folder / "page.html").read_text() or not found["found"], "the page is empty"
+
     def check_serve(self) -> None:
         """Start the server, fetch its page, every file of the page and the list of models, and stop it."""
         with socket.socket() as probe:
@@ -142,7 +149,7 @@ class InstalledPackage:
         done = subprocess.run(
             command, cwd=self._folder, env=self._environment, check=True, capture_output=True, text=True, timeout=300
         )
-        assert int(done.stdout) == 9, done.stdout
+        assert int(done.stdout) == 10, done.stdout
 
     def check_recipe(self, sdist: Path) -> None:
         """Evaluate the built-in model on two synthetic videos with a recipe of the wheel, the same as in the sdist."""
@@ -190,6 +197,7 @@ def main() -> None:
         checks = {
             "import": package.check_origin,
             "ground": package.check_ground,
+            "search": package.check_search,
             "serve": package.check_serve,
             "mcp": package.check_mcp,
             "recipe": lambda: package.check_recipe(sdist),
