@@ -396,3 +396,16 @@ def test_names_that_are_not_utf_8_are_kept(library, videos):
     library.index([videos])
     assert path in [file.path for file in library.files()]
     assert library.index([videos]).num_unchanged == 2
+
+
+# ── One path ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_path_is_not_a_sequence_of_characters(library, videos):
+    assert library.index(str(videos), sources=[]).num_videos == 2
+    many = videos / "many"
+    assert library.split_known(str(many)) == ([str(many)], [])
+    assert library.split_known("elsewhere") == ([], ["elsewhere"])
+    assert library.remove(str(many)) == 1
+    assert [Path(file.path).name for file in library.files()] == ["red.mp4"]
+    assert library.remove(videos) == 1

@@ -1,11 +1,10 @@
 """Frame-text encoders: vectors of frames and sentences, and the score of a sentence in a frame."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import CheckpointError
 
@@ -177,7 +176,13 @@ class FrameTextEncoder(ABC):
 
 def probability_of(evidence: FloatArray) -> float:
     """Return the probability of a moment from the evidence of its frames, `(frames,)`."""
-    return 1 / (1 + math.exp(-float(np.clip(evidence.mean(), -80, 80))))
+    return float(sigmoid(evidence.mean()))
+
+
+def sigmoid(values: ArrayLike) -> NDArray[np.float64]:
+    """Return the probabilities of evidence of any shape."""
+    result: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(np.asarray(values, np.float64), -80, 80)))
+    return result
 
 
 def load_encoder(name: str = BUILT_IN) -> FrameTextEncoder:

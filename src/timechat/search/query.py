@@ -15,27 +15,37 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timechat.answers.events import Answer, Event, one_line
 from timechat.files import is_below
-from timechat.search.encoder import FloatArray, FrameTextEncoder
+from timechat.search.encoder import FloatArray, FrameTextEncoder, sigmoid
 from timechat.search.records import Kind, KnownFile, Line
 from timechat.search.spans import best_spans
 from timechat.search.store import LibraryStore, storable
 from timechat.search.video_vectors import FoundSpan, VideoVectors, find_spans
 from timechat.system import num_cores
 
+if TYPE_CHECKING:
+    from timechat.search.minilm import MiniLM
+
 DEFAULT_BEST = 5
 
 _MIN_VIDEOS = 5  # videos of which all frames are scored
-_SPANS_PER_VIDEO = 3
+_SPANS_PER_VIDEO = 3  # minimum number of spans that are taken from each of these videos
+_LINES_PER_MOMENT = 20  # lines with the words that are taken for each moment of the result
+_MAX_LINES = 10_000
 _ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
 _MEANING_SLOPE, _MEANING_MIDDLE = 20.0, 0.40  # cosine of two sentences -> probability that they mean the same
 _SAME_SHARE = 0.3  # of the shorter moment that overlaps, from which two moments are the same
+_NO_SPACES = re.compile(  # Thai to Myanmar, Khmer, kana, Han: scripts without spaces between words
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_NO_VIDEO = "the library has no video that fits; index one with: timechat index PATH"
+_EXACT_LINES_ONLY = "lines were searched for the exact words only: their sentence encoder knows English only"
 
 
 @dataclass(frozen=True)
@@ -176,8 +186,7 @@ class Searcher:
 
     Args:
         library: Library whose frames have vectors of this encoder.
-        encoder: Encoder.
-        sentences: Encoder of sentences for lines, see `load_sentence_encoder`.
+        encoder: Encoder of frames and queries.
     """
 
     def __init__(self, library: LibraryStore, encoder: FrameTextEncoder) -> None:
@@ -207,8 +216,11 @@ class Searcher:
                 files,
                 best,
             )
-        moments += self._from_lines(words, files, best)
-        return self._result(words, moments, files, best, self._encoder.found_threshold, self._encoder.notes(words))
+        notes = list(self._encoder.notes(words))
+        if len(self._library.line_vectors().ids):
+            moments += self._from_lines(words, files, best)
+            notes += [] if _sentence_encoder().knows(words) else [_EXACT_LINES_ONLY]
+        return self._result(words, moments, files, best, self._encoder.found_threshold, notes)
 
     def search_like(
         self,
@@ -281,7 +293,7 @@ class Searcher:
         segments = self._library.segments()
         if not len(segments.videos):
             return []
-        limit = best if len(files) == 1 else _SPANS_PER_VIDEO
+        limit = max(_SPANS_PER_VIDEO, math.ceil(best / max(1, len(files))))
 
         def moments_of(video: int) -> list[Moment]:
             frames = self._library.frames(video)
@@ -292,32 +304,58 @@ class Searcher:
             return [moment for moments in threads.map(moments_of, videos) for moment in moments]
 
     def _from_lines(self, words: str, files: dict[int, KnownFile], best: int) -> list[Moment]:
-        stored = self._library.line_vectors()
-        if not len(stored.ids):
-            return []
-        terms = re.findall(r"\w+", words)
-        phrase = " ".join(terms)
-        exact = self._library.lines(matching=f'"{phrase}"') if terms else []
-        exact = exact or self._library.lines(containing=words)
-        all_words = self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
-        scores = {line.id: _ALL_WORDS_SCORE for line in all_words} | {line.id: 1.0 for line in exact}
-        from timechat.search.sight import load_sentence_encoder
-
-        cosines = stored.vectors @ load_sentence_encoder().encode([words])[0]
-        cosines[~np.isin(stored.videos, list(files))] = -1.0
-        for row in np.argsort(-cosines, kind="stable")[: _SPANS_PER_VIDEO * best].tolist():
-            meaning = 1 / (1 + math.exp(-_MEANING_SLOPE * (float(cosines[row]) - _MEANING_MIDDLE)))
-            number = int(stored.ids[row])
-            scores[number] = max(scores.get(number, 0.0), meaning)
+        """Return moments of lines that match by their words or by their meaning."""
+        exact, all_words = (
+            self._first_lines(lines, files, best) for lines in (self._exact_lines(words), self._lines_with_all(words))
+        )
+        lines = {line.id: line for line in (*all_words, *exact)}
+        scores = dict.fromkeys((line.id for line in all_words), _ALL_WORDS_SCORE)
+        scores |= dict.fromkeys((line.id for line in exact), 1.0)
+        for line, score in self._lines_like(words, files, best):
+            lines[line.id], scores[line.id] = line, max(scores.get(line.id, 0.0), score)
         exact_ids = {line.id for line in exact}
-        lines = {line.id: line for line in (*exact, *all_words)}
-        missing = [number for number in scores if number not in lines]
-        lines |= {line.id: line for line in self._library.lines(ids=missing)} if missing else {}
         return [
             replace(_line_moment(files[line.video], line, scores[number]), is_exact=number in exact_ids)
             for number, line in lines.items()
-            if line.video in files
         ]
+
+    def _exact_lines(self, words: str) -> list[Line]:
+        """Return the lines with the words in their order; without spaces, words can be part of a longer run."""
+        terms = re.findall(r"\w+", words)
+        lines = self._library.lines(matching=f'"{" ".join(terms)}"') if terms else []
+        if not lines or _NO_SPACES.search(words):
+            lines += self._library.lines(containing=words)
+        return list({line.id: line for line in lines}.values())
+
+    def _lines_with_all(self, words: str) -> list[Line]:
+        """Return the lines with all words in any order."""
+        terms = re.findall(r"\w+", words)
+        return self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
+
+    @staticmethod
+    def _first_lines(lines: Iterable[Line], files: dict[int, KnownFile], best: int) -> list[Line]:
+        """Return the lines of the searched videos that are first in the order of the result."""
+        searched = (line for line in lines if line.video in files)
+        ranked = sorted(searched, key=lambda line: (files[line.video].path, line.event.start))
+        return ranked[: min(_MAX_LINES, _LINES_PER_MOMENT * best)]
+
+    def _lines_like(self, words: str, files: dict[int, KnownFile], best: int) -> list[tuple[Line, float]]:
+        """Return the lines with the most similar meaning, each with its probability.
+
+        The sentence encoder gives all sentences without known words the same vector, so they are left out.
+        """
+        encoder = _sentence_encoder()
+        if not encoder.knows(words):
+            return []
+        stored = self._library.line_vectors()
+        cosines = stored.vectors @ encoder.encode([words])[0]
+        is_searched = np.isin(stored.videos, list(files))
+        rows = np.argsort(-np.where(is_searched, cosines, -2), kind="stable")
+        rows = rows[: min(_MAX_LINES, _SPANS_PER_VIDEO * best, int(is_searched.sum()))]
+        scores = sigmoid(_MEANING_SLOPE * (cosines[rows] - _MEANING_MIDDLE))
+        by_id = dict(zip(stored.ids[rows].tolist(), scores.tolist(), strict=True))
+        lines = self._library.lines(ids=list(by_id)) if by_id else []
+        return [(line, by_id[line.id]) for line in lines if encoder.knows(line.event.caption)]
 
     def _result(
         self,
@@ -336,7 +374,7 @@ class Searcher:
         ]
         says = list(notes)
         if not files:
-            says.append("the library has no video that fits; index one with: timechat index PATH")
+            says.append(_NO_VIDEO)
         if any(moment.is_offline for moment in ranked):
             says.append("some of the videos are offline: their storage was not found at the last scan")
         library = None if self._library.path is None else str(self._library.path)
@@ -347,13 +385,13 @@ def join_results(results: Sequence[SearchResult], best: int) -> SearchResult:
     """Join the results of one query in several libraries.
 
     Args:
-        results: Results with one encoder, the first one of the named library.
+        results: Results with one encoder, at least one; the first one is that of the named library.
         best: Maximum number of moments.
     """
     first = results[0]
     moments = sorted((moment for result in results for moment in result.moments), key=_rank)[:best]
-    notes = tuple(dict.fromkeys(note for result in results for note in result.notes))
-    return replace(first, moments=tuple(moments), notes=notes)
+    notes = dict.fromkeys(note for result in results for note in result.notes if not (moments and note == _NO_VIDEO))
+    return replace(first, moments=tuple(moments), notes=tuple(notes))
 
 
 def merge_moments(moments: Sequence[Moment], threshold: float) -> list[Moment]:
@@ -367,18 +405,40 @@ def merge_moments(moments: Sequence[Moment], threshold: float) -> list[Moment]:
         moments: Moments, each of one source.
         threshold: Score from which a moment counts as found.
     """
-    merged: list[Moment] = []
+    by_video: dict[str, list[Moment]] = {}
     for moment in sorted(moments, key=_rank):
-        number = next((n for n, other in enumerate(merged) if _is_same(moment, other)), None)
-        if number is None:
+        by_video.setdefault(moment.video, []).append(moment)
+    return sorted((moment for ranked in by_video.values() for moment in _merge(ranked, threshold)), key=_rank)
+
+
+def _merge(ranked: Sequence[Moment], threshold: float) -> list[Moment]:
+    """Join the moments of one video, given the best first; each is compared only with those near it in time."""
+    merged: list[Moment] = []
+    first = min(moment.start for moment in ranked)
+    step = max((max(moment.end for moment in ranked) - first) / len(ranked), 1e-3)  # seconds of a part of the video
+    parts: dict[int, list[int]] = {}  # numbers of the merged moments in each part
+    for moment in ranked:
+        covered = range(int((moment.start - first) / step), int((moment.end - first) / step) + 1)
+        near = sorted({number for part in covered for number in parts.get(part, ())})
+        same = next((number for number in near if _is_same(moment, merged[number])), None)
+        if same is None:
+            if moment.end > moment.start:  # a moment without length is the same as no other
+                for part in covered:
+                    parts.setdefault(part, []).append(len(merged))
             merged.append(moment)
             continue
-        other = merged[number]
+        other = merged[same]
         if moment.score < threshold or set(moment.by) <= set(other.by):
             continue
         score = 1 - (1 - other.score) * (1 - moment.score)
-        merged[number] = replace(other, score=score, by=(*other.by, *moment.by), text=other.text or moment.text)
-    return sorted(merged, key=_rank)
+        merged[same] = replace(other, score=score, by=(*other.by, *moment.by), text=other.text or moment.text)
+    return merged
+
+
+def _sentence_encoder() -> MiniLM:
+    from timechat.search.sight import load_sentence_encoder
+
+    return load_sentence_encoder()
 
 
 def _rank(moment: Moment) -> tuple[bool, float, str, float]:
@@ -386,8 +446,7 @@ def _rank(moment: Moment) -> tuple[bool, float, str, float]:
 
 
 def _is_same(one: Moment, other: Moment) -> bool:
-    if one.video != other.video:
-        return False
+    """Return whether two moments of one video are the same."""
     overlap = min(one.end, other.end) - max(one.start, other.start)
     shorter = min(one.end - one.start, other.end - other.start)
     return overlap > 0 and overlap >= _SAME_SHARE * shorter
