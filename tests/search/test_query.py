@@ -296,6 +296,10 @@ def test_an_empty_library_adds_no_note_to_found_moments(indexed):
     assert join_results([empty, empty], 5).notes == empty.notes
 
 
+def test_black_frames_as_float16_have_finite_scores(encoder):
+    assert np.isfinite(encoder.evidence(np.zeros((2, 3), np.float16), encoder.encode_sentence("red"))).all()
+
+
 def test_a_query_over_many_videos_keeps_the_best(tmp_path):
     with Library(":memory:", encoder=ColorEncoder()) as library:
         for number in range(12):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from timechat.cache import DiskCache
 from timechat.errors import DataError
 from timechat.files import is_below, user_folder
-from timechat.search.encoder import BUILT_IN, FrameTextEncoder, load_encoder
+from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
 from timechat.search.indexing import Indexer, IndexReport, ProgressCallback, stamp_of
 from timechat.search.line_sources import LineSource, default_sources
 from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters, SearchResult
@@ -66,7 +66,7 @@ class Library(LibraryStore):
         Raises:
             CheckpointError: The encoder cannot be loaded.
         """
-        wanted = name or self.setting("encoder")  # another process may have changed it
+        wanted = full_name(name) if name else self.setting("encoder")  # another process may have changed it
         if self._encoder is None or wanted not in (None, self._encoder.name):
             self._encoder = load_encoder(wanted or BUILT_IN)
         return self._encoder

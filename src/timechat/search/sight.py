@@ -217,7 +217,7 @@ class SightEncoder(FrameTextEncoder):
         """Return whether a sentence has a word in Latin letters."""
         return re.search("[a-zA-Z]{2}", sentence) is not None
 
-    def pictures(self, frame_vectors: FloatArray) -> FloatArray:
+    def pictures(self, frame_vectors: StoredVectors) -> FloatArray:
         """Return the features of the image model at unit length."""
         return super().pictures(frame_vectors[:, :-1])
 
