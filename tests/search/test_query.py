@@ -138,6 +138,20 @@ def test_words_of_an_unknown_script_are_searched_as_words_only(tmp_path):
     assert notes == ("lines were searched for the exact words only: their sentence encoder knows English only",)
 
 
+def test_the_first_of_many_lines_with_the_words_are_taken(tmp_path):
+    class Many(Speech):
+        def read(self, path: str, frames: Any, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+            return [Event(second / 10, (second + 1) / 10, f"bridge {second}") for second in range(60)], ()
+
+    write_video(tmp_path / "red.mp4", ["red"])
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        library.index(tmp_path, sources=[Many()])
+        assert [one.text for one in library.search("bridge", best=2).moments] == ["bridge 0", "bridge 1"]
+        assert len(library.search("bridge", best=60).moments) == 60
+        moments = library.searcher()._from_lines("bridge", {1: library.files()[0]}, best=2)
+    assert sum(one.is_exact for one in moments) == 40
+
+
 def test_lines_of_an_unknown_script_have_no_meaning(tmp_path):
     found, notes = lines_found(tmp_path, ["ሰላም", "Cats sleep all day."], "a sleeping cat")
     assert (found, notes) == ({"Cats sleep all day."}, ())
