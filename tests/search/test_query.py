@@ -12,7 +12,8 @@ from tests.search.conftest import COLORS, ColorEncoder, write_video
 from timechat.answers.events import Event
 from timechat.errors import DataError
 from timechat.search import Library
-from timechat.search.query import Moment, SearchFilters, join_results, merge_moments
+from timechat.search.moments import Moment, join_results, merge_moments
+from timechat.search.query import SearchFilters
 
 LINES = {
     "red.mp4": [(0.2, 1.2, "We look at the old bridge."), (1.2, 2.8, "A hammer and three nails lie here.")],

@@ -23,7 +23,7 @@ from timechat.files import is_below
 if TYPE_CHECKING:
     from timechat.answers.events import Answer
     from timechat.search import Library
-    from timechat.search.query import SearchResult
+    from timechat.search.moments import SearchResult
 
 _FILTERS = "Videos to search"
 _NOT_FOUND = 1  # exit status with --exit-status
@@ -83,7 +83,8 @@ def search(
     ] = False,
 ) -> None:
     """Find moments in a library, or in videos that are not indexed yet."""
-    from timechat.search.query import SearchFilters, join_results
+    from timechat.search.moments import join_results
+    from timechat.search.query import SearchFilters
 
     console = CommandConsole(quiet=quiet)
     given = list(arguments or ())

@@ -16,7 +16,8 @@ from timechat.files import is_below, user_folder
 from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
 from timechat.search.indexing import Indexer, IndexReport, ProgressCallback, stamp_of
 from timechat.search.line_sources import LineSource, default_sources
-from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters, SearchResult
+from timechat.search.moments import SearchResult
+from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters
 from timechat.search.records import LibraryError
 from timechat.search.store import LibraryStore
 
