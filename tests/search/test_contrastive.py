@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
 from timechat.errors import CheckpointError
 from timechat.search.contrastive import ContrastiveEncoder, Preprocessing
-from timechat.search.encoder import load_encoder
+from timechat.search.encoder import full_name, load_encoder
 
 WORDS = ["a", "red", "sunset", "in", "the", "sky", "checkered", "pattern", ",", "chess", "board", "dog", "A"]
 
@@ -159,3 +160,39 @@ def test_a_model_that_sees_nothing_is_refused(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="equal scores"):
         load_encoder(str(tmp_path))
+
+
+def test_missing_weights_are_refused(tmp_path):
+    weights = save_tiny(tmp_path, "clip") / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({n: t for n, t in tensors.items() if "vision_model.encoder" not in n}, weights, {"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"lack 16 tensors, such as vision_model\.encoder\.layers\.0\.layer_norm1"
+    ):
+        load_encoder(str(tmp_path))
+
+
+def test_damaged_weights_are_one_line(tmp_path):
+    weights = save_tiny(tmp_path, "clip") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"^cannot load encoder .*header") as caught:
+        load_encoder(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise ImportError("\nrequires the sentencepiece library\nmore")
+
+    save_tiny(tmp_path, "clip")
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(CheckpointError, match=r": requires the sentencepiece library\. Give sight"):
+        load_encoder(str(tmp_path))
+
+
+def test_a_relative_folder_has_its_absolute_path_as_name(tmp_path, monkeypatch):
+    save_tiny(tmp_path / "tiny", "clip")
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("tiny").name == str(tmp_path / "tiny")
+    assert (full_name("tiny"), full_name("sight")) == (str(tmp_path / "tiny"), "sight")
+    assert full_name("google/siglip2-base-patch16-224") == "google/siglip2-base-patch16-224"

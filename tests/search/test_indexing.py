@@ -21,7 +21,7 @@ from timechat.search.video_vectors import VideoVectors
 @pytest.fixture(autouse=True)
 def _trusted_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the stamps of new files count: otherwise each test had to wait for two seconds."""
-    monkeypatch.setattr("timechat.search.indexing._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("timechat.search.stamps._SETTLED_SECONDS", -1.0)
 
 
 def names(library: Library, *, offline: bool | None = None) -> list[str]:
@@ -347,7 +347,7 @@ def test_a_video_that_fails_while_it_is_encoded_is_not_read_each_time(library, v
     assert all(reason.endswith("--retry tries it again)") for reason in again.failed.values())
     assert (len(attempts), library.videos()) == (2, {})
     monkeypatch.undo()
-    monkeypatch.setattr("timechat.search.indexing._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("timechat.search.stamps._SETTLED_SECONDS", -1.0)
     assert library.index([videos], retry=True).num_read == 2
 
 
@@ -485,3 +485,16 @@ def test_names_that_are_not_utf_8_are_kept(library, videos):
     library.index([videos])
     assert path in [file.path for file in library.files()]
     assert library.index([videos]).num_unchanged == 2
+
+
+# ── One path ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_path_is_not_a_sequence_of_characters(library, videos):
+    assert library.index(str(videos), sources=[]).num_videos == 2
+    many = videos / "many"
+    assert library.split_known(str(many)) == ([str(many)], [])
+    assert library.split_known("elsewhere") == ([], ["elsewhere"])
+    assert library.remove(str(many)) == 1
+    assert [Path(file.path).name for file in library.files()] == ["red.mp4"]
+    assert library.remove(videos) == 1

@@ -17,7 +17,7 @@ SRT = "1\n00:00:00,500 --> 00:00:02,000\nThe ferry leaves at noon.\n"
 
 @pytest.fixture(autouse=True)
 def _trusted_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timechat.search.indexing._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("timechat.search.stamps._SETTLED_SECONDS", -1.0)
 
 
 @pytest.fixture

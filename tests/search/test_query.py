@@ -12,7 +12,8 @@ from tests.search.conftest import COLORS, ColorEncoder, write_video
 from timechat.answers.events import Event
 from timechat.errors import DataError
 from timechat.search import Library
-from timechat.search.query import Moment, SearchFilters, merge_moments
+from timechat.search.moments import Moment, join_results, merge_moments
+from timechat.search.query import SearchFilters
 
 LINES = {
     "red.mp4": [(0.2, 1.2, "We look at the old bridge."), (1.2, 2.8, "A hammer and three nails lie here.")],
@@ -113,6 +114,51 @@ def test_a_script_without_spaces_is_found_by_its_characters(tmp_path):
         library.index([tmp_path / "red.mp4"], sources=[Japanese()])
         first = library.search("古い橋").moments[0]
     assert (first.start, first.end, first.score) == (0, 1, 1.0)
+
+
+def lines_found(tmp_path: Path, lines: list[str], words: str) -> tuple[set[str], tuple[str, ...]]:
+    """Return the lines that a search finds in a video of one line per second, and the notes."""
+
+    class Lines(Speech):
+        def read(self, path: str, frames: Any, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+            return [Event(second, second + 1, line) for second, line in enumerate(lines)], ()
+
+    write_video(tmp_path / "red.mp4", ["red"])
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        library.index(tmp_path / "red.mp4", sources=[Lines()])
+        result = library.search(words)
+    return {one.text for one in result.moments if one.text and one.score >= 0.5}, result.notes
+
+
+@pytest.mark.parametrize("words", ["橋", "สะพาน"])
+def test_a_word_alone_does_not_hide_words_within_a_run(tmp_path, words):
+    lines = [words, f"{words}{words}", "a"]
+    assert lines_found(tmp_path, lines, words)[0] == set(lines[:2])
+
+
+def test_words_of_an_unknown_script_are_searched_as_words_only(tmp_path):
+    found, notes = lines_found(tmp_path, ["ሰላም ለዓለም", "ድመት", "ውሻ"], "ውሻ")
+    assert found == {"ውሻ"}
+    assert notes == ("lines were searched for the exact words only: their sentence encoder knows English only",)
+
+
+def test_the_first_of_many_lines_with_the_words_are_taken(tmp_path):
+    class Many(Speech):
+        def read(self, path: str, frames: Any, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+            return [Event(second / 10, (second + 1) / 10, f"bridge {second}") for second in range(60)], ()
+
+    write_video(tmp_path / "red.mp4", ["red"])
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        library.index(tmp_path, sources=[Many()])
+        assert [one.text for one in library.search("bridge", best=2).moments] == ["bridge 0", "bridge 1"]
+        assert len(library.search("bridge", best=60).moments) == 60
+        moments = library.searcher()._from_lines("bridge", {1: library.files()[0]}, best=2)
+    assert sum(one.is_exact for one in moments) == 40
+
+
+def test_lines_of_an_unknown_script_have_no_meaning(tmp_path):
+    found, notes = lines_found(tmp_path, ["ሰላም", "Cats sleep all day."], "a sleeping cat")
+    assert (found, notes) == ({"Cats sleep all day."}, ())
 
 
 # ── Pictures as queries ─────────────────────────────────────────────────────────────────────────────────────────
@@ -233,6 +279,36 @@ def test_a_source_below_the_threshold_has_not_matched():
 def test_moments_of_other_videos_and_times_stay_apart():
     moments = [moment(0, 4, 0.6, "picture"), moment(0, 4, 0.5, "speech", video="b"), moment(5, 9, 0.4, "speech")]
     assert len(merge_moments(moments, 0.5)) == 3
+
+
+def test_a_moment_joins_the_best_one_that_it_overlaps():
+    moments = [moment(0, 5, 0.8, "picture"), moment(5, 90, 0.9, "text"), moment(3, 8, 0.6, "speech")]
+    merged = {(one.start, one.end): one.by for one in merge_moments(moments, 0.5)}
+    assert merged == {(5, 90): ("text", "speech"), (0, 5): ("picture",)}
+
+
+def test_a_moment_without_length_stays_alone():
+    assert len(merge_moments([moment(2, 2, 0.9, "speech"), moment(2, 2, 0.8, "text")], 0.5)) == 2
+
+
+def test_two_videos_give_as_many_moments_as_are_asked_for(tmp_path):
+    for seed in range(2):
+        write_video(tmp_path / f"{seed}.mp4", ["red", "blue"] * 5, seconds=1, seed=seed)
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        library.index(tmp_path)
+        assert len(library.search("red", best=8).moments) == 8
+
+
+def test_an_empty_library_adds_no_note_to_found_moments(indexed):
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        empty = library.search("blue")
+    assert empty.notes == ("the library has no video that fits; index one with: timechat index PATH",)
+    assert join_results([empty, indexed.search("blue")], 5).notes == ()
+    assert join_results([empty, empty], 5).notes == empty.notes
+
+
+def test_black_frames_as_float16_have_finite_scores(encoder):
+    assert np.isfinite(encoder.evidence(np.zeros((2, 3), np.float16), encoder.encode_sentence("red"))).all()
 
 
 def test_a_query_over_many_videos_keeps_the_best(tmp_path):

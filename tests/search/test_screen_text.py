@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from timechat.search import Library
-from timechat.search.screen_text import RapidOcr, ScreenText
+from timechat.search.screen_text import RapidOcr, ScreenText, _parts
 from timechat.search.video_vectors import VideoVectors
 
 SIZE = (180, 320)
@@ -62,6 +62,11 @@ def test_each_shot_is_read_once(tmp_path):
 def test_a_long_shot_is_read_about_every_ten_seconds(tmp_path):
     path = write_pictures(tmp_path / "a.mp4", [gray(50), gray(100)], seconds=20)
     assert read(path, 40.0, []) == [(0.0, 20.0, "word1"), (20.0, 40.0, "word2")]
+
+
+def test_parts_of_a_long_shot_are_at_most_ten_seconds():
+    assert list(_parts(vectors(15.0, []))) == [(0.0, 7.5), (7.5, 15.0)]
+    assert list(_parts(vectors(30.0, [10.0]))) == [(0.0, 10.0), (10.0, 20.0), (20.0, 30.0)]
 
 
 def test_equal_text_after_a_cut_is_one_line(tmp_path):

@@ -1,6 +1,7 @@
 """The built-in encoder `sight`, with its real weights."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from timechat.search import efficientnet
 from timechat.search.efficientnet import EfficientNetLite2, convolution_names
 from timechat.search.encoder import load_encoder
 from timechat.search.minilm import from_int8, to_int8
-from timechat.search.sight import WEIGHTS, SightEncoder
+from timechat.search.sight import WEIGHTS, SightEncoder, load_sentence_encoder
 
 SIZE = 130
 
@@ -190,3 +191,17 @@ def test_torch_and_onnx_runtime_give_the_same_features(sight):
     picture = np.stack([chess_board(), orange()])
     with_torch, with_onnx = (SightEncoder.load(uses_onnx=choice).encode_frames(picture) for choice in (False, True))
     np.testing.assert_allclose(with_torch, with_onnx, atol=1e-4)
+
+
+def test_the_sentence_encoder_is_loaded_once_by_threads():
+    with ThreadPoolExecutor(4) as threads:
+        encoders = list(threads.map(lambda _: load_sentence_encoder(), range(4)))
+    assert len({id(encoder) for encoder in encoders}) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "is_known"),
+    [("a dog", True), ("a dog 🐶", True), ("犬", False), ("ሰላም ለዓለም", False), ("собака", False), ("1984", False)],
+)
+def test_the_sentence_encoder_knows_latin_words_only(sentence, is_known):
+    assert load_sentence_encoder().knows(sentence) is is_known

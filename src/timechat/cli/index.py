@@ -59,12 +59,15 @@ def index(
         bool,
         typer.Option("--ocr", help="Read the text on the screen after cuts (extra ocr).", rich_help_panel=_SOURCES),
     ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Read everything again.", rich_help_panel=_SOURCES)] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Read everything again, from the first file each time.", rich_help_panel=_SOURCES),
+    ] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Try files again that could not be read.", rich_help_panel=_SOURCES)
     ] = False,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Maximum time in minutes; the same command resumes.")
+        float | None, typer.Option(min=0, help="Maximum time in minutes; the same command resumes, except with --full.")
     ] = None,
     info: Annotated[bool, typer.Option("--info", help="Show what the library holds.", rich_help_panel=_OTHER)] = False,
     remove: Annotated[
@@ -93,6 +96,8 @@ def index(
     if bool(given) == (info or export is not None):
         problem = f"{chosen[0]} takes no paths" if given else "Missing argument 'PATH...' (try --help)"
         raise ValueError(problem)
+    if export is not None and export.suffix.lower() != ".parquet":
+        raise ValueError(f"--export {export}: must end in .parquet; other kinds of tables are not written")
     if info or export is not None:
         with Library(library, is_read_only=True) as opened:
             if export is not None:

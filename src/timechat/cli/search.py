@@ -1,8 +1,10 @@
 """`timechat search`: moments of videos that match words or look like a picture."""
 
+import glob
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,14 +18,14 @@ from timechat.cli.session import CommandConsole
 from timechat.cli.videos import output_names
 from timechat.errors import VideoError
 from timechat.export import FORMATS
+from timechat.files import is_below
 
 if TYPE_CHECKING:
     from timechat.answers.events import Answer
     from timechat.search import Library
-    from timechat.search.query import SearchFilters, SearchResult
+    from timechat.search.moments import SearchResult
 
 _FILTERS = "Videos to search"
-_PICTURE_HEIGHT = 180  # pixels, of the page
 _NOT_FOUND = 1  # exit status with --exit-status
 
 
@@ -81,7 +83,8 @@ def search(
     ] = False,
 ) -> None:
     """Find moments in a library, or in videos that are not indexed yet."""
-    from timechat.search.query import SearchFilters, join_results
+    from timechat.search.moments import join_results
+    from timechat.search.query import SearchFilters
 
     console = CommandConsole(quiet=quiet)
     given = list(arguments or ())
@@ -92,19 +95,15 @@ def search(
     filters = SearchFilters((), name, since, until, min_length, max_length)
     with ExitStack() as stack:
         parts = _libraries(given, library, encoder, console, stack, use_cache=not no_cache)
-        results = [part.search(words, like=like, best=best, filters=_limited(filters, paths)) for part, paths in parts]
+        results = [
+            part.search(words, like=like, best=best, filters=replace(filters, only=only)) for part, only in parts
+        ]
     result = join_results(results, best)
     for note in result.notes:
         console.warn(note)
     _write(result, output, console)
     if exit_status and not result.found:
         raise typer.Exit(_NOT_FOUND)
-
-
-def _limited(filters: "SearchFilters", paths: Sequence[str]) -> "SearchFilters":
-    from dataclasses import replace
-
-    return replace(filters, paths=tuple(paths))
 
 
 def _libraries(
@@ -115,14 +114,14 @@ def _libraries(
     stack: ExitStack,
     *,
     use_cache: bool,
-) -> "list[tuple[Library, list[str]]]":
-    """Open the library, and index videos that it does not hold; return both, each with the paths to search in it.
+) -> "list[tuple[Library, frozenset[str] | None]]":
+    """Open the library, and index videos that it does not hold; return both, each with the files to search, or None.
 
-    A library that is named answers alone. Otherwise, videos that are not in the user's library are indexed into memory;
-    their frame vectors come from the cache if they were searched before.
+    A library that is named answers alone. Otherwise, videos that are not in the user's library, or that have changed,
+    are indexed into memory; their frame vectors come from the cache if they were searched before.
     """
     from timechat.search import Library, default_library
-    from timechat.search.indexing import check_paths, find_files
+    from timechat.search.indexing import check_paths
 
     if library is not None and encoder is not None:
         raise ValueError("--encoder is for videos that are not in a library, which has its own; leave out one of them")
@@ -131,26 +130,52 @@ def _libraries(
         opened = stack.enter_context(Library(library, is_read_only=True))
     if opened is None:
         check_paths(paths)
-        return [(_index_in_memory(find_files(paths), encoder, console, stack, use_cache=use_cache), [])]
+        return [(_index_in_memory(_find(paths, console), encoder, console, stack, use_cache=use_cache), None)]
     if not paths:
-        return [(opened, [])]
-    known, unknown = opened.split_known(paths)
+        return [(opened, None)]
+    known, unknown = opened.split_known(_expanded(paths))
+    in_library = frozenset(file.path for file in opened.files() if any(is_below(file.path, root) for root in known))
     if library is not None:
         if not known:
             raise ValueError(f"{unknown[0]}: is not in {library}; index it with: timechat index --library {library}")
         for path in unknown:
             console.warn(f"{path}: is not in {library}; index it with: timechat index")
-        return [(opened, known)]
+        return [(opened, in_library)]
     check_paths(unknown)
-    files = find_files(paths)
-    changed = opened.without_current(files)
-    current = [path for path in files if path not in changed]
-    away = [path for path in known if not Path(path).exists()]
-    parts = [(opened, current + away)] if current or away else []
+    changed = opened.without_current(_find(paths, console, may_be_empty=bool(in_library)))
+    parts: list[tuple[Library, frozenset[str] | None]] = []
+    if in_library.difference(changed):  # also those whose storage is away
+        parts.append((opened, in_library.difference(changed)))
     if changed:
         name = opened.setting("encoder")
-        parts.append((_index_in_memory(changed, name, console, stack, use_cache=use_cache), []))
+        parts.append((_index_in_memory(changed, name, console, stack, use_cache=use_cache), None))
     return parts
+
+
+def _expanded(paths: Sequence[str]) -> list[str]:
+    """Return the paths, with the files of each pattern instead of it."""
+    from timechat.search.indexing import find_files
+
+    return [
+        file
+        for path in paths
+        for file in ([path] if Path(path).exists() or not glob.has_magic(path) else find_files([path]) or [path])
+    ]
+
+
+def _find(paths: Sequence[str], console: CommandConsole, *, may_be_empty: bool = False) -> list[str]:
+    """Return the videos of files, folders and patterns; a folder that cannot be read is a note.
+
+    Raises:
+        VideoError: There is no video.
+    """
+    from timechat.search.indexing import find_files
+
+    files = find_files(paths, lambda folder, error: console.warn(f"{folder}: {error.strerror}; it was not searched"))
+    if not files and not may_be_empty:
+        what = "is a folder without videos" if len(paths) == 1 else "are folders without videos"
+        raise VideoError(f"{', '.join(paths)}: {what}; give a video file, a folder of videos or a pattern")
+    return files
 
 
 def _index_in_memory(
@@ -189,7 +214,10 @@ def _write(result: "SearchResult", output: OutputOptions, console: CommandConsol
     form = output.form
     answers = result.answers() if result.found or form == "text" else []
     if output.output_dir is not None:
-        output.output_dir.mkdir(exist_ok=True)
+        if answers:
+            output.output_dir.mkdir(exist_ok=True)
+        else:
+            console.warn(f"nothing was found, so no file was written to {output.output_dir}")
         names = output_names([str(answer.video) for answer in answers], FORMATS[form].extension)
         for answer, name in zip(answers, names, strict=True):
             write_text_atomically(output.output_dir / name, write_as(answer, form))
@@ -203,20 +231,12 @@ def _write(result: "SearchResult", output: OutputOptions, console: CommandConsol
             write_text_atomically(output.output, text)
     if output.html is not None:
         from timechat.export.search_page import to_search_page
+        from timechat.video.thumbnails import thumbnail_or_none
 
         folder = output.html.resolve().parent
-        page = to_search_page(result.query, result.answers(), _picture, found=result.found, page_folder=folder)
+        page = to_search_page(result.query, result.answers(), thumbnail_or_none, found=result.found, page_folder=folder)
         write_text_atomically(output.html, page)
     _cut(answers, output, console, is_found=result.found)
-
-
-def _picture(video: str, time: float) -> bytes | None:
-    from timechat.video.thumbnails import thumbnail
-
-    try:
-        return thumbnail(video, time, _PICTURE_HEIGHT)
-    except VideoError:
-        return None
 
 
 def _as_text(result: "SearchResult", form: str, answers: "Sequence[Answer]") -> str:
@@ -228,7 +248,8 @@ def _as_text(result: "SearchResult", form: str, answers: "Sequence[Answer]") -> 
         text = json.dumps(result.to_dict(), ensure_ascii=False, indent=2) + "\n"
         return text.encode("utf-8", "backslashreplace").decode()
     if form == "jsonl":
-        return "".join(json.dumps(moment.to_dict()) + "\n" for moment in result.moments)
+        moments = result.shown_moments if result.found else ()
+        return "".join(json.dumps(moment.to_dict()) + "\n" for moment in moments)
     if form != "text":
         if len(answers) > 1:
             raise ValueError(

@@ -17,7 +17,7 @@ from timechat.pipeline.session import ProgressCallback, VideoSession
 from timechat.search.encoder import FrameTextEncoder, load_encoder
 from timechat.search.retrieval import best_windows, frames_between, rank_windows, read_share, window_priors
 from timechat.search.spans import smooth_scores
-from timechat.search.video_vectors import FRAMES_PER_SECOND, VideoVectors, encode_video, find_spans
+from timechat.search.video_vectors import FRAMES_PER_SECOND, FoundSpan, VideoVectors, encode_video, find_spans
 
 _MAX_MOMENTS = 1000  # number of moments of a search for all of them
 _loaded: dict[str, FrameTextEncoder] = {}
@@ -56,9 +56,14 @@ def windows_to_read(
 ) -> ChosenWindows:
     """Rank the windows of a video for the query of a request, and choose those to read.
 
-    A request for all moments walks down the ranking until the scores fall, also beyond its share of the windows.
+    A request for all moments walks down the ranking until the scores fall, also beyond its share of the windows. All
+    windows are read if the encoder does not know the words of the query.
     """
     encoder = shared_encoder(request.retrieval.encoder)
+    if not encoder.knows(request.query or ""):
+        priors = dict.fromkeys(video.windows, 1 / len(video.windows))
+        note = f"read the whole video: {encoder.name} does not know the words of the query"
+        return ChosenWindows(tuple(video.windows), priors, 1.0, note)
     vectors = frame_vectors(video, encoder, executor, progress)
     sentence = encoder.encode_sentence(request.query or "")
     frames, times = vectors.vectors.astype(np.float32), vectors.times + video.windows[0].start
@@ -86,7 +91,7 @@ def answer_by_search(
     domain: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Answer:
-    """Answer a grounding request by the scores of a frame-text encoder.
+    """Answer a grounding request by the scores of a frame-text encoder; words that it does not know are not found.
 
     Args:
         request: Grounding request; its threshold is compared with the probability of a moment.
@@ -97,9 +102,13 @@ def answer_by_search(
         progress: Callback for the encoded frames.
     """
     encoder, selection, query = shared_encoder(request.retrieval.encoder), request.moments, request.query or ""
-    vectors = frame_vectors(video, encoder, executor, progress)
-    limit = _MAX_MOMENTS if selection.find_all else selection.top_k
-    moments = find_spans(vectors, encoder, encoder.encode_sentence(query), limit=limit)
+    moments: list[FoundSpan] = []
+    notes: tuple[str, ...] = encoder.notes(query)
+    if encoder.knows(query):
+        vectors = frame_vectors(video, encoder, executor, progress)
+        limit = _MAX_MOMENTS if selection.find_all else selection.top_k
+        moments = find_spans(vectors, encoder, encoder.encode_sentence(query), limit=limit)
+        notes += vectors.notes
     threshold = encoder.found_threshold if selection.threshold is None else selection.threshold
     offset = video.windows[0].start
     found = [moment for moment in moments if moment.score >= threshold]
@@ -119,7 +128,7 @@ def answer_by_search(
         by="search",
         player_offset=video.player_offset,
         timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
-        notes=(f"answered by the search of {encoder.name}, not by {model_name}{reason}", *vectors.notes),
+        notes=(f"answered by the search of {encoder.name}, not by {model_name}{reason}", *notes),
     )
 
 

@@ -9,16 +9,18 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from timechat.errors import CheckpointError
 from timechat.model.fingerprint import weights_fingerprint
-from timechat.search.encoder import FloatArray, FrameTextEncoder, StoredVectors
+from timechat.search.encoder import FloatArray, FrameTextEncoder, StoredVectors, full_name
 
 MODEL_TYPES = ("clip", "siglip")  # SigLIP 2 of a fixed resolution has the type siglip
 
 _BATCH = 8  # frames or sentences
+_BUFFERS = ("position_ids",)  # ends of the names of tensors that are not trained, which some checkpoints leave out
 _CLIP_MIDDLE = 0.22  # cosine that CLIP's pairs of unrelated pictures and sentences rarely reach
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # numbers of PIL's filters in preprocessor configs
 
@@ -100,24 +102,31 @@ class ContrastiveEncoder(FrameTextEncoder):
         """Load a model by its folder or hub id.
 
         Raises:
-            CheckpointError: There is no such model, or it is not CLIP or SigLIP.
+            CheckpointError: There is no such model, it is not CLIP or SigLIP, or its weights are damaged or incomplete.
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+        name = full_name(name)
         try:
             config = AutoConfig.from_pretrained(name)
             if config.model_type not in MODEL_TYPES:
                 raise CheckpointError(
                     f"{name} is a model of type {config.model_type}; an encoder must be one of {', '.join(MODEL_TYPES)}"
                 )
-            model = AutoModel.from_pretrained(name, dtype=torch.float32)
+            model, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(
                 f"cannot load encoder {name}: {first_line}. "
                 "Give sight, or the folder or hub id of a CLIP or SigLIP model"
             ) from error
+        missing = sorted(key for key in info["missing_keys"] if not key.endswith(_BUFFERS))
+        if missing:
+            raise CheckpointError(
+                f"cannot load encoder {name}: its weights lack {len(missing)} tensors, such as {missing[0]}; download "
+                "the model again or choose another encoder"
+            )
         image_size = int(config.vision_config.image_size)
         preprocessing = Preprocessing.from_config(_preprocessor_config(name), image_size)
         return cls(name, model, tokenizer, preprocessing, f"as stated by {name}")

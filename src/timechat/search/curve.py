@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from timechat.search.encoder import FrameTextEncoder
+from timechat.search.encoder import FrameTextEncoder, sigmoid
 from timechat.search.video_vectors import VideoVectors
 
 MAX_POINTS = 500
@@ -52,6 +52,5 @@ def score_curve(
         return ScoreCurve((), (), threshold)
     evidence = encoder.evidence(video.vectors.astype(np.float32), encoder.encode_sentence(words))
     starts = np.arange(0, len(evidence), math.ceil(len(evidence) / max_points))
-    peaks = np.maximum.reduceat(evidence, starts).astype(np.float64)
-    scores = 1 / (1 + np.exp(-np.clip(peaks, -80, 80)))
+    scores = sigmoid(np.maximum.reduceat(evidence, starts))
     return ScoreCurve(tuple(video.times[starts].tolist()), tuple(scores.tolist()), threshold)

@@ -1,11 +1,11 @@
 """Frame-text encoders: vectors of frames and sentences, and the score of a sentence in a frame."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import CheckpointError
 
@@ -122,7 +122,7 @@ class FrameTextEncoder(ABC):
         """Return sentences for the reader of an answer, such as that the encoder does not know the language."""
         return ()
 
-    def pictures(self, frame_vectors: FloatArray) -> FloatArray:
+    def pictures(self, frame_vectors: StoredVectors) -> FloatArray:
         """Return the part of frame vectors that can be compared with other frames, at unit length.
 
         Args:
@@ -131,7 +131,7 @@ class FrameTextEncoder(ABC):
         Returns:
             `(frames, picture dimension)`; the dot product of two rows is the cosine of two frames.
         """
-        vectors = np.asarray(frame_vectors, np.float32)
+        vectors = np.asarray(frame_vectors, np.float32)  # 1e-9 is 0 in float16
         result: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
         return result
 
@@ -177,7 +177,19 @@ class FrameTextEncoder(ABC):
 
 def probability_of(evidence: FloatArray) -> float:
     """Return the probability of a moment from the evidence of its frames, `(frames,)`."""
-    return 1 / (1 + math.exp(-float(np.clip(evidence.mean(), -80, 80))))
+    return float(sigmoid(evidence.mean()))
+
+
+def sigmoid(values: ArrayLike) -> NDArray[np.float64]:
+    """Return the probabilities of evidence of any shape."""
+    result: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(np.asarray(values, np.float64), -80, 80)))
+    return result
+
+
+def full_name(name: str) -> str:
+    """Return the name of an encoder in any working directory: an existing folder has its absolute path."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if name != BUILT_IN and folder.is_dir() else name
 
 
 def load_encoder(name: str = BUILT_IN) -> FrameTextEncoder:

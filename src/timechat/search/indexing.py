@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +30,7 @@ from timechat.files import is_below, is_video_name, walk_files
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.line_sources import LineSource
 from timechat.search.records import KnownFile, KnownVideo, LibraryError
+from timechat.search.stamps import has_moved, is_same_stamp, settled, stamp_of
 from timechat.search.store import LibraryStore
 from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, encode_video
 from timechat.video import probe_video
@@ -44,7 +43,6 @@ ProgressCallback = Callable[[str, int, int], None]
 """Called with the path of the file that is read, the finished bytes and the bytes of all files to read."""
 
 _CHUNK_BYTES = 1 << 20
-_SETTLED_SECONDS = 2.0  # coarsest time stamps of a file system (FAT), within which a change may be undetected
 
 
 @dataclass
@@ -258,7 +256,7 @@ class Indexer:
         report, before = self._report, self._known.get(job.path)
         try:
             stamp = stamp_of(job.path)
-            is_same = before is not None and _is_same(before.stamp, stamp)
+            is_same = before is not None and is_same_stamp(before.stamp, stamp)
             if is_same and before is not None and before.error and not (self._retries or self._is_full):
                 report.failed[job.path] = f"{before.error} (the file has not changed; --retry tries it again)"
                 return
@@ -291,7 +289,7 @@ class Indexer:
             created = None if info.created is None else info.created.timestamp()
             size = (info.height, info.width)
             content = KnownVideo(0, digest, info.duration, size, created, info.player_offset)
-        file = KnownFile(job.path, None, _settled(stamp), Path(job.path).stat().st_mtime)
+        file = KnownFile(job.path, None, settled(stamp), Path(job.path).stat().st_mtime)
         video = self._library.add_file(file, content)
         self._contents[digest] = replace(content, id=video)
         self._known[job.path] = replace(file, video=video)
@@ -306,7 +304,7 @@ class Indexer:
     def _forget_moved(self, video: int, stamp: str) -> None:
         """Remove the paths from which a file was moved; a path whose storage may be away is kept."""
         missing = [self._known[path] for path in self._paths[video] if not os.path.lexists(path)]
-        old = [file.path for file in missing if _has_moved(file, stamp)]
+        old = [file.path for file in missing if has_moved(file, stamp)]
         if old:
             self._library.remove_files(old)
             self._report.num_moved += 1
@@ -389,7 +387,7 @@ class Indexer:
         is_unchanged = known is not None and known.stamp in (None, stamp)
         if is_unchanged and known is not None and known.video and "picture" in self._library.parts(known.video):
             return
-        file = KnownFile(path, None, _settled(stamp), modified, error=self._report.failed[path])
+        file = KnownFile(path, None, settled(stamp), modified, error=self._report.failed[path])
         self._library.save_file(file)
         self._known[path] = file
 
@@ -434,39 +432,10 @@ def _matches(pattern: str) -> list[str]:
     return [path for path in found if is_video_name(path)] or found
 
 
-def stamp_of(path: str) -> str:
-    """Return what changes when a file is replaced or written to."""
-    status = Path(path).stat()
-    # Copying or restoring a file cannot set back the time of the last change.
-    return json.dumps([status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
-
-
-def _settled(stamp: str) -> str | None:
-    """Return a stamp; None if the file is so new that a change after it may have the same times."""
-    _, modified, changed, _ = json.loads(stamp)
-    return stamp if time.time() - max(modified, changed) / 1e9 > _SETTLED_SECONDS else None
-
-
-def _is_same(before: str | None, now: str) -> bool:
-    """Return whether two stamps are those of the same content: size and times; some file systems invent inodes."""
-    return before is not None and json.loads(before)[:3] == json.loads(now)[:3]
-
-
-def _has_moved(file: KnownFile, stamp: str) -> bool:
-    """Return whether a missing file is the one with a stamp: its folder is there with other files, or its inode."""
-    if file.stamp is not None and json.loads(file.stamp)[3] == json.loads(stamp)[3]:
-        return True
-    try:
-        with os.scandir(Path(file.path).parent) as entries:
-            return any(True for _ in entries)
-    except OSError:
-        return False
-
-
 class _FileChangedError(VideoError):
     """A file that changed while it was read; nothing about it is stored."""
 
 
 def _check_unchanged(path: str, stamp: str) -> None:
-    if not _is_same(stamp, stamp_of(path)):
+    if not is_same_stamp(stamp, stamp_of(path)):
         raise _FileChangedError(f"{path}: changed while it was read; the next run reads it again")

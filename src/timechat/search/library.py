@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from timechat.cache import DiskCache
 from timechat.errors import DataError
 from timechat.files import is_below, user_folder
-from timechat.search.encoder import BUILT_IN, FrameTextEncoder, load_encoder
-from timechat.search.indexing import Indexer, IndexReport, ProgressCallback, stamp_of
+from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
+from timechat.search.indexing import Indexer, IndexReport, ProgressCallback
 from timechat.search.line_sources import LineSource, default_sources
-from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters, SearchResult
+from timechat.search.moments import SearchResult
+from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters
 from timechat.search.records import LibraryError
+from timechat.search.stamps import stamp_of
 from timechat.search.store import LibraryStore
 
 LIBRARY_VARIABLE = "TIMECHAT_LIBRARY"
+
+Paths = str | Path | Sequence[str | Path]
+"""One path or several."""
 
 
 class Library(LibraryStore):
@@ -63,14 +68,14 @@ class Library(LibraryStore):
         Raises:
             CheckpointError: The encoder cannot be loaded.
         """
-        wanted = name or self.setting("encoder")  # another process may have changed it
+        wanted = full_name(name) if name else self.setting("encoder")  # another process may have changed it
         if self._encoder is None or wanted not in (None, self._encoder.name):
             self._encoder = load_encoder(wanted or BUILT_IN)
         return self._encoder
 
     def index(
         self,
-        paths: Sequence[str | Path],
+        paths: Paths,
         *,
         encoder: str | None = None,
         sources: Sequence[LineSource] | None = None,
@@ -83,7 +88,7 @@ class Library(LibraryStore):
         """Read what is new or changed in files and folders; the same call resumes after a stop.
 
         Args:
-            paths: Files, folders and patterns; `~` is the home folder.
+            paths: Files, folders and patterns, or one of them; `~` is the home folder.
             encoder: Encoder; None means that of the library.
             sources: Readers of lines; None means subtitles.
             full: Whether everything is read again.
@@ -107,7 +112,7 @@ class Library(LibraryStore):
             cache=cache,
             check=check,
             progress=progress,
-        ).run([Path(path).expanduser() for path in paths])
+        ).run([Path(path).expanduser() for path in _path_list(paths)])
 
     def search(
         self,
@@ -153,21 +158,21 @@ class Library(LibraryStore):
             )
         return Searcher(self, encoder)
 
-    def split_known(self, paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    def split_known(self, paths: Paths) -> tuple[list[str], list[str]]:
         """Divide files and folders into those of which the library has a file, as absolute paths, and others."""
         files = [file.path for file in self.files()]
-        absolute = {path: os.path.abspath(Path(path).expanduser()) for path in paths}  # noqa: PTH100 - links are kept
+        absolute = {str(path): _absolute(path) for path in _path_list(paths)}
         known = {path for path, root in absolute.items() if any(is_below(file, root) for file in files)}
-        return [root for path, root in absolute.items() if path in known], [path for path in paths if path not in known]
+        return [absolute[path] for path in absolute if path in known], [path for path in absolute if path not in known]
 
     def without_current(self, paths: Sequence[str]) -> list[str]:
         """Return those of some absolute paths of files that are not indexed, or have changed since."""
         stamps = {file.path: file.stamp for file in self.files() if file.video is not None}
         return [path for path in paths if stamps.get(path) is None or stamps[path] != stamp_of(path)]
 
-    def remove(self, paths: Sequence[str | Path]) -> int:
+    def remove(self, paths: Paths) -> int:
         """Remove files and all files below folders, whether they exist or not; return how many were known."""
-        roots = [os.path.abspath(Path(path).expanduser()) for path in paths]  # noqa: PTH100 - links are kept
+        roots = [_absolute(path) for path in _path_list(paths)]
         known = [file.path for file in self.files() if any(is_below(file.path, root) for root in roots)]
         self.remove_files(known)
         return len(known)
@@ -214,6 +219,15 @@ class LibraryInfo:
     rows: dict[str, int]
     offline: list[str]
     failed: dict[str, str]
+
+
+def _path_list(paths: Paths) -> list[str | Path]:
+    """Return the paths as a list: a string is one path, not a sequence of characters."""
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links are kept
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:

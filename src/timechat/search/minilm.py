@@ -1,5 +1,6 @@
 """all-MiniLM-L6-v2: a sentence -> 384 numbers of unit length."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -39,6 +40,11 @@ class MiniLM:
         self._tokenizer = Tokenizer.from_str(tokenizer)
         self._tokenizer.enable_truncation(_MAX_TOKENS)
         self._tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
+
+    def knows(self, sentence: str) -> bool:
+        """Return whether a sentence has a word in Latin letters and at most half of its tokens are unknown."""
+        tokens = self._tokenizer.encode(sentence, add_special_tokens=False).tokens
+        return 2 * tokens.count("[UNK]") <= len(tokens) and re.search("[a-zA-Z]{2}", sentence) is not None
 
     @torch.inference_mode()
     def encode(self, sentences: Sequence[str]) -> FloatArray:

@@ -11,31 +11,40 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.answers.events import Answer, Event, one_line
+from timechat.answers.events import one_line
 from timechat.files import is_below
-from timechat.search.encoder import FloatArray, FrameTextEncoder
-from timechat.search.records import Kind, KnownFile, Line
+from timechat.search.encoder import FloatArray, FrameTextEncoder, sigmoid
+from timechat.search.moments import NO_VIDEO, Moment, SearchResult, merge_moments
+from timechat.search.records import KnownFile, Line
 from timechat.search.spans import best_spans
 from timechat.search.store import LibraryStore, storable
 from timechat.search.video_vectors import FoundSpan, VideoVectors, find_spans
 from timechat.system import num_cores
 
+if TYPE_CHECKING:
+    from timechat.search.minilm import MiniLM
+
 DEFAULT_BEST = 5
 
 _MIN_VIDEOS = 5  # videos of which all frames are scored
-_SPANS_PER_VIDEO = 3
+_SPANS_PER_VIDEO = 3  # minimum number of spans that are taken from each of these videos
+_LINES_PER_MOMENT = 20  # lines with the words that are taken for each moment of the result
+_MAX_LINES = 10_000
 _ALL_WORDS_SCORE = 0.9  # of a line with all words of the query, but not in this order
 _MEANING_SLOPE, _MEANING_MIDDLE = 20.0, 0.40  # cosine of two sentences -> probability that they mean the same
-_SAME_SHARE = 0.3  # of the shorter moment that overlaps, from which two moments are the same
+_NO_SPACES = re.compile(  # Thai to Myanmar, Khmer, kana, Han: scripts without spaces between words
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_EXACT_LINES_ONLY = "lines were searched for the exact words only: their sentence encoder knows English only"
 
 
 @dataclass(frozen=True)
@@ -64,120 +73,12 @@ class SearchFilters:
 EVERYTHING = SearchFilters()
 
 
-@dataclass(frozen=True)
-class Moment:
-    """A moment that matches a query.
-
-    Attributes:
-        video: Path of the video.
-        start: Start in seconds on the clock of the video.
-        end: End in seconds.
-        score: Probability from 0 to 1 that the moment matches.
-        by: Sources that matched.
-        text: Line that matched; None for pictures alone.
-        is_exact: Whether the line has the words of the query, in their order.
-        is_offline: Whether the video is away, so that it cannot be played now.
-        duration: Duration of the video in seconds.
-        player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
-    """
-
-    video: str
-    start: float
-    end: float
-    score: float
-    by: tuple[Kind, ...]
-    text: str | None = None
-    is_exact: bool = field(default=False, compare=False)
-    is_offline: bool = field(default=False, compare=False)
-    duration: float | None = field(default=None, compare=False)
-    player_offset: float = field(default=0.0, compare=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the moment as the JSON of `search --json`."""
-        return {
-            "video": self.video,
-            "start": round(self.start, 3),
-            "end": round(self.end, 3),
-            "score": round(self.score, 4),
-            "by": list(self.by),
-            "text": self.text,
-            "offline": self.is_offline,
-        }
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Moments that match a query, the best first.
-
-    Attributes:
-        query: Words, or the path of a picture.
-        library: Path of the library; None for a library in memory.
-        encoder: Name of the encoder.
-        threshold: Score from which a moment counts as found.
-        moments: Moments, also below the threshold.
-        notes: Sentences about the search.
-    """
-
-    query: str
-    library: str | None
-    encoder: str
-    threshold: float
-    moments: tuple[Moment, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def found(self) -> bool:
-        """Whether the best moment counts as found."""
-        return bool(self.moments) and self.moments[0].score >= self.threshold
-
-    @property
-    def shown_moments(self) -> tuple[Moment, ...]:
-        """The moments that count as found; all of them if none does."""
-        return tuple(one for one in self.moments if one.score >= self.threshold) or self.moments
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as the JSON of `search --json` and `POST /v1/search`."""
-        return {
-            "query": self.query,
-            "library": self.library,
-            "encoder": self.encoder,
-            "found": self.found,
-            "threshold": self.threshold,
-            "moments": [moment.to_dict() for moment in self.moments],
-            "notes": list(self.notes),
-        }
-
-    def answers(self) -> list[Answer]:
-        """Return an answer for each video with a shown moment, in the order of their best moments."""
-        by_video: dict[str, list[Moment]] = {}
-        for moment in self.shown_moments:
-            by_video.setdefault(moment.video, []).append(moment)
-        return [
-            Answer(
-                "",
-                [Event(one.start, one.end, one.text or self.query, one.score) for one in moments],
-                task="grounding",
-                question=self.query,
-                video=video,
-                duration=moments[0].duration,
-                model=self.encoder,
-                found=self.found,
-                score=moments[0].score,
-                by="search",
-                player_offset=moments[0].player_offset,
-                notes=self.notes,
-            )
-            for video, moments in by_video.items()
-        ]
-
-
 class Searcher:
     """Answers queries about one library with one encoder.
 
     Args:
         library: Library whose frames have vectors of this encoder.
-        encoder: Encoder.
-        sentences: Encoder of sentences for lines, see `load_sentence_encoder`.
+        encoder: Encoder of frames and queries.
     """
 
     def __init__(self, library: LibraryStore, encoder: FrameTextEncoder) -> None:
@@ -207,8 +108,11 @@ class Searcher:
                 files,
                 best,
             )
-        moments += self._from_lines(words, files, best)
-        return self._result(words, moments, files, best, self._encoder.found_threshold, self._encoder.notes(words))
+        notes = list(self._encoder.notes(words))
+        if len(self._library.line_vectors().ids):
+            moments += self._from_lines(words, files, best)
+            notes += [] if _sentence_encoder().knows(words) else [_EXACT_LINES_ONLY]
+        return self._result(words, moments, files, best, self._encoder.found_threshold, notes)
 
     def search_like(
         self,
@@ -244,12 +148,10 @@ class Searcher:
 
     def _files(self, filters: SearchFilters) -> dict[int, KnownFile]:
         """Return the file of each video that the filters leave: one that is there, if there is one."""
-        videos = self._library.videos()
         chosen: dict[int, KnownFile] = {}
-        for file in self._library.files():
-            if file.video is None or not _is_wanted(file, filters):
+        for file, video in self._library.entries():
+            if not _is_wanted(file, filters):
                 continue
-            video = videos[file.video]
             recorded = file.modified if video.created is None else video.created
             is_in_time = (filters.since is None or recorded >= filters.since) and (
                 filters.until is None or recorded < filters.until
@@ -259,8 +161,8 @@ class Searcher:
             )
             if not (is_in_time and is_in_length):
                 continue
-            if file.video not in chosen or (chosen[file.video].is_offline and not file.is_offline):
-                chosen[file.video] = file
+            if video.id not in chosen or (chosen[video.id].is_offline and not file.is_offline):
+                chosen[video.id] = file
         return chosen
 
     def _from_pictures(
@@ -281,7 +183,7 @@ class Searcher:
         segments = self._library.segments()
         if not len(segments.videos):
             return []
-        limit = best if len(files) == 1 else _SPANS_PER_VIDEO
+        limit = max(_SPANS_PER_VIDEO, math.ceil(best / max(1, len(files))))
 
         def moments_of(video: int) -> list[Moment]:
             frames = self._library.frames(video)
@@ -292,32 +194,58 @@ class Searcher:
             return [moment for moments in threads.map(moments_of, videos) for moment in moments]
 
     def _from_lines(self, words: str, files: dict[int, KnownFile], best: int) -> list[Moment]:
-        stored = self._library.line_vectors()
-        if not len(stored.ids):
-            return []
-        terms = re.findall(r"\w+", words)
-        phrase = " ".join(terms)
-        exact = self._library.lines(matching=f'"{phrase}"') if terms else []
-        exact = exact or self._library.lines(containing=words)
-        all_words = self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
-        scores = {line.id: _ALL_WORDS_SCORE for line in all_words} | {line.id: 1.0 for line in exact}
-        from timechat.search.sight import load_sentence_encoder
-
-        cosines = stored.vectors @ load_sentence_encoder().encode([words])[0]
-        cosines[~np.isin(stored.videos, list(files))] = -1.0
-        for row in np.argsort(-cosines, kind="stable")[: _SPANS_PER_VIDEO * best].tolist():
-            meaning = 1 / (1 + math.exp(-_MEANING_SLOPE * (float(cosines[row]) - _MEANING_MIDDLE)))
-            number = int(stored.ids[row])
-            scores[number] = max(scores.get(number, 0.0), meaning)
+        """Return moments of lines that match by their words or by their meaning."""
+        exact, all_words = (
+            self._first_lines(lines, files, best) for lines in (self._exact_lines(words), self._lines_with_all(words))
+        )
+        lines = {line.id: line for line in (*all_words, *exact)}
+        scores = dict.fromkeys((line.id for line in all_words), _ALL_WORDS_SCORE)
+        scores |= dict.fromkeys((line.id for line in exact), 1.0)
+        for line, score in self._lines_like(words, files, best):
+            lines[line.id], scores[line.id] = line, max(scores.get(line.id, 0.0), score)
         exact_ids = {line.id for line in exact}
-        lines = {line.id: line for line in (*exact, *all_words)}
-        missing = [number for number in scores if number not in lines]
-        lines |= {line.id: line for line in self._library.lines(ids=missing)} if missing else {}
         return [
             replace(_line_moment(files[line.video], line, scores[number]), is_exact=number in exact_ids)
             for number, line in lines.items()
-            if line.video in files
         ]
+
+    def _exact_lines(self, words: str) -> list[Line]:
+        """Return the lines with the words in their order; without spaces, words can be part of a longer run."""
+        terms = re.findall(r"\w+", words)
+        lines = self._library.lines(matching=f'"{" ".join(terms)}"') if terms else []
+        if not lines or _NO_SPACES.search(words):
+            lines += self._library.lines(containing=words)
+        return list({line.id: line for line in lines}.values())
+
+    def _lines_with_all(self, words: str) -> list[Line]:
+        """Return the lines with all words in any order."""
+        terms = re.findall(r"\w+", words)
+        return self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
+
+    @staticmethod
+    def _first_lines(lines: Iterable[Line], files: dict[int, KnownFile], best: int) -> list[Line]:
+        """Return the lines of the searched videos that are first in the order of the result."""
+        searched = (line for line in lines if line.video in files)
+        ranked = sorted(searched, key=lambda line: (files[line.video].path, line.event.start))
+        return ranked[: min(_MAX_LINES, _LINES_PER_MOMENT * best)]
+
+    def _lines_like(self, words: str, files: dict[int, KnownFile], best: int) -> list[tuple[Line, float]]:
+        """Return the lines with the most similar meaning, each with its probability.
+
+        The sentence encoder gives all sentences without known words the same vector, so they are left out.
+        """
+        encoder = _sentence_encoder()
+        if not encoder.knows(words):
+            return []
+        stored = self._library.line_vectors()
+        cosines = stored.vectors @ encoder.encode([words])[0]
+        is_searched = np.isin(stored.videos, list(files))
+        rows = np.argsort(-np.where(is_searched, cosines, -2), kind="stable")
+        rows = rows[: min(_MAX_LINES, _SPANS_PER_VIDEO * best, int(is_searched.sum()))]
+        scores = sigmoid(_MEANING_SLOPE * (cosines[rows] - _MEANING_MIDDLE))
+        by_id = dict(zip(stored.ids[rows].tolist(), scores.tolist(), strict=True))
+        lines = self._library.lines(ids=list(by_id)) if by_id else []
+        return [(line, by_id[line.id]) for line in lines if encoder.knows(line.event.caption)]
 
     def _result(
         self,
@@ -329,68 +257,29 @@ class Searcher:
         notes: Iterable[str],
     ) -> SearchResult:
         videos = self._library.videos()
-        by_path = {file.path: videos[number] for number, file in files.items()}
+        by_path = {file.path: videos[number] for number, file in files.items() if number in videos}
         ranked = [
             replace(one, duration=by_path[one.video].duration, player_offset=by_path[one.video].player_offset)
-            for one in merge_moments(moments, threshold)[:best]
-        ]
+            for one in merge_moments(moments, threshold)
+            if one.video in by_path  # another process may have removed it
+        ][:best]
         says = list(notes)
         if not files:
-            says.append("the library has no video that fits; index one with: timechat index PATH")
+            says.append(NO_VIDEO)
+        if outdated := self._library.num_outdated():
+            says.append(
+                f"videos with vectors of another encoder, which were not searched: {outdated}; index them again"
+            )
         if any(moment.is_offline for moment in ranked):
             says.append("some of the videos are offline: their storage was not found at the last scan")
         library = None if self._library.path is None else str(self._library.path)
         return SearchResult(query, library, self._encoder.name, threshold, tuple(ranked), tuple(says))
 
 
-def join_results(results: Sequence[SearchResult], best: int) -> SearchResult:
-    """Join the results of one query in several libraries.
+def _sentence_encoder() -> MiniLM:
+    from timechat.search.sight import load_sentence_encoder
 
-    Args:
-        results: Results with one encoder, the first one of the named library.
-        best: Maximum number of moments.
-    """
-    first = results[0]
-    moments = sorted((moment for result in results for moment in result.moments), key=_rank)[:best]
-    notes = tuple(dict.fromkeys(note for result in results for note in result.notes))
-    return replace(first, moments=tuple(moments), notes=notes)
-
-
-def merge_moments(moments: Sequence[Moment], threshold: float) -> list[Moment]:
-    """Join the moments of different sources that are at the same time, and sort them, the best first.
-
-    A joined moment has the times of its most certain source. Its score is the probability that at least one of its
-    sources is right. Exact words come first, so no other source can lower them. A source below the threshold has not
-    matched, and adds nothing to another one.
-
-    Args:
-        moments: Moments, each of one source.
-        threshold: Score from which a moment counts as found.
-    """
-    merged: list[Moment] = []
-    for moment in sorted(moments, key=_rank):
-        number = next((n for n, other in enumerate(merged) if _is_same(moment, other)), None)
-        if number is None:
-            merged.append(moment)
-            continue
-        other = merged[number]
-        if moment.score < threshold or set(moment.by) <= set(other.by):
-            continue
-        score = 1 - (1 - other.score) * (1 - moment.score)
-        merged[number] = replace(other, score=score, by=(*other.by, *moment.by), text=other.text or moment.text)
-    return sorted(merged, key=_rank)
-
-
-def _rank(moment: Moment) -> tuple[bool, float, str, float]:
-    return (not moment.is_exact, -moment.score, moment.video, moment.start)
-
-
-def _is_same(one: Moment, other: Moment) -> bool:
-    if one.video != other.video:
-        return False
-    overlap = min(one.end, other.end) - max(one.start, other.start)
-    shorter = min(one.end - one.start, other.end - other.start)
-    return overlap > 0 and overlap >= _SAME_SHARE * shorter
+    return load_sentence_encoder()
 
 
 def _best_videos(videos: NDArray[np.int64], evidence: FloatArray, files: dict[int, KnownFile], best: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import pairwise
@@ -16,14 +17,14 @@ from timechat.search.records import Kind
 from timechat.search.video_vectors import VideoVectors
 from timechat.video import FrameSampling, VideoReader
 
-VERSION = 1
+VERSION = 2
 """Increased when the same video gives other lines."""
 
 MIN_CONFIDENCE = 0.7
 """Confidence from which a line of the recognizer is kept."""
 
 _AFTER_CUT = 0.5  # seconds; titles are often faded in
-_INTERVAL = 10.0  # seconds between readings within a shot
+_INTERVAL = 10.0  # maximum seconds between readings within a shot
 _MAX_HEIGHT = 1080  # pixels of a frame that is read
 _FRAMES_PER_PART = 4
 
@@ -113,9 +114,9 @@ def _load(reader: VideoReader, times: list[float], size: tuple[int, int]) -> lis
 
 
 def _parts(frames: VideoVectors) -> Iterator[tuple[float, float]]:
-    """Yield start and end in seconds of all shots, divided into parts of at most about 10 s."""
+    """Yield start and end in seconds of all shots, divided into parts of at most 10 s."""
     borders = [0.0, *frames.cut_times.tolist(), frames.duration]
     for start, end in pairwise(borders):
         if end > start:
-            number = max(1, round((end - start) / _INTERVAL))
+            number = math.ceil((end - start) / _INTERVAL)
             yield from pairwise(np.linspace(start, end, number + 1).tolist())

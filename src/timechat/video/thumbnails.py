@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from timechat.errors import VideoError
 from timechat.video.frames import FrameSize, VideoInfo, frame_to_pixels
 from timechat.video.index import build_index
 from timechat.video.loading import load_frames
 from timechat.video.scan import demux, may_jump, read_packets
 from timechat.video.source import VideoHandle, open_source
+
+PAGE_HEIGHT = 180
+"""Height in pixels of the pictures in a page of search results."""
 
 _QUALITY = 80
 _MAX_ASPECT = 8  # maximum width divided by height
@@ -44,6 +48,14 @@ def thumbnail(source: str | os.PathLike[str], time: float, height: int, *, timeo
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, "JPEG", quality=_QUALITY)
     return content.getvalue()
+
+
+def thumbnail_or_none(source: str | os.PathLike[str], time: float, height: int = PAGE_HEIGHT) -> bytes | None:
+    """Return a thumbnail for a page, as `thumbnail` does; None if no frame can be decoded."""
+    try:
+        return thumbnail(source, time, height)
+    except VideoError:
+        return None
 
 
 def _keyframe(handle: VideoHandle, info: VideoInfo, time: float, size: FrameSize) -> NDArray[np.uint8] | None:
