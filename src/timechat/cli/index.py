@@ -59,6 +59,14 @@ def index(
         bool,
         typer.Option("--ocr", help="Read the text on the screen after cuts (extra ocr).", rich_help_panel=_SOURCES),
     ] = False,
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Let a video language model describe each video: a model as for timechat caption.",
+            rich_help_panel=_SOURCES,
+        ),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option("--full", help="Read everything again, from the first file each time.", rich_help_panel=_SOURCES),
@@ -85,7 +93,6 @@ def index(
 ) -> None:
     """Index videos for search; only what is new or changed is read."""
     from timechat.search import Library
-    from timechat.search.line_sources import SpeechLines
 
     console = CommandConsole(quiet=quiet)
     given = list(paths or ())
@@ -108,16 +115,13 @@ def index(
             summary = opened.info()
         typer.echo(json.dumps(asdict(summary), indent=2) if as_json else _describe(summary))
         return
+    # A model that cannot be loaded leaves no empty library behind.
+    sources = [] if remove else _sources(asr, language, captions, ocr=ocr)
     with Library(library) as opened:
         if remove:
             number = opened.remove(given)
             typer.echo(json.dumps({"removed": number}) if as_json else f"{number} files removed from {opened.path}")
             return
-        sources: list[LineSource] = [SpeechLines(asr, language=language)]
-        if ocr:
-            from timechat.search.screen_text import ScreenText
-
-            sources.append(ScreenText())
         options: dict[str, Any] = {"encoder": encoder, "sources": sources, "full": full, "retry": retry}
         report, is_stopped = _run(opened, given, options, minutes, console)
     _show(report, str(opened.path), console, as_json=as_json, is_stopped=is_stopped)
@@ -125,6 +129,23 @@ def index(
         raise typer.Exit(EXIT_STOPPED)
     if report.failed:
         raise typer.Exit(_FAILED)
+
+
+def _sources(asr: str | None, language: str | None, captions: str | None, *, ocr: bool) -> "list[LineSource]":
+    """Return the readers of lines that the options ask for."""
+    from timechat.search.line_sources import SpeechLines
+
+    sources: list[LineSource] = [SpeechLines(asr, language=language)]
+    if ocr:
+        from timechat.search.screen_text import ScreenText
+
+        sources.append(ScreenText())
+    if captions is not None:
+        from timechat.pipeline import TimeChat
+        from timechat.pipeline.caption_lines import CaptionLines
+
+        sources.append(CaptionLines(TimeChat.from_pretrained(captions)))
+    return sources
 
 
 def _run(
