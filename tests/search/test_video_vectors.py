@@ -1,7 +1,7 @@
 """Frames are decoded in a second thread while others are encoded."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,11 +11,19 @@ from timechat.search.video_vectors import encode_video
 from timechat.video import VideoReader
 
 
-def decoding_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("timechat-decode")]
+@pytest.fixture
+def decoding_threads() -> Callable[[], list[str]]:
+    """Return the names of decoding threads that the test has started; servers of other tests have their own."""
+    before = set(threading.enumerate())
+
+    def names() -> list[str]:
+        started = [thread for thread in threading.enumerate() if thread not in before]
+        return [thread.name for thread in started if thread.name.startswith("timechat-decode")]
+
+    return names
 
 
-def test_the_decoding_ends_before_the_reader_is_closed(tmp_path, monkeypatch):
+def test_the_decoding_ends_before_the_reader_is_closed(tmp_path, monkeypatch, decoding_threads):
     alive_at_exit = []
 
     class Watched(VideoReader):
@@ -32,7 +40,7 @@ def test_the_decoding_ends_before_the_reader_is_closed(tmp_path, monkeypatch):
     assert alive_at_exit == []
 
 
-def test_closing_waits_for_the_part_that_is_decoded():
+def test_closing_waits_for_the_part_that_is_decoded(decoding_threads):
     go_on, finished = threading.Event(), []
 
     def parts() -> Iterator[int]:

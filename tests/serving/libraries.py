@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.pipeline.color_encoder import ColorEncoder
 from timechat.answers.events import Event
 from timechat.search import Library
-from timechat.search.records import KnownFile
+from timechat.search.records import KnownFile, KnownVideo
 from timechat.search.video_vectors import VideoVectors
 
 SECONDS = 20
@@ -25,9 +26,9 @@ def vectors(**spans: tuple[int, int]) -> VideoVectors:
 
 def put(library: Library, path: Path, content: VideoVectors, *, speech: str | None = None) -> None:
     """Store a video in a library without reading its file."""
-    video = library.add_video(str(path), duration=content.duration, size=(64, 64), created=1e9)
-    library.save_file(KnownFile(str(path), video, None, 2e9))
-    library.save_frames(video, content, {})
+    known = KnownVideo(0, str(path), content.duration, (64, 64), 1e9, 0.0)
+    video = library.add_file(KnownFile(str(path), None, None, 2e9), known)
+    library.save_frames(video, content, {"encoder": ColorEncoder.fingerprint})
     if speech is not None:
         line = np.zeros((1, 384), np.float32)
         library.save_lines(video, "speech", [Event(4.0, 6.0, speech)], line, {})
