@@ -203,7 +203,9 @@ def test_a_double_click_on_a_task_starts_it_once(page, server):
 def test_highlights_have_a_curve(page, server):
     open_film(page, server)
     page.locator(".task[data-task=highlights]").click()
+    expect(page.locator("#task-query")).to_be_focused()
     page.keyboard.press("Enter")
+    expect(page.locator("#task-query")).to_be_hidden()  # the server has accepted the task
     lane = page.locator(".lane[data-task=highlights]")
     expect(lane.locator(".curve-line")).to_have_count(1, timeout=ANSWER_MS)
     assert lane.locator(".needle").count() > 1
