@@ -69,6 +69,7 @@ def test_an_event_of_the_page_of_a_server_shows_its_frame(page, server, late):
     page.locator("#file").set_input_files(late)
     expect(page.locator(".task").first).to_be_enabled()
     page.reload()  # the server sends the video
+    expect(page.locator(".task").first).to_be_enabled()
     wait_until(page, "document.getElementById('video').readyState >= 2")
     for start in STARTS:
         page.keyboard.press("a")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serving.page.actions import ANSWER_MS, expect, expect_time, no_overflow, open_film, seek, settle, wait_until
+from tests.serving.page.actions import expect, expect_time, no_overflow, open_film, seek, settle, start_task, wait_until
 from tests.serving.page.conftest import EDITED
 
 
@@ -195,15 +195,12 @@ def test_lanes_that_are_cut_off_below_are_hinted_at(captioned):
 
 def test_tracks_that_are_cut_off_at_the_side_are_hinted_at(page, server):
     open_film(page, server)
-    for task in ("dense_caption", "steps", "highlights"):
-        page.locator(f".task[data-task={task}]").click()
-        if task == "highlights":
-            page.keyboard.press("Enter")
-        expect(page.locator(f".lane[data-task={task}]")).to_have_count(1, timeout=ANSWER_MS)
+    for task in ("dense_caption", "steps"):
+        start_task(page, task)  # an answer that comes later would make the row longer
     page.get_by_role("tab", name="Events").click()
     chips = page.locator(".track-chips")
     page.set_viewport_size({"width": 320, "height": 700})
-    chips.evaluate("part => { part.style.width = '180px'; part.scrollLeft = 0; }")
+    chips.evaluate("part => { part.style.width = '100px'; part.scrollLeft = 0; }")
     for position, left, right in ((0, False, True), (30, True, True), (10_000, True, False)):
         chips.evaluate("(part, left) => { part.scrollLeft = left; }", position)
         wait_until(
