@@ -8,6 +8,7 @@ import pytest
 
 from tests.backbones.endpoint.conftest import Connect
 from tests.backbones.endpoint.stub import Reply, answering, chunks, completion, refusal, streaming
+from timechat.answers.forms import AnswerForm
 from timechat.backbones.endpoint.abilities import (
     CompletionRequest,
     complete,
@@ -15,7 +16,6 @@ from timechat.backbones.endpoint.abilities import (
     known_abilities,
     stated_picture_limit,
 )
-from timechat.backbones.endpoint.forms import AnswerForm
 from timechat.errors import EndpointError
 
 FORM = AnswerForm(r"[0-9]{1,3}", {"type": "object"})

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
+from timechat.answers.forms import AnswerForm
+from timechat.backbones.backbone import Check
 from timechat.backbones.endpoint.answers import Completion, StreamedAnswer, read_completion
-from timechat.backbones.endpoint.background import Check
 from timechat.backbones.endpoint.client import EndpointClient
-from timechat.backbones.endpoint.forms import AnswerForm
 from timechat.errors import EndpointError
 
 Ability = Literal[

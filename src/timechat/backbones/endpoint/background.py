@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
+from timechat.backbones.backbone import Check
+
 Result = TypeVar("Result")
-Check = Callable[[], object]
-"""Function that is called again and again during a wait; an exception that it raises cancels the work."""
 
 POLL_SECONDS = 0.05
 """Seconds between two calls of a check function."""

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import httpx
 
+from timechat.backbones.backbone import Check
 from timechat.backbones.endpoint.address import ApiKey, EndpointAddress
-from timechat.backbones.endpoint.background import POLL_SECONDS, BackgroundLoop, Check
+from timechat.backbones.endpoint.background import POLL_SECONDS, BackgroundLoop
 from timechat.backbones.endpoint.failures import Failures, TemporaryFailure
 from timechat.errors import EndpointError
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 
 from timechat.answers.events import Event
-from timechat.answers.parsing import Parsed, read_captions, read_grounding, states_none
-from timechat.backbones.endpoint.forms import (
+from timechat.answers.forms import (
     captions_form,
     events_form,
     grounding_form,
@@ -19,6 +18,7 @@ from timechat.backbones.endpoint.forms import (
     states_none_in_json,
     time_regex,
 )
+from timechat.answers.parsing import Parsed, read_captions, read_grounding, states_none
 
 
 @pytest.mark.parametrize(

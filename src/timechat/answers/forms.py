@@ -16,7 +16,7 @@ from typing import Any
 from timechat.answers.answer_text import given_answer
 from timechat.answers.events import check_duration
 from timechat.answers.fields import Reading
-from timechat.answers.grammar import MAX_CAPTION, MAX_EVENTS
+from timechat.answers.grammar import MAX_CAPTION, MAX_EVENTS, AnswerGrammar
 from timechat.answers.json_answers import read_json
 from timechat.answers.parsing import Parsed, clip_events
 from timechat.answers.prompts import NOT_FOUND_ANSWER
@@ -27,15 +27,17 @@ _FENCE = re.compile(r"```[a-z]*\s*(.*?)\s*(?:```|\Z)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """The form of an answer, in the spellings that servers take.
+    """The form of an answer, in the spellings of those who keep it: our own decoding, and servers.
 
     Attributes:
-        regex: Regular expression of the whole answer; None if only JSON has this form.
-        schema: JSON schema of the same answer; None if the answer is no JSON.
+        regex: Regular expression of the whole answer, for servers; None if there is none.
+        schema: JSON schema of the same answer, for servers; None if the answer is no JSON.
+        grammar: Grammar of the same answer, for local decoding; None if it is not decoded here.
     """
 
-    regex: str | None
+    regex: str | None = None
     schema: Mapping[str, Any] | None = None
+    grammar: AnswerGrammar | None = None
 
     def is_kept_by(self, text: str, *, as_json: bool = False) -> bool:
         """Whether a whole answer has this form.
