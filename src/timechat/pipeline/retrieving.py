@@ -11,7 +11,8 @@ from timechat.answers.events import Answer, Event
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import format_events
 from timechat.answers.windows import Window
-from timechat.pipeline.executor import Executor, acquire
+from timechat.backbones.locking import acquire
+from timechat.pipeline.executor import Executor
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import ProgressCallback, VideoSession
 from timechat.search.encoder import FrameTextEncoder, load_encoder

@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from timechat.answers.windows import Window, WindowConfig
+from timechat.backbones.locking import acquire
 from timechat.errors import VideoError
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.frame_encoder import FRAMES_PER_BATCH_ON_CPU
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.executor import Executor, acquire
+from timechat.pipeline.executor import Executor
 from timechat.pipeline.request import WindowPlan, plan_windows
 from timechat.video import Frames, FrameSampling, VideoSource
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.answers.events import Answer
+from timechat.backbones.locking import acquire
 from timechat.errors import AccessError, VideoError
 from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
-from timechat.pipeline.executor import acquire
 from timechat.pipeline.streaming import AnswerStream
 from timechat.serving.context import RequestContext
 from timechat.serving.engine import Engine, EngineExecutor
