@@ -13,7 +13,7 @@ from timechat.answers.grammar import captions_grammar, grounding_grammar, highli
 from timechat.answers.tasks import DecodingOptions, parse_events
 from timechat.backbones.backbone import EncodedVideo, GeneratedText, Question
 from timechat.backbones.transformers import TransformersBackbone
-from timechat.backbones.transformers.families import find_family
+from timechat.backbones.transformers.generation import AnswerRowState
 from timechat.errors import PromptTooLongError
 
 TIMES = ([0, 0.52, 3.04, 3.08, 9.96], [0.1, 4.0, 7.25], [1.5, 2.5, 2.9, 6.0, 8.0, 12.0, 13.3])
@@ -84,16 +84,10 @@ def test_the_logits_are_those_of_the_models_own_forward(backbone):
 def test_a_score_is_what_generation_recorded(backbone):
     video = _video(backbone)
     prompt = backbone.prompt(video, QUESTION, 12)
-    rows = []
-    backbone._decoder.write(rows := [_row(backbone, prompt)], backbone.check)
-    assert len(rows[0].logprobs) == 12
-    assert backbone.score(prompt, rows[0].token_ids) == pytest.approx(rows[0].logprobs, abs=1e-5)
-
-
-def _row(backbone, prompt):
-    from timechat.backbones.transformers.generation import AnswerRowState
-
-    return AnswerRowState(prompt, FREE)
+    row = AnswerRowState(prompt, FREE)
+    backbone._decoder.write([row], backbone.check)
+    assert len(row.logprobs) == 12
+    assert backbone.score(prompt, row.token_ids) == pytest.approx(row.logprobs, abs=1e-5)
 
 
 @every_family
@@ -102,8 +96,8 @@ def test_a_second_question_equals_one_from_scratch(backbone):
     second = Question("What happens?", [("When?", "At 3.0 seconds.")])
     expected = _ask(backbone, video, second)
     backbone._decoder.forget()
-    _ask(backbone, video)
-    assert backbone._decoder.num_read == expected.num_prompt_tokens or backbone._decoder.num_read > 20
+    first = _ask(backbone, video)
+    assert backbone._decoder.num_read == first.num_prompt_tokens
     _ask(backbone, other)
     _ask(backbone, video)
     assert _same(_ask(backbone, video, second), expected)
@@ -154,9 +148,9 @@ def test_constrained_answers_are_valid_and_in_range(backbone, seed):
         ("dense_caption", captions_grammar(last)),
         ("highlights", highlights_grammar(last)),
     ):
-        decoding = DecodingOptions(max_new_tokens=70, do_sample=True, temperature=2.0, top_p=1.0, seed=seed)
+        decoding = DecodingOptions(max_new_tokens=200, do_sample=True, temperature=2.0, top_p=1.0, seed=seed)
         answer = _ask(backbone, video, decoding=decoding, form=AnswerForm(grammar=grammar))
-        assert answer.num_tokens < 70, answer.text  # it ended by itself
+        assert answer.num_tokens < 200, answer.text  # it ended by itself
         parsed = parse_events(answer.text, task=task, duration=last)
         assert not parsed.is_unparsed, answer.text
         for event in parsed.events:
@@ -182,10 +176,9 @@ def test_beam_search_is_refused(backbone):
 def test_a_repetition_penalty_changes_the_choice_only(backbone):
     video = _video(backbone)
     plain = _ask(backbone, video)
-    penalized = _ask(backbone, video, decoding=DecodingOptions(12, min_new_tokens=12, repetition_penalty=5.0))
+    penalized = _ask(backbone, video, decoding=DecodingOptions(12, min_new_tokens=12, repetition_penalty=50.0))
     assert penalized.tokens[0] == plain.tokens[0]
-    ids = [token for token in penalized.tokens if token.logprob > 0]
-    assert ids == []
+    assert penalized.text != plain.text
 
 
 # ------------------------------------------------------------------------------------------ prompts and limits
@@ -215,10 +208,11 @@ def test_a_video_of_another_model_is_refused(backbone):
 @every_family
 def test_a_stream_is_the_whole_text(backbone):
     video, pieces = _video(backbone), []
-    answer = _ask(backbone, video, on_text=pieces.append)
+    rules = {"decoding": DecodingOptions(max_new_tokens=60), "form": AnswerForm(grammar=captions_grammar(10.0))}
+    answer = _ask(backbone, video, on_text=pieces.append, **rules)
     assert "".join(pieces) == answer.text
-    assert len(pieces) > 2
-    assert _same(answer, _ask(backbone, video))
+    assert len(pieces) > 5
+    assert _same(answer, _ask(backbone, video, **rules))
 
 
 @one_family
@@ -301,12 +295,10 @@ def test_verify_compares_pictures_with_times_only(backbone):
     assert value != pytest.approx(other, abs=1e-3)
     shown = backbone._prompts.with_pictures(video.content, QUESTION)
     blank = backbone._prompts.without_pictures(video.content, QUESTION)
-    family = find_family(backbone._loaded.model.config.model_type)
-    text = backbone._loaded.tokenizer.decode(blank.ids)
-    assert text.count(family.write_time(0.0)[-6:]) <= text.count("0") + 1
-    tokenizer = backbone._loaded.tokenizer
-    kept = [i for i in shown.ids if i not in set(video.content.ids[video.content.is_picture].tolist())]
-    assert tokenizer.decode(kept) == text
+    start = shown.media_end - len(video.content.ids)
+    kept = video.content.ids[~video.content.is_picture].tolist()
+    assert blank.ids == [*shown.ids[:start], *kept, *shown.ids[shown.media_end :]]
+    assert backbone._loaded.tokenizer.decode(kept).count("seconds") in (0, 3, 5)
 
 
 @one_family

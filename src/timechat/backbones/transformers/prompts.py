@@ -22,7 +22,7 @@ from timechat.errors import CheckpointError, PromptTooLongError
 _SENTINEL = re.compile("\ue000([0-9]+)\ue001")
 _PICTURES = 0  # number of the sentinel of the pictures
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
-_END_OF_THOUGHT = "\n</think>\n\n"
+_END_OF_THOUGHT = "\n\n</think>\n\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,7 @@ class PromptBuilder:
             add_generation_prompt=True,
             enable_thinking=False,
         )
-        return rendered + _END_OF_THOUGHT if _OPEN_THOUGHT.search(rendered) else rendered
+        return rendered.rstrip() + _END_OF_THOUGHT if _OPEN_THOUGHT.search(rendered) else rendered
 
 
 def rope_index(inner: Any, config: Any) -> Callable[[list[int], EncodedFrames | None], Tensor] | None:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -304,7 +305,7 @@ def decoded_spans(
     text = decoded.strip()
     shift = len(decoded) - len(decoded.lstrip())
     ends = [min(max(0, len(decode(ids[: i + 1])) - shift), len(text)) for i in range(len(ids))]
-    return text, list(zip([0, *ends[:-1]], ends, strict=True))
+    return text, list(pairwise([0, *ends]))
 
 
 # --------------------------------------------------------------------------------- states of earlier prompts
