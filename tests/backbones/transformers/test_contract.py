@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backbones.transformers.tiny import FAMILY_NAMES, UNCROPPABLE, tiny_backbone, tiny_frames
+from tests.backbones.transformers.tiny import FAMILY_NAMES, OTHERS, UNCROPPABLE, tiny_backbone, tiny_frames
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
 from timechat.answers.grammar import captions_grammar, grounding_grammar, highlights_grammar
@@ -58,7 +58,7 @@ def test_a_batch_answers_each_video_as_if_alone(backbone, constrained):
     assert len({answer.tokens for answer in together}) == 3  # pictures and times matter
 
 
-@every_family
+@pytest.mark.parametrize("backbone", [*FAMILY_NAMES, *UNCROPPABLE, *OTHERS], indirect=True)
 def test_the_logits_are_those_of_the_models_own_forward(backbone):
     frames = tiny_frames(TIMES[0])
     prompt = backbone.prompt(_video(backbone), QUESTION, 12)
@@ -69,7 +69,7 @@ def test_the_logits_are_those_of_the_models_own_forward(backbone):
     pixels = type(frames).from_images(pixels, range(len(pixels)), size=size).pixels
     inputs = backbone._encoder._inputs(pixels)
     types = (ids == backbone._encoder.token_id).long() * (2 if family.modality == "video" else 1)
-    if "qwen" in model.config.model_type:
+    if model.config.model_type[:3] in ("qwe", "glm") or model.config.model_type == "gemma4":
         inputs["mm_token_type_ids"] = types
     elif model.config.model_type == "gemma3":
         inputs["token_type_ids"] = types
@@ -139,18 +139,17 @@ def test_sampled_answers_do_not_depend_on_the_batch(backbone):
 
 
 @every_family
-@pytest.mark.parametrize("seed", [1, 2])
-def test_constrained_answers_are_valid_and_in_range(backbone, seed):
-    video = _video(backbone, seed)
+def test_constrained_answers_are_valid_and_in_range(backbone):
+    video = _video(backbone, 1)
     last = video.duration
-    for task, grammar in (
-        ("grounding", grounding_grammar(last)),
-        ("dense_caption", captions_grammar(last)),
-        ("highlights", highlights_grammar(last)),
+    for task, grammar, num_tokens in (
+        ("grounding", grounding_grammar(last), 80),
+        ("dense_caption", captions_grammar(last), 60),
+        ("highlights", highlights_grammar(last), 160),
     ):
-        decoding = DecodingOptions(max_new_tokens=200, do_sample=True, temperature=2.0, top_p=1.0, seed=seed)
+        decoding = DecodingOptions(max_new_tokens=num_tokens, do_sample=True, temperature=2.0, top_p=1.0)
         answer = _ask(backbone, video, decoding=decoding, form=AnswerForm(grammar=grammar))
-        assert answer.num_tokens < 200, answer.text  # it ended by itself
+        assert answer.num_tokens < num_tokens, answer.text  # it ended by itself
         parsed = parse_events(answer.text, task=task, duration=last)
         assert not parsed.is_unparsed, answer.text
         for event in parsed.events:
@@ -208,7 +207,7 @@ def test_a_video_of_another_model_is_refused(backbone):
 @every_family
 def test_a_stream_is_the_whole_text(backbone):
     video, pieces = _video(backbone), []
-    rules = {"decoding": DecodingOptions(max_new_tokens=60), "form": AnswerForm(grammar=captions_grammar(10.0))}
+    rules = {"decoding": DecodingOptions(max_new_tokens=40), "form": AnswerForm(grammar=captions_grammar(10.0))}
     answer = _ask(backbone, video, on_text=pieces.append, **rules)
     assert "".join(pieces) == answer.text
     assert len(pieces) > 5

@@ -2,15 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.backbones.transformers.tiny import save_tiny, tiny_backbone, tiny_frames
+from tests.backbones.transformers.tiny import save_tiny, tiny_backbone, tiny_frames, tiny_loaded
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import EncodedVideo, Question
-from timechat.backbones.transformers import is_transformers_model, load_transformers_backbone
+from timechat.backbones.transformers import TransformersBackbone, is_transformers_model, load_transformers_backbone
 from timechat.backbones.transformers.loading import plan_memory
 from timechat.errors import CheckpointError
 from timechat.model import NANO_FOLDER
@@ -61,7 +62,7 @@ def test_other_names_are_no_models_of_transformers(tmp_path):
     assert not is_transformers_model(str(NANO_FOLDER))
     assert not is_transformers_model(str(tmp_path))
     assert not is_transformers_model("nano")
-    with pytest.raises(CheckpointError, match="contains no model: it has no config.json"):
+    with pytest.raises(CheckpointError, match=r"contains no model: it has no config\.json"):
         load_transformers_backbone(str(tmp_path))
     with pytest.raises(CheckpointError, match="there is no model 'nano'; give a folder, or a hub id"):
         load_transformers_backbone("nano")
@@ -72,6 +73,17 @@ def test_a_model_that_reads_no_images_is_refused(tmp_path):
     assert not is_transformers_model(str(tmp_path))
     with pytest.raises(CheckpointError, match="is a model of type 'llama', which reads no images"):
         load_transformers_backbone(str(tmp_path))
+
+
+def test_models_that_read_tiles_are_refused():
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+
+    loaded = tiny_loaded("llava")
+    config = loaded.model.config
+    settings = {"vision_config": config.vision_config, "text_config": config.text_config}
+    model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_token_index=config.image_token_id, **settings))
+    with pytest.raises(ValueError, match="models of type llava_next read pictures in tiles"):
+        TransformersBackbone(replace(loaded, model=model), "some")
 
 
 def test_code_of_a_folder_is_never_run(copied):
@@ -107,7 +119,7 @@ def test_damaged_weights_are_refused(copied, content, message):
 
 def test_a_folder_without_image_settings_is_refused(copied):
     (copied / "preprocessor_config.json").unlink()
-    with pytest.raises(CheckpointError, match="has no preprocessor_config.json"):
+    with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
         load_transformers_backbone(str(copied), device="cpu")
 
 

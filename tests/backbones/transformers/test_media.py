@@ -1,8 +1,12 @@
 """Frames and their times as the model reads them: texts, sizes, and the order of patches."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from tests.backbones.transformers.tiny import tiny_frames
 from timechat.backbones.transformers.families import (
@@ -75,7 +79,15 @@ def test_pictures_of_two_frames_have_their_mean_time():
     assert QWEN2.picture_times([0.0, 1.0]) == [0.0, 1.0]
 
 
-def test_unknown_families_are_read_by_their_own_processor():
+def test_times_are_those_of_the_official_processor():
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+    milliseconds = [round(time * 1000) for time in IRREGULAR]
+    official = Qwen3VLProcessor._calculate_timestamps(None, milliseconds, 1000)
+    assert QWEN3_NATIVE.picture_times(IRREGULAR) == pytest.approx(official)
+
+
+def test_models_of_unknown_types_read_square_images():
     assert find_family("something_new") is GENERIC
     assert find_family("qwen3_vl_moe") is find_family("qwen3_5") is QWEN3_NATIVE
     assert GENERIC.note.startswith("This family of models is not in TimeChat's table")
@@ -89,13 +101,17 @@ def test_a_window_has_no_more_frames_than_are_allowed(family):
 # --------------------------------------------------------------------------------------------------- patches
 
 
-def _official(video: torch.Tensor, patch: int, merge: int, per_picture: int) -> torch.Tensor:
-    """Patches of a video `(frames, 3, height, width)` in the order of Qwen3-VL's video processor."""
-    frames, channels, height, width = video.shape
-    rows, columns = height // patch, width // patch
-    shape = (frames // per_picture, per_picture, channels, rows // merge, merge, patch, columns // merge, merge, patch)
-    ordered = video.view(shape).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return ordered.reshape(frames // per_picture * rows * columns, -1)
+def _official(video: torch.Tensor) -> torch.Tensor:
+    """Patches of a video `(frames, 3, height, width)` by the video processor of Qwen3-VL.
+
+    Its class needs torchvision; the function that orders the patches does not, and is taken from the source.
+    """
+    source = Path(transformers.__file__).parent / "models/qwen3_vl/video_processing_qwen3_vl.py"
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    found = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "patchify")
+    names: dict = {"torch": torch}
+    exec(compile(ast.Module([found], []), str(source), "exec"), names)
+    return names["patchify"](None, video[None], 8, 2, 2)[0][0]
 
 
 @pytest.mark.parametrize("backbone", ["qwen3_vl"], indirect=True)
@@ -106,15 +122,15 @@ def test_patches_have_the_order_of_the_official_processor(backbone):
     single = processor(images=list(frames.pixels), do_resize=False, return_tensors="pt")["pixel_values"]
     values = torch.from_numpy(frames.pixels.transpose(0, 3, 1, 2)).float() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
-    expected = _official((values - mean) / std, 8, 2, 2)
+    expected = _official((values - mean) / std)
     assert inputs["video_grid_thw"].tolist() == [[3, 4, 6]]
     assert inputs["pixel_values_videos"].shape == expected.shape == (72, 384)
     assert torch.allclose(inputs["pixel_values_videos"], expected, atol=1e-6)
     # Exact: numbers that say where each value comes from.
     numbers = torch.arange(6 * 3 * 32 * 48).float().view(6, 3, 32, 48)
-    images = torch.cat([_official(frame[None].repeat(2, 1, 1, 1), 8, 2, 2) for frame in numbers])
+    images = torch.cat([_official(frame[None].repeat(2, 1, 1, 1)) for frame in numbers])
     assert images.shape == single.shape
-    assert torch.equal(join_patches(images, 6, 2), _official(numbers, 8, 2, 2))
+    assert torch.equal(join_patches(images, 6, 2), _official(numbers))
 
 
 @pytest.mark.parametrize("backbone", ["qwen3_vl"], indirect=True)

@@ -28,6 +28,7 @@ CONTROL_WORDS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|image_pad|>", "<|video_pad|>", "<image>", "<video>", "<fake_token_around_image>", "<global-img>"),
     *("<end_of_utterance>", "<start_of_image>", "<image_soft_token>", "<end_of_image>"),
+    *("<|image>", "<image|>", "<|begin_of_image|>", "<|end_of_image|>", "<img>", "</img>"),
 )
 _SENTENCES = (
     "The event happens in 12.3 - 45.6 seconds. The given query does not happen in the video.",
@@ -174,6 +175,61 @@ def _qwen3_5() -> dict[str, Any]:
     }
 
 
+def _internvl() -> dict[str, Any]:
+    return {
+        "model_type": "internvl",
+        "vision_config": _SIGLIP | {"image_size": [32, 32], "patch_size": [8, 8]},
+        "text_config": {"model_type": "qwen2", **_TEXT, **_rope()},
+        "image_token_id": "<image>",
+        "image_seq_length": 4,
+    }
+
+
+def _llava() -> dict[str, Any]:
+    return {
+        "model_type": "llava",
+        "vision_config": {"model_type": "clip_vision_model", **_SIGLIP},
+        "text_config": {"model_type": "llama", **_TEXT, **_rope()},
+        "image_token_index": "<image>",
+        "image_seq_length": 16,
+    }
+
+
+def _glm4v() -> dict[str, Any]:
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "patch_size": 8,
+        "out_hidden_size": 48,
+        "image_size": 32,
+    }
+    return _qwen2_5_vl() | {
+        "model_type": "glm4v",
+        "vision_config": vision,
+        "text_config": _TEXT | _rope(mrope_section=[2, 2, 2]),
+    }
+
+
+def _gemma4() -> dict[str, Any]:
+    return {
+        "model_type": "gemma4",
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "patch_size": 8,
+        },
+        "text_config": _gemma3()["text_config"]
+        | {"model_type": "gemma4_text", "global_head_dim": 12, "hidden_size_per_layer_input": 8},
+        "image_token_id": "<image_soft_token>",
+    }
+
+
 _CONFIGS: dict[str, tuple[Callable[[], dict[str, Any]], str, str]] = {
     "qwen3_vl": (_qwen3_vl, "Qwen2VLImageProcessorPil", _QWEN_TEMPLATE),
     "qwen2_5_vl": (_qwen2_5_vl, "Qwen2VLImageProcessorPil", _QWEN_TEMPLATE),
@@ -181,11 +237,17 @@ _CONFIGS: dict[str, tuple[Callable[[], dict[str, Any]], str, str]] = {
     "llava_onevision": (_llava_onevision, "LlavaOnevisionImageProcessorPil", _LLAVA_TEMPLATE),
     "gemma3": (_gemma3, "Gemma3ImageProcessorPil", _QWEN_TEMPLATE),
     "qwen3_5": (_qwen3_5, "Qwen2VLImageProcessorPil", _QWEN_TEMPLATE),
+    "internvl": (_internvl, "GotOcr2ImageProcessorPil", _QWEN_TEMPLATE),
+    "llava": (_llava, "LlavaImageProcessorPil", _LLAVA_TEMPLATE),
+    "glm4v": (_glm4v, "Glm4vImageProcessorPil", _QWEN_TEMPLATE),
+    "gemma4": (_gemma4, "Gemma4ImageProcessorPil", _QWEN_TEMPLATE),
 }
 FAMILY_NAMES = ("qwen3_vl", "qwen3_vl-images", "qwen2_5_vl", "smolvlm", "llava_onevision")
 """The families that every test of the contract is about."""
 UNCROPPABLE = ("gemma3", "qwen3_5")
 """Families with layers whose states cannot be cut to a prefix."""
+OTHERS = ("internvl", "glm4v", "gemma4", "llava")
+"""Families with few tests; the last one has no entry in the table."""
 
 
 @cache
@@ -213,6 +275,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def tiny_template(model_type: str) -> str:
+    """The chat template of a type of model."""
+    return _CONFIGS[model_type][2]
+
+
 def tiny_loaded(model_type: str, *, seed: int = 0) -> LoadedModel:
     """A random model of a type, with its tokenizer and image processor."""
     make, processor_name, template = _CONFIGS[model_type]
@@ -233,7 +300,8 @@ def tiny_loaded(model_type: str, *, seed: int = 0) -> LoadedModel:
                 parameter.normal_(std=0.2)
     model.generation_config = GenerationConfig(**ends)
     processor = get_image_processor_class_from_name(processor_name)
-    sizes = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2} if "qwen" in model_type else {}
+    sizes = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2} if model_type[:3] in ("qwe", "glm") else {}
+    sizes |= {"patch_size": 8} if model_type == "gemma4" else {}
     return LoadedModel(model, tokenizer, processor(**sizes), template)
 
 

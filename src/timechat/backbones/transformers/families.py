@@ -16,8 +16,8 @@ Layout = Literal["patches", "video", "image", "square", "processor"]
 """How pictures become tensors.
 
 `patches` joins two neighbouring frames in one patch of a video (Qwen3-VL), `video` pools each frame of a video
-(LLaVA-OneVision), `image` takes each frame as an image of any size in patches (Qwen), `square` as a square image, and
-`processor` leaves it to the image processor of the model.
+(LLaVA-OneVision), `image` takes each frame as an image of any size in patches (Qwen), `square` as an image of the one
+size of the vision part, and `processor` as the image processor of the model prepares it (Gemma 4).
 """
 
 
@@ -94,7 +94,7 @@ class Family:
     @property
     def is_square(self) -> bool:
         """Whether all pictures have one size, that of the vision part."""
-        return self.layout in ("square", "video", "processor")
+        return self.layout in ("square", "video")
 
     def picture_times(self, times: list[float]) -> list[float]:
         """Return the time of each picture; frames that are missing in the last picture repeat the last frame."""
@@ -104,6 +104,7 @@ class Family:
 
 
 _ROUGH = "This model was not trained with the times of frames; its times are rough"
+_WHOLE_SECONDS = "This model was trained with times in whole seconds; tenths of a second are rough."
 _QWEN = ("<|vision_start|>", "<|vision_end|>")
 
 QWEN3_NATIVE = Family(
@@ -138,7 +139,7 @@ SMOLVLM = Family(
     "<fake_token_around_image>",
     introduce=_introduce_smol,
     outro="\n\n",
-    note=f"{_ROUGH}: it knows whole seconds.".replace("with the times of frames", "with tenths of a second"),
+    note=_WHOLE_SECONDS,
 )
 LLAVA_ONEVISION = Family("llava-onevision", "video", write_sentence, outro="\n", note=f"{_ROUGH}.", max_frames=32)
 GEMMA3 = Family(
@@ -150,11 +151,21 @@ GEMMA3 = Family(
     note=f"{_ROUGH}.",
 )
 INTERNVL = Family("internvl", "square", write_sentence, "<img>", "</img>", note=f"{_ROUGH}.")
+GLM4V = Family(
+    "glm-4v",
+    "image",
+    write_sentence,
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    tokens_per_picture=64,
+    note=_WHOLE_SECONDS,
+)
+GEMMA4 = Family("gemma4", "processor", _write_gemma, "<|image>", "<image|>", tokens_per_picture=70, note=_WHOLE_SECONDS)
 GENERIC = Family(
     "generic",
-    "processor",
-    note="This family of models is not in TimeChat's table and was never tried; its pictures are interleaved with "
-    "their times.",
+    "square",
+    note="This family of models is not in TimeChat's table and was not tried; its pictures are interleaved with their "
+    "times, which are rough.",
 )
 
 FAMILIES = {
@@ -167,13 +178,15 @@ FAMILIES = {
     "smolvlm": SMOLVLM,
     "llava_onevision": LLAVA_ONEVISION,
     "gemma3": GEMMA3,
+    "gemma4": GEMMA4,
     "internvl": INTERNVL,
+    "glm4v": GLM4V,
 }
 """Families by the `model_type` of their configuration."""
 
 
 def find_family(model_type: str) -> Family:
-    """Return the family of a model; a family without an entry is read by its own image processor."""
+    """Return the family of a model; models of a type without an entry read square images."""
     return FAMILIES.get(model_type, GENERIC)
 
 

@@ -75,19 +75,32 @@ class MediaEncoder:
             tokenizer: Tokenizer of the model.
             image_processor: Image processor of the model, of the Pillow backend.
             family: Family of the model.
+
+        Raises:
+            ValueError: The vision part needs inputs that this family does not give.
         """
         inner: Any = model.base_model
-        self._side = inner.config.vision_config.image_size if family.is_square else 0
+        self._side = getattr(inner.config.vision_config, "image_size", None)
         self._device, self._dtype = model.device, model.dtype
         self._tokenizer, self._processor, self._family = tokenizer, image_processor, family
         self.token_id = placeholder_id(model.config, family.modality)
         self._encode = getattr(inner, f"get_{family.modality}_features")
+        parameters = list(inspect.signature(self._encode).parameters.values())[1:]
+        needed = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+        if family.is_square and (self._side is None or needed):
+            raise ValueError(
+                f"models of type {model.config.model_type} read pictures in tiles or of any size, which is not "
+                "supported; take a model such as Qwen3-VL or SmolVLM2, or give the address of a server that runs this "
+                "one"
+            )
+        self._names = {one.name for one in parameters} | {"pixel_values"}
         self._is_stacked: bool | None = None  # whether the model takes the features of all pictures as one tensor
 
     def frame_size(self, height: int, width: int) -> FrameSize:
         """Return the size to which frames of a video of this displayed size are decoded."""
         if not self._family.is_square:
-            factor = self._processor.patch_size * self._processor.merge_size
+            joined = getattr(self._processor, "merge_size", None) or self._processor.pooling_kernel_size
+            factor = self._processor.patch_size * joined
             return FrameSize(*fit_size(height, width, factor, self._family.tokens_per_picture * factor**2), "bicubic")
         rows, columns = self._side if isinstance(self._side, list | tuple) else (self._side, self._side)
         return FrameSize(rows, columns, "bicubic")
@@ -156,9 +169,9 @@ class MediaEncoder:
             return self._square_inputs(pixels)
         images = list(pixels)
         if layout == "processor":
-            inputs = self._processor(images=images, return_tensors="pt")
-            known = inspect.signature(self._encode).parameters
-            return {name: value.to(self._device) for name, value in inputs.items() if name in known}
+            budget = self._family.tokens_per_picture
+            inputs = self._processor(images=images, max_soft_tokens=budget, return_tensors="pt")
+            return {name: value.to(self._device) for name, value in inputs.items() if name in self._names}
         inputs = self._processor(images=images, do_resize=False, input_data_format="channels_last", return_tensors="pt")
         patches, grid = inputs["pixel_values"], inputs["image_grid_thw"]
         if layout == "patches":
@@ -176,7 +189,7 @@ class MediaEncoder:
         values = ((values * self._processor.rescale_factor - mean) / std).to(self._device, self._dtype)
         if self._family.layout == "video":
             return {"pixel_values_videos": values[None]}  # (1, frames, 3, side, side)
-        nests = "pixel_attention_mask" in inspect.signature(self._encode).parameters  # Idefics 3 and SmolVLM
+        nests = "pixel_attention_mask" in self._names  # Idefics 3 and SmolVLM
         return {"pixel_values": values[None] if nests else values}
 
     def _ids(self, frames: Frames, num_tokens: int, num_tail: int) -> tuple[list[int], list[bool]]:
