@@ -258,6 +258,10 @@ def switch_cache_off(timechat: "TimeChat") -> None:
 
 def choose_threads(timechat: "TimeChat") -> None:
     """Use one thread for a model that is too small for several."""
+    from timechat.backbones.timechat.backbone import TimeChatBackbone
+
+    if not isinstance(timechat.backbone, TimeChatBackbone):
+        return
     import torch
 
     if timechat.model.num_parameters() < _ONE_THREAD_PARAMETERS:

@@ -2,24 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-
-from timechat.answers.tasks import TASKS, DecodingOptions
+from timechat.answers.tasks import TASKS
 from timechat.answers.windows import Window
+from timechat.backbones.backbone import WindowCost
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
-from timechat.pipeline.session import EncodedVideo, VideoSession, compress_frames, encode_frames
+from timechat.pipeline.session import VideoSession
 from timechat.system import peak_memory_bytes
-
-Result = TypeVar("Result")
-
-_TRIAL_FRAMES = 8
-_TRIAL_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +25,10 @@ class JobEstimate:
         step: Seconds of video between frames.
         seconds: Approximate wall time; 0 if all windows are in the cache.
         memory_bytes: Approximate peak memory of the process; None if the system does not report it.
+        requests: Number of requests to a server; 0 for a model on this machine.
+        prompt_tokens: Number of tokens of all prompts to a server; None if it is not known.
+        answer_tokens: Usual number of tokens of all answers of a server; None for a model on this machine.
+        megabytes_sent: Megabytes that leave this process for a server.
     """
 
     windows: int
@@ -41,6 +37,10 @@ class JobEstimate:
     step: float | None
     seconds: float
     memory_bytes: int | None
+    requests: int = 0
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    megabytes_sent: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -55,7 +55,6 @@ class JobEstimate:
         return f"{windows}{done}, {frames}, about {_readable(self.seconds)}{memory}"
 
 
-@torch.inference_mode()
 def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> JobEstimate:
     """Estimate a request about an open video by a trial on the first window that is not in the cache.
 
@@ -67,42 +66,38 @@ def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> J
         num_read = max(1, math.floor(request.retrieval.read * num_read))
     open_windows = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
     todo = open_windows[:num_read]
-    seconds = _trial(answerer, request, video, todo[0]) * len(todo) if todo else 0.0
+    cost = _trial(answerer, request, video, todo[0]) * len(todo) if todo else WindowCost()
     return JobEstimate(
         windows=num_read,
         done=num_read - len(todo),
         frames=round(video.plan.num_frames * len(todo) / len(video.windows)),
         step=video.plan.frame_interval,
-        seconds=seconds,
+        seconds=cost.seconds,
         memory_bytes=peak_memory_bytes(),
+        requests=cost.requests,
+        prompt_tokens=cost.prompt_tokens if cost.requests else None,
+        answer_tokens=cost.answer_tokens if cost.requests else None,
+        megabytes_sent=round(cost.num_bytes / 1e6, 3),
     )
 
 
-def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> float:
-    """Seconds for one window, from decoding it, encoding a few of its frames and writing the start of an answer."""
-    model = answerer.model
-    frames, decode = _timed(partial(video.read, window))
-    few = replace(frames, pixels=frames.pixels[:_TRIAL_FRAMES], timestamps=frames.timestamps[:_TRIAL_FRAMES])
-    tokens, encode = _timed(partial(encode_frames, model, answerer.processor, few))
-    tokens = tokens.repeat(1, -(-len(frames) // len(few)), 1, 1)[:, : len(frames)]
-    timestamps = frames.timestamps - frames.timestamps[0]
-    encoded = EncodedVideo(compress_frames(model, tokens), timestamps, window.duration)
-    trial = replace(
-        request, decoding=DecodingOptions(max_new_tokens=_TRIAL_TOKENS, num_beams=request.decoding.num_beams)
+def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> WindowCost:
+    """Return the work of one window, from decoding it and a trial of the model."""
+    began = time.perf_counter()
+    frames = video.read(window)
+    seconds = time.perf_counter() - began
+    cost = answerer.backbone.measure(
+        frames,
+        window.duration,
+        answerer.question(request, window),
+        request.form(window.duration),
+        request.decoding,
+        TASKS[request.task].typical_tokens,
     )
-    (output,), answer = _timed(lambda: answerer.generate([trial], [encoded]))
-    usual = min(TASKS[request.task].typical_tokens, request.decoding.max_new_tokens)
-    # The prompt takes about the time of one more token; the answer of the trial may have ended early.
-    return decode + encode * len(frames) / len(few) + answer * (usual + 1) / (len(output.token_ids) + 1)
+    return replace(cost, seconds=seconds + cost.seconds)
 
 
 def _readable(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """Do a piece of work; return its result and the seconds that it took."""
-    began = time.perf_counter()
-    return work(), time.perf_counter() - began
