@@ -32,6 +32,7 @@ from timechat.backbones.timechat.executor import Executor, GenerationBatch, Loca
 from timechat.backbones.timechat.facts import answer_facts, model_fingerprint
 from timechat.backbones.timechat.verification import verification_logprobs
 from timechat.errors import PromptTooLongError
+from timechat.model.configuration import TimeChatConfig
 from timechat.model.domain import outside_domain_notes
 from timechat.model.generation.generate import GenerationOutput, Prompt, token_spans
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -45,6 +46,21 @@ Result = TypeVar("Result")
 
 _TRIAL_FRAMES = 8
 _TRIAL_TOKENS = 16
+
+
+def backbone_config(config: TimeChatConfig) -> BackboneConfig:
+    """Return the properties that the configuration of a TimeChat model states."""
+    return BackboneConfig(
+        fps=config.fps,
+        max_frames=config.max_frames,
+        num_frames=config.max_frame_positions,
+        window_seconds=config.window_seconds,
+        context=getattr(config.text_config, "max_position_embeddings", None),
+        score_calibration=config.score_calibration or {},
+        found_threshold=config.found_threshold,
+        lowercase_queries=config.lowercase_queries,
+        domain=config.domain,
+    )
 
 
 class TimeChatBackbone:
@@ -87,18 +103,7 @@ class TimeChatBackbone:
     @property
     def config(self) -> BackboneConfig:
         """The properties that the checkpoint states."""
-        config = self.model.config
-        return BackboneConfig(
-            fps=config.fps,
-            max_frames=config.max_frames,
-            num_frames=config.max_frame_positions,
-            window_seconds=config.window_seconds,
-            context=getattr(config.text_config, "max_position_embeddings", None),
-            score_calibration=config.score_calibration or {},
-            found_threshold=config.found_threshold,
-            lowercase_queries=config.lowercase_queries,
-            domain=config.domain,
-        )
+        return backbone_config(self.model.config)
 
     def frame_size(self, height: int, width: int) -> FrameSize:  # noqa: ARG002 - as `Backbone` has it
         """Return the size of the vision tower's input, whatever the size of the video."""
