@@ -242,7 +242,11 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
             dtype=settings.dtype,
             quantize=settings.quantize,
             lora_scale=settings.lora_scale,
+            api_key_env=settings.api_key_env,
         )
+        privacy_note = timechat.backbone.config.privacy_note
+    if privacy_note is not None:
+        console.warn(privacy_note)
     if not use_cache:
         switch_cache_off(timechat)
     choose_threads(timechat)

@@ -13,6 +13,8 @@ from timechat.pipeline.request import Request
 from timechat.pipeline.session import VideoSession
 from timechat.system import peak_memory_bytes
 
+_WINDOWS_OF_REFINED_MOMENT = 3  # one around its middle, or one around each border
+
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
@@ -52,7 +54,27 @@ class JobEstimate:
         interval = "" if self.step is None else f", one every {self.step:.3g} s"
         frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}{interval}"
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e9:.1f} GB of memory"
-        return f"{windows}{done}, {frames}, about {_readable(self.seconds)}{memory}"
+        return f"{windows}{done}, {frames}, about {_readable(self.seconds)}{memory}{self._sent}"
+
+    @property
+    def _sent(self) -> str:
+        if not self.requests:
+            return ""
+        tokens = "" if self.prompt_tokens is None else f", {self.prompt_tokens} + {self.answer_tokens} tokens"
+        return (
+            f"; {self.requests} request{'' if self.requests == 1 else 's'}, {self.megabytes_sent:.1f} MB sent{tokens}"
+        )
+
+    def price(self, prompt: float, answer: float) -> float | None:
+        """Return the price of the tokens at a server; None if their number is not known.
+
+        Args:
+            prompt: Price of a million tokens of prompts.
+            answer: Price of a million tokens of answers.
+        """
+        if self.prompt_tokens is None or self.answer_tokens is None:
+            return None
+        return (self.prompt_tokens * prompt + self.answer_tokens * answer) / 1e6
 
 
 def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> JobEstimate:
@@ -66,7 +88,9 @@ def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> J
         num_read = max(1, math.floor(request.retrieval.read * num_read))
     open_windows = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
     todo = open_windows[:num_read]
-    cost = _trial(answerer, request, video, todo[0]) * len(todo) if todo else WindowCost()
+    one = _trial(answerer, request, video, todo[0]) if todo else WindowCost()
+    cost = one * len(todo)
+    sent = one * (len(todo) + _later_windows(request, video, len(todo))) if one.requests else WindowCost()
     return JobEstimate(
         windows=num_read,
         done=num_read - len(todo),
@@ -74,11 +98,23 @@ def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> J
         step=video.plan.frame_interval,
         seconds=cost.seconds,
         memory_bytes=peak_memory_bytes(),
-        requests=cost.requests,
-        prompt_tokens=cost.prompt_tokens if cost.requests else None,
-        answer_tokens=cost.answer_tokens if cost.requests else None,
-        megabytes_sent=round(cost.num_bytes / 1e6, 3),
+        requests=sent.requests,
+        prompt_tokens=sent.prompt_tokens if sent.requests else None,
+        answer_tokens=sent.answer_tokens if sent.requests else None,
+        megabytes_sent=round(sent.num_bytes / 1e6, 3),
     )
+
+
+def _later_windows(request: Request, video: VideoSession, num_windows: int) -> int:
+    """Return the maximum number of windows that are sent after the first answers.
+
+    Each border of a moment is refined in one more window. Citations need dense captions of all windows; their
+    verification needs a further request for each sentence, whose number is not known before.
+    """
+    refined = 0
+    if request.task == "grounding" and video.plan.refines:
+        refined = _WINDOWS_OF_REFINED_MOMENT * (num_windows if request.moments.find_all else request.moments.top_k)
+    return refined + (num_windows if request.cite or request.verify else 0)
 
 
 def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> WindowCost:

@@ -91,23 +91,36 @@ class TimeChat:
         dtype: "str | torch.dtype" = "auto",
         quantize: str | None = None,
         lora_scale: float | None = None,
+        api_key_env: str | None = None,
     ) -> "TimeChat":
         """Load a model; device and number format as in `load_model`.
 
         Args:
-            model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, or a hub id.
+            model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, a folder or hub id of
+                a video language model of `transformers`, or the address of a server, `http://host/v1#NAME`.
             device: `"cuda"`, `"mps"`, `"cpu"`, ...; `"auto"` takes the first of these that is available.
             dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (as `quantize="int8"`) or `"auto"`.
             quantize: `"int8"` or `"int4"` on CPUs, `"bnb8"` or `"bnb4"` with the package bitsandbytes; None keeps the
                 format of the folder.
             lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's.
+            api_key_env: Name of the environment variable with the key of a server; None takes `OPENAI_API_KEY`.
 
         Raises:
             CheckpointError: There is no model of that name, or it cannot be loaded.
+            EndpointError: The server cannot be reached, refuses the key, or does not know the model.
         """
         from timechat.backbones.loading import load_backbone
 
-        return cls(load_backbone(str(model), device=device, dtype=dtype, quantize=quantize, lora_scale=lora_scale))
+        return cls(
+            load_backbone(
+                str(model),
+                device=device,
+                dtype=dtype,
+                quantize=quantize,
+                lora_scale=lora_scale,
+                api_key_env=api_key_env,
+            )
+        )
 
     def encode(
         self,
