@@ -58,7 +58,7 @@ def test_thinking_is_switched_off_or_ended():
     switch = (
         "{% for m in messages %}{{ m.content }}\n{% endfor %}"
         "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}"
-        "{% else %}{{ '<think>\n' }}{% endif %}"
+        "{% endif %}"
     )
     assert _around(_builder(switch), Question("Where?")).endswith("Where?\n<think>\n\n</think>\n\n")
     always = "{% for m in messages %}{{ m.content }}\n{% endfor %}<think>\n"
@@ -144,7 +144,15 @@ def test_thoughts_and_marks_are_no_part_of_the_answer(written, answer):
 
 
 @pytest.mark.parametrize(
-    "written", ["<think>so</think> 1 < 2 and é are <b>bold</b>.<|im_end|>", "  A man sits.  ", "a <", "", "é"]
+    "written",
+    [
+        "<think>so</think> 1 < 2 and é are <b>bold</b>.<|im_end|>",
+        "  A man sits.  ",
+        "a <",
+        "",
+        "é",
+        "<thinking>so</thinking> 1 <2",
+    ],
 )
 def test_pieces_of_a_stream_join_to_the_answer(written):
     ids, pieces = _ids(written), []

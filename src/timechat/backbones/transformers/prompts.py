@@ -77,17 +77,12 @@ class PromptBuilder:
             raise CheckpointError(
                 f"{name} has no chat template, so it is no model for questions; take an instruction-tuned version of it"
             )
-        marks = sorted(
-            {
-                token.content
-                for token in tokenizer.added_tokens_decoder.values()
-                if token.special or re.fullmatch(r"<.+>|\[.+\]", token.content)
-            }
-            - {""},
-            key=len,
-            reverse=True,
-        )
-        self._marks = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+        marks = [
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.content and (token.special or re.fullmatch(r"<.+>|\[.+\]", token.content))
+        ]
+        self._marks = re.compile(f"(?={'|'.join(map(re.escape, marks))})" if marks else "(?!)")  # also marks in marks
         self._render(Question("?", [("?", "!")], "."))
 
     def build(self, content: EncodedFrames, question: Question, max_new_tokens: int) -> TransformersPrompt:
@@ -128,10 +123,7 @@ class PromptBuilder:
         with `split_special_tokens`, so that other threads are not affected.
         """
         starts = [0, *(match.start() + 1 for match in self._marks.finditer(text)), len(text)]
-        parts = [text[first:end] for first, end in pairwise(starts) if first < end]
-        if any(self._marks.search(part) for part in parts):  # marks that overlap: no two characters stay together
-            parts = list(text)
-        return [number for part in parts for number in self._ids(part)]
+        return [number for first, end in pairwise(starts) for number in self._ids(text[first:end])]
 
     def _prompt(self, ids: list[int], content: EncodedFrames | None, media_end: int) -> TransformersPrompt:
         positions = None if self._rope_index is None else self._rope_index(ids, content)
