@@ -22,7 +22,7 @@ from timechat.evaluation.benchmarks import load_segment_centres
 from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, Status
-from timechat.pipeline import EncodedVideo, MomentSelection, Request, TimeChat, VideoSession
+from timechat.pipeline import EncodedVideo, FrameSampling, MomentSelection, Request, TimeChat, VideoSession
 
 Chunk = tuple[Sample, ...]
 Progress = Callable[[str, int, int], None]
