@@ -66,6 +66,27 @@ def total_memory_bytes() -> int:
     return 1 << 62
 
 
+def available_memory_bytes() -> int:
+    """Return the memory that a new program can use without swapping, in bytes.
+
+    Where the system does not report it, this is the memory of the machine. A limit of a container counts.
+    """
+    if sys.platform == "win32":
+        status = _MemoryStatus()
+        status.dwLength = ctypes.sizeof(status)
+        is_known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return int(status.ullAvailPhys) if is_known else 1 << 62
+    available = total_memory_bytes()
+    with suppress(OSError, ValueError, StopIteration, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        available = min(available, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return max(0, available)
+
+
 class _MemoryStatus(ctypes.Structure):
     """`MEMORYSTATUSEX` of Windows."""
 
@@ -73,7 +94,8 @@ class _MemoryStatus(ctypes.Structure):
         ("dwLength", ctypes.c_uint32),
         ("dwMemoryLoad", ctypes.c_uint32),
         ("ullTotalPhys", ctypes.c_uint64),
-        ("unused", ctypes.c_uint64 * 6),
+        ("ullAvailPhys", ctypes.c_uint64),
+        ("unused", ctypes.c_uint64 * 5),
     )
 
 

@@ -171,7 +171,7 @@ def test_auto_never_quantizes(converted):
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message, monkeypatch):
-    monkeypatch.setattr("timechat.model.loading._choose_device", torch.device)
+    monkeypatch.setattr("timechat.model.loading.choose_device", torch.device)
     with pytest.raises(ValueError, match=message):
         load_model("nano", **({"device": "cpu"} | options))
 

@@ -19,7 +19,8 @@ from timechat.model.tensor_files import check_is_downloaded
 from timechat.system import keep_freed_memory, total_memory_bytes
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_MEMORY_SHARE = 0.7  # share of the machine's memory that float32 weights may use
+MEMORY_SHARE = 0.7
+"""Share of the machine's memory that float32 weights may use."""
 
 
 def load_model(
@@ -42,12 +43,12 @@ def load_model(
         CheckpointError: The model does not exist or cannot be loaded.
         ValueError: The device is not available, a name is unknown, or the options contradict each other.
     """
-    torch_device = _choose_device(device)
+    torch_device = choose_device(device)
     if dtype == "int8":
         if quantize not in (None, "int8"):
             raise ValueError(f"dtype int8 and quantize {quantize} contradict each other; leave dtype out")
         dtype, quantize = "auto", "int8"
-    target_dtype = _check_dtype(dtype)
+    target_dtype = check_dtype(dtype)
     check_quantize(quantize)
     loaded = _load_folder(find_folder(name), torch_device, target_dtype, quantize)
     if torch_device.type == "cpu":
@@ -171,7 +172,12 @@ def _explained(name: str, fetch: Callable[[str], Path]) -> Path:
         raise CheckpointError(f"{name!r} is not a local folder and cannot be downloaded as a model: {error}") from error
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Return the device of a name; `"auto"` selects CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: The device is not available.
+    """
     if device != "auto":
         try:
             chosen = torch.device(device)
@@ -191,7 +197,7 @@ def _choose_device(device: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _check_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+def check_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     """Return `"auto"` or a torch dtype."""
     target_dtype = _DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if target_dtype not in ("auto", *_DTYPES.values()):
@@ -220,9 +226,14 @@ def _load_options(
     if device.type == "cpu":
         return _cpu_dtypes(processor) if target_dtype == "auto" else {"dtype": target_dtype}
     if target_dtype == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        target_dtype = torch.bfloat16 if has_bfloat16 else torch.float16
+        target_dtype = half_precision(device)
     return {"dtype": target_dtype, "device_map": {"": device}}
+
+
+def half_precision(device: torch.device) -> torch.dtype:
+    """Return the half precision of a GPU: bfloat16 where it has instructions for it, else float16."""
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
@@ -230,7 +241,7 @@ def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
     with torch.device("meta"):
         shell = TimeChatForConditionalGeneration(processor.config)
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
-    if needed < _MEMORY_SHARE * total_memory_bytes():
+    if needed < MEMORY_SHARE * total_memory_bytes():
         return {"dtype": torch.float32}
     return {"dtype": torch.bfloat16, "keep_vision_in_float32": not _has_bfloat16_instructions()}
 

@@ -10,7 +10,7 @@ The tests use a server on loopback. The real addresses (`original_files.json`) w
 """
 
 from timechat.model.download.catalogue import Licence, Part, choose_parts, describe_parts, original_parts
-from timechat.model.download.fetch import DownloadedFile, download, fetch_config, fetch_model
+from timechat.model.download.fetch import DownloadedFile, download, fetch_config, fetch_files, fetch_model
 
 __all__ = [
     "DownloadedFile",
@@ -20,6 +20,7 @@ __all__ = [
     "describe_parts",
     "download",
     "fetch_config",
+    "fetch_files",
     "fetch_model",
     "original_parts",
 ]

@@ -98,7 +98,7 @@ def fetch_config(repository: str) -> Path:
     Raises:
         DownloadError: The hub does not give the repository, and its cache has no copy.
     """
-    return _fetch_files(repository, ("config.json",))
+    return fetch_files(repository, ("config.json",))
 
 
 def fetch_model(repository: str) -> Path:
@@ -107,10 +107,15 @@ def fetch_model(repository: str) -> Path:
     Raises:
         DownloadError: The hub does not give the repository, and its cache has no copy.
     """
-    return _fetch_files(repository, _MODEL_FILES)
+    return fetch_files(repository, _MODEL_FILES)
 
 
-def _fetch_files(repository: str, patterns: Sequence[str]) -> Path:
+def fetch_files(repository: str, patterns: Sequence[str]) -> Path:
+    """Return the local copy of a hub repository; download the files of some patterns into the hub's cache if needed.
+
+    Raises:
+        DownloadError: The hub does not give the repository, and its cache has no copy.
+    """
     page = f"{constants.ENDPOINT}/{repository}"
     with _explained(page, page, has_token=bool(get_token())):
         return Path(snapshot_download(repository, allow_patterns=[*patterns]))

@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from timechat.answers.tasks import DecodingOptions
+from timechat.model.generation.choosing import choose_tokens
 from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, Sampler, end_token_ids
 from timechat.model.generation.grammar_state import GrammarState
 from timechat.model.generation.kv_slots import KVCacheSlots, allocated_positions, allocated_rows
-from timechat.model.generation.score_processors import EndsTurn, forbid_end, penalize_repetition
+from timechat.model.generation.score_processors import EndsTurn
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
 _RETAINED_BYTES = 256 << 20  # a larger cache is freed when no sequence is running
@@ -34,6 +35,7 @@ class GenerationState:
         is_finished: Whether the answer is complete or has reached its maximum length.
         error: Error of the constraint, which ends the sequence; None without error.
         num_cached_tokens: Number of prompt tokens whose states were in the prefix cache.
+        sampler: Sampler that draws the tokens; None until the first drawn token.
     """
 
     prompt: Prompt
@@ -44,7 +46,7 @@ class GenerationState:
     is_finished: bool = False
     error: ValueError | None = None
     num_cached_tokens: int = 0
-    _sampler: Sampler | None = None
+    sampler: Sampler | None = None
     _kv_states: list[tuple[Tensor, Tensor]] | None = None
 
     @property
@@ -165,7 +167,7 @@ class ContinuousBatch:
         prompt = sequence.prompt
         self._prefixes.store(prompt.video_tokens, prompt.input_ids, self._model.lora_scale, self._cache)
         cache, self._embeds, self._cache, self.prefilling = self._cache, None, DynamicCache(), None
-        self._sample_tokens([sequence], output.logits[:, -1])
+        choose_tokens([sequence], output.logits[:, -1], self._ends, self._ends_turn)
         if not sequence.is_finished:
             self._assign_slot(sequence, [(layer.keys[0], layer.values[0]) for layer in cache.layers])
 
@@ -186,7 +188,7 @@ class ContinuousBatch:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._sample_tokens(self.running, output.logits[:, -1])
+        choose_tokens(self.running, output.logits[:, -1], self._ends, self._ends_turn)
         finished = [row for row in self.running if row.is_finished]
         for row in finished:
             self._release_slot(row)
@@ -243,59 +245,6 @@ class ContinuousBatch:
             return is_visible
         zeros = torch.zeros_like(is_visible, dtype=self._model.dtype)
         return zeros.masked_fill(~is_visible, torch.finfo(zeros.dtype).min)
-
-    def _sample_tokens(self, rows: list[GenerationState], logits: Tensor) -> None:
-        """Choose the next token of each row from the logits, `(rows, vocab)`."""
-        scores = logits.float()
-        logprobs = scores.log_softmax(-1)
-        for i, row in enumerate(rows):
-            before = scores[i : i + 1]
-            try:
-                adjusted = self._adjust(row, before)
-            except ValueError as error:  # an error of this row's grammar, not of the others
-                row.error = error
-                continue
-            if adjusted is not before:
-                scores[i : i + 1] = adjusted
-        chosen = scores.argmax(-1)  # (rows,)
-        needs_scores = any(row.constraint is not None and not row.decoding.do_sample for row in rows)
-        host_scores = scores.cpu().numpy() if needs_scores else None
-        for i, row in enumerate(rows):
-            if row.error is not None:
-                continue
-            if row.decoding.do_sample:
-                row._sampler = row._sampler or Sampler(row.decoding, scores.device)
-                chosen[i] = row._sampler(scores[i : i + 1])
-            elif row.constraint is not None:
-                assert host_scores is not None
-                try:
-                    chosen[i] = row.constraint.most_likely_token(host_scores[i], row.tokens_left)
-                except ValueError as error:
-                    row.error = error
-        chosen_logprobs = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        for row, token, logprob in zip(rows, chosen.tolist(), chosen_logprobs, strict=True):
-            row.token_ids.append(token)
-            row.logprobs.append(logprob)
-            row.is_finished = token in self._ends or len(row.token_ids) >= row.decoding.max_new_tokens
-            row.is_finished |= self._ends_turn is not None and self._ends_turn(row.token_ids)
-            if row.constraint is not None and not row.is_finished and row.error is None:
-                try:
-                    row.constraint.accept_token(token)
-                except ValueError as error:
-                    row.error = error
-                row.is_finished = row.constraint.is_finished
-            row.is_finished |= row.error is not None
-
-    def _adjust(self, row: GenerationState, scores: Tensor) -> Tensor:
-        """Return the scores `(1, vocab)` from which a row's token is chosen; a greedy grammar is applied later."""
-        decoding = row.decoding
-        if decoding.repetition_penalty != 1.0:
-            written = torch.tensor([row.token_ids], dtype=torch.long, device=scores.device)
-            scores = penalize_repetition(scores, written, decoding.repetition_penalty)
-        if row.constraint is not None and decoding.do_sample:
-            forbidden = torch.from_numpy(~row.constraint.allowed_tokens(row.tokens_left)).to(scores.device)
-            scores = scores.masked_fill(forbidden, float("-inf"))
-        return forbid_end(scores, self._ends) if len(row.token_ids) < decoding.min_new_tokens else scores
 
 
 def _num_bytes(states: list[tuple[Tensor, Tensor]]) -> int:

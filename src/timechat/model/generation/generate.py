@@ -2,8 +2,10 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -285,14 +287,25 @@ def end_token_ids(model: TimeChatForConditionalGeneration) -> list[int]:
 
 def token_spans(processor: TimeChatProcessor, token_ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """Return the text of an answer and the character span `(first, end)` of each token."""
-    decoded = processor.first_turn(processor.tokenizer.decode(token_ids, skip_special_tokens=True))
+    return decoded_spans(partial(processor.tokenizer.decode, skip_special_tokens=True), token_ids, processor.first_turn)
+
+
+def decoded_spans(
+    decode: Callable[[list[int]], str], token_ids: Sequence[int], first_turn: Callable[[str], str] = str
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text of an answer and the character span `(first, end)` of each token.
+
+    Args:
+        decode: Function that returns the text of token ids.
+        token_ids: Token ids of the answer.
+        first_turn: Function that cuts a text where another turn begins.
+    """
+    ids = list(token_ids)
+    decoded = first_turn(decode(ids))
     text = decoded.strip()
     shift = len(decoded) - len(decoded.lstrip())
-    ends = [
-        len(processor.tokenizer.decode(token_ids[: i + 1], skip_special_tokens=True)) for i in range(len(token_ids))
-    ]
-    ends = [min(max(0, end - shift), len(text)) for end in ends]
-    return text, list(zip([0, *ends[:-1]], ends, strict=True))
+    ends = [min(max(0, len(decode(ids[: i + 1])) - shift), len(text)) for i in range(len(ids))]
+    return text, list(pairwise([0, *ends]))
 
 
 # --------------------------------------------------------------------------------- states of earlier prompts
