@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
@@ -45,9 +45,6 @@ from timechat.backbones.endpoint.requests import EndpointPrompt, check_decoding,
 from timechat.errors import EndpointError, PromptTooLongError
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _REQUEST_VERSION = 1
 """Version of requests and of the reading of their answers in cache keys; raise it when they change."""
@@ -168,7 +165,7 @@ class EndpointBackbone:
         """Return None: pictures are not worth the space on the disk."""
         return
 
-    def unpack(self, tensors: "Mapping[str, Tensor]") -> EncodedPictures:
+    def unpack(self, tensors: Mapping[str, Any]) -> EncodedPictures:
         """Raise: no window is ever on the disk."""
         raise ValueError(f"the pictures of an endpoint are not kept on the disk, got tensors {sorted(tensors)}")
 
