@@ -39,7 +39,7 @@ SAMPLED = DecodingOptions(do_sample=True, temperature=0.7, top_p=0.9, top_k=20, 
 
 
 def backbone_of(connected, **options) -> EndpointBackbone:
-    return EndpointBackbone(connected.client, EndpointOptions(**options))
+    return EndpointBackbone(connected.client, connected.client.model(), EndpointOptions(**options))
 
 
 def prompt_of(backbone: Backbone, frames=None, question=QUESTION):
@@ -367,7 +367,7 @@ def test_config_has_the_habits_of_the_model(connect: Connect):
     assert (config.fps, config.max_frames, config.window_seconds, config.context) == (2.0, 128, 64.0, 32768)
     assert (config.found_threshold, config.privacy_note) == (0.0, None)
     assert backbone_of(connected, fps=0.5).config.fps == 0.5
-    assert backbone_of(connected).name == f"{connected.address.base_url}#TimeLens2-4B"
+    assert backbone_of(connected).name == "TimeLens2-4B"
     assert connected.server.num_lists == 1
 
 
@@ -463,7 +463,7 @@ def test_loading_asks_for_the_list_of_models_with_the_key(monkeypatch):
     monkeypatch.setenv("MY_KEY", SECRET)
     with StubServer(answering()) as server:
         backbone: Backbone = load_endpoint(server.url, api_key_env="MY_KEY")
-        assert (backbone.name, server.num_lists, server.requests) == (f"{server.url}#tiny", 1, [])
+        assert (backbone.name, server.num_lists, server.requests) == ("tiny", 1, [])
         backbone.generate([prompt_of(backbone)], [None], GREEDY)
         backbone.close()
         assert server.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
@@ -473,7 +473,7 @@ def test_named_model_needs_no_list(connect: Connect):
     with StubServer(answering()) as server:
         server.models = ()
         backbone = load_endpoint(f"{server.url}#other")
-        assert (backbone.name, backbone.config.context) == (f"{server.url}#other", None)
+        assert (backbone.name, backbone.config.context) == ("other", None)
         backbone.close()
 
 

@@ -7,7 +7,7 @@ sent again with smaller pictures, then with fewer ones; what was learned holds f
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +25,7 @@ from timechat.backbones.backbone import (
     FrameCache,
     GeneratedText,
     Question,
+    Tensors,
     WindowCost,
 )
 from timechat.backbones.endpoint.abilities import (
@@ -77,29 +78,26 @@ class _Learned:
             self._trials[key] = prompt_tokens, seconds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EndpointBackbone:
     """A video language model behind an OpenAI-compatible server; see `Backbone` and `load_endpoint`.
 
     Attributes:
         client: Connection to the server.
+        name: Name of the model in answers.
         options: How videos are sent.
         check: Function that raises if the results are no longer needed.
         notes: Notes of every answer; none.
     """
 
     client: EndpointClient
+    name: str
     options: EndpointOptions = field(default_factory=EndpointOptions)
     check: Check = lambda: None
     notes: tuple[str, ...] = ()
     _learned: _Learned = field(default_factory=_Learned, repr=False)
 
     # ------------------------------------------------------------------------------------------ identity
-
-    @property
-    def name(self) -> str:
-        """Address and name of the model."""
-        return str(replace(self.client.address, model=self.client.model(self.check)))
 
     @property
     def config(self) -> BackboneConfig:
@@ -165,7 +163,7 @@ class EndpointBackbone:
         """Return None: pictures are not worth the space on the disk."""
         return
 
-    def unpack(self, tensors: Mapping[str, Any]) -> EncodedPictures:
+    def unpack(self, tensors: Tensors) -> EncodedPictures:
         """Raise: no window is ever on the disk."""
         raise ValueError(f"the pictures of an endpoint are not kept on the disk, got tensors {sorted(tensors)}")
 
@@ -347,11 +345,11 @@ def load_endpoint(
     key = ApiKey.from_environment(api_key_env)
     client = EndpointClient(EndpointAddress.parse(address), key, limits=limits)
     try:
-        client.served_model(check)
+        name = client.served_model(check).name
     except BaseException:
         client.close()
         raise
-    return EndpointBackbone(client, options or EndpointOptions())
+    return EndpointBackbone(client, name, options or EndpointOptions())
 
 
 def _preset(model: str) -> str:  # noqa: ARG001
