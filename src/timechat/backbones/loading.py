@@ -56,6 +56,13 @@ def load_backbone_config(model: str) -> BackboneConfig:
     Raises:
         CheckpointError: There is no model of that name.
     """
+    if model != NANO:
+        from timechat.backbones.transformers.loading import is_transformers_model
+
+        if is_transformers_model(model):
+            from timechat.backbones.transformers.backbone import read_backbone_config
+
+            return read_backbone_config(model)
     from timechat.backbones.timechat.backbone import backbone_config
     from timechat.model.loading import load_config
 

@@ -187,9 +187,9 @@ def test_a_repetition_penalty_changes_the_choice_only(backbone):
 def test_a_prompt_that_is_too_long_is_refused(backbone):
     video = _video(backbone)
     num_tokens = len(backbone.prompt(video, QUESTION, 1).ids)
-    room = 2048 - num_tokens
+    room = 4096 - num_tokens
     assert len(backbone.prompt(video, QUESTION, room).ids) == num_tokens
-    match = f"the prompt has {num_tokens} tokens and the answer may have {room + 1}, but tiny-.* reads 2048 in all"
+    match = f"the prompt has {num_tokens} tokens and the answer may have {room + 1}, but tiny-.* reads 4096 in all"
     with pytest.raises(PromptTooLongError, match=match):
         backbone.prompt(video, QUESTION, room + 1)
 

@@ -11,7 +11,13 @@ import torch
 from tests.backbones.transformers.tiny import save_tiny, tiny_backbone, tiny_frames, tiny_loaded
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import EncodedVideo, Question
-from timechat.backbones.transformers import TransformersBackbone, is_transformers_model, load_transformers_backbone
+from timechat.backbones.loading import load_backbone_config
+from timechat.backbones.transformers import (
+    TransformersBackbone,
+    is_transformers_model,
+    load_transformers_backbone,
+    read_backbone_config,
+)
 from timechat.backbones.transformers.loading import plan_memory
 from timechat.errors import CheckpointError
 from timechat.model import NANO_FOLDER
@@ -47,6 +53,12 @@ def test_a_folder_gives_the_model_that_was_saved(model_type, tmp_path):
     assert backbone._loaded.model.dtype == torch.float32
     assert backbone.family == tiny_backbone(model_type).family
     assert _answer(backbone) == _answer(tiny_backbone(model_type))
+
+
+def test_the_configuration_is_read_without_weights(copied):
+    (copied / "model.safetensors").unlink()
+    assert read_backbone_config(str(copied)) == tiny_backbone("qwen3_vl").config
+    assert load_backbone_config(str(copied)) == tiny_backbone("qwen3_vl").config
 
 
 def test_the_dtype_can_be_chosen(saved):

@@ -1,6 +1,7 @@
 """Frames and their times as the model reads them: texts, sizes, and the order of patches."""
 
 import ast
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from tests.backbones.transformers.tiny import tiny_frames
+from tests.backbones.transformers.tiny import tiny_frames, tiny_loaded
 from timechat.backbones.transformers.families import (
     FAMILIES,
     GEMMA3,
@@ -17,6 +18,7 @@ from timechat.backbones.transformers.families import (
     QWEN2,
     QWEN3_NATIVE,
     SMOLVLM,
+    backbone_config,
     find_family,
     fit_size,
     write_clock,
@@ -96,6 +98,18 @@ def test_models_of_unknown_types_read_square_images():
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 def test_a_window_has_no_more_frames_than_are_allowed(family):
     assert round(family.fps * family.window_seconds) <= family.max_frames
+
+
+def test_windows_are_shortened_to_the_context_of_the_model():
+    config = tiny_loaded("qwen3_vl").model.config
+    large = copy.deepcopy(config)
+    large.text_config.max_position_embeddings = 262_144
+    usual = backbone_config(large, QWEN3_NATIVE, "timechat@1")
+    assert (usual.window_seconds, usual.num_frames, usual.max_frames, usual.fps) == (64.0, 128, 256, 2.0)
+    short = backbone_config(config, QWEN3_NATIVE, "timechat@1")
+    assert (short.window_seconds, short.num_frames, short.context) == (17.0, 34, 4096)
+    config.text_config.max_position_embeddings = 1000
+    assert backbone_config(config, QWEN3_NATIVE, "timechat@1").window_seconds == 4.0
 
 
 # --------------------------------------------------------------------------------------------------- patches

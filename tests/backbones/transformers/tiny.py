@@ -67,7 +67,7 @@ _TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 12,
-    "max_position_embeddings": 2048,
+    "max_position_embeddings": 4096,
 }
 _SIGLIP = {
     "hidden_size": 32,

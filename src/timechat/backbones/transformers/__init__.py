@@ -5,7 +5,11 @@
 model's folder is run.
 """
 
-from timechat.backbones.transformers.backbone import TransformersBackbone, load_transformers_backbone
+from timechat.backbones.transformers.backbone import (
+    TransformersBackbone,
+    load_transformers_backbone,
+    read_backbone_config,
+)
 from timechat.backbones.transformers.loading import is_transformers_model
 
-__all__ = ["TransformersBackbone", "is_transformers_model", "load_transformers_backbone"]
+__all__ = ["TransformersBackbone", "is_transformers_model", "load_transformers_backbone", "read_backbone_config"]

@@ -29,9 +29,9 @@ from timechat.backbones.backbone import (
 )
 from timechat.backbones.locking import acquire
 from timechat.backbones.transformers.answers import TextStream, read_answer
-from timechat.backbones.transformers.families import WORDING_VERSION, Family, find_family
+from timechat.backbones.transformers.families import WORDING_VERSION, Family, backbone_config, find_family
 from timechat.backbones.transformers.generation import AnswerRowState, Decoder
-from timechat.backbones.transformers.loading import LoadedModel, load_model_files
+from timechat.backbones.transformers.loading import LoadedModel, load_model_files, read_config
 from timechat.backbones.transformers.media import EncodedFrames, MediaEncoder
 from timechat.backbones.transformers.prompts import PromptBuilder, TransformersPrompt, rope_index
 from timechat.model.fingerprint import weights_fingerprint
@@ -69,6 +69,16 @@ def load_transformers_backbone(
     return TransformersBackbone(loaded, model, preset=preset)
 
 
+def read_backbone_config(model: str, *, preset: str = DEFAULT_PRESET) -> BackboneConfig:
+    """Read by which frames and windows a model of `transformers` reads a video, from its `config.json` alone.
+
+    Raises:
+        CheckpointError: There is no model of that name.
+    """
+    config = read_config(model)
+    return backbone_config(config, find_family(config.model_type), preset)
+
+
 class TransformersBackbone:
     """A video language model of `transformers` for the time engine; see the protocol `Backbone`.
 
@@ -103,29 +113,20 @@ class TransformersBackbone:
         self.family = find_family(config.model_type) if family is None else family
         self.notes = () if self.family.note is None else (self.family.note,)
         self.check: Check = _go_on
-        text = config.get_text_config(decoder=True)
-        context = getattr(text, "max_position_embeddings", None)
-        self.config = BackboneConfig(
-            fps=self.family.fps,
-            max_frames=self.family.max_frames,
-            num_frames=round(self.family.fps * self.family.window_seconds),
-            window_seconds=self.family.window_seconds,
-            preset=preset,
-            context=context,
-        )
+        self.config = backbone_config(config, self.family, preset)
         self._encoder = MediaEncoder(model, loaded.tokenizer, loaded.image_processor, self.family)
         self._prompts = PromptBuilder(
             loaded.tokenizer,
             loaded.template,
             name=name,
-            context=context,
+            context=self.config.context,
             rope_index=rope_index(model.base_model, config),
         )
         ends = end_token_ids(model)
         if loaded.tokenizer.eos_token_id is not None and loaded.tokenizer.eos_token_id not in ends:
             ends = [*ends, loaded.tokenizer.eos_token_id]
         self._decoder = Decoder(model, self._encoder, ends)
-        self._compiler = GrammarCompiler(loaded.tokenizer, text.vocab_size, ends)
+        self._compiler = GrammarCompiler(loaded.tokenizer, config.get_text_config(decoder=True).vocab_size, ends)
         self._facts: dict[str, Any] = {}  # shared by all copies
 
     def with_check(self, check: Check) -> Self:

@@ -9,8 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from transformers import PreTrainedConfig
+
+from timechat.backbones.backbone import BackboneConfig
+
 WORDING_VERSION = 1
 """Version of all wordings below, for the cache: raise it when a text changes."""
+_OTHER_TOKENS = 1536  # of the question, the template and an answer of 512 tokens
+_TOKENS_OF_TIME = 16  # and marks of a picture
+_MIN_WINDOW_SECONDS = 4.0
 
 Layout = Literal["patches", "video", "image", "square", "processor"]
 """How pictures become tensors.
@@ -188,6 +195,34 @@ FAMILIES = {
 def find_family(model_type: str) -> Family:
     """Return the family of a model; models of a type without an entry read square images."""
     return FAMILIES.get(model_type, GENERIC)
+
+
+def backbone_config(config: PreTrainedConfig, family: Family, preset: str) -> BackboneConfig:
+    """Return the properties that decide how a model reads a video.
+
+    A window whose frames do not fit into the context of the model is made shorter.
+
+    Args:
+        config: Configuration of the model.
+        family: Family of the model.
+        preset: Name of the prompt preset that the model was made for.
+    """
+    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    names = ("mm_tokens_per_image", "image_seq_length")
+    tokens = family.tokens_per_picture or next((one for name in names if (one := getattr(config, name, None))), 0)
+    seconds = family.window_seconds
+    if context is not None and tokens:
+        num_pictures = max(1, (context - _OTHER_TOKENS) // (tokens + _TOKENS_OF_TIME))
+        fitting = num_pictures * family.frames_per_picture / family.fps
+        seconds = min(seconds, max(_MIN_WINDOW_SECONDS, math.floor(fitting)))
+    return BackboneConfig(
+        fps=family.fps,
+        max_frames=family.max_frames,
+        num_frames=round(family.fps * seconds),
+        window_seconds=seconds,
+        preset=preset,
+        context=context,
+    )
 
 
 def fit_size(height: int, width: int, factor: int, max_pixels: int) -> tuple[int, int]:

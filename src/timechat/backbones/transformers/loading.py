@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -84,6 +86,18 @@ def is_transformers_model(name: str) -> bool:
         return _class_name(str(_read_config(_config_folder(name), name).get("model_type"))) is not None
     except CheckpointError:
         return False
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """Read the configuration of a model; of a model of the hub, no other file is downloaded.
+
+    Raises:
+        CheckpointError: There is no model of that name, or its configuration cannot be read.
+    """
+    folder = _config_folder(name)
+    _read_config(folder, name)
+    with _explained(name):
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def load_model_files(name: str, *, device: str = "auto", dtype: str | torch.dtype = "auto") -> LoadedModel:
