@@ -6,14 +6,18 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from tests.serving.conftest import serving
 from timechat.answers.prompts import time_text
 from timechat.answers.tasks import GREEDY, DecodingOptions, build_question, find_preset, parse_events
 from timechat.backbones.backbone import EncodedVideo, Question
 from timechat.backbones.endpoint.abilities import forget_abilities
 from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
+from timechat.backbones.endpoint.client import EndpointClient
+from timechat.backbones.endpoint.messages import chat_messages
 from timechat.backbones.endpoint.pictures import EncodedPictures
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline import Request, TimeChat
+from timechat.serving.http import ServerSettings
 from timechat.serving.inline_frames import InlineFrames
 from timechat.video import Frames, load_frames
 
@@ -47,6 +51,11 @@ def local(nano, endpoint, frames) -> EncodedVideo:
     times = tuple(float(time_text(seconds)) for seconds in content.times)
     sent = InlineFrames(urls, times, None).decode(nano.backbone.frame_size)
     return nano.encode(sent)
+
+
+def message_of(endpoint: EndpointBackbone, frames: Frames):
+    content, _ = endpoint.encode(frames)
+    return chat_messages(content, "What happens?")[0]
 
 
 def prompt_of(endpoint: EndpointBackbone, frames: Frames):
@@ -93,6 +102,25 @@ def test_whole_pipeline_runs_over_the_server(nano, endpoint, frames, local):
     read = parse_events(expected.text, task="grounding", duration=frames.duration).events
     assert [(event.start, event.end) for event in remote.events] == [(event.start, event.end) for event in read] != []
     assert remote.model == "nano"
+
+
+def test_context_of_the_model_is_listed(nano, endpoint):
+    assert endpoint.config.context == nano.backbone.config.context > 0
+
+
+def test_server_can_serve_the_model_of_another_server(endpoint, frames, running, films, tmp_path):
+    settings = ServerSettings(data=tmp_path / "data", folders=(films,))
+    forwarding = EndpointBackbone(EndpointClient(endpoint.client.address), "nano at home", endpoint.options)
+    body = {"messages": [message_of(forwarding, frames)], "max_tokens": 12, "logprobs": True}
+    with serving(TimeChat(forwarding), settings) as second:
+        listed = second.client.get("/v1/models").json()["data"]
+        answer = second.client.post("/v1/chat/completions", json={"model": "nano at home", **body}).json()
+    expected = running.client.post("/v1/chat/completions", json={"model": "nano", **body}).json()
+    assert [model["id"] for model in listed] == ["nano at home"]
+    assert answer["choices"][0]["message"] == expected["choices"][0]["message"]
+    tokens = [[entry["token"] for entry in each["choices"][0]["logprobs"]["content"]] for each in (answer, expected)]
+    assert tokens[0] == tokens[1]
+    assert answer["usage"]["prompt_tokens"] == expected["usage"]["prompt_tokens"]
 
 
 def test_plan_counts_the_tokens_that_the_model_reads(endpoint, frames):

@@ -84,6 +84,7 @@ def test_times_may_repeat_and_one_picture_lasts_a_second():
         ([image(), text("What?")], "messages[0].content[0]", "needs its time: end the text part before it"),
         ([text("What?"), image()], "messages[0].content[1]", "needs its time"),
         ([text("1.0s:"), image(), image()], "messages[0].content[2]", "needs its time"),
+        ([text("3.0s: 1.0s:"), image(), image()], "messages[0].content[2]", "needs its time"),
         (
             [text("2.0s:"), image(), text("1.5s:"), image()],
             "messages[0].content[3]",

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -233,9 +234,11 @@ def test_requests_run_at_the_same_time_up_to_the_limit(connect: Connect):
 def test_first_error_ends_the_other_requests(connect: Connect):
     connected = connect(Reply(hangs=True), Reply(hangs=True), refusal("no", 403))
     backbone = backbone_of(connected)
+    began = time.monotonic()
     with pytest.raises(EndpointError) as caught:
         backbone.generate([prompt_of(backbone)] * 20, [None] * 20, GREEDY)
     assert caught.value.reason == "bad_key"
+    assert time.monotonic() - began < 10  # the hanging requests last 20 s
     assert len(connected.server.requests) <= 6
 
 

@@ -37,13 +37,16 @@ async def model(name: str, server: CurrentServer) -> dict[str, Any]:
 
 def _model(server: ServerState) -> dict[str, Any]:
     timechat = server.service.timechat
-    privacy_note = timechat.backbone.config.privacy_note
+    config = timechat.backbone.config
+    sent = () if config.privacy_note is None else (config.privacy_note,)
+    context = {} if config.context is None else {"max_model_len": config.context}
     return {
         "id": timechat.name,
         "object": "model",
         "created": server.started,
         "owned_by": "timechat",
-        "notes": [*timechat.notes, *timechat.limits, *([] if privacy_note is None else [privacy_note])],
+        "notes": [*timechat.notes, *timechat.limits, *sent],
+        **context,
     }
 
 
