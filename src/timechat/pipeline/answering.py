@@ -257,7 +257,8 @@ class Answerer:
         """Generate answers in one batch; `callbacks` are `streamer` and `stopping_criteria` of a `GenerationBatch`."""
         decoding = requests[0].decoding
         prompts = [self.prompt(request, window) for request, window in zip(requests, windows, strict=True)]
-        grammars = [requests[0].grammar(window.duration) for window in windows]
+        forms = [requests[0].form(window.duration) for window in windows]
+        grammars = [None if form is None else form.grammar for form in forms]
         numbers = [window.window_number for window in windows]
         return self.executor.generate(GenerationBatch(prompts, grammars, decoding, numbers, **callbacks))
 

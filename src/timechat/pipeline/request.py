@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from timechat.answers.events import Event, Task
-from timechat.answers.grammar import AnswerGrammar, json_grammar
+from timechat.answers.forms import AnswerForm, answer_form, json_form
 from timechat.answers.merging import MomentSelection
 from timechat.answers.prompts import DEFAULT_PRESET
-from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, answer_grammar, build_question, find_preset
+from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, build_question, find_preset
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.model.configuration import TimeChatConfig
 from timechat.search.encoder import FrameTextEncoder
@@ -140,11 +140,11 @@ class Request:
         no_extras: dict[str, Any] = {"history": (), "cite": False, "verify": False, "question": None}
         return replace(self, task=task, query=query, decoding=decoding, retrieval=_BY_MODEL, **no_extras)
 
-    def grammar(self, duration: float) -> AnswerGrammar | None:
-        """Return the grammar of an answer about `duration` seconds of video; None for an unconstrained answer."""
+    def form(self, duration: float) -> AnswerForm | None:
+        """Return the form of an answer about `duration` seconds of video; None for an unconstrained answer."""
         if self.decoding.json_schema is not None:
-            return json_grammar(self.decoding.json_schema)
-        return None if self.decoding.is_free else answer_grammar(self.task, duration=duration)
+            return json_form(self.decoding.json_schema)
+        return None if self.decoding.is_free else answer_form(self.task, duration=duration, preset=self.preset)
 
     def prompt_text(self, window: Window, *, lowercase_query: bool = False) -> str:
         """Return the question about a window, with the speech in it if a transcript is known.
