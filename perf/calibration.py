@@ -21,6 +21,7 @@ import numpy as np
 from timechat.answers.events import Event
 from timechat.answers.merging import Calibration, Scoring
 from timechat.answers.windows import WindowConfig, temporal_iou
+from timechat.backbones.timechat.backbone import backbone_config
 from timechat.errors import TimeChatError
 from timechat.evaluation.benchmarks.captions import split_captions
 from timechat.evaluation.config import EvaluationRecipe, read_recipe
@@ -65,7 +66,9 @@ def grounding_scores(runs: Sequence[Path], config: TimeChatConfig) -> Scored:
         for sample, prediction in pairs:
             scores, is_right = moment_scores([(sample, prediction)])
             windows = WindowConfig(step=recipe.frames.step)
-            num_windows = len(plan_windows(config, float(sample.duration or 0.0), windows, FrameSampling()).windows)
+            num_windows = len(
+                plan_windows(backbone_config(config), float(sample.duration or 0.0), windows, FrameSampling()).windows
+            )
             pieces.append((scores, np.full(len(scores), num_windows), is_right))
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))  # type: ignore[return-value]
 

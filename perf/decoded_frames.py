@@ -75,7 +75,7 @@ def answer(timechat: TimeChat, frames: Frames, num_tokens: int) -> tuple[torch.T
     """Return the video tokens and the greedy text."""
     encoded = timechat.encode(frames)
     decoding = DecodingOptions(max_new_tokens=num_tokens, is_free=True)
-    return encoded.video_tokens.float(), timechat.ask(encoded, QUESTION, decoding=decoding).text
+    return encoded.content.float(), timechat.ask(encoded, QUESTION, decoding=decoding).text
 
 
 def build_sensitive(seed: int, gain: float) -> TimeChat:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from timechat.video.folders import is_video_name, walk_files
 
 from timechat import TimeChat, VideoError
+from timechat.backbones.timechat.encoding import encode_frames
 from timechat.files import atomic_write
 from timechat.model import NANO_FOLDER
 from timechat.model.domain import domain_features
-from timechat.pipeline.session import encode_frames
 from timechat.video import FrameSampling, VideoReader
 
 WINDOW_SECONDS = 10.0

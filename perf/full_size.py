@@ -325,7 +325,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         timechat.ask(encoded, FOLLOW_UP, decoding=decoding)
     seconds = {stage.name: stage.seconds for stage in stages}
     more = seconds[f"same with {_MORE_TOKENS} more tokens"] - seconds["same again"]
-    if not encoded.video_tokens.isfinite().all():
+    if not encoded.content.isfinite().all():
         raise SystemExit("the video tokens are not finite")
     num_parameters: Counter[str] = Counter()
     for parameter in timechat.model.parameters():
@@ -333,7 +333,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "text": found.text,
         "is_reproducible": again.text == found.text,
-        "video_tokens": len(encoded.video_tokens),
+        "video_tokens": len(encoded.content),
         "num_parameters": num_parameters,
         "tokens_per_second": _MORE_TOKENS / more,
         "stages": [asdict(stage) for stage in stages],

@@ -42,11 +42,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from perf.gpu_bench import FULL, SENTENCE_TOKENS, SMALL, Bench, Measured, Shapes, count_flops, num_bytes
 
 from timechat.answers.tasks import DecodingOptions
+from timechat.backbones.timechat.executor import GenerationBatch
 from timechat.model.generation.generate import Prompt, end_token_ids, generate_answers
 from timechat.model.generation.score_processors import score_processors
 from timechat.model.loading import load_processor
 from timechat.model.training_text import IGNORED_LABEL
-from timechat.pipeline.executor import GenerationBatch
 from timechat.serving.context import RequestContext
 from timechat.serving.engine import Engine
 from timechat.training.config import (

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from timechat import Frames, TimeChat
-from timechat.pipeline.session import encode_frames
+from timechat.backbones.timechat.encoding import encode_frames
 from timechat.search.encoder import FloatArray, FrameTextEncoder
 from timechat.search.video_vectors import VideoVectors
 from timechat.synthetic.nano.clips import frame_times

@@ -144,11 +144,11 @@ def answer_in(
     if way == "all" or encoder is None:
         return timechat.run(Request("grounding", query, moments=_BEST), session), session.windows
     if way == "search":
-        vectors = frame_vectors(session, encoder, timechat.executor)
+        vectors = frame_vectors(session, encoder, timechat.backbone.check)
         span = find_spans(vectors, encoder, encoder.encode_sentence(query))[0]
         return Answer("", [Event(span.start, span.end)], task="grounding"), session.windows
     request = Request("grounding", query, moments=_BEST, retrieval=RetrievalConfig(read, encoder=encoder))
-    return timechat.run(request, session), windows_to_read(request, session, timechat.executor).windows
+    return timechat.run(request, session), windows_to_read(request, session, timechat.backbone.check).windows
 
 
 def holds(window: Window, moment: Event) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from timechat import TimeChat, TimeChatConfig, TimeChatForConditionalGeneration, TimeChatProcessor
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.model.loading import NANO_FOLDER
 from timechat.pipeline import DecodingOptions
 
@@ -50,7 +51,8 @@ def build(seed: int = 0) -> TimeChat:
     )
     torch.manual_seed(seed)
     model = TimeChatForConditionalGeneration(config)
-    return TimeChat(model, TimeChatProcessor(nano.tokenizer, nano.qformer_tokenizer, config), name="mid-size")
+    processor = TimeChatProcessor(nano.tokenizer, nano.qformer_tokenizer, config)
+    return TimeChat(TimeChatBackbone(model, processor, name="mid-size"))
 
 
 def measure(timechat: TimeChat, video: Path) -> tuple[float, float]:

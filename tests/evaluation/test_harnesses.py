@@ -139,7 +139,7 @@ def test_the_score_is_the_mean_loss_of_the_words(answerer, films):
     processor, video = answerer.timechat.processor, answerer._encode(question.video)
     prompt = processor.render_prompt(video.timestamps, "Is it red?", system=answerer.system)
     ids, length = processor.encode_prompt_with_answer(prompt, "Yes, it is.", video.num_frames)
-    prompts = [Prompt(ids, video.video_tokens)]
+    prompts = [Prompt(ids, video.content)]
     [logprobs] = continuation_logprobs(answerer.timechat.model, prompts, [length], pad_token_id=0)
     assert loss == pytest.approx(-sum(logprobs) / length, rel=1e-4)
 

@@ -38,7 +38,7 @@ def llama(converted) -> TimeChat:
 
 @pytest.fixture(scope="module", params=["nano", "llama"])
 def compiler(request, nano, llama) -> GrammarCompiler:
-    return {"nano": nano, "llama": llama}[request.param].executor.grammar_compiler
+    return {"nano": nano, "llama": llama}[request.param].backbone.executor.grammar_compiler
 
 
 def draw(compiler: GrammarCompiler, task: Task, duration: float, budget: int, seed: int, end_bonus: float) -> str:
@@ -117,7 +117,7 @@ def test_no_event_begins_without_time_for_it():
 
 def test_an_answer_of_unusual_characters_ends(nano):
     """With logits that prefer spaces, unusual characters and full stops, and never the end."""
-    compiler = nano.executor.grammar_compiler
+    compiler = nano.backbone.executor.grammar_compiler
     odd = np.array([not text.isalnum() or not text.isascii() for text in compiler.texts])
     likes = torch.from_numpy(odd.astype(np.float32)) * 6
     for seed in range(40):
@@ -159,7 +159,7 @@ def test_a_list_of_moments_leaves_room_for_the_scores(compiler):
 
 def test_an_event_is_not_repeated_without_end(nano):
     """A model that would repeat one event must continue with later times."""
-    compiler = nano.executor.grammar_compiler
+    compiler = nano.backbone.executor.grammar_compiler
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
     gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
     processor = compiler.logits_processor([answer_form("dense_caption", duration=60.0).grammar], 400)
@@ -214,7 +214,7 @@ def test_training_answers_are_allowed_unchanged(compiler, tenths, caption, task)
 )
 def test_an_answer_may_say_that_nothing_was_found(nano, denial):
     task, text = denial
-    compiler = nano.executor.grammar_compiler
+    compiler = nano.backbone.executor.grammar_compiler
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
     processor = compiler.logits_processor([answer_form(task, duration=60.0).grammar], 100)
     for i, token in enumerate([*ids, compiler.eos_token_ids[0]]):
@@ -223,7 +223,7 @@ def test_an_answer_may_say_that_nothing_was_found(nano, denial):
 
 
 def test_rows_of_a_batch_are_constrained_independently(nano):
-    compiler = nano.executor.grammar_compiler
+    compiler = nano.backbone.executor.grammar_compiler
     tasks: list[Task] = ["grounding", "dense_caption", "highlights"]
     grammars = [answer_form(task, duration=30.0).grammar for task in tasks]
     together = compiler.logits_processor([*grammars, None], 60)

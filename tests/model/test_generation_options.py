@@ -13,6 +13,7 @@ from timechat import TimeChat
 from timechat.answers.forms import answer_form
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import DecodingOptions, parse_events
+from timechat.backbones.timechat.executor import GenerationBatch
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import (
     Prompt,
@@ -24,7 +25,6 @@ from timechat.model.generation.generate import (
 from timechat.model.generation.score_processors import forbid_end, score_processors
 from timechat.model.pretrained import quiet_transformers
 from timechat.pipeline import Request
-from timechat.pipeline.executor import GenerationBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:Passing `repetition_penalty` with `inputs_embeds`")
 
@@ -183,7 +183,7 @@ def test_beams_reuse_the_states_of_an_earlier_prompt(nano):
     after = nano.ask(video, "What happens then?", decoding=decoding)
     assert (after.text, after.events) == (alone.text, alone.events)
     greedy = DecodingOptions(max_new_tokens=8)
-    nano.executor._prefix.clear()
+    nano.backbone.executor._prefix.clear()
     expected = nano.ask(video, "And what else?", history=[("What happens then?", alone.text)], decoding=greedy).text
     nano.ask(video, "What happens then?", decoding=decoding)  # its states hold the answer of the search
     again = nano.ask(video, "And what else?", history=[("What happens then?", alone.text)], decoding=greedy).text
@@ -196,7 +196,8 @@ def test_beams_follow_a_grammar(nano):
     request = Request("dense_caption", decoding=DecodingOptions(max_new_tokens=40, num_beams=3))
     prompt = nano._answerer().prompt(request, video)
     grammar = answer_form("dense_caption", duration=video.duration).grammar
-    compiler, arguments = nano.executor.grammar_compiler, {"do_sample": False, "max_new_tokens": 40, "num_beams": 3}
+    executor = nano.backbone.executor
+    compiler, arguments = executor.grammar_compiler, {"do_sample": False, "max_new_tokens": 40, "num_beams": 3}
 
     def allowed(_row: int, ids: torch.Tensor) -> list[int]:
         state = compiler.state(grammar)
@@ -208,8 +209,8 @@ def test_beams_follow_a_grammar(nano):
         [expected] = generate_answers(
             nano.model, [prompt], pad_token_id=0, arguments=arguments | {"prefix_allowed_tokens_fn": allowed}
         )
-    [found] = nano.executor.generate(GenerationBatch([prompt], [grammar], request.decoding))
-    greedy = nano.executor.generate(GenerationBatch([prompt], [grammar], DecodingOptions(max_new_tokens=40)))[0]
+    [found] = executor.generate(GenerationBatch([prompt], [grammar], request.decoding))
+    [greedy] = executor.generate(GenerationBatch([prompt], [grammar], DecodingOptions(max_new_tokens=40)))
     assert found.token_ids == expected.token_ids != greedy.token_ids
 
 
@@ -226,7 +227,7 @@ def test_a_grammar_ends_an_answer_before_its_minimum_length(nano):
 @pytest.mark.parametrize("seed", range(2))
 def test_a_minimum_length_holds_with_a_grammar(nano, seed):
     """The ends of a sentence and of the answer have the highest scores, so that an answer ends as soon as it may."""
-    grammar, compiler = answer_form("dense_caption", duration=20.0).grammar, nano.executor.grammar_compiler
+    grammar, compiler = answer_form("dense_caption", duration=20.0).grammar, nano.backbone.executor.grammar_compiler
     lengths = [0]
     for more in (0, 30):
         minimum, ends = lengths[-1] + more, compiler.eos_token_ids

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
 from tests.model.tiny import made_frames
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.cli import app
 from timechat.errors import CheckpointError
 from timechat.model.convert.quantize import quantize_folder
@@ -65,7 +66,7 @@ def test_a_quantized_folder_equals_quantizing_while_loading(quantized, method):
     loaded, processor = load_model("nano", device="cpu", quantize=method)
     assert torch.equal(logits(quantized), logits(loaded))
     assert weights_fingerprint(quantized) == weights_fingerprint(loaded)
-    timechat = TimeChat(loaded, processor, name="nano")
+    timechat = TimeChat(TimeChatBackbone(loaded, processor, name="nano"))
     answer = timechat.ask(made_frames(3, size=96), "x", decoding=DecodingOptions(max_new_tokens=2))
     assert isinstance(answer.text, str)
 

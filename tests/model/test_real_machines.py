@@ -36,7 +36,7 @@ def test_a_gpu_answers_in_every_dtype(dtype, converted):
         pytest.skip("no CUDA device here")
     timechat = TimeChat.from_pretrained(converted, device="cuda", dtype=dtype)
     encoded = timechat.encode(made_frames(40, size=56))
-    assert encoded.video_tokens.device.type == "cuda"
+    assert encoded.content.device.type == "cuda"
     assert timechat.ask(encoded, "What?", decoding=DecodingOptions(max_new_tokens=8)).text
 
 

@@ -39,8 +39,8 @@ def test_the_set_converts_and_answers_without_further_settings(originals, tmp_pa
     assert "4 blocks, of which 3 are used" in blocks
     assert "image_size=224" in assumed
     assert timechat.model.has_lora
-    assert encoded.video_tokens.shape == (2 * 32, TINY.text_width)
-    assert encoded.video_tokens.isfinite().all()
+    assert encoded.content.shape == (2 * 32, TINY.text_width)
+    assert encoded.content.isfinite().all()
     assert answer.text
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from timechat import TimeChat
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.cache import DiskCache
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
@@ -27,4 +28,4 @@ def nano() -> TimeChat:
 @pytest.fixture
 def cached(nano, tmp_path) -> TimeChat:
     """The built-in model with an empty cache."""
-    return TimeChat(nano.model, nano.processor, name="nano", cache=DiskCache(tmp_path / "cache"))
+    return TimeChat(TimeChatBackbone(nano.model, nano.processor, name="nano"), cache=DiskCache(tmp_path / "cache"))

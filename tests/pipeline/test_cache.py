@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.model.random_nano import build_random_nano
+from timechat.backbones.timechat.facts import model_fingerprint
 from timechat.cache import DiskCache, cache_key
 from timechat.model import fingerprint as digest_module
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import quantize_layer
-from timechat.pipeline import cache as token_cache_module
-from timechat.pipeline.cache import TokenCache, model_fingerprint
+from timechat.pipeline.cache import TokenCache
 
 KEY = cache_key(video="a")
 
@@ -187,7 +187,7 @@ def test_a_key_changes_with_the_vocabulary_of_the_timestamps(nano):
 
 def test_a_key_changes_with_the_wording_of_the_frame_prompt(nano, monkeypatch):
     before = cache_key(**model_fingerprint(*nano, "frames"))
-    monkeypatch.setattr(token_cache_module, "frame_prompt", "at {} s".format)
+    monkeypatch.setattr("timechat.backbones.timechat.facts.frame_prompt", "at {} s".format)
     assert cache_key(**model_fingerprint(*nano, "frames")) != before
 
 

@@ -8,6 +8,7 @@ from timechat import Event, TimeChat
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.cache import DiskCache
 from timechat.pipeline import FrameSampling, Request
 from timechat.pipeline.cache import WindowCache
@@ -69,7 +70,7 @@ OTHER_PLANS = {
 
 @pytest.fixture(scope="module")
 def keys(nano):
-    return WindowCache(DiskCache(max_bytes=0), "digest of the video", nano.model, nano.processor)._answer_key
+    return WindowCache(DiskCache(max_bytes=0), "digest of the video", nano.backbone)._answer_key
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Request)])
@@ -87,7 +88,7 @@ def test_every_decoding_option_is_in_the_key(keys, name):
 @pytest.mark.parametrize("name", [field.name for field in fields(FrameSampling)])
 def test_every_frame_option_is_in_the_keys(nano, keys, name):
     assert keys(REQUEST, WINDOW, FRAMES) != keys(REQUEST, WINDOW, OTHER_FRAMES[name])
-    tokens = WindowCache(DiskCache(max_bytes=0), "digest of the video", nano.model, nano.processor)._key
+    tokens = WindowCache(DiskCache(max_bytes=0), "digest of the video", nano.backbone)._key
     assert tokens("video", WINDOW, FRAMES) != tokens("video", WINDOW, OTHER_FRAMES[name])
     assert tokens("frames", None, FRAMES) != tokens("frames", None, OTHER_FRAMES[name])
 
@@ -102,7 +103,7 @@ def test_window_options_change_the_windows(nano, name):
     """`refine` and `batch_size` concern the answers together: no window changes."""
 
     def windows(config: WindowConfig) -> WindowPlan:
-        return plan_windows(nano.model.config, 200.0, config, FrameSampling())
+        return plan_windows(nano.backbone.config, 200.0, config, FrameSampling())
 
     if name in OTHER_PLANS:
         assert windows(OTHER_PLANS[name]) != windows(WindowConfig())
@@ -135,7 +136,7 @@ def test_other_frames_give_another_answer(cached, video_path, first, second):
     request = Request("grounding", "the red circle blinks", decoding=DecodingOptions(max_new_tokens=8))
     cached.run(request, video_path, sampling=FrameSampling(**first))
     after = cached.run(request, video_path, sampling=FrameSampling(**second))
-    fresh = TimeChat(cached.model, cached.processor, name="nano", cache=DiskCache(max_bytes=0))
+    fresh = TimeChat(TimeChatBackbone(cached.model, cached.processor, name="nano"), cache=DiskCache(max_bytes=0))
     expected = fresh.run(request, video_path, sampling=FrameSampling(**second))
     assert (after.text, after.events, after.score, after.step) == (
         expected.text,

@@ -19,7 +19,7 @@ class Captioner:
 
     def __init__(self, *, is_outside: bool = False) -> None:
         self._is_outside, self.num_answers = is_outside, 0
-        self.model = SimpleNamespace()
+        self.backbone = SimpleNamespace(facts=lambda kind: {"kind": kind})
 
     @contextmanager
     def open(self, path: str, *, keep_in_memory: bool):
@@ -39,7 +39,6 @@ class Captioner:
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     monkeypatch.setattr("timechat.search.stamps._SETTLED_SECONDS", -1.0)
-    monkeypatch.setattr("timechat.pipeline.caption_lines.weights_fingerprint", lambda _: "weights")
     write_video(tmp_path / "red.mp4", ["red"])
     with Library(tmp_path / "library.db", encoder=ColorEncoder()) as library:
         yield library

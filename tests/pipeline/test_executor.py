@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from timechat.pipeline.executor import acquire
+from timechat.backbones.locking import acquire
 
 
 class NobodyWaitsError(Exception):

@@ -1,5 +1,6 @@
 """Refinement of long moments with a scripted model: 60-second windows around the borders in a video of 300 s."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from timechat import Event
 from timechat.answers.events import Answer
 from timechat.answers.merging import Scoring, WindowAnswer
 from timechat.answers.windows import Window
+from timechat.backbones.timechat.backbone import backbone_config
 from timechat.model.configuration import TimeChatConfig
 from timechat.pipeline.refining import refine_moments
 from timechat.pipeline.session import EncodedVideo
 
-NANO = TimeChatConfig(fps=2, max_frames=600, window_seconds=60)
+NANO = backbone_config(TimeChatConfig(fps=2, max_frames=600, window_seconds=60))
 
 
 class FakeVideo:
@@ -40,7 +42,7 @@ def refine(event: Event, *second: tuple[float, float] | None) -> tuple[Answer, l
         return [WindowAnswer(encoded.span, f"The given query happens in {start:.1f} - {end:.1f} seconds.")]
 
     answer = Answer("", [event], task="grounding", step=1.0)
-    return refine_moments(answer, FakeVideo(), NANO, answer_windows, Scoring(), None), asked  # type: ignore[arg-type]
+    return refine_moments(answer, FakeVideo(), SimpleNamespace(config=NANO), answer_windows, Scoring()), asked  # type: ignore[arg-type]
 
 
 LONG = Event(100.0, 200.0, "a light")

@@ -15,6 +15,7 @@ from timechat.answers.events import Answer
 from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.windows import Window
+from timechat.backbones.timechat.backbone import backbone_config
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
@@ -33,8 +34,8 @@ FIRST_HALF = FrameSampling(end=28)  # of the video of a minute
 
 # ---------------------------------------------------------------------------------------------------- windows
 
-NANO = TimeChatConfig(fps=2, max_frames=600, window_seconds=60)
-ORIGINAL = TimeChatConfig()
+NANO = backbone_config(TimeChatConfig(fps=2, max_frames=600, window_seconds=60))
+ORIGINAL = backbone_config(TimeChatConfig())
 
 
 def test_a_video_as_long_as_in_training_is_one_window():
@@ -117,7 +118,7 @@ def test_one_window_equals_encode(nano, video_path):
     with nano.open(video_path, windows=WindowConfig(window=60)) as video:
         (encoded,) = video.encode(video.windows)
         np.testing.assert_array_equal(encoded.timestamps, whole.timestamps)
-        torch.testing.assert_close(encoded.video_tokens, whole.video_tokens)
+        torch.testing.assert_close(encoded.content, whole.content)
         assert nano.dense_caption(video).text == nano.dense_caption(whole).text
 
 
@@ -241,7 +242,7 @@ def test_the_probability_of_every_token_is_the_models_own(nano, video_path):
     prompts = []
     for question in ("What happens?", "When does the blue star blink in the video, and for how long?"):
         text = processor.render_prompt(encoded.timestamps, question)
-        prompts.append(Prompt(processor.encode_prompt(text, encoded.num_frames), encoded.video_tokens))
+        prompts.append(Prompt(processor.encode_prompt(text, encoded.num_frames), encoded.content))
     arguments = {"max_new_tokens": 12, "do_sample": False}
     with torch.inference_mode():
         together = generate_answers(model, prompts, pad_token_id=0, arguments=arguments)
@@ -249,7 +250,7 @@ def test_the_probability_of_every_token_is_the_models_own(nano, video_path):
             (alone,) = generate_answers(model, [prompt], pad_token_id=0, arguments=arguments)
             assert alone.token_ids == written.token_ids
             ids = prompt.input_ids + written.token_ids
-            logits = model(inputs_embeds=model.embed_prompt(torch.tensor([ids]), encoded.video_tokens)).logits[0]
+            logits = model(inputs_embeds=model.embed_prompt(torch.tensor([ids]), encoded.content)).logits[0]
             want = logits.log_softmax(-1)[len(prompt.input_ids) - 1 : -1].gather(
                 1, torch.tensor(written.token_ids)[:, None]
             )
@@ -315,7 +316,7 @@ def test_what_is_not_there_gives_no_made_up_span():
 
 def test_the_video_speaks_for_what_it_shows(nano, video_path):
     """Of a thing that is there and does it, and of one that is not, at the same time."""
-    from timechat.pipeline.answering import verification_logprobs
+    from timechat.backbones.timechat.verification import verification_logprobs
 
     encoded = nano.encode(video_path)
     events = [Event(26.5, 34.0, "the blue star blinks"), Event(26.5, 34.0, "the orange heart spins")]
@@ -364,8 +365,8 @@ def test_a_border_that_refinement_does_not_confirm_stays(nano, video_path):
         return [told(w.window, SPAN.format(f"{start:.1f}", f"{start + 9:.1f}")) for w in windows]
 
     with nano.open(video_path, windows=WindowConfig(step=1.0)) as video:
-        kept = refine_moments(answer, video, nano.model.config, elsewhere, SCORING, nano.executor)
-        moved = refine_moments(answer, video, nano.model.config, nearby, SCORING, nano.executor)
+        kept = refine_moments(answer, video, nano.backbone, elsewhere, SCORING)
+        moved = refine_moments(answer, video, nano.backbone, nearby, SCORING)
     assert (kept.events, kept.step) == (answer.events, 1.0)
     assert (moved.events[0].start, moved.events[0].end, moved.step) == (10.5, 19.5, 0.5)
 
@@ -403,7 +404,7 @@ def test_encoded_videos_are_cached_by_content_not_by_name(cached, video_path, tm
     copy.write_bytes(video_path.read_bytes())
     again = cached.encode(copy)
     assert seen == []
-    assert torch.equal(again.video_tokens, first.video_tokens)
+    assert torch.equal(again.content, first.content)
     np.testing.assert_array_equal(again.timestamps, first.timestamps)
     assert (again.duration, again.notes, again.name) == (first.duration, first.notes, str(copy))
     cached.encode(video_path, num_frames=5)

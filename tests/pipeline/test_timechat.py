@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import Answer, CheckpointError, EncodedVideo, TimeChat
-from timechat.model.generation.generate import GenerationOutput
+from timechat.answers.merging import Token
+from timechat.backbones.backbone import GeneratedText
 from timechat.model.quantized_linear import Int8Linear
 from timechat.pipeline import DecodingOptions
 from timechat.pipeline.answering import Answerer
@@ -40,14 +41,14 @@ def test_the_built_in_model_is_trained_and_the_one_without_a_name():
 
 
 def test_the_built_in_model_is_the_same_every_time():
-    tokens = [TimeChat.from_pretrained("nano").encode(made_frames(4, size=96)).video_tokens for _ in range(2)]
+    tokens = [TimeChat.from_pretrained("nano").encode(made_frames(4, size=96)).content for _ in range(2)]
     assert torch.equal(*tokens)
 
 
 def test_an_encoded_video_has_its_frame_times(encoded):
     assert encoded.num_frames == 40
     assert encoded.duration == 31.0
-    assert encoded.video_tokens.shape == (10, 64)
+    assert encoded.content.shape == (10, 64)
     np.testing.assert_array_equal(encoded.timestamps, np.arange(40) * 31.0 / 40)
 
 
@@ -99,7 +100,7 @@ def test_a_video_that_is_gone_is_forgotten(timechat):
     timechat.ask(video, "x", decoding=SHORT)
     del video
     gc.collect()
-    assert not timechat.executor._prefix._known
+    assert not timechat.backbone.executor._prefix._known
 
 
 def test_a_streamed_answer_is_the_whole_answer_in_pieces(timechat, encoded):
@@ -157,8 +158,8 @@ def saying(timechat, monkeypatch) -> Iterator[object]:
     """Put words into the model's mouth."""
 
     def say(text: str) -> None:
-        ids = timechat.processor.tokenizer(text, add_special_tokens=False).input_ids
-        monkeypatch.setattr(Answerer, "generate", lambda *_, **__: [GenerationOutput(ids, [0.0] * len(ids))])
+        tokens = tuple(Token(i, i + 1, 0.0) for i in range(len(text)))
+        monkeypatch.setattr(Answerer, "generate", lambda *_, **__: [GeneratedText(text, tokens)])
 
     return say
 
@@ -209,7 +210,7 @@ def test_changing_the_adapters_strength_forgets_what_was_read(converted):
     timechat.ask(video, "What?", decoding=SHORT)
     timechat.model.set_lora_scale(0.0)
     warm = timechat.ask(video, "What?", decoding=SHORT).text
-    timechat.executor._prefix.clear()
+    timechat.backbone.executor._prefix.clear()
     assert timechat.ask(video, "What?", decoding=SHORT).text == warm
 
 

@@ -11,8 +11,8 @@ import torch
 
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import WindowConfig
+from timechat.backbones.timechat.executor import GenerationBatch
 from timechat.pipeline import Request, TimeChat
-from timechat.pipeline.executor import GenerationBatch
 from timechat.serving.context import RequestContext
 from timechat.serving.engine import Engine, EngineExecutor
 from timechat.serving.errors import CancelledRequestError, DeadlineError, EngineFailedError, EngineStoppedError
@@ -41,7 +41,7 @@ def engine(nano):
 
 
 def with_engine(nano, engine, context=None) -> TimeChat:
-    return nano.with_executor(EngineExecutor(engine, context or RequestContext()))
+    return nano.with_backbone(nano.backbone.with_executor(EngineExecutor(engine, context or RequestContext())))
 
 
 def endless_batch(nano, video, max_new_tokens=1500) -> GenerationBatch:
@@ -91,7 +91,7 @@ def test_the_engine_encodes_a_video_as_the_pipeline_does(nano, engine):
     with ThreadPoolExecutor(3) as threads:
         seen = list(threads.map(lambda one: with_engine(nano, engine).encode(one), frames))
     for one, encoded in zip(frames, seen, strict=True):
-        torch.testing.assert_close(encoded.video_tokens, nano.encode(one).video_tokens, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(encoded.content, nano.encode(one).content, rtol=1e-4, atol=1e-4)
     assert engine.state.frames == 33
 
 
@@ -214,7 +214,7 @@ def test_an_error_in_a_step_fails_only_the_running_requests(nano, engine, video,
 def test_a_prompt_that_cannot_be_read_fails_alone(nano, engine, video):
     going_on = engine.generate(endless_batch(nano, video, 40), RequestContext())
     good = endless_batch(nano, video)
-    bad = GenerationBatch([replace(good.prompts[0], video_tokens=video.video_tokens[:3])], good.grammars, good.decoding)
+    bad = GenerationBatch([replace(good.prompts[0], video_tokens=video.content[:3])], good.grammars, good.decoding)
     with pytest.raises(ValueError, match="placeholders for video tokens"):
         engine.generate(bad, RequestContext()).result(timeout=20)
     assert len(going_on.result(timeout=60)[0].token_ids) == 40

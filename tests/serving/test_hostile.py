@@ -108,7 +108,7 @@ def test_a_huge_image_is_refused_before_it_is_read(running):
 
 
 def test_frames_are_kept_in_the_input_size_of_the_model(running):
-    frames = InlineFrames((picture(4000, 3000), picture(20, 10)), (0.0, 1.0), None).decode(FrameSize(28, 28))
+    frames = InlineFrames((picture(4000, 3000), picture(20, 10)), (0.0, 1.0), None).decode(lambda *_: FrameSize(28, 28))
     assert frames.pixels.shape == (2, 28, 28, 3)
     assert frames.duration == 2.0
 

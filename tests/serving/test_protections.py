@@ -73,10 +73,10 @@ def test_an_image_above_4096_by_4096_is_refused(monkeypatch):
     )
     frames = InlineFrames((_address(Image.new("1", (4097, 4096))),), (0.0,), 1.0)
     with pytest.raises(RequestError, match="an image of 4097x4096 pixels is too large") as caught:
-        frames.decode(FrameSize(8, 8))
+        frames.decode(lambda *_: FrameSize(8, 8))
     assert caught.value.status == 413
     assert converted == []
-    InlineFrames((_address(Image.new("1", (4096, 4096))),), (0.0,), 1.0).decode(FrameSize(8, 8))
+    InlineFrames((_address(Image.new("1", (4096, 4096))),), (0.0,), 1.0).decode(lambda *_: FrameSize(8, 8))
     assert converted == [(4096, 4096)]
 
 

@@ -139,7 +139,7 @@ def test_event_streams_end_when_the_server_is_told_to_stop(served, film_id, monk
 
     def answer(self, *_, **__):
         while True:
-            self._timechat.executor.check()
+            self._timechat.backbone.check()
             time.sleep(0.01)
 
     monkeypatch.setattr(OpenRequest, "answer", answer)

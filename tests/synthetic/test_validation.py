@@ -8,6 +8,7 @@ import torch
 
 from tests.model.random_nano import build_random_nano
 from timechat import TimeChat
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.speech import make_speech
@@ -18,7 +19,7 @@ from timechat.synthetic.validation import draw_validation_video, sampled_times, 
 def timechat() -> TimeChat:
     """A small model with weights that are large enough to tell prompts apart."""
     model, processor = build_random_nano()
-    timechat = TimeChat(model, processor, name="random")
+    timechat = TimeChat(TimeChatBackbone(model, processor, name="random"))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in timechat.model.parameters():

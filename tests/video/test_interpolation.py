@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from timechat.backbones.timechat.facts import model_fingerprint
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline import TimeChat
-from timechat.pipeline.cache import model_fingerprint
 from timechat.video import Frames, FrameSize, load_frames, sample_video
 from timechat.video.sampling import FrameSampling
 

@@ -10,7 +10,7 @@ and its prompts are values of its own, which the engine passes on without a look
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,11 @@ from timechat.answers.windows import Window
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Check = Callable[[], object]
 """Function that raises if the result is no longer needed; called repeatedly, from any thread."""
+
+Tensors = Mapping[str, Any]
+"""Tensors by their names; this module does not import torch."""
 
 Facts = Literal["frames", "video", "answer"]
 """What facts are about: encoded frames before the part of the model that joins them, an encoded window, or answers."""
@@ -61,8 +61,14 @@ class BackboneConfig:
     score_calibration: Mapping[str, Any] = field(default_factory=dict)
     found_threshold: float = 0.0
     lowercase_queries: bool = False
-    domain: Mapping[str, Any] | None = None
+    domain: dict[str, Any] | None = None
     privacy_note: str | None = None
+
+    def default_sampling(self) -> dict[str, Any]:
+        """Return the default frame sampling, as arguments of `load_frames`."""
+        if self.fps is None:
+            return {"num_frames": self.num_frames}
+        return {"fps": self.fps, "max_frames": self.max_frames}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +157,7 @@ class GeneratedText:
 
 @dataclass(frozen=True, slots=True)
 class WindowCost:
-    """Work of one window.
+    """Work of one window, or the sum of several.
 
     Attributes:
         seconds: Approximate seconds of encoding and answering.
@@ -161,29 +167,41 @@ class WindowCost:
         num_bytes: Number of bytes that leave this machine.
     """
 
-    seconds: float
+    seconds: float = 0.0
     requests: int = 0
     prompt_tokens: int | None = None
     answer_tokens: int = 0
     num_bytes: int = 0
 
+    def __mul__(self, times: int) -> "WindowCost":
+        prompt_tokens = None if self.prompt_tokens is None else self.prompt_tokens * times
+        return WindowCost(
+            self.seconds * times,
+            self.requests * times,
+            prompt_tokens,
+            self.answer_tokens * times,
+            self.num_bytes * times,
+        )
+
 
 class FrameCache(Protocol):
     """Place on disk for what a backbone computes of the frames of one window before it joins them."""
 
-    def load(self) -> "Mapping[str, Tensor] | None":
+    def load(self) -> Tensors | None:
         """Return the tensors; None if they are not there."""
 
-    def save(self, tensors: "Mapping[str, Tensor]") -> None:
+    def save(self, tensors: Tensors) -> None:
         """Keep the tensors."""
 
 
 class Backbone(Protocol):
-    """A video language model for the time engine."""
+    """A video language model for the time engine.
 
-    @property
-    def name(self) -> str:
-        """Name of the model: `nano`, a folder, a hub id, or an address."""
+    Attributes:
+        name: Name of the model: `nano`, a folder, a hub id, or the name that a server gives it.
+    """
+
+    name: str
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -224,10 +242,10 @@ class Backbone(Protocol):
             The content of an `EncodedVideo`, and notes about it.
         """
 
-    def pack(self, content: Any) -> "Mapping[str, Tensor] | None":
+    def pack(self, content: Any) -> Tensors | None:
         """Return the content of a window as tensors for the disk; None if it is not worth the space."""
 
-    def unpack(self, tensors: "Mapping[str, Tensor]") -> Any:
+    def unpack(self, tensors: Tensors) -> Any:
         """Return the content of a window from its tensors."""
 
     def prompt(self, video: EncodedVideo, question: Question, max_new_tokens: int) -> Any:

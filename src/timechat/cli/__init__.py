@@ -21,6 +21,7 @@ from timechat.cli import (
     index,
     info,
     mcp,
+    models,
     recipes,
     score,
     search,
@@ -77,7 +78,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Search": {"index": index.index, "search": search.search},
     "Servers": {"serve": serve.serve, "mcp": mcp.mcp},
-    "Models": {"info": info.info, "download": download.download, "convert": convert.convert},
+    "Models": {"models": models.models, "info": info.info, "download": download.download, "convert": convert.convert},
     "Training and evaluation": {
         "recipes": recipes.recipes,
         "train": train.train,

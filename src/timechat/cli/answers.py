@@ -216,7 +216,8 @@ class _TaskCommand:
             retrieval=self.retrieval.config(self.source.by),
         )
         if settings.plan:
-            typer.echo(_format_estimate(self.timechat.estimate(request, opened), as_json=form == "json"))
+            estimate = self.timechat.estimate(request, opened)
+            typer.echo(_format_estimate(estimate, settings.prices(), as_json=form == "json"))
             return []
         with self.console.working("comparing the video with the videos that the model was trained on"):
             if self.task != "grounding" and not self.domain.force:
@@ -312,8 +313,11 @@ class _TaskCommand:
                 self._note(session, ["the page has no video, because the video came through standard input"])
 
 
-def _format_estimate(estimate: "JobEstimate", *, as_json: bool) -> str:
-    return json.dumps(estimate.to_dict(), indent=2) if as_json else str(estimate)
+def _format_estimate(estimate: "JobEstimate", prices: tuple[float, float] | None, *, as_json: bool) -> str:
+    price = None if prices is None else estimate.price(*prices)
+    if as_json:
+        return json.dumps(estimate.to_dict() | {"price": price}, indent=2)
+    return f"{estimate}{'' if price is None else f', price {price:.4g}'}"
 
 
 def print_stream(stream: "AnswerStream") -> "Answer":

@@ -16,6 +16,8 @@ EXAMPLES = {
         'timechat ground video.mp4 "the light turns on" --json',
         'timechat ground video.mp4 "the light turns on" --exit-status && echo found',
         'timechat ground videos "the light turns on" --all -o found.jsonl',
+        'timechat ground video.mp4 "the light turns on" --model TencentARC/TimeLens2-4B',
+        'timechat ground video.mp4 "the light turns on" --model http://127.0.0.1:8000/v1#Qwen3-VL-8B',
     ),
     "highlights": (
         'timechat highlights video.mp4 "a goal" --format csv',
@@ -43,6 +45,7 @@ EXAMPLES = {
     "serve": ("timechat serve --allow videos --port 8000",),
     "mcp": ("timechat mcp --allow videos --model OUT_DIR --preload",),
     "info": ("timechat info video.mp4", "timechat info video.mp4 --model OUT_DIR", "timechat info nano --json"),
+    "models": ("timechat models", "timechat models --memory 24"),
     "recipes": ("timechat recipes", "timechat recipes timechat -o my_run.yaml"),
     "download": ("timechat download CKPT_DIR",),
     "convert": ("timechat convert --from CKPT_DIR OUT_DIR",),

@@ -118,11 +118,11 @@ def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
 def _video_facts(video: "VideoInfo", model: str) -> dict[str, Any]:
     """Return the facts about a video, and the frames and windows by which a model reads it without other options."""
     from timechat.answers.windows import WindowConfig
-    from timechat.model.loading import load_config
+    from timechat.backbones.loading import load_backbone_config
     from timechat.pipeline.request import plan_windows
     from timechat.video import FrameSampling
 
-    plan = plan_windows(load_config(model), video.duration, WindowConfig(), FrameSampling())
+    plan = plan_windows(load_backbone_config(model), video.duration, WindowConfig(), FrameSampling())
     interval = plan.frame_interval or video.duration
     if video.num_frames:  # a video is never sampled more densely than it has frames
         interval = max(interval, video.duration / video.num_frames)

@@ -71,7 +71,7 @@ class ModelOptions:
             "--model",
             "-m",
             metavar="MODEL",
-            help="nano (built in), a converted folder, or a hub id.",
+            help="nano (built in), a folder, a hub id, or the address of a server: http://HOST/v1#NAME.",
             rich_help_panel=MODEL,
         ),
     ] = "nano"
@@ -98,6 +98,14 @@ class ModelOptions:
         float | None,
         typer.Option(
             help="Strength of the LoRA adapter; the authors advise 0.625 for question answering.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Environment variable with the key of the server. Default: OPENAI_API_KEY.",
             rich_help_panel=MODEL,
         ),
     ] = None
@@ -213,12 +221,36 @@ class WindowOptions:
     plan: Annotated[
         bool, typer.Option("--plan", help="Print an estimate of the job and stop.", rich_help_panel=WINDOWS)
     ] = False
+    price: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROMPT,ANSWER",
+            help="Price of a million tokens of prompts and of answers at the server, for the estimate: 0.15,0.60.",
+            rich_help_panel=WINDOWS,
+        ),
+    ] = None
 
     def window_config(self) -> "WindowConfig":
         """Return the window options."""
         from timechat.answers.windows import WindowConfig
 
         return WindowConfig(self.window, self.overlap, self.step, self.refine, self.batch_size)
+
+    def prices(self) -> tuple[float, float] | None:
+        """Return the prices of a million tokens of prompts and of answers; None if they are not given.
+
+        Raises:
+            ValueError: The option is no pair of prices.
+        """
+        if self.price is None:
+            return None
+        try:
+            prompt, answer = (float(part) for part in self.price.split(","))
+        except ValueError:
+            prompt = answer = -1.0
+        if not (0 <= prompt < math.inf and 0 <= answer < math.inf):
+            raise ValueError(f"--price takes two prices, as in 0.15,0.60, got {self.price!r}")
+        return prompt, answer
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def check_domain(name: str, timechat: "TimeChat", video: "VideoSession | Encoded
     """Raise a `ValueError` for a video that is unlike the videos that the model was trained on."""
     from timechat.pipeline import VideoSession
 
-    domain = timechat.model.config.domain
+    domain = timechat.backbone.config.domain
     if domain is not None and timechat.is_outside_domain(VideoSession.of(video)):
         raise ValueError(
             f"{name}: {timechat.name} was trained only on {domain['description']}, and this video is unlike them; "

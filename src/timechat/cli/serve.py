@@ -155,7 +155,7 @@ def serve(
     with _listening(host, port) as listener:
         timechat = load_timechat(settings, console, use_cache=not cache.no_cache)
         if Path(settings.model).is_dir():
-            timechat.name = Path(settings.model).resolve().name  # clients do not see its path
+            timechat.backbone.name = Path(settings.model).resolve().name  # clients do not see its path
         for note in timechat.notes:
             console.warn(note)
         _run(timechat, options, listener, console, host)

@@ -242,7 +242,11 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
             dtype=settings.dtype,
             quantize=settings.quantize,
             lora_scale=settings.lora_scale,
+            api_key_env=settings.api_key_env,
         )
+        privacy_note = timechat.backbone.config.privacy_note
+    if privacy_note is not None:
+        console.warn(privacy_note)
     if not use_cache:
         switch_cache_off(timechat)
     choose_threads(timechat)
@@ -258,6 +262,10 @@ def switch_cache_off(timechat: "TimeChat") -> None:
 
 def choose_threads(timechat: "TimeChat") -> None:
     """Use one thread for a model that is too small for several."""
+    from timechat.backbones.timechat.backbone import TimeChatBackbone
+
+    if not isinstance(timechat.backbone, TimeChatBackbone):
+        return
     import torch
 
     if timechat.model.num_parameters() < _ONE_THREAD_PARAMETERS:

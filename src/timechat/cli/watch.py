@@ -69,9 +69,8 @@ def watch(
         )
         for note in timechat.notes:
             console.warn(note)
-        frames = video.frames(
-            fps=1 / monitor.step, size=timechat.model.config.frame_size, search_size=monitor.search_size
-        )
+        rate, size = 1 / monitor.step, timechat.backbone.frame_size
+        frames = video.frames(fps=rate, size=size, search_size=monitor.search_size)
         for detection in monitor.watch(frames):
             name = timechat.name if detection.by == "model" else encoder.encoder
             line = {**detection.to_dict(), "seen_at": monitor.num_frames * monitor.step, "model": name}

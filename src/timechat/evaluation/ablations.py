@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from timechat.backbones.timechat.encoding import compress_frames, encode_frames
 from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark
 from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.evaluate import run_predictions, score_run
@@ -25,7 +26,6 @@ from timechat.evaluation.samples import Prediction, Sample
 from timechat.evaluation.score import Scores
 from timechat.files import write_text_atomically
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.session import compress_frames, encode_frames
 from timechat.video import Frames, sample_video
 
 METRICS: Mapping[str, tuple[str, ...]] = {

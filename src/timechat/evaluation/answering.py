@@ -1,15 +1,15 @@
-"""Answers to prompts through the executor of `TimeChat`. The predictions of a run use the same executor."""
+"""Answers to prompts of TimeChat models, and probabilities of given answers."""
 
 from collections.abc import Sequence
 
 import torch
 
 from timechat.answers.tasks import DecodingOptions, find_preset
-from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs
+from timechat.backbones.backbone import GeneratedText
+from timechat.model.generation.generate import Prompt, continuation_logprobs
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.executor import GenerationBatch
 
 
 def make_prompt(
@@ -25,12 +25,12 @@ def make_prompt(
         history: Earlier (question, answer) pairs.
     """
     text = timechat.processor.render_prompt(video.timestamps, question, history=history, system=system)
-    return Prompt(timechat.processor.encode_prompt(text, video.num_frames), video.video_tokens)
+    return Prompt(timechat.processor.encode_prompt(text, video.num_frames), video.content)
 
 
 def answer_batch(
     timechat: TimeChat, prompts: Sequence[Prompt], decoding: DecodingOptions, seed_offsets: Sequence[int] = ()
-) -> list[GenerationOutput]:
+) -> list[GeneratedText]:
     """Answer prompts in one batch without a grammar; each answer is independent of the rest of the batch.
 
     Args:
@@ -40,7 +40,7 @@ def answer_batch(
         seed_offsets: Number added to the seed of each prompt. Empty for 0 everywhere.
     """
     return (
-        timechat.executor.generate(GenerationBatch(prompts, [None] * len(prompts), decoding, seed_offsets))
+        timechat.backbone.generate(prompts, [None] * len(prompts), decoding, window_numbers=seed_offsets)
         if prompts
         else []
     )
@@ -73,7 +73,7 @@ def option_logprobs(
     encoded = [processor.encode_prompt_with_answer(prompt, option, video.num_frames) for option in options]
     logprobs = continuation_logprobs(
         model,
-        [Prompt(ids, video.video_tokens) for ids, _ in encoded],
+        [Prompt(ids, video.content) for ids, _ in encoded],
         [length for _, length in encoded],
         pad_token_id=processor.pad_token_id,
     )

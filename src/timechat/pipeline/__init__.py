@@ -7,14 +7,14 @@ video ─▶ VideoSession ─▶ EncodedVideo, one per window ─▶ WindowAnswe
 from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
+from timechat.backbones.backbone import EncodedVideo
 from timechat.pipeline.request import Request, WindowPlan
-from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession
-from timechat.pipeline.timechat import UNTRAINED_NOTE, TimeChat
+from timechat.pipeline.session import ProgressCallback, Video, VideoSession
+from timechat.pipeline.timechat import TimeChat
 from timechat.video import FrameSampling
 
 __all__ = [
     "GREEDY",
-    "UNTRAINED_NOTE",
     "DecodingOptions",
     "EncodedVideo",
     "FrameSampling",

@@ -11,20 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from timechat.answers.events import Answer, Event
-from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers, parse_window
-from timechat.answers.tasks import TASKS, build_question, find_preset, format_events, parse_events
+from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers, parse_window
+from timechat.answers.tasks import TASKS, parse_events
 from timechat.answers.windows import Window
-from timechat.errors import PromptTooLongError
+from timechat.backbones.backbone import Backbone, EncodedVideo, GeneratedText, Question
 from timechat.model.domain import is_outside_by_notes
-from timechat.model.generation.generate import GenerationOutput, Prompt, continuation_logprobs, token_spans
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.executor import Executor, GenerationBatch
 from timechat.pipeline.request import Request
-from timechat.pipeline.session import EncodedVideo, ProgressCallback, VideoSession
+from timechat.pipeline.session import ProgressCallback, VideoSession
 
 if TYPE_CHECKING:
     from timechat.pipeline.streaming import AnswerStream
@@ -37,24 +31,21 @@ class Answerer:
     """Answers requests about open videos with one model.
 
     Attributes:
-        model: Network in evaluation mode.
-        processor: Processor of the model.
-        executor: Executor of the model's work.
-        name: Name of the model.
-        notes: Notes of every answer, such as untrained weights.
+        backbone: Model.
     """
 
-    model: TimeChatForConditionalGeneration
-    processor: TimeChatProcessor
-    executor: Executor
-    name: str
-    notes: tuple[str, ...] = ()
+    backbone: Backbone
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.backbone.name
 
     @property
     def scoring(self) -> Scoring:
         """Scoring that was fitted for the model."""
-        config = self.model.config
-        return Scoring.fitted(config.score_calibration, config.found_threshold)
+        config = self.backbone.config
+        return Scoring.fitted(config.score_calibration or None, config.found_threshold)
 
     # ------------------------------------------------------------------------------------------- whole answers
 
@@ -64,16 +55,18 @@ class Answerer:
         The model reads all windows, or the best ones (`RetrievalConfig.read`). A grounding query may be answered by the
         search instead (`uses_search`).
         """
+        request = self.with_preset(request)
         if self.uses_search(request, video):
             from timechat.pipeline.retrieving import answer_by_search
 
-            description = self.model.config.domain["description"] if request.retrieval.by == "auto" else None
-            return answer_by_search(request, video, self.executor, self.name, description, progress)
+            domain = self.backbone.config.domain
+            description = domain["description"] if domain and request.retrieval.by == "auto" else None
+            return answer_by_search(request, video, self.backbone.check, self.name, description, progress)
         if request.retrieval.reads_all(len(video.windows)):
             return self._answer_with_evidence(request, video, video.windows, progress)
         from timechat.pipeline.retrieving import windows_to_read
 
-        chosen = windows_to_read(request, video, self.executor, progress)
+        chosen = windows_to_read(request, video, self.backbone.check, progress)
         answer = self._answer_with_evidence(request, video, chosen.windows, progress, chosen.priors)
         return replace(answer, read_share=chosen.share, notes=(chosen.note, *answer.notes))
 
@@ -86,15 +79,16 @@ class Answerer:
 
     def is_outside_domain(self, video: VideoSession) -> bool:
         """Return whether a video is unlike the videos that the model was trained on, from up to four of its windows."""
-        domain = self.model.config.domain
+        domain = self.backbone.config.domain
         if domain is None:
             return False
-        tested = video.encode(video.spread_windows(_TESTED_WINDOWS), self.executor)
+        tested = video.encode(video.spread_windows(_TESTED_WINDOWS), self.backbone)
         outside = [is_outside_by_notes(domain, encoded.notes) for encoded in tested]
         return 2 * sum(outside) >= len(outside)
 
     def answer_each(self, requests: Sequence[Request], videos: Sequence[EncodedVideo]) -> list[Answer]:
         """Answer each request about its video in one batch; every event of the text is kept, whatever its score."""
+        requests = [self.with_preset(request) for request in requests]
         answers = []
         for request, video, one in zip(requests, videos, self._answer_batch(requests, videos), strict=True):
             parsed = parse_window(one, request.task, request.query, self.scoring)
@@ -119,29 +113,28 @@ class Answerer:
         """Answer a request about a video of one window, and return the text while it is written."""
         from timechat.pipeline.streaming import AnswerStream
 
-        encoded = video.encode_whole(self.executor)
+        request = self.with_preset(request)
+        encoded = video.encode_whole(self.backbone)
         self.prompt(request, encoded)  # raises for a prompt that is too long, before the stream starts
-        outputs: list[GenerationOutput] = []
+        outputs: list[GeneratedText] = []
 
         def write(**callbacks: Any) -> str:
             work = partial(self.generate, [request], [encoded], **callbacks)
             outputs[:] = video.timed("answer", work)
-            return self.processor.decode(outputs[0].token_ids)
+            return outputs[0].text
 
         def finish(text: str) -> Answer:
-            tokens = self._window_answer(encoded, outputs[0]).tokens if outputs else ()
-            answers = self._verify(
-                [request], [encoded], [WindowAnswer(encoded.span, text, tokens, notes=encoded.notes)]
-            )
+            output = outputs[0] if outputs else GeneratedText(text)
+            answers = self._verify([request], [encoded], [self._window_answer(encoded, output)])
             return self._merge(request, VideoSession.from_encoded(encoded), answers)
 
-        return AnswerStream(self.processor.tokenizer, write, finish)
+        return AnswerStream(write, finish)
 
     def find_answer(self, request: Request, video: VideoSession, window: Window) -> WindowAnswer | None:
         """Return the answer about a window from the cache on disk; None if it is not there."""
         if video.cache is None:
             return None
-        return video.cache.load_answer(request, window, video.plan.window_sampling(window))
+        return video.cache.load_answer(self.with_preset(request), window, video.plan.window_sampling(window))
 
     # ------------------------------------------------------------------------------------------ several windows
 
@@ -177,12 +170,12 @@ class Answerer:
         for window in windows if cache is not None else ():
             if (found := self.find_answer(request, video, window)) is not None:
                 answers[window] = found
-                self.executor.count_cached(found.num_prompt_tokens, len(found.tokens), request.decoding)
+                self.backbone.count_cached(found.num_prompt_tokens, len(found.tokens), request.decoding)
         todo = [window for window in windows if window not in answers]
         report = partial(_report, progress, "windows", total=len(windows))
         report(len(answers))
         batch: list[EncodedVideo] = []
-        for encoded in video.encode(todo, self.executor, progress):
+        for encoded in video.encode(todo, self.backbone, progress):
             batch.append(encoded)
             if len(batch) == video.batch_size or encoded.span == todo[-1]:
                 for answer in video.timed("answer", partial(self._answer_all, request, batch)):
@@ -196,7 +189,7 @@ class Answerer:
             from timechat.pipeline.refining import refine_moments
 
             again = partial(self._answer_all, request)
-            merged = refine_moments(merged, video, self.model.config, again, self.scoring, self.executor)
+            merged = refine_moments(merged, video, self.backbone, again, self.scoring)
         return merged
 
     def _merge(
@@ -228,13 +221,14 @@ class Answerer:
     def _notes(self, request: Request) -> tuple[str, ...]:
         """Notes of every answer of the model to a task."""
         note = TASKS[request.task].note
-        return self.notes if note is None else (*self.notes, note)
+        privacy_note = self.backbone.config.privacy_note
+        return tuple(one for one in (*self.backbone.notes, privacy_note, note) if one is not None)
 
     def _find_cited(self, request: Request, video: VideoSession, cited: Event) -> list[Event]:
         """Moments of what a sentence says, in the windows that it cites."""
         windows = [w for w in video.windows if w.start <= cited.end and cited.start <= w.end]
         asked = request.for_grounding(cited.caption)
-        answers = self._answer_all(asked, list(video.encode(windows, self.executor)))
+        answers = self._answer_all(asked, list(video.encode(windows, self.backbone)))
         parsed = [parse_window(answer, "grounding", cited.caption, self.scoring) for answer in answers]
         threshold = self.scoring.found_threshold
         return [event for one in parsed for event in one.events if event.score is None or event.score >= threshold]
@@ -253,39 +247,43 @@ class Answerer:
 
     def generate(
         self, requests: Sequence[Request], windows: Sequence[EncodedVideo], **callbacks: Any
-    ) -> list[GenerationOutput]:
-        """Generate answers in one batch; `callbacks` are `streamer` and `stopping_criteria` of a `GenerationBatch`."""
-        decoding = requests[0].decoding
+    ) -> list[GeneratedText]:
+        """Generate answers in one batch; `callbacks` are `on_text` and `should_stop` of `Backbone.generate`."""
         prompts = [self.prompt(request, window) for request, window in zip(requests, windows, strict=True)]
-        forms = [requests[0].form(window.duration) for window in windows]
-        grammars = [None if form is None else form.grammar for form in forms]
+        request = self.with_preset(requests[0])
+        forms = [request.form(window.duration) for window in windows]
         numbers = [window.window_number for window in windows]
-        return self.executor.generate(GenerationBatch(prompts, grammars, decoding, numbers, **callbacks))
+        return self.backbone.generate(prompts, forms, requests[0].decoding, window_numbers=numbers, **callbacks)
 
-    def prompt(self, request: Request, encoded: EncodedVideo) -> Prompt:
-        """Render the prompt of a request about a window.
+    def with_preset(self, request: Request) -> Request:
+        """Return a request with the prompt preset of the model, if it names none."""
+        return request if request.preset is not None else replace(request, preset=self.backbone.config.preset)
+
+    def question(self, request: Request, window: Window) -> Question:
+        """Return the words of the prompt about a window."""
+        request = self.with_preset(request)
+        text = request.prompt_text(window, lowercase_query=self.backbone.config.lowercase_queries)
+        return Question(text, request.history or (), request.system_prompt or None)
+
+    def prompt(self, request: Request, encoded: EncodedVideo) -> Any:
+        """Build the prompt of a request about a window.
 
         Raises:
-            PromptTooLongError: Prompt and answer do not fit into the language model.
+            PromptTooLongError: Prompt and answer do not fit into the model.
             ValueError: Another model has encoded the window.
         """
         if encoded.model not in (None, self.name):
             raise ValueError(f"the video was encoded by {encoded.model}, not by {self.name}; encode it with this model")
-        text = self.processor.render_prompt(
-            encoded.timestamps,
-            request.prompt_text(encoded.span, lowercase_query=self.model.config.lowercase_queries),
-            history=request.history or (),
-            system=request.system_prompt,
-        )
-        input_ids = self.processor.encode_prompt(text, encoded.num_frames)
-        check_prompt_length(self.model, len(input_ids), request.decoding.max_new_tokens)
-        return Prompt(input_ids, encoded.video_tokens)
+        return self.backbone.prompt(encoded, self.question(request, encoded.span), request.decoding.max_new_tokens)
 
-    def _window_answer(self, window: EncodedVideo, output: GenerationOutput) -> WindowAnswer:
-        text, spans = token_spans(self.processor, output.token_ids)
-        written = zip(spans, output.logprobs, strict=True)
-        tokens = tuple(Token(first, end, logprob) for (first, end), logprob in written)
-        return WindowAnswer(window.span, text, tokens, notes=window.notes, num_prompt_tokens=output.num_prompt_tokens)
+    def _window_answer(self, window: EncodedVideo, output: GeneratedText) -> WindowAnswer:
+        return WindowAnswer(
+            window.span,
+            output.text,
+            output.tokens,
+            notes=(*window.notes, *output.notes),
+            num_prompt_tokens=output.num_prompt_tokens,
+        )
 
     # --------------------------------------------------------------------------------------------- verification
 
@@ -299,73 +297,15 @@ class Answerer:
                 found[i] = replace(events[0], caption=requests[i].query or "")
         if not found:
             return list(answers)
-        work = partial(
-            verification_logprobs,
-            self.model,
-            self.processor,
+        nats = self.backbone.verify(
             [windows[i] for i in found],
             list(found.values()),
-            preset=requests[0].preset,
+            preset=requests[0].preset or self.backbone.config.preset,
         )
-        nats = dict(zip(found, self.executor.call(work), strict=True))
-        return [replace(answer, verification=nats.get(i)) for i, answer in enumerate(answers)]
-
-
-@torch.inference_mode()
-def verification_logprobs(
-    model: TimeChatForConditionalGeneration,
-    processor: TimeChatProcessor,
-    windows: Sequence[EncodedVideo],
-    events: Sequence[Event],
-    *,
-    preset: str,
-) -> list[float]:
-    """Return how much more likely each caption is at its time with the video than with a blank one, in nats.
-
-    Args:
-        model: Network in evaluation mode.
-        processor: Processor of the model.
-        windows: One window for each event.
-        events: Events on the clocks of their windows, with the captions to verify.
-        preset: Name of the prompt preset in which captions are asked for.
-    """
-    forced = [
-        _forced_caption_ids(processor, window, event, preset) for window, event in zip(windows, events, strict=True)
-    ]
-    shown = [Prompt(ids, window.video_tokens) for (ids, _), window in zip(forced, windows, strict=True)]
-    blank = [Prompt(prompt.input_ids, torch.zeros_like(prompt.video_tokens)) for prompt in shown]
-    lengths = [length for _, length in forced]
-    logprobs = [
-        continuation_logprobs(model, prompts, lengths, pad_token_id=processor.pad_token_id)
-        for prompts in (shown, blank)
-    ]
-    return [sum(with_video) - sum(without) for with_video, without in zip(*logprobs, strict=True)]
-
-
-def _forced_caption_ids(
-    processor: TimeChatProcessor, window: EncodedVideo, event: Event, preset: str
-) -> tuple[list[int], int]:
-    """Ids of the prompt for captions with this one as its answer, and the number of last ids that are its words."""
-    prompt = processor.render_prompt(
-        window.timestamps, build_question("dense_caption", preset=preset), system=find_preset(preset).system
-    )
-    caption = event.caption[:1].upper() + event.caption[1:]
-    answer = format_events([Event(event.start, event.end, caption)], "dense_caption")
-    head = format_events([Event(event.start, event.end)], "dense_caption")
-    ids, _ = processor.encode_prompt_with_answer(prompt, answer, window.num_frames)
-    before, _ = processor.encode_prompt_with_answer(prompt, head, window.num_frames)
-    return ids, max(1, len(ids) - len(before))
-
-
-def check_prompt_length(model: TimeChatForConditionalGeneration, prompt_length: int, max_new_tokens: int) -> None:
-    """Raise a `PromptTooLongError` if prompt and answer have more tokens than the language model reads."""
-    limit = getattr(model.config.text_config, "max_position_embeddings", None)
-    if limit is not None and prompt_length + max_new_tokens > limit:
-        raise PromptTooLongError(
-            f"the prompt has {prompt_length} tokens and the answer may have {max_new_tokens}, but the "
-            f"language model reads {limit} in all; take fewer frames, a shorter question or history, or lower "
-            "max_new_tokens"
-        )
+        if nats is None:
+            return list(answers)
+        known = dict(zip(found, nats, strict=True))
+        return [replace(answer, verification=known.get(i)) for i, answer in enumerate(answers)]
 
 
 def _report(progress: ProgressCallback | None, stage: str, done: int, total: int) -> None:

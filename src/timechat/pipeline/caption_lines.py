@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from timechat.answers.events import Event
-from timechat.model.fingerprint import weights_fingerprint
+from timechat.cache import cache_key
 from timechat.pipeline.request import Request
 from timechat.search.records import Kind
 from timechat.search.video_vectors import VideoVectors
@@ -15,7 +15,7 @@ from timechat.search.video_vectors import VideoVectors
 if TYPE_CHECKING:
     from timechat.pipeline.timechat import TimeChat
 
-VERSION = 1
+VERSION = 2
 """Increased when the same model gives other lines for the same video."""
 
 
@@ -40,12 +40,12 @@ class CaptionLines:
         return paths[0]
 
     def facts(self, path: str) -> dict[str, Any]:  # noqa: ARG002 - the interface of all sources
-        """Return name and weights of the model."""
-        return {"model": self._timechat.name, "weights": self._weights, "version": VERSION}
+        """Return the name of the model and a hash of everything that its answers depend on."""
+        return {"model": self._timechat.name, "weights": self._answers, "version": VERSION}
 
     @cached_property
-    def _weights(self) -> str:
-        return weights_fingerprint(self._timechat.model)
+    def _answers(self) -> str:
+        return cache_key(**self._timechat.backbone.facts("answer"))
 
     def is_current(self, facts: dict[str, Any], path: str) -> bool:
         """Return whether the same model has written the captions."""

@@ -5,24 +5,19 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
+from timechat.backbones.backbone import Backbone, BackboneConfig, EncodedVideo
 from timechat.files import without_scheme
-from timechat.model.configuration import TimeChatConfig
-from timechat.model.domain import outside_domain_notes
-from timechat.pipeline.answering import Answerer, check_prompt_length
-from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, compress_frames, encode_frames
-from timechat.video import Frames, FrameSampling, sample_video
+from timechat.pipeline.session import ProgressCallback, Video
+from timechat.video import Frames, FrameSampling, VideoReader, sample_video
 
 if TYPE_CHECKING:
     from timechat.pipeline.cache import WindowCache
 
 
-@torch.inference_mode()
 def encode_video(
     video: Video,
     sampling: FrameSampling,
-    answerer: Answerer,
+    backbone: Backbone,
     *,
     cache: "WindowCache | None" = None,
     timeout: float = 600.0,
@@ -33,7 +28,7 @@ def encode_video(
     Args:
         video: Path, address, bytes, open file, or `Frames`, which are taken as they are unless an option chooses some.
         sampling: Frame options; without any, those of the model's configuration.
-        answerer: Model, processor and executor.
+        backbone: The model.
         cache: Windows of this video on disk; None for no cache.
         timeout: Maximum wall time in seconds for reading the file.
         progress: Callback for finished parts of the work.
@@ -41,31 +36,30 @@ def encode_video(
     Raises:
         VideoError: The video cannot be read.
     """
-    model, processor, executor = answerer.model, answerer.processor, answerer.executor
-    chosen = _choose_frames(model.config, sampling)
+    chosen = _choose_frames(backbone.config, sampling)
     if cache is not None and isinstance(video, str | os.PathLike) and (found := cache.load(None, chosen)) is not None:
-        return replace(found, name=without_scheme(os.fspath(video)), model=answerer.name)
+        return replace(found, name=without_scheme(os.fspath(video)), model=backbone.name)
     report = progress or _ignore
     report("decode", 0, 1)
-    if isinstance(video, Frames) and replace(sampling, sampling="exact") == FrameSampling():
-        frames = video
+    if isinstance(video, Frames):
+        is_chosen = replace(sampling, sampling="exact") == FrameSampling()
+        size = backbone.frame_size(*video.pixels.shape[1:3])
+        frames = video if is_chosen else sample_video(video, chosen, size=size)
     else:
-        frames = sample_video(video, chosen, size=model.config.frame_size, timeout=timeout)
+        with VideoReader(video, timeout=timeout, loads_once=True) as reader:
+            size = backbone.frame_size(reader.info.height, reader.info.width)
+            frames = reader.load(chosen, size=size)
     report("decode", 1, 1)
-    shortest_prompt = processor.render_prompt(frames.timestamps, "")
-    check_prompt_length(model, len(processor.encode_prompt(shortest_prompt, len(frames))), max_new_tokens=1)
-    tokens = encode_frames(model, processor, frames, partial(report, "encode"), encode=executor.encode_frames)
-    video_tokens = executor.call(partial(compress_frames, model, tokens))
+    content, notes = backbone.encode(frames, progress=partial(report, "encode"))
     name = frames.source.name if frames.source else None
-    notes = (*frames.notes, *outside_domain_notes(model.config.domain, tokens[0]))
     offset = frames.source.player_offset if frames.source else 0.0
     encoded = EncodedVideo(
-        video_tokens,
+        content,
         frames.timestamps,
         frames.duration,
         name,
-        notes,
-        answerer.name,
+        (*frames.notes, *notes),
+        backbone.name,
         player_offset=offset,
     )
     if cache is not None:
@@ -73,7 +67,7 @@ def encode_video(
     return encoded
 
 
-def _choose_frames(config: TimeChatConfig, sampling: FrameSampling) -> FrameSampling:
+def _choose_frames(config: BackboneConfig, sampling: FrameSampling) -> FrameSampling:
     """Fill in the model's frame options where none says how many frames are taken."""
     if sampling.has_rate:
         return sampling

@@ -2,24 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-
-from timechat.answers.tasks import TASKS, DecodingOptions
+from timechat.answers.tasks import TASKS
 from timechat.answers.windows import Window
+from timechat.backbones.backbone import WindowCost
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
-from timechat.pipeline.session import EncodedVideo, VideoSession, compress_frames, encode_frames
+from timechat.pipeline.session import VideoSession
 from timechat.system import peak_memory_bytes
 
-Result = TypeVar("Result")
-
-_TRIAL_FRAMES = 8
-_TRIAL_TOKENS = 16
+_WINDOWS_OF_REFINED_MOMENT = 3  # one around its middle, or one around each border
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +27,10 @@ class JobEstimate:
         step: Seconds of video between frames.
         seconds: Approximate wall time; 0 if all windows are in the cache.
         memory_bytes: Approximate peak memory of the process; None if the system does not report it.
+        requests: Number of requests to a server; 0 for a model on this machine.
+        prompt_tokens: Number of tokens of all prompts to a server; None if it is not known.
+        answer_tokens: Usual number of tokens of all answers of a server; None for a model on this machine.
+        megabytes_sent: Megabytes that leave this process for a server.
     """
 
     windows: int
@@ -41,6 +39,10 @@ class JobEstimate:
     step: float | None
     seconds: float
     memory_bytes: int | None
+    requests: int = 0
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    megabytes_sent: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -52,10 +54,29 @@ class JobEstimate:
         interval = "" if self.step is None else f", one every {self.step:.3g} s"
         frames = f"{self.frames} frame{'' if self.frames == 1 else 's'}{interval}"
         memory = "" if self.memory_bytes is None else f", {self.memory_bytes / 1e9:.1f} GB of memory"
-        return f"{windows}{done}, {frames}, about {_readable(self.seconds)}{memory}"
+        return f"{windows}{done}, {frames}, about {_readable(self.seconds)}{memory}{self._sent}"
+
+    @property
+    def _sent(self) -> str:
+        if not self.requests:
+            return ""
+        tokens = "" if self.prompt_tokens is None else f", {self.prompt_tokens} + {self.answer_tokens} tokens"
+        return (
+            f"; {self.requests} request{'' if self.requests == 1 else 's'}, {self.megabytes_sent:.1f} MB sent{tokens}"
+        )
+
+    def price(self, prompt: float, answer: float) -> float | None:
+        """Return the price of the tokens at a server; None if their number is not known.
+
+        Args:
+            prompt: Price of a million tokens of prompts.
+            answer: Price of a million tokens of answers.
+        """
+        if self.prompt_tokens is None or self.answer_tokens is None:
+            return None
+        return (self.prompt_tokens * prompt + self.answer_tokens * answer) / 1e6
 
 
-@torch.inference_mode()
 def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> JobEstimate:
     """Estimate a request about an open video by a trial on the first window that is not in the cache.
 
@@ -67,42 +88,52 @@ def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> J
         num_read = max(1, math.floor(request.retrieval.read * num_read))
     open_windows = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
     todo = open_windows[:num_read]
-    seconds = _trial(answerer, request, video, todo[0]) * len(todo) if todo else 0.0
+    one = _trial(answerer, request, video, todo[0]) if todo else WindowCost()
+    cost = one * len(todo)
+    sent = one * (len(todo) + _later_windows(request, video, len(todo))) if one.requests else WindowCost()
     return JobEstimate(
         windows=num_read,
         done=num_read - len(todo),
         frames=round(video.plan.num_frames * len(todo) / len(video.windows)),
         step=video.plan.frame_interval,
-        seconds=seconds,
+        seconds=cost.seconds,
         memory_bytes=peak_memory_bytes(),
+        requests=sent.requests,
+        prompt_tokens=sent.prompt_tokens if sent.requests else None,
+        answer_tokens=sent.answer_tokens if sent.requests else None,
+        megabytes_sent=round(sent.num_bytes / 1e6, 3),
     )
 
 
-def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> float:
-    """Seconds for one window, from decoding it, encoding a few of its frames and writing the start of an answer."""
-    model = answerer.model
-    frames, decode = _timed(partial(video.read, window))
-    few = replace(frames, pixels=frames.pixels[:_TRIAL_FRAMES], timestamps=frames.timestamps[:_TRIAL_FRAMES])
-    tokens, encode = _timed(partial(encode_frames, model, answerer.processor, few))
-    tokens = tokens.repeat(1, -(-len(frames) // len(few)), 1, 1)[:, : len(frames)]
-    timestamps = frames.timestamps - frames.timestamps[0]
-    encoded = EncodedVideo(compress_frames(model, tokens), timestamps, window.duration)
-    trial = replace(
-        request, decoding=DecodingOptions(max_new_tokens=_TRIAL_TOKENS, num_beams=request.decoding.num_beams)
+def _later_windows(request: Request, video: VideoSession, num_windows: int) -> int:
+    """Return the maximum number of windows that are sent after the first answers.
+
+    Each border of a moment is refined in one more window. Citations need dense captions of all windows; their
+    verification needs a further request for each sentence, whose number is not known before.
+    """
+    refined = 0
+    if request.task == "grounding" and video.plan.refines:
+        refined = _WINDOWS_OF_REFINED_MOMENT * (num_windows if request.moments.find_all else request.moments.top_k)
+    return refined + (num_windows if request.cite or request.verify else 0)
+
+
+def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> WindowCost:
+    """Return the work of one window, from decoding it and a trial of the model."""
+    began = time.perf_counter()
+    frames = video.read(window)
+    seconds = time.perf_counter() - began
+    cost = answerer.backbone.measure(
+        frames,
+        window.duration,
+        answerer.question(request, window),
+        answerer.with_preset(request).form(window.duration),
+        request.decoding,
+        TASKS[request.task].typical_tokens,
     )
-    (output,), answer = _timed(lambda: answerer.generate([trial], [encoded]))
-    usual = min(TASKS[request.task].typical_tokens, request.decoding.max_new_tokens)
-    # The prompt takes about the time of one more token; the answer of the trial may have ended early.
-    return decode + encode * len(frames) / len(few) + answer * (usual + 1) / (len(output.token_ids) + 1)
+    return replace(cost, seconds=seconds + cost.seconds)
 
 
 def _readable(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """Do a piece of work; return its result and the seconds that it took."""
-    began = time.perf_counter()
-    return work(), time.perf_counter() - began

@@ -8,9 +8,8 @@ from itertools import count
 from timechat.answers.events import Answer, Event
 from timechat.answers.merging import Scoring, WindowAnswer, parse_window
 from timechat.answers.windows import Window, temporal_iou
-from timechat.model.configuration import TimeChatConfig
-from timechat.pipeline.executor import Executor
-from timechat.pipeline.session import EncodedVideo, VideoSession
+from timechat.backbones.backbone import Backbone, BackboneConfig, EncodedVideo
+from timechat.pipeline.session import VideoSession
 from timechat.video import FrameSampling
 
 _SAME_MOMENT = 0.3  # temporal IoU of the first and the second result; below, the second is another moment
@@ -21,12 +20,12 @@ AnswerWindows = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
 
 
 def border_window(
-    config: TimeChatConfig, border: float, frame_interval: float, duration: float
+    config: BackboneConfig, border: float, frame_interval: float, duration: float
 ) -> tuple[Window, FrameSampling]:
     """Choose the window and the frames for a border of a moment.
 
     Args:
-        config: Configuration of the model.
+        config: Properties of the model.
         border: Seconds of the border that was found.
         frame_interval: Seconds between the frames in which it was found.
         duration: Duration of the video in seconds.
@@ -37,7 +36,7 @@ def border_window(
     """
     usual = 1 / config.fps if config.fps else _MIN_FRAME_INTERVAL
     fine = max(min(frame_interval, usual), frame_interval / _REFINE_FACTOR, _MIN_FRAME_INTERVAL)
-    num_frames = round(config.window_seconds * config.fps) if config.fps else config.max_frame_positions
+    num_frames = round(config.window_seconds * config.fps) if config.fps else config.num_frames
     reach = fine * num_frames / 2
     start = max(0.0, math.floor((border - reach) / _MIN_FRAME_INTERVAL) * _MIN_FRAME_INTERVAL)
     window = Window(start, min(duration, start + 2 * reach), time_scale=fine * config.fps if config.fps else 1.0)
@@ -47,10 +46,9 @@ def border_window(
 def refine_moments(
     answer: Answer,
     video: VideoSession,
-    config: TimeChatConfig,
+    backbone: Backbone,
     answer_windows: AnswerWindows,
     scoring: Scoring,
-    executor: Executor,
 ) -> Answer:
     """Refine every moment of a grounding answer.
 
@@ -60,10 +58,9 @@ def refine_moments(
     Args:
         answer: Grounding answer.
         video: Open session.
-        config: Configuration of the model.
+        backbone: Model.
         answer_windows: Function that puts the same request to other windows.
         scoring: Scoring of the model.
-        executor: Executor of the model's work.
 
     Returns:
         The answer with finer borders; its `step` is the largest frame interval of any border.
@@ -73,12 +70,12 @@ def refine_moments(
     numbers = count(len(video.windows))  # refinement windows have the numbers after those of the plan
 
     def answer_part(window: Window, sampling: FrameSampling) -> WindowAnswer:
-        encoded = video.encode_part(window, sampling, executor)
+        encoded = video.encode_part(window, sampling, backbone)
         (answered,) = answer_windows([replace(encoded, window_number=next(numbers))])
         notes.update(dict.fromkeys(answered.notes))
         return answered
 
-    refined = [_refine(event, video.duration, config, answer_part, scoring, step) for event in answer.events]
+    refined = [_refine(event, video.duration, backbone.config, answer_part, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
     events = [event for event, _ in refined]
     return replace(answer, events=events, step=max(steps, default=step), notes=tuple(notes))
@@ -87,7 +84,7 @@ def refine_moments(
 def _refine(
     event: Event,
     duration: float,
-    config: TimeChatConfig,
+    config: BackboneConfig,
     answer_part: Callable[[Window, FrameSampling], WindowAnswer],
     scoring: Scoring,
     frame_interval: float,

@@ -10,7 +10,7 @@ from timechat.answers.merging import MomentSelection
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, build_question, find_preset
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
-from timechat.model.configuration import TimeChatConfig
+from timechat.backbones.backbone import BackboneConfig
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.retrieval import RetrievalConfig, Source, parse_read
 from timechat.video import FrameSampling
@@ -37,7 +37,7 @@ class AnswerOptions(TypedDict, total=False):
     Attributes:
         history: Earlier (question, answer) pairs of the conversation.
         decoding: Decoding options; greedy by default.
-        preset: Name of the prompt preset.
+        preset: Name of the prompt preset; None takes the model's.
         transcript: Speech in the video, shown to the model with the question.
         windows: Options of the windows of a video that is not encoded or open yet.
         read: Share of a long video that the model reads, such as `0.1`, or `"all"`; `ask` and `ground` only.
@@ -48,7 +48,7 @@ class AnswerOptions(TypedDict, total=False):
 
     history: Sequence[tuple[str, str]] | None
     decoding: DecodingOptions
-    preset: str
+    preset: str | None
     transcript: Sequence[Event] | None
     windows: WindowConfig
     read: float | Literal["all"]
@@ -76,7 +76,7 @@ class Request:
         query: Question, or description of what to find, for tasks that take one.
         history: Earlier (question, answer) pairs of the conversation.
         decoding: Decoding options of the answer.
-        preset: Name of the prompt preset, such as `"original-zeroshot@1"`.
+        preset: Name of the prompt preset, such as `"original-zeroshot@1"`; None takes the model's.
         transcript: Speech in the video, shown to the model with the question; None if it is not known.
         system: System prompt instead of the preset's.
         moments: Moments that a grounding answer keeps.
@@ -93,7 +93,7 @@ class Request:
     query: str | None = None
     history: Sequence[tuple[str, str]] | None = ()
     decoding: DecodingOptions = GREEDY
-    preset: str = DEFAULT_PRESET
+    preset: str | None = None
     transcript: Sequence[Event] | None = None
     system: str | None = None
     moments: MomentSelection = _BEST_MOMENT
@@ -103,8 +103,8 @@ class Request:
     retrieval: RetrievalConfig = _BY_MODEL
 
     def __post_init__(self) -> None:
-        find_preset(self.preset)
-        build_question(self.task, self.query, preset=self.preset)
+        find_preset(self.preset or DEFAULT_PRESET)
+        build_question(self.task, self.query, preset=self.preset or DEFAULT_PRESET)
         if self.decoding.json_schema is not None and self.task != "ask":
             raise ValueError(f"json_schema is for free answers (ask); {self.task} has a form of its own")
         if (self.cite or self.verify) and not TASKS[self.task].is_free:
@@ -125,7 +125,7 @@ class Request:
     @property
     def system_prompt(self) -> str:
         """The system prompt that the model is shown."""
-        return self.system or find_preset(self.preset).system
+        return self.system or find_preset(self.preset or DEFAULT_PRESET).system
 
     def for_captions(self) -> "Request":
         """Return the request for dense captions of the same video."""
@@ -144,7 +144,9 @@ class Request:
         """Return the form of an answer about `duration` seconds of video; None for an unconstrained answer."""
         if self.decoding.json_schema is not None:
             return json_form(self.decoding.json_schema)
-        return None if self.decoding.is_free else answer_form(self.task, duration=duration, preset=self.preset)
+        if self.decoding.is_free:
+            return None
+        return answer_form(self.task, duration=duration, preset=self.preset or DEFAULT_PRESET)
 
     def prompt_text(self, window: Window, *, lowercase_query: bool = False) -> str:
         """Return the question about a window, with the speech in it if a transcript is known.
@@ -156,7 +158,7 @@ class Request:
         query = self.query
         if lowercase_query and query is not None and TASKS[self.task].describes_query:
             query = query.lower()
-        question = self.question or build_question(self.task, query, preset=self.preset)
+        question = self.question or build_question(self.task, query, preset=self.preset or DEFAULT_PRESET)
         if self.transcript is None:
             return question
         from timechat.speech import add_transcript, transcript_between
@@ -212,7 +214,7 @@ class WindowPlan:
 
 
 def plan_windows(
-    config: TimeChatConfig, duration: float, window_config: WindowConfig, sampling: FrameSampling
+    config: BackboneConfig, duration: float, window_config: WindowConfig, sampling: FrameSampling
 ) -> WindowPlan:
     """Choose windows and frames.
 
@@ -220,7 +222,7 @@ def plan_windows(
     runs at the speed of its frames. A model that spreads a number of frames over any video gets as many in each window.
 
     Args:
-        config: Configuration of the model.
+        config: Properties of the model.
         duration: Duration of the video in seconds.
         window_config: Options of the windows.
         sampling: Frame options. A number of frames without a window length takes the whole video as one window, as the
@@ -256,7 +258,7 @@ def plan_windows(
 
 
 def _plan_fixed_count(
-    config: TimeChatConfig,
+    config: BackboneConfig,
     start: float,
     end: float,
     window_config: WindowConfig,
@@ -264,7 +266,7 @@ def _plan_fixed_count(
     is_whole: bool,
 ) -> WindowPlan:
     """Plan the same number of frames in every window."""
-    num_frames = sampling.num_frames or config.max_frame_positions
+    num_frames = sampling.num_frames or config.num_frames
     if sampling.max_frames is not None:
         num_frames = min(num_frames, sampling.max_frames)
     if window_config.step is not None and window_config.window is not None:

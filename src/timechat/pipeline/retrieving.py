@@ -11,7 +11,8 @@ from timechat.answers.events import Answer, Event
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import format_events
 from timechat.answers.windows import Window
-from timechat.pipeline.executor import Executor, acquire
+from timechat.backbones.backbone import Check
+from timechat.backbones.locking import acquire
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import ProgressCallback, VideoSession
 from timechat.search.encoder import FrameTextEncoder, load_encoder
@@ -52,7 +53,7 @@ def shared_encoder(encoder: str | FrameTextEncoder) -> FrameTextEncoder:
 
 
 def windows_to_read(
-    request: Request, video: VideoSession, executor: Executor, progress: ProgressCallback | None = None
+    request: Request, video: VideoSession, check: Check, progress: ProgressCallback | None = None
 ) -> ChosenWindows:
     """Rank the windows of a video for the query of a request, and choose those to read.
 
@@ -64,7 +65,7 @@ def windows_to_read(
         priors = dict.fromkeys(video.windows, 1 / len(video.windows))
         note = f"read the whole video: {encoder.name} does not know the words of the query"
         return ChosenWindows(tuple(video.windows), priors, 1.0, note)
-    vectors = frame_vectors(video, encoder, executor, progress)
+    vectors = frame_vectors(video, encoder, check, progress)
     sentence = encoder.encode_sentence(request.query or "")
     frames, times = vectors.vectors.astype(np.float32), vectors.times + video.windows[0].start
     smoothed = smooth_scores(encoder.score(frames, sentence, vectors.statistics), vectors.cuts)
@@ -86,7 +87,7 @@ def windows_to_read(
 def answer_by_search(
     request: Request,
     video: VideoSession,
-    executor: Executor,
+    check: Check,
     model_name: str,
     domain: str | None = None,
     progress: ProgressCallback | None = None,
@@ -96,7 +97,7 @@ def answer_by_search(
     Args:
         request: Grounding request; its threshold is compared with the probability of a moment.
         video: Open video.
-        executor: Executor whose `check` can end the search.
+        check: Function that ends the search when it raises.
         model_name: Name of the model that does not answer.
         domain: Description of the videos that the model was trained on; None if the request names the search.
         progress: Callback for the encoded frames.
@@ -105,7 +106,7 @@ def answer_by_search(
     moments: list[FoundSpan] = []
     notes: tuple[str, ...] = encoder.notes(query)
     if encoder.knows(query):
-        vectors = frame_vectors(video, encoder, executor, progress)
+        vectors = frame_vectors(video, encoder, check, progress)
         limit = _MAX_MOMENTS if selection.find_all else selection.top_k
         moments = find_spans(vectors, encoder, encoder.encode_sentence(query), limit=limit)
         notes += vectors.notes
@@ -133,7 +134,7 @@ def answer_by_search(
 
 
 def frame_vectors(
-    video: VideoSession, encoder: FrameTextEncoder, executor: Executor, progress: ProgressCallback | None = None
+    video: VideoSession, encoder: FrameTextEncoder, check: Check, progress: ProgressCallback | None = None
 ) -> VideoVectors:
     """Return the frames of the windows of an open video as vectors: from memory, the cache on disk, or encoded now.
 
@@ -143,10 +144,10 @@ def frame_vectors(
     Raises:
         ValueError: The video cannot be read again.
     """
-    with acquire(video.vectors_lock, executor.check):
+    with acquire(video.vectors_lock, check):
         if encoder.fingerprint not in video.vectors:
             video.vectors[encoder.fingerprint] = video.timed(
-                "encode", partial(_encode, video, encoder, executor, progress)
+                "encode", partial(_encode, video, encoder, check, progress)
             )
         whole = video.vectors[encoder.fingerprint]
     start, end = video.windows[0].start, video.windows[-1].end
@@ -167,7 +168,7 @@ def frame_vectors(
 
 
 def _encode(
-    video: VideoSession, encoder: FrameTextEncoder, executor: Executor, progress: ProgressCallback | None
+    video: VideoSession, encoder: FrameTextEncoder, check: Check, progress: ProgressCallback | None
 ) -> VideoVectors:
     if video.encoder is None or video.encoder.source is None:
         raise ValueError("the search reads the frames again: give the video itself as a file, not encoded or as a pipe")
@@ -177,6 +178,6 @@ def _encode(
         cache=None if video.cache is None else video.cache.disk,
         digest=None if video.cache is None else video.cache.digest,
         timeout=video.encoder.timeout,
-        check=executor.check,
+        check=check,
         progress=None if progress is None else lambda _, done, total: progress("search", done, total),
     )

@@ -1,25 +1,19 @@
-"""An encoded video, and a session with a video of any length that is encoded window by window in bounded memory."""
+"""A session with a video of any length that is encoded window by window in bounded memory."""
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from timechat.answers.windows import Window, WindowConfig
+from timechat.backbones.backbone import Backbone, EncodedVideo
+from timechat.backbones.locking import acquire
 from timechat.errors import VideoError
-from timechat.model.configuration import TimeChatConfig
-from timechat.model.frame_encoder import FRAMES_PER_BATCH_ON_CPU
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.executor import Executor, acquire
 from timechat.pipeline.request import WindowPlan, plan_windows
 from timechat.video import Frames, FrameSampling, VideoSource
 
@@ -32,101 +26,6 @@ Result = TypeVar("Result")
 Video = VideoSource | Frames
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a stage (`"decode"`, `"encode"`, `"windows"`), the number of finished parts and the number of parts."""
-
-_FRAMES_PER_BATCH_ON_GPU = 32
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedVideo:
-    """A video, or one window of a long one, as video tokens of the language model; it can be asked any number of times.
-
-    Attributes:
-        video_tokens: `(video tokens, text hidden)`, on the model's device.
-        timestamps: `(frames,)` float64 seconds of the encoded frames; those of a window are on the window's clock.
-        duration: Duration in seconds; that of a window is on the window's clock.
-        name: Path or address of the video; None for ready-made frames without one.
-        notes: Sentences for readers of the answers, such as the number of damaged frames.
-        model: Name of the model that encoded the video; other models cannot read its tokens.
-        window: Window of the video that was encoded; None for a whole video.
-        player_offset: Seconds by which the clock of players is ahead of the clock of the frames.
-        window_number: Number of the window in the plan of its video, from 0, which is added to the seed of sampling.
-    """
-
-    video_tokens: Tensor = field(repr=False)
-    timestamps: NDArray[np.float64] = field(repr=False)
-    duration: float
-    name: str | None = None
-    notes: tuple[str, ...] = ()
-    model: str | None = None
-    window: Window | None = None
-    player_offset: float = 0.0
-    window_number: int = 0
-
-    def __post_init__(self) -> None:
-        timestamps = np.array(self.timestamps, dtype=np.float64)
-        timestamps.setflags(write=False)
-        object.__setattr__(self, "timestamps", timestamps)
-
-    @property
-    def num_frames(self) -> int:
-        """Number of encoded frames."""
-        return len(self.timestamps)
-
-    @property
-    def span(self) -> Window:
-        """The window that was encoded; for a whole video, the window that covers it."""
-        return self.window or Window(0.0, self.duration)
-
-    @property
-    def frame_interval(self) -> float | None:
-        """Mean seconds of video between frames; None for a single frame."""
-        if self.num_frames < 2:
-            return None
-        return float(self.timestamps[-1] - self.timestamps[0]) / (self.num_frames - 1) * self.span.time_scale
-
-
-# ------------------------------------------------------------------------------------------- encoding frames
-
-
-@torch.inference_mode()
-def encode_frames(
-    model: TimeChatForConditionalGeneration,
-    processor: TimeChatProcessor,
-    frames: Frames,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    shown_timestamps: ArrayLike | None = None,
-    encode: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Encode frames, each with the sentence that states its time, into frame tokens `(1, frames, tokens, hidden)`.
-
-    Args:
-        model: Network in evaluation mode.
-        processor: Processor of the model.
-        frames: All frames of one video or one window.
-        progress: Callback for the number of encoded frames and the number of all frames.
-        shown_timestamps: `(frames,)` seconds that the sentences state instead of the frames' own times, for ablations.
-        encode: Function that encodes one batch instead of the model's `get_frame_features`, with the same arguments.
-    """
-    encode = encode or model.get_frame_features
-    times = frames.timestamps if shown_timestamps is None else np.asarray(shown_timestamps, dtype=np.float64)
-    input_ids, attention_mask = processor.encode_timestamps(times)
-    batch_size = FRAMES_PER_BATCH_ON_CPU if model.device.type == "cpu" else _FRAMES_PER_BATCH_ON_GPU
-    tokens = []
-    for first in range(0, len(frames), batch_size):
-        part = slice(first, first + batch_size)
-        batch = replace(frames, pixels=frames.pixels[part], timestamps=frames.timestamps[part])
-        inputs = (processor.normalize(batch), input_ids[part], attention_mask[part])
-        tokens.append(encode(*(tensor[None].to(model.device) for tensor in inputs)))
-        if progress is not None:
-            progress(min(first + batch_size, len(frames)), len(frames))
-    return torch.cat(tokens, dim=1)
-
-
-@torch.inference_mode()
-def compress_frames(model: TimeChatForConditionalGeneration, frame_tokens: Tensor) -> Tensor:
-    """Compress frame tokens, `(1, frames, tokens, hidden)`, into video tokens `(video tokens, text hidden)`."""
-    return model.video_qformer(frame_tokens)[0]  # type: ignore[no-any-return]
 
 
 def to_window_clock(frames: Frames, start: float, time_scale: float) -> Frames:
@@ -192,7 +91,6 @@ class VideoSession:
     def open(
         cls,
         encoder: "WindowEncoder",
-        config: TimeChatConfig,
         windows: WindowConfig,
         sampling: FrameSampling,
         *,
@@ -202,7 +100,6 @@ class VideoSession:
 
         Args:
             encoder: Encoder of the open video; closed if this fails.
-            config: Configuration of the model.
             windows: Options of the windows.
             sampling: Frame options.
             keep_in_memory: Whether encoded windows stay in memory for the next request.
@@ -216,7 +113,7 @@ class VideoSession:
                     f"{encoder.name or 'frames'}: ends at {encoder.duration:.3f} s, before the start at "
                     f"{sampling.start:g} s"
                 )
-            plan = plan_windows(config, encoder.duration, windows, sampling)
+            plan = plan_windows(encoder.backbone.config, encoder.duration, windows, sampling)
         except BaseException:
             encoder.close()
             raise
@@ -263,11 +160,12 @@ class VideoSession:
         return spread
 
     def read(self, window: Window) -> Frames:
-        """Decode the frames of a window; their times are on the video's clock."""
-        return self._open_encoder.read(self.plan.window_sampling(window))
+        """Decode the frames of a window; their times are on the clock of the window."""
+        frames = self._open_encoder.read(self.plan.window_sampling(window))
+        return to_window_clock(frames, window.start, window.time_scale)
 
     def encode(
-        self, windows: Sequence[Window], executor: Executor | None = None, progress: ProgressCallback | None = None
+        self, windows: Sequence[Window], backbone: Backbone | None = None, progress: ProgressCallback | None = None
     ) -> Iterator[EncodedVideo]:
         """Encode windows one after the other; the frames of the next window are decoded at the same time.
 
@@ -275,7 +173,7 @@ class VideoSession:
 
         Args:
             windows: Windows of the plan.
-            executor: Executor of the model's work; None takes that of the model which opened the video.
+            backbone: The model as the caller uses it; None takes the one that opened the video.
             progress: Callback for the encoded frames of each window.
         """
         ahead: Future[Frames] | None = None
@@ -286,22 +184,22 @@ class VideoSession:
                 yield encoded
                 continue
             encoder = self._open_encoder
-            executor = executor or encoder.executor
+            backbone = backbone or encoder.backbone
             # A thread that needs a window which another thread encodes waits for it and reuses the result.
-            with acquire(self._lock, executor.check):
+            with acquire(self._lock, backbone.check):
                 if (encoded := self._find(window)) is None:
-                    frames = self.timed("decode", (ahead or self._read_ahead(window, executor)).result)
+                    frames = self.timed("decode", (ahead or self._read_ahead(window, backbone)).result)
                     ahead = None
                     if following is not None and self._find(following) is None:
-                        ahead = self._read_ahead(following, executor)
+                        ahead = self._read_ahead(following, backbone)
                     sampling = self.plan.window_sampling(window)
-                    work = partial(encoder.encode, frames, window, sampling, executor, progress)
+                    work = partial(encoder.encode, frames, window, sampling, backbone, progress)
                     encoded = self._keep(self.timed("encode", work))
                 else:
                     ahead = None
             yield encoded
 
-    def encode_whole(self, executor: Executor | None = None) -> EncodedVideo:
+    def encode_whole(self, backbone: Backbone | None = None) -> EncodedVideo:
         """Encode a video that fits into one window.
 
         Raises:
@@ -312,16 +210,16 @@ class VideoSession:
                 f"a video of {len(self.windows)} windows cannot be answered as a stream; use `run`, or `encode` it as "
                 "one window"
             )
-        return next(self.encode(self.windows, executor))
+        return next(self.encode(self.windows, backbone))
 
-    def encode_part(self, window: Window, sampling: FrameSampling, executor: Executor | None = None) -> EncodedVideo:
+    def encode_part(self, window: Window, sampling: FrameSampling, backbone: Backbone | None = None) -> EncodedVideo:
         """Encode a part of the video that is no window of the plan, with frames of its own."""
         encoder = self._open_encoder
-        executor = executor or encoder.executor
+        backbone = backbone or encoder.backbone
         if (found := encoder.find(window, sampling)) is not None:
             return found
-        frames = self.timed("decode", encoder.read_ahead(sampling, executor.check).result)
-        return self.timed("encode", partial(encoder.encode, frames, window, sampling, executor))
+        frames = self.timed("decode", encoder.read_ahead(sampling, backbone.check).result)
+        return self.timed("encode", partial(encoder.encode, frames, window, sampling, backbone))
 
     def timed(self, stage: str, work: Callable[[], Result]) -> Result:
         """Do a piece of work and add its seconds to a stage of the timings."""
@@ -337,8 +235,8 @@ class VideoSession:
         assert self._encoder is not None  # without it, every window is in memory
         return self._encoder
 
-    def _read_ahead(self, window: Window, executor: Executor) -> "Future[Frames]":
-        return self._open_encoder.read_ahead(self.plan.window_sampling(window), executor.check)
+    def _read_ahead(self, window: Window, backbone: Backbone) -> "Future[Frames]":
+        return self._open_encoder.read_ahead(self.plan.window_sampling(window), backbone.check)
 
     def _find(self, window: Window) -> EncodedVideo | None:
         """A window that was encoded earlier: in memory, or on disk."""

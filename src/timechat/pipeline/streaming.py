@@ -1,12 +1,8 @@
 """An answer as a stream of text."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from timechat.answers.events import Answer
 
@@ -18,21 +14,14 @@ class AnswerStream(Iterator[str]):
     thread that iterates or reads the answer. `close()` stops the model early.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        write: Callable[..., str],
-        read: Callable[[str], Answer],
-    ) -> None:
+    def __init__(self, write: Callable[..., str], read: Callable[[str], Answer]) -> None:
         """Prepare a stream.
 
         Args:
-            tokenizer: Tokenizer that turns tokens into pieces of text.
-            write: Function that writes the whole answer, given `streamer` and `stopping_criteria` for `generate`.
+            write: Function that writes the whole answer, given `on_text` and `should_stop` of `Backbone.generate`.
             read: Function that turns the whole text into an `Answer`.
         """
-        self._pieces = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
-        self._stop = _StopOnSignal()
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._write, self._read = write, read
         self._thread: threading.Thread | None = None
         self._text = ""
@@ -43,7 +32,7 @@ class AnswerStream(Iterator[str]):
         try:
             while not self._has_ended:
                 self._start()
-                piece: str | None = next(self._pieces, None)
+                piece = self._pieces.get()
                 if piece is None:
                     break
                 piece = piece if self._has_begun else piece.lstrip()
@@ -67,12 +56,12 @@ class AnswerStream(Iterator[str]):
 
     def close(self) -> None:
         """Stop the model after its next token."""
-        self._has_ended = self._stop.is_set = True
+        self._has_ended = True
         if self._thread is not None:
             self._thread.join()
 
     def __del__(self) -> None:
-        self._stop.is_set = True
+        self._has_ended = True
 
     def _start(self) -> None:
         if self._thread is None:
@@ -81,17 +70,8 @@ class AnswerStream(Iterator[str]):
 
     def _work(self) -> None:
         try:
-            self._text = self._write(streamer=self._pieces, stopping_criteria=StoppingCriteriaList([self._stop]))
+            self._text = self._write(on_text=self._pieces.put, should_stop=lambda: self._has_ended)
         except BaseException as error:
             self._error = error
-            self._pieces.end()
-
-
-class _StopOnSignal(StoppingCriteria):  # type: ignore[misc]
-    """Stopping criterion that ends generation at the next token once `is_set` is True."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
-        return torch.full((input_ids.shape[0],), self.is_set, device=input_ids.device)
+        finally:
+            self._pieces.put(None)

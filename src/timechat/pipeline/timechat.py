@@ -5,29 +5,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-import torch
-
 from timechat.answers.events import Answer, Task
 from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import WindowConfig
+from timechat.backbones.backbone import Backbone, EncodedVideo
 from timechat.cache import DiskCache
 from timechat.model.domain import domain_limits
-from timechat.model.loading import load_model
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline.answering import Answerer
-from timechat.pipeline.executor import Executor, LocalExecutor
 from timechat.pipeline.request import AnswerOptions, Request, split_options
-from timechat.pipeline.session import EncodedVideo, ProgressCallback, Video, VideoSession
+from timechat.pipeline.session import ProgressCallback, Video, VideoSession
 from timechat.pipeline.window_encoder import WindowEncoder
 from timechat.video import FrameSampling
 
 if TYPE_CHECKING:
+    import torch
+
+    from timechat.backbones.timechat.backbone import TimeChatBackbone
+    from timechat.model.modeling import TimeChatForConditionalGeneration
+    from timechat.model.processing import TimeChatProcessor
     from timechat.pipeline.cache import WindowCache
     from timechat.pipeline.estimate import JobEstimate
     from timechat.pipeline.streaming import AnswerStream
-
-UNTRAINED_NOTE = "this model has untrained (random) weights: its answers mean nothing"
 
 AnyVideo = Video | EncodedVideo | VideoSession
 
@@ -37,39 +35,52 @@ _DEFAULT_SAMPLING = FrameSampling()
 
 
 class TimeChat:
-    """A model with its processor, cache on disk, and executor of its work."""
+    """The time engine around one model, with a cache on disk."""
 
-    def __init__(
-        self,
-        model: TimeChatForConditionalGeneration,
-        processor: TimeChatProcessor,
-        *,
-        name: str,
-        notes: Sequence[str] = (),
-        cache: DiskCache | None = None,
-        executor: Executor | None = None,
-    ) -> None:
-        """Combine a model and its processor.
+    def __init__(self, backbone: Backbone, *, cache: DiskCache | None = None) -> None:
+        """Build the engine around a model.
 
         Args:
-            model: Network.
-            processor: Processor of the model.
-            name: Name of the model.
-            notes: Notes of every answer, such as untrained weights.
+            backbone: Model.
             cache: Cache on disk for encoded windows and answers; None takes the user's, see `timechat.cache`.
-            executor: Executor of the model's work; None runs it in the caller's thread.
         """
+        self.backbone = backbone
         self.cache = DiskCache() if cache is None else cache
-        self.model = model.eval()
-        self.processor = processor
-        self.name = name
-        self.notes = tuple(notes)
-        self.executor: Executor = LocalExecutor(self.model, processor) if executor is None else executor
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.backbone.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes of every answer, such as untrained weights."""
+        return self.backbone.notes
+
+    @property
+    def model(self) -> "TimeChatForConditionalGeneration":
+        """Network of a TimeChat model."""
+        return self._own_backbone.model  # type: ignore[no-any-return]
+
+    @property
+    def processor(self) -> "TimeChatProcessor":
+        """Processor of a TimeChat model."""
+        return self._own_backbone.processor
+
+    @property
+    def _own_backbone(self) -> "TimeChatBackbone":
+        from timechat.backbones.timechat.backbone import TimeChatBackbone
+
+        if not isinstance(self.backbone, TimeChatBackbone):
+            raise TypeError(
+                f"{self.name} is not a TimeChat model, so it has no network and processor of TimeChat; use `backbone`"
+            )
+        return self.backbone
 
     @property
     def limits(self) -> tuple[str, ...]:
         """Sentences about what the model can and cannot do, for its description."""
-        return domain_limits(self.model.config.domain)
+        return domain_limits(self.backbone.config.domain)
 
     @classmethod
     def from_pretrained(
@@ -77,28 +88,39 @@ class TimeChat:
         model: str | Path = "nano",
         *,
         device: str = "auto",
-        dtype: str | torch.dtype = "auto",
+        dtype: "str | torch.dtype" = "auto",
         quantize: str | None = None,
         lora_scale: float | None = None,
+        api_key_env: str | None = None,
     ) -> "TimeChat":
         """Load a model; device and number format as in `load_model`.
 
         Args:
-            model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, or a hub id.
+            model: `"nano"` (built in), a folder made by `timechat convert` or `save_pretrained`, a folder or hub id of
+                a video language model of `transformers`, or the address of a server, `http://host/v1#NAME`.
             device: `"cuda"`, `"mps"`, `"cpu"`, ...; `"auto"` takes the first of these that is available.
             dtype: `"float32"`, `"float16"`, `"bfloat16"`, `"int8"` (as `quantize="int8"`) or `"auto"`.
             quantize: `"int8"` or `"int4"` on CPUs, `"bnb8"` or `"bnb4"` with the package bitsandbytes; None keeps the
                 format of the folder.
             lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's.
+            api_key_env: Name of the environment variable with the key of a server; None takes `OPENAI_API_KEY`.
 
         Raises:
             CheckpointError: There is no model of that name, or it cannot be loaded.
+            EndpointError: The server cannot be reached, refuses the key, or does not know the model.
         """
-        network, processor = load_model(str(model), device=device, dtype=dtype, quantize=quantize)
-        if lora_scale is not None:
-            network.set_lora_scale(lora_scale)
-        notes = () if network.config.is_trained else (UNTRAINED_NOTE,)
-        return cls(network, processor, name=str(model), notes=notes)
+        from timechat.backbones.loading import load_backbone
+
+        return cls(
+            load_backbone(
+                str(model),
+                device=device,
+                dtype=dtype,
+                quantize=quantize,
+                lora_scale=lora_scale,
+                api_key_env=api_key_env,
+            )
+        )
 
     def encode(
         self,
@@ -125,7 +147,7 @@ class TimeChat:
         from timechat.pipeline.encoding import encode_video
 
         chosen, cache = replace(frames, **sampling), self._open_cache(video)
-        return encode_video(video, chosen, self._answerer(), cache=cache, timeout=timeout, progress=progress)
+        return encode_video(video, chosen, self.backbone, cache=cache, timeout=timeout, progress=progress)
 
     def open(
         self,
@@ -150,29 +172,19 @@ class TimeChat:
         Raises:
             VideoError: The video cannot be read.
         """
-        encoder = WindowEncoder(
-            video,
-            self.model,
-            self.processor,
-            self.executor,
-            model_name=self.name,
-            cache=self._open_cache(video),
-            name=name,
-            timeout=timeout,
-        )
-        return VideoSession.open(encoder, self.model.config, windows, sampling, keep_in_memory=keep_in_memory)
+        encoder = WindowEncoder(video, self.backbone, cache=self._open_cache(video), name=name, timeout=timeout)
+        return VideoSession.open(encoder, windows, sampling, keep_in_memory=keep_in_memory)
 
-    def with_executor(self, executor: Executor) -> "TimeChat":
-        """Return the same model, with another executor of its work."""
-        model, processor = self.model, self.processor
-        return TimeChat(model, processor, name=self.name, notes=self.notes, cache=self.cache, executor=executor)
+    def with_backbone(self, backbone: Backbone) -> "TimeChat":
+        """Return the engine with the same cache around another form of the model, such as that of one request."""
+        return TimeChat(backbone, cache=self.cache)
 
     def _open_cache(self, video: Video) -> "WindowCache | None":
         if not self.cache.is_on:
             return None
         from timechat.pipeline.cache import WindowCache
 
-        return WindowCache.open(self.cache, video, self.model, self.processor)
+        return WindowCache.open(self.cache, video, self.backbone)
 
     def run(
         self,
@@ -230,7 +242,7 @@ class TimeChat:
         return estimate_job(self._answerer(), request, video)
 
     def _answerer(self) -> Answerer:
-        return Answerer(self.model, self.processor, self.executor, self.name, self.notes)
+        return Answerer(self.backbone)
 
     @overload
     def ask(

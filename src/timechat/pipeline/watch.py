@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from timechat.answers.events import AnsweredBy, Event
 from timechat.answers.windows import Window, WindowConfig, temporal_iou
-from timechat.model.domain import is_outside_by_notes, outside_domain_notes
+from timechat.backbones.backbone import EncodedVideo
+from timechat.backbones.timechat.backbone import TimeChatBackbone
+from timechat.model.domain import is_outside_by_notes
 from timechat.pipeline.request import WindowPlan, plan_windows
 from timechat.pipeline.retrieving import shared_encoder
-from timechat.pipeline.session import EncodedVideo, compress_frames, to_window_clock
+from timechat.pipeline.session import to_window_clock
 from timechat.pipeline.timechat import TimeChat
 from timechat.pipeline.watch_search import StreamSearch
 from timechat.search.retrieval import RetrievalConfig
@@ -62,10 +63,14 @@ class Detection:
 
 @dataclass(frozen=True, eq=False)
 class _EncodedFrame:
-    """The time of a frame and its states from the vision tower; None if only the search reads the stream."""
+    """The time of a frame, and its states from the vision tower.
+
+    The states are the picture itself for a model that encodes whole windows, and None if only the search reads the
+    stream.
+    """
 
     time: float
-    states: Tensor | None
+    states: Any
 
 
 class StreamMonitor:
@@ -123,7 +128,7 @@ class StreamMonitor:
         self._last_small: NDArray[np.float32] | None = None
         self._recent: list[Detection] = []
         self._by, self._search = retrieval.by, None
-        if self._by == "search" or (self._by == "auto" and timechat.model.config.domain is not None):
+        if self._by == "search" or (self._by == "auto" and timechat.backbone.config.domain is not None):
             encoder = shared_encoder(retrieval.encoder)
             self._search = StreamSearch(encoder, self._queries, frame_interval=self.step, threshold=threshold)
         self.search_size = None if self._search is None else self._search.encoder.image_size
@@ -145,7 +150,6 @@ class StreamMonitor:
             yield from self._ask(self._first * self.step, end)
         self._seen = []
 
-    @torch.inference_mode()
     def _add_frame(self, frame: LiveFrame) -> None:
         """Encode a frame with the vision tower, unless it is a duplicate of the one before."""
         if self._search is not None:
@@ -160,9 +164,9 @@ class StreamMonitor:
             self._seen.append(_EncodedFrame(frame.time, self._seen[-1].states))
             return
         self._last_small = small
-        model, processor = self._timechat.model, self._timechat.processor
-        pixels = processor.normalize(Frames(frame.pixels[None], np.zeros(1), 0.0))
-        self._seen.append(_EncodedFrame(frame.time, model.frame_encoder.vision_states(pixels.to(model.device))))
+        backbone = self._timechat.backbone
+        states = backbone.frame_states(frame.pixels) if isinstance(backbone, TimeChatBackbone) else frame.pixels
+        self._seen.append(_EncodedFrame(frame.time, states))
 
     def _is_duplicate_frame(self, small: NDArray[np.float32]) -> bool:
         if self._drop_below is None or self._last_small is None or not self._seen:
@@ -171,20 +175,19 @@ class StreamMonitor:
 
     def encode_window(self, start: float, end: float) -> EncodedVideo:
         """Encode the frames in memory as a window of the stream."""
-        model, processor = self._timechat.model, self._timechat.processor
+        backbone = self._timechat.backbone
         window = Window(start, end, self._time_scale)
         times = np.array([seen.time for seen in self._seen])
-        blank = np.zeros((len(times), 1, 1, 3), np.uint8)
-        shown = to_window_clock(Frames(blank, times, end), start, self._time_scale).timestamps
-        input_ids, mask = processor.encode_timestamps(shown)
-        states = torch.cat([seen.states for seen in self._seen if seen.states is not None])
-        with torch.inference_mode():
-            tokens = model.get_frame_features(
-                None, input_ids[None].to(model.device), mask[None].to(model.device), vision_states=states[None]
-            )
-            video_tokens = compress_frames(model, tokens)
-        notes = outside_domain_notes(model.config.domain, tokens[0])
-        return EncodedVideo(video_tokens, shown, window.duration, None, notes, self._timechat.name, window)
+        states = [seen.states for seen in self._seen if seen.states is not None]
+        clock = partial(to_window_clock, start=start, time_scale=self._time_scale)
+        if isinstance(backbone, TimeChatBackbone):
+            shown = clock(Frames(np.zeros((len(times), 1, 1, 3), np.uint8), times, end)).timestamps
+            content, notes = backbone.encode_states(states, shown)
+        else:
+            frames = clock(Frames(np.stack(states), times, end))
+            shown = frames.timestamps
+            content, notes = backbone.encode(frames)
+        return EncodedVideo(content, shown, window.duration, None, notes, backbone.name, window)
 
     def _ask(self, start: float, end: float) -> Iterator[Detection]:
         """Look for all queries in a complete window; detections of an earlier window are not repeated."""
@@ -204,7 +207,7 @@ class StreamMonitor:
         """Yield all detections in a complete window, by the model or by the search."""
         window = Window(start, end, self._time_scale)
         encoded = None if self._by == "search" else self.encode_window(start, end)
-        domain = self._timechat.model.config.domain
+        domain = self._timechat.backbone.config.domain
         if self._search is not None and (encoded is None or is_outside_by_notes(domain, encoded.notes)):
             self._add_notes(
                 [f"windows answered by the search of {self._search.encoder.name}, not by {self._timechat.name}"]
@@ -227,12 +230,12 @@ def _streaming_plan(timechat: TimeChat, window_config: WindowConfig) -> WindowPl
     """The plan of a stream: the first two of its windows."""
     if window_config.window == 0:
         raise ValueError("a stream has no end, so it cannot be one window; give a window of some seconds")
-    config = timechat.model.config
+    config = timechat.backbone.config
     length = window_config.window or config.window_seconds * (
         1.0 if window_config.step is None else (window_config.step * (config.fps or 1))
     )
     if config.fps is None and window_config.step is not None and window_config.window is None:
-        length = window_config.step * config.max_frame_positions
+        length = window_config.step * config.num_frames
     overlap = length / 6 if window_config.overlap is None else window_config.overlap
     plan = plan_windows(
         config, 2 * length - overlap, replace(window_config, window=length, overlap=overlap), FrameSampling()

@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timechat.answers.windows import Window
-from timechat.model.domain import outside_domain_notes
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.executor import Executor
-from timechat.pipeline.session import (
-    EncodedVideo,
-    ProgressCallback,
-    Video,
-    compress_frames,
-    encode_frames,
-    to_window_clock,
-)
+from timechat.backbones.backbone import Backbone, EncodedVideo
+from timechat.pipeline.session import ProgressCallback, Video, to_window_clock
 from timechat.video import Frames, FrameSampling, VideoReader, sample_video
 
 if TYPE_CHECKING:
@@ -36,18 +26,15 @@ class WindowEncoder:
         name: Display name of the video; None for ready-made frames without one.
         info: Properties of the file; None for ready-made frames without a file and for windows encoded before.
         cache: Windows and answers of this video on disk; None if the cache is off or the video cannot be cached.
-        executor: Executor of the model's work, unless a call names another one.
+        backbone: The model, unless a call names it with another executor.
         timeout: Maximum wall time in seconds for reading a window.
     """
 
     def __init__(
         self,
         video: Video,
-        model: TimeChatForConditionalGeneration,
-        processor: TimeChatProcessor,
-        executor: Executor,
+        backbone: Backbone,
         *,
-        model_name: str,
         cache: "WindowCache | None" = None,
         name: str | None = None,
         timeout: float = 600.0,
@@ -56,18 +43,14 @@ class WindowEncoder:
 
         Args:
             video: Path, address, bytes, open file, or `Frames`.
-            model: Network in evaluation mode.
-            processor: Processor of the model.
-            executor: Executor of the model's work, unless a call names another one; its `check` can end the opening.
-            model_name: Name of the model.
+            backbone: The model, unless a call names it with another executor; its `check` can end the opening.
             cache: Windows of this video on disk; None for no cache.
             name: Display name of the video; None takes its path or address.
             timeout: Maximum wall time in seconds for opening the file, and again for reading a window.
         """
-        self._model, self._processor, self._model_name = model, processor, model_name
-        self.executor, self.timeout = executor, timeout
+        self.backbone, self.timeout = backbone, timeout
         self.source = video if _can_be_read_again(video) else None
-        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=executor.check)
+        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=backbone.check)
         self._frames = video if isinstance(video, Frames) else None
         info = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
@@ -85,10 +68,10 @@ class WindowEncoder:
 
     def read(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> Frames:
         """Decode frames; their times are on the video's clock. An exception that `check` raises ends the call."""
-        size = self._model.config.frame_size
         if self._reader is None:
             assert self._frames is not None
-            return sample_video(self._frames, sampling, size=size)
+            return sample_video(self._frames, sampling, size=self.backbone.frame_size(*self._frames.pixels.shape[1:3]))
+        size = self.backbone.frame_size(self._reader.info.height, self._reader.info.width)
         return self._reader.load(sampling, size=size, check=check)
 
     def read_ahead(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> "Future[Frames]":
@@ -98,33 +81,32 @@ class WindowEncoder:
     def find(self, window: Window, sampling: FrameSampling) -> EncodedVideo | None:
         """Return a window that was encoded earlier, from the cache on disk."""
         found = None if self.cache is None else self.cache.load(window, sampling)
-        return None if found is None else replace(found, name=self.name, model=self._model_name)
+        return None if found is None else replace(found, name=self.name, model=self.backbone.name)
 
     def encode(
         self,
         frames: Frames,
         window: Window,
         sampling: FrameSampling,
-        executor: Executor,
+        backbone: Backbone,
         progress: ProgressCallback | None = None,
     ) -> EncodedVideo:
         """Encode the frames of a window, whose times are on the video's clock, and keep it in the cache on disk."""
         frames = to_window_clock(frames, window.start, window.time_scale)
-        frame_tokens = None if self.cache is None else self.cache.load_frame_tokens(window, sampling)
-        if frame_tokens is None:
-            report = None if progress is None else partial(progress, "encode")
-            frame_tokens = encode_frames(self._model, self._processor, frames, report, encode=executor.encode_frames)
-            if self.cache is not None:
-                self.cache.save_frame_tokens(window, sampling, frame_tokens)
-        tokens = executor.call(partial(compress_frames, self._model, frame_tokens))
-        notes = (*frames.notes, *outside_domain_notes(self._model.config.domain, frame_tokens[0]))
+        frame_cache = None
+        if self.cache is not None:
+            from timechat.pipeline.cache import WindowFrameCache
+
+            frame_cache = WindowFrameCache(self.cache, window, sampling)
+        report = None if progress is None else partial(progress, "encode")
+        content, notes = backbone.encode(frames, frame_cache=frame_cache, progress=report)
         encoded = EncodedVideo(
-            tokens,
+            content,
             frames.timestamps,
             window.duration,
             self.name,
-            notes,
-            self._model_name,
+            (*frames.notes, *notes),
+            backbone.name,
             window,
             self.player_offset,
         )

@@ -44,6 +44,13 @@ class RequestContext:
         if self._error is not None:
             raise self._error
 
+    def count_cached(self, num_prompt_tokens: int, num_tokens: int, max_new_tokens: int) -> None:
+        """Count the tokens of an answer from the cache, and those of its prompt as cached."""
+        self.prompt_tokens += num_prompt_tokens
+        self.cached_tokens += num_prompt_tokens
+        self.written_tokens += num_tokens
+        self.reached_length_limit |= num_tokens >= max_new_tokens
+
     @property
     def is_over(self) -> bool:
         """Whether the request was cancelled or its deadline has passed."""

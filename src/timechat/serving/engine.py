@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
+from timechat.backbones.timechat.executor import GenerationBatch, make_grammar_compiler
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import GenerationOutput, PrefixCache
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.pipeline.executor import GenerationBatch, make_grammar_compiler
 from timechat.serving.context import RequestContext
 from timechat.serving.errors import EngineFailedError, EngineStoppedError
 from timechat.serving.scheduler import SequenceEntry, SequenceScheduler, TimeShares
@@ -411,7 +411,7 @@ class Engine:
 
 
 class EngineExecutor:
-    """Passes the model's work of one request to the engine; see `timechat.pipeline.executor.Executor`."""
+    """Passes the model's work of one request to the engine; see `timechat.backbones.timechat.executor.Executor`."""
 
     def __init__(self, engine: Engine, context: RequestContext) -> None:
         """Join an engine and a request."""
@@ -437,7 +437,4 @@ class EngineExecutor:
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Count the tokens of an answer from the cache, and those of its prompt as cached."""
-        self._context.prompt_tokens += num_prompt_tokens
-        self._context.cached_tokens += num_prompt_tokens
-        self._context.written_tokens += num_tokens
-        self._context.reached_length_limit |= num_tokens >= decoding.max_new_tokens
+        self._context.count_cached(num_prompt_tokens, num_tokens, decoding.max_new_tokens)

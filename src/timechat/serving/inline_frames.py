@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from timechat.serving.errors import RequestError
 from timechat.video import Frames
-from timechat.video.frames import FrameSize, resize
+from timechat.video.frames import FrameSizeRule, resize
 from timechat.video.picture_limits import MAX_SCANS, num_scans
 
 _MAX_IMAGE_PIXELS = 4096 * 4096
@@ -41,18 +41,18 @@ class InlineFrames:
             digest.update(hashlib.sha256(url.encode("utf-8", "surrogateescape")).digest())
         return digest.hexdigest()
 
-    def decode(self, size: FrameSize, check: Callable[[], object] = lambda: None) -> Frames:
+    def decode(self, frame_size: FrameSizeRule, check: Callable[[], object] = lambda: None) -> Frames:
         """Decode the images one after the other.
 
         Args:
-            size: Size to which each image is resized: the input size of the model.
+            frame_size: Function that gives the size of all frames from the height and width of the first image.
             check: Function called before each image; an exception it raises ends the decoding.
 
         Raises:
             RequestError: An image cannot be read or is too large, or the times are not those of a video.
         """
         num_pixels = 0
-        pixels = np.empty((len(self.urls), size.height, size.width, 3), np.uint8)
+        size, pixels = None, np.empty((0, 1, 1, 3), np.uint8)
         for i, url in enumerate(self.urls):
             check()
             image = decode_picture(url, f"frames[{i}]")
@@ -61,6 +61,9 @@ class InlineFrames:
                 raise RequestError(
                     413, f"the frames have more than {_MAX_TOTAL_PIXELS} pixels together; send smaller ones", "frames"
                 )
+            if size is None:
+                size = frame_size(image.height, image.width)
+                pixels = np.empty((len(self.urls), size.height, size.width, 3), np.uint8)
             pixels[i] = resize(np.asarray(image), size)
         try:
             frames = Frames.from_images(pixels, self.times, duration=self.duration)

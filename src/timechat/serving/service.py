@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from timechat.answers.events import Answer
+from timechat.backbones.locking import acquire
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.errors import AccessError, VideoError
 from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
-from timechat.pipeline.executor import acquire
 from timechat.pipeline.streaming import AnswerStream
 from timechat.serving.context import RequestContext
+from timechat.serving.direct import DirectEngine
 from timechat.serving.engine import Engine, EngineExecutor
 from timechat.serving.errors import EngineStoppedError, RequestError, as_request_error, busy_error
 from timechat.serving.inline_frames import InlineFrames
@@ -65,13 +67,18 @@ class Service:
     def __init__(self, timechat: TimeChat, settings: ServerSettings, videos: VideoStore) -> None:
         """Prepare the service; it starts with `start`."""
         self.timechat, self.videos, self._settings = timechat, videos, settings
-        self.engine = Engine(
-            timechat.model,
-            timechat.processor,
-            max_rows=settings.max_rows,
-            max_bytes=settings.max_state_bytes,
-            preempt_after_tokens=settings.preempt_after_tokens,
-        )
+        backbone = timechat.backbone
+        self.engine: Engine | DirectEngine
+        if isinstance(backbone, TimeChatBackbone):
+            self.engine = Engine(
+                backbone.model,
+                backbone.processor,
+                max_rows=settings.max_rows,
+                max_bytes=settings.max_state_bytes,
+                preempt_after_tokens=settings.preempt_after_tokens,
+            )
+        else:
+            self.engine = DirectEngine(backbone)
         self._open = OpenVideos(settings.max_open_videos)
         self._threads = ThreadPoolExecutor(settings.max_requests, thread_name_prefix="timechat-request")
         self._contexts: set[RequestContext] = set()  # of requests that have a video open
@@ -215,7 +222,7 @@ class Service:
             with self._open_file(request.video, context) as file:
                 if file.path is not None:
                     hidden.append((file.path, file.name))
-                timechat = self.timechat.with_executor(EngineExecutor(self.engine, context))
+                timechat = self._for_request(context)
                 sampling = self._limit_frames(request.sampling)
                 with self._open.acquire(timechat, file, request.windows, sampling) as video:
                     try:
@@ -240,6 +247,14 @@ class Service:
             raise converted from cause
         finally:
             self._contexts.discard(context)
+
+    def _for_request(self, context: RequestContext) -> TimeChat:
+        """Return the pipeline whose work belongs to one request."""
+        backbone = self.timechat.backbone
+        if isinstance(self.engine, DirectEngine):
+            return self.timechat.with_backbone(self.engine.backbone(context))
+        assert isinstance(backbone, TimeChatBackbone)
+        return self.timechat.with_backbone(backbone.with_executor(EngineExecutor(self.engine, context)))
 
     def _subtitles(self, file: VideoFile, video: VideoSession, context: RequestContext) -> Transcript | None:
         """Return the subtitles of a video; a file beside it is read only in an allowed folder."""
@@ -266,14 +281,14 @@ class Service:
 
     def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
         """Limit the frames of a window if neither the request nor the model does."""
-        if sampling.fps is None or sampling.max_frames or self.timechat.model.config.max_frames:
+        if sampling.fps is None or sampling.max_frames or self.timechat.backbone.config.max_frames:
             return sampling
         return replace(sampling, max_frames=self._settings.max_frames)
 
     def _open_file(self, video: str | InlineFrames, context: RequestContext) -> "AbstractContextManager[VideoFile]":
         if isinstance(video, InlineFrames):
-            size = self.timechat.model.config.frame_size
-            return nullcontext(VideoFile("", None, video.key, video.decode(size, context.check)))
+            frames = video.decode(self.timechat.backbone.frame_size, context.check)
+            return nullcontext(VideoFile("", None, video.key, frames))
         return self.videos.open(video, lambda: context.is_over)
 
 
@@ -320,7 +335,7 @@ class OpenRequest:
         """
         if self._known_speech is not None:
             return replace(self.with_server_facts(self._known_speech), timings={})
-        check = self._timechat.executor.check
+        check = self._timechat.backbone.check
 
         def report(stage: str, done: int, total: int) -> None:
             check()
@@ -381,7 +396,7 @@ class OpenVideos:
             shared.num_users += 1
         try:
             # Another request for the same video waits until it is open.
-            with acquire(shared.lock, timechat.executor.check):
+            with acquire(shared.lock, timechat.backbone.check):
                 if shared.video is None:
                     source = file.frames if file.path is None else file.path
                     assert source is not None

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from timechat.answers.prompts import SYSTEM_PROMPT
 from timechat.answers.tasks import DecodingOptions, parse_events
+from timechat.backbones.timechat.backbone import TimeChatBackbone
+from timechat.backbones.timechat.encoding import compress_frames, encode_frames
 from timechat.evaluation.answering import answer_batch, make_prompt
 from timechat.evaluation.baselines import MODEL, grounding_rows
 from timechat.evaluation.metrics.grounding import Span
@@ -16,7 +18,6 @@ from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.pipeline import EncodedVideo, TimeChat
-from timechat.pipeline.session import compress_frames, encode_frames
 from timechat.synthetic.benchmark import tells_speech
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import draw_frames
@@ -130,7 +131,7 @@ def validate_grounding(
         raise ValueError("validation needs at least one question, got none")
     was_training = model.training
     try:
-        timechat = TimeChat(model, processor, name="validation")  # in evaluation mode
+        timechat = TimeChat(TimeChatBackbone(model, processor, name="validation"))  # in evaluation mode
         answered = [answer for video in videos for answer in _answer(timechat, video, system)]
     finally:
         model.train(was_training)
@@ -155,7 +156,7 @@ def _answer(timechat: TimeChat, video: ValidationVideo, system: str) -> list[tup
     for first in range(0, len(prompts), _BATCH_SIZE):
         written = answer_batch(timechat, prompts[first : first + _BATCH_SIZE], _DECODING)
         for question, one in zip(video.questions[first:], written, strict=False):
-            text = timechat.processor.decode(one.token_ids)
+            text = one.text
             events = parse_events(text, task="grounding", duration=frames.duration).events
             answered.append((question, (events[0].start, events[0].end) if events else None))
     return answered

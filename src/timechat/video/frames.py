@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -58,6 +58,9 @@ class FrameSize:
 
 Size = int | tuple[int, int] | FrameSize
 """Height and width in pixels, or one number for both; a `FrameSize` also names the filter."""
+
+FrameSizeRule = Callable[[int, int], FrameSize]
+"""Function from the displayed height and width of a video to the size in which its frames are needed."""
 
 
 @dataclass(frozen=True)

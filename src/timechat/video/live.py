@@ -24,7 +24,7 @@ from timechat.errors import VideoError
 from timechat.files import without_scheme
 from timechat.video.clock import RunningClock
 from timechat.video.deadline import DEFAULT_PATIENCE, reason
-from timechat.video.frames import FrameSize, Orientation, Size, frame_to_pixels, orientation_of
+from timechat.video.frames import FrameSize, FrameSizeRule, Orientation, Size, frame_to_pixels, orientation_of
 from timechat.video.http import HTTP_OPTIONS
 from timechat.video.picture_limits import OPEN_OPTIONS, limit_decoders
 from timechat.video.sampling import TIME_SLACK, time_slack
@@ -119,7 +119,9 @@ class LiveVideo:
         """Close the stream."""
         self._open.close()
 
-    def frames(self, *, fps: float, size: Size | None = None, search_size: Size | None = None) -> Iterator[LiveFrame]:
+    def frames(
+        self, *, fps: float, size: Size | FrameSizeRule | None = None, search_size: Size | None = None
+    ) -> Iterator[LiveFrame]:
         """Yield the frame on screen at 0, `1 / fps`, `2 / fps`, ... seconds, each when the next frame arrives.
 
         These are the frames that `load_frames` selects with `fps` from the same video as a file, with their own times.
@@ -127,7 +129,7 @@ class LiveVideo:
 
         Args:
             fps: Frames per second.
-            size: Size in pixels, as in `load_frames`.
+            size: Size in pixels, as in `load_frames`, or a function that gives it.
             search_size: Second size in pixels, of `search_pixels`; None for none.
         """
 
@@ -204,10 +206,11 @@ class LiveVideo:
         if note not in self._notes:
             self._notes.append(note)
 
-    def _pixels(self, frame: VideoFrame, size: Size | None) -> NDArray[np.uint8]:
+    def _pixels(self, frame: VideoFrame, size: Size | FrameSizeRule | None) -> NDArray[np.uint8]:
         if self._orientation is None:
             self._orientation = orientation_of(frame)
-        chosen = FrameSize.of(self._orientation.displayed_size(frame) if size is None else size)
+        shown = self._orientation.displayed_size(frame)
+        chosen = size(*shown) if callable(size) else FrameSize.of(shown if size is None else size)
         return frame_to_pixels(frame, chosen, self._orientation)
 
     def _no_frame(self) -> str:

@@ -226,7 +226,7 @@ class VideoAnswerer:
         ids, num_scored = timechat.processor.encode_prompt_with_answer(text, continuation.strip(), encoded.num_frames)
         self._room(len(ids) - num_scored, at_least=num_scored)
         input_ids = torch.tensor([ids], device=self.device)
-        embeds = timechat.model.embed_prompt(input_ids, encoded.video_tokens)  # (1, sequence, hidden)
+        embeds = timechat.model.embed_prompt(input_ids, encoded.content)  # (1, sequence, hidden)
         logits: Tensor = timechat.model(inputs_embeds=embeds, logits_to_keep=num_scored + 1).logits[0, :-1].float()
         asked = input_ids[0, -num_scored:].to(logits.device)
         loss = torch.nn.functional.cross_entropy(logits, asked)
@@ -271,9 +271,9 @@ class VideoAnswerer:
         written = answer_batch(timechat, prompts, decoding, range(len(prompts)))
         return [
             Reply(
-                cut_at(timechat.processor.decode(one.token_ids), writing.stops),
+                cut_at(one.text, writing.stops),
                 len(prompt.input_ids),
-                len(one.token_ids),
+                one.num_tokens,
             )
             for prompt, one in zip(prompts, written, strict=True)
         ]

@@ -36,12 +36,13 @@ async def model(name: str, server: CurrentServer) -> dict[str, Any]:
 
 def _model(server: ServerState) -> dict[str, Any]:
     timechat = server.service.timechat
+    privacy_note = timechat.backbone.config.privacy_note
     return {
         "id": timechat.name,
         "object": "model",
         "created": server.started,
         "owned_by": "timechat",
-        "notes": [*timechat.notes, *timechat.limits],
+        "notes": [*timechat.notes, *timechat.limits, *([] if privacy_note is None else [privacy_note])],
     }
 
 

@@ -1,8 +1,7 @@
 """Executors run the work of the model: in the caller's thread, or in the engine of a server."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -28,19 +27,6 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 
 Result = TypeVar("Result")
-
-_POLL_SECONDS = 0.1  # between two calls of `check` while `acquire` waits
-
-
-@contextmanager
-def acquire(lock: threading.Lock, check: Callable[[], object]) -> Iterator[None]:
-    """Hold a lock; while another thread holds it, `check` is called several times a second and may raise."""
-    while not lock.acquire(timeout=_POLL_SECONDS):
-        check()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""The backbone of a model name: the built-in model, a TimeChat folder, another video language model, or a server."""
+
+from typing import TYPE_CHECKING
+
+from timechat.backbones.backbone import Backbone, BackboneConfig
+from timechat.model import NANO
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_backbone(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: "str | torch.dtype" = "auto",
+    quantize: str | None = None,
+    lora_scale: float | None = None,
+    api_key_env: str | None = None,
+) -> Backbone:
+    """Load a model; the arguments are those of `TimeChat.from_pretrained`.
+
+    Raises:
+        CheckpointError: There is no model of that name, or it cannot be loaded.
+        EndpointError: The server cannot be reached, refuses the key, or does not know the model.
+        ValueError: An option does not fit the kind of model.
+    """
+    from timechat.backbones.endpoint.address import is_endpoint
+
+    if is_endpoint(model):
+        _refuse(model, "a server", "start the server with it", device=device, dtype=dtype)
+        _refuse(model, "a server", "start the server with it", quantize=quantize, lora_scale=lora_scale)
+        from timechat.backbones.endpoint.loading import load_endpoint
+
+        return load_endpoint(model, api_key_env=api_key_env)
+    if model != NANO:
+        from timechat.backbones.transformers.loading import is_transformers_model
+
+        if is_transformers_model(model):
+            _refuse(model, "a model of transformers", "leave it out", quantize=quantize, lora_scale=lora_scale)
+            from timechat.backbones.transformers.backbone import load_transformers_backbone
+
+            return load_transformers_backbone(model, device=device, dtype=dtype)
+    from timechat.backbones.timechat.backbone import TimeChatBackbone
+    from timechat.model.loading import load_model
+
+    network, processor = load_model(model, device=device, dtype=dtype, quantize=quantize)
+    if lora_scale is not None:
+        network.set_lora_scale(lora_scale)
+    return TimeChatBackbone(network, processor, name=model)
+
+
+def load_backbone_config(model: str) -> BackboneConfig:
+    """Read by which frames and windows a model reads a video, without its weights.
+
+    Raises:
+        CheckpointError: There is no model of that name.
+    """
+    from timechat.backbones.timechat.backbone import backbone_config
+    from timechat.model.loading import load_config
+
+    return backbone_config(load_config(model))
+
+
+def _refuse(model: str, kind: str, advice: str, **options: object) -> None:
+    """Raise a `ValueError` for an option that a kind of model does not have."""
+    for name, value in options.items():
+        if value not in (None, "auto"):
+            raise ValueError(f"{name} {value} is not an option of {kind} ({model}); {advice}")

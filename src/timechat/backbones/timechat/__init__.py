@@ -1,0 +1,1 @@
+"""TimeChat's own model as a backbone."""
