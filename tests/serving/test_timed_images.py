@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from timechat.answers.merging import Token
+from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import GeneratedText
 from timechat.serving.errors import RequestError
 from timechat.serving.http.image_times import split_time

@@ -24,8 +24,8 @@ from tests.backbones.endpoint.stub import (
     token,
 )
 from timechat.answers.forms import AnswerForm
-from timechat.answers.merging import Token
 from timechat.answers.tasks import GREEDY, DecodingOptions
+from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import Backbone, EncodedVideo, Question
 from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
 from timechat.backbones.endpoint.client import RequestLimits

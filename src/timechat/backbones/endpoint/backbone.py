@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
-from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.answers.presets import PRESETS, preset_for
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import (
     BackboneConfig,
@@ -108,7 +108,7 @@ class EndpointBackbone:
             max_frames=options.max_frames,
             num_frames=options.max_frames,
             window_seconds=options.window_seconds,
-            preset=_preset(served.name),
+            preset=served.preset if served.preset in PRESETS else preset_for(served.name, None),
             context=served.context,
             privacy_note=self.client.address.privacy_note(),
         )
@@ -350,8 +350,3 @@ def load_endpoint(
         client.close()
         raise
     return EndpointBackbone(client, name, options or EndpointOptions())
-
-
-def _preset(model: str) -> str:  # noqa: ARG001
-    """Return the name of the prompt preset that a model was made for."""
-    return DEFAULT_PRESET

@@ -64,10 +64,12 @@ class ListedModel:
     Attributes:
         name: Name of the model.
         context: Maximum number of tokens of prompt and answer; None if the server does not state it.
+        preset: Name of the prompt preset that the model was made for; only a server of this software states it.
     """
 
     name: str
     context: int | None = None
+    preset: str | None = None
 
 
 class EndpointClient:
@@ -127,7 +129,11 @@ class EndpointClient:
         if not isinstance(listed, list):
             raise self.failures.bad_response("a list of models was expected")
         return tuple(
-            ListedModel(item["id"], context if isinstance(context := item.get("max_model_len"), int) else None)
+            ListedModel(
+                item["id"],
+                context if isinstance(context := item.get("max_model_len"), int) else None,
+                preset if isinstance(preset := item.get("preset"), str) else None,
+            )
             for item in listed
             if isinstance(item, dict) and isinstance(item.get("id"), str)
         )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from timechat.answers.forms import AnswerForm
-from timechat.answers.merging import Token
 from timechat.answers.prompts import Message
 from timechat.answers.tasks import DecodingOptions
+from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import GeneratedText, Question
 from timechat.backbones.endpoint.abilities import Ability, CompletionRequest
 from timechat.backbones.endpoint.answers import Completion

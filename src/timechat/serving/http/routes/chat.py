@@ -45,6 +45,7 @@ def _model(server: ServerState) -> dict[str, Any]:
         "object": "model",
         "created": server.started,
         "owned_by": "timechat",
+        "preset": config.preset,
         "notes": [*timechat.notes, *timechat.limits, *sent],
         **context,
     }
