@@ -20,7 +20,7 @@ import torch
 from perf.stand_in_vocabularies import write_llama_tokenizer
 from transformers import AutoTokenizer
 
-from timechat.answers.tasks import answer_grammar
+from timechat.answers.forms import answer_form
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.model.loading import NANO_FOLDER
 
@@ -123,7 +123,7 @@ def ours(tokenizer: Any, size: int) -> Callable[[], Step]:
     scores = torch.zeros(1, size)
 
     def prepare() -> Step:
-        processor = constraints.logits_processor([answer_grammar("dense_caption", duration=60.0)], 512)
+        processor = constraints.logits_processor([answer_form("dense_caption", duration=60.0).grammar], 512)
         ids: list[int] = []
 
         def step(token: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from timechat.answers.prompts import PRESETS, frame_message, frame_prompt, video_message
+from timechat.answers.prompts import TIMECHAT_PRESETS, frame_message, frame_prompt, video_message
 
 _LLAMA_PIECES = 32000
 _LEARNED_PIECES = 2000
@@ -77,7 +77,7 @@ def _fill_up(model: sentencepiece_model_pb2.ModelProto) -> None:
 
 
 def _sentences() -> list[str]:
-    wordings = [text for preset in PRESETS.values() for text in (preset.system, *preset.prompts.values())]
+    wordings = [text for preset in TIMECHAT_PRESETS for text in (preset.system, *preset.prompts.values())]
     times = [frame_message([i / 7 for i in range(n)]) for n in (8, 96)]
     # A typical question inside the template of a conversation.
     chat = f"[INST] <<SYS>>\n\n<</SYS>>\n\n{video_message([0.0])} When does the person turn a light on? [/INST] </s>"

@@ -11,7 +11,8 @@ from tests.answers.reading import captioned, rated, span
 from timechat.answers.answer_text import AnswerText, given_answer
 from timechat.answers.events import Task
 from timechat.answers.parsing import move_times
-from timechat.answers.prompts import NOT_FOUND_ANSWER, PRESETS, PROMPT_EXAMPLES, frame_message
+from timechat.answers.presets import PRESETS
+from timechat.answers.prompts import NOT_FOUND_ANSWER, PROMPT_EXAMPLES, frame_message
 from timechat.answers.tasks import parse_events
 
 # ------------------------------------------------------------------------------------- thoughts and echoes
@@ -32,6 +33,45 @@ from timechat.answers.tasks import parse_events
 )
 def test_what_was_thought_is_not_answered(text, answer):
     assert given_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "events"),
+    [
+        (
+            "<0.0 seconds> - <4.0 seconds> A man sits.\n<4.0 seconds> - <9.5 seconds> He eats.",
+            "dense_caption",
+            [(0, 4, "A man sits."), (4, 9.5, "He eats.")],
+        ),
+        ("<0.0 seconds> - <4.0 seconds> A man sits.", "grounding", [(0, 4, "")]),
+        (
+            "He sits from <3.0 seconds> to <4.0 seconds>.",
+            "ask",
+            [(3, 4, "He sits from <3.0 seconds> to <4.0 seconds>.")],
+        ),
+        ("Between <3 seconds> and <4 seconds> he sits.", "grounding", [(3, 4, "")]),
+        ("He sits at <3.0 seconds>.", "ask", [(3, 3, "He sits at <3.0 seconds>.")]),
+        ("<45.0 seconds> Set-up", "ask", [(45, 45, "Set-up")]),
+        ("From <17> to <26> he sits.", "ask", []),
+    ],
+)
+def test_times_in_angle_brackets_are_read(text, task, events):
+    assert captioned(text, task) == events
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        ("[[1.0, 2.5], [9, 7]]", [(1, 2.5, ""), (7, 9, "")]),
+        ('```json\n[{"start": 1, "end": 2}, {"start": 5, "end": 6}]\n```', [(1, 2, ""), (5, 6, "")]),
+        ('{"spans": [[1, 2], [5, 6]]}', [(1, 2, ""), (5, 6, "")]),
+        ('{"query": "a dog", "relevant_windows": [[1, 2], [5, 6]]}', [(1, 2, "")]),
+        ("<think>[[1, 2]]</think><answer>12.54 to 17.83</answer>", [(12.54, 17.83, "")]),
+        ("It happens from 1 s to 2 s, and from 5 s to 6 s.", [(1, 2, "")]),
+    ],
+)
+def test_grounding_keeps_every_span_of_a_json_list(text, events):
+    assert captioned(text, "grounding") == events
 
 
 @given(st.text(alphabet="<>/abc 12-s", max_size=30), st.integers(0, 50), st.integers(51, 99))

@@ -10,15 +10,21 @@ from llguidance import LLMatcher
 
 from timechat.answers.events import Event
 from timechat.answers.forms import (
+    FORMS,
+    AnswerForm,
+    answer_form,
     captions_form,
     events_form,
     grounding_form,
-    read_form,
+    json_form,
+    moments_form,
     spans_form,
-    states_none_in_json,
     time_regex,
 )
 from timechat.answers.parsing import Parsed, read_captions, read_grounding, states_none
+from timechat.answers.presets import PRESETS
+from timechat.answers.prompts import TIMECHAT_PRESETS
+from timechat.answers.tasks import parse_events
 
 
 @pytest.mark.parametrize(
@@ -137,11 +143,13 @@ def test_spans_form_is_read_span_by_span(spans):
     text = json.dumps(pairs)
     form = spans_form(90.3)
     assert form.is_kept_by(text)
-    expected = sorted((min(pair), max(pair)) for pair in pairs)
-    assert [(event.start, event.end) for event in read_form(text, 90.3).events] == expected
+    expected = [(min(pair), max(pair)) for pair in pairs]
     as_object = json.dumps({"spans": pairs})
     assert form.is_kept_by(as_object, as_json=True)
-    assert [(event.start, event.end) for event in read_form(as_object, 90.3).events] == expected
+    for answer in (text, as_object):
+        parsed = parse_events(answer, task="grounding", duration=90.3)
+        assert [(event.start, event.end) for event in parsed.events] == expected
+        assert parsed.notes == ()
 
 
 CAPTIONS = st.text("abc ,.:;-'[]{}é狗0123456789", min_size=1, max_size=20).map(lambda text: f"x{text}")
@@ -154,16 +162,37 @@ def test_events_form_is_read_event_by_event(events):
     form = events_form(90.3)
     text = json.dumps(listed, ensure_ascii=False)
     assert form.is_kept_by(text)
-    read = read_form(text, 90.3).events
-    key = [(min(e["start"], e["end"]), max(e["start"], e["end"])) for e in listed]
-    assert [(event.start, event.end) for event in read] == sorted(key)
-    assert sorted(event.caption for event in read) == sorted(e["caption"] for e in listed)
-    assert [event.start for event in read_form(json.dumps({"events": listed}), 90.3).events] == [e.start for e in read]
+    read = parse_events(text, task="dense_caption", duration=90.3).events
+    times = [(min(e["start"], e["end"]), max(e["start"], e["end"])) for e in listed]
+    assert [(event.start, event.end) for event in read] == times
+    assert [event.caption for event in read] == [e["caption"] for e in listed]
+    assert parse_events(json.dumps({"events": listed}), task="steps", duration=90.3).events == read
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 903), st.integers(10, 50)), max_size=5))
+def test_moments_form_is_read_moment_by_moment(moments):
+    listed = [{"time": time / 10, "score": score / 10} for time, score in moments]
+    text = json.dumps(listed)
+    form = moments_form(90.3)
+    assert form.is_kept_by(text)
+    expected = [(one["time"], one["score"]) for one in listed]
+    for answer in (text, json.dumps({"moments": listed})):
+        parsed = parse_events(answer, task="highlights", duration=90.3)
+        assert [(event.start, event.saliency) for event in parsed.events] == expected
+        assert parsed.notes == ()
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"time": 3, "score": 0.5}]', '[{"time": 3, "score": 5.1}]', '[{"time": 90.4, "score": 3}]']
+)
+def test_moments_form_refuses_other_scores_and_times(text):
+    assert not moments_form(90.3).is_kept_by(text)
 
 
 @pytest.mark.parametrize("duration", [0.0, 9.9, 754.3, 36000.0])
 def test_engine_of_structured_outputs_takes_every_form(duration):
-    for make in (grounding_form, captions_form, spans_form, events_form):
+    for make in FORMS.values():
         form = make(duration)
         assert LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(form.regex)) == ""
         if form.schema is not None:
@@ -196,20 +225,106 @@ def test_schemas_are_strict_objects_with_times_of_the_video():
         '{"events": []}',
         '{"spans":[],"note":null}',
         '{"found": false}',
+        '{"found": false, "reason": "there is no dog", "start": 0, "end": 0}',
         "```json\n[]\n```",
         "<think>a</think>[]",
+        "<think>[[1, 2]]</think>\n\n[]",
     ],
 )
-def test_empty_json_states_that_there_is_none(text):
-    assert read_form(text, 10.0) == Parsed([])
+@pytest.mark.parametrize("task", ["grounding", "dense_caption", "highlights"])
+def test_empty_json_states_that_there_is_none(text, task):
+    assert states_none(text)
+    assert parse_events(text, task=task, duration=10.0) == Parsed([])
 
 
-@pytest.mark.parametrize("text", ["", "no", "{}", "[[]", '{"found": true}', "[0]", "null", "[" * 99999])
+@pytest.mark.parametrize(
+    "text", ["", "no", "{}", "[[]", '{"found": true}', "[0]", "null", "[" * 99999, "[]" + "x" * 9999]
+)
 def test_other_text_without_events_is_unparsed(text):
-    assert read_form(text, 10.0) == Parsed([], is_unparsed=True)
-    assert not states_none_in_json(text)
+    assert parse_events(text, task="grounding", duration=10.0) == Parsed([], is_unparsed=True)
+    assert not states_none(text)
 
 
-def test_events_past_the_end_are_counted():
-    assert read_form("[[20, 30], [8, 12]]", 10.0) == Parsed([Event(8, 10)], dropped_times=1, clipped_ends=1)
-    assert read_form("[[20, 30]]", 10.0) == Parsed([], dropped_times=1)
+def test_spans_past_the_end_are_counted():
+    parsed = parse_events("[[20, 30], [8, 12]]", task="grounding", duration=10.0)
+    assert parsed == Parsed([Event(8, 10)], dropped_times=1, clipped_ends=1)
+
+
+# ------------------------------------------------------------------------------------- forms of tasks and presets
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "events"),
+    [
+        (
+            "highlights",
+            "There are 2 highlight moments in the 4.0, 8 second. Their saliency scores are 2.7, 3.3.",
+            [Event(4, 4, saliency=2.7), Event(8, 8, saliency=3.3)],
+        ),
+        (
+            "highlights",
+            "The highlight timestamps are in the 4 seconds. Their saliency scores are 5.0.",
+            [Event(4, 4, saliency=5.0)],
+        ),
+        ("highlights", "No highlight moments were found.", []),
+        ("transcribe", "Transcribed speech: 0 - 2.5 seconds, Good morning.", [Event(0, 2.5, "Good morning.")]),
+        ("transcribe", "Transcribed speech: None.", []),
+    ],
+)
+def test_sentences_of_the_original_have_an_expression(task, text, events):
+    form = answer_form(task, duration=20.3)
+    assert form.is_kept_by(text)
+    assert not form.is_kept_by(text + "x")
+    assert form.schema is None
+    assert parse_events(text, task=task, duration=20.3).events == events
+
+
+GROUNDED = {
+    "timechat@1": "The given query happens in 1.5 - 2.0 seconds.",
+    "timelens@1": "The event happens in 1.5 - 2.0 seconds",
+    "timelens-7b@1": "The event happens in 1.5 - 2.0 seconds.",
+    "timelens2@1": "[[1.5, 2.0]]",
+    "time-r1@1": "<answer>1.5 to 2.0</answer>",
+    "qwen3-vl@1": "The event happens in 1.5 - 2.0 seconds.",
+    "generic@1": "The event happens in 1.5 - 2.0 seconds.",
+    "lmms-eval-charades@1": "The event happens in the 1.5 - 2.0 seconds.",
+}
+
+
+@pytest.mark.parametrize("preset", GROUNDED)
+def test_grounding_has_the_form_of_its_preset(preset):
+    form = answer_form("grounding", duration=20.0, preset=preset)
+    assert form.is_kept_by(GROUNDED[preset])
+    assert parse_events(GROUNDED[preset], task="grounding", duration=20.0).events == [Event(1.5, 2)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_a_form_for_every_task(preset):
+    for task in ("grounding", "dense_caption", "steps", "highlights", "transcribe"):
+        form = answer_form(task, duration=20.0, preset=preset)
+        assert form.regex
+        assert form.grammar.allows("", 100)
+        is_original = preset in {one.name for one in TIMECHAT_PRESETS}
+        assert (form.schema is None) == (is_original or (task == "grounding" and preset != "timelens2@1"))
+    assert answer_form("summary", duration=20.0, preset=preset) is None
+
+
+def test_form_of_a_json_schema_has_both_spellings():
+    form = json_form('{"type": "object"}')
+    assert (form.schema, form.grammar.grammar, form.grammar.is_json) == ({"type": "object"}, '{"type": "object"}', True)
+    assert json_form("{").schema is None
+
+
+@pytest.mark.parametrize(
+    ("text", "can_begin"),
+    [("", True), (" [[", True), ("[]", True), ("[[1.5, 20.", True), ("[[1.5, 21", False), ("{", False), ("[] ", False)],
+)
+def test_beginnings_of_an_answer_are_recognized(text, can_begin):
+    assert spans_form(20.0).can_begin(text) is can_begin
+
+
+def test_beginnings_follow_the_schema_of_an_object():
+    form = spans_form(20.0)
+    assert form.can_begin('{"spans": [[1', as_json=True)
+    assert not form.can_begin("[[1", as_json=True)
+    assert AnswerForm().can_begin("anything")

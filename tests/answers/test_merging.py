@@ -10,12 +10,10 @@ from timechat.answers.merging import (
     Calibration,
     MomentSelection,
     Scoring,
-    Token,
     WindowAnswer,
-    event_logprobs,
-    existence_logprob,
     merge_window_answers,
 )
+from timechat.answers.token_evidence import Token, event_logprobs, existence_logprob
 from timechat.answers.windows import split_into_windows
 
 

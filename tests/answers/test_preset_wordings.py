@@ -2,7 +2,7 @@
 
 import pytest
 
-from timechat.answers.prompts import PRESETS
+from timechat.answers.presets import PRESETS, preset_for
 
 DENSE = (
     "Localize a series of activity events in the video, output the start and end timestamp for each event, and "
@@ -68,4 +68,63 @@ def test_every_preset_of_the_original_is_compared():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_prompt_has_a_blank_at_an_end(name):
-    assert [task for task, text in PRESETS[name].prompts.items() if text != text.strip()] == []
+    found = [task for task, text in PRESETS[name].prompts.items() if text != text.strip()]
+    assert found == (["grounding"] if name == "timelens2@1" else [])  # published with a line break at its end
+
+
+TIMELENS = (
+    "Please find the visual event described by the sentence 'a man cooks', determining its starting and ending times. "
+    "The format should be: 'The event happens in <start time> - <end time> seconds'."
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("timelens@1", TIMELENS),
+        ("qwen3-vl@1", TIMELENS),
+        (
+            "timelens-7b@1",
+            "You are given a video with multiple frames. The numbers before each video frame indicate its sampling "
+            f"timestamp (in seconds). {TIMELENS}",
+        ),
+        (
+            "timelens2@1",
+            'Given the query: "a man cooks", return ALL time spans (in seconds) where the query is relevant.\n'
+            "Output format MUST be a JSON array of [start, end] pairs.\n",
+        ),
+        (
+            "lmms-eval-charades@1",
+            GROUNDING_ZERO_SHOT.removeprefix("You are given a video from the charades dataset. "),
+        ),
+    ],
+)
+def test_grounding_prompts_are_those_of_the_checkpoints(name, prompt):
+    assert PRESETS[name].question("grounding", "a man cooks.") == prompt
+    assert PRESETS[name].system == ""
+    assert PRESETS[name].source
+
+
+@pytest.mark.parametrize(
+    ("model", "model_type", "preset"),
+    [
+        ("MCG-NJU/TimeLens2-4B", "qwen3_vl", "timelens2@1"),
+        ("/models/timelens2_2b/", None, "timelens2@1"),
+        ("TencentARC/TimeLens-8B", "qwen3_vl", "timelens@1"),
+        ("TencentARC/TimeLens-7B", "qwen2_5_vl", "timelens-7b@1"),
+        ("my-timelens", "qwen2_5_vl", "timelens-7b@1"),
+        ("Boshenxx/Time-R1-7B", "qwen2_5_vl", "time-r1@1"),
+        ("Qwen/Qwen3-VL-8B-Instruct", None, "qwen3-vl@1"),
+        ("qwen3-vl:4b", None, "qwen3-vl@1"),
+        ("Qwen3.5-9B", None, "qwen3-vl@1"),
+        ("a-folder", "qwen3_vl_moe", "qwen3-vl@1"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", "generic@1"),
+        ("HuggingFaceTB/SmolVLM2-500M", "smolvlm", "generic@1"),
+        ("gpt-5", None, "generic@1"),
+        ("nano", None, "timechat@1"),
+        ("timelens2-inside", "timechat", "timechat@1"),
+    ],
+)
+def test_preset_is_chosen_by_checkpoint_then_architecture(model, model_type, preset):
+    assert preset_for(model, model_type) == preset
+    assert preset in PRESETS

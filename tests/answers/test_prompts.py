@@ -3,9 +3,9 @@
 import pytest
 
 from tests.golden import golden_host_side, golden_meta
+from timechat.answers.presets import PRESETS
 from timechat.answers.prompts import (
     POST_CHECKS,
-    PRESETS,
     Message,
     frame_message,
     frame_prompt,

@@ -38,8 +38,8 @@ def test_the_command_lists_what_fits_the_memory(run):
     status, out, _ = run("models", "--memory", "16", "--json")
     found = json.loads(out)
     assert status == 0
-    assert found["models"][0]["name"] == "TencentARC/TimeLens2-4B"
-    assert found["recommended"] == ["qwen3-vl:4b (a server such as Ollama)", "TencentARC/TimeLens2-4B"]
+    assert found["models"][0]["name"] == "MCG-NJU/TimeLens2-4B"
+    assert found["recommended"] == ["qwen3-vl:4b (a server such as Ollama)", "MCG-NJU/TimeLens2-4B"]
 
 
 def test_the_command_says_what_was_tried(run):

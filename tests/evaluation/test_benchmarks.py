@@ -114,6 +114,28 @@ def test_charades_sta_is_read_as_published_and_as_the_original_lays_it_out(layou
     ]
 
 
+def test_timelens_is_read_with_the_queries_of_its_own_code():
+    assert read("timelens", "timelens", "charades") == [
+        grounded(0, "3MSZA.mp4", "A person turns a light on", [24.3, 30.4], 30.96),
+        grounded(1, "3MSZA.mp4", "A person opens a door", [0.0, 6.5], 30.96),
+        grounded(2, "v_AAAA.mp4", "A dog barks", [1.0, 2.5], 12.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "expected one object by the ids of videos, got a list"),
+        ('{"a": {"duration": 9, "spans": [[1, 2]], "queries": []}}', "a: 0 queries for 1 spans"),
+        ('{"a": {"duration": 9, "spans": [[1]], "queries": ["x"]}}', "a: not enough values"),
+    ],
+)
+def test_timelens_files_of_another_form_are_refused(tmp_path, content, message):
+    (tmp_path / "charades-timelens.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        list(BENCHMARKS["timelens"].read(BenchmarkFiles(tmp_path, tmp_path, "charades")))
+
+
 @pytest.mark.parametrize("layout", ["public", "original"])
 def test_qvhighlights_is_read_as_published_and_as_the_original_lays_it_out(layout):
     first, second = read("qvhighlights", f"qvhighlights/{layout}")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.model.tiny import made_frames
 from timechat import TimeChat
 from timechat.answers.events import Event, Task
+from timechat.answers.forms import answer_form
 from timechat.answers.grammar import MAX_EVENTS, NO_MOMENTS, NO_SPEECH, captions_grammar
 from timechat.answers.prompts import NOT_FOUND_ANSWER
-from timechat.answers.tasks import TASKS, answer_grammar, format_events, parse_events
+from timechat.answers.tasks import TASKS, format_events, parse_events
 from timechat.model.generation.grammar_state import GrammarCompiler
 from timechat.pipeline import DecodingOptions, Request
 
@@ -42,7 +43,7 @@ def compiler(request, nano, llama) -> GrammarCompiler:
 
 def draw(compiler: GrammarCompiler, task: Task, duration: float, budget: int, seed: int, end_bonus: float) -> str:
     """Generate an answer from random scores, as `generate` does; `end_bonus` is added to the score of the end."""
-    grammar = answer_grammar(task, duration=duration)
+    grammar = answer_form(task, duration=duration).grammar
     assert grammar is not None
     processor = compiler.logits_processor([grammar], budget)
     by_score = compiler.state(grammar)
@@ -95,7 +96,7 @@ def test_every_constrained_answer_can_be_parsed(compiler, task, duration, budget
 
 
 def test_limits_hold_for_tokens_with_separator_and_time():
-    grammar = answer_grammar("dense_caption", duration=600.0)
+    grammar = answer_form("dense_caption", duration=600.0).grammar
     assert grammar is not None
     assert grammar.allows is not None
     full = "".join(f"{start}.0 - {start + 1}.0 seconds, A.  " for start in range(1, MAX_EVENTS + 1))
@@ -121,7 +122,7 @@ def test_an_answer_of_unusual_characters_ends(nano):
     likes = torch.from_numpy(odd.astype(np.float32)) * 6
     for seed in range(40):
         budget = (48, 96, 160)[seed % 3]
-        processor = compiler.logits_processor([answer_grammar("dense_caption", duration=60.0)], budget)
+        processor = compiler.logits_processor([answer_form("dense_caption", duration=60.0).grammar], budget)
         generator = torch.Generator().manual_seed(seed)
         ids: list[int] = []
         while len(ids) < budget and (not ids or ids[-1] not in compiler.eos_token_ids):
@@ -141,7 +142,7 @@ def test_a_list_of_moments_leaves_room_for_the_scores(compiler):
     head = tokenizer(" The highlight timestamps are in the", add_special_tokens=False).input_ids
     comma = tokenizer(",", add_special_tokens=False).input_ids[-1]
     for budget in (80, 120, 200):
-        processor = compiler.logits_processor([answer_grammar("highlights", duration=600.0)], budget)
+        processor = compiler.logits_processor([answer_form("highlights", duration=600.0).grammar], budget)
         ids: list[int] = []
         generator = torch.Generator().manual_seed(budget)
         while len(ids) < budget and (not ids or ids[-1] not in compiler.eos_token_ids):
@@ -161,7 +162,7 @@ def test_an_event_is_not_repeated_without_end(nano):
     compiler = nano.backbone.executor.grammar_compiler
     wanted = nano.processor.tokenizer(" 1.0 - 2.0 seconds, The ring spins.", add_special_tokens=False).input_ids
     gap = nano.processor.tokenizer.convert_tokens_to_ids("Ġ")
-    processor = compiler.logits_processor([answer_grammar("dense_caption", duration=60.0)], 400)
+    processor = compiler.logits_processor([answer_form("dense_caption", duration=60.0).grammar], 400)
     ids: list[int] = []
     while len(ids) < 400 and (not ids or ids[-1] not in compiler.eos_token_ids):
         scores = torch.zeros(1, compiler.vocab_size)
@@ -197,7 +198,7 @@ def test_training_answers_are_allowed_unchanged(compiler, tenths, caption, task)
     ids = compiler._tokenizer(f" {text}", add_special_tokens=False).input_ids
     if compiler._tokenizer.unk_token_id in ids:
         return  # the small vocabulary cannot write it
-    processor = compiler.logits_processor([answer_grammar(task, duration=60.0)], 600)
+    processor = compiler.logits_processor([answer_form(task, duration=60.0).grammar], 600)
     for i, token in enumerate([*ids, compiler.eos_token_ids[0]]):
         scores = torch.zeros(1, compiler.vocab_size)
         masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), scores)
@@ -215,7 +216,7 @@ def test_an_answer_may_say_that_nothing_was_found(nano, denial):
     task, text = denial
     compiler = nano.backbone.executor.grammar_compiler
     ids = nano.processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
-    processor = compiler.logits_processor([answer_grammar(task, duration=60.0)], 100)
+    processor = compiler.logits_processor([answer_form(task, duration=60.0).grammar], 100)
     for i, token in enumerate([*ids, compiler.eos_token_ids[0]]):
         masked = processor(torch.tensor([ids[:i]], dtype=torch.long).view(1, -1), torch.zeros(1, compiler.vocab_size))
         assert masked[0, token] == 0
@@ -224,7 +225,7 @@ def test_an_answer_may_say_that_nothing_was_found(nano, denial):
 def test_rows_of_a_batch_are_constrained_independently(nano):
     compiler = nano.backbone.executor.grammar_compiler
     tasks: list[Task] = ["grounding", "dense_caption", "highlights"]
-    grammars = [answer_grammar(task, duration=30.0) for task in tasks]
+    grammars = [answer_form(task, duration=30.0).grammar for task in tasks]
     together = compiler.logits_processor([*grammars, None], 60)
     alone = [compiler.logits_processor([grammar], 60) for grammar in grammars]
     generator = torch.Generator().manual_seed(3)
@@ -239,7 +240,7 @@ def test_rows_of_a_batch_are_constrained_independently(nano):
 
 
 def test_a_forbidden_token_is_not_chosen_when_all_scores_are_inf(compiler):
-    grammar = answer_grammar("grounding", duration=30.0)
+    grammar = answer_form("grounding", duration=30.0).grammar
     scores = np.full(compiler.vocab_size, -np.inf, np.float32)
     token = compiler.state(grammar).most_likely_token(scores, 64)
     assert compiler.state(grammar).allowed_tokens(64)[token]
@@ -269,5 +270,5 @@ def test_a_model_with_random_weights_gives_valid_answers(llama):
 
 
 def test_tasks_with_free_text_have_no_grammar():
-    assert answer_grammar("ask", duration=10) is None
-    assert answer_grammar("summary", duration=10) is None
+    assert answer_form("ask", duration=10) is None
+    assert answer_form("summary", duration=10) is None

@@ -10,8 +10,9 @@ import torch
 from tests.model.test_batching import prompts_about, written_together
 from tests.model.tiny import made_frames, tiny_model
 from timechat import TimeChat
+from timechat.answers.forms import answer_form
 from timechat.answers.prompts import NOT_FOUND_ANSWER
-from timechat.answers.tasks import DecodingOptions, answer_grammar, parse_events
+from timechat.answers.tasks import DecodingOptions, parse_events
 from timechat.backbones.timechat.executor import GenerationBatch
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import (
@@ -194,7 +195,7 @@ def test_beams_follow_a_grammar(nano):
     video = nano.encode(made_frames(4, size=96))
     request = Request("dense_caption", decoding=DecodingOptions(max_new_tokens=40, num_beams=3))
     prompt = nano._answerer().prompt(request, video)
-    grammar = answer_grammar("dense_caption", duration=video.duration)
+    grammar = answer_form("dense_caption", duration=video.duration).grammar
     executor = nano.backbone.executor
     compiler, arguments = executor.grammar_compiler, {"do_sample": False, "max_new_tokens": 40, "num_beams": 3}
 
@@ -226,7 +227,7 @@ def test_a_grammar_ends_an_answer_before_its_minimum_length(nano):
 @pytest.mark.parametrize("seed", range(2))
 def test_a_minimum_length_holds_with_a_grammar(nano, seed):
     """The ends of a sentence and of the answer have the highest scores, so that an answer ends as soon as it may."""
-    grammar, compiler = answer_grammar("dense_caption", duration=20.0), nano.backbone.executor.grammar_compiler
+    grammar, compiler = answer_form("dense_caption", duration=20.0).grammar, nano.backbone.executor.grammar_compiler
     lengths = [0]
     for more in (0, 30):
         minimum, ends = lengths[-1] + more, compiler.eos_token_ids

@@ -12,8 +12,9 @@ import torch
 from tests.model.tiny import made_frames
 from timechat import Event, TimeChat, VideoError
 from timechat.answers.events import Answer
-from timechat.answers.merging import Scoring, Token, WindowAnswer, merge_window_answers
+from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
 from timechat.backbones.timechat.backbone import backbone_config
 from timechat.model.configuration import TimeChatConfig

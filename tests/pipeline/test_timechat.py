@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.model.random_nano import build_random_nano
 from tests.model.tiny import made_frames
 from timechat import Answer, CheckpointError, EncodedVideo, TimeChat
-from timechat.answers.merging import Token
+from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import GeneratedText
 from timechat.model.quantized_linear import Int8Linear
 from timechat.pipeline import DecodingOptions

@@ -57,7 +57,7 @@ def _question(max_new_tokens):
 def _endless():
     from timechat.answers.grammar import AnswerGrammar
 
-    return AnswerGrammar("start: /(a ){3000}/\n", None, has_captions=False)
+    return AnswerGrammar("start: /(a ){3000}/\n", None)
 
 
 def test_the_engine_answers_as_the_pipeline_does(nano, engine, video):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import until
-from timechat.errors import VideoError
+from timechat.errors import EndpointError, VideoError
 from timechat.serving.access import AccessError, Addresses
 from timechat.serving.access.addresses import reach
 from timechat.serving.errors import RequestError, as_request_error
@@ -125,3 +125,20 @@ def test_the_errors_of_a_damaged_upload_have_no_path(served, films):
     assert [answer.status_code for answer in answers] == [422, 422]
     for answer in answers:
         assert str(running.settings.data) not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("unreachable", 502),
+        ("bad_key", 502),
+        ("failed", 502),
+        ("interrupted", 502),
+        ("timeout", 504),
+        ("too_large", 413),
+    ],
+)
+def test_error_of_an_endpoint_has_a_status_and_a_code(reason, status):
+    error = as_request_error(EndpointError(f"http://127.0.0.1:8000/v1 {reason}", reason, "words of the server"))
+    assert (error.status, error.code, error.param) == (status, f"endpoint_{reason}", "model")
+    assert error.message == f"http://127.0.0.1:8000/v1 {reason}"

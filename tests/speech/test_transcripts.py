@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timechat.answers.events import Answer, Event
-from timechat.answers.prompts import PRESETS
+from timechat.answers.presets import PRESETS
 from timechat.errors import DataError
 from timechat.export import to_json, to_srt, to_vtt
 from timechat.speech import (

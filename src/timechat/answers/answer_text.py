@@ -152,6 +152,19 @@ def _number_text(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
+_IN_BRACKETS = compile_pattern(
+    rf"""\b(?:from|to|until|between|and|in|at|around|during)\s
+    (?P<open><) \s?\d{{1,6}}+(?:\.\d{{1,9}}+)?+{UNIT} (?P<close>\s?>)"""
+)
+
+
+def _without_brackets(answer: AnswerText) -> Edits:
+    """Write "from <3.0 seconds> to <4.0 seconds>" as "from 3.0 seconds to 4.0 seconds"."""
+    for match in _IN_BRACKETS.finditer(answer.text):
+        yield *match.span("open"), ""
+        yield *match.span("close"), ""
+
+
 # --------------------------------------------------------------------------------- decimals and ordinals
 
 _ANY_UNIT = r"(?:seconds?|secs?|seonds?|s|minutes?|mins?|hours?|hrs?|h|m)\b"
@@ -392,6 +405,7 @@ def _is_bare(time: str) -> bool:
 
 
 _STEPS: tuple[Callable[[AnswerText], Edits], ...] = (
+    _without_brackets,
     _decimals,
     _decimal_commas,
     _edits(_ORDINALS, lambda match: match[1]),

@@ -1,7 +1,8 @@
-r"""Forms of answers that a server can keep: regular expressions and JSON schemas, made for the duration of a video.
+r"""Forms of answers, made for the duration of a video.
 
-A server checks the words only. So the expressions allow times from 0 to the duration in tenths of a second and no
-others; the order of two times cannot be expressed, and `read_form` sorts them.
+A form has a grammar for local decoding, and a regular expression and a JSON schema for servers. A server checks the
+words only. So the expressions allow times from 0 to the duration in tenths of a second and no others; the order of two
+times cannot be expressed, and the parsers put the ends of a span in order.
 
 All expressions are in the part of the syntax that engines of structured outputs share: groups, classes, counts, and
 literal characters; no look-around, no `\d`, no `\w`.
@@ -9,20 +10,41 @@ literal characters; no look-around, no `\d`, no `\w`.
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from timechat.answers.answer_text import given_answer
-from timechat.answers.events import check_duration
-from timechat.answers.fields import Reading
-from timechat.answers.grammar import MAX_CAPTION, MAX_EVENTS, AnswerGrammar
-from timechat.answers.json_answers import read_json
-from timechat.answers.parsing import Parsed, clip_events
-from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.answers.events import Task, check_duration
+from timechat.answers.grammar import (
+    MAX_CAPTION,
+    MAX_EVENTS,
+    MAX_MOMENTS,
+    NO_MOMENTS,
+    NO_SPEECH,
+    AnswerGrammar,
+    captions_grammar,
+    grounding_grammar,
+    highlights_grammar,
+    json_grammar,
+    speech_grammar,
+)
+from timechat.answers.json_grammars import (
+    events_grammar,
+    moments_grammar,
+    sentence_grammar,
+    spans_grammar,
+    tags_grammar,
+)
+from timechat.answers.prompts import DEFAULT_PRESET, NOT_FOUND_ANSWER, FormName
+from timechat.answers.tasks import find_preset, find_task
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 _LETTER = "A-Za-zÀ-ÖØ-öø-ʯͰ-ԯא-תء-يऀ-ॣぁ-ヿ一-鿿가-힣"
-_FENCE = re.compile(r"```[a-z]*\s*(.*?)\s*(?:```|\Z)", re.DOTALL)
+_SCORE = r"([0-4]\.[0-9]|5\.0)"
+_RATING = r"([1-4](\.[0-9])?|5(\.0)?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +75,50 @@ class AnswerForm:
         except (ValueError, RecursionError):
             return False
 
+    def can_begin(self, text: str, *, as_json: bool = False) -> bool:
+        """Whether an answer of this form can begin with a text, as far as its words are concerned.
+
+        Args:
+            text: Beginning of an answer.
+            as_json: Follow the schema, not the regular expression.
+        """
+        source = json.dumps(self.schema) if as_json and self.schema is not None else self.regex
+        if source is None:
+            return True
+        is_json = as_json and self.schema is not None
+        piece = list(text.lstrip().encode())
+        return bool(_matcher(source, is_json).validate_tokens(piece) == len(piece))
+
+
+def answer_form(task: Task, *, duration: float, preset: str = DEFAULT_PRESET) -> AnswerForm | None:
+    """Return the form of a task's answers about a video; None for free answers.
+
+    Args:
+        task: Task name.
+        duration: Duration in seconds of the video, or of the window.
+        preset: Name of the prompt preset that asks for the answer.
+    """
+    own = find_task(task).form
+    return None if own is None else FORMS[find_preset(preset).forms.get(task, own)](duration)
+
+
+def json_form(schema: str) -> AnswerForm:
+    """Return the form of an answer in JSON that follows a JSON schema, given as JSON text."""
+    try:
+        value = json.loads(schema)
+    except (ValueError, RecursionError):  # whoever keeps the form refuses it, with a reason
+        value = None
+    return AnswerForm(schema=value if isinstance(value, dict) else None, grammar=json_grammar(schema))
+
+
+@lru_cache(maxsize=64)
+def _matcher(source: str, is_json: bool) -> "LLMatcher":
+    """The matcher of a regular expression or of a JSON schema at the start of a text; its tokens are bytes."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    make = LLMatcher.grammar_from_json_schema if is_json else LLMatcher.grammar_from_regex
+    return LLMatcher(LLTokenizer("byte"), make(source), log_level=0)
+
 
 def time_regex(duration: float) -> str:
     """Return the expression of all times from 0 to a duration: seconds with at most one decimal, no leading zeros."""
@@ -66,22 +132,49 @@ def grounding_form(duration: float) -> AnswerForm:
     """Return the form of one span in a sentence, or of the sentence for a query that does not happen."""
     time = time_regex(duration)
     found = rf"The (given query|event) happens in (the )?{time} - {time} seconds\."
-    return AnswerForm(f"({re.escape(NOT_FOUND_ANSWER)}|{found})".replace("\\ ", " "))
+    return AnswerForm(rf"({_words(NOT_FOUND_ANSWER)}|{found})", grammar=grounding_grammar(duration))
+
+
+def sentence_form(duration: float) -> AnswerForm:
+    """Return the form of the sentence of TimeLens, or of the sentence for a query that does not happen."""
+    time = time_regex(duration)
+    found = rf"The event happens in {time} - {time} seconds\.?"
+    return AnswerForm(rf"({_words(NOT_FOUND_ANSWER)}|{found})", grammar=sentence_grammar(duration))
+
+
+def tags_form(duration: float) -> AnswerForm:
+    """Return the form of the span of Time-R1: `<answer>12.5 to 17.8</answer>`."""
+    time = time_regex(duration)
+    return AnswerForm(f"<answer>{time} to {time}</answer>", grammar=tags_grammar(duration))
 
 
 def captions_form(duration: float, *, max_caption: int = MAX_CAPTION) -> AnswerForm:
     """Return the form of dense captions in words: `0.0 - 5.0 seconds, A man sits.`, two spaces between events.
 
-    A caption is one sentence of letters without digits, colons and dashes, so that no part of it reads as a time.
+    For servers, a caption is one sentence of letters without digits, colons and dashes, so that no part of it reads as
+    a time.
 
     Args:
         duration: Duration in seconds.
         max_caption: Maximum number of steps of a caption; a step is a letter, with a sign before it or without.
     """
+    return AnswerForm(_listed_captions(duration, max_caption), grammar=captions_grammar(duration))
+
+
+def speech_form(duration: float) -> AnswerForm:
+    """Return the form of transcribed speech in words: dense captions after `Transcribed speech: `, or `None.`."""
+    captions = _listed_captions(duration, MAX_CAPTION)
+    return AnswerForm(f"({_words(NO_SPEECH)}|Transcribed speech: {captions})", grammar=speech_grammar(duration))
+
+
+def highlights_form(duration: float) -> AnswerForm:
+    """Return the form of highlights in two sentences: the times, and the scores."""
     time = time_regex(duration)
-    caption = f"[{_LETTER}]((, |[ '-])?[{_LETTER}]){{0,{max_caption - 1}}}\\."
-    event = f"{time} - {time} seconds, {caption}"
-    return AnswerForm(f"{event}(  {event})*")
+    times, scores = (f"{one}(, {one}){{0,{MAX_MOMENTS - 1}}}" for one in (time, _SCORE))
+    counted = f"There are [1-9][0-9]? highlight moments in the {times} second"
+    listed = f"The highlight timestamps are in the {times} seconds"
+    found = rf"({counted}|{listed})\. Their saliency scores are {scores}\."
+    return AnswerForm(f"({_words(NO_MOMENTS)}|{found})", grammar=highlights_grammar(duration))
 
 
 def spans_form(duration: float) -> AnswerForm:
@@ -89,7 +182,8 @@ def spans_form(duration: float) -> AnswerForm:
     time = time_regex(duration)
     span = rf"\[{time}, {time}\]"
     pair = {"type": "array", "items": _seconds(duration), "minItems": 2, "maxItems": 2}
-    return AnswerForm(rf"\[({span}(, {span}){{0,{MAX_EVENTS - 1}}})?\]", _listed("spans", pair))
+    schema = _listed("spans", pair, MAX_EVENTS)
+    return AnswerForm(_list_regex(span, MAX_EVENTS), schema, spans_grammar(duration))
 
 
 def events_form(duration: float, *, max_caption: int = MAX_CAPTION) -> AnswerForm:
@@ -100,34 +194,49 @@ def events_form(duration: float, *, max_caption: int = MAX_CAPTION) -> AnswerFor
         max_caption: Maximum number of characters of a caption.
     """
     time = time_regex(duration)
-    caption = rf'[^"\\\n\r\t]{{1,{max_caption}}}'
+    caption = rf'[{_LETTER}][^"\\<>\n\r\t]{{0,{max_caption - 1}}}'
     event = rf'\{{"start": {time}, "end": {time}, "caption": "{caption}"\}}'
     properties = {"start": _seconds(duration), "end": _seconds(duration), "caption": {"type": "string"}}
-    return AnswerForm(rf"\[({event}(, {event})*)?\]", _listed("events", _object(properties)))
+    schema = _listed("events", _object(properties), MAX_EVENTS)
+    return AnswerForm(_list_regex(event, MAX_EVENTS), schema, events_grammar(duration))
 
 
-def read_form(text: str, duration: float) -> Parsed:
-    """Return the events of an answer in JSON: sorted by time, each with its ends in order, cut at the duration.
-
-    An empty list, or an object with nothing but empty lists, states that there is none.
-    """
-    answer = given_answer(text)
-    parsed = clip_events(Parsed(read_json(answer, Reading(duration))), duration)
-    if parsed.events or parsed.dropped_times:
-        return replace(parsed, events=sorted(parsed.events, key=lambda event: (event.start, event.end)))
-    return Parsed([], is_unparsed=not states_none_in_json(answer))
+def moments_form(duration: float) -> AnswerForm:
+    """Return the form of highlights as a JSON list of times and scores from 1 to 5, and `[]` for none."""
+    moment = rf'\{{"time": {time_regex(duration)}, "score": {_RATING}\}}'
+    rating = {"type": "number", "minimum": 1, "maximum": 5, "multipleOf": 0.1}
+    schema = _listed("moments", _object({"time": _seconds(duration), "score": rating}), MAX_MOMENTS)
+    return AnswerForm(_list_regex(moment, MAX_MOMENTS), schema, moments_grammar(duration))
 
 
-def states_none_in_json(text: str) -> bool:
-    """Whether a text is the JSON of an answer without events: `[]`, `{"events": []}`, `{"found": false}`."""
-    fenced = _FENCE.search(text)
-    try:
-        value = json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError):
-        return False
-    if isinstance(value, dict):
-        return bool(value) and all(item is False or item is None or item == [] for item in value.values())
-    return bool(value == [])
+FORMS: dict[FormName, Callable[[float], AnswerForm]] = {
+    "captions": captions_form,
+    "speech": speech_form,
+    "grounding": grounding_form,
+    "highlights": highlights_form,
+    "event_sentence": sentence_form,
+    "answer_tags": tags_form,
+    "json_spans": spans_form,
+    "json_events": events_form,
+    "json_moments": moments_form,
+}
+"""Every form by its name: a function from the duration in seconds."""
+
+
+def _words(sentence: str) -> str:
+    """The expression of a sentence, without a mark before its spaces, which not every engine takes."""
+    return re.escape(sentence).replace("\\ ", " ")
+
+
+def _listed_captions(duration: float, max_caption: int) -> str:
+    time = time_regex(duration)
+    caption = f"[{_LETTER}]((, |[ '-])?[{_LETTER}]){{0,{max_caption - 1}}}\\."
+    event = f"{time} - {time} seconds, {caption}"
+    return f"{event}(  {event})*"
+
+
+def _list_regex(item: str, max_items: int) -> str:
+    return rf"\[({item}(, {item}){{0,{max_items - 1}}})?\]"
 
 
 # ------------------------------------------------------------------------------------------------- schemas
@@ -138,9 +247,9 @@ def _seconds(duration: float) -> dict[str, Any]:
     return {"type": "number", "minimum": 0, "maximum": int(duration * 10 + 1e-6) / 10, "multipleOf": 0.1}
 
 
-def _listed(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
+def _listed(name: str, item: Mapping[str, Any], max_items: int) -> dict[str, Any]:
     """An object with one list: strict servers take no list as the whole answer."""
-    return _object({name: {"type": "array", "items": item, "maxItems": MAX_EVENTS}})
+    return _object({name: {"type": "array", "items": item, "maxItems": max_items}})
 
 
 def _object(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 r"""Grammars of answers, so that every constrained answer can be parsed.
 
 An `AnswerGrammar` has two parts. The *grammar* describes the words in the Lark dialect of llguidance: the wording that
-the original was trained to write, the same for every video. The *numbers* depend on the video and on the text before
+the model was trained to write, the same for every video. The *numbers* depend on the video and on the text before
 them: times lie in the video and in order, and there are as many scores as times. No grammar of fixed text can express
 that; `AnswerGrammar.allows` checks it for the start of any answer.
+
+Here are the sentences of the original; `json_grammars` has the forms of other models.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal, Protocol
@@ -38,6 +41,21 @@ class NumberFilter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionMarks:
+    """The marks by which the free words of an answer are found.
+
+    Attributes:
+        opening: Text before a caption.
+        gap: Text after an event, which no caption contains.
+        closing: Sign that ends a caption; empty if a caption ends with its last sentence.
+    """
+
+    opening: str
+    gap: str
+    closing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerGrammar:
     """The grammar of one answer.
 
@@ -46,63 +64,64 @@ class AnswerGrammar:
         allows: Function that tells whether a text, without the space before it, can be the start of an answer as far as
             its numbers are concerned, if a given number of tokens may follow. It does not check the grammar. None if
             the grammar needs no check of numbers.
-        has_captions: Whether the answer contains free words.
+        captions: Marks of the captions; None if the answer contains no free words.
         is_json: Whether the grammar is a JSON schema.
     """
 
     grammar: str
     allows: NumberFilter | None
-    has_captions: bool
+    captions: CaptionMarks | None = None
     is_json: bool = False
 
     def turn(self, text: str, tokens_left: int) -> Turn:
         """Return the next part of an answer after a text that is allowed."""
-        if not self.has_captions:
+        if self.captions is None:
             return "numbers"
-        event = text.rsplit(_BETWEEN, 1)[-1]
-        _, is_begun, caption = event.partition(" seconds, ")
-        if not (is_begun and caption):
+        marks = self.captions
+        _, is_begun, caption = text.rsplit(marks.gap, 1)[-1].partition(marks.opening)
+        is_inside = marks.closing not in caption if marks.closing else bool(caption)
+        if not (is_begun and is_inside):
             return "numbers"
-        return "last words" if tokens_left <= _TOKENS_TO_END or len(caption) > MAX_CAPTION else "words"
+        return "last words" if tokens_left <= TOKENS_TO_END or len(caption) > MAX_CAPTION else "words"
 
 
-_TOKENS_TO_END = 10  # the rest of a sign, a letter, a full stop and the end token, and some room
+TOKENS_TO_END = 10  # the rest of a sign, a letter, a full stop and the end token, and some room
+_SENTENCES = CaptionMarks(" seconds, ", _BETWEEN)
 
 
 def captions_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of dense captions."""
-    return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=_last_tenth(duration), opening=""), has_captions=True)
+    return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=last_tenth(duration), opening=""), _SENTENCES)
 
 
 def speech_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of transcribed speech."""
-    return AnswerGrammar(
-        _HEARD, partial(_allows_events, last=_last_tenth(duration), opening=_SPEECH), has_captions=True
-    )
+    return AnswerGrammar(_HEARD, partial(_allows_events, last=last_tenth(duration), opening=_SPEECH), _SENTENCES)
 
 
 def grounding_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of a grounding answer."""
-    return AnswerGrammar(_GROUNDING, partial(_allows_span, last=_last_tenth(duration)), has_captions=False)
+    return AnswerGrammar(_GROUNDING, partial(_allows_span, last=last_tenth(duration)))
 
 
 def highlights_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of highlights."""
-    return AnswerGrammar(_HIGHLIGHTS, partial(_allows_moments, last=_last_tenth(duration)), has_captions=False)
+    return AnswerGrammar(_HIGHLIGHTS, partial(_allows_moments, last=last_tenth(duration)))
 
 
-def _last_tenth(duration: float) -> int:
+def last_tenth(duration: float) -> int:
+    """Return the last time of a video in whole tenths of a second."""
     return int(duration * 10 + 1e-6)
 
 
 def json_grammar(schema: str) -> AnswerGrammar:
     """Return the grammar of answers in JSON that follow a JSON schema."""
-    return AnswerGrammar(schema, None, has_captions=False, is_json=True)
+    return AnswerGrammar(schema, None, is_json=True)
 
 
 # ---------------------------------------------------------------------------------------------------- grammars
 
-_TIME = r"(0|[1-9][0-9]{0,4})(\.[0-9])?"
+TIME = r"(0|[1-9][0-9]{0,4})(\.[0-9])?"
 _SCORE = r"([0-4]\.[0-9]|5\.0)"
 # A caption is made of sentences that begin with a letter. It has no two spaces in a row, which stand between events,
 # no control signs, and nothing that could be read as a span of its own: no dash but inside a word, no colon, no number
@@ -110,7 +129,7 @@ _SCORE = r"([0-4]\.[0-9]|5\.0)"
 _SIGN = r"[^\p{C}\p{Z}0-9:.!?;*#>•·|+\[\](){}<>_\"=‐‑‒–—―−－~～→\-]"
 _WORDS = rf"\p{{L}}({_SIGN}|[0-9]|-{_SIGN}| {_SIGN}| [0-9])*"
 _CAPTION = rf"{_WORDS}([.!?;]{{1,3}} {_WORDS})*[.!?]"
-_EVENT = f"{_TIME} - {_TIME} seconds, {_CAPTION}"
+_EVENT = f"{TIME} - {TIME} seconds, {_CAPTION}"
 _JOINED = r"(.|\n)*[0-9]( ?s(ec(ond)?s?)?)? (to|until|till|through) (.|\n)*"
 
 
@@ -122,12 +141,12 @@ def _lark(*choices: str) -> str:
 _CAPTIONS = _lark(f"{_EVENT}({_BETWEEN}{_EVENT})*")
 _HEARD = _lark(re.escape(NO_SPEECH), f"{_SPEECH}{_EVENT}({_BETWEEN}{_EVENT})*")
 _GROUNDING = _lark(
-    re.escape(NOT_FOUND_ANSWER), rf"(The given query happens in |The event happens in the )?{_TIME} - {_TIME} seconds\."
+    re.escape(NOT_FOUND_ANSWER), rf"(The given query happens in |The event happens in the )?{TIME} - {TIME} seconds\."
 )
 _HIGHLIGHTS = _lark(
     re.escape(NO_MOMENTS),
-    rf"(There are [1-9][0-9]? highlight moments in the {_TIME}(, {_TIME})* second"
-    rf"|The highlight timestamps are in the {_TIME}(, {_TIME})* seconds)"
+    rf"(There are [1-9][0-9]? highlight moments in the {TIME}(, {TIME})* second"
+    rf"|The highlight timestamps are in the {TIME}(, {TIME})* seconds)"
     rf"\. Their saliency scores are {_SCORE}(, {_SCORE})*\.",
 )
 
@@ -135,21 +154,22 @@ _HIGHLIGHTS = _lark(
 # ----------------------------------------------------------------------------------------------------- numbers
 
 # All numbers are whole tenths of a second from here on.
-_NUMBER = r"\d+(?:\.\d?)?"
-_HEAD = re.compile(rf"(?P<first>{_NUMBER})(?P<join> -? ?)?(?P<last>{_NUMBER})?(?P<rest>.*)", re.DOTALL)
-_WHOLE_EVENT = re.compile(rf"({_NUMBER}) - ({_NUMBER}) seconds, (.*)", re.DOTALL)
+NUMBER = r"\d+(?:\.\d?)?"
+_HEAD = re.compile(rf"(?P<first>{NUMBER})(?P<join> -? ?)?(?P<last>{NUMBER})?(?P<rest>.*)", re.DOTALL)
+_WHOLE_EVENT = re.compile(rf"({NUMBER}) - ({NUMBER}) seconds, (.*)", re.DOTALL)
 _MAX_DIGITS = 5
 
 
-def _tenths(number: str) -> int:
+def tenths_of(number: str) -> int:
+    """Return a number of seconds in whole tenths."""
     return round(float(number) * 10)
 
 
-def _is_prefix_of_valid(number: str, low: int, high: int) -> bool:
-    """Whether a number of which this is the beginning can lie in a range."""
+def is_prefix_of_valid(number: str, low: int, high: int) -> bool:
+    """Whether a number of which this is the beginning can lie in a range of tenths of a second."""
     whole, point, tenth = number.partition(".")
     if tenth:
-        return low <= _tenths(number) <= high
+        return low <= tenths_of(number) <= high
     first = int(whole) * 10
     if point or (whole == "0"):
         return first <= high and low <= first + 9
@@ -157,27 +177,37 @@ def _is_prefix_of_valid(number: str, low: int, high: int) -> bool:
     return any(first * 10**digits <= high and low <= (int(whole) + 1) * 10 ** (digits + 1) - 1 for digits in more)
 
 
-def _allows_pair(head: str, low: int, last: int) -> bool:
-    """Whether the times of one event can be so: they begin in order, from `low` on, and end by `last`."""
-    shortest = 1 if last > 1 else 0
-    found = _HEAD.match(head)
+def shortest_event(last: int) -> int:
+    """Return the shortest length of an event in a video, in tenths of a second; `last` is its last time."""
+    return 1 if last > 1 else 0
+
+
+def allows_pair(found: re.Match[str] | None, low: int, last: int) -> bool:
+    """Whether the times of one event can be so: they begin in order, from `low` on, and end by `last`.
+
+    Args:
+        found: Match with the groups `first`, `join`, `last` and `rest`; None before the first digit.
+        low: Earliest start in tenths of a second.
+        last: Last time of the video in tenths of a second.
+    """
+    shortest = shortest_event(last)
     if found is None:
         return True
     if not found["join"]:
-        return _is_prefix_of_valid(found["first"], low, last - shortest)
-    start = _tenths(found["first"])
+        return is_prefix_of_valid(found["first"], low, last - shortest)
+    start = tenths_of(found["first"])
     if not low <= start <= last - shortest:
         return False
     if found["last"] is None:
         return True
     if not found["rest"]:
-        return _is_prefix_of_valid(found["last"], start + shortest, last)
-    return start + shortest <= _tenths(found["last"]) <= last
+        return is_prefix_of_valid(found["last"], start + shortest, last)
+    return start + shortest <= tenths_of(found["last"]) <= last
 
 
 def _allows_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: ARG001 - it is always short enough
     digit = re.search(r"\d", text)
-    return digit is None or _allows_pair(text[digit.start() :], 0, last)
+    return digit is None or allows_pair(_HEAD.match(text[digit.start() :]), 0, last)
 
 
 def _allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> bool:
@@ -185,26 +215,29 @@ def _allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> b
         return True
     done, between, event = text[len(opening) :].rpartition(_BETWEEN)
     count, low = _after(done)
-    shortest = 1 if last > 1 else 0
-    if between and (count >= MAX_EVENTS or low > last - shortest):
+    if between and (count >= MAX_EVENTS or low > last - shortest_event(last)):
         return False
     # A token may write the gap and the first number at once (" 82.0"), so the room is asked for until that number ends.
     if between and " " not in event and tokens_left + len(event) < _TOKENS_OF_EVENT:
         return False
-    return _allows_pair(event, low, last)
+    return allows_pair(_HEAD.match(event), low, last)
 
 
 @lru_cache(maxsize=4096)
 def _after(done: str) -> tuple[int, int]:
-    """Number of whole events, and the earliest start of the next event.
+    """Number of whole events, and the earliest start of the next event."""
+    if not done:
+        return 0, 0
+    found = [_WHOLE_EVENT.fullmatch(event) for event in done.split(_BETWEEN)]
+    return next_start([(tenths_of(event[1]), tenths_of(event[2]), event[3]) for event in found if event])
+
+
+def next_start(events: Sequence[tuple[int, int, str]]) -> tuple[int, int]:
+    """Return the number of events `(start, end, caption)`, at least one, and the earliest start of the next one.
 
     The next event starts no earlier than the last one. If the last two events have the same caption and touch, it
     starts after them. Otherwise a model that repeats itself would never end.
     """
-    if not done:
-        return 0, 0
-    found = [_WHOLE_EVENT.fullmatch(event) for event in done.split(_BETWEEN)]
-    events = [(_tenths(event[1]), _tenths(event[2]), event[3]) for event in found if event]
     start, end, caption = events[-1]
     if len(events) > 1 and events[-2][2] == caption and start <= events[-2][1]:
         return len(events), end + 1
@@ -224,7 +257,7 @@ def _allows_moments(text: str, tokens_left: int, *, last: int) -> bool:
         if not after:
             return not digits or 1 <= int(digits) <= min(MAX_MOMENTS, last + 1, max(1, room))
         if not after.startswith(_COUNTED_TIMES):
-            return True
+            return 1 <= int(digits) <= min(MAX_MOMENTS, last + 1)  # a token may write digits and words at once
         return _allows_times(after[len(_COUNTED_TIMES) :], int(digits), last, tokens_left)
     if text.startswith(_LISTED_TIMES):
         return _allows_times(text[len(_LISTED_TIMES) :], None, last, tokens_left)
@@ -237,14 +270,14 @@ def _allows_times(text: str, count: int | None, last: int, tokens_left: int) -> 
     Where no number was said, another time is begun only while there are tokens for it and for the scores of all.
     """
     written, seconds, rest = text.partition(" s")
-    numbers = re.findall(_NUMBER, written)
+    numbers = re.findall(NUMBER, written)
     low = 0
     for i, number in enumerate(numbers):
         high = last - (0 if count is None else count - 1 - i)
         is_open = i == len(numbers) - 1 and not seconds and written.endswith(number)
-        if not (_is_prefix_of_valid(number, low, high) if is_open else low <= _tenths(number) <= high):
+        if not (is_prefix_of_valid(number, low, high) if is_open else low <= tenths_of(number) <= high):
             return False
-        low = _tenths(number) + 1
+        low = tenths_of(number) + 1
     commas = written.count(",")
     if seconds or (written.endswith(" ") and not written.endswith(", ") and numbers):
         return len(numbers) == (count or len(numbers)) and _allows_scores(rest, len(numbers))

@@ -3,6 +3,7 @@ r"""Events of an answer in JSON, or nearly JSON: unfinished, with single quotes,
 One pass over the text gives the outermost objects and lists; nothing is tried twice.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,8 @@ from timechat.answers.fields import (
 )
 from timechat.answers.times import ANY_SPAN, ANY_TIME
 
+_FENCE = re.compile(r"```[a-z]{0,9}\s*(.*?)\s*```", re.DOTALL)
+_MAX_EMPTY = 2000  # characters of an answer without events
 _MAX_DEPTH = 30
 _OPENING = re.compile(r"[{\[]")
 # A quotation mark ends a string if a sign of JSON, a new line or the end of the text follows.
@@ -53,6 +56,29 @@ class JsonObject:
 def read_json(text: str, reading: Reading) -> list[Event]:
     """Return the events of all objects and lists of a text."""
     return [event for value, _, _ in _values(text) for event in _events(value, reading)]
+
+
+def is_empty_json(text: str) -> bool:
+    """Whether a text is the JSON of an answer without events: `[]`, `{"events": []}`, `{"found": false}`."""
+    if not text or text[0] not in "[{`" or len(text) > _MAX_EMPTY:
+        return False
+    fenced = _FENCE.fullmatch(text)
+    try:
+        value = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return False
+    if isinstance(value, dict):
+        said = [item for item in value.values() if item is not None]
+        return value.get("found") is False or (bool(said) and all(item is False or item == [] for item in said))
+    return bool(value == [])
+
+
+def is_json_list(text: str) -> bool:
+    """Whether the only object or list of a text is a list, alone or as the only field of an object."""
+    values = [value for value, _, _ in _values(text)]
+    if len(values) == 1 and isinstance(values[0], JsonObject) and len(values[0].fields) == 1:
+        values = [values[0].fields[0][1]]
+    return len(values) == 1 and isinstance(values[0], list)
 
 
 def without_objects(text: str) -> str:

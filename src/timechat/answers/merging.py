@@ -26,11 +26,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from timechat.answers.answer_text import given_answer
 from timechat.answers.citations import citation
 from timechat.answers.events import Answer, Event, Task
-from timechat.answers.parsing import move_times
+from timechat.answers.json_answers import is_json_list
+from timechat.answers.parsing import move_times, states_none
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import TASKS, format_events, parse_events
+from timechat.answers.token_evidence import Token, event_logprobs, existence_logprob
 from timechat.answers.windows import (
     Window,
     best_highlights,
@@ -47,19 +50,11 @@ _TEMPLATES = re.compile(
 )
 """Wordings of tasks that answer in events; a model may answer a free question about one window in them."""
 
+NO_LOGPROBS_NOTE = "the server gives no log probabilities: found is decided by the answer alone"
+"""Note of a grounding answer without scores."""
+
 _COUNTING = re.compile(r"\b(?:how (?:many|often|much)|count|number of|total)\b", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_SAME = 1e-6  # seconds
 _MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 and 1
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token of an answer: the range of characters that it wrote, and its log probability."""
-
-    first: int
-    end: int
-    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,72 +87,6 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvidence:
-    """Evidence of the tokens of one event, in nats.
-
-    Attributes:
-        time_logprob: Mean log probability of the tokens of its times.
-        caption_logprob: Mean log probability of the tokens of its words, up to the times of the next event.
-    """
-
-    time_logprob: float
-    caption_logprob: float
-
-
-def existence_logprob(tokens: Sequence[Token], text: str) -> float:
-    """Return the log probability of the tokens of an answer that are no times."""
-    numbers = [match.span() for match in _NUMBER.finditer(text)]
-    return sum(token.logprob for token in tokens if not _writes(token, numbers))
-
-
-def event_logprobs(events: Sequence[Event], text: str, tokens: Sequence[Token]) -> list[TokenEvidence | None]:
-    """Return the evidence of the tokens for each event of an answer; None for an event whose times are not in the text.
-
-    Args:
-        events: Events of the text in their order.
-        text: Text of the answer.
-        tokens: Tokens that wrote the text.
-    """
-    heads = _find_times(events, text)
-    starts = [head[0][0] for head in heads if head] + [len(text)]
-    found: list[TokenEvidence | None] = []
-    for head in heads:
-        if head is None:
-            found.append(None)
-            continue
-        end = next(start for start in starts if start > head[0][0])
-        own = [token for token in tokens if head[0][0] < token.end and token.first < end]
-        times = [token.logprob for token in own if _writes(token, head)]
-        words = [token.logprob for token in own if not _writes(token, head)]
-        found.append(TokenEvidence(_mean(times), _mean(words)))
-    return found
-
-
-def _find_times(events: Sequence[Event], text: str) -> list[list[tuple[int, int]] | None]:
-    """Character ranges `(first, end)` of start and end of each event in the text; None if they are not there."""
-    numbers = [(float(match[0]), match.span()) for match in _NUMBER.finditer(text)]
-    heads: list[list[tuple[int, int]] | None] = []
-    position = 0
-    for event in events:
-        head, at = [], position
-        for time in (event.start, event.end):
-            at = next((i for i in range(at, len(numbers)) if abs(numbers[i][0] - time) < _SAME), len(numbers))
-            head += [numbers[at][1]] if at < len(numbers) else []
-            at += 1
-        heads.append(head if len(head) == 2 else None)
-        position = at if len(head) == 2 else position
-    return heads
-
-
-def _writes(token: Token, places: Sequence[tuple[int, int]]) -> bool:
-    return any(token.first < end and first < token.end for first, end in places)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
 # --------------------------------------------------------------------------------------- answers about windows
 
 
@@ -183,7 +112,10 @@ class WindowAnswer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer without its window, ready for JSON."""
-        tokens = [[token.first, token.end, token.logprob] for token in self.tokens]
+        tokens = [
+            [token.first, token.end, token.logprob] + ([] if token.allowed is None else [token.allowed])
+            for token in self.tokens
+        ]
         return {
             "text": self.text,
             "tokens": tokens,
@@ -276,8 +208,9 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
     if task not in ("highlights", "summary"):  # a rating in another answer has no defined meaning
         events = [replace(event, saliency=None) for event in events]
     placed = tuple(answer.window.to_video_event(event) for event in events)
-    if task == "grounding" and answer.text == NOT_FOUND_ANSWER:
-        return ParsedWindow(answer.window, placed, (), 1 - math.exp(existence_logprob(answer.tokens, answer.text)))
+    if task == "grounding" and states_none(answer.text):
+        absence = existence_logprob(answer.tokens, answer.text) if answer.tokens else None
+        return ParsedWindow(answer.window, placed, (), None if absence is None else 1 - math.exp(absence))
     best = max((event.score for event in events if event.score is not None), default=None)
     return ParsedWindow(answer.window, placed, parsed.notes, best)
 
@@ -290,12 +223,14 @@ def _is_scored(task: Task) -> bool:
 def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: Scoring) -> list[Event]:
     """Events with scores from the evidence for each."""
     scored = []
+    is_list = is_json_list(given_answer(answer.text))  # what follows a span says whether there are more
     for event, evidence in zip(events, event_logprobs(events, answer.text, answer.tokens), strict=True):
         if evidence is None:
             scored.append(event)
             continue
         if task == "grounding":
-            nats = evidence.time_logprob + existence_logprob(answer.tokens, answer.text) + (answer.verification or 0.0)
+            existence = existence_logprob(answer.tokens, answer.text, evidence.end if is_list else None)
+            nats = evidence.time_logprob + existence + (answer.verification or 0.0)
             score = scoring.grounding(nats)
         else:
             score = scoring.captions(evidence.time_logprob + evidence.caption_logprob)
@@ -342,6 +277,7 @@ def merge_window_answers(
             bool(events),
             max((one.best_score for one in windows if one.best_score is not None), default=None),
         )
+        notes += () if any(answer.tokens for answer in answers) else (NO_LOGPROBS_NOTE,)
     elif TASKS[task].is_free:
         events = distinct_events(event for one in windows for event in one.events)
     elif len(windows) == 1:

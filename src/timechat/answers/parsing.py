@@ -17,7 +17,7 @@ from timechat.answers.answer_text import IS_LONG_UNIT, AnswerText, given_answer
 from timechat.answers.events import Event
 from timechat.answers.fields import Reading
 from timechat.answers.grammar import NO_MOMENTS, NO_SPEECH
-from timechat.answers.json_answers import read_json, without_objects
+from timechat.answers.json_answers import is_empty_json, is_json_list, read_json, without_objects
 from timechat.answers.markup import read_tables, read_xml
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.sentences import (
@@ -98,8 +98,12 @@ def clip_events(parsed: Parsed, duration: float | None) -> Parsed:
 
 
 def states_none(text: str) -> bool:
-    """Whether an answer is the product's own wording for "none": no moment, no highlight, or no speech."""
-    return given_answer(text).strip() in (NOT_FOUND_ANSWER, NO_MOMENTS, NO_SPEECH)
+    """Whether an answer says that there is no moment, no highlight, no event or no speech.
+
+    It is the product's own wording for that, or JSON: `[]`, `{"events": []}`, `{"found": false}`.
+    """
+    answer = given_answer(text).strip()
+    return answer in (NOT_FOUND_ANSWER, NO_MOMENTS, NO_SPEECH) or is_empty_json(answer)
 
 
 def _read_structured(text: str, reading: Reading) -> tuple[list[Event], str]:
@@ -230,10 +234,15 @@ def _sentences_start(text: str, line: int) -> int:
 
 
 def read_grounding(text: str, duration: float | None) -> Parsed:
-    """The first span; one with a unit or a colon goes before bare numbers, and before one in a quoted query."""
-    structured, text = _read_structured(given_answer(text), Reading(duration))
+    """All spans of an answer that is a JSON list, or an object with one list; of any other answer the first span.
+
+    A span with a unit or a colon goes before bare numbers, and before one in a quoted query.
+    """
+    given = given_answer(text)
+    structured, text = _read_structured(given, Reading(duration))
     if structured:
-        return Parsed([Event(structured[0].start, structured[0].end)])
+        kept = structured if is_json_list(given) else structured[:1]
+        return Parsed([Event(event.start, event.end) for event in kept])
     answer = AnswerText.from_answer(text)
     spans = list(ANY_SPAN.finditer(answer.text))
     spans = [span for span in spans if is_marked(span)] or spans

@@ -1,12 +1,25 @@
-"""All sentences that the model reads: times of frames, chat format, system prompts, task prompts.
+"""All sentences that TimeChat reads: times of frames, chat format, system prompts, and its task prompts.
 
 The wording is exactly that of the published checkpoints' training, including double spaces and spelling errors, because
-the weights depend on it.
+the weights depend on it. The task prompts of other models are in `presets`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+FormName = Literal[
+    "captions",
+    "speech",
+    "grounding",
+    "highlights",
+    "event_sentence",
+    "answer_tags",
+    "json_spans",
+    "json_events",
+    "json_moments",
+]
+"""Name of the form of an answer, see `forms.FORMS`."""
 
 ChatStyle = Literal["llama_2", "vicuna"]
 Role = Literal["user", "assistant"]
@@ -135,12 +148,16 @@ class Preset:
         name: Name of the preset.
         prompts: Prompt of each task; `{query}` stands for the user's words. A task with an optional query has a second
             prompt, whose name ends in `_without_query`.
-        system: System prompt.
+        system: System prompt; empty for the model's own.
+        forms: Form of each task's answer; a task that is not listed has its own form, `TaskDefinition.form`.
+        source: Origin of the wording.
     """
 
     name: str
     prompts: Mapping[str, str]
     system: str = SYSTEM_PROMPT
+    forms: Mapping[str, FormName] = field(default_factory=dict)
+    source: str = "training and evaluation of the original TimeChat"
 
     def question(self, task: str, query: str | None = None) -> str:
         """Return the question of a task with the query in its place.
@@ -269,21 +286,20 @@ _ORIGINAL_ZERO_SHOT = Preset(
     },
 )
 
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        _TIMECHAT,
+TIMECHAT_PRESETS = (
+    _TIMECHAT,
+    _ORIGINAL_FINETUNED,
+    replace(  # the same, for a video with its transcript
         _ORIGINAL_FINETUNED,
-        replace(  # the same, for a video with its transcript
-            _ORIGINAL_FINETUNED,
-            name="original-finetuned-speech@1",
-            prompts={**_ORIGINAL_FINETUNED.prompts, "dense_caption": _DENSE_CAPTION_WITH_SPEECH},
-        ),
-        # Questions with options (EgoSchema, MVBench, TempCompass, Video-MME) bring their own prompt.
-        replace(_ORIGINAL_FINETUNED, name="original-benchmarks@1", system=BENCHMARK_SYSTEM_PROMPT),
-        _ORIGINAL_ZERO_SHOT,
-    )
-}
+        name="original-finetuned-speech@1",
+        prompts={**_ORIGINAL_FINETUNED.prompts, "dense_caption": _DENSE_CAPTION_WITH_SPEECH},
+    ),
+    # Questions with options (EgoSchema, MVBench, TempCompass, Video-MME) bring their own prompt.
+    replace(_ORIGINAL_FINETUNED, name="original-benchmarks@1", system=BENCHMARK_SYSTEM_PROMPT),
+    _ORIGINAL_ZERO_SHOT,
+)
+"""The presets that TimeChat was trained or evaluated with."""
+
 DEFAULT_PRESET = "timechat@1"
 
 POST_CHECKS = {

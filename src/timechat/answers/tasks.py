@@ -1,4 +1,4 @@
-"""The table of tasks: the prompt, parser, writer and grammar of each, and the options of decoding.
+"""The table of tasks: the prompt, parser, writer and form of each, and the options of decoding.
 
 A new task is a name in `events.Task`, an entry in `TASKS`, and a prompt in the presets of `prompts`.
 """
@@ -21,13 +21,6 @@ from timechat.answers.events import (
     write_speech,
     write_summary,
 )
-from timechat.answers.grammar import (
-    AnswerGrammar,
-    captions_grammar,
-    grounding_grammar,
-    highlights_grammar,
-    speech_grammar,
-)
 from timechat.answers.parsing import (
     Parsed,
     clip_events,
@@ -37,7 +30,8 @@ from timechat.answers.parsing import (
     read_highlights,
     states_none,
 )
-from timechat.answers.prompts import DEFAULT_PRESET, PRESETS, Preset
+from timechat.answers.presets import PRESETS
+from timechat.answers.prompts import DEFAULT_PRESET, FormName, Preset
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +42,7 @@ class TaskDefinition:
         parse: Function that reads the events of an answer, given its text and the duration in seconds if it is known.
         typical_tokens: Number of tokens of a usual answer about one window, for estimates.
         write: Function that writes events in the wording of the task; None for a task without such wording.
-        grammar: Function from the duration in seconds to the grammar of the answer; None for a free answer.
+        form: Form of the answer, unless the preset has another; None for a free answer.
         query: Whether the task takes a query.
         title: Title of the events of an answer, for people; None for a task whose answer is the text.
         noun: Name of one event of an answer, for people.
@@ -60,7 +54,7 @@ class TaskDefinition:
     parse: Callable[[str, float | None], Parsed]
     typical_tokens: int
     write: Callable[[Sequence[Event]], str] | None = None
-    grammar: Callable[[float], AnswerGrammar] | None = None
+    form: FormName | None = None
     query: Literal["none", "optional", "required"] = "none"
     title: str | None = None
     noun: str = "event"
@@ -71,7 +65,7 @@ class TaskDefinition:
     @property
     def is_free(self) -> bool:
         """Whether the answer is free text, whose events are the times that it mentions."""
-        return self.grammar is None
+        return self.form is None
 
     @property
     def describes_query(self) -> bool:
@@ -85,7 +79,7 @@ TASKS: dict[Task, TaskDefinition] = {
         read_captions,
         200,
         write_captions,
-        captions_grammar,
+        "captions",
         title="Events",
         opening=re.compile(r"\s*\d+(?:\.\d+)? - \d+(?:\.\d+)? seconds"),
     ),
@@ -93,7 +87,7 @@ TASKS: dict[Task, TaskDefinition] = {
         read_grounding,
         16,
         write_grounding,
-        grounding_grammar,
+        "grounding",
         query="required",
         title="Moment",
         opening=re.compile(r"\s*The given query happens in"),
@@ -102,13 +96,13 @@ TASKS: dict[Task, TaskDefinition] = {
         read_highlights,
         64,
         write_highlights,
-        highlights_grammar,
+        "highlights",
         query="optional",
         title="Highlights",
         noun="highlight",
         opening=re.compile(r"\s*There are \d+ highlight"),
     ),
-    "steps": TaskDefinition(read_captions, 120, write_captions, captions_grammar, title="Steps", noun="step"),
+    "steps": TaskDefinition(read_captions, 120, write_captions, "captions", title="Steps", noun="step"),
     "summary": TaskDefinition(
         read_free, 100, write_summary, title="Summary", opening=re.compile(r"\s*The highlight timestamps")
     ),
@@ -116,7 +110,7 @@ TASKS: dict[Task, TaskDefinition] = {
         read_captions,
         200,
         write_speech,
-        speech_grammar,
+        "speech",
         title="Speech",
         opening=re.compile(r"\s*Transcribed speech:"),
         note="the model does not hear the audio: these words are a guess from the frames",
@@ -184,8 +178,9 @@ def parse_events(text: str, *, task: Task = "ask", duration: float | None = None
     """Read the events out of an answer, whatever its punctuation, units, list marks or order of ends.
 
     Dense captions (and steps and speech) are spans at the start of a sentence with the text after them; grounding is
-    the first span, without a caption; highlights are times and their scores. A free answer gives every span and
-    stated moment ("at 12.3 seconds") with its sentence as the caption; a free answer without any is no error.
+    the first span of a text, or every span of a JSON list, without captions; highlights are times and their scores.
+    A free answer gives every span and stated moment ("at 12.3 seconds") with its sentence as the caption; a free answer
+    without any is no error.
 
     Args:
         text: Answer as the model wrote it.
@@ -198,20 +193,10 @@ def parse_events(text: str, *, task: Task = "ask", duration: float | None = None
     """
     definition = find_task(task)
     check_duration(duration)
+    if not definition.is_free and states_none(text):
+        return Parsed([])
     parsed = clip_events(definition.parse(text, duration), duration)
-    is_unparsed = not parsed.events and not definition.is_free and not states_none(text)
-    return replace(parsed, is_unparsed=is_unparsed)
-
-
-def answer_grammar(task: Task, *, duration: float) -> AnswerGrammar | None:
-    """Return the grammar of a task's answers about a video; None for free answers.
-
-    Args:
-        task: Task name.
-        duration: Duration in seconds of the video, or of the window.
-    """
-    grammar = find_task(task).grammar
-    return None if grammar is None else grammar(duration)
+    return replace(parsed, is_unparsed=not parsed.events and not definition.is_free)
 
 
 def read_answer(

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
-from timechat.answers.merging import Token
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import DecodingOptions
+from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
 from timechat.video import Frames
 from timechat.video.frames import FrameSize

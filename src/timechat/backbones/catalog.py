@@ -72,7 +72,7 @@ MODELS = (
         tried="the requests, against test servers; not this model",
         through_server=True,
     ),
-    KnownModel("TencentARC/TimeLens2-2B", 2.1, 4.3, 7.1, None, "grounding"),
+    KnownModel("MCG-NJU/TimeLens2-2B", 2.1, 4.3, 7.1, "Apache-2.0", "grounding"),
     KnownModel(
         "qwen3-vl:4b (a server such as Ollama)",
         4.4,
@@ -83,10 +83,10 @@ MODELS = (
         tried="the requests, against test servers; not this model",
         through_server=True,
     ),
-    KnownModel("TencentARC/TimeLens2-4B", 4.4, 8.9, 12.5, "Apache-2.0", "grounding", (57.7, 59.0, 69.3), _TIMELENS),
+    KnownModel("MCG-NJU/TimeLens2-4B", 4.4, 8.9, 12.5, "Apache-2.0", "grounding", (57.7, 59.0, 69.3), _TIMELENS),
     KnownModel("Qwen/Qwen3-VL-4B-Instruct", 4.4, 8.9, 12.5, None, "captions, questions, summaries"),
     KnownModel("TencentARC/TimeLens-8B", 8.8, 17.5, 21.0, None, "grounding", (55.2, 53.2, 65.5), _TIMELENS),
-    KnownModel("TencentARC/TimeLens2-8B", 8.8, 17.5, 21.0, None, "grounding", (58.6, 58.6, 70.2), _TIMELENS),
+    KnownModel("MCG-NJU/TimeLens2-8B", 8.8, 17.5, 21.0, "Apache-2.0", "grounding", (58.6, 58.6, 70.2), _TIMELENS),
     KnownModel(
         "Qwen/Qwen3-VL-8B-Instruct",
         8.8,
@@ -121,10 +121,10 @@ MODELS = (
 """Known models, the smallest first."""
 
 RECOMMENDED = {
-    8: ("qwen3-vl:2b (a server such as Ollama)", "TencentARC/TimeLens2-2B"),
-    16: ("qwen3-vl:4b (a server such as Ollama)", "TencentARC/TimeLens2-4B"),
-    24: ("Qwen/Qwen3-VL-8B-Instruct", "TencentARC/TimeLens2-8B"),
-    80: ("Qwen/Qwen3-VL-32B-Instruct", "TencentARC/TimeLens2-8B"),
+    8: ("qwen3-vl:2b (a server such as Ollama)", "MCG-NJU/TimeLens2-2B"),
+    16: ("qwen3-vl:4b (a server such as Ollama)", "MCG-NJU/TimeLens2-4B"),
+    24: ("Qwen/Qwen3-VL-8B-Instruct", "MCG-NJU/TimeLens2-8B"),
+    80: ("Qwen/Qwen3-VL-32B-Instruct", "MCG-NJU/TimeLens2-8B"),
 }
 """By the memory of the device in GB: the model for captions and questions, and the one for grounding."""
 

@@ -30,7 +30,7 @@ def load_backbone(
     if is_endpoint(model):
         _refuse(model, "a server", "start the server with it", device=device, dtype=dtype)
         _refuse(model, "a server", "start the server with it", quantize=quantize, lora_scale=lora_scale)
-        from timechat.backbones.endpoint.loading import load_endpoint
+        from timechat.backbones.endpoint.backbone import load_endpoint
 
         return load_endpoint(model, api_key_env=api_key_env)
     if model != NANO:

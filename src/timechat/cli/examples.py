@@ -16,7 +16,7 @@ EXAMPLES = {
         'timechat ground video.mp4 "the light turns on" --json',
         'timechat ground video.mp4 "the light turns on" --exit-status && echo found',
         'timechat ground videos "the light turns on" --all -o found.jsonl',
-        'timechat ground video.mp4 "the light turns on" --model TencentARC/TimeLens2-4B',
+        'timechat ground video.mp4 "the light turns on" --model MCG-NJU/TimeLens2-4B',
         'timechat ground video.mp4 "the light turns on" --model http://127.0.0.1:8000/v1#Qwen3-VL-8B',
     ),
     "highlights": (

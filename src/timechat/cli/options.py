@@ -309,9 +309,10 @@ class DecodingCommandOptions:
     min_new_tokens: Annotated[
         int, typer.Option(min=0, help="Minimum length of the answer in tokens.", rich_help_panel=_DECODING)
     ] = 0
-    preset: Annotated[str, typer.Option(metavar="PRESET", help="Prompt preset.", rich_help_panel=_DECODING)] = (
-        "timechat@1"
-    )
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="PRESET", help="Prompt preset. Default: that of the model.", rich_help_panel=_DECODING),
+    ] = None
 
     def decoding(self) -> "DecodingOptions":
         """Return the decoding options."""

@@ -217,10 +217,12 @@ class _NamedFile:
 
 def check_request(task: "Task", query: str | None, settings: ChatOptions) -> None:
     """Check the options of a request before any file is opened."""
+    from timechat.answers.prompts import DEFAULT_PRESET
     from timechat.answers.tasks import build_question, find_preset
 
-    find_preset(settings.preset)
-    build_question(task, query, preset=settings.preset)
+    preset = settings.preset or DEFAULT_PRESET
+    find_preset(preset)
+    build_question(task, query, preset=preset)
     settings.decoding()
     settings.sampling()
 

@@ -39,7 +39,9 @@ class EvaluatedModelSettings:
     """Model that answers the questions."""
 
     checkpoint: str = "nano"
-    """Checkpoint: `nano`, a folder made by `timechat convert`, or a hub id."""
+    """Model, with the values of `TimeChat.from_pretrained`: `nano`, a folder, a hub id, or the address of a server."""
+    api_key_env: str | None = None
+    """Environment variable with the key of a server; null uses `OPENAI_API_KEY`."""
     device: str = "auto"
     """Device: `cuda`, `mps`, `cpu` or `auto`."""
     dtype: str = "auto"

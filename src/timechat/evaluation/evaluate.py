@@ -17,6 +17,8 @@ import torch
 
 from timechat.answers.prompts import POST_CHECKS
 from timechat.answers.tasks import GREEDY, find_preset
+from timechat.backbones.timechat.backbone import TimeChatBackbone
+from timechat.cache import cache_key
 from timechat.errors import DataError
 from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFiles, find_benchmark
 from timechat.evaluation.config import (
@@ -145,7 +147,11 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
     if launched_processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())  # one per process
     timechat = TimeChat.from_pretrained(
-        settings.checkpoint, device=settings.device, dtype=settings.dtype, quantize=settings.quantize
+        settings.checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantize=settings.quantize,
+        api_key_env=settings.api_key_env,
     )
     if settings.lora_alpha is not None:
         timechat.model.set_lora_alpha(settings.lora_alpha)
@@ -176,6 +182,7 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
         if frames[name] is None:
             del frames[name]
     model, decoding = asdict(recipe.model), asdict(recipe.decoding)
+    del model["api_key_env"]
     if model["quantize"] is None:
         del model["quantize"]
     if "int8" in (recipe.model.dtype, recipe.model.quantize):
@@ -250,17 +257,20 @@ def run_predictions(
     folder = RunFolder(Path(recipe.run.output))
     if fresh:
         folder.clear()
-    settings = plain_settings(recipe) | {
-        "look": look_name,
-        "weights": weights_fingerprint(timechat.model),
-        "device": timechat.model.device.type,
-        "dtype": str(timechat.model.dtype),
-    }
+    settings = plain_settings(recipe) | {"look": look_name, **_model_facts(timechat)}
     folder.begin(recipe, run_facts(), settings)
     is_done = predict(
         timechat, samples, recipe, folder, shard=shard, encode=encode, should_stop=should_stop, progress=progress
     )
     return folder.finish(samples) if is_done else None
+
+
+def _model_facts(timechat: TimeChat) -> dict[str, Any]:
+    """Identity of the weights, device and number format; of a server, everything that is known."""
+    if not isinstance(timechat.backbone, TimeChatBackbone):
+        return {"weights": cache_key(**timechat.backbone.facts("answer"))}
+    model = timechat.backbone.model
+    return {"weights": weights_fingerprint(model), "device": model.device.type, "dtype": str(model.dtype)}
 
 
 def score_run(

@@ -15,13 +15,14 @@ from timechat.answers.parsing import states_none
 from timechat.answers.prompts import POST_CHECKS
 from timechat.answers.tasks import TASKS
 from timechat.answers.windows import WindowConfig
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.errors import PromptTooLongError, VideoError
 from timechat.evaluation.answering import option_logprobs
 from timechat.evaluation.benchmarks import load_segment_centres
 from timechat.evaluation.config import EvaluationRecipe
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, Status
-from timechat.pipeline import EncodedVideo, MomentSelection, Request, TimeChat, VideoSession
+from timechat.pipeline import EncodedVideo, FrameSampling, MomentSelection, Request, TimeChat, VideoSession
 
 Chunk = tuple[Sample, ...]
 Progress = Callable[[str, int, int], None]
@@ -103,16 +104,18 @@ def is_open(sample: Sample, there: Mapping[str, Prediction], videos: Path) -> bo
 def encode_sample(timechat: TimeChat, path: Path, sample: Sample, recipe: EvaluationRecipe) -> EncodedVideo:
     """Encode the video of a sample as one window."""
     if path.is_dir() or sample.sampling == "segment_centres":
-        return timechat.encode(
-            load_segment_centres(
-                path,
-                num_frames=recipe.frames.num_frames or timechat.model.config.max_frame_positions,
-                start=sample.start,
-                end=sample.end,
-                size=timechat.model.config.vision_config.image_size,
-                timeout=recipe.frames.timeout,
-            )
+        is_own = isinstance(timechat.backbone, TimeChatBackbone)
+        centres = load_segment_centres(
+            path,
+            num_frames=recipe.frames.num_frames or timechat.backbone.config.num_frames,
+            start=sample.start,
+            end=sample.end,
+            size=timechat.model.config.vision_config.image_size if is_own else None,
+            timeout=recipe.frames.timeout,
         )
+        # Other models choose the size of frames themselves, by the size of the video.
+        sampling = FrameSampling() if is_own else FrameSampling(timestamps=tuple(centres.timestamps.tolist()))
+        return timechat.encode(centres, sampling)
     frames = recipe.frames
     return timechat.encode(path, frames.frame_sampling(), timeout=frames.timeout, start=sample.start, end=sample.end)
 
@@ -219,19 +222,18 @@ def _write(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterat
         return
     share = (time.perf_counter() - begun) / len(batch)
     for (sample, encoded, encode), request, answer, first in zip(batch, requests, answers, first_answers, strict=True):
-        prompt = timechat.processor.render_prompt(
-            encoded.timestamps,
-            _question(timechat, request, encoded),
-            history=request.history or (),
-            system=request.system_prompt,
-        )
+        prompt = _question(timechat, request, encoded)
+        if isinstance(timechat.backbone, TimeChatBackbone):
+            prompt = timechat.backbone.processor.render_prompt(
+                encoded.timestamps, prompt, history=request.history or (), system=request.system_prompt
+            )
         prediction = _read(sample, answer, {"encode": round(encode, 4), "answer": round(share, 4)})
         yield replace(prediction, prompt=prompt, first_answer=first)
 
 
 def _question(timechat: TimeChat, request: Request, video: EncodedVideo) -> str:
     """The text of a question as the model reads it."""
-    return request.prompt_text(video.span, lowercase_query=timechat.model.config.lowercase_queries)
+    return request.prompt_text(video.span, lowercase_query=timechat.backbone.config.lowercase_queries)
 
 
 def _check_request(request: Request, question: str, answer: str) -> Request:
@@ -241,6 +243,10 @@ def _check_request(request: Request, question: str, answer: str) -> Request:
 
 def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Iterator[Prediction]:
     """Predictions of questions whose answer is the option with the highest likelihood."""
+    if not isinstance(timechat.backbone, TimeChatBackbone):
+        raise ValueError(
+            f"{timechat.name} cannot rank given answers; questions with ranked options need a TimeChat model"
+        )
     for sample, encoded, encode in batch:
         begun = time.perf_counter()
         logprobs = option_logprobs(

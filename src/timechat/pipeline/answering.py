@@ -250,7 +250,8 @@ class Answerer:
     ) -> list[GeneratedText]:
         """Generate answers in one batch; `callbacks` are `on_text` and `should_stop` of `Backbone.generate`."""
         prompts = [self.prompt(request, window) for request, window in zip(requests, windows, strict=True)]
-        forms = [requests[0].form(window.duration) for window in windows]
+        request = self.with_preset(requests[0])
+        forms = [request.form(window.duration) for window in windows]
         numbers = [window.window_number for window in windows]
         return self.backbone.generate(prompts, forms, requests[0].decoding, window_numbers=numbers, **callbacks)
 
@@ -262,7 +263,7 @@ class Answerer:
         """Return the words of the prompt about a window."""
         request = self.with_preset(request)
         text = request.prompt_text(window, lowercase_query=self.backbone.config.lowercase_queries)
-        return Question(text, request.history or (), request.system_prompt)
+        return Question(text, request.history or (), request.system_prompt or None)
 
     def prompt(self, request: Request, encoded: EncodedVideo) -> Any:
         """Build the prompt of a request about a window.

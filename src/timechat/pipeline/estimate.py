@@ -126,7 +126,7 @@ def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Wi
         frames,
         window.duration,
         answerer.question(request, window),
-        request.form(window.duration),
+        answerer.with_preset(request).form(window.duration),
         request.decoding,
         TASKS[request.task].typical_tokens,
     )

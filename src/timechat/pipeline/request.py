@@ -1,16 +1,14 @@
 """A request about a video, and the plan of windows and frames by which it is answered."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from timechat.answers.events import Event, Task
-from timechat.answers.forms import AnswerForm
-from timechat.answers.grammar import json_grammar
+from timechat.answers.forms import AnswerForm, answer_form, json_form
 from timechat.answers.merging import MomentSelection
 from timechat.answers.prompts import DEFAULT_PRESET
-from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, answer_grammar, build_question, find_preset
+from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, build_question, find_preset
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.backbones.backbone import BackboneConfig
 from timechat.search.encoder import FrameTextEncoder
@@ -145,10 +143,10 @@ class Request:
     def form(self, duration: float) -> AnswerForm | None:
         """Return the form of an answer about `duration` seconds of video; None for an unconstrained answer."""
         if self.decoding.json_schema is not None:
-            schema = self.decoding.json_schema
-            return AnswerForm(schema=json.loads(schema), grammar=json_grammar(schema))
-        grammar = None if self.decoding.is_free else answer_grammar(self.task, duration=duration)
-        return None if grammar is None else AnswerForm(grammar=grammar)
+            return json_form(self.decoding.json_schema)
+        if self.decoding.is_free:
+            return None
+        return answer_form(self.task, duration=duration, preset=self.preset or DEFAULT_PRESET)
 
     def prompt_text(self, window: Window, *, lowercase_query: bool = False) -> str:
         """Return the question about a window, with the speech in it if a transcript is known.

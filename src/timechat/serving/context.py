@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from timechat.backbones.backbone import GeneratedText
 from timechat.errors import TimeChatError
 from timechat.serving.errors import CancelledRequestError, DeadlineError
 
@@ -18,6 +19,7 @@ class RequestContext:
         written_tokens: Number of generated tokens.
         reached_length_limit: Whether an answer ended at its maximum number of tokens.
         is_stream: Whether the client reads the answer as a stream of events.
+        texts: Texts of the model with their tokens, in order; None if they are not kept.
     """
 
     deadline: float | None = None
@@ -26,6 +28,7 @@ class RequestContext:
     written_tokens: int = 0
     reached_length_limit: bool = False
     is_stream: bool = False
+    texts: list[GeneratedText] | None = None
     _error: TimeChatError | None = None
 
     def cancel(self, error: TimeChatError | None = None) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from timechat.errors import AccessError, DataError, PromptTooLongError, TimeChatError, VideoError, plain_mistake
+from timechat.errors import (
+    AccessError,
+    DataError,
+    EndpointError,
+    PromptTooLongError,
+    TimeChatError,
+    VideoError,
+    plain_mistake,
+)
 
 CLIENT_CLOSED_REQUEST = 499
 """Status for a client that has disconnected, as in nginx; it appears in logs and metrics only."""
@@ -31,6 +39,7 @@ _TYPES = {
     424: "video_error",
     429: "rate_limit_error",
     499: "client_closed_request",
+    502: "model_error",
     503: "service_unavailable",
     504: "timeout_error",
     507: "insufficient_storage",
@@ -43,6 +52,7 @@ _ACCESS_STATUS = {
     "unreachable": 424,
     "no_room": 507,
 }
+_ENDPOINT_STATUS = {"timeout": 504, "too_large": 413}  # the others are 502: the server of the model gave no answer
 
 
 class CancelledRequestError(TimeChatError):
@@ -118,6 +128,8 @@ def as_request_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = 
         message = message.replace(str(path), name)
     if isinstance(error, AccessError):
         return RequestError(_ACCESS_STATUS[error.reason], message, "video", error.reason)
+    if isinstance(error, EndpointError):
+        return RequestError(_ENDPOINT_STATUS.get(error.reason, 502), message, "model", f"endpoint_{error.reason}")
     if isinstance(error, DeadlineError):
         return RequestError(504, message, code="too_slow")
     if isinstance(error, CancelledRequestError):

@@ -27,16 +27,18 @@ class InlineFrames:
         urls: `data:` address of each image.
         times: Time of each image in seconds, in rising order.
         duration: Duration of the video in seconds; None takes the last time plus the average interval.
+        is_one_window: Whether the client has chosen the frames for one prompt: all of them are read, in one window.
     """
 
     urls: tuple[str, ...] = field(repr=False)
     times: tuple[float, ...]
     duration: float | None
+    is_one_window: bool = False
 
     @property
     def key(self) -> str:
         """Key of the content: equal for equal frames."""
-        digest = hashlib.sha256(repr((self.times, self.duration)).encode())
+        digest = hashlib.sha256(repr((self.times, self.duration, self.is_one_window)).encode())
         for url in self.urls:
             digest.update(hashlib.sha256(url.encode("utf-8", "surrogateescape")).digest())
         return digest.hexdigest()

@@ -1,19 +1,17 @@
 """Answers requests about videos: open videos, threads, cancellation. Fronts are `http` and `mcp`."""
 
 import asyncio
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from timechat.answers.events import Answer
-from timechat.backbones.locking import acquire
+from timechat.backbones.backbone import Backbone
 from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.errors import AccessError, VideoError
 from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat, VideoSession, WindowConfig
@@ -23,6 +21,8 @@ from timechat.serving.direct import DirectEngine
 from timechat.serving.engine import Engine, EngineExecutor
 from timechat.serving.errors import EngineStoppedError, RequestError, as_request_error, busy_error
 from timechat.serving.inline_frames import InlineFrames
+from timechat.serving.open_videos import OpenVideos
+from timechat.serving.recording import RecordingBackbone
 from timechat.serving.settings import ServerSettings
 from timechat.serving.videos import VideoFile, VideoStore
 from timechat.speech import NO_AUDIO, Transcript, transcript_answer
@@ -51,6 +51,12 @@ class VideoRequest:
     windows: WindowConfig = field(default_factory=WindowConfig)
     sampling: FrameSampling = field(default_factory=FrameSampling)
     reads_subtitles: bool = True
+
+    @property
+    def is_one_window(self) -> bool:
+        """Whether all frames are read in one window: the client has chosen them, and the request has no options."""
+        is_chosen = isinstance(self.video, InlineFrames) and self.video.is_one_window
+        return is_chosen and self.sampling == FrameSampling() and self.windows in (WindowConfig(), WindowConfig(0.0))
 
 
 class Service:
@@ -224,7 +230,8 @@ class Service:
                     hidden.append((file.path, file.name))
                 timechat = self._for_request(context)
                 sampling = self._limit_frames(request.sampling)
-                with self._open.acquire(timechat, file, request.windows, sampling) as video:
+                as_one = request.is_one_window
+                with self._open.acquire(timechat, file, request.windows, sampling, as_one_window=as_one) as video:
                     try:
                         context.check()
                         self._check_duration(video.duration)
@@ -250,11 +257,16 @@ class Service:
 
     def _for_request(self, context: RequestContext) -> TimeChat:
         """Return the pipeline whose work belongs to one request."""
-        backbone = self.timechat.backbone
+        shared = self.timechat.backbone
+        backbone: Backbone
         if isinstance(self.engine, DirectEngine):
-            return self.timechat.with_backbone(self.engine.backbone(context))
-        assert isinstance(backbone, TimeChatBackbone)
-        return self.timechat.with_backbone(backbone.with_executor(EngineExecutor(self.engine, context)))
+            backbone = self.engine.backbone(context)
+        else:
+            assert isinstance(shared, TimeChatBackbone)
+            backbone = shared.with_executor(EngineExecutor(self.engine, context))
+        if context.texts is not None:
+            backbone = cast(Backbone, RecordingBackbone(backbone, context.texts))
+        return self.timechat.with_backbone(backbone)
 
     def _subtitles(self, file: VideoFile, video: VideoSession, context: RequestContext) -> Transcript | None:
         """Return the subtitles of a video; a file beside it is read only in an allowed folder."""
@@ -369,64 +381,3 @@ class OpenRequest:
         """Set the client's name of the video, the seconds that this request alone took, and the server's notes."""
         spent = {stage: round(s - self._timings[stage], 3) for stage, s in dict(self._video.timings).items()}
         return replace(answer, video=self._name, timings=spent, notes=(*answer.notes, *self._notes))
-
-
-class OpenVideos:
-    """Cache of open videos with their tokens; the least recently used ones are closed."""
-
-    def __init__(self, max_idle: int) -> None:
-        """Create an empty cache.
-
-        Args:
-            max_idle: Maximum number of open videos that no request uses.
-        """
-        self._max_idle = max_idle
-        self._lock = threading.Lock()
-        self._videos: OrderedDict[Any, _OpenVideo] = OrderedDict()
-
-    @contextmanager
-    def acquire(
-        self, timechat: TimeChat, file: VideoFile, windows: WindowConfig, sampling: FrameSampling
-    ) -> Iterator[VideoSession]:
-        """Keep a video open for a `with` block; `timechat` opens it if it is not open."""
-        key = (file.key, windows, sampling)
-        with self._lock:
-            shared = self._videos.setdefault(key, _OpenVideo())
-            self._videos.move_to_end(key)
-            shared.num_users += 1
-        try:
-            # Another request for the same video waits until it is open.
-            with acquire(shared.lock, timechat.backbone.check):
-                if shared.video is None:
-                    source = file.frames if file.path is None else file.path
-                    assert source is not None
-                    shared.video = timechat.open(source, windows=windows, sampling=sampling, keep_in_memory=True)
-            yield shared.video
-        finally:
-            with self._lock:
-                shared.num_users -= 1
-                if shared.video is None and not shared.num_users:
-                    self._videos.pop(key, None)
-            self._close_idle()
-
-    def close(self) -> None:
-        """Close all videos that no request uses."""
-        self._max_idle = 0
-        self._close_idle()
-
-    def _close_idle(self) -> None:
-        closed = []
-        with self._lock:
-            idle = [key for key, shared in self._videos.items() if not shared.num_users]
-            for key in idle[: max(0, len(idle) - self._max_idle)]:
-                closed.append(self._videos.pop(key).video)
-        for video in closed:  # without the lock: it may have to wait for frames that are being decoded
-            if video is not None:
-                video.close()
-
-
-class _OpenVideo:
-    def __init__(self) -> None:
-        self.video: VideoSession | None = None
-        self.lock = threading.Lock()
-        self.num_users = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from timechat.answers.prompts import NOT_FOUND_ANSWER, PRESETS, SYSTEM_PROMPT
+from timechat.answers.prompts import NOT_FOUND_ANSWER, SYSTEM_PROMPT, TIMECHAT_PRESETS
 from timechat.synthetic import templates
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES
 from timechat.synthetic.wording import (
@@ -39,7 +39,7 @@ def all_sentences() -> Iterator[str]:
     """
     rng = random.Random("all sentences")
     pairs = [(color, shape) for color in COLORS for shape in SHAPES]
-    for preset in PRESETS.values():
+    for preset in TIMECHAT_PRESETS:
         if preset.system != SYSTEM_PROMPT:  # another preset has the same wording
             continue
         yield from map(drawn_prompt, preset.prompts.values())

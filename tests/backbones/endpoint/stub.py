@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from timechat.video import Frames
 
 SECRET = "key/very+secret/0123456789"
 
@@ -48,12 +55,14 @@ class StubServer:
     Attributes:
         requests: Requests for chat completions, in order.
         models: Names that `/models` lists.
+        contexts: Context length of a model, if the list states it.
         num_lists: Number of requests for the list.
     """
 
     def __init__(self, *replies: Reply | Answering, models: tuple[str, ...] = ("tiny",)) -> None:
         self.replies, self.models = list(replies), models
         self.requests: list[Recorded] = []
+        self.contexts: dict[str, int] = {}
         self.num_lists = 0
         self.num_at_once = self.max_at_once = 0
         self.arrived = threading.Condition()
@@ -97,7 +106,11 @@ def _handler_of(server: StubServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             server.num_lists += 1
             found = self.path == "/v1/models"
-            self.send(Reply(200 if found else 404, {"data": [{"id": name} for name in server.models]}))
+            listed = [
+                {"id": name, **({"max_model_len": server.contexts[name]} if name in server.contexts else {})}
+                for name in server.models
+            ]
+            self.send(Reply(200 if found else 404, {"data": listed}))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -162,3 +175,17 @@ def streaming(
     return Reply(
         body="".join([": ping\n\n", *lines]).encode(), headers={"Content-Type": "text/event-stream"}, cuts=cuts
     )
+
+
+def gray_frames(times: list[float], height: int = 40, width: int = 80, *, duration: float | None = None) -> Frames:
+    """Frames whose gray value is 50 times their index."""
+    pixels = np.stack([np.full((height, width, 3), 50 * i % 256, np.uint8) for i in range(len(times))])
+    return Frames(pixels, np.array(times), times[-1] + 1 if duration is None else duration)
+
+
+def picture_of(part: dict[str, Any]) -> Image.Image:
+    """The picture in a part of a message."""
+    assert part["type"] == "image_url"
+    head, _, content = part["image_url"]["url"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))

@@ -14,8 +14,8 @@ from timechat.backbones.endpoint.abilities import (
     complete,
     complete_streamed,
     known_abilities,
-    stated_picture_limit,
 )
+from timechat.backbones.endpoint.pictures import stated_picture_limit
 from timechat.errors import EndpointError
 
 FORM = AnswerForm(r"[0-9]{1,3}", {"type": "object"})
@@ -23,6 +23,7 @@ MESSAGES = ({"role": "user", "content": "When?"},)
 OPTIONAL = {
     *("structured_outputs", "guided_regex", "response_format", "logprobs", "top_logprobs", "chat_template_kwargs"),
     *("media_io_kwargs", "stream_options", "seed", "temperature", "max_tokens", "max_completion_tokens"),
+    *("top_p", "top_k"),
 }
 
 
@@ -266,3 +267,27 @@ def test_picture_limit_is_read_from_a_refusal(connect: Connect):
     assert len(connected.server.requests) == 1  # it is no refusal of a field
     assert (caught.value.reason, stated_picture_limit(caught.value)) == ("too_large", 8)
     assert stated_picture_limit(EndpointError("no", "too_large", "too many tokens")) is None
+
+
+# --------------------------------------------------------------------------------------- sampling and fixed fields
+
+
+def test_sampling_fields_are_left_out_where_they_are_refused(connect: Connect):
+    connected = connect(refusing("top_k", "top_p"))
+    assert complete(connected.client, asked(temperature=0.7, top_p=0.9, top_k=50)).text == "12"
+    assert sent(connected) == [BASIC | {"top_p", "top_k"}, BASIC | {"top_p"}, BASIC]
+    assert known_abilities(connected.address.base_url, "tiny").missing == ("top_p", "top_k")
+
+
+def test_fixed_fields_are_never_left_out(connect: Connect):
+    connected = connect(refusing("repetition_penalty"))
+    with pytest.raises(EndpointError, match="repetition_penalty"):
+        complete(connected.client, asked(fixed={"repetition_penalty": 1.2}))
+    assert [request.body["repetition_penalty"] for request in connected.server.requests] == [1.2]
+
+
+def test_stream_ends_where_its_reader_has_enough(connect: Connect):
+    connected = connect(streaming(chunks(*"abcdef")))
+    shown: list[str] = []
+    answer = complete_streamed(connected.client, asked(), shown.append, should_stop=lambda: len(shown) == 3)
+    assert (answer.text, answer.finish_reason, shown) == ("abc", None, ["a", "b", "c"])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.backbones.endpoint.stub import chunks, completion, token
-from timechat.answers.merging import Token
+from timechat.answers.token_evidence import Token
 from timechat.backbones.endpoint.answers import Completion, StreamedAnswer, TokenUsage, place_tokens, read_completion
 
 

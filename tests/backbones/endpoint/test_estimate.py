@@ -4,7 +4,8 @@ import pytest
 from timechat.backbones.endpoint.abilities import CompletionRequest, request_body
 from timechat.backbones.endpoint.client import _encode
 from timechat.backbones.endpoint.estimate import Price, RequestCost, measure_request, tokens_of_patches, total_cost
-from timechat.backbones.endpoint.messages import PictureFormat, chat_messages, native_video_messages
+from timechat.backbones.endpoint.messages import chat_messages, native_video_messages
+from timechat.backbones.endpoint.pictures import EncodedPictures, PictureFormat
 from timechat.video import Frames
 
 FRAMES = Frames(np.zeros((3, 270, 480, 3), np.uint8), np.array([0.0, 1.0, 2.5]), 4.0)
@@ -15,12 +16,12 @@ def body_of(messages):
 
 
 def test_request_is_measured_as_it_is_sent():
-    body = body_of(chat_messages(FRAMES, "Wann beginnt die Übung?"))
+    body = body_of(chat_messages(EncodedPictures.of(FRAMES), "Wann beginnt die Übung?"))
     assert measure_request(body, 60) == RequestCost(1, 3, len(_encode(body)), None, 60)
 
 
 def test_tokens_come_from_the_rule_or_from_the_server():
-    body = body_of(chat_messages(FRAMES, "When?", pictures=PictureFormat(320)))  # 320 x 180 pixels
+    body = body_of(chat_messages(EncodedPictures.of(FRAMES, PictureFormat(320)), "When?"))  # 320 x 180 pixels
     cost = measure_request(body, 60, picture_tokens=tokens_of_patches(32), text_tokens=40)
     assert cost.prompt_tokens == 40 + 3 * 10 * 6
     assert measure_request(body, 60, prompt_tokens=777).prompt_tokens == 777
@@ -28,7 +29,7 @@ def test_tokens_come_from_the_rule_or_from_the_server():
 
 
 def test_frames_of_a_native_video_are_counted():
-    messages, _ = native_video_messages(FRAMES, "When?")
+    messages, _ = native_video_messages(EncodedPictures.of(FRAMES), "When?")
     assert measure_request(body_of(messages), 60).pictures == 3
 
 

@@ -6,32 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.backbones.endpoint.stub import gray_frames, picture_of
 from timechat.answers.prompts import Message
-from timechat.backbones.endpoint.messages import (
-    PictureFormat,
-    chat_messages,
-    encode_picture,
-    frame_time,
-    native_video_messages,
-)
-from timechat.video import Frames
+from timechat.backbones.endpoint.messages import chat_messages, frame_time, native_video_messages
+from timechat.backbones.endpoint.pictures import EncodedPictures
 
 
-def gray_frames(times, height=40, width=80, **fields):
-    """Frames whose gray value is 50 times their index."""
-    pixels = np.stack([np.full((height, width, 3), 50 * i, np.uint8) for i in range(len(times))])
-    return Frames(pixels, np.array(times), fields.pop("duration", times[-1] + 1), **fields)
-
-
-def picture_of(part):
-    assert part["type"] == "image_url"
-    head, _, content = part["image_url"]["url"].partition(",")
-    assert head == "data:image/jpeg;base64"
-    return Image.open(io.BytesIO(base64.b64decode(content)))
+def encoded(times, **fields):
+    return EncodedPictures.of(gray_frames(times, **fields))
 
 
 def test_each_picture_follows_its_true_time():
-    messages = chat_messages(gray_frames([0.0, 0.52, 3.04, 9.96]), "When?")
+    messages = chat_messages(encoded([0.0, 0.52, 3.04, 9.96]), "When?")
     assert [message["role"] for message in messages] == ["user"]
     parts = messages[0]["content"]
     assert [part["text"] for part in parts[::2]] == [
@@ -45,16 +31,14 @@ def test_each_picture_follows_its_true_time():
 
 
 def test_one_sentence_can_have_all_times():
-    parts = chat_messages(gray_frames([64.0, 65.52]), "When?", placement="in one sentence", start=64.0)[0]["content"]
+    parts = chat_messages(encoded([0.0, 1.52]), "When?", placement="in one sentence")[0]["content"]
     assert [part["type"] for part in parts] == ["image_url", "image_url", "text", "text"]
     assert parts[2]["text"] == "The video contains 2 frames sampled at 0.0, 1.5 seconds."
     assert parts[3]["text"] == "When?"
 
 
-def test_times_are_on_the_clock_of_the_window():
-    parts = chat_messages(gray_frames([64.0, 65.5]), "When?", wording="Frame at {time:.2f} s:", start=64.0)[0][
-        "content"
-    ]
+def test_times_have_the_wording_of_the_request():
+    parts = chat_messages(encoded([0.0, 1.5]), "When?", wording="Frame at {time:.2f} s:")[0]["content"]
     assert [parts[0]["text"], parts[2]["text"]] == ["Frame at 0.00 s:", "Frame at 1.50 s:"]
 
 
@@ -82,7 +66,7 @@ def test_wording_without_a_time_is_refused(wording):
 
 def test_pictures_belong_to_the_first_turn_of_the_user():
     history = [Message("user", "What is it?"), Message("assistant", "A dog.")]
-    messages = chat_messages(gray_frames([0.0]), "When?", system="Be brief.", history=history)
+    messages = chat_messages(encoded([0.0]), "When?", system="Be brief.", history=history)
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[0]["content"] == "Be brief."
     assert [part["type"] for part in messages[1]["content"]] == ["text", "image_url", "text"]
@@ -91,45 +75,16 @@ def test_pictures_belong_to_the_first_turn_of_the_user():
 
 
 def test_blank_system_text_is_not_sent():
-    assert chat_messages(gray_frames([0.0]), "When?", system=" ")[0]["role"] == "user"
+    assert chat_messages(encoded([0.0]), "When?", system=" ")[0]["role"] == "user"
 
 
 def test_turns_must_alternate():
     with pytest.raises(ValueError, match="the user and the assistant by turns, the user first"):
-        chat_messages(gray_frames([0.0]), "When?", history=[Message("user", "What?")])
-
-
-@pytest.mark.parametrize(
-    ("size", "max_side", "sent"),
-    [
-        ((1080, 1920), 512, (288, 512)),
-        ((1920, 1080), 448, (448, 252)),
-        ((40, 80), 512, (40, 80)),
-        ((600, 2), 16, (16, 1)),
-    ],
-)
-def test_longer_side_is_limited_and_never_enlarged(size, max_side, sent):
-    picture = Image.open(io.BytesIO(encode_picture(np.zeros((*size, 3), np.uint8), PictureFormat(max_side))))
-    assert picture.size == sent[::-1]
-
-
-def test_size_without_limit_and_lower_quality_are_kept():
-    noise = np.random.default_rng(0).integers(0, 256, (600, 700, 3), dtype=np.uint8)
-    high, low = (encode_picture(noise, PictureFormat(None, quality)) for quality in (90, 30))
-    assert Image.open(io.BytesIO(high)).size == (700, 600)
-    assert len(low) < len(high) / 2
-
-
-def test_formats_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="max_side must be at least 16 pixels or None, got 8"):
-        PictureFormat(8)
-    with pytest.raises(ValueError, match="quality must be from 1 to 95, got 100"):
-        PictureFormat(quality=100)
+        chat_messages(encoded([0.0]), "When?", history=[Message("user", "What?")])
 
 
 def test_native_video_has_frames_and_indices_in_milliseconds():
-    frames = gray_frames([64.0, 64.52, 67.04], duration=70.0)
-    messages, kwargs = native_video_messages(frames, "When?", start=64.0)
+    messages, kwargs = native_video_messages(encoded([0.0, 0.52, 3.04], duration=6.0), "When?")
     assert kwargs == {
         "video": {
             "num_frames": -1,

@@ -1,7 +1,7 @@
 """Very small random models of five families of `transformers`, in memory or as folders that any program can load."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -280,8 +280,8 @@ def tiny_template(model_type: str) -> str:
     return _CONFIGS[model_type][2]
 
 
-def tiny_loaded(model_type: str, *, seed: int = 0) -> LoadedModel:
-    """A random model of a type, with its tokenizer and image processor."""
+def tiny_loaded(model_type: str, *, seed: int = 0, text: Mapping[str, Any] | None = None) -> LoadedModel:
+    """A random model of a type, with its tokenizer and image processor; `text` changes its `text_config`."""
     make, processor_name, template = _CONFIGS[model_type]
     tokenizer = tiny_tokenizer()
     settings = make()
@@ -290,7 +290,7 @@ def tiny_loaded(model_type: str, *, seed: int = 0) -> LoadedModel:
             settings[name] = tokenizer.convert_tokens_to_ids(value)
     end = tokenizer.convert_tokens_to_ids("<end_of_utterance>" if model_type == "smolvlm" else "<|im_end|>")
     ends = {"bos_token_id": None, "eos_token_id": end, "pad_token_id": tokenizer.pad_token_id}
-    settings["text_config"] = settings["text_config"] | {"vocab_size": len(tokenizer), **ends}
+    settings["text_config"] = settings["text_config"] | {"vocab_size": len(tokenizer), **ends} | dict(text or {})
     config = AutoConfig.for_model(**settings)
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
@@ -311,9 +311,9 @@ def tiny_backbone(name: str, *, seed: int = 0) -> TransformersBackbone:
     return TransformersBackbone(loaded, f"tiny-{name}", family=QWEN3_IMAGES if name.endswith("-images") else None)
 
 
-def save_tiny(model_type: str, folder: Path, *, seed: int = 0) -> Path:
+def save_tiny(model_type: str, folder: Path, *, seed: int = 0, text: Mapping[str, Any] | None = None) -> Path:
     """Write a random model as a folder, as the hub has it: weights, tokenizer, image processor, chat template."""
-    loaded = tiny_loaded(model_type, seed=seed)
+    loaded = tiny_loaded(model_type, seed=seed, text=text)
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.chat_template = loaded.template
     loaded.tokenizer.save_pretrained(folder)

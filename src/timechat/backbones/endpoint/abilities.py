@@ -27,6 +27,8 @@ Ability = Literal[
     "stream_usage",
     "seed",
     "temperature",
+    "top_p",
+    "top_k",
     "max_tokens",
 ]
 """An optional part of a request."""
@@ -46,6 +48,9 @@ class CompletionRequest:
             no log probabilities.
         temperature: Temperature of sampling, 0 for the most likely token.
         seed: Seed of sampling; None leaves it to the server.
+        top_p: Cumulative probability of the tokens that sampling considers; None leaves it to the server.
+        top_k: Number of tokens that sampling considers; None leaves it to the server.
+        fixed: Fields without which there is no answer, such as `repetition_penalty`.
         native_video: Messages with the frames as one video, and their `media_io_kwargs`; None sends `messages`.
         thinks: Whether a model that can think before it answers may do so.
     """
@@ -56,8 +61,15 @@ class CompletionRequest:
     top_logprobs: int | None = None
     temperature: float = 0.0
     seed: int | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     native_video: tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, repr=False)
     thinks: bool = False
+
+
+class _Stopped(Exception):  # noqa: N818 - it is caught where the stream is read
+    """The reader of a stream needs no more text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,11 @@ def _no_thinking(request: CompletionRequest) -> Fields:
     return {} if request.thinks else {"chat_template_kwargs": {"enable_thinking": False}}
 
 
+def _given(request: CompletionRequest, *, name: Literal["seed", "top_p", "top_k"]) -> Fields:
+    value = getattr(request, name)
+    return {} if value is None else {name: value}
+
+
 def _max_completion_tokens(request: CompletionRequest) -> Fields:
     return {"max_completion_tokens": request.max_tokens}
 
@@ -125,8 +142,10 @@ _SPELLINGS: dict[Ability, tuple[_Spelling, ...]] = {
     ),
     "thinking": (_Spelling("chat_template_kwargs", r"chat_template_kwargs|enable_thinking|template", _no_thinking),),
     "stream_usage": (_Spelling("stream_options", r"stream_options|include_usage", lambda _: _STREAM_USAGE),),
-    "seed": (_Spelling("seed", r"seed", lambda request: {} if request.seed is None else {"seed": request.seed}),),
+    "seed": (_Spelling("seed", r"seed", partial(_given, name="seed")),),
     "temperature": (_Spelling("temperature", r"temperature", lambda request: {"temperature": request.temperature}),),
+    "top_p": (_Spelling("top_p", r"top_p", partial(_given, name="top_p")),),
+    "top_k": (_Spelling("top_k", r"top_k", partial(_given, name="top_k")),),
     "max_tokens": (
         _Spelling("max_tokens", r"max_tokens", lambda request: {"max_tokens": request.max_tokens}),
         _Spelling("max_completion_tokens", r"max_completion_tokens", _max_completion_tokens),
@@ -135,7 +154,7 @@ _SPELLINGS: dict[Ability, tuple[_Spelling, ...]] = {
 """The spellings of each ability, best first; after the last one, the request has no such field."""
 
 _REQUIRED: tuple[Ability, ...] = ("max_tokens",)  # without it, an answer may never end
-_STANDARD: tuple[Ability, ...] = ("seed", "temperature", "max_tokens")  # refused by name only
+_STANDARD: tuple[Ability, ...] = ("seed", "temperature", "top_p", "max_tokens")  # refused by name only
 
 Levels = dict[Ability, int]
 """For each ability, the index of the spelling to send; abilities at 0 may be missing."""
@@ -204,7 +223,11 @@ def complete(client: EndpointClient, request: CompletionRequest, check: Check = 
 
 
 def complete_streamed(
-    client: EndpointClient, request: CompletionRequest, show: Callable[[str], object], check: Check = lambda: None
+    client: EndpointClient,
+    request: CompletionRequest,
+    show: Callable[[str], object],
+    check: Check = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Completion:
     """Return the answer to a request, and show its text while it is written.
 
@@ -215,16 +238,25 @@ def complete_streamed(
         request: Question.
         show: Function that takes the next characters of the text, thoughts left out.
         check: Function that can cancel the request.
+        should_stop: Function that ends the answer early when it returns True; the text so far is the answer.
 
     Raises:
         EndpointError: The server gave no answer, or stopped in the middle.
     """
 
+    def check_both() -> None:
+        check()
+        if should_stop():
+            raise _Stopped
+
     def send(body: Fields) -> Completion:
         answer = StreamedAnswer()
-        for part in client.stream(body, check):
-            if text := answer.add(part):
-                show(text)
+        try:
+            for part in client.stream(body, check_both):
+                if text := answer.add(part):
+                    show(text)
+        except _Stopped:
+            pass  # the connection is closed, so the server stops too
         return _read(client, answer.completion)
 
     return _ask(client, request, send, check, streams=True)
@@ -232,16 +264,15 @@ def complete_streamed(
 
 def request_body(request: CompletionRequest, model: str, levels: Levels, *, streams: bool = False) -> Fields:
     """Return the JSON object of a request in the given spellings."""
-    body: Fields = {"model": model, "messages": list(request.messages)}
+    body: Fields = {"model": model, "messages": list(request.messages), **request.fixed}
     for spelling in _spellings(request, levels, streams=streams).values():
         body |= spelling.fields(request)
     return body
 
 
-def stated_picture_limit(error: EndpointError) -> int | None:
-    """Return the maximum number of pictures in one request that the server states in its refusal; None without one."""
-    found = re.search(r"at most (\d{1,6}) image", error.detail, re.IGNORECASE)
-    return int(found[1]) if found else None
+def refused_fixed(error: EndpointError, request: CompletionRequest) -> tuple[str, ...]:
+    """Return the fixed fields of a request that the words of a refusal mention."""
+    return tuple(name for name in request.fixed if error.reason == "refused" and name in error.detail)
 
 
 # --------------------------------------------------------------------------------------------------- negotiation
@@ -289,6 +320,8 @@ def _negotiate(
                 raise
             named = _refused_by_name(error.detail, _spellings(request, levels, streams=streams))
             refusal = error
+            if refused_fixed(error, request):
+                raise
         if not named:
             break
         levels = {**levels, **named}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timechat.answers.answer_text import range_without_thoughts
-from timechat.answers.merging import Token
+from timechat.answers.token_evidence import Token
 
 _UNKNOWN = "\ufffd"
 _THOUGHT_TAGS = ("<think>", "</think>", "<thinking>", "</thinking>", "◁think▷", "◁/think▷")

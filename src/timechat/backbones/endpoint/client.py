@@ -64,10 +64,12 @@ class ListedModel:
     Attributes:
         name: Name of the model.
         context: Maximum number of tokens of prompt and answer; None if the server does not state it.
+        preset: Name of the prompt preset that the model was made for; only a server of this software states it.
     """
 
     name: str
     context: int | None = None
+    preset: str | None = None
 
 
 class EndpointClient:
@@ -93,7 +95,7 @@ class EndpointClient:
         self.failures = Failures(address, key)
         self._sleep = sleep
         self._slots = asyncio.Semaphore(self.limits.max_concurrent)
-        self._model = address.model
+        self._served: ListedModel | None = None
         self._loop = BackgroundLoop()
         self._http = httpx.AsyncClient(
             headers={"User-Agent": "timechat"} | ({"Authorization": f"Bearer {key.secret}"} if key else {}),
@@ -127,23 +129,46 @@ class EndpointClient:
         if not isinstance(listed, list):
             raise self.failures.bad_response("a list of models was expected")
         return tuple(
-            ListedModel(item["id"], context if isinstance(context := item.get("max_model_len"), int) else None)
+            ListedModel(
+                item["id"],
+                context if isinstance(context := item.get("max_model_len"), int) else None,
+                preset if isinstance(preset := item.get("preset"), str) else None,
+            )
             for item in listed
             if isinstance(item, dict) and isinstance(item.get("id"), str)
         )
 
+    def served_model(self, check: Check = lambda: None) -> ListedModel:
+        """Return the model that answers, as the server lists it: that of the address, or the only one in the list.
+
+        The server is asked once. One that gives no list is no problem if the address names a model.
+
+        Raises:
+            EndpointError: The server cannot be reached or refuses the key, or the address names no model and the server
+                lists none or several.
+        """
+        if self._served is None:
+            name = self.address.model
+            try:
+                models = self.list_models(check)
+            except EndpointError as error:
+                if name is None or error.reason not in ("bad_response", "refused", "failed"):
+                    raise
+                models = ()
+            if name is not None:
+                models = tuple(model for model in models if model.name == name) or (ListedModel(name),)
+            elif len(models) != 1:
+                raise self.failures.unknown_model(None, [model.name for model in models], "")
+            self._served = models[0]
+        return self._served
+
     def model(self, check: Check = lambda: None) -> str:
-        """Return the name of the model: that of the address, or the only one that the server lists.
+        """Return the name of the model that answers; the server is asked only if the address names none.
 
         Raises:
             EndpointError: The address names no model, and the server lists none or several.
         """
-        if self._model is None:
-            names = [model.name for model in self.list_models(check)]
-            if len(names) != 1:
-                raise self.failures.unknown_model(None, names, "")
-            self._model = names[0]
-        return self._model
+        return self.address.model or self.served_model(check).name
 
     def post(self, body: Mapping[str, Any], check: Check = lambda: None) -> dict[str, Any]:
         """Send a request for a chat completion and return the response.

@@ -5,19 +5,12 @@ index of a frame and an average rate.
 """
 
 import base64
-import io
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from timechat.answers.prompts import Message, frame_message
-from timechat.video import Frames
-from timechat.video.frames import FrameSize, resize
+from timechat.backbones.endpoint.pictures import EncodedPictures
 
 DEFAULT_WORDING = "<{time:.1f} seconds>"
 """Time before a picture in the words of Qwen3-VL."""
@@ -30,34 +23,6 @@ sentence keeps pictures and times together.
 """
 
 Part = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class PictureFormat:
-    """How frames are sent.
-
-    Attributes:
-        max_side: Maximum length of the longer side in pixels; None sends frames in their own size. Frames are never
-            enlarged.
-        quality: JPEG quality, 1 to 95.
-    """
-
-    max_side: int | None = 512
-    quality: int = 85
-
-    def __post_init__(self) -> None:
-        if self.max_side is not None and self.max_side < 16:
-            raise ValueError(f"max_side must be at least 16 pixels or None, got {self.max_side}")
-        if not 1 <= self.quality <= 95:
-            raise ValueError(f"quality must be from 1 to 95, got {self.quality}")
-
-    def size(self, height: int, width: int) -> FrameSize:
-        """Return the size in which a frame is sent; the aspect ratio is kept."""
-        scale = min(1.0, (self.max_side or max(height, width)) / max(height, width))
-        return FrameSize(max(1, round(height * scale)), max(1, round(width * scale)), "bicubic")
-
-
-DEFAULT_PICTURES = PictureFormat()
 
 
 def frame_time(wording: str, seconds: float) -> str:
@@ -82,58 +47,39 @@ def frame_time(wording: str, seconds: float) -> str:
         ) from None
 
 
-def encode_picture(pixels: NDArray[np.uint8], pictures: PictureFormat = DEFAULT_PICTURES) -> bytes:
-    """Return a frame `(height, width, 3)` as JPEG, in the size and quality of the format."""
-    content = io.BytesIO()
-    smaller = resize(pixels, pictures.size(*pixels.shape[:2]))
-    Image.fromarray(np.ascontiguousarray(smaller)).save(content, "JPEG", quality=pictures.quality)
-    return content.getvalue()
-
-
 def chat_messages(
-    frames: Frames,
+    pictures: EncodedPictures,
     question: str,
     *,
     system: str | None = None,
     history: Sequence[Message] = (),
     wording: str = DEFAULT_WORDING,
     placement: Placement = "before each",
-    pictures: PictureFormat = DEFAULT_PICTURES,
-    start: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Return the messages of a question about frames: pictures and times belong to the first turn of the user.
+    """Return the messages of a question about a window: pictures and times belong to the first turn of the user.
 
     Args:
-        frames: Frames with their times.
+        pictures: Pictures of the window with their times.
         question: Question of the last turn.
         system: Text of the system; None or a blank text sends none.
         history: Turns before the question, first the user's, then the assistant's, and so on.
         wording: Format of the time before each picture, see `frame_time`.
         placement: Place of the times.
-        pictures: Size and quality of the pictures.
-        start: Seconds that are subtracted from the times of the frames, such as the start of a window.
 
     Raises:
         ValueError: The turns before the question do not alternate.
     """
-    times = (frames.timestamps - start).tolist()
-    encoded = [_picture(encode_picture(picture, pictures)) for picture in frames.pixels]
+    encoded = [_picture(jpeg) for jpeg in pictures.jpegs]
     if placement == "in one sentence":
-        parts = [*encoded, _text(frame_message(times).rstrip())]
+        parts = [*encoded, _text(frame_message(pictures.times).rstrip())]
     else:
-        texts = [_text(frame_time(wording, seconds)) for seconds in times]
+        texts = [_text(frame_time(wording, seconds)) for seconds in pictures.times]
         parts = [part for both in zip(texts, encoded, strict=True) for part in both]
     return _with_turns(parts, question, system, history)
 
 
 def native_video_messages(
-    frames: Frames,
-    question: str,
-    *,
-    system: str | None = None,
-    history: Sequence[Message] = (),
-    pictures: PictureFormat = DEFAULT_PICTURES,
-    start: float = 0.0,
+    pictures: EncodedPictures, question: str, *, system: str | None = None, history: Sequence[Message] = ()
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return messages with all frames as one video, and the `media_io_kwargs` that keep its times.
 
@@ -141,16 +87,14 @@ def native_video_messages(
     error. The times are indices of frames on a clock of milliseconds.
 
     Args:
-        frames: Frames with their times.
+        pictures: Pictures of the window with their times.
         question: Question of the last turn.
         system: Text of the system; None or a blank text sends none.
         history: Turns before the question, as in `chat_messages`.
-        pictures: Size and quality of the pictures.
-        start: Seconds that are subtracted from the times of the frames.
     """
-    encoded = ",".join(base64.b64encode(encode_picture(picture, pictures)).decode() for picture in frames.pixels)
-    indices = [round(seconds * 1000) for seconds in (frames.timestamps - start).tolist()]
-    num_indices = max(round((frames.duration - start) * 1000), indices[-1] + 1)
+    encoded = ",".join(base64.b64encode(jpeg).decode() for jpeg in pictures.jpegs)
+    indices = [round(seconds * 1000) for seconds in pictures.times]
+    num_indices = max(round(pictures.duration * 1000), indices[-1] + 1)
     video = {
         "num_frames": -1,
         "fps": 1000,

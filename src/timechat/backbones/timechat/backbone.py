@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
-from timechat.answers.merging import Token
 from timechat.answers.tasks import DecodingOptions, find_preset
+from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import (
     BackboneConfig,
     Check,

@@ -6,7 +6,7 @@ from functools import partial
 from transformers import PreTrainedTokenizerBase
 
 from timechat.answers.answer_text import range_without_thoughts
-from timechat.answers.merging import Token
+from timechat.answers.token_evidence import Token
 from timechat.model.generation.generate import decoded_spans
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
-from timechat.answers.prompts import DEFAULT_PRESET
+from timechat.answers.presets import preset_for
 from timechat.answers.tasks import DecodingOptions, build_question, find_preset, format_events
 from timechat.backbones.backbone import (
     BackboneConfig,
@@ -48,7 +48,7 @@ _NO_INFLUENCE = ("_name_or_path", "transformers_version")
 
 
 def load_transformers_backbone(
-    model: str, *, device: str = "auto", dtype: str | torch.dtype = "auto", preset: str = DEFAULT_PRESET
+    model: str, *, device: str = "auto", dtype: str | torch.dtype = "auto"
 ) -> "TransformersBackbone":
     """Load a video language model of `transformers` as a backbone.
 
@@ -57,7 +57,6 @@ def load_transformers_backbone(
         device: Torch device; `"auto"` selects CUDA, else MPS, else the CPU.
         dtype: `"float32"`, `"float16"`, `"bfloat16"` or `"auto"`: half precision on GPUs; on a CPU float32 if it fits
             into the memory of the machine, else bfloat16.
-        preset: Name of the prompt preset that the model was made for.
 
     Raises:
         CheckpointError: The model does not exist, is of another kind, does not fit into memory, or cannot be loaded.
@@ -66,16 +65,17 @@ def load_transformers_backbone(
     loaded = load_model_files(model, device=device, dtype=dtype)
     if loaded.model.device.type == "cpu":
         keep_freed_memory()
-    return TransformersBackbone(loaded, model, preset=preset)
+    return TransformersBackbone(loaded, model)
 
 
-def read_backbone_config(model: str, *, preset: str = DEFAULT_PRESET) -> BackboneConfig:
+def read_backbone_config(model: str) -> BackboneConfig:
     """Read by which frames and windows a model of `transformers` reads a video, from its `config.json` alone.
 
     Raises:
         CheckpointError: There is no model of that name.
     """
     config = read_config(model)
+    preset = preset_for(model, config.model_type)
     return backbone_config(config, find_family(config.model_type), preset)
 
 
@@ -93,14 +93,14 @@ class TransformersBackbone:
     """
 
     def __init__(
-        self, loaded: LoadedModel, name: str, *, preset: str = DEFAULT_PRESET, family: Family | None = None
+        self, loaded: LoadedModel, name: str, *, preset: str | None = None, family: Family | None = None
     ) -> None:
         """Make a backbone.
 
         Args:
             loaded: Model, tokenizer, image processor and template.
             name: Name of the model.
-            preset: Name of the prompt preset that the model was made for.
+            preset: Name of the prompt preset that the model was made for; None chooses it by name and architecture.
             family: Family of the model; None finds it by the type of the model.
 
         Raises:
@@ -113,7 +113,7 @@ class TransformersBackbone:
         self.family = find_family(config.model_type) if family is None else family
         self.notes = () if self.family.note is None else (self.family.note,)
         self.check: Check = _go_on
-        self.config = backbone_config(config, self.family, preset)
+        self.config = backbone_config(config, self.family, preset or preset_for(name, config.model_type))
         self._encoder = MediaEncoder(model, loaded.tokenizer, loaded.image_processor, self.family)
         self._prompts = PromptBuilder(
             loaded.tokenizer,

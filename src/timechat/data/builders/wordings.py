@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from timechat.answers.prompts import PRESETS
+from timechat.answers.presets import PRESETS
 from timechat.data.builders.own_wordings import OWN_WORDINGS
 from timechat.errors import DataError, located
 

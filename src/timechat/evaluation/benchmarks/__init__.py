@@ -7,7 +7,7 @@ from timechat.evaluation.benchmarks.benchmark import Benchmark, BenchmarkFiles, 
 from timechat.evaluation.benchmarks.captions import read_activitynet, read_youcook2
 from timechat.evaluation.benchmarks.centres import load_pictures, load_segment_centres
 from timechat.evaluation.benchmarks.egoschema import read_egoschema, write_egoschema
-from timechat.evaluation.benchmarks.grounding import read_activitynet_grounding, read_charades
+from timechat.evaluation.benchmarks.grounding import read_activitynet_grounding, read_charades, read_timelens
 from timechat.evaluation.benchmarks.highlights import read_qvhighlights, read_qvhighlights_moments
 from timechat.evaluation.benchmarks.mvbench import read_mvbench, write_mvbench
 from timechat.evaluation.benchmarks.tempcompass import read_tempcompass, write_tempcompass
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "ActivityNet Captions, grounding", "anet", read_activitynet_grounding, {"grounding": "tvg"}
     ),
     "charades_sta": Benchmark("Charades-STA", "charades", read_charades, {"grounding": "tvg"}),
+    "timelens": Benchmark("TimeLens-Bench", "timelens", read_timelens, {"grounding": "tvg"}),
     "qvhighlights": Benchmark("QVHighlights", "qvhighlights", read_qvhighlights, {"highlights": "vhd"}),
     "qvhighlights_moments": Benchmark(
         "QVHighlights, moment retrieval", "qvhighlights", read_qvhighlights_moments, {"grounding": "mr"}

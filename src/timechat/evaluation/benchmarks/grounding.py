@@ -1,14 +1,16 @@
-"""Temporal grounding: Charades-STA, and the sentences of ActivityNet Captions."""
+"""Temporal grounding: Charades-STA, the sentences of ActivityNet Captions, and TimeLens-Bench."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from timechat.errors import located
-from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, coco_rows
+from timechat.errors import DataError, located
+from timechat.evaluation.benchmarks.benchmark import BenchmarkFiles, coco_rows, read_json
 from timechat.evaluation.benchmarks.captions import COCO_FILE, activitynet_rows
 from timechat.evaluation.readers import true_captions
 from timechat.evaluation.samples import Sample
 
+_TIMELENS_FILE = "{split}-timelens.json"
 _CHARADES_FILES = (COCO_FILE, "charades_sta_{split}.txt")
 
 
@@ -53,6 +55,35 @@ def read_activitynet_grounding(source: BenchmarkFiles) -> Iterator[Sample]:
             with located(place):
                 start, end = sorted(span)  # some segments are reversed
                 sample = _grounded(number, video, caption, (start, end), source, row.get("duration"))
+            yield sample
+            number += 1
+
+
+def read_timelens(source: BenchmarkFiles) -> Iterator[Sample]:
+    """Read one part of TimeLens-Bench; the split is `charades`, `activitynet` or `qvhighlights`.
+
+    The format is that of https://github.com/TencentARC/TimeLens: one object by the ids of videos, with the duration and
+    two lists of equal length, the queries and their spans. Double spaces and full stops at the ends of queries are
+    dropped, as in the code of the benchmark.
+
+    Raises:
+        DataError: The file does not have this format.
+    """
+    path = source.file(_TIMELENS_FILE)
+    rows = read_json(path)
+    if not isinstance(rows, dict):
+        raise DataError(f"{path}: expected one object by the ids of videos, got a {type(rows).__name__}")
+    number = 0
+    for video_id, row in rows.items():
+        with located(f"{path}: {video_id}"):
+            queries, spans, duration = row["queries"], row["spans"], float(row["duration"])
+            if len(queries) != len(spans):
+                raise ValueError(f"{len(queries)} queries for {len(spans)} spans")
+        for query, span in zip(queries, spans, strict=True):
+            with located(f"{path}: {video_id}"):
+                start, end = (float(value) for value in span)
+                words = re.sub(r"\s+", " ", query).strip().strip(".").strip()
+                sample = _grounded(number, f"{video_id}.mp4", words, (start, end), source, duration)
             yield sample
             number += 1
 

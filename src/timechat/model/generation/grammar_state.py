@@ -34,6 +34,7 @@ class GrammarCompiler:
         self.eos_token_ids = tuple(eos_token_ids)
         self._matchers: dict[str, LLMatcher] = {}
         self._lock = threading.Lock()
+        self._with_sign: dict[str, NDArray[np.bool_]] = {}
         self._schemas = SchemaChecker()
         self._compiling = threading.Lock()  # of JSON schemas, one at a time: each may use much memory
 
@@ -98,6 +99,12 @@ class GrammarCompiler:
     def begins_with_space(self) -> NDArray[np.bool_]:
         """`(vocab_size,)`: whether the text of an id starts with a space."""
         return np.array([text.startswith(" ") for text in self.texts])
+
+    def tokens_with(self, sign: str) -> NDArray[np.bool_]:
+        """Return the mask `(vocab_size,)` of the ids whose text contains a sign."""
+        if sign not in self._with_sign:
+            self._with_sign[sign] = np.array([sign in text for text in self.texts])
+        return self._with_sign[sign]
 
     @cached_property
     def is_word(self) -> NDArray[np.bool_]:
@@ -252,8 +259,8 @@ class GrammarState:
         ends = [token for token in compiler.eos_token_ids if allowed[token]]
         turn = self._grammar.turn(self._text, tokens_left)
         if turn == "last words":
-            return self._last_words(allowed, ends), none
-        doubtful = allowed.copy() if turn == "numbers" else allowed & self._begins_event()
+            return self._last_words(allowed, ends, tokens_left), none
+        doubtful = allowed.copy() if turn == "numbers" else allowed & self._leaves_caption()
         doubtful[ends] = False
         return allowed, doubtful
 
@@ -277,13 +284,23 @@ class GrammarState:
         text = self._text + self._compiler.texts[token]
         return text if self._ids else text.removeprefix(" ")
 
-    def _begins_event(self) -> NDArray[np.bool_]:
-        """Return the mask of tokens that start a new event."""
-        compiler = self._compiler
+    def _leaves_caption(self) -> NDArray[np.bool_]:
+        """Return the mask of tokens that start a new event, or that close the caption."""
+        compiler, marks = self._compiler, self._grammar.captions
+        if marks is not None and marks.closing:
+            return compiler.tokens_with(marks.closing)
         return compiler.has_gap | compiler.begins_with_space if self._text.endswith(" ") else compiler.has_gap
 
-    def _last_words(self, allowed: NDArray[np.bool_], ends: list[int]) -> NDArray[np.bool_]:
+    def _last_words(self, allowed: NDArray[np.bool_], ends: list[int], tokens_left: int) -> NDArray[np.bool_]:
         """Return the mask of tokens that end a caption, if there are any."""
+        marks = self._grammar.captions
+        if marks is not None and marks.closing:
+            closing = allowed & self._compiler.tokens_with(marks.closing)
+            for token in np.flatnonzero(closing):
+                closing[token] = self._compiler.texts[token].startswith(marks.closing) and self._fits(
+                    int(token), tokens_left
+                )
+            return closing if closing.any() else allowed  # within a character that several tokens write
         if ends:
             only = np.zeros_like(allowed)
             only[ends] = True
@@ -292,4 +309,4 @@ class GrammarState:
         if stops.any():
             return stops
         words = allowed & self._compiler.is_word
-        return words if words.any() else allowed & ~self._begins_event()
+        return words if words.any() else allowed & ~self._leaves_caption()

@@ -21,6 +21,7 @@ from timechat.serving.http.responses import KEEPALIVE, KEEPALIVE_SECONDS, OPEN_S
 from timechat.serving.http.routes.state import ServerState, wait_for_disconnect
 from timechat.serving.http.schemas import ChatRequest
 from timechat.serving.progress import ProgressTracker, ProgressUpdate
+from timechat.serving.service import OpenRequest
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ async def respond(
     """
     service = server.service
     context = service.new_context()
+    context.texts = [] if body.logprobs else None
     form = make_format(context)
     with ExitStack() as admission:
         admission.enter_context(service.admitted())
@@ -110,7 +112,7 @@ def _stream_worker(
 
     try:
         with server.service.open_request(body.to_request(server.settings), context) as opened:
-            stream = opened.stream()
+            stream = _stream_of(opened, body)
             if stream is not None:
                 for piece in _cut_stream(stream, body.stops):
                     put(piece)
@@ -132,12 +134,30 @@ def _stream_worker(
 def _answer(server: ServerState, body: ChatRequest, context: RequestContext) -> Answer:
     """Return the whole answer; generation ends at the first stop text."""
     with server.service.open_request(body.to_request(server.settings), context) as opened:
-        stream = opened.stream() if body.stops else None
+        stream = _stream_of(opened, body) if body.stops or body.logprobs else None
         if stream is None:
             return _apply_stops(opened.answer(), body.stops, context)
         for _ in _cut_stream(stream, body.stops):
             pass
         return _apply_stops(opened.with_server_facts(stream.answer), body.stops, context)
+
+
+def _stream_of(opened: OpenRequest, body: ChatRequest) -> AnswerStream | None:
+    """Return the answer as a stream; None if the model does not write it at once.
+
+    Raises:
+        RequestError: The request asks for the log probabilities of such an answer.
+    """
+    stream = opened.stream()
+    if stream is None and body.logprobs:
+        raise RequestError(
+            400,
+            "logprobs are given for an answer that the model writes about one window; this one is merged from windows, "
+            "cited, transcribed or found by the search; leave logprobs out, or set window to 0",
+            "logprobs",
+            "unsupported",
+        )
+    return stream
 
 
 def _apply_stops(answer: Answer, stops: list[str], context: RequestContext) -> Answer:

@@ -4,6 +4,7 @@ Videos come in the formats of vLLM and SGLang, in OpenAI's and in ours.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from timechat.answers.events import Event
 from timechat.errors import DataError
 from timechat.serving.errors import RequestError
+from timechat.serving.http.image_times import TimedImages
 from timechat.serving.inline_frames import InlineFrames
 from timechat.speech import clean_transcript, parse_transcript
 
 _MAX_FRAMES_SENT = 600
 _MAX_TEXT = 1_000_000  # characters of all messages, or of a transcript
+_TEXT_TYPES = ("text", "input_text", "output_text")
 
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
@@ -127,21 +130,30 @@ class ChatConversation:
     def _text(self, message: RequestMessage, place: str) -> str:
         if message.content is None or isinstance(message.content, str):
             return message.content or ""
-        texts = []
+        texts: list[str] = []
+        images = TimedImages()
+        is_text = False  # whether the part before this one is a text
         for i, part in enumerate(message.content):
             where = f"{place}.content[{i}]"
             kind = part.get("type")
-            if kind in ("text", "input_text", "output_text"):
+            if kind in _TEXT_TYPES:
                 texts.append(_text(part.get("text"), "a part of the type text needs text", where))
+            elif message.role == "user" and kind in ("image_url", "input_image"):
+                rest = images.add(part, texts.pop() if is_text else None, where)
+                texts += [rest.rstrip()] if rest.strip() else []
             elif message.role == "user" and (video := read_part(part, where)) is not None:
                 self._add_video(video, where)
             else:
                 raise RequestError(
                     400,
                     f"parts of the type {str(kind)[:40]!r} are not accepted here; expected text, video_url, "
-                    "input_video, file, video or frames",
+                    "input_video, file, video, frames, or image_url after a text with its time",
                     where,
                 )
+            is_text = kind in _TEXT_TYPES
+        if images.frames:
+            timed = InlineFrameList.model_validate({"frames": images.frames, "duration": images.duration})
+            self._add_video((replace(timed.inline_frames(), is_one_window=True), {}), place)
         return "\n".join(texts)
 
     def _add_video(self, video: tuple[str | InlineFrames, dict[str, Any]], where: str) -> None:

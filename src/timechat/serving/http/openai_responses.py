@@ -61,8 +61,13 @@ class ResponseRequest(RequestModel):
             if getattr(self, name):
                 message = f"{name} is not offered by this server, which stores no responses; leave it out"
                 raise RequestError(400, message, name, "unsupported")
-        if "message.output_text.logprobs" in (self.include or ()):
-            raise RequestError(400, "log probabilities are not offered by this server", "include", "unsupported")
+        for name, asks in (
+            ("include", "message.output_text.logprobs" in (self.include or ())),
+            ("logprobs", bool((self.model_extra or {}).get("logprobs"))),
+        ):
+            if asks:
+                message = "log probabilities are offered by /v1/chat/completions only"
+                raise RequestError(400, message, name, "unsupported")
         items = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
         messages = [_message(item, f"input[{i}]") for i, item in enumerate(items)]
         if self.instructions:

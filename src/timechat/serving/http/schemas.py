@@ -33,7 +33,7 @@ _MIN_TEMPERATURE = 0.001  # a lower temperature is greedy decoding: scores divid
 _MAX_QUERY = 10_000  # characters of a query
 _MAX_STOPS = 16
 _MAX_PENALTY = 2.0  # as in vLLM
-_STRUCTURE_FIELDS = {"structured_outputs", "grammar", "regex", "ebnf", "structural_tag", "choice", "json_schema"}
+_STRUCTURES = {"grammar", "regex", "ebnf", "structural_tag", "choice", "json_schema"}
 _BEAM_FIELDS = {"best_of", "length_penalty", "num_beams", "use_beam_search"}
 _REFUSED_FIELDS: dict[str, Any] = {  # with the value that changes nothing, besides null, 0, false and empty values
     "allowed_token_ids": None,
@@ -194,7 +194,9 @@ class ChatRequest(FrameFields):
     functions: list[Any] | None = None
     modalities: list[str] | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(None, ge=0)
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = Field(None, gt=0, le=_MAX_PENALTY)
@@ -239,9 +241,7 @@ class ChatRequest(FrameFields):
             conversation.add(message, f"messages[{i}]")
         video, given = conversation.video
         options = Options.model_validate(self._frame_options(given))
-        schema = None if self.response_format is None else self.response_format.schema_text()
-        if schema is not None and self.task != "ask":
-            raise RequestError(400, f"the answers of {self.task} have a format of their own", "response_format")
+        schema = self._schema()
         windows = WindowConfig(0.0 if schema else self.window, self.overlap, self.step, self.refine)
         windows.check_density(num_frames=options.num_frames, fps=options.fps)
         query = conversation.question if TASKS[self.task].query != "none" else None
@@ -259,6 +259,27 @@ class ChatRequest(FrameFields):
             retrieval=_retrieval(self.read, self.by),
         )
         return VideoRequest(video, request, windows, options.sampling(), self.subtitles)
+
+    def _schema(self) -> str | None:
+        """Return the JSON schema of the answer; None without one."""
+        found: dict[str, str] = {}
+        if self.response_format is not None and (text := self.response_format.schema_text()) is not None:
+            found["response_format"] = text
+        for name, value in (self.structured_outputs or {}).items():
+            if name == "json" and value:
+                found["structured_outputs"] = value if isinstance(value, str) else json.dumps(value)
+            elif name == "json_object" and value:
+                found["structured_outputs"] = json.dumps({"type": "object"})
+            elif value and name in _STRUCTURES:
+                raise _refused_structure(f"structured_outputs.{name}", "structured_outputs")
+        if self.guided_json:
+            given = self.guided_json
+            found["guided_json"] = given if isinstance(given, str) else json.dumps(given)
+        if len(found) > 1:
+            raise RequestError(400, f"{' and '.join(found)} each state the form of the answer; give one", min(found))
+        for name in found if self.task != "ask" else ():
+            raise RequestError(400, f"the answers of {self.task} have a format of their own", name)
+        return next(iter(found.values()), None)
 
     def _frame_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the frame options.
@@ -316,22 +337,30 @@ class ChatRequest(FrameFields):
             "tools": bool(self.tools) and self.tool_choice != "none",
             "functions": bool(self.functions),
             "modalities": any(kind != "text" for kind in self.modalities or ()),
-            "logprobs": bool(self.logprobs),
-            "top_logprobs": bool(self.top_logprobs),
             "frequency_penalty": bool(self.frequency_penalty),
             "presence_penalty": bool(self.presence_penalty),
             "logit_bias": bool(self.logit_bias),
         }
+        if self.top_logprobs:
+            message = (
+                f"top_logprobs must be 0 or left out, got {self.top_logprobs}; this server records the log probability "
+                "of the chosen token only"
+            )
+            raise RequestError(400, message, "top_logprobs", "unsupported")
         for name, value in (self.model_extra or {}).items():
-            is_structure = name.startswith("guided_") or name in _STRUCTURE_FIELDS
-            if value and is_structure:
-                message = f"{name} is not offered by this server; use response_format with a JSON schema"
-                raise RequestError(400, message, name, "unsupported")
+            if value and (name.startswith("guided_") or name in _STRUCTURES):
+                raise _refused_structure(name, name)
             if name in _REFUSED_FIELDS and value and value != _REFUSED_FIELDS[name]:
                 refused[name] = True
         for name, is_refused in refused.items():
             if is_refused:
                 raise _refused(name)
+
+
+def _refused_structure(name: str, param: str) -> RequestError:
+    """Return the error of a form of answers that the server does not support."""
+    message = f"{name} is not offered by this server; use response_format with a JSON schema"
+    return RequestError(400, message, param, "unsupported")
 
 
 def _refused(name: str) -> RequestError:

@@ -15,6 +15,7 @@ from timechat.serving.http.answering import respond
 from timechat.serving.http.responses import format_event
 from timechat.serving.http.routes.state import CurrentServer, ServerState
 from timechat.serving.http.schemas import ChatRequest
+from timechat.serving.http.token_logprobs import choice_logprobs
 
 router = APIRouter()
 
@@ -36,13 +37,17 @@ async def model(name: str, server: CurrentServer) -> dict[str, Any]:
 
 def _model(server: ServerState) -> dict[str, Any]:
     timechat = server.service.timechat
-    privacy_note = timechat.backbone.config.privacy_note
+    config = timechat.backbone.config
+    sent = () if config.privacy_note is None else (config.privacy_note,)
+    context = {} if config.context is None else {"max_model_len": config.context}
     return {
         "id": timechat.name,
         "object": "model",
         "created": server.started,
         "owned_by": "timechat",
-        "notes": [*timechat.notes, *timechat.limits, *([] if privacy_note is None else [privacy_note])],
+        "preset": config.preset,
+        "notes": [*timechat.notes, *timechat.limits, *sent],
+        **context,
     }
 
 
@@ -77,7 +82,7 @@ class _Completion:
     def whole(self, answer: Answer) -> dict[str, Any]:
         """Return the whole completion."""
         message = {"role": "assistant", "content": answer.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason}
+        choice = {"index": 0, "message": message, "logprobs": self._logprobs(answer), "finish_reason": self._reason}
         return self._head("chat.completion") | {
             "choices": [choice],
             "usage": self._usage,
@@ -93,7 +98,7 @@ class _Completion:
         return self._chunk({"content": text})
 
     def end(self, answer: Answer) -> str:
-        """Return the chunk with the answer and its events, and the token counts if they are asked for."""
+        """Return the chunk with the answer, its events and all log probabilities, and the token counts if asked for."""
         usage = self._head("chat.completion.chunk") | {"choices": [], "usage": self._usage}
         return self._chunk({}, answer) + (format_event(usage) if self.with_usage else "") + _DONE
 
@@ -102,9 +107,16 @@ class _Completion:
         return format_event(error.to_dict()) + _DONE
 
     def _chunk(self, delta: dict[str, Any], answer: Answer | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": self._reason if answer else None}
-        extra = {} if answer is None else {"timechat": answer.to_dict()}
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        extra = {}
+        if answer is not None:
+            choice |= {"logprobs": self._logprobs(answer), "finish_reason": self._reason}
+            extra = {"timechat": answer.to_dict()}
         return format_event(self._head("chat.completion.chunk") | {"choices": [choice]} | extra)
+
+    def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
+        texts = self.context.texts
+        return choice_logprobs(texts[0], answer.text) if texts else None
 
     @property
     def _reason(self) -> Literal["stop", "length"]:

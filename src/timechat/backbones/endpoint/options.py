@@ -1,0 +1,48 @@
+"""How videos are sent to a server."""
+
+from dataclasses import dataclass
+
+from timechat.backbones.endpoint.estimate import Price
+from timechat.backbones.endpoint.messages import DEFAULT_WORDING, Placement, frame_time
+from timechat.backbones.endpoint.pictures import DEFAULT_PICTURES, PictureFormat
+
+_FPS = (("timelens", 2.0),)  # part of a model's name, and the frame rate that it was made for
+_DEFAULT_FPS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """How videos are sent to a server.
+
+    Attributes:
+        pictures: Size and quality of the pictures.
+        wording: Format of the time before each picture, see `frame_time`.
+        placement: Place of the times.
+        fps: Frames per second of video; None for the rate that the model was made for.
+        max_frames: Maximum number of frames of a window.
+        window_seconds: Length of a window in seconds.
+        price: Price of the tokens; None if it is not known.
+        native_video: Whether the frames are sent as one video with `media_io_kwargs`; for vLLM with
+            `--trust-request-mm-kwargs` only.
+    """
+
+    pictures: PictureFormat = DEFAULT_PICTURES
+    wording: str = DEFAULT_WORDING
+    placement: Placement = "before each"
+    fps: float | None = None
+    max_frames: int = 128
+    window_seconds: float = 64.0
+    price: Price | None = None
+    native_video: bool = False
+
+    def __post_init__(self) -> None:
+        frame_time(self.wording, 0.0)
+        if self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+        for name, value in (("fps", self.fps), ("window_seconds", self.window_seconds)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+    def fps_of(self, model: str) -> float:
+        """Return the frames per second of video for a model, by its name."""
+        return self.fps or next((fps for part, fps in _FPS if part in model.lower()), _DEFAULT_FPS)
