@@ -1,6 +1,8 @@
 """What a model's own probabilities say for a moment, by hand."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +17,7 @@ from timechat.answers.merging import (
 )
 from timechat.answers.token_evidence import Token, event_logprobs, existence_logprob
 from timechat.answers.windows import split_into_windows
+from timechat.export import write_as
 
 
 def tokens_of(text: str, *pieces: tuple[str, float]) -> list[Token]:
@@ -64,6 +67,46 @@ def test_calibration_is_a_line_of_log_odds():
     assert UNCALIBRATED(0.0) == 0.5
     assert Calibration(2.0, -1.0)(1.5) == pytest.approx(1 / (1 + math.exp(-2.0)))
     assert 0 <= Calibration()(-1e9) < Calibration()(1e9) <= 1
+
+
+def test_probabilities_count_among_the_allowed_tokens():
+    raw = Token(0, 3, math.log(0.01))
+    assert raw.form_logprob == math.log(0.01)
+    assert Token(0, 3, math.log(0.01), math.log(0.02)).form_logprob == pytest.approx(math.log(0.5))
+    assert Token(0, 3, math.log(0.01), math.log(0.009)).form_logprob == 0.0
+    tokens = [replace(token, allowed=token.logprob) for token in TOKENS]
+    assert existence_logprob(tokens, GROUNDED) == 0.0
+    assert event_logprobs([Event(2.0, 8.5)], GROUNDED, tokens)[0].time_logprob == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "event"),
+    [
+        ("[[9.0, 3.0]]", Event(3.0, 9.0)),
+        ("01:12 - 01:15", Event(72, 75)),
+        ("1:02:03.5 - 1:02:05", Event(3723.5, 3725)),
+        ("From 01:15 back to 01:12", Event(72, 75)),
+    ],
+)
+def test_swapped_ends_and_clock_times_have_evidence(text, event):
+    (evidence,) = event_logprobs([event], text, [Token(0, len(text), math.log(0.5))])
+    assert evidence.time_logprob == pytest.approx(math.log(0.5))
+
+
+def test_swapped_ends_of_several_spans_are_those_of_each():
+    text = "[[9.0, 3.0], [12.0, 10.0]]"
+    pieces = [("[[", 1.0), ("9.0, 3.0", 0.5), ("], [", 1.0), ("12.0, 10.0", 0.25), ("]]", 1.0)]
+    first, second = event_logprobs([Event(3, 9), Event(10, 12)], text, tokens_of(text, *pieces))
+    assert (first.time_logprob, second.time_logprob) == pytest.approx((math.log(0.5), math.log(0.25)))
+    assert (first.end, second.end) == (10, 24)
+
+
+def test_tokens_of_a_window_are_stored_with_what_is_known():
+    window = split_into_windows(0, 60, length=60, overlap=0.0)[0]
+    tokens = (Token(0, 1, -0.5), Token(1, 2, -0.25, -0.125))
+    content = WindowAnswer(window, "[]", tokens).to_dict()
+    assert content["tokens"] == [[0, 1, -0.5], [1, 2, -0.25, -0.125]]
+    assert WindowAnswer.from_dict(window, content).tokens == tokens
 
 
 # ------------------------------------------------------------------------------------------------- merged answers
@@ -151,3 +194,88 @@ def test_equal_events_of_one_window_are_one():
 def test_close_highlights_are_one():
     text = "There are 3 highlight moments in the 4.0, 5.0, 6.0 second. Their saliency scores are 2.0, 3.0, 2.5."
     assert [(e.start, e.saliency) for e in merged("highlights", "a dog", [text]).events] == [(5, 3.0)]
+
+
+def grounded(*answers: tuple[str, list[tuple[str, float]]], moments=None, seconds: float = 60.0):
+    """The merged answer of windows whose tokens have these probabilities among the allowed ones."""
+    windows = split_into_windows(0, seconds * len(answers), length=seconds, overlap=0.0)
+    told = []
+    for window, (text, pieces) in zip(windows, answers, strict=True):
+        tokens = [replace(t, logprob=t.logprob - 20, allowed=-20.0) for t in tokens_of(text, *pieces)] if pieces else []
+        told.append(WindowAnswer(window, text, tuple(tokens)))
+    return merge_window_answers(
+        told,
+        "grounding",
+        "a light",
+        duration=seconds * len(answers),
+        scoring=Scoring(found_threshold=0.1),
+        moments=moments or MomentSelection(),
+    )
+
+
+TWO_SPANS = (
+    "[[1.0, 3.0], [7.0, 9.0]]",
+    [("[[", 0.9), ("1.0, 3.0", 0.5), ("], [", 0.4), ("7.0, 9.0", 0.8), ("]]", 0.5)],
+)
+
+
+def test_each_span_of_a_list_has_a_score_of_its_own():
+    answer = grounded(TWO_SPANS, moments=MomentSelection(find_all=True))
+    odds = [0.9 * 0.5, 0.9 * 0.4 * 0.8]  # what follows a span does not count
+    scores = [value / (1 + value) for value in odds]
+    assert [(e.start, e.end, e.caption) for e in answer.events] == [(1, 3, "a light"), (7, 9, "a light")]
+    assert [event.score for event in answer.events] == pytest.approx(scores)
+    assert answer.score == answer.events[0].score
+    assert answer.notes == ()
+    assert [event.start for event in grounded(TWO_SPANS).events] == [1]
+
+
+def test_an_empty_list_has_the_score_of_its_absence():
+    answer = grounded(("[]", [("[]", 0.75)]))
+    assert (answer.found, answer.events) == (False, [])
+    assert answer.score == pytest.approx(0.25)
+    both = grounded(("[]", [("[]", 0.75)]), ("[[1.0, 2.0]]", [("[[", 1.0), ("1.0, 2.0", 1.0), ("]]", 1.0)]))
+    assert both.found is True
+    assert [(event.start, event.end) for event in both.events] == [(61, 62)]
+    assert both.text == "The given query happens in 61.0 - 62.0 seconds."
+
+
+NO_LOGPROBS = "the server gives no log probabilities: found is decided by the answer alone"
+
+
+@pytest.mark.parametrize(
+    ("texts", "spans"),
+    [
+        (("[[7.0, 9.0], [1.0, 3.0]]",), [(1, 3), (7, 9)]),
+        (("[]", "[[1.0, 3.0]]"), [(61, 63)]),
+        (("[]",), []),
+        (("The given query does not happen in the video.", "[]"), []),
+    ],
+)
+def test_without_probabilities_the_answer_alone_decides(texts, spans):
+    answer = grounded(*[(text, []) for text in texts], moments=MomentSelection(find_all=True, threshold=0.99))
+    assert [(event.start, event.end) for event in answer.events] == spans
+    assert answer.found is bool(spans)
+    assert answer.score is None
+    assert {event.score for event in answer.events} <= {None}
+    assert answer.notes == (NO_LOGPROBS,)
+    assert json.loads(json.dumps(answer.to_dict()))["score"] is None
+
+
+def test_without_probabilities_the_first_moment_is_kept():
+    answer = grounded(("[[7.0, 9.0], [1.0, 3.0]]", []), ("[[1.0, 3.0]]", []))
+    assert [(event.start, event.end) for event in answer.events] == [(1, 3)]
+    assert write_as(answer, "csv").splitlines() == ["start,end,caption,score", "1.0,3.0,a light,"]
+    assert json.loads(write_as(answer, "json"))["events"][0]["score"] is None
+    assert "score" not in write_as(answer, "text")
+    assert json.loads(write_as(answer, "qvhighlights"))["pred_relevant_windows"] == [[1.0, 3.0, 1.0]]
+
+
+def test_a_note_about_probabilities_is_for_grounding_only():
+    (window,) = split_into_windows(0, 60, length=60, overlap=0.0)
+    text = '[{"start": 5, "end": 6, "caption": "B"}, {"start": 1, "end": 2, "caption": "A"}]'
+    answer = merge_window_answers(
+        [WindowAnswer(window, text)], "dense_caption", None, duration=60.0, scoring=Scoring(), moments=MomentSelection()
+    )
+    assert [(event.start, event.caption, event.score) for event in answer.events] == [(1, "A", None), (5, "B", None)]
+    assert answer.notes == ()

@@ -281,7 +281,7 @@ def merge_window_answers(
     elif TASKS[task].is_free:
         events = distinct_events(event for one in windows for event in one.events)
     elif len(windows) == 1:
-        events = distinct_events(windows[0].events)
+        events = sorted(distinct_events(windows[0].events), key=lambda event: event.start)
     else:
         events = merge_events([(one.window, distinct_events(one.events)) for one in windows])
     if task == "highlights":
