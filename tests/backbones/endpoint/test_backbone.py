@@ -394,6 +394,7 @@ def test_facts_change_with_everything_that_is_sent(connect: Connect):
             {"wording": "{clock} "},
             {"placement": "in one sentence"},
             {"native_video": True},
+            {"verify": True},
         )
     ]
     assert len(set(facts)) == len(facts)
@@ -405,6 +406,7 @@ def test_facts_change_with_everything_that_is_sent(connect: Connect):
         "wording": "<{time:.1f} seconds>",
         "placement": "before each",
         "native_video": False,
+        "verify": False,
         "request_version": 1,
     }
     assert backbone_of(connected).facts("video") == {"max_side": 512, "quality": 85}

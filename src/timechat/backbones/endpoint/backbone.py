@@ -43,6 +43,7 @@ from timechat.backbones.endpoint.estimate import measure_request
 from timechat.backbones.endpoint.options import EndpointOptions
 from timechat.backbones.endpoint.pictures import EncodedPictures, PictureLimits
 from timechat.backbones.endpoint.requests import EndpointPrompt, check_decoding, make_request, read_text
+from timechat.backbones.endpoint.verification import verification_logprob
 from timechat.errors import EndpointError, PromptTooLongError
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
@@ -57,6 +58,7 @@ class _Learned:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._limits = PictureLimits()
+        self.can_verify = True
         self._trials: dict[tuple[object, ...], tuple[int | None, float]] = {}
 
     @property
@@ -137,6 +139,7 @@ class EndpointBackbone:
             "wording": options.wording,
             "placement": options.placement,
             "native_video": options.native_video,
+            "verify": options.verify,
             "request_version": _REQUEST_VERSION,
         }
 
@@ -213,9 +216,31 @@ class EndpointBackbone:
         ]
         return self._all(jobs)
 
-    def verify(self, videos: Sequence[EncodedVideo], events: Sequence[Event], *, preset: str) -> None:  # noqa: ARG002
-        """Return None: an endpoint does not say how likely given words are."""
-        return
+    def verify(self, videos: Sequence[EncodedVideo], events: Sequence[Event], *, preset: str) -> list[float] | None:
+        """Return how much more likely each caption is at its time with the pictures than without, in nats.
+
+        Returns:
+            None without `EndpointOptions.verify`, for a server without log probabilities of prompts, and if its tokens
+            do not fit a caption.
+        """
+        if not self.options.verify or not self._learned.can_verify:
+            return None
+        values = []
+        for video, event in zip(videos, events, strict=True):
+            pictures = video.content.within(self._learned.limits)
+            try:
+                value = verification_logprob(
+                    self.client, self.options, pictures, event, preset=preset, check=self.check
+                )
+            except EndpointError as error:
+                if error.reason != "refused":
+                    raise
+                self._learned.can_verify = False
+                return None
+            if value is None:
+                return None
+            values.append(value)
+        return values
 
     def measure(
         self,

@@ -24,6 +24,7 @@ class EndpointOptions:
         price: Price of the tokens; None if it is not known.
         native_video: Whether the frames are sent as one video with `media_io_kwargs`; for vLLM with
             `--trust-request-mm-kwargs` only.
+        verify: Whether moments are verified by two more requests each, one of them with the pictures; for vLLM only.
     """
 
     pictures: PictureFormat = DEFAULT_PICTURES
@@ -34,6 +35,7 @@ class EndpointOptions:
     window_seconds: float = 64.0
     price: Price | None = None
     native_video: bool = False
+    verify: bool = False
 
     def __post_init__(self) -> None:
         frame_time(self.wording, 0.0)
