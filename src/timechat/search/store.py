@@ -30,6 +30,7 @@ from timechat.search.video_vectors import VideoVectors
 
 _OF_THE_ENCODER = "frames.encoder = (SELECT value FROM settings WHERE name = 'encoder_fingerprint')"
 _FRAMES_PER_SEGMENT = 12  # maximum; a shot is divided evenly
+_CHUNK_BYTES = 1 << 18
 
 
 class LibraryStore(LibraryFile):
@@ -226,7 +227,7 @@ class LibraryStore(LibraryFile):
             if row is None:
                 return None
             with connection.blobopen("frames", "vectors", video, readonly=True) as blob:  # faster than SELECT
-                vectors = np.frombuffer(blob.read(), "<f2").reshape(row[0], -1)
+                vectors = _read_blob(blob).view("<f2").reshape(row[0], -1)
         return VideoVectors(
             np.frombuffer(row[1], "<f8"),
             vectors,
@@ -330,15 +331,23 @@ def _segments(content: VideoVectors) -> tuple[NDArray[np.int64], FloatArray]:
     return starts, (sums / counts[:, None]).astype(np.float32)
 
 
+def _read_blob(blob: sqlite3.Blob) -> NDArray[np.uint8]:
+    """Read a large blob in chunks; a new object of its whole size would cost more than the reading."""
+    content = np.empty(len(blob), np.uint8)
+    for start in range(0, len(blob), _CHUNK_BYTES):
+        content[start : start + _CHUNK_BYTES] = np.frombuffer(blob.read(_CHUNK_BYTES), np.uint8)
+    return content
+
+
 def _read_segments(connection: sqlite3.Connection) -> Segments:
     videos, vectors = [], []
     for video, starts, means in connection.execute(
         f"SELECT video, segment_starts, segment_vectors FROM frames WHERE {_OF_THE_ENCODER} ORDER BY video"
     ):
-        vectors.append(np.frombuffer(means, "<f2").reshape(len(starts) // 4, -1).astype(np.float32))
+        vectors.append(np.frombuffer(means, "<f2").reshape(len(starts) // 4, -1))
         videos.append(np.full(len(vectors[-1]), video, np.int64))
     if not videos:
-        return Segments(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+        return Segments(np.zeros(0, np.int64), np.zeros((0, 0), np.float16))
     return Segments(np.concatenate(videos), np.concatenate(vectors))
 
 
