@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timechat.answers.events import Event
-from timechat.errors import VideoError
 from timechat.search.encoder import FloatArray
-from timechat.search.library_file import LibraryFile
 from timechat.search.records import IndexedPart, Kind, KnownFile, KnownVideo, LibraryError, Line, LineVectors, Segments
+from timechat.search.unfinished import UnfinishedWork
 from timechat.search.video_vectors import VideoVectors
 
 _OF_THE_ENCODER = "frames.encoder = (SELECT value FROM settings WHERE name = 'encoder_fingerprint')"
@@ -33,7 +32,7 @@ _FRAMES_PER_SEGMENT = 12  # maximum; a shot is divided evenly
 _CHUNK_BYTES = 1 << 18
 
 
-class LibraryStore(LibraryFile):
+class LibraryStore(UnfinishedWork):
     """The rows of a library file."""
 
     # ------------------------------------------------------------------------------------------------ settings
@@ -161,6 +160,7 @@ class LibraryStore(LibraryFile):
                 f"SELECT {', '.join(f'length({name})' for name in names)} FROM frames WHERE video = ?", (video,)
             ).fetchone()
             self._verify(written, [blob.nbytes for blob in blobs], "bytes of frame vectors")
+            connection.execute("DELETE FROM unfinished WHERE video = ?", (video,))
             _save_part(connection, video, "picture", facts, len(content.times), content.notes)
 
     def save_lines(
@@ -202,10 +202,6 @@ class LibraryStore(LibraryFile):
             ).fetchone()
             self._verify(written, (len(lines), len(lines)), f"lines of {kind}")
             _save_part(connection, video, kind, facts, len(lines), notes)
-
-    def _check_known(self, connection: sqlite3.Connection, video: int) -> None:
-        if connection.execute("SELECT 1 FROM videos WHERE id = ?", (video,)).fetchone() is None:
-            raise VideoError("was removed from the library by another process while it was read")
 
     def _verify(self, written: Sequence[int], expected: Sequence[int], what: str) -> None:
         if tuple(written) != tuple(expected):
@@ -295,8 +291,9 @@ def _remove_orphans(connection: sqlite3.Connection) -> None:
     orphans = connection.execute(
         "SELECT id FROM videos WHERE id NOT IN (SELECT video FROM files WHERE video IS NOT NULL)"
     ).fetchall()
-    for table, column in (("lines", "video"), ("frames", "video"), ("parts", "video"), ("videos", "id")):
-        connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", orphans)
+    for table in ("lines", "frames", "parts", "unfinished", "read_again"):
+        connection.executemany(f"DELETE FROM {table} WHERE video = ?", orphans)
+    connection.executemany("DELETE FROM videos WHERE id = ?", orphans)
 
 
 def _save_part(
