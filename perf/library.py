@@ -7,7 +7,8 @@
 `speed` encodes each video alone, with one thread, and prints seconds of video per CPU second, decoding included, and
 the bytes of its rows per hour. `--repeat` joins a video to itself first, so that memory can be compared at several
 lengths. `query` fills a library with random vectors and searches it. `kill` indexes a folder while the process gets
-SIGKILL at random moments, and compares the finished library with one that was not disturbed.
+SIGKILL at random moments, and compares the finished library with one that was not disturbed. With `--write-every` it
+shows that a long video is resumed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def main() -> None:
     kill = commands.add_parser("kill")
     kill.add_argument("folder", type=Path)
     kill.add_argument("--kills", type=int, default=30)
+    kill.add_argument("--write-every", type=float, default=30.0, help="seconds between two writes of a long video")
+    kill.add_argument("--keep", action="store_true", help="never remove the library between two kills")
     kill.set_defaults(run=measure_kill)
     options = parser.parse_args()
     result = options.run(options)
@@ -180,30 +183,36 @@ def measure_kill(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole.db", Path(folder) / "killed.db"
         start = time.perf_counter()
-        _index(options.folder, whole).wait()
+        _index(options, whole).wait()
         seconds = time.perf_counter() - start
         num_kills = 0
         for _ in range(options.kills):
-            process = _index(options.folder, killed)
+            process = _index(options, killed)
             try:
-                process.wait(generator.uniform(0.3, 1.0) * seconds)
+                process.wait(seconds * (generator.uniform(0.2, 0.4) if options.keep else generator.uniform(0.3, 1.0)))
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 num_kills += 1
-            if generator.random() < 0.3:  # a finished library would not be disturbed any more
+            if generator.random() < 0.3 and not options.keep:  # a finished library would not be disturbed any more
                 killed.unlink(missing_ok=True)
-        last = _index(options.folder, killed).wait()
+        start = time.perf_counter()
+        last = _index(options, killed).wait()
         return {
             "kills": num_kills,
             "exit_status": last,
             "is_equal": _content(whole) == _content(killed),
             "seconds_undisturbed": seconds,
+            "seconds_of_the_last_run": time.perf_counter() - start,
         }
 
 
-def _index(folder: Path, library: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "timechat", "index", str(folder), "--library", str(library), "--quiet"]
+def _index(options: argparse.Namespace, library: Path) -> subprocess.Popen[bytes]:
+    code = (
+        "import runpy, timechat.search.unfinished as unfinished; "
+        f"unfinished._SECONDS_BETWEEN_WRITES = {options.write_every}; runpy.run_module('timechat', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, "index", str(options.folder), "--library", str(library), "--quiet"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from timechat.answers.events import Event
 from timechat.search import Library
 from timechat.search.encoder import FloatArray, FrameTextEncoder
+from timechat.search.video_vectors import VideoVectors
 
 COLORS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 SIZE = (48, 64)
@@ -47,6 +50,29 @@ class ColorEncoder(FrameTextEncoder):
     def evidence(self, frame_vectors: FloatArray, sentence: FloatArray) -> FloatArray:
         result: FloatArray = 10 * (self.pictures(frame_vectors) @ sentence) - 6
         return result
+
+
+class Lines:
+    """Source of lines that says the same about each video."""
+
+    kind = "speech"
+
+    def __init__(self, texts: Sequence[str], version: int = 1) -> None:
+        self._texts, self._version = texts, version
+        self.num_reads = 0
+
+    def choose(self, paths: Sequence[str]) -> str:
+        return paths[0]
+
+    def facts(self, path: str) -> dict[str, Any]:
+        return {"version": self._version}
+
+    def is_current(self, facts: dict[str, Any], path: str) -> bool:
+        return facts == self.facts(path)
+
+    def read(self, path: str, frames: VideoVectors, check: Any) -> tuple[list[Event], tuple[str, ...]]:
+        self.num_reads += 1
+        return [Event(n, n + 1, text) for n, text in enumerate(self._texts)], ()
 
 
 @pytest.fixture

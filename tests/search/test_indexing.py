@@ -4,18 +4,15 @@ import itertools
 import os
 import shutil
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.search.conftest import ColorEncoder, write_video
-from timechat.answers.events import Event
+from tests.search.conftest import ColorEncoder, Lines, write_video
 from timechat.search import Library, LibraryError
 from timechat.search.indexing import IndexStopped
-from timechat.search.video_vectors import VideoVectors
 
 
 @pytest.fixture(autouse=True)
@@ -26,29 +23,6 @@ def _trusted_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def names(library: Library, *, offline: bool | None = None) -> list[str]:
     return [Path(file.path).name for file in library.files() if offline is None or file.is_offline == offline]
-
-
-class Lines:
-    """Source of lines that says the same about each video."""
-
-    kind = "speech"
-
-    def __init__(self, texts: Sequence[str], version: int = 1) -> None:
-        self._texts, self._version = texts, version
-        self.num_reads = 0
-
-    def choose(self, paths: Sequence[str]) -> str:
-        return paths[0]
-
-    def facts(self, path: str) -> dict[str, Any]:
-        return {"version": self._version}
-
-    def is_current(self, facts: dict[str, Any], path: str) -> bool:
-        return facts == self.facts(path)
-
-    def read(self, path: str, frames: VideoVectors, check: Any) -> tuple[list[Event], tuple[str, ...]]:
-        self.num_reads += 1
-        return [Event(n, n + 1, text) for n, text in enumerate(self._texts)], ()
 
 
 # ── What is read ────────────────────────────────────────────────────────────────────────────────────────────────

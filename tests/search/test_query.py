@@ -13,7 +13,8 @@ from timechat.answers.events import Event
 from timechat.errors import DataError
 from timechat.search import Library
 from timechat.search.moments import Moment, join_results, merge_moments
-from timechat.search.query import SearchFilters
+from timechat.search.query import SearchFilters, _best_videos
+from timechat.search.records import KnownFile
 
 LINES = {
     "red.mp4": [(0.2, 1.2, "We look at the old bridge."), (1.2, 2.8, "A hammer and three nails lie here.")],
@@ -309,6 +310,16 @@ def test_an_empty_library_adds_no_note_to_found_moments(indexed):
 
 def test_black_frames_as_float16_have_finite_scores(encoder):
     assert np.isfinite(encoder.evidence(np.zeros((2, 3), np.float16), encoder.encode_sentence("red"))).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_videos_with_the_best_segments_are_chosen(seed):
+    generator = np.random.default_rng(seed)
+    videos = np.sort(generator.integers(0, 30, 200)).astype(np.int64)
+    evidence = generator.integers(0, 12, 200).astype(np.float32)  # with ties
+    files = {number: KnownFile(f"/{number}.mp4", number, None, 0.0) for number in range(0, 30, 2)}
+    best = [videos[row] for row in np.argsort(-evidence, kind="stable") if videos[row] in files]
+    assert _best_videos(videos, evidence, files, 7) == list(dict.fromkeys(best))[:7]
 
 
 def test_a_query_over_many_videos_keeps_the_best(tmp_path):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch.nn import functional
 
 from timechat.errors import CheckpointError
@@ -83,6 +84,30 @@ def test_vectors_can_be_stored_as_float16(sight, vectors):
     stored = vectors.astype(np.float16).astype(np.float32)
     np.testing.assert_allclose(sight.score(stored, sentence), sight.score(vectors, sentence), atol=0.01)
     np.testing.assert_allclose(sight.evidence(stored, sentence), sight.evidence(vectors, sentence), atol=0.01)
+
+
+def test_scores_are_those_of_the_full_computation(sight):
+    with safe_open(WEIGHTS / "model.safetensors", "np") as file:
+        classifier, bias, classes, by_map, logit_mean, logit_deviation, map_mean, covariance = (
+            file.get_tensor(name).astype(np.float64)
+            for name in ("classifier.weight", "classifier.bias", "classes", "map", "background.logit_mean",
+                         "background.logit_deviation", "background.map_mean", "background.map_covariance")
+        )  # fmt: skip
+    stored = np.abs(np.random.default_rng(0).standard_normal((300, 1281))).astype(np.float16)
+    features, length = stored[:, :-1].astype(np.float64), stored[:, -1:].astype(np.float64)
+    sentence = sight.encode_sentence("the sea shore")
+    weights = np.exp((classes @ sentence) / 0.05) / np.exp((classes @ sentence) / 0.05).sum()
+    direction = (sentence - classes.mean(0)) / np.linalg.norm(sentence - classes.mean(0))
+    logits = features @ classifier.T
+    cosines = (features @ by_map / length) @ direction
+    in_all = (logits + bias - logit_mean) / logit_deviation @ weights
+    mapped = (cosines - map_mean @ direction) / np.sqrt(direction @ covariance @ direction)
+    in_video = (logits / (logits.std(0) + 0.3)) @ weights
+    curves = [(values - values.mean()) / (values.std() + 0.01) for values in (in_video, cosines)]
+    score, evidence = sight.compare(stored, sentence)
+    np.testing.assert_allclose(evidence, 1.29 * (in_all + 0.5 * mapped - 1.43), atol=2e-3)
+    np.testing.assert_allclose(score, curves[0] + 0.8 * curves[1], atol=2e-3)
+    np.testing.assert_array_equal(sight.evidence(stored, sentence), evidence)
 
 
 def test_a_vector_does_not_depend_on_its_batch(sight, vectors):

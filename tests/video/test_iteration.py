@@ -35,6 +35,30 @@ def test_frames_have_their_true_times(name, tmp_path):
         assert abs(time - step) <= 0.5 / FPS + 0.25 or clip.on_screen(step) == number
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if "turned" not in name and "odd" not in name])
+def test_a_resumed_reading_gives_the_same_frames(name, tmp_path):
+    recipe = RECIPES[name]
+    check_resumed(draw_clip(recipe, tmp_path / f"clip{recipe.suffix}").path, FPS, expected_parts=2)
+
+
+def check_resumed(path: Path, fps: float, *, expected_parts: int) -> None:
+    """Compare all frames behind each part with those of one reading."""
+    parts, positions = [], []
+    options = {"fps": fps, "size": (HEIGHT, WIDTH), "frames_per_part": 3}
+    with VideoReader(path, workers=1) as reader:
+        for part in reader.iterate(**options):
+            parts.append(part)
+            positions.append(reader.position)
+    assert len(parts) >= expected_parts
+    assert positions.pop() is None
+    for number, position in enumerate(positions, 1):
+        assert position is not None
+        with VideoReader(path, workers=1) as reader:
+            rest = list(reader.iterate(**options, after=position))
+        assert [part.timestamps.tolist() for part in rest] == [part.timestamps.tolist() for part in parts[number:]]
+        assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(rest, parts[number:], strict=True))
+
+
 def slides(path: Path, changes: list[float], duration: float) -> Path:
     """Write a video in which a frame stays on screen until the next change."""
     with av.open(str(path), "w") as container:
@@ -53,6 +77,32 @@ def test_a_slide_is_repeated_while_it_is_on_screen(tmp_path):
     times, numbers = iterate(slides(tmp_path / "slides.mkv", [0.0, 20.5], 30.0), 1.0)
     assert times[:31] == [*range(21), 20.5, *range(22, 30), 30.0]
     assert numbers[:31] == [0] * 21 + [1] * 9 + [2]
+
+
+@pytest.mark.parametrize("fps", [0.3, 1.0, 4.0])
+def test_a_reading_is_resumed_while_a_slide_is_on_screen(fps, tmp_path):
+    check_resumed(slides(tmp_path / "slides.mkv", [0.0, 2.0, 2.2, 20.5], 30.0), fps, expected_parts=3)
+
+
+def test_a_reading_is_resumed_where_decoding_cannot_start_from_a_keyframe(tmp_path, monkeypatch):
+    path = draw_clip(RECIPES["constant rate"], tmp_path / "clip.mp4").path
+    frames = PacketReader.frames
+    monkeypatch.setattr(
+        PacketReader, "frames", lambda self, each, **k: frames(self, each, **k) if not each.first else []
+    )
+    check_resumed(path, FPS, expected_parts=2)
+
+
+def test_a_reading_cannot_be_resumed_behind_damage(tmp_path):
+    path = draw_clip(RECIPES["constant rate"], tmp_path / "clip.mp4").path
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    with VideoReader(path, workers=1) as reader:
+        positions = [reader.position for _ in reader.iterate(fps=25.0, size=64, frames_per_part=2)]
+    assert positions[0] is not None
+    assert positions[len(positions) * 3 // 4 :] == [None] * len(positions[len(positions) * 3 // 4 :])
 
 
 def test_a_video_shorter_than_a_step_gives_its_first_frame(tmp_path):

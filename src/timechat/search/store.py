@@ -22,17 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from timechat.answers.events import Event
-from timechat.errors import VideoError
 from timechat.search.encoder import FloatArray
-from timechat.search.library_file import LibraryFile
 from timechat.search.records import IndexedPart, Kind, KnownFile, KnownVideo, LibraryError, Line, LineVectors, Segments
+from timechat.search.unfinished import UnfinishedWork
 from timechat.search.video_vectors import VideoVectors
 
 _OF_THE_ENCODER = "frames.encoder = (SELECT value FROM settings WHERE name = 'encoder_fingerprint')"
 _FRAMES_PER_SEGMENT = 12  # maximum; a shot is divided evenly
+_CHUNK_BYTES = 1 << 18
 
 
-class LibraryStore(LibraryFile):
+class LibraryStore(UnfinishedWork):
     """The rows of a library file."""
 
     # ------------------------------------------------------------------------------------------------ settings
@@ -160,6 +160,7 @@ class LibraryStore(LibraryFile):
                 f"SELECT {', '.join(f'length({name})' for name in names)} FROM frames WHERE video = ?", (video,)
             ).fetchone()
             self._verify(written, [blob.nbytes for blob in blobs], "bytes of frame vectors")
+            connection.execute("DELETE FROM unfinished WHERE video = ?", (video,))
             _save_part(connection, video, "picture", facts, len(content.times), content.notes)
 
     def save_lines(
@@ -202,10 +203,6 @@ class LibraryStore(LibraryFile):
             self._verify(written, (len(lines), len(lines)), f"lines of {kind}")
             _save_part(connection, video, kind, facts, len(lines), notes)
 
-    def _check_known(self, connection: sqlite3.Connection, video: int) -> None:
-        if connection.execute("SELECT 1 FROM videos WHERE id = ?", (video,)).fetchone() is None:
-            raise VideoError("was removed from the library by another process while it was read")
-
     def _verify(self, written: Sequence[int], expected: Sequence[int], what: str) -> None:
         if tuple(written) != tuple(expected):
             raise LibraryError(
@@ -226,7 +223,7 @@ class LibraryStore(LibraryFile):
             if row is None:
                 return None
             with connection.blobopen("frames", "vectors", video, readonly=True) as blob:  # faster than SELECT
-                vectors = np.frombuffer(blob.read(), "<f2").reshape(row[0], -1)
+                vectors = _read_blob(blob).view("<f2").reshape(row[0], -1)
         return VideoVectors(
             np.frombuffer(row[1], "<f8"),
             vectors,
@@ -294,8 +291,9 @@ def _remove_orphans(connection: sqlite3.Connection) -> None:
     orphans = connection.execute(
         "SELECT id FROM videos WHERE id NOT IN (SELECT video FROM files WHERE video IS NOT NULL)"
     ).fetchall()
-    for table, column in (("lines", "video"), ("frames", "video"), ("parts", "video"), ("videos", "id")):
-        connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", orphans)
+    for table in ("lines", "frames", "parts", "unfinished", "read_again"):
+        connection.executemany(f"DELETE FROM {table} WHERE video = ?", orphans)
+    connection.executemany("DELETE FROM videos WHERE id = ?", orphans)
 
 
 def _save_part(
@@ -330,15 +328,23 @@ def _segments(content: VideoVectors) -> tuple[NDArray[np.int64], FloatArray]:
     return starts, (sums / counts[:, None]).astype(np.float32)
 
 
+def _read_blob(blob: sqlite3.Blob) -> NDArray[np.uint8]:
+    """Read a large blob in chunks; a new object of its whole size would cost more than the reading."""
+    content = np.empty(len(blob), np.uint8)
+    for start in range(0, len(blob), _CHUNK_BYTES):
+        content[start : start + _CHUNK_BYTES] = np.frombuffer(blob.read(_CHUNK_BYTES), np.uint8)
+    return content
+
+
 def _read_segments(connection: sqlite3.Connection) -> Segments:
     videos, vectors = [], []
     for video, starts, means in connection.execute(
         f"SELECT video, segment_starts, segment_vectors FROM frames WHERE {_OF_THE_ENCODER} ORDER BY video"
     ):
-        vectors.append(np.frombuffer(means, "<f2").reshape(len(starts) // 4, -1).astype(np.float32))
+        vectors.append(np.frombuffer(means, "<f2").reshape(len(starts) // 4, -1))
         videos.append(np.full(len(vectors[-1]), video, np.int64))
     if not videos:
-        return Segments(np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+        return Segments(np.zeros(0, np.int64), np.zeros((0, 0), np.float16))
     return Segments(np.concatenate(videos), np.concatenate(vectors))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from timechat.cache import DiskCache, cache_key, file_digest
 from timechat.search.encoder import FloatArray, FrameTextEncoder, probability_of
 from timechat.search.spans import best_spans, find_cuts
-from timechat.video import Frames, VideoReader, VideoSource
+from timechat.video import Frames, ReadPosition, VideoReader, VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT
 
 FRAMES_PER_SECOND = 1.0
@@ -29,6 +31,8 @@ VERSION = 1
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the stage (`"encode"`), the encoded seconds and the total seconds."""
+
+Part = TypeVar("Part")
 
 _FRAMES_PER_PART = 16
 
@@ -58,6 +62,23 @@ class VideoVectors:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPart:
+    """Some frames of a video, encoded.
+
+    Attributes:
+        times: `(frames,)` float64 seconds, rising.
+        vectors: `(frames, dimension)` float16.
+        position: Position behind the last frame, if the reading can be resumed there.
+        last_pixels: Digest of the pixels of the last frame.
+    """
+
+    times: NDArray[np.float64]
+    vectors: NDArray[np.float16]
+    position: ReadPosition | None
+    last_pixels: str
+
+
 @dataclass(frozen=True, slots=True)
 class FoundSpan:
     """A moment that shows a sentence.
@@ -81,6 +102,8 @@ def encode_video(
     cache: DiskCache | None = None,
     digest: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    begun: EncodedPart | None = None,
+    keep: Callable[[EncodedPart], object] | None = None,
     check: Callable[[], object] | None = None,
     progress: ProgressCallback | None = None,
 ) -> VideoVectors:
@@ -93,6 +116,8 @@ def encode_video(
         cache: Cache in which the result of a file is kept; None for no cache.
         digest: SHA-256 of the file, if it is known.
         timeout: Maximum wall time in seconds for opening the file, and again for each part of 16 frames.
+        begun: First frames of the video, which were encoded before; the result is the same as without them.
+        keep: Function that takes the frames of each part from which the work can be resumed.
         check: Function called repeatedly; an exception it raises ends the work.
         progress: Progress callback.
 
@@ -107,7 +132,10 @@ def encode_video(
         )
     if cache is not None and key and (known := _load(cache, key)) is not None:
         return known
-    result = _encode(source, encoder, fps, timeout, check, progress)
+    if isinstance(source, Frames):
+        result = _join([_encode_part(source, None, encoder, None)], source, np.zeros(0), encoder)
+    else:
+        result = _encode(source, encoder, fps, timeout, begun, keep, check, progress)
     if cache is not None and key:
         cache.put(key, lambda path: _save(path, result))
     return result
@@ -138,57 +166,72 @@ def find_spans(
 
 
 def _encode(
-    source: VideoSource | Frames,
+    source: VideoSource,
     encoder: FrameTextEncoder,
     fps: float,
     timeout: float,
+    begun: EncodedPart | None,
+    keep: Callable[[EncodedPart], object] | None,
     check: Callable[[], object] | None,
     progress: ProgressCallback | None,
 ) -> VideoVectors:
-    if isinstance(source, Frames):
-        return _collect([source], np.zeros(0), encoder, None)
-    with VideoReader(source, timeout=timeout, workers=1, check=check) as reader:
-        parts = reader.iterate(fps=fps, size=encoder.image_size, frames_per_part=_FRAMES_PER_PART)
-        with closing(_read_ahead(parts)) as ahead:  # its thread ends before the reader is closed
-            return _collect(ahead, reader.keyframe_times, encoder, progress)
-
-
-def _collect(
-    parts: Iterator[Frames] | Sequence[Frames],
-    keyframe_times: NDArray[np.float64],
-    encoder: FrameTextEncoder,
-    progress: ProgressCallback | None,
-) -> VideoVectors:
     """Encode the parts of a video one after the other."""
-    times: list[NDArray[np.float64]] = []
-    vectors: list[NDArray[np.float16]] = []
+    parts = [] if begun is None else [begun]
     last: Frames | None = None
-    for part in parts:
-        repeats = _repeats(part, last)
-        encoded = encoder.encode_frames(part.pixels[~repeats]).astype(np.float16)
-        if repeats[0]:
-            encoded = np.concatenate([vectors[-1][-1:], encoded])
-        vectors.append(encoded[np.cumsum(~repeats) - (0 if repeats[0] else 1)])
-        times.append(part.timestamps)
-        last = part
-        if progress is not None:
-            total = max(1, round(part.duration))
-            progress("encode", min(total, round(float(part.timestamps[-1]))), total)
-    assert last is not None
-    at, stored = np.concatenate(times), np.concatenate(vectors)
+    with VideoReader(source, timeout=timeout, workers=1, check=check) as reader:
+        reading = _read_parts(reader, encoder, fps, None if begun is None else begun.position)
+        with closing(_read_ahead(reading)) as ahead:  # its thread ends before the reader is closed
+            for last, position in ahead:
+                part = _encode_part(last, position, encoder, parts[-1] if parts else None)
+                parts.append(part)
+                if keep is not None and position is not None:
+                    keep(part)
+                if progress is not None:
+                    total = max(1, round(last.duration))
+                    progress("encode", min(total, round(float(last.timestamps[-1]))), total)
+            if last is not None:
+                return _join(parts, last, reader.keyframe_times, encoder)
+    # No frame behind the begun part can be decoded.
+    return _encode(source, encoder, fps, timeout, None, None, check, progress)
+
+
+def _read_parts(
+    reader: VideoReader, encoder: FrameTextEncoder, fps: float, after: ReadPosition | None
+) -> Iterator[tuple[Frames, ReadPosition | None]]:
+    """Yield the frames of each part, and the position behind it if the reading can be resumed there."""
+    for part in reader.iterate(fps=fps, size=encoder.image_size, frames_per_part=_FRAMES_PER_PART, after=after):
+        yield part, reader.position
+
+
+def _encode_part(
+    frames: Frames, position: ReadPosition | None, encoder: FrameTextEncoder, before: EncodedPart | None
+) -> EncodedPart:
+    """Encode the frames of a part; a frame that is equal to the frame before has its vector."""
+    pixels = frames.pixels
+    repeats = np.zeros(len(frames), np.bool_)
+    repeats[0] = before is not None and _digest(pixels[0]) == before.last_pixels
+    repeats[1:] = [np.array_equal(one, other) for one, other in pairwise(pixels)]
+    vectors = encoder.encode_frames(pixels[~repeats]).astype(np.float16)
+    if before is not None and repeats[0]:
+        vectors = np.concatenate([before.vectors[-1:], vectors])
+    rows = np.cumsum(~repeats) - (0 if repeats[0] else 1)
+    return EncodedPart(frames.timestamps, vectors[rows], position, _digest(pixels[-1]))
+
+
+def _digest(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
+
+
+def _join(
+    parts: Sequence[EncodedPart], last: Frames, keyframe_times: NDArray[np.float64], encoder: FrameTextEncoder
+) -> VideoVectors:
+    """Return the content of a video from its parts and the frames of the last one."""
+    at, stored = np.concatenate([part.times for part in parts]), np.concatenate([part.vectors for part in parts])
     full = stored.astype(np.float32)
     cuts = find_cuts(encoder.pictures(full), encoder.cut_distance)
     offset = last.source.player_offset if last.source else 0.0
     cut_times = np.array([_cut_time(keyframe_times, at[cut - 1], at[cut]) for cut in cuts], np.float64)
     return VideoVectors(at, stored, last.duration, tuple(cuts), cut_times, encoder.statistics(full), offset, last.notes)
-
-
-def _repeats(part: Frames, before: Frames | None) -> NDArray[np.bool_]:
-    """Return which frames of a part are equal to the frame before them, `(frames,)`."""
-    is_repeated = np.zeros(len(part), np.bool_)
-    is_repeated[0] = before is not None and np.array_equal(part.pixels[0], before.pixels[-1])
-    is_repeated[1:] = [np.array_equal(one, other) for one, other in pairwise(part.pixels)]
-    return is_repeated
 
 
 def _cut_time(keyframe_times: NDArray[np.float64], before: float, after: float) -> float:
@@ -197,7 +240,7 @@ def _cut_time(keyframe_times: NDArray[np.float64], before: float, after: float) 
     return float(between[0]) if len(between) == 1 else (before + after) / 2
 
 
-def _read_ahead(parts: Iterator[Frames]) -> Generator[Frames]:
+def _read_ahead(parts: Iterator[Part]) -> Generator[Part]:
     """Yield the parts, each of which is decoded in another thread while the one before is encoded.
 
     Closing the generator waits for the part that is decoded.

@@ -9,6 +9,7 @@ all frames; then only the packet ranges with a requested frame are decoded, each
 """
 
 from timechat.video.frames import Frames, FrameSize, Size, StreamInfo, VideoInfo
+from timechat.video.iteration import ReadPosition
 from timechat.video.loading import VideoReader, load_frames, probe_video, sample_video
 from timechat.video.sampling import FrameSampling, is_constant_rate, sample_indices, uniform_indices
 from timechat.video.source import VideoSource
@@ -17,6 +18,7 @@ __all__ = [
     "FrameSampling",
     "FrameSize",
     "Frames",
+    "ReadPosition",
     "Size",
     "StreamInfo",
     "VideoInfo",

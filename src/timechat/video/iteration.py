@@ -7,7 +7,8 @@ keyframe is near enough to the only requested time, nothing else is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import av.error
@@ -22,7 +23,21 @@ from timechat.video.sampling import TIME_SLACK, frame_at
 from timechat.video.source import VideoHandle
 
 _MAX_REACH = 0.5  # seconds between a requested time and the keyframe that is taken instead
+_EXTRA_KEYFRAMES = 1  # from which decoding starts earlier after a resume
 _NO_TARGETS: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPosition:
+    """The place at which the reading of a video can be resumed.
+
+    Attributes:
+        num_requested: Number of requested times that are done.
+        time: Time of the last frame in seconds, exactly as it was given.
+    """
+
+    num_requested: int
+    time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +54,19 @@ class FrameIterator:
 
     Attributes:
         num_errors: Number of packets and frames that could not be decoded so far.
+        num_requested: Number of requested times that are done.
     """
 
     def __init__(
-        self, handle: VideoHandle, info: VideoInfo, index: PacketIndex, *, fps: float, size: FrameSize, threads: int
+        self,
+        handle: VideoHandle,
+        info: VideoInfo,
+        index: PacketIndex,
+        *,
+        fps: float,
+        size: FrameSize,
+        threads: int,
+        after: ReadPosition | None = None,
     ) -> None:
         """Prepare the reading of a video.
 
@@ -53,6 +77,7 @@ class FrameIterator:
             fps: Frames per second of video.
             size: Size of the frames, and the filter.
             threads: Number of decoding threads.
+            after: Position behind which to begin; the frames are those of a reading from the start.
         """
         self._handle, self._info, self._index, self._size, self._threads = handle, info, index, size, threads
         first = int(index.frame_pts[0])
@@ -61,6 +86,9 @@ class FrameIterator:
         self._reach = min(0.5 / fps, _MAX_REACH)
         self._steps = np.arange(max(1, int(np.ceil(end * fps - TIME_SLACK)))) / fps
         self.num_errors = 0
+        self.num_requested = 0 if after is None else after.num_requested
+        # Display index of the frame that was yielded last.
+        self._taken = -1 if after is None else int(frame_at(self._times, after.time))
 
     def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
         """Yield time in seconds and pixels `(height, width, 3)` of each frame, in order of time.
@@ -68,30 +96,39 @@ class FrameIterator:
         A frame that stays on screen for longer than the distance of the requested times is repeated, with the
         requested time.
         """
-        step = 0
-        taken = -1  # display index of the frame that was yielded last
         pixels: NDArray[np.uint8] | None = None
         before: _Decoded | None = None
         for frame in self._decode():
-            while step < len(self._steps) and self._steps[step] <= frame.time + TIME_SLACK:
-                at = float(self._steps[step])
-                step += 1
-                if pixels is not None and int(frame_at(self._times, at)) == taken:
+            if pixels is None and frame.number == self._taken:  # the frame before the first one after a resume
+                pixels = self._convert(frame.frame)
+            while not self.is_done and self._steps[self.num_requested] <= frame.time + TIME_SLACK:
+                at = self._next_step()
+                if pixels is not None and int(frame_at(self._times, at)) == self._taken:
                     yield at, pixels
                     continue
-                is_before = before is not None and before.number > taken and at - before.time < frame.time - at
+                is_before = before is not None and before.number > self._taken and at - before.time < frame.time - at
                 chosen = before if before is not None and is_before else frame
-                if chosen.number > taken and (converted := self._convert(chosen.frame)) is not None:
-                    pixels, taken = converted, chosen.number
+                if chosen.number > self._taken and (converted := self._convert(chosen.frame)) is not None:
+                    pixels, self._taken = converted, chosen.number
                     yield chosen.time, pixels
             before = frame
-        for at in self._steps[step:].tolist():
-            if before is not None and before.number > taken:
+        while not self.is_done:
+            at = self._next_step()
+            if before is not None and before.number > self._taken:
                 if (converted := self._convert(before.frame)) is not None:
-                    pixels, taken = converted, before.number
+                    pixels, self._taken = converted, before.number
                     yield before.time, pixels
-            elif pixels is not None and int(frame_at(self._times, at)) == taken:
+            elif pixels is not None and int(frame_at(self._times, at)) == self._taken:
                 yield at, pixels
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all requested times are done."""
+        return self.num_requested == len(self._steps)
+
+    def _next_step(self) -> float:
+        self.num_requested += 1
+        return float(self._steps[self.num_requested - 1])
 
     def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
         try:
@@ -101,11 +138,22 @@ class FrameIterator:
             return None
 
     def _decode(self) -> Iterator[_Decoded]:
-        """Decode the packets that are needed; yield frames in display order."""
+        """Decode what is needed; yield frames in display order, after a resume from the one that was yielded last."""
+        ranges, taken = self._packet_ranges(), self._taken
+        if taken >= 0:
+            with closing(self._decode_ranges(self._from_keyframe_before(taken, ranges))) as frames:
+                first = next((frame for frame in frames if frame.number >= taken), None)
+                if first is not None and first.number == taken:
+                    yield first
+                    yield from frames
+                    return
+        yield from self._decode_ranges(ranges)  # also if decoding cannot start from that keyframe
+
+    def _decode_ranges(self, ranges: Sequence[PacketRange]) -> Generator[_Decoded]:
         reader = PacketReader(self._handle, self._info, self._index, self._threads)
         last = -1
         try:
-            for packet_range in self._packet_ranges():
+            for packet_range in ranges:
                 for frame in reader.frames(packet_range, skip=True):
                     number = -1 if frame is None else self._index.frame_number(frame.pts or 0)
                     if frame is None:
@@ -115,6 +163,15 @@ class FrameIterator:
                         yield _Decoded(frame, number, float(self._times[number]))
         finally:
             reader.close()
+
+    def _from_keyframe_before(self, frame: int, ranges: Sequence[PacketRange]) -> Sequence[PacketRange]:
+        """Return the ranges from a keyframe before a frame (display index)."""
+        index = self._index
+        position = int(index.shown[frame])
+        number = next((i for i, each in enumerate(ranges) if each.first <= position <= each.last), 0)
+        key = int(index.keys[max(0, index.key_slot(position) - _EXTRA_KEYFRAMES)])
+        first = ranges[number]
+        return [PacketRange(max(first.first, key), first.last, first.targets), *ranges[number + 1 :]]
 
     def _packet_ranges(self) -> Sequence[PacketRange]:
         """Return the packets to decode: whole groups of frames, joined if they follow each other, or keyframes."""

@@ -16,7 +16,7 @@ from timechat.system import num_cores
 from timechat.video.decoding import decode_frames
 from timechat.video.frames import Frames, FrameSize, Interpolation, Size, VideoInfo, check_interpolation, resize
 from timechat.video.index import PacketIndex, exact_info, index_by_decoding, read_index, seconds
-from timechat.video.iteration import FrameIterator
+from timechat.video.iteration import FrameIterator, ReadPosition
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
 from timechat.video.scan import read_packets
 from timechat.video.sequential import SequentialDecoder
@@ -144,6 +144,8 @@ class VideoReader:
 
     Attributes:
         info: Properties of the video, with its exact number of frames and duration.
+        position: Position behind the last part of `iterate`, from which it can be resumed; None before the first part,
+            behind the last frame, and after damage.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class VideoReader:
             self._open.close()
             raise
         self._use(self._index)
+        self.position: ReadPosition | None = None
 
     def __enter__(self) -> VideoReader:
         return self
@@ -228,7 +231,9 @@ class VideoReader:
                 raise VideoError(f"{self._handle.name}: is damaged: it decodes differently each time it is read")
         return frames
 
-    def iterate(self, *, fps: float, size: Size, frames_per_part: int = 16) -> Iterator[Frames]:
+    def iterate(
+        self, *, fps: float, size: Size, frames_per_part: int = 16, after: ReadPosition | None = None
+    ) -> Iterator[Frames]:
         """Yield frames of the whole video, about `fps` of them per second, in parts and in order of time.
 
         A frame is near its requested time, at most about half the distance of the frames away, and has its true time.
@@ -239,12 +244,14 @@ class VideoReader:
             fps: Frames per second of video.
             size: Height and width in pixels, or one number for both.
             frames_per_part: Maximum number of frames of a part.
+            after: `position` behind a part of an earlier reading with the same arguments. The parts are those that
+                followed it.
 
         Raises:
             VideoError: No frame can be decoded.
         """
         frames = FrameIterator(
-            self._handle, self.info, self._index, fps=fps, size=FrameSize.of(size), threads=self._workers
+            self._handle, self.info, self._index, fps=fps, size=FrameSize.of(size), threads=self._workers, after=after
         )
         single = [SINGLE_FRAME_NOTE] if self.info.num_frames == 1 else []
         self._handle.deadline.restart()
@@ -253,9 +260,12 @@ class VideoReader:
             is_empty = False
             damage = [f"frames that could not be decoded so far: {frames.num_errors}"] if frames.num_errors else []
             times, pixels = np.array([time for time, _ in part]), np.stack([pixels for _, pixels in part])
+            self.position = (
+                None if frames.num_errors or frames.is_done else ReadPosition(frames.num_requested, float(times[-1]))
+            )
             yield Frames(pixels, times, self.duration, self.info, (*self._notes, *single, *damage))
             self._handle.deadline.restart()
-        if is_empty:
+        if is_empty and after is None:
             raise VideoError(f"{self._handle.name}: is damaged: none of its frames can be decoded")
 
     @property
