@@ -8,6 +8,8 @@ from timechat.model import NANO
 if TYPE_CHECKING:
     import torch
 
+    from timechat.backbones.endpoint.options import EndpointSettings
+
 
 def load_backbone(
     model: str,
@@ -16,7 +18,7 @@ def load_backbone(
     dtype: "str | torch.dtype" = "auto",
     quantize: str | None = None,
     lora_scale: float | None = None,
-    api_key_env: str | None = None,
+    endpoint: "EndpointSettings | None" = None,
 ) -> Backbone:
     """Load a model; the arguments are those of `TimeChat.from_pretrained`.
 
@@ -32,7 +34,7 @@ def load_backbone(
         _refuse(model, "a server", "start the server with it", quantize=quantize, lora_scale=lora_scale)
         from timechat.backbones.endpoint.backbone import load_endpoint
 
-        return load_endpoint(model, api_key_env=api_key_env)
+        return load_endpoint(model, settings=endpoint)
     if model != NANO:
         from timechat.backbones.transformers.loading import is_transformers_model
 

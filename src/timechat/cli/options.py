@@ -16,6 +16,7 @@ from timechat.cli.outputs import OutputOptions
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
     from timechat.answers.windows import WindowConfig
+    from timechat.backbones.endpoint.options import EndpointSettings
     from timechat.pipeline import MomentSelection
     from timechat.video import FrameSampling
 
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 MODEL = "Model"
 GENERAL = "General"
 _SAMPLING = "Frames"
+_ENDPOINT = "Model of a server"
 WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
 _DECODING = "Decoding of the answer"
@@ -106,13 +108,44 @@ class ModelOptions:
         typer.Option(
             metavar="NAME",
             help="Environment variable with the key of the server. Default: OPENAI_API_KEY.",
-            rich_help_panel=MODEL,
+            rich_help_panel=_ENDPOINT,
+        ),
+    ] = None
+    picture_side: Annotated[
+        int | None,
+        typer.Option(min=16, help="Longest side of a picture in pixels. Default: 512.", rich_help_panel=_ENDPOINT),
+    ] = None
+    picture_quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=95, help="JPEG quality of a picture. Default: 85.", rich_help_panel=_ENDPOINT),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of requests at the same time. Default: 4.", rich_help_panel=_ENDPOINT),
+    ] = None
+    endpoint_timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=time_from(1),
+            metavar="TIME",
+            help="Maximum time of a request with its retries. Default: 2 min.",
+            rich_help_panel=_ENDPOINT,
         ),
     ] = None
     quiet: Annotated[
         bool,
         typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL),
     ] = False
+
+    def endpoint_settings(self) -> "EndpointSettings":
+        """Return how a server is used."""
+        from timechat.backbones.endpoint.client import RequestLimits
+        from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
+
+        given = {"max_concurrent": self.concurrency, "timeout": self.endpoint_timeout}
+        limits = RequestLimits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        options = EndpointOptions.of_pictures(self.picture_side, self.picture_quality)
+        return EndpointSettings(self.api_key_env, options, limits)
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
             dtype=settings.dtype,
             quantize=settings.quantize,
             lora_scale=settings.lora_scale,
-            api_key_env=settings.api_key_env,
+            endpoint=settings.endpoint_settings(),
         )
         privacy_note = timechat.backbone.config.privacy_note
     if privacy_note is not None:

@@ -17,6 +17,7 @@ import torch
 
 from timechat.answers.prompts import POST_CHECKS
 from timechat.answers.tasks import GREEDY, find_preset
+from timechat.backbones.endpoint.options import EndpointSettings
 from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.cache import cache_key
 from timechat.errors import DataError
@@ -151,7 +152,7 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
         device=settings.device,
         dtype=settings.dtype,
         quantize=settings.quantize,
-        api_key_env=settings.api_key_env,
+        endpoint=EndpointSettings(settings.api_key_env),
     )
     if settings.lora_alpha is not None:
         timechat.model.set_lora_alpha(settings.lora_alpha)

@@ -4,32 +4,33 @@ Every entry is found under the hash of everything that it depends on, which incl
 that was interrupted needs no record of its progress: the same command reuses the windows that are done.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from safetensors import numpy as numpy_files
 
 from timechat.answers.merging import WindowAnswer
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import Backbone, EncodedVideo, Facts
 from timechat.cache import DiskCache, cache_key, file_digest
-from timechat.model.fingerprint import tensors_fingerprint
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import Video
 from timechat.video import Frames, FrameSampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHECKSUM = "sha256"
 _OF_WINDOW = ("timestamps", "facts")  # entries of a saved window beside the content of the backbone
 
 
 class TokenCache:
-    """Tensors in a `DiskCache`.
+    """Tensors and texts in a `DiskCache`, each as a safetensors file with a checksum; texts need no torch.
 
     Attributes:
         disk: Cache on disk that holds the files.
@@ -38,28 +39,33 @@ class TokenCache:
     def __init__(self, disk: DiskCache) -> None:
         self.disk = disk
 
-    def load(self, key: str) -> dict[str, Tensor] | None:
+    def load(self, key: str) -> "dict[str, Tensor] | None":
         """Return the tensors of a key, on the CPU, as they were saved; None if they are missing or damaged."""
-        path = self.disk.get(key)
-        if path is None:
+        content = self._read(key)
+        if content is None:
             return None
-        try:
-            content = (
-                path.read_bytes()
-            )  # no memory mapping: it can fail on a network disk when another process evicts the file
-            tensors: dict[str, Tensor] = load(content)
-            checksum = _checksum(content)
-        except (SafetensorError, OSError, ValueError):  # the last two: another process has removed the file
-            tensors, checksum = {}, None
-        if checksum is None or checksum != tensors_fingerprint(tensors):
-            self.disk.discard(key)
-            return None
-        return tensors
+        from safetensors.torch import load
 
-    def save(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        from timechat.model.fingerprint import tensors_fingerprint
+
+        try:
+            tensors: dict[str, Tensor] = load(content)
+            if _checksum(content) == tensors_fingerprint(tensors):
+                return tensors
+        except (SafetensorError, ValueError):
+            pass
+        self.disk.discard(key)
+        return None
+
+    def save(self, key: str, tensors: "Mapping[str, Tensor]") -> None:
         """Save tensors from any device in their own number formats."""
         if not self.disk.is_on:
             return
+        import torch
+        from safetensors.torch import save
+
+        from timechat.model.fingerprint import tensors_fingerprint
+
         # Copies, since safetensors takes no two views of one memory.
         copies = {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -67,6 +73,43 @@ class TokenCache:
         }
         content = save(copies, metadata={_CHECKSUM: tensors_fingerprint(copies)})
         self.disk.put(key, lambda unfinished: unfinished.write_bytes(content))
+
+    def load_text(self, key: str, name: str) -> str | None:
+        """Return the text that was saved under a name; None if it is missing or damaged."""
+        content = self._read(key)
+        if content is None:
+            return None
+        try:
+            data: bytes = numpy_files.load(content)[name].tobytes()
+            if _checksum(content) == _text_fingerprint(name, data):
+                return data.decode()
+        except (SafetensorError, ValueError, KeyError):
+            pass
+        self.disk.discard(key)
+        return None
+
+    def save_text(self, key: str, name: str, text: str) -> None:
+        """Save a text under a name, as the tensor of its bytes."""
+        if not self.disk.is_on:
+            return
+        data = text.encode()
+        metadata = {_CHECKSUM: _text_fingerprint(name, data)}
+        content = numpy_files.save({name: np.frombuffer(data, np.uint8)}, metadata=metadata)
+        self.disk.put(key, lambda unfinished: unfinished.write_bytes(content))
+
+    def _read(self, key: str) -> bytes | None:
+        path = self.disk.get(key)
+        if path is None:
+            return None
+        try:
+            return path.read_bytes()  # no memory mapping: it can fail on a network disk
+        except OSError:  # another process has removed the file
+            return None
+
+
+def _text_fingerprint(name: str, data: bytes) -> str:
+    """Return the `tensors_fingerprint` of one tensor with these bytes."""
+    return hashlib.sha256(f"{name} torch.uint8 ({len(data)},)".encode() + data).hexdigest()
 
 
 def _checksum(content: bytes) -> str | None:
@@ -127,6 +170,8 @@ class WindowCache:
         content = self._backbone.pack(encoded.content)
         if content is None:
             return
+        import torch
+
         facts_of_video = {"duration": encoded.duration, "notes": list(encoded.notes)}
         saved = json.dumps(facts_of_video | {"player_offset": encoded.player_offset}).encode()
         tensors = {
@@ -136,24 +181,23 @@ class WindowCache:
         }
         self._tokens.save(self._key("video", window, sampling), tensors)
 
-    def load_frames(self, window: Window | None, sampling: FrameSampling) -> dict[str, Tensor] | None:
+    def load_frames(self, window: Window | None, sampling: FrameSampling) -> "dict[str, Tensor] | None":
         """Return what was saved of the frames of a window, on the CPU; None if it is not there."""
         return self._tokens.load(self._key("frames", window, sampling))
 
-    def save_frames(self, window: Window | None, sampling: FrameSampling, tensors: Mapping[str, Tensor]) -> None:
+    def save_frames(self, window: Window | None, sampling: FrameSampling, tensors: "Mapping[str, Tensor]") -> None:
         """Save what a backbone computes of the frames of a window before it joins them."""
         self._tokens.save(self._key("frames", window, sampling), tensors)
 
     def load_answer(self, request: Request, window: Window, sampling: FrameSampling) -> WindowAnswer | None:
         """Return the answer to a request about a window with these frames; None if it is not there."""
-        found = self._tokens.load(self._answer_key(request, window, sampling))
-        return None if found is None else WindowAnswer.from_dict(window, json.loads(bytes(found["answer"].tolist())))
+        found = self._tokens.load_text(self._answer_key(request, window, sampling), "answer")
+        return None if found is None else WindowAnswer.from_dict(window, json.loads(found))
 
     def save_answer(self, request: Request, sampling: FrameSampling, answer: WindowAnswer) -> None:
         """Save the answer to a request about a window with these frames."""
-        content = np.frombuffer(json.dumps(answer.to_dict()).encode(), np.uint8).copy()
         key = self._answer_key(request, answer.window, sampling)
-        self._tokens.save(key, {"answer": torch.from_numpy(content)})
+        self._tokens.save_text(key, "answer", json.dumps(answer.to_dict()))
 
     def _key(self, kind: Facts, window: Window | None, sampling: FrameSampling) -> str:
         return cache_key(**self._frame_facts(window, sampling), **self._backbone.facts(kind))
@@ -186,10 +230,10 @@ class WindowFrameCache:
         """
         self._cache, self._window, self._sampling = cache, window, sampling
 
-    def load(self) -> Mapping[str, Tensor] | None:
+    def load(self) -> "Mapping[str, Tensor] | None":
         """Return the tensors, on the CPU; None if they are not there."""
         return self._cache.load_frames(self._window, self._sampling)
 
-    def save(self, tensors: Mapping[str, Tensor]) -> None:
+    def save(self, tensors: "Mapping[str, Tensor]") -> None:
         """Save the tensors."""
         self._cache.save_frames(self._window, self._sampling, tensors)

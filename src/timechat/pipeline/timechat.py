@@ -20,6 +20,7 @@ from timechat.video import FrameSampling
 if TYPE_CHECKING:
     import torch
 
+    from timechat.backbones.endpoint.options import EndpointSettings
     from timechat.backbones.timechat.backbone import TimeChatBackbone
     from timechat.model.modeling import TimeChatForConditionalGeneration
     from timechat.model.processing import TimeChatProcessor
@@ -91,7 +92,7 @@ class TimeChat:
         dtype: "str | torch.dtype" = "auto",
         quantize: str | None = None,
         lora_scale: float | None = None,
-        api_key_env: str | None = None,
+        endpoint: "EndpointSettings | None" = None,
     ) -> "TimeChat":
         """Load a model; device and number format as in `load_model`.
 
@@ -103,7 +104,7 @@ class TimeChat:
             quantize: `"int8"` or `"int4"` on CPUs, `"bnb8"` or `"bnb4"` with the package bitsandbytes; None keeps the
                 format of the folder.
             lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's.
-            api_key_env: Name of the environment variable with the key of a server; None takes `OPENAI_API_KEY`.
+            endpoint: Key, pictures and limits of requests for a server; None takes the defaults.
 
         Raises:
             CheckpointError: There is no model of that name, or it cannot be loaded.
@@ -118,7 +119,7 @@ class TimeChat:
                 dtype=dtype,
                 quantize=quantize,
                 lora_scale=lora_scale,
-                api_key_env=api_key_env,
+                endpoint=endpoint,
             )
         )
 

@@ -29,7 +29,7 @@ from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import Backbone, EncodedVideo, Question
 from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
 from timechat.backbones.endpoint.client import RequestLimits
-from timechat.backbones.endpoint.options import EndpointOptions
+from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 from timechat.backbones.endpoint.pictures import PictureFormat
 from timechat.errors import EndpointError, PromptTooLongError
 
@@ -467,7 +467,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 def test_loading_asks_for_the_list_of_models_with_the_key(monkeypatch):
     monkeypatch.setenv("MY_KEY", SECRET)
     with StubServer(answering()) as server:
-        backbone: Backbone = load_endpoint(server.url, api_key_env="MY_KEY")
+        backbone: Backbone = load_endpoint(server.url, settings=EndpointSettings("MY_KEY"))
         assert (backbone.name, server.num_lists, server.requests) == ("tiny", 1, [])
         backbone.generate([prompt_of(backbone)], [None], GREEDY)
         backbone.close()

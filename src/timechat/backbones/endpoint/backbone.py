@@ -38,9 +38,8 @@ from timechat.backbones.endpoint.abilities import (
 )
 from timechat.backbones.endpoint.address import ApiKey, EndpointAddress
 from timechat.backbones.endpoint.answers import Completion
-from timechat.backbones.endpoint.client import EndpointClient, RequestLimits
-from timechat.backbones.endpoint.estimate import measure_request
-from timechat.backbones.endpoint.options import EndpointOptions
+from timechat.backbones.endpoint.client import EndpointClient, encode_body
+from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 from timechat.backbones.endpoint.pictures import EncodedPictures, PictureLimits
 from timechat.backbones.endpoint.requests import EndpointPrompt, check_decoding, make_request, read_text
 from timechat.backbones.endpoint.verification import verification_logprob
@@ -268,8 +267,8 @@ class EndpointBackbone:
         request = make_request(self.options, pictures.within(self._learned.limits), question, form, decoding, 0)
         model = self.client.model(self.check)
         levels = known_abilities(self.client.address.base_url, model).levels()
-        cost = measure_request(request_body(request, model, levels), typical_tokens, prompt_tokens=prompt_tokens)
-        return WindowCost(seconds, cost.requests, cost.prompt_tokens, cost.answer_tokens, cost.num_bytes)
+        num_bytes = len(encode_body(request_body(request, model, levels)))
+        return WindowCost(seconds, 1, prompt_tokens, typical_tokens, num_bytes)
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: the server counts its tokens."""
@@ -348,9 +347,7 @@ _Send = Callable[[EndpointClient, CompletionRequest, Check], Completion]
 def load_endpoint(
     address: str,
     *,
-    api_key_env: str | None = None,
-    limits: RequestLimits | None = None,
-    options: EndpointOptions | None = None,
+    settings: EndpointSettings | None = None,
     check: Check = lambda: None,
 ) -> EndpointBackbone:
     """Connect to a server and ask for its list of models, so that a wrong address or key is an error at once.
@@ -358,20 +355,19 @@ def load_endpoint(
     Args:
         address: Address such as `http://127.0.0.1:8000/v1#Qwen3-VL-8B-Instruct`; without a name, the only model of the
             server.
-        api_key_env: Name of the environment variable with the key; None for `OPENAI_API_KEY`, which may be missing.
-        limits: Limits of the requests.
-        options: How videos are sent.
+        settings: Key, what is sent, and limits of the requests; None takes the defaults.
         check: Function that can cancel the connection.
 
     Raises:
         EndpointError: The server cannot be reached, refuses the key, or lists no model or several ones.
         ValueError: The address or the key cannot be read.
     """
-    key = ApiKey.from_environment(api_key_env)
-    client = EndpointClient(EndpointAddress.parse(address), key, limits=limits)
+    settings = settings or EndpointSettings()
+    key = ApiKey.from_environment(settings.api_key_env)
+    client = EndpointClient(EndpointAddress.parse(address), key, limits=settings.limits)
     try:
         name = client.served_model(check).name
     except BaseException:
         client.close()
         raise
-    return EndpointBackbone(client, name, options or EndpointOptions())
+    return EndpointBackbone(client, name, settings.options)

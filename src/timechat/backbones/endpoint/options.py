@@ -1,8 +1,8 @@
 """How videos are sent to a server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from timechat.backbones.endpoint.estimate import Price
+from timechat.backbones.endpoint.client import RequestLimits
 from timechat.backbones.endpoint.messages import DEFAULT_WORDING, Placement, frame_time
 from timechat.backbones.endpoint.pictures import DEFAULT_PICTURES, PictureFormat
 
@@ -21,7 +21,6 @@ class EndpointOptions:
         fps: Frames per second of video; None for the rate that the model was made for.
         max_frames: Maximum number of frames of a window.
         window_seconds: Length of a window in seconds.
-        price: Price of the tokens; None if it is not known.
         native_video: Whether the frames are sent as one video with `media_io_kwargs`; for vLLM with
             `--trust-request-mm-kwargs` only.
         verify: Whether moments are verified by two more requests each, one of them with the pictures; for vLLM only.
@@ -33,7 +32,6 @@ class EndpointOptions:
     fps: float | None = None
     max_frames: int = 128
     window_seconds: float = 64.0
-    price: Price | None = None
     native_video: bool = False
     verify: bool = False
 
@@ -45,6 +43,31 @@ class EndpointOptions:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
 
+    @classmethod
+    def of_pictures(cls, max_side: int | None = None, quality: int | None = None) -> "EndpointOptions":
+        """Return the default options with another size or quality of the pictures; None keeps the default."""
+        return cls(
+            PictureFormat(
+                DEFAULT_PICTURES.max_side if max_side is None else max_side,
+                DEFAULT_PICTURES.quality if quality is None else quality,
+            )
+        )
+
     def fps_of(self, model: str) -> float:
         """Return the frames per second of video for a model, by its name."""
         return self.fps or next((fps for part, fps in _FPS if part in model.lower()), _DEFAULT_FPS)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """How a server is used: key, what is sent, and limits of the requests.
+
+    Attributes:
+        api_key_env: Name of the environment variable with the key; None for `OPENAI_API_KEY`, which may be missing.
+        options: How videos are sent.
+        limits: Limits of the requests.
+    """
+
+    api_key_env: str | None = None
+    options: EndpointOptions = field(default_factory=EndpointOptions)
+    limits: RequestLimits = field(default_factory=RequestLimits)
