@@ -1,6 +1,7 @@
 """What every backbone promises, for five tiny families and for two whose states cannot be cut."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,6 +167,29 @@ def test_tokens_write_the_characters_of_the_text(backbone):
 
 
 @one_family
+def test_the_probability_of_the_form_is_recorded(backbone):
+    video, form = _video(backbone), AnswerForm(grammar=grounding_grammar(10.0))
+    decoding = DecodingOptions(max_new_tokens=40)
+    prompt = backbone.prompt(video, QUESTION, 40)
+    answer = backbone.generate([prompt], [form], decoding)[0]
+    row = AnswerRowState(prompt, decoding, backbone._compiler.state(form.grammar))
+    backbone._decoder.write([row], backbone.check)
+    state, ids = backbone._compiler.state(form.grammar), row.token_ids
+    whole = [*prompt.ids, *ids[:-1]]
+    longer = replace(prompt, ids=whole, positions=backbone._prompts._rope_index(whole, prompt.content))
+    with torch.inference_mode():
+        cache, known = backbone._decoder._window(longer)
+        new, mask = torch.tensor([whole[known:]]), torch.ones(1, len(whole), dtype=torch.long)
+        logits = backbone._decoder._forward(new, mask, longer.positions[:, None, known:], cache, keep=len(ids))
+    for number, (token, own) in enumerate(zip(ids, logits[0].log_softmax(-1), strict=True)):
+        expected = own[torch.from_numpy(state.allowed_tokens(40 - number))].logsumexp(-1).item()
+        assert answer.tokens[number].allowed == pytest.approx(expected, abs=2e-3)
+        assert answer.tokens[number].form_logprob <= 0
+        state.accept_token(token)
+    assert {token.allowed for token in _ask(backbone, video).tokens} == {None}
+
+
+@one_family
 def test_beam_search_is_refused(backbone):
     with pytest.raises(ValueError, match="num_beams=2 is for TimeChat models; tiny-qwen3_vl answers with num_beams=1"):
         _ask(backbone, _video(backbone), decoding=DecodingOptions(num_beams=2))
@@ -302,10 +326,14 @@ def test_verify_compares_pictures_with_times_only(backbone):
 
 @one_family
 def test_the_words_alone_are_verified(backbone):
-    ids, num_words = backbone._caption_ids(Event(1.0, 2.0, "a man sits"))
-    tokenizer = backbone._loaded.tokenizer
-    assert tokenizer.decode(ids) == "1.0 - 2.0 seconds, A man sits."
-    assert tokenizer.decode(ids[-num_words:]).strip() == "A man sits."
+    tokenizer, event = backbone._loaded.tokenizer, Event(1.0, 2.0, 'a man says "yes"')
+    for preset, answer, words in (
+        ("timechat@1", '1.0 - 2.0 seconds, A man says "yes".', 'A man says "yes".'),
+        ("qwen3-vl@1", '[{"start": 1.0, "end": 2.0, "caption": "A man says \\"yes\\"', 'A man says \\"yes\\"'),
+    ):
+        ids, num_words = backbone._caption_ids(event, preset)
+        assert tokenizer.decode(ids) == answer
+        assert tokenizer.decode(ids[-num_words:]).strip() == words
 
 
 # ------------------------------------------------------------------------------------------- caches and costs

@@ -11,17 +11,28 @@ from timechat.model.generation.generate import decoded_spans
 
 
 def read_answer(
-    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], logprobs: Sequence[float]
+    tokenizer: PreTrainedTokenizerBase,
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    allowed: Sequence[float] = (),
 ) -> tuple[str, tuple[Token, ...]]:
-    """Return the text of an answer without thoughts, and its tokens with their characters in it."""
+    """Return the text of an answer without thoughts, and its tokens with their characters in it.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        token_ids: Tokens of the answer.
+        logprobs: Log probability of each token.
+        allowed: Log probability of all tokens that the form allowed at the place of each token; empty without a form.
+    """
     text, spans = decoded_spans(partial(tokenizer.decode, skip_special_tokens=True), token_ids)
     first, end = range_without_thoughts(text)
+    of_form: Sequence[float | None] = allowed or [None] * len(spans)
     first += len(text[first:end]) - len(text[first:end].lstrip())
     answer = text[first:end].strip()
     last = first + len(answer)
     tokens = [
-        Token(max(start, first) - first, min(stop, last) - first, logprob)
-        for (start, stop), logprob in zip(spans, logprobs, strict=True)
+        Token(max(start, first) - first, min(stop, last) - first, logprob, mass)
+        for (start, stop), logprob, mass in zip(spans, logprobs, of_form, strict=True)
         if (first == 0 or stop > first) and (start < last or last == len(text))
     ]
     return answer, tuple(tokens)

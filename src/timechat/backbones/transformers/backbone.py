@@ -220,7 +220,7 @@ class TransformersBackbone:
         return answers
 
     def _answer(self, row: AnswerRowState) -> GeneratedText:
-        text, tokens = read_answer(self._loaded.tokenizer, row.token_ids, row.logprobs)
+        text, tokens = read_answer(self._loaded.tokenizer, row.token_ids, row.logprobs, row.allowed or ())
         return GeneratedText(text, tokens, len(row.prompt.ids), len(row.token_ids))
 
     def verify(self, videos: Sequence[EncodedVideo], events: Sequence[Event], *, preset: str) -> list[float] | None:
@@ -231,7 +231,7 @@ class TransformersBackbone:
         question = Question(build_question("dense_caption", preset=preset), system=find_preset(preset).system)
         values = []
         for video, event in zip(videos, events, strict=True):
-            ids, num_words = self._caption_ids(event)
+            ids, num_words = self._caption_ids(event, preset)
             shown, blank = (
                 sum(self.score(build(video.content, question), ids)[-num_words:])
                 for build in (self._prompts.with_pictures, self._prompts.without_pictures)
@@ -244,13 +244,12 @@ class TransformersBackbone:
         self._prompts.check_length(len(prompt.ids), len(token_ids))
         return self._decoder.continuation_logprobs(prompt, token_ids, self.check)
 
-    def _caption_ids(self, event: Event) -> tuple[list[int], int]:
-        """Return the ids of a caption at its time as an answer, and the number of the last ids that are its words."""
-        caption = event.caption[:1].upper() + event.caption[1:]
-        ids = self._prompts.plain_ids(format_events([Event(event.start, event.end, caption)], "dense_caption"))
-        head = self._prompts.plain_ids(format_events([Event(event.start, event.end)], "dense_caption"))
-        pairs = enumerate(zip(ids, head, strict=False))
-        num_equal = next((i for i, (one, other) in pairs if one != other), min(len(ids), len(head)))
+    def _caption_ids(self, event: Event, preset: str) -> tuple[list[int], int]:
+        """Return the ids of an answer up to the end of a caption, and the number of the last ids that are its words."""
+        head, answer = _caption_texts(event, preset)
+        ids, before = self._prompts.plain_ids(answer), self._prompts.plain_ids(head)
+        pairs = enumerate(zip(ids, before, strict=False))
+        num_equal = next((i for i, (one, other) in pairs if one != other), min(len(ids), len(before)))
         return ids, max(1, len(ids) - num_equal)
 
     # ---------------------------------------------------------------------------------------- costs and facts
@@ -306,6 +305,16 @@ class TransformersBackbone:
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: tokens are not counted here."""
+
+
+def _caption_texts(event: Event, preset: str) -> tuple[str, str]:
+    """Return an answer with one caption in the form of a preset: up to the caption, and up to its end."""
+    caption = event.caption[:1].upper() + event.caption[1:]
+    if find_preset(preset).forms.get("dense_caption") == "json_events":
+        head = f'[{{"start": {event.start:.1f}, "end": {event.end:.1f}, "caption": "'
+        return head, head + json.dumps(caption, ensure_ascii=False)[1:-1]
+    head = format_events([Event(event.start, event.end)], "dense_caption")
+    return head, format_events([Event(event.start, event.end, caption)], "dense_caption")
 
 
 def _go_on() -> None:

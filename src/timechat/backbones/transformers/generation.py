@@ -42,6 +42,8 @@ class AnswerRowState:
         is_finished: Whether the answer is complete or has reached its maximum length.
         error: Error of the constraint; None without error.
         sampler: Sampler that draws the tokens; None until the first drawn token.
+        allowed: Log probability of all tokens that the constraint allowed at the place of each token; empty for an
+            unconstrained answer.
     """
 
     prompt: TransformersPrompt
@@ -52,6 +54,7 @@ class AnswerRowState:
     is_finished: bool = False
     error: ValueError | None = None
     sampler: Sampler | None = None
+    allowed: list[float] | None = field(default_factory=list)
 
     @property
     def tokens_left(self) -> int:

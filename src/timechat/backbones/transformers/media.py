@@ -171,7 +171,11 @@ class MediaEncoder:
         if layout == "processor":
             budget = self._family.tokens_per_picture
             inputs = self._processor(images=images, max_soft_tokens=budget, return_tensors="pt")
-            return {name: value.to(self._device) for name, value in inputs.items() if name in self._names}
+            return {
+                name: value.to(self._device, self._dtype if value.is_floating_point() else value.dtype)
+                for name, value in inputs.items()
+                if name in self._names
+            }
         inputs = self._processor(images=images, do_resize=False, input_data_format="channels_last", return_tensors="pt")
         patches, grid = inputs["pixel_values"], inputs["image_grid_thw"]
         if layout == "patches":

@@ -36,6 +36,8 @@ class GenerationState:
         error: Error of the constraint, which ends the sequence; None without error.
         num_cached_tokens: Number of prompt tokens whose states were in the prefix cache.
         sampler: Sampler that draws the tokens; None until the first drawn token.
+        allowed: Log probability of the tokens that the constraint allowed; None, because it is not recorded: scores of
+            TimeChat were fitted without it.
     """
 
     prompt: Prompt
@@ -47,6 +49,7 @@ class GenerationState:
     error: ValueError | None = None
     num_cached_tokens: int = 0
     sampler: Sampler | None = None
+    allowed: list[float] | None = None
     _kv_states: list[tuple[Tensor, Tensor]] | None = None
 
     @property

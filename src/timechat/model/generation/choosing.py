@@ -23,6 +23,8 @@ class AnswerRow(Protocol):
         is_finished: Whether the answer is complete or has reached its maximum length.
         error: Error of the constraint, which ends the answer; None without error.
         sampler: Sampler that draws the tokens; None until the first drawn token.
+        allowed: Log probability of all tokens that the constraint allowed at the place of each token, before the
+            constraint; None if it is not recorded.
     """
 
     decoding: DecodingOptions
@@ -32,6 +34,7 @@ class AnswerRow(Protocol):
     is_finished: bool
     error: ValueError | None
     sampler: Sampler | None
+    allowed: list[float] | None
 
     @property
     def tokens_left(self) -> int:
@@ -54,6 +57,8 @@ def choose_tokens(
     for i, row in enumerate(rows):
         before = scores[i : i + 1]
         try:
+            if row.constraint is not None and row.allowed is not None:
+                row.allowed.append(row.constraint.allowed_logprob(logprobs[i].cpu().numpy(), row.tokens_left))
             adjusted = _adjust(row, before, end_token_ids)
         except ValueError as error:  # an error of this row's grammar, not of the others
             row.error = error

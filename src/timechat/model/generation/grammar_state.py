@@ -15,6 +15,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from timechat.answers.grammar import AnswerGrammar
 from timechat.model.generation.schema_check import SchemaChecker, compile_schema
 
+_NEGLIGIBLE = -12.0  # log probability; a thousand such tokens have a probability of less than 1 %
 _KEPT_GRAMMARS = 32  # compiled grammars in memory; each answer starts from a copy
 
 
@@ -229,6 +230,16 @@ class GrammarState:
         for token in np.flatnonzero(doubtful):
             allowed[token] = self._fits(int(token), tokens_left)
         return self._or_end(allowed)
+
+    def allowed_logprob(self, logprobs: NDArray[np.float32], tokens_left: int) -> float:
+        """Return the log probability that the next token is an allowed one; `logprobs` is `(vocab,)`.
+
+        Numbers are checked only in tokens that are likely enough to count; the others are taken as not allowed.
+        """
+        allowed, doubtful = self._candidates(tokens_left)
+        for token in np.flatnonzero(doubtful):
+            allowed[token] = logprobs[token] > _NEGLIGIBLE and self._fits(int(token), tokens_left)
+        return float(np.logaddexp.reduce(logprobs[self._or_end(allowed)]))
 
     def most_likely_token(self, scores: NDArray[np.float32], tokens_left: int) -> int:
         """Return the allowed token with the highest score; `scores` is `(vocab,)`.
