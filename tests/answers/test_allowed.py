@@ -64,6 +64,14 @@ def test_a_blank_before_the_answer_is_the_same_token():
     assert first.form_logprob == pytest.approx(0.0)
 
 
+def test_tokens_of_another_form_stay_as_they_are():
+    tokens = (Token(0, 2, -1.0), Token(2, 4, -1.0), Token(4, 5, -1.0))
+    listed = [[("No", -1.0)], [("!!", -1.0)], [("?", -1.0)]]
+    first, *rest = with_allowed("No!!?", tokens, listed, spans_form(20.0))
+    assert first.allowed == -1.0
+    assert rest == list(tokens[1:])
+
+
 def test_a_kept_schema_is_an_object():
     tokens = (Token(0, 1, math.log(0.1)),)
     listed = [[("[", math.log(0.8)), ("{", math.log(0.1))]]

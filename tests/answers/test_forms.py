@@ -317,14 +317,25 @@ def test_form_of_a_json_schema_has_both_spellings():
 
 @pytest.mark.parametrize(
     ("text", "can_begin"),
-    [("", True), (" [[", True), ("[]", True), ("[[1.5, 20.", True), ("[[1.5, 21", False), ("{", False), ("[] ", False)],
+    [("", True), ("[[", True), ("[]", True), ("[[1.5, 20.", True), ("[[1.5, 21", False), ("{", False), ("[] ", False)],
 )
 def test_beginnings_of_an_answer_are_recognized(text, can_begin):
-    assert spans_form(20.0).can_begin(text) is can_begin
+    assert spans_form(20.0).cursor().allows(text) is can_begin
 
 
 def test_beginnings_follow_the_schema_of_an_object():
     form = spans_form(20.0)
-    assert form.can_begin('{"spans": [[1', as_json=True)
-    assert not form.can_begin("[[1", as_json=True)
-    assert AnswerForm().can_begin("anything")
+    assert form.cursor(as_json=True).allows('{"spans": [[1')
+    assert not form.cursor(as_json=True).allows("[[1")
+    assert AnswerForm().cursor() is None
+    assert grounding_form(20.0).cursor(as_json=True) is None
+
+
+def test_a_cursor_moves_through_an_answer():
+    cursor = spans_form(20.0).cursor()
+    assert cursor.advance("[[1.0, ")
+    assert cursor.allows("19.9]")
+    assert not cursor.allows("21")
+    assert cursor.advance("2]]")
+    assert not cursor.allows("]")
+    assert not cursor.advance("]")

@@ -7,8 +7,9 @@ probability of all allowed tokens, so that a score is never too low because of i
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from timechat.answers.forms import AnswerForm
+from timechat.answers.forms import AnswerForm, FormCursor
 from timechat.answers.token_evidence import Token
 
 Alternative = tuple[str, float]
@@ -51,6 +52,8 @@ def with_allowed(
 ) -> tuple[Token, ...]:
     """Return the tokens of an answer with the log probability of what the form allowed at the place of each.
 
+    Tokens behind a text that does not have the form stay as they are.
+
     Args:
         text: Text of the answer.
         tokens: Tokens that wrote it.
@@ -59,9 +62,19 @@ def with_allowed(
         as_json: Whether the server kept the schema, not the regular expression.
     """
 
-    def completed(token: Token, listed: Sequence[Alternative]) -> Token:
-        before, chosen = text[: token.first], (text[token.first : token.end], token.logprob)
-        allowed = allowed_logprob(listed, chosen, lambda piece: form.can_begin(before + piece, as_json=as_json))
-        return replace(token, allowed=allowed)
+    cursor = form.cursor(as_json=as_json)
+    completed: list[Token] = []
+    at = 0
+    for token, listed in zip(tokens, alternatives, strict=True):
+        if cursor is None or not cursor.advance(text[at : token.first]):
+            return (*completed, *tokens[len(completed) :])
+        at = max(at, token.first)
+        allows = cursor.allows if at else partial(_allows_first, cursor)
+        allowed = allowed_logprob(listed, (text[token.first : token.end], token.logprob), allows)
+        completed.append(replace(token, allowed=allowed))
+    return tuple(completed)
 
-    return tuple(completed(token, listed) for token, listed in zip(tokens, alternatives, strict=True))
+
+def _allows_first(cursor: FormCursor, text: str) -> bool:
+    """Whether a text may be the start of an answer, which can begin with blanks."""
+    return cursor.allows(text.lstrip())

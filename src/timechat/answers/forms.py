@@ -75,19 +75,34 @@ class AnswerForm:
         except (ValueError, RecursionError):
             return False
 
-    def can_begin(self, text: str, *, as_json: bool = False) -> bool:
-        """Whether an answer of this form can begin with a text, as far as its words are concerned.
+    def cursor(self, *, as_json: bool = False) -> "FormCursor | None":
+        """Return a cursor at the start of an answer of this form.
 
         Args:
-            text: Beginning of an answer.
             as_json: Follow the schema, not the regular expression.
+
+        Returns:
+            None without that spelling of the form.
         """
-        source = json.dumps(self.schema) if as_json and self.schema is not None else self.regex
-        if source is None:
-            return True
-        is_json = as_json and self.schema is not None
-        piece = list(text.lstrip().encode())
-        return bool(_matcher(source, is_json).validate_tokens(piece) == len(piece))
+        source = json.dumps(self.schema) if as_json and self.schema is not None else None if as_json else self.regex
+        return None if source is None else FormCursor(_matcher(source, as_json).deep_copy())
+
+
+class FormCursor:
+    """A place in an answer, which tells the texts that may follow as far as the words of the form are concerned."""
+
+    def __init__(self, matcher: "LLMatcher") -> None:
+        """Start an answer; called by `AnswerForm.cursor`."""
+        self._matcher = matcher
+
+    def advance(self, text: str) -> bool:
+        """Move behind a text; False if it is not allowed, and the cursor is of no use any more."""
+        return bool(self._matcher.consume_tokens(list(text.encode())))
+
+    def allows(self, text: str) -> bool:
+        """Whether a text may follow; the answer need not be complete then."""
+        pieces = list(text.encode())
+        return bool(self._matcher.validate_tokens(pieces) == len(pieces))
 
 
 def answer_form(task: Task, *, duration: float, preset: str = DEFAULT_PRESET) -> AnswerForm | None:

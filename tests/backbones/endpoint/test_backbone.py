@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import threading
 import time
@@ -106,6 +107,7 @@ def test_greedy_and_sampled_requests_have_their_own_fields(connect: Connect):
         "model": "tiny",
         "structured_outputs": {"regex": FORM.regex},
         "logprobs": True,
+        "top_logprobs": 20,
         "temperature": 0.0,
         "max_tokens": 30,
     }
@@ -166,6 +168,18 @@ def test_answer_has_tokens_counts_and_no_blanks_at_its_ends(connect: Connect):
     assert answer.text == "A dog."
     assert answer.tokens == (Token(0, 1, -0.5), Token(1, 5, -0.25), Token(5, 6, -0.125), Token(6, 6, -1.0))
     assert (answer.num_prompt_tokens, answer.num_tokens, answer.notes) == (7, 2, ())
+
+
+def test_tokens_are_weighed_against_what_the_form_allows(connect: Connect):
+    """The model would rather write a word than the number of the form; `7` is the other number."""
+    first = token(" 1", -3.0) | {"top_logprobs": [token("Noon", -0.1), token(" 1", -3.0), token("7", -3.0)]}
+    entries = [first, token("2.", -0.5) | {"top_logprobs": [token("2.", -0.5), token("!", -1.0)]}]
+    backbone = backbone_of(connect(answering(" 12.", logprobs={"content": entries})))
+    tokens = backbone.generate([prompt_of(backbone)], [FORM], GREEDY)[0].tokens
+    assert [token.form_logprob for token in tokens] == pytest.approx([-math.log(2), 0.0])
+    assert [token.logprob for token in tokens] == [-3.0, -0.5]
+    free = backbone.generate([prompt_of(backbone)], [None], GREEDY)[0].tokens
+    assert [token.allowed for token in free] == [None, None]
 
 
 def test_notes_say_what_a_server_does_not_do(connect: Connect):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timechat.answers.allowed import with_allowed
 from timechat.answers.forms import AnswerForm
 from timechat.answers.prompts import Message
 from timechat.answers.tasks import DecodingOptions
@@ -16,6 +17,7 @@ from timechat.backbones.endpoint.messages import chat_messages, native_video_mes
 from timechat.backbones.endpoint.options import EndpointOptions
 from timechat.backbones.endpoint.pictures import EncodedPictures
 
+_ALTERNATIVES = 20  # tokens that a server lists at each place, the maximum of most; scores are relative to allowed ones
 _SAMPLING: tuple[Ability, ...] = ("temperature", "seed", "top_p", "top_k")
 
 
@@ -85,7 +87,7 @@ def make_request(
         ),
         decoding.max_new_tokens,
         form,
-        top_logprobs=0,
+        top_logprobs=_ALTERNATIVES if form is not None and form.regex else 0,
         native_video=native,
         fixed=fixed,
         **sampling,
@@ -102,6 +104,9 @@ def read_text(
         Token(min(max(0, token.first - shift), len(text)), min(max(0, token.end - shift), len(text)), token.logprob)
         for token in completion.tokens
     ]
+    if completion.form is not None and request.form is not None and request.form.regex and any(completion.alternatives):
+        is_json = completion.form == "response_format"
+        placed = list(with_allowed(text, placed, completion.alternatives, request.form, as_json=is_json))
     notes = list(size_notes)
     if text and not placed:
         notes.append("the server gives no log probabilities, so the answer has no scores")

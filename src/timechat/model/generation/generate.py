@@ -14,7 +14,6 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.model.generation.recording import AllowedRecorder, LogprobRecorder
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
@@ -41,14 +40,11 @@ class GenerationOutput:
         token_ids: Token ids without padding; the end token is included unless the answer was cut off.
         logprobs: Natural logarithm of the probability of each token under the model, before any constraint.
         num_prompt_tokens: Number of tokens of the prompt.
-        allowed: Natural logarithm of the probability of all tokens that the constraint allowed at each place; None if
-            it was not recorded.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     num_prompt_tokens: int = 0
-    allowed: list[float] | None = None
 
 
 def generate_answers(
@@ -60,7 +56,6 @@ def generate_answers(
     processors: Sequence[LogitsProcessor] = (),
     samplers: Sequence["Sampler"] | None = None,
     cache: DynamicCache | None = None,
-    records_allowed: bool = False,
 ) -> list[GenerationOutput]:
     """Continue prompts, each as if it were alone; a common prefix of prompts about one video is read once.
 
@@ -73,8 +68,6 @@ def generate_answers(
         samplers: Sampler of each prompt, which draws its tokens; `arguments` must be greedy then. None leaves the
             choice to `generate`, whose draws for one prompt depend on the other prompts.
         cache: States of the beginning of a single prompt; holds the whole conversation afterwards.
-        records_allowed: Whether the probability of all tokens that the processors allow is recorded. A beam search
-            records none.
     """
     num_shared = _shared_prefix_length(prompts)
     ids, mask = _pad(prompts, num_shared, pad_token_id)
@@ -87,19 +80,17 @@ def generate_answers(
             model(inputs_embeds=embeds[:1, :num_shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache.batch_repeat_interleave(len(prompts))
     given = {"inputs_embeds": embeds, "attention_mask": mask, "pad_token_id": pad_token_id, **arguments}
-    allowed: Tensor | None = None
     if arguments.get("num_beams", 1) > 1:
         new_ids, logprobs = _search(model, given, cache, processors)
     else:
-        recorder = LogprobRecorder()
-        watcher = [AllowedRecorder(recorder)] if records_allowed else []
+        recorder = _LogprobRecorder()
         draws = [] if samplers is None else [_Draws(samplers)]
-        steps = LogitsProcessorList([recorder, *processors, *watcher, *draws])
         with quiet_transformers():
-            new_ids = model.generate(**given, past_key_values=cache, logits_processor=steps)
+            new_ids = model.generate(
+                **given, past_key_values=cache, logits_processor=LogitsProcessorList([recorder, *processors, *draws])
+            )
         logprobs = recorder.finish(new_ids)
-        allowed = watcher[0].finish() if watcher else None
-    outputs = _without_padding(new_ids, logprobs, allowed, model)
+    outputs = _without_padding(new_ids, logprobs, model)
     return [
         replace(output, num_prompt_tokens=len(prompt.input_ids))
         for output, prompt in zip(outputs, prompts, strict=True)
@@ -252,16 +243,39 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
 
 
+class _LogprobRecorder(LogitsProcessor):  # type: ignore[misc]
+    """Records the log probability of each token; stores the scores of one step only."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._recorded: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._last is not None:
+            self._record(input_ids[:, -1])
+        self._last = scores.float().log_softmax(-1)
+        return scores
+
+    def finish(self, new_ids: Tensor) -> Tensor:
+        """Return the log probabilities of all generated tokens, `(prompts, steps)`."""
+        if len(self._recorded) < new_ids.shape[1]:
+            self._record(new_ids[:, -1])
+        return torch.stack(self._recorded, dim=1)
+
+    def _record(self, chosen: Tensor) -> None:
+        assert self._last is not None
+        self._recorded.append(self._last.gather(1, chosen[:, None].to(self._last.device))[:, 0])
+
+
 def _without_padding(
-    new_ids: Tensor, logprobs: Tensor, allowed: Tensor | None, model: TimeChatForConditionalGeneration
+    new_ids: Tensor, logprobs: Tensor, model: TimeChatForConditionalGeneration
 ) -> list[GenerationOutput]:
     """Return each row up to its end token."""
     ends = end_token_ids(model)
     outputs = []
-    for i, (ids, values) in enumerate(zip(new_ids.tolist(), logprobs.tolist(), strict=True)):
+    for ids, values in zip(new_ids.tolist(), logprobs.tolist(), strict=True):
         length = next((i + 1 for i, token in enumerate(ids) if token in ends), len(ids))
-        known = None if allowed is None else allowed[i, :length].tolist()
-        outputs.append(GenerationOutput(ids[:length], values[:length], allowed=known))
+        outputs.append(GenerationOutput(ids[:length], values[:length]))
     return outputs
 
 
