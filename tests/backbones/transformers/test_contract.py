@@ -1,5 +1,6 @@
 """What every backbone promises, for five tiny families and for two whose states cannot be cut."""
 
+import gc
 import threading
 from dataclasses import replace
 
@@ -105,6 +106,16 @@ def test_a_second_question_equals_one_from_scratch(backbone):
     prompt = backbone.prompt(video, second, 12)
     assert backbone._decoder.num_read == len(prompt.ids) - prompt.media_end
     assert _same(_ask(backbone, video, second), expected)  # the kept states were not changed by the answer
+
+
+@one_family
+def test_states_of_a_window_end_with_it(backbone):
+    video = _video(backbone)
+    _ask(backbone, video)
+    assert backbone._decoder._states.cache is not None
+    del video
+    gc.collect()
+    assert backbone._decoder._states.cache is None
 
 
 @mrope_families

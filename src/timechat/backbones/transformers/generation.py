@@ -202,8 +202,13 @@ class Decoder:
             mask = torch.ones(1, len(ids), dtype=torch.long, device=device)
             positions = self._batched([self._positions(prompt)[..., : len(ids)]])
             self._forward(torch.tensor([ids], device=device), mask, positions, cache, [prompt.content])
-            self._states = WindowStates(weakref.ref(prompt.content), ids, copy_states(cache))
+            self._states = WindowStates(weakref.ref(prompt.content, self._drop), ids, copy_states(cache))
         return cache, len(ids)
+
+    def _drop(self, content: "weakref.ref[EncodedFrames]") -> None:
+        """Free the states of a window that exists no more."""
+        if self._states.content is content:
+            self._states = WindowStates()
 
     def _positions(self, prompt: TransformersPrompt) -> Tensor:
         """Return the positions of a prompt, `(3, length)` with M-RoPE and `(length,)` without."""

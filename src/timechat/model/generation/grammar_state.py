@@ -237,8 +237,9 @@ class GrammarState:
         Numbers are checked only in tokens that are likely enough to count; the others are taken as not allowed.
         """
         allowed, doubtful = self._candidates(tokens_left)
-        for token in np.flatnonzero(doubtful):
-            allowed[token] = logprobs[token] > _NEGLIGIBLE and self._fits(int(token), tokens_left)
+        allowed &= ~doubtful | (logprobs > _NEGLIGIBLE)
+        for token in np.flatnonzero(doubtful & allowed):
+            allowed[token] = self._fits(int(token), tokens_left)
         return float(np.logaddexp.reduce(logprobs[self._or_end(allowed)]))
 
     def most_likely_token(self, scores: NDArray[np.float32], tokens_left: int) -> int:
