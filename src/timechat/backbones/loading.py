@@ -18,6 +18,7 @@ def load_backbone(
     dtype: "str | torch.dtype" = "auto",
     quantize: str | None = None,
     lora_scale: float | None = None,
+    picture_side: int | None = None,
     endpoint: "EndpointSettings | None" = None,
 ) -> Backbone:
     """Load a model; the arguments are those of `TimeChat.from_pretrained`.
@@ -33,8 +34,9 @@ def load_backbone(
         _refuse(model, "a server", "start the server with it", device=device, dtype=dtype)
         _refuse(model, "a server", "start the server with it", quantize=quantize, lora_scale=lora_scale)
         from timechat.backbones.endpoint.backbone import load_endpoint
+        from timechat.backbones.endpoint.options import EndpointSettings
 
-        return load_endpoint(model, settings=endpoint)
+        return load_endpoint(model, settings=(endpoint or EndpointSettings()).with_side(picture_side))
     if model != NANO:
         from timechat.backbones.transformers.loading import is_transformers_model
 
@@ -42,7 +44,8 @@ def load_backbone(
             _refuse(model, "a model of transformers", "leave it out", quantize=quantize, lora_scale=lora_scale)
             from timechat.backbones.transformers.backbone import load_transformers_backbone
 
-            return load_transformers_backbone(model, device=device, dtype=dtype)
+            return load_transformers_backbone(model, device=device, dtype=dtype, picture_side=picture_side)
+    _refuse(model, "a TimeChat model", "leave it out", picture_side=picture_side)
     from timechat.backbones.timechat.backbone import TimeChatBackbone
     from timechat.model.loading import load_model
 

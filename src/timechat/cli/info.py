@@ -39,9 +39,14 @@ def info(
     if target == "nano" or Path(target).is_dir():
         if model is not None:
             raise ValueError(f"--model says which model samples a video, but {target} is a model; leave out --model")
-        from timechat.model.summary import summarize_model
+        from timechat.backbones.transformers.loading import is_transformers_model
 
-        facts, lines = _model_facts(summarize_model(target)), _model_lines
+        if target != "nano" and is_transformers_model(target):
+            facts, lines = _other_model_facts(target), _other_model_lines
+        else:
+            from timechat.model.summary import summarize_model
+
+            facts, lines = _model_facts(summarize_model(target)), _model_lines
     else:
         from timechat.video import probe_video
 
@@ -79,6 +84,23 @@ def _model_facts(summary: "ModelSummary") -> dict[str, Any]:
         "limits": list(domain_limits(config.domain)),
         "terms": _original_terms() if summary.is_original else [],
     }
+
+
+def _other_model_facts(target: str) -> dict[str, Any]:
+    """Return by which frames, windows and prompts a model of `transformers` is used."""
+    from timechat.backbones.loading import load_backbone_config
+
+    config = load_backbone_config(target)
+    names = ("fps", "max_frames", "window_seconds", "context", "preset")
+    return {"kind": "transformers", **{name: getattr(config, name) for name in names}}
+
+
+def _other_model_lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield "kind            a video language model of transformers"
+    yield f"sampling        {facts['fps']:g} frames per second, at most {facts['max_frames']} in a window"
+    yield f"window          {facts['window_seconds']:g} s"
+    yield f"context         {facts['context'] or 'not stated'} tokens of prompt and answer"
+    yield f"prompts         preset {facts['preset']}"
 
 
 def _original_terms() -> list[str]:

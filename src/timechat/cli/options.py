@@ -113,7 +113,9 @@ class ModelOptions:
     ] = None
     picture_side: Annotated[
         int | None,
-        typer.Option(min=16, help="Longest side of a picture in pixels. Default: 512.", rich_help_panel=_ENDPOINT),
+        typer.Option(
+            min=16, help="Maximum side of a picture in pixels. Default: 512 for a server.", rich_help_panel=MODEL
+        ),
     ] = None
     picture_quality: Annotated[
         int | None,
@@ -144,7 +146,9 @@ class ModelOptions:
 
         given = {"max_concurrent": self.concurrency, "timeout": self.endpoint_timeout}
         limits = RequestLimits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        options = EndpointOptions.of_pictures(self.picture_side, self.picture_quality)
+        options = EndpointOptions()
+        if self.picture_quality is not None:
+            options = EndpointOptions(replace(options.pictures, quality=self.picture_quality))
         return EndpointSettings(self.api_key_env, options, limits)
 
 

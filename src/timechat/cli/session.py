@@ -244,6 +244,7 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
             dtype=settings.dtype,
             quantize=settings.quantize,
             lora_scale=settings.lora_scale,
+            picture_side=settings.picture_side,
             endpoint=settings.endpoint_settings(),
         )
         privacy_note = timechat.backbone.config.privacy_note

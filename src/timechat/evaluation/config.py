@@ -40,6 +40,8 @@ class EvaluatedModelSettings:
 
     checkpoint: str = "nano"
     """Model, with the values of `TimeChat.from_pretrained`: `nano`, a folder, a hub id, or the address of a server."""
+    picture_side: int | None = None
+    """Size of pictures as in `TimeChat.from_pretrained`; null uses the default of the model."""
     api_key_env: str | None = None
     """Environment variable with the key of a server; null uses `OPENAI_API_KEY`."""
     device: str = "auto"

@@ -152,6 +152,7 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
         device=settings.device,
         dtype=settings.dtype,
         quantize=settings.quantize,
+        picture_side=settings.picture_side,
         endpoint=EndpointSettings(settings.api_key_env),
     )
     if settings.lora_alpha is not None:
@@ -184,6 +185,8 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
             del frames[name]
     model, decoding = asdict(recipe.model), asdict(recipe.decoding)
     del model["api_key_env"]
+    if model["picture_side"] is None:
+        del model["picture_side"]
     if model["quantize"] is None:
         del model["quantize"]
     if "int8" in (recipe.model.dtype, recipe.model.quantize):

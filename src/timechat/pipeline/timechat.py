@@ -92,6 +92,7 @@ class TimeChat:
         dtype: "str | torch.dtype" = "auto",
         quantize: str | None = None,
         lora_scale: float | None = None,
+        picture_side: int | None = None,
         endpoint: "EndpointSettings | None" = None,
     ) -> "TimeChat":
         """Load a model; device and number format as in `load_model`.
@@ -104,6 +105,8 @@ class TimeChat:
             quantize: `"int8"` or `"int4"` on CPUs, `"bnb8"` or `"bnb4"` with the package bitsandbytes; None keeps the
                 format of the folder.
             lora_scale: Strength of the LoRA adapter (`lora_alpha / r`); None keeps the checkpoint's.
+            picture_side: Size of pictures for models that read pictures of any size: at most as many pixels as a square
+                of this side has, for a server at most this longest side. None takes the default of the model.
             endpoint: Key, pictures and limits of requests for a server; None takes the defaults.
 
         Raises:
@@ -119,6 +122,7 @@ class TimeChat:
                 dtype=dtype,
                 quantize=quantize,
                 lora_scale=lora_scale,
+                picture_side=picture_side,
                 endpoint=endpoint,
             )
         )

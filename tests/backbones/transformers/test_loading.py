@@ -202,3 +202,16 @@ def test_a_hub_model_is_fetched_config_first(saved, monkeypatch):
     assert asked[0] == ("owner/model", ["config.json"])
     assert not any("safetensors" in pattern and "index" not in pattern for pattern in asked[1][1])
     assert asked[2] == ("owner/model", ["model.safetensors"])
+
+
+def test_pictures_have_at_most_the_area_of_the_given_square(tmp_path):
+    folder = save_tiny("qwen3_vl", tmp_path / "tiny")
+    backbone = load_transformers_backbone(str(folder), device="cpu", picture_side=64)
+    size = backbone.frame_size(270, 480)
+    assert 0.6 * 64**2 < size.height * size.width <= 64**2
+
+
+def test_the_size_of_square_pictures_cannot_be_chosen(tmp_path):
+    folder = save_tiny("smolvlm", tmp_path / "tiny")
+    with pytest.raises(ValueError, match="reads pictures of one size only, got picture_side=64"):
+        load_transformers_backbone(str(folder), device="cpu", picture_side=64)

@@ -1,6 +1,6 @@
 """How videos are sent to a server."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from timechat.backbones.endpoint.client import RequestLimits
 from timechat.backbones.endpoint.messages import DEFAULT_WORDING, Placement, frame_time
@@ -43,16 +43,6 @@ class EndpointOptions:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
 
-    @classmethod
-    def of_pictures(cls, max_side: int | None = None, quality: int | None = None) -> "EndpointOptions":
-        """Return the default options with another size or quality of the pictures; None keeps the default."""
-        return cls(
-            PictureFormat(
-                DEFAULT_PICTURES.max_side if max_side is None else max_side,
-                DEFAULT_PICTURES.quality if quality is None else quality,
-            )
-        )
-
     def fps_of(self, model: str) -> float:
         """Return the frames per second of video for a model, by its name."""
         return self.fps or next((fps for part, fps in _FPS if part in model.lower()), _DEFAULT_FPS)
@@ -71,3 +61,10 @@ class EndpointSettings:
     api_key_env: str | None = None
     options: EndpointOptions = field(default_factory=EndpointOptions)
     limits: RequestLimits = field(default_factory=RequestLimits)
+
+    def with_side(self, picture_side: int | None) -> "EndpointSettings":
+        """Return the same settings with another longest side of pictures in pixels; None changes nothing."""
+        if picture_side is None:
+            return self
+        pictures = replace(self.options.pictures, max_side=picture_side)
+        return replace(self, options=replace(self.options, pictures=pictures))

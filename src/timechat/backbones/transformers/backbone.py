@@ -32,7 +32,7 @@ from timechat.backbones.transformers.answers import TextStream, read_answer
 from timechat.backbones.transformers.families import WORDING_VERSION, Family, backbone_config, find_family
 from timechat.backbones.transformers.generation import AnswerRowState, Decoder
 from timechat.backbones.transformers.loading import LoadedModel, load_model_files, read_config
-from timechat.backbones.transformers.media import EncodedFrames, MediaEncoder
+from timechat.backbones.transformers.media import EncodedFrames, MediaEncoder, token_side
 from timechat.backbones.transformers.prompts import PromptBuilder, TransformersPrompt, rope_index
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.model.generation.generate import end_token_ids
@@ -48,7 +48,7 @@ _NO_INFLUENCE = ("_name_or_path", "transformers_version")
 
 
 def load_transformers_backbone(
-    model: str, *, device: str = "auto", dtype: str | torch.dtype = "auto"
+    model: str, *, device: str = "auto", dtype: str | torch.dtype = "auto", picture_side: int | None = None
 ) -> "TransformersBackbone":
     """Load a video language model of `transformers` as a backbone.
 
@@ -57,15 +57,22 @@ def load_transformers_backbone(
         device: Torch device; `"auto"` selects CUDA, else MPS, else the CPU.
         dtype: `"float32"`, `"float16"`, `"bfloat16"` or `"auto"`: half precision on GPUs; on a CPU float32 if it fits
             into the memory of the machine, else bfloat16.
+        picture_side: Side in pixels of the square whose area a picture has at most; None takes that of the family.
 
     Raises:
         CheckpointError: The model does not exist, is of another kind, does not fit into memory, or cannot be loaded.
-        ValueError: The device is not available, or the dtype is unknown.
+        ValueError: The device is not available, the dtype is unknown, or the model reads pictures of one size only.
     """
     loaded = load_model_files(model, device=device, dtype=dtype)
     if loaded.model.device.type == "cpu":
         keep_freed_memory()
-    return TransformersBackbone(loaded, model)
+    family = find_family(loaded.model.config.model_type)
+    if picture_side is not None:
+        if family.is_square:
+            raise ValueError(f"{model} reads pictures of one size only, got picture_side={picture_side}; leave it out")
+        tokens = max(1, picture_side**2 // token_side(loaded.image_processor) ** 2)
+        family = replace(family, tokens_per_picture=tokens)
+    return TransformersBackbone(loaded, model, family=family)
 
 
 def read_backbone_config(model: str) -> BackboneConfig:

@@ -99,8 +99,7 @@ class MediaEncoder:
     def frame_size(self, height: int, width: int) -> FrameSize:
         """Return the size to which frames of a video of this displayed size are decoded."""
         if not self._family.is_square:
-            joined = getattr(self._processor, "merge_size", None) or self._processor.pooling_kernel_size
-            factor = self._processor.patch_size * joined
+            factor = token_side(self._processor)
             return FrameSize(*fit_size(height, width, factor, self._family.tokens_per_picture * factor**2), "bicubic")
         rows, columns = self._side if isinstance(self._side, list | tuple) else (self._side, self._side)
         return FrameSize(rows, columns, "bicubic")
@@ -215,6 +214,12 @@ class MediaEncoder:
 
     def _text_ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+
+def token_side(processor: Any) -> int:
+    """Return the side in pixels of the square of a picture that becomes one token."""
+    joined = getattr(processor, "merge_size", None) or processor.pooling_kernel_size
+    return int(processor.patch_size * joined)
 
 
 def placeholder_id(config: Any, modality: str) -> int:
