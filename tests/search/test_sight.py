@@ -224,6 +224,10 @@ def test_the_sentence_encoder_is_loaded_once_by_threads():
     assert len({id(encoder) for encoder in encoders}) == 1
 
 
+def test_a_process_has_one_text_model(sight):
+    assert sight.text_model is load_sentence_encoder()
+
+
 @pytest.mark.parametrize(
     ("sentence", "is_known"),
     [("a dog", True), ("a dog 🐶", True), ("犬", False), ("ሰላም ለዓለም", False), ("собака", False), ("1984", False)],

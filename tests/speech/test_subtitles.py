@@ -99,7 +99,7 @@ def test_times_of_a_file_are_those_of_players(tmp_path, suffix):
     ("content", "reason"),
     [
         (b"no subtitles at all", "clip.srt:1: 'no subtitles at all' is not the start of a transcript"),
-        (b"1\n00:00:01,000 --> 00:00:02,000\ncaf\xe9\n", "clip.srt: byte 35 is not UTF-8 text"),
+        (b"1\n00:00:01,000 --> 00:00:02,000\ncaf\x81\n", "clip.srt: byte 35 is not UTF-8 text"),
         (b"1\n00:00:01,000 --> never\nwords\n", "clip.srt:2: expected times such as"),
     ],
 )
@@ -113,13 +113,25 @@ def test_a_damaged_file_is_noted_and_the_track_is_read(tmp_path, content, reason
     assert str(tmp_path) not in found.notes[1]
 
 
+def test_old_subrip_is_read_with_a_note(tmp_path):
+    path = plain_video(tmp_path / "clip.mp4")
+    (tmp_path / "clip.srt").write_bytes(b"1\n00:00:01,000 --> 00:00:02,000\ncaf\xe9\n")
+    found = find_subtitles(path, probe_video(path))
+    assert found is not None
+    assert [line.caption for line in found.lines] == ["café"]
+    assert found.notes == (
+        "speech: subtitles of clip.srt",
+        "clip.srt is not UTF-8 and was read as Windows-1252",
+    )
+
+
 def test_a_file_that_cannot_be_opened_is_noted(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     video = plain_video(tmp_path / "clip.mp4")
     (tmp_path / "clip.srt").write_text(srt(*LINES))
-    monkeypatch.setattr("timechat.speech.subtitles.read_transcript", refuse)
+    monkeypatch.setattr("timechat.speech.subtitles.transcript_of_file", refuse)
     assert find_subtitles(video) == Transcript((), ("subtitles not used: clip.srt: Permission denied",))
 
 

@@ -24,7 +24,7 @@ from timechat.speech import (
     transcript_between,
 )
 from timechat.speech.loading import load_transcript
-from timechat.speech.transcripts import _num_repeated
+from timechat.speech.transcripts import _num_repeated, transcript_of_file
 
 LINES = (Event(1.0, 2.5, "hello there everyone"), Event(3661.25, 3663.0, "now we cut the onion"))
 
@@ -118,6 +118,20 @@ def test_every_format_gives_the_same_lines(content, tmp_path):
 
 def test_a_file_in_utf_16_is_read(tmp_path):
     assert read_transcript(transcript(tmp_path, SRT.encode("utf-16"))) == LINES
+
+
+def test_subrip_that_is_not_utf_8_is_read_as_windows_1252(tmp_path):
+    content = "1\n00:00:00,500 --> 00:00:02,000\ndéjà vu – 5 €\n".encode("cp1252")
+    found = transcript_of_file(transcript(tmp_path, content, "old.srt"))
+    assert found.lines == (Event(0.5, 2.0, "déjà vu – 5 €"),)
+    assert found.notes == ("old.srt is not UTF-8 and was read as Windows-1252",)
+
+
+@pytest.mark.parametrize("start", [b"WEBVTT\n\n", b"\xef\xbb\xbf", b"\x81"])
+def test_other_text_that_is_not_utf_8_is_refused(tmp_path, start):
+    content = start + "1\n00:00:00.500 --> 00:00:02.000\ndéjà vu\n".encode("latin-1")
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        transcript_of_file(transcript(tmp_path, content))
 
 
 def test_rolling_captions_are_read_once(tmp_path):

@@ -90,12 +90,14 @@ class SightEncoder(FrameTextEncoder):
 
     Args:
         tensors: Tensors of `weights/sight/model.safetensors`.
-        tokenizer: JSON of the text model's tokenizer.
+        text_model: Sentence encoder, which others of the process may use too.
         fingerprint: SHA-256 of the weights.
         uses_onnx: Whether the image model runs in ONNX Runtime if that is installed, which is faster than torch.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, fingerprint: str, *, uses_onnx: bool = True) -> None:
+    def __init__(
+        self, tensors: dict[str, Tensor], text_model: MiniLM, fingerprint: str, *, uses_onnx: bool = True
+    ) -> None:
         self.name = BUILT_IN
         self.licence = (
             "Apache-2.0 (EfficientNet-Lite2, all-MiniLM-L6-v2), WordNet 3.0 licence (names and glosses of classes)"
@@ -117,7 +119,7 @@ class SightEncoder(FrameTextEncoder):
         image_tensors = _under("image.", tensors)
         self._session = load_session(image_tensors, torch.get_num_threads()) if uses_onnx else None
         self._image_model = EfficientNetLite2(image_tensors) if self._session is None else None
-        self.text_model = MiniLM(_under(_TEXT, tensors), tokenizer)
+        self.text_model = text_model
         self._classifier, self._classifier_bias, self._classes, self._map = (
             _array(tensors, name) for name in ("classifier.weight", "classifier.bias", "classes", "map")
         )
@@ -144,8 +146,7 @@ class SightEncoder(FrameTextEncoder):
         try:
             with path.open("rb") as file:
                 fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
-            tokenizer = (folder / "tokenizer.json").read_text(encoding="utf-8")
-            return cls(load_file(path), tokenizer, fingerprint, uses_onnx=uses_onnx)
+            return cls(load_file(path), load_sentence_encoder(folder), fingerprint, uses_onnx=uses_onnx)
         except _DAMAGED as error:
             raise _damaged(folder, error) from error
 
@@ -246,14 +247,17 @@ class SightEncoder(FrameTextEncoder):
         return super().pictures(frame_vectors[:, :-1])
 
 
-def load_sentence_encoder() -> MiniLM:
-    """Load the text model alone, once in a process, for the lines of speech, captions and on-screen text.
+def load_sentence_encoder(folder: Path = WEIGHTS) -> MiniLM:
+    """Load the text model alone, once in a process, for the lines of speech, captions and on-screen text too.
+
+    Args:
+        folder: Folder of the weights.
 
     Raises:
         CheckpointError: A file is missing or damaged.
     """
     with _loading:
-        return _text_model(WEIGHTS)
+        return _text_model(folder)
 
 
 @cache

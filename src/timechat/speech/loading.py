@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from timechat.answers.events import Event
 from timechat.speech.prompt import clean_transcript
 from timechat.speech.subtitles import find_subtitles
-from timechat.speech.transcripts import Transcript, read_transcript
+from timechat.speech.transcripts import Transcript, transcript_of_file
 from timechat.video import VideoInfo, VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT
 
@@ -50,7 +50,7 @@ def load_transcript(
     if transcript is not None and asr_model is not None:
         raise ValueError("both a transcript and a speech recogniser are given; give one of them")
     if transcript is not None:
-        found: Transcript | None = Transcript(read_transcript(transcript))
+        found: Transcript | None = transcript_of_file(transcript)
     elif asr_model is not None:
         from timechat.speech.recognition import transcribe_audio
 

@@ -12,7 +12,7 @@ from timechat.answers.events import Event
 from timechat.errors import DataError
 from timechat.files import without_scheme
 from timechat.speech.languages import language_code
-from timechat.speech.transcripts import Transcript, new_lines, plain_line, read_transcript
+from timechat.speech.transcripts import Transcript, new_lines, plain_line, transcript_of_file
 from timechat.video import VideoInfo, VideoSource
 from timechat.video.loading import DEFAULT_TIMEOUT, probe_handle
 from timechat.video.source import VideoHandle, open_source
@@ -163,7 +163,8 @@ def _of_file(file: _SubtitleFile, info: VideoInfo) -> _Candidate:
     def read() -> tuple[list[_Line], tuple[str, ...]]:
         offset = info.player_offset
         try:
-            return [(line.start - offset, line.end - offset, line.caption) for line in read_transcript(file.path)], ()
+            found = transcript_of_file(file.path)
+            return [(line.start - offset, line.end - offset, line.caption) for line in found.lines], found.notes
         except DataError as error:
             raise DataError(str(error).replace(str(file.path), file.path.name)) from error
         except OSError as error:

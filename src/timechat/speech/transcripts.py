@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -79,8 +80,18 @@ def read_transcript(path: str | Path) -> tuple[Event, ...]:
     Raises:
         DataError: The file is missing or malformed; the message names the line and the expected form.
     """
+    return transcript_of_file(path).lines
+
+
+def transcript_of_file(path: str | Path) -> Transcript:
+    """Read a transcript as `read_transcript` does, with notes about the file.
+
+    Text is UTF-8, or UTF-16 with its mark. SubRip has no stated encoding, so cues that are not UTF-8 are read as
+    Windows-1252, the most frequent one of old files; the notes say so.
+    """
     path = Path(path)
-    return parse_transcript(_read_text(path), name=path)
+    text, notes = _read_text(path)
+    return Transcript(parse_transcript(text, name=path), notes)
 
 
 def parse_transcript(text: str, *, name: str | Path = "transcript") -> tuple[Event, ...]:
@@ -91,7 +102,8 @@ def parse_transcript(text: str, *, name: str | Path = "transcript") -> tuple[Eve
     return tuple(sorted(_reader_of(text, path)(text, path), key=lambda line: line.start))
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a file, and notes about it."""
     if not path.exists():
         raise DataError(f"{path}: no such file; give the path of a transcript")
     if path.is_dir():
@@ -101,8 +113,12 @@ def _read_text(path: Path) -> str:
     content = path.read_bytes()
     encoding = "UTF-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "UTF-8"
     try:
-        return content.decode(encoding).removeprefix("\ufeff")
+        return content.decode(encoding).removeprefix("\ufeff"), ()
     except UnicodeDecodeError as error:
+        is_subrip = encoding == "UTF-8" and b"-->" in content and b"\0" not in content
+        if is_subrip and not content.startswith((b"WEBVTT", b"\xef\xbb\xbf")):
+            with suppress(UnicodeDecodeError):
+                return content.decode("cp1252"), (f"{path.name} is not UTF-8 and was read as Windows-1252",)
         raise DataError(f"{path}: byte {error.start} is not {encoding} text; save the file as UTF-8") from error
 
 
