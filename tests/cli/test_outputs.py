@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from timechat.answers.events import Answer, Event
-from timechat.cli.options import parse_time, time_from
 from timechat.cli.outputs import OutputOptions, write_results
+from timechat.cli.times import parse_time, time_from
 from timechat.export import FORMATS
 
 SUFFIXES = {

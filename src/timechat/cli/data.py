@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from timechat.cli.help import HelpCommand, HelpGroup, name_values
-from timechat.cli.options import FrameRateOptions, expand_options, time_from
+from timechat.cli.options import FrameRateOptions, expand_options
 from timechat.cli.session import CommandConsole
+from timechat.cli.times import time_from
 
 if TYPE_CHECKING:
     from timechat.data.check import CheckReport

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from timechat.cli.data import Quiet, counted
-from timechat.cli.options import time_from
 from timechat.cli.session import CommandConsole
+from timechat.cli.times import time_from
 
 if TYPE_CHECKING:
     from timechat.data.builders import BuildReport

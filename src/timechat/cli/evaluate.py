@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import GENERAL
+from timechat.cli.model_options import GENERAL
 from timechat.cli.session import CommandConsole, choose_threads, switch_cache_off
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 

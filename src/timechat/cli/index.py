@@ -10,7 +10,7 @@ import typer
 
 from timechat.answers.events import format_time
 from timechat.cache import readable_size
-from timechat.cli.options import GENERAL
+from timechat.cli.model_options import GENERAL
 from timechat.cli.session import CommandConsole
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 from timechat.errors import printable_line

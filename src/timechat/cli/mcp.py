@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timechat.cli.index import LibraryOption
-from timechat.cli.options import CacheOptions, ModelOptions, expand_options
+from timechat.cli.model_options import ModelOptions
+from timechat.cli.options import CacheOptions, expand_options
 from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
 from timechat.system import missing_limits

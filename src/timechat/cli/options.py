@@ -3,7 +3,6 @@
 import functools
 import inspect
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -11,145 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from timechat.cli.model_options import GENERAL, ModelOptions
 from timechat.cli.outputs import OutputOptions
+from timechat.cli.times import parse_time, time_from
 
 if TYPE_CHECKING:
     from timechat.answers.tasks import DecodingOptions
     from timechat.answers.windows import WindowConfig
-    from timechat.backbones.endpoint.options import EndpointSettings
     from timechat.pipeline import MomentSelection
     from timechat.video import FrameSampling
 
 Result = TypeVar("Result")
 
-MODEL = "Model"
-GENERAL = "General"
 _SAMPLING = "Frames"
-_ENDPOINT = "Model of a server"
 WINDOWS = "Windows of long videos"
 _TRANSCRIPT = "Speech in the video"
 _DECODING = "Decoding of the answer"
-
-_CLOCK = re.compile(r"(?:(\d+):([0-5]?\d)|(\d+)):([0-5]?\d(?:\.\d*)?)")
-
-
-def parse_time(text: str | float) -> float:
-    """Return seconds, from a number or from `m:ss` or `h:mm:ss`, both with any decimals.
-
-    Raises:
-        ValueError: The text is not a time.
-    """
-    if found := _CLOCK.fullmatch(str(text).strip()):
-        hours, minutes = int(found[1] or 0), int(found[2] or found[3])
-        return 3600.0 * hours + 60.0 * minutes + float(found[4])
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if math.isnan(seconds):
-        raise ValueError("must be a time in seconds, m:ss or h:mm:ss")
-    return seconds
-
-
-def time_from(minimum: float) -> Callable[[str | float], float]:
-    """Return a parser of times that are at least `minimum` seconds."""
-
-    def parse(text: str | float) -> float:
-        seconds = parse_time(text)
-        if seconds < minimum:
-            raise ValueError(f"must be a time of at least {minimum:g} s")
-        return seconds
-
-    return parse
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The model, and the device it runs on."""
-
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="nano (built in), a folder, a hub id, or the address of a server: http://HOST/v1#NAME.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "nano"
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda, mps or cpu.", rich_help_panel=MODEL)] = (
-        "auto"
-    )
-    dtype: Annotated[
-        str,
-        typer.Option(
-            metavar="DTYPE",
-            help="auto, float32, bfloat16 or float16; int8 means --quantize int8.",
-            rich_help_panel=MODEL,
-        ),
-    ] = "auto"
-    quantize: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="int8 or int4 on CPUs; bnb8 or bnb4 with bitsandbytes.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
-    lora_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Strength of the LoRA adapter; the authors advise 0.625 for question answering.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
-    api_key_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Environment variable with the key of the server. Default: OPENAI_API_KEY.",
-            rich_help_panel=_ENDPOINT,
-        ),
-    ] = None
-    picture_side: Annotated[
-        int | None,
-        typer.Option(
-            min=16, help="Maximum side of a picture in pixels. Default: 512 for a server.", rich_help_panel=MODEL
-        ),
-    ] = None
-    picture_quality: Annotated[
-        int | None,
-        typer.Option(min=1, max=95, help="JPEG quality of a picture. Default: 85.", rich_help_panel=_ENDPOINT),
-    ] = None
-    concurrency: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum number of requests at the same time. Default: 4.", rich_help_panel=_ENDPOINT),
-    ] = None
-    endpoint_timeout: Annotated[
-        float | None,
-        typer.Option(
-            parser=time_from(1),
-            metavar="TIME",
-            help="Maximum time of a request with its retries. Default: 2 min.",
-            rich_help_panel=_ENDPOINT,
-        ),
-    ] = None
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL),
-    ] = False
-
-    def endpoint_settings(self) -> "EndpointSettings":
-        """Return how a server is used."""
-        from timechat.backbones.endpoint.client import RequestLimits
-        from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
-
-        given = {"max_concurrent": self.concurrency, "timeout": self.endpoint_timeout}
-        limits = RequestLimits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        options = EndpointOptions()
-        if self.picture_quality is not None:
-            options = EndpointOptions(replace(options.pictures, quality=self.picture_quality))
-        return EndpointSettings(self.api_key_env, options, limits)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from timechat.cli.options import MODEL, WINDOWS
+from timechat.cli.model_options import MODEL
+from timechat.cli.options import WINDOWS
 
 if TYPE_CHECKING:
     from timechat.pipeline import EncodedVideo, TimeChat, VideoSession

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timechat.cli.index import LibraryOption
-from timechat.cli.options import GENERAL, expand_options, time_from
+from timechat.cli.model_options import GENERAL
+from timechat.cli.options import expand_options
 from timechat.cli.outputs import OutputOptions, write_results
 from timechat.cli.session import CommandConsole
+from timechat.cli.times import time_from
 from timechat.cli.videos import output_names
 from timechat.errors import VideoError
 from timechat.export import FORMATS

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from timechat.cli.options import ChatOptions, ModelOptions, TranscriptOptions, WindowOptions
+from timechat.cli.model_options import ModelOptions
+from timechat.cli.options import ChatOptions, TranscriptOptions, WindowOptions
 from timechat.cli.videos import STDIN
 from timechat.errors import VideoError, printable_line
 

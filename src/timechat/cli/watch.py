@@ -5,9 +5,11 @@ from typing import IO, Annotated
 
 import typer
 
-from timechat.cli.options import ModelOptions, expand_options, parse_time, time_from
+from timechat.cli.model_options import ModelOptions
+from timechat.cli.options import expand_options
 from timechat.cli.retrieval import EncoderOptions, SourceOptions
 from timechat.cli.session import CommandConsole, binary_stdin, load_timechat
+from timechat.cli.times import parse_time, time_from
 from timechat.cli.videos import STDIN
 
 
