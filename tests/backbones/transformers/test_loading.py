@@ -129,6 +129,20 @@ def test_damaged_weights_are_refused(copied, content, message):
         load_transformers_backbone(str(copied), device="cpu")
 
 
+def test_values_of_a_wrong_type_are_refused_in_one_line(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "big"
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="Validation error for field 'hidden_size'; fetch it again"):
+        load_transformers_backbone(str(copied))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(copied):
+    (copied / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="has no tokenizer .*; fetch it again"):
+        load_transformers_backbone(str(copied))
+
+
 def test_a_folder_without_image_settings_is_refused(copied):
     (copied / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
