@@ -378,8 +378,8 @@ def test_server_elsewhere_has_a_privacy_note(connect: Connect):
     connected = connect(answering())
     connected.client.address = replace(connected.address, host="models.example")  # requests go to the stub
     assert backbone_of(connected).config.privacy_note == (
-        "Frames of the video (not the file, not the sound) and your question leave this machine to models.example, "
-        "without encryption."
+        "Frames of the video (not the file, not the sound), your question, and the transcript if you give one leave "
+        "this machine to models.example, without encryption."
     )
 
 
