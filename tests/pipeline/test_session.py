@@ -19,7 +19,7 @@ from timechat.answers.windows import Window
 from timechat.backbones.timechat.backbone import backbone_config
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
-from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
+from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, session
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.citing import cited_answer, verified_answer
 from timechat.pipeline.refining import border_window
@@ -186,6 +186,17 @@ def test_ready_made_frames_are_cut_into_windows_too(nano):
     with nano.open(frames, windows=IN_SECONDS) as video:
         assert len(video.windows) == 3
         assert [e.num_frames for e in video.encode(video.windows)] == [16, 16, 16]
+
+
+def test_windows_stay_in_memory_while_there_is_room(nano, video_path, monkeypatch):
+    with nano.open(video_path, windows=IN_SECONDS) as video:
+        first = next(video.encode(video.windows))
+        monkeypatch.setattr(session, "_MAX_KEPT_BYTES", first.content.nbytes)
+        encoded, again = list(video.encode(video.windows)), list(video.encode(video.windows))
+        assert [one is other for one, other in zip(encoded, again, strict=True)] == [True, False, False]
+        assert [torch.equal(one.content, other.content) for one, other in zip(encoded, again, strict=True)] == [
+            True
+        ] * 3
 
 
 def test_several_windows_are_not_answered_in_one_stream(nano, video_path):
