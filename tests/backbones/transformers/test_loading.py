@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.backbones.transformers.tiny import save_tiny, tiny_backbone, tiny_frames, tiny_loaded
+from timechat import TimeChat
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import EncodedVideo, Question
 from timechat.backbones.loading import load_backbone_config
@@ -96,6 +97,12 @@ def test_models_that_read_tiles_are_refused():
     model = LlavaNextForConditionalGeneration(LlavaNextConfig(image_token_index=config.image_token_id, **settings))
     with pytest.raises(ValueError, match="models of type llava_next read pictures in tiles"):
         TransformersBackbone(replace(loaded, model=model), "some")
+
+
+def test_another_model_has_no_network_of_timechat():
+    timechat = TimeChat(tiny_backbone("qwen3_vl"))
+    with pytest.raises(ValueError, match="is not a TimeChat model, so it has no network and processor of TimeChat"):
+        _ = timechat.processor
 
 
 def test_code_of_a_folder_is_never_run(copied):

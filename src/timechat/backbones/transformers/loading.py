@@ -140,7 +140,9 @@ def load_model_files(name: str, *, device: str = "auto", dtype: str | torch.dtyp
             raise CheckpointError(f"{folder} has no {path.name}; only weights as safetensors files are read")
         check_is_downloaded(path)
     if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
-        raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); fetch it again")
+        raise CheckpointError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); fetch it again"
+        )
     with _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         processor = _load_image_processor(folder, str(config["model_type"]))
