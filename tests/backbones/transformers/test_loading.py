@@ -146,7 +146,7 @@ def test_values_of_a_wrong_type_are_refused_in_one_line(copied):
 
 def test_a_folder_without_a_tokenizer_is_refused(copied):
     (copied / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match="has no tokenizer .*; fetch it again"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer .*; fetch it again"):
         load_transformers_backbone(str(copied))
 
 

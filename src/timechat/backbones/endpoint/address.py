@@ -82,8 +82,8 @@ class EndpointAddress:
             return None
         encryption = ", without encryption" if self.base_url.startswith("http://") else ""
         return (
-            "Frames of the video (not the file, not the sound), your question, and the transcript if you give one leave "
-            f"this machine to {self.host}{encryption}."
+            "Frames of the video (not the file, not the sound), your question, and the transcript if you give one "
+            f"leave this machine to {self.host}{encryption}."
         )
 
 
