@@ -99,6 +99,16 @@ def test_models_that_read_tiles_are_refused():
         TransformersBackbone(replace(loaded, model=model), "some")
 
 
+def test_models_without_a_vision_part_of_their_own_are_refused():
+    from transformers import FuyuConfig, FuyuForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4, "num_channels": 3}
+    model = FuyuForCausalLM(FuyuConfig(**sizes, **layers))
+    with pytest.raises(ValueError, match="models of type fuyu have no vision part that encodes pictures alone"):
+        TransformersBackbone(replace(tiny_loaded("llava"), model=model), "some")
+
+
 def test_another_model_has_no_network_of_timechat():
     timechat = TimeChat(tiny_backbone("qwen3_vl"))
     with pytest.raises(ValueError, match="is not a TimeChat model, so it has no network and processor of TimeChat"):
