@@ -183,6 +183,13 @@ def test_notes_say_what_a_server_does_not_do(connect: Connect):
     )
 
 
+@pytest.mark.parametrize("content", ["", None])
+def test_an_empty_answer_has_a_note(connect: Connect, content):
+    backbone = backbone_of(connect(answering(content)))
+    (answer,) = backbone.generate([prompt_of(backbone)], [None], GREEDY)
+    assert (answer.text, answer.notes) == ("", ("the server gave an empty answer",))
+
+
 def test_answer_without_its_form_has_a_note(connect: Connect):
     connected = connect(answering("At noon.", logprobs={"content": [token("At noon.", -1.0)]}))
     backbone = backbone_of(connected)

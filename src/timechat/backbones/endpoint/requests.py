@@ -103,6 +103,8 @@ def read_text(
         for token in completion.tokens
     ]
     notes = list(size_notes)
+    if not text:
+        notes.append("the server gave an empty answer")
     if text and not placed:
         notes.append("the server gives no log probabilities, so the answer has no scores")
     form = request.form
