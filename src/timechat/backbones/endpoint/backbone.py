@@ -38,8 +38,7 @@ from timechat.backbones.endpoint.abilities import (
 )
 from timechat.backbones.endpoint.address import ApiKey, EndpointAddress
 from timechat.backbones.endpoint.answers import Completion
-from timechat.backbones.endpoint.client import EndpointClient, RequestLimits
-from timechat.backbones.endpoint.estimate import measure_request
+from timechat.backbones.endpoint.client import EndpointClient, RequestLimits, encode_body
 from timechat.backbones.endpoint.options import EndpointOptions
 from timechat.backbones.endpoint.pictures import EncodedPictures, PictureLimits
 from timechat.backbones.endpoint.requests import EndpointPrompt, check_decoding, make_request, read_text
@@ -268,8 +267,9 @@ class EndpointBackbone:
         request = make_request(self.options, pictures.within(self._learned.limits), question, form, decoding, 0)
         model = self.client.model(self.check)
         levels = known_abilities(self.client.address.base_url, model).levels()
-        cost = measure_request(request_body(request, model, levels), typical_tokens, prompt_tokens=prompt_tokens)
-        return WindowCost(seconds, cost.requests, cost.prompt_tokens, cost.answer_tokens, cost.num_bytes)
+        num_bytes = len(encode_body(request_body(request, model, levels)))
+        answer_tokens = min(typical_tokens, decoding.max_new_tokens)
+        return WindowCost(seconds, 1, prompt_tokens, answer_tokens, num_bytes)
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: the server counts its tokens."""

@@ -181,7 +181,9 @@ class EndpointClient:
             EndpointError: The server gave no answer.
         """
         try:
-            return self._loop.run(self._with_retries(partial(self._send, "POST", _COMPLETIONS, _encode(body))), check)
+            return self._loop.run(
+                self._with_retries(partial(self._send, "POST", _COMPLETIONS, encode_body(body))), check
+            )
         except EndpointError as error:
             raise self._with_model_names(error, body, check) from None
 
@@ -199,7 +201,7 @@ class EndpointClient:
             EndpointError: The server gave no answer, or stopped in the middle (`interrupted`).
         """
         parts: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        send = partial(self._send_stream, _encode({**body, "stream": True}), parts.put)
+        send = partial(self._send_stream, encode_body({**body, "stream": True}), parts.put)
         future = self._loop.submit(self._with_retries(send))
         future.add_done_callback(lambda _: parts.put(None))
         try:
@@ -323,7 +325,8 @@ def _tls_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()  # reads hundreds of certificates, once per process
 
 
-def _encode(body: Mapping[str, Any]) -> bytes:
+def encode_body(body: Mapping[str, Any]) -> bytes:
+    """Return a request as it is sent."""
     return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from timechat.backbones.endpoint.estimate import Price
 from timechat.backbones.endpoint.messages import DEFAULT_WORDING, Placement, frame_time
 from timechat.backbones.endpoint.pictures import DEFAULT_PICTURES, PictureFormat
 
@@ -21,7 +20,6 @@ class EndpointOptions:
         fps: Frames per second of video; None for the rate that the model was made for.
         max_frames: Maximum number of frames of a window.
         window_seconds: Length of a window in seconds.
-        price: Price of the tokens; None if it is not known.
         native_video: Whether the frames are sent as one video with `media_io_kwargs`; for vLLM with
             `--trust-request-mm-kwargs` only.
         verify: Whether moments are verified by two more requests each, one of them with the pictures; for vLLM only.
@@ -33,7 +31,6 @@ class EndpointOptions:
     fps: float | None = None
     max_frames: int = 128
     window_seconds: float = 64.0
-    price: Price | None = None
     native_video: bool = False
     verify: bool = False
 
