@@ -13,6 +13,7 @@ import pytest
 from tests.backbones.endpoint.conftest import KEY, Connect
 from tests.backbones.endpoint.stub import (
     SECRET,
+    Recorded,
     Reply,
     StubServer,
     answering,
@@ -23,7 +24,7 @@ from tests.backbones.endpoint.stub import (
     streaming,
     token,
 )
-from timechat.answers.forms import AnswerForm
+from timechat.answers.forms import AnswerForm, json_form
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import Backbone, EncodedVideo, Question
@@ -199,6 +200,27 @@ def test_answer_without_its_form_has_a_note(connect: Connect):
     assert len(connected.server.requests) == 3  # two spellings, then no form
     backbone.generate([prompt_of(backbone)], [FORM], GREEDY)
     assert len(connected.server.requests) == 4  # it is remembered
+
+
+def test_a_text_that_is_too_long_changes_no_later_request(connect: Connect):
+    def answer(body):
+        question = texts_of(Recorded("", {}, body))[-1]
+        return refusal("maximum context length is 100 tokens") if len(question) > 99 else answering()
+
+    connected = connect(answer)
+    backbone = backbone_of(connected)
+    with pytest.raises(EndpointError, match="the request is too large"):
+        backbone.generate([prompt_of(backbone, question=Question("x" * 100))], [None], GREEDY)
+    (answer,) = backbone.generate([prompt_of(backbone)], [None], GREEDY)
+    assert not any("refuses larger requests" in note for note in answer.notes)
+    assert len(pictures_of(connected.server.requests[-1].body)) == len(IRREGULAR)
+
+
+@pytest.mark.parametrize("schema", ["[1", "[1]", "3"])
+def test_a_schema_that_is_no_object_is_refused(connect: Connect, schema):
+    backbone = backbone_of(connect(answering()))
+    with pytest.raises(ValueError, match="json_schema must be the text of a JSON object, got"):
+        backbone.generate([prompt_of(backbone)], [json_form(schema)], replace(GREEDY, json_schema=schema))
 
 
 def test_answers_keep_the_order_of_their_prompts(connect: Connect):
