@@ -16,6 +16,7 @@ from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
+from timechat.backbones.backbone import BackboneConfig
 from timechat.backbones.timechat.backbone import backbone_config
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
@@ -94,6 +95,14 @@ def test_a_number_of_frames_alone_makes_one_window():
     assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(), FrameSampling(num_frames=96)).windows) == 1
     assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(window=192), FrameSampling(num_frames=96)).windows) > 1
     assert len(plan_windows(NANO, 3600.0, WindowConfig(window=0), FrameSampling()).windows) == 1
+
+
+@pytest.mark.parametrize(
+    ("fps", "step", "refines"), [(2.0, None, False), (1.0, None, False), (1.0, 2.0, True), (2.0, 1.0, True)]
+)
+def test_frames_as_dense_as_the_model_wants_are_not_refined(fps, step, refines):
+    config = BackboneConfig(fps=fps, max_frames=None, num_frames=64, window_seconds=64.0)
+    assert plan_windows(config, 300.0, WindowConfig(step=step), FrameSampling()).refines is refines
 
 
 def test_windows_cover_only_the_requested_part():
