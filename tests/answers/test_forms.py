@@ -316,6 +316,20 @@ def test_form_of_a_json_schema_has_both_spellings():
 
 
 @pytest.mark.parametrize(
+    ("schema", "text", "is_kept"),
+    [
+        ('{"type": "object"}', "{}", True),
+        ('{"type": "object"}', "[]", False),
+        ('{"type": "array"}', "[1, 2]", True),
+        ('{"anyOf": [{"type": "null"}, {"type": "object"}]}', "null", True),
+        ('{"type": "array"}', "none", False),
+    ],
+)
+def test_schema_of_another_value_than_an_object_is_kept(schema, text, is_kept):
+    assert json_form(schema).is_kept_by(text, as_json=True) is is_kept
+
+
+@pytest.mark.parametrize(
     ("text", "can_begin"),
     [("", True), ("[[", True), ("[]", True), ("[[1.5, 20.", True), ("[[1.5, 21", False), ("{", False), ("[] ", False)],
 )

@@ -42,6 +42,12 @@ def test_the_command_lists_what_fits_the_memory(run):
     assert found["recommended"] == ["qwen3-vl:4b (a server such as Ollama)", "MCG-NJU/TimeLens2-4B"]
 
 
+def test_the_command_says_that_a_small_device_has_no_advice(run):
+    _, out, _ = run("models", "--memory", "4")
+    assert out.startswith("HuggingFaceTB/SmolVLM2-500M-Video-Instruct\n")
+    assert out.endswith("recommended for 4 GB: none of these; give the address of a server, http://HOST/v1#NAME\n")
+
+
 def test_the_command_says_what_was_tried(run):
     _, out, _ = run("models")
     assert "tried: a random model of this architecture" in out

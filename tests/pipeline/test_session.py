@@ -16,10 +16,11 @@ from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
+from timechat.backbones.backbone import BackboneConfig
 from timechat.backbones.timechat.backbone import backbone_config
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
-from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig
+from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, session
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.citing import cited_answer, verified_answer
 from timechat.pipeline.refining import border_window
@@ -94,6 +95,14 @@ def test_a_number_of_frames_alone_makes_one_window():
     assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(), FrameSampling(num_frames=96)).windows) == 1
     assert len(plan_windows(ORIGINAL, 3600.0, WindowConfig(window=192), FrameSampling(num_frames=96)).windows) > 1
     assert len(plan_windows(NANO, 3600.0, WindowConfig(window=0), FrameSampling()).windows) == 1
+
+
+@pytest.mark.parametrize(
+    ("fps", "step", "refines"), [(2.0, None, False), (1.0, None, False), (1.0, 2.0, True), (2.0, 1.0, True)]
+)
+def test_frames_as_dense_as_the_model_wants_are_not_refined(fps, step, refines):
+    config = BackboneConfig(fps=fps, max_frames=None, num_frames=64, window_seconds=64.0)
+    assert plan_windows(config, 300.0, WindowConfig(step=step), FrameSampling()).refines is refines
 
 
 def test_windows_cover_only_the_requested_part():
@@ -186,6 +195,15 @@ def test_ready_made_frames_are_cut_into_windows_too(nano):
     with nano.open(frames, windows=IN_SECONDS) as video:
         assert len(video.windows) == 3
         assert [e.num_frames for e in video.encode(video.windows)] == [16, 16, 16]
+
+
+def test_windows_stay_in_memory_while_there_is_room(nano, video_path, monkeypatch):
+    with nano.open(video_path, windows=IN_SECONDS) as video:
+        first = next(video.encode(video.windows))
+        monkeypatch.setattr(session, "_MAX_KEPT_BYTES", first.content.nbytes)
+        encoded, again = list(video.encode(video.windows)), list(video.encode(video.windows))
+        assert [one is other for one, other in zip(encoded, again, strict=True)] == [True] + [False] * 8
+        assert all(torch.equal(one.content, other.content) for one, other in zip(encoded, again, strict=True))
 
 
 def test_several_windows_are_not_answered_in_one_stream(nano, video_path):

@@ -66,14 +66,15 @@ class AnswerForm:
 
         Args:
             text: Answer that was not cut.
-            as_json: Check that the answer is a JSON object, as the schema demands, not the regular expression.
+            as_json: Check that the answer is JSON, and an object if the schema demands one, not the regular expression.
         """
         if not as_json:
             return self.regex is None or re.fullmatch(self.regex, text.strip()) is not None
         try:
-            return isinstance(json.loads(text), dict)
+            value = json.loads(text)
         except (ValueError, RecursionError):
             return False
+        return isinstance(value, dict) or self.schema is None or self.schema.get("type") != "object"
 
     def cursor(self, *, as_json: bool = False) -> "FormCursor | None":
         """Return a cursor at the start of an answer of this form.

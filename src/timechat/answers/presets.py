@@ -160,7 +160,9 @@ def preset_for(model_name: str, model_type: str | None) -> str:
     """
     if model_type == "timechat" or model_name == "nano":
         return DEFAULT_PRESET
-    name = next((preset for pattern, preset in _BY_NAME if re.search(pattern, model_name, re.IGNORECASE)), None)
+    parts = reversed(model_name.split("/"))  # the name of the folder decides before those of the folders around it
+    found = (preset for part in parts for pattern, preset in _BY_NAME if re.search(pattern, part, re.IGNORECASE))
+    name = next(found, None)
     if name == "timelens@1" and model_type in ("qwen2_5_vl", "qwen2_vl"):
         return "timelens-7b@1"
     return name or _BY_TYPE.get(model_type or "", "generic@1")

@@ -37,7 +37,7 @@ class WindowConfig:
         step: Seconds between frames; None takes the model's. A larger step makes windows longer in proportion, and the
             job faster.
         refine: Whether the borders of moments are refined with denser frames; None refines if frames are more than half
-            a second apart.
+            a second apart and the model reads denser ones.
         batch_size: Number of windows that are answered in one batch.
     """
 

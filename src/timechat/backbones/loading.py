@@ -1,5 +1,6 @@
 """The backbone of a model name: the built-in model, a TimeChat folder, another video language model, or a server."""
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from timechat.backbones.backbone import Backbone, BackboneConfig
@@ -58,9 +59,19 @@ def load_backbone(
 def load_backbone_config(model: str) -> BackboneConfig:
     """Read by which frames and windows a model reads a video, without its weights.
 
+    A server is asked for its list of models; its key is in the usual environment variable.
+
     Raises:
         CheckpointError: There is no model of that name.
+        EndpointError: The server cannot be reached, refuses the key, or does not know the model.
     """
+    from timechat.backbones.endpoint.address import is_endpoint
+
+    if is_endpoint(model):
+        from timechat.backbones.endpoint.backbone import load_endpoint
+
+        with closing(load_endpoint(model)) as server:
+            return server.config
     if model != NANO:
         from timechat.backbones.transformers.loading import is_transformers_model
 

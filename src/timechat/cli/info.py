@@ -29,7 +29,7 @@ def info(
             "--model",
             "-m",
             metavar="MODEL",
-            help="Model whose frames of the video are described: nano, a converted folder, or a hub id.",
+            help="Model whose frames of the video are described: nano, a folder, a hub id, or the address of a server.",
             show_default="nano",
         ),
     ] = None,

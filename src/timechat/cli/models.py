@@ -29,7 +29,7 @@ def models(
     for model in listed:
         typer.echo(_lines(model))
     if memory is not None and chosen is None:
-        typer.echo(f"recommended for {memory:g} GB: no model but nano; put a server behind --model http://HOST/v1#NAME")
+        typer.echo(f"recommended for {memory:g} GB: none of these; give the address of a server, http://HOST/v1#NAME")
     elif chosen is not None:
         typer.echo(f"recommended for {memory:g} GB: {chosen[0]} for captions and questions, {chosen[1]} for grounding")
 

@@ -126,7 +126,8 @@ class WindowOptions:
         bool | None,
         typer.Option(
             "--refine/--no-refine",
-            help="Refine the borders of moments with denser frames. Default: if frames are over 0.5 s apart.",
+            help="Refine the borders of moments with denser frames. Default: if frames are over 0.5 s apart "
+            "and the model reads denser ones.",
             rich_help_panel=WINDOWS,
         ),
     ] = None

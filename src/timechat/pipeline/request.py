@@ -253,7 +253,7 @@ def plan_windows(
         tuple(replace(window, time_scale=time_scale) for window in windows),
         FrameSampling(fps=fps, max_frames=max_frames, sampling=sampling.sampling),
         frame_interval,
-        _should_refine(window_config, frame_interval),
+        _should_refine(config, window_config, frame_interval),
     )
 
 
@@ -279,7 +279,7 @@ def _plan_fixed_count(
     windows = _split(start, end, 0.0 if is_whole else length, window_config)
     frame_interval = max(window.end - window.start for window in windows) / num_frames
     frames = FrameSampling(num_frames=num_frames, sampling=sampling.sampling)
-    return WindowPlan(windows, frames, frame_interval, _should_refine(window_config, frame_interval))
+    return WindowPlan(windows, frames, frame_interval, _should_refine(config, window_config, frame_interval))
 
 
 def _split(start: float, end: float, length: float, window_config: WindowConfig) -> tuple[Window, ...]:
@@ -297,5 +297,8 @@ def _check_step(window_config: WindowConfig, seconds: float, num_frames: int) ->
         )
 
 
-def _should_refine(window_config: WindowConfig, frame_interval: float) -> bool:
-    return frame_interval > _REFINE_ABOVE + 1e-6 if window_config.refine is None else window_config.refine
+def _should_refine(config: BackboneConfig, window_config: WindowConfig, frame_interval: float) -> bool:
+    """Return whether denser frames than these are wanted, and are not denser than those that the model was made for."""
+    if window_config.refine is not None:
+        return window_config.refine
+    return frame_interval > max(_REFINE_ABOVE, 1 / config.fps if config.fps else 0.0) + 1e-6

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from timechat.search.video_vectors import VideoVectors
 
 Result = TypeVar("Result")
+
+_MAX_KEPT_BYTES = 1 << 30  # of the windows of one video in memory; windows of large models have hundreds of megabytes
 
 Video = VideoSource | Frames
 ProgressCallback = Callable[[str, int, int], None]
@@ -77,6 +79,8 @@ class VideoSession:
         self._numbers = {window: number for number, window in enumerate(plan.windows)}
         self._kept = {window.span: window for window in windows}
         self._to_keep = set() if encoded is None else set(plan.windows)
+        self._kept_bytes = 0
+        self._keeping = threading.Lock()
         self.name = encoder.name if encoder else next((window.name for window in windows), None)
         self.info = encoder.info if encoder else None
         offsets = [window.player_offset for window in windows]
@@ -102,7 +106,7 @@ class VideoSession:
             encoder: Encoder of the open video; closed if this fails.
             windows: Options of the windows.
             sampling: Frame options.
-            keep_in_memory: Whether encoded windows stay in memory for the next request.
+            keep_in_memory: Whether encoded windows stay in memory for the next request, up to 1 GiB.
 
         Raises:
             VideoError: The video ends before `sampling.start`.
@@ -240,13 +244,22 @@ class VideoSession:
 
     def _find(self, window: Window) -> EncodedVideo | None:
         """A window that was encoded earlier: in memory, or on disk."""
-        if window in self._kept:
-            return self._kept[window]
+        if (kept := self._kept.get(window)) is not None:
+            return kept
         found = self._open_encoder.find(window, self.plan.window_sampling(window))
         return None if found is None else self._keep(found)
 
     def _keep(self, encoded: EncodedVideo) -> EncodedVideo:
+        """Number a window, and keep it in memory if it is to be kept and there is room for it."""
         encoded = replace(encoded, window_number=self._numbers[encoded.span])
-        if encoded.span in self._to_keep:
-            self._kept[encoded.span] = encoded
-        return encoded
+        with self._keeping:
+            if encoded.span in self._to_keep and encoded.span not in self._kept:
+                total = self._kept_bytes + _num_bytes(encoded.content)
+                if total <= _MAX_KEPT_BYTES:
+                    self._kept[encoded.span], self._kept_bytes = encoded, total
+        return self._kept.get(encoded.span, encoded)
+
+
+def _num_bytes(content: Any) -> int:
+    """Return the size of the content of a window: a tensor, or an object with `num_bytes`."""
+    return int(content.nbytes if hasattr(content, "nbytes") else getattr(content, "num_bytes", 0))

@@ -73,8 +73,9 @@ class TimeChat:
         from timechat.backbones.timechat.backbone import TimeChatBackbone
 
         if not isinstance(self.backbone, TimeChatBackbone):
-            raise TypeError(
-                f"{self.name} is not a TimeChat model, so it has no network and processor of TimeChat; use `backbone`"
+            raise ValueError(
+                f"{self.name} is not a TimeChat model, so it has no network and processor of TimeChat; take nano or a "
+                "converted folder, or use `TimeChat.backbone`"
             )
         return self.backbone
 
@@ -170,7 +171,8 @@ class TimeChat:
             video: Video as in `encode`.
             windows: Options of the windows; by default those that the model was trained on.
             sampling: Frame options of each window; by default those of the model's configuration.
-            keep_in_memory: Whether encoded windows stay in memory for the next request, some hundred kilobytes each.
+            keep_in_memory: Whether encoded windows stay in memory for the next request, up to 1 GiB. A window has some
+                hundred kilobytes with a TimeChat model, and up to some hundred megabytes with others.
             name: Display name of the video; None takes its path or address.
             timeout: Maximum wall time in seconds for reading a window.
 

@@ -67,10 +67,12 @@ def test_only_names_of_this_machine_are_loopback(host, is_loopback):
 
 def test_privacy_note_says_what_is_sent_to_which_host():
     assert EndpointAddress.parse("https://api.example.com/v1").privacy_note() == (
-        "Frames of the video (not the file, not the sound) and your question leave this machine to api.example.com."
+        "Frames of the video (not the file, not the sound), your question, and the transcript if you give one leave "
+        "this machine to api.example.com."
     )
-    assert EndpointAddress.parse("http://10.0.0.1:8000/v1").privacy_note(sends_transcript=True) == (
-        "Frames of the video, its transcript and your question leave this machine to 10.0.0.1, without encryption."
+    assert EndpointAddress.parse("http://10.0.0.1:8000/v1").privacy_note() == (
+        "Frames of the video (not the file, not the sound), your question, and the transcript if you give one leave "
+        "this machine to 10.0.0.1, without encryption."
     )
 
 

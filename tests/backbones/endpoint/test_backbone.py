@@ -14,6 +14,7 @@ import pytest
 from tests.backbones.endpoint.conftest import KEY, Connect
 from tests.backbones.endpoint.stub import (
     SECRET,
+    Recorded,
     Reply,
     StubServer,
     answering,
@@ -24,7 +25,7 @@ from tests.backbones.endpoint.stub import (
     streaming,
     token,
 )
-from timechat.answers.forms import AnswerForm
+from timechat.answers.forms import AnswerForm, json_form
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import Backbone, EncodedVideo, Question
@@ -197,6 +198,13 @@ def test_notes_say_what_a_server_does_not_do(connect: Connect):
     )
 
 
+@pytest.mark.parametrize("content", ["", None])
+def test_an_empty_answer_has_a_note(connect: Connect, content):
+    backbone = backbone_of(connect(answering(content)))
+    (answer,) = backbone.generate([prompt_of(backbone)], [None], GREEDY)
+    assert (answer.text, answer.notes) == ("", ("the server gave an empty answer",))
+
+
 def test_answer_without_its_form_has_a_note(connect: Connect):
     connected = connect(answering("At noon.", logprobs={"content": [token("At noon.", -1.0)]}))
     backbone = backbone_of(connected)
@@ -206,6 +214,27 @@ def test_answer_without_its_form_has_a_note(connect: Connect):
     assert len(connected.server.requests) == 3  # two spellings, then no form
     backbone.generate([prompt_of(backbone)], [FORM], GREEDY)
     assert len(connected.server.requests) == 4  # it is remembered
+
+
+def test_a_text_that_is_too_long_changes_no_later_request(connect: Connect):
+    def answer(body):
+        question = texts_of(Recorded("", {}, body))[-1]
+        return refusal("maximum context length is 100 tokens") if len(question) > 99 else answering()
+
+    connected = connect(answer)
+    backbone = backbone_of(connected)
+    with pytest.raises(EndpointError, match="the request is too large"):
+        backbone.generate([prompt_of(backbone, question=Question("x" * 100))], [None], GREEDY)
+    (answer,) = backbone.generate([prompt_of(backbone)], [None], GREEDY)
+    assert not any("refuses larger requests" in note for note in answer.notes)
+    assert len(pictures_of(connected.server.requests[-1].body)) == len(IRREGULAR)
+
+
+@pytest.mark.parametrize("schema", ["[1", "[1]", "3"])
+def test_a_schema_that_is_no_object_is_refused(connect: Connect, schema):
+    backbone = backbone_of(connect(answering()))
+    with pytest.raises(ValueError, match="json_schema must be the text of a JSON object, got"):
+        backbone.generate([prompt_of(backbone)], [json_form(schema)], replace(GREEDY, json_schema=schema))
 
 
 def test_answers_keep_the_order_of_their_prompts(connect: Connect):
@@ -392,8 +421,8 @@ def test_server_elsewhere_has_a_privacy_note(connect: Connect):
     connected = connect(answering())
     connected.client.address = replace(connected.address, host="models.example")  # requests go to the stub
     assert backbone_of(connected).config.privacy_note == (
-        "Frames of the video (not the file, not the sound) and your question leave this machine to models.example, "
-        "without encryption."
+        "Frames of the video (not the file, not the sound), your question, and the transcript if you give one leave "
+        "this machine to models.example, without encryption."
     )
 
 

@@ -381,6 +381,13 @@ def test_facts_of_two_models_differ():
 
 
 @one_family
+def test_facts_change_with_the_size_of_pictures(backbone):
+    smaller = replace(backbone.family, tokens_per_picture=backbone.family.tokens_per_picture + 1)
+    other = TransformersBackbone(backbone._loaded, backbone.name, family=smaller)
+    assert other.facts("video") != backbone.facts("video")
+
+
+@one_family
 def test_facts_of_answers_contain_the_template(backbone):
     assert backbone.facts("answer")["chat_template"] == backbone._loaded.template
     assert "chat_template" not in backbone.facts("video")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.backbones.transformers.tiny import save_tiny, tiny_backbone, tiny_frames, tiny_loaded
+from timechat import TimeChat
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import EncodedVideo, Question
 from timechat.backbones.loading import load_backbone_config
@@ -98,6 +99,22 @@ def test_models_that_read_tiles_are_refused():
         TransformersBackbone(replace(loaded, model=model), "some")
 
 
+def test_models_without_a_vision_part_of_their_own_are_refused():
+    from transformers import FuyuConfig, FuyuForCausalLM
+
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4, "num_channels": 3}
+    model = FuyuForCausalLM(FuyuConfig(**sizes, **layers))
+    with pytest.raises(ValueError, match="models of type fuyu have no vision part that encodes pictures alone"):
+        TransformersBackbone(replace(tiny_loaded("llava"), model=model), "some")
+
+
+def test_another_model_has_no_network_of_timechat():
+    timechat = TimeChat(tiny_backbone("qwen3_vl"))
+    with pytest.raises(ValueError, match="is not a TimeChat model, so it has no network and processor of TimeChat"):
+        _ = timechat.processor
+
+
 def test_code_of_a_folder_is_never_run(copied):
     config = json.loads((copied / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model"}
@@ -127,6 +144,20 @@ def test_damaged_weights_are_refused(copied, content, message):
         (copied / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         load_transformers_backbone(str(copied), device="cpu")
+
+
+def test_values_of_a_wrong_type_are_refused_in_one_line(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["hidden_size"] = "big"
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="Validation error for field 'hidden_size'; fetch it again"):
+        load_transformers_backbone(str(copied))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(copied):
+    (copied / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer .*; fetch it again"):
+        load_transformers_backbone(str(copied))
 
 
 def test_a_folder_without_image_settings_is_refused(copied):

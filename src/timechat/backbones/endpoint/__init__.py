@@ -6,7 +6,7 @@ options     how videos are sent                          requests   prompt ─�
 backbone    the parts below as a backbone of the engine
 abilities   request ─▶ body with the fields that the server takes ─▶ completion
 client      body ─▶ response: retries, limits of time and number, cancellation
-answers     response or stream ─▶ text, tokens, usage    estimate   requests ─▶ pictures, bytes, tokens, price
+answers     response or stream ─▶ text, tokens, usage
 
 No file here imports torch or transformers.
 """

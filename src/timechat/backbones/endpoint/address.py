@@ -76,21 +76,15 @@ class EndpointAddress:
         mapped = getattr(address, "ipv4_mapped", None)
         return (mapped or address).is_loopback
 
-    def privacy_note(self, *, sends_transcript: bool = False) -> str | None:
-        """Return the sentence that says what leaves this machine; None if nothing does.
-
-        Args:
-            sends_transcript: Whether the transcript of the video is part of the questions.
-        """
+    def privacy_note(self) -> str | None:
+        """Return the sentence that says what leaves this machine; None if nothing does."""
         if self.is_loopback:
             return None
-        sent = (
-            ", its transcript and your question"
-            if sends_transcript
-            else " (not the file, not the sound) and your question"
-        )
         encryption = ", without encryption" if self.base_url.startswith("http://") else ""
-        return f"Frames of the video{sent} leave this machine to {self.host}{encryption}."
+        return (
+            "Frames of the video (not the file, not the sound), your question, and the transcript if you give one "
+            f"leave this machine to {self.host}{encryption}."
+        )
 
 
 @dataclass(frozen=True, slots=True)

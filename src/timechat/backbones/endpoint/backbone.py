@@ -268,7 +268,8 @@ class EndpointBackbone:
         model = self.client.model(self.check)
         levels = known_abilities(self.client.address.base_url, model).levels()
         num_bytes = len(encode_body(request_body(request, model, levels)))
-        return WindowCost(seconds, 1, prompt_tokens, typical_tokens, num_bytes)
+        answer_tokens = min(typical_tokens, decoding.max_new_tokens)
+        return WindowCost(seconds, 1, prompt_tokens, answer_tokens, num_bytes)
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: the server counts its tokens."""
@@ -305,10 +306,15 @@ class EndpointBackbone:
         check: Check,
         send: "_Send",
     ) -> GeneratedText:
-        """Send one prompt, with smaller or fewer pictures after a refusal as too large."""
+        """Send one prompt, with smaller or fewer pictures after a refusal as too large.
+
+        Limits are learned from a request that is answered. The text of a prompt can be too long by itself.
+        """
+        limits = PictureLimits()
         while True:
             check()
-            pictures = prompt.pictures.within(self._learned.limits)
+            limits &= self._learned.limits
+            pictures = prompt.pictures.within(limits)
             request = make_request(self.options, pictures, prompt.question, form, decoding, number)
             try:
                 completion = send(self.client, request, check)
@@ -321,10 +327,11 @@ class EndpointBackbone:
                 lower = pictures.lower_limits(error) if error.reason == "too_large" else None
                 if lower is None:
                     raise
-                self._learned.lower(lower)
+                limits &= lower
                 continue
+            self._learned.lower(limits)
             missing = known_abilities(self.client.address.base_url, self.client.model(check)).missing
-            return read_text(completion, request, missing, self._learned.limits.notes)
+            return read_text(completion, request, missing, limits.notes)
 
     def _try(
         self, prompt: EndpointPrompt, form: AnswerForm | None, decoding: DecodingOptions

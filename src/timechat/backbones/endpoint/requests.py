@@ -1,12 +1,11 @@
 """From a prompt of the engine to a request, and from a completion to a text with notes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from timechat.answers.allowed import with_allowed
-from timechat.answers.forms import AnswerForm
+from timechat.answers.forms import AnswerForm, json_form
 from timechat.answers.prompts import Message
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.token_evidence import Token
@@ -75,7 +74,9 @@ def make_request(
     if decoding.min_new_tokens:
         fixed["min_tokens"] = decoding.min_new_tokens
     if form is None and decoding.json_schema is not None:
-        form = AnswerForm(schema=json.loads(decoding.json_schema))
+        form = json_form(decoding.json_schema)
+    if decoding.json_schema is not None and (form is None or form.schema is None):
+        raise ValueError(f"json_schema must be the text of a JSON object, got {decoding.json_schema[:80]!r}")
     return CompletionRequest(
         chat_messages(
             pictures,
@@ -108,6 +109,8 @@ def read_text(
         is_json = completion.form == "response_format"
         placed = list(with_allowed(text, placed, completion.alternatives, request.form, as_json=is_json))
     notes = list(size_notes)
+    if not text:
+        notes.append("the server gave an empty answer")
     if text and not placed:
         notes.append("the server gives no log probabilities, so the answer has no scores")
     form = request.form

@@ -299,7 +299,7 @@ class TransformersBackbone:
                 "config": _without_origin(model.config.to_dict()),
                 "image_processor": _plain(self._loaded.image_processor.to_dict()),
                 "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
-                "family": [self.family.name, WORDING_VERSION],
+                "family": [self.family.name, self.family.layout, self.family.tokens_per_picture, WORDING_VERSION],
                 "dtype": str(model.dtype),
                 "device": model.device.type,
                 "libraries": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -44,7 +45,13 @@ _SMALL_FILES = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", _INDEX),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt"),
 )
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab*")
 _SPARE = 1.15  # memory for pictures and states, as a factor of the weights
+_LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises for folders with missing or damaged files, or with values of a wrong type."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -132,6 +139,10 @@ def load_model_files(name: str, *, device: str = "auto", dtype: str | torch.dtyp
         if not path.is_file():
             raise CheckpointError(f"{folder} has no {path.name}; only weights as safetensors files are read")
         check_is_downloaded(path)
+    if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); fetch it again"
+        )
     with _explained(name):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         processor = _load_image_processor(folder, str(config["model_type"]))
@@ -325,8 +336,8 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
         raise CheckpointError(f"cannot load the model {name!r}: {reason}; fetch it again, or take another") from error

@@ -80,11 +80,18 @@ class MediaEncoder:
             ValueError: The vision part needs inputs that this family does not give.
         """
         inner: Any = model.base_model
-        self._side = getattr(inner.config.vision_config, "image_size", None)
+        encode = getattr(inner, f"get_{family.modality}_features", None)
+        vision_config = getattr(inner.config, "vision_config", None)
+        if encode is None or vision_config is None:
+            raise ValueError(
+                f"models of type {model.config.model_type} have no vision part that encodes pictures alone, which is "
+                "not supported; take a model such as Qwen3-VL or SmolVLM2, or give the address of a server that runs "
+                "this one"
+            )
+        self._encode, self._side = encode, getattr(vision_config, "image_size", None)
         self._device, self._dtype = model.device, model.dtype
         self._tokenizer, self._processor, self._family = tokenizer, image_processor, family
         self.token_id = placeholder_id(model.config, family.modality)
-        self._encode = getattr(inner, f"get_{family.modality}_features")
         parameters = list(inspect.signature(self._encode).parameters.values())[1:]
         needed = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
         if family.is_square and (self._side is None or needed):
