@@ -12,7 +12,7 @@ import torch
 from tests.model.tiny import made_frames
 from timechat import Event, TimeChat, VideoError
 from timechat.answers.events import Answer
-from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers
+from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers, parse_window
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
@@ -287,7 +287,7 @@ SCORING = Scoring(found_threshold=0.5)
 
 
 def told(window: Window, text: str, logprob: float = 0.0, verification: float | None = None) -> WindowAnswer:
-    return WindowAnswer(window, text, (Token(0, len(text), logprob),), verification)
+    return WindowAnswer(window, text, (Token(0, len(text), logprob),), () if verification is None else (verification,))
 
 
 def find(*answers: WindowAnswer, moments: MomentSelection = BEST) -> Answer:
@@ -572,3 +572,20 @@ def test_each_window_is_shown_only_its_own_speech(nano, video_path, monkeypatch)
     assert sum("star leaves" in text for text in asked) >= 1
     assert any("Transcribed speech: None." in text for text in asked)
     assert all("Localize a series of activity events" in text for text in asked)
+
+
+def test_each_span_of_an_answer_has_its_own_verification():
+    text = "[[1.0, 2.0], [5.0, 7.0]]"
+    tokens = tuple(Token(i, i + 1, -0.01) for i in range(len(text)))
+    scores = {}
+    for verification in ((0.0, 4.0), (4.0, 0.0)):
+        parsed = parse_window(WindowAnswer(Window(0, 10), text, tokens, verification), "grounding", "x", SCORING)
+        scores[verification] = [event.score for event in parsed.events]
+    assert scores[0.0, 4.0][1] > scores[4.0, 0.0][1]
+    assert scores[0.0, 4.0][0] < scores[4.0, 0.0][0]
+
+
+def test_earlier_verifications_in_the_cache_are_read():
+    saved = {"text": "", "tokens": [], "notes": []}
+    assert WindowAnswer.from_dict(Window(0, 1), saved | {"verification": 1.5}).verification == (1.5,)
+    assert WindowAnswer.from_dict(Window(0, 1), saved | {"verification": None}).verification == ()

@@ -42,6 +42,9 @@ from timechat.answers.tasks import find_preset, find_task
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+FORM_VERSION = 1
+"""Version of the forms in the cache keys of models other than TimeChat's own: raise it when a form changes."""
+
 _LETTER = "A-Za-zÀ-ÖØ-öø-ʯͰ-ԯא-תء-يऀ-ॣぁ-ヿ一-鿿가-힣"
 _SCORE = r"([0-4]\.[0-9]|5\.0)"
 _RATING = r"([1-4](\.[0-9])?|5(\.0)?)"

@@ -98,17 +98,19 @@ class WindowAnswer:
         window: Window of the video.
         text: Text as the model wrote it.
         tokens: Tokens of the text with their probabilities.
-        verification: Evidence of the video for the moment, in nats; None if no moment was found or verified.
+        verification: Evidence of the video for each moment of the text, in nats; empty if none was found or verified.
         notes: Sentences about the frames of the window, such as the number of damaged ones.
         num_prompt_tokens: Number of tokens of the prompt.
+        num_tokens: Number of tokens of the answer, which a server may count without naming them.
     """
 
     window: Window
     text: str
     tokens: tuple[Token, ...] = ()
-    verification: float | None = None
+    verification: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     num_prompt_tokens: int = 0
+    num_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer without its window, ready for JSON."""
@@ -119,9 +121,10 @@ class WindowAnswer:
         return {
             "text": self.text,
             "tokens": tokens,
-            "verification": self.verification,
+            "verification": list(self.verification),
             "notes": list(self.notes),
             "num_prompt_tokens": self.num_prompt_tokens,
+            "num_tokens": self.num_tokens,
         }
 
     @classmethod
@@ -132,10 +135,18 @@ class WindowAnswer:
             window,
             content["text"],
             tokens,
-            content["verification"],
+            _evidence(content["verification"]),
             tuple(content["notes"]),
-            content.get("num_prompt_tokens", 0),  # earlier entries of the cache have no such number
+            content.get("num_prompt_tokens", 0),  # earlier entries of the cache have no such numbers
+            content.get("num_tokens", len(tokens)),
         )
+
+
+def _evidence(value: float | Sequence[float] | None) -> tuple[float, ...]:
+    """Read a verification; earlier entries of the cache have one number or None."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int | float) else tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +235,15 @@ def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: 
     """Events with scores from the evidence for each."""
     scored = []
     is_list = is_json_list(given_answer(answer.text))  # what follows a span says whether there are more
-    for event, evidence in zip(events, event_logprobs(events, answer.text, answer.tokens), strict=True):
+    verification = answer.verification or (0.0,) * len(events)
+    found = zip(events, event_logprobs(events, answer.text, answer.tokens), verification, strict=True)
+    for event, evidence, verified in found:
         if evidence is None:
             scored.append(event)
             continue
         if task == "grounding":
             existence = existence_logprob(answer.tokens, answer.text, evidence.end if is_list else None)
-            nats = evidence.time_logprob + existence + (answer.verification or 0.0)
+            nats = evidence.time_logprob + existence + verified
             score = scoring.grounding(nats)
         else:
             score = scoring.captions(evidence.time_logprob + evidence.caption_logprob)

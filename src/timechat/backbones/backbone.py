@@ -49,6 +49,7 @@ class BackboneConfig:
         found_threshold: Minimum score of a moment that counts as found.
         lowercase_queries: Whether the model reads queries in lower case.
         domain: Description of the videos that the model was trained on, see `model.domain`; None without one.
+        is_remote: Whether a server answers, so that a trial costs a request.
         privacy_note: Sentence that says what leaves this machine and where it goes; None if nothing does.
     """
 
@@ -62,6 +63,7 @@ class BackboneConfig:
     found_threshold: float = 0.0
     lowercase_queries: bool = False
     domain: dict[str, Any] | None = None
+    is_remote: bool = False
     privacy_note: str | None = None
 
     def default_sampling(self) -> dict[str, Any]:

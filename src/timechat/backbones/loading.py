@@ -38,6 +38,8 @@ def load_backbone(
         from timechat.backbones.endpoint.options import EndpointSettings
 
         return load_endpoint(model, settings=(endpoint or EndpointSettings()).with_side(picture_side))
+    given_key = None if endpoint is None else endpoint.api_key_env
+    _refuse(model, "a model on this machine", "leave it out", api_key_env=given_key)
     if model != NANO:
         from timechat.backbones.transformers.loading import is_transformers_model
 

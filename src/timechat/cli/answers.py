@@ -223,7 +223,8 @@ class _TaskCommand:
             if self.task != "grounding" and not self.domain.force:
                 check_domain(session.name, self.timechat, opened)
             is_searched = self.timechat.uses_search(request, opened)
-        if not is_searched and len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not settings.quiet:
+        is_estimated = len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not self.timechat.backbone.config.is_remote
+        if is_estimated and not is_searched and not settings.quiet:
             name = f"{session.name}: " if self.is_many else ""
             self.console.info(f"plan: {name}{self.timechat.estimate(request, opened)}")
         is_streamed = form == "text" and target is None and sys.stdout.isatty()
@@ -274,7 +275,8 @@ class _TaskCommand:
 
     def _note(self, session: Session, notes: Sequence[str]) -> None:
         for note in notes:
-            self.console.warn(f"{session.name}: {note}" if self.is_many else note)
+            if note != self.timechat.backbone.config.privacy_note:  # printed when the model was opened
+                self.console.warn(f"{session.name}: {note}" if self.is_many else note)
 
     def _write(self, answer: "Answer", session: Session, target: Path | None, *, is_on_screen: bool) -> None:
         """Write the answer to stdout or to its file, and the HTML page if one is requested.

@@ -136,6 +136,7 @@ def _predict(
     use_cache: bool,
 ) -> "list[Prediction] | None":
     """Return all predictions of the run; None, with a message, if some are missing."""
+    from timechat.answers.prompts import DEFAULT_PRESET
     from timechat.evaluation.evaluate import finished_predictions, load_timechat, read_samples, run_predictions
 
     samples: list[Sample] = read_samples(recipe, _benchmarks())
@@ -148,6 +149,11 @@ def _predict(
     choose_threads(timechat)
     for note in timechat.notes:
         console.warn(note)
+    own = timechat.backbone.config.preset
+    if recipe.preset == DEFAULT_PRESET != own:
+        console.warn(
+            f"the recipe asks with the preset {recipe.preset}, but {timechat.name} was made for {own}: set preset={own}"
+        )
     with stop_signal(minutes, "after these videos") as should_stop, console.progress() as bars:
         predictions = run_predictions(
             recipe, samples, timechat, fresh=fresh, shard=shard, should_stop=should_stop, progress=bars

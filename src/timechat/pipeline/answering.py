@@ -16,6 +16,7 @@ from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.answers.tasks import TASKS, parse_events
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import Backbone, EncodedVideo, GeneratedText, Question
+from timechat.errors import PromptTooLongError
 from timechat.model.domain import is_outside_by_notes
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import ProgressCallback, VideoSession
@@ -170,7 +171,7 @@ class Answerer:
         for window in windows if cache is not None else ():
             if (found := self.find_answer(request, video, window)) is not None:
                 answers[window] = found
-                self.backbone.count_cached(found.num_prompt_tokens, len(found.tokens), request.decoding)
+                self.backbone.count_cached(found.num_prompt_tokens, found.num_tokens, request.decoding)
         todo = [window for window in windows if window not in answers]
         report = partial(_report, progress, "windows", total=len(windows))
         report(len(answers))
@@ -283,6 +284,7 @@ class Answerer:
             output.tokens,
             notes=(*window.notes, *output.notes),
             num_prompt_tokens=output.num_prompt_tokens,
+            num_tokens=output.num_tokens,
         )
 
     # --------------------------------------------------------------------------------------------- verification
@@ -290,22 +292,24 @@ class Answerer:
     def _verify(
         self, requests: Sequence[Request], windows: Sequence[EncodedVideo], answers: Sequence[WindowAnswer]
     ) -> list[WindowAnswer]:
-        """Add to each grounding answer how much the video speaks for its moment."""
-        found: dict[int, Event] = {}
+        """Add to each grounding answer how much the video speaks for each of its moments."""
+        found: list[tuple[int, Event]] = []
         for i, answer in enumerate(answers if requests[0].task == "grounding" else ()):
-            if events := parse_events(answer.text, task="grounding", duration=answer.window.duration).events:
-                found[i] = replace(events[0], caption=requests[i].query or "")
+            events = parse_events(answer.text, task="grounding", duration=answer.window.duration).events
+            found += [(i, replace(event, caption=requests[i].query or "")) for event in events]
         if not found:
             return list(answers)
-        nats = self.backbone.verify(
-            [windows[i] for i in found],
-            list(found.values()),
-            preset=requests[0].preset or self.backbone.config.preset,
-        )
+        preset = requests[0].preset or self.backbone.config.preset
+        try:
+            nats = self.backbone.verify([windows[i] for i, _ in found], [event for _, event in found], preset=preset)
+        except PromptTooLongError:  # the prompt of a caption is longer than that of the query; the answer stands
+            nats = None
         if nats is None:
             return list(answers)
-        known = dict(zip(found, nats, strict=True))
-        return [replace(answer, verification=known.get(i)) for i, answer in enumerate(answers)]
+        known: dict[int, list[float]] = {}
+        for (i, _), value in zip(found, nats, strict=True):
+            known.setdefault(i, []).append(value)
+        return [replace(answer, verification=tuple(known.get(i, ()))) for i, answer in enumerate(answers)]
 
 
 def _report(progress: ProgressCallback | None, stage: str, done: int, total: int) -> None:

@@ -67,4 +67,6 @@ class CaptionLines:
                 return [], (f"no captions by {self._timechat.name}: the video is unlike its training videos",)
             answer = self._timechat.run(Request("dense_caption"), video, progress=report)
         lines = [Event(event.start, event.end, event.caption) for event in answer.events if event.caption.strip()]
-        return sorted(lines, key=lambda line: (line.start, line.end)), answer.notes
+        privacy_note = self._timechat.backbone.config.privacy_note
+        notes = tuple(note for note in answer.notes if note != privacy_note)
+        return sorted(lines, key=lambda line: (line.start, line.end)), notes

@@ -1,5 +1,6 @@
 """The work of models that schedule their own requests: servers elsewhere, and models of transformers with one lock."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ class DirectEngine:
         """
         self._backbone = backbone
         self._tokens = 0
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Do nothing: there is no thread."""
@@ -47,7 +49,8 @@ class DirectEngine:
         return cast(Backbone, _CountedBackbone(self._backbone.with_check(context.check), context, self._count))
 
     def _count(self, tokens: int) -> None:
-        self._tokens += tokens
+        with self._lock:
+            self._tokens += tokens
 
 
 class _CountedBackbone:

@@ -191,7 +191,6 @@ def test_notes_say_what_a_server_does_not_do(connect: Connect):
 
     backbone = backbone_of(connect(answer))
     assert backbone.generate([prompt_of(backbone)], [None], replace(SAMPLED, max_new_tokens=9))[0].notes == (
-        "the server gives no log probabilities, so the answer has no scores",
         "the answer ends at the limit of 9 tokens",
         "thoughts of the model were removed from the answer",
         "the server does not take top_k, so it sampled in its own way",
@@ -451,6 +450,7 @@ def test_facts_change_with_everything_that_is_sent(connect: Connect):
         "native_video": False,
         "verify": False,
         "request_version": 1,
+        "form_version": 1,
     }
     assert backbone_of(connected).facts("video") == {"max_side": 512, "quality": 85}
 

@@ -199,7 +199,7 @@ def test_closed_client_refuses_requests(connect: Connect):
     connected = connect(answering())
     connected.client.post(BODY)
     connected.client.close()
-    with pytest.raises(RuntimeError, match="the client of the endpoint is closed"):
+    with pytest.raises(EndpointError, match="the connection to the server was closed"):
         connected.client.post(BODY)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.backbones.endpoint.stub import gray_frames, picture_of
 from timechat.answers.prompts import Message
-from timechat.backbones.endpoint.messages import chat_messages, frame_time, native_video_messages
+from timechat.backbones.endpoint.messages import chat_messages, frame_time, native_video_messages, plain_words
 from timechat.backbones.endpoint.pictures import EncodedPictures
 
 
@@ -101,3 +101,24 @@ def test_native_video_has_frames_and_indices_in_milliseconds():
     assert (video["type"], head) == ("video_url", "data:video/jpeg;base64")
     pictures = [Image.open(io.BytesIO(base64.b64decode(each))) for each in content.split(",")]
     assert [picture.size for picture in pictures] == [(80, 40)] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "plain"),
+    [
+        ("<|im_end|>\n<|im_start|>system", "< |im_end|>\n< |im_start|>system"),
+        ("an <image> and </s>", "an < image> and < /s>"),
+        ("[/INST] <start_of_turn>model", "[ /INST] < start_of_turn>model"),
+        ("a < b, <start time> - <end time>, <answer>1 to 2</answer>", None),
+        ("<12.3 seconds>", None),
+    ],
+)
+def test_control_words_of_users_are_broken(words, plain):
+    assert plain_words(words) == (words if plain is None else plain)
+
+
+def test_no_turn_contains_a_control_word():
+    history = (Message("user", "<|im_end|>"), Message("assistant", "<image>"))
+    messages = chat_messages(EncodedPictures.of(gray_frames([0.0])), "<|video_pad|>", history=history)
+    texts = [m["content"] if isinstance(m["content"], str) else m["content"][-1]["text"] for m in messages]
+    assert texts == ["< |im_end|>", "< image>", "< |video_pad|>"]

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Self
 
 from timechat.answers.events import Event
-from timechat.answers.forms import AnswerForm
+from timechat.answers.forms import FORM_VERSION, AnswerForm
 from timechat.answers.presets import PRESETS, preset_for
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import (
@@ -112,6 +112,7 @@ class EndpointBackbone:
             preset=served.preset if served.preset in PRESETS else preset_for(served.name, None),
             context=served.context,
             privacy_note=self.client.address.privacy_note(),
+            is_remote=True,
         )
 
     def with_check(self, check: Check) -> Self:
@@ -140,6 +141,7 @@ class EndpointBackbone:
             "native_video": options.native_video,
             "verify": options.verify,
             "request_version": _REQUEST_VERSION,
+            "form_version": FORM_VERSION,
         }
 
     # ------------------------------------------------------------------------------------------ videos and prompts
@@ -232,6 +234,8 @@ class EndpointBackbone:
                     self.client, self.options, pictures, event, preset=preset, check=self.check
                 )
             except EndpointError as error:
+                if error.reason == "too_large":  # the prompt of a caption is longer than that of the query
+                    return None
                 if error.reason != "refused":
                     raise
                 self._learned.can_verify = False

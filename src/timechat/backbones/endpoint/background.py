@@ -8,6 +8,7 @@ from concurrent.futures import wait as wait_for
 from typing import Any, TypeVar
 
 from timechat.backbones.backbone import Check
+from timechat.errors import EndpointError
 
 Result = TypeVar("Result")
 
@@ -28,12 +29,12 @@ class BackgroundLoop:
         """Start a coroutine; to cancel the future cancels the coroutine too.
 
         Raises:
-            RuntimeError: The loop is closed.
+            EndpointError: The loop is closed.
         """
         with self._lock:
             if self._is_closed:
                 coroutine.close()
-                raise RuntimeError("the client of the endpoint is closed")
+                raise EndpointError("the connection to the server was closed; open it again", "interrupted")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)

@@ -5,8 +5,10 @@ index of a frame and an average rate.
 """
 
 import base64
+import re
 import string
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from timechat.answers.prompts import Message, frame_message
@@ -21,6 +23,12 @@ Placement = Literal["before each", "in one sentence"]
 Some servers move all pictures to the front, such as vLLM for models whose chat template takes no lists. There, only the
 sentence keeps pictures and times together.
 """
+
+_CONTROL_WORD = re.compile(
+    r"<\|[^<>|]{1,40}\|?>|</?(?:s|image|video|img|start_of_turn|end_of_turn|start_of_image|end_of_image)>"
+    r"|<(?:bos|eos|pad|image_soft_token|end_of_utterance)>|\[/?INST\]",
+    re.IGNORECASE,
+)
 
 Part = dict[str, Any]
 
@@ -107,10 +115,18 @@ def native_video_messages(
     return _with_turns([part], question, system, history), {"video": video}
 
 
+def plain_words(text: str) -> str:
+    """Return a text in which no control word of a chat template is left: a space breaks each of them.
+
+    Servers tokenize a prompt as one string, so such a word in a question would forge a turn or a picture.
+    """
+    return _CONTROL_WORD.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
 def _with_turns(
     parts: Iterable[Part], question: str, system: str | None, history: Sequence[Message]
 ) -> list[dict[str, Any]]:
-    turns = [*history, Message("user", question)]
+    turns = [replace(turn, text=plain_words(turn.text or "")) for turn in (*history, Message("user", question))]
     if [turn.role for turn in turns] != ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]:
         raise ValueError("the turns before a question must be of the user and the assistant by turns, the user first")
     messages: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text or ""} for turn in turns]

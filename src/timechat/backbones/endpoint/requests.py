@@ -111,8 +111,6 @@ def read_text(
     notes = list(size_notes)
     if not text:
         notes.append("the server gave an empty answer")
-    if text and not placed:
-        notes.append("the server gives no log probabilities, so the answer has no scores")
     form = request.form
     if form is not None and (form.regex or form.schema) and completion.form is None:
         notes.append("the server does not keep the form of answers, so the answer was read as free text")

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 
 from timechat.answers.events import Event
-from timechat.answers.forms import AnswerForm
+from timechat.answers.forms import FORM_VERSION, AnswerForm
 from timechat.answers.presets import preset_for
 from timechat.answers.tasks import DecodingOptions, build_question, find_preset, format_events
 from timechat.backbones.backbone import (
@@ -307,6 +307,7 @@ class TransformersBackbone:
         facts = {"kind": kind, **self._facts}
         if kind == "answer":
             facts["chat_template"] = self._loaded.template or tokenizer.chat_template
+            facts["form_version"] = FORM_VERSION
             facts["end_token_ids"] = list(self._decoder.end_token_ids)
         return facts
 

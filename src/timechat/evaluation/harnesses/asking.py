@@ -12,6 +12,7 @@ from torch import Tensor
 
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, DecodingOptions, find_preset
+from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.evaluation.answering import answer_batch, make_prompt
 from timechat.pipeline import EncodedVideo, TimeChat
 
@@ -161,6 +162,10 @@ class VideoAnswerer:
         timechat = TimeChat.from_pretrained(
             pretrained, device=device, dtype=dtype, quantize=quantize, lora_scale=lora_scale
         )
+        if not isinstance(timechat.backbone, TimeChatBackbone):
+            raise ValueError(
+                f"{pretrained} is not a TimeChat model; lmms-eval and VLMEvalKit have models of their own for it"
+            )
         if lora_alpha is not None:
             timechat.model.set_lora_alpha(lora_alpha)
         return cls(timechat, num_frames=num_frames, preset=preset, system=system)
