@@ -794,7 +794,7 @@ def test_recipes_tell_how_the_original_draws_its_answers(name, paths):
 
 
 def test_every_recipe_of_the_originals_evaluations_is_checked():
-    ours = {"eval_drawn", "eval_drawn_moments"}
+    ours = {"eval_drawn", "eval_drawn_moments", "eval_timelens"}
     there = {path.stem for path in RECIPES.glob("eval_*.yaml")} - ours
     assert there == {f"eval_{name}" for name in EVALUATIONS}
 
