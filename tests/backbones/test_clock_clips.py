@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from timechat.video import Frames
 CLIPS = ("constant rate", "variable rate", "starts at 7 s", "edit list trims the start", "variable rate and edit list")
 SAMPLING = FrameSampling(fps=5)
 HALF_A_WINDOW = WindowConfig(window=1.5, overlap=0.0)
+kept_backbone = cache(tiny_backbone)
 TENTH = 0.05 + 1e-6  # times are written in tenths of a second
 
 
@@ -37,7 +38,7 @@ def nano() -> TimeChatBackbone:
     return TimeChatBackbone(*load_model("nano", device="cpu", dtype="float32"), name="nano")
 
 
-def record_frames(backbone: Backbone) -> list[Frames]:
+def record_frames(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[Frames]:
     """Let a backbone keep the frames that it encodes."""
     seen: list[Frames] = []
     encode = backbone.encode
@@ -46,14 +47,20 @@ def record_frames(backbone: Backbone) -> list[Frames]:
         seen.append(frames)
         return encode(frames, **options)
 
-    backbone.encode = recording  # type: ignore[method-assign]
+    monkeypatch.setattr(backbone, "encode", recording)
     return seen
 
 
-def check_times(clip: Clip, path: Path, backbone: Backbone, read_times: Callable[[EncodedVideo], list[float]]) -> None:
+def check_times(
+    clip: Clip,
+    backbone: Backbone,
+    read_times: Callable[[EncodedVideo], list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Read a clip in two windows; compare the frames that the backbone encodes with the times that its model reads."""
-    seen = record_frames(backbone)
-    with TimeChat(backbone, cache=DiskCache(max_bytes=0)).open(path, windows=HALF_A_WINDOW, sampling=SAMPLING) as video:
+    seen = record_frames(backbone, monkeypatch)
+    timechat = TimeChat(backbone, cache=DiskCache(max_bytes=0))
+    with timechat.open(clip.path, windows=HALF_A_WINDOW, sampling=SAMPLING) as video:
         assert len(video.windows) > 1
         for window, encoded in zip(video.windows, video.encode(video.windows), strict=True):
             frames = seen.pop()
@@ -76,14 +83,14 @@ def check_written(written: Sequence[float], true: Sequence[float]) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
-def test_models_of_transformers_read_the_times_of_their_frames(name, clip):
-    backbone = tiny_backbone(name)
+def test_models_of_transformers_read_the_times_of_their_frames(name, clip, monkeypatch):
+    backbone = kept_backbone(name)
 
     def read_times(video: EncodedVideo) -> list[float]:
         prompt = backbone.prompt(video, Question("When?"), 8)
         return times_of(prompt)
 
-    check_times(clip, clip.path, backbone, read_times)
+    check_times(clip, backbone, read_times, monkeypatch)
 
 
 def times_of(prompt: TransformersPrompt) -> list[float]:
@@ -92,13 +99,13 @@ def times_of(prompt: TransformersPrompt) -> list[float]:
     return [float(seconds or sentence or int(minutes) * 60 + float(rest)) for seconds, minutes, rest, sentence in found]
 
 
-def test_nano_reads_the_times_of_its_frames(nano, clip):
+def test_nano_reads_the_times_of_its_frames(nano, clip, monkeypatch):
     def read_times(video: EncodedVideo) -> list[float]:
         ids, _ = nano.processor.encode_timestamps(video.timestamps)
         sentences = nano.processor.timestamp_tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [float(re.sub(r"\s", "", re.findall(r"at (.*?) ?second", sentence)[0])) for sentence in sentences]
 
-    check_times(clip, clip.path, nano, read_times)
+    check_times(clip, nano, read_times, monkeypatch)
 
 
 def test_a_server_gets_pictures_with_their_true_times(clip):

@@ -357,6 +357,7 @@ def test_baselines_are_written_beside_the_metrics(films: Path, whole: Path):
     assert "random_span" in content["tables"]["grounding"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_command_goes_on_to_the_same_figures(
     films: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -11,6 +11,7 @@ from timechat.system import peak_memory_bytes
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the benchmark reads Unix' resource usage")
 
 
+@pytest.mark.slow
 def test_the_peak_is_the_process_s_own():
     # Above this process's own size, which every child has at first.
     size = (peak_memory_bytes() >> 20) + 200

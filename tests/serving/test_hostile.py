@@ -113,9 +113,10 @@ def test_frames_are_kept_in_the_input_size_of_the_model(running):
     assert frames.duration == 2.0
 
 
-def test_frames_of_too_many_pixels_together_are_refused(running):
-    large = picture(4000, 4000)
-    frames = [{"url": large, "time": i} for i in range(26)]
+def test_frames_of_too_many_pixels_together_are_refused(running, monkeypatch):
+    monkeypatch.setattr("timechat.serving.inline_frames._MAX_TOTAL_PIXELS", 400_000)
+    large = picture(200, 200)
+    frames = [{"url": large, "time": i} for i in range(11)]
     status, message = refusal(running.client.post("/v1/captions", json={"video": {"frames": frames}}))
     assert status == 413
     assert "pixels together" in message
