@@ -577,3 +577,14 @@ def test_the_page_names_every_tool_and_what_it_takes():
     for name, row in rows.items():
         taken = set(TOOLS[name].arguments.model_fields) - {"video"}
         assert set(re.findall(r"`(\w+)`", row)) - {"video"} == taken
+
+
+def test_a_model_elsewhere_is_named_in_the_instructions(tmp_path):
+    from timechat.serving.mcp.protocol import build_server
+
+    note = "Frames of the video leave this machine to example.com."
+    with contextlib.closing(Worker(pytest.fail, [tmp_path], privacy_note=note)) as worker:
+        server = build_server(worker)
+        assert server.instructions.endswith(note)
+    with contextlib.closing(Worker(pytest.fail, [tmp_path])) as worker:
+        assert "leave this machine" not in build_server(worker).instructions

@@ -42,6 +42,7 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
+    from timechat.backbones.endpoint.address import EndpointAddress, is_endpoint
     from timechat.model import NANO, NANO_FOLDER
     from timechat.model.domain import read_limits
     from timechat.serving.mcp.protocol import serve
@@ -52,9 +53,10 @@ def mcp(
         console.warn(note)
     load = partial(load_timechat, settings, console, use_cache=not cache.no_cache)
     limits = read_limits(NANO_FOLDER if settings.model == NANO else Path(settings.model))
+    privacy_note = EndpointAddress.parse(settings.model).privacy_note() if is_endpoint(settings.model) else None
     folders = allow or [Path()]
     searched = library_of_server(library, folders, console)
-    worker = Worker(load, folders, allow_host or [], limits=limits, library=searched)
+    worker = Worker(load, folders, allow_host or [], limits=limits, privacy_note=privacy_note, library=searched)
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -62,28 +63,31 @@ async def serve(worker: Worker) -> None:
 
 def build_server(worker: Worker) -> Server[Any]:
     """Return a protocol server whose tools `worker` carries out."""
+    sent = () if worker.privacy_note is None else (worker.privacy_note,)
     return Server(
         "timechat",
         title="TimeChat",
         version=__version__,
-        instructions=" ".join((INSTRUCTIONS, *(f"The model is {limit}." for limit in worker.limits))),
-        on_list_tools=_list_tools,
+        instructions=" ".join((INSTRUCTIONS, *(f"The model is {limit}." for limit in worker.limits), *sent)),
+        on_list_tools=partial(_list_tools, sends_frames=bool(sent)),
         on_call_tool=ToolCalls(worker),
     )
 
 
-async def _list_tools(_: _Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-    return types.ListToolsResult(tools=[_describe(tool) for tool in TOOLS.values()])
+async def _list_tools(
+    _: _Context, __: types.PaginatedRequestParams | None, *, sends_frames: bool
+) -> types.ListToolsResult:
+    return types.ListToolsResult(tools=[_describe(tool, sends_frames=sends_frames) for tool in TOOLS.values()])
 
 
-def _describe(tool: Tool) -> types.Tool:
+def _describe(tool: Tool, *, sends_frames: bool) -> types.Tool:
     return types.Tool(
         name=tool.name,
         title=tool.title,
         description=tool.description,
         input_schema=tool.arguments.input_schema(),
         output_schema=tool.result.model_json_schema(mode="serialization"),
-        annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+        annotations=types.ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=sends_frames),
     )
 
 

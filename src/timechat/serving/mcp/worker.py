@@ -45,6 +45,7 @@ class Worker:
         hosts: Sequence[str] = (),
         *,
         limits: Sequence[str] = (),
+        privacy_note: str | None = None,
         library: Path | None = None,
         encoder: "FrameTextEncoder | None" = None,
     ) -> None:
@@ -55,13 +56,14 @@ class Worker:
             folders: Folders whose videos may be opened.
             hosts: Hosts from which videos may be fetched.
             limits: Sentences about the limits of the model, for the instructions of the tools.
+            privacy_note: Sentence about what leaves this machine, for the instructions; None if nothing does.
             library: Library that is searched; None for no library.
             encoder: Loaded encoder of the library; None loads it for the first search.
 
         Raises:
             ValueError: A folder does not exist, or a host cannot be the name of one.
         """
-        self._load, self.limits = load, tuple(limits)
+        self._load, self.limits, self.privacy_note = load, tuple(limits), privacy_note
         self._folder = tempfile.TemporaryDirectory(prefix="timechat-mcp-", ignore_cleanup_errors=True)
         self._settings = ServerSettings(
             data=Path(self._folder.name),
