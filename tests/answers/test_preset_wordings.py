@@ -120,7 +120,7 @@ def test_grounding_prompts_are_those_of_the_checkpoints(name, prompt):
         ("a-folder", "qwen3_vl_moe", "qwen3-vl@1"),
         ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", "generic@1"),
         ("HuggingFaceTB/SmolVLM2-500M", "smolvlm", "generic@1"),
-        ("/work/timelens/Qwen3-VL-8B-Instruct", "qwen3_vl", "qwen3-vl@1"),
+        ("/models/timelens/Qwen3-VL-8B-Instruct", "qwen3_vl", "qwen3-vl@1"),
         ("/hub/models--MCG-NJU--TimeLens2-4B/snapshots/0a1b", "qwen3_vl", "timelens2@1"),
         ("gpt-5", None, "generic@1"),
         ("nano", None, "timechat@1"),
