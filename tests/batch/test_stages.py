@@ -74,7 +74,7 @@ def test_a_plan_needs_no_torch(clip):
     settings = BatchSettings(task="caption", output=Path("out"), windows=WINDOWS)
     row = Row("x", str(clip), "dense_caption")
     with Worker(PlanWithModules(settings, config)) as worker:
-        outcome = worker.run(row, [], timeout=60, on_piece=pytest.fail, should_stop=lambda: False)
+        outcome = worker.run(row, timeout=60, on_piece=pytest.fail)
     assert outcome.result is not None
     assert outcome.result.pop("has_torch") is False
     assert outcome.result == PlanVideo(settings, config)(row, [], pytest.fail)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,6 @@ def test_a_plan_counts_windows_and_unreadable_videos(run, short_clip, monkeypatc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--ray", "auto"), "--ray auto: Ray Data is not built in yet; leave out --ray, and one process answers"),
         (("--actors", 2), "--actors 2 has an effect only with --ray; leave it out"),
         (("--gpus", 0.5), "--gpus 0.5 has an effect only with --ray; leave it out"),
         (("--query", "x"), "--query is given, but caption takes no query; leave it out"),
@@ -77,3 +77,11 @@ def test_a_wrong_option_is_refused(refused, options, message):
 def test_an_unknown_task_is_refused(refused):
     message = refused("batch", "good.mp4", "--task", "look", "--output", "out")
     assert message.startswith("unknown task 'look'; choose one of ask, caption, ground,")
+
+
+def test_a_missing_ray_names_the_extra(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "timechat.batch.ray_data", raising=False)
+    message = refused("batch", "good.mp4", "--task", "caption", "--output", "out", "--ray", "local")
+    assert message.startswith('--ray needs Ray; install the extra "batch"')
+    assert not Path("out").exists()

@@ -1,7 +1,7 @@
 """Answers about many videos: a manifest in, tables of answers out; the same command resumes.
 
 manifest.py ─▶ Row ─▶ worker.py: a child process with stages.py ─▶ results.py: parts, failures, report
-                      loop.py: one row after the other, with attempts and a time limit
+                      loop.py: one row after the other; ray_data.py: a pool of actors
 """
 
 from timechat.batch.loop import plan_batch, run_batch

@@ -13,9 +13,6 @@ from timechat.batch.stages import AnswerVideo, Piece, PlanVideo, Stage, read_con
 from timechat.batch.worker import Outcome, StoppedError, Worker
 from timechat.files import write_json_atomically
 
-ATTEMPTS = 2
-"""Number of times that a video is tried whose process dies; a video that reaches the time limit is tried once."""
-
 _REPORT_SECONDS = 10.0
 
 Videos = str | Path | Sequence[str | Path]
@@ -93,8 +90,11 @@ def run_batch(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[BatchProgress], None] | None = None,
     stage: Stage | None = None,
+    ray: str | None = None,
+    actors: int | None = None,
+    gpus: float | None = None,
 ) -> BatchReport:
-    """Answer all rows of a manifest that have no result yet, one after the other in a child process.
+    """Answer all rows of a manifest that have no result yet, one after the other in a child process, or on Ray.
 
     A child process is started anew by importing the main module, so a script calls this below
     `if __name__ == "__main__":`.
@@ -105,23 +105,42 @@ def run_batch(
         should_stop: Function that returns whether to stop; called several times a second.
         on_progress: Callback every ten seconds and at the end.
         stage: Callable that answers a row; None takes `AnswerVideo`.
+        ray: Ray cluster: `"auto"` for that of this machine, `"local"` for processes of this machine, or `HOST:PORT`.
+        actors: Number of processes with a model on the cluster; None for one on each GPU, or one without GPUs.
+        gpus: Number of GPUs of each of them; None for one if the cluster has GPUs.
 
     Raises:
         DataError: The manifest is malformed, or the folder holds answers of another recipe.
         CheckpointError: The model cannot be loaded.
     """
     check_pyarrow()
+    if ray is not None:
+        from timechat.batch.ray_data import answer_rows
     rows = read_manifest(videos, task=settings.task, query=settings.query)
     with ResultFolder(settings.output, settings.recipe()) as folder:
         todo = folder.todo(rows, retry=settings.retry)
         run = _Run(folder, settings, BatchProgress(total=len(todo)), on_progress)
         is_stopped = False
-        with Worker(stage or AnswerVideo(settings)) as worker:
-            try:
-                for row in todo:
-                    run.answer(row, worker, should_stop)
-            except StoppedError:
-                is_stopped = True
+        chosen = stage or AnswerVideo(settings)
+        try:
+            if ray is None:
+                with Worker(chosen) as worker:
+                    for row in todo:
+                        run.answer(row, worker, should_stop)
+            elif todo:
+                answered = answer_rows(
+                    todo,
+                    chosen,
+                    address=ray,
+                    actors=actors,
+                    gpus=gpus,
+                    timeout=settings.timeout,
+                    should_stop=lambda: should_stop() or run.report(),
+                )
+                for row, outcome in answered:
+                    run.keep(row, outcome, counts_windows=True)
+        except StoppedError:
+            is_stopped = True
         run.report(at_once=True)
         progress = run.progress
         return folder.finish(rows, is_stopped=is_stopped, seconds=progress.seconds, answered=progress.done)
@@ -135,7 +154,7 @@ def plan_batch(
     readable, unreadable = [], {}
     with Worker(PlanVideo(settings, read_config(settings))) as worker:
         for row in rows:
-            outcome = _attempt(row, worker, settings.timeout, should_stop)
+            outcome = worker.run(row, timeout=settings.timeout, should_stop=should_stop)
             if outcome.result is None:
                 unreadable[row.id] = outcome.error or ""
             else:
@@ -147,15 +166,6 @@ def plan_batch(
         sum(plan["pieces"] for plan in readable),
         unreadable,
     )
-
-
-def _attempt(row: Row, worker: Worker, timeout: float, should_stop: Callable[[], bool]) -> Outcome:
-    """Plan a row; a second time if its process dies."""
-    outcome = Outcome(can_retry=True)
-    for _ in range(ATTEMPTS):
-        if outcome.can_retry:
-            outcome = worker.run(row, [], timeout=timeout, on_piece=lambda _: None, should_stop=should_stop)
-    return outcome
 
 
 class _Run:
@@ -173,30 +183,31 @@ class _Run:
         self._began = self._reported = time.monotonic()
 
     def answer(self, row: Row, worker: Worker, should_stop: Callable[[], bool]) -> None:
-        """Answer one row and store its result; a row whose process dies is tried again."""
-        attempts = 0
-        outcome = Outcome(can_retry=True)
-        while outcome.can_retry and attempts < ATTEMPTS:
-            attempts += 1
-            outcome = worker.run(
-                row,
-                self._folder.pieces(row),
-                timeout=self._settings.timeout,
-                on_piece=lambda piece: self._keep(row, piece),
-                should_stop=lambda: should_stop() or self.report(),
-            )
+        """Answer one row and store its result."""
+        outcome = worker.run(
+            row,
+            lambda: self._folder.pieces(row),
+            timeout=self._settings.timeout,
+            on_piece=lambda piece: self._keep_piece(row, piece),
+            should_stop=lambda: should_stop() or self.report(),
+        )
+        self.keep(row, outcome)
+
+    def keep(self, row: Row, outcome: Outcome, *, counts_windows: bool = False) -> None:
+        """Store the outcome of a row; `counts_windows` adds its windows, which no piece has reported."""
         failure = {"error_kind": outcome.kind, "error": outcome.error}
         result = failure if outcome.result is None else outcome.result
-        self._folder.add(row, "failed" if outcome.result is None else "ok", {**result, "attempts": attempts})
+        self._folder.add(row, "failed" if outcome.result is None else "ok", {**result, "attempts": outcome.attempts})
         progress = self.progress
         if outcome.result is None:
             self.progress = replace(progress, failed=progress.failed + 1)
         else:
             seconds = progress.video_seconds + (outcome.result["duration"] or 0.0)
-            self.progress = replace(progress, done=progress.done + 1, video_seconds=seconds)
+            windows = progress.windows + (outcome.result["windows"] if counts_windows else 0)
+            self.progress = replace(progress, done=progress.done + 1, video_seconds=seconds, windows=windows)
         self.report()
 
-    def _keep(self, row: Row, piece: Piece) -> None:
+    def _keep_piece(self, row: Row, piece: Piece) -> None:
         self._folder.add_piece(row, piece)
         self.progress = replace(self.progress, windows=self.progress.windows + len(piece.answers))
 

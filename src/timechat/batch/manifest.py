@@ -92,6 +92,15 @@ def read_manifest(videos: str | Path | Sequence[str | Path], *, task: str, query
     return _with_ids(rows)
 
 
+def read_row(content: Mapping[str, Any], *, task: str, query: str | None = None) -> Row:
+    """Read one row from its columns; other columns than those of a manifest are ignored. The identifier may be empty.
+
+    Raises:
+        ValueError: A value is wrong.
+    """
+    return _row(content, None, find_command(task), query)
+
+
 def find_command(name: str) -> Task:
     """Return the task of a command.
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -20,11 +20,23 @@ from timechat.errors import TimeChatError
 
 # A fork of a process with threads may hang; a fork server has none, and starts a process faster than `spawn`.
 _START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+ATTEMPTS = 2
+"""Number of times that a row is tried whose process dies; a row that reaches the time limit is tried once."""
+
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 1.0  # the reader of a video has the same limit and says more about it
 _ORPHAN_SECONDS = 30.0  # after the limit; a worker whose parent was killed ends then, also in native code
 
 StopCheck = Callable[[], bool]
+
+
+def _ignore(piece: Piece) -> None:
+    """Keep nothing of an interrupted attempt."""
+
+
+def _never() -> bool:
+    """Never stop."""
+    return False
 
 
 class StoppedError(Exception):
@@ -39,13 +51,15 @@ class Outcome:
         result: Columns of the result; None after a failure.
         kind: Reason of the failure.
         error: Message of the failure.
-        can_retry: Whether another attempt can succeed: the process died, and the row alone may not be the reason.
+        has_died: Whether the process died, so that another attempt may succeed.
+        attempts: Number of attempts.
     """
 
     result: dict[str, Any] | None = None
     kind: ErrorKind | None = None
     error: str | None = None
-    can_retry: bool = False
+    has_died: bool = False
+    attempts: int = 1
 
 
 class Worker:
@@ -63,14 +77,20 @@ class Worker:
         self.kill()
 
     def run(
-        self, row: Row, pieces: Sequence[Piece], *, timeout: float, on_piece: OnPiece, should_stop: StopCheck
+        self,
+        row: Row,
+        pieces: Callable[[], Sequence[Piece]] = list,
+        *,
+        timeout: float,
+        on_piece: OnPiece = _ignore,
+        should_stop: StopCheck = _never,
     ) -> Outcome:
-        """Process one row.
+        """Process one row; again if the process dies, up to `ATTEMPTS` times.
 
         Args:
             row: Row of the manifest.
-            pieces: Answers of an earlier, interrupted attempt.
-            timeout: Maximum wall time in seconds, without the time to load the model.
+            pieces: Function that returns the answers of earlier, interrupted attempts.
+            timeout: Maximum wall time of an attempt in seconds, without the time to load the model.
             on_piece: Callback for the answers about each further batch of windows.
             should_stop: Function that returns whether to stop; called several times a second.
 
@@ -78,6 +98,15 @@ class Worker:
             StoppedError: `should_stop` returned True.
             TimeChatError: The model cannot be loaded.
         """
+        outcome = Outcome(has_died=True, attempts=0)
+        while outcome.has_died and outcome.attempts < ATTEMPTS:
+            again = self._attempt(row, pieces(), timeout=timeout, on_piece=on_piece, should_stop=should_stop)
+            outcome = replace(again, attempts=outcome.attempts + 1)
+        return outcome
+
+    def _attempt(
+        self, row: Row, pieces: Sequence[Piece], *, timeout: float, on_piece: OnPiece, should_stop: StopCheck
+    ) -> Outcome:
         connection = self._start(should_stop)
         with suppress(OSError):  # a dead process is noticed below
             connection.send((row, list(pieces), timeout))
@@ -94,7 +123,7 @@ class Worker:
                 return Outcome(
                     kind="crashed",
                     error=f"{row.video}: the process ended while it worked on this video ({self._end()})",
-                    can_retry=True,
+                    has_died=True,
                 )
             if isinstance(message, Piece):
                 on_piece(message)

@@ -66,28 +66,31 @@ def batch(
     ] = False,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="auto|local|HOST:PORT", help="Ray cluster; not built in yet.", rich_help_panel=_MACHINES),
+        typer.Option(
+            metavar="auto|local|HOST:PORT",
+            help="Ray cluster: that of this machine, processes of this machine, or an address (extra batch).",
+            rich_help_panel=_MACHINES,
+        ),
     ] = None,
     actors: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of processes with a model, with --ray.", rich_help_panel=_MACHINES),
+        typer.Option(
+            min=1, help="Number of processes with a model. Default: one on each GPU, or one.", rich_help_panel=_MACHINES
+        ),
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option(min=0, help="Number of GPUs of each process, with --ray.", rich_help_panel=_MACHINES),
+        typer.Option(
+            min=0, help="Number of GPUs of each process. Default: 1 if the cluster has GPUs.", rich_help_panel=_MACHINES
+        ),
     ] = None,
 ) -> None:
     """Answer about many videos; the same command does only what is missing.
 
     The exit status is 0 if all rows have an answer, 1 if some failed, and 75 if the command was stopped.
     """
-    if ray is not None:
-        raise ValueError(
-            f"--ray {ray}: Ray Data is not built in yet; leave out --ray, and one process answers one video after the "
-            "other"
-        )
     for option, value in (("--actors", actors), ("--gpus", gpus)):
-        if value is not None:
+        if value is not None and ray is None:
             raise ValueError(f"{option} {value:g} has an effect only with --ray; leave it out")
     from timechat.batch import plan_batch, run_batch
 
@@ -101,7 +104,13 @@ def batch(
         return
     with stop_signal(None, "now; what is finished is kept") as should_stop:
         report = run_batch(
-            videos, chosen, should_stop=should_stop, on_progress=lambda progress: console.info(str(progress))
+            videos,
+            chosen,
+            should_stop=should_stop,
+            on_progress=lambda progress: console.info(str(progress)),
+            ray=ray,
+            actors=actors,
+            gpus=gpus,
         )
     reasons = ", ".join(f"{number} {kind}" for kind, number in report.errors.items())
     failed = report.failed + (0 if report.stopped else report.lost)
