@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.fakes import BrokenModel, FakeStage
+from tests.batch.fakes import BrokenModel, FakeStage, result_of
 from tests.batch.test_loop import attempts, statuses
-from timechat.batch import BatchSettings, run_batch
+from timechat.batch import BatchSettings, Row, run_batch
 from timechat.errors import TimeChatError
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow  # a cluster takes ten seconds to start
+
+
+A = Row("a", "a.mp4", "dense_caption")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,6 +52,21 @@ def test_two_actors_answer_all_rows_and_bad_ones_fail_alone(folder):
     again = run(folder, "crash", "a", "hang_once", "b", "bad", "c", "crash_once", "d", actors=2)
     assert (again.ok, again.answered_now) == (5, 0)
     assert attempts("a") == ["0-0"]
+
+
+def test_a_row_that_ray_gives_up_is_answered_in_another_round(folder, monkeypatch):
+    from timechat.batch import ray_data
+
+    results, rounds = ray_data._results, []
+
+    def losing(*arguments):
+        rounds.append([result["id"] for result in results(*arguments)])
+        return iter([{"id": "a", "outcome": json.dumps({"result": result_of(A)}), "fatal": None}][: len(rounds) - 1])
+
+    monkeypatch.setattr(ray_data, "_results", losing)
+    report = run(folder, "a", "b")
+    assert (report.ok, report.lost, report.errors) == (1, 1, {"lost": 1})
+    assert [sorted(ids) for ids in rounds] == [["a", "b"], ["a", "b"], ["b"]]
 
 
 def test_too_many_actors_are_refused_at_once(folder):

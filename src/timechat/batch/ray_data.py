@@ -7,6 +7,7 @@ import json
 import logging
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +31,8 @@ except ModuleNotFoundError as error:
     raise missing_extra("--ray needs Ray", "batch") from error
 
 _ACTOR_CPUS = 0.9  # two actors fit beside each other on two CPUs, whose sum Ray would otherwise exceed
-_ACTOR_RETRIES = 3  # for an actor that dies with its machine; by default Ray repeats its rows without end
+_ACTOR_RETRIES = 3  # for an actor that dies; by default Ray repeats its rows without end
+_ROUNDS = 3  # rows of a dead machine are given up by Ray before it knows that the machine is dead
 _MAX_BLOCKS = 2000  # rows are given to actors in at most so many groups
 _POLL_SECONDS = 0.2
 _USUAL_WINDOWS = WindowConfig()
@@ -89,26 +91,33 @@ def answer_rows(
     """
     with _connected(address), _streaming():
         number, gpus = _pool(ray.cluster_resources(), actors, gpus)
-        by_id = {row.id: row for row in rows}
-        items = [{"row": json.dumps(asdict(row))} for row in rows]
-        dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-        dataset = _mapped(dataset, RowActor, (stage, timeout), number, gpus)
-        for result in _results(dataset, should_stop):
-            if result["fatal"] is not None:
-                raise TimeChatError(result["fatal"])
-            yield by_id[result["id"]], Outcome(**json.loads(result["outcome"]))
+        missing = {row.id: row for row in rows}
+        for _ in range(_ROUNDS):
+            # Machines may have died or come since the last round.
+            fitting = _fitting(ray.cluster_resources(), number, gpus)
+            if not missing or not fitting:
+                return
+            items = [{"row": json.dumps(asdict(row))} for row in missing.values()]
+            dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
+            for result in _results(_mapped(dataset, RowActor, (stage, timeout), fitting, gpus), should_stop):
+                if result["fatal"] is not None:
+                    raise TimeChatError(result["fatal"])
+                if (row := missing.pop(result["id"], None)) is not None:
+                    yield row, Outcome(**json.loads(result["outcome"]))
 
 
 def _mapped(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: int, gpus: float) -> Dataset:
-    return dataset.map(
-        actor,
-        fn_constructor_args=arguments,
-        compute=ray.data.ActorPoolStrategy(size=number),
-        num_cpus=_ACTOR_CPUS,
-        num_gpus=gpus,
-        max_restarts=_ACTOR_RETRIES,
-        max_task_retries=_ACTOR_RETRIES,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # until 2.64, the limits of restarts have no other place
+        return dataset.map(
+            actor,
+            fn_constructor_args=arguments,
+            compute=ray.data.ActorPoolStrategy(size=number),
+            num_cpus=_ACTOR_CPUS,
+            num_gpus=gpus,
+            max_restarts=_ACTOR_RETRIES,
+            max_task_retries=_ACTOR_RETRIES,
+        )
 
 
 def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None) -> tuple[int, float]:
@@ -127,6 +136,12 @@ def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None
             "machines"
         )
     return number, gpus
+
+
+def _fitting(resources: Mapping[str, float], number: int, gpus: float) -> int:
+    """Return how many of the actors fit into the cluster now."""
+    by_gpus = resources.get("GPU", 0.0) // gpus if gpus else number
+    return int(min(number, resources.get("CPU", 0.0) // _ACTOR_CPUS, by_gpus))
 
 
 def _results(dataset: Dataset, should_stop: StopCheck) -> Iterator[dict[str, Any]]:
