@@ -105,6 +105,21 @@ def test_a_processor_adds_answers_and_keeps_columns(folder):
     assert "query" in found[2]["error"]
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("127.0.0.1:1", "connection refused"), ("nowhere", "expected auto, local or HOST:PORT, got 'nowhere'")],
+)
+def test_a_cluster_that_has_ended_is_noticed_at_once(address, message, monkeypatch):
+    from timechat.batch import ray_data
+
+    for given in (address, "auto"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(
+            ValueError, match=f"--ray {given}: no cluster answers .*{message}(?i:.*)or give --ray local"
+        ):
+            ray_data._connect(given)
+
+
 # The last test: its actor is busy for a minute.
 def test_a_stop_ends_a_run_on_ray(folder):
     note = folder / "notes"

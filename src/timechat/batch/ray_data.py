@@ -5,7 +5,10 @@ rows ─▶ a pool of actors, each with a worker process ─▶ results, in any 
 
 import json
 import logging
+import os
 import queue
+import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +38,7 @@ _ACTOR_RETRIES = 3  # for an actor that dies; by default Ray repeats its rows wi
 _ROUNDS = 3  # rows of a dead machine are given up by Ray before it knows that the machine is dead
 _MAX_BLOCKS = 2000  # rows are given to actors in at most so many groups
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 5.0
 _USUAL_WINDOWS = WindowConfig()
 _USUAL_FRAMES = FrameSampling()
 
@@ -179,18 +183,58 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"--ray {address}: no cluster answers ({describe_error(error)}); start one with `ray start --head`, "
-            "or give --ray local"
-        ) from error
+    with _own_signals():
+        _connect(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        if address != "local":
+            _check_answering(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--ray {address}: no cluster answers ({describe_error(error)}); start one with `ray start --head`, "
+            "or give --ray local"
+        ) from error
+
+
+def _check_answering(address: str) -> None:
+    """Raise an error if no cluster listens; Ray itself waits minutes for a cluster that has ended.
+
+    Raises:
+        OSError: The address does not answer.
+        ValueError: It is no address.
+    """
+    if address == "auto":
+        file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        address = os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.is_file() else "")
+        if not address:
+            raise ConnectionError("no cluster runs on this machine")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"expected auto, local or HOST:PORT, got {address!r}")
+    with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+        pass
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handlers of this process, of which Ray replaces one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """`timechat batch`: answers about many videos, resumed by the same command."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,6 +93,8 @@ def batch(
     for option, value in (("--actors", actors), ("--gpus", gpus)):
         if value is not None and ray is None:
             raise ValueError(f"{option} {value:g} has an effect only with --ray; leave it out")
+    if ray is not None:
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a thread of Ray connects again after a stop
     from timechat.batch import plan_batch, run_batch
 
     console = CommandConsole(quiet=settings.quiet)
