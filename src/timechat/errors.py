@@ -32,6 +32,10 @@ class VideoError(TimeChatError):
     """A video that cannot be read: missing, empty, damaged, without frames, or too slow to decode."""
 
 
+class VideoTimeoutError(VideoError):
+    """A video that was not read within its time limit."""
+
+
 class AccessError(TimeChatError):
     """A video named by a client that is not opened; the message does not reveal whether other files exist.
 

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -165,3 +166,37 @@ def test_the_published_mapping_is_one_clip_early():
 def test_clips_without_length_are_refused():
     with pytest.raises(ValueError, match="clip_seconds must be above 0, got 0"):
         clip_scores([], 10, 0)
+
+
+# ------------------------------------------------------------------------------------------------ JSON objects
+
+
+def test_an_answer_is_read_from_its_json_object():
+    events = [Event(1.5, 2.25, "a light", 0.75), Event(3, 3, saliency=4.5)]
+    answer = Answer(
+        "text",
+        events,
+        task="grounding",
+        question="a light",
+        video="a.mp4",
+        duration=12.5,
+        model="nano",
+        found=True,
+        score=0.5,
+        step=0.25,
+        by="search",
+        read_share=0.5,
+        player_offset=0.125,
+        timings={"decode": 1.0},
+        notes=("one", "two"),
+    )
+    again = Answer.from_dict(json.loads(json.dumps(answer.to_dict())))
+    assert again == answer
+    assert again.to_dict() == answer.to_dict()
+
+
+def test_the_json_object_of_an_answer_with_a_key_less_is_refused():
+    content = Answer("text").to_dict()
+    del content["notes"]
+    with pytest.raises(KeyError, match="notes"):
+        Answer.from_dict(content)

@@ -1,5 +1,6 @@
 """Videos of any length: windows, plans, what is kept on disk, the second look, and evidence."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import BackboneConfig
 from timechat.backbones.timechat.backbone import backbone_config
+from timechat.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, session
@@ -589,3 +591,41 @@ def test_earlier_verifications_in_the_cache_are_read():
     saved = {"text": "", "tokens": [], "notes": []}
     assert WindowAnswer.from_dict(Window(0, 1), saved | {"verification": 1.5}).verification == (1.5,)
     assert WindowAnswer.from_dict(Window(0, 1), saved | {"verification": None}).verification == ()
+
+
+# ------------------------------------------------------------------------------- windows answered elsewhere
+
+PARTS = WindowConfig(window=8, overlap=2, batch_size=3)
+
+
+def without_timings(answer):
+    return answer.to_dict() | {"timings": None}
+
+
+@pytest.mark.parametrize("request_", [Request("dense_caption", decoding=SHORT), Request("grounding", "a ring")])
+def test_windows_answered_elsewhere_merge_to_the_same_answer(nano, video_path, request_):
+    nano = TimeChat(nano.backbone, cache=DiskCache(max_bytes=0))
+    answerer = nano.answerer()
+    windows = WindowConfig(window=8, overlap=2, batch_size=3, refine=True)
+    expected = nano.run(request_, video_path, windows=windows)
+    with nano.open(video_path, windows=windows) as video:
+        index, batches = video.index, [video.windows[i : i + 3] for i in range(0, len(video.windows), 3)]
+    answers = []
+    for batch in reversed(batches):
+        with nano.open(video_path, windows=windows, index=index) as video:
+            (answered,) = answerer.answer_windows(request_, video, batch)
+            content = json.loads(json.dumps([answer.to_dict() for answer in answered]))
+            answers += [WindowAnswer.from_dict(window, one) for window, one in zip(batch, content, strict=True)]
+    with nano.open(video_path, windows=windows, index=index) as video:
+        merged = answerer.merge(request_, video, answers)
+    assert len(batches) > 1
+    assert without_timings(merged) == without_timings(expected)
+
+
+def test_a_merge_without_all_windows_is_refused(nano, video_path):
+    with nano.open(video_path, windows=PARTS) as video:
+        answers = [WindowAnswer(window, "") for window in video.windows[1:]]
+        with pytest.raises(ValueError, match=r"1 of \d+ windows have no answer, the first from 0 s to"):
+            nano.answerer().merge(Request("summary"), video, answers)
+        with pytest.raises(ValueError, match="citations need the answers to other requests"):
+            nano.answerer().merge(Request("summary", cite=True), video, answers)

@@ -2,6 +2,7 @@ import http.server
 import io
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -722,3 +723,20 @@ def test_a_still_picture_is_loaded_with_a_note(tmp_path):
     frames = load_frames(path)
     assert len(frames) == 1
     assert frames.notes == ("the file has a single frame, as a still picture: nothing happens in it over time",)
+
+
+# ------------------------------------------------------------------------------------------- the index of a file
+
+
+def test_a_second_reader_with_the_index_reads_no_packets(clips, monkeypatch):
+    path = clips["29.97 fps"].path
+    with VideoReader(path) as reader:
+        known = pickle.loads(pickle.dumps(reader.index))
+        expected = reader.load(FrameSampling(num_frames=5))
+    monkeypatch.setattr("timechat.video.index.read_packets", lambda *_, **__: pytest.fail("packets were read"))
+    with VideoReader(path, index=known) as reader:
+        again = reader.load(FrameSampling(num_frames=5))
+        assert reader.info == known.info
+    assert np.array_equal(again.pixels, expected.pixels)
+    assert again.timestamps.tolist() == expected.timestamps.tolist()
+    assert (again.duration, again.notes) == (expected.duration, expected.notes)

@@ -6,7 +6,7 @@ Every time is float seconds from the start of the video. `timechat.answers.parsi
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal
 
 Task = Literal["ask", "dense_caption", "grounding", "highlights", "steps", "summary", "transcribe"]
@@ -66,6 +66,11 @@ class Event:
         """The event as `{"start", "end", "caption", "score"}`, with `saliency` for a highlight, ready for JSON."""
         event = {"start": self.start, "end": self.end, "caption": self.caption, "score": self.score}
         return event if self.saliency is None else event | {"saliency": self.saliency}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Event":
+        """Read the output of `to_dict`."""
+        return cls(content["start"], content["end"], content["caption"], content["score"], content.get("saliency"))
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,15 @@ class Answer:
             "timings": dict(self.timings),
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Answer":
+        """Read the output of `to_dict`, the JSON object that every `--json` prints."""
+        events = [Event.from_dict(event) for event in content["events"]]
+        return cls(content["text"], events, **{name: content[name] for name in _ANSWER_FIELDS})
+
+
+_ANSWER_FIELDS = [each.name for each in fields(Answer) if each.kw_only]  # all but text and events
 
 
 def on_player_clock(answer: Answer) -> Answer:

@@ -11,6 +11,7 @@ import typer
 from timechat import __version__
 from timechat.cli import (
     ask,
+    batch,
     cache,
     chat,
     convert,
@@ -75,6 +76,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "summarize": ask.summarize,
         "transcribe": ask.transcribe,
         "watch": watch.watch,
+        "batch": batch.batch,
     },
     "Search": {"index": index.index, "search": search.search},
     "Servers": {"serve": serve.serve, "mcp": mcp.mcp},

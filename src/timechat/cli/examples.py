@@ -31,6 +31,12 @@ EXAMPLES = {
         "timechat transcribe video.mp4 --guess",
     ),
     "watch": ('timechat watch recording.ts "the light turns on" --follow',),
+    "batch": (
+        "timechat batch videos --task caption --output captions",
+        'timechat batch videos --task ground --query "the light turns on" --output found',
+        "timechat batch manifest.jsonl --task caption --output captions --retry",
+        "timechat batch videos --task caption --output captions --plan",
+    ),
     "index": (
         "timechat index videos",
         "timechat index /media/holidays lecture.mp4 --library holidays.db",

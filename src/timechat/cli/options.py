@@ -92,7 +92,7 @@ class FrameOptions(FrameRateOptions):
 
 
 @dataclass(frozen=True)
-class WindowOptions:
+class WindowShapeOptions:
     """Windows of long videos."""
 
     window: Annotated[
@@ -132,6 +132,18 @@ class WindowOptions:
         ),
     ] = None
     batch_size: Annotated[int, typer.Option(min=1, help="Number of windows in one batch.", rich_help_panel=WINDOWS)] = 8
+
+    def window_config(self) -> "WindowConfig":
+        """Return the window options."""
+        from timechat.answers.windows import WindowConfig
+
+        return WindowConfig(self.window, self.overlap, self.step, self.refine, self.batch_size)
+
+
+@dataclass(frozen=True)
+class WindowOptions(WindowShapeOptions):
+    """Windows of long videos, and the estimate of the work."""
+
     plan: Annotated[
         bool, typer.Option("--plan", help="Print an estimate of the job and stop.", rich_help_panel=WINDOWS)
     ] = False
@@ -143,12 +155,6 @@ class WindowOptions:
             rich_help_panel=WINDOWS,
         ),
     ] = None
-
-    def window_config(self) -> "WindowConfig":
-        """Return the window options."""
-        from timechat.answers.windows import WindowConfig
-
-        return WindowConfig(self.window, self.overlap, self.step, self.refine, self.batch_size)
 
     def prices(self) -> tuple[float, float] | None:
         """Return the prices of a million tokens of prompts and of answers; None if they are not given.

@@ -39,8 +39,6 @@ Video = Annotated[
     str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video; - is a video on standard input.")
 ]
 
-_ONE_THREAD_PARAMETERS = 20_000_000  # with fewer parameters, several threads are slower than one
-
 
 class CommandConsole:
     """Progress bars and notes of one command: none with `--quiet`, bars only on a terminal."""
@@ -238,6 +236,7 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
     """
     with console.working("loading the model"):
         from timechat.pipeline import TimeChat
+        from timechat.pipeline.threads import choose_threads
 
         timechat = TimeChat.from_pretrained(
             settings.model,
@@ -262,15 +261,3 @@ def switch_cache_off(timechat: "TimeChat") -> None:
     from timechat.cache import DiskCache
 
     timechat.cache = DiskCache(max_bytes=0)
-
-
-def choose_threads(timechat: "TimeChat") -> None:
-    """Use one thread for a model that is too small for several."""
-    from timechat.backbones.timechat.backbone import TimeChatBackbone
-
-    if not isinstance(timechat.backbone, TimeChatBackbone):
-        return
-    import torch
-
-    if timechat.model.num_parameters() < _ONE_THREAD_PARAMETERS:
-        torch.set_num_threads(1)

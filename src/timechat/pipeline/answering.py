@@ -6,7 +6,7 @@ video than with a blank one; the difference of the log probabilities (the pointw
 video, in nats) counts in the score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -175,17 +175,75 @@ class Answerer:
         todo = [window for window in windows if window not in answers]
         report = partial(_report, progress, "windows", total=len(windows))
         report(len(answers))
+        for batch in self.answer_windows(request, video, todo, progress):
+            for answer in batch:
+                answers[answer.window] = answer
+                if cache is not None:
+                    cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
+            report(len(answers))
+        return self._merge_and_refine(request, video, [answers[window] for window in windows], priors)
+
+    def answer_windows(
+        self,
+        request: Request,
+        video: VideoSession,
+        windows: Sequence[Window],
+        progress: ProgressCallback | None = None,
+    ) -> Iterator[list[WindowAnswer]]:
+        """Encode windows and answer a request about them, for `merge`; yield the answers of one batch after the other.
+
+        Several processes can answer windows of one video. To get the answer of `answer` in every digit, each takes
+        whole batches: consecutive windows of the session, `batch_size` of them, the first batch from window 0.
+
+        Args:
+            request: Request.
+            video: Open session.
+            windows: Windows of the session in order of time.
+            progress: Callback for the encoded frames of each window.
+        """
+        request = self.with_preset(request)
         batch: list[EncodedVideo] = []
-        for encoded in video.encode(todo, self.backbone, progress):
+        for encoded in video.encode(windows, self.backbone, progress):
             batch.append(encoded)
-            if len(batch) == video.batch_size or encoded.span == todo[-1]:
-                for answer in video.timed("answer", partial(self._answer_all, request, batch)):
-                    answers[answer.window] = answer
-                    if cache is not None:
-                        cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
+            if len(batch) == video.batch_size or encoded.span == windows[-1]:
+                yield video.timed("answer", partial(self._answer_all, request, batch))
                 batch = []
-                report(len(answers))
-        merged = self._merge(request, video, [answers[window] for window in windows], priors)
+
+    def merge(self, request: Request, video: VideoSession, answers: Iterable[WindowAnswer]) -> Answer:
+        """Merge the answers about all windows, from this process or others, to the answer that `answer` gives.
+
+        Moments found in sparse frames are refined, as in `answer`, which reads the video and asks the model again.
+
+        Args:
+            request: Request that was answered.
+            video: Open session with the same windows.
+            answers: Answers about all windows, in any order.
+
+        Raises:
+            ValueError: A window has no answer, or the request asks for citations, which need other requests.
+        """
+        if request.cite or request.verify:
+            raise ValueError(
+                "citations need the answers to other requests; use `answer` for a request with cite or verify"
+            )
+        known = {answer.window: answer for answer in answers}
+        if missing := [window for window in video.windows if window not in known]:
+            raise ValueError(
+                f"{len(missing)} of {len(video.windows)} windows have no answer, the first from {missing[0].start:g} s "
+                f"to {missing[0].end:g} s; merge needs the answers about all windows of the session"
+            )
+        ordered = [known[window] for window in video.windows]
+        return self._merge_and_refine(self.with_preset(request), video, ordered)
+
+    def _merge_and_refine(
+        self,
+        request: Request,
+        video: VideoSession,
+        answers: Sequence[WindowAnswer],
+        priors: Mapping[Window, float] | None = None,
+    ) -> Answer:
+        """Merge answers, and refine the moments where the frames are sparse."""
+        merged = self._merge(request, video, answers, priors)
         if request.task == "grounding" and video.plan.refines and merged.events:
             from timechat.pipeline.refining import refine_moments
 

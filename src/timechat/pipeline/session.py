@@ -15,7 +15,7 @@ from timechat.backbones.backbone import Backbone, EncodedVideo
 from timechat.backbones.locking import acquire
 from timechat.errors import VideoError
 from timechat.pipeline.request import WindowPlan, plan_windows
-from timechat.video import Frames, FrameSampling, VideoSource
+from timechat.video import Frames, FrameSampling, VideoIndex, VideoSource
 
 if TYPE_CHECKING:
     from timechat.pipeline.window_encoder import WindowEncoder
@@ -155,6 +155,11 @@ class VideoSession:
     def encoder(self) -> "WindowEncoder | None":
         """The encoder of the windows; None if all of them are in memory."""
         return self._encoder
+
+    @property
+    def index(self) -> VideoIndex | None:
+        """Times of all packets of the file, for other sessions with the same file; None without a file."""
+        return None if self._encoder is None else self._encoder.index
 
     def spread_windows(self, count: int) -> list[Window]:
         """Return up to `count` windows spread evenly over the video; they stay in memory once they are encoded."""

@@ -15,7 +15,7 @@ from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import AnswerOptions, Request, split_options
 from timechat.pipeline.session import ProgressCallback, Video, VideoSession
 from timechat.pipeline.window_encoder import WindowEncoder
-from timechat.video import FrameSampling
+from timechat.video import FrameSampling, VideoIndex
 
 if TYPE_CHECKING:
     import torch
@@ -73,10 +73,7 @@ class TimeChat:
         from timechat.backbones.timechat.backbone import TimeChatBackbone
 
         if not isinstance(self.backbone, TimeChatBackbone):
-            raise ValueError(
-                f"{self.name} is not a TimeChat model, so it has no network and processor of TimeChat; take nano or a "
-                "converted folder, or use `TimeChat.backbone`"
-            )
+            raise ValueError(f"{self.name} is not a TimeChat model, so it has none of its parts; use `backbone`")
         return self.backbone
 
     @property
@@ -164,6 +161,7 @@ class TimeChat:
         keep_in_memory: bool = True,
         name: str | None = None,
         timeout: float = 600.0,
+        index: VideoIndex | None = None,
     ) -> VideoSession:
         """Open a video of any length, whose windows are encoded when a request needs them; close it afterwards.
 
@@ -175,11 +173,13 @@ class TimeChat:
                 hundred kilobytes with a TimeChat model, and up to some hundred megabytes with others.
             name: Display name of the video; None takes its path or address.
             timeout: Maximum wall time in seconds for reading a window.
+            index: `index` of another session with the same file, whose packets are then not read again.
 
         Raises:
             VideoError: The video cannot be read.
         """
-        encoder = WindowEncoder(video, self.backbone, cache=self._open_cache(video), name=name, timeout=timeout)
+        cache = self._open_cache(video)
+        encoder = WindowEncoder(video, self.backbone, cache=cache, name=name, timeout=timeout, index=index)
         return VideoSession.open(encoder, windows, sampling, keep_in_memory=keep_in_memory)
 
     def with_backbone(self, backbone: Backbone) -> "TimeChat":
@@ -211,7 +211,7 @@ class TimeChat:
             sampling: Frame options of a video that is not encoded or open yet.
             progress: Callback for finished parts of the work.
         """
-        answerer = self._answerer()
+        answerer = self.answerer()
         if isinstance(video, EncodedVideo | VideoSession):
             return answerer.answer(request, VideoSession.of(video), progress)
         keep = request.cite or request.verify
@@ -224,7 +224,7 @@ class TimeChat:
         The part of the prompts that all requests about one video share is read once. Every answer keeps all events of
         its text. The requests have the same task and decoding options; each has its own item of `videos`.
         """
-        return self._answerer().answer_each(requests, videos) if requests else []
+        return self.answerer().answer_each(requests, videos) if requests else []
 
     def stream(self, request: Request, video: AnyVideo) -> "AnswerStream":
         """Answer a request about a video of one window, and return the text while it is written.
@@ -232,23 +232,24 @@ class TimeChat:
         A video that is not encoded or open yet is encoded as one window, as by `encode`.
         """
         session = VideoSession.of(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
-        return self._answerer().stream(request, session)
+        return self.answerer().stream(request, session)
 
     def uses_search(self, request: Request, video: VideoSession) -> bool:
         """Return whether the search of a frame-text encoder answers a request instead of the model."""
-        return self._answerer().uses_search(request, video)
+        return self.answerer().uses_search(request, video)
 
     def is_outside_domain(self, video: VideoSession) -> bool:
         """Return whether a video is unlike the videos that the model was trained on, from up to four of its windows."""
-        return self._answerer().is_outside_domain(video)
+        return self.answerer().is_outside_domain(video)
 
     def estimate(self, request: Request, video: VideoSession) -> "JobEstimate":
         """Estimate the work of a request by a trial on the first window that is not in the cache."""
         from timechat.pipeline.estimate import estimate_job
 
-        return estimate_job(self._answerer(), request, video)
+        return estimate_job(self.answerer(), request, video)
 
-    def _answerer(self) -> Answerer:
+    def answerer(self) -> Answerer:
+        """Return the model's answers window by window, for processes that share the windows of a video."""
         return Answerer(self.backbone)
 
     @overload

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import Backbone, EncodedVideo
 from timechat.pipeline.session import ProgressCallback, Video, to_window_clock
-from timechat.video import Frames, FrameSampling, VideoReader, sample_video
+from timechat.video import Frames, FrameSampling, VideoIndex, VideoReader, sample_video
 
 if TYPE_CHECKING:
     from timechat.pipeline.cache import WindowCache
@@ -38,6 +38,7 @@ class WindowEncoder:
         cache: "WindowCache | None" = None,
         name: str | None = None,
         timeout: float = 600.0,
+        index: VideoIndex | None = None,
     ) -> None:
         """Open a video.
 
@@ -47,11 +48,16 @@ class WindowEncoder:
             cache: Windows of this video on disk; None for no cache.
             name: Display name of the video; None takes its path or address.
             timeout: Maximum wall time in seconds for opening the file, and again for reading a window.
+            index: `index` of another encoder of the same file, whose packets are then not read again.
         """
         self.backbone, self.timeout = backbone, timeout
         self.source = video if _can_be_read_again(video) else None
-        self._reader = None if isinstance(video, Frames) else VideoReader(video, timeout=timeout, check=backbone.check)
         self._frames = video if isinstance(video, Frames) else None
+        self._reader = (
+            None
+            if isinstance(video, Frames)
+            else VideoReader(video, timeout=timeout, check=backbone.check, index=index)
+        )
         info = video.source if isinstance(video, Frames) else self._reader.info  # type: ignore[union-attr]
         self.duration = video.duration if isinstance(video, Frames) else self._reader.duration  # type: ignore[union-attr]
         self.name = name if name is not None or info is None else info.name
@@ -65,6 +71,11 @@ class WindowEncoder:
         self._threads.shutdown(cancel_futures=True)
         if self._reader is not None:
             self._reader.close()
+
+    @property
+    def index(self) -> VideoIndex | None:
+        """Times of all packets of the file, for other encoders of the same file; None for ready-made frames."""
+        return None if self._reader is None else self._reader.index
 
     def read(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> Frames:
         """Decode frames; their times are on the video's clock. An exception that `check` raises ends the call."""

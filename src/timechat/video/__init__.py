@@ -9,6 +9,7 @@ all frames; then only the packet ranges with a requested frame are decoded, each
 """
 
 from timechat.video.frames import Frames, FrameSize, Size, StreamInfo, VideoInfo
+from timechat.video.index import VideoIndex
 from timechat.video.iteration import ReadPosition
 from timechat.video.loading import VideoReader, load_frames, probe_video, sample_video
 from timechat.video.sampling import FrameSampling, is_constant_rate, sample_indices, uniform_indices
@@ -21,6 +22,7 @@ __all__ = [
     "ReadPosition",
     "Size",
     "StreamInfo",
+    "VideoIndex",
     "VideoInfo",
     "VideoReader",
     "VideoSource",

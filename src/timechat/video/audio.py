@@ -169,7 +169,7 @@ def _time_of(packet: Packet[AudioStream]) -> Fraction | None:
 
 def _video_clock(handle: VideoHandle) -> VideoClock:
     try:
-        return read_index(handle)[0].clock
+        return read_index(handle).packets.clock
     except VideoError:
         return VideoClock(Fraction(0), (ClockPart(Fraction(0), Fraction(0), Fraction(0)),))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from timechat.errors import VideoError
+from timechat.errors import VideoTimeoutError
 
 DEFAULT_PATIENCE = 30.0
 """Maximum silence of a server, in seconds."""
@@ -45,7 +45,7 @@ class Deadline:
         if self.check_caller is not None:
             self.check_caller()
         if self.is_cancelled or not self.left():
-            raise VideoError(
+            raise VideoTimeoutError(
                 f"{self.name}: not read within {self.seconds:g} s; it is damaged, endless or very large. "
                 "Allow more with timeout=SECONDS, or sample less of it"
             )

@@ -111,17 +111,29 @@ class PacketIndex:
         return position + (position + 1 in self.second_fields)
 
 
-def read_index(handle: VideoHandle) -> tuple[PacketIndex, VideoInfo, tuple[str, ...]]:
-    """Read the times of all frames; decode only if the packets have no usable times.
+@dataclass(frozen=True)
+class VideoIndex:
+    """Everything that is read of a file before its first frame is chosen; it can be pickled for another process.
 
-    Returns:
-        The index, the properties of the video with its exact number of frames and duration, and notes.
+    Attributes:
+        packets: Times of all packets.
+        info: Properties of the video, with its exact number of frames and duration.
+        notes: Notes on damage of the file.
     """
+
+    packets: PacketIndex
+    info: VideoInfo
+    notes: tuple[str, ...] = ()
+
+
+def read_index(handle: VideoHandle) -> VideoIndex:
+    """Read the times of all frames; decode only if the packets have no usable times."""
     scan, info, time_base = read_packets(handle, only_first_frame=False)
     index = build_index(scan, time_base, handle)
     if not index.is_timed:
         index = index_by_decoding(handle, info, index)
-    return index, exact_info(info, index), (*index.clock.notes, *_notes(scan, index), *_late_start(handle, scan, index))
+    notes = (*index.clock.notes, *_notes(scan, index), *_late_start(handle, scan, index))
+    return VideoIndex(index, exact_info(info, index), notes)
 
 
 def exact_info(info: VideoInfo, index: PacketIndex) -> VideoInfo:

@@ -15,7 +15,7 @@ from timechat.errors import VideoError
 from timechat.system import num_cores
 from timechat.video.decoding import decode_frames
 from timechat.video.frames import Frames, FrameSize, Interpolation, Size, VideoInfo, check_interpolation, resize
-from timechat.video.index import PacketIndex, exact_info, index_by_decoding, read_index, seconds
+from timechat.video.index import PacketIndex, VideoIndex, exact_info, index_by_decoding, read_index, seconds
 from timechat.video.iteration import FrameIterator, ReadPosition
 from timechat.video.sampling import DEFAULT_NUM_FRAMES, TIME_SLACK, FrameSampling, sample_indices
 from timechat.video.scan import read_packets
@@ -50,7 +50,7 @@ def probe_video(source: VideoSource, *, timeout: float = 60.0) -> VideoInfo:
 def probe_handle(handle: VideoHandle) -> VideoInfo:
     """Read the header and the first frame of an open source; all packets only if the header states no duration."""
     info = read_packets(handle, only_first_frame=True)[1]
-    return info if info.duration else read_index(handle)[1]
+    return info if info.duration else read_index(handle).info
 
 
 def load_frames(
@@ -156,6 +156,7 @@ class VideoReader:
         workers: int | None = None,
         check: Callable[[], object] | None = None,
         loads_once: bool = False,
+        index: VideoIndex | None = None,
     ) -> None:
         """Open a video and read the times of its frames, without decoding them.
 
@@ -166,6 +167,8 @@ class VideoReader:
             check: Function called repeatedly while the video is read, from any thread; an exception it raises ends the
                 reading.
             loads_once: Whether `load` is called once, so that nothing is kept for later calls.
+            index: `index` of an earlier reader of the same file, in this process or another one: the packets are then
+                not read again. None reads them.
 
         Raises:
             VideoError: The video cannot be read.
@@ -174,10 +177,11 @@ class VideoReader:
         self._workers, self._loads_once = workers or num_cores(), loads_once
         self._handle = self._open.enter_context(open_source(source, timeout, check))
         try:
-            self._index, self.info, self._notes = read_index(self._handle)
+            known = read_index(self._handle) if index is None else index
         except BaseException:
             self._open.close()
             raise
+        self._index, self.info, self._notes = known.packets, known.info, known.notes
         self._use(self._index)
         self.position: ReadPosition | None = None
 
@@ -196,6 +200,11 @@ class VideoReader:
     def duration(self) -> float:
         """Seconds from the first frame to the end of the last frame."""
         return self.info.duration
+
+    @property
+    def index(self) -> VideoIndex:
+        """What was read of the file so far, for other readers of the same file."""
+        return VideoIndex(self._index, self.info, self._notes)
 
     def load(
         self,

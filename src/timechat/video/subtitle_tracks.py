@@ -210,7 +210,7 @@ def _on_video_clock(handle: VideoHandle, info: VideoInfo, starts: list[Fraction]
     """
     has_jump = any(not -_STEP_BACK <= after - before <= LONGEST_PAUSE for before, after in pairwise(starts))
     if starts and (has_jump or may_jump(info.format)):
-        follower = read_index(handle)[0].clock.follow()
+        follower = read_index(handle).packets.clock.follow()
         return [follower.place(start) for start in starts]
     zero = Fraction(info.start_time)
     return [start - zero for start in starts]

@@ -111,7 +111,7 @@ def test_models_without_a_vision_part_of_their_own_are_refused():
 
 def test_another_model_has_no_network_of_timechat():
     timechat = TimeChat(tiny_backbone("qwen3_vl"))
-    with pytest.raises(ValueError, match="is not a TimeChat model, so it has no network and processor of TimeChat"):
+    with pytest.raises(ValueError, match="is not a TimeChat model, so it has none of its parts"):
         _ = timechat.processor
 
 

@@ -72,7 +72,8 @@ class VideoTimeline:
 def open_timeline(source: VideoSource, timeout: float) -> Iterator[VideoTimeline]:
     """Open a source and read the times of all its frames."""
     with open_source(source, timeout) as handle:
-        index, info, _ = read_index(handle)
+        known = read_index(handle)
+        index, info = known.packets, known.info
         factor = math.ceil(index.time_base / _FINEST_TICK)
         first = int(index.frame_pts[0])
         ticks, end = (index.frame_pts - first) * factor, (index.end - first) * factor

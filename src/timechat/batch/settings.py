@@ -1,0 +1,72 @@
+"""Settings of a batch."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timechat.answers.tasks import GREEDY, DecodingOptions
+from timechat.answers.windows import WindowConfig
+from timechat.backbones.endpoint.options import EndpointSettings
+from timechat.search.retrieval import Source
+from timechat.video.sampling import FrameSampling
+
+_USUAL_WINDOWS = WindowConfig()
+_USUAL_FRAMES = FrameSampling()
+_NOT_IN_RECIPE = ("output", "timeout", "retry", "device", "endpoint")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """Everything that a batch needs besides its videos.
+
+    Attributes:
+        task: Name of the command for rows that name none: `caption`, `ground`, `ask`, ...
+        output: Folder of the results.
+        query: Query or question of rows that have none.
+        model: Model, as in `TimeChat.from_pretrained`.
+        device: Device of the model.
+        dtype: Number format of the weights.
+        quantize: Format to which weights are rounded.
+        lora_scale: Strength of the LoRA adapter; None keeps the checkpoint's.
+        picture_side: Size of pictures, as in `TimeChat.from_pretrained`.
+        endpoint: Key, pictures and limits of requests for a server.
+        windows: Options of the windows.
+        sampling: Frame options of each window.
+        decoding: Decoding options.
+        preset: Name of the prompt preset; None takes the model's.
+        by: What answers `ground`, as in `RetrievalConfig`.
+        force: Whether videos outside of the model's domain are answered too.
+        timeout: Maximum wall time of one video in seconds.
+        retry: Whether rows that failed before are repeated.
+    """
+
+    task: str
+    output: Path
+    query: str | None = None
+    model: str = "nano"
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: str | None = None
+    lora_scale: float | None = None
+    picture_side: int | None = None
+    endpoint: EndpointSettings = field(default_factory=EndpointSettings)
+    windows: WindowConfig = _USUAL_WINDOWS
+    sampling: FrameSampling = _USUAL_FRAMES
+    decoding: DecodingOptions = GREEDY
+    preset: str | None = None
+    by: Source = "auto"
+    force: bool = False
+    timeout: float = 3600.0
+    retry: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", Path(self.output))
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be above 0 s, got {self.timeout:g}; it is the limit of one video")
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the settings that the answers depend on, ready for JSON."""
+        recipe = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_RECIPE}
+        recipe["pictures"] = asdict(self.endpoint.options.pictures)
+        return json.loads(json.dumps(recipe))  # type: ignore[no-any-return]
