@@ -177,7 +177,7 @@ def test_a_folder_takes_one_process_at_a_time(tmp_path):
 
 def test_pieces_are_kept_until_their_row_has_a_result(tmp_path):
     windows = [Window(0.0, 60.0), Window(50.0, 100.0, 2.0)]
-    first = Piece((WindowAnswer(windows[0], "first", (Token(0, 1, -0.5),), 0.25, ("note",), 7),), 2)
+    first = Piece((WindowAnswer(windows[0], "first", (Token(0, 1, -0.5),), (0.25,), ("note",), 7),), 2)
     with ResultFolder(tmp_path, RECIPE) as folder:
         assert folder.pieces(A) == []
         folder.add_piece(A, first)
