@@ -83,6 +83,7 @@ def browser() -> Iterator["Browser"]:
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="the page is tested with playwright: pip install playwright"
     )
+    sync_api.expect.set_options(timeout=15_000)  # a busy machine takes longer than the 5 s of playwright
     if not Path(CHROMIUM).exists():
         pytest.skip(f"the page is tested in Chromium: no {CHROMIUM}")
     with sync_api.sync_playwright() as playwright:
