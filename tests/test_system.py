@@ -93,7 +93,7 @@ def without_posix(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[s
     program = """
 import timechat
 for module in pkgutil.walk_packages(timechat.__path__, "timechat."):
-    if not module.name.endswith("__main__") and "harnesses" not in module.name:
+    if not module.name.endswith(("__main__", "ray_data")) and "harnesses" not in module.name:
         importlib.import_module(module.name)
         print(module.name)
 runpy.run_module("timechat", run_name="__main__", alter_sys=True)

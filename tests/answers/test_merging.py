@@ -116,7 +116,7 @@ def merged(task: str, query: str | None, texts: list[str], *, moments=None, seco
     """The answer to a request whose windows of `seconds` were answered with these texts."""
     windows = split_into_windows(0, seconds * len(texts), length=seconds, overlap=0.0)
     answers = [
-        WindowAnswer(window, text, (Token(0, len(text), math.log(0.8)),), 2.0)
+        WindowAnswer(window, text, (Token(0, len(text), math.log(0.8)),), (2.0,))
         for window, text in zip(windows, texts, strict=True)
     ]
     return merge_window_answers(

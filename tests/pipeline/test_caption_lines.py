@@ -19,7 +19,7 @@ class Captioner:
 
     def __init__(self, *, is_outside: bool = False) -> None:
         self._is_outside, self.num_answers = is_outside, 0
-        self.backbone = SimpleNamespace(facts=lambda kind: {"kind": kind})
+        self.backbone = SimpleNamespace(facts=lambda kind: {"kind": kind}, config=SimpleNamespace(privacy_note=None))
 
     @contextmanager
     def open(self, path: str, *, keep_in_memory: bool):

@@ -255,7 +255,7 @@ def test_a_track_follows_the_clock_of_the_frames(tmp_path, monkeypatch):
     video = draw_video_with_subtitles(tmp_path / "clip.mkv", Subtitles(LINES))
     parts = [ClockPart(Fraction(a), Fraction(b), Fraction(shift)) for a, b, shift in ((0, 2, 0), (100, 103, 98))]
     index = SimpleNamespace(clock=VideoClock(Fraction(0), tuple(parts)))
-    monkeypatch.setattr(subtitle_tracks, "read_index", lambda _: (index, None, ()))
+    monkeypatch.setattr(subtitle_tracks, "read_index", lambda _: SimpleNamespace(packets=index))
     monkeypatch.setattr(subtitle_tracks, "may_jump", lambda _: True)
     starts = subtitle_tracks._on_video_clock(None, probe_video(video), [Fraction(1), Fraction(101)])
     assert starts == [1, 3]

@@ -235,7 +235,7 @@ def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: 
     """Events with scores from the evidence for each."""
     scored = []
     is_list = is_json_list(given_answer(answer.text))  # what follows a span says whether there are more
-    verification = answer.verification or (0.0,) * len(events)
+    verification = [*answer.verification, *(0.0 for _ in events)][: len(events)]
     found = zip(events, event_logprobs(events, answer.text, answer.tokens), verification, strict=True)
     for event, evidence, verified in found:
         if evidence is None:

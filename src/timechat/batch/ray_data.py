@@ -213,7 +213,7 @@ def _check_answering(address: str) -> None:
     """
     if address == "auto":
         file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-        address = os.environ.get("RAY_ADDRESS") or (file.read_text().strip() if file.is_file() else "")
+        address = os.environ.get("RAY_ADDRESS") or (file.read_text(encoding="utf-8").strip() if file.is_file() else "")
         if not address:
             raise ConnectionError("no cluster runs on this machine")
     host, _, port = address.rpartition(":")

@@ -101,7 +101,7 @@ class ResultFolder:
         self._check_recipe(recipe)
         self._answers.mkdir(parents=True, exist_ok=True)
         try:
-            lock = self._files.enter_context((path / ".lock").open("a"))
+            lock = self._files.enter_context((path / ".lock").open("a", encoding="utf-8"))
             if not lock_file(lock):
                 raise DataError(f"{path} is in use by another process; wait for it, or give another --output")
             self._check_recipe(recipe)

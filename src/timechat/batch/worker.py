@@ -194,7 +194,7 @@ def _serve(stage: Stage, connection: Connection) -> None:
         with suppress(OSError):
             connection.send(error)
         return
-    with suppress(EOFError, OSError), Path(os.devnull).open("w") as nowhere:
+    with suppress(EOFError, OSError), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         connection.send("ready")
         while True:
             row, pieces, timeout = connection.recv()

@@ -197,7 +197,8 @@ class _TaskCommand:
     def answer(self, session: Session, target: Path | None) -> "list[Answer]":
         """Answer about one video and write the answer; an estimate alone is no answer."""
         if self.is_known_speech(session):
-            return self._finish(self._known_speech(session), session, target)
+            answer = self._known_speech(session)
+            return self._finish(answer, session, target, answer.notes)
         from timechat.pipeline import Request
 
         settings, form = self.settings, self.settings.form
@@ -235,7 +236,9 @@ class _TaskCommand:
             with self.console.progress() as progress:
                 answer = self.timechat.run(request, opened, progress=progress)
         answer = replace(answer, notes=(*(transcript.notes if transcript else ()), *answer.notes))
-        return self._finish(answer, session, target, is_on_screen=is_streamed)
+        privacy_note = self.timechat.backbone.config.privacy_note  # printed when the model was opened
+        notes = [note for note in answer.notes if note != privacy_note]
+        return self._finish(answer, session, target, notes, is_on_screen=is_streamed)
 
     def is_known_speech(self, session: Session) -> bool:
         """Whether the speech of a video is known, or the video has none, so that no model is needed."""
@@ -262,11 +265,12 @@ class _TaskCommand:
         answer: "Answer",
         session: Session,
         target: Path | None,
+        notes: Sequence[str],
         *,
         is_on_screen: bool = False,
     ) -> "list[Answer]":
         """Show notes, write the answer, cut the video and close it."""
-        self._note(session, answer.notes)
+        self._note(session, notes)
         if not self.has_result_file:
             self._write(answer, session, target, is_on_screen=is_on_screen)
         cut_video(answer, session, self.settings, self.console)
@@ -275,8 +279,7 @@ class _TaskCommand:
 
     def _note(self, session: Session, notes: Sequence[str]) -> None:
         for note in notes:
-            if note != self.timechat.backbone.config.privacy_note:  # printed when the model was opened
-                self.console.warn(f"{session.name}: {note}" if self.is_many else note)
+            self.console.warn(f"{session.name}: {note}" if self.is_many else note)
 
     def _write(self, answer: "Answer", session: Session, target: Path | None, *, is_on_screen: bool) -> None:
         """Write the answer to stdout or to its file, and the HTML page if one is requested.
