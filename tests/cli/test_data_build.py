@@ -152,6 +152,7 @@ def test_the_help_names_every_source(run):
     assert [source for source in BUILDERS if not re.search(rf"\b{source}\b", words)] == []
 
 
+@pytest.mark.slow
 def test_built_records_are_checked_merged_and_trained(folder, run):
     built = []
     for source in ANNOTATIONS:

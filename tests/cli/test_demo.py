@@ -20,6 +20,7 @@ def demo(tmp_path_factory) -> tuple[Path, list[str]]:
     return folder, done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_every_answer_is_printed_beside_the_truth(demo):
     _, lines = demo
     headings = [i for i, line in enumerate(lines) if line.startswith(("What happens?", "When: ", "Highlights"))]
@@ -29,6 +30,7 @@ def test_every_answer_is_printed_beside_the_truth(demo):
         assert set(names) == {"nano", "truth"}
 
 
+@pytest.mark.slow
 def test_the_page_has_the_video_and_both_timelines(demo):
     page = (demo[0] / "answer.html").read_text()
     assert "<video" in page

@@ -291,9 +291,11 @@ def test_a_plan_is_printed_instead_of_an_answer(capsys, film):
 
 
 def test_a_long_job_says_first_what_it_takes(capsys, film):
-    _, _, err = run(capsys, "ground", film, "the blue star blinks", "--window", 10, "--overlap", 2)
+    _, _, err = run(capsys, "ground", film, "the blue star blinks", "--window", 5, "--overlap", 1, "--end", 18)
     assert err.startswith("plan: ")
-    _, _, err = run(capsys, "ground", film, "the blue star blinks", "--window", 10, "--overlap", 2, "--quiet")
+    _, _, err = run(
+        capsys, "ground", film, "the blue star blinks", "--window", 5, "--overlap", 1, "--end", 18, "--quiet"
+    )
     assert err == ""
 
 

@@ -180,6 +180,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_predictions(
     assert finished_predictions(stopped, samples) is not None
 
 
+@pytest.mark.slow
 def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano: TimeChat, whole: Path, tmp_path: Path):
     shared = drawn_recipe(films, tmp_path / "shared", THINNED)
     samples = read_samples(shared, ALL)
@@ -188,6 +189,7 @@ def test_shares_of_a_run_make_the_same_predictions_as_one_run(films: Path, nano:
     assert rows_of(tmp_path / "shared") == rows_of(whole)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_only_with_the_settings_that_it_began_with(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "run.per_video=4", "run.limit=2")
     run_predictions(recipe, read_samples(recipe, ALL), nano)
@@ -222,6 +224,7 @@ def test_a_video_that_has_come_since_is_asked_about(films: Path, nano: TimeChat,
     assert "missing_video" not in {one.status for one in there}
 
 
+@pytest.mark.slow
 def test_an_answer_to_another_question_is_asked_again(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=2")
     samples = read_samples(recipe, ALL)
@@ -263,6 +266,7 @@ def test_answers_in_windows_are_those_of_the_pipeline(films: Path, nano: TimeCha
         assert [(event.start, event.end) for event in prediction.events] == [(e.start, e.end) for e in answer.events]
 
 
+@pytest.mark.slow
 def test_questions_may_be_asked_in_the_wording_of_the_annotations(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "benchmark.wording=annotations", "run.limit=6")
     asked = [sample for sample in read_samples(recipe, ALL) if sample.task == "grounding"]
@@ -319,6 +323,7 @@ def test_samples_about_one_video_are_thinned_evenly(films: Path, tmp_path: Path)
     assert len(thinned) == 6
 
 
+@pytest.mark.slow
 def test_all_moments_are_predicted_with_found_and_score(films: Path, nano: TimeChat, tmp_path: Path):
     given = [f"benchmark.annotations={films}", f"benchmark.videos={films}", f"run.output={tmp_path / 'run'}"]
     recipe = read_recipe(RECIPES / "eval_drawn_moments.yaml", [*given, "run.limit=3", "run.resamples=10"])
@@ -460,6 +465,7 @@ def test_blank_and_shuffled_frames_keep_the_timestamps(
         np.testing.assert_array_equal(one.timestamps, frames.timestamps)
 
 
+@pytest.mark.slow
 def test_ablations_change_what_the_model_is_shown_and_leave_it_as_it_was(films: Path, nano: TimeChat, tmp_path: Path):
     recipe = drawn_recipe(films, tmp_path / "run", "run.limit=4", "decoding.max_new_tokens=32")
     samples = read_samples(recipe, ALL)

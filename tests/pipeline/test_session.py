@@ -448,6 +448,7 @@ def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, video_path, 
     assert seen == []
 
 
+@pytest.mark.slow
 def test_another_question_setting_or_adapter_is_answered_anew(cached, video_path, monkeypatch):
     calls = []
     write = Answerer._answer_all
@@ -552,6 +553,7 @@ def test_citations_that_are_not_found_again_are_marked():
     assert verified.notes == ("1 of 2 citations are not confirmed",)
 
 
+@pytest.mark.slow
 def test_summaries_cite_and_verify_on_real_windows(nano, video_path):
     answer = nano.run(Request("summary", cite=True, verify=True), video_path, windows=WindowConfig(window=20))
     assert answer.events
