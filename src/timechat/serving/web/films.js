@@ -40,8 +40,11 @@ export class Films {
   }
 
   async refresh() {
-    this.films = (await json("v1/files")).data;
-    this.draw();
+    const films = (await json("v1/files")).data;
+    const list = byId("film-list");
+    const isShown = list.firstChild && !list.querySelector("img:not([src])") && JSON.stringify(films) === JSON.stringify(this.films);
+    this.films = films;
+    if (!isShown) this.draw(); // a card that is replaced during a click loses the click
   }
 
   draw() {
