@@ -194,7 +194,7 @@ def test_beams_follow_a_grammar(nano):
     """The reference replays every beam from its first token, through the processor of `transformers` for this."""
     video = nano.encode(made_frames(4, size=96))
     request = Request("dense_caption", decoding=DecodingOptions(max_new_tokens=40, num_beams=3))
-    prompt = nano.answerer().prompt(request, video)
+    prompt = nano.answerer().windows.prompt(request, video)
     grammar = answer_form("dense_caption", duration=video.duration).grammar
     executor = nano.backbone.executor
     compiler, arguments = executor.grammar_compiler, {"do_sample": False, "max_new_tokens": 40, "num_beams": 3}

@@ -23,10 +23,10 @@ from timechat.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, session
-from timechat.pipeline.answering import Answerer
 from timechat.pipeline.citing import cited_answer, verified_answer
 from timechat.pipeline.refining import border_window
 from timechat.pipeline.request import plan_windows
+from timechat.pipeline.window_answering import WindowAnswerer
 from timechat.synthetic.long import write_long_scene
 from timechat.synthetic.write import write_video
 from timechat.video import Frames
@@ -451,8 +451,8 @@ def test_frame_tokens_outlive_a_change_of_what_follows_them(cached, video_path, 
 @pytest.mark.slow
 def test_another_question_setting_or_adapter_is_answered_anew(cached, video_path, monkeypatch):
     calls = []
-    write = Answerer._answer_all
-    monkeypatch.setattr(Answerer, "_answer_all", lambda self, q, w: (calls.append(len(w)), write(self, q, w))[1])
+    write = WindowAnswerer.answer_all
+    monkeypatch.setattr(WindowAnswerer, "answer_all", lambda self, q, w: (calls.append(len(w)), write(self, q, w))[1])
     cached.summarize(video_path, windows=IN_SECONDS, decoding=SHORT)
     windows = sum(calls)
     calls.clear()
@@ -472,13 +472,13 @@ SCRIPT = """
 import sys
 from timechat import TimeChat
 from timechat.pipeline import DecodingOptions, WindowConfig
-from timechat.pipeline.answering import Answerer
-write = Answerer._answer_all
+from timechat.pipeline.window_answering import WindowAnswerer
+write = WindowAnswerer.answer_all
 def slowly(self, request, windows):
     print("window", flush=True)
     sys.stdin.readline()
     return write(self, request, windows)
-Answerer._answer_all = slowly
+WindowAnswerer.answer_all = slowly
 TimeChat.from_pretrained("nano", device="cpu").dense_caption(
     sys.argv[1], windows=WindowConfig(8, 2, batch_size=1), decoding=DecodingOptions(max_new_tokens=30)
 )
@@ -498,8 +498,8 @@ def test_a_killed_job_resumes_to_the_same_events(nano, video_path, tmp_path, mon
     options = {"windows": replace(IN_SECONDS, batch_size=1), "decoding": DecodingOptions(max_new_tokens=30)}
     whole = nano.dense_caption(video_path, **options)
     answered = []
-    write = Answerer._answer_all
-    monkeypatch.setattr(Answerer, "_answer_all", lambda *given: answered.append(given) or write(*given))
+    write = WindowAnswerer.answer_all
+    monkeypatch.setattr(WindowAnswerer, "answer_all", lambda *given: answered.append(given) or write(*given))
     resumed = TimeChat.from_pretrained("nano", device="cpu").dense_caption(video_path, **options)
     with nano.open(video_path, windows=IN_SECONDS) as video:
         assert len(answered) == len(video.windows) - 3
@@ -565,9 +565,9 @@ def test_summaries_cite_and_verify_on_real_windows(nano, video_path):
 
 def test_each_window_is_shown_only_its_own_speech(nano, video_path, monkeypatch):
     asked = []
-    prompt = Answerer.prompt
+    prompt = WindowAnswerer.prompt
     monkeypatch.setattr(
-        Answerer, "prompt", lambda self, q, e: (asked.append(q.prompt_text(e.window)), prompt(self, q, e))[1]
+        WindowAnswerer, "prompt", lambda self, q, e: (asked.append(q.prompt_text(e.window)), prompt(self, q, e))[1]
     )
     speech = [Event(1, 3, "Now the ring spins."), Event(30, 32, "Now the star leaves.")]
     nano.dense_caption(video_path, windows=IN_SECONDS, transcript=speech, decoding=SHORT)

@@ -30,7 +30,7 @@ from timechat.errors import AccessError
 from timechat.pipeline import TimeChat
 from timechat.serving.errors import CancelledRequestError, EngineStoppedError, RequestError
 from timechat.serving.mcp.tools import TOOLS, CaptionVideo
-from timechat.serving.mcp.worker import Worker
+from timechat.serving.mcp.worker import ToolWorker
 from timechat.serving.progress import ProgressTracker, ProgressUpdate
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
@@ -356,13 +356,13 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
     return errors
 
 
-def ask(worker: Worker, video: Path, updates: list[ProgressUpdate]) -> asyncio.Future[Answer]:
+def ask(worker: ToolWorker, video: Path, updates: list[ProgressUpdate]) -> asyncio.Future[Answer]:
     tracker = ProgressTracker(1, updates.append)
     return asyncio.ensure_future(worker.answer(CaptionVideo(video=str(video)), tracker))
 
 
 def test_work_ends_when_the_call_is_cancelled(allowed, endless):
-    worker = Worker(TimeChat.from_pretrained, [allowed])
+    worker = ToolWorker(TimeChat.from_pretrained, [allowed])
 
     async def cancel(updates: list[ProgressUpdate]) -> None:
         calls = [ask(worker, allowed / "film.mp4", updates) for _ in range(6)]  # more than run at the same time
@@ -380,7 +380,7 @@ def test_work_ends_when_the_call_is_cancelled(allowed, endless):
 
 
 def test_closing_the_worker_ends_its_work(allowed, endless):
-    worker = Worker(TimeChat.from_pretrained, [allowed])
+    worker = ToolWorker(TimeChat.from_pretrained, [allowed])
 
     async def close(updates: list[ProgressUpdate]) -> None:
         call = ask(worker, allowed / "film.mp4", updates)
@@ -420,7 +420,7 @@ def test_an_address_is_fetched_once_and_deleted_at_the_end(allowed, monkeypatch)
         fetched.append(into)
 
     monkeypatch.setattr("timechat.serving.videos.fetch", fetch)
-    worker = Worker(pytest.fail, [allowed], ["example.org"])
+    worker = ToolWorker(pytest.fail, [allowed], ["example.org"])
     for _ in range(2):
         assert asyncio.run(worker.probe("https://example.org/a.mp4")).duration == 55.0
     assert len(fetched) == 1
@@ -432,7 +432,7 @@ def test_an_address_is_fetched_once_and_deleted_at_the_end(allowed, monkeypatch)
 
 def test_a_private_address_is_refused_though_its_host_is_allowed(tmp_path):
     with (
-        contextlib.closing(Worker(pytest.fail, [tmp_path], ["127.0.0.1"])) as worker,
+        contextlib.closing(ToolWorker(pytest.fail, [tmp_path], ["127.0.0.1"])) as worker,
         pytest.raises(AccessError, match="private network"),
     ):
         asyncio.run(worker.probe("http://127.0.0.1:9/film.mp4"))
@@ -441,7 +441,7 @@ def test_a_private_address_is_refused_though_its_host_is_allowed(tmp_path):
 def test_a_name_that_looks_like_an_id_is_a_path(tmp_path, allowed):
     for name in ("film-1.mp4", "file-1.mp4"):
         shutil.copy(allowed / "film.mp4", tmp_path / name)
-        with contextlib.closing(Worker(pytest.fail, [tmp_path])) as worker:
+        with contextlib.closing(ToolWorker(pytest.fail, [tmp_path])) as worker:
             assert asyncio.run(worker.probe(name)).duration == 55.0
             with pytest.raises(AccessError):
                 asyncio.run(worker.probe("data:video/mp4;base64,AAAA"))
@@ -451,8 +451,8 @@ def test_the_tools_start_without_torch_and_fastapi():
     program = """
 import pathlib, sys
 from timechat.serving.mcp.protocol import build_server
-from timechat.serving.mcp.worker import Worker
-worker = Worker(None, [pathlib.Path()])
+from timechat.serving.mcp.worker import ToolWorker
+worker = ToolWorker(None, [pathlib.Path()])
 build_server(worker)
 worker.close()
 print({"torch", "transformers", "fastapi"} & set(sys.modules))
@@ -554,7 +554,7 @@ def test_a_missing_library_names_the_extra(capsys, monkeypatch):
 def test_configurations_on_the_page_start_the_command(monkeypatch):
     served: list[Path] = []
 
-    async def serve(worker: Worker) -> None:
+    async def serve(worker: ToolWorker) -> None:
         served.extend(worker.folders)
 
     monkeypatch.setattr("timechat.serving.mcp.protocol.serve", serve)
@@ -583,8 +583,8 @@ def test_a_model_elsewhere_is_named_in_the_instructions(tmp_path):
     from timechat.serving.mcp.protocol import build_server
 
     note = "Frames of the video leave this machine to example.com."
-    with contextlib.closing(Worker(pytest.fail, [tmp_path], privacy_note=note)) as worker:
+    with contextlib.closing(ToolWorker(pytest.fail, [tmp_path], privacy_note=note)) as worker:
         server = build_server(worker)
         assert server.instructions.endswith(note)
-    with contextlib.closing(Worker(pytest.fail, [tmp_path])) as worker:
+    with contextlib.closing(ToolWorker(pytest.fail, [tmp_path])) as worker:
         assert "leave this machine" not in build_server(worker).instructions

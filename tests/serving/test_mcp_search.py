@@ -18,7 +18,7 @@ from timechat.search import Library
 mcp = pytest.importorskip("mcp")
 
 from timechat.serving.mcp.protocol import build_server  # noqa: E402
-from timechat.serving.mcp.worker import Worker  # noqa: E402
+from timechat.serving.mcp.worker import ToolWorker  # noqa: E402
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def search(tmp_path: Path) -> Iterator[Any]:
         library.set(encoder=ColorEncoder.name, encoder_fingerprint=ColorEncoder.fingerprint)
         put(library, allowed / "red.mp4", vectors(red=(5, 10)))
         put(library, tmp_path / "outside" / "private.mp4", vectors(red=(0, 20)))
-    worker = Worker(pytest.fail, [allowed], library=tmp_path / "library.db", encoder=ColorEncoder())
+    worker = ToolWorker(pytest.fail, [allowed], library=tmp_path / "library.db", encoder=ColorEncoder())
     with (
         contextlib.closing(worker),
         anyio.from_thread.start_blocking_portal() as portal,

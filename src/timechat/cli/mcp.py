@@ -21,7 +21,7 @@ from timechat.cli.session import CommandConsole, load_timechat
 from timechat.system import missing_limits
 
 if TYPE_CHECKING:
-    from timechat.serving.mcp.worker import Worker
+    from timechat.serving.mcp.worker import ToolWorker
 
 
 @expand_options
@@ -46,7 +46,7 @@ def mcp(
     from timechat.model import NANO, NANO_FOLDER
     from timechat.model.domain import read_limits
     from timechat.serving.mcp.protocol import serve
-    from timechat.serving.mcp.worker import Worker
+    from timechat.serving.mcp.worker import ToolWorker
 
     console = CommandConsole(quiet=settings.quiet)
     for note in missing_limits():
@@ -56,7 +56,7 @@ def mcp(
     privacy_note = EndpointAddress.parse(settings.model).privacy_note() if is_endpoint(settings.model) else None
     folders = allow or [Path()]
     searched = library_of_server(library, folders, console)
-    worker = Worker(load, folders, allow_host or [], limits=limits, privacy_note=privacy_note, library=searched)
+    worker = ToolWorker(load, folders, allow_host or [], limits=limits, privacy_note=privacy_note, library=searched)
     with contextlib.closing(worker), _exit_on_signals(worker):
         if preload:
             with contextlib.redirect_stdout(sys.stderr):
@@ -66,7 +66,7 @@ def mcp(
 
 
 @contextlib.contextmanager
-def _exit_on_signals(worker: "Worker") -> Iterator[None]:
+def _exit_on_signals(worker: "ToolWorker") -> Iterator[None]:
     """Exit at once on Ctrl-C or `kill`: the usual way would wait for the thread that reads a line of stdin."""
 
     def end(number: int, _: FrameType | None) -> None:

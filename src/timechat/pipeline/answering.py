@@ -1,10 +1,4 @@
-"""Answers of one model about open videos: the loop over windows, prompts, generation and verification.
-
-A grounding answer is verified: a language model that is asked when something happens tends to name a time in any case.
-Better evidence is the query as the caption of that time. Where the query is true, its words are more likely with the
-video than with a blank one; the difference of the log probabilities (the pointwise mutual information of caption and
-video, in nats) counts in the score.
-"""
+"""Answers of one model about open videos: the loop over windows, merging, refinement and citations."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from timechat.answers.events import Answer, Event
 from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers, parse_window
-from timechat.answers.tasks import TASKS, parse_events
+from timechat.answers.tasks import TASKS
 from timechat.answers.windows import Window
-from timechat.backbones.backbone import Backbone, EncodedVideo, GeneratedText, Question
-from timechat.errors import PromptTooLongError
+from timechat.backbones.backbone import Backbone, EncodedVideo, GeneratedText
 from timechat.model.domain import is_outside_by_notes
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import ProgressCallback, VideoSession
+from timechat.pipeline.window_answering import WindowAnswerer
 
 if TYPE_CHECKING:
     from timechat.pipeline.streaming import AnswerStream
@@ -43,6 +37,11 @@ class Answerer:
         return self.backbone.name
 
     @property
+    def windows(self) -> WindowAnswerer:
+        """Prompts, generation and verification for encoded windows."""
+        return WindowAnswerer(self.backbone)
+
+    @property
     def scoring(self) -> Scoring:
         """Scoring that was fitted for the model."""
         config = self.backbone.config
@@ -56,7 +55,7 @@ class Answerer:
         The model reads all windows, or the best ones (`RetrievalConfig.read`). A grounding query may be answered by the
         search instead (`uses_search`).
         """
-        request = self.with_preset(request)
+        request = self.windows.with_preset(request)
         if self.uses_search(request, video):
             from timechat.pipeline.retrieving import answer_by_search
 
@@ -89,9 +88,9 @@ class Answerer:
 
     def answer_each(self, requests: Sequence[Request], videos: Sequence[EncodedVideo]) -> list[Answer]:
         """Answer each request about its video in one batch; every event of the text is kept, whatever its score."""
-        requests = [self.with_preset(request) for request in requests]
+        requests = [self.windows.with_preset(request) for request in requests]
         answers = []
-        for request, video, one in zip(requests, videos, self._answer_batch(requests, videos), strict=True):
+        for request, video, one in zip(requests, videos, self.windows.answer(requests, videos), strict=True):
             parsed = parse_window(one, request.task, request.query, self.scoring)
             answers.append(
                 Answer(
@@ -114,19 +113,19 @@ class Answerer:
         """Answer a request about a video of one window, and return the text while it is written."""
         from timechat.pipeline.streaming import AnswerStream
 
-        request = self.with_preset(request)
+        request = self.windows.with_preset(request)
         encoded = video.encode_whole(self.backbone)
-        self.prompt(request, encoded)  # raises for a prompt that is too long, before the stream starts
+        self.windows.prompt(request, encoded)  # raises for a prompt that is too long, before the stream starts
         outputs: list[GeneratedText] = []
 
         def write(**callbacks: Any) -> str:
-            work = partial(self.generate, [request], [encoded], **callbacks)
+            work = partial(self.windows.generate, [request], [encoded], **callbacks)
             outputs[:] = video.timed("answer", work)
             return outputs[0].text
 
         def finish(text: str) -> Answer:
             output = outputs[0] if outputs else GeneratedText(text)
-            answers = self._verify([request], [encoded], [self._window_answer(encoded, output)])
+            answers = self.windows.verified([request], [encoded], [output])
             return self._merge(request, VideoSession.from_encoded(encoded), answers)
 
         return AnswerStream(write, finish)
@@ -135,7 +134,7 @@ class Answerer:
         """Return the answer about a window from the cache on disk; None if it is not there."""
         if video.cache is None:
             return None
-        return video.cache.load_answer(self.with_preset(request), window, video.plan.window_sampling(window))
+        return video.cache.load_answer(self.windows.with_preset(request), window, video.plan.window_sampling(window))
 
     # ------------------------------------------------------------------------------------------ several windows
 
@@ -201,12 +200,12 @@ class Answerer:
             windows: Windows of the session in order of time.
             progress: Callback for the encoded frames of each window.
         """
-        request = self.with_preset(request)
+        request = self.windows.with_preset(request)
         batch: list[EncodedVideo] = []
         for encoded in video.encode(windows, self.backbone, progress):
             batch.append(encoded)
             if len(batch) == video.batch_size or encoded.span == windows[-1]:
-                yield video.timed("answer", partial(self._answer_all, request, batch))
+                yield video.timed("answer", partial(self.windows.answer_all, request, batch))
                 batch = []
 
     def merge(self, request: Request, video: VideoSession, answers: Iterable[WindowAnswer]) -> Answer:
@@ -233,7 +232,7 @@ class Answerer:
                 f"to {missing[0].end:g} s; merge needs the answers about all windows of the session"
             )
         ordered = [known[window] for window in video.windows]
-        return self._merge_and_refine(self.with_preset(request), video, ordered)
+        return self._merge_and_refine(self.windows.with_preset(request), video, ordered)
 
     def _merge_and_refine(
         self,
@@ -247,7 +246,7 @@ class Answerer:
         if request.task == "grounding" and video.plan.refines and merged.events:
             from timechat.pipeline.refining import refine_moments
 
-            again = partial(self._answer_all, request)
+            again = partial(self.windows.answer_all, request)
             merged = refine_moments(merged, video, self.backbone, again, self.scoring)
         return merged
 
@@ -287,87 +286,10 @@ class Answerer:
         """Moments of what a sentence says, in the windows that it cites."""
         windows = [w for w in video.windows if w.start <= cited.end and cited.start <= w.end]
         asked = request.for_grounding(cited.caption)
-        answers = self._answer_all(asked, list(video.encode(windows, self.backbone)))
+        answers = self.windows.answer_all(asked, list(video.encode(windows, self.backbone)))
         parsed = [parse_window(answer, "grounding", cited.caption, self.scoring) for answer in answers]
         threshold = self.scoring.found_threshold
         return [event for one in parsed for event in one.events if event.score is None or event.score >= threshold]
-
-    # ------------------------------------------------------------------------------------------------ one batch
-
-    def _answer_all(self, request: Request, windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
-        """Answer one request about each of several windows in one batch."""
-        return self._answer_batch([request] * len(windows), windows)
-
-    def _answer_batch(self, requests: Sequence[Request], windows: Sequence[EncodedVideo]) -> list[WindowAnswer]:
-        """Answer each request about its window in one batch; task and decoding are those of the first request."""
-        outputs = self.generate(requests, windows)
-        answers = [self._window_answer(window, output) for window, output in zip(windows, outputs, strict=True)]
-        return self._verify(requests, windows, answers)
-
-    def generate(
-        self, requests: Sequence[Request], windows: Sequence[EncodedVideo], **callbacks: Any
-    ) -> list[GeneratedText]:
-        """Generate answers in one batch; `callbacks` are `on_text` and `should_stop` of `Backbone.generate`."""
-        prompts = [self.prompt(request, window) for request, window in zip(requests, windows, strict=True)]
-        request = self.with_preset(requests[0])
-        forms = [request.form(window.duration) for window in windows]
-        numbers = [window.window_number for window in windows]
-        return self.backbone.generate(prompts, forms, requests[0].decoding, window_numbers=numbers, **callbacks)
-
-    def with_preset(self, request: Request) -> Request:
-        """Return a request with the prompt preset of the model, if it names none."""
-        return request if request.preset is not None else replace(request, preset=self.backbone.config.preset)
-
-    def question(self, request: Request, window: Window) -> Question:
-        """Return the words of the prompt about a window."""
-        request = self.with_preset(request)
-        text = request.prompt_text(window, lowercase_query=self.backbone.config.lowercase_queries)
-        return Question(text, request.history or (), request.system_prompt or None)
-
-    def prompt(self, request: Request, encoded: EncodedVideo) -> Any:
-        """Build the prompt of a request about a window.
-
-        Raises:
-            PromptTooLongError: Prompt and answer do not fit into the model.
-            ValueError: Another model has encoded the window.
-        """
-        if encoded.model not in (None, self.name):
-            raise ValueError(f"the video was encoded by {encoded.model}, not by {self.name}; encode it with this model")
-        return self.backbone.prompt(encoded, self.question(request, encoded.span), request.decoding.max_new_tokens)
-
-    def _window_answer(self, window: EncodedVideo, output: GeneratedText) -> WindowAnswer:
-        return WindowAnswer(
-            window.span,
-            output.text,
-            output.tokens,
-            notes=(*window.notes, *output.notes),
-            num_prompt_tokens=output.num_prompt_tokens,
-            num_tokens=output.num_tokens,
-        )
-
-    # --------------------------------------------------------------------------------------------- verification
-
-    def _verify(
-        self, requests: Sequence[Request], windows: Sequence[EncodedVideo], answers: Sequence[WindowAnswer]
-    ) -> list[WindowAnswer]:
-        """Add to each grounding answer how much the video speaks for each of its moments."""
-        found: list[tuple[int, Event]] = []
-        for i, answer in enumerate(answers if requests[0].task == "grounding" else ()):
-            events = parse_events(answer.text, task="grounding", duration=answer.window.duration).events
-            found += [(i, replace(event, caption=requests[i].query or "")) for event in events]
-        if not found:
-            return list(answers)
-        preset = requests[0].preset or self.backbone.config.preset
-        try:
-            nats = self.backbone.verify([windows[i] for i, _ in found], [event for _, event in found], preset=preset)
-        except PromptTooLongError:  # the prompt of a caption is longer than that of the query; the answer stands
-            nats = None
-        if nats is None:
-            return list(answers)
-        known: dict[int, list[float]] = {}
-        for (i, _), value in zip(found, nats, strict=True):
-            known.setdefault(i, []).append(value)
-        return [replace(answer, verification=tuple(known.get(i, ()))) for i, answer in enumerate(answers)]
 
 
 def _report(progress: ProgressCallback | None, stage: str, done: int, total: int) -> None:

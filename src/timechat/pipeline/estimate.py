@@ -125,8 +125,8 @@ def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Wi
     cost = answerer.backbone.measure(
         frames,
         window.duration,
-        answerer.question(request, window),
-        answerer.with_preset(request).form(window.duration),
+        answerer.windows.question(request, window),
+        answerer.windows.with_preset(request).form(window.duration),
         request.decoding,
         TASKS[request.task].typical_tokens,
     )

@@ -14,8 +14,8 @@ FEATURE_LIMIT = 6.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A group of equal blocks. Only the first block of a stage has the stride.
+class BlockGroup:
+    """A group of equal blocks. Only the first block of a group has the stride.
 
     Attributes:
         blocks: Number of blocks.
@@ -30,14 +30,14 @@ class Stage:
     expansion: int
 
 
-STAGES = (
-    Stage(1, 3, 1, 1),
-    Stage(3, 3, 2, 6),
-    Stage(3, 5, 2, 6),
-    Stage(4, 3, 2, 6),
-    Stage(4, 5, 1, 6),
-    Stage(5, 5, 2, 6),
-    Stage(1, 3, 1, 6),
+GROUPS = (
+    BlockGroup(1, 3, 1, 1),
+    BlockGroup(3, 3, 2, 6),
+    BlockGroup(3, 5, 2, 6),
+    BlockGroup(4, 3, 2, 6),
+    BlockGroup(4, 5, 1, 6),
+    BlockGroup(5, 5, 2, 6),
+    BlockGroup(1, 3, 1, 6),
 )
 
 
@@ -94,9 +94,9 @@ class EfficientNetLite2:
         packed = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         self._stem = _convolution(tensors, "stem", 2, True, packed)
         self._blocks: list[tuple[list[Convolution], bool]] = []
-        for index, (stage, is_first) in enumerate(blocks()):
-            stride = stage.stride if is_first else 1
-            layers = [_convolution(tensors, f"blocks.{index}.expand", 1, True, packed)] if stage.expansion > 1 else []
+        for index, (group, is_first) in enumerate(blocks()):
+            stride = group.stride if is_first else 1
+            layers = [_convolution(tensors, f"blocks.{index}.expand", 1, True, packed)] if group.expansion > 1 else []
             layers.append(_convolution(tensors, f"blocks.{index}.depthwise", stride, True, packed))
             layers.append(_convolution(tensors, f"blocks.{index}.project", 1, False, packed))
             self._blocks.append((layers, not is_first))
@@ -124,15 +124,15 @@ class EfficientNetLite2:
 def convolution_names() -> list[str]:
     """Return the names of all convolutions in the order of computation."""
     names = ["stem"]
-    for index, (stage, _) in enumerate(blocks()):
-        parts = ("expand", "depthwise", "project") if stage.expansion > 1 else ("depthwise", "project")
+    for index, (group, _) in enumerate(blocks()):
+        parts = ("expand", "depthwise", "project") if group.expansion > 1 else ("depthwise", "project")
         names += [f"blocks.{index}.{part}" for part in parts]
     return [*names, "head"]
 
 
-def blocks() -> list[tuple[Stage, bool]]:
-    """Return the stage of each block, and whether the block is the first one of its stage."""
-    return [(stage, number == 0) for stage in STAGES for number in range(stage.blocks)]
+def blocks() -> list[tuple[BlockGroup, bool]]:
+    """Return the group of each block, and whether the block is the first one of its group."""
+    return [(group, number == 0) for group in GROUPS for number in range(group.blocks)]
 
 
 def _convolution(

@@ -30,7 +30,7 @@ from timechat.serving.mcp.tools import (
     VideoInfoResult,
     VideoTask,
 )
-from timechat.serving.mcp.worker import Worker
+from timechat.serving.mcp.worker import ToolWorker
 from timechat.serving.progress import ProgressTracker, ProgressUpdate
 
 try:
@@ -54,14 +54,14 @@ _Context = ServerRequestContext[Any, Any]
 _Report = Callable[[ProgressUpdate], object]
 
 
-async def serve(worker: Worker) -> None:
+async def serve(worker: ToolWorker) -> None:
     """Serve one client over stdin and stdout until it disconnects."""
     server = build_server(worker)
     async with stdio_server() as (received, sent):
         await server.run(received, sent, server.create_initialization_options())
 
 
-def build_server(worker: Worker) -> Server[Any]:
+def build_server(worker: ToolWorker) -> Server[Any]:
     """Return a protocol server whose tools `worker` carries out."""
     sent = () if worker.privacy_note is None else (worker.privacy_note,)
     return Server(
@@ -94,7 +94,7 @@ def _describe(tool: Tool, *, sends_frames: bool) -> types.Tool:
 class ToolCalls:
     """Carries out tool calls; an error of the caller is a result with one line of text."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ToolWorker) -> None:
         """Use a worker for all calls."""
         self._worker = worker
 
@@ -187,7 +187,7 @@ def _answer_text(answer: Answer) -> str:
     return "\n".join([to_text(answer).rstrip("\n"), *(f"note: {note}" for note in answer.notes)])
 
 
-def _listed(videos: Sequence[FolderVideo], worker: Worker, arguments: ListVideos) -> types.CallToolResult:
+def _listed(videos: Sequence[FolderVideo], worker: ToolWorker, arguments: ListVideos) -> types.CallToolResult:
     videos = [video for video in videos if arguments.contains.casefold() in str(video.path).casefold()]
     listed = [
         ListedVideo(video=str(video.path), bytes=video.num_bytes)

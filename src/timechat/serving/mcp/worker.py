@@ -29,7 +29,7 @@ _MAX_REQUESTS = 4  # questions that are answered at the same time; further ones 
 _MAX_OPEN_VIDEOS = 4
 
 
-class Worker:
+class ToolWorker:
     """Answers tool calls with a `Service`; close it afterwards.
 
     Attributes:
