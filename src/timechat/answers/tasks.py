@@ -3,6 +3,7 @@
 A new task is a name in `events.Task`, an entry in `TASKS`, and a prompt in the presets of `prompts`.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -310,3 +311,13 @@ class DecodingOptions:
 
 
 GREEDY = DecodingOptions()
+
+
+def caption_texts(event: Event, preset: str) -> tuple[str, str]:
+    """Return an answer with one caption in the form of a preset: up to the caption, and up to its end."""
+    caption = event.caption[:1].upper() + event.caption[1:]
+    if find_preset(preset).forms.get("dense_caption") == "json_events":
+        head = f'[{{"start": {event.start:.1f}, "end": {event.end:.1f}, "caption": "'
+        return head, head + json.dumps(caption, ensure_ascii=False)[1:-1]
+    head = format_events([Event(event.start, event.end)], "dense_caption")
+    return head, format_events([Event(event.start, event.end, caption)], "dense_caption")

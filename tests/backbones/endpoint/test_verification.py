@@ -37,11 +37,11 @@ def scoring(**fields):
     return answer
 
 
-def verified(connected, *, events=(EVENT,), **options):
+def verified(connected, *, events=(EVENT,), preset="timechat@1", **options):
     backbone = EndpointBackbone(connected.client, "tiny", EndpointOptions(verify=True, **options))
     frames = gray_frames([0.0, 1.2, 3.0])
     video = EncodedVideo(backbone.encode(frames)[0], frames.timestamps, frames.duration)
-    return backbone, backbone.verify([video] * len(events), events, preset="timechat@1")
+    return backbone, backbone.verify([video] * len(events), events, preset=preset)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,12 @@ def test_other_failures_of_verification_are_errors(connect: Connect):
     with pytest.raises(EndpointError) as caught:
         verified(connect(refusal("no", 403)))
     assert caught.value.reason == "bad_key"
+
+
+def test_caption_is_written_in_the_form_of_the_preset(connect: Connect):
+    connected = connect(scoring())
+    verified(connected, preset="qwen3-vl@1")
+    assert connected.server.requests[-1].body["messages"][-1] == {
+        "role": "assistant",
+        "content": '[{"start": 1.0, "end": 2.5, "caption": "The red ball rolls',
+    }

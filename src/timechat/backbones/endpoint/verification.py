@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timechat.answers.events import Event
-from timechat.answers.tasks import build_question, find_preset, format_events
+from timechat.answers.tasks import build_question, caption_texts, find_preset
 from timechat.backbones.backbone import Check
 from timechat.backbones.endpoint.client import EndpointClient
 from timechat.backbones.endpoint.messages import chat_messages
@@ -44,9 +44,8 @@ def verification_logprob(
     Raises:
         EndpointError: The server gave no answer, or it gives no log probabilities of prompts (`refused`).
     """
-    caption = event.caption[:1].upper() + event.caption[1:]
-    answer = format_events([Event(event.start, event.end, caption)], "dense_caption").rstrip()
-    head = format_events([Event(event.start, event.end)], "dense_caption")
+    head, answer = caption_texts(event, preset)
+    answer = answer.rstrip()
     first = next((i for i, (one, other) in enumerate(zip(answer, head, strict=False)) if one != other), len(head))
     messages = chat_messages(
         pictures,

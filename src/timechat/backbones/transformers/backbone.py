@@ -16,7 +16,7 @@ from torch import Tensor
 from timechat.answers.events import Event
 from timechat.answers.forms import FORM_VERSION, AnswerForm
 from timechat.answers.presets import preset_for
-from timechat.answers.tasks import DecodingOptions, build_question, find_preset, format_events
+from timechat.answers.tasks import DecodingOptions, build_question, caption_texts, find_preset
 from timechat.backbones.backbone import (
     BackboneConfig,
     Check,
@@ -253,7 +253,7 @@ class TransformersBackbone:
 
     def _caption_ids(self, event: Event, preset: str) -> tuple[list[int], int]:
         """Return the ids of an answer up to the end of a caption, and the number of the last ids that are its words."""
-        head, answer = _caption_texts(event, preset)
+        head, answer = caption_texts(event, preset)
         ids, before = self._prompts.plain_ids(answer), self._prompts.plain_ids(head)
         pairs = enumerate(zip(ids, before, strict=False))
         num_equal = next((i for i, (one, other) in pairs if one != other), min(len(ids), len(before)))
@@ -313,16 +313,6 @@ class TransformersBackbone:
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: tokens are not counted here."""
-
-
-def _caption_texts(event: Event, preset: str) -> tuple[str, str]:
-    """Return an answer with one caption in the form of a preset: up to the caption, and up to its end."""
-    caption = event.caption[:1].upper() + event.caption[1:]
-    if find_preset(preset).forms.get("dense_caption") == "json_events":
-        head = f'[{{"start": {event.start:.1f}, "end": {event.end:.1f}, "caption": "'
-        return head, head + json.dumps(caption, ensure_ascii=False)[1:-1]
-    head = format_events([Event(event.start, event.end)], "dense_caption")
-    return head, format_events([Event(event.start, event.end, caption)], "dense_caption")
 
 
 def _go_on() -> None:

@@ -101,7 +101,7 @@ class MediaEncoder:
                 "one"
             )
         self._names = {one.name for one in parameters} | {"pixel_values"}
-        self._is_stacked: bool | None = None  # whether the model takes the features of all pictures as one tensor
+        self._stack: int | None = None  # tokens of a picture if the model takes all pictures as one tensor, else 0
 
     def frame_size(self, height: int, width: int) -> FrameSize:
         """Return the size to which frames of a video of this displayed size are decoded."""
@@ -132,7 +132,7 @@ class MediaEncoder:
             with turn():
                 output = self._encode(**inputs, return_dict=True)
             pooled = output.pooler_output
-            self._is_stacked = isinstance(pooled, Tensor)
+            self._stack = pooled.shape[-2] if isinstance(pooled, Tensor) else 0
             features.append(_joined(pooled))
             if (deeper := getattr(output, "deepstack_features", None)) is not None:
                 deepstack.append(torch.stack([_joined(layer) for layer in deeper]))
@@ -154,11 +154,15 @@ class MediaEncoder:
 
     def encoder_outputs(self, contents: list[EncodedFrames]) -> dict[str, BaseModelOutputWithPooling]:
         """Return the features of the pictures of several prompts as the forward pass of the model takes them."""
-        if self._is_stacked is None:  # the windows were encoded by another process
+        if self._stack is None:  # the windows were encoded by another process
             blank = np.zeros((self._family.frames_per_picture, *self._smallest_sides(), 3), np.uint8)
-            self._is_stacked = isinstance(self._encode(**self._inputs(blank), return_dict=True).pooler_output, Tensor)
+            pooled = self._encode(**self._inputs(blank), return_dict=True).pooler_output
+            self._stack = pooled.shape[-2] if isinstance(pooled, Tensor) else 0
         features = torch.cat([content.features for content in contents])
-        output = BaseModelOutputWithPooling(pooler_output=features[None] if self._is_stacked else [features])
+        # transformers before 5.20 takes the pictures of Idefics 3 and SmolVLM one by one.
+        each = self._stack if self._family.layout == "square" else len(features)
+        stacked = features.view(-1, each, features.shape[-1]) if self._stack else [features]
+        output = BaseModelOutputWithPooling(pooler_output=stacked)
         layers = [content.deepstack for content in contents if content.deepstack is not None]
         if layers:
             output["deepstack_features"] = [[layer] for layer in torch.cat(layers, 1)]
