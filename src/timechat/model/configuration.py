@@ -11,7 +11,6 @@ from transformers import (
     InstructBlipQFormerConfig,
     PreTrainedConfig,
 )
-from transformers.configuration_utils import SubConfigSpec
 
 from timechat.model.domain import DOMAIN_KEYS
 from timechat.video.frames import FrameSize, check_interpolation
@@ -66,11 +65,11 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "timechat"
-    sub_configs_defaults: ClassVar = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
-        "qformer_config": SubConfigSpec(config_class=InstructBlipQFormerConfig),
-        "video_qformer_config": SubConfigSpec(config_class=Blip2QFormerConfig),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    sub_configs: ClassVar = {
+        "vision_config": AutoConfig,
+        "qformer_config": InstructBlipQFormerConfig,
+        "video_qformer_config": Blip2QFormerConfig,
+        "text_config": AutoConfig,
     }
 
     vision_config: Any = None
@@ -101,14 +100,8 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: object) -> None:
-        if self.video_qformer_config is None:
-            self.video_qformer_config = {}
-        if isinstance(self.video_qformer_config, dict):
-            self.video_qformer_config = VIDEO_QFORMER_DEFAULTS | self.video_qformer_config
-        if self.qformer_config is None:
-            self.qformer_config = {}
-        if isinstance(self.qformer_config, dict):
-            self.qformer_config = _QFORMER_DEFAULTS | self.qformer_config
+        for name, config_class in self.sub_configs.items():
+            setattr(self, name, _part_config(getattr(self, name), config_class, _PART_DEFAULTS[name]))
         super().__post_init__(**kwargs)
         # Widths that must agree are derived from the module that produces them.
         self.qformer_config.encoder_hidden_size = _vision_width(self.vision_config)
@@ -164,6 +157,12 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             values["frame_interpolation"] = "bicubic"
         return values, rest
 
+    @classmethod
+    def default_config_fields(cls) -> dict[str, Any]:
+        """Return the defaults, for which `config.json` holds the differences only; of the parts as well."""
+        own: dict[str, Any] = super().default_config_fields()
+        return own | {name: {} for name in cls.sub_configs}
+
     @property
     def frame_size(self) -> FrameSize:
         """Size of the frames that the vision tower reads, and the filter that resizes them."""
@@ -192,6 +191,16 @@ def _vision_width(config: PreTrainedConfig) -> int:
     return int(config.hidden_size if hasattr(config, "hidden_size") else config.hidden_sizes[-1])
 
 
+def _part_config(
+    values: PreTrainedConfig | dict[str, Any] | None, config_class: Any, defaults: dict[str, Any]
+) -> PreTrainedConfig:
+    """Return the config of a part: a config as it is, a mapping of values completed by the defaults."""
+    if isinstance(values, PreTrainedConfig):
+        return values
+    create = AutoConfig.for_model if config_class is AutoConfig else config_class
+    return create(**(defaults | (values or {})))
+
+
 _QFORMER_DEFAULTS = {
     "vocab_size": 30523,  # BERT's words and [DEC]
     "pad_token_id": None,  # the original trains the padding's embedding like any other
@@ -201,4 +210,10 @@ VIDEO_QFORMER_DEFAULTS = {
     "cross_attention_frequency": 1,
     "encoder_hidden_size": 768,
     "use_qformer_text_input": False,
+}
+_PART_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vision_config": {"model_type": "instructblip_vision_model"},
+    "qformer_config": _QFORMER_DEFAULTS,
+    "video_qformer_config": VIDEO_QFORMER_DEFAULTS,
+    "text_config": {"model_type": "llama"},
 }

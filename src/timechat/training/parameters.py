@@ -59,7 +59,11 @@ def prepare_parameters(model: TimeChatForConditionalGeneration, settings: Traine
         raise ValueError(f"model.freeze names {', '.join(missing)}, but no parameter name starts with it")
     setattr(model, _FROZEN_NAMES, frozenset(frozen))
     if settings.gradient_checkpointing:
-        model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+        language_model: Any = model.language_model
+        name = "activation_checkpointing_enable"  # transformers before 5.20 has the other name only
+        getattr(language_model, name if hasattr(language_model, name) else "gradient_checkpointing_enable")(
+            {"use_reentrant": False}
+        )
 
 
 def set_training_mode(model: TimeChatForConditionalGeneration) -> None:
