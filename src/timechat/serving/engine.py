@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.backbones.timechat.executor import GenerationBatch, make_grammar_compiler
+from timechat.backbones.timechat.executor import Executor, GenerationBatch, make_grammar_compiler
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, continuation_logprobs
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -191,7 +191,11 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the engine takes work."""
+        """Whether requests can be answered."""
+        return self._takes_work
+
+    @property
+    def _takes_work(self) -> bool:
         return self._thread.is_alive() and not self._is_stopping
 
     @property
@@ -207,6 +211,10 @@ class Engine:
             len(self._frame_batches),
             dict(self._shares.seconds),
         )
+
+    def executor(self, context: RequestContext) -> Executor:
+        """Return the executor of one request."""
+        return EngineExecutor(self, context)
 
     def wake(self) -> None:
         """Let the engine notice that a request was cancelled."""
@@ -254,7 +262,7 @@ class Engine:
 
     def _add(self, queue: "deque[Any]", *items: Any) -> None:
         with self._wakeup:
-            if not self.is_alive:
+            if not self._takes_work:
                 raise EngineStoppedError("the server is shutting down")
             queue.extend(items)
             self._wakeup.notify_all()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from transformers import DynamicCache
 
-from timechat.backbones.timechat.vllm.requests import EngineRequest, Piece
+from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, Piece
 from timechat.backbones.timechat.vllm.token_chooser import TokenChooser
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
@@ -28,7 +28,17 @@ class StandInEngine:
     def __init__(self, model: TimeChatForConditionalGeneration, folder: Path, *, forgotten: int = 0) -> None:
         self._model, self._chooser = model, TokenChooser(folder, torch.device("cpu"))
         self.requests: list[EngineRequest] = []
-        self.forgotten, self.is_stopped, self.num_cancelled = forgotten, False, 0
+        self.forgotten, self.is_alive, self.is_stopped, self.num_cancelled, self.num_tokens = (
+            forgotten,
+            True,
+            False,
+            0,
+            0,
+        )
+
+    @property
+    def state(self) -> AnswerEngineState:
+        return AnswerEngineState(self.num_tokens, 0, 0)
 
     def submit(self, requests: Sequence[EngineRequest]) -> SimpleNamespace:
         self.requests.extend(requests)
@@ -75,6 +85,7 @@ class StandInEngine:
                 self._chooser.force({0: (row, ids)}, forced)
             token = int(forced.argmax())
             ids.append(token)
+            self.num_tokens += 1
             is_last = token in self._chooser.end_token_ids or len(ids) == request.max_new_tokens
             pieces.append(Piece([token], [float(raw[token])], is_last, 3))
             if is_last:

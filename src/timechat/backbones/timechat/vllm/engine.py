@@ -30,7 +30,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from timechat.backbones.timechat.vllm.options import EngineOptions, check_options
-from timechat.backbones.timechat.vllm.requests import EngineRequest, MixedPrompt, Piece
+from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, Piece
 from timechat.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -40,21 +40,6 @@ _PROCESSORS = {False: "processor:AnswerLogitsProcessor", True: "processor_v2:Ans
 _MAX_RESTARTS = 3  # in a row, without an answer between them
 _HEALTH_SECONDS = 0.25
 _STOP_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerEngineState:
-    """Counters of the engine since its start, and its requests now.
-
-    Attributes:
-        tokens: Number of generated tokens.
-        running: Number of requests that are in the engine.
-        restarts: Number of times that the engine has died and was started again.
-    """
-
-    tokens: int
-    running: int
-    restarts: int
 
 
 @dataclass(eq=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.timechat.executor import GenerationBatch, make_grammar_compiler
 from timechat.backbones.timechat.vllm.requests import (
+    AnswerEngineState,
     EngineRequest,
     ModelFacts,
     Piece,
@@ -47,6 +48,14 @@ class Engine(Protocol):
     @property
     def max_length(self) -> int:
         """Maximum number of tokens of prompt and answer."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine takes requests."""
+
+    @property
+    def state(self) -> AnswerEngineState:
+        """Counters and requests."""
 
     def submit(self, requests: Sequence[EngineRequest]) -> Call:
         """Send requests."""

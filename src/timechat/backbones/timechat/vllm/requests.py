@@ -68,6 +68,21 @@ class Piece:
     prompt_logprobs: Sequence[float | None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerEngineState:
+    """Counters of the engine since its start, and its requests now.
+
+    Attributes:
+        tokens: Number of generated tokens.
+        running: Number of requests that are in the engine.
+        restarts: Number of times that the engine has died and was started again.
+    """
+
+    tokens: int
+    running: int
+    restarts: int
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a request is checked against.
