@@ -30,6 +30,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from timechat.backbones.timechat.vllm.options import EngineOptions, check_options
+from timechat.backbones.timechat.vllm.owner import claim_engine
 from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, Piece
 from timechat.errors import EngineError
 
@@ -195,6 +196,7 @@ class AnswerEngine:
 
     async def _make(self) -> Any:
         """Start vLLM's processes, and let it answer once."""
+        claim_engine()
         llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments)))
         try:
             config = llm.model_config

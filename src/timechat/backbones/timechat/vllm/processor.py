@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
+from timechat.backbones.timechat.vllm.owner import end_with_owner
 from timechat.backbones.timechat.vllm.token_chooser import ChosenRow, TokenChooser, check_arguments
 
 
@@ -15,6 +16,7 @@ class AnswerLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
         """Read the model's folder; called by vLLM in the process of the model."""
+        end_with_owner()
         self._chooser = TokenChooser(Path(vllm_config.model_config.model), device)
         self._rows: dict[int, tuple[ChosenRow, list[int]]] = {}
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
+from timechat.backbones.timechat.vllm.owner import end_with_owner
 from timechat.backbones.timechat.vllm.token_chooser import ChosenRow, TokenChooser, check_arguments
 
 
@@ -17,6 +18,7 @@ class AnswerLogitsProcessorV2(LogitsProcessor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, req_states: Any) -> None:
         """Read the model's folder; called by vLLM in the process of the model."""
+        end_with_owner()
         self._chooser = TokenChooser(Path(vllm_config.model_config.model), req_states.device)
         self._states = req_states
         self._rows: dict[int, ChosenRow] = {}  # by the slots of the requests
