@@ -10,6 +10,11 @@ run, in turns:
     sameness     the answers of both modes, token by token; at a difference, the gap between the two likeliest
 
     python perf/serving.py [--rounds 3] [--model nano|mid-size]
+
+With `--vllm`, in the environment of `make vllm`: the engine of TimeChat beside vLLM, each in a server of its own, in
+turns; 1 and 16 clients, free answers and answers in a form.
+
+    .venv-vllm/bin/python perf/serving.py --vllm [--rounds 3] [--model nano|mid-size]
 """
 
 import argparse
@@ -42,6 +47,7 @@ from timechat.synthetic.write import write_video
 
 CLIENTS = 16
 NUM_FILMS = 4
+LONGEST = 96  # tokens of an answer, for the comparison of engines
 NOISE = 1e-3  # nats, between the two most likely tokens
 
 
@@ -77,11 +83,13 @@ def workload(films: Sequence[Path], num_requests: int, longest: int) -> list[Ask
 
 
 @contextmanager
-def server(model: str, films: Path, threads: int, *, max_rows: int = CLIENTS) -> Iterator[str]:
-    """A server in a separate process, without a disk cache."""
+def server(
+    model: str, films: Path, threads: int, *, max_rows: int = CLIENTS, options: Sequence[str] = ()
+) -> Iterator[tuple[str, int]]:
+    """A server in a separate process, without a disk cache: its address and the id of its process."""
     with tempfile.TemporaryDirectory() as data:
         command = [sys.executable, "-m", "timechat", "serve", "--port", "0", "--model", model, "--data", data]
-        command += ["--allow", str(films), "--max-rows", str(max_rows), "--quiet"]
+        command += ["--allow", str(films), "--max-rows", str(max_rows), "--quiet", *options]
         environment = os.environ | {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": str(threads)}
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
@@ -92,10 +100,10 @@ def server(model: str, films: Path, threads: int, *, max_rows: int = CLIENTS) ->
             else:
                 raise SystemExit("the server did not start")
             threading.Thread(target=process.stderr.read, daemon=True).start()
-            yield line.split()[-1]
+            yield line.split()[-1], process.pid
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=90)
 
 
 def ask_all(url: str, requests: Sequence[Asked], clients: int) -> tuple[float, list[dict]]:
@@ -254,10 +262,66 @@ def save_mid_size(folder: Path) -> int:
     return int(model.language_model.num_parameters())
 
 
+def compare_engines(model: str, films: Sequence[Path], threads: int, rounds: int) -> dict:
+    """Measure TimeChat's engine and vLLM in turns: tokens per second, equal answers, memory."""
+    vllm = ["--engine", "vllm", "--engine-options", json.dumps({"kv_cache_memory_bytes": 1 << 30})]
+    kinds = {"free": "ask", "in form": "dense_caption"}
+    results: dict = {}
+    with (
+        server(model, films[0].parent, threads) as own,
+        server(model, films[0].parent, threads, options=vllm) as other,
+    ):
+        servers = {"own": own, "vllm": other}
+        for url, _ in servers.values():
+            ask_all(url, [Asked(film, "What?", "ask", 4) for film in films], 1)  # encodes the videos
+        for kind, task in kinds.items():
+            for clients in (1, CLIENTS):
+                requests = [
+                    Asked(films[i % len(films)], f"Tell all that happens, {i}.", task, LONGEST)
+                    for i in range(2 if clients == 1 else CLIENTS)
+                ]
+                rates: dict[str, list[float]] = {name: [] for name in servers}
+                num_equal = num_answers = 0
+                for _ in range(rounds):
+                    texts = {}
+                    for name, (url, _) in servers.items():
+                        seconds, answers = ask_all(url, requests, clients)
+                        rates[name].append(round(num_tokens(answers) / seconds, 1))
+                        texts[name] = [answer["timechat"]["text"] for answer in answers]
+                    num_answers += len(requests)
+                    num_equal += sum(a == b for a, b in zip(*texts.values(), strict=True))
+                medians = {name: statistics.median(values) for name, values in rates.items()}
+                results[f"{kind}, {clients} client{'s' * (clients > 1)}"] = {
+                    **{f"{name}_tokens_per_second": value for name, value in medians.items()},
+                    "ratio": round(medians["vllm"] / medians["own"], 2),
+                    "rounds": rates,
+                    "equal": f"{num_equal}/{num_answers}",
+                    "load": os.getloadavg()[0],
+                }
+        results["memory_mib"] = {name: memory_of(process) for name, (_, process) in servers.items()}
+    return results
+
+
+def memory_of(process: int) -> dict[str, int]:
+    """Return the proportional set size of a process and all below it in MiB, by the names of the processes."""
+    below, found = [process], {}
+    while below:
+        current = below.pop()
+        try:
+            below += map(int, Path(f"/proc/{current}/task/{current}/children").read_text().split())
+            rollup = Path(f"/proc/{current}/smaps_rollup").read_text()
+            name = Path(f"/proc/{current}/comm").read_text().strip()
+        except OSError:
+            continue
+        found[f"{name} {current}"] = int(rollup.partition("\nPss:")[2].split()[0]) >> 10
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", choices=["nano", "mid-size"], action="append")
+    parser.add_argument("--vllm", action="store_true")
     arguments = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -271,7 +335,11 @@ def main() -> None:
                 model, threads = str(Path(folder) / "mid-size"), torch.get_num_threads()
                 parameters = save_mid_size(Path(model))
                 requests = workload(films, 2 * CLIENTS, 96)
-            with server(model, films[0].parent, threads) as url:
+            if arguments.vllm:
+                results[name] = compare_engines(model, films, threads, arguments.rounds)
+                print(json.dumps({name: results[name]}, indent=1), flush=True)
+                continue
+            with server(model, films[0].parent, threads) as (url, _):
                 decoding, alone, together = measure_decoding(url, requests, arguments.rounds)
                 results[name] = {
                     "language_model_parameters": parameters,

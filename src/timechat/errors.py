@@ -77,6 +77,10 @@ class CheckpointError(TimeChatError):
     """Weights that cannot be used: a file is missing, unreadable, or does not fit the model."""
 
 
+class EngineError(TimeChatError):
+    """The engine of another program, which writes the answers, cannot be started or has ended."""
+
+
 class DownloadError(TimeChatError):
     """A file that could not be downloaded completely."""
 

@@ -337,11 +337,9 @@ def test_what_is_not_there_gives_no_made_up_span():
 
 def test_the_video_speaks_for_what_it_shows(nano, video_path):
     """Of a thing that is there and does it, and of one that is not, at the same time."""
-    from timechat.backbones.timechat.verification import verification_logprobs
-
     encoded = nano.encode(video_path)
     events = [Event(26.5, 34.0, "the blue star blinks"), Event(26.5, 34.0, "the orange heart spins")]
-    there, absent = verification_logprobs(nano.model, nano.processor, [encoded] * 2, events, preset="timechat@1")
+    there, absent = nano.backbone.verify([encoded] * 2, events, preset="timechat@1")
     assert there > absent + 1
 
 

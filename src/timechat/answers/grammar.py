@@ -91,22 +91,22 @@ _SENTENCES = CaptionMarks(" seconds, ", _BETWEEN)
 
 def captions_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of dense captions."""
-    return AnswerGrammar(_CAPTIONS, partial(_allows_events, last=last_tenth(duration), opening=""), _SENTENCES)
+    return AnswerGrammar(_CAPTIONS, partial(allows_events, last=last_tenth(duration), opening=""), _SENTENCES)
 
 
 def speech_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of transcribed speech."""
-    return AnswerGrammar(_HEARD, partial(_allows_events, last=last_tenth(duration), opening=_SPEECH), _SENTENCES)
+    return AnswerGrammar(_HEARD, partial(allows_events, last=last_tenth(duration), opening=_SPEECH), _SENTENCES)
 
 
 def grounding_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of a grounding answer."""
-    return AnswerGrammar(_GROUNDING, partial(_allows_span, last=last_tenth(duration)))
+    return AnswerGrammar(_GROUNDING, partial(allows_span, last=last_tenth(duration)))
 
 
 def highlights_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of highlights."""
-    return AnswerGrammar(_HIGHLIGHTS, partial(_allows_moments, last=last_tenth(duration)))
+    return AnswerGrammar(_HIGHLIGHTS, partial(allows_moments, last=last_tenth(duration)))
 
 
 def last_tenth(duration: float) -> int:
@@ -205,12 +205,14 @@ def allows_pair(found: re.Match[str] | None, low: int, last: int) -> bool:
     return start + shortest <= tenths_of(found["last"]) <= last
 
 
-def _allows_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: ARG001 - it is always short enough
+def allows_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: ARG001 - it is always short enough
+    """Whether a text can begin the sentence of one span; `last` is the last time in tenths of a second."""
     digit = re.search(r"\d", text)
     return digit is None or allows_pair(_HEAD.match(text[digit.start() :]), 0, last)
 
 
-def _allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> bool:
+def allows_events(text: str, tokens_left: int, *, last: int, opening: str) -> bool:
+    """Whether a text can begin a list of captions after the words `opening`."""
     if len(text) <= len(opening):
         return True
     done, between, event = text[len(opening) :].rpartition(_BETWEEN)
@@ -249,7 +251,8 @@ _COUNTED_TIMES = " highlight moments in the "
 _LISTED_TIMES = "The highlight timestamps are in the "
 
 
-def _allows_moments(text: str, tokens_left: int, *, last: int) -> bool:
+def allows_moments(text: str, tokens_left: int, *, last: int) -> bool:
+    """Whether a text can begin the sentences of highlights."""
     room = (tokens_left - _TOKENS_AROUND_MOMENTS) // _TOKENS_OF_MOMENT
     if text.startswith(_COUNTED):
         digits = re.match(r"\d*", text[len(_COUNTED) :])[0]  # type: ignore[index]

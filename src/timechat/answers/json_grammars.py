@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Literal
 
 from timechat.answers.grammar import (
     MAX_EVENTS,
@@ -29,28 +30,28 @@ from timechat.answers.prompts import NOT_FOUND_ANSWER
 
 def spans_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of all spans of a query, `[[1.0, 2.5], [7, 9]]`; each starts where the last one ended."""
-    return AnswerGrammar(_SPANS.grammar, partial(_allows_items, form=_SPANS, last=last_tenth(duration)))
+    return AnswerGrammar(_SPANS.grammar, partial(allows_items, form="spans", last=last_tenth(duration)))
 
 
 def events_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of events with captions as a JSON list; no event starts before the one in front of it."""
-    allows = partial(_allows_items, form=_EVENTS, last=last_tenth(duration))
+    allows = partial(allows_items, form="events", last=last_tenth(duration))
     return AnswerGrammar(_EVENTS.grammar, allows, CaptionMarks('"caption": "', "}", '"'))
 
 
 def moments_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of highlights as a JSON list, each later than the one in front of it."""
-    return AnswerGrammar(_MOMENTS.grammar, partial(_allows_items, form=_MOMENTS, last=last_tenth(duration)))
+    return AnswerGrammar(_MOMENTS.grammar, partial(allows_items, form="moments", last=last_tenth(duration)))
 
 
 def sentence_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of the sentence of TimeLens, or of the sentence for a query that does not happen."""
-    return AnswerGrammar(_SENTENCE, partial(_allows_one_span, last=last_tenth(duration)))
+    return AnswerGrammar(_SENTENCE, partial(allows_one_span, last=last_tenth(duration)))
 
 
 def tags_grammar(duration: float) -> AnswerGrammar:
     """Return the grammar of the span of Time-R1, `<answer>12.5 to 17.8</answer>`."""
-    return AnswerGrammar(_TAGS, partial(_allows_one_span, last=last_tenth(duration)))
+    return AnswerGrammar(_TAGS, partial(allows_one_span, last=last_tenth(duration)))
 
 
 # ---------------------------------------------------------------------------------------------------- grammars
@@ -132,6 +133,8 @@ _MOMENTS = _ListForm(
     MAX_MOMENTS,
     _next_moment,
 )
+_ListName = Literal["spans", "events", "moments"]
+_LISTS: dict[_ListName, _ListForm] = {"spans": _SPANS, "events": _EVENTS, "moments": _MOMENTS}
 _SENTENCE = _lark(rf"{re.escape(NOT_FOUND_ANSWER)}|The event happens in {TIME} - {TIME} seconds\.?")
 _TAGS = _lark(rf"<answer>{TIME} to {TIME}<\/answer>")
 
@@ -139,12 +142,17 @@ _TAGS = _lark(rf"<answer>{TIME} to {TIME}<\/answer>")
 # ----------------------------------------------------------------------------------------------------- numbers
 
 
-def _allows_one_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: ARG001 - it is always short enough
+def allows_one_span(text: str, tokens_left: int, *, last: int) -> bool:  # noqa: ARG001 - it is always short enough
+    """Whether the numbers of an answer with one span can be so; `last` is the last time in tenths of a second."""
     return allows_pair(_HEAD.match(text), 0, last)
 
 
-def _allows_items(text: str, tokens_left: int, *, form: _ListForm, last: int) -> bool:
+def allows_items(text: str, tokens_left: int, *, form: _ListName, last: int) -> bool:
     """Whether the numbers of a list can be so, and whether the tokens left are enough for the item that is begun."""
+    return _allows_items(text, tokens_left, _LISTS[form], last)
+
+
+def _allows_items(text: str, tokens_left: int, form: _ListForm, last: int) -> bool:
     if text in ("", "[", "[]"):
         return True
     done, closing, item = text.rpartition(form.closing)

@@ -1,7 +1,8 @@
 """The backbone of a model name: the built-in model, a TimeChat folder, another video language model, or a server."""
 
+from collections.abc import Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timechat.backbones.backbone import Backbone, BackboneConfig
 from timechat.model import NANO
@@ -21,17 +22,23 @@ def load_backbone(
     lora_scale: float | None = None,
     picture_side: int | None = None,
     endpoint: "EndpointSettings | None" = None,
+    engine: str | None = None,
+    engine_options: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Load a model; the arguments are those of `TimeChat.from_pretrained`.
 
     Raises:
         CheckpointError: There is no model of that name, or it cannot be loaded.
         EndpointError: The server cannot be reached, refuses the key, or does not know the model.
+        EngineError: The engine cannot be started.
         ValueError: An option does not fit the kind of model.
     """
     from timechat.backbones.endpoint.address import is_endpoint
+    from timechat.backbones.engines import check_engine
 
+    check_engine(engine, engine_options)
     if is_endpoint(model):
+        _refuse(model, "a server", "leave it out", engine=engine)
         _refuse(model, "a server", "start the server with it", device=device, dtype=dtype)
         _refuse(model, "a server", "start the server with it", quantize=quantize, lora_scale=lora_scale)
         from timechat.backbones.endpoint.backbone import load_endpoint
@@ -44,11 +51,17 @@ def load_backbone(
         from timechat.backbones.transformers.loading import is_transformers_model
 
         if is_transformers_model(model):
+            _refuse(model, "a model of transformers", "start vLLM's server and name its address", engine=engine)
             _refuse(model, "a model of transformers", "leave it out", quantize=quantize, lora_scale=lora_scale)
             from timechat.backbones.transformers.backbone import load_transformers_backbone
 
             return load_transformers_backbone(model, device=device, dtype=dtype, picture_side=picture_side)
     _refuse(model, "a TimeChat model", "leave it out", picture_side=picture_side)
+    if engine is not None:
+        _refuse("vllm", "the engine", "name a folder of `timechat convert --quantize int8`", quantize=quantize)
+        from timechat.backbones.timechat.vllm.loading import load_vllm_backbone
+
+        return load_vllm_backbone(model, device=device, dtype=dtype, lora_scale=lora_scale, options=engine_options)
     from timechat.backbones.timechat.backbone import TimeChatBackbone
     from timechat.model.loading import load_model
 

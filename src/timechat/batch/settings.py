@@ -30,6 +30,8 @@ class BatchSettings:
         quantize: Format to which weights are rounded.
         lora_scale: Strength of the LoRA adapter; None keeps the checkpoint's.
         picture_side: Size of pictures, as in `TimeChat.from_pretrained`.
+        engine: Engine that writes the answers, as in `TimeChat.from_pretrained`.
+        engine_options: Options of that engine by name.
         endpoint: Key, pictures and limits of requests for a server.
         windows: Options of the windows.
         sampling: Frame options of each window.
@@ -50,6 +52,8 @@ class BatchSettings:
     quantize: str | None = None
     lora_scale: float | None = None
     picture_side: int | None = None
+    engine: str | None = None
+    engine_options: dict[str, Any] | None = None
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     windows: WindowConfig = _USUAL_WINDOWS
     sampling: FrameSampling = _USUAL_FRAMES

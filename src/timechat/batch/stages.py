@@ -138,6 +138,8 @@ class AnswerVideo:
             lora_scale=settings.lora_scale,
             picture_side=settings.picture_side,
             endpoint=settings.endpoint,
+            engine=settings.engine,
+            engine_options=settings.engine_options,
         )
         choose_threads(timechat)
         return TimeChat(timechat.backbone, cache=DiskCache(max_bytes=0))

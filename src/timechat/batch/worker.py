@@ -188,6 +188,8 @@ def _serve(stage: Stage, connection: Connection) -> None:
     """Load the model and process rows until the parent closes the connection; runs in the child process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+    # A process that ends with its parent may start none of its own, which an engine of answers needs.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     try:
         stage.load()
     except Exception as error:

@@ -134,7 +134,7 @@ def _settings(
     from timechat.batch import BatchSettings
 
     names = ("model", "device", "dtype", "quantize", "lora_scale", "picture_side")
-    model = {name: getattr(options, name) for name in names}
+    model = {name: getattr(options, name) for name in names} | options.engine_arguments()
     windows, sampling = options.window_config(), options.sampling()
     windows.check_density(num_frames=sampling.num_frames, fps=sampling.fps)
     return BatchSettings(

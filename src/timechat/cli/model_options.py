@@ -1,7 +1,7 @@
 """Options that name a model and say where and how it runs."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MODEL = "Model"
 GENERAL = "General"
 _ENDPOINT = "Model of a server"
+_ENGINE = "Engine"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ class ModelOptions:
             rich_help_panel=MODEL,
         ),
     ] = None
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Engine that writes the answers: vllm. Default: TimeChat's own.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None
+    engine_options: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Options of the engine: arguments of vLLM by name, such as '{\"max_num_seqs\": 64}'.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None
     api_key_env: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +107,18 @@ class ModelOptions:
         bool,
         typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL),
     ] = False
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """Return the engine and its options, as arguments of `TimeChat.from_pretrained`.
+
+        Raises:
+            ValueError: The options are no JSON object, or there is no such engine.
+        """
+        from timechat.backbones.engines import check_engine, parse_engine_options
+
+        options = None if self.engine_options is None else parse_engine_options(self.engine_options)
+        check_engine(self.engine, options)
+        return {"engine": self.engine, "engine_options": options}
 
     def endpoint_settings(self) -> "EndpointSettings":
         """Return how a server is used."""

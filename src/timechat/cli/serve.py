@@ -1,8 +1,10 @@
 """`timechat serve`: an OpenAI-compatible API and a web page."""
 
+import json
 import logging
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,12 +157,20 @@ def serve(
     with exclusive_lock(options.data):
         pass  # a folder that another server uses is reported before the model is loaded
     with _listening(host, port) as listener:
-        timechat = load_timechat(settings, console, use_cache=not cache.no_cache)
+        timechat = load_timechat(_with_rows(settings, max_rows), console, use_cache=not cache.no_cache)
         if Path(settings.model).is_dir():
             timechat.backbone.name = Path(settings.model).resolve().name  # clients do not see its path
         for note in timechat.notes:
             console.warn(note)
         _run(timechat, options, listener, console, host)
+
+
+def _with_rows(settings: ModelOptions, max_rows: int) -> ModelOptions:
+    """Pass the maximum number of answers to the engine, unless its own options say it."""
+    options = settings.engine_arguments()
+    if options["engine"] is None:
+        return settings
+    return replace(settings, engine_options=json.dumps({"max_num_seqs": max_rows, **(options["engine_options"] or {})}))
 
 
 def _read_keys(given: list[str], path: Path | None) -> list[str]:

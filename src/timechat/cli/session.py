@@ -234,6 +234,7 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
         console: Console that shows that work is running.
         use_cache: Whether the model reads and writes the cache of tokens and answers.
     """
+    engine = settings.engine_arguments()
     with console.working("loading the model"):
         from timechat.pipeline import TimeChat
         from timechat.pipeline.threads import choose_threads
@@ -246,6 +247,7 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
             lora_scale=settings.lora_scale,
             picture_side=settings.picture_side,
             endpoint=settings.endpoint_settings(),
+            **engine,
         )
         privacy_note = timechat.backbone.config.privacy_note
     if privacy_note is not None:

@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from timechat.answers.tasks import DecodingOptions, find_preset
 from timechat.backbones.backbone import GeneratedText
-from timechat.model.generation.generate import Prompt, continuation_logprobs
-from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.processing import TimeChatProcessor
+from timechat.model.generation.generate import Prompt
 from timechat.pipeline import EncodedVideo, TimeChat
 
 
@@ -46,10 +42,8 @@ def answer_batch(
     )
 
 
-@torch.inference_mode()
 def option_logprobs(
-    model: TimeChatForConditionalGeneration,
-    processor: TimeChatProcessor,
+    timechat: TimeChat,
     video: EncodedVideo,
     question: str,
     options: Sequence[str],
@@ -59,8 +53,7 @@ def option_logprobs(
     """Compute how likely a model is to answer with each of several options.
 
     Args:
-        model: Model in evaluation mode.
-        processor: Processor of the model.
+        timechat: The model.
         video: Video of the question.
         question: Question without the options.
         options: Options, at least one.
@@ -69,12 +62,9 @@ def option_logprobs(
     Returns:
         Natural logarithm of the probability of each option's words.
     """
+    processor = timechat.processor
     prompt = processor.render_prompt(video.timestamps, question, system=find_preset(preset).system)
     encoded = [processor.encode_prompt_with_answer(prompt, option, video.num_frames) for option in options]
-    logprobs = continuation_logprobs(
-        model,
-        [Prompt(ids, video.content) for ids, _ in encoded],
-        [length for _, length in encoded],
-        pad_token_id=processor.pad_token_id,
-    )
+    prompts = [Prompt(ids, video.content) for ids, _ in encoded]
+    logprobs = timechat.executor.continuation_logprobs(prompts, [length for _, length in encoded])
     return [sum(words) for words in logprobs]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import DecodingOptions, find_preset
@@ -50,6 +50,10 @@ class EvaluatedModelSettings:
     """Number format of the weights, with the values of `TimeChat.from_pretrained`."""
     quantize: Literal["int8", "int4", "bnb8", "bnb4"] | None = None
     """Format to which weights are rounded, as in `TimeChat.from_pretrained`; null keeps the checkpoint's format."""
+    engine: Literal["vllm"] | None = None
+    """Engine that writes the answers, as in `TimeChat.from_pretrained`; null uses TimeChat's own."""
+    engine_options: dict[str, Any] | None = None
+    """Options of that engine by name."""
     lora_alpha: float | None = None
     """Strength of the adapter; the original uses 20 for question answering. None keeps the checkpoint's value."""
     timestamp_tokenizer: Literal["bert", "llama"] | None = None

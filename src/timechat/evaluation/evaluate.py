@@ -142,11 +142,16 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
     """Load the model of a recipe and set the adapter strength and the timestamp tokenizer.
 
     Raises:
-        ValueError: The recipe sets the strength of an adapter, but the model has no adapter; or a timestamp tokenizer
-            for which the model has no embeddings.
+        ValueError: The recipe sets the strength of an adapter, but the model has none, or another engine has merged
+            it; or a timestamp tokenizer for which it has no embeddings.
     """
     if launched_processes() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())  # one per process
+    if settings.engine is not None and settings.lora_alpha is not None:
+        raise ValueError(
+            f"lora_alpha {settings.lora_alpha} cannot be set with engine {settings.engine}, which has merged the "
+            "adapter; leave one of them out"
+        )
     timechat = TimeChat.from_pretrained(
         settings.checkpoint,
         device=settings.device,
@@ -154,6 +159,8 @@ def load_timechat(settings: EvaluatedModelSettings) -> TimeChat:
         quantize=settings.quantize,
         picture_side=settings.picture_side,
         endpoint=EndpointSettings(settings.api_key_env),
+        engine=settings.engine,
+        engine_options=settings.engine_options,
     )
     if settings.lora_alpha is not None:
         timechat.model.set_lora_alpha(settings.lora_alpha)
@@ -187,8 +194,9 @@ def plain_settings(recipe: EvaluationRecipe) -> dict[str, Any]:
     del model["api_key_env"]
     if model["picture_side"] is None:
         del model["picture_side"]
-    if model["quantize"] is None:
-        del model["quantize"]
+    for name in ("quantize", "engine", "engine_options"):
+        if model[name] is None:
+            del model[name]
     if "int8" in (recipe.model.dtype, recipe.model.quantize):
         later["int8"] = "one scale per channel and token"  # up to 0.2.0, one per tensor
     for name in ("num_beams", "length_penalty", "repetition_penalty", "min_new_tokens"):

@@ -249,9 +249,7 @@ def _choose(timechat: TimeChat, batch: Batch, recipe: EvaluationRecipe) -> Itera
         )
     for sample, encoded, encode in batch:
         begun = time.perf_counter()
-        logprobs = option_logprobs(
-            timechat.model, timechat.processor, encoded, sample.query or "", sample.options, preset=recipe.preset
-        )
+        logprobs = option_logprobs(timechat, encoded, sample.query or "", sample.options, preset=recipe.preset)
         best = max(range(len(logprobs)), key=logprobs.__getitem__)
         yield Prediction(
             id=sample.id,

@@ -64,7 +64,7 @@ def load_processor(name: str) -> TimeChatProcessor:
     """
     folder = find_folder(name)
     check_folder(folder)
-    with _explain_failed_load(folder):
+    with explain_failed_load(folder):
         return TimeChatProcessor.from_pretrained(str(folder))  # type: ignore[no-any-return]
 
 
@@ -120,23 +120,24 @@ def _load_folder(
     folder: Path, device: torch.device, target_dtype: str | torch.dtype, quantize: str | None
 ) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
     check_folder(folder)
-    with _explain_failed_load(folder):
+    with explain_failed_load(folder):
         processor = TimeChatProcessor.from_pretrained(str(folder))
     stored = stored_quantization(getattr(processor.config, "quantization_config", None), folder)
     if quantize in METHODS or stored:
         options = _quantized_options(quantize, stored, device, target_dtype)
     else:
-        options = _load_options(processor, device, target_dtype)
+        options = load_options(processor, device, target_dtype)
         if quantize is not None:
             options["quantization_config"] = bitsandbytes_config(quantize)
-    with _explain_failed_load(folder):
+    with explain_failed_load(folder):
         # Never a pickle, even if the folder contains one.
         model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
         return model, processor
 
 
 @contextmanager
-def _explain_failed_load(folder: Path) -> Iterator[None]:
+def explain_failed_load(folder: Path) -> Iterator[None]:
+    """Convert the errors of a folder that cannot be read to a `CheckpointError`; errors of memory stay."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
@@ -219,9 +220,7 @@ def _quantized_options(
     return {"quantization": method}
 
 
-def _load_options(
-    processor: TimeChatProcessor, device: torch.device, target_dtype: str | torch.dtype
-) -> dict[str, Any]:
+def load_options(processor: TimeChatProcessor, device: torch.device, target_dtype: str | torch.dtype) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` for a device and dtype."""
     if device.type == "cpu":
         return _cpu_dtypes(processor) if target_dtype == "auto" else {"dtype": target_dtype}

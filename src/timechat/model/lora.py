@@ -51,7 +51,7 @@ def load_adapter(language_model: nn.Module, folder: Path) -> None:
         CheckpointError: A weight of the adapter is missing, unexpected or of another shape, or a setting asks for an
             adapter that is computed in another way.
     """
-    _check_settings(folder / CONFIG_FILE)
+    check_settings(folder / CONFIG_FILE)
     attach_adapter(language_model, LoraConfig.from_pretrained(folder))
     check_is_downloaded(folder / WEIGHTS_FILE)
     try:
@@ -74,7 +74,7 @@ def load_adapter(language_model: nn.Module, folder: Path) -> None:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit the language model: {error}") from error
 
 
-def _check_settings(path: Path) -> None:
+def check_settings(path: Path) -> None:
     """Refuse settings with which an adapter is computed in another way than plain LoRA, such as DoRA and rsLoRA."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -99,6 +99,11 @@ def attach_adapter(language_model: nn.Module, lora_config: LoraConfig) -> None:
         layer.train(language_model.training)  # new layers are in training mode, with dropout
         layer.lora_A.float()
         layer.lora_B.float()  # float32 as in the original, whatever the dtype of the base weights
+
+
+def merged_weight(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, scale: float) -> Tensor:
+    """Return a weight with the product of its adapter, in float32."""
+    return weight.float() + scale * (lora_b.float() @ lora_a.float())
 
 
 def has_adapter(language_model: nn.Module) -> bool:

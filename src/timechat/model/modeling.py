@@ -1,5 +1,6 @@
 """TimeChatForConditionalGeneration: frame encoder + sliding video Q-Former + language model."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
         *,
         keep_vision_in_float32: bool = False,
         quantization: Quantization | None = None,
+        has_language_model: bool = True,
     ) -> None:
         """Build the model.
 
@@ -53,13 +55,16 @@ class TimeChatForConditionalGeneration(TimeChatPreTrainedModel, GenerationMixin)
                 on CPUs with slow half precision if a large language model must still fit into memory.
             quantization: Format of the linear layers of vision tower and language model, which are then empty until
                 `from_pretrained` reads them; None for layers in floating point.
+            has_language_model: Whether the language model has weights. Without them it is on the device `meta`: another
+                process runs it.
         """
         super().__init__(config)
         if keep_vision_in_float32:
             self._keep_in_fp32_modules_strict = ["frame_encoder", "video_qformer"]
         self.frame_encoder = FrameEncoder(config)
         self.video_qformer = SlidingVideoQFormer(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
+        with nullcontext() if has_language_model else torch.device("meta"):
+            self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
         if quantization is not None:
             replace_layers(self, quantization)
         self.post_init()

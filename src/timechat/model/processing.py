@@ -269,11 +269,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
     @property
     def ends_turn(self) -> Callable[[Sequence[int]], bool] | None:
         """Function that returns whether generated tokens are a whole answer; None for formats with an end token."""
-        return self._has_mark if self.chat_style == "vicuna" else None
-
-    def _has_mark(self, token_ids: Sequence[int]) -> bool:
-        last = token_ids[-len(VICUNA_MARK) :]  # the mark has at most as many tokens as characters
-        return VICUNA_MARK in self.tokenizer.decode(list(last))
+        return turn_end(self.tokenizer, self.chat_style)
 
     @property
     def timestamp_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -322,6 +318,18 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `processor_config.json`, without the model's config, which is in `config.json`."""
         return {key: value for key, value in super().to_dict().items() if key != "config"}
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase, chat_style: ChatStyle) -> Callable[[Sequence[int]], bool] | None:
+    """Return the function that tells whether generated tokens are a whole answer; None if an end token tells it."""
+    if chat_style != "vicuna":
+        return None
+
+    def has_mark(token_ids: Sequence[int]) -> bool:
+        last = token_ids[-len(VICUNA_MARK) :]  # the mark has at most as many tokens as characters
+        return VICUNA_MARK in tokenizer.decode(list(last))
+
+    return has_mark
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:

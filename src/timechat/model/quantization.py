@@ -182,7 +182,11 @@ def load_quantized_weights(model: nn.Module, folder: Path, *, is_stored: bool) -
     """
     files = {name: file.path for file in inspect_model_folder(folder) for name in file.tensors}
     freed = 0
+    head = model.get_submodule(_LANGUAGE_MODEL).get_output_embeddings()  # type: ignore[operator]
+    has_language_model = not head.weight.is_meta
     for name, layer in _quantized_layers(model):
+        if not has_language_model and name.startswith(f"{_LANGUAGE_MODEL}."):
+            continue
         parts = layer.parts if is_stored else ("weight",)
         maps = is_stored and isinstance(layer, Int4Linear)
         try:
@@ -203,7 +207,7 @@ def load_quantized_weights(model: nn.Module, folder: Path, *, is_stored: bool) -
             return_freed_memory()
             freed = 0
     language_model: Any = model.get_submodule(_LANGUAGE_MODEL)
-    if type(head := language_model.get_output_embeddings()) is nn.Linear:
+    if type(head) is nn.Linear and has_language_model:
         language_model.set_output_embeddings(quantize_layer(head))
     return_freed_memory()
 

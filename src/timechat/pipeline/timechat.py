@@ -1,6 +1,6 @@
 """`TimeChat`: a model that answers requests about videos; encode a video once, ask about it any number of times."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from timechat.backbones.endpoint.options import EndpointSettings
     from timechat.backbones.timechat.backbone import TimeChatBackbone
+    from timechat.backbones.timechat.executor import Executor
     from timechat.model.modeling import TimeChatForConditionalGeneration
     from timechat.model.processing import TimeChatProcessor
     from timechat.pipeline.cache import WindowCache
@@ -69,6 +70,11 @@ class TimeChat:
         return self._own_backbone.processor
 
     @property
+    def executor(self) -> "Executor":
+        """Executor of the work of a TimeChat model."""
+        return self._own_backbone.executor
+
+    @property
     def _own_backbone(self) -> "TimeChatBackbone":
         from timechat.backbones.timechat.backbone import TimeChatBackbone
 
@@ -92,6 +98,8 @@ class TimeChat:
         lora_scale: float | None = None,
         picture_side: int | None = None,
         endpoint: "EndpointSettings | None" = None,
+        engine: str | None = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> "TimeChat":
         """Load a model; device and number format as in `load_model`.
 
@@ -106,10 +114,13 @@ class TimeChat:
             picture_side: Size of pictures for models that read pictures of any size: at most as many pixels as a square
                 of this side has, for a server at most this longest side. None takes the default of the model.
             endpoint: Key, pictures and limits of requests for a server; None takes the defaults.
+            engine: `"vllm"` for answers that vLLM writes; None for TimeChat's own engine.
+            engine_options: Options of that engine: arguments of vLLM's `AsyncEngineArgs` by name.
 
         Raises:
             CheckpointError: There is no model of that name, or it cannot be loaded.
             EndpointError: The server cannot be reached, refuses the key, or does not know the model.
+            EngineError: The engine cannot be started.
         """
         from timechat.backbones.loading import load_backbone
 
@@ -122,6 +133,8 @@ class TimeChat:
                 lora_scale=lora_scale,
                 picture_side=picture_side,
                 endpoint=endpoint,
+                engine=engine,
+                engine_options=engine_options,
             )
         )
 

@@ -19,6 +19,7 @@ class RequestContext:
         written_tokens: Number of generated tokens.
         reached_length_limit: Whether an answer ended at its maximum number of tokens.
         is_stream: Whether the client reads the answer as a stream of events.
+        client: Name of the client, which keeps its cached prompts apart from those of others; empty without keys.
         texts: Texts of the model with their tokens, in order; None if they are not kept.
     """
 
@@ -28,6 +29,7 @@ class RequestContext:
     written_tokens: int = 0
     reached_length_limit: bool = False
     is_stream: bool = False
+    client: str = ""
     texts: list[GeneratedText] | None = None
     _error: TimeChatError | None = None
 

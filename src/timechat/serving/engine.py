@@ -9,18 +9,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.backbones.timechat.executor import GenerationBatch, make_grammar_compiler
+from timechat.backbones.timechat.executor import Executor, GenerationBatch, make_grammar_compiler
 from timechat.model.generation.batch import ContinuousBatch, GenerationState
-from timechat.model.generation.generate import GenerationOutput, PrefixCache
+from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, continuation_logprobs
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.serving.context import RequestContext
@@ -146,7 +147,7 @@ class Engine:
             max_bytes: Maximum size of their KV cache.
             preempt_after_tokens: Number of tokens after which an answer may be preempted.
         """
-        self._model = model
+        self._model, self._pad_token_id = model, processor.pad_token_id
         self.batch = ContinuousBatch(
             model,
             max_rows=max_rows,
@@ -190,7 +191,11 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the engine takes work."""
+        """Whether requests can be answered."""
+        return self._takes_work
+
+    @property
+    def _takes_work(self) -> bool:
         return self._thread.is_alive() and not self._is_stopping
 
     @property
@@ -206,6 +211,10 @@ class Engine:
             len(self._frame_batches),
             dict(self._shares.seconds),
         )
+
+    def executor(self, context: RequestContext) -> Executor:
+        """Return the executor of one request."""
+        return EngineExecutor(self, context)
 
     def wake(self) -> None:
         """Let the engine notice that a request was cancelled."""
@@ -247,9 +256,13 @@ class Engine:
         self._add(self._functions, item)
         return item.future
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[list[float]]:
+        """Return the log probabilities of given continuations; to be called through `call`."""
+        return continuation_logprobs(self._model, prompts, lengths, pad_token_id=self._pad_token_id)
+
     def _add(self, queue: "deque[Any]", *items: Any) -> None:
         with self._wakeup:
-            if not self.is_alive:
+            if not self._takes_work:
                 raise EngineStoppedError("the server is shutting down")
             queue.extend(items)
             self._wakeup.notify_all()
@@ -413,6 +426,8 @@ class Engine:
 class EngineExecutor:
     """Passes the model's work of one request to the engine; see `timechat.backbones.timechat.executor.Executor`."""
 
+    language_model_facts: Mapping[str, Any] | None = None
+
     def __init__(self, engine: Engine, context: RequestContext) -> None:
         """Join an engine and a request."""
         self._engine, self._context = engine, context
@@ -431,6 +446,10 @@ class EngineExecutor:
         """Generate the answers to prompts."""
         return self._engine.generate(batch, self._context).result()
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[list[float]]:
+        """Return the log probabilities of given continuations."""
+        return self.call(partial(self._engine.continuation_logprobs, prompts, lengths))
+
     def call(self, function: Callable[[], Result]) -> Result:
         """Call a function that needs the model."""
         return self._engine.call(function, self._context).result()
@@ -438,3 +457,6 @@ class EngineExecutor:
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Count the tokens of an answer from the cache, and those of its prompt as cached."""
         self._context.count_cached(num_prompt_tokens, num_tokens, decoding.max_new_tokens)
+
+    def close(self) -> None:
+        """Do nothing: the engine belongs to the service."""

@@ -13,6 +13,7 @@ from timechat.errors import (
     AccessError,
     DataError,
     EndpointError,
+    EngineError,
     PromptTooLongError,
     TimeChatError,
     VideoError,
@@ -134,6 +135,8 @@ def as_request_error(error: BaseException, hidden: Iterable[tuple[Path, str]] = 
         return RequestError(504, message, code="too_slow")
     if isinstance(error, CancelledRequestError):
         return RequestError(CLIENT_CLOSED_REQUEST, message, code="cancelled")
+    if isinstance(error, EngineError):  # it is started again, which takes half a minute
+        return RequestError(503, message, code="model_failed", headers={"Retry-After": "30"})
     if isinstance(error, EngineFailedError):
         return RequestError(503, message, code="model_failed", headers={"Retry-After": "1"})
     if isinstance(error, EngineStoppedError):

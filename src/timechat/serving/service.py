@@ -18,7 +18,8 @@ from timechat.pipeline import FrameSampling, ProgressCallback, Request, TimeChat
 from timechat.pipeline.streaming import AnswerStream
 from timechat.serving.context import RequestContext
 from timechat.serving.direct import DirectEngine
-from timechat.serving.engine import Engine, EngineExecutor
+from timechat.serving.engine import Engine
+from timechat.serving.engines import make_engine
 from timechat.serving.errors import EngineStoppedError, RequestError, as_request_error, busy_error
 from timechat.serving.inline_frames import InlineFrames
 from timechat.serving.open_videos import OpenVideos
@@ -76,13 +77,7 @@ class Service:
         backbone = timechat.backbone
         self.engine: Engine | DirectEngine
         if isinstance(backbone, TimeChatBackbone):
-            self.engine = Engine(
-                backbone.model,
-                backbone.processor,
-                max_rows=settings.max_rows,
-                max_bytes=settings.max_state_bytes,
-                preempt_after_tokens=settings.preempt_after_tokens,
-            )
+            self.engine = make_engine(backbone, settings)
         else:
             self.engine = DirectEngine(backbone)
         self._open = OpenVideos(settings.max_open_videos)
@@ -142,9 +137,9 @@ class Service:
             self._num_active -= 1
             self._typical_seconds += 0.1 * (time.monotonic() - began - self._typical_seconds)
 
-    def new_context(self) -> RequestContext:
-        """Return the context of a new request, with the deadline of the settings."""
-        return RequestContext(time.monotonic() + self._settings.request_timeout)
+    def new_context(self, client: str = "") -> RequestContext:
+        """Return the context of a new request of a client, with the deadline of the settings."""
+        return RequestContext(time.monotonic() + self._settings.request_timeout, client=client)
 
     async def in_thread(
         self,
@@ -263,7 +258,7 @@ class Service:
             backbone = self.engine.backbone(context)
         else:
             assert isinstance(shared, TimeChatBackbone)
-            backbone = shared.with_executor(EngineExecutor(self.engine, context))
+            backbone = shared.with_executor(self.engine.executor(context))
         if context.texts is not None:
             backbone = cast(Backbone, RecordingBackbone(backbone, context.texts))
         return self.timechat.with_backbone(backbone)

@@ -98,7 +98,8 @@ class TimeChatBackbone:
         return other
 
     def close(self) -> None:
-        """Do nothing: the memory is released with the object."""
+        """Close the executor; the memory of the network is released with the object."""
+        self.executor.close()
 
     @property
     def config(self) -> BackboneConfig:
@@ -208,8 +209,8 @@ class TimeChatBackbone:
 
     def verify(self, videos: Sequence[EncodedVideo], events: Sequence[Event], *, preset: str) -> list[float]:
         """Return how much more likely each caption is at its time with the video than with a blank one, in nats."""
-        work = partial(verification_logprobs, self.model, self.processor, videos, events, preset=preset)
-        return self.executor.call(work)
+        compute = self.executor.continuation_logprobs
+        return verification_logprobs(compute, self.processor, videos, events, preset=preset)
 
     @torch.inference_mode()
     def measure(
@@ -237,7 +238,7 @@ class TimeChatBackbone:
     def facts(self, kind: Facts) -> dict[str, Any]:
         """Return everything that tokens or answers depend on; the weights are hashed at the first call."""
         if kind == "answer":
-            return answer_facts(self.model, self.processor)
+            return answer_facts(self.model, self.processor, self.executor.language_model_facts)
         return model_fingerprint(self.model, self.processor, kind)
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:

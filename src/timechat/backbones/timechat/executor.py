@@ -1,7 +1,7 @@
 """Executors run the work of the model: in the caller's thread, or in the engine of a server."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -18,6 +18,7 @@ from timechat.model.generation.generate import (
     PrefixCache,
     Prompt,
     Sampler,
+    continuation_logprobs,
     end_token_ids,
     generate_answers,
 )
@@ -59,7 +60,11 @@ class GenerationBatch:
 
 
 class Executor(Protocol):
-    """Runs the three kinds of work that need the model; called from any thread, it returns when the work is done."""
+    """Runs the work that needs the model; called from any thread, it returns when the work is done."""
+
+    @property
+    def language_model_facts(self) -> Mapping[str, Any] | None:
+        """Facts for cache keys about a language model that another process runs; None if the network has it."""
 
     def check(self) -> None:
         """Raise if the result is no longer needed; called repeatedly, from any thread."""
@@ -70,15 +75,23 @@ class Executor(Protocol):
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
         """Answer prompts; each answer is independent of the others."""
 
+    def continuation_logprobs(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[list[float]]:
+        """Return the log probabilities of given continuations; see `generate.continuation_logprobs`."""
+
     def call(self, function: Callable[[], Result]) -> Result:
         """Call any other function that uses the model."""
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Count an answer of `num_tokens` tokens that is reused from the cache, and its prompt."""
 
+    def close(self) -> None:
+        """Release what the executor has started; it is not used afterwards."""
+
 
 class LocalExecutor:
     """Runs the work in the caller's thread, one batch of prompts at a time."""
+
+    language_model_facts = None
 
     def __init__(self, model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> None:
         """Make an executor of one model.
@@ -133,12 +146,20 @@ class LocalExecutor:
             batch.streamer.end()
         return written
 
+    @torch.inference_mode()
+    def continuation_logprobs(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[list[float]]:
+        """Return the log probabilities of given continuations."""
+        return continuation_logprobs(self._model, prompts, lengths, pad_token_id=self._processor.pad_token_id)
+
     def call(self, function: Callable[[], Result]) -> Result:
         """Call the function."""
         return function()
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Do nothing: tokens are not counted here."""
+
+    def close(self) -> None:
+        """Do nothing: the memory is released with the object."""
 
     @cached_property
     def grammar_compiler(self) -> GrammarCompiler:

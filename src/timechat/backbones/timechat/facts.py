@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -66,15 +67,26 @@ def model_fingerprint(
     return facts
 
 
-def answer_facts(model: TimeChatForConditionalGeneration, processor: TimeChatProcessor) -> dict[str, Any]:
-    """Return everything about a model that its answers depend on, as facts for `cache_key`."""
+def answer_facts(
+    model: TimeChatForConditionalGeneration,
+    processor: TimeChatProcessor,
+    language_model: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return everything about a model that its answers depend on, as facts for `cache_key`.
+
+    Args:
+        model: Network.
+        processor: Processor of the model.
+        language_model: Facts of the weights of a language model that another process runs; None if `model` has them.
+    """
+    if language_model is None:
+        language_model = {"weights": weights_fingerprint(model.language_model), "lora_scale": model.lora_scale}
     return {
         "tokens": model_fingerprint(model, processor),
-        "weights": weights_fingerprint(model.language_model),
+        **language_model,
         "text": _config_fingerprint(model.config.text_config),
         "lowercase_queries": model.config.lowercase_queries,
         "generation": _config_fingerprint(model.generation_config),
-        "lora_scale": model.lora_scale,
         "vocabulary": _vocabulary_fingerprint(processor.tokenizer),
         "chat_style": processor.chat_style,
         "names_frame_times": processor.names_frame_times,

@@ -1,20 +1,21 @@
 """Verification of moments: how much more likely a caption is at its time with the video than with a blank one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from timechat.answers.events import Event
 from timechat.answers.tasks import build_question, find_preset, format_events
 from timechat.backbones.backbone import EncodedVideo
-from timechat.model.generation.generate import Prompt, continuation_logprobs
-from timechat.model.modeling import TimeChatForConditionalGeneration
+from timechat.model.generation.generate import Prompt
 from timechat.model.processing import TimeChatProcessor
 
+ContinuationLogprobs = Callable[[Sequence[Prompt], Sequence[int]], list[list[float]]]
+"""Function that returns the log probabilities of the last ids of prompts, see `Executor.continuation_logprobs`."""
 
-@torch.inference_mode()
+
 def verification_logprobs(
-    model: TimeChatForConditionalGeneration,
+    compute: ContinuationLogprobs,
     processor: TimeChatProcessor,
     windows: Sequence[EncodedVideo],
     events: Sequence[Event],
@@ -24,7 +25,7 @@ def verification_logprobs(
     """Return how much more likely each caption is at its time with the video than with a blank one, in nats.
 
     Args:
-        model: Network in evaluation mode.
+        compute: Function that computes the log probabilities of the captions.
         processor: Processor of the model.
         windows: One window for each event.
         events: Events on the clocks of their windows, with the captions to verify.
@@ -36,10 +37,7 @@ def verification_logprobs(
     shown = [Prompt(ids, window.content) for (ids, _), window in zip(forced, windows, strict=True)]
     blank = [Prompt(prompt.input_ids, torch.zeros_like(prompt.video_tokens)) for prompt in shown]
     lengths = [length for _, length in forced]
-    logprobs = [
-        continuation_logprobs(model, prompts, lengths, pad_token_id=processor.pad_token_id)
-        for prompts in (shown, blank)
-    ]
+    logprobs = [compute(prompts, lengths) for prompts in (shown, blank)]
     return [sum(with_video) - sum(without) for with_video, without in zip(*logprobs, strict=True)]
 
 

@@ -235,10 +235,6 @@ def _write(
         _write_lora(plan, folder / adapter.ADAPTER_FOLDER)
 
 
-def _merged_weight(weight: Tensor, lora_a: Tensor, lora_b: Tensor, *, scale: float) -> Tensor:
-    return weight.float() + scale * (lora_b.float() @ lora_a.float())
-
-
 def _lora_rank(plan: ConversionPlan) -> int:
     ranks = {tensor.info.shape[0] for tensor in plan.lora if ".lora_A." in tensor.name}
     if len(ranks) > 1:
@@ -254,7 +250,7 @@ def _merge_plan(plan: ConversionPlan, scale: float) -> list[PlannedTensor]:
         sides = [adapters.get(f"{stem}.lora_{side}.weight") for side in "AB"]
         if all(sides):
             sources = (*tensor.sources, *sides)
-            make = partial(_merged_weight, scale=scale)
+            make = partial(adapter.merged_weight, scale=scale)
             tensor = PlannedTensor(tensor.name, tensor.info, sources, make)  # type: ignore[arg-type]
         merged.append(tensor)
     return merged

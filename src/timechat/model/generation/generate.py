@@ -225,6 +225,15 @@ class Sampler:
         if decoding.top_p < 1.0:
             self._warpers.append(TopPLogitsWarper(decoding.top_p))
 
+    def skip(self, num_tokens: int, vocab_size: int) -> None:
+        """Draw tokens and forget them, so that the next draw is that of a sampler which has drawn as many.
+
+        The random numbers of a draw depend on the size of the vocabulary and not on the scores.
+        """
+        weights = torch.ones(1, vocab_size, device=self._generator.device)
+        for _ in range(num_tokens):
+            torch.multinomial(weights, 1, generator=self._generator)
+
     def __call__(self, scores: Tensor) -> Tensor:
         """Draw from scores `(1, vocab)`; returns the token id, `()`."""
         probabilities = self._warpers(None, scores).softmax(-1)

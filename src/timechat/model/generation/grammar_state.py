@@ -22,13 +22,21 @@ _KEPT_GRAMMARS = 32  # compiled grammars in memory; each answer starts from a co
 class GrammarCompiler:
     """Compiles grammars for the vocabulary of one model; one instance per model, since the preparation takes time."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        *,
+        check_schemas: bool = True,
+    ) -> None:
         """Create a compiler without compiled grammars.
 
         Args:
             tokenizer: Tokenizer of the language model.
             vocab_size: Number of ids for which the model computes scores; the tokenizer may have more.
             eos_token_ids: Token ids that end an answer.
+            check_schemas: Whether another process compiles each JSON schema first, with limits of time and memory.
         """
         self._tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -36,7 +44,7 @@ class GrammarCompiler:
         self._matchers: dict[str, LLMatcher] = {}
         self._lock = threading.Lock()
         self._with_sign: dict[str, NDArray[np.bool_]] = {}
-        self._schemas = SchemaChecker()
+        self._schemas = SchemaChecker() if check_schemas else None
         self._compiling = threading.Lock()  # of JSON schemas, one at a time: each may use much memory
 
     def state(self, grammar: AnswerGrammar) -> "GrammarState":
@@ -53,7 +61,8 @@ class GrammarCompiler:
 
     def _compile(self, grammar: AnswerGrammar) -> LLMatcher:
         if grammar.is_json:
-            self._schemas.check(grammar.grammar)
+            if self._schemas is not None:
+                self._schemas.check(grammar.grammar)
             with self._compiling:
                 return compile_schema(self.engine, grammar.grammar)
         matcher = LLMatcher(self.engine, LLMatcher.grammar_from_lark(grammar.grammar), log_level=0)
@@ -63,7 +72,8 @@ class GrammarCompiler:
 
     def close(self) -> None:
         """End the process that checks JSON schemas; a later schema starts it again."""
-        self._schemas.close()
+        if self._schemas is not None:
+            self._schemas.close()
 
     def logits_processor(
         self, grammars: Sequence[AnswerGrammar | None], max_new_tokens: int, num_beams: int = 1

@@ -60,7 +60,7 @@ async def respond(
         make_format: Function that returns the format for the context of the request.
     """
     service = server.service
-    context = service.new_context()
+    context = service.new_context(server.keys.client(request))
     context.texts = [] if body.logprobs else None
     form = make_format(context)
     with ExitStack() as admission:

@@ -67,6 +67,11 @@ class Keys:
         """Close a session."""
         self._sessions.pop(_digest(token).hex(), None)
 
+    def client(self, request: Request) -> str:
+        """Return a name of the client of a checked request: the hash of its key; empty on a server without keys."""
+        key = request.headers.get("authorization", "").partition(" ")[2].strip()
+        return _digest(key).hex() if self.is_required else ""
+
     def check(self, request: Request) -> None:
         """Check the key or the session of a request.
 

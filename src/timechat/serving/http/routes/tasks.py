@@ -50,7 +50,7 @@ async def transcription(body: TaskRequest, request: Request, server: CurrentServ
 async def _answer(task: Task, body: TaskRequest, request: Request, server: ServerState) -> dict[str, Any]:
     service = server.service
     with service.admitted():
-        context = service.new_context()
+        context = service.new_context(server.keys.client(request))
         answer = await service.in_thread(
             lambda: service.answer(body.to_request(task), context), context, wait_for_disconnect(request)
         )

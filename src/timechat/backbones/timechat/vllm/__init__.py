@@ -1,0 +1,1 @@
+"""Answers of TimeChat's own model, written by vLLM; only `engine`, `processor` and `processor_v2` import vLLM."""

@@ -1,0 +1,72 @@
+"""A TimeChat model whose answers are written by vLLM."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timechat.backbones.timechat.backbone import TimeChatBackbone
+from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
+from timechat.backbones.timechat.vllm.folder import export_language_model
+from timechat.backbones.timechat.vllm.options import default_options
+from timechat.cache import DiskCache
+from timechat.model.generation.generate import end_token_ids
+from timechat.model.loading import find_folder
+from timechat.model.partial_loading import load_without_language_model
+
+EXPORTS = "language-models"
+"""Folder of the cache with the exported language models."""
+
+_MAX_ANSWERS = 64
+_INSTALL = "install it in an environment of its own: perf/vllm_environment.sh, or `pip install vllm` on a GPU"
+
+
+def load_vllm_backbone(
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    lora_scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TimeChatBackbone:
+    """Load a TimeChat model without its language model, and start vLLM with the language model.
+
+    Args:
+        model: `"nano"`, a folder, or a hub id.
+        device: Torch device of the frame encoder; vLLM chooses its own.
+        dtype: Number format, as for `load_model`.
+        lora_scale: Strength of the LoRA adapter; None keeps the checkpoint's.
+        options: Arguments of vLLM's `AsyncEngineArgs` by name.
+
+    Raises:
+        CheckpointError: The model does not exist or cannot be loaded.
+        EngineError: vLLM cannot be started.
+        ValueError: vLLM is not installed, or an option cannot be used.
+    """
+    try:
+        from timechat.backbones.timechat.vllm.engine import VERSION, AnswerEngine
+    except ImportError as error:
+        raise ValueError(
+            f"engine vllm needs the package vllm, which cannot be imported ({error}); {_INSTALL}"
+        ) from error
+    network, processor, language_dtype = load_without_language_model(model, device=device, dtype=dtype)
+    cache = DiskCache()
+    root = cache.folder / EXPORTS if cache.is_on else Path(tempfile.mkdtemp(prefix="timechat-"))
+    exported = export_language_model(
+        find_folder(model), network, processor, root, lora_scale=lora_scale, dtype=language_dtype
+    )
+    given = dict(options or {})
+    defaults = default_options(
+        network.config.text_config, language_dtype, has_gpu=torch.cuda.is_available(), max_num_seqs=_MAX_ANSWERS
+    )
+    engine = AnswerEngine(exported.path, language_dtype, {**defaults, **given}, end_token_ids(network))
+    engine.start()
+    facts = {
+        "weights": exported.digest,
+        "lora_scale": exported.lora_scale,
+        "engine": {"name": "vllm", "version": VERSION, "dtype": str(language_dtype), "options": given},
+    }
+    writer = VllmWriter(network, processor, engine, dtype=language_dtype, facts=facts)
+    return TimeChatBackbone(network, processor, name=model, executor=VllmExecutor(network, writer))
