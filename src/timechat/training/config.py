@@ -236,6 +236,8 @@ class TrainingRunSettings:
     """Number format of the computation; `fp16` uses loss scaling."""
     parallel: Parallel = "none"
     """Parallel training with `torchrun`: `ddp` copies the model to every process, `fsdp2` shards it."""
+    collective_timeout: float = 1800.0
+    """Maximum time in seconds that a process waits for the others, for example while the first one exports."""
     device: str = "auto"
     """Device, as torch names it, or `auto`."""
     seed: int = 42
@@ -283,6 +285,7 @@ class TrainingRunSettings:
         for name in (*counts, "steps", "epochs", "iters_per_epoch"):
             if getattr(self, name) is not None:
                 _at_least(f"run.{name}", getattr(self, name), 1)
+        _above("run.collective_timeout", self.collective_timeout, 0)
         if self.loss_mean == "tokens" and not self.divide_loss_by_accumulation:
             raise ValueError(
                 "run.divide_loss_by_accumulation=false needs run.loss_mean=micro_batch: a mean over all tokens of a "

@@ -20,7 +20,7 @@ from timechat.training.checkpoint import (
     save_checkpoint,
 )
 from timechat.training.config import TrainingRecipe, TrainingRunSettings
-from timechat.training.distributed import from_first, rank
+from timechat.training.distributed import on_first, rank
 from timechat.training.logs import RunLog, progress_bar
 from timechat.training.objectives import OBJECTIVES, BatchSource, Objective, ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize
@@ -69,7 +69,7 @@ def train(
     run, total = recipe.run, num_steps(recipe.run)
     if run.validate_every is not None and validate is None:
         raise ValueError("run.validate_every is set, but there is no validation; set it to null")
-    checkpoint = next(reversed(find_checkpoints(folder)), None)
+    checkpoint = next(reversed(on_first(lambda: find_checkpoints(folder))), None)
     if checkpoint:
         if checkpoint.step > total:
             raise TrainingError(
@@ -161,8 +161,13 @@ def _is_best(folder: Path, run: TrainingRunSettings, metrics: Mapping[str, float
     """Return whether a validation is the best so far, as the first process decides."""
     if run.best_metric is None or not metrics:
         return False
-    best = best_checkpoint(find_checkpoints(folder), run.best_metric, run.best_is)
+    return on_first(lambda: _beats(find_checkpoints(folder), run, metrics[run.best_metric or ""]))
+
+
+def _beats(checkpoints: list[Checkpoint], run: TrainingRunSettings, value: float) -> bool:
+    """Return whether a metric is better than those of all checkpoints."""
+    best = best_checkpoint(checkpoints, run.best_metric, run.best_is)
     if best is None:
         return True
-    difference = metrics[run.best_metric] - best.metrics[run.best_metric]
-    return from_first(difference > 0 if run.best_is == "highest" else difference < 0)
+    difference = value - best.metrics[run.best_metric or ""]
+    return difference > 0 if run.best_is == "highest" else difference < 0

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from timechat.config import save_recipe
@@ -12,7 +12,7 @@ from timechat.files import UNFINISHED_PATTERN
 from timechat.system import lock_file
 from timechat.training.checkpoint import Checkpoint, find_checkpoints
 from timechat.training.config import TrainingRecipe
-from timechat.training.distributed import rank, wait_for_all
+from timechat.training.distributed import on_first, rank
 from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
 
 CHANGES_FILE = "recipe-changes.jsonl"
@@ -23,27 +23,31 @@ _ACCEPT = "resume with --accept-changed-recipe, which records the change"
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, on the first process; the lock ends with the process.
+    """Keep other runs out of a folder; the lock belongs to the first process and ends with it.
 
     Raises:
         TrainingError: Another run uses the folder.
     """
-    if rank() != 0:
+    with ExitStack() as stack:
+        on_first(lambda: _lock(folder, stack))
         yield
-        return
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK_FILE
-    with path.open("a", encoding="utf-8") as file:
-        if not lock_file(file):
-            raise TrainingError(
-                f"{path} is locked: another run trains in {folder}; wait until it ends or stop it, or give another "
-                "folder with --output"
-            )
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows keeps a file that is open
-                path.unlink(missing_ok=True)
+    file = stack.enter_context(path.open("a", encoding="utf-8"))
+    if not lock_file(file):
+        raise TrainingError(
+            f"{path} is locked: another run trains in {folder}; wait until it ends or stop it, or give another "
+            "folder with --output"
+        )
+    stack.callback(_remove_lock, path)
+
+
+def _remove_lock(path: Path) -> None:
+    with suppress(OSError):  # Windows keeps a file that is open
+        path.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path, recipe: TrainingRecipe, *, accept_changes: bool) -> None:
@@ -57,6 +61,10 @@ def prepare_folder(folder: Path, recipe: TrainingRecipe, *, accept_changes: bool
     Raises:
         TrainingError: The folder holds a run of another recipe, or other files.
     """
+    on_first(lambda: _prepare_folder(folder, recipe, accept_changes))
+
+
+def _prepare_folder(folder: Path, recipe: TrainingRecipe, accept_changes: bool) -> None:
     resolved = folder / RESOLVED_FILE
     changes: list[str] = []
     checkpoint = next(reversed(find_checkpoints(folder)), None)
@@ -71,15 +79,12 @@ def prepare_folder(folder: Path, recipe: TrainingRecipe, *, accept_changes: bool
             )
     elif any(path.name != _LOCK_FILE for path in folder.iterdir()) if folder.is_dir() else False:
         raise TrainingError(f"{folder} is not empty and holds no training run; give another folder with --output")
-    wait_for_all()  # all processes check before the first one writes
-    if rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        if changes:
-            record_changes(folder, checkpoint, changes)
-            (folder / FINISHED_FILE).unlink(missing_ok=True)  # more steps may be left
-        save_recipe(recipe, resolved)
-    wait_for_all()
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if changes:
+        record_changes(folder, checkpoint, changes)
+        (folder / FINISHED_FILE).unlink(missing_ok=True)  # more steps may be left
+    save_recipe(recipe, resolved)
 
 
 def check_inputs(folder: Path, checkpoint: Checkpoint, inputs: Mapping[str, str], *, accept_changes: bool) -> None:
