@@ -69,7 +69,7 @@ def test_both_machines_restart_after_a_killed_process(undisturbed, tmp_path):
 def test_two_machines_with_two_folders_end_in_30_seconds(tmp_path):
     started = agents([tmp_path / "a", tmp_path / "b"], "lose", "out", 99, *SETTINGS)
     outputs = [agent.communicate(timeout=120)[1] for agent in started]
-    [made] = [place for place in tmp_path.glob("*/out/run")]  # by the first process, when both have joined
+    [made] = list(tmp_path.glob("*/out/run"))  # by the first process, when both have joined
     seconds = time.time() - made.stat().st_ctime
     print(f"ended {seconds:.1f} s after the processes have joined")
     assert seconds < 30

@@ -241,9 +241,12 @@ class TrainingRunSettings:
     device: str = "auto"
     """Device, as torch names it, or `auto`."""
     seed: int = 42
-    """Random seed of data order, dropout and new weights; process r adds r for its dropout."""
+    """Random seed of data order, dropout and new weights. Dropout depends on the seed, the step and the process."""
     save_every: int = 500
     """Number of steps between checkpoints; there is always one after the last step."""
+    save_in_background: bool | None = None
+    """Whether to write checkpoints while training continues, from a copy in the memory of the machine; None does so on
+    GPUs only."""
     keep_checkpoints: int = 2
     """Number of latest checkpoints that are kept, besides the best."""
     validate_every: int | None = None

@@ -18,6 +18,7 @@ from timechat.system import launched_processes
 
 _POLL_SECONDS = 0.05
 _SHARED_FOLDER_SECONDS = 10.0  # network file systems show a new file to other machines after some seconds
+_saving_groups: dict[object, distributed.ProcessGroup] = {}
 _FAILED_EXCHANGES = ("timed out", "timeout", "connection closed by peer", "connection reset by peer")
 
 Item = TypeVar("Item")
@@ -148,6 +149,17 @@ def on_first(function: Callable[[], Item]) -> Item:
     if failure is not None:
         raise failure
     return value  # type: ignore[return-value]
+
+
+def saving_group() -> distributed.ProcessGroup | None:
+    """Return the group in which checkpoints are saved and read, by Gloo and beside training; all must call this."""
+    if not _is_running():
+        return None
+    default = distributed.group.WORLD
+    if default not in _saving_groups:
+        _saving_groups.clear()  # groups of an earlier start of this process
+        _saving_groups[default] = distributed.new_group(backend="gloo")
+    return _saving_groups[default]
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:

@@ -15,7 +15,7 @@ RESOLVED_FILE = "recipe.yaml"
 _FREE = (
     *("name", "run.save_every", "run.keep_checkpoints", "run.log_every", "run.tensorboard", "run.wandb", "run.plot"),
     *("run.output", "run.export", "run.device", "data.workers", "data.timeout", "data.max_bad_share"),
-    *("model.gradient_checkpointing", "run.collective_timeout"),
+    *("model.gradient_checkpointing", "run.collective_timeout", "run.save_in_background"),
 )
 # Names that recipes and run folders of version 0.1 give to objectives that are called differently now.
 _RENAMED_OBJECTIVES = {"answers": "next_token"}

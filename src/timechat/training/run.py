@@ -17,7 +17,7 @@ from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
 from timechat.system import keep_freed_memory
-from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_failed_write, find_checkpoints, write_file
+from timechat.training.checkpoint import Checkpoint, explain_failed_write, find_checkpoints, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches
 from timechat.training.data import make_source as make_instruction_source
@@ -38,6 +38,7 @@ from timechat.training.loop import Validate, train
 from timechat.training.objectives import HEADS_NAME, OBJECTIVES, BatchSource, MakeSource, Objective, find_objective
 from timechat.training.parallel import choose_device
 from timechat.training.recipes import RESOLVED_FILE
+from timechat.training.restoring import read_weights
 from timechat.training.resume import CHANGES_FILE, FINISHED_FILE, prepare_folder, run_lock
 
 MakeValidate = Callable[[TrainingRecipe, TimeChatProcessor], Validate | None]
@@ -214,9 +215,7 @@ def _clear(folder: Path) -> None:
 def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:
     """Save the weights of the heads, which are not exported, for the next stage."""
     prefix = f"{HEADS_NAME}."
-    weights = load_file(checkpoint.folder / WEIGHTS_FILE)
-    heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    if heads:
+    if heads := read_weights(checkpoint, prefix):
         with explain_failed_write(folder / HEADS_FILE):
             save_tensors(heads, folder / HEADS_FILE)
 

@@ -1,18 +1,20 @@
 """One optimizer step: losses of batches, gradients, update of the weights."""
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from timechat.errors import TrainingError, is_out_of_memory
 from timechat.training.config import Precision, TrainingRecipe, TrainingRunSettings
-from timechat.training.distributed import sum_over_processes, world_size
+from timechat.training.distributed import rank, sum_over_processes, world_size
 from timechat.training.objectives import StepLoss
 from timechat.training.parallel import no_gradient_sync
 from timechat.training.schedule import num_steps, step_iterations
@@ -90,6 +92,7 @@ def take_step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     device = parameters[0].device
     iterations = step_iterations(run, step)
+    _seed(run.seed, step)
     sums, divisor = _Sums(), 0.0
     optimizer.zero_grad(set_to_none=True)
     for iteration in iterations:
@@ -114,6 +117,13 @@ def take_step(
         scaler.step(optimizer)  # its first call allocates the state of the optimizer
     scaler.update()
     return replace(outcome, grad_norm=grad_norm)
+
+
+def _seed(seed: int, step: int) -> None:
+    """Set the random seeds of a step, so that its dropout does not depend on earlier steps and interruptions."""
+    number = int(np.random.SeedSequence([seed, step, rank()]).generate_state(1, np.uint64)[0])
+    torch.manual_seed(number)
+    random.seed(number)
 
 
 def _expected_tokens(loss: StepLoss, num_iterations: int, device: torch.device) -> float:
