@@ -82,7 +82,7 @@ def make_still_model(_settings):
 
 def train_small(stages: list[TrainingRecipe], *, source=SmallSource, **options) -> bool:
     options = {"make_model": make_model} | options
-    return train_recipe(stages, lambda recipe, _model, _processor: source(recipe.run.batch_size), **options)
+    return train_recipe(stages, lambda recipe, *_: source(recipe.run.samples_per_process(world_size())), **options)
 
 
 def run_module(*arguments: object, processes: int = 1, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -109,6 +109,13 @@ def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
                 yield batch
 
     train_small(small_recipe(folder, *overrides), source=DeadlySource)
+
+
+def _train_and_stop(folder: str, steps: str, *overrides: str) -> None:
+    """Train a model without dropout, all of its language model included; stop after some steps, or at the end."""
+    asked = iter(range(1, 100))
+    stages = small_recipe(folder, EVERYTHING, *overrides)
+    train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked) >= int(steps))
 
 
 def _train_and_lose_one(folder: str, step: str, *overrides: str) -> None:
@@ -150,5 +157,6 @@ def _train_in_parallel(folder: str, recipe: str, *overrides: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     commands: dict[str, Callable[..., None]] = {"die": _train_and_die, "parallel": _train_in_parallel}
+    commands["stop"] = _train_and_stop
     commands["lose"] = _train_and_lose_one
     commands[sys.argv[1]](*sys.argv[2:])

@@ -101,6 +101,20 @@ def test_two_batches_of_one_equal_one_batch_of_two(tmp_path):
     assert numbers(tmp_path / "one") == pytest.approx(numbers(tmp_path / "two"), abs=1e-5)
 
 
+@pytest.mark.parametrize("mean", ["tokens", "micro_batch"])
+def test_micro_batches_are_the_batch_in_pieces(tmp_path, mean):
+    settings = ("run.steps=3", "run.global_batch_size=4", f"run.loss_mean={mean}")
+    train_small(small_recipe(tmp_path / "pieces", *settings, "run.micro_batch_size=1"), make_model=make_still_model)
+    if mean == "micro_batch":  # each batch has one sample
+        settings = ("run.steps=3", "run.global_batch_size=1", "run.accumulation=4", "run.loss_mean=micro_batch")
+        settings = (*settings, "optimizer.warmup_iters=4")
+    train_small(small_recipe(tmp_path / "whole", *settings), make_model=make_still_model)
+    assert numbers(tmp_path / "pieces") == pytest.approx(numbers(tmp_path / "whole"), abs=1e-5)
+    assert [line["num_tokens"] for line in read_log(tmp_path / "pieces")] == [
+        line["num_tokens"] for line in read_log(tmp_path / "whole")
+    ]
+
+
 def test_gradient_checkpointing_does_not_change_losses(tmp_path):
     train_small(small_recipe(tmp_path / "plain", "run.steps=3"), make_model=make_still_model)
     stages = small_recipe(tmp_path / "checkpointed", "run.steps=3", "model.gradient_checkpointing=true")

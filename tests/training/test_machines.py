@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.small import run_module
+from tests.training.small import EVERYTHING, make_still_model, run_module, small_recipe, train_small
+from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
 
 pytestmark = pytest.mark.slow
+SHARDED = ("run.global_batch_size=4", "run.steps=4", "run.save_every=9")
 SETTINGS = ("run.steps=6", "run.save_every=2", "model.lora.dropout=0.1")
 
 
@@ -78,3 +81,36 @@ def test_two_machines_with_two_folders_end_in_30_seconds(tmp_path):
         r"run\.output must be a folder that all machines share, but 1 of 2 processes do not see the files .*: .*/out"
     )
     assert any(re.search(message, output) for output in outputs), outputs[0][-3000:]
+
+
+@pytest.fixture(scope="module")
+def saved_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes with a sharded model that was stopped after two of four steps."""
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    result = run_module("stop", folder, 2, *SHARDED, "run.parallel=fsdp2", processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    [saved] = find_checkpoints(folder)
+    assert (saved.step, saved.num_processes) == (2, 2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [
+        (1, ("run.parallel=none",)),
+        (4, ("run.parallel=fsdp2",)),
+        (4, ("run.parallel=hsdp", "run.shard_size=2")),
+        (2, ("run.parallel=ddp",)),
+    ],
+)
+def test_other_processes_resume_with_the_same_losses(saved_by_two, tmp_path, processes, settings):
+    one = tmp_path / "one"
+    train_small(small_recipe(one, EVERYTHING, *SHARDED), make_model=make_still_model)
+    shutil.copytree(saved_by_two, tmp_path / "run")
+    result = run_module("stop", tmp_path / "run", 99, *SHARDED, *settings, processes=processes)
+    assert result.returncode == 0, result.stderr[-3000:]
+    ours, want = ([line["loss"] for line in read_log(folder) if "loss" in line] for folder in (tmp_path / "run", one))
+    assert len(want) == 4
+    difference = max(abs(a - b) for a, b in zip(ours, want, strict=True))
+    print(f"{processes} processes, {settings[0]}: largest difference {difference:.1e}")
+    assert difference < 1e-5

@@ -75,6 +75,22 @@ def test_an_accepted_change_is_recorded_and_has_an_effect(tmp_path):
     assert train_small(stages)  # the new recipe is that of the run
 
 
+def test_the_batch_of_all_processes_is_that_of_the_run(tmp_path):
+    assert not train_small(small_recipe(tmp_path / "run", "run.batch_size=3"), should_stop=lambda: True)
+    info = find_checkpoints(tmp_path / "run")[-1].folder / "info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"num_processes": 2}))
+    resolved = tmp_path / "run" / "recipe.yaml"
+    content = yaml.safe_load(resolved.read_text())
+    assert (content["run"]["global_batch_size"], content["run"]["batch_size"]) == (3, None)
+    content["run"] |= {"global_batch_size": None, "batch_size": 3}  # as 0.2.0 wrote it
+    resolved.write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        TrainingError, match=r"global_batch_size: 6 → 3.*set run.global_batch_size=6, as 2 processes had"
+    ):
+        train_small(small_recipe(tmp_path / "run", "run.batch_size=3"))
+    assert train_small(small_recipe(tmp_path / "run", "run.global_batch_size=6"))
+
+
 def test_a_finished_run_gets_more_steps(tmp_path):
     assert train_small(small_recipe(tmp_path / "run", "run.steps=1"))
     assert train_small(small_recipe(tmp_path / "run", "run.steps=2"), accept_changes=True)

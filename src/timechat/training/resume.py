@@ -12,8 +12,8 @@ from timechat.files import UNFINISHED_PATTERN
 from timechat.system import lock_file
 from timechat.training.checkpoint import Checkpoint, find_checkpoints
 from timechat.training.config import TrainingRecipe
-from timechat.training.distributed import on_first, rank
-from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
+from timechat.training.distributed import on_first, rank, world_size
+from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved, with_global_batch
 
 CHANGES_FILE = "recipe-changes.jsonl"
 FINISHED_FILE = "finished.json"
@@ -71,10 +71,15 @@ def _prepare_folder(folder: Path, recipe: TrainingRecipe, accept_changes: bool) 
     if resolved.exists():
         # A checkpoint of version 0.1 has no hashes, so the paths must be equal.
         has_hashes = checkpoint is None or bool(checkpoint.inputs)
-        changes = differences(recipe, load_resolved(resolved), paths_count=not has_hashes)
+        num_processes = world_size() if checkpoint is None else checkpoint.num_processes
+        earlier = with_global_batch(load_resolved(resolved), num_processes)
+        changes = differences(recipe, earlier, paths_count=not has_hashes)
         if changes and not accept_changes:
+            size = earlier.run.global_batch_size
+            is_batch = any(change.startswith("run.global_batch_size") for change in changes)
+            hint = f"set run.global_batch_size={size}, as {num_processes} processes had, " if is_batch else ""
             raise TrainingError(
-                f"{folder} holds a run of another recipe ({'; '.join(changes[:5])}); {_ACCEPT}, start anew with "
+                f"{folder} holds a run of another recipe ({'; '.join(changes[:5])}); {hint}{_ACCEPT}, start anew with "
                 "--fresh, or give another folder with --output"
             )
     elif any(path.name != _LOCK_FILE for path in folder.iterdir()) if folder.is_dir() else False:

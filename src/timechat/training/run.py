@@ -21,7 +21,7 @@ from timechat.training.checkpoint import Checkpoint, explain_failed_write, find_
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches
 from timechat.training.data import make_source as make_instruction_source
-from timechat.training.distributed import check_shared_folder, on_first, process_group, rank
+from timechat.training.distributed import check_shared_folder, on_first, process_group, rank, world_size
 from timechat.training.export import (
     INTERPOLATION,
     MODEL_FOLDER,
@@ -37,7 +37,7 @@ from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import Validate, train
 from timechat.training.objectives import HEADS_NAME, OBJECTIVES, BatchSource, MakeSource, Objective, find_objective
 from timechat.training.parallel import choose_device
-from timechat.training.recipes import RESOLVED_FILE
+from timechat.training.recipes import RESOLVED_FILE, with_global_batch
 from timechat.training.restoring import read_weights
 from timechat.training.resume import CHANGES_FILE, FINISHED_FILE, prepare_folder, run_lock
 
@@ -100,6 +100,7 @@ def train_recipe(
     with process_group(device, stages[0].run.collective_timeout):
         report = report if rank() == 0 else lambda _text: None
         before: Path | None = None
+        stages = [with_global_batch(stage, world_size()) for stage in stages]
         check_shared_folder(Path(stages[0].run.output))
         with ExitStack() as locks:
             locks.enter_context(run_lock(Path(stages[0].run.output)))
