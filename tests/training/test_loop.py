@@ -103,11 +103,10 @@ def test_two_batches_of_one_equal_one_batch_of_two(tmp_path):
 
 @pytest.mark.parametrize("mean", ["tokens", "micro_batch"])
 def test_micro_batches_are_the_batch_in_pieces(tmp_path, mean):
-    settings = ("run.steps=3", "run.global_batch_size=4", f"run.loss_mean={mean}")
+    settings = ["run.steps=3", "run.global_batch_size=4", f"run.loss_mean={mean}"]
     train_small(small_recipe(tmp_path / "pieces", *settings, "run.micro_batch_size=1"), make_model=make_still_model)
     if mean == "micro_batch":  # each batch has one sample
-        settings = ("run.steps=3", "run.global_batch_size=1", "run.accumulation=4", "run.loss_mean=micro_batch")
-        settings = (*settings, "optimizer.warmup_iters=4")
+        settings += ["run.global_batch_size=1", "run.accumulation=4", "optimizer.warmup_iters=4"]
     train_small(small_recipe(tmp_path / "whole", *settings), make_model=make_still_model)
     assert numbers(tmp_path / "pieces") == pytest.approx(numbers(tmp_path / "whole"), abs=1e-5)
     assert [line["num_tokens"] for line in read_log(tmp_path / "pieces")] == [

@@ -1,5 +1,6 @@
 """Training on several machines: agents of torchrun on the loopback interface, restarts, and folders that differ."""
 
+import json
 import os
 import re
 import shutil
@@ -9,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from tests.clips import RECIPES, draw_clip
 from tests.training.small import EVERYTHING, make_still_model, run_module, small_recipe, train_small
 from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
+from timechat.training.run import train_recipe
 
 pytestmark = pytest.mark.slow
 SHARDED = ("run.global_batch_size=4", "run.steps=4", "run.save_every=9")
@@ -114,3 +118,17 @@ def test_other_processes_resume_with_the_same_losses(saved_by_two, tmp_path, pro
     difference = max(abs(a - b) for a, b in zip(ours, want, strict=True))
     print(f"{processes} processes, {settings[0]}: largest difference {difference:.1e}")
     assert difference < 1e-5
+
+
+def test_records_and_videos_in_a_store_train_the_same(tmp_path):
+    draw_clip(RECIPES["constant rate"], tmp_path / "clock.mp4")
+    turns = [{"q": "When does it turn?", "a": "The given query happens in 0.5 - 1.5 seconds."}]
+    (tmp_path / "records.jsonl").write_text((json.dumps({"video": "clock.mp4", "QA": turns}) + "\n") * 2)
+    store = fsspec.filesystem("memory")
+    store.pipe({f"/set/{name}": (tmp_path / name).read_bytes() for name in ("clock.mp4", "records.jsonl")})
+    for name, records in (("local", f"{tmp_path}/records.jsonl"), ("store", "memory://set/records.jsonl")):
+        content = {"sources": [{"records": records}], "num_frames": 4, "max_length": 512}
+        assert train_recipe(small_recipe(tmp_path / name, "run.steps=2", data=content))
+    assert losses(tmp_path / "store") == losses(tmp_path / "local")
+    digests = [find_checkpoints(tmp_path / name)[-1].inputs["records"] for name in ("store", "local")]
+    assert digests[0] == digests[1]

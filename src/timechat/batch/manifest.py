@@ -3,17 +3,19 @@
 import csv
 import glob
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from timechat.answers.events import Task
 from timechat.answers.tasks import TASKS, build_question
 from timechat.errors import DataError, located, missing_extra
-from timechat.files import is_video_name, walk_files
+from timechat.files import is_video_name, walk_files, without_scheme
+from timechat.remote import find_remote, is_remote, open_remote, parent_address
 
 COMMANDS: dict[str, Task] = {
     "ask": "ask",
@@ -73,7 +75,8 @@ def read_manifest(videos: str | Path | Sequence[str | Path], *, task: str, query
 
     Args:
         videos: Folder, pattern, video or address, or a manifest: a list of paths (`.txt`), `.jsonl`, `.csv` or
-            `.parquet`, or a folder with `metadata.jsonl`. Several of them give their rows one after the other.
+            `.parquet`, or a folder with `metadata.jsonl`; each of them local or in an object store (`s3://`, ...).
+            Several of them give their rows one after the other.
         task: Name of the command for rows that name none.
         query: Query of rows that have none and whose task takes one.
 
@@ -117,27 +120,23 @@ def command_of(task: Task) -> str:
     return next(name for name, each in COMMANDS.items() if each == task)
 
 
-def _contents(argument: str) -> Iterator[tuple[str, Mapping[str, Any], Path | None]]:
+def _contents(argument: str) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
     """Yield the place of each row in messages, its columns, and the folder of its relative paths."""
+    argument = without_scheme(argument)
     path = Path(argument)
-    if "://" not in argument and path.is_dir():
+    if is_remote(argument):
+        yield from _stored(argument)
+    elif "://" not in argument and path.is_dir():
         if (path / _METADATA).is_file():
-            yield from _metadata(path / _METADATA)
+            yield from _rows_of(str(path / _METADATA))
             return
         found = [each for each in walk_files(path) if is_video_name(each) and each.is_file()]
         if not found:
             raise DataError(f"{argument}: is a folder without videos; give a folder of videos or a manifest")
         for each in found:
             yield argument, {"video": str(each), "id": each.relative_to(path).as_posix()}, None
-    elif path.name == _METADATA:
-        yield from _metadata(path)
-    elif path.suffix.lower() in _MANIFESTS and "://" not in argument:
-        for number, content in _lines(path):
-            place = f"{path}:{number}"
-            unknown = [name for name in content if name not in (*COLUMNS, *_RESULT_COLUMNS)]
-            if unknown:
-                raise DataError(f"{place}: unknown column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
-            yield place, content, path.parent
+    elif _is_manifest(argument) and "://" not in argument:
+        yield from _rows_of(argument)
     elif glob.has_magic(argument) and "://" not in argument and not path.exists():
         files = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - the pattern may be absolute
         files = [name for name in files if is_video_name(name) and Path(name).is_file()]
@@ -148,52 +147,90 @@ def _contents(argument: str) -> Iterator[tuple[str, Mapping[str, Any], Path | No
         yield argument, {"video": argument}, None
 
 
-def _metadata(path: Path) -> Iterator[tuple[str, Mapping[str, Any], Path | None]]:
-    """Yield the rows of a dataset folder of Hugging Face, whose other columns are its own."""
-    for number, content in _lines(path):
-        with located(f"{path}:{number}"):
-            known = {name: content[name] for name in COLUMNS if name in content}
-            yield f"{path}:{number}", {**known, "video": content["file_name"]}, path.parent
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield the number and the columns of each row of a manifest."""
-    if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow.parquet
-        except ModuleNotFoundError as error:
-            raise missing_extra(f"{path} needs pyarrow", "batch") from error
-        try:
-            table = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowInvalid as error:
-            raise DataError(f"{path}: is not Parquet: {' '.join(str(error).split())}") from error
-        yield from enumerate(table.to_pylist(), 1)
+def _stored(address: str) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
+    """Yield the rows of a folder, a pattern, a manifest or a video of an object store, as `_contents`."""
+    found = None if _is_manifest(address) else find_remote(address)
+    if found is None:
+        yield from _rows_of(address) if _is_manifest(address) else [(address, {"video": address}, None)]
         return
-    with located(str(path)), path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(file)
-            try:
-                for content in reader:
-                    if None in content:
-                        raise DataError(f"{path}:{reader.line_num}: has more values than the header has columns")
-                    yield reader.line_num, content
-            except csv.Error as error:
-                raise DataError(f"{path}:{reader.line_num}: is not CSV: {error}") from error
+    folder = f"{address.rstrip('/')}/"
+    if f"{folder}{_METADATA}" in found:
+        yield from _rows_of(f"{folder}{_METADATA}")
+        return
+    videos = [each for each in found if is_video_name(each)]
+    if not videos:
+        raise DataError(f"{address}: is a folder or pattern without videos; give videos, a folder or a manifest")
+    for video in videos:
+        yield address, {"video": video, "id": video.removeprefix(folder)}, None
+
+
+def _is_manifest(name: str) -> bool:
+    return Path(name).suffix.lower() in _MANIFESTS
+
+
+def _rows_of(manifest: str) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
+    """Yield the rows of a manifest, as `_contents`; `metadata.jsonl` has columns of its own beside ours."""
+    base = parent_address(manifest) if is_remote(manifest) else str(Path(manifest).parent)
+    is_metadata = Path(manifest).name == _METADATA
+    for number, content in _lines(manifest):
+        place = f"{manifest}:{number}"
+        if is_metadata:
+            with located(place):
+                known = {name: content[name] for name in COLUMNS if name in content}
+                content = {**known, "video": content["file_name"]}
+        elif unknown := [name for name in content if name not in (*COLUMNS, *_RESULT_COLUMNS)]:
+            raise DataError(f"{place}: unknown column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
+        yield place, content, base
+
+
+def _lines(manifest: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the number and the columns of each row of a manifest."""
+    suffix = Path(manifest).suffix.lower()
+    with open_remote(manifest) if is_remote(manifest) else Path(manifest).open("rb") as file:
+        if suffix == ".parquet":
+            yield from enumerate(_parquet_rows(manifest, file), 1)
             return
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            if path.suffix.lower() == ".txt":
-                yield number, {"video": line.strip()}
-                continue
-            with located(f"{path}:{number}"):
-                content = json.loads(line)
-                if not isinstance(content, dict):
-                    raise DataError(f'{path}:{number}: is no JSON object; expected one such as {{"video": "a.mp4"}}')
-            yield number, content
+        with located(manifest), io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            yield from _text_rows(manifest, suffix, text)
 
 
-def _row(content: Mapping[str, Any], base: Path | None, default: Task, query: str | None) -> Row:
+def _parquet_rows(manifest: str, file: IO[bytes]) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise missing_extra(f"{manifest} needs pyarrow", "batch") from error
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{manifest}: is not Parquet: {' '.join(str(error).split())}") from error
+    return rows
+
+
+def _text_rows(manifest: str, suffix: str, file: IO[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if suffix == ".csv":
+        reader = csv.DictReader(file)
+        try:
+            for content in reader:
+                if None in content:
+                    raise DataError(f"{manifest}:{reader.line_num}: has more values than the header has columns")
+                yield reader.line_num, content
+        except csv.Error as error:
+            raise DataError(f"{manifest}:{reader.line_num}: is not CSV: {error}") from error
+        return
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        if suffix == ".txt":
+            yield number, {"video": line.strip()}
+            continue
+        with located(f"{manifest}:{number}"):
+            content = json.loads(line)
+            if not isinstance(content, dict):
+                raise DataError(f'{manifest}:{number}: is no JSON object; expected one such as {{"video": "a.mp4"}}')
+        yield number, content
+
+
+def _row(content: Mapping[str, Any], base: str | None, default: Task, query: str | None) -> Row:
     """Check one row; its identifier is empty if it names none."""
     text = {name: _text(content, name) for name in ("video", "id", "task", "query", "transcript")}
     video = text["video"]
@@ -244,9 +281,11 @@ def _seconds(content: Mapping[str, Any], name: str) -> float | None:
     return seconds
 
 
-def _placed(name: str, base: Path | None) -> str:
+def _placed(name: str, base: str | None) -> str:
     """Return a path relative to the folder of the manifest as a path for this process."""
-    return name if base is None or "://" in name else str(base / name)
+    if base is None or "://" in name:
+        return name
+    return f"{base}/{name}" if is_remote(base) else str(Path(base) / name)
 
 
 def _absolute(name: str) -> str:

@@ -22,8 +22,10 @@ from typing import Any
 from timechat import __version__
 from timechat.batch.manifest import Row
 from timechat.batch.stages import Piece
+from timechat.batch.stored import StoredResults
 from timechat.errors import DataError, located, missing_extra
 from timechat.files import UNFINISHED_PATTERN, atomic_write, write_json_atomically, write_text_atomically
+from timechat.remote import is_remote
 from timechat.system import lock_file
 
 _ROWS_OF_PART = 1000
@@ -78,14 +80,14 @@ class ResultFolder:
     """Stores results so that a process can be killed at any time; a context manager that locks the folder.
 
     Attributes:
-        path: Path of the folder.
+        path: Path of the folder; for an object store, the local folder that is copied to it.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, output: Path | str, recipe: Mapping[str, Any]) -> None:
         """Open a folder, made if it is missing, and repair what a killed process left.
 
         Args:
-            path: Path of the folder.
+            output: Path of the folder, or its address in an object store.
             recipe: Settings that the answers depend on.
 
         Raises:
@@ -93,19 +95,24 @@ class ResultFolder:
             ModuleNotFoundError: pyarrow is missing.
         """
         check_pyarrow()
-        self.path, self._answers = path, path / "answers"
+        self._store = StoredResults(output) if isinstance(output, str) and is_remote(output) else None
+        path = Path(output) if self._store is None else self._store.path
+        self.path, self._answers, self._name = path, path / "answers", str(output)
         self._known: dict[str, _Known] = {}
         self._open: dict[str, dict[str, Any]] = {}
         self._began = time.monotonic()
         self._files = ExitStack()
-        self._check_recipe(recipe)
+        if self._store is None:
+            self._check_recipe(recipe)
         self._answers.mkdir(parents=True, exist_ok=True)
         try:
             lock = self._files.enter_context((path / ".lock").open("a", encoding="utf-8"))
             if not lock_file(lock):
-                raise DataError(f"{path} is in use by another process; wait for it, or give another --output")
+                raise DataError(f"{output} is in use by another process; wait for it, or give another --output")
+            if self._store is not None:
+                self._store.fetch()
             self._check_recipe(recipe)
-            write_json_atomically(path / "recipe.json", recipe)
+            self._send(write_json_atomically(path / "recipe.json", recipe))
             self._repair()
         except BaseException:
             self.close()
@@ -133,8 +140,8 @@ class ResultFolder:
             known = self._known.get(row.id)
             if known is not None and known.question != row.question:
                 raise DataError(
-                    f"{self.path} holds an answer to another question with the id {row.id!r}; give the row another id, "
-                    "or another --output"
+                    f"{self._name} holds an answer to another question with the id {row.id!r}; give the row another "
+                    "id, or another --output"
                 )
         failed = [row for row in rows if row.id in self._known and self._known[row.id].status != "ok"]
         if retry:
@@ -200,8 +207,9 @@ class ResultFolder:
             answered_now=answered,
             seconds_now=round(seconds, 3),
         )
-        self._write_failed()
-        write_json_atomically(self.path / "report.json", asdict(report))
+        self._send(self._write_failed(), write_json_atomically(self.path / "report.json", asdict(report)))
+        if self._store is not None and not is_stopped:
+            self._files.callback(self._store.remove_local)
         return report
 
     # --------------------------------------------------------------------------------------------- pieces
@@ -240,7 +248,7 @@ class ResultFolder:
         differing = [name for name in {**there, **recipe} if there.get(name) != recipe.get(name)]
         if differing:
             differences = ", ".join(f"{name} {there.get(name)!r} instead of {recipe.get(name)!r}" for name in differing)
-            raise DataError(f"{self.path} holds answers that were made with {differences}; give another --output")
+            raise DataError(f"{self._name} holds answers that were made with {differences}; give another --output")
 
     def _repair(self) -> None:
         """Read what is there; complete or remove what a killed process left half done."""
@@ -258,6 +266,7 @@ class ResultFolder:
                 self._remember(row, path.stem)
             if not path.with_suffix(".jsonl").exists():
                 write_text_atomically(path.with_suffix(".jsonl"), "".join(map(_line, rows)))
+                self._send(path.with_suffix(".jsonl"))
         path = self.path / "open.jsonl"
         rows = _whole_lines(path)
         if path.exists():  # without a cut last line, and without rows that a part has already
@@ -279,11 +288,11 @@ class ResultFolder:
         for part in sorted({self._known[each].part or "" for each in removed} - {""}):
             path = self._answers / f"{part}.parquet"
             rows = [row for row in _read_part(path) if row["id"] not in removed]
-            path.with_suffix(".jsonl").unlink(missing_ok=True)
+            self._delete(path.with_suffix(".jsonl"))
             if rows:
                 self._write_part(part, rows)
             else:
-                path.unlink()
+                self._delete(path)
         if removed & self._open.keys():
             self._open = {name: row for name, row in self._open.items() if name not in removed}
             write_text_atomically(self.path / "open.jsonl", "".join(map(_line, self._open.values())))
@@ -302,8 +311,18 @@ class ResultFolder:
         for row in rows:
             self._remember(row, name)
         write_text_atomically(path.with_suffix(".jsonl"), "".join(map(_line, rows)))
+        self._send(path, path.with_suffix(".jsonl"))
 
-    def _write_failed(self) -> None:
+    def _send(self, *paths: Path) -> None:
+        if self._store is not None:
+            self._store.send(*paths)
+
+    def _delete(self, path: Path) -> None:
+        if self._store is not None:
+            self._store.delete(path)
+        path.unlink(missing_ok=True)
+
+    def _write_failed(self) -> Path:
         """Write the rows without an answer as a manifest."""
         lines = []
         for part in sorted({each.part or "" for each in self._known.values() if each.status != "ok"} - {""}):
@@ -313,6 +332,7 @@ class ResultFolder:
                     errors = {name: row[name] for name in ("status", "error_kind", "error")}
                     lines.append(_line({**given.to_manifest(), **errors}))
         write_text_atomically(self.path / "failed.jsonl", "".join(lines))
+        return self.path / "failed.jsonl"
 
 
 def check_pyarrow() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.windows import WindowConfig
 from timechat.backbones.endpoint.options import EndpointSettings
+from timechat.files import without_scheme
+from timechat.remote import is_remote
 from timechat.search.retrieval import Source
 from timechat.video.sampling import FrameSampling
 
@@ -22,7 +24,7 @@ class BatchSettings:
 
     Attributes:
         task: Name of the command for rows that name none: `caption`, `ground`, `ask`, ...
-        output: Folder of the results.
+        output: Folder of the results: a path, or an address in an object store (`s3://`, ...).
         query: Query or question of rows that have none.
         model: Model, as in `TimeChat.from_pretrained`.
         device: Device of the model.
@@ -42,7 +44,7 @@ class BatchSettings:
     """
 
     task: str
-    output: Path
+    output: Path | str
     query: str | None = None
     model: str = "nano"
     device: str = "auto"
@@ -61,7 +63,8 @@ class BatchSettings:
     retry: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "output", Path(self.output))
+        if not is_remote(str(self.output)):
+            object.__setattr__(self, "output", Path(without_scheme(str(self.output))))
         if not self.timeout > 0:
             raise ValueError(f"timeout must be above 0 s, got {self.timeout:g}; it is the limit of one video")
 

@@ -10,7 +10,7 @@ from timechat.cli.options import EvidenceOptions, MomentOptions, TaskOptions, ex
 from timechat.cli.retrieval import DomainOptions, RetrievalOptions, SourceOptions
 from timechat.cli.videos import names_a_video
 
-_VIDEOS_HELP = "Videos: files, folders, patterns or http(s) addresses; - is a video on standard input."
+_VIDEOS_HELP = "Videos: files, folders, patterns or addresses; - is a video on standard input."
 Videos = Annotated[list[str], typer.Argument(metavar="VIDEO...", help=_VIDEOS_HELP)]
 OptionalVideos = Annotated[list[str] | None, typer.Argument(metavar="VIDEO...", help=_VIDEOS_HELP)]
 

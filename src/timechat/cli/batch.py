@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,7 +40,7 @@ def batch(
         list[str],
         typer.Argument(
             metavar="VIDEOS...",
-            help="Folder, pattern, videos, or a manifest: .txt, .jsonl, .csv, .parquet or metadata.jsonl.",
+            help="Folder, pattern, videos, or a manifest: .txt, .jsonl, .csv, .parquet or metadata.jsonl. Also s3://...",
         ),
     ],
     task: Annotated[
@@ -51,7 +50,9 @@ def batch(
             help="ask, caption, ground, highlights, steps, summarize or transcribe, for rows without one.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder of the results.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT", help="Folder of the results; a path or s3://, gs://, ...")
+    ],
     query: Annotated[
         str | None, typer.Option(metavar="WORDS", help="Query or question of rows that have none.")
     ] = None,
@@ -117,7 +118,7 @@ def batch(
         typer.echo(f"stopped with {report.lost} rows to do; the same command resumes", err=True)
         raise typer.Exit(EXIT_STOPPED)
     if failed:
-        typer.echo(f"timechat: {failed} rows failed, see {output / 'failed.jsonl'}; --retry repeats them", err=True)
+        typer.echo(f"timechat: {failed} rows failed, see {output}/failed.jsonl; --retry repeats them", err=True)
         raise typer.Exit(_FAILED)
 
 
@@ -125,7 +126,7 @@ def _settings(
     options: BatchOptions,
     task: str,
     query: str | None,
-    output: Path,
+    output: str,
     *,
     retry: bool,
     force: bool,

@@ -36,7 +36,7 @@ _STAGES = {
 }
 
 Video = Annotated[
-    str, typer.Argument(metavar="VIDEO", help="Path or http(s) address of a video; - is a video on standard input.")
+    str, typer.Argument(metavar="VIDEO", help="Path or address of a video; - is a video on standard input.")
 ]
 
 

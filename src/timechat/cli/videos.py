@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from timechat.errors import VideoError
 from timechat.files import is_video_name, portable_name, walk_files
+from timechat.remote import find_remote, is_remote
 
 STDIN = "-"
 """Argument that means the bytes of one video on standard input."""
@@ -32,7 +33,7 @@ def find_videos(arguments: Sequence[str]) -> VideoList:
     """Find the videos of a command's arguments.
 
     A folder means the videos in it and in its subfolders, without hidden ones. A pattern such as `videos/*.mp4` means
-    the files that match; shells that expand patterns themselves give the files instead.
+    the files that match; shells that expand patterns themselves give the files instead. Both can be in an object store.
 
     Raises:
         VideoError: The only argument is a folder or a pattern without videos.
@@ -44,10 +45,11 @@ def find_videos(arguments: Sequence[str]) -> VideoList:
     if list(arguments).count(STDIN) > 1:
         raise ValueError("standard input (-) holds one video; name it once")
     for argument in arguments:
-        found = _in_folder(argument) if _is_folder(argument) else _matches(argument)
+        found = _found(argument)
         is_collection = is_collection or found is not None
         if found == []:
-            what = "a folder without videos" if _is_folder(argument) else "a pattern that matches no video"
+            is_pattern = glob.has_magic(argument) and not _is_folder(argument)
+            what = "a pattern that matches no video" if is_pattern else "a folder without videos"
             problems.append(f"{argument}: is {what}; give a video file, a folder of videos or a pattern")
         for name in (argument,) if found is None else found:
             names.setdefault(_identity(name), name)
@@ -80,6 +82,14 @@ def output_names(videos: Sequence[str], extension: str) -> list[str]:
         used.add(name.lower())
         names.append(name + extension)
     return names
+
+
+def _found(argument: str) -> list[str] | None:
+    """Return the videos of a folder or a pattern; None for another argument."""
+    if is_remote(argument):
+        found = None if is_video_name(argument) and not glob.has_magic(argument) else find_remote(argument)
+        return None if found is None else [name for name in found if is_video_name(name)]
+    return _in_folder(argument) if _is_folder(argument) else _matches(argument)
 
 
 def _is_folder(argument: str) -> bool:

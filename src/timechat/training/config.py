@@ -67,11 +67,12 @@ class SourceSettings:
     """One set of instruction records."""
 
     records: str
-    """File of records."""
+    """File of records: a path or an address (`s3://`, ...); or WebDataset shards: a `.tar` file, or a pattern such as
+    `shards/*.tar`."""
     name: str | None = None
     """Name of the source in reports; None takes the name of the file."""
     videos: str | None = None
-    """Base folder of the video paths in the records; None takes the folder of the records."""
+    """Base folder or address of the video paths in the records; None takes the folder of the records."""
     format: Literal["auto", "timechat", "instruct", "valley"] = "auto"
     """Format of the records: `timechat`, ours; `instruct`, that of TimeIT; `valley`, `conversations` as in Valley and
     LLaVA; `auto` detects the format of each record."""
@@ -208,7 +209,8 @@ class OptimizerSettings:
 class TrainingRunSettings:
     """Length, batch size, device and outputs of a run.
 
-    An iteration is one batch, divided among the processes. A step is one update of the weights, after `accumulation` iterations.
+    An iteration is one batch, divided among the processes. A step is one update of the weights, after `accumulation`
+    iterations.
     """
 
     steps: int | None = None
@@ -218,8 +220,8 @@ class TrainingRunSettings:
     iters_per_epoch: int | None = None
     """Number of iterations of an epoch; the data have no end, so an epoch is a number of iterations."""
     global_batch_size: int | None = None
-    """Number of samples per iteration on all processes together; must be divisible by the number of processes. Except
-    for dropout, the run is the same with any number. None takes one sample, or `batch_size`, for each process of the first
+    """Number of samples per iteration on all processes together; must be divisible by their number. Except for
+    dropout, the run is the same with any number. None takes one sample, or `batch_size`, for each process of the first
     call."""
     batch_size: int | None = None
     """Deprecated: number of samples per iteration and process of the first call. `global_batch_size` has priority."""

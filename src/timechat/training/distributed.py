@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
-from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from timechat.errors import TrainingError
 from timechat.system import launched_processes
@@ -50,7 +51,7 @@ def process_group(device: torch.device, timeout: float) -> Iterator[None]:
         return
     limit = timedelta(seconds=timeout)
     with _explain_lost_processes(timeout):
-        store, number, size = next(distributed.rendezvous("env://", timeout=limit))
+        store, number, size = next(rendezvous("env://", timeout=limit))
         store = PrefixStore(agree_on_prefix(store, number, size, timeout), store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=number, world_size=size, timeout=limit)

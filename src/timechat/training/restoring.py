@@ -1,16 +1,17 @@
 """Restore checkpoints: each process reads its own part of the state, whatever number of processes has written it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from timechat.errors import TrainingError
 from timechat.training.checkpoint import INFO_FILE, Checkpoint, unreadable
@@ -22,15 +23,6 @@ from timechat.training.saving import OPTIMIZER, WEIGHTS
 _WEIGHTS, _OPTIMIZER = f"{WEIGHTS}.", f"{OPTIMIZER}."
 Layout = tuple[tuple[int, ...], torch.dtype]
 """Shape and number format of a tensor."""
-
-
-class _State(Protocol):
-    """The tensors of a checkpoint."""
-
-    layouts: Mapping[str, Layout]
-    info: Mapping[str, Any]
-
-    def fill(self, targets: dict[str, Tensor]) -> None: ...
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module, *, alone: bool = False) -> None:
@@ -126,7 +118,7 @@ class _Parts:
         self.info: dict[str, Any] = json.loads((checkpoint.folder / INFO_FILE).read_text(encoding="utf-8"))
         if lost := [name for name in self.info["files"] if not (checkpoint.folder / name).is_file()]:
             raise FileNotFoundError(0, f"{lost[0]} is missing")
-        self._reader = dcp.HuggingFaceStorageReader(str(checkpoint.folder))
+        self._reader = HuggingFaceStorageReader(str(checkpoint.folder))
         self._alone = alone or world_size() == 1
         self.layouts: dict[str, Layout] = {
             name: (tuple(stored.size), stored.properties.dtype)
@@ -136,10 +128,10 @@ class _Parts:
 
     def fill(self, targets: dict[str, Tensor]) -> None:
         group = None if self._alone else saving_group()
-        dcp.load(targets, storage_reader=self._reader, process_group=group, no_dist=self._alone)
+        load(targets, storage_reader=self._reader, process_group=group, no_dist=self._alone)
 
 
-def _open(checkpoint: Checkpoint, order: list[str], alone: bool) -> _State:
+def _open(checkpoint: Checkpoint, order: list[str], alone: bool) -> _Parts | OldState:
     return OldState(checkpoint, order) if is_old(checkpoint) else _Parts(checkpoint, alone)
 
 

@@ -105,7 +105,7 @@ def train_recipe(
         with ExitStack() as locks:
             locks.enter_context(run_lock(Path(stages[0].run.output)))
             if fresh:
-                on_first(lambda: [_clear(Path(recipe.run.output)) for recipe in stages])
+                on_first(partial(_clear, [Path(recipe.run.output) for recipe in stages]))
             for recipe in stages:
                 if before is not None:
                     recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(before / MODEL_FOLDER)))
@@ -203,14 +203,15 @@ def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel, objecti
     write_file(folder / FINISHED_FILE, json.dumps({"step": checkpoint.step, "metrics": dict(checkpoint.metrics)}))
 
 
-def _clear(folder: Path) -> None:
-    """Remove the files of a run, and nothing else."""
-    if (folder / RESOLVED_FILE).exists():
-        for path in (path for name in _STALE_FILES for path in folder.glob(name)):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+def _clear(folders: Sequence[Path]) -> None:
+    """Remove the files of runs, and nothing else."""
+    for folder in folders:
+        if (folder / RESOLVED_FILE).exists():
+            for path in (path for name in _STALE_FILES for path in folder.glob(name)):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:

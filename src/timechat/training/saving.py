@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -90,10 +90,10 @@ class CheckpointSaver:
         alone = world_size() == 1
         with _explain(target):
             if self._in_background:
-                started = dcp.async_save(state, storage_writer=writer, process_group=saving_group(), no_dist=alone)
+                started = async_save(state, storage_writer=writer, process_group=saving_group(), no_dist=alone)
                 self._writing = (target, started)  # type: ignore[assignment]
                 return
-            dcp.save(state, storage_writer=writer, process_group=saving_group(), no_dist=alone)
+            save(state, storage_writer=writer, process_group=saving_group(), no_dist=alone)
         self._prune()
 
     def wait(self) -> None:
@@ -118,7 +118,7 @@ class CheckpointSaver:
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
     """Return the tensors of a checkpoint, and the types of optimizer states that are Python numbers."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     weights, states, numbers = {}, {}, {}
     for name, tensor in trained_state(model).items():
         is_buffer = not isinstance(tensor, nn.Parameter)

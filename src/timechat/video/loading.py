@@ -78,9 +78,9 @@ def load_frames(
     times is repeated, with its own time.
 
     Args:
-        source: Path (or `file://`), `http(s)` address, bytes, binary file object (its position moves), or `Frames`,
-            which are sampled and resized by the same rules. A server that sends only whole files is read once, into a
-            temporary file.
+        source: Path (or `file://`), `http(s)` address, address of an object store (`s3://`, `gs://`, ..., see
+            `timechat.remote`), bytes, binary file object (its position moves), or `Frames`, which are sampled and
+            resized by the same rules. A server that sends only whole files is read once, into a temporary file.
         num_frames: Number of frames, spread evenly; None means the default.
         fps: Frames per second of video, instead of a number of frames; never more than the video has.
         max_frames: Maximum number of frames; where `fps` gives more, they are spread evenly.

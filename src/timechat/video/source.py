@@ -20,6 +20,7 @@ import av.error
 
 from timechat.errors import VideoError
 from timechat.files import without_scheme
+from timechat.remote import is_remote, open_remote
 from timechat.system import open_without_waiting
 from timechat.video.deadline import Deadline, reason
 from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
@@ -149,6 +150,9 @@ def open_source(
         else:
             with _spooled(content, deadline) as file:
                 yield _shared_handle(file, source, deadline)
+    elif isinstance(source, str) and is_remote(source):
+        with _opened_remote(source) as file:
+            yield _shared_handle(file, source, Deadline(timeout, source, check_caller))
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         path = Path(name)
@@ -172,9 +176,24 @@ def open_source(
                 yield _shared_handle(file, name, deadline)
     else:
         raise TypeError(
-            "source must be a path, an http(s) address, bytes, a binary file object or Frames, got "
+            "source must be a path, an address, bytes, a binary file object or Frames, got "
             f"{type(source).__name__}; make frames from images with Frames.from_images(images, timestamps)"
         )
+
+
+@contextmanager
+def _opened_remote(address: str) -> Iterator[IO[bytes]]:
+    """Open a file of an object store."""
+    try:
+        file = open_remote(address)
+    except FileNotFoundError as error:
+        raise VideoError(f"{address}: no such file; check the address") from error
+    except OSError as error:
+        raise VideoError(f"{address}: cannot be opened: {reason(error)}; check the address and the keys") from error
+    except (ModuleNotFoundError, ValueError) as error:
+        raise VideoError(str(error)) from error
+    with file:
+        yield file
 
 
 def _check_path(path: Path, name: str) -> None:
