@@ -98,7 +98,7 @@ class PlainLoop:
         set_training_mode(self.model)
         self.optimizer = torch.optim.AdamW(trainable(self.model).values(), lr=recipe.optimizer.lr)
         records = read_records(recipe.data.sources[0].records)
-        size = recipe.run.batch_size
+        size = recipe.run.samples_per_process(1)
         mixture = Mixture([RecordSource("films", records)], seed=recipe.run.seed, batch_size=size)
         self.dataset = InstructionDataset(mixture, processor, sample_settings(recipe.data))
         self.size = size

@@ -212,6 +212,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_processes() -> int:
+    """Return the number of processes that `torchrun` has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 # ── processes with limits ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -5,7 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,12 +82,12 @@ def make_still_model(_settings):
 
 def train_small(stages: list[TrainingRecipe], *, source=SmallSource, **options) -> bool:
     options = {"make_model": make_model} | options
-    return train_recipe(stages, lambda recipe, _model, _processor: source(recipe.run.batch_size), **options)
+    return train_recipe(stages, lambda recipe, *_: source(recipe.run.samples_per_process(world_size())), **options)
 
 
-def run_module(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+def run_module(*arguments: object, processes: int = 1, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run this file in one process, or in several with torchrun."""
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *options, "-m"]
     command = [sys.executable, "-m", *(launcher if processes > 1 else []), __name__, *map(str, arguments)]
     root = Path(__file__).parents[2]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=290)
@@ -109,6 +109,30 @@ def _train_and_die(folder: str, iteration: str, *overrides: str) -> None:
                 yield batch
 
     train_small(small_recipe(folder, *overrides), source=DeadlySource)
+
+
+def _train_and_stop(folder: str, steps: str, *overrides: str) -> None:
+    """Train a model without dropout, all of its language model included; stop after some steps, or at the end."""
+    asked = iter(range(1, 100))
+    stages = small_recipe(folder, EVERYTHING, *overrides)
+    train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked) >= int(steps))
+
+
+def _train_and_lose_one(folder: str, step: str, *overrides: str) -> None:
+    """Train with DDP; the last process of the first start kills itself before a step."""
+
+    class DeadlySource(SmallSource):
+        def batches(self, first_iteration: int) -> Iterator[dict[str, Any]]:
+            for number, batch in enumerate(super().batches(first_iteration), start=first_iteration):
+                marker = Path(folder, "killed")
+                if number == int(step) and rank() == world_size() - 1 and not marker.exists():
+                    marker.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    stages = small_recipe(f"{folder}/run", "run.parallel=ddp", "run.batch_size=1", *overrides)
+    train_small(stages, source=DeadlySource)
 
 
 def _train_in_parallel(folder: str, recipe: str, *overrides: str) -> None:
@@ -133,4 +157,6 @@ def _train_in_parallel(folder: str, recipe: str, *overrides: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     commands: dict[str, Callable[..., None]] = {"die": _train_and_die, "parallel": _train_in_parallel}
+    commands["stop"] = _train_and_stop
+    commands["lose"] = _train_and_lose_one
     commands[sys.argv[1]](*sys.argv[2:])

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.model.tiny import tiny_model
 from tests.training.small import SmallSource, make_still_model, run_module, small_recipe, train_small, with_config
 from timechat.errors import TrainingError
-from timechat.training.checkpoint import find_checkpoints, load_progress, load_weights, save_checkpoint
+from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
 from timechat.training.objectives import Objective
 from timechat.training.parameters import prepare_parameters, trainable
+from timechat.training.restoring import load_progress, load_weights, read_weights
+from timechat.training.saving import CheckpointSaver
 
 
 def losses(folder) -> list[str]:
@@ -27,8 +28,7 @@ def numbers(folder) -> list[float]:
 
 
 def last_weights(folder) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = load_file(find_checkpoints(folder)[-1].folder / "weights.safetensors")
-    return weights
+    return read_weights(find_checkpoints(folder)[-1], "")
 
 
 class OneBatch(SmallSource):
@@ -59,6 +59,17 @@ def test_a_killed_and_resumed_run_has_exactly_the_same_losses(tmp_path):
     assert all(torch.equal(ours[name], want[name]) for name in want)
 
 
+def test_saving_in_the_background_saves_the_same(tmp_path):
+    settings = ("run.save_every=1", "run.keep_checkpoints=9", "model.lora.dropout=0.1")
+    for name, setting in (("at-once", "false"), ("beside", "true")):
+        train_small(small_recipe(tmp_path / name, *settings, f"run.save_in_background={setting}"))
+    saved = [[read_weights(found, "") for found in find_checkpoints(tmp_path / name)] for name in ("at-once", "beside")]
+    assert [len(checkpoints) for checkpoints in saved] == [4, 4]
+    for ours, want in zip(*saved, strict=True):
+        assert ours.keys() == want.keys()
+        assert all(torch.equal(ours[name], want[name]) for name in want)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_stopping_saves_a_checkpoint_and_the_next_call_resumes(tmp_path, precision):
     settings = ("run.steps=4", f"run.precision={precision}")
@@ -75,10 +86,11 @@ def test_the_loss_scale_of_fp16_is_restored(tmp_path):
     optimizer = torch.optim.AdamW(model.parameters())
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale(torch.zeros(1))  # the scale is made at its first use
-    save_checkpoint(tmp_path, 1, model, optimizer, scaler, {})
+    [recipe] = small_recipe(tmp_path)
+    CheckpointSaver(tmp_path, recipe.run, {}, torch.device("cpu")).save(1, model, optimizer, scaler, {})
     resumed = torch.amp.GradScaler("cpu")
     [checkpoint] = find_checkpoints(tmp_path)
-    load_progress(checkpoint, optimizer, resumed)
+    load_progress(checkpoint, model, optimizer, resumed)
     assert resumed.get_scale() == 8.0
 
 
@@ -87,6 +99,19 @@ def test_two_batches_of_one_equal_one_batch_of_two(tmp_path):
     settings = ("run.steps=3", "run.batch_size=1", "run.accumulation=2", "optimizer.warmup_iters=2")
     train_small(small_recipe(tmp_path / "one", *settings), make_model=make_still_model)
     assert numbers(tmp_path / "one") == pytest.approx(numbers(tmp_path / "two"), abs=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["tokens", "micro_batch"])
+def test_micro_batches_are_the_batch_in_pieces(tmp_path, mean):
+    settings = ["run.steps=3", "run.global_batch_size=4", f"run.loss_mean={mean}"]
+    train_small(small_recipe(tmp_path / "pieces", *settings, "run.micro_batch_size=1"), make_model=make_still_model)
+    if mean == "micro_batch":  # each batch has one sample
+        settings += ["run.global_batch_size=1", "run.accumulation=4", "optimizer.warmup_iters=4"]
+    train_small(small_recipe(tmp_path / "whole", *settings), make_model=make_still_model)
+    assert numbers(tmp_path / "pieces") == pytest.approx(numbers(tmp_path / "whole"), abs=1e-5)
+    assert [line["num_tokens"] for line in read_log(tmp_path / "pieces")] == [
+        line["num_tokens"] for line in read_log(tmp_path / "whole")
+    ]
 
 
 def test_gradient_checkpointing_does_not_change_losses(tmp_path):

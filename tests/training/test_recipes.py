@@ -41,7 +41,7 @@ def paths(monkeypatch):
 def test_recipes_of_the_original_have_the_published_settings(name, paths):
     [recipe] = read_recipe(RECIPES / f"{name}.yaml")
     run, optimizer, data, model = recipe.run, recipe.optimizer, recipe.data, recipe.model
-    found = (run.iters_per_epoch, optimizer.warmup_iters, run.batch_size, run.accumulation, data.workers)
+    found = (run.iters_per_epoch, optimizer.warmup_iters, run.micro_batch_size, run.accumulation, data.workers)
     assert found == PUBLISHED[name]
     assert (run.epochs, run.seed, run.precision) == (3, 42, "fp16")
     assert (optimizer.lr, optimizer.min_lr, optimizer.warmup_lr) == (3e-5, 1e-5, 1e-6)

@@ -13,10 +13,11 @@ from tests.clips import RECIPES, draw_clip
 from tests.training.small import make_model, small_recipe, train_small
 from timechat.errors import DataError, TrainingError
 from timechat.system import lock_file
-from timechat.training import checkpoint as checkpoints
+from timechat.training import saving
 from timechat.training.checkpoint import find_checkpoints, write_folder
 from timechat.training.logs import read_log
 from timechat.training.recipes import read_recipe
+from timechat.training.restoring import read_weights
 from timechat.training.run import train_recipe
 
 TURNS = [{"q": "When does it turn?", "a": "The given query happens in 0.5 - 1.5 seconds."}]
@@ -59,16 +60,35 @@ def test_settings_that_compute_the_same_are_free(tmp_path):
 
 def test_an_accepted_change_is_recorded_and_has_an_effect(tmp_path):
     assert not train_small(small_recipe(tmp_path / "run"), should_stop=lambda: True)
-    stages = small_recipe(tmp_path / "run", "optimizer.weight_decay=0.5", "run.steps=3")
+    stages = small_recipe(tmp_path / "run", "optimizer.weight_decay=0.5", "run.steps=2")
     with pytest.raises(TrainingError, match=r"another recipe \(.*\); resume with --accept-changed-recipe, which"):
         train_small(stages)
     assert train_small(stages, accept_changes=True)
     assert changes(tmp_path / "run") == [
-        {"step": 1, "changes": ["optimizer.weight_decay: 0.05 → 0.5", "run.steps: 4 → 3"]}
+        {"step": 1, "changes": ["optimizer.weight_decay: 0.05 → 0.5", "run.steps: 4 → 2"]}
     ]
-    state = torch.load(find_checkpoints(tmp_path / "run")[-1].folder / "state.pt", weights_only=True)
-    assert [group["weight_decay"] for group in state["optimizer"]["param_groups"]] == [0.5, 0.0]
+    assert train_small(small_recipe(tmp_path / "weak", "run.steps=2"))
+    ours, want = (
+        read_weights(find_checkpoints(tmp_path / name)[-1], "video_qformer.projection.") for name in ("run", "weak")
+    )
+    assert {name for name in want if not torch.equal(ours[name], want[name])} == {"weight"}  # a bias does not decay
     assert train_small(stages)  # the new recipe is that of the run
+
+
+def test_the_batch_of_all_processes_is_that_of_the_run(tmp_path):
+    assert not train_small(small_recipe(tmp_path / "run", "run.batch_size=3"), should_stop=lambda: True)
+    info = find_checkpoints(tmp_path / "run")[-1].folder / "info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"num_processes": 2}))
+    resolved = tmp_path / "run" / "recipe.yaml"
+    content = yaml.safe_load(resolved.read_text())
+    assert (content["run"]["global_batch_size"], content["run"]["batch_size"]) == (3, None)
+    content["run"] |= {"global_batch_size": None, "batch_size": 3}  # as 0.2.0 wrote it
+    resolved.write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        TrainingError, match=r"global_batch_size: 6 → 3.*set run.global_batch_size=6, as 2 processes had"
+    ):
+        train_small(small_recipe(tmp_path / "run", "run.batch_size=3"))
+    assert train_small(small_recipe(tmp_path / "run", "run.global_batch_size=6"))
 
 
 def test_a_finished_run_gets_more_steps(tmp_path):
@@ -140,11 +160,10 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
             '{"step": 1',
             r"info\.json cannot be read .*; remove the folder .*step-",
         ),
-        ("checkpoints/step-0000001/state.pt", "", r"state\.pt cannot be read .*; remove the folder .*step-0000001 to"),
         (
-            "checkpoints/step-0000001/weights.safetensors",
+            "checkpoints/step-0000001/part-00001-of-00001.safetensors",
             "",
-            r"weights\.safetensors cannot be read .*; remove the",
+            r"step-0000001 cannot be read .*; remove the folder .*step-0000001 to continue without this checkpoint",
         ),
         ("recipe.yaml", "run: [1", r"recipe\.yaml is not the recipe of a run .*; restore this file, or start anew"),
         ("recipe.yaml", "", r"recipe\.yaml is not the recipe of a run .*; restore this file, or start anew"),
@@ -165,6 +184,16 @@ def test_a_damaged_file_of_a_run_is_named_with_advice(tmp_path, name, content, m
     assert train_small(small_recipe(tmp_path / "run"), fresh=name == "recipe.yaml")
 
 
+def test_a_missing_part_of_a_checkpoint_is_named(tmp_path):
+    assert not train_small(small_recipe(tmp_path / "run"), should_stop=lambda: True)
+    [saved] = find_checkpoints(tmp_path / "run")
+    (saved.folder / "part-00001-of-00001.safetensors").unlink()
+    with pytest.raises(
+        TrainingError, match=r"step-0000001 cannot be read \(part-00001-of-00001.safetensors is missing"
+    ):
+        train_small(small_recipe(tmp_path / "run"))
+
+
 def test_a_damaged_report_of_records_is_named(data, tmp_path):
     assert not train_records(data, tmp_path / "run", stop=True)
     report = tmp_path / "run" / "lost-records-0.jsonl"
@@ -182,7 +211,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, error):
 
     assert not train_small(small_recipe(tmp_path / "run"), should_stop=lambda: True)
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints.torch, "save", fail)
+        patched.setattr(saving, "save_tensors", fail)
         with pytest.raises(TrainingError, match=r"step-0000004 cannot be written \(.*\); free some space .*resumes"):
             train_small(small_recipe(tmp_path / "run"))
     folder = tmp_path / "run" / "checkpoints"

@@ -20,12 +20,14 @@ from timechat.model.convert.write import OriginalFiles, convert
 from timechat.model.loading import load_processor
 from timechat.model.modeling import TimeChatForConditionalGeneration as Model
 from timechat.model.processing import TimeChatProcessor
+from timechat.training.checkpoint import find_checkpoints
 from timechat.training.config import TrainedModelSettings
 from timechat.training.export import build_start, export_folder_as_original, training_processor
 from timechat.training.logs import read_log
 from timechat.training.objectives import Objective, ObjectiveModule, StepLoss, next_token
 from timechat.training.parameters import build_optimizer, decays, trainable
 from timechat.training.recipes import build_recipe
+from timechat.training.restoring import read_weights
 from timechat.training.run import train_recipe
 from timechat.training.step import take_step
 
@@ -208,8 +210,7 @@ def test_frozen_heads_go_on_to_the_next_stage(trained, converted, tmp_path):
 
 def test_the_exported_folder_has_the_last_weights_and_no_heads(trained):
     model = Model.from_pretrained(trained / "2-second" / "model")
-    checkpoint = trained / "2-second" / "checkpoints" / "step-0000002" / "weights.safetensors"
-    weights = load_file(checkpoint)
+    weights = read_weights(find_checkpoints(trained / "2-second")[-1], "")
     ours = dict(model.named_parameters())
     assert {name for name in weights if name not in ours} == {"training_heads.weight", "training_heads.bias"}
     assert all(torch.equal(ours[name], weights[name]) for name in weights if name in ours)

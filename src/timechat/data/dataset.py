@@ -10,6 +10,7 @@ from torch import Tensor
 
 from timechat.data.augmentation import random_resized_crop
 from timechat.data.features import FeatureStore
+from timechat.data.indexed import open_video
 from timechat.data.mixture import Mixture
 from timechat.data.records import Record
 from timechat.data.settings import SampleSettings, VideoLoader, check_max_length, conversation, read_frames
@@ -79,7 +80,7 @@ class InstructionDataset:
         self.settings = settings or SampleSettings()
         check_max_length(self.settings, processor)
         self._processors = ThreadLocalCopies(processor)
-        self._video_loader = video_loader or (lambda record: record.video)
+        self._video_loader = video_loader or open_video
         self._features = features
         if features is not None:
             features.check(self.settings, processor)

@@ -3,19 +3,21 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import IO, Any, Literal, NoReturn, get_args
 
 from timechat.answers.prompts import Message
 from timechat.data.conversations import Source, describe, find_source, read_conversation, without_video_place
-from timechat.data.records import Record, closest_key, read_json_lines, without_keys
+from timechat.data.records import Record, closest_key, without_keys
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
+from timechat.remote import is_remote
 
 Format = Literal["auto", "timechat", "instruct", "valley"]
 
 _VATEX_ID = re.compile(r".{11}_\d{6}_\d{6}")
+_SPACE = re.compile(r"[ \t\n\r]*")
 _CHARADES_LINE = re.compile(r"\S+ [\d.]+ [\d.]+##")
 _RECORDS_FILE = "records.jsonl"
 _SUFFIXES = (".json", ".jsonl")
@@ -49,11 +51,18 @@ def read_records(
     path = Path(path)
     if format not in get_args(Format):
         raise ValueError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
-    records = []
+    records, seen = [], set[str]()
+    folder = path.parent if videos is None else Path(videos)
     try:
-        for location, item in _items(path):
-            with located(location):
-                records.append(_read_item(item, format))
+        with path.open("rb") as file:
+            for number, item in enumerate(items_of(file, str(path))):
+                with located(item.location):
+                    record = read_item(item.value, format)
+                record = replace(
+                    record, video=place_video(record.video, folder), id=record.id or f"{path.stem}:{number}"
+                )
+                refuse_duplicates(record.id, seen, str(path))
+                records.append(record if transcripts is None else with_transcript(record, Path(transcripts)))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; give a file of instruction records") from error
     except IsADirectoryError as error:
@@ -62,15 +71,7 @@ def read_records(
         raise DataError(f"{path}: is not UTF-8 text; give a file of instruction records") from error
     if not records:
         raise DataError(f"{path}: holds no record")
-    folder = path.parent if videos is None else Path(videos)
-    placed = [
-        replace(record, video=place_video(record.video, folder), id=record.id or f"{path.stem}:{number}")
-        for number, record in enumerate(records)
-    ]
-    _check_unique(placed, path)
-    if transcripts is not None:
-        placed = [_with_transcript(record, Path(transcripts)) for record in placed]
-    return placed
+    return records
 
 
 def record_files(path: Path) -> list[Path]:
@@ -89,57 +90,118 @@ def record_files(path: Path) -> list[Path]:
     return found
 
 
-def place_video(video: str, folder: Path) -> str:
-    """Return the path of a video relative to `folder`; addresses and absolute paths do not change."""
-    return video if "://" in video else str(folder / video)
+def place_video(video: str, folder: str | Path) -> str:
+    """Return the path of a video relative to a folder or address; addresses and absolute paths do not change."""
+    if "://" in video:
+        return video
+    return f"{folder}/{video}" if is_remote(str(folder)) else str(Path(folder) / video)
 
 
-def _with_transcript(record: Record, folder: Path) -> Record:
+def with_transcript(record: Record, folder: Path) -> Record:
+    """Return a record with the transcript of its video from a folder, unless it has one."""
     if record.transcript is not None:
         return record
     return replace(record, transcript=find_transcript(folder, record.video))
 
 
-def _check_unique(records: Sequence[Record], path: Path) -> None:
-    seen: set[str] = set()
-    for record in records:
-        if record.id in seen:
-            raise DataError(f"{path}: two records have the id {record.id!r}; ids must be unique")
-        seen.add(record.id)
+def refuse_duplicates(name: str, seen: set[str], path: str) -> None:
+    """Remember the id of a record, and refuse one that was seen before."""
+    if name in seen:
+        raise DataError(f"{path}: two records have the id {name!r}; ids must be unique")
+    seen.add(name)
 
 
-def _items(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the items of a file, a JSON list or one item per line, each with its location for messages."""
-    with path.open(encoding="utf-8-sig") as file:
-        start = file.read(1 << 12).lstrip()
-    _refuse_annotations(path, start)
+@dataclass(frozen=True)
+class Item:
+    """An item of a file of records.
+
+    Attributes:
+        location: Place in the file, for messages.
+        value: The JSON value.
+        start: Start of its text in bytes.
+        length: Length of its text in bytes.
+    """
+
+    location: str
+    value: Any
+    start: int
+    length: int
+
+
+def items_of(file: IO[bytes], name: str) -> Iterator[Item]:
+    """Yield the items of a file, a JSON list or one item per line.
+
+    Raises:
+        DataError: An item is no JSON, or is an annotation of a data set instead of an instruction.
+    """
+    start = file.read(1 << 12).decode("utf-8-sig", errors="ignore").lstrip()
+    file.seek(0)
+    _refuse_annotations(name, start)
     if start.startswith("["):
-        text = path.read_text(encoding="utf-8-sig")
-        with located(str(path)):
-            items = json.loads(text)
-        yield from ((f"{path}: item {number}", item) for number, item in enumerate(items))
+        yield from _items_of_list(file.read(), name)
         return
-    if (whole := _read_one_object(path, start)) is not None:
-        _refuse_annotation_item(path, whole)
-        yield str(path), whole
+    if (whole := _read_one_object(file, start)) is not None:
+        _refuse_annotation_item(name, whole)
+        yield Item(name, whole, 0, file.tell())
         return
-    for location, item in read_json_lines(path):
-        _refuse_annotation_item(path, item)
-        yield location, item
+    file.seek(0)
+    place = 0
+    for number, line in enumerate(file, 1):
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        if text.strip():
+            with located(f"{name}:{number}"):
+                value = json.loads(text)
+            _refuse_annotation_item(name, value)
+            yield Item(f"{name}:{number}", value, place, len(line))
+        place += len(line)
 
 
-def _read_one_object(path: Path, start: str) -> Any:
+def _items_of_list(content: bytes, name: str) -> Iterator[Item]:
+    """Yield the items of a JSON list."""
+    text = content.decode("utf-8-sig")
+    place = len(content) - len(text.encode())  # of a byte order mark
+    decoder, end, number = json.JSONDecoder(), text.index("[") + 1, 0
+    position = 0  # in the text, of `place`
+    with located(name):
+        while True:
+            start = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            if text[start : start + 1] == "]" and (number == 0 or text[end - 1] != ","):
+                break
+            try:
+                value, stop = decoder.raw_decode(text, start)
+            except (ValueError, RecursionError):
+                json.loads(text)  # its message names the place
+                raise
+            place += len(text[position:start].encode())
+            length = len(text[start:stop].encode())
+            position, place_of_item, place = stop, place, place + length
+            yield Item(f"{name}: item {number}", value, place_of_item, length)
+            number += 1
+            end = _SPACE.match(text, stop).end()  # type: ignore[union-attr]
+            if text[end : end + 1] != ",":
+                break
+            end += 1
+        if text[_SPACE.match(text, end).end() :].strip() != "]":  # type: ignore[union-attr]
+            json.loads(text)
+
+
+def _read_one_object(file: IO[bytes], start: str) -> Any:
     """Return the content of a file that is one JSON object on several lines; None for any other file."""
     first_line = start.partition("\n")[0].rstrip()
     if not start.startswith("{") or first_line.endswith("}"):
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(file.read().decode("utf-8-sig"))
     except (json.JSONDecodeError, RecursionError):
         return None
 
 
-def _read_item(item: Any, format: Format) -> Record:
+def read_item(item: Any, format: Format) -> Record:
+    """Read an item of a file.
+
+    Raises:
+        ValueError: It is malformed.
+    """
     if format != "auto":
         return _READERS[format](item)
     for key, read in (
@@ -155,13 +217,13 @@ def _read_item(item: Any, format: Format) -> Record:
     )
 
 
-def _refuse_annotations(path: Path, start: str) -> None:
+def _refuse_annotations(path: str, start: str) -> None:
     """Refuse lines of Charades-STA, which are annotations and no instructions."""
     if _CHARADES_LINE.match(start):
         raise DataError(_annotations_message(path, "Charades-STA", "charades"))
 
 
-def _refuse_annotation_item(path: Path, item: Any) -> None:
+def _refuse_annotation_item(path: str, item: Any) -> None:
     """Refuse annotations of data sets that are one JSON object, or one object per line."""
     if not isinstance(item, Mapping):
         return
@@ -176,7 +238,7 @@ def _refuse_annotation_item(path: Path, item: Any) -> None:
         raise DataError(_annotations_message(path, "ActivityNet Captions", "anet"))
 
 
-def _annotations_message(path: Path, owner: str, builder: str | None = None) -> str:
+def _annotations_message(path: str, owner: str, builder: str | None = None) -> str:
     how = 'make records with timechat data build, or write one line {"video", "messages"} for each question'
     if builder is not None:
         how = f"make records with: timechat data build {builder} {path} --videos DIR --out FILE.jsonl"

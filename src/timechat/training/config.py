@@ -7,7 +7,7 @@ from timechat.answers.prompts import ChatStyle
 from timechat.data.settings import FrameRateSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Parallel = Literal["none", "ddp", "fsdp2"]
+Parallel = Literal["none", "ddp", "fsdp2", "hsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,12 @@ class SourceSettings:
     """One set of instruction records."""
 
     records: str
-    """File of records."""
+    """File of records: a path or an address (`s3://`, ...); or WebDataset shards: a `.tar` file, or a pattern such as
+    `shards/*.tar`."""
     name: str | None = None
     """Name of the source in reports; None takes the name of the file."""
     videos: str | None = None
-    """Base folder of the video paths in the records; None takes the folder of the records."""
+    """Base folder or address of the video paths in the records; None takes the folder of the records."""
     format: Literal["auto", "timechat", "instruct", "valley"] = "auto"
     """Format of the records: `timechat`, ours; `instruct`, that of TimeIT; `valley`, `conversations` as in Valley and
     LLaVA; `auto` detects the format of each record."""
@@ -208,7 +209,8 @@ class OptimizerSettings:
 class TrainingRunSettings:
     """Length, batch size, device and outputs of a run.
 
-    An iteration is one batch on every process. A step is one update of the weights, after `accumulation` iterations.
+    An iteration is one batch, divided among the processes. A step is one update of the weights, after `accumulation`
+    iterations.
     """
 
     steps: int | None = None
@@ -217,11 +219,15 @@ class TrainingRunSettings:
     """Number of epochs of `iters_per_epoch` iterations, instead of `steps`."""
     iters_per_epoch: int | None = None
     """Number of iterations of an epoch; the data have no end, so an epoch is a number of iterations."""
-    batch_size: int = 1
-    """Number of samples per iteration and process."""
     global_batch_size: int | None = None
-    """Number of samples per iteration on all processes together, instead of `batch_size`; must be divisible by the
-    number of processes."""
+    """Number of samples per iteration on all processes together; must be divisible by their number. Except for
+    dropout, the run is the same with any number. None takes one sample, or `batch_size`, for each process of the first
+    call."""
+    batch_size: int | None = None
+    """Deprecated: number of samples per iteration and process of the first call. `global_batch_size` has priority."""
+    micro_batch_size: int | None = None
+    """Maximum number of samples that a process computes at once, to save memory; None takes all samples that it has in
+    an iteration. It is the batch of `loss_mean`."""
     accumulation: int = 1
     """Number of iterations per step."""
     loss_mean: Literal["tokens", "micro_batch"] = "tokens"
@@ -235,13 +241,21 @@ class TrainingRunSettings:
     precision: Precision = "fp32"
     """Number format of the computation; `fp16` uses loss scaling."""
     parallel: Parallel = "none"
-    """Parallel training with `torchrun`: `ddp` copies the model to every process, `fsdp2` shards it."""
+    """Parallel training with `torchrun`: `ddp` copies the model to every process, `fsdp2` shards it over all
+    processes; `hsdp` shards it over the processes of a machine and copies it to every machine."""
+    shard_size: int | None = None
+    """Number of processes over which `hsdp` shards the model; None takes the processes of a machine."""
+    collective_timeout: float = 1800.0
+    """Maximum time in seconds that a process waits for the others, for example while the first one exports."""
     device: str = "auto"
     """Device, as torch names it, or `auto`."""
     seed: int = 42
-    """Random seed of data order, dropout and new weights; process r adds r for its dropout."""
+    """Random seed of data order, dropout and new weights. Dropout depends on the seed, the step and the process."""
     save_every: int = 500
     """Number of steps between checkpoints; there is always one after the last step."""
+    save_in_background: bool | None = None
+    """Whether to write checkpoints while training continues, from a copy in the memory of the machine; None does so on
+    GPUs only."""
     keep_checkpoints: int = 2
     """Number of latest checkpoints that are kept, besides the best."""
     validate_every: int | None = None
@@ -274,6 +288,8 @@ class TrainingRunSettings:
         counts = (
             "batch_size",
             "global_batch_size",
+            "micro_batch_size",
+            "shard_size",
             "accumulation",
             "save_every",
             "keep_checkpoints",
@@ -283,6 +299,7 @@ class TrainingRunSettings:
         for name in (*counts, "steps", "epochs", "iters_per_epoch"):
             if getattr(self, name) is not None:
                 _at_least(f"run.{name}", getattr(self, name), 1)
+        _above("run.collective_timeout", self.collective_timeout, 0)
         if self.loss_mean == "tokens" and not self.divide_loss_by_accumulation:
             raise ValueError(
                 "run.divide_loss_by_accumulation=false needs run.loss_mean=micro_batch: a mean over all tokens of a "
@@ -292,8 +309,12 @@ class TrainingRunSettings:
             raise ValueError("run.leftover=original needs run.epochs and run.iters_per_epoch instead of run.steps")
         if self.best_metric is not None and self.validate_every is None:
             raise ValueError(f"run.best_metric={self.best_metric} needs run.validate_every")
-        if self.parallel == "fsdp2" and self.precision == "fp16":
-            raise ValueError("run.parallel=fsdp2 does not scale losses; use run.precision=bf16 instead of fp16")
+        if self.is_sharded and self.precision == "fp16":
+            raise ValueError(
+                f"run.parallel={self.parallel} does not scale losses; use run.precision=bf16 instead of fp16"
+            )
+        if self.shard_size is not None and self.parallel != "hsdp":
+            raise ValueError(f"run.shard_size is for run.parallel=hsdp, got {self.parallel}; leave it out")
 
     def samples_per_process(self, num_processes: int) -> int:
         """Return the number of samples per iteration on each of some processes.
@@ -302,13 +323,18 @@ class TrainingRunSettings:
             ValueError: `global_batch_size` cannot be divided equally.
         """
         if self.global_batch_size is None:
-            return self.batch_size
+            return self.batch_size or 1
         if self.global_batch_size % num_processes:
             raise ValueError(
                 f"run.global_batch_size must be divisible by the number of processes, got {self.global_batch_size} "
                 f"and {num_processes}; change one of them"
             )
         return self.global_batch_size // num_processes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether several processes hold parts of the model."""
+        return self.parallel in ("fsdp2", "hsdp")
 
     @property
     def iters(self) -> int:
@@ -345,9 +371,9 @@ class TrainingRecipe:
             )
         if self.optimizer.schedule == "original" and self.run.iters_per_epoch is None:
             raise ValueError("optimizer.schedule=original needs run.epochs and run.iters_per_epoch")
-        if self.optimizer.eight_bit and self.run.parallel == "fsdp2":
+        if self.optimizer.eight_bit and self.run.is_sharded:
             raise ValueError(
-                "optimizer.eight_bit cannot be combined with run.parallel=fsdp2, which shards the states already"
+                f"optimizer.eight_bit cannot be combined with run.parallel={self.run.parallel}, which shards the states"
             )
 
 

@@ -3,21 +3,22 @@
 import hashlib
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from timechat.data.dataset import InstructionDataset
 from timechat.data.features import FeatureHeader, FeatureStore, check_parts_are_frozen
+from timechat.data.indexed import RecordIndex, folder_of, index_records
 from timechat.data.loader import BatchLoader
 from timechat.data.mixture import Mixture, RecordSource
-from timechat.data.readers import read_records
 from timechat.data.settings import SampleSettings
 from timechat.data.skipped import DataIssues
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
-from timechat.training.config import DataSettings, TrainingRecipe
-from timechat.training.distributed import rank, world_size
+from timechat.training.config import DataSettings, SourceSettings, TrainingRecipe
+from timechat.training.distributed import on_first, rank, world_size
 from timechat.training.parameters import trainable
 
 SKIPPED_FILE = "lost-records-{rank}.jsonl"
@@ -28,12 +29,16 @@ class InstructionBatches:
 
     Attributes:
         loader: Loader of the batches of this process.
-        fingerprint: SHA-256 of the records.
     """
 
-    def __init__(self, loader: BatchLoader, fingerprint: str) -> None:
+    def __init__(self, loader: BatchLoader, find_fingerprint: Callable[[], str]) -> None:
         self.loader = loader
-        self.fingerprint = fingerprint
+        self._find_fingerprint = find_fingerprint
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the records; all of them are read."""
+        return self._find_fingerprint()
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
         """Yield the batches of this process from an iteration on, without end."""
@@ -62,7 +67,7 @@ def make_source(
     sources = [
         RecordSource(
             source.name or Path(source.records).stem,
-            read_records(source.records, videos=source.videos, format=source.format, transcripts=source.transcripts),
+            on_first(partial(_index, source)),
             weight=source.weight,
         )
         for source in data.sources
@@ -84,14 +89,19 @@ def make_source(
         report=report,
     )
     header = None if features is None else features.header
-    return InstructionBatches(loader, _fingerprint(data, sources, header))
+    return InstructionBatches(loader, partial(_fingerprint, data, sources, header))
+
+
+def _index(source: SourceSettings) -> RecordIndex:
+    """Check the records of a source; the other processes get their places from the first one."""
+    return index_records(source.records, videos=source.videos, format=source.format, transcripts=source.transcripts)
 
 
 def _fingerprint(data: DataSettings, sources: Sequence[RecordSource], features: FeatureHeader | None) -> str:
     """Return the SHA-256 of records and of the settings of features; video paths count without their base folder."""
     digest = hashlib.sha256()
     for settings, source in zip(data.sources, sources, strict=True):
-        base = Path(settings.records).parent if settings.videos is None else Path(settings.videos)
+        base = folder_of(settings.records) if settings.videos is None else settings.videos
         for record in source.records:
             content = record.to_dict() | {record.source_key: _below(record.video, base), "id": ""}
             digest.update(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
@@ -100,8 +110,10 @@ def _fingerprint(data: DataSettings, sources: Sequence[RecordSource], features: 
     return digest.hexdigest()
 
 
-def _below(video: str, folder: Path) -> str:
-    return video if "://" in video else Path(os.path.relpath(video, folder)).as_posix()
+def _below(video: str, folder: str) -> str:
+    if "://" in video:
+        return video.removeprefix(f"{folder}/")
+    return Path(os.path.relpath(video, folder)).as_posix()
 
 
 def sample_settings(data: DataSettings) -> SampleSettings:

@@ -17,11 +17,12 @@ from timechat.model.loading import check_folder, load_config, load_model, load_p
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
-from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, load_weights, write_folder
+from timechat.training.checkpoint import Checkpoint, best_checkpoint, find_checkpoints, write_folder
 from timechat.training.config import TrainedModelSettings, TrainingRecipe
 from timechat.training.objectives import HEADS_NAME, OBJECTIVES, Objective, find_objective
 from timechat.training.parameters import prepare_parameters
 from timechat.training.recipes import RESOLVED_FILE, load_resolved
+from timechat.training.restoring import load_weights
 
 Model = TimeChatForConditionalGeneration
 MakeModel = Callable[[TrainedModelSettings], tuple[Model, TimeChatProcessor]]
@@ -112,7 +113,7 @@ def load_trained(
     recipe = load_resolved(run_folder / RESOLVED_FILE)
     checkpoint = chosen_checkpoint(run_folder, recipe)
     model, processor = build_start(_unrounded(recipe), make_model, objectives=objectives)
-    load_weights(checkpoint, model)
+    load_weights(checkpoint, model, alone=True)
     keep_interpolation(checkpoint, model, processor)
     model.config.is_trained = True
     return recipe, model, processor

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
@@ -14,18 +13,16 @@ from timechat.training.checkpoint import (
     Checkpoint,
     best_checkpoint,
     find_checkpoints,
-    load_progress,
-    load_weights,
-    prune_checkpoints,
-    save_checkpoint,
 )
 from timechat.training.config import TrainingRecipe, TrainingRunSettings
-from timechat.training.distributed import from_first, rank
+from timechat.training.distributed import on_first, rank
 from timechat.training.logs import RunLog, progress_bar
 from timechat.training.objectives import OBJECTIVES, BatchSource, Objective, ObjectiveModule, find_objective
 from timechat.training.parallel import parallelize
 from timechat.training.parameters import build_optimizer, set_learning_rate, set_training_mode, trainable
+from timechat.training.restoring import load_progress, load_weights
 from timechat.training.resume import check_inputs
+from timechat.training.saving import CheckpointSaver
 from timechat.training.schedule import learning_rate, num_steps, step_iterations
 from timechat.training.step import StepOutcome, take_step
 
@@ -69,7 +66,7 @@ def train(
     run, total = recipe.run, num_steps(recipe.run)
     if run.validate_every is not None and validate is None:
         raise ValueError("run.validate_every is set, but there is no validation; set it to null")
-    checkpoint = next(reversed(find_checkpoints(folder)), None)
+    checkpoint = next(reversed(on_first(lambda: find_checkpoints(folder))), None)
     if checkpoint:
         if checkpoint.step > total:
             raise TrainingError(
@@ -77,11 +74,15 @@ def train(
                 "more steps (run.steps, or run.epochs), or start anew with --fresh"
             )
         check_inputs(folder, checkpoint, inputs or {}, accept_changes=accept_changes)
-        load_weights(checkpoint, model)
     module = parallelize(ObjectiveModule(model, find_objective(recipe.objective, objectives).loss), run, device)
     optimizer = build_optimizer(trainable(model).items(), recipe.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
-    first_step = _resume(checkpoint, optimizer, scaler, run)
+    first_step = 0
+    if checkpoint:
+        load_weights(checkpoint, model)
+        load_progress(checkpoint, model, optimizer, scaler)
+        first_step = checkpoint.step
+    saver = CheckpointSaver(folder, run, inputs or {}, device)
     if first_step == total:
         return True
     set_training_mode(model)
@@ -97,28 +98,15 @@ def train(
                 _log_step(log, done, rate, outcome, time.perf_counter() - started)
             bar.move(done, f"loss {outcome.loss:.4f}  lr {rate:.2e}")
             metrics = _validate(validate, model, run, done, log)
+            if run.best_metric is not None and metrics:
+                saver.wait()  # the checkpoint that is written may be the best so far
             is_last = done == total or outcome.should_stop
             if is_last or done % run.save_every == 0 or _is_best(folder, run, metrics):
-                save_checkpoint(folder, done, model, optimizer, scaler, metrics, inputs)
-                prune_checkpoints(folder, keep=run.keep_checkpoints, metric=run.best_metric, best_is=run.best_is)
+                saver.save(done, model, optimizer, scaler, metrics)
             if outcome.should_stop:
                 break
+        saver.wait()
     return done == total
-
-
-def _resume(
-    checkpoint: Checkpoint | None,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    run: TrainingRunSettings,
-) -> int:
-    """Restore optimizer and random state from a checkpoint, or initialize them; return the next step."""
-    if checkpoint:
-        load_progress(checkpoint, optimizer, scaler)
-        return checkpoint.step
-    torch.manual_seed(run.seed + rank())
-    random.seed(run.seed + rank())
-    return 0
 
 
 def _log_step(log: RunLog, step: int, rate: float, outcome: StepOutcome, seconds: float) -> None:
@@ -161,8 +149,13 @@ def _is_best(folder: Path, run: TrainingRunSettings, metrics: Mapping[str, float
     """Return whether a validation is the best so far, as the first process decides."""
     if run.best_metric is None or not metrics:
         return False
-    best = best_checkpoint(find_checkpoints(folder), run.best_metric, run.best_is)
+    return on_first(lambda: _beats(find_checkpoints(folder), run, metrics[run.best_metric or ""]))
+
+
+def _beats(checkpoints: list[Checkpoint], run: TrainingRunSettings, value: float) -> bool:
+    """Return whether a metric is better than those of all checkpoints."""
+    best = best_checkpoint(checkpoints, run.best_metric, run.best_is)
     if best is None:
         return True
-    difference = metrics[run.best_metric] - best.metrics[run.best_metric]
-    return from_first(difference > 0 if run.best_is == "highest" else difference < 0)
+    difference = value - best.metrics[run.best_metric or ""]
+    return difference > 0 if run.best_is == "highest" else difference < 0

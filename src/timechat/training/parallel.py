@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from timechat.model.frame_encoder import FrameEncoder
-from timechat.system import launched_processes, local_rank
-from timechat.training.config import Precision, TrainingRunSettings
+from timechat.system import launched_processes, local_processes, local_rank
+from timechat.training.config import TrainingRunSettings
 from timechat.training.distributed import world_size
 from timechat.training.objectives import ObjectiveModule
 
@@ -24,8 +24,8 @@ def choose_device(run: TrainingRunSettings) -> torch.device:
     """
     if run.parallel == "none" and launched_processes() > 1:
         raise ValueError(
-            f"torchrun started {launched_processes()} processes, but run.parallel is none; set run.parallel=ddp or "
-            "fsdp2"
+            f"torchrun started {launched_processes()} processes, but run.parallel is none; set run.parallel=ddp, "
+            "fsdp2 or hsdp"
         )
     if run.device != "auto":
         return torch.device(run.device)
@@ -38,8 +38,8 @@ def choose_device(run: TrainingRunSettings) -> torch.device:
 
 def parallelize(module: ObjectiveModule, run: TrainingRunSettings, device: torch.device) -> nn.Module:
     """Move a model to its device and wrap it for several processes."""
-    if run.parallel == "fsdp2" and world_size() > 1:
-        return _shard(module, run.precision, device)
+    if run.is_sharded and world_size() > 1:
+        return _shard(module, run, device)
     module.to(device)
     if run.parallel == "ddp" and world_size() > 1:
         return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
@@ -59,11 +59,11 @@ def no_gradient_sync(module: nn.Module, *, when: bool) -> Iterator[None]:
         yield
 
 
-def _shard(module: ObjectiveModule, precision: Precision, device: torch.device) -> nn.Module:
+def _shard(module: ObjectiveModule, run: TrainingRunSettings, device: torch.device) -> nn.Module:
     """Shard the parameters over the processes, one group per layer (FSDP2)."""
     module.to(device)
-    mesh = init_device_mesh(device.type, (world_size(),))
-    half = torch.bfloat16 if precision == "bf16" else None
+    mesh = _mesh(run, device)
+    half = torch.bfloat16 if run.precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     for part in module.modules():
         if isinstance(part, FrameEncoder):
@@ -74,3 +74,20 @@ def _shard(module: ObjectiveModule, precision: Precision, device: torch.device) 
                     fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)
     return module
+
+
+def _mesh(run: TrainingRunSettings, device: torch.device) -> DeviceMesh:
+    """Return all processes as one row, or for HSDP as one row for each copy of the model.
+
+    Raises:
+        ValueError: The processes cannot be divided into rows.
+    """
+    if run.parallel != "hsdp":
+        return init_device_mesh(device.type, (world_size(),))
+    size = run.shard_size or local_processes()
+    if world_size() % size:
+        raise ValueError(
+            f"run.parallel=hsdp needs a multiple of {size} processes, got {world_size()}; start equally many on each "
+            "machine, or set run.shard_size"
+        )
+    return init_device_mesh(device.type, (world_size() // size, size), mesh_dim_names=("copy", "shard"))

@@ -15,7 +15,8 @@ RESOLVED_FILE = "recipe.yaml"
 _FREE = (
     *("name", "run.save_every", "run.keep_checkpoints", "run.log_every", "run.tensorboard", "run.wandb", "run.plot"),
     *("run.output", "run.export", "run.device", "data.workers", "data.timeout", "data.max_bad_share"),
-    "model.gradient_checkpointing",
+    *("model.gradient_checkpointing", "run.collective_timeout", "run.save_in_background"),
+    *("run.parallel", "run.shard_size"),
 )
 # Names that recipes and run folders of version 0.1 give to objectives that are called differently now.
 _RENAMED_OBJECTIVES = {"answers": "next_token"}
@@ -74,6 +75,17 @@ def load_resolved(path: Path) -> TrainingRecipe:
         raise TrainingError(
             f"{path} is not the recipe of a run ({reason}); restore this file, or start anew with --fresh"
         ) from error
+
+
+def with_global_batch(recipe: TrainingRecipe, num_processes: int) -> TrainingRecipe:
+    """Return a recipe whose batch size is that of all processes together, as it is stored in the folder of a run.
+
+    Args:
+        recipe: Recipe, possibly with the deprecated `run.batch_size`.
+        num_processes: Number of processes that `run.batch_size` is for.
+    """
+    size = recipe.run.global_batch_size or recipe.run.samples_per_process(num_processes) * num_processes
+    return replace(recipe, run=replace(recipe.run, global_batch_size=size, batch_size=None))
 
 
 def differences(ours: TrainingRecipe, theirs: TrainingRecipe, *, paths_count: bool = True) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from timechat.config import save_recipe
@@ -12,8 +12,8 @@ from timechat.files import UNFINISHED_PATTERN
 from timechat.system import lock_file
 from timechat.training.checkpoint import Checkpoint, find_checkpoints
 from timechat.training.config import TrainingRecipe
-from timechat.training.distributed import rank, wait_for_all
-from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved
+from timechat.training.distributed import on_first, rank, world_size
+from timechat.training.recipes import RESOLVED_FILE, differences, load_resolved, with_global_batch
 
 CHANGES_FILE = "recipe-changes.jsonl"
 FINISHED_FILE = "finished.json"
@@ -23,27 +23,31 @@ _ACCEPT = "resume with --accept-changed-recipe, which records the change"
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, on the first process; the lock ends with the process.
+    """Keep other runs out of a folder; the lock belongs to the first process and ends with it.
 
     Raises:
         TrainingError: Another run uses the folder.
     """
-    if rank() != 0:
+    with ExitStack() as stack:
+        on_first(lambda: _lock(folder, stack))
         yield
-        return
+
+
+def _lock(folder: Path, stack: ExitStack) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOCK_FILE
-    with path.open("a", encoding="utf-8") as file:
-        if not lock_file(file):
-            raise TrainingError(
-                f"{path} is locked: another run trains in {folder}; wait until it ends or stop it, or give another "
-                "folder with --output"
-            )
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows keeps a file that is open
-                path.unlink(missing_ok=True)
+    file = stack.enter_context(path.open("a", encoding="utf-8"))
+    if not lock_file(file):
+        raise TrainingError(
+            f"{path} is locked: another run trains in {folder}; wait until it ends or stop it, or give another "
+            "folder with --output"
+        )
+    stack.callback(_remove_lock, path)
+
+
+def _remove_lock(path: Path) -> None:
+    with suppress(OSError):  # Windows keeps a file that is open
+        path.unlink(missing_ok=True)
 
 
 def prepare_folder(folder: Path, recipe: TrainingRecipe, *, accept_changes: bool) -> None:
@@ -57,29 +61,35 @@ def prepare_folder(folder: Path, recipe: TrainingRecipe, *, accept_changes: bool
     Raises:
         TrainingError: The folder holds a run of another recipe, or other files.
     """
+    on_first(lambda: _prepare_folder(folder, recipe, accept_changes))
+
+
+def _prepare_folder(folder: Path, recipe: TrainingRecipe, accept_changes: bool) -> None:
     resolved = folder / RESOLVED_FILE
     changes: list[str] = []
     checkpoint = next(reversed(find_checkpoints(folder)), None)
     if resolved.exists():
         # A checkpoint of version 0.1 has no hashes, so the paths must be equal.
         has_hashes = checkpoint is None or bool(checkpoint.inputs)
-        changes = differences(recipe, load_resolved(resolved), paths_count=not has_hashes)
+        num_processes = world_size() if checkpoint is None else checkpoint.num_processes
+        earlier = with_global_batch(load_resolved(resolved), num_processes)
+        changes = differences(recipe, earlier, paths_count=not has_hashes)
         if changes and not accept_changes:
+            size = earlier.run.global_batch_size
+            is_batch = any(change.startswith("run.global_batch_size") for change in changes)
+            hint = f"set run.global_batch_size={size}, as {num_processes} processes had, " if is_batch else ""
             raise TrainingError(
-                f"{folder} holds a run of another recipe ({'; '.join(changes[:5])}); {_ACCEPT}, start anew with "
+                f"{folder} holds a run of another recipe ({'; '.join(changes[:5])}); {hint}{_ACCEPT}, start anew with "
                 "--fresh, or give another folder with --output"
             )
     elif any(path.name != _LOCK_FILE for path in folder.iterdir()) if folder.is_dir() else False:
         raise TrainingError(f"{folder} is not empty and holds no training run; give another folder with --output")
-    wait_for_all()  # all processes check before the first one writes
-    if rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        if changes:
-            record_changes(folder, checkpoint, changes)
-            (folder / FINISHED_FILE).unlink(missing_ok=True)  # more steps may be left
-        save_recipe(recipe, resolved)
-    wait_for_all()
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if changes:
+        record_changes(folder, checkpoint, changes)
+        (folder / FINISHED_FILE).unlink(missing_ok=True)  # more steps may be left
+    save_recipe(recipe, resolved)
 
 
 def check_inputs(folder: Path, checkpoint: Checkpoint, inputs: Mapping[str, str], *, accept_changes: bool) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +17,11 @@ from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
 from timechat.system import keep_freed_memory
-from timechat.training.checkpoint import WEIGHTS_FILE, Checkpoint, explain_failed_write, find_checkpoints, write_file
+from timechat.training.checkpoint import Checkpoint, explain_failed_write, find_checkpoints, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches
 from timechat.training.data import make_source as make_instruction_source
-from timechat.training.distributed import from_first, process_group, rank, wait_for_all
+from timechat.training.distributed import check_shared_folder, on_first, process_group, rank, world_size
 from timechat.training.export import (
     INTERPOLATION,
     MODEL_FOLDER,
@@ -36,7 +37,8 @@ from timechat.training.logs import PLOT_FILE, plot_losses
 from timechat.training.loop import Validate, train
 from timechat.training.objectives import HEADS_NAME, OBJECTIVES, BatchSource, MakeSource, Objective, find_objective
 from timechat.training.parallel import choose_device
-from timechat.training.recipes import RESOLVED_FILE
+from timechat.training.recipes import RESOLVED_FILE, with_global_batch
+from timechat.training.restoring import read_weights
 from timechat.training.resume import CHANGES_FILE, FINISHED_FILE, prepare_folder, run_lock
 
 MakeValidate = Callable[[TrainingRecipe, TimeChatProcessor], Validate | None]
@@ -95,14 +97,15 @@ def train_recipe(
     device = choose_device(stages[0].run)
     if device.type == "cpu":
         keep_freed_memory()
-    with process_group(device):
+    with process_group(device, stages[0].run.collective_timeout):
         report = report if rank() == 0 else lambda _text: None
         before: Path | None = None
+        stages = [with_global_batch(stage, world_size()) for stage in stages]
+        check_shared_folder(Path(stages[0].run.output))
         with ExitStack() as locks:
             locks.enter_context(run_lock(Path(stages[0].run.output)))
             if fresh:
-                for recipe in stages:
-                    _clear(Path(recipe.run.output))
+                on_first(partial(_clear, [Path(recipe.run.output) for recipe in stages]))
             for recipe in stages:
                 if before is not None:
                     recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(before / MODEL_FOLDER)))
@@ -110,7 +113,7 @@ def train_recipe(
                 if before is not None:
                     locks.enter_context(run_lock(folder))
                 prepare_folder(folder, recipe, accept_changes=accept_changes)
-                if (folder / FINISHED_FILE).exists():
+                if on_first((folder / FINISHED_FILE).exists):
                     report(f"{folder}: already finished")
                 elif not _train_stage(
                     recipe,
@@ -156,12 +159,12 @@ def _train_stage(
         _load_heads(model, Path(recipe.model.heads))
     if initialize is not None:
         initialize(model)
-    if checkpoints := find_checkpoints(folder):
+    if checkpoints := on_first(lambda: find_checkpoints(folder)):
         keep_interpolation(checkpoints[-1], model, processor)
     source = (objective.make_source or make_source)(recipe, model, training_processor(processor, recipe.model))
     validate = make_validate(recipe, processor)
     report(f"{folder}: training")
-    inputs = from_first(_hash_inputs(model, source) if rank() == 0 else {})
+    inputs = on_first(partial(_hash_inputs, model, source))
     inputs[INTERPOLATION] = processor.config.frame_interpolation
     if not train(
         recipe,
@@ -177,10 +180,8 @@ def _train_stage(
     ):
         return False
     del model, source, validate
-    if rank() == 0:
-        _finish(recipe, folder, load_start if before else make_model, objectives)
-        report(f"{folder}: finished")
-    wait_for_all()
+    on_first(lambda: _finish(recipe, folder, load_start if before else make_model, objectives))
+    report(f"{folder}: finished")
     return True
 
 
@@ -202,23 +203,21 @@ def _finish(recipe: TrainingRecipe, folder: Path, make_model: MakeModel, objecti
     write_file(folder / FINISHED_FILE, json.dumps({"step": checkpoint.step, "metrics": dict(checkpoint.metrics)}))
 
 
-def _clear(folder: Path) -> None:
-    """Remove the files of a run, and nothing else."""
-    if rank() == 0 and (folder / RESOLVED_FILE).exists():
-        for path in (path for name in _STALE_FILES for path in folder.glob(name)):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    wait_for_all()
+def _clear(folders: Sequence[Path]) -> None:
+    """Remove the files of runs, and nothing else."""
+    for folder in folders:
+        if (folder / RESOLVED_FILE).exists():
+            for path in (path for name in _STALE_FILES for path in folder.glob(name)):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def _save_heads(checkpoint: Checkpoint, folder: Path) -> None:
     """Save the weights of the heads, which are not exported, for the next stage."""
     prefix = f"{HEADS_NAME}."
-    weights = load_file(checkpoint.folder / WEIGHTS_FILE)
-    heads = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    if heads:
+    if heads := read_weights(checkpoint, prefix):
         with explain_failed_write(folder / HEADS_FILE):
             save_tensors(heads, folder / HEADS_FILE)
 

@@ -1,18 +1,20 @@
 """One optimizer step: losses of batches, gradients, update of the weights."""
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from timechat.errors import TrainingError, is_out_of_memory
 from timechat.training.config import Precision, TrainingRecipe, TrainingRunSettings
-from timechat.training.distributed import sum_over_processes, world_size
+from timechat.training.distributed import rank, sum_over_processes, world_size
 from timechat.training.objectives import StepLoss
 from timechat.training.parallel import no_gradient_sync
 from timechat.training.schedule import num_steps, step_iterations
@@ -49,6 +51,7 @@ class _Sums:
     mean_loss: float = 0.0
     num_tokens: int = 0
     num_samples: int = 0
+    num_batches: int = 0
     parts: dict[str, float] = field(default_factory=dict)
     record_ids: list[str] = field(default_factory=list)
 
@@ -58,6 +61,7 @@ class _Sums:
         self.mean_loss += loss_sum / max(loss.num_tokens, 1)
         self.num_tokens += loss.num_tokens
         self.num_samples += num_samples
+        self.num_batches += 1
         for name, value in loss.parts.items():
             self.parts[name] = self.parts.get(name, 0.0) + value
 
@@ -90,19 +94,23 @@ def take_step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     device = parameters[0].device
     iterations = step_iterations(run, step)
+    _seed(run.seed, step)
     sums, divisor = _Sums(), 0.0
     optimizer.zero_grad(set_to_none=True)
     for iteration in iterations:
         batch = next(batches)
         sums.record_ids += batch.pop("record_ids", [])
-        batch = _to_device(batch, device)
-        with _explain_oom(step, batch), no_gradient_sync(module, when=iteration != iterations[-1]):
-            with _autocast(run.precision, device):
-                loss: StepLoss = module({**batch, "progress": step / num_steps(run)})
-            divisor = divisor or _expected_tokens(loss, len(iterations), device)
-            scaler.scale(_scaled_loss(run, loss, divisor)).backward()
-        sums.add(loss, _num_samples(batch))
-    outcome = _reduce_sums(run, sums, len(iterations), should_stop(), device)
+        micro_batches = _split(batch, run.micro_batch_size)
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            batch = _to_device(micro_batch, device)
+            is_last = iteration == iterations[-1] and number == len(micro_batches)
+            with _explain_oom(step, batch), no_gradient_sync(module, when=not is_last):
+                with _autocast(run.precision, device):
+                    loss: StepLoss = module({**batch, "progress": step / num_steps(run)})
+                divisor = divisor or _expected_tokens(loss, len(iterations) * len(micro_batches), device)
+                scaler.scale(_scaled_loss(run, loss, divisor, len(micro_batches))).backward()
+            sums.add(loss, _num_samples(batch))
+    outcome = _reduce_sums(run, sums, should_stop(), device)
     _check_is_finite(outcome.loss, "loss", step, sums)
     scaler.unscale_(optimizer)
     if run.loss_mean == "tokens":
@@ -116,20 +124,41 @@ def take_step(
     return replace(outcome, grad_norm=grad_norm)
 
 
-def _expected_tokens(loss: StepLoss, num_iterations: int, device: torch.device) -> float:
+def _seed(seed: int, step: int) -> None:
+    """Set the random seeds of a step, so that its dropout does not depend on earlier steps and interruptions."""
+    number = int(np.random.SeedSequence([seed, step, rank()]).generate_state(1, np.uint64)[0])
+    torch.manual_seed(number)
+    random.seed(number)
+
+
+def _expected_tokens(loss: StepLoss, num_batches: int, device: torch.device) -> float:
     """Estimate the number of tokens of the step from its first batch, to keep sums in the range of half precision.
 
-    With one iteration the number is exact.
+    With one batch the number is exact.
     """
     [tokens] = sum_over_processes([float(loss.num_tokens)], device)
-    return max(tokens * num_iterations, 1.0)
+    return max(tokens * num_batches, 1.0)
 
 
-def _scaled_loss(run: TrainingRunSettings, loss: StepLoss, divisor: float) -> Tensor:
+def _split(batch: dict[str, Any], size: int | None) -> list[dict[str, Any]]:
+    """Divide a batch into micro-batches of at most `size` samples."""
+    num_samples = _num_samples(batch)
+    if size is None or num_samples <= size:
+        return [batch]
+    return [
+        {
+            name: value[start : start + size] if isinstance(value, Tensor) and len(value) == num_samples else value
+            for name, value in batch.items()
+        }
+        for start in range(0, num_samples, size)
+    ]
+
+
+def _scaled_loss(run: TrainingRunSettings, loss: StepLoss, divisor: float, num_micro_batches: int) -> Tensor:
     """Return the loss for the gradients; these are averaged over processes, so sums are scaled by their number."""
     if run.loss_mean == "tokens":
         return loss.loss_sum * (world_size() / divisor)
-    mean = loss.loss_sum / max(loss.num_tokens, 1)
+    mean = loss.loss_sum / max(loss.num_tokens, 1) / num_micro_batches
     return mean / run.accumulation if run.divide_loss_by_accumulation else mean
 
 
@@ -150,18 +179,16 @@ def _clip(parameters: Sequence[nn.Parameter], max_norm: float | None) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _reduce_sums(
-    run: TrainingRunSettings, sums: _Sums, num_iterations: int, should_stop: bool, device: torch.device
-) -> StepOutcome:
+def _reduce_sums(run: TrainingRunSettings, sums: _Sums, should_stop: bool, device: torch.device) -> StepOutcome:
     """Combine the sums of all processes."""
     local = [sums.loss, sums.mean_loss, float(sums.num_tokens), float(sums.num_samples), float(should_stop)]
     loss, mean_loss, num_tokens, num_samples, stops = sum_over_processes(local, device)
     by_tokens = run.loss_mean == "tokens"
     return StepOutcome(
-        loss=loss / max(num_tokens, 1) if by_tokens else mean_loss / (num_iterations * world_size()),
+        loss=loss / max(num_tokens, 1) if by_tokens else mean_loss / (sums.num_batches * world_size()),
         num_tokens=int(num_tokens),
         num_samples=int(num_samples),
-        parts={name: value / num_iterations for name, value in sums.parts.items()},
+        parts={name: value / sums.num_batches for name, value in sums.parts.items()},
         should_stop=stops > 0,
     )
 
@@ -189,8 +216,8 @@ def _explain_oom(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if isinstance(value, Tensor))
         raise TrainingError(
             f"out of memory in step {step + 1} with {shapes}; set model.gradient_checkpointing=true and resume. Or "
-            "lower run.batch_size (and raise run.accumulation) or data.num_frames, or set run.precision=bf16, and "
-            "resume with --accept-changed-recipe. Or start anew with data.features or run.parallel=fsdp2"
+            "set run.micro_batch_size=1, lower data.num_frames, or set run.precision=bf16, and resume with "
+            "--accept-changed-recipe. Or start anew with data.features or run.parallel=fsdp2"
         ) from error
 
 
