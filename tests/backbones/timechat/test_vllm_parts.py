@@ -1,11 +1,13 @@
 """Everything around vLLM that needs no vLLM: folders, prompts, checks, the choice of tokens, options."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -374,3 +376,78 @@ def test_wrong_engine_options_end_a_command_in_one_line(options, message, video_
 def test_an_engine_is_refused_where_it_does_not_fit() -> None:
     with pytest.raises(ValueError, match="engine vllm is not an option of a server"):
         load_backbone("http://localhost:1/v1#m", engine="vllm")
+
+
+# ── the processors of both model runners ────────────────────────────────────────────────────────────────────────
+
+
+def stand_ins_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the modules of vLLM that the processors import be empty ones, where vLLM is not installed."""
+    names = ["vllm", "vllm.v1", "vllm.v1.sample", "vllm.v1.sample.logits_processor", "vllm.v1.worker"]
+    below = "vllm.v1.worker.gpu"
+    for name in [*names, below, f"{below}.sample", f"{below}.sample.logits_processor"]:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    interface = ModuleType(f"{below}.sample.logits_processor.interface")
+    interface.LogitsProcessor = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+    for name in ("processor", "processor_v2"):
+        monkeypatch.delitem(sys.modules, f"timechat.backbones.timechat.vllm.{name}", raising=False)
+
+
+@pytest.fixture
+def second_runner(own, exported, monkeypatch):
+    """The processor of the second model runner, with three slots of its buffers."""
+    stand_ins_of_vllm(monkeypatch)
+    from timechat.backbones.timechat.vllm.processor_v2 import AnswerLogitsProcessorV2
+
+    states = SimpleNamespace(
+        device=torch.device("cpu"),
+        prompt_len=SimpleNamespace(np=np.array([4, 2, 3])),
+        all_token_ids=SimpleNamespace(gpu=torch.zeros(3, 200, dtype=torch.int32)),
+    )
+    config = SimpleNamespace(model_config=SimpleNamespace(model=str(exported)))
+    return AnswerLogitsProcessorV2(config, states), states
+
+
+def step_of(slots: list[int], positions: list[int]) -> SimpleNamespace:
+    """Return the layout of one step: a row for each slot, whose last visible token is at a position."""
+    return SimpleNamespace(
+        idx_mapping_np=np.array(slots), expanded_idx_mapping=torch.tensor(slots), pos=torch.tensor(positions)
+    )
+
+
+def test_the_second_runner_writes_the_same_answer(own, encoded, second_runner) -> None:
+    processor, states = second_runner
+    grammar = answer_form("dense_caption", duration=encoded.duration).grammar
+    sampling = SimpleNamespace(extra_args=answer_arguments(CAPTIONS, grammar))
+    assert processor.add_request(2, SimpleNamespace(extra_args=None)) is False
+    assert processor.add_request(1, sampling) is True
+    [expected] = reference_tokens(own, encoded, grammar)
+    scores = torch.zeros(2, own[0].config.text_config.vocab_size)
+    first = int(states.prompt_len.np[1])
+    processor.apply(scores.clone(), step_of([2, 1], [2, 0]))  # the first half of the prompt; its token is dropped
+    for i, token in enumerate(expected):
+        raw = scores.clone()
+        raw[:, token] = 9.0  # the model's favourite is the token of our engine
+        forced = processor.apply(raw.clone(), step_of([2, 1], [2 + i, first - 1 + i]))
+        assert torch.equal(forced[0], raw[0])
+        assert int(forced[1].argmax()) == token
+        states.all_token_ids.gpu[1, first + i] = token
+
+
+def reference_tokens(own, encoded, grammar) -> list[list[int]]:
+    timechat = TimeChat(TimeChatBackbone(*own, name="nano"))
+    prompt = timechat.backbone.prompt(encoded, Question("Tell all."), 40)
+    batch = GenerationBatch([prompt], [grammar], CAPTIONS)
+    return [output.token_ids for output in LocalExecutor(*own).generate(batch)]
+
+
+def test_the_second_runner_forgets_the_request_of_a_slot(own, second_runner) -> None:
+    processor, _ = second_runner
+    grounding = answer_arguments(CAPTIONS, answer_form("grounding", duration=9.0).grammar)
+    processor.add_request(1, SimpleNamespace(extra_args=grounding))
+    processor.add_request(1, SimpleNamespace(extra_args=None))
+    logits = torch.randn(1, own[0].config.text_config.vocab_size)
+    assert torch.equal(processor.apply(logits.clone(), step_of([1], [1])), logits)
+    with pytest.raises(ValueError, match="must be the JSON text"):
+        processor.validate_params(SimpleNamespace(extra_args={ARGUMENT: "{}"}))
