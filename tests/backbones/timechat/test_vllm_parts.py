@@ -1,13 +1,9 @@
 """Everything around vLLM that needs no vLLM: folders, prompts, checks, the choice of tokens, options."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from tests.backbones.timechat.stand_in import StandInEngine
 from tests.cli.conftest import run_command
 from timechat.answers.forms import answer_form
-from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import Question
 from timechat.backbones.loading import load_backbone
@@ -26,11 +21,9 @@ from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import FACTS_FILE, export_language_model
 from timechat.backbones.timechat.vllm.options import check_options, default_options
 from timechat.backbones.timechat.vllm.requests import ModelFacts, continuation, mixed_prompt
-from timechat.backbones.timechat.vllm.token_chooser import ARGUMENT, TokenChooser, answer_arguments
 from timechat.errors import CheckpointError, EngineError, PromptTooLongError
 from timechat.model import NANO_FOLDER
-from timechat.model.generation.generate import Prompt, Sampler
-from timechat.model.loading import load_model
+from timechat.model.generation.generate import Prompt
 from timechat.model.partial_loading import load_without_language_model
 from timechat.pipeline import Request, TimeChat
 
@@ -51,16 +44,6 @@ KINDS: dict[str, tuple[Request, ...]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def own() -> tuple[Any, Any]:
-    return load_model("nano", device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def exported(own, tmp_path_factory) -> Path:
-    return export_language_model(NANO_FOLDER, *own, tmp_path_factory.mktemp("models")).path
-
-
 @pytest.fixture
 def engine(own, exported) -> StandInEngine:
     return StandInEngine(own[0], exported)
@@ -69,11 +52,6 @@ def engine(own, exported) -> StandInEngine:
 def with_engine(own, engine: StandInEngine) -> TimeChat:
     writer = VllmWriter(*own, engine, dtype=torch.float32, facts={"weights": "abc"})
     return TimeChat(TimeChatBackbone(*own, name="nano", executor=VllmExecutor(own[0], writer)))
-
-
-@pytest.fixture(scope="module")
-def encoded(own, video_path):
-    return TimeChat(TimeChatBackbone(*own, name="nano")).encode(video_path)
 
 
 # ── without the language model ──────────────────────────────────────────────────────────────────────────────────
@@ -273,64 +251,6 @@ def test_a_wrong_grammar_or_a_beam_search_is_never_sent(own, engine, encoded) ->
     assert engine.requests == []
 
 
-# ── the choice of tokens in the other process ───────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def chooser(exported) -> TokenChooser:
-    return TokenChooser(exported, torch.device("cpu"))
-
-
-def test_a_row_with_wrong_facts_is_ended_alone(own, chooser, caplog) -> None:
-    good = chooser.start(answer_arguments(CAPTIONS, answer_form("grounding", duration=9.0).grammar))
-    bad = chooser.start({ARGUMENT: "no JSON"})
-    broken = chooser.start(answer_arguments(CAPTIONS, AnswerGrammar("start: nothing", None)))
-    assert good is not None
-    assert bad is not None
-    assert broken is not None
-    assert "cannot be used" in caplog.text
-    logits = torch.zeros(3, own[0].config.text_config.vocab_size)
-    forced = chooser.force({0: (bad, []), 1: (good, []), 2: (broken, [])}, logits)
-    tokens = forced.argmax(-1).tolist()
-    assert [tokens[0], tokens[2]] == [2, 2]
-    assert tokens[1] != 2
-    assert forced.isfinite().sum(-1).tolist() == [1, 1, 1]
-
-
-def test_rows_without_rules_keep_their_scores(own, chooser) -> None:
-    assert answer_arguments(DecodingOptions(is_free=True), None) is None
-    assert chooser.start(None) is None
-    logits = torch.randn(2, own[0].config.text_config.vocab_size)
-    row = chooser.start(answer_arguments(replace(CAPTIONS, do_sample=True), None))
-    assert row is not None
-    forced = chooser.force({1: (row, [])}, logits.clone())
-    assert torch.equal(forced[0], logits[0])
-
-
-def test_a_failing_step_ends_only_the_row_that_fails(own, chooser, monkeypatch, caplog) -> None:
-    rows = [chooser.start(answer_arguments(CAPTIONS, answer_form("grounding", duration=9.0).grammar)) for _ in range(2)]
-
-    def fail(scores, tokens_left):
-        raise OverflowError("too deep")
-
-    monkeypatch.setattr(chooser, "_restart", lambda *_: None)
-    monkeypatch.setattr(rows[0].constraint, "most_likely_token", fail)
-    logits = torch.zeros(2, own[0].config.text_config.vocab_size)
-    tokens = chooser.choose([(rows[0], []), (rows[1], [])], logits)
-    assert tokens[0] == 2
-    assert tokens[1] != 2
-    assert "each row is tried alone" in caplog.text
-
-
-def test_a_sampler_can_skip_the_draws_of_another() -> None:
-    decoding = DecodingOptions(do_sample=True, seed=3, top_k=20)
-    scores = torch.randn(12, 1, 500, generator=torch.Generator().manual_seed(0))
-    whole, later = Sampler(decoding, torch.device("cpu")), Sampler(decoding, torch.device("cpu"))
-    drawn = [int(whole(step)) for step in scores]
-    later.skip(7, 500)
-    assert [int(later(step)) for step in scores[7:]] == drawn[7:]
-
-
 # ── options ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -376,78 +296,3 @@ def test_wrong_engine_options_end_a_command_in_one_line(options, message, video_
 def test_an_engine_is_refused_where_it_does_not_fit() -> None:
     with pytest.raises(ValueError, match="engine vllm is not an option of a server"):
         load_backbone("http://localhost:1/v1#m", engine="vllm")
-
-
-# ── the processors of both model runners ────────────────────────────────────────────────────────────────────────
-
-
-def stand_ins_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the modules of vLLM that the processors import be empty ones, where vLLM is not installed."""
-    names = ["vllm", "vllm.v1", "vllm.v1.sample", "vllm.v1.sample.logits_processor", "vllm.v1.worker"]
-    below = "vllm.v1.worker.gpu"
-    for name in [*names, below, f"{below}.sample", f"{below}.sample.logits_processor"]:
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    interface = ModuleType(f"{below}.sample.logits_processor.interface")
-    interface.LogitsProcessor = object  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, interface.__name__, interface)
-    for name in ("processor", "processor_v2"):
-        monkeypatch.delitem(sys.modules, f"timechat.backbones.timechat.vllm.{name}", raising=False)
-
-
-@pytest.fixture
-def second_runner(own, exported, monkeypatch):
-    """The processor of the second model runner, with three slots of its buffers."""
-    stand_ins_of_vllm(monkeypatch)
-    from timechat.backbones.timechat.vllm.processor_v2 import AnswerLogitsProcessorV2
-
-    states = SimpleNamespace(
-        device=torch.device("cpu"),
-        prompt_len=SimpleNamespace(np=np.array([4, 2, 3])),
-        all_token_ids=SimpleNamespace(gpu=torch.zeros(3, 200, dtype=torch.int32)),
-    )
-    config = SimpleNamespace(model_config=SimpleNamespace(model=str(exported)))
-    return AnswerLogitsProcessorV2(config, states), states
-
-
-def step_of(slots: list[int], positions: list[int]) -> SimpleNamespace:
-    """Return the layout of one step: a row for each slot, whose last visible token is at a position."""
-    return SimpleNamespace(
-        idx_mapping_np=np.array(slots), expanded_idx_mapping=torch.tensor(slots), pos=torch.tensor(positions)
-    )
-
-
-def test_the_second_runner_writes_the_same_answer(own, encoded, second_runner) -> None:
-    processor, states = second_runner
-    grammar = answer_form("dense_caption", duration=encoded.duration).grammar
-    sampling = SimpleNamespace(extra_args=answer_arguments(CAPTIONS, grammar))
-    assert processor.add_request(2, SimpleNamespace(extra_args=None)) is False
-    assert processor.add_request(1, sampling) is True
-    [expected] = reference_tokens(own, encoded, grammar)
-    scores = torch.zeros(2, own[0].config.text_config.vocab_size)
-    first = int(states.prompt_len.np[1])
-    processor.apply(scores.clone(), step_of([2, 1], [2, 0]))  # the first half of the prompt; its token is dropped
-    for i, token in enumerate(expected):
-        raw = scores.clone()
-        raw[:, token] = 9.0  # the model's favourite is the token of our engine
-        forced = processor.apply(raw.clone(), step_of([2, 1], [2 + i, first - 1 + i]))
-        assert torch.equal(forced[0], raw[0])
-        assert int(forced[1].argmax()) == token
-        states.all_token_ids.gpu[1, first + i] = token
-
-
-def reference_tokens(own, encoded, grammar) -> list[list[int]]:
-    timechat = TimeChat(TimeChatBackbone(*own, name="nano"))
-    prompt = timechat.backbone.prompt(encoded, Question("Tell all."), 40)
-    batch = GenerationBatch([prompt], [grammar], CAPTIONS)
-    return [output.token_ids for output in LocalExecutor(*own).generate(batch)]
-
-
-def test_the_second_runner_forgets_the_request_of_a_slot(own, second_runner) -> None:
-    processor, _ = second_runner
-    grounding = answer_arguments(CAPTIONS, answer_form("grounding", duration=9.0).grammar)
-    processor.add_request(1, SimpleNamespace(extra_args=grounding))
-    processor.add_request(1, SimpleNamespace(extra_args=None))
-    logits = torch.randn(1, own[0].config.text_config.vocab_size)
-    assert torch.equal(processor.apply(logits.clone(), step_of([1], [1])), logits)
-    with pytest.raises(ValueError, match="must be the JSON text"):
-        processor.validate_params(SimpleNamespace(extra_args={ARGUMENT: "{}"}))

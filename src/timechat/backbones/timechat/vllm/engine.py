@@ -40,6 +40,7 @@ VERSION: str = vllm.__version__
 _PROCESSORS = {False: "processor:AnswerLogitsProcessor", True: "processor_v2:AnswerLogitsProcessorV2"}
 _MAX_RESTARTS = 3  # in a row, without an answer between them
 _HEALTH_SECONDS = 0.25
+_RESTART_SECONDS = 2.0
 _STOP_SECONDS = 30.0
 
 
@@ -185,6 +186,9 @@ class AnswerEngine:
                 self._llm = None
                 if llm is not None:
                     await asyncio.to_thread(llm.shutdown, timeout=0.0)
+            # A signal to stop, such as Ctrl-C, may reach the processes of the engine before it reaches this thread.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _RESTART_SECONDS)
             if not self._stopping.is_set():
                 self._num_restarts += 1
                 self._num_failed += 1
