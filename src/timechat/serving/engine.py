@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ from timechat.model.generation.batch import ContinuousBatch, GenerationState
 from timechat.model.generation.generate import GenerationOutput, PrefixCache, Prompt, continuation_logprobs
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
+from timechat.serving.calls import CallEntry, FrameBatch, FunctionCall, GenerationCall
 from timechat.serving.context import RequestContext
 from timechat.serving.errors import EngineFailedError, EngineStoppedError
-from timechat.serving.scheduler import SequenceEntry, SequenceScheduler, TimeShares
+from timechat.serving.scheduler import SequenceScheduler, TimeShares
 
 logger = logging.getLogger(__name__)
 
@@ -62,63 +63,6 @@ class EngineState:
     waiting: int
     frame_batches: int
     seconds: dict[str, float]
-
-
-@dataclass(eq=False, kw_only=True)
-class _CallEntry(SequenceEntry):
-    """A sequence of a call of `Engine.generate`; `num_emitted` tokens have gone to the streamer."""
-
-    call: "_GenerationCall"
-    num_emitted: int = 0
-
-
-@dataclass(eq=False)
-class _GenerationCall:
-    """A call of `Engine.generate`."""
-
-    batch: GenerationBatch
-    entries: list[_CallEntry] = field(default_factory=list)
-    future: "Future[list[GenerationOutput]]" = field(default_factory=Future)
-
-    def finish(self) -> None:
-        """Set the result once all sequences are finished."""
-        if self.future.done():
-            return
-        if error := next((entry.sequence.error for entry in self.entries if entry.sequence.error), None):
-            self.future.set_exception(error)
-        elif all(entry.sequence.is_finished for entry in self.entries):
-            self.future.set_result([entry.sequence.output for entry in self.entries])
-
-    def fail(self, error: Exception) -> None:
-        """End the call with an error."""
-        if not self.future.done():
-            self.future.set_exception(error)
-            if self.batch.streamer is not None:
-                self.batch.streamer.end()
-
-
-@dataclass(eq=False)
-class _FrameBatch:
-    """A few frames of one video."""
-
-    context: RequestContext
-    pixel_values: Tensor
-    qformer_input_ids: Tensor
-    qformer_attention_mask: Tensor
-    future: "Future[Tensor]" = field(default_factory=Future)
-
-    @property
-    def num_frames(self) -> int:
-        return int(self.pixel_values.shape[1])
-
-
-@dataclass(eq=False)
-class _Function:
-    """Any other function that needs the model."""
-
-    context: RequestContext
-    function: Callable[[], Any]
-    future: "Future[Any]" = field(default_factory=Future)
 
 
 class Engine:
@@ -158,11 +102,11 @@ class Engine:
         self.grammar_compiler = make_grammar_compiler(model, processor)
         self._max_frames = _FRAMES_PER_BATCH.get(model.device.type, _FRAMES_PER_BATCH_ON_GPU)
         self._wakeup = threading.Condition()
-        self._scheduler: SequenceScheduler[_CallEntry] = SequenceScheduler(
+        self._scheduler: SequenceScheduler[CallEntry] = SequenceScheduler(
             self.batch, preempt_after_tokens=preempt_after_tokens
         )
-        self._frame_batches: deque[_FrameBatch] = deque()
-        self._functions: deque[_Function] = deque()
+        self._frame_batches: deque[FrameBatch] = deque()
+        self._functions: deque[FunctionCall] = deque()
         self._work = {_LANGUAGE: self._decode, _VISION: self._encode, _OTHER: self._run_function}
         self._shares = TimeShares(self._work)
         self._num_tokens = self._num_steps = self._num_frames = 0
@@ -231,11 +175,11 @@ class Engine:
                 f"num_beams={batch.decoding.num_beams} is not offered by the engine, which decodes one token of every "
                 "answer per step; use num_beams=1, or the commands"
             )
-        call = _GenerationCall(batch)
+        call = GenerationCall(batch)
         for prompt, grammar, decoding in zip(batch.prompts, batch.grammars, batch.decodings, strict=True):
             constraint = None if grammar is None else self.grammar_compiler.state(grammar)
             sequence = GenerationState(prompt, decoding, constraint)
-            call.entries.append(_CallEntry(sequence, context, call=call))
+            call.entries.append(CallEntry(sequence, context, call=call))
             context.prompt_tokens += len(prompt.input_ids)
         self._add(self._scheduler.waiting, *call.entries)
         return call.future
@@ -245,14 +189,14 @@ class Engine:
     ) -> "Future[Tensor]":
         """Encode frames of one video; the arguments are those of `get_frame_features`."""
         context.check()
-        frames = _FrameBatch(context, pixels, input_ids, attention_mask)
+        frames = FrameBatch(context, pixels, input_ids, attention_mask)
         self._add(self._frame_batches, frames)
         return frames.future
 
     def call(self, function: Callable[[], Result], context: RequestContext) -> "Future[Result]":
         """Call a function that needs the model."""
         context.check()
-        item = _Function(context, function)
+        item = FunctionCall(context, function)
         self._add(self._functions, item)
         return item.future
 
@@ -323,7 +267,7 @@ class Engine:
             for sequence in finished:
                 self._finish(sequence)
 
-    def _prefill(self, entry: _CallEntry) -> None:
+    def _prefill(self, entry: CallEntry) -> None:
         try:
             self.batch.prefill()
         except Exception as error:  # an error of this prompt, which does not concern the other answers
@@ -335,7 +279,7 @@ class Engine:
             if entry.sequence.is_finished:
                 self._finish(entry.sequence)
 
-    def _emit(self, entry: _CallEntry) -> None:
+    def _emit(self, entry: CallEntry) -> None:
         """Pass new tokens to the streamer and the stopping criteria."""
         sequence, batch = entry.sequence, entry.call.batch
         new = sequence.token_ids[entry.num_emitted :]
@@ -400,7 +344,7 @@ class Engine:
                 queue.remove(item)
                 item.future.set_exception(item.context.error)
 
-    def _fail(self, entry: _CallEntry, error: Exception) -> None:
+    def _fail(self, entry: CallEntry, error: Exception) -> None:
         """End the whole call of a sequence with an error."""
         for one in entry.call.entries:
             self._scheduler.remove(one)

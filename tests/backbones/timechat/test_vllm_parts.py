@@ -2,9 +2,7 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from tests.backbones.timechat.stand_in import StandInEngine
 from tests.cli.conftest import run_command
 from timechat.answers.forms import answer_form
-from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.backbone import Question
 from timechat.backbones.loading import load_backbone
@@ -24,11 +21,9 @@ from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import FACTS_FILE, export_language_model
 from timechat.backbones.timechat.vllm.options import check_options, default_options
 from timechat.backbones.timechat.vllm.requests import ModelFacts, continuation, mixed_prompt
-from timechat.backbones.timechat.vllm.token_chooser import ARGUMENT, TokenChooser, answer_arguments
 from timechat.errors import CheckpointError, EngineError, PromptTooLongError
 from timechat.model import NANO_FOLDER
-from timechat.model.generation.generate import Prompt, Sampler
-from timechat.model.loading import load_model
+from timechat.model.generation.generate import Prompt
 from timechat.model.partial_loading import load_without_language_model
 from timechat.pipeline import Request, TimeChat
 
@@ -49,16 +44,6 @@ KINDS: dict[str, tuple[Request, ...]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def own() -> tuple[Any, Any]:
-    return load_model("nano", device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def exported(own, tmp_path_factory) -> Path:
-    return export_language_model(NANO_FOLDER, *own, tmp_path_factory.mktemp("models")).path
-
-
 @pytest.fixture
 def engine(own, exported) -> StandInEngine:
     return StandInEngine(own[0], exported)
@@ -67,11 +52,6 @@ def engine(own, exported) -> StandInEngine:
 def with_engine(own, engine: StandInEngine) -> TimeChat:
     writer = VllmWriter(*own, engine, dtype=torch.float32, facts={"weights": "abc"})
     return TimeChat(TimeChatBackbone(*own, name="nano", executor=VllmExecutor(own[0], writer)))
-
-
-@pytest.fixture(scope="module")
-def encoded(own, video_path):
-    return TimeChat(TimeChatBackbone(*own, name="nano")).encode(video_path)
 
 
 # ── without the language model ──────────────────────────────────────────────────────────────────────────────────
@@ -269,64 +249,6 @@ def test_a_wrong_grammar_or_a_beam_search_is_never_sent(own, engine, encoded) ->
     with pytest.raises(ValueError, match="num_beams=2 is not offered by the engine vllm"):
         timechat.run(Request("dense_caption", decoding=replace(CAPTIONS, num_beams=2)), encoded)
     assert engine.requests == []
-
-
-# ── the choice of tokens in the other process ───────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def chooser(exported) -> TokenChooser:
-    return TokenChooser(exported, torch.device("cpu"))
-
-
-def test_a_row_with_wrong_facts_is_ended_alone(own, chooser, caplog) -> None:
-    good = chooser.start(answer_arguments(CAPTIONS, answer_form("grounding", duration=9.0).grammar))
-    bad = chooser.start({ARGUMENT: "no JSON"})
-    broken = chooser.start(answer_arguments(CAPTIONS, AnswerGrammar("start: nothing", None)))
-    assert good is not None
-    assert bad is not None
-    assert broken is not None
-    assert "cannot be used" in caplog.text
-    logits = torch.zeros(3, own[0].config.text_config.vocab_size)
-    forced = chooser.force({0: (bad, []), 1: (good, []), 2: (broken, [])}, logits)
-    tokens = forced.argmax(-1).tolist()
-    assert [tokens[0], tokens[2]] == [2, 2]
-    assert tokens[1] != 2
-    assert forced.isfinite().sum(-1).tolist() == [1, 1, 1]
-
-
-def test_rows_without_rules_keep_their_scores(own, chooser) -> None:
-    assert answer_arguments(DecodingOptions(is_free=True), None) is None
-    assert chooser.start(None) is None
-    logits = torch.randn(2, own[0].config.text_config.vocab_size)
-    row = chooser.start(answer_arguments(replace(CAPTIONS, do_sample=True), None))
-    assert row is not None
-    forced = chooser.force({1: (row, [])}, logits.clone())
-    assert torch.equal(forced[0], logits[0])
-
-
-def test_a_failing_step_ends_only_the_row_that_fails(own, chooser, monkeypatch, caplog) -> None:
-    rows = [chooser.start(answer_arguments(CAPTIONS, answer_form("grounding", duration=9.0).grammar)) for _ in range(2)]
-
-    def fail(scores, tokens_left):
-        raise OverflowError("too deep")
-
-    monkeypatch.setattr(chooser, "_restart", lambda *_: None)
-    monkeypatch.setattr(rows[0].constraint, "most_likely_token", fail)
-    logits = torch.zeros(2, own[0].config.text_config.vocab_size)
-    tokens = chooser.choose([(rows[0], []), (rows[1], [])], logits)
-    assert tokens[0] == 2
-    assert tokens[1] != 2
-    assert "each row is tried alone" in caplog.text
-
-
-def test_a_sampler_can_skip_the_draws_of_another() -> None:
-    decoding = DecodingOptions(do_sample=True, seed=3, top_k=20)
-    scores = torch.randn(12, 1, 500, generator=torch.Generator().manual_seed(0))
-    whole, later = Sampler(decoding, torch.device("cpu")), Sampler(decoding, torch.device("cpu"))
-    drawn = [int(whole(step)) for step in scores]
-    later.skip(7, 500)
-    assert [int(later(step)) for step in scores[7:]] == drawn[7:]
 
 
 # ── options ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -40,6 +40,7 @@ VERSION: str = vllm.__version__
 _PROCESSORS = {False: "processor:AnswerLogitsProcessor", True: "processor_v2:AnswerLogitsProcessorV2"}
 _MAX_RESTARTS = 3  # in a row, without an answer between them
 _HEALTH_SECONDS = 0.25
+_RESTART_SECONDS = 2.0
 _STOP_SECONDS = 30.0
 
 
@@ -96,7 +97,6 @@ class AnswerEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._stopping: asyncio.Event | None = None
-        self._failure: str | None = None
         self._num_tokens = self._num_running = self._num_restarts = self._num_failed = 0
         self._thread = threading.Thread(target=self._run, name="timechat-vllm", daemon=True)
 
@@ -169,7 +169,7 @@ class AnswerEngine:
             llm = None
             try:
                 llm = await self._make()
-                self._llm, self._failure = llm, None
+                self._llm = llm
                 if not self._started.done():
                     self._started.set_result(None)
                 while not self._stopping.is_set() and not llm.errored:
@@ -179,19 +179,20 @@ class AnswerEngine:
                 if not self._started.done():
                     self._started.set_exception(EngineError(f"vLLM cannot be started: {_reason(error)}"))
                     return
-                self._failure = _reason(error)
                 logger.exception("the engine vllm cannot be started again")
             finally:
                 self._llm = None
                 if llm is not None:
                     await asyncio.to_thread(llm.shutdown, timeout=0.0)
+            # A signal to stop, such as Ctrl-C, may reach the processes of the engine before it reaches this thread.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _RESTART_SECONDS)
             if not self._stopping.is_set():
                 self._num_restarts += 1
                 self._num_failed += 1
                 logger.error("the engine vllm has ended unexpectedly and is started again")
                 if self._num_failed > _MAX_RESTARTS:
-                    self._failure = f"it has ended {self._num_failed} times without an answer between"
-                    logger.error("the engine vllm is given up: %s", self._failure)
+                    logger.error("the engine vllm is given up: it has ended %d times in a row", self._num_failed)
                     await self._stopping.wait()
 
     async def _make(self) -> Any:
@@ -228,8 +229,9 @@ class AnswerEngine:
     async def _generate(self, request: EngineRequest, put: Callable[[Piece | Exception], None]) -> None:
         llm = self._llm
         if llm is None or llm.errored:
-            reason = f" ({self._failure})" if self._failure else ""
-            raise EngineError(f"the engine that writes answers is being started again{reason}; try again in a minute")
+            if self._num_failed > _MAX_RESTARTS:
+                raise EngineError("the engine that writes answers ends at each start and was given up; see the log")
+            raise EngineError("the engine that writes answers is being started again; try again in a minute")
         params = SamplingParams(
             max_tokens=request.max_new_tokens,
             temperature=0.0,

@@ -1,5 +1,7 @@
 """A TimeChat model whose answers are written by vLLM."""
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +55,7 @@ def load_vllm_backbone(
         ) from error
     network, processor, language_dtype = load_without_language_model(model, device=device, dtype=dtype)
     cache = DiskCache()
-    root = cache.folder / EXPORTS if cache.is_on else Path(tempfile.mkdtemp(prefix="timechat-"))
+    root = cache.folder / EXPORTS if cache.is_on else _temporary_folder()
     exported = export_language_model(
         find_folder(model), network, processor, root, lora_scale=lora_scale, dtype=language_dtype
     )
@@ -70,3 +72,10 @@ def load_vllm_backbone(
     }
     writer = VllmWriter(network, processor, engine, dtype=language_dtype, facts=facts)
     return TimeChatBackbone(network, processor, name=model, executor=VllmExecutor(network, writer))
+
+
+def _temporary_folder() -> Path:
+    """Return a folder that is removed at the end of the process."""
+    folder = Path(tempfile.mkdtemp(prefix="timechat-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
