@@ -12,6 +12,7 @@ from timechat.answers.events import Answer, Event
 from timechat.answers.merging import WindowAnswer
 from timechat.answers.windows import Window
 from timechat.batch.manifest import Row
+from timechat.batch.pieces import DecodePiece, PlanPieces
 from timechat.batch.stages import Piece, PlanVideo
 from timechat.errors import CheckpointError, VideoError
 
@@ -62,4 +63,18 @@ class PlanWithModules(PlanVideo):
     """`PlanVideo` that also says whether torch was imported."""
 
     def __call__(self, row: Row, pieces: Any, on_piece: Any) -> dict[str, Any]:
+        return {**super().__call__(row, pieces, on_piece), "has_torch": "torch" in sys.modules}
+
+
+class PlanPiecesWithModules(PlanPieces):
+    """`PlanPieces` that also says whether torch was imported."""
+
+    def __call__(self, row, pieces, on_piece, /) -> dict[str, Any]:
+        return {**super().__call__(row, pieces, on_piece), "has_torch": "torch" in sys.modules}
+
+
+class DecodeWithModules(DecodePiece):
+    """`DecodePiece` that also says whether torch was imported."""
+
+    def __call__(self, row, pieces, on_piece, /) -> dict[str, Any]:
         return {**super().__call__(row, pieces, on_piece), "has_torch": "torch" in sys.modules}

@@ -84,7 +84,7 @@ def test_a_model_that_cannot_be_loaded_ends_a_run_on_ray(folder):
 
 
 def test_a_processor_adds_answers_and_keeps_columns(folder):
-    from timechat.batch.ray_data import TimeChatProcessorConfig, build_processor
+    from timechat.batch import TimeChatProcessorConfig, build_processor
 
     processor = build_processor(
         TimeChatProcessorConfig(task="ground"),
