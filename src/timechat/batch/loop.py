@@ -91,6 +91,7 @@ def run_batch(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[BatchProgress], None] | None = None,
     stage: Stage[Row] | None = None,
+    stages: PieceStages | None = None,
     ray: str | None = None,
     actors: int | None = None,
     gpus: float | None = None,
@@ -106,6 +107,7 @@ def run_batch(
         should_stop: Function that returns whether to stop; called several times a second.
         on_progress: Callback every ten seconds and at the end.
         stage: Callable that answers a row; None takes `AnswerVideo`.
+        stages: Stages that split and answer rows on Ray, instead of `stage`; None takes those of the settings.
         ray: Ray cluster: `"auto"` for that of this machine, `"local"` for processes of this machine, or `HOST:PORT`.
         actors: Number of processes with a model on the cluster; None for one on each GPU, or one without GPUs.
         gpus: Number of GPUs of each of them; None for one if the cluster has GPUs.
@@ -130,7 +132,7 @@ def run_batch(
             elif todo:
                 answered = answer_rows(
                     todo,
-                    PieceStages.of(settings, read_config(settings)) if stage is None else PieceStages(stage),
+                    stages or _stages(settings, stage),
                     address=ray,
                     actors=actors,
                     gpus=gpus,
@@ -146,6 +148,10 @@ def run_batch(
         run.report(at_once=True)
         progress = run.progress
         return folder.finish(rows, is_stopped=is_stopped, seconds=progress.seconds, answered=progress.done)
+
+
+def _stages(settings: BatchSettings, stage: Stage[Row] | None) -> PieceStages:
+    return PieceStages.of(settings, read_config(settings)) if stage is None else PieceStages(stage)
 
 
 def plan_batch(
