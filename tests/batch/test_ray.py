@@ -1,14 +1,18 @@
 """The same rows on Ray Data, with a stage that needs no model."""
 
 import json
+import os
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.batch.fakes import BrokenModel, FakeStage, result_of
+from tests.batch.fakes import BrokenModel, FakePieces, FakePlan, FakeStage, result_of
 from tests.batch.test_loop import attempts, statuses
 from timechat.batch import BatchSettings, Row, run_batch
+from timechat.batch.pieces import PieceStages
 from timechat.errors import TimeChatError
 
 ray = pytest.importorskip("ray")
@@ -84,7 +88,7 @@ def test_a_model_that_cannot_be_loaded_ends_a_run_on_ray(folder):
 
 
 def test_a_processor_adds_answers_and_keeps_columns(folder):
-    from timechat.batch.ray_data import TimeChatProcessorConfig, build_processor
+    from timechat.batch import TimeChatProcessorConfig, build_processor
 
     processor = build_processor(
         TimeChatProcessorConfig(task="ground"),
@@ -103,6 +107,71 @@ def test_a_processor_adds_answers_and_keeps_columns(folder):
     assert json.loads(found[0]["answer"])["task"] == "grounding"
     assert [row["error"] for row in found[:2]] == [None, "bad.mp4: is damaged"]
     assert "query" in found[2]["error"]
+
+
+# ------------------------------------------------------------------------------------------------------- pieces
+
+EIGHT = " ".join(f"{10 * i}" for i in range(8))
+
+
+def run_pieces(folder: Path, *names: str, seconds: float = 0.0, actors: int = 2, **options):
+    notes = folder / "notes"
+    stages = PieceStages(FakePieces(notes, seconds=seconds), FakePlan(notes))
+    settings = BatchSettings(task="caption", output=folder / "out", timeout=30.0)
+    return run_batch([f"{name}.mp4" for name in names], settings, stages=stages, ray="local", actors=actors, **options)
+
+
+def pieces_of(name: str) -> list[int]:
+    """Return the numbers of the pieces of a video, each as often as it was answered."""
+    return sorted(int(path.name.split("-")[1]) for path in Path("notes").glob(f"{name}-*"))
+
+
+def answered() -> dict[str, str]:
+    lines = [line for path in sorted(Path("out/answers").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row["text"] for row in rows if row["status"] == "ok"}
+
+
+def test_the_pieces_of_a_video_are_answered_once_and_merged(folder):
+    report = run_pieces(folder, "a", "bad", "b")
+    assert (report.rows, report.ok, report.failed) == (3, 2, 1)
+    assert answered() == {"a.mp4": EIGHT, "b.mp4": EIGHT}
+    assert [pieces_of(name) for name in "ab"] == [[0, 1, 2, 3]] * 2
+    assert not list(Path("out/pieces").glob("*"))
+
+
+def test_a_dead_actor_costs_one_piece(folder):
+    killed: list[int] = []
+
+    def kill_one() -> bool:
+        if not killed and len(pieces_of("a")) >= 2:
+            for folder in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker(Map(RowActor"):
+                        killed.append(int(folder.name))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+    report = run_pieces(folder, "a", seconds=1.0, actors=1, should_stop=kill_one)
+    assert (report.ok, answered()) == (1, {"a.mp4": EIGHT})
+    assert killed
+    assert len(pieces_of("a")) <= 5
+
+
+def test_a_stopped_run_resumes_after_its_pieces(folder):
+    stop = lambda: any(Path("out").glob("pieces/*"))  # noqa: E731
+    report = run_pieces(folder, "a", seconds=0.5, actors=1, should_stop=stop)
+    assert (report.ok, report.stopped) == (0, True)
+    (stored,) = Path("out/pieces").iterdir()
+    known = {int(json.loads(line)["answers"][0]["window"]["start"]) // 20 for line in stored.read_text().splitlines()}
+    assert known
+    resumed = time.monotonic_ns()
+    assert run_pieces(folder, "a").ok == 1
+    assert answered() == {"a.mp4": EIGHT}
+    later = [path.name.split("-") for path in Path("notes").iterdir() if int(path.name.split("-")[2]) > resumed]
+    assert not known & {int(number) for _, number, _ in later}
 
 
 @pytest.mark.parametrize(

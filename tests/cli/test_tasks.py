@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -249,6 +250,23 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(clip, tmp_path):
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     assert list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.parametrize("is_stdin", [False, True])
+def test_a_pipe_without_data_is_given_up_in_time(is_stdin, capsys, tmp_path, monkeypatch):
+    if is_stdin:
+        reader, writer = os.pipe()
+        stdin = os.fdopen(reader)
+        monkeypatch.setattr(sys, "stdin", stdin)
+    else:
+        os.mkfifo(tmp_path / "f.mp4")
+    began = time.monotonic()
+    status, _, err = run(capsys, "caption", "-" if is_stdin else tmp_path / "f.mp4", "--timeout", "0.2")
+    assert (status, "not read within 0.2 s" in err) == (2, True)
+    assert time.monotonic() - began < 20
+    if is_stdin:
+        stdin.close()
+        os.close(writer)
 
 
 def test_results_go_to_a_pipe_that_may_close_early(capsys, clip, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.search.conftest import ColorEncoder, Lines, write_video
 from timechat.search import Library, LibraryError
+from timechat.search.encoded_files import EncodedFile, encode_file
 from timechat.search.indexing import IndexStopped
 
 
@@ -100,6 +101,64 @@ def test_an_empty_folder_gives_a_note(library, tmp_path):
     report = library.index([tmp_path / "empty"])
     assert report.num_videos == 0
     assert report.notes == [f"no videos were found in {tmp_path / 'empty'}"]
+
+
+# ── Other processes ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encoding_with(encoder, asked: list[list[str]], *, leave_out: str = "", broken: str = ""):
+    """Return a function that encodes files as another process would, the last one first."""
+
+    def encode_files(paths, known, check):
+        asked.append([Path(path).name for path in paths])
+        for path in sorted(paths, reverse=True):
+            check()
+            if Path(path).name == broken:
+                yield EncodedFile(path, error=f"{path}: is damaged")
+            elif Path(path).name != leave_out:
+                yield encode_file(path, encoder, known, timeout=60.0)
+
+    return encode_files
+
+
+def test_files_that_other_processes_read_are_stored_alike(library, videos, encoder, tmp_path):
+    library.index([videos])
+    asked: list[list[str]] = []
+    with Library(tmp_path / "other.db", encoder=encoder) as other:
+        report = other.index([videos], encode_files=encoding_with(encoder, asked, leave_out="red.mp4"))
+        assert (report.num_videos, report.num_read, report.failed) == (2, 2, {})
+        before = encoder.num_frames
+        assert names(other) == names(library)
+        found = {video.digest: number for number, video in other.videos().items()}
+        for number, video in library.videos().items():
+            ours, theirs = library.frames(number), other.frames(found[video.digest])
+            assert ours is not None
+            assert theirs is not None
+            assert np.array_equal(ours.vectors, theirs.vectors)
+            assert (ours.times.tolist(), ours.cuts) == (theirs.times.tolist(), theirs.cuts)
+        shutil.copy(videos / "red.mp4", videos / "copy.mp4")
+        write_video(videos / "new.mp4", ["blue"])
+        write_video(videos / "bad.mp4", ["red"])
+        report = other.index([videos], encode_files=encoding_with(encoder, asked, broken="bad.mp4"))
+        assert [sorted(names) for names in asked[1:]] == [["bad.mp4", "copy.mp4", "new.mp4"]]
+        assert report.failed == {str(videos / "bad.mp4"): "is damaged"}
+        assert encoder.num_frames == before + 2  # only those of new.mp4
+        other.index([videos], encode_files=encoding_with(encoder, asked))
+        assert asked[2:] == [[]]
+        assert other.index([videos], encode_files=encoding_with(encoder, asked), full=True).num_read == 3  # contents
+        assert sorted(asked[3]) == ["bad.mp4", "copy.mp4", "green_blue.mp4", "new.mp4", "red.mp4"]
+
+
+def test_a_file_that_changes_after_another_process_read_it_fails(library, videos, encoder):
+    def encode_files(paths, known, check):
+        for path in paths:
+            file = encode_file(path, encoder, known, timeout=60.0)
+            os.utime(path, (1, 1))
+            yield file
+
+    report = library.index([videos], encode_files=encode_files)
+    assert set(report.failed.values()) == {"changed while it was read; the next run reads it again"}
+    assert report.num_read == 0
 
 
 # ── What changes ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -51,6 +51,7 @@ class BackboneConfig:
         domain: Description of the videos that the model was trained on, see `model.domain`; None without one.
         is_remote: Whether a server answers, so that a trial costs a request.
         privacy_note: Sentence that says what leaves this machine and where it goes; None if nothing does.
+        frame_size: Size to which frames are decoded; None if it depends on the video.
     """
 
     fps: float | None
@@ -65,6 +66,7 @@ class BackboneConfig:
     domain: dict[str, Any] | None = None
     is_remote: bool = False
     privacy_note: str | None = None
+    frame_size: FrameSize | None = None
 
     def default_sampling(self) -> dict[str, Any]:
         """Return the default frame sampling, as arguments of `load_frames`."""

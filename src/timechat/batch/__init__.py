@@ -6,7 +6,17 @@ manifest.py ─▶ Row ─▶ worker.py: a child process with stages.py ─▶ r
 
 from timechat.batch.loop import plan_batch, run_batch
 from timechat.batch.manifest import Row, read_manifest
+from timechat.batch.processor import TimeChatProcessorConfig, build_processor
 from timechat.batch.results import BatchReport
 from timechat.batch.settings import BatchSettings
 
-__all__ = ["BatchReport", "BatchSettings", "Row", "plan_batch", "read_manifest", "run_batch"]
+__all__ = [
+    "BatchReport",
+    "BatchSettings",
+    "Row",
+    "TimeChatProcessorConfig",
+    "build_processor",
+    "plan_batch",
+    "read_manifest",
+    "run_batch",
+]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from timechat.answers.events import format_time
 from timechat.batch.manifest import Row, read_manifest
+from timechat.batch.pieces import PieceStages
 from timechat.batch.results import BatchReport, ResultFolder, check_pyarrow
 from timechat.batch.settings import BatchSettings
 from timechat.batch.stages import AnswerVideo, Piece, PlanVideo, Stage, read_config
@@ -89,7 +90,8 @@ def run_batch(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[BatchProgress], None] | None = None,
-    stage: Stage | None = None,
+    stage: Stage[Row] | None = None,
+    stages: PieceStages | None = None,
     ray: str | None = None,
     actors: int | None = None,
     gpus: float | None = None,
@@ -105,6 +107,7 @@ def run_batch(
         should_stop: Function that returns whether to stop; called several times a second.
         on_progress: Callback every ten seconds and at the end.
         stage: Callable that answers a row; None takes `AnswerVideo`.
+        stages: Stages that split and answer rows on Ray, instead of `stage`; None takes those of the settings.
         ray: Ray cluster: `"auto"` for that of this machine, `"local"` for processes of this machine, or `HOST:PORT`.
         actors: Number of processes with a model on the cluster; None for one on each GPU, or one without GPUs.
         gpus: Number of GPUs of each of them; None for one if the cluster has GPUs.
@@ -121,29 +124,34 @@ def run_batch(
         todo = folder.todo(rows, retry=settings.retry)
         run = _Run(folder, settings, BatchProgress(total=len(todo)), on_progress)
         is_stopped = False
-        chosen = stage or AnswerVideo(settings)
         try:
             if ray is None:
-                with Worker(chosen) as worker:
+                with Worker(stage or AnswerVideo(settings)) as worker:
                     for row in todo:
                         run.answer(row, worker, should_stop)
             elif todo:
                 answered = answer_rows(
                     todo,
-                    chosen,
+                    stages or _stages(settings, stage),
                     address=ray,
                     actors=actors,
                     gpus=gpus,
                     timeout=settings.timeout,
                     should_stop=lambda: should_stop() or run.report(),
+                    pieces={row.id: pieces for row in todo if (pieces := folder.pieces(row))},
+                    on_piece=run.keep_piece,
                 )
                 for row, outcome in answered:
-                    run.keep(row, outcome, counts_windows=True)
+                    run.keep(row, outcome)
         except StoppedError:
             is_stopped = True
         run.report(at_once=True)
         progress = run.progress
         return folder.finish(rows, is_stopped=is_stopped, seconds=progress.seconds, answered=progress.done)
+
+
+def _stages(settings: BatchSettings, stage: Stage[Row] | None) -> PieceStages:
+    return PieceStages.of(settings, read_config(settings)) if stage is None else PieceStages(stage)
 
 
 def plan_batch(
@@ -180,6 +188,7 @@ class _Run:
     ) -> None:
         self._folder, self._settings, self._on_progress = folder, settings, on_progress
         self.progress = progress
+        self._in_pieces: set[str] = set()
         self._began = self._reported = time.monotonic()
 
     def answer(self, row: Row, worker: Worker, should_stop: Callable[[], bool]) -> None:
@@ -188,13 +197,13 @@ class _Run:
             row,
             lambda: self._folder.pieces(row),
             timeout=self._settings.timeout,
-            on_piece=lambda piece: self._keep_piece(row, piece),
+            on_piece=lambda piece: self.keep_piece(row, piece),
             should_stop=lambda: should_stop() or self.report(),
         )
         self.keep(row, outcome)
 
-    def keep(self, row: Row, outcome: Outcome, *, counts_windows: bool = False) -> None:
-        """Store the outcome of a row; `counts_windows` adds its windows, which no piece has reported."""
+    def keep(self, row: Row, outcome: Outcome) -> None:
+        """Store the outcome of a row, and count its windows if no piece has reported them."""
         failure = {"error_kind": outcome.kind, "error": outcome.error}
         result = failure if outcome.result is None else outcome.result
         self._folder.add(row, "failed" if outcome.result is None else "ok", {**result, "attempts": outcome.attempts})
@@ -203,11 +212,13 @@ class _Run:
             self.progress = replace(progress, failed=progress.failed + 1)
         else:
             seconds = progress.video_seconds + (outcome.result["duration"] or 0.0)
-            windows = progress.windows + (outcome.result["windows"] if counts_windows else 0)
+            windows = progress.windows + (0 if row.id in self._in_pieces else outcome.result["windows"])
             self.progress = replace(progress, done=progress.done + 1, video_seconds=seconds, windows=windows)
         self.report()
 
-    def _keep_piece(self, row: Row, piece: Piece) -> None:
+    def keep_piece(self, row: Row, piece: Piece) -> None:
+        """Store the answers about some windows of a row."""
+        self._in_pieces.add(row.id)
         self._folder.add_piece(row, piece)
         self.progress = replace(self.progress, windows=self.progress.windows + len(piece.answers))
 

@@ -1,79 +1,167 @@
 """Batches on Ray Data; the only file that imports Ray.
 
-rows ─▶ a pool of actors, each with a worker process ─▶ results, in any order ─▶ the driver stores them
+rows ─▶ tasks that plan ─▶ tasks that decode ─▶ a pool of actors with the model ─▶ results in any order ─▶ the driver
+        each with a worker process, see `Worker`           └─ PieceBoard ─┘
 """
 
 import json
 import logging
 import os
+import pickle
 import queue
 import signal
 import socket
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any
 
-from timechat.answers.tasks import GREEDY, DecodingOptions
-from timechat.answers.windows import WindowConfig
-from timechat.batch.manifest import Row, read_row
-from timechat.batch.settings import BatchSettings
-from timechat.batch.stages import AnswerVideo, Stage
+from timechat.batch.manifest import Row
+from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask
+from timechat.batch.stages import Piece, Stage
 from timechat.batch.worker import Outcome, StopCheck, StoppedError, Worker
-from timechat.errors import DataError, TimeChatError, describe_error, missing_extra
-from timechat.search.retrieval import Source
-from timechat.video.sampling import FrameSampling
+from timechat.errors import TimeChatError, describe_error, missing_extra
 
 try:
     import ray
     import ray.data
+    import ray.exceptions
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ModuleNotFoundError as error:
     raise missing_extra("--ray needs Ray", "batch") from error
 
-_ACTOR_CPUS = 0.9  # two actors fit beside each other on two CPUs, whose sum Ray would otherwise exceed
+# Logical CPUs of one process. They differ, as Ray would otherwise do the work of two stages in one process; and actors
+# that hold all CPUs would leave none for the other stages, for which Ray would wait for ever.
+_PLAN_CPUS, _DECODE_CPUS, _ACTOR_CPUS = 0.05, 0.1, 0.8
+_TASK_RETRIES = 3  # for a process that dies with its machine
 _ACTOR_RETRIES = 3  # for an actor that dies; by default Ray repeats its rows without end
 _ROUNDS = 3  # rows of a dead machine are given up by Ray before it knows that the machine is dead
 _MAX_BLOCKS = 2000  # rows are given to actors in at most so many groups
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 5.0
-_USUAL_WINDOWS = WindowConfig()
-_USUAL_FRAMES = FrameSampling()
 
 Dataset = Any  # ray.data.Dataset; Ray is an optional library
-ChangeRow = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 # ---------------------------------------------------------------------------------------------------- the batch
 
+# An item is a dict of Arrow columns: `id`, `task` (a pickled `PieceTask`), and `outcome` (JSON) once it is known.
+Item = dict[str, Any]
+
+
+def _item(row_id: str, task: PieceTask | None = None, outcome: Outcome | None = None, fatal: str = "") -> Item:
+    packed = b"" if task is None else pickle.dumps(task)
+    return {"id": row_id, "task": packed, "outcome": json.dumps(asdict(outcome)) if outcome else "", "fatal": fatal}
+
+
+def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float) -> list[Item]:
+    """Split a row into pieces; runs as a task of Ray."""
+    row, pieces = Row(**json.loads(item["row"])), [Piece.from_dict(piece) for piece in json.loads(item["pieces"])]
+    outcome = _worker(stage).run(row, lambda: pieces, timeout=timeout)
+    if outcome.result is None:
+        return [_item(row.id, outcome=outcome)]
+    return [_item(row.id, task) for task in outcome.result["tasks"]]
+
+
+def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float) -> Item:
+    """Add the frames of a piece; runs as a task of Ray."""
+    task = None if item["outcome"] else pickle.loads(item["task"])
+    if task is None or not task.windows:
+        return item
+    outcome = _worker(stage).run(task, list, timeout=timeout)
+    if outcome.result is None:
+        return _item(item["id"], outcome=outcome)
+    return _item(item["id"], replace(task, frames=outcome.result["frames"]))
+
+
+_workers: dict[str, tuple[bytes, Worker]] = {}  # of this process of Ray, by the type of their stage
+
+
+def _worker(stage: Stage[Any]) -> Worker:
+    """Return the worker process for a stage, which later tasks in the same process of Ray use too."""
+    hide_main()
+    name, content = type(stage).__name__, pickle.dumps(stage)
+    known, worker = _workers.get(name, (b"", None))
+    if worker is None or known != content:
+        if worker is not None:
+            worker.kill()
+        worker = Worker(stage)
+        _workers[name] = content, worker
+    return worker
+
+
+def hide_main() -> None:
+    """Let worker processes not import the main module of a process of Ray, which imports Ray."""
+    main = sys.modules["__main__"]
+    if Path(getattr(main, "__file__", None) or "").name == "default_worker.py":
+        sys.modules["__main__"] = ModuleType("__main__")
+
 
 class RowActor:
-    """Answers rows in a worker process, which is killed when a video hangs; one actor of the pool."""
+    """Answers rows and pieces in a worker process, which is killed when a video hangs; one actor of the pool."""
 
-    def __init__(self, stage: Stage, timeout: float) -> None:
-        self._worker, self._timeout = Worker(stage), timeout
+    def __init__(self, stage: Stage[Any], timeout: float, board: Any) -> None:
+        hide_main()
+        self._run = partial(Worker(stage).run, timeout=timeout)
+        self._board = board
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Answer one row; an error of the model is returned too, because Ray would repeat it."""
-        row = Row(**json.loads(item["row"]))
+    def __call__(self, item: Item) -> Item:
+        """Answer one item; an error of the model is returned too, because Ray would repeat it."""
+        if item["outcome"]:
+            self._ask("finish", item["id"])
+            return {**item, "task": b""}
+        task = pickle.loads(item["task"])
         try:
-            outcome = self._worker.run(row, list, timeout=self._timeout)
+            return _item(item["id"], outcome=self._answer(task))
         except TimeChatError as error:
-            return {"id": row.id, "outcome": None, "fatal": describe_error(error)}
-        return {"id": row.id, "outcome": json.dumps(asdict(outcome)), "fatal": None}
+            return _item(item["id"], fatal=describe_error(error))
+
+    def _answer(self, task: PieceTask) -> Outcome | None:
+        """Return the result of the row; None if other pieces are missing, or another process has it."""
+        row = task.row
+        if not task.num_pieces:
+            return self._run(row)
+        if task.num_pieces == 1:
+            outcome = self._run(task)
+            return self._run(row) if outcome.result and outcome.result.get("is_searched") else outcome
+        start = task.windows[0].start if task.windows else -1.0
+        state = self._ask("begin", row.id, task.windows)
+        if state.is_over:
+            return None
+        found: dict[str, Any] = {"answers": (), "seconds": {}, "total": 0, "is_outside": state.is_outside}
+        if not state.is_known:
+            outcome = self._run(replace(task, is_outside=state.is_outside))
+            if outcome.result is None:
+                self._ask("finish", row.id)
+                return outcome
+            found = outcome.result
+            if found.get("is_searched"):
+                return self._run(row) if self._ask("claim", row.id, start) else None
+        piece = Piece(found["answers"], found["total"])
+        answers = self._ask("add", row.id, start, piece, found["seconds"], found["is_outside"])
+        return None if answers is None else self._run(MergeTask(row, task.index, *answers))
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self._board, method).remote(*arguments))
 
 
 def answer_rows(
     rows: Sequence[Row],
-    stage: Stage,
+    stages: PieceStages,
     *,
     address: str,
     actors: int | None,
     gpus: float | None,
     timeout: float,
     should_stop: StopCheck,
+    pieces: Mapping[str, Sequence[Piece]] = MappingProxyType({}),
+    on_piece: Callable[[Row, Piece], None] = lambda *_: None,
 ) -> Iterator[tuple[Row, Outcome]]:
     """Answer rows on a Ray cluster; yield them with their outcomes as they come. A row can be missing at the end.
 
@@ -81,36 +169,107 @@ def answer_rows(
 
     Args:
         rows: Rows.
-        stage: Stage that answers a row.
+        stages: Stages that split and answer rows.
         address: `"auto"` for the cluster of this machine, `"local"` for processes of this machine, or `HOST:PORT`.
         actors: Number of processes with a model; None for one on each GPU, or one without GPUs.
         gpus: Number of GPUs of each; None for one if the cluster has GPUs.
-        timeout: Maximum wall time of one row in seconds.
+        timeout: Maximum wall time of one row, or of one piece, in seconds.
         should_stop: Function that returns whether to stop.
+        pieces: Answers of an earlier, interrupted run, by the identifiers of the rows.
+        on_piece: Callback for the answers about each further piece of a video with several pieces.
 
     Raises:
         StoppedError: `should_stop` returned True.
         ValueError: There is no cluster, or it has fewer CPUs or GPUs than the actors need.
         TimeChatError: The model cannot be loaded.
     """
-    with _connected(address), _streaming():
-        number, gpus = _pool(ray.cluster_resources(), actors, gpus)
+    with connected(address):
+        number, gpus = choose_pool(actors, gpus)
+        board = _start_board(pieces)
+
         missing = {row.id: row for row in rows}
-        for _ in range(_ROUNDS):
-            # Machines may have died or come since the last round.
-            fitting = _fitting(ray.cluster_resources(), number, gpus)
-            if not missing or not fitting:
-                return
-            items = [{"row": json.dumps(asdict(row))} for row in missing.values()]
-            dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
-            for result in _results(_mapped(dataset, RowActor, (stage, timeout), fitting, gpus), should_stop):
-                if result["fatal"] is not None:
-                    raise TimeChatError(result["fatal"])
-                if (row := missing.pop(result["id"], None)) is not None:
+
+        def keep_pieces() -> None:
+            for row_id, piece in ray.get(board.take.remote()):
+                if row_id in missing:
+                    on_piece(missing[row_id], piece)
+
+        def check() -> bool:
+            keep_pieces()
+            return should_stop()
+
+        def begin_round(fitting: int) -> Dataset:
+            ray.get(board.begin_round.remote())
+            dataset = _pieces(list(missing.values()), stages, timeout, pieces)
+            return map_actors(dataset, RowActor, (stages.answer, timeout, board), fitting, gpus)
+
+        try:
+            for result in run_rounds(missing, begin_round, number, gpus, check):
+                if result["outcome"] and (row := missing.pop(result["id"], None)) is not None:
+                    board.forget.remote(row.id)
                     yield row, Outcome(**json.loads(result["outcome"]))
+        finally:
+            with suppress(ray.exceptions.RayError):
+                keep_pieces()
+                ray.kill(board)
 
 
-def _mapped(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: int, gpus: float) -> Dataset:
+def _start_board(pieces: Mapping[str, Sequence[Piece]]) -> Any:
+    """Start the process that holds the answers about pieces, on this machine, so that it ends with the command only."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(PieceBoard).options(num_cpus=0, scheduling_strategy=here).remote(pieces)
+
+
+def _pieces(rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Mapping[str, Sequence[Piece]]) -> Dataset:
+    """Return the items of rows: their pieces, with frames if a stage decodes them."""
+    if stages.plan is None:
+        return items_dataset([_item(row.id, PieceTask(row)) for row in rows])
+    items = [
+        {"row": json.dumps(asdict(row)), "pieces": json.dumps([piece.to_dict() for piece in pieces.get(row.id, ())])}
+        for row in rows
+    ]
+    tasks = ray.data.TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1))))
+    options = {"compute": tasks, "max_retries": _TASK_RETRIES}
+    dataset = items_dataset(items)
+    dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout), num_cpus=_PLAN_CPUS, **options)
+    if stages.decode is None:
+        return dataset
+    return dataset.map(decode_piece, fn_args=(stages.decode, timeout), num_cpus=_DECODE_CPUS, **options)
+
+
+def items_dataset(items: Sequence[Item]) -> Dataset:
+    """Return a dataset that gives items to processes one by one, or a few at a time if there are many."""
+    return ray.data.from_items(items, override_num_blocks=min(len(items), _MAX_BLOCKS))
+
+
+def run_rounds(
+    missing: Sized, begin_round: Callable[[int], Dataset], number: int, gpus: float, should_stop: StopCheck
+) -> Iterator[Item]:
+    """Yield the items of a dataset, and of another one while something is missing: a machine may have died.
+
+    Args:
+        missing: What has no result yet; the caller removes what has one.
+        begin_round: Function from a number of actors to the dataset of what is missing.
+        number: Number of actors.
+        gpus: Number of GPUs of each.
+        should_stop: Function that returns whether to stop.
+
+    Raises:
+        StoppedError: `should_stop` returned True.
+        TimeChatError: An actor cannot work at all.
+    """
+    for _ in range(_ROUNDS):
+        fitting = _fitting(ray.cluster_resources(), number, gpus)  # machines may have come or gone
+        if not missing or not fitting:
+            return
+        for result in _results(begin_round(fitting), should_stop):
+            if result["fatal"]:
+                raise TimeChatError(result["fatal"])
+            yield result
+
+
+def map_actors(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: int, gpus: float) -> Dataset:
+    """Map the rows of a dataset by a pool of actors, which are started again when they die."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # until 2.64, the limits of restarts have no other place
         return dataset.map(
@@ -124,6 +283,11 @@ def _mapped(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: i
         )
 
 
+def choose_pool(actors: int | None, gpus: float | None) -> tuple[int, float]:
+    """Return the number of actors and the GPUs of each; see `answer_rows`."""
+    return _pool(ray.cluster_resources(), actors, gpus)
+
+
 def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None) -> tuple[int, float]:
     """Return the number of actors and the GPUs of each; refuse a pool that would wait for ever."""
     num_gpus, num_cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
@@ -134,7 +298,7 @@ def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None
             f"{number} actors with {gpus:g} GPUs each need {number * gpus:g} GPUs, but the cluster has {num_gpus:g}; "
             "give fewer --actors, or a smaller --gpus"
         )
-    if number * _ACTOR_CPUS > num_cpus:
+    if number > num_cpus or number * _ACTOR_CPUS + _PLAN_CPUS + _DECODE_CPUS > num_cpus:
         raise ValueError(
             f"{number} actors need {number} CPUs, but the cluster has {num_cpus:g}; give fewer --actors, or add "
             "machines"
@@ -145,7 +309,7 @@ def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None
 def _fitting(resources: Mapping[str, float], number: int, gpus: float) -> int:
     """Return how many of the actors fit into the cluster now."""
     by_gpus = resources.get("GPU", 0.0) // gpus if gpus else number
-    return int(min(number, resources.get("CPU", 0.0) // _ACTOR_CPUS, by_gpus))
+    return int(min(number, resources.get("CPU", 0.0), by_gpus))
 
 
 def _results(dataset: Dataset, should_stop: StopCheck) -> Iterator[dict[str, Any]]:
@@ -178,15 +342,17 @@ def _results(dataset: Dataset, should_stop: StopCheck) -> Iterator[dict[str, Any
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
-    """Connect to a cluster, unless this process has done so already."""
+def connected(address: str) -> Iterator[None]:
+    """Connect to a cluster, unless this process has done so already, and set the options of datasets."""
     if ray.is_initialized():
-        yield
+        with _streaming():
+            yield
         return
     with _own_signals():
         _connect(address)
     try:
-        yield
+        with _streaming():
+            yield
     finally:
         ray.shutdown()
 
@@ -254,106 +420,3 @@ def _streaming() -> Iterator[None]:
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
-
-
-# ------------------------------------------------------------------------------------------------ the processor
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeChatProcessorConfig:
-    """Configuration of a processor, in the shape of those of `ray.data.llm`.
-
-    Attributes:
-        model_source: Model, as in `TimeChat.from_pretrained`.
-        task: Name of the command for rows that name none: `caption`, `ground`, `ask`, ...
-        query: Query of rows that have none.
-        concurrency: Number of actors.
-        num_gpus: Number of GPUs of each actor.
-        device: Device of the model.
-        dtype: Number format of the weights.
-        windows: Options of the windows.
-        sampling: Frame options of each window.
-        decoding: Decoding options.
-        by: What answers `ground`, as in `RetrievalConfig`.
-        force: Whether videos outside of the model's domain are answered too.
-        timeout: Maximum wall time of one video in seconds.
-    """
-
-    model_source: str = "nano"
-    task: str = "caption"
-    query: str | None = None
-    concurrency: int = 1
-    num_gpus: float = 0.0
-    device: str = "auto"
-    dtype: str = "auto"
-    windows: WindowConfig = _USUAL_WINDOWS
-    sampling: FrameSampling = _USUAL_FRAMES
-    decoding: DecodingOptions = GREEDY
-    by: Source = "auto"
-    force: bool = False
-    timeout: float = 3600.0
-
-    def settings(self) -> BatchSettings:
-        """Return the settings of the stage."""
-        return BatchSettings(
-            task=self.task,
-            query=self.query,
-            output=Path(),
-            model=self.model_source,
-            device=self.device,
-            dtype=self.dtype,
-            windows=self.windows,
-            sampling=self.sampling,
-            decoding=self.decoding,
-            by=self.by,
-            force=self.force,
-            timeout=self.timeout,
-        )
-
-
-class ProcessorActor:
-    """Adds `answer` and `error` to rows with the columns of a manifest; one actor of the pool."""
-
-    def __init__(self, stage: Stage, settings: BatchSettings) -> None:
-        self._worker, self._settings = Worker(stage), settings
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Answer one row; all its columns are kept."""
-        settings = self._settings
-        try:
-            row = read_row(item, task=settings.task, query=settings.query)
-        except (ValueError, DataError) as error:
-            return {**item, "answer": None, "error": describe_error(error)}
-        outcome = self._worker.run(replace(row, id=row.id or row.video), list, timeout=settings.timeout)
-        answer = None if outcome.result is None else json.dumps(outcome.result)
-        return {**item, "answer": answer, "error": outcome.error}
-
-
-def build_processor(
-    config: TimeChatProcessorConfig,
-    *,
-    preprocess: ChangeRow | None = None,
-    postprocess: ChangeRow | None = None,
-    stage: Stage | None = None,
-) -> Callable[[Dataset], Dataset]:
-    """Return a function from a dataset of rows with `video`, `query`, ... to a dataset with answers.
-
-    Each row keeps its columns and gets `answer`, the JSON object of the answer as text, and `error`; one of them is
-    null. Columns are those of a manifest; others are carried on.
-
-    Args:
-        config: Configuration.
-        preprocess: Function that changes each row before.
-        postprocess: Function that changes each row afterwards.
-        stage: Stage that answers a row; None takes `AnswerVideo`.
-    """
-    settings = config.settings()
-    chosen = stage or AnswerVideo(settings)
-
-    def process(dataset: Dataset) -> Dataset:
-        dataset = dataset if preprocess is None else dataset.map(preprocess)
-        arguments = (chosen, settings)
-        dataset = _mapped(dataset, ProcessorActor, arguments, config.concurrency, config.num_gpus)
-        return dataset if postprocess is None else dataset.map(postprocess)
-
-    return process

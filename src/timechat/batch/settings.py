@@ -1,7 +1,7 @@
 """Settings of a batch."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class BatchSettings:
             object.__setattr__(self, "output", Path(without_scheme(str(self.output))))
         if not self.timeout > 0:
             raise ValueError(f"timeout must be above 0 s, got {self.timeout:g}; it is the limit of one video")
+
+    def row_sampling(self, start: float | None, end: float | None) -> FrameSampling:
+        """Return the frame options of a row with this part of the video; None takes that of the options."""
+        usual = self.sampling
+        return replace(usual, start=usual.start if start is None else start, end=usual.end if end is None else end)
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings that the answers depend on, ready for JSON."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from timechat.answers.events import Answer
 from timechat.answers.merging import WindowAnswer
@@ -23,6 +23,7 @@ from timechat.errors import (
 if TYPE_CHECKING:
     from timechat.backbones.backbone import BackboneConfig
     from timechat.pipeline import Request, TimeChat, VideoSession
+    from timechat.video import VideoIndex
 
 ErrorKind = Literal[
     "unreadable_video",
@@ -93,17 +94,28 @@ class Piece:
 OnPiece = Callable[[Piece], None]
 
 
-class Stage(Protocol):
-    """A callable with a model, for a worker."""
+class Job(Protocol):
+    """Work for a stage: a row, or a part of one."""
+
+    @property
+    def video(self) -> str:
+        """Path or address of the video."""
+
+
+JobT = TypeVar("JobT", bound=Job, contravariant=True)
+
+
+class Stage(Protocol[JobT]):
+    """A callable for a worker, perhaps with a model."""
 
     def load(self) -> None:
         """Load the model."""
 
-    def __call__(self, row: Row, pieces: Sequence[Piece], on_piece: OnPiece) -> dict[str, Any]:
-        """Process one row.
+    def __call__(self, row: JobT, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:
+        """Process one row, or one part of a row.
 
         Args:
-            row: Row of the manifest.
+            row: Row of the manifest, or another kind of job.
             pieces: Answers of an earlier, interrupted attempt.
             on_piece: Callback for the answers about each further batch of windows.
 
@@ -150,47 +162,56 @@ class AnswerVideo:
 
     def __call__(self, row: Row, pieces: Sequence[Piece], on_piece: OnPiece) -> dict[str, Any]:
         """Answer one row; see `Stage`."""
-        from timechat.speech.loading import load_transcript
-
-        settings = self.settings
-        transcript = None
-        if row.transcript is not None or row.task == "transcribe":
-            is_cleaned, timeout = row.task != "transcribe", settings.timeout
-            transcript = load_transcript(row.video, transcript=row.transcript, is_cleaned=is_cleaned, timeout=timeout)
         if row.task == "transcribe":
-            return _result(self._transcribe(row, transcript), 0)
+            return result_of(self._transcribe(row), 0)
+        request, notes = self.request(row)
+        with self.open(row) as video:
+            self.check_domain(request, video)
+            answer = self._answer(request, video, pieces, on_piece)
+            return result_of(replace(answer, notes=(*notes, *answer.notes)), len(video.windows))
+
+    def request(self, row: Row) -> "tuple[Request, tuple[str, ...]]":
+        """Return the request of a row, and the notes about its transcript."""
         from timechat.pipeline import Request
         from timechat.search.retrieval import RetrievalConfig
+        from timechat.speech.loading import load_transcript
 
-        retrieval = RetrievalConfig(by=settings.by) if row.task == "grounding" else RetrievalConfig()
+        settings, transcript = self.settings, None
+        if row.transcript is not None:
+            transcript = load_transcript(row.video, transcript=row.transcript, timeout=settings.timeout)
         request = Request(
             row.task,
             row.query,
             decoding=settings.decoding,
             preset=settings.preset,
             transcript=transcript.lines if transcript else None,
-            retrieval=retrieval,
+            retrieval=RetrievalConfig(by=settings.by) if row.task == "grounding" else RetrievalConfig(),
         )
-        sampling = replace(
-            settings.sampling,
-            start=settings.sampling.start if row.start is None else row.start,
-            end=settings.sampling.end if row.end is None else row.end,
-        )
-        with self.timechat.open(
-            row.video, windows=settings.windows, sampling=sampling, keep_in_memory=False, timeout=settings.timeout
-        ) as video:
-            answer = self._answer(request, video, pieces, on_piece)
-            answer = replace(answer, notes=(*(transcript.notes if transcript else ()), *answer.notes))
-            return _result(answer, len(video.windows))
+        return request, transcript.notes if transcript else ()
 
-    def _answer(self, request: "Request", video: "VideoSession", pieces: Sequence[Piece], on_piece: OnPiece) -> Answer:
+    def open(self, row: Row, index: "VideoIndex | None" = None) -> "VideoSession":
+        """Open the video of a row; `index` is that of another process."""
+        settings = self.settings
+        return self.timechat.open(
+            row.video,
+            windows=settings.windows,
+            sampling=settings.row_sampling(row.start, row.end),
+            keep_in_memory=False,
+            timeout=settings.timeout,
+            index=index,
+        )
+
+    def check_domain(self, request: "Request", video: "VideoSession") -> None:
+        """Raise if the model would only guess about a video; the search can answer a grounding request instead."""
         domain = self.timechat.backbone.config.domain
-        checks_domain = request.task != "grounding" and not self.settings.force
-        if checks_domain and domain is not None and self.timechat.is_outside_domain(video):
+        is_checked = request.task != "grounding" and not self.settings.force
+        if is_checked and domain is not None and self.timechat.is_outside_domain(video):
             raise OutsideDomainError(
                 f"{video.name}: {self.timechat.name} was trained only on {domain['description']}, and this video is "
                 "unlike them; take another model with --model, or add --force to get a guess"
             )
+
+    def _answer(self, request: "Request", video: "VideoSession", pieces: Sequence[Piece], on_piece: OnPiece) -> Answer:
         if self.timechat.uses_search(request, video):
             return self.timechat.run(request, video)
         known = {
@@ -202,11 +223,14 @@ class AnswerVideo:
             on_piece(Piece(tuple(answers), len(video.windows)))
         return answerer.merge(request, video, known.values())
 
-    def _transcribe(self, row: Row, transcript: Any) -> Answer:
+    def _transcribe(self, row: Row) -> Answer:
         from timechat.speech import transcript_answer
+        from timechat.speech.loading import load_transcript
         from timechat.video import probe_video
 
-        info = probe_video(row.video, timeout=self.settings.timeout)
+        timeout = self.settings.timeout
+        transcript = load_transcript(row.video, transcript=row.transcript, is_cleaned=False, timeout=timeout)
+        info = probe_video(row.video, timeout=timeout)
         if transcript is None or not transcript.lines:
             raise ValueError(f"{row.video}: has no subtitles to transcribe; name a transcript in the column transcript")
         return transcript_answer(
@@ -219,7 +243,8 @@ class AnswerVideo:
         )
 
 
-def _result(answer: Answer, num_windows: int) -> dict[str, Any]:
+def result_of(answer: Answer, num_windows: int) -> dict[str, Any]:
+    """Return the columns of an answer."""
     return {**answer.to_dict(), "windows": num_windows}
 
 

@@ -14,8 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from timechat.batch.manifest import Row
-from timechat.batch.stages import ErrorKind, OnPiece, Piece, Stage, error_kind, error_message
+from timechat.batch.stages import ErrorKind, Job, OnPiece, Piece, Stage, error_kind, error_message
 from timechat.errors import TimeChatError
 
 # A fork of a process with threads may hang; a fork server has none, and starts a process faster than `spawn`.
@@ -45,7 +44,7 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage made of one row.
+    """What a stage made of one row, or of a part of one.
 
     Attributes:
         result: Columns of the result; None after a failure.
@@ -65,7 +64,7 @@ class Outcome:
 class Worker:
     """Runs a stage in a child process, which is started with the first row and again after its death."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage[Any]) -> None:
         self._stage = stage
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
@@ -78,17 +77,17 @@ class Worker:
 
     def run(
         self,
-        row: Row,
+        row: Job,
         pieces: Callable[[], Sequence[Piece]] = list,
         *,
         timeout: float,
         on_piece: OnPiece = _ignore,
         should_stop: StopCheck = _never,
     ) -> Outcome:
-        """Process one row; again if the process dies, up to `ATTEMPTS` times.
+        """Process one row, or a part of one; again if the process dies, up to `ATTEMPTS` times.
 
         Args:
-            row: Row of the manifest.
+            row: Row of the manifest, or another job of the stage.
             pieces: Function that returns the answers of earlier, interrupted attempts.
             timeout: Maximum wall time of an attempt in seconds, without the time to load the model.
             on_piece: Callback for the answers about each further batch of windows.
@@ -105,7 +104,7 @@ class Worker:
         return outcome
 
     def _attempt(
-        self, row: Row, pieces: Sequence[Piece], *, timeout: float, on_piece: OnPiece, should_stop: StopCheck
+        self, row: Job, pieces: Sequence[Piece], *, timeout: float, on_piece: OnPiece, should_stop: StopCheck
     ) -> Outcome:
         connection = self._start(should_stop)
         with suppress(OSError):  # a dead process is noticed below
@@ -184,7 +183,7 @@ class Worker:
         return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
 
 
-def _serve(stage: Stage, connection: Connection) -> None:
+def _serve(stage: Stage[Any], connection: Connection) -> None:
     """Load the model and process rows until the parent closes the connection; runs in the child process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop

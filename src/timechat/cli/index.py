@@ -1,6 +1,7 @@
 """`timechat index`: bring a library up to date with files and folders."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,15 @@ from timechat.cli.stop import EXIT_STOPPED, stop_signal
 from timechat.errors import printable_line
 
 if TYPE_CHECKING:
+    from timechat.search.encoded_files import EncodeFiles
+    from timechat.search.encoder import FrameTextEncoder
     from timechat.search.indexing import IndexReport
     from timechat.search.library import LibraryInfo
     from timechat.search.line_sources import LineSource
 
 _SOURCES = "What is read"
 _OTHER = "Instead of indexing"
+_MACHINES = "Several processes or machines"
 _FAILED = 1  # exit status if a file could not be read
 
 LibraryOption = Annotated[
@@ -79,6 +83,18 @@ def index(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Maximum time in minutes; the same command resumes.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|local|HOST:PORT",
+            help="Ray cluster that encodes the frames (extra batch); see timechat batch.",
+            rich_help_panel=_MACHINES,
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of processes that encode. Default: 1.", rich_help_panel=_MACHINES),
+    ] = None,
     info: Annotated[bool, typer.Option("--info", help="Show what the library holds.", rich_help_panel=_OTHER)] = False,
     remove: Annotated[
         bool,
@@ -96,6 +112,8 @@ def index(
     """Index videos for search; only what is new or changed is read."""
     from timechat.search import Library
 
+    if actors is not None and ray is None:
+        raise ValueError(f"--actors {actors} has an effect only with --ray; leave it out")
     console = CommandConsole(quiet=quiet)
     given = list(paths or ())
     others = {"--info": info, "--remove": remove, "--export": export is not None}
@@ -125,6 +143,8 @@ def index(
             typer.echo(json.dumps({"removed": number}) if as_json else f"{number} files removed from {opened.path}")
             return
         options: dict[str, Any] = {"encoder": encoder, "sources": sources, "full": full, "retry": retry}
+        if ray is not None:
+            options["encode_files"] = _on_cluster(opened.encoder(encoder), ray, actors)
         report, is_stopped = _run(opened, given, options, minutes, console)
     _show(report, str(opened.path), console, as_json=as_json, is_stopped=is_stopped)
     if is_stopped:
@@ -148,6 +168,15 @@ def _sources(asr: str | None, language: str | None, captions: str | None, *, ocr
 
         sources.append(CaptionLines(TimeChat.from_pretrained(captions)))
     return sources
+
+
+def _on_cluster(encoder: "FrameTextEncoder", address: str, actors: int | None) -> "EncodeFiles":
+    """Return the function that encodes files on a Ray cluster."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a thread of Ray connects again after a stop
+    from timechat.batch import ray_data  # noqa: F401 - a missing extra is an error before the first file
+    from timechat.batch.encoding import ClusterEncoder, EncodeVideo
+
+    return ClusterEncoder(EncodeVideo(encoder.name, encoder.fingerprint), address, actors)
 
 
 def _run(

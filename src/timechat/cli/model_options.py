@@ -122,7 +122,7 @@ class ModelOptions:
 
     def endpoint_settings(self) -> "EndpointSettings":
         """Return how a server is used."""
-        from timechat.backbones.endpoint.client import RequestLimits
+        from timechat.backbones.endpoint.limits import RequestLimits
         from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 
         given = {"max_concurrent": self.concurrency, "timeout": self.endpoint_timeout}

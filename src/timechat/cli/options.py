@@ -81,7 +81,10 @@ class FrameOptions(FrameRateOptions):
     timeout: Annotated[
         float,
         typer.Option(
-            parser=time_from(0), metavar="TIME", help="Maximum time for reading the video.", rich_help_panel=_SAMPLING
+            parser=time_from(0),
+            metavar="TIME",
+            help="Maximum time for reading the video, also for waiting for a pipe.",
+            rich_help_panel=_SAMPLING,
         ),
     ] = 600.0
 

@@ -1,7 +1,5 @@
 """The console, the video and the model of a command."""
 
-import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -178,21 +176,19 @@ class Session:
 
     def _read_once(self) -> str | IO[bytes]:
         """Copy a pipe or standard input into a temporary file, because they can be read only once."""
-        if self.name == STDIN:
-            file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
-            shutil.copyfileobj(binary_stdin(), file)
-            if not file.tell():
-                raise VideoError(f"{STDIN}: standard input is empty; expected the content of a video file")
-            file.seek(0)
-            return cast(IO[bytes], _NamedFile(file, STDIN))
-        if not Path(self.name).is_fifo():
+        if self.name != STDIN and not Path(self.name).is_fifo():
             return self.name
         from timechat.video.deadline import Deadline
-        from timechat.video.source import read_pipe
+        from timechat.video.source import read_open_pipe, read_pipe
 
+        deadline = Deadline(self._settings.timeout, self.name)
+        is_stdin = self.name == STDIN
+        chunks = read_open_pipe(binary_stdin(), deadline) if is_stdin else read_pipe(Path(self.name), deadline)
         file = self._open_files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed with the session
-        for chunk in read_pipe(Path(self.name), Deadline(math.inf, self.name)):
+        for chunk in chunks:
             file.write(chunk)
+        if is_stdin and not file.tell():
+            raise VideoError(f"{STDIN}: standard input is empty; expected the content of a video file")
         file.seek(0)
         return cast(IO[bytes], _NamedFile(file, self.name))
 

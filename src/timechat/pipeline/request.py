@@ -11,6 +11,7 @@ from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import GREEDY, TASKS, DecodingOptions, build_question, find_preset
 from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.backbones.backbone import BackboneConfig
+from timechat.errors import VideoError
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.retrieval import RetrievalConfig, Source, parse_read
 from timechat.video import FrameSampling
@@ -211,6 +212,12 @@ class WindowPlan:
     def window_sampling(self, window: Window) -> FrameSampling:
         """Return the frame options of one window."""
         return replace(self.sampling, start=window.start, end=window.end)
+
+
+def check_start(name: str, duration: float, sampling: FrameSampling) -> None:
+    """Raise a `VideoError` if a video of this duration ends before the frames that are wanted."""
+    if sampling.start is not None and sampling.start >= duration:
+        raise VideoError(f"{name}: ends at {duration:.3f} s, before the start at {sampling.start:g} s")
 
 
 def plan_windows(

@@ -13,8 +13,7 @@ import numpy as np
 from timechat.answers.windows import Window, WindowConfig
 from timechat.backbones.backbone import Backbone, EncodedVideo
 from timechat.backbones.locking import acquire
-from timechat.errors import VideoError
-from timechat.pipeline.request import WindowPlan, plan_windows
+from timechat.pipeline.request import WindowPlan, check_start, plan_windows
 from timechat.video import Frames, FrameSampling, VideoIndex, VideoSource
 
 if TYPE_CHECKING:
@@ -112,11 +111,7 @@ class VideoSession:
             VideoError: The video ends before `sampling.start`.
         """
         try:
-            if sampling.start is not None and sampling.start >= encoder.duration:
-                raise VideoError(
-                    f"{encoder.name or 'frames'}: ends at {encoder.duration:.3f} s, before the start at "
-                    f"{sampling.start:g} s"
-                )
+            check_start(encoder.name or "frames", encoder.duration, sampling)
             plan = plan_windows(encoder.backbone.config, encoder.duration, windows, sampling)
         except BaseException:
             encoder.close()
@@ -167,6 +162,10 @@ class VideoSession:
         chosen = sorted({(2 * i + 1) * total // (2 * count) for i in range(count)})
         self._to_keep.update(spread := [self.windows[i] for i in chosen])
         return spread
+
+    def use_frames(self, window: Window, frames: Frames) -> None:
+        """Encode a window from frames that another process has decoded with `plan.window_sampling(window)`."""
+        self._open_encoder.decoded[self.plan.window_sampling(window)] = frames
 
     def read(self, window: Window) -> Frames:
         """Decode the frames of a window; their times are on the clock of the window."""

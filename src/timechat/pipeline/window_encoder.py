@@ -28,6 +28,7 @@ class WindowEncoder:
         cache: Windows and answers of this video on disk; None if the cache is off or the video cannot be cached.
         backbone: The model, unless a call names it with another executor.
         timeout: Maximum wall time in seconds for reading a window.
+        decoded: Frames that another process has decoded, by their frame options; each is used once.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class WindowEncoder:
         self.info = info
         self.player_offset = info.player_offset if info else 0.0
         self.cache = cache
+        self.decoded: dict[FrameSampling, Frames] = {}
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="timechat-decode")
 
     def close(self) -> None:
@@ -79,6 +81,8 @@ class WindowEncoder:
 
     def read(self, sampling: FrameSampling, check: Callable[[], object] | None = None) -> Frames:
         """Decode frames; their times are on the video's clock. An exception that `check` raises ends the call."""
+        if sampling in self.decoded:
+            return self.decoded.pop(sampling)
         if self._reader is None:
             assert self._frames is not None
             return sample_video(self._frames, sampling, size=self.backbone.frame_size(*self._frames.pixels.shape[1:3]))

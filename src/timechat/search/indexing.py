@@ -14,7 +14,6 @@ another recogniser or another version.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 from timechat.cache import DiskCache
 from timechat.errors import TimeChatError, VideoError, describe_error
 from timechat.files import is_below
+from timechat.search.encoded_files import EncodedFile, EncodeFiles, digest_of, paths_to_encode
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.line_sources import LineSource
 from timechat.search.paths import absolute, check_paths, find_files
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the path of the file that is read, the finished bytes and the bytes of all files to read."""
-
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass
@@ -116,6 +114,7 @@ class Indexer:
         timeout: Maximum wall time in seconds for a part of a video, see `encode_video`.
         check: Function called repeatedly. It raises `IndexStopped` to end the work.
         progress: Progress callback.
+        encode_files: Function that reads new and changed files in other processes; None reads them here.
     """
 
     def __init__(
@@ -130,12 +129,14 @@ class Indexer:
         timeout: float = DEFAULT_TIMEOUT,
         check: Callable[[], object] | None = None,
         progress: ProgressCallback | None = None,
+        encode_files: EncodeFiles | None = None,
     ) -> None:
         self._library, self._encoder, self._sources = library, encoder, sources
         self._is_full, self._retries, self._timeout = is_full, retries, timeout
         self._cache = None if is_full else cache
         self._check = check or (lambda: None)
         self._progress = progress or (lambda *_: None)
+        self._encode_files = encode_files
         self._picture_facts = {"encoder": encoder.fingerprint, "fps": FRAMES_PER_SECOND, "version": VERSION}
         self._known: dict[str, KnownFile] = {}
         self._before: dict[str, KnownFile] = {}
@@ -170,7 +171,7 @@ class Indexer:
             self._read_again = self._library.begin_full_pass(json.dumps(key))
         jobs, roots = self._scan(given)
         try:
-            for job in jobs:
+            for job in self._read_elsewhere(jobs):
                 self._check()
                 self._progress(job.path, job.bytes_before, job.total_bytes)
                 self._read_file(job)
@@ -259,11 +260,39 @@ class Indexer:
 
     # --------------------------------------------------------------------------------------------------- reading
 
-    def _read_file(self, job: _Job) -> None:
-        """Bring one file up to date; a file that cannot be read is no reason to stop."""
+    def _read_elsewhere(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Read files in other processes as far as possible; return the others."""
+        if self._encode_files is None:
+            return list(jobs)
+        rest = {job.path: job for job in jobs}
+        todo = paths_to_encode(rest, self._known, self._is_picture_current, retries=self._retries or self._is_full)
+        known = {digest for digest, video in self._contents.items() if self._is_picture_current(video.id)}
+        done, total = 0, max(1, sum(rest[path].num_bytes for path in todo))
+        for file in self._encode_files(todo, known, self._check):
+            job = rest.pop(file.path)
+            self._read_file(job, file)
+            done += job.num_bytes
+            self._progress(file.path, done, total)
+        return list(rest.values())
+
+    def _is_picture_current(self, video: int) -> bool:
+        """Return whether the frames of a video are stored, and are not to be read again."""
+        part = self._library.parts(video).get("picture")
+        is_kept = not self._is_full or (video, "picture") in self._read_again
+        return part is not None and part.facts == self._picture_facts and is_kept
+
+    def _read_file(self, job: _Job, file: EncodedFile | None = None) -> None:
+        """Bring one file up to date, perhaps from what another process has read of it.
+
+        A file that cannot be read is no reason to stop.
+        """
         report, before = self._report, self._known.get(job.path)
         try:
             stamp = stamp_of(job.path)
+            if file is not None and file.error is not None:
+                raise VideoError(file.error)
+            if file is not None and not is_same_stamp(file.stamp, stamp):
+                raise _FileChangedError(f"{job.path}: changed while it was read; the next run reads it again")
             is_same = before is not None and is_same_stamp(before.stamp, stamp)
             if is_same and before is not None and before.error and not (self._retries or self._is_full):
                 report.failed[job.path] = f"{before.error} (the file has not changed; --retry tries it again)"
@@ -273,8 +302,8 @@ class Indexer:
                 if before.is_offline:
                     self._library.set_offline([job.path], False)
             else:
-                video = self._identify(job, stamp)
-            is_read = self._complete(job, video, stamp)
+                video = self._identify(job, stamp, file)
+            is_read = self._complete(job, video, stamp, file)
         except LibraryError:
             raise
         except _FileChangedError as error:
@@ -287,9 +316,9 @@ class Indexer:
         report.num_read += is_read
         report.num_unchanged += not is_read
 
-    def _identify(self, job: _Job, stamp: str) -> int:
+    def _identify(self, job: _Job, stamp: str, file: EncodedFile | None) -> int:
         """Return the video with the content of a new or changed file, and store the file."""
-        digest = self._digest(job)
+        digest = digest_of(job.path, self._check) if file is None else file.digest
         content = self._contents.get(digest)
         is_known = content is not None
         if content is None:
@@ -297,10 +326,10 @@ class Indexer:
             created = None if info.created is None else info.created.timestamp()
             size = (info.height, info.width)
             content = KnownVideo(0, digest, info.duration, size, created, info.player_offset)
-        file = KnownFile(job.path, None, settled(stamp), Path(job.path).stat().st_mtime)
-        video = self._library.add_file(file, content)
+        known = KnownFile(job.path, None, settled(stamp), Path(job.path).stat().st_mtime)
+        video = self._library.add_file(known, content)
         self._contents[digest] = replace(content, id=video)
-        self._known[job.path] = replace(file, video=video)
+        self._known[job.path] = replace(known, video=video)
         before = self._before.get(job.path)
         if before is not None and before.video is not None:
             self._paths[before.video].discard(job.path)
@@ -328,14 +357,14 @@ class Indexer:
         paths = sorted(self._paths[video])
         return source.choose(paths) if all(Path(path).exists() for path in paths) else None
 
-    def _complete(self, job: _Job, video: int, stamp: str) -> bool:
+    def _complete(self, job: _Job, video: int, stamp: str, file: EncodedFile | None) -> bool:
         """Read the parts of a video that are missing or out of date; return whether there were any."""
         parts = self._library.parts(video)
         if self._is_full:
             parts = {kind: part for kind, part in parts.items() if (video, kind) in self._read_again}
         is_read = False
-        if "picture" not in parts or parts["picture"].facts != self._picture_facts:
-            content = self._encode(job, video, stamp)
+        if not self._is_picture_current(video):
+            content = self._encode(job, video, stamp) if file is None or file.vectors is None else file.vectors
             _check_unchanged(job.path, stamp)
             self._library.save_frames(video, content, self._picture_facts)
             self._note_read(video, "picture")
@@ -395,15 +424,6 @@ class Indexer:
     def _advance(self, job: _Job, share: float) -> None:
         self._check()
         self._progress(job.path, job.bytes_before + int(job.num_bytes * share), job.total_bytes)
-
-    def _digest(self, job: _Job) -> str:
-        """Return the SHA-256 of all bytes of a file."""
-        digest = hashlib.sha256()
-        with Path(job.path).open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                self._check()
-        return digest.hexdigest()
 
     def _fail(self, path: str, before: KnownFile | None, reason: str) -> None:
         """Store that a file cannot be read, unless its frames were read earlier and it has not changed."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from timechat.cache import DiskCache
 from timechat.errors import DataError
 from timechat.files import is_below, user_folder
+from timechat.search.encoded_files import EncodeFiles
 from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
 from timechat.search.indexing import Indexer, IndexReport, ProgressCallback
 from timechat.search.line_sources import LineSource, default_sources
@@ -84,6 +85,7 @@ class Library(LibraryStore):
         cache: DiskCache | None = None,
         check: Callable[[], object] | None = None,
         progress: ProgressCallback | None = None,
+        encode_files: EncodeFiles | None = None,
     ) -> IndexReport:
         """Read what is new or changed in files and folders; the same call resumes after a stop.
 
@@ -96,6 +98,7 @@ class Library(LibraryStore):
             cache: Cache of frame vectors; None for no cache.
             check: Function called repeatedly; an exception it raises ends the work.
             progress: Progress callback.
+            encode_files: Function that reads new and changed files in other processes; None reads them here.
 
         Raises:
             FileNotFoundError: A path does not exist.
@@ -112,6 +115,7 @@ class Library(LibraryStore):
             cache=cache,
             check=check,
             progress=progress,
+            encode_files=encode_files,
         ).run([Path(path).expanduser() for path in _path_list(paths)])
 
     def search(

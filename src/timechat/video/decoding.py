@@ -231,6 +231,34 @@ class PacketReader:
         self.position = len(self.index.pts)
 
 
+class OpenReaders:
+    """Readers of one file that stay open between two parts: opening a long file reads its tables, often megabytes.
+
+    A reader that met an error, or the end of the file, is closed.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[int, PacketReader]] = []
+        self._lock = threading.Lock()
+
+    def take(self, threads: int) -> PacketReader | None:
+        """Return an idle reader with this number of codec threads."""
+        with self._lock:
+            found = next((each for each in self._idle if each[0] == threads), None)
+            if found is not None:
+                self._idle.remove(found)
+        return found[1] if found else None
+
+    def give(self, threads: int, reader: PacketReader) -> None:
+        """Keep a reader for the next part."""
+        self._idle.append((threads, reader))
+
+    def close(self) -> None:
+        """Close all idle readers."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
+
 def _decode(
     handle: VideoHandle,
     info: VideoInfo,
@@ -240,6 +268,7 @@ def _decode(
     *,
     workers: int,
     skip: bool = True,
+    readers: OpenReaders | None = None,
 ) -> None:
     """Decode packet ranges in several threads, each with its own container; the codec uses the remaining cores."""
     if not ranges:
@@ -249,16 +278,23 @@ def _decode(
 
     def work() -> None:
         # Codec threads report an error late, for another frame, so a second attempt runs without them.
-        reader = PacketReader(handle, info, index, max(1, workers // num_threads) if skip else 1)
+        threads = max(1, workers // num_threads) if skip else 1
+        reader = None if readers is None else readers.take(threads)
+        reader = reader or PacketReader(handle, info, index, threads)
+        is_sound = False
         try:
             while True:
                 with lock:
                     packet_range = next(todo, None)
                 if packet_range is None:
+                    is_sound = reader.position < len(index.pts) and not result.errors
                     return
                 reader.decode(packet_range, result, skip=skip)
         finally:
-            reader.close()
+            if is_sound and readers is not None:
+                readers.give(threads, reader)
+            else:
+                reader.close()
 
     with ThreadPoolExecutor(num_threads, thread_name_prefix="timechat-decode") as pool:
         futures = [pool.submit(work) for _ in range(num_threads)]
@@ -278,6 +314,7 @@ def decode_frames(
     size: FrameSize,
     workers: int,
     decode_ranges: Callable[[Sequence[PacketRange], DecodedFrames], bool] | None = None,
+    readers: OpenReaders | None = None,
 ) -> DecodedFrames:
     """Decode frames (display indices, rising); a frame is kept only if it has the label of the requested one.
 
@@ -289,6 +326,7 @@ def decode_frames(
         size: Size of the result, and the filter.
         workers: Number of decoding threads.
         decode_ranges: Function that decodes packet ranges in its own way and returns True, or returns False.
+        readers: Readers of earlier calls with the same index; None opens the file in each call.
     """
     labels = index.frame_labels[positions].tolist()
     position_of = dict(zip(labels, index.shown[positions].tolist(), strict=True))
@@ -297,7 +335,7 @@ def decode_frames(
     result = DecodedFrames(pixels, rows, set(labels), info.orientation, size.interpolation)
     ranges = plan_packet_ranges(index, position_of.values())
     if decode_ranges is None or not decode_ranges(ranges, result):
-        _decode(handle, info, index, ranges, result, workers=workers)
+        _decode(handle, info, index, ranges, result, workers=workers, readers=readers)
     if result.missing:  # decoding cannot start from a keyframe: start two keyframes earlier and skip nothing
         retried = plan_packet_ranges(index, [position_of[p] for p in result.missing], extra_keyframes=2)
         _decode(handle, info, index, retried, result, workers=workers, skip=False)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
 from timechat.system import num_cores
-from timechat.video.decoding import decode_frames
+from timechat.video.decoding import OpenReaders, decode_frames
 from timechat.video.frames import Frames, FrameSize, Interpolation, Size, VideoInfo, check_interpolation, resize
 from timechat.video.index import PacketIndex, VideoIndex, exact_info, index_by_decoding, read_index, seconds
 from timechat.video.iteration import FrameIterator, ReadPosition
@@ -181,6 +181,7 @@ class VideoReader:
         except BaseException:
             self._open.close()
             raise
+        self._readers = OpenReaders()
         self._index, self.info, self._notes = known.packets, known.info, known.notes
         self._use(self._index)
         self.position: ReadPosition | None = None
@@ -194,6 +195,7 @@ class VideoReader:
     def close(self) -> None:
         """Close the source."""
         self._sequential.close()
+        self._readers.close()
         self._open.close()
 
     @property
@@ -231,6 +233,7 @@ class VideoReader:
         frames = self._load(choose, sampling, chosen_size, keep_clock)
         if frames is None:  # the file does not contain the frames that its packets promise
             self._sequential.close()
+            self._readers.close()
             self._index = index_by_decoding(self._handle, self.info, self._index)
             self.info = exact_info(self.info, self._index)
             self._notes = (*self._index.clock.notes, *self._notes)
@@ -305,7 +308,10 @@ class VideoReader:
             chosen, distances = _nearest_keyframes(times, chosen, keyframes)
             notes += distances
         wanted, rows = np.unique(chosen, return_inverse=True)
-        result = decode_frames(self._handle, self.info, index, wanted, size, self._workers, self._sequential.decode)
+        readers = None if self._loads_once else self._readers
+        result = decode_frames(
+            self._handle, self.info, index, wanted, size, self._workers, self._sequential.decode, readers
+        )
         if result.missing and not result.errors and index.can_seek:
             return None
         is_there = np.array([label not in result.missing for label in index.frame_labels[wanted].tolist()])

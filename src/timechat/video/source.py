@@ -172,7 +172,7 @@ def open_source(
         if hasattr(source, "seek") and (not hasattr(source, "seekable") or source.seekable()):
             yield _shared_handle(source, name, deadline)
         else:
-            with _spooled(_from_pipe(source, deadline), deadline) as file:
+            with _spooled(read_open_pipe(source, deadline), deadline) as file:
                 yield _shared_handle(file, name, deadline)
     else:
         raise TypeError(
@@ -233,10 +233,10 @@ def read_pipe(path: Path, deadline: Deadline) -> Iterator[bytes]:
     The function waits in short intervals, so that a Ctrl+C just before an interval takes effect after it.
     """
     with os.fdopen(open_without_waiting(path), "rb", buffering=0) as pipe:
-        yield from _from_pipe(pipe, deadline)
+        yield from read_open_pipe(pipe, deadline)
 
 
-def _from_pipe(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
+def read_open_pipe(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
     """Yield the content of a pipe; wait for data no longer than the deadline."""
     read = getattr(pipe, "read1", pipe.read)
     while True:

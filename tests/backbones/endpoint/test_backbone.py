@@ -30,7 +30,7 @@ from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import Backbone, EncodedVideo, Question
 from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
-from timechat.backbones.endpoint.client import RequestLimits
+from timechat.backbones.endpoint.limits import RequestLimits
 from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 from timechat.backbones.endpoint.pictures import PictureFormat
 from timechat.errors import EndpointError, PromptTooLongError

@@ -12,7 +12,8 @@ import pytest
 from tests.backbones.endpoint.conftest import Connect
 from tests.backbones.endpoint.stub import SECRET, Reply, StubServer, answering, chunks, completion, refusal, streaming
 from timechat.backbones.endpoint.address import ApiKey, EndpointAddress
-from timechat.backbones.endpoint.client import EndpointClient, ListedModel, RequestLimits
+from timechat.backbones.endpoint.client import EndpointClient, ListedModel
+from timechat.backbones.endpoint.limits import RequestLimits
 from timechat.errors import EndpointError
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Is it?"}]}

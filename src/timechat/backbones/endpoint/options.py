@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from timechat.backbones.endpoint.client import RequestLimits
+from timechat.backbones.endpoint.limits import RequestLimits
 from timechat.backbones.endpoint.messages import DEFAULT_WORDING, Placement, frame_time
 from timechat.backbones.endpoint.pictures import DEFAULT_PICTURES, PictureFormat
 

@@ -60,6 +60,7 @@ def backbone_config(config: TimeChatConfig) -> BackboneConfig:
         found_threshold=config.found_threshold,
         lowercase_queries=config.lowercase_queries,
         domain=config.domain,
+        frame_size=config.frame_size,
     )
 
 

@@ -1,0 +1,360 @@
+"""Long videos in pieces, for several processes: plan, decode, answer, merge.
+
+row ─▶ PlanPieces ─▶ PieceTask, one for each batch of windows ─▶ DecodePiece ─▶ AnswerPiece ─▶ PieceBoard
+                                                                                     └─ MergeTask ◀─┘ the last piece
+
+A piece is the batch of windows that the command would answer at once, so the merged answer is that of the command.
+Planning and decoding import no torch. The process that answers the last piece of a video also merges the answers, and
+refines moments.
+"""
+
+import pickle
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from timechat.answers.merging import WindowAnswer
+from timechat.answers.windows import Window
+from timechat.batch.manifest import Row
+from timechat.batch.settings import BatchSettings
+from timechat.batch.stages import AnswerVideo, OnPiece, Piece, result_of
+from timechat.video import Frames, VideoIndex, VideoReader
+
+if TYPE_CHECKING:
+    from timechat.backbones.backbone import BackboneConfig
+    from timechat.pipeline import Request, VideoSession
+    from timechat.pipeline.request import WindowPlan
+
+Seconds = dict[str, float]
+
+
+@dataclass(frozen=True)
+class PieceTask:
+    """One batch of windows of a row.
+
+    Attributes:
+        row: Row of the manifest.
+        windows: Windows to answer; empty if all of them have been answered before.
+        num_pieces: Number of pieces of the video; 0 for a row that is not split.
+        index: `pack_index` of the video.
+        frames: Decoded frames of the windows; empty if the process that answers decodes them.
+        is_outside: Whether the video is unlike the training videos of the model; None if it is not known yet.
+    """
+
+    row: Row
+    windows: tuple[Window, ...] = ()
+    num_pieces: int = 0
+    index: bytes = field(default=b"", repr=False)
+    frames: tuple[Frames, ...] = field(default=(), repr=False)
+    is_outside: bool | None = None
+
+    @property
+    def video(self) -> str:
+        """Path or address of the video."""
+        return self.row.video
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """All answers about a video.
+
+    Attributes:
+        row: Row of the manifest.
+        index: `pack_index` of the video.
+        answers: Answers about all windows.
+        seconds: Seconds spent on the pieces by stage.
+    """
+
+    row: Row
+    index: bytes = field(repr=False)
+    answers: tuple[WindowAnswer, ...] = field(repr=False)
+    seconds: Seconds
+
+    @property
+    def video(self) -> str:
+        """Path or address of the video."""
+        return self.row.video
+
+
+def pack_index(index: VideoIndex) -> bytes:
+    """Return an index as bytes for another process of the same job.
+
+    Times rise evenly, so their differences take little room: an hour of video has some 20 kB instead of 3.5 MB.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    plain = replace(index, packets=replace(index.packets))  # without cached properties
+    head = pickle.dumps(plain, protocol=5, buffer_callback=buffers.append)
+    return pickle.dumps((head, [_packed(buffer.raw()) for buffer in buffers]))
+
+
+def unpack_index(packed: bytes) -> VideoIndex:
+    """Return the index of `pack_index`; the bytes must come from this job, as pickled objects can run code."""
+    head, buffers = pickle.loads(packed)
+    index: VideoIndex = pickle.loads(head, buffers=[_unpacked(buffer) for buffer in buffers])
+    return index
+
+
+def _packed(buffer: memoryview) -> tuple[bool, bytes]:
+    is_times = buffer.nbytes % 8 == 0
+    if is_times:
+        values = np.frombuffer(buffer, dtype=np.int64)
+        buffer = np.diff(values, prepend=np.int64(0)).data
+    return is_times, zlib.compress(buffer, 1)
+
+
+def _unpacked(packed: tuple[bool, bytes]) -> bytearray | memoryview:
+    is_times, content = packed
+    data = bytearray(zlib.decompress(content))
+    return np.cumsum(np.frombuffer(data, dtype=np.int64)).data if is_times else data
+
+
+# ------------------------------------------------------------------------------------------------------ stages
+
+
+@dataclass(frozen=True)
+class PlanPieces:
+    """Stage that reads the index of a video and splits its windows into pieces, without torch.
+
+    Attributes:
+        settings: Settings of the batch.
+        config: Properties of the model.
+    """
+
+    settings: BatchSettings
+    config: "BackboneConfig"
+
+    def load(self) -> None:
+        """Load nothing."""
+
+    def __call__(self, row: Row, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:  # noqa: ARG002
+        """Return the `tasks` of a row, without the windows of earlier `pieces`; see `Stage`."""
+        is_searched = row.task == "grounding" and self.settings.by == "search"
+        if row.task == "transcribe" or is_searched or Path(row.video).is_fifo():
+            return {"tasks": [PieceTask(row)]}
+        with VideoReader(row.video, timeout=self.settings.timeout) as reader:
+            index, name = reader.index, reader.info.name
+        windows = _plan(self.settings, self.config, row, index, name).windows
+        known = {answer.window for piece in pieces for answer in piece.answers}
+        size = self.settings.windows.batch_size
+        groups = [windows[i : i + size] for i in range(0, len(windows), size)]
+        todo = [group for group in groups if not known.issuperset(group)]
+        packed = pack_index(index)
+        return {"tasks": [PieceTask(row, group, len(groups), packed) for group in todo or [()]]}
+
+
+@dataclass(frozen=True)
+class DecodePiece:
+    """Stage that decodes the frames of a piece, without torch.
+
+    Attributes:
+        settings: Settings of the batch.
+        config: Properties of the model, with a `frame_size`.
+    """
+
+    settings: BatchSettings
+    config: "BackboneConfig"
+
+    def load(self) -> None:
+        """Load nothing."""
+
+    def __call__(self, row: PieceTask, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:  # noqa: ARG002
+        """Return the `frames` of each window of a piece; see `Stage`."""
+        index = unpack_index(row.index)
+        # One thread: several pieces are decoded at the same time, and each thread opens the file again.
+        with VideoReader(row.video, timeout=self.settings.timeout, workers=1, index=index) as reader:
+            plan = _plan(self.settings, self.config, row.row, index, reader.info.name)
+            size = self.config.frame_size
+            frames = [reader.load(plan.window_sampling(window), size=size) for window in row.windows]
+        return {"frames": tuple(frames)}
+
+
+@dataclass(frozen=True)
+class AnswerPiece:
+    """Stage that answers the windows of a piece, or merges all pieces of a video; it takes whole rows too.
+
+    Attributes:
+        settings: Settings of the batch.
+    """
+
+    settings: BatchSettings
+
+    @cached_property
+    def _whole(self) -> AnswerVideo:
+        return AnswerVideo(self.settings)
+
+    def load(self) -> None:
+        """Load the model."""
+        self._whole.load()
+
+    def __call__(
+        self, row: Row | PieceTask | MergeTask, pieces: Sequence[Piece], on_piece: OnPiece, /
+    ) -> dict[str, Any]:
+        """Return the columns of the result; see `Stage`.
+
+        For one of several pieces: its `answers`, the `seconds` by stage, and `is_outside`. `is_searched` means that the
+        search answers the whole row instead.
+        """
+        if isinstance(row, Row):
+            return self._whole(row, pieces, on_piece)
+        request, notes = self._whole.request(row.row)
+        with self._whole.open(row.row, unpack_index(row.index)) as video:
+            if isinstance(row, MergeTask):
+                return self._merged(request, notes, video, row.answers, row.seconds)
+            for window, frames in zip(row.windows, row.frames, strict=bool(row.frames)):
+                video.use_frames(window, frames)
+            is_outside = self._is_outside(request, video) if row.is_outside is None else row.is_outside
+            if is_outside and request.task == "grounding":
+                return {"is_searched": True, "is_outside": True}
+            answers = self._whole.timechat.answerer().answer_windows(request, video, row.windows)
+            found = tuple(answer for batch in answers for answer in batch)
+            if row.num_pieces == 1:
+                return self._merged(request, notes, video, found, {})
+            return {"answers": found, "seconds": video.timings, "is_outside": is_outside, "total": len(video.windows)}
+
+    def _is_outside(self, request: "Request", video: "VideoSession") -> bool:
+        """Whether the search answers; raise if nothing does."""
+        if request.task == "grounding":
+            return self._whole.timechat.uses_search(request, video)
+        self._whole.check_domain(request, video)
+        return False
+
+    def _merged(
+        self,
+        request: "Request",
+        notes: tuple[str, ...],
+        video: "VideoSession",
+        answers: Iterable[WindowAnswer],
+        seconds: Seconds,
+    ) -> dict[str, Any]:
+        answer = self._whole.timechat.answerer().merge(request, video, answers)
+        timings = {stage: round(value + seconds.get(stage, 0.0), 3) for stage, value in answer.timings.items()}
+        return result_of(replace(answer, notes=(*notes, *answer.notes), timings=timings), len(video.windows))
+
+
+def _plan(
+    settings: BatchSettings, config: "BackboneConfig", row: Row, index: VideoIndex, name: str | None
+) -> "WindowPlan":
+    from timechat.pipeline.request import check_start, plan_windows
+
+    sampling = settings.row_sampling(row.start, row.end)
+    check_start(name or row.video, index.info.duration, sampling)
+    return plan_windows(config, index.info.duration, settings.windows, sampling)
+
+
+# ------------------------------------------------------------------------------------------------------- board
+
+
+@dataclass
+class _Known:
+    """What is known of one row."""
+
+    answers: dict[Window, WindowAnswer] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=dict)
+    is_outside: bool | None = None
+    is_over: bool = False
+    last: float | None = None
+
+
+@dataclass(frozen=True)
+class PieceState:
+    """What a process needs to know before it answers a piece.
+
+    Attributes:
+        is_over: Whether the row has failed or is answered already, so that the piece is not needed.
+        is_known: Whether all windows of the piece have been answered.
+        is_outside: See `PieceTask`.
+    """
+
+    is_over: bool
+    is_known: bool
+    is_outside: bool | None
+
+
+class PieceBoard:
+    """The answers about the pieces of all rows that are not finished; one object for all processes of a job.
+
+    A piece is named by the start of its first window. All methods can be repeated, as a process may die at any moment
+    and another one repeats its piece.
+    """
+
+    def __init__(self, known: Mapping[str, Sequence[Piece]]) -> None:
+        """Begin with the answers of an earlier run, by the identifiers of the rows."""
+        self._rows: dict[str, _Known] = {}
+        self._new: list[tuple[str, Piece]] = []
+        for row_id, pieces in known.items():
+            self._row(row_id).answers = {answer.window: answer for piece in pieces for answer in piece.answers}
+
+    def begin_round(self) -> None:
+        """Let rows without a result be finished by another process than the one that has begun to."""
+        for row in self._rows.values():
+            row.is_over, row.last = False, None
+
+    def begin(self, row_id: str, windows: Sequence[Window]) -> PieceState:
+        """Return what is known before a piece is answered."""
+        row = self._row(row_id)
+        return PieceState(row.is_over, row.answers.keys() >= set(windows), row.is_outside)
+
+    def add(
+        self, row_id: str, start: float, piece: Piece, seconds: Seconds, is_outside: bool | None
+    ) -> tuple[tuple[WindowAnswer, ...], Seconds] | None:
+        """Store the answers about a piece; return all answers about the video to the process that added the last."""
+        row = self._row(row_id)
+        if any(answer.window not in row.answers for answer in piece.answers):
+            row.answers |= {answer.window: answer for answer in piece.answers}
+            row.seconds = {stage: row.seconds.get(stage, 0.0) + value for stage, value in seconds.items()}
+            row.is_outside = is_outside
+            self._new.append((row_id, piece))
+        if row.is_over or len(row.answers) < piece.num_windows or not self.claim(row_id, start):
+            return None
+        return tuple(row.answers.values()), row.seconds
+
+    def claim(self, row_id: str, start: float) -> bool:
+        """Return whether the process with this piece finishes the row: the first one that asks."""
+        row = self._row(row_id)
+        row.last = start if row.last is None else row.last
+        return row.last == start
+
+    def finish(self, row_id: str) -> None:
+        """Let the other pieces of a row be skipped, because it has failed."""
+        self._row(row_id).is_over = True
+
+    def forget(self, row_id: str) -> None:
+        """Free the answers of a row whose result is stored."""
+        self._rows[row_id] = _Known(is_over=True)
+
+    def take(self) -> list[tuple[str, Piece]]:
+        """Return the pieces that were added since the last call."""
+        new, self._new = self._new, []
+        return new
+
+    def _row(self, row_id: str) -> _Known:
+        return self._rows.setdefault(row_id, _Known())
+
+
+@dataclass(frozen=True)
+class PieceStages:
+    """Stages of a batch on several processes.
+
+    Attributes:
+        answer: Stage with the model, for rows and pieces.
+        plan: Stage that splits a row; None if rows are not split.
+        decode: Stage that decodes the frames of a piece; None if the process that answers decodes them.
+    """
+
+    answer: Any
+    plan: Any = None
+    decode: Any = None
+
+    @classmethod
+    def of(cls, settings: BatchSettings, config: "BackboneConfig") -> "PieceStages":
+        """Return the stages for the settings of a batch.
+
+        Frames are decoded by processes of their own where their size does not depend on the video.
+        """
+        decode = None if config.frame_size is None else DecodePiece(settings, config)
+        return cls(AnswerPiece(settings), PlanPieces(settings, config), decode)

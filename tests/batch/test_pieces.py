@@ -1,0 +1,189 @@
+"""A video in pieces for several processes: the same answer as in one process, and what a dead process costs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.batch.fakes import DecodeWithModules, PlanPiecesWithModules
+from tests.clips import RECIPES, draw_clip
+from timechat import TimeChat
+from timechat.answers.merging import WindowAnswer
+from timechat.answers.tasks import DecodingOptions
+from timechat.answers.windows import Window, WindowConfig
+from timechat.batch import BatchSettings, Row
+from timechat.batch.pieces import (
+    AnswerPiece,
+    DecodePiece,
+    MergeTask,
+    PieceBoard,
+    PieceTask,
+    PlanPieces,
+    pack_index,
+    unpack_index,
+)
+from timechat.batch.stages import AnswerVideo, OutsideDomainError, Piece, read_config
+from timechat.batch.worker import Worker
+from timechat.errors import VideoError
+from timechat.video import VideoReader
+
+SETTINGS = BatchSettings(
+    task="caption",
+    output=Path("out"),
+    device="cpu",
+    windows=WindowConfig(window=1.0, overlap=0.1, batch_size=2),
+    decoding=DecodingOptions(max_new_tokens=6),
+    by="model",
+    force=True,
+)
+CONFIG = read_config(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("clip") / "clock.mp4"
+    draw_clip(RECIPES["constant rate"], path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def answer() -> AnswerPiece:
+    return AnswerPiece(SETTINGS)
+
+
+def plan(row: Row, pieces: Sequence[Piece] = (), settings: BatchSettings = SETTINGS) -> list[PieceTask]:
+    return PlanPieces(settings, CONFIG)(row, pieces, pytest.fail)["tasks"]
+
+
+def decode(task: PieceTask, settings: BatchSettings = SETTINGS) -> PieceTask:
+    return replace(task, frames=DecodePiece(settings, CONFIG)(task, [], pytest.fail)["frames"])
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "timings": sorted(result["timings"])}
+
+
+@pytest.mark.parametrize(("task", "query"), [("dense_caption", None), ("grounding", "a clock")])
+def test_pieces_in_any_order_give_the_answer_of_one_process(answer, clip, task, query):
+    row, known = Row("x", clip, task, query), []
+    expected = AnswerVideo(SETTINGS)(row, [], known.append)
+    tasks = plan(row)
+    assert [len(each.windows) for each in tasks] == [len(piece.answers) for piece in known] == [2, 2]
+    board, merged = PieceBoard({}), []
+    for each in (tasks[1], decode(tasks[0])):
+        found = answer(each, [], pytest.fail)
+        piece = Piece(found["answers"], found["total"])
+        if (answers := board.add("x", each.windows[0].start, piece, found["seconds"], False)) is not None:
+            merged.append(answer(MergeTask(row, each.index, *answers), [], pytest.fail))
+    assert board.take() == [("x", piece) for piece in known[::-1]]
+    assert [without_times(result) for result in merged] == [without_times(expected)]
+    (rest,) = plan(row, known[1:])
+    assert rest.windows == tasks[0].windows
+    assert [each.windows for each in plan(row, known)] == [()]
+
+
+def test_a_video_of_one_piece_is_merged_at_once(answer, clip):
+    row = Row("x", clip, "dense_caption", start=0.5, end=2.0)
+    (task,) = plan(row)
+    assert task.num_pieces == 1
+    result = answer(decode(task), [], pytest.fail)
+    assert without_times(result) == without_times(AnswerVideo(SETTINGS)(row, [], lambda _: None))
+    assert result["windows"] == 2
+
+
+def test_an_index_keeps_every_time(clip):
+    with VideoReader(clip) as reader:
+        index = reader.index
+    again = unpack_index(pack_index(index))
+    for name in ("pts", "dts", "keys", "shown", "raw_pts", "labels"):
+        assert np.array_equal(getattr(again.packets, name), getattr(index.packets, name))
+    assert again.packets.has_own_labels == index.packets.has_own_labels
+    assert (again.info, again.notes) == (index.info, index.notes)
+
+
+def test_rows_that_are_not_split_stay_whole(clip):
+    searched = replace(SETTINGS, by="search")
+    assert plan(Row("x", clip, "transcribe")) == [PieceTask(Row("x", clip, "transcribe"))]
+    assert plan(Row("x", clip, "grounding", "a clock"), settings=searched)[0].num_pieces == 0
+    with pytest.raises(VideoError, match=r"clock.mp4: ends at 3.000 s, before the start at 9 s"):
+        plan(Row("x", clip, "dense_caption", start=9.0))
+
+
+def test_planning_and_decoding_import_no_torch(clip):
+    with (
+        Worker(PlanPiecesWithModules(SETTINGS, CONFIG)) as planner,
+        Worker(DecodeWithModules(SETTINGS, CONFIG)) as decoder,
+    ):
+        planned = planner.run(Row("x", clip, "dense_caption"), timeout=60.0).result
+        assert planned is not None
+        decoded = decoder.run(planned["tasks"][0], timeout=60.0).result
+    assert decoded is not None
+    assert (planned["has_torch"], decoded["has_torch"]) == (False, False)
+    assert [len(frames) for frames in decoded["frames"]] == [2, 2]
+
+
+# --------------------------------------------------------------------------------------------------- the domain
+
+
+@pytest.fixture
+def strict(answer, monkeypatch) -> AnswerPiece:
+    """A stage that does not guess about videos outside of the domain, as all of them are here."""
+    monkeypatch.setattr(TimeChat, "is_outside_domain", lambda *_: True)
+    monkeypatch.setattr("timechat.pipeline.answering.Answerer.is_outside_domain", lambda *_: True)
+    stage = AnswerPiece(replace(SETTINGS, by="auto", force=False))
+    stage._whole.__dict__["timechat"] = answer._whole.timechat
+    return stage
+
+
+def test_a_piece_outside_of_the_domain_is_refused_or_searched(strict, clip):
+    (caption, *_), (ground, *_) = plan(Row("x", clip, "dense_caption")), plan(Row("x", clip, "grounding", "a clock"))
+    with pytest.raises(OutsideDomainError, match="nano was trained only on"):
+        strict(caption, [], pytest.fail)
+    assert strict(ground, [], pytest.fail) == {"is_searched": True, "is_outside": True}
+    known = strict(replace(ground, is_outside=False), [], pytest.fail)
+    assert (len(known["answers"]), known["is_outside"], known["total"]) == (2, False, 4)
+
+
+# ---------------------------------------------------------------------------------------------------- the board
+
+WINDOWS = [Window(10.0 * i, 10.0 * (i + 1)) for i in range(4)]
+FIRST, LAST = (Piece(tuple(WindowAnswer(window, "") for window in pair), 4) for pair in (WINDOWS[:2], WINDOWS[2:]))
+
+
+def test_the_last_piece_gets_all_answers_and_so_does_its_repetition():
+    board = PieceBoard({})
+    assert board.add("x", 0.0, FIRST, {"answer": 1.0}, True) is None
+    state = board.begin("x", WINDOWS[:2])
+    assert (state.is_over, state.is_known, state.is_outside) == (False, True, True)
+    assert not board.begin("x", WINDOWS[1:3]).is_known
+    for _ in range(2):
+        assert board.add("x", 20.0, LAST, {"answer": 2.0}, False) == ((*FIRST.answers, *LAST.answers), {"answer": 3.0})
+    assert board.add("x", 0.0, FIRST, {}, False) is None
+    board.begin_round()
+    assert board.add("x", 0.0, FIRST, {}, False) is not None
+    assert [piece for _, piece in board.take()] == [FIRST, LAST]
+    assert board.take() == []
+
+
+def test_pieces_of_an_earlier_run_are_known_and_not_new():
+    board = PieceBoard({"x": [FIRST]})
+    assert board.begin("x", WINDOWS[:2]).is_known
+    found = board.add("x", 20.0, LAST, {}, False)
+    assert found is not None
+    assert found[0] == (*FIRST.answers, *LAST.answers)
+    assert board.take() == [("x", LAST)]
+    assert PieceBoard({"x": [FIRST, LAST]}).add("x", -1.0, Piece((), 4), {}, None) is not None
+
+
+def test_a_row_that_is_over_needs_no_more_pieces():
+    board = PieceBoard({})
+    board.finish("x")
+    assert board.begin("x", WINDOWS).is_over
+    board.begin_round()
+    assert not board.begin("x", WINDOWS).is_over
+    assert [board.claim("y", start) for start in (10.0, 0.0, 10.0)] == [True, False, True]
+    board.forget("x")
+    assert board.begin("x", WINDOWS).is_over
