@@ -16,8 +16,8 @@ from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import GeneratedText
 from timechat.model.quantized_linear import Int8Linear
 from timechat.pipeline import DecodingOptions
-from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
+from timechat.pipeline.window_answering import WindowAnswerer
 
 SHORT = DecodingOptions(max_new_tokens=8)
 
@@ -159,7 +159,7 @@ def saying(timechat, monkeypatch) -> Iterator[object]:
 
     def say(text: str) -> None:
         tokens = tuple(Token(i, i + 1, 0.0) for i in range(len(text)))
-        monkeypatch.setattr(Answerer, "generate", lambda *_, **__: [GeneratedText(text, tokens)])
+        monkeypatch.setattr(WindowAnswerer, "generate", lambda *_, **__: [GeneratedText(text, tokens)])
 
     return say
 
