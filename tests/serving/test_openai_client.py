@@ -230,7 +230,12 @@ def test_penalty_and_minimum_length_change_the_answer(client, film_id):
 def test_a_transcript_is_part_of_the_prompt(client, film_id, monkeypatch):
     spoken = []
     prompt = WindowAnswerer.prompt
-    monkeypatch.setattr(WindowAnswerer, "prompt", lambda self, q, e: (spoken.append(q.transcript), prompt(self, q, e))[1])
+
+    def noted(self, request, encoded):
+        spoken.append(request.transcript)
+        return prompt(self, request, encoded)
+
+    monkeypatch.setattr(WindowAnswerer, "prompt", noted)
     lines = [{"start": 1.0, "end": 2.0, "text": "look at the red ball"}]
     ask(client, about(film_id, transcript=lines))
     ask(client, about(film_id, transcript="1\n00:00:01,000 --> 00:00:02,000\nlook at the red ball\n"))
