@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -209,6 +210,12 @@ def test_the_exit_status_says_whether_it_was_found(run, short_clip):
     assert run(*arguments, "--threshold", 0)[0] == 0
     assert run(*arguments, "--threshold", 1)[0] == 1
     assert run(*arguments[:3], "--num-frames", 4, "--threshold", 1)[0] == 0  # without the option
+
+
+def test_a_terminal_shows_no_moment_that_is_not_found(run, short_clip, monkeypatch):
+    monkeypatch.setattr("timechat.cli.answers.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    arguments = ("ground", short_clip, "a light", "--by", "model", "--window", 0, "--threshold", 1)
+    assert run(*arguments)[1].startswith("not found: a light (score ")
 
 
 def test_the_cache_is_neither_read_nor_written(run, short_clip, tmp_path, monkeypatch):

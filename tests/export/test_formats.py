@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timechat.answers.events import Answer, Event
+from timechat.answers.events import Answer, Event, event_time_range
 from timechat.errors import VideoError
 from timechat.export import event_lines, to_csv, to_html, to_json, to_jsonl, to_srt, to_text, to_vtt
 from timechat.export import write_text_atomically as write
@@ -396,3 +396,9 @@ def test_a_device_is_written_to_not_replaced():
     write("/dev/null", "text")
     with open("/dev/null", "rb") as null:  # noqa: PTH123 - a device, not a path
         assert null.read() == b""
+
+
+def test_a_moment_does_not_last_longer_than_the_video():
+    assert event_time_range(Event(0.5, 0.5), 1.0) == (0.0, 1.0)
+    assert event_time_range(Event(9.0, 9.0), 10.0) == (8.0, 10.0)
+    assert event_time_range(Event(9.0, 9.0), None) == (9.0, 11.0)

@@ -29,7 +29,9 @@ class FakeVideo:
         return EncodedVideo(torch.zeros(1, 1), np.zeros(1), window.duration, window=window)
 
 
-def refine(event: Event, *second: tuple[float, float] | None) -> tuple[Answer, list[EncodedVideo]]:
+def refine(
+    event: Event, *second: tuple[float, float] | None, video: FakeVideo | None = None
+) -> tuple[Answer, list[EncodedVideo]]:
     """Refine a moment with a model that finds these spans, on the video's clock, in one window after the other."""
     spans, asked = iter(second), []
 
@@ -42,7 +44,8 @@ def refine(event: Event, *second: tuple[float, float] | None) -> tuple[Answer, l
         return [WindowAnswer(encoded.span, f"The given query happens in {start:.1f} - {end:.1f} seconds.")]
 
     answer = Answer("", [event], task="grounding", step=1.0)
-    return refine_moments(answer, FakeVideo(), SimpleNamespace(config=NANO), answer_windows, Scoring()), asked  # type: ignore[arg-type]
+    video = video or FakeVideo()
+    return refine_moments(answer, video, SimpleNamespace(config=NANO), answer_windows, Scoring()), asked  # type: ignore[arg-type]
 
 
 LONG = Event(100.0, 200.0, "a light")
@@ -54,6 +57,14 @@ def test_a_long_moment_is_refined_at_each_border():
     assert [(encoded.span.start, encoded.span.end) for encoded in asked] == [(70.0, 130.0), (170.0, 230.0)]
     assert [(e.start, e.end, e.caption) for e in answer.events] == [(101.5, 202.5, "a light")]
     assert answer.step == 0.5
+    assert answer.text == "The given query happens in 101.5 - 202.5 seconds."
+
+
+def test_refinement_stays_in_the_part_that_is_asked_about():
+    video = FakeVideo()
+    video.windows = (Window(90.0, 160.0), Window(140.0, 210.0))
+    _, asked = refine(LONG, (100.0, 130.0), (170.0, 200.0), video=video)
+    assert [(encoded.span.start, encoded.span.end) for encoded in asked] == [(90.0, 150.0), (170.0, 210.0)]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
 from timechat.pipeline import FrameSampling, Request
-from timechat.pipeline.answering import Answerer
 from timechat.pipeline.retrieving import shared_encoder
+from timechat.pipeline.window_answering import WindowAnswerer
 from timechat.search.retrieval import RetrievalConfig
 
 WINDOWS = WindowConfig(window=8, overlap=2)  # [0, 8], [6, 14], ... of a minute
@@ -44,13 +44,13 @@ def grounding(encoder: ColorEncoder, read: float, **moments: object) -> Request:
 def windows_read(monkeypatch) -> list[Window]:
     """Windows that the model has read."""
     read: list[Window] = []
-    answer = Answerer._answer_all
+    answer = WindowAnswerer.answer_all
 
     def noted(self, request, windows):
         read.extend(window.span for window in windows)
         return answer(self, request, windows)
 
-    monkeypatch.setattr(Answerer, "_answer_all", noted)
+    monkeypatch.setattr(WindowAnswerer, "answer_all", noted)
     return read
 
 
@@ -198,6 +198,12 @@ def test_the_search_of_a_part_has_the_times_of_the_video(nano, encoder):
     answer = nano.run(request, painted(red=(2, 50)), sampling=FrameSampling(start=30.0, end=56.0))
     ((start, end),) = [(event.start, event.end) for event in answer.events]
     assert (start, end) == pytest.approx((30, 50), abs=1.0)
+
+
+def test_the_search_of_a_part_ends_with_the_part(nano, encoder):
+    request = Request("grounding", "red", retrieval=RetrievalConfig(by="search", encoder=encoder))
+    answer = nano.run(request, painted(red=(50, 56)), sampling=FrameSampling(end=55.7))
+    assert answer.events[0].end == 55.7
 
 
 def test_a_video_outside_of_the_domain_is_searched(nano, encoder, windows_read):

@@ -17,12 +17,13 @@ from timechat.answers.merging import Scoring, WindowAnswer, merge_window_answers
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
-from timechat.backbones.backbone import BackboneConfig
+from timechat.backbones.backbone import BackboneConfig, GeneratedText, WindowCost
 from timechat.backbones.timechat.backbone import backbone_config
 from timechat.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
-from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, session
+from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, estimate, session
+from timechat.pipeline.cache import WindowCache
 from timechat.pipeline.citing import cited_answer, verified_answer
 from timechat.pipeline.refining import border_window
 from timechat.pipeline.request import plan_windows
@@ -118,10 +119,10 @@ def test_a_stretch_that_the_video_does_not_reach_is_refused(nano, video_path):
 
 
 def test_refinement_windows_are_denser_and_around_the_border():
-    window, sampling = border_window(ORIGINAL, 500.0, 2.0, 3600.0)
+    window, sampling = border_window(ORIGINAL, 500.0, 2.0, Window(0.0, 3600.0))
     assert sampling.fps == pytest.approx(2.0)
     assert (window.start, window.end, window.time_scale) == (pytest.approx(476.0), pytest.approx(524.0), 1.0)
-    window, sampling = border_window(NANO, 500.0, 1.0, 3600.0)
+    window, sampling = border_window(NANO, 500.0, 1.0, Window(0.0, 3600.0))
     assert (sampling.fps, window.time_scale) == (2.0, 1.0)  # no denser than the model is used to
 
 
@@ -214,6 +215,45 @@ def test_several_windows_are_not_answered_in_one_stream(nano, video_path):
         pytest.raises(ValueError, match=r"a video of \d+ windows cannot be answered as a stream"),
     ):
         nano.stream(Request("ask", "What happens?"), video)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """A function that sets the text that the model writes about every window."""
+
+    def write(text: str) -> None:
+        def generate(self, requests, windows, *, on_text=None, should_stop=None):
+            if on_text is not None:
+                on_text(text)
+            return [GeneratedText(text) for _ in windows]
+
+        monkeypatch.setattr(WindowAnswerer, "generate", generate)
+
+    return write
+
+
+def test_a_stream_about_a_part_has_the_times_of_the_video(nano, scripted):
+    scripted("3.5 - 4.0 seconds, A ball falls.")
+    frames = made_frames(20, size=96, seconds=20.0)
+    request = Request("dense_caption")
+    with nano.open(frames, sampling=FrameSampling(start=14.0)) as video:
+        assert not nano.keeps_text(request, video)
+        stream = nano.stream(request, video)
+        assert list(stream) == ["17.5 - 18.0 seconds, A ball falls."]
+        assert stream.answer.text == nano.run(request, video).text == "17.5 - 18.0 seconds, A ball falls."
+        assert stream.answer.duration == 20.0
+        assert stream.answer.timings.keys() == {"decode", "encode", "answer"}
+    with nano.open(frames, windows=WindowConfig(window=0, step=1.0)) as video:
+        assert "".join(nano.stream(request, video)) == "7.0 - 8.0 seconds, A ball falls."
+
+
+def test_a_streamed_moment_is_refined_like_any_other(nano, scripted):
+    scripted(SPAN.format("2.0", "4.0"))
+    request = Request("grounding", "a ball", moments=MomentSelection(threshold=0.0))
+    with nano.open(made_frames(20, size=96, seconds=20.0), windows=WindowConfig(window=0, step=1.0)) as video:
+        stream = nano.stream(request, video)
+        streamed, whole = "".join(stream), nano.run(request, video)
+        assert (streamed, stream.answer.events, stream.answer.step) == (whole.text, whole.events, whole.step)
 
 
 # ----------------------------------------------------------------------------------------------- sampled answers
@@ -523,6 +563,24 @@ def test_an_estimate_counts_windows_frames_and_cached_answers(cached, video_path
         assert (done.done, done.frames, done.seconds) == (plan.windows, 0, 0)
 
 
+def test_an_estimate_counts_requests_after_cached_answers(cached, scripted, monkeypatch):
+    monkeypatch.setattr(type(cached.backbone), "config", replace(cached.backbone.config, is_remote=True))
+    monkeypatch.setattr(estimate, "_trial", lambda *_: WindowCost(2.0, 1, 100, 10, 1000))
+    scripted("A ball falls.")
+    video = cached.open(made_frames(20, size=96, seconds=20.0), windows=WindowConfig(window=8, overlap=2, step=1.0))
+    video.cache = WindowCache(cached.cache, "digest", cached.backbone)
+    ask = Request("ask", "What happens?")
+    cached.run(ask, video)
+    plans = [cached.estimate(request, video) for request in (ask, replace(ask, cite=True))]
+    assert [(plan.done, plan.requests, plan.seconds) for plan in plans] == [(3, 0, 0.0), (3, 3, 0.0)]
+    cached.run(ask.for_captions(), video)
+    assert cached.estimate(replace(ask, cite=True), video).requests == 0
+    request = Request("grounding", "x")
+    assert cached.estimate(request, video).requests == 3 + 3
+    cached.run(request, video)
+    assert (cached.estimate(request, video).done, cached.estimate(request, video).requests) == (3, 3)
+
+
 # ------------------------------------------------------------------------------------------------------ evidence
 
 
@@ -549,6 +607,12 @@ def test_citations_that_are_not_found_again_are_marked():
     assert verified.text == "A [0:10–0:20]. B [0:30–0:40, not confirmed]."
     assert [e.score for e in verified.events] == [0.8, 0.0]
     assert verified.notes == ("1 of 2 citations are not confirmed",)
+
+
+def test_a_citation_behind_the_end_is_not_confirmed(nano, scripted):
+    scripted("A ball falls [9:00–9:10].")
+    answer = nano.run(Request("summary", verify=True), made_frames(4, size=96, seconds=2.0))
+    assert answer.text == "A ball falls [9:00–9:10, not confirmed]."
 
 
 @pytest.mark.slow

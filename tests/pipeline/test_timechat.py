@@ -16,8 +16,8 @@ from timechat.answers.token_evidence import Token
 from timechat.backbones.backbone import GeneratedText
 from timechat.model.quantized_linear import Int8Linear
 from timechat.pipeline import DecodingOptions
-from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
+from timechat.pipeline.window_answering import WindowAnswerer
 
 SHORT = DecodingOptions(max_new_tokens=8)
 
@@ -159,7 +159,7 @@ def saying(timechat, monkeypatch) -> Iterator[object]:
 
     def say(text: str) -> None:
         tokens = tuple(Token(i, i + 1, 0.0) for i in range(len(text)))
-        monkeypatch.setattr(Answerer, "generate", lambda *_, **__: [GeneratedText(text, tokens)])
+        monkeypatch.setattr(WindowAnswerer, "generate", lambda *_, **__: [GeneratedText(text, tokens)])
 
     return say
 
@@ -377,7 +377,7 @@ def test_a_large_model_gets_its_language_model_in_bfloat16(converted, monkeypatc
 def test_a_query_has_the_case_that_the_model_was_trained_on(nano, monkeypatch, task):
     encoded = nano.encode(made_frames(4, size=96))
     query, lower = Request(task, "The RED Ball appears"), Request(task, "the red ball appears")
-    answerer = nano.answerer()
+    answerer = nano.answerer().windows
     assert answerer.prompt(query, encoded).input_ids == answerer.prompt(lower, encoded).input_ids
     question, other = Request("ask", "Is it RED?"), Request("ask", "is it red?")
     assert len(answerer.prompt(question, encoded).input_ids) != len(answerer.prompt(other, encoded).input_ids)

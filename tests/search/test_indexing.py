@@ -41,6 +41,16 @@ def test_only_what_is_new_is_read(library, videos, encoder):
     assert library.index([videos]).num_read == 1
 
 
+def test_only_a_changed_content_is_not_current(library, videos):
+    library.index([videos])
+    paths = [file.path for file in library.files()]
+    os.utime(paths[0], (1, 1))
+    assert library.without_current([*paths, "/unknown.mp4"]) == ["/unknown.mp4"]
+    with Path(paths[0]).open("ab") as file:
+        file.write(b"more")
+    assert library.without_current(paths) == [paths[0]]
+
+
 def test_frames_are_stored_with_their_true_times(library, videos):
     library.index([videos])
     (video,) = [number for number, video in library.videos().items() if video.duration == pytest.approx(6.0)]

@@ -143,6 +143,25 @@ def test_words_of_an_unknown_script_are_searched_as_words_only(tmp_path):
     assert notes == ("lines were searched for the exact words only: their sentence encoder knows English only",)
 
 
+def test_vowel_signs_are_a_part_of_words(tmp_path):
+    assert lines_found(tmp_path, ["राम की किताब", "राम का घर", "वह कि"], "की")[0] == {"राम की किताब"}
+    assert lines_found(tmp_path, ["राम की किताब", "किताब की राम", "राम का किताब"], "राम की किताब")[0] == {
+        "राम की किताब",
+        "किताब की राम",
+    }
+    assert lines_found(tmp_path, ["Une élève", "un eleve"], "ele\u0300ve")[0] == {"Une élève", "un eleve"}
+
+
+def test_all_moments_of_one_of_many_videos_can_be_the_best(tmp_path):
+    write_video(tmp_path / "red.mp4", ["red", "blue"] * 5, seconds=1)
+    for number in range(5):
+        write_video(tmp_path / f"{number}.mp4", ["green"], seconds=1, seed=number)
+    with Library(":memory:", encoder=ColorEncoder()) as library:
+        library.index(tmp_path)
+        found = [one for one in library.search("red", best=5).moments if one.score >= 0.5]
+    assert [round(one.start) for one in sorted(found, key=lambda one: one.start)][:4] == [0, 2, 4, 6]
+
+
 def test_the_first_of_many_lines_with_the_words_are_taken(tmp_path):
     class Many(Speech):
         def read(self, path: str, frames: Any, check: Any) -> tuple[list[Event], tuple[str, ...]]:

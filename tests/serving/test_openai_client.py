@@ -15,7 +15,7 @@ from PIL import Image
 from tests.serving.conftest import serving
 from timechat.cache import DiskCache
 from timechat.pipeline import Request
-from timechat.pipeline.answering import Answerer
+from timechat.pipeline.window_answering import WindowAnswerer
 from timechat.serving.http import ServerSettings
 from timechat.serving.service import Service
 
@@ -113,8 +113,8 @@ def test_a_conversation_has_a_history(client, film_id, nano, films):
 
 def test_the_client_sets_the_system_prompt(client, film_id, monkeypatch):
     prompts = []
-    prompt = Answerer.prompt
-    monkeypatch.setattr(Answerer, "prompt", lambda self, q, e: (prompts.append(q), prompt(self, q, e))[1])
+    prompt = WindowAnswerer.prompt
+    monkeypatch.setattr(WindowAnswerer, "prompt", lambda self, q, e: (prompts.append(q), prompt(self, q, e))[1])
     ask(client, [{"role": "system", "content": "Answer in one word."}, *about(film_id, "Why?")])
     assert prompts[-1].system == "Answer in one word."
     assert prompts[-1].query == "Why?"
@@ -229,8 +229,13 @@ def test_penalty_and_minimum_length_change_the_answer(client, film_id):
 
 def test_a_transcript_is_part_of_the_prompt(client, film_id, monkeypatch):
     spoken = []
-    prompt = Answerer.prompt
-    monkeypatch.setattr(Answerer, "prompt", lambda self, q, e: (spoken.append(q.transcript), prompt(self, q, e))[1])
+    prompt = WindowAnswerer.prompt
+
+    def noted(self, request, encoded):
+        spoken.append(request.transcript)
+        return prompt(self, request, encoded)
+
+    monkeypatch.setattr(WindowAnswerer, "prompt", noted)
     lines = [{"start": 1.0, "end": 2.0, "text": "look at the red ball"}]
     ask(client, about(film_id, transcript=lines))
     ask(client, about(film_id, transcript="1\n00:00:01,000 --> 00:00:02,000\nlook at the red ball\n"))

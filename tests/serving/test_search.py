@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,11 @@ from tests.pipeline.color_encoder import ColorEncoder
 from tests.serving.conftest import Running, serving, until
 from tests.serving.libraries import SECONDS, put, vectors
 from timechat.search import Library
+from timechat.serving.database import Database
+from timechat.serving.errors import RequestError
 from timechat.serving.http import ServerSettings
+from timechat.serving.library import LibraryQuery, ServedLibrary
+from timechat.serving.videos import VideoStore
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,53 @@ def over(running: Running, job: dict) -> dict:
 
 
 # ------------------------------------------------------------------------------------------------------------ search
+
+
+@pytest.fixture
+def served(folder, library_file, tmp_path) -> ServedLibrary:
+    """A library of a server without the server."""
+    shutil.copy(library_file, tmp_path / "library.db")
+    settings = ServerSettings(data=tmp_path / "data", folders=(folder,), library=tmp_path / "library.db")
+    (tmp_path / "data").mkdir()
+    videos = VideoStore(settings, Database(settings.data / "server.db"))
+    return ServedLibrary(settings, videos, ColorEncoder())
+
+
+def test_a_library_that_is_replaced_is_opened_again(served, folder, tmp_path):
+    assert served.state()["num_videos"] == 2
+    with Library(tmp_path / "new.db") as library:
+        library.set(encoder=ColorEncoder.name, encoder_fingerprint=ColorEncoder.fingerprint)
+        put(library, folder / "red.mp4", vectors(green=(5, 10)))
+    (tmp_path / "new.db").replace(tmp_path / "library.db")
+    assert served.state()["num_videos"] == 1
+    assert served.search(LibraryQuery("green"))["moments"][0]["start"] == 5
+    (tmp_path / "library.db").unlink()
+    assert served.state()["exists"] is False
+    with pytest.raises(RequestError, match="there is no library of videos yet"):
+        served.search(LibraryQuery("green"))
+
+
+def test_a_changed_library_on_a_read_only_place_is_read_again(served, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert served.state()["num_videos"] == 2
+    with Library(tmp_path / "library.db") as library:
+        library.remove(folder / "red.mp4")
+        library.checkpoint()
+    assert served.state()["num_videos"] == 1
+
+
+def test_a_video_that_is_added_meanwhile_is_no_error(served, folder, tmp_path, monkeypatch):
+    known = ServedLibrary._known
+
+    def slowly(self, library):
+        found = known(self, library)
+        with Library(tmp_path / "library.db") as other:
+            put(other, folder / "red.mp4", vectors(), speech=None)
+            put(other, folder / "later.mp4", vectors(red=(1, 2)))
+        return found
+
+    monkeypatch.setattr(ServedLibrary, "_known", slowly)
+    assert served.state()["num_videos"] == 2
 
 
 def test_a_search_names_videos_as_other_requests_do(searched):

@@ -13,6 +13,7 @@ from timechat.serving.errors import RequestError
 from timechat.serving.http.image_times import split_time
 from timechat.serving.http.messages import ChatConversation, RequestMessage
 from timechat.serving.http.token_logprobs import choice_logprobs
+from timechat.serving.inline_frames import decode_picture
 
 
 def image(shade=0):
@@ -187,3 +188,12 @@ SCHEMA = {
 def test_json_schema_is_kept_in_the_fields_of_vllm(asked, fields):
     answer = json.loads(asked(max_tokens=64, **fields).json()["choices"][0]["message"]["content"])
     assert answer["colour"] in ("red", "blue")
+
+
+def test_a_photo_of_a_phone_stands_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(content, "JPEG", exif=exif)
+    url = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    assert decode_picture(url, "image").size == (48, 64)

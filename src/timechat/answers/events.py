@@ -168,13 +168,15 @@ def move_event(event: Event, offset: float) -> Event:
 def event_time_range(event: Event, duration: float | None = None) -> tuple[float, float]:
     """Start and end of an event in seconds, for formats in which an event must have a length.
 
-    A moment, or an event shorter than the millisecond of subtitles, lasts `MOMENT_SECONDS` from its start, but not
-    longer than the video of `duration` seconds.
+    A moment, or an event shorter than the millisecond of subtitles, lasts `MOMENT_SECONDS`, and ends with the video of
+    `duration` seconds at the latest.
     """
     if round(event.end * 1000) > round(event.start * 1000):
         return event.start, event.end
-    start = event.start if duration is None else max(0.0, min(event.start, duration - MOMENT_SECONDS))
-    return start, start + MOMENT_SECONDS
+    if not duration:
+        return event.start, event.start + MOMENT_SECONDS
+    start = max(0.0, min(event.start, duration - MOMENT_SECONDS))
+    return start, min(start + MOMENT_SECONDS, duration)
 
 
 def check_duration(duration: float | None) -> None:

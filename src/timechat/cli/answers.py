@@ -228,8 +228,11 @@ class _TaskCommand:
         if is_estimated and not is_searched and not settings.quiet:
             name = f"{session.name}: " if self.is_many else ""
             self.console.info(f"plan: {name}{self.timechat.estimate(request, opened)}")
-        is_streamed = form == "text" and target is None and sys.stdout.isatty()
-        is_streamed = is_streamed and len(opened.windows) == 1 and not evidence and not is_searched
+        is_on_terminal = form == "text" and target is None and sys.stdout.isatty()
+        is_live = self.timechat.keeps_text(request, opened) and not evidence and not is_searched
+        is_streamed = (
+            is_on_terminal and is_live and self.task != "grounding"
+        )  # its text names moments below the threshold
         if is_streamed:
             answer = print_stream(self.timechat.stream(request, opened))
         else:

@@ -35,7 +35,7 @@ def _date(text: str) -> float:
     """Return the seconds since 1970 of a date such as 2025-07-31 or 2025-07-31T12:00, in the local time zone."""
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):  # a year that the system does not know
         raise ValueError("must be a date such as 2025-07-31 or 2025-07-31T18:30") from None
 
 

@@ -1,8 +1,8 @@
 """Answers of one model about open videos: the loop over windows, merging, refinement and citations."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from timechat.answers.events import Answer, Event
@@ -110,7 +110,10 @@ class Answerer:
         return answers
 
     def stream(self, request: Request, video: VideoSession) -> "AnswerStream":
-        """Answer a request about a video of one window, and return the text while it is written."""
+        """Answer a request about a video of one window, and return the text while it is written.
+
+        A text that the answer changes (`keeps_text`) comes in one piece at the end.
+        """
         from timechat.pipeline.streaming import AnswerStream
 
         request = self.windows.with_preset(request)
@@ -118,17 +121,31 @@ class Answerer:
         self.windows.prompt(request, encoded)  # raises for a prompt that is too long, before the stream starts
         outputs: list[GeneratedText] = []
 
-        def write(**callbacks: Any) -> str:
+        def generate(**callbacks: Any) -> str:
             work = partial(self.windows.generate, [request], [encoded], **callbacks)
             outputs[:] = video.timed("answer", work)
             return outputs[0].text
 
+        @cache
         def finish(text: str) -> Answer:
             output = outputs[0] if outputs else GeneratedText(text)
-            answers = self.windows.verified([request], [encoded], [output])
-            return self._merge(request, VideoSession.from_encoded(encoded), answers)
+            return self._merge_and_refine(request, video, self.windows.verified([request], [encoded], [output]))
 
-        return AnswerStream(write, finish)
+        def generate_first(on_text: Callable[[str], None], should_stop: Callable[[], bool]) -> str:
+            text = generate(should_stop=should_stop)
+            if not should_stop():
+                on_text(finish(text).text)
+            return text
+
+        return AnswerStream(generate if self.keeps_text(request, video) else generate_first, finish)
+
+    def keeps_text(self, request: Request, video: VideoSession) -> bool:
+        """Return whether the model's text is that of the answer, so that it can be shown while it is written.
+
+        It is not for several windows, for a window with a clock of its own, and for moments that are refined.
+        """
+        has_clock_of_video = [(window.start, window.time_scale) for window in video.windows] == [(0.0, 1.0)]
+        return has_clock_of_video and not self._refines(request, video)
 
     def find_answer(self, request: Request, video: VideoSession, window: Window) -> WindowAnswer | None:
         """Return the answer about a window from the cache on disk; None if it is not there."""
@@ -165,9 +182,9 @@ class Answerer:
         priors: Mapping[Window, float] | None = None,
     ) -> Answer:
         """Answer about windows in order of time, in batches; answers in the cache are reused."""
-        cache = video.cache if request.is_reproducible else None
+        kept = video.cache if request.is_reproducible else None
         answers: dict[Window, WindowAnswer] = {}
-        for window in windows if cache is not None else ():
+        for window in windows if kept is not None else ():
             if (found := self.find_answer(request, video, window)) is not None:
                 answers[window] = found
                 self.backbone.count_cached(found.num_prompt_tokens, found.num_tokens, request.decoding)
@@ -177,8 +194,8 @@ class Answerer:
         for batch in self.answer_windows(request, video, todo, progress):
             for answer in batch:
                 answers[answer.window] = answer
-                if cache is not None:
-                    cache.save_answer(request, video.plan.window_sampling(answer.window), answer)
+                if kept is not None:
+                    kept.save_answer(request, video.plan.window_sampling(answer.window), answer)
             report(len(answers))
         return self._merge_and_refine(request, video, [answers[window] for window in windows], priors)
 
@@ -243,12 +260,16 @@ class Answerer:
     ) -> Answer:
         """Merge answers, and refine the moments where the frames are sparse."""
         merged = self._merge(request, video, answers, priors)
-        if request.task == "grounding" and video.plan.refines and merged.events:
+        if self._refines(request, video) and merged.events:
             from timechat.pipeline.refining import refine_moments
 
             again = partial(self.windows.answer_all, request)
             merged = refine_moments(merged, video, self.backbone, again, self.scoring)
         return merged
+
+    @staticmethod
+    def _refines(request: Request, video: VideoSession) -> bool:
+        return request.task == "grounding" and video.plan.refines
 
     def _merge(
         self,
@@ -283,8 +304,10 @@ class Answerer:
         return tuple(one for one in (*self.backbone.notes, privacy_note, note) if one is not None)
 
     def _find_cited(self, request: Request, video: VideoSession, cited: Event) -> list[Event]:
-        """Moments of what a sentence says, in the windows that it cites."""
+        """Moments of what a sentence says, in the windows that it cites; none for a time behind the end."""
         windows = [w for w in video.windows if w.start <= cited.end and cited.start <= w.end]
+        if not windows:
+            return []
         asked = request.for_grounding(cited.caption)
         answers = self.windows.answer_all(asked, list(video.encode(windows, self.backbone)))
         parsed = [parse_window(answer, "grounding", cited.caption, self.scoring) for answer in answers]

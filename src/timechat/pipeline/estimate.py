@@ -86,11 +86,12 @@ def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> J
     num_read = len(video.windows)
     if not request.retrieval.reads_all(num_read):
         num_read = max(1, math.floor(request.retrieval.read * num_read))
-    open_windows = [window for window in video.windows if answerer.find_answer(request, video, window) is None]
-    todo = open_windows[:num_read]
-    one = _trial(answerer, request, video, todo[0]) if todo else WindowCost()
+    todo = _open_windows(answerer, request, video)[:num_read]
+    num_later = _later_windows(answerer, request, video, num_read) if answerer.backbone.config.is_remote else 0
+    first = todo[0] if todo else video.windows[0]
+    one = _trial(answerer, request, video, first) if todo or num_later else WindowCost()
     cost = one * len(todo)
-    sent = one * (len(todo) + _later_windows(request, video, len(todo))) if one.requests else WindowCost()
+    sent = one * (len(todo) + num_later) if one.requests else WindowCost()
     return JobEstimate(
         windows=num_read,
         done=num_read - len(todo),
@@ -105,16 +106,22 @@ def estimate_job(answerer: Answerer, request: Request, video: VideoSession) -> J
     )
 
 
-def _later_windows(request: Request, video: VideoSession, num_windows: int) -> int:
-    """Return the maximum number of windows that are sent after the first answers.
+def _open_windows(answerer: Answerer, request: Request, video: VideoSession) -> list[Window]:
+    """Return the windows whose answers are not in the cache."""
+    return [window for window in video.windows if answerer.find_answer(request, video, window) is None]
+
+
+def _later_windows(answerer: Answerer, request: Request, video: VideoSession, num_read: int) -> int:
+    """Return the maximum number of windows that are sent after the first answers, also if those are in the cache.
 
     Each border of a moment is refined in one more window. Citations need dense captions of all windows; their
     verification needs a further request for each sentence, whose number is not known before.
     """
     refined = 0
     if request.task == "grounding" and video.plan.refines:
-        refined = _WINDOWS_OF_REFINED_MOMENT * (num_windows if request.moments.find_all else request.moments.top_k)
-    return refined + (num_windows if request.cite or request.verify else 0)
+        refined = _WINDOWS_OF_REFINED_MOMENT * (num_read if request.moments.find_all else request.moments.top_k)
+    cites = request.cite or request.verify
+    return refined + (len(_open_windows(answerer, request.for_captions(), video)[:num_read]) if cites else 0)
 
 
 def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Window) -> WindowCost:

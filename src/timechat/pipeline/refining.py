@@ -7,6 +7,7 @@ from itertools import count
 
 from timechat.answers.events import Answer, Event
 from timechat.answers.merging import Scoring, WindowAnswer, parse_window
+from timechat.answers.tasks import format_events
 from timechat.answers.windows import Window, temporal_iou
 from timechat.backbones.backbone import Backbone, BackboneConfig, EncodedVideo
 from timechat.pipeline.session import VideoSession
@@ -20,7 +21,7 @@ AnswerWindows = Callable[[Sequence[EncodedVideo]], list[WindowAnswer]]
 
 
 def border_window(
-    config: BackboneConfig, border: float, frame_interval: float, duration: float
+    config: BackboneConfig, border: float, frame_interval: float, part: Window
 ) -> tuple[Window, FrameSampling]:
     """Choose the window and the frames for a border of a moment.
 
@@ -28,7 +29,7 @@ def border_window(
         config: Properties of the model.
         border: Seconds of the border that was found.
         frame_interval: Seconds between the frames in which it was found.
-        duration: Duration of the video in seconds.
+        part: Part of the video that is answered about, in which the window lies.
 
     Returns:
         A window around the border and its frame options. The frames are several times denser than before, but not
@@ -38,8 +39,8 @@ def border_window(
     fine = max(min(frame_interval, usual), frame_interval / _REFINE_FACTOR, _MIN_FRAME_INTERVAL)
     num_frames = round(config.window_seconds * config.fps) if config.fps else config.num_frames
     reach = fine * num_frames / 2
-    start = max(0.0, math.floor((border - reach) / _MIN_FRAME_INTERVAL) * _MIN_FRAME_INTERVAL)
-    window = Window(start, min(duration, start + 2 * reach), time_scale=fine * config.fps if config.fps else 1.0)
+    start = max(part.start, math.floor((border - reach) / _MIN_FRAME_INTERVAL) * _MIN_FRAME_INTERVAL)
+    window = Window(start, min(part.end, start + 2 * reach), time_scale=fine * config.fps if config.fps else 1.0)
     return window, FrameSampling(fps=1 / fine, start=window.start, end=window.end)
 
 
@@ -63,9 +64,10 @@ def refine_moments(
         scoring: Scoring of the model.
 
     Returns:
-        The answer with finer borders; its `step` is the largest frame interval of any border.
+        The answer with finer borders, also in its text; its `step` is the largest frame interval of any border.
     """
     step = answer.step or 0.0
+    part = Window(video.windows[0].start, video.windows[-1].end)
     notes = dict.fromkeys(answer.notes)
     numbers = count(len(video.windows))  # refinement windows have the numbers after those of the plan
 
@@ -75,15 +77,17 @@ def refine_moments(
         notes.update(dict.fromkeys(answered.notes))
         return answered
 
-    refined = [_refine(event, video.duration, backbone.config, answer_part, scoring, step) for event in answer.events]
+    refined = [_refine(event, part, backbone.config, answer_part, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
     events = [event for event, _ in refined]
-    return replace(answer, events=events, step=max(steps, default=step), notes=tuple(notes))
+    has_moved = [(event.start, event.end) for event in events] != [(event.start, event.end) for event in answer.events]
+    text = " ".join(format_events([event], "grounding") for event in events) if has_moved else answer.text
+    return replace(answer, text=text, events=events, step=max(steps, default=step), notes=tuple(notes))
 
 
 def _refine(
     event: Event,
-    duration: float,
+    part: Window,
     config: BackboneConfig,
     answer_part: Callable[[Window, FrameSampling], WindowAnswer],
     scoring: Scoring,
@@ -92,12 +96,12 @@ def _refine(
     """The moment with finer borders, and the frame interval in which they were found."""
 
     def find(border: float) -> Event | None:
-        answered = answer_part(*border_window(config, border, frame_interval, duration))
+        answered = answer_part(*border_window(config, border, frame_interval, part))
         events = parse_window(answered, "grounding", event.caption, scoring).events
         return events[0] if events else None
 
     middle = (event.start + event.end) / 2
-    window, sampling = border_window(config, middle, frame_interval, duration)
+    window, sampling = border_window(config, middle, frame_interval, part)
     assert sampling.fps is not None
     fine, reach = 1 / sampling.fps, (window.end - window.start) / 2
     if event.duration <= reach:

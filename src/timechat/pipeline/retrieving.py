@@ -152,7 +152,7 @@ def frame_vectors(
         whole = video.vectors[encoder.fingerprint]
     start, end = video.windows[0].start, video.windows[-1].end
     first, after = frames_between(Window(start, end), whole.times)
-    if start == 0 and after - first == len(whole.times):
+    if start == 0 and after - first == len(whole.times) and end >= whole.duration:
         return whole
     cuts = [i for i, cut in enumerate(whole.cuts) if first < cut < after]
     vectors = whole.vectors[first:after]

@@ -247,6 +247,10 @@ class TimeChat:
         session = VideoSession.of(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
         return self.answerer().stream(request, session)
 
+    def keeps_text(self, request: Request, video: VideoSession) -> bool:
+        """Return whether the text of an answer can be shown while the model writes it."""
+        return self.answerer().keeps_text(request, video)
+
     def uses_search(self, request: Request, video: VideoSession) -> bool:
         """Return whether the search of a frame-text encoder answers a request instead of the model."""
         return self.answerer().uses_search(request, video)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.cache import DiskCache
+from timechat.cache import DiskCache, file_digest
 from timechat.errors import DataError
 from timechat.files import is_below, user_folder
 from timechat.search.encoded_files import EncodeFiles
@@ -20,7 +20,7 @@ from timechat.search.line_sources import LineSource, default_sources
 from timechat.search.moments import SearchResult
 from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters
 from timechat.search.records import LibraryError
-from timechat.search.stamps import stamp_of
+from timechat.search.stamps import is_same_stamp, stamp_of
 from timechat.search.store import LibraryStore
 
 LIBRARY_VARIABLE = "TIMECHAT_LIBRARY"
@@ -170,9 +170,20 @@ class Library(LibraryStore):
         return [absolute[path] for path in absolute if path in known], [path for path in absolute if path not in known]
 
     def without_current(self, paths: Sequence[str]) -> list[str]:
-        """Return those of some absolute paths of files that are not indexed, or have changed since."""
-        stamps = {file.path: file.stamp for file in self.files() if file.video is not None}
-        return [path for path in paths if stamps.get(path) is None or stamps[path] != stamp_of(path)]
+        """Return those of some absolute paths of files that are not indexed, or whose content has changed since.
+
+        A file whose times have changed, or that was new when it was indexed, is hashed.
+        """
+        known = {file.path: (file.stamp, video.digest) for file, video in self.entries()}
+        no_cache = DiskCache(max_bytes=0)
+
+        def is_current(path: str) -> bool:
+            if path not in known:
+                return False
+            stamp, digest = known[path]
+            return is_same_stamp(stamp, stamp_of(path)) or file_digest(path, no_cache) == digest
+
+        return [path for path in paths if not is_current(path)]
 
     def remove(self, paths: Paths) -> int:
         """Remove files and all files below folders, whether they exist or not; return how many were known."""
@@ -240,11 +251,13 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, or is no image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
+
+    from timechat.video.orientation import upright
 
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.asarray(upright(image))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is not an image"
         raise DataError(f"{path}: {reason}; give an image file, such as a .jpg or .png") from error

@@ -44,6 +44,8 @@ class LibraryFile:
         self.is_read_only = is_read_only
         self._lock = threading.RLock()
         self._in_memory: dict[str, tuple[tuple[int, int], Any]] = {}
+        self._is_immutable = False
+        self._opened = self._identity()
         self._connection = self._connect()
         try:
             self._prepare()
@@ -62,6 +64,22 @@ class LibraryFile:
         with self._lock:
             self._connection.close()
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the file was replaced or removed, or has changed while SQLite takes it as immutable."""
+        return self.path is not None and self._identity() != self._opened
+
+    def _identity(self) -> tuple[int, ...] | None:
+        """Return what changes when the open file is no longer the right one; None if there is no file."""
+        try:
+            status = None if self.path is None else self.path.stat()
+        except OSError:
+            status = None
+        if status is None:
+            return None
+        changing = (status.st_size, status.st_mtime_ns) if self._is_immutable else ()
+        return (status.st_dev, status.st_ino, *changing)
+
     def _connect(self) -> sqlite3.Connection:
         if self.path is None:
             return _connection(IN_MEMORY)
@@ -75,7 +93,9 @@ class LibraryFile:
                 return _connection(str(self.path))
             # A file on a read-only place cannot have the shared memory that its journal needs.
             is_at_rest = not Path(f"{self.path}-wal").exists()
-            mode = "ro&immutable=1" if is_at_rest and not os.access(self.path.parent, os.W_OK) else "ro"
+            self._is_immutable = is_at_rest and not os.access(self.path.parent, os.W_OK)
+            self._opened = self._identity()
+            mode = "ro&immutable=1" if self._is_immutable else "ro"
             return _connection(f"{self.path.as_uri()}?mode={mode}")
         except (OSError, sqlite3.Error) as error:
             raise self._error(error) from error

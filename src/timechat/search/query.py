@@ -9,9 +9,9 @@ one moment. A line with exactly the words of the query is always before all othe
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,7 +183,7 @@ class Searcher:
         segments = self._library.segments()
         if not len(segments.videos):
             return []
-        limit = max(_SPANS_PER_VIDEO, math.ceil(best / max(1, len(files))))
+        limit = max(_SPANS_PER_VIDEO, best)  # all of the best moments may be in one video
 
         def moments_of(video: int) -> list[Moment]:
             frames = self._library.frames(video)
@@ -213,6 +213,9 @@ class Searcher:
         """Return the lines with the words in their order; without spaces, words can be part of a longer run."""
         terms = re.findall(r"\w+", words)
         lines = self._library.lines(matching=f'"{" ".join(terms)}"') if terms else []
+        if _has_vowel_signs(words):
+            wanted = _signed_words(words)
+            lines = [line for line in lines if _has_run(_signed_words(line.event.caption), wanted)]
         if not lines or _NO_SPACES.search(words):
             lines += self._library.lines(containing=words)
         return list({line.id: line for line in lines}.values())
@@ -220,7 +223,11 @@ class Searcher:
     def _lines_with_all(self, words: str) -> list[Line]:
         """Return the lines with all words in any order."""
         terms = re.findall(r"\w+", words)
-        return self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
+        lines = self._library.lines(matching=" AND ".join(f'"{term}"' for term in terms)) if terms else []
+        if _has_vowel_signs(words):
+            wanted = set(_signed_words(words))
+            lines = [line for line in lines if wanted <= set(_signed_words(line.event.caption))]
+        return lines
 
     @staticmethod
     def _first_lines(lines: Iterable[Line], files: dict[int, KnownFile], best: int) -> list[Line]:
@@ -280,6 +287,25 @@ def _sentence_encoder() -> MiniLM:
     from timechat.search.sight import load_sentence_encoder
 
     return load_sentence_encoder()
+
+
+def _has_vowel_signs(text: str) -> bool:
+    """Return whether words have signs, such as those of Hindi and Thai vowels, that SQLite takes as ends of words.
+
+    To SQLite, `की` and `का` are the same word. It knows the diacritics of Latin letters, which are at U+0300.
+    """
+    composed = unicodedata.normalize("NFC", text)
+    return any(unicodedata.category(sign) in ("Mn", "Mc") and not "\u0300" <= sign <= "\u036f" for sign in composed)
+
+
+def _signed_words(text: str) -> list[str]:
+    """Return the words of a text, with their signs, in lower case."""
+    composed = unicodedata.normalize("NFC", text).casefold()
+    return "".join(one if one.isalnum() or unicodedata.category(one)[0] == "M" else " " for one in composed).split()
+
+
+def _has_run(words: Sequence[str], wanted: Sequence[str]) -> bool:
+    return any(words[first : first + len(wanted)] == wanted for first in range(len(words) - len(wanted) + 1))
 
 
 def _best_videos(videos: NDArray[np.int64], evidence: FloatArray, files: dict[int, KnownFile], best: int) -> list[int]:

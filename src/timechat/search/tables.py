@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from timechat.errors import missing_extra
 from timechat.files import atomic_write
+from timechat.search.records import Line
 from timechat.search.store import LibraryStore
 
 
@@ -47,16 +49,16 @@ def write_parquet(library: LibraryStore, path: Path) -> int:
 
 def _rows(library: LibraryStore) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of one video after the other."""
-    videos = library.videos()
-    lines = library.lines()
     stored = library.line_vectors()
     vectors = dict(zip(stored.ids.tolist(), stored.vectors, strict=True))
-    for file in library.files():
-        if file.video is None:
-            continue
-        facts = {"video": file.path.encode("utf-8", "replace").decode(), "digest": videos[file.video].digest}
+    lines: defaultdict[int, list[Line]] = defaultdict(list)
+    for line in library.lines():
+        if line.id in vectors:  # another process may have added lines in the meantime
+            lines[line.video].append(line)
+    for file, video in library.entries():
+        facts = {"video": file.path.encode("utf-8", "replace").decode(), "digest": video.digest}
         rows = []
-        frames = library.frames(file.video)
+        frames = library.frames(video.id)
         if frames is not None:
             for time, vector in zip(frames.times.tolist(), frames.vectors.astype(np.float32), strict=True):
                 rows.append({**facts, "kind": "picture", "start": time, "end": time, "text": None, "vector": vector})
@@ -69,7 +71,6 @@ def _rows(library: LibraryStore) -> Iterator[list[dict[str, Any]]]:
                 "text": line.event.caption,
                 "vector": vectors[line.id],
             }
-            for line in lines
-            if line.video == file.video
+            for line in lines[video.id]
         ]
         yield rows

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from timechat.serving.errors import RequestError
 from timechat.video import Frames
 from timechat.video.frames import FrameSizeRule, resize
+from timechat.video.orientation import upright
 from timechat.video.picture_limits import MAX_SCANS, num_scans
 
 _MAX_IMAGE_PIXELS = 4096 * 4096
@@ -77,7 +78,7 @@ class InlineFrames:
 
 
 def decode_picture(url: str, where: str) -> Image.Image:
-    """Decode a picture of a request, within the limits of size and of JPEG scans.
+    """Decode a picture of a request, turned as its EXIF data says, within the limits of size and of JPEG scans.
 
     Args:
         url: `data:` address of a JPEG, PNG or WebP image.
@@ -96,7 +97,7 @@ def decode_picture(url: str, where: str) -> Image.Image:
             raise RequestError(413, f"an image of {image.width}x{image.height} pixels is too large", where)
         if image.format == "JPEG" and (scans := num_scans(data)) > MAX_SCANS:
             raise RequestError(413, f"a JPEG image has {scans} scans; at most {MAX_SCANS} are decoded", where)
-        return image.convert("RGB")
+        return upright(image)
     except Image.DecompressionBombError as error:
         raise RequestError(413, "an image is too large", where) from error
     except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:

@@ -105,14 +105,13 @@ class ServedLibrary:
             return content
         with self._reporting():
             library = self._open()
-            durations = {number: video.duration for number, video in library.videos().items()}
             known = self._known(library)
-            indexed = [file for file in library.files() if file.video is not None and file.path in known]
-            there = [file.video for file in indexed if known[file.path].path.is_file()]
+            indexed = [(file, video) for file, video in library.entries() if file.path in known]
+            durations = [video.duration for file, video in indexed if known[file.path].path.is_file()]
             return content | {
                 "encoder": _encoder_name(library.setting("encoder")),
-                "num_videos": len(there),
-                "duration": round(sum(durations[video] for video in there if video is not None), 3),
+                "num_videos": len(durations),
+                "duration": round(sum(durations), 3),
             }
 
     def search(self, query: LibraryQuery) -> dict[str, Any]:
@@ -162,7 +161,7 @@ class ServedLibrary:
         with self._reporting():
             library = self._open()
             path, identity = next(iter(self._choose(self._known(library), (video,)).items()))
-            number = next(file.video for file in library.files() if file.path == path)
+            number = next((file.video for file in library.files() if file.path == path), None)
             frames = None if number is None else library.frames(number)
             if frames is None:
                 raise RequestError(404, f"{identity.name} is not indexed yet; {self._advice}", "video", "not_indexed")
@@ -278,8 +277,13 @@ class ServedLibrary:
         return library
 
     def _open_if_there(self) -> Library | None:
-        """Return the library for reading; None if its file is not there yet."""
+        """Return the library for reading; None if its file is not there yet.
+
+        A file that was replaced is opened again. Other threads may still read the earlier one, which closes itself.
+        """
         with self._lock:
+            if self._library is not None and self._library.is_outdated:
+                self._library = None
             if self._library is None and self._path is not None and self._path.is_file():
                 self._library = Library(self._path, is_read_only=True, encoder=self._given)
             return self._library

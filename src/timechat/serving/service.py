@@ -328,8 +328,10 @@ class OpenRequest:
         self._timings = dict(video.timings)
 
     def stream(self) -> AnswerStream | None:
-        """Return the answer as a stream; None if it is known, merged from windows, edited, or found by the search."""
-        if len(self._video.windows) > 1 or self._request.cite or self._known_speech is not None:
+        """Return the answer as a stream; None if it is known or found by the search, or if its text is edited."""
+        if not self._timechat.keeps_text(self._request, self._video):
+            return None
+        if self._request.cite or self._request.verify or self._known_speech is not None:
             return None
         if self._timechat.uses_search(self._request, self._video):
             return None

@@ -152,8 +152,8 @@ def _stream_of(opened: OpenRequest, body: ChatRequest) -> AnswerStream | None:
     if stream is None and body.logprobs:
         raise RequestError(
             400,
-            "logprobs are given for an answer that the model writes about one window; this one is merged from windows, "
-            "cited, transcribed or found by the search; leave logprobs out, or set window to 0",
+            "logprobs are given for an answer that the model writes about the whole video; this one is of windows or "
+            "of a part, refined, cited, transcribed or found by the search; leave logprobs out, or set window to 0",
             "logprobs",
             "unsupported",
         )
