@@ -28,7 +28,7 @@ NANO = Path(__file__).parents[3] / "src" / "timechat" / "weights" / "nano"
 CLIPS = ("constant rate", "variable rate", "starts at 7 s", "transport stream")
 QUERY = "the red ball rolls to the right"
 TASKS = {"dense_caption": (), "ground": (QUERY,), "highlights": (QUERY,), "ask": ("What is shown in the video?",)}
-TOKENS = 40
+TOKENS = 24  # log probabilities differ by some 1e-3 nats; a longer answer can part where two tokens are as likely
 needs_vllm = [pytest.mark.vllm, pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")]
 
 
