@@ -72,6 +72,7 @@ def test_an_int8_folder_answers_in_form(video_path, tmp_path) -> None:
 
 
 def test_a_batch_has_the_answers_of_the_own_engine(video_path, tmp_path) -> None:
+    pytest.importorskip("pyarrow")
     videos = tmp_path / "videos"
     videos.mkdir()
     for name in ("a.mp4", "b.mp4"):
