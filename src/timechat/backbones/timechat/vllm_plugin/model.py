@@ -47,10 +47,10 @@ class TimeChatForVLLM(nn.Module, SupportsMultiModal):  # type: ignore[misc]
                 "floating point, or use `timechat serve --engine vllm`"
             )
         self.config = config
-        with self._mark_tower_model(vllm_config, "video"):
+        with self._mark_tower_model(vllm_config, "video"):  # type: ignore[operator]
             self.frame_encoder = FrameEncoder(config)
             self.video_qformer = SlidingVideoQFormer(config)
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.text_config,
