@@ -118,6 +118,12 @@ def _train_and_stop(folder: str, steps: str, *overrides: str) -> None:
     train_small(stages, make_model=make_still_model, should_stop=lambda: next(asked) >= int(steps))
 
 
+def _train_records(folder: str, records: str, *overrides: str) -> None:
+    """Train the built-in model, as a recipe loads it, on a file of records."""
+    data = {"sources": [{"records": records}], "num_frames": 4, "max_length": 512}
+    train_recipe(small_recipe(folder, *overrides, data=data))
+
+
 def _train_and_lose_one(folder: str, step: str, *overrides: str) -> None:
     """Train with DDP; the last process of the first start kills itself before a step."""
 
@@ -158,5 +164,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     commands: dict[str, Callable[..., None]] = {"die": _train_and_die, "parallel": _train_in_parallel}
     commands["stop"] = _train_and_stop
+    commands["records"] = _train_records
     commands["lose"] = _train_and_lose_one
     commands[sys.argv[1]](*sys.argv[2:])

@@ -171,7 +171,9 @@ def test_an_out_of_memory_error_says_what_to_do(tmp_path, error):
         raise error
 
     objectives = {"greedy": Objective(greedy)}
-    with pytest.raises(TrainingError, match=r"out of memory in step 1 with input_ids \(2, 14\).*lower run.batch_size"):
+    with pytest.raises(
+        TrainingError, match=r"out of memory in step 1 with input_ids \(2, 14\).*set run.micro_batch_size=1"
+    ):
         train_small(small_recipe(tmp_path / "run", "objective=greedy"), objectives=objectives)
 
 

@@ -120,10 +120,25 @@ def test_other_processes_resume_with_the_same_losses(saved_by_two, tmp_path, pro
     assert difference < 1e-5
 
 
-def test_records_and_videos_in_a_store_train_the_same(tmp_path):
-    draw_clip(RECIPES["constant rate"], tmp_path / "clock.mp4")
+def write_records(folder: Path) -> None:
+    draw_clip(RECIPES["constant rate"], folder / "clock.mp4")
     turns = [{"q": "When does it turn?", "a": "The given query happens in 0.5 - 1.5 seconds."}]
-    (tmp_path / "records.jsonl").write_text((json.dumps({"video": "clock.mp4", "QA": turns}) + "\n") * 2)
+    (folder / "records.jsonl").write_text((json.dumps({"video": "clock.mp4", "QA": turns}) + "\n") * 2)
+
+
+def test_one_process_loads_the_start_weights_for_all(tmp_path):
+    write_records(tmp_path)
+    settings = ("run.steps=2", "run.global_batch_size=2", 'model.train=["projection", "lora"]')
+    for name, processes, parallel in (("one", 1, "none"), ("two", 2, "fsdp2")):
+        arguments = ("records", tmp_path / name, tmp_path / "records.jsonl", *settings, f"run.parallel={parallel}")
+        result = run_module(*arguments, processes=processes)
+        assert result.returncode == 0, result.stderr[-3000:]
+    ours, want = ([line["loss"] for line in read_log(tmp_path / name)] for name in ("two", "one"))
+    assert ours == pytest.approx(want, abs=1e-5)
+
+
+def test_records_and_videos_in_a_store_train_the_same(tmp_path):
+    write_records(tmp_path)
     store = fsspec.filesystem("memory")
     store.pipe({f"/set/{name}": (tmp_path / name).read_bytes() for name in ("clock.mp4", "records.jsonl")})
     for name, records in (("local", f"{tmp_path}/records.jsonl"), ("store", "memory://set/records.jsonl")):

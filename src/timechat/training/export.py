@@ -13,7 +13,7 @@ from timechat.errors import CheckpointError, TrainingError
 from timechat.model import NANO
 from timechat.model import lora as adapter
 from timechat.model.convert.original_export import export_original
-from timechat.model.loading import check_folder, load_config, load_model, load_processor
+from timechat.model.loading import check_folder, find_folder, load_config, load_model, load_processor
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.processing import TimeChatProcessor
@@ -33,8 +33,12 @@ INTERPOLATION = "frame interpolation"
 """Name of the filter that resizes frames among the inputs that a checkpoint stores."""
 
 
-def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor]:
+def load_start(settings: TrainedModelSettings, *, without_weights: bool = False) -> tuple[Model, TimeChatProcessor]:
     """Load the start checkpoint of training on the CPU, with trainable parameters in float32.
+
+    Args:
+        settings: Start checkpoint and trained parts.
+        without_weights: Whether to make the model on the meta device; its weights come from another process.
 
     Raises:
         CheckpointError: The model does not exist, or it is quantized.
@@ -53,7 +57,12 @@ def load_start(settings: TrainedModelSettings) -> tuple[Model, TimeChatProcessor
             dtype="float32" if tunes_all else settings.language_model_dtype,
             keep_vision_in_float32=True,
             use_safetensors=True,  # never a pickle, even if the folder contains one
+            device_map="meta" if without_weights else None,
         )
+    elif without_weights:
+        folder = str(find_folder(settings.checkpoint))
+        model = Model.from_pretrained(folder, dtype="float32", use_safetensors=True, device_map="meta")
+        processor = load_processor(settings.checkpoint)
     else:
         model, processor = load_model(settings.checkpoint, device="cpu", dtype="float32")
     if settings.chat_style is not None:

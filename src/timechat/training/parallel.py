@@ -1,18 +1,19 @@
 """Parallel training: wrap one model for several processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from timechat.model.frame_encoder import FrameEncoder
 from timechat.system import launched_processes, local_processes, local_rank
 from timechat.training.config import TrainingRunSettings
-from timechat.training.distributed import world_size
+from timechat.training.distributed import rank, sum_over_processes, world_size
 from timechat.training.objectives import ObjectiveModule
 
 
@@ -60,8 +61,14 @@ def no_gradient_sync(module: nn.Module, *, when: bool) -> Iterator[None]:
 
 
 def _shard(module: ObjectiveModule, run: TrainingRunSettings, device: torch.device) -> nn.Module:
-    """Shard the parameters over the processes, one group per layer (FSDP2)."""
-    module.to(device)
+    """Shard the parameters over the processes, one group per layer (FSDP2).
+
+    Processes whose model is on the meta device get their parts from the first one.
+    """
+    is_empty = any(parameter.is_meta for parameter in module.parameters())
+    module.to("meta" if is_empty else device)  # new adapters and heads are on the CPU
+    shares = sum_over_processes([float(is_empty)])[0] > 0
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()} if shares else {}
     mesh = _mesh(run, device)
     half = torch.bfloat16 if run.precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
@@ -73,7 +80,26 @@ def _shard(module: ObjectiveModule, run: TrainingRunSettings, device: torch.devi
                 if any(True for _ in layer.parameters()):
                     fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)
+    if shares:
+        if is_empty:
+            module.to_empty(device=device)
+        _scatter(module, weights, device)
     return module
+
+
+@torch.no_grad()
+def _scatter(module: nn.Module, weights: Mapping[str, Tensor], device: torch.device) -> None:
+    """Give each process its parts of the first process's weights, one tensor at a time."""
+    for name, parameter in module.named_parameters():
+        assert isinstance(parameter, DTensor)
+        if rank() == 0:
+            whole = weights[name].to(device)
+        else:
+            whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        part = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=0)
+        parameter.to_local().copy_(part.to_local())
+    for buffer in module.buffers():
+        distributed.broadcast(buffer, 0)
 
 
 def _mesh(run: TrainingRunSettings, device: torch.device) -> DeviceMesh:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from timechat.errors import TrainingError
+from timechat.model import NANO
 from timechat.model.fingerprint import tensors_fingerprint
+from timechat.model.loading import load_config
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
 from timechat.system import keep_freed_memory
@@ -150,7 +152,10 @@ def _train_stage(
     objective = find_objective(recipe.objective, objectives)
     initialize = None if recipe.model.start is None else objective.initializer(recipe.model.start)
     torch.manual_seed(recipe.run.seed)  # fresh adapters and heads are the same on every process
-    model, processor = build_start(recipe, load_start if before else make_model, objectives=objectives)
+    make = load_start if before else make_model
+    gets_weights = make is load_start and rank() > 0 and _can_start_without_weights(recipe, objective)
+    start = partial(load_start, without_weights=True) if gets_weights else make
+    model, processor = build_start(recipe, start, objectives=objectives)
     if before is not None:
         _load_heads(model, before / HEADS_FILE)
     elif recipe.model.heads is not None:
@@ -183,6 +188,16 @@ def _train_stage(
     on_first(lambda: _finish(recipe, folder, load_start if before else make_model, objectives))
     report(f"{folder}: finished")
     return True
+
+
+def _can_start_without_weights(recipe: TrainingRecipe, objective: Objective) -> bool:
+    """Return whether the first process can give the others their parts of the weights: none of them computes before."""
+    computes = objective.make_source is not None or recipe.model.start is not None or recipe.data.features is not None
+    is_folder = recipe.model.checkpoint == NANO or Path(recipe.model.checkpoint).is_dir()
+    if computes or not recipe.run.is_sharded or not is_folder:
+        return False
+    config = load_config(recipe.model.checkpoint)
+    return not (config.has_lora or getattr(config.text_config, "tie_word_embeddings", False))
 
 
 def _hash_inputs(model: nn.Module, source: BatchSource) -> dict[str, str]:

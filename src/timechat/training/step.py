@@ -215,9 +215,10 @@ def _explain_oom(step: int, batch: Mapping[str, Any]) -> Iterator[None]:
             raise
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items() if isinstance(value, Tensor))
         raise TrainingError(
-            f"out of memory in step {step + 1} with {shapes}; set model.gradient_checkpointing=true and resume. Or "
-            "set run.micro_batch_size=1, lower data.num_frames, or set run.precision=bf16, and resume with "
-            "--accept-changed-recipe. Or start anew with data.features or run.parallel=fsdp2"
+            f"out of memory in step {step + 1} with {shapes}; set model.gradient_checkpointing=true, or "
+            "run.parallel=fsdp2 with several processes, and resume. Or set run.micro_batch_size=1, lower "
+            "data.num_frames, or set run.precision=bf16, and resume with --accept-changed-recipe. Or start "
+            "anew with data.features"
         ) from error
 
 
