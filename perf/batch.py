@@ -109,7 +109,8 @@ class Processes:
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 is_ours = self._mark in (folder / "environ").read_bytes()
-                if is_ours and name in (folder / "cmdline").read_bytes().decode(errors="replace"):
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if is_ours and name in words:
                     running.append(int(folder.name))
         return running
 

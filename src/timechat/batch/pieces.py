@@ -164,13 +164,31 @@ class DecodePiece:
 
     def __call__(self, row: PieceTask, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:  # noqa: ARG002
         """Return the `frames` of each window of a piece; see `Stage`."""
-        index = unpack_index(row.index)
-        # One thread: several pieces are decoded at the same time, and each thread opens the file again.
-        with VideoReader(row.video, timeout=self.settings.timeout, workers=1, index=index) as reader:
-            plan = _plan(self.settings, self.config, row.row, index, reader.info.name)
+        reader = self._reader(row)
+        try:
+            plan = _plan(self.settings, self.config, row.row, reader.index, reader.info.name)
             size = self.config.frame_size
-            frames = [reader.load(plan.window_sampling(window), size=size) for window in row.windows]
-        return {"frames": tuple(frames)}
+            return {"frames": tuple(reader.load(plan.window_sampling(window), size=size) for window in row.windows)}
+        except BaseException:
+            self._close()
+            raise
+
+    def _reader(self, task: PieceTask) -> VideoReader:
+        """Return the reader of a video, which stays open for its next piece: opening a long file reads its tables."""
+        key = (task.video, task.index)
+        if self.__dict__.get("_key") != key:
+            self._close()
+            # One thread: several pieces are decoded at the same time, and each thread opens the file again.
+            timeout, index = self.settings.timeout, unpack_index(task.index)
+            self.__dict__["_open"] = VideoReader(task.video, timeout=timeout, workers=1, index=index)
+            self.__dict__["_key"] = key
+        reader: VideoReader = self.__dict__["_open"]
+        return reader
+
+    def _close(self) -> None:
+        self.__dict__.pop("_key", None)
+        if (reader := self.__dict__.pop("_open", None)) is not None:
+            reader.close()
 
 
 @dataclass(frozen=True)
