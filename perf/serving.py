@@ -308,7 +308,8 @@ def memory_of(process: int) -> dict[str, int]:
     while below:
         current = below.pop()
         try:
-            below += map(int, Path(f"/proc/{current}/task/{current}/children").read_text().split())
+            for task in Path(f"/proc/{current}/task").iterdir():  # any thread may have started a process
+                below += map(int, (task / "children").read_text().split())
             rollup = Path(f"/proc/{current}/smaps_rollup").read_text()
             name = Path(f"/proc/{current}/comm").read_text().strip()
         except OSError:
