@@ -94,7 +94,7 @@ class Piece:
 OnPiece = Callable[[Piece], None]
 
 
-class Job(Protocol):
+class WorkItem(Protocol):
     """Work for a stage: a row, or a part of one."""
 
     @property
@@ -102,16 +102,16 @@ class Job(Protocol):
         """Path or address of the video."""
 
 
-JobT = TypeVar("JobT", bound=Job, contravariant=True)
+WorkItemT = TypeVar("WorkItemT", bound=WorkItem, contravariant=True)
 
 
-class Stage(Protocol[JobT]):
+class Stage(Protocol[WorkItemT]):
     """A callable for a worker, perhaps with a model."""
 
     def load(self) -> None:
         """Load the model."""
 
-    def __call__(self, row: JobT, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:
+    def __call__(self, row: WorkItemT, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:
         """Process one row, or one part of a row.
 
         Args:

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from timechat.batch.stages import ErrorKind, Job, OnPiece, Piece, Stage, error_kind, error_message
+from timechat.batch.stages import ErrorKind, OnPiece, Piece, Stage, WorkItem, error_kind, error_message
 from timechat.errors import TimeChatError
 
 # A fork of a process with threads may hang; a fork server has none, and starts a process faster than `spawn`.
@@ -77,7 +77,7 @@ class Worker:
 
     def run(
         self,
-        row: Job,
+        row: WorkItem,
         pieces: Callable[[], Sequence[Piece]] = list,
         *,
         timeout: float,
@@ -104,7 +104,7 @@ class Worker:
         return outcome
 
     def _attempt(
-        self, row: Job, pieces: Sequence[Piece], *, timeout: float, on_piece: OnPiece, should_stop: StopCheck
+        self, row: WorkItem, pieces: Sequence[Piece], *, timeout: float, on_piece: OnPiece, should_stop: StopCheck
     ) -> Outcome:
         connection = self._start(should_stop)
         with suppress(OSError):  # a dead process is noticed below

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from transformers import DynamicCache
 
-from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, Piece
+from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, OutputDelta
 from timechat.backbones.timechat.vllm.token_chooser import TokenChooser
 from timechat.model.modeling import TimeChatForConditionalGeneration
 
@@ -60,14 +60,14 @@ class StandInEngine:
         return torch.where(is_token, words, request.prompt.embeds)[None]
 
     @torch.inference_mode()
-    def _scores(self, request: EngineRequest) -> list[Piece]:
+    def _scores(self, request: EngineRequest) -> list[OutputDelta]:
         logprobs = self._model(inputs_embeds=self._embeds(request)).logits[0].log_softmax(-1)
         ids = request.prompt.token_ids
         values = [None, *(float(logprobs[i, token]) for i, token in enumerate(ids[1:]))]
-        return [Piece([], [], True, 0, values)]
+        return [OutputDelta([], [], True, 0, values)]
 
     @torch.inference_mode()
-    def _answer(self, request: EngineRequest) -> list[Piece]:
+    def _answer(self, request: EngineRequest) -> list[OutputDelta]:
         row = self._chooser.start(request.arguments)
         cache, embeds = DynamicCache(), self._embeds(request)
         ids: list[int] = []
@@ -87,7 +87,7 @@ class StandInEngine:
             ids.append(token)
             self.num_tokens += 1
             is_last = token in self._chooser.end_token_ids or len(ids) == request.max_new_tokens
-            pieces.append(Piece([token], [float(raw[token])], is_last, 3))
+            pieces.append(OutputDelta([token], [float(raw[token])], is_last, 3))
             if is_last:
                 break
             embeds = self._model.get_input_embeddings()(torch.tensor([[token]]))

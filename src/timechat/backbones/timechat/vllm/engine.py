@@ -31,7 +31,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from timechat.backbones.timechat.vllm.options import EngineOptions, check_options
 from timechat.backbones.timechat.vllm.owner import claim_engine
-from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, Piece
+from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, OutputDelta
 from timechat.errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class EngineCall:
         tasks: Futures of the requests.
     """
 
-    pieces: "queue.SimpleQueue[tuple[int, Piece | Exception]]" = field(default_factory=queue.SimpleQueue)
+    pieces: "queue.SimpleQueue[tuple[int, OutputDelta | Exception]]" = field(default_factory=queue.SimpleQueue)
     tasks: list["Future[None]"] = field(default_factory=list)
 
     def cancel(self) -> None:
@@ -144,7 +144,7 @@ class AnswerEngine:
         if self._loop is None or not self._thread.is_alive():
             raise EngineError("the engine vllm is stopped")
         for place, request in enumerate(requests):
-            put: Callable[[Piece | Exception], None] = _put_at(call, place)
+            put: Callable[[OutputDelta | Exception], None] = _put_at(call, place)
             call.tasks.append(asyncio.run_coroutine_threadsafe(self._answer(request, put), self._loop))
         return call
 
@@ -211,7 +211,7 @@ class AnswerEngine:
             raise
         return llm
 
-    async def _answer(self, request: EngineRequest, put: Callable[[Piece | Exception], None]) -> None:
+    async def _answer(self, request: EngineRequest, put: Callable[[OutputDelta | Exception], None]) -> None:
         """Send one request and pass on the pieces of its answer, or its error."""
         self._num_running += 1
         try:
@@ -226,7 +226,7 @@ class AnswerEngine:
         finally:
             self._num_running -= 1
 
-    async def _generate(self, request: EngineRequest, put: Callable[[Piece | Exception], None]) -> None:
+    async def _generate(self, request: EngineRequest, put: Callable[[OutputDelta | Exception], None]) -> None:
         llm = self._llm
         if llm is None or llm.errored:
             if self._num_failed > _MAX_RESTARTS:
@@ -250,7 +250,7 @@ class AnswerEngine:
         self._num_failed = 0
 
 
-def _put_at(call: EngineCall, place: int) -> Callable[[Piece | Exception], None]:
+def _put_at(call: EngineCall, place: int) -> Callable[[OutputDelta | Exception], None]:
     return lambda piece: call.pieces.put((place, piece))
 
 
@@ -263,7 +263,7 @@ def _engine_input(prompt: MixedPrompt, client: str) -> Any:
     )
 
 
-def _piece(output: Any, request: EngineRequest) -> Piece:
+def _piece(output: Any, request: EngineRequest) -> OutputDelta:
     written = output.outputs[0]
     token_ids = list(written.token_ids)
     logprobs = [step[token].logprob for token, step in zip(token_ids, written.logprobs or (), strict=False)]
@@ -274,7 +274,7 @@ def _piece(output: Any, request: EngineRequest) -> Piece:
             None if step is None else step[token].logprob
             for token, step in zip(ids, output.prompt_logprobs, strict=False)
         ]
-    return Piece(token_ids, logprobs, output.finished, output.num_cached_tokens or 0, of_prompt)
+    return OutputDelta(token_ids, logprobs, output.finished, output.num_cached_tokens or 0, of_prompt)
 
 
 def _reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from timechat.backbones.timechat.vllm.requests import (
     AnswerEngineState,
     EngineRequest,
     ModelFacts,
-    Piece,
+    OutputDelta,
     check_answer,
     check_decoding,
     continuation,
@@ -36,13 +36,13 @@ _POLL_SECONDS = 0.1  # interval at which a waiting caller checks whether it stil
 class Call(Protocol):
     """Requests of one caller; see `EngineCall`."""
 
-    pieces: "queue.SimpleQueue[tuple[int, Piece | Exception]]"
+    pieces: "queue.SimpleQueue[tuple[int, OutputDelta | Exception]]"
 
     def cancel(self) -> None:
         """End the requests that are not answered yet."""
 
 
-class Engine(Protocol):
+class RequestEngine(Protocol):
     """The members of `AnswerEngine` that are used here, so that this file needs no vLLM."""
 
     @property
@@ -71,7 +71,7 @@ class VllmWriter:
         self,
         model: TimeChatForConditionalGeneration,
         processor: TimeChatProcessor,
-        engine: Engine,
+        engine: RequestEngine,
         *,
         dtype: torch.dtype,
         facts: Mapping[str, Any],
@@ -189,7 +189,7 @@ class VllmWriter:
             for place, (prompt, length) in enumerate(zip(prompts, lengths, strict=True))
         ]
 
-    def _pieces(self, requests: Sequence[EngineRequest], check: Check) -> Iterator[tuple[int, Piece]]:
+    def _pieces(self, requests: Sequence[EngineRequest], check: Check) -> Iterator[tuple[int, OutputDelta]]:
         """Yield the pieces of all answers; end all requests if the caller leaves or one of them fails."""
         call = self.engine.submit(requests)
         num_open = len(requests)

@@ -50,7 +50,7 @@ class EngineRequest:
 
 
 @dataclass(frozen=True)
-class Piece:
+class OutputDelta:
     """A part of an answer.
 
     Attributes:
