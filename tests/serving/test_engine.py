@@ -46,7 +46,7 @@ def with_engine(nano, engine, context=None) -> TimeChat:
 
 def endless_batch(nano, video, max_new_tokens=1500) -> GenerationBatch:
     """Return a batch with one answer that does not end before its maximum length."""
-    prompt = nano.answerer().prompt(_question(max_new_tokens), video)
+    prompt = nano.answerer().windows.prompt(_question(max_new_tokens), video)
     return GenerationBatch([prompt], [_endless()], DecodingOptions(max_new_tokens=max_new_tokens))
 
 
