@@ -185,6 +185,17 @@ def wait_for_replies(page: Page, pending: set[Request]) -> None:
         settle(page)
 
 
+def click_at_rest(page: Page, button: Locator, seconds: float = 0.4) -> None:
+    """Click a button that has not moved for a while: a press counts for no button if it moves before the release."""
+    deadline, rested_since, place = time.monotonic() + 15, time.monotonic(), button.bounding_box()
+    while time.monotonic() - rested_since < seconds:
+        assert time.monotonic() < deadline, "the button moves all the time"
+        page.wait_for_timeout(50)
+        if (now := button.bounding_box()) != place:
+            rested_since, place = time.monotonic(), now
+    button.click()
+
+
 def settle(page: Page) -> None:
     """Wait until the page has handled all events of now and has drawn their effects."""
     page.evaluate(

@@ -9,6 +9,7 @@ import pytest
 from tests.clips import Recipe, draw_clip
 from tests.serving.page.actions import (
     ANSWER_MS,
+    click_at_rest,
     drop,
     expect,
     expect_time,
@@ -319,7 +320,7 @@ def test_a_player_that_waits_for_data_says_so(page, server):
         expect(page.locator("#film-name")).to_have_text(LONG)
         wait_for_request(page, held)
         expect(waiting).to_be_hidden()
-        page.locator("#play").click()
+        click_at_rest(page, page.locator("#play"))
         expect(waiting).to_have_text("Waiting for the video …")
         expect(waiting).to_be_visible()
         expect(page.locator("#screen")).to_have_attribute("aria-busy", "true")
