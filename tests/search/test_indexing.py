@@ -13,7 +13,7 @@ import pytest
 from tests.search.conftest import ColorEncoder, Lines, write_video
 from timechat.search import Library, LibraryError
 from timechat.search.encoded_files import EncodedFile, encode_file
-from timechat.search.indexing import IndexStopped
+from timechat.search.index_report import IndexStopped
 
 
 @pytest.fixture(autouse=True)

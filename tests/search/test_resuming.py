@@ -8,7 +8,7 @@ import pytest
 
 from tests.search.conftest import ColorEncoder, Lines, write_video
 from timechat.search import Library
-from timechat.search.indexing import IndexStopped
+from timechat.search.index_report import IndexStopped
 from timechat.search.video_vectors import VERSION
 
 

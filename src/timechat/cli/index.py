@@ -19,7 +19,7 @@ from timechat.errors import printable_line
 if TYPE_CHECKING:
     from timechat.search.encoded_files import EncodeFiles
     from timechat.search.encoder import FrameTextEncoder
-    from timechat.search.indexing import IndexReport
+    from timechat.search.index_report import IndexReport
     from timechat.search.library import LibraryInfo
     from timechat.search.line_sources import LineSource
 
@@ -183,7 +183,7 @@ def _run(
     library: Any, paths: Sequence[str], options: dict[str, Any], minutes: float | None, console: CommandConsole
 ) -> tuple["IndexReport", bool]:
     """Index paths; return the report, and whether the work was stopped."""
-    from timechat.search.indexing import IndexStopped
+    from timechat.search.index_report import IndexStopped
 
     with stop_signal(minutes, "now; what is finished is kept") as is_stopped, console.progress() as bars:
 

@@ -14,74 +14,30 @@ another recogniser or another version.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from timechat.cache import DiskCache
 from timechat.errors import TimeChatError, VideoError, describe_error
 from timechat.files import is_below
 from timechat.search.encoded_files import EncodedFile, EncodeFiles, digest_of, paths_to_encode
 from timechat.search.encoder import FrameTextEncoder
+from timechat.search.index_report import IndexReport, IndexStopped
 from timechat.search.line_sources import LineSource
+from timechat.search.part_reader import FileChangedError, PartReader, VideoFile
 from timechat.search.paths import absolute, check_paths, find_files
-from timechat.search.records import Kind, KnownFile, KnownVideo, LibraryError
+from timechat.search.records import KnownFile, KnownVideo, LibraryError
 from timechat.search.stamps import has_moved, is_same_stamp, settled, stamp_of
 from timechat.search.store import LibraryStore
-from timechat.search.unfinished import FirstFrames
-from timechat.search.video_vectors import FRAMES_PER_SECOND, VERSION, VideoVectors, encode_video
 from timechat.video import probe_video
 from timechat.video.loading import DEFAULT_TIMEOUT
 
-if TYPE_CHECKING:
-    from timechat.search.minilm import MiniLM
-
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the path of the file that is read, the finished bytes and the bytes of all files to read."""
-
-
-@dataclass
-class IndexReport:
-    """Result of a scan.
-
-    Attributes:
-        num_videos: Number of files of the given paths that are in the library now.
-        num_read: Number of files of which a part was read.
-        num_unchanged: Number of files of which nothing was read.
-        num_moved: Number of files that were found under a new path.
-        num_removed: Number of paths that were dropped.
-        offline: Paths that are kept although their folder is away or empty.
-        failed: Paths that could not be read, each with the reason.
-        notes: Sentences about the scan and the videos.
-        seconds: Duration in seconds of the videos that were read.
-    """
-
-    num_videos: int = 0
-    num_read: int = 0
-    num_unchanged: int = 0
-    num_moved: int = 0
-    num_removed: int = 0
-    offline: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-class IndexStopped(Exception):  # noqa: N818 - no error: the same call resumes
-    """The caller has stopped the work; finished parts are in the library.
-
-    Attributes:
-        report: Report of what was done before.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.report = IndexReport()
 
 
 @dataclass(frozen=True)
@@ -131,19 +87,25 @@ class Indexer:
         progress: ProgressCallback | None = None,
         encode_files: EncodeFiles | None = None,
     ) -> None:
-        self._library, self._encoder, self._sources = library, encoder, sources
+        self._library, self._encoder = library, encoder
         self._is_full, self._retries, self._timeout = is_full, retries, timeout
-        self._cache = None if is_full else cache
         self._check = check or (lambda: None)
         self._progress = progress or (lambda *_: None)
         self._encode_files = encode_files
-        self._picture_facts = {"encoder": encoder.fingerprint, "fps": FRAMES_PER_SECOND, "version": VERSION}
+        self._parts = PartReader(
+            library,
+            encoder,
+            sources,
+            is_full=is_full,
+            cache=None if is_full else cache,
+            timeout=timeout,
+            check=self._check,
+        )
         self._known: dict[str, KnownFile] = {}
         self._before: dict[str, KnownFile] = {}
         self._unreadable_folders: list[str] = []
         self._contents: dict[str, KnownVideo] = {}
         self._paths: defaultdict[int, set[str]] = defaultdict(set)
-        self._read_again: set[tuple[int, Kind]] = set()
         self._report = IndexReport()
 
     def run(self, paths: Sequence[str | Path]) -> IndexReport:
@@ -167,8 +129,7 @@ class Indexer:
         self._check_paths(given)
         self._use_encoder()
         if self._is_full:
-            key = [sorted(map(absolute, given)), self._picture_facts, [source.kind for source in self._sources]]
-            self._read_again = self._library.begin_full_pass(json.dumps(key))
+            self._parts.begin_full_pass(given)
         jobs, roots = self._scan(given)
         try:
             for job in self._read_elsewhere(jobs):
@@ -265,8 +226,10 @@ class Indexer:
         if self._encode_files is None:
             return list(jobs)
         rest = {job.path: job for job in jobs}
-        todo = paths_to_encode(rest, self._known, self._is_picture_current, retries=self._retries or self._is_full)
-        known = {digest for digest, video in self._contents.items() if self._is_picture_current(video.id)}
+        todo = paths_to_encode(
+            rest, self._known, self._parts.is_picture_current, retries=self._retries or self._is_full
+        )
+        known = {digest for digest, video in self._contents.items() if self._parts.is_picture_current(video.id)}
         done, total = 0, max(1, sum(rest[path].num_bytes for path in todo))
         for file in self._encode_files(todo, known, self._check):
             job = rest.pop(file.path)
@@ -274,12 +237,6 @@ class Indexer:
             done += job.num_bytes
             self._progress(file.path, done, total)
         return list(rest.values())
-
-    def _is_picture_current(self, video: int) -> bool:
-        """Return whether the frames of a video are stored, and are not to be read again."""
-        part = self._library.parts(video).get("picture")
-        is_kept = not self._is_full or (video, "picture") in self._read_again
-        return part is not None and part.facts == self._picture_facts and is_kept
 
     def _read_file(self, job: _Job, file: EncodedFile | None = None) -> None:
         """Bring one file up to date, perhaps from what another process has read of it.
@@ -292,7 +249,7 @@ class Indexer:
             if file is not None and file.error is not None:
                 raise VideoError(file.error)
             if file is not None and not is_same_stamp(file.stamp, stamp):
-                raise _FileChangedError(f"{job.path}: changed while it was read; the next run reads it again")
+                raise FileChangedError(f"{job.path}: changed while it was read; the next run reads it again")
             is_same = before is not None and is_same_stamp(before.stamp, stamp)
             if is_same and before is not None and before.error and not (self._retries or self._is_full):
                 report.failed[job.path] = f"{before.error} (the file has not changed; --retry tries it again)"
@@ -303,10 +260,12 @@ class Indexer:
                     self._library.set_offline([job.path], False)
             else:
                 video = self._identify(job, stamp, file)
-            is_read = self._complete(job, video, stamp, file)
+            content = VideoFile(job.path, video, stamp, sorted(self._paths[video]))
+            vectors = None if file is None else file.vectors
+            is_read = self._parts.complete(content, vectors, report, partial(self._advance, job))
         except LibraryError:
             raise
-        except _FileChangedError as error:
+        except FileChangedError as error:
             report.failed[job.path] = describe_error(error).removeprefix(f"{job.path}: ")
             return
         except (TimeChatError, OSError, ValueError) as error:
@@ -349,78 +308,6 @@ class Indexer:
             del self._known[path]
             self._paths[video].discard(path)
 
-    def _path_for_lines(self, source: LineSource, video: int) -> str | None:
-        """Return the path from which the lines of a video are read; None if they must be kept.
-
-        A path that is missing may be the one from which they were read.
-        """
-        paths = sorted(self._paths[video])
-        return source.choose(paths) if all(Path(path).exists() for path in paths) else None
-
-    def _complete(self, job: _Job, video: int, stamp: str, file: EncodedFile | None) -> bool:
-        """Read the parts of a video that are missing or out of date; return whether there were any."""
-        parts = self._library.parts(video)
-        if self._is_full:
-            parts = {kind: part for kind, part in parts.items() if (video, kind) in self._read_again}
-        is_read = False
-        if not self._is_picture_current(video):
-            content = self._encode(job, video, stamp) if file is None or file.vectors is None else file.vectors
-            _check_unchanged(job.path, stamp)
-            self._library.save_frames(video, content, self._picture_facts)
-            self._note_read(video, "picture")
-            self._report.seconds += content.duration
-            self._report.notes += [f"{job.path}: {note}" for note in content.notes]
-            is_read = True
-        for source in self._sources:
-            part = parts.get(source.kind)
-            path = self._path_for_lines(source, video)
-            if part is not None and (path is None or source.is_current(part.facts, path)):
-                continue
-            path = path or job.path
-            self._check()
-            frames = self._library.frames(video)
-            if frames is None:
-                raise VideoError("was removed from the library by another process while it was read")
-            facts = source.facts(path)
-            lines, notes = source.read(path, frames, self._check)
-            _check_unchanged(job.path, stamp)
-            vectors = self._sentences.encode([line.caption for line in lines])
-            self._library.save_lines(video, source.kind, lines, vectors, facts, notes)
-            self._note_read(video, source.kind)
-            self._report.notes += [f"{job.path}: {note}" for note in notes]
-            is_read = True
-        return is_read
-
-    def _encode(self, job: _Job, video: int, stamp: str) -> VideoVectors:
-        """Encode the frames of a video, behind those that a stopped run has stored."""
-        frames = FirstFrames(self._library, video, self._picture_facts, lambda: _check_unchanged(job.path, stamp))
-        try:
-            return encode_video(
-                job.path,
-                self._encoder,
-                cache=self._cache,
-                timeout=self._timeout,
-                begun=frames.begun,
-                keep=frames.add,
-                check=self._check,
-                progress=lambda _, done, total: self._advance(job, done / total),
-            )
-        except IndexStopped:
-            frames.write()
-            raise
-
-    def _note_read(self, video: int, kind: Kind) -> None:
-        """Store what was read in a pass that reads everything again, so that it can be resumed."""
-        if self._is_full:
-            self._library.mark_read_again(video, kind)
-            self._read_again.add((video, kind))
-
-    @cached_property
-    def _sentences(self) -> MiniLM:
-        from timechat.search.sight import load_sentence_encoder
-
-        return load_sentence_encoder()
-
     def _advance(self, job: _Job, share: float) -> None:
         self._check()
         self._progress(job.path, job.bytes_before + int(job.num_bytes * share), job.total_bytes)
@@ -439,12 +326,3 @@ class Indexer:
         file = KnownFile(path, None, settled(stamp), modified, error=self._report.failed[path])
         self._library.save_file(file)
         self._known[path] = file
-
-
-class _FileChangedError(VideoError):
-    """A file that changed while it was read; nothing about it is stored."""
-
-
-def _check_unchanged(path: str, stamp: str) -> None:
-    if not is_same_stamp(stamp, stamp_of(path)):
-        raise _FileChangedError(f"{path}: changed while it was read; the next run reads it again")

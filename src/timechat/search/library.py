@@ -15,7 +15,8 @@ from timechat.errors import DataError
 from timechat.files import is_below, user_folder
 from timechat.search.encoded_files import EncodeFiles
 from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
-from timechat.search.indexing import Indexer, IndexReport, ProgressCallback
+from timechat.search.index_report import IndexReport
+from timechat.search.indexing import Indexer, ProgressCallback
 from timechat.search.line_sources import LineSource, default_sources
 from timechat.search.moments import SearchResult
 from timechat.search.query import DEFAULT_BEST, EVERYTHING, Searcher, SearchFilters

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from timechat.errors import CheckpointError, TimeChatError, describe_error
 from timechat.search.curve import score_curve
 from timechat.search.encoder import FrameTextEncoder, load_encoder
-from timechat.search.indexing import IndexStopped
+from timechat.search.index_report import IndexStopped
 from timechat.search.library import Library
 from timechat.search.line_sources import SpeechLines
 from timechat.search.query import DEFAULT_BEST, Searcher, SearchFilters
