@@ -44,8 +44,10 @@ def remux(source: Path, target: Path, times: int) -> None:
     with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
         stream = reader.streams.video[0]
         packets = [packet for packet in reader.demux(stream) if packet.dts is not None]
-        times = [packet.pts or 0 for packet in packets]
-        length = max(time + (packet.duration or 0) for time, packet in zip(times, packets, strict=True)) - min(times)
+        starts = [packet.pts or 0 for packet in packets]
+        length = max(start + (packet.duration or 0) for start, packet in zip(starts, packets, strict=True)) - min(
+            starts
+        )
         output = writer.add_stream_from_template(stream)
         for number in range(times):
             for packet in packets:
