@@ -25,10 +25,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 
@@ -44,12 +44,15 @@ def remux(source: Path, target: Path, times: int) -> None:
     with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
         stream = reader.streams.video[0]
         packets = [packet for packet in reader.demux(stream) if packet.dts is not None]
-        length = max(packet.pts + packet.duration for packet in packets) - min(packet.pts for packet in packets)
+        starts = [packet.pts or 0 for packet in packets]
+        length = max(start + (packet.duration or 0) for start, packet in zip(starts, packets, strict=True)) - min(
+            starts
+        )
         output = writer.add_stream_from_template(stream)
         for number in range(times):
             for packet in packets:
                 copy = av.Packet(bytes(packet))
-                copy.pts, copy.dts = packet.pts + number * length, packet.dts + number * length
+                copy.pts, copy.dts = (packet.pts or 0) + number * length, (packet.dts or 0) + number * length
                 copy.time_base, copy.duration, copy.stream = packet.time_base, packet.duration, output
                 copy.is_keyframe = packet.is_keyframe
                 writer.mux(copy)
@@ -62,8 +65,9 @@ def write_videos(work: Path) -> None:
 
     videos = work / "videos"
     videos.mkdir(parents=True, exist_ok=True)
+    levels: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
     for number in range(SHORT_VIDEOS):
-        write_video(write_scene(7, number, level=1 + number % 3, split="test"), videos / f"short{number}.mp4")
+        write_video(write_scene(7, number, level=levels[number % 3], split="test"), videos / f"short{number}.mp4")
     scene = write_scene(7, 0, level=1, split="test")
     remux(videos / "short0.mp4", videos / "minutes.mp4", round(1200 / scene.duration))
     remux(videos / "short1.mp4", work / "hours.mp4", round(18000 / write_scene(7, 1, level=2, split="test").duration))
@@ -139,6 +143,7 @@ def run_batch(
     began = time.monotonic()
     log = (work / f"{name}.log").open("w")
     process = subprocess.Popen([*command, "--device", "cpu"], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    status: int | str
     try:
         if during is not None:
             during(processes, output)
@@ -331,7 +336,7 @@ MEASURES: dict[str, Callable[[Path], None]] = {
 
 
 @contextmanager
-def _cluster():
+def _cluster() -> Iterator[str]:
     """Start two nodes of Ray with one CPU each on this machine; yield the address of the first."""
     port = 6411
     ray = str(Path(sys.executable).with_name("ray"))
