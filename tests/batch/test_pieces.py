@@ -10,7 +10,6 @@ import pytest
 
 from tests.batch.fakes import DecodeWithModules, PlanPiecesWithModules
 from tests.clips import RECIPES, draw_clip
-from timechat import TimeChat
 from timechat.answers.merging import WindowAnswer
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
@@ -131,7 +130,6 @@ def test_planning_and_decoding_import_no_torch(clip):
 @pytest.fixture
 def strict(answer, monkeypatch) -> AnswerPiece:
     """A stage that does not guess about videos outside of the domain, as all of them are here."""
-    monkeypatch.setattr(TimeChat, "is_outside_domain", lambda *_: True)
     monkeypatch.setattr("timechat.pipeline.answering.Answerer.is_outside_domain", lambda *_: True)
     stage = AnswerPiece(replace(SETTINGS, by="auto", force=False))
     stage._whole.__dict__["timechat"] = answer._whole.timechat

@@ -16,6 +16,7 @@ from timechat.batch.worker import Worker
 from timechat.cache import DiskCache
 from timechat.errors import DataError, EndpointError, PromptTooLongError, VideoError, VideoTimeoutError
 from timechat.pipeline import Request
+from timechat.pipeline.answering import Answerer
 
 WINDOWS = WindowConfig(window=1.0, overlap=0.1, batch_size=3)
 SHORT = DecodingOptions(max_new_tokens=6)
@@ -52,7 +53,7 @@ def test_a_row_has_the_answer_of_the_command(stage, clip, task, query):
 
 
 def test_a_video_outside_of_the_domain_is_refused(stage, clip, monkeypatch):
-    monkeypatch.setattr(TimeChat, "is_outside_domain", lambda *_: True)
+    monkeypatch.setattr(Answerer, "is_outside_domain", lambda *_: True)
     strict = AnswerVideo(BatchSettings(task="caption", output=Path("out"), windows=WINDOWS))
     strict.__dict__["timechat"] = stage.timechat
     with pytest.raises(OutsideDomainError, match=r"nano was trained only on .*--force to get a guess"):

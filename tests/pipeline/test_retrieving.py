@@ -233,7 +233,10 @@ def test_a_few_windows_decide_about_the_domain(nano, encoder, monkeypatch):
 
 def test_windows_of_the_domain_test_are_encoded_once(nano, encoder):
     with nano.open(painted(), windows=WINDOWS, keep_in_memory=False) as session:
-        assert nano.uses_search(Request("grounding", "x", retrieval=RetrievalConfig(by="auto")), session) is False
+        assert (
+            nano.answerer().uses_search(Request("grounding", "x", retrieval=RetrievalConfig(by="auto")), session)
+            is False
+        )
         tested = session.spread_windows(4)
         assert [window.start for window in tested] == [6, 18, 30, 42]
         first, again = (list(session.encode(tested)) for _ in range(2))

@@ -237,7 +237,7 @@ def test_a_stream_about_a_part_has_the_times_of_the_video(nano, scripted):
     frames = made_frames(20, size=96, seconds=20.0)
     request = Request("dense_caption")
     with nano.open(frames, sampling=FrameSampling(start=14.0)) as video:
-        assert not nano.keeps_text(request, video)
+        assert not nano.answerer().keeps_text(request, video)
         stream = nano.stream(request, video)
         assert list(stream) == ["17.5 - 18.0 seconds, A ball falls."]
         assert stream.answer.text == nano.run(request, video).text == "17.5 - 18.0 seconds, A ball falls."

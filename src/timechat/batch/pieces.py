@@ -237,7 +237,7 @@ class AnswerPiece:
     def _is_outside(self, request: "Request", video: "VideoSession") -> bool:
         """Whether the search answers; raise if nothing does."""
         if request.task == "grounding":
-            return self._whole.timechat.uses_search(request, video)
+            return self._whole.timechat.answerer().uses_search(request, video)
         self._whole.check_domain(request, video)
         return False
 

@@ -205,14 +205,14 @@ class AnswerVideo:
         """Raise if the model would only guess about a video; the search can answer a grounding request instead."""
         domain = self.timechat.backbone.config.domain
         is_checked = request.task != "grounding" and not self.settings.force
-        if is_checked and domain is not None and self.timechat.is_outside_domain(video):
+        if is_checked and domain is not None and self.timechat.answerer().is_outside_domain(video):
             raise OutsideDomainError(
                 f"{video.name}: {self.timechat.name} was trained only on {domain['description']}, and this video is "
                 "unlike them; take another model with --model, or add --force to get a guess"
             )
 
     def _answer(self, request: "Request", video: "VideoSession", pieces: Sequence[Piece], on_piece: OnPiece) -> Answer:
-        if self.timechat.uses_search(request, video):
+        if self.timechat.answerer().uses_search(request, video):
             return self.timechat.run(request, video)
         known = {
             answer.window: answer for piece in pieces for answer in piece.answers if answer.window in video.windows

@@ -223,13 +223,13 @@ class _TaskCommand:
         with self.console.working("comparing the video with the videos that the model was trained on"):
             if self.task != "grounding" and not self.domain.force:
                 check_domain(session.name, self.timechat, opened)
-            is_searched = self.timechat.uses_search(request, opened)
+            is_searched = self.timechat.answerer().uses_search(request, opened)
         is_estimated = len(opened.windows) > _ESTIMATE_ABOVE_WINDOWS and not self.timechat.backbone.config.is_remote
         if is_estimated and not is_searched and not settings.quiet:
             name = f"{session.name}: " if self.is_many else ""
             self.console.info(f"plan: {name}{self.timechat.estimate(request, opened)}")
         is_on_terminal = form == "text" and target is None and sys.stdout.isatty()
-        is_live = self.timechat.keeps_text(request, opened) and not evidence and not is_searched
+        is_live = self.timechat.answerer().keeps_text(request, opened) and not evidence and not is_searched
         is_streamed = (
             is_on_terminal and is_live and self.task != "grounding"
         )  # its text names moments below the threshold

@@ -102,7 +102,7 @@ def check_domain(name: str, timechat: "TimeChat", video: "VideoSession | Encoded
     from timechat.pipeline import VideoSession
 
     domain = timechat.backbone.config.domain
-    if domain is not None and timechat.is_outside_domain(VideoSession.of(video)):
+    if domain is not None and timechat.answerer().is_outside_domain(VideoSession.of(video)):
         raise ValueError(
             f"{name}: {timechat.name} was trained only on {domain['description']}, and this video is unlike them; "
             "search it with `timechat search`, take another model with --model, or add --force to get a guess"

@@ -66,5 +66,5 @@ def option_logprobs(
     prompt = processor.render_prompt(video.timestamps, question, system=find_preset(preset).system)
     encoded = [processor.encode_prompt_with_answer(prompt, option, video.num_frames) for option in options]
     prompts = [Prompt(ids, video.content) for ids, _ in encoded]
-    logprobs = timechat.executor.continuation_logprobs(prompts, [length for _, length in encoded])
+    logprobs = timechat.own_backbone.executor.continuation_logprobs(prompts, [length for _, length in encoded])
     return [sum(words) for words in logprobs]

@@ -63,7 +63,7 @@ class CaptionLines:
             check()
 
         with self._timechat.open(path, keep_in_memory=False) as video:
-            if self._timechat.is_outside_domain(video):
+            if self._timechat.answerer().is_outside_domain(video):
                 return [], (f"no captions by {self._timechat.name}: the video is unlike its training videos",)
             answer = self._timechat.run(Request("dense_caption"), video, progress=report)
         lines = [Event(event.start, event.end, event.caption) for event in answer.events if event.caption.strip()]

@@ -10,7 +10,6 @@ from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import WindowConfig
 from timechat.backbones.backbone import Backbone, EncodedVideo
 from timechat.cache import DiskCache
-from timechat.model.domain import domain_limits
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import AnswerOptions, Request, split_options
 from timechat.pipeline.session import ProgressCallback, Video, VideoSession
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from timechat.backbones.endpoint.options import EndpointSettings
     from timechat.backbones.timechat.backbone import TimeChatBackbone
-    from timechat.backbones.timechat.executor import Executor
     from timechat.model.modeling import TimeChatForConditionalGeneration
     from timechat.model.processing import TimeChatProcessor
     from timechat.pipeline.cache import WindowCache
@@ -62,30 +60,21 @@ class TimeChat:
     @property
     def model(self) -> "TimeChatForConditionalGeneration":
         """Network of a TimeChat model."""
-        return self._own_backbone.model  # type: ignore[no-any-return]
+        return self.own_backbone.model  # type: ignore[no-any-return]
 
     @property
     def processor(self) -> "TimeChatProcessor":
         """Processor of a TimeChat model."""
-        return self._own_backbone.processor
+        return self.own_backbone.processor
 
     @property
-    def executor(self) -> "Executor":
-        """Executor of the work of a TimeChat model."""
-        return self._own_backbone.executor
-
-    @property
-    def _own_backbone(self) -> "TimeChatBackbone":
+    def own_backbone(self) -> "TimeChatBackbone":
+        """Backbone of a TimeChat model, with its network, processor and executor."""
         from timechat.backbones.timechat.backbone import TimeChatBackbone
 
         if not isinstance(self.backbone, TimeChatBackbone):
             raise ValueError(f"{self.name} is not a TimeChat model, so it has none of its parts; use `backbone`")
         return self.backbone
-
-    @property
-    def limits(self) -> tuple[str, ...]:
-        """Sentences about what the model can and cannot do, for its description."""
-        return domain_limits(self.backbone.config.domain)
 
     @classmethod
     def from_pretrained(
@@ -247,18 +236,6 @@ class TimeChat:
         session = VideoSession.of(video if isinstance(video, EncodedVideo | VideoSession) else self.encode(video))
         return self.answerer().stream(request, session)
 
-    def keeps_text(self, request: Request, video: VideoSession) -> bool:
-        """Return whether the text of an answer can be shown while the model writes it."""
-        return self.answerer().keeps_text(request, video)
-
-    def uses_search(self, request: Request, video: VideoSession) -> bool:
-        """Return whether the search of a frame-text encoder answers a request instead of the model."""
-        return self.answerer().uses_search(request, video)
-
-    def is_outside_domain(self, video: VideoSession) -> bool:
-        """Return whether a video is unlike the videos that the model was trained on, from up to four of its windows."""
-        return self.answerer().is_outside_domain(video)
-
     def estimate(self, request: Request, video: VideoSession) -> "JobEstimate":
         """Estimate the work of a request by a trial on the first window that is not in the cache."""
         from timechat.pipeline.estimate import estimate_job
@@ -266,7 +243,7 @@ class TimeChat:
         return estimate_job(self.answerer(), request, video)
 
     def answerer(self) -> Answerer:
-        """Return the model's answers window by window, for processes that share the windows of a video."""
+        """Return what decides how a request is answered, and answers it window by window."""
         return Answerer(self.backbone)
 
     @overload

@@ -28,7 +28,7 @@ from timechat.search.encoded_files import EncodedFile, EncodeFiles, digest_of, p
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.index_report import IndexReport, IndexStopped
 from timechat.search.line_sources import LineSource
-from timechat.search.part_reader import FileChangedError, PartReader, VideoFile
+from timechat.search.part_reader import FileChangedError, PartReader, ScannedFile
 from timechat.search.paths import absolute, check_paths, find_files
 from timechat.search.records import KnownFile, KnownVideo, LibraryError
 from timechat.search.stamps import has_moved, is_same_stamp, settled, stamp_of
@@ -260,7 +260,7 @@ class Indexer:
                     self._library.set_offline([job.path], False)
             else:
                 video = self._identify(job, stamp, file)
-            content = VideoFile(job.path, video, stamp, sorted(self._paths[video]))
+            content = ScannedFile(job.path, video, stamp, sorted(self._paths[video]))
             vectors = None if file is None else file.vectors
             is_read = self._parts.complete(content, vectors, report, partial(self._advance, job))
         except LibraryError:

@@ -42,7 +42,7 @@ def check_unchanged(path: str, stamp: str) -> None:
 
 
 @dataclass(frozen=True)
-class VideoFile:
+class ScannedFile:
     """A file of a scan whose content is in the library.
 
     Attributes:
@@ -101,7 +101,7 @@ class PartReader:
         is_kept = not self._is_full or (video, "picture") in self._read_again
         return part is not None and part.facts == self.picture_facts and is_kept
 
-    def complete(self, file: VideoFile, vectors: VideoVectors | None, report: IndexReport, advance: Advance) -> bool:
+    def complete(self, file: ScannedFile, vectors: VideoVectors | None, report: IndexReport, advance: Advance) -> bool:
         """Read the parts of a video that are missing or out of date; return whether there were any.
 
         Args:
@@ -149,7 +149,7 @@ class PartReader:
             is_read = True
         return is_read
 
-    def _encode(self, file: VideoFile, advance: Advance) -> VideoVectors:
+    def _encode(self, file: ScannedFile, advance: Advance) -> VideoVectors:
         """Encode the frames of a video, behind those that a stopped run has stored."""
         check = partial(check_unchanged, file.path, file.stamp)
         frames = FirstFrames(self._library, file.video, self.picture_facts, check)

@@ -329,11 +329,11 @@ class OpenRequest:
 
     def stream(self) -> AnswerStream | None:
         """Return the answer as a stream; None if it is known or found by the search, or if its text is edited."""
-        if not self._timechat.keeps_text(self._request, self._video):
+        if not self._timechat.answerer().keeps_text(self._request, self._video):
             return None
         if self._request.cite or self._request.verify or self._known_speech is not None:
             return None
-        if self._timechat.uses_search(self._request, self._video):
+        if self._timechat.answerer().uses_search(self._request, self._video):
             return None
         return self._timechat.stream(self._request, self._video)
 

@@ -160,9 +160,9 @@ def test_a_stop_in_the_middle_of_a_stream_cuts_there(own, theirs, encoded) -> No
 def idle(timechat: TimeChat) -> bool:
     """Wait until the engine has no request."""
     end = time.monotonic() + 20
-    while timechat.executor.writer.engine.state.running and time.monotonic() < end:
+    while timechat.own_backbone.executor.writer.engine.state.running and time.monotonic() < end:
         time.sleep(0.05)
-    return timechat.executor.writer.engine.state.running == 0
+    return timechat.own_backbone.executor.writer.engine.state.running == 0
 
 
 def prompts_of(timechat: TimeChat, encoded, count: int, max_new_tokens: int) -> list[Prompt]:
@@ -186,7 +186,9 @@ def test_scores_of_given_words_are_those_of_the_network(own, theirs, encoded) ->
     prompt = processor.render_prompt(encoded.timestamps, "What is it?")
     ids = [processor.encode_prompt_with_answer(prompt, words, encoded.num_frames)[0] for words in ("a cross", "a dog")]
     prompts = [Prompt(each, encoded.content) for each in ids]
-    expected, found = (timechat.executor.continuation_logprobs(prompts, [4, 3]) for timechat in (own, theirs))
+    expected, found = (
+        timechat.own_backbone.executor.continuation_logprobs(prompts, [4, 3]) for timechat in (own, theirs)
+    )
     assert [len(values) for values in found] == [4, 3]
     for values, right in zip(found, expected, strict=True):
         assert values == pytest.approx(right, abs=1e-4)

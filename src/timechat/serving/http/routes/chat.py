@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from timechat.answers.events import Answer
+from timechat.model.domain import domain_limits
 from timechat.serving.context import RequestContext
 from timechat.serving.errors import RequestError
 from timechat.serving.http.answering import respond
@@ -46,7 +47,7 @@ def _model(server: ServerState) -> dict[str, Any]:
         "created": server.started,
         "owned_by": "timechat",
         "preset": config.preset,
-        "notes": [*timechat.notes, *timechat.limits, *sent],
+        "notes": [*timechat.notes, *domain_limits(config.domain), *sent],
         **context,
     }
 
