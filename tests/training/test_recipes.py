@@ -8,7 +8,7 @@ import yaml
 
 from timechat.config import save_recipe
 from timechat.training.objectives import OBJECTIVES, find_objective
-from timechat.training.recipes import build_recipe, differences, load_resolved, read_recipe
+from timechat.training.recipes import build_recipe, differences, load_resolved, read_recipe, stages_from
 from timechat.training.schedule import learning_rate, num_steps
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -127,6 +127,9 @@ def test_stages_override_the_recipe_and_have_their_own_folders(tmp_path):
     assert (answer.optimizer.lr, answer.optimizer.min_lr) == (1e-3, 1e-6)
     assert see.model.train == ["vision"]
     assert answer.model.train != ["vision"]
+    assert stages_from([see, answer], "answer") == [answer]
+    with pytest.raises(ValueError, match="no stage 'films'; give one of: see, answer"):
+        stages_from([see, answer], "films")
 
 
 def test_the_saved_recipe_is_complete_and_loads_unchanged(tmp_path, paths):

@@ -33,6 +33,14 @@ def train(
             help="Resume although the recipe, the records or the start weights have changed; the changes are recorded.",
         ),
     ] = False,
+    from_stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="First stage of the recipe to run. It starts from model.checkpoint and model.heads, not from the stage "
+            "before it.",
+        ),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0, help="Maximum time in minutes; then stop with a checkpoint. The next call resumes."),
@@ -55,7 +63,7 @@ def train(
         if recipe is not None:
             raise ValueError("--export-original does not train; leave out the RECIPE")
         given = {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes is not None}
-        given |= {"--accept-changed-recipe": accept_changed_recipe}
+        given |= {"--accept-changed-recipe": accept_changed_recipe, "--from-stage": from_stage}
         for option, is_given in given.items():
             if is_given:
                 raise ValueError(f"--export-original does not train; leave out {option}")
@@ -66,9 +74,11 @@ def train(
     if fresh and accept_changed_recipe:
         raise ValueError("--fresh starts anew, so no change is to be accepted; leave out --accept-changed-recipe")
     overrides = [*(settings or []), *([f"run.output={output}"] if output else [])]
-    from timechat.training.recipes import read_recipe
+    from timechat.training.recipes import read_recipe, stages_from
 
     stages = read_recipe(recipe, overrides)
+    if from_stage is not None:
+        stages = stages_from(stages, from_stage)
     with screen.working("loading"):
         from timechat.synthetic.nano.objectives import NANO_OBJECTIVES
         from timechat.training.objectives import OBJECTIVES

@@ -62,6 +62,18 @@ def build_recipe(
     return built
 
 
+def stages_from(stages: Sequence[TrainingRecipe], name: str) -> list[TrainingRecipe]:
+    """Return the stages of a recipe from the one with this name on.
+
+    Raises:
+        ValueError: The recipe has no stage of this name.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise ValueError(f"the recipe has no stage {name!r}; give one of: {', '.join(names)}")
+    return list(stages[names.index(name) :])
+
+
 def load_resolved(path: Path) -> TrainingRecipe:
     """Read a recipe that `timechat.config.save_recipe` has written, without replacing variables.
 
