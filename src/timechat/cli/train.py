@@ -38,7 +38,7 @@ def train(
         typer.Option(
             metavar="NAME",
             help="First stage of the recipe to run. It starts from model.checkpoint and model.heads, not from the stage "
-            "before it.",
+            "before.",
         ),
     ] = None,
     minutes: Annotated[
