@@ -37,8 +37,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="First stage of the recipe to run. It starts from model.checkpoint and model.heads, not from the stage "
-            "before.",
+            help="First stage of the recipe to run. It starts from model.checkpoint and model.heads, not from the "
+            "stage before.",
         ),
     ] = None,
     minutes: Annotated[
