@@ -195,7 +195,12 @@ class WindowCache:
         return None if found is None else WindowAnswer.from_dict(window, json.loads(found))
 
     def save_answer(self, request: Request, sampling: FrameSampling, answer: WindowAnswer) -> None:
-        """Save the answer to a request about a window with these frames."""
+        """Save the answer to a request about a window with these frames.
+
+        An empty answer is not saved: a server that gives one often gives a text to the next request.
+        """
+        if not answer.text.strip():
+            return
         key = self._answer_key(request, answer.window, sampling)
         self._tokens.save_text(key, "answer", json.dumps(answer.to_dict()))
 

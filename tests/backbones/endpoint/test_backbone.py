@@ -25,6 +25,8 @@ from tests.backbones.endpoint.stub import (
     streaming,
     token,
 )
+from tests.clips import RECIPES, draw_clip
+from timechat import TimeChat
 from timechat.answers.forms import AnswerForm, json_form
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.token_evidence import Token
@@ -33,6 +35,7 @@ from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
 from timechat.backbones.endpoint.limits import RequestLimits
 from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 from timechat.backbones.endpoint.pictures import PictureFormat
+from timechat.cache import DiskCache
 from timechat.errors import EndpointError, PromptTooLongError
 
 QUESTION = Question("When?")
@@ -202,6 +205,14 @@ def test_an_empty_answer_has_a_note(connect: Connect, content):
     backbone = backbone_of(connect(answering(content)))
     (answer,) = backbone.generate([prompt_of(backbone)], [None], GREEDY)
     assert (answer.text, answer.notes) == ("", ("the server gave an empty answer",))
+
+
+def test_an_empty_answer_is_asked_again_and_a_text_is_not(connect: Connect, tmp_path):
+    video = draw_clip(RECIPES["constant rate"], tmp_path / "a.mp4").path
+    connected = connect(answering(""), answering("A dog runs."))
+    timechat = TimeChat(backbone_of(connected), cache=DiskCache(tmp_path / "cache"))
+    assert [timechat.summarize(video).text for _ in range(3)] == ["", "A dog runs.", "A dog runs."]
+    assert len(connected.server.requests) == 2
 
 
 def test_answer_without_its_form_has_a_note(connect: Connect):
