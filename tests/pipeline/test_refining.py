@@ -1,5 +1,6 @@
 """Refinement of long moments with a scripted model: 60-second windows around the borders in a video of 300 s."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,9 +31,9 @@ class FakeVideo:
 
 
 def refine(
-    event: Event, *second: tuple[float, float] | None, video: FakeVideo | None = None
+    event: Event, *second: tuple[float, float] | None, video: FakeVideo | None = None, others: Sequence[Event] = ()
 ) -> tuple[Answer, list[EncodedVideo]]:
-    """Refine a moment with a model that finds these spans, on the video's clock, in one window after the other."""
+    """Refine moments with a model that finds these spans, on the video's clock, in one window after the other."""
     spans, asked = iter(second), []
 
     def answer_windows(windows: list[EncodedVideo]) -> list[WindowAnswer]:
@@ -43,7 +44,7 @@ def refine(
         start, end = (encoded.span.to_window(time) for time in span)
         return [WindowAnswer(encoded.span, f"The given query happens in {start:.1f} - {end:.1f} seconds.")]
 
-    answer = Answer("", [event], task="grounding", step=1.0)
+    answer = Answer("", [event, *others], task="grounding", step=1.0)
     video = video or FakeVideo()
     return refine_moments(answer, video, SimpleNamespace(config=NANO), answer_windows, Scoring()), asked  # type: ignore[arg-type]
 
@@ -107,3 +108,11 @@ def test_a_short_moment_is_replaced_only_by_a_similar_one(second, is_same):
     assert [(encoded.span.start, encoded.span.end) for encoded in asked] == [(75.0, 135.0)]
     assert [(e.start, e.end) for e in answer.events] == [second if is_same else (100.0, 110.0)]
     assert answer.step == (0.5 if is_same else 1.0)
+
+
+def test_moments_that_become_the_same_are_one_moment():
+    first, other = Event(100.0, 110.0, "a light", score=0.9), Event(107.0, 120.0, "a light", score=0.8)
+    answer, asked = refine(first, (104.0, 113.0), (104.5, 113.5), others=[other])
+    assert len(asked) == 2
+    assert [(e.start, e.end, e.score) for e in answer.events] == [(104.0, 113.0, 0.9)]
+    assert answer.text == "The given query happens in 104.0 - 113.0 seconds."

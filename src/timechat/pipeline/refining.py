@@ -8,7 +8,7 @@ from itertools import count
 from timechat.answers.events import Answer, Event
 from timechat.answers.merging import Scoring, WindowAnswer, parse_window
 from timechat.answers.tasks import format_events
-from timechat.answers.windows import Window, temporal_iou
+from timechat.answers.windows import Window, best_moments, temporal_iou
 from timechat.backbones.backbone import Backbone, BackboneConfig, EncodedVideo
 from timechat.pipeline.session import VideoSession
 from timechat.video import FrameSampling
@@ -54,7 +54,8 @@ def refine_moments(
     """Refine every moment of a grounding answer.
 
     A moment that fits into half of a refinement window is refined by one window around its middle, a longer one by a
-    window around each border. A border that the second result does not confirm stays as it was.
+    window around each border. A border that the second result does not confirm stays as it was. Moments that have
+    become the same one are one moment.
 
     Args:
         answer: Grounding answer.
@@ -79,7 +80,7 @@ def refine_moments(
 
     refined = [_refine(event, part, backbone.config, answer_part, scoring, step) for event in answer.events]
     steps = [step for _, step in refined]
-    events = [event for event, _ in refined]
+    events = best_moments((event for event, _ in refined), max_moments=None)
     has_moved = [(event.start, event.end) for event in events] != [(event.start, event.end) for event in answer.events]
     text = " ".join(format_events([event], "grounding") for event in events) if has_moved else answer.text
     return replace(answer, text=text, events=events, step=max(steps, default=step), notes=tuple(notes))
