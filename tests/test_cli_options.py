@@ -104,6 +104,23 @@ def test_help_shows_every_text_to_its_last_bracket(capsys, command, function):
         assert " ".join(text.split()) in shown
 
 
+def test_a_short_option_means_the_same_in_every_command():
+    short_names: dict[str, set[str]] = {}
+    todo: list[Any] = [typer.main.get_command(app)]
+    while todo:
+        command = todo.pop()
+        todo += getattr(command, "commands", {}).values()
+        for option in command.params:
+            long = next((name for name in option.opts if name.startswith("--")), None)
+            if long is not None:
+                short_names.setdefault(long, set()).update(name for name in option.opts if len(name) == 2)
+                short_names[long] |= {"none"} if all(len(name) > 2 for name in option.opts) else set()
+    assert short_names["--quiet"] == {"-q"}
+    assert {long: names for long, names in short_names.items() if len(names) > 1} == {}
+    shorts = [name for names in short_names.values() for name in names if name != "none"]
+    assert len(shorts) == len(set(shorts))
+
+
 def test_help_of_cite_shows_how_times_are_written(capsys):
     shown = shown_help(capsys, "ask")
     assert "Add the time of each sentence in the video: [m:ss–m:ss]." in shown

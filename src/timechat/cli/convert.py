@@ -44,7 +44,7 @@ def convert(
         Literal["int8", "int4"] | None,
         typer.Option(help="Round the weights of vision tower (int8) and language model; half or a third of the size."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no report.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no report.")] = False,
 ) -> None:
     """Convert checkpoints of the original into OUT_DIR; give --from CKPT_DIR or single files.
 

@@ -41,7 +41,7 @@ Model = Annotated[
 Timeout = Annotated[
     float, typer.Option("--timeout", parser=time_from(0), metavar="TIME", help="Maximum time to read one video.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no notes.")]
 
 app = typer.Typer(
     cls=HelpGroup,
@@ -90,7 +90,7 @@ def draw(
         int | None,
         typer.Option("--workers", metavar="K", min=1, help="Number of processes.", show_default="one per core"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar and no report.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no report.")] = False,
 ) -> None:
     """Make synthetic videos with known events, short or long, and instruction records about them.
 
@@ -188,7 +188,8 @@ def encode(
     files: Files,
     frames: FrameRateOptions,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Feature store; an unfinished one is resumed.")
+        Path,
+        typer.Option("--output", "--out", "-o", metavar="DIR", help="Feature store; an unfinished one is resumed."),
     ],
     videos: Videos = None,
     format: FileFormat = "auto",

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _SHOWN = 10  # maximum number of findings of a kind that are named; --json prints all
 _SPEECH = "Speech in the videos"
 
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File of records to write, one per line.")]
+Out = Annotated[
+    Path, typer.Option("--output", "--out", "-o", metavar="FILE", help="File of records to write, one per line.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary with all findings as JSON.")]
 
 

@@ -28,7 +28,7 @@ def download(
     list_only: Annotated[
         bool, typer.Option("--list", help="Print the parts and their licence terms; download nothing.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars and no notes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.")] = False,
 ) -> None:
     """Download the files of the original TimeChat; resume where an earlier run stopped."""
     from timechat.model.download import choose_parts, describe_parts

@@ -24,7 +24,9 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; can be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run; replaces run.output.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of samples; replaces run.limit.")] = None,
     sample_num: Annotated[
         int | None, typer.Option(min=1, help="Number of samples of a random subset; replaces run.sample_num.")

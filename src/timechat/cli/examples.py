@@ -57,13 +57,13 @@ EXAMPLES = {
     "convert": ("timechat convert --from CKPT_DIR OUT_DIR",),
     "data draw": ("timechat data draw videos --clips 100 --seed 1 --level 1",),
     "data build": (
-        "timechat data build charades charades_sta_train.txt --videos videos --out charades.jsonl",
-        "timechat data build youcook2 youcookii_annotations_trainval.json --videos videos --out youcook2.jsonl "
+        "timechat data build charades charades_sta_train.txt --videos videos --output charades.jsonl",
+        "timechat data build youcook2 youcookii_annotations_trainval.json --videos videos --output youcook2.jsonl "
         "--compress videos_6fps --transcripts speech --asr small",
     ),
-    "data merge": ("timechat data merge charades.jsonl didemo.jsonl --ratio 1 --ratio 0.5 --out mixed.jsonl",),
+    "data merge": ("timechat data merge charades.jsonl didemo.jsonl --ratio 1 --ratio 0.5 --output mixed.jsonl",),
     "data check": ("timechat data check instruct_time.json --videos videos --strict",),
-    "data encode": ("timechat data encode videos/records.jsonl --model OUT_DIR --out features",),
+    "data encode": ("timechat data encode videos/records.jsonl --model OUT_DIR --output features",),
     "cache": ("timechat cache --json",),
     "cache prune": ("timechat cache prune --to 2GB",),
     "cache clear": ("timechat cache clear",),

@@ -22,7 +22,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; can be repeated."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the run; replaces run.output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run; replaces run.output.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Start anew, or resume from the last checkpoint.")
     ] = False,
