@@ -7,4 +7,4 @@ _ONE_THREAD_PARAMETERS = 20_000_000  # with fewer parameters, several threads ar
 
 def needs_one_thread(model: TimeChatForConditionalGeneration) -> bool:
     """Return whether a model is too small for several threads."""
-    return model.num_parameters() < _ONE_THREAD_PARAMETERS
+    return int(model.num_parameters()) < _ONE_THREAD_PARAMETERS
