@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -263,10 +263,10 @@ def save_mid_size(folder: Path) -> int:
 
 
 def compare_engines(model: str, films: Sequence[Path], threads: int, rounds: int) -> dict:
-    """Measure TimeChat's engine and vLLM in turns: tokens per second, equal answers, memory."""
+    """Measure both engines in turns: tokens per second, CPU time of each process, equal answers, memory."""
     vllm = ["--engine", "vllm", "--engine-options", json.dumps({"kv_cache_memory_bytes": 1 << 30})]
     kinds = {"free": "ask", "in form": "dense_caption"}
-    results: dict = {}
+    results: dict = {"threads": threads}
     with (
         server(model, films[0].parent, threads) as own,
         server(model, films[0].parent, threads, options=vllm) as other,
@@ -281,40 +281,70 @@ def compare_engines(model: str, films: Sequence[Path], threads: int, rounds: int
                     for i in range(2 if clients == 1 else CLIENTS)
                 ]
                 rates: dict[str, list[float]] = {name: [] for name in servers}
+                cpu_times: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
                 num_equal = num_answers = 0
                 for _ in range(rounds):
                     texts = {}
-                    for name, (url, _) in servers.items():
+                    for name, (url, process) in servers.items():
+                        began, before = time.process_time(), cpu_seconds_of(process)
                         seconds, answers = ask_all(url, requests, clients)
-                        rates[name].append(round(num_tokens(answers) / seconds, 1))
+                        spent = {each: value - before.get(each, 0.0) for each, value in cpu_seconds_of(process).items()}
+                        spent["client"] = time.process_time() - began
+                        written = num_tokens(answers)
+                        cpu_times[name].append({each: 1000 * value / written for each, value in spent.items()})
+                        rates[name].append(round(written / seconds, 1))
                         texts[name] = [answer["timechat"]["text"] for answer in answers]
                     num_answers += len(requests)
                     num_equal += sum(a == b for a, b in zip(*texts.values(), strict=True))
                 medians = {name: statistics.median(values) for name, values in rates.items()}
-                results[f"{kind}, {clients} client{'s' * (clients > 1)}"] = {
+                case = f"{kind}, {clients} client{'s' * (clients > 1)}"
+                results[case] = {
                     **{f"{name}_tokens_per_second": value for name, value in medians.items()},
                     "ratio": round(medians["vllm"] / medians["own"], 2),
                     "rounds": rates,
+                    "cpu_ms_per_token": {name: _medians(values) for name, values in cpu_times.items()},
                     "equal": f"{num_equal}/{num_answers}",
                     "load": os.getloadavg()[0],
                 }
+                print(json.dumps({case: results[case]}), file=sys.stderr, flush=True)
         results["memory_mib"] = {name: memory_of(process) for name, (_, process) in servers.items()}
     return results
 
 
+def _medians(values: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the medians of the values of some rounds, by their names."""
+    return {name: round(statistics.median(each.get(name, 0.0) for each in values), 2) for name in values[0]}
+
+
+def processes_below(process: int) -> Iterator[tuple[str, Path]]:
+    """Yield the name and id, and the folder in `/proc`, of a process and all below it."""
+    below = [process]
+    while below:
+        folder = Path(f"/proc/{below.pop()}")
+        try:
+            for task in (folder / "task").iterdir():  # any thread may have started a process
+                below += map(int, (task / "children").read_text().split())
+            yield f"{(folder / 'comm').read_text().strip()} {folder.name}", folder
+        except OSError:  # the process has ended
+            continue
+
+
 def memory_of(process: int) -> dict[str, int]:
     """Return the proportional set size of a process and all below it in MiB, by the names of the processes."""
-    below, found = [process], {}
-    while below:
-        current = below.pop()
-        try:
-            for task in Path(f"/proc/{current}/task").iterdir():  # any thread may have started a process
-                below += map(int, (task / "children").read_text().split())
-            rollup = Path(f"/proc/{current}/smaps_rollup").read_text()
-            name = Path(f"/proc/{current}/comm").read_text().strip()
-        except OSError:
-            continue
-        found[f"{name} {current}"] = int(rollup.partition("\nPss:")[2].split()[0]) >> 10
+    found = {}
+    for name, folder in processes_below(process):
+        with suppress(OSError):
+            found[name] = int((folder / "smaps_rollup").read_text().partition("\nPss:")[2].split()[0]) >> 10
+    return found
+
+
+def cpu_seconds_of(process: int) -> dict[str, float]:
+    """Return the CPU seconds of a process and all below it since their starts, by the names of the processes."""
+    found = {}
+    for name, folder in processes_below(process):
+        with suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            found[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return found
 
 

@@ -278,10 +278,11 @@ def run_predictions(
 
 
 def _model_facts(timechat: TimeChat) -> dict[str, Any]:
-    """Identity of the weights, device and number format; of a server, everything that is known."""
-    if not isinstance(timechat.backbone, TimeChatBackbone):
-        return {"weights": cache_key(**timechat.backbone.facts("answer"))}
-    model = timechat.backbone.model
+    """Identity of the weights, device and number format; of a server or another engine, everything that is known."""
+    backbone = timechat.backbone
+    if not isinstance(backbone, TimeChatBackbone) or backbone.executor.language_model_facts is not None:
+        return {"weights": cache_key(**backbone.facts("answer"))}
+    model = backbone.model
     return {"weights": weights_fingerprint(model), "device": model.device.type, "dtype": str(model.dtype)}
 
 

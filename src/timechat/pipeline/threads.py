@@ -2,8 +2,6 @@
 
 from timechat.pipeline.timechat import TimeChat
 
-_ONE_THREAD_PARAMETERS = 20_000_000  # with fewer parameters, several threads are slower than one
-
 
 def choose_threads(timechat: TimeChat) -> None:
     """Use one thread for a model that is too small for several."""
@@ -13,5 +11,7 @@ def choose_threads(timechat: TimeChat) -> None:
         return
     import torch
 
-    if timechat.model.num_parameters() < _ONE_THREAD_PARAMETERS:
+    from timechat.backbones.timechat.threads import needs_one_thread
+
+    if needs_one_thread(timechat.model):
         torch.set_num_threads(1)

@@ -80,7 +80,11 @@ def test_a_batch_has_the_answers_of_the_own_engine(video_path, tmp_path) -> None
     rows = {}
     for name, options in {"own": [], "vllm": ["--engine", "vllm"]}.items():
         command = [sys.executable, "-m", "timechat", "batch", str(videos), "--task", "caption", "--output"]
-        subprocess.run([*command, str(tmp_path / name), *options], check=True, timeout=600)
+        ended = subprocess.run(
+            [*command, str(tmp_path / name), *options], check=True, timeout=900, capture_output=True, text=True
+        )
+        assert "Traceback" not in ended.stderr
+        assert "ended unexpectedly" not in ended.stderr
         parts = sorted((tmp_path / name).rglob("*.jsonl"))
         lines = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
         rows[name] = sorted((row["id"], row["text"]) for row in lines if "text" in row)
@@ -102,7 +106,7 @@ def test_the_processes_end_when_their_owner_is_killed(tmp_path) -> None:
     assert owner.stdout is not None
     assert owner.stdout.readline() == "ready\n"
     workers = workers_of(owner.pid)
-    assert len(workers) == 2
+    assert workers
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
     end = time.monotonic() + 60

@@ -19,12 +19,15 @@ from timechat.backbones.timechat.executor import GenerationBatch, LocalExecutor
 from timechat.backbones.timechat.facts import model_fingerprint
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import FACTS_FILE, export_language_model
-from timechat.backbones.timechat.vllm.options import check_options, default_options
+from timechat.backbones.timechat.vllm.options import check_options, default_options, runs_in_one_process
 from timechat.backbones.timechat.vllm.requests import ModelFacts, continuation, mixed_prompt
 from timechat.errors import CheckpointError, EngineError, PromptTooLongError
+from timechat.evaluation.config import BenchmarkSettings, EvaluationRecipe, EvaluationRunSettings
+from timechat.evaluation.evaluate import read_samples, run_predictions
 from timechat.model import NANO_FOLDER
 from timechat.model.generation.generate import Prompt
 from timechat.model.partial_loading import load_without_language_model
+from timechat.model.quantization import quantization_config
 from timechat.pipeline import Request, TimeChat
 
 CAPTIONS = DecodingOptions(max_new_tokens=40)
@@ -133,6 +136,28 @@ def test_answers_are_those_of_the_own_engine(kind, own, engine, encoded) -> None
     assert (engine.requests[0].arguments is None) == (kind == "free")
 
 
+def test_an_evaluation_has_the_answers_of_the_own_engine(own, engine, video_path, tmp_path) -> None:
+    network, processor, _ = load_without_language_model("nano", device="cpu", dtype="float32")
+    writer = VllmWriter(network, processor, engine, dtype=torch.float32, facts={"weights": "abc"})
+    theirs = TimeChatBackbone(network, processor, name="nano", executor=VllmExecutor(network, writer))
+    annotations = tmp_path / "moments.txt"
+    annotations.write_text(f"{video_path.stem} 0 1##the blue star.")
+    answers = []
+    for name, backbone in {"own": TimeChatBackbone(*own, name="nano"), "vllm": theirs}.items():
+        recipe = EvaluationRecipe(
+            benchmark=BenchmarkSettings(
+                name="charades_sta", annotations=str(annotations), videos=str(video_path.parent)
+            ),
+            decoding=CAPTIONS,
+            run=EvaluationRunSettings(output=str(tmp_path / name)),
+        )
+        predictions = run_predictions(recipe, read_samples(recipe), TimeChat(backbone))
+        assert predictions is not None
+        answers.append([(each.status, each.text) for each in predictions])
+    assert answers[0] == answers[1]
+    assert [status for status, _ in answers[0]] == ["ok"]
+
+
 @pytest.mark.parametrize("kind", ["captions", "drawn"])
 def test_a_preempted_answer_continues_as_before(kind, own, exported, encoded) -> None:
     request = KINDS[kind][0]
@@ -151,6 +176,8 @@ def test_a_stream_and_its_stop_are_those_of_the_engine(own, engine, encoded) -> 
     [cut] = backbone.generate([prompt], [form], CAPTIONS, on_text=read.append, should_stop=lambda: len(read) >= 3)
     assert 0 < cut.num_tokens < whole.num_tokens
     assert whole.text.startswith(cut.text)
+    backbone.generate([prompt], [form], CAPTIONS)
+    assert [request.is_streamed for request in engine.requests] == [True, True, False]
 
 
 def test_windows_rank_behind_each_other(own, engine, encoded) -> None:
@@ -262,6 +289,17 @@ def test_options_that_timechat_sets_or_nobody_knows_are_refused() -> None:
         check_options({"max_seqs": 4}, ["max_num_seqs"])
 
 
+def test_one_process_runs_engine_and_model_on_few_cores(monkeypatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    assert runs_in_one_process({"max_num_seqs": 4}, has_gpu=False, num_cores=2)
+    assert not runs_in_one_process({}, has_gpu=True, num_cores=2)
+    assert not runs_in_one_process({}, has_gpu=False, num_cores=64)
+    assert not runs_in_one_process({"tensor_parallel_size": 2}, has_gpu=False, num_cores=2)
+    assert not runs_in_one_process({"distributed_executor_backend": "mp"}, has_gpu=False, num_cores=2)
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-1")
+    assert not runs_in_one_process({}, has_gpu=False, num_cores=2)
+
+
 def test_the_cache_has_room_for_all_answers_up_to_4_gib() -> None:
     text = SimpleNamespace(
         num_attention_heads=32, hidden_size=4096, num_hidden_layers=32, max_position_embeddings=2048, head_dim=None
@@ -291,6 +329,16 @@ def test_wrong_engine_options_end_a_command_in_one_line(options, message, video_
     assert code == 2
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_a_folder_of_int4_is_refused_before_the_engine_starts(tmp_path) -> None:
+    for path in NANO_FOLDER.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": quantization_config("int4")}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="quantized as int4, which vLLM cannot read; name a folder of int8"):
+        load_without_language_model(str(tmp_path))
 
 
 def test_an_engine_is_refused_where_it_does_not_fit() -> None:

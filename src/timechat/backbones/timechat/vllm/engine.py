@@ -7,10 +7,11 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vllm.inputs.engine import embeds_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from timechat.backbones.timechat.vllm.options import EngineOptions, check_options
+from timechat.backbones.timechat.vllm.options import EngineOptions, check_options, runs_in_one_process
 from timechat.backbones.timechat.vllm.owner import claim_engine
 from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, OutputDelta
 from timechat.errors import EngineError
@@ -41,7 +42,9 @@ _PROCESSORS = {False: "processor:AnswerLogitsProcessor", True: "processor_v2:Ans
 _MAX_RESTARTS = 3  # in a row, without an answer between them
 _HEALTH_SECONDS = 0.25
 _RESTART_SECONDS = 2.0
+_END_SECONDS = 5.0  # in which the processes end by themselves, before they are killed
 _STOP_SECONDS = 30.0
+_EXIT_PRIORITY = 100  # before the finalizers of vLLM and multiprocessing, which have none or a lower one
 
 
 @dataclass(eq=False)
@@ -65,7 +68,15 @@ class EngineCall:
 class AnswerEngine:
     """Owns vLLM's engine: starts it, sends requests, notices its death, and starts it again."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, options: EngineOptions, end_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: torch.dtype,
+        options: EngineOptions,
+        end_token_ids: Sequence[int],
+        *,
+        num_threads: int | None = None,
+    ) -> None:
         """Prepare the engine; it starts with `start`.
 
         Args:
@@ -73,6 +84,7 @@ class AnswerEngine:
             dtype: Number format of the weights in memory.
             options: Arguments of `AsyncEngineArgs`.
             end_token_ids: Token ids that end an answer.
+            num_threads: Number of threads of an engine on few cores without `OMP_NUM_THREADS`; None for all cores.
 
         Raises:
             ValueError: An option cannot be given.
@@ -92,12 +104,13 @@ class AnswerEngine:
             "seed": 0,
             **options,
         }
-        self._end_token_ids = list(end_token_ids)
+        self._end_token_ids, self._num_threads = list(end_token_ids), num_threads
         self._llm: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started: Future[None] = Future()
         self._stopping: asyncio.Event | None = None
         self._num_tokens = self._num_running = self._num_restarts = self._num_failed = 0
+        self._finalizer: Finalize | None = None
         self._thread = threading.Thread(target=self._run, name="timechat-vllm", daemon=True)
 
     def start(self) -> None:
@@ -108,11 +121,15 @@ class AnswerEngine:
         """
         self._thread.start()
         atexit.register(self.stop)
+        # A process of `multiprocessing`, such as that of `timechat batch`, ends its own processes before `atexit`.
+        self._finalizer = Finalize(None, self.stop, exitpriority=_EXIT_PRIORITY)
         self._started.result()
 
     def stop(self) -> None:
         """End the processes; waiting requests fail."""
         atexit.unregister(self.stop)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
         loop, stopping = self._loop, self._stopping
         if loop is not None and stopping is not None and self._thread.is_alive():
             with suppress(RuntimeError):  # the loop has ended meanwhile
@@ -183,7 +200,7 @@ class AnswerEngine:
             finally:
                 self._llm = None
                 if llm is not None:
-                    await asyncio.to_thread(llm.shutdown, timeout=0.0)
+                    llm.shutdown(timeout=_END_SECONDS)  # not in a thread: at the end of Python, none can be started
             # A signal to stop, such as Ctrl-C, may reach the processes of the engine before it reaches this thread.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _RESTART_SECONDS)
@@ -198,7 +215,10 @@ class AnswerEngine:
     async def _make(self) -> Any:
         """Start vLLM's processes, and let it answer once."""
         claim_engine()
-        llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments)))
+        with ThreadPoolExecutor(
+            1
+        ) as threads:  # not the loop's own, which is joined by a new thread at the end of Python
+            llm = await asyncio.get_running_loop().run_in_executor(threads, self._start_processes)
         try:
             config = llm.model_config
             self._max_length = config.max_model_len
@@ -210,6 +230,18 @@ class AnswerEngine:
             llm.shutdown(timeout=0.0)
             raise
         return llm
+
+    def _start_processes(self) -> Any:
+        arguments = self._arguments
+        if not runs_in_one_process(arguments, has_gpu=torch.cuda.is_available(), num_cores=_num_cores()):
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        # On a CPU, vLLM takes the executor of one process only if it finds this variable. The engine keeps a process of
+        # its own, which inherits the variables.
+        variables = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        if self._num_threads is not None and "OMP_NUM_THREADS" not in os.environ:
+            variables["OMP_NUM_THREADS"] = str(self._num_threads)
+        with _environment(variables):
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, distributed_executor_backend="uni"))
 
     async def _answer(self, request: EngineRequest, put: Callable[[OutputDelta | Exception], None]) -> None:
         """Send one request and pass on the pieces of its answer, or its error."""
@@ -238,7 +270,7 @@ class AnswerEngine:
             logprobs=None if request.is_scored else 0,
             prompt_logprobs=0 if request.is_scored else None,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY if request.is_scored else RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.DELTA if request.is_streamed else RequestOutputKind.FINAL_ONLY,
             stop_token_ids=self._end_token_ids,
             extra_args=request.arguments,
         )
@@ -248,6 +280,24 @@ class AnswerEngine:
             self._num_tokens += 0 if request.is_scored else len(piece.token_ids)
             put(piece)
         self._num_failed = 0
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _put_at(call: EngineCall, place: int) -> Callable[[OutputDelta | Exception], None]:

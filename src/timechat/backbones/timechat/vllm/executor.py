@@ -125,11 +125,13 @@ class VllmWriter:
         with self._lock:
             compiler = self.grammar_compiler
         starts = [None if grammar is None else compiler.state(grammar) for grammar in batch.grammars]
+        is_streamed = batch.streamer is not None or batch.stopping_criteria is not None
         requests = [
             EngineRequest(
                 mixed_prompt(prompt, self._limits, decoding.max_new_tokens),
                 decoding.max_new_tokens,
                 answer_arguments(decoding, grammar, needs_turn_end=self._processor.ends_turn is not None),
+                is_streamed=is_streamed,
                 priority=rank,
                 client=client,
             )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from timechat.backbones.timechat.backbone import TimeChatBackbone
+from timechat.backbones.timechat.threads import needs_one_thread
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import export_language_model
 from timechat.backbones.timechat.vllm.options import default_options
@@ -63,7 +64,13 @@ def load_vllm_backbone(
     defaults = default_options(
         network.config.text_config, language_dtype, has_gpu=torch.cuda.is_available(), max_num_seqs=_MAX_ANSWERS
     )
-    engine = AnswerEngine(exported.path, language_dtype, {**defaults, **given}, end_token_ids(network))
+    engine = AnswerEngine(
+        exported.path,
+        language_dtype,
+        {**defaults, **given},
+        end_token_ids(network),
+        num_threads=1 if needs_one_thread(network) else None,
+    )
     engine.start()
     facts = {
         "weights": exported.digest,

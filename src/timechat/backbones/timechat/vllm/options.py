@@ -1,5 +1,6 @@
 """Options of the engine of vLLM: what a user gives, what TimeChat sets, and the defaults between them."""
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,11 @@ _OWN = (
 """Options that the engine sets or cannot have."""
 
 _MAX_STATE_BYTES = 4 << 30
+_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
+_MAX_CORES_OF_ONE_PROCESS = (
+    8  # with more cores, one of them costs little, and vLLM binds threads to those of one memory
+)
 
 
 def check_options(options: EngineOptions, known: Iterable[str]) -> None:
@@ -35,6 +41,22 @@ def check_options(options: EngineOptions, known: Iterable[str]) -> None:
             raise ValueError(
                 f"engine option {name!r} is no argument of vLLM's AsyncEngineArgs; see `vllm serve --help`"
             )
+
+
+def runs_in_one_process(options: EngineOptions, *, has_gpu: bool, num_cores: int) -> bool:
+    """Return whether the engine and the model share one process of vLLM.
+
+    On a CPU, vLLM's default is a process for each. The engine's process polls without a pause while the model computes,
+    which takes a whole core from it, and vLLM leaves that core out.
+
+    Args:
+        options: Options of the user.
+        has_gpu: Whether the engine runs on a GPU.
+        num_cores: Number of cores that this process may use.
+    """
+    is_distributed = any(options.get(name, 1) != 1 for name in _SIZES) or "distributed_executor_backend" in options
+    is_bound = os.environ.get(_BINDING, "auto") != "auto"
+    return not has_gpu and not is_distributed and not is_bound and num_cores <= _MAX_CORES_OF_ONE_PROCESS
 
 
 def default_options(text_config: Any, dtype: torch.dtype, *, has_gpu: bool, max_num_seqs: int) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class EngineRequest:
         max_new_tokens: Maximum number of generated tokens.
         arguments: Extra arguments for the logits processor; None for a greedy answer without rules.
         is_scored: Whether the log probabilities of the prompt are wanted, and no answer.
+        is_streamed: Whether the answer is wanted token by token; otherwise it comes in one piece.
         priority: Rank among waiting requests; lower ranks are answered first.
         client: Text that keeps the cached prompts of clients apart; empty for a shared cache.
     """
@@ -45,6 +46,7 @@ class EngineRequest:
     max_new_tokens: int
     arguments: dict[str, str] | None = None
     is_scored: bool = False
+    is_streamed: bool = False
     priority: int = 0
     client: str = ""
 
