@@ -233,7 +233,7 @@ def _gap(timechat: TimeChat, asked: Asked, one: str, other: str) -> float:
         encoded = video.encode_whole()
     words = None if asked.task == "dense_caption" else asked.words
     request = Request(asked.task, words, decoding=DecodingOptions(max_new_tokens=asked.max_tokens))  # type: ignore[arg-type]
-    prompt = timechat.answerer().prompt(request, encoded)
+    prompt = timechat.answerer().windows.prompt(request, encoded)
     first = timechat.processor.tokenizer(one, add_special_tokens=False).input_ids
     second = timechat.processor.tokenizer(other, add_special_tokens=False).input_ids
     shared = next(

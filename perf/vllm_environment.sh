@@ -26,5 +26,5 @@ fi
 # the server and the tests.
 "$python" -m pip install -q --disable-pip-version-check --no-deps -e "$root"
 "$python" -m pip install -q --disable-pip-version-check 'peft>=0.21,<1' 'av>=17.1,<19' 'typer>=0.29' 'rich>=14.3' 'sentencepiece>=0.2' \
-  'python-multipart>=0.0.20' 'prometheus-client>=0.22' 'mcp>=2.3,<3' 'uvicorn>=0.38' 'pytest>=9' 'pytest-timeout>=2.3.1' 'hypothesis>=6.103'
+  'python-multipart>=0.0.20' 'prometheus-client>=0.22' 'mcp>=2.3,<3' 'uvicorn>=0.38' 'pytest>=9' 'pytest-timeout>=2.3.1' 'hypothesis>=6.103' 'pyarrow>=21'
 "$python" -c "import timechat, timechat.model.modeling, vllm; print('vLLM', vllm.__version__, 'with timechat', timechat.__version__)"
