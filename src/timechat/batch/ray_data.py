@@ -2,6 +2,7 @@
 
 rows ─▶ tasks that plan ─▶ tasks that decode ─▶ a pool of actors with the model ─▶ results in any order ─▶ the driver
         each with a worker process, see `Worker`           └─ PieceBoard ─┘
+        with `read` below 1: plan ─▶ a pool of actors with the encoder, which choose windows ─▶ decode
 """
 
 import json
@@ -23,7 +24,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from timechat.batch.manifest import Row
-from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask
+from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask, RankTask
 from timechat.batch.stages import Piece, Stage
 from timechat.batch.worker import Outcome, StopCheck, StoppedError, Worker
 from timechat.errors import TimeChatError, describe_error, missing_extra
@@ -38,7 +39,7 @@ except ModuleNotFoundError as error:
 
 # Logical CPUs of one process. They differ, as Ray would otherwise do the work of two stages in one process; and actors
 # that hold all CPUs would leave none for the other stages, for which Ray would wait for ever.
-_PLAN_CPUS, _DECODE_CPUS, _ACTOR_CPUS = 0.05, 0.1, 0.8
+_PLAN_CPUS, _RANK_CPUS, _DECODE_CPUS, _ACTOR_CPUS = 0.05, 0.04, 0.1, 0.8
 _TASK_RETRIES = 3  # for a process that dies with its machine
 _ACTOR_RETRIES = 3  # for an actor that dies; by default Ray repeats its rows without end
 _ROUNDS = 3  # rows of a dead machine are given up by Ray before it knows that the machine is dead
@@ -51,11 +52,14 @@ Dataset = Any  # ray.data.Dataset; Ray is an optional library
 
 # ---------------------------------------------------------------------------------------------------- the batch
 
-# An item is a dict of Arrow columns: `id`, `task` (a pickled `PieceTask`), and `outcome` (JSON) once it is known.
+# An item is a dict of Arrow columns: `id`, `task` (pickled), `outcome` (JSON) once it is known, and `fatal`, an error
+# of the model.
 Item = dict[str, Any]
 
 
-def _item(row_id: str, task: PieceTask | None = None, outcome: Outcome | None = None, fatal: str = "") -> Item:
+def _item(
+    row_id: str, task: PieceTask | RankTask | None = None, outcome: Outcome | None = None, fatal: str = ""
+) -> Item:
     packed = b"" if task is None else pickle.dumps(task)
     return {"id": row_id, "task": packed, "outcome": json.dumps(asdict(outcome)) if outcome else "", "fatal": fatal}
 
@@ -63,15 +67,36 @@ def _item(row_id: str, task: PieceTask | None = None, outcome: Outcome | None = 
 def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float) -> list[Item]:
     """Split a row into pieces; runs as a task of Ray."""
     row, pieces = Row(**json.loads(item["row"])), [Piece.from_dict(piece) for piece in json.loads(item["pieces"])]
-    outcome = _worker(stage).run(row, lambda: pieces, timeout=timeout)
+    return _task_items(row.id, _worker(stage).run(row, lambda: pieces, timeout=timeout))
+
+
+def _task_items(row_id: str, outcome: Outcome) -> list[Item]:
     if outcome.result is None:
-        return [_item(row.id, outcome=outcome)]
-    return [_item(row.id, task) for task in outcome.result["tasks"]]
+        return [_item(row_id, outcome=outcome)]
+    return [_item(row_id, task) for task in outcome.result["tasks"]]
+
+
+class RankActor:
+    """Chooses the windows of rows in a worker process with the encoder; one actor of the pool."""
+
+    def __init__(self, stage: Stage[RankTask], timeout: float) -> None:
+        hide_main()
+        self._run = partial(Worker(stage).run, timeout=timeout)
+
+    def __call__(self, item: Item) -> list[Item]:
+        """Split a row whose windows are to be ranked into pieces; return other items as they are."""
+        task = pickle.loads(item["task"]) if item["task"] else None
+        if not isinstance(task, RankTask):
+            return [item]
+        try:
+            return _task_items(item["id"], self._run(task))
+        except TimeChatError as error:
+            return [_item(item["id"], fatal=describe_error(error))]
 
 
 def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float) -> Item:
     """Add the frames of a piece; runs as a task of Ray."""
-    task = None if item["outcome"] else pickle.loads(item["task"])
+    task = pickle.loads(item["task"]) if item["task"] else None
     if task is None or not task.windows:
         return item
     outcome = _worker(stage).run(task, list, timeout=timeout)
@@ -116,6 +141,8 @@ class RowActor:
         if item["outcome"]:
             self._ask("finish", item["id"])
             return {**item, "task": b""}
+        if item["fatal"]:
+            return item
         task = pickle.loads(item["task"])
         try:
             return _item(item["id"], outcome=self._answer(task))
@@ -145,7 +172,7 @@ class RowActor:
                 return self._run(row) if self._ask("claim", row.id, start) else None
         piece = Piece(found["answers"], found["total"])
         answers = self._ask("add", row.id, start, piece, found["seconds"], found["is_outside"])
-        return None if answers is None else self._run(MergeTask(row, task.index, *answers))
+        return None if answers is None else self._run(MergeTask(row, task.index, *answers, task.chosen))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self._board, method).remote(*arguments))
@@ -200,7 +227,7 @@ def answer_rows(
 
         def begin_round(fitting: int) -> Dataset:
             ray.get(board.begin_round.remote())
-            dataset = _pieces(list(missing.values()), stages, timeout, pieces)
+            dataset = _pieces(list(missing.values()), stages, timeout, pieces, fitting)
             return map_actors(dataset, RowActor, (stages.answer, timeout, board), fitting, gpus)
 
         try:
@@ -220,7 +247,9 @@ def _start_board(pieces: Mapping[str, Sequence[Piece]]) -> Any:
     return ray.remote(PieceBoard).options(num_cpus=0, scheduling_strategy=here).remote(pieces)
 
 
-def _pieces(rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Mapping[str, Sequence[Piece]]) -> Dataset:
+def _pieces(
+    rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Mapping[str, Sequence[Piece]], actors: int
+) -> Dataset:
     """Return the items of rows: their pieces, with frames if a stage decodes them."""
     if stages.plan is None:
         return items_dataset([_item(row.id, PieceTask(row)) for row in rows])
@@ -232,6 +261,10 @@ def _pieces(rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Ma
     options = {"compute": tasks, "max_retries": _TASK_RETRIES}
     dataset = items_dataset(items)
     dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout), num_cpus=_PLAN_CPUS, **options)
+    if stages.rank is not None:
+        # Ranking decodes whole videos: it takes the CPUs that the actors with the model leave.
+        number = max(1, int(ray.cluster_resources().get("CPU", 1)) - actors)
+        dataset = _in_pool(dataset.flat_map, RankActor, (stages.rank, timeout), number, num_cpus=_RANK_CPUS)
     if stages.decode is None:
         return dataset
     return dataset.map(decode_piece, fn_args=(stages.decode, timeout), num_cpus=_DECODE_CPUS, **options)
@@ -270,16 +303,21 @@ def run_rounds(
 
 def map_actors(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: int, gpus: float) -> Dataset:
     """Map the rows of a dataset by a pool of actors, which are started again when they die."""
+    return _in_pool(dataset.map, actor, arguments, number, num_cpus=_ACTOR_CPUS, num_gpus=gpus)
+
+
+def _in_pool(
+    method: Callable[..., Dataset], actor: type, arguments: tuple[Any, ...], number: int, **resources: float
+) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # until 2.64, the limits of restarts have no other place
-        return dataset.map(
+        return method(
             actor,
             fn_constructor_args=arguments,
             compute=ray.data.ActorPoolStrategy(size=number),
-            num_cpus=_ACTOR_CPUS,
-            num_gpus=gpus,
             max_restarts=_ACTOR_RETRIES,
             max_task_retries=_ACTOR_RETRIES,
+            **resources,
         )
 
 
@@ -298,7 +336,7 @@ def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None
             f"{number} actors with {gpus:g} GPUs each need {number * gpus:g} GPUs, but the cluster has {num_gpus:g}; "
             "give fewer --actors, or a smaller --gpus"
         )
-    if number > num_cpus or number * _ACTOR_CPUS + _PLAN_CPUS + _DECODE_CPUS > num_cpus:
+    if number > num_cpus or number * (_ACTOR_CPUS + _RANK_CPUS) + _PLAN_CPUS + _DECODE_CPUS > num_cpus:
         raise ValueError(
             f"{number} actors need {number} CPUs, but the cluster has {num_cpus:g}; give fewer --actors, or add "
             "machines"
