@@ -223,6 +223,16 @@ def test_the_last_piece_gets_all_answers_and_so_does_its_repetition():
     assert board.take() == []
 
 
+def test_a_known_piece_that_is_repeated_waits_for_the_others():
+    board, known = PieceBoard({}), Piece((), 0)
+    assert board.add("x", 0.0, known, {}, None) is None
+    board.add("x", 0.0, FIRST, {}, None)
+    assert board.add("x", 0.0, known, {}, None) is None
+    assert board.add("x", 20.0, LAST, {}, None) is not None
+    assert board.add("x", 0.0, known, {}, None) is None
+    assert board.add("x", 20.0, known, {}, None) is not None
+
+
 def test_pieces_of_an_earlier_run_are_known_and_not_new():
     board = PieceBoard({"x": [FIRST]})
     assert board.begin("x", WINDOWS[:2]).is_known

@@ -358,6 +358,7 @@ class _Known:
     """What is known of one row."""
 
     answers: dict[Window, WindowAnswer] = field(default_factory=dict)
+    num_windows: int | None = None
     seconds: Seconds = field(default_factory=dict)
     is_outside: bool | None = None
     is_over: bool = False
@@ -391,7 +392,9 @@ class PieceBoard:
         self._rows: dict[str, _Known] = {}
         self._new: list[tuple[str, Piece]] = []
         for row_id, pieces in known.items():
-            self._row(row_id).answers = {answer.window: answer for piece in pieces for answer in piece.answers}
+            row = self._row(row_id)
+            row.answers = {answer.window: answer for piece in pieces for answer in piece.answers}
+            row.num_windows = max((piece.num_windows for piece in pieces), default=None)
 
     def begin_round(self) -> None:
         """Let rows without a result be finished by another process than the one that has begun to."""
@@ -406,14 +409,19 @@ class PieceBoard:
     def add(
         self, row_id: str, start: float, piece: Piece, seconds: Seconds, is_outside: bool | None
     ) -> tuple[tuple[WindowAnswer, ...], Seconds] | None:
-        """Store the answers about a piece; return all answers about the video to the process that added the last."""
+        """Store the answers about a piece; return all answers about the video to the process that added the last.
+
+        A piece without answers is one that is known, of a process that repeats it.
+        """
         row = self._row(row_id)
         if any(answer.window not in row.answers for answer in piece.answers):
             row.answers |= {answer.window: answer for answer in piece.answers}
             row.seconds = {stage: row.seconds.get(stage, 0.0) + value for stage, value in seconds.items()}
             row.is_outside = is_outside
+            row.num_windows = piece.num_windows
             self._new.append((row_id, piece))
-        if row.is_over or len(row.answers) < piece.num_windows or not self.claim(row_id, start):
+        is_complete = row.num_windows is not None and len(row.answers) >= row.num_windows
+        if row.is_over or not is_complete or not self.claim(row_id, start):
             return None
         return tuple(row.answers.values()), row.seconds
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask,
 from timechat.batch.stages import Piece, Stage
 from timechat.batch.worker import Outcome, StopCheck, StoppedError, Worker
 from timechat.errors import TimeChatError, describe_error, missing_extra
+from timechat.system import num_cores
 
 try:
     import ray
@@ -45,7 +47,9 @@ _ACTOR_RETRIES = 3  # for an actor that dies; by default Ray repeats its rows wi
 _ROUNDS = 3  # rows of a dead machine are given up by Ray before it knows that the machine is dead
 _MAX_BLOCKS = 2000  # rows are given to actors in at most so many groups
 _POLL_SECONDS = 0.2
+_PIECES_SECONDS = 1.0  # between two messages to the process that holds the pieces
 _CONNECT_SECONDS = 5.0
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}  # of clusters that are started here
 
 Dataset = Any  # ray.data.Dataset; Ray is an optional library
 
@@ -214,7 +218,7 @@ def answer_rows(
         number, gpus = choose_pool(actors, gpus)
         board = _start_board(pieces)
 
-        missing = {row.id: row for row in rows}
+        missing, kept = {row.id: row for row in rows}, time.monotonic()
 
         def keep_pieces() -> None:
             for row_id, piece in ray.get(board.take.remote()):
@@ -222,7 +226,10 @@ def answer_rows(
                     on_piece(missing[row_id], piece)
 
         def check() -> bool:
-            keep_pieces()
+            nonlocal kept
+            if (now := time.monotonic()) - kept >= _PIECES_SECONDS:
+                kept = now
+                keep_pieces()
             return should_stop()
 
         def begin_round(fitting: int) -> Dataset:
@@ -232,7 +239,9 @@ def answer_rows(
 
         try:
             for result in run_rounds(missing, begin_round, number, gpus, check):
-                if result["outcome"] and (row := missing.pop(result["id"], None)) is not None:
+                if result["outcome"] and result["id"] in missing:
+                    keep_pieces()
+                    row = missing.pop(result["id"])
                     board.forget.remote(row.id)
                     yield row, Outcome(**json.loads(result["outcome"]))
         finally:
@@ -260,14 +269,16 @@ def _pieces(
     tasks = ray.data.TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1))))
     options = {"compute": tasks, "max_retries": _TASK_RETRIES}
     dataset = items_dataset(items)
-    dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout), num_cpus=_PLAN_CPUS, **options)
-    if stages.rank is not None:
-        # Ranking decodes whole videos: it takes the CPUs that the actors with the model leave.
-        number = max(1, int(ray.cluster_resources().get("CPU", 1)) - actors)
-        dataset = _in_pool(dataset.flat_map, RankActor, (stages.rank, timeout), number, num_cpus=_RANK_CPUS)
-    if stages.decode is None:
-        return dataset
-    return dataset.map(decode_piece, fn_args=(stages.decode, timeout), num_cpus=_DECODE_CPUS, **options)
+    with _without_deprecations():
+        dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout), num_cpus=_PLAN_CPUS, **options)
+        if stages.rank is not None:
+            # Ranking decodes whole videos: it takes the CPUs that the actors with the model leave.
+            number = max(1, int(ray.cluster_resources().get("CPU", 1)) - actors)
+            pool = _pool_options((stages.rank, timeout), number)
+            dataset = dataset.flat_map(RankActor, num_cpus=_RANK_CPUS, **pool)
+        if stages.decode is None:
+            return dataset
+        return dataset.map(decode_piece, fn_args=(stages.decode, timeout), num_cpus=_DECODE_CPUS, **options)
 
 
 def items_dataset(items: Sequence[Item]) -> Dataset:
@@ -303,22 +314,35 @@ def run_rounds(
 
 def map_actors(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: int, gpus: float) -> Dataset:
     """Map the rows of a dataset by a pool of actors, which are started again when they die."""
-    return _in_pool(dataset.map, actor, arguments, number, num_cpus=_ACTOR_CPUS, num_gpus=gpus)
+    with _without_deprecations():
+        return dataset.map(actor, num_cpus=_ACTOR_CPUS, num_gpus=gpus, **_pool_options(arguments, number))
 
 
-def _in_pool(
-    method: Callable[..., Dataset], actor: type, arguments: tuple[Any, ...], number: int, **resources: float
-) -> Dataset:
+def _pool_options(arguments: tuple[Any, ...], number: int) -> dict[str, Any]:
+    return {
+        "fn_constructor_args": arguments,
+        "compute": ray.data.ActorPoolStrategy(size=number),
+        "max_restarts": _ACTOR_RETRIES,
+        "max_task_retries": _ACTOR_RETRIES,
+    }
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hide that the limits of retries will be given in another way: until Ray 2.64, they have no other place."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # until 2.64, the limits of restarts have no other place
-        return method(
-            actor,
-            fn_constructor_args=arguments,
-            compute=ray.data.ActorPoolStrategy(size=number),
-            max_restarts=_ACTOR_RETRIES,
-            max_task_retries=_ACTOR_RETRIES,
-            **resources,
-        )
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def check_pool(address: str, actors: int | None) -> None:
+    """Refuse a pool that does not fit on this machine, before Ray takes its seconds to start.
+
+    Raises:
+        ValueError: This machine has fewer CPUs than the actors need.
+    """
+    if address == "local" and not ray.is_initialized():
+        _pool({"CPU": num_cores()}, actors, 0.0)
 
 
 def choose_pool(actors: int | None, gpus: float | None) -> tuple[int, float]:
@@ -396,9 +420,13 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {}
     try:
-        if address != "local":
+        if address == "local":
+            options = {"include_dashboard": False}
+            for name, value in _QUIET.items():
+                os.environ.setdefault(name, value)
+        else:
             _check_answering(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:

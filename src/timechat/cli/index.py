@@ -173,7 +173,9 @@ def _sources(asr: str | None, language: str | None, captions: str | None, *, ocr
 def _on_cluster(encoder: "FrameTextEncoder", address: str, actors: int | None) -> "EncodeFiles":
     """Return the function that encodes files on a Ray cluster."""
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a thread of Ray connects again after a stop
-    from timechat.batch import ray_data  # noqa: F401 - a missing extra is an error before the first file
+    from timechat.batch.ray_data import check_pool
+
+    check_pool(address, actors)  # a missing extra and a pool that is too large are errors before the first file
     from timechat.batch.encoding import ClusterEncoder, EncodeVideo
 
     return ClusterEncoder(EncodeVideo(encoder.name, encoder.fingerprint), address, actors)
