@@ -288,9 +288,10 @@ def read_config(settings: BatchSettings) -> "BackboneConfig":
     """Read the properties of the model; only a server is contacted."""
     from timechat.backbones.endpoint.address import is_endpoint
     from timechat.backbones.loading import load_backbone, load_backbone_config
+    from timechat.cache import DiskCache
 
     if not is_endpoint(settings.model):
-        return load_backbone_config(settings.model)
+        return load_backbone_config(settings.model, DiskCache())
     backbone = load_backbone(settings.model, endpoint=settings.endpoint)
     try:
         return backbone.config
