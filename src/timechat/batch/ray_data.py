@@ -49,7 +49,6 @@ _MAX_BLOCKS = 2000  # rows are given to actors in at most so many groups
 _POLL_SECONDS = 0.2
 _PIECES_SECONDS = 1.0  # between two messages to the process that holds the pieces
 _CONNECT_SECONDS = 5.0
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}  # of clusters that are started here
 
 Dataset = Any  # ray.data.Dataset; Ray is an optional library
 
@@ -424,8 +423,7 @@ def _connect(address: str) -> None:
     try:
         if address == "local":
             options = {"include_dashboard": False}
-            for name, value in _QUIET.items():
-                os.environ.setdefault(name, value)
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about this machine is sent
         else:
             _check_answering(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -481,7 +479,10 @@ def _streaming() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A stage may have fewer pieces than the cluster has CPUs.
+            warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", category=UserWarning)
+            yield
     finally:
         logger.setLevel(level)
         for name, value in before.items():
