@@ -309,29 +309,33 @@ def measure_nodes(work: Path) -> None:
 
 
 def measure_kills(work: Path) -> None:
-    videos = str(work / "videos")
+    names = ("minutes.mp4", "short0.mp4", "short3.mp4")
+    expected = {name: answer for name, answer in reference(work).items() if name in names}
+    manifest = work / "kills.jsonl"
+    manifest.write_text("".join(json.dumps({"video": f"videos/{name}", "id": name}) + "\n" for name in names))
+    options = (str(manifest), "--ray", "local", "--actors", "2")
 
-    def kill_actor(processes: Processes, output: Path) -> None:
-        _wait(lambda: _pieces_of(output))
-        for pid in processes.find("ray::MapWorker"):
-            os.kill(pid, signal.SIGKILL)
+    def kill(name: str, count: int = 9) -> Callable[[Processes, Path], None]:
+        """Return a function that kills processes of a name after the first piece."""
 
-    options = (videos, "--ray", "local", "--actors", "2")
-    report(**run_batch(work, "actor-killed", *options, during=kill_actor), **compare(work, "actor-killed"))
+        def wait_and_kill(processes: Processes, output: Path) -> None:
+            _wait(lambda: _pieces_of(output))
+            for pid in processes.find(name)[:count]:
+                os.kill(pid, signal.SIGKILL)
 
-    def kill_driver(processes: Processes, output: Path) -> None:
-        _wait(lambda: _pieces_of(output))
-        for pid in processes.find("timechat batch"):
-            os.kill(pid, signal.SIGKILL)
+        return wait_and_kill
 
-    first = run_batch(work, "driver-killed", *options, during=kill_driver)
+    for name, during in {"actor-killed": kill("ray::MapWorker", 1), "actors-killed": kill("ray::MapWorker")}.items():
+        report(**run_batch(work, name, *options, during=during), **compare(work, name, expected))
+    first = run_batch(work, "driver-killed", *options, during=kill("timechat batch"))
     output = work / "out-driver-killed"
     stored = _windows_of(output)
     report(**first, windows_stored=stored)
     second = run_batch(work, "driver-killed", *options, keep=True)
     now = json.loads((output / "progress.json").read_text())["windows"]
     # Windows that were stored are not answered again; those of the pieces that the two actors were at are.
-    report(**second, windows_answered_again=stored + now - second["windows"], **compare(work, "driver-killed"))
+    again = {"windows_answered_again": stored + now - second["windows"]}
+    report(**second, **again, **compare(work, "driver-killed", expected))
 
 
 def measure_often(work: Path) -> None:
