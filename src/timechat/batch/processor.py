@@ -85,11 +85,11 @@ class TimeChatProcessorConfig:
 class ProcessorActor:
     """Adds `answer` and `error` to rows with the columns of a manifest; one actor of the pool."""
 
-    def __init__(self, stage: Stage[Row], settings: BatchSettings) -> None:
+    def __init__(self, stage: Stage[Row], settings: BatchSettings, folder: str) -> None:
         from timechat.batch.ray_data import hide_main
 
         hide_main()
-        self._worker, self._settings = Worker(stage), settings
+        self._worker, self._settings = Worker(stage, folder), settings
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Answer one row; all its columns are kept."""
@@ -128,7 +128,7 @@ def build_processor(
 
     def process(dataset: Dataset) -> Dataset:
         dataset = dataset if preprocess is None else dataset.map(preprocess)
-        arguments = (chosen, settings)
+        arguments = (chosen, settings, str(Path.cwd()))
         dataset = map_actors(dataset, ProcessorActor, arguments, config.concurrency, config.num_gpus)
         return dataset if postprocess is None else dataset.map(postprocess)
 

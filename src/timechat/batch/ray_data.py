@@ -67,10 +67,10 @@ def _item(
     return {"id": row_id, "task": packed, "outcome": json.dumps(asdict(outcome)) if outcome else "", "fatal": fatal}
 
 
-def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float) -> list[Item]:
+def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float, folder: str) -> list[Item]:
     """Split a row into pieces; runs as a task of Ray."""
     row, pieces = Row(**json.loads(item["row"])), [Piece.from_dict(piece) for piece in json.loads(item["pieces"])]
-    return _task_items(row.id, _worker(stage).run(row, lambda: pieces, timeout=timeout))
+    return _task_items(row.id, _worker(stage, folder).run(row, lambda: pieces, timeout=timeout))
 
 
 def _task_items(row_id: str, outcome: Outcome) -> list[Item]:
@@ -82,9 +82,9 @@ def _task_items(row_id: str, outcome: Outcome) -> list[Item]:
 class RankActor:
     """Chooses the windows of rows in a worker process with the encoder; one actor of the pool."""
 
-    def __init__(self, stage: Stage[RankTask], timeout: float) -> None:
+    def __init__(self, stage: Stage[RankTask], timeout: float, folder: str) -> None:
         hide_main()
-        self._run = partial(Worker(stage).run, timeout=timeout)
+        self._run = partial(Worker(stage, folder).run, timeout=timeout)
 
     def __call__(self, item: Item) -> list[Item]:
         """Split a row whose windows are to be ranked into pieces; return other items as they are."""
@@ -97,12 +97,12 @@ class RankActor:
             return [_item(item["id"], fatal=describe_error(error))]
 
 
-def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float) -> Item:
+def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float, folder: str) -> Item:
     """Add the frames of a piece; runs as a task of Ray."""
     task = pickle.loads(item["task"]) if item["task"] else None
     if task is None or not task.windows:
         return item
-    outcome = _worker(stage).run(task, list, timeout=timeout)
+    outcome = _worker(stage, folder).run(task, list, timeout=timeout)
     if outcome.result is None:
         return _item(item["id"], outcome=outcome)
     return _item(item["id"], replace(task, frames=outcome.result["frames"]))
@@ -111,15 +111,15 @@ def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float) -> Item:
 _workers: dict[str, tuple[bytes, Worker]] = {}  # of this process of Ray, by the type of their stage
 
 
-def _worker(stage: Stage[Any]) -> Worker:
+def _worker(stage: Stage[Any], folder: str) -> Worker:
     """Return the worker process for a stage, which later tasks in the same process of Ray use too."""
     hide_main()
-    name, content = type(stage).__name__, pickle.dumps(stage)
+    name, content = type(stage).__name__, pickle.dumps((stage, folder))
     known, worker = _workers.get(name, (b"", None))
     if worker is None or known != content:
         if worker is not None:
             worker.kill()
-        worker = Worker(stage)
+        worker = Worker(stage, folder)
         _workers[name] = content, worker
     return worker
 
@@ -134,9 +134,9 @@ def hide_main() -> None:
 class RowActor:
     """Answers rows and pieces in a worker process, which is killed when a video hangs; one actor of the pool."""
 
-    def __init__(self, stage: Stage[Any], timeout: float, board: Any) -> None:
+    def __init__(self, stage: Stage[Any], timeout: float, folder: str, board: Any) -> None:
         hide_main()
-        self._run = partial(Worker(stage).run, timeout=timeout)
+        self._run = partial(Worker(stage, folder).run, timeout=timeout)
         self._board = board
 
     def __call__(self, item: Item) -> Item:
@@ -234,7 +234,7 @@ def answer_rows(
         def begin_round(fitting: int) -> Dataset:
             ray.get(board.begin_round.remote())
             dataset = _pieces(list(missing.values()), stages, timeout, pieces, fitting)
-            return map_actors(dataset, RowActor, (stages.answer, timeout, board), fitting, gpus)
+            return map_actors(dataset, RowActor, (stages.answer, timeout, str(Path.cwd()), board), fitting, gpus)
 
         try:
             for result in run_rounds(missing, begin_round, number, gpus, check):
@@ -261,6 +261,7 @@ def _pieces(
     """Return the items of rows: their pieces, with frames if a stage decodes them."""
     if stages.plan is None:
         return items_dataset([_item(row.id, PieceTask(row)) for row in rows])
+    folder = str(Path.cwd())  # paths are relative to it, and a cluster can have another
     items = [
         {"row": json.dumps(asdict(row)), "pieces": json.dumps([piece.to_dict() for piece in pieces.get(row.id, ())])}
         for row in rows
@@ -269,15 +270,15 @@ def _pieces(
     options = {"compute": tasks, "max_retries": _TASK_RETRIES}
     dataset = items_dataset(items)
     with _without_deprecations():
-        dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout), num_cpus=_PLAN_CPUS, **options)
+        dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout, folder), num_cpus=_PLAN_CPUS, **options)
         if stages.rank is not None:
             # Ranking decodes whole videos: it takes the CPUs that the actors with the model leave.
             number = max(1, int(ray.cluster_resources().get("CPU", 1)) - actors)
-            pool = _pool_options((stages.rank, timeout), number)
+            pool = _pool_options((stages.rank, timeout, folder), number)
             dataset = dataset.flat_map(RankActor, num_cpus=_RANK_CPUS, **pool)
         if stages.decode is None:
             return dataset
-        return dataset.map(decode_piece, fn_args=(stages.decode, timeout), num_cpus=_DECODE_CPUS, **options)
+        return dataset.map(decode_piece, fn_args=(stages.decode, timeout, folder), num_cpus=_DECODE_CPUS, **options)
 
 
 def items_dataset(items: Sequence[Item]) -> Dataset:
