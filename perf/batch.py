@@ -215,8 +215,10 @@ def run_batch(
             during(processes, output)
         status = process.wait(RUN_LIMIT)
     except subprocess.TimeoutExpired:
-        process.kill()
         status = "hung"
+    finally:
+        if process.poll() is None:
+            process.kill()
     wall = time.monotonic() - began
     time.sleep(1.0)
     seconds = processes.stop()
@@ -575,7 +577,7 @@ def _windows_of(output: Path) -> int:
     )
 
 
-def _wait(condition: Callable[[], object], seconds: float = 300.0) -> None:
+def _wait(condition: Callable[[], object], seconds: float = RUN_LIMIT) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
