@@ -174,8 +174,11 @@ class RowActor:
             if found.get("is_searched"):
                 return self._run(row) if self._ask("claim", row.id, start) else None
         piece = Piece(found["answers"], found["total"])
-        answers = self._ask("add", row.id, start, piece, found["seconds"], found["is_outside"])
-        return None if answers is None else self._run(MergeTask(row, task.index, *answers, chosen=task.chosen))
+        added = self._ask("add", row.id, start, piece, found["seconds"], found["is_outside"])
+        if added is None:
+            return None
+        answers, seconds = added
+        return self._run(MergeTask(row, task.index, answers, seconds, task.chosen))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self._board, method).remote(*arguments))
