@@ -423,7 +423,7 @@ def measure_limits(work: Path) -> None:
     cpus = str(len(os.sched_getaffinity(0)))
     manifest, expected = _some_videos(work, "short0.mp4", "short3.mp4", "short4.mp4")
     result = run_batch(work, "many-actors", str(manifest), "--ray", "local", "--actors", "99")
-    report(**result, says=(work / "many-actors.log").read_text().strip().splitlines()[-1])
+    report(**result, says=(work / "many-actors.log").read_text().splitlines()[0])
 
     def stop(processes: Processes, output: Path) -> None:
         _wait((output / "open.jsonl").exists)
