@@ -1,5 +1,6 @@
 """A video in pieces for several processes: the same answer as in one process, and what a dead process costs."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.batch.fakes import DecodeWithModules, PlanPiecesWithModules
 from tests.clips import RECIPES, draw_clip
+from tests.search.conftest import ColorEncoder, write_video
 from timechat.answers.merging import WindowAnswer
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
@@ -21,12 +23,16 @@ from timechat.batch.pieces import (
     PieceBoard,
     PieceTask,
     PlanPieces,
+    RankTask,
+    RankWindows,
     pack_index,
     unpack_index,
 )
-from timechat.batch.stages import AnswerVideo, OutsideDomainError, Piece, read_config
+from timechat.batch.stages import AnswerVideo, OutsideDomainError, Piece, read_config, result_of
 from timechat.batch.worker import Worker
 from timechat.errors import VideoError
+from timechat.pipeline import FrameSampling, Request, retrieving
+from timechat.search.retrieval import RetrievalConfig
 from timechat.video import VideoReader
 
 SETTINGS = BatchSettings(
@@ -124,6 +130,55 @@ def test_planning_and_decoding_import_no_torch(clip):
     assert [len(frames) for frames in decoded["frames"]] == [2, 2]
 
 
+# ------------------------------------------------------------------------------------------------ ranked windows
+
+READ = replace(
+    SETTINGS,
+    task="ground",
+    windows=WindowConfig(window=3.0, overlap=0.0, batch_size=2),
+    sampling=FrameSampling(fps=1.0),
+    read=0.5,
+    encoder="colors",
+)
+
+
+@pytest.mark.parametrize(("task", "read", "starts"), [("grounding", 0.5, [0, 9, 15]), ("ask", 0.17, [15])])
+def test_pieces_of_the_best_windows_give_the_answer_of_the_command(answer, tmp_path, monkeypatch, task, read, starts):
+    monkeypatch.setitem(retrieving._loaded, "colors", ColorEncoder())
+    video = str(write_video(tmp_path / "colors.mp4", ["red", "blue", "green", "red", "blue", "red"]))
+    settings, timechat = replace(READ, read=read), answer._whole.timechat
+    stage = AnswerPiece(settings)
+    stage._whole.__dict__["timechat"] = timechat
+    request = Request(task, "red", decoding=READ.decoding, retrieval=RetrievalConfig(read, encoder="colors"))
+    command = timechat.run(request, video, windows=READ.windows, sampling=READ.sampling)
+    row, known = Row("x", video, task, "red"), []
+    loop = stage._whole(row, [], known.append)
+    assert without_times(loop) == without_times(result_of(command, len(starts)))
+    (planned,) = plan(row, settings=settings)
+    tasks = pickle.loads(pickle.dumps(RankWindows(settings)(planned, [], pytest.fail)["tasks"]))
+    assert [window.start for task in tasks for window in task.windows] == starts
+    board, merged = PieceBoard({}), []
+    for each in tasks:
+        found = stage(decode(each, settings), [], pytest.fail)
+        if each.num_pieces == 1:
+            merged.append(found)
+            continue
+        piece = Piece(found["answers"], found["total"])
+        if (answers := board.add("x", each.windows[0].start, piece, {}, False)) is not None:
+            merged.append(stage(MergeTask(row, each.index, *answers, each.chosen), [], pytest.fail))
+    assert [without_times(result) for result in merged] == [without_times(loop)]
+    (rest, *others) = RankWindows(settings)(plan(row, known[:1], settings)[0], [], pytest.fail)["tasks"]
+    assert (rest.windows, others) == (tasks[1].windows if len(tasks) > 1 else (), [])
+
+
+def test_all_windows_of_a_short_video_and_of_other_tasks_are_read(clip):
+    settings = replace(SETTINGS, task="ground", read=0.5)
+    short, captions = Row("x", clip, "grounding", "a", 0.0, 2.0), Row("x", clip, "dense_caption")
+    assert [type(task) for task in plan(Row("x", clip, "grounding", "a"), settings=settings)] == [RankTask]
+    for row in (short, captions):
+        assert {type(task) for task in plan(row, settings=settings)} == {PieceTask}
+
+
 # --------------------------------------------------------------------------------------------------- the domain
 
 
@@ -164,6 +219,16 @@ def test_the_last_piece_gets_all_answers_and_so_does_its_repetition():
     assert board.add("x", 0.0, FIRST, {}, False) is not None
     assert [piece for _, piece in board.take()] == [FIRST, LAST]
     assert board.take() == []
+
+
+def test_a_known_piece_that_is_repeated_waits_for_the_others():
+    board, known = PieceBoard({}), Piece((), 0)
+    assert board.add("x", 0.0, known, {}, None) is None
+    board.add("x", 0.0, FIRST, {}, None)
+    assert board.add("x", 0.0, known, {}, None) is None
+    assert board.add("x", 20.0, LAST, {}, None) is not None
+    assert board.add("x", 0.0, known, {}, None) is None
+    assert board.add("x", 20.0, known, {}, None) is not None
 
 
 def test_pieces_of_an_earlier_run_are_known_and_not_new():

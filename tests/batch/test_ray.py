@@ -2,18 +2,27 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.batch.fakes import BrokenModel, FakePieces, FakePlan, FakeStage, result_of
 from tests.batch.test_loop import attempts, statuses
+from tests.search.conftest import write_video
+from timechat.answers.windows import WindowConfig
 from timechat.batch import BatchSettings, Row, run_batch
+from timechat.batch.encoding import ClusterEncoder, EncodeVideo
 from timechat.batch.pieces import PieceStages
 from timechat.errors import TimeChatError
+from timechat.search import Library
+from timechat.video.sampling import FrameSampling
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow  # a cluster takes ten seconds to start
@@ -187,6 +196,67 @@ def test_a_cluster_that_has_ended_is_noticed_at_once(address, message, monkeypat
             ValueError, match=f"--ray {given}: no cluster answers .*{message}(?i:.*)or give --ray local"
         ):
             ray_data._connect(given)
+
+
+def test_the_best_windows_are_answered_as_without_ray(folder):
+    write_video(folder / "colors.mp4", ["red", "blue", "green", "red", "blue", "red"])
+    settings = BatchSettings(
+        task="ground",
+        query="a red wall",
+        output=folder / "out",
+        device="cpu",
+        windows=WindowConfig(window=3.0, overlap=0.0, batch_size=1),
+        sampling=FrameSampling(fps=1.0),
+        by="model",
+        read=0.5,
+        timeout=120.0,
+    )
+    assert run_batch(["colors.mp4"], settings, ray="local").ok == 1
+    assert run_batch(["colors.mp4"], replace(settings, output=folder / "loop")).ok == 1
+    on_ray, loop = (
+        json.loads((folder / name / "answers" / "part-00001.jsonl").read_text()) for name in ("out", "loop")
+    )
+    assert {**on_ray, "timings": None} == {**loop, "timings": None}
+    assert (on_ray["windows"], on_ray["read_share"]) == (3, 0.5)
+    assert on_ray["notes"][0] == "read 50% of the video: the 3 of 6 windows that sight ranks first"
+
+
+def rows_of(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """All rows of a library, with the digests of videos instead of their numbers, in an order of their own."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        digests = {row["id"]: row["digest"] for row in connection.execute("SELECT id, digest FROM videos")}
+        found = {}
+        for table in ("settings", "videos", "files", "parts", "frames", "lines"):
+            rows = [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+            for row in rows:
+                row.pop("id", None)
+                if row.get("video") is not None:
+                    row["video"] = digests[row["video"]]
+            found[table] = sorted(rows, key=repr)
+        return found
+
+
+def test_a_library_has_the_rows_of_one_that_is_read_without_ray(folder):
+    videos = folder / "videos"
+    for number, colors in enumerate((["red"], ["green", "blue"], ["blue", "red", "green"])):
+        write_video(videos / f"{number}.mp4", colors, seconds=4.0)
+    shutil.copy(videos / "0.mp4", videos / "copy.mp4")
+    (videos / "1.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nA green wall.\n")
+    (videos / "bad.mp4").write_text("no video")
+    for path in videos.iterdir():
+        os.utime(path, (1.6e9, 1.6e9))
+    with Library(folder / "plain.db") as plain:
+        expected = plain.index([videos])
+    with Library(folder / "ray.db") as library:
+        encoder = library.encoder()
+        cluster = ClusterEncoder(EncodeVideo(encoder.name, encoder.fingerprint), "local", 2)
+        report = library.index([videos], encode_files=cluster)
+    assert (report.num_videos, report.num_read) == (expected.num_videos, expected.num_read)
+    assert list(report.failed) == list(expected.failed) == [str(videos / "bad.mp4")]
+    plain_rows, ray_rows = rows_of(folder / "plain.db"), rows_of(folder / "ray.db")
+    assert [len(plain_rows[table]) for table in ("videos", "files", "frames", "lines")] == [3, 5, 3, 1]
+    assert ray_rows == plain_rows
 
 
 # The last test: its actor is busy for a minute.

@@ -1,5 +1,7 @@
 """Stages with the built-in model, and without any."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,14 @@ from tests.clips import RECIPES, draw_clip
 from timechat import TimeChat
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import WindowConfig
+from timechat.backbones import loading
 from timechat.backbones.backbone import BackboneConfig
 from timechat.batch import BatchSettings, Row
 from timechat.batch.stages import AnswerVideo, OutsideDomainError, PlanVideo, error_kind, error_message
 from timechat.batch.worker import Worker
 from timechat.cache import DiskCache
 from timechat.errors import DataError, EndpointError, PromptTooLongError, VideoError, VideoTimeoutError
+from timechat.model import NANO_FOLDER
 from timechat.pipeline import Request
 from timechat.pipeline.answering import Answerer
 
@@ -82,6 +86,21 @@ def test_a_plan_needs_no_torch(clip):
     assert outcome.result["pieces"] == -(-outcome.result["windows"] // 3) > 1
     with pytest.raises(VideoError, match="before the start at 100 s"):
         PlanVideo(settings, config)(Row("x", str(clip), "dense_caption", start=100.0), [], pytest.fail)
+
+
+def test_the_properties_of_a_model_in_a_folder_are_read_once(tmp_path, monkeypatch):
+    cache, folder = DiskCache(tmp_path / "cache"), tmp_path / "model"
+    folder.mkdir()
+    content = json.loads((NANO_FOLDER / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content))
+    known = [loading.load_backbone_config(name, cache) for name in ("nano", str(folder))]
+    assert known[0] == known[1] == loading.load_backbone_config("nano")
+    again = replace(known[0], window_seconds=7)
+    monkeypatch.setattr(loading, "_read_backbone_config", lambda _: again)
+    assert [loading.load_backbone_config(name, cache) for name in ("nano", str(folder))] == known
+    (folder / "config.json").write_text(json.dumps({**content, "window_seconds": 7}))
+    assert loading.load_backbone_config(str(folder), cache) == again
+    assert loading.load_backbone_config("nano", DiskCache(tmp_path / "cache", max_bytes=0)) == again
 
 
 @pytest.mark.parametrize(

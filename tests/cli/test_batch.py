@@ -65,6 +65,8 @@ def test_a_plan_counts_windows_and_unreadable_videos(run, short_clip, monkeypatc
     [
         (("--actors", 2), "--actors 2 has an effect only with --ray; leave it out"),
         (("--gpus", 0.5), "--gpus 0.5 has an effect only with --ray; leave it out"),
+        (("--ray", "local", "--actors", 9999), "9999 actors need 9999 CPUs, but the cluster has "),
+        (("--read", 0.1), "only ask and ground can read a part of a video, not caption; leave out --read 0.1"),
         (("--query", "x"), "--query is given, but caption takes no query; leave it out"),
         (("--timeout", 0), "timeout must be above 0 s, got 0; it is the limit of one video"),
     ],

@@ -68,6 +68,12 @@ class BackboneConfig:
     privacy_note: str | None = None
     frame_size: FrameSize | None = None
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "BackboneConfig":
+        """Read the output of `dataclasses.asdict`, also after JSON."""
+        size = content["frame_size"]
+        return cls(**{**content, "frame_size": None if size is None else FrameSize(**size)})
+
     def default_sampling(self) -> dict[str, Any]:
         """Return the default frame sampling, as arguments of `load_frames`."""
         if self.fps is None:

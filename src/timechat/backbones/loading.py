@@ -1,16 +1,24 @@
 """The backbone of a model name: the built-in model, a TimeChat folder, another video language model, or a server."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import asdict, fields
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timechat.backbones.backbone import Backbone, BackboneConfig
-from timechat.model import NANO
+from timechat.cache import DiskCache, cache_key
+from timechat.model import NANO, NANO_FOLDER
 
 if TYPE_CHECKING:
     import torch
 
     from timechat.backbones.endpoint.options import EndpointSettings
+
+_CONFIG_VERSION = 1  # increased when the same files give other properties
 
 
 def load_backbone(
@@ -71,15 +79,47 @@ def load_backbone(
     return TimeChatBackbone(network, processor, name=model)
 
 
-def load_backbone_config(model: str) -> BackboneConfig:
+def load_backbone_config(model: str, cache: DiskCache | None = None) -> BackboneConfig:
     """Read by which frames and windows a model reads a video, without its weights.
 
     A server is asked for its list of models; its key is in the usual environment variable.
+
+    Args:
+        model: Model, as in `load_backbone`.
+        cache: Cache of the properties of models in a folder, by the content of its files: reading them imports torch
+            and transformers, which takes seconds. None for no cache.
 
     Raises:
         CheckpointError: There is no model of that name.
         EndpointError: The server cannot be reached, refuses the key, or does not know the model.
     """
+    key = None if cache is None or not cache.is_on else _config_key(model)
+    if cache is None or key is None:
+        return _read_backbone_config(model)
+    if (path := cache.get(key)) is not None:
+        with suppress(OSError, ValueError, TypeError):  # damaged, or removed by another process
+            return BackboneConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    config = _read_backbone_config(model)
+    cache.put(key, lambda path: path.write_text(json.dumps(asdict(config)), encoding="utf-8"))
+    return config
+
+
+def _config_key(model: str) -> str | None:
+    """Return the key of the properties of a model in a folder; None for other models."""
+    folder = NANO_FOLDER if model == NANO else Path(model).absolute()
+    if not (folder / "config.json").is_file():
+        return None
+    return cache_key(
+        kind="backbone config",
+        version=_CONFIG_VERSION,
+        fields=[field.name for field in fields(BackboneConfig)],
+        transformers=metadata.version("transformers"),
+        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.json"))},
+        run=sorted(path.name for path in folder.parent.iterdir()),  # a training run states some properties
+    )
+
+
+def _read_backbone_config(model: str) -> BackboneConfig:
     from timechat.backbones.endpoint.address import is_endpoint
 
     if is_endpoint(model):

@@ -118,7 +118,9 @@ def run_batch(
     """
     check_pyarrow()
     if ray is not None:
-        from timechat.batch.ray_data import answer_rows
+        from timechat.batch.ray_data import answer_rows, check_pool
+
+        check_pool(ray, actors)
     rows = read_manifest(videos, task=settings.task, query=settings.query)
     with ResultFolder(settings.output, settings.recipe()) as folder:
         todo = folder.todo(rows, retry=settings.retry)

@@ -1,16 +1,17 @@
 """Long videos in pieces, for several processes: plan, decode, answer, merge.
 
 row ─▶ PlanPieces ─▶ PieceTask, one for each batch of windows ─▶ DecodePiece ─▶ AnswerPiece ─▶ PieceBoard
-                                                                                     └─ MergeTask ◀─┘ the last piece
+            └─ RankTask ─▶ RankWindows ─▲                                            └─ MergeTask ◀─┘ the last piece
 
 A piece is the batch of windows that the command would answer at once, so the merged answer is that of the command.
-Planning and decoding import no torch. The process that answers the last piece of a video also merges the answers, and
+With `read` below 1, the windows of long videos are ranked first, and only the chosen ones become pieces. Planning and
+decoding import no torch. The process that answers the last piece of a video also merges the answers, and
 refines moments.
 """
 
 import pickle
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from timechat.backbones.backbone import BackboneConfig
     from timechat.pipeline import Request, VideoSession
     from timechat.pipeline.request import WindowPlan
+    from timechat.pipeline.retrieving import ChosenWindows
+    from timechat.search.encoder import FrameTextEncoder
+    from timechat.search.video_vectors import VideoVectors
 
 Seconds = dict[str, float]
 
@@ -42,6 +46,7 @@ class PieceTask:
         windows: Windows to answer; empty if all of them have been answered before.
         num_pieces: Number of pieces of the video; 0 for a row that is not split.
         index: `pack_index` of the video.
+        chosen: Windows of the video that are read; None for all of them.
         frames: Decoded frames of the windows; empty if the process that answers decodes them.
         is_outside: Whether the video is unlike the training videos of the model; None if it is not known yet.
     """
@@ -50,8 +55,31 @@ class PieceTask:
     windows: tuple[Window, ...] = ()
     num_pieces: int = 0
     index: bytes = field(default=b"", repr=False)
+    chosen: "ChosenWindows | None" = field(default=None, repr=False)
     frames: tuple[Frames, ...] = field(default=(), repr=False)
     is_outside: bool | None = None
+
+    @property
+    def video(self) -> str:
+        """Path or address of the video."""
+        return self.row.video
+
+
+@dataclass(frozen=True)
+class RankTask:
+    """All windows of a row, of which some are to be chosen.
+
+    Attributes:
+        row: Row of the manifest.
+        windows: Windows of the video in order of time.
+        known: Windows that have been answered before.
+        index: `pack_index` of the video.
+    """
+
+    row: Row
+    windows: tuple[Window, ...]
+    known: frozenset[Window]
+    index: bytes = field(repr=False)
 
     @property
     def video(self) -> str:
@@ -68,12 +96,14 @@ class MergeTask:
         index: `pack_index` of the video.
         answers: Answers about all windows.
         seconds: Seconds spent on the pieces by stage.
+        chosen: Windows of the video that are read; None for all of them.
     """
 
     row: Row
     index: bytes = field(repr=False)
     answers: tuple[WindowAnswer, ...] = field(repr=False)
     seconds: Seconds
+    chosen: "ChosenWindows | None" = field(default=None, repr=False)
 
     @property
     def video(self) -> str:
@@ -132,19 +162,53 @@ class PlanPieces:
         """Load nothing."""
 
     def __call__(self, row: Row, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:  # noqa: ARG002
-        """Return the `tasks` of a row, without the windows of earlier `pieces`; see `Stage`."""
-        is_searched = row.task == "grounding" and self.settings.by == "search"
-        if row.task == "transcribe" or is_searched or Path(row.video).is_fifo():
+        """Return the `tasks` of a row, without the windows of earlier `pieces`; see `Stage`.
+
+        It is one `RankTask` if not all windows of the video are read.
+        """
+        retrieval = self.settings.retrieval(row.task)
+        if row.task == "transcribe" or retrieval.by == "search" or Path(row.video).is_fifo():
             return {"tasks": [PieceTask(row)]}
         with VideoReader(row.video, timeout=self.settings.timeout) as reader:
             index, name = reader.index, reader.info.name
         windows = _plan(self.settings, self.config, row, index, name).windows
-        known = {answer.window for piece in pieces for answer in piece.answers}
-        size = self.settings.windows.batch_size
-        groups = [windows[i : i + size] for i in range(0, len(windows), size)]
-        todo = [group for group in groups if not known.issuperset(group)]
-        packed = pack_index(index)
-        return {"tasks": [PieceTask(row, group, len(groups), packed) for group in todo or [()]]}
+        known, packed = frozenset(answer.window for piece in pieces for answer in piece.answers), pack_index(index)
+        if not retrieval.reads_all(len(windows)):
+            return {"tasks": [RankTask(row, windows, known, packed)]}
+        return {"tasks": _split(self.settings, row, windows, known, packed)}
+
+
+@dataclass(frozen=True)
+class RankWindows:
+    """Stage that ranks the windows of a video by a frame-text encoder, and splits the chosen ones into pieces.
+
+    Attributes:
+        settings: Settings of the batch.
+    """
+
+    settings: BatchSettings
+
+    def load(self) -> None:
+        """Load the encoder."""
+        from timechat.pipeline.retrieving import shared_encoder
+
+        shared_encoder(self.settings.encoder)
+
+    def __call__(self, row: RankTask, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:  # noqa: ARG002
+        """Return the `tasks` of a row, without the windows that are known; see `Stage`."""
+        from timechat.pipeline.request import Request
+        from timechat.pipeline.retrieving import choose_windows, vectors_between
+        from timechat.search.video_vectors import encode_video
+
+        windows, asked = row.windows, row.row
+        request = Request(asked.task, asked.query, retrieval=self.settings.retrieval(asked.task))
+
+        def encode(encoder: "FrameTextEncoder") -> "VideoVectors":
+            whole = encode_video(asked.video, encoder, timeout=self.settings.timeout)
+            return vectors_between(whole, encoder, windows[0].start, windows[-1].end)
+
+        chosen = choose_windows(request, windows, encode)
+        return {"tasks": _split(self.settings, asked, chosen.windows, row.known, row.index, chosen)}
 
 
 @dataclass(frozen=True)
@@ -222,7 +286,7 @@ class AnswerPiece:
         request, notes = self._whole.request(row.row)
         with self._whole.open(row.row, unpack_index(row.index)) as video:
             if isinstance(row, MergeTask):
-                return self._merged(request, notes, video, row.answers, row.seconds)
+                return self._merged(request, notes, video, row, row.answers, row.seconds)
             for window, frames in zip(row.windows, row.frames, strict=bool(row.frames)):
                 video.use_frames(window, frames)
             is_outside = self._is_outside(request, video) if row.is_outside is None else row.is_outside
@@ -231,8 +295,9 @@ class AnswerPiece:
             answers = self._whole.timechat.answerer().answer_windows(request, video, row.windows)
             found = tuple(answer for batch in answers for answer in batch)
             if row.num_pieces == 1:
-                return self._merged(request, notes, video, found, {})
-            return {"answers": found, "seconds": video.timings, "is_outside": is_outside, "total": len(video.windows)}
+                return self._merged(request, notes, video, row, found, {})
+            total = len(_windows_read(row, video))
+            return {"answers": found, "seconds": video.timings, "is_outside": is_outside, "total": total}
 
     def _is_outside(self, request: "Request", video: "VideoSession") -> bool:
         """Whether the search answers; raise if nothing does."""
@@ -246,12 +311,33 @@ class AnswerPiece:
         request: "Request",
         notes: tuple[str, ...],
         video: "VideoSession",
+        task: PieceTask | MergeTask,
         answers: Iterable[WindowAnswer],
         seconds: Seconds,
     ) -> dict[str, Any]:
-        answer = self._whole.timechat.answerer().merge(request, video, answers)
+        answer = self._whole.timechat.answerer().merge(request, video, answers, task.chosen)
         timings = {stage: round(value + seconds.get(stage, 0.0), 3) for stage, value in answer.timings.items()}
-        return result_of(replace(answer, notes=(*notes, *answer.notes), timings=timings), len(video.windows))
+        result = replace(answer, notes=(*notes, *answer.notes), timings=timings)
+        return result_of(result, len(_windows_read(task, video)))
+
+
+def _windows_read(task: PieceTask | MergeTask, video: "VideoSession") -> tuple[Window, ...]:
+    return video.windows if task.chosen is None else task.chosen.windows
+
+
+def _split(
+    settings: BatchSettings,
+    row: Row,
+    windows: Sequence[Window],
+    known: Set[Window],
+    index: bytes,
+    chosen: "ChosenWindows | None" = None,
+) -> list[PieceTask]:
+    """Return the pieces of a row, without those whose windows are known; one without windows if all are."""
+    size = settings.windows.batch_size
+    groups = [tuple(windows[i : i + size]) for i in range(0, len(windows), size)]
+    todo = [group for group in groups if not known >= set(group)]
+    return [PieceTask(row, group, len(groups), index, chosen) for group in todo or [()]]
 
 
 def _plan(
@@ -272,6 +358,7 @@ class _Known:
     """What is known of one row."""
 
     answers: dict[Window, WindowAnswer] = field(default_factory=dict)
+    num_windows: int | None = None
     seconds: Seconds = field(default_factory=dict)
     is_outside: bool | None = None
     is_over: bool = False
@@ -305,7 +392,9 @@ class PieceBoard:
         self._rows: dict[str, _Known] = {}
         self._new: list[tuple[str, Piece]] = []
         for row_id, pieces in known.items():
-            self._row(row_id).answers = {answer.window: answer for piece in pieces for answer in piece.answers}
+            row = self._row(row_id)
+            row.answers = {answer.window: answer for piece in pieces for answer in piece.answers}
+            row.num_windows = max((piece.num_windows for piece in pieces), default=None)
 
     def begin_round(self) -> None:
         """Let rows without a result be finished by another process than the one that has begun to."""
@@ -320,14 +409,19 @@ class PieceBoard:
     def add(
         self, row_id: str, start: float, piece: Piece, seconds: Seconds, is_outside: bool | None
     ) -> tuple[tuple[WindowAnswer, ...], Seconds] | None:
-        """Store the answers about a piece; return all answers about the video to the process that added the last."""
+        """Store the answers about a piece; return all answers about the video to the process that added the last.
+
+        A piece without answers is one that is known, of a process that repeats it.
+        """
         row = self._row(row_id)
         if any(answer.window not in row.answers for answer in piece.answers):
             row.answers |= {answer.window: answer for answer in piece.answers}
             row.seconds = {stage: row.seconds.get(stage, 0.0) + value for stage, value in seconds.items()}
             row.is_outside = is_outside
+            row.num_windows = piece.num_windows
             self._new.append((row_id, piece))
-        if row.is_over or len(row.answers) < piece.num_windows or not self.claim(row_id, start):
+        is_complete = row.num_windows is not None and len(row.answers) >= row.num_windows
+        if row.is_over or not is_complete or not self.claim(row_id, start):
             return None
         return tuple(row.answers.values()), row.seconds
 
@@ -361,11 +455,13 @@ class PieceStages:
     Attributes:
         answer: Stage with the model, for rows and pieces.
         plan: Stage that splits a row; None if rows are not split.
+        rank: Stage that chooses the windows of a row; None if all windows are read.
         decode: Stage that decodes the frames of a piece; None if the process that answers decodes them.
     """
 
     answer: Any
     plan: Any = None
+    rank: Any = None
     decode: Any = None
 
     @classmethod
@@ -374,5 +470,6 @@ class PieceStages:
 
         Frames are decoded by processes of their own where their size does not depend on the video.
         """
+        rank = None if settings.read == 1 else RankWindows(settings)
         decode = None if config.frame_size is None else DecodePiece(settings, config)
-        return cls(AnswerPiece(settings), PlanPieces(settings, config), decode)
+        return cls(AnswerPiece(settings), PlanPieces(settings, config), rank, decode)

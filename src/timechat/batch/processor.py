@@ -13,7 +13,8 @@ from timechat.batch.settings import BatchSettings
 from timechat.batch.stages import AnswerVideo, Stage
 from timechat.batch.worker import Worker
 from timechat.errors import DataError, describe_error
-from timechat.search.retrieval import Source
+from timechat.search.encoder import BUILT_IN
+from timechat.search.retrieval import DEFAULT_READ, Source
 from timechat.video.sampling import FrameSampling
 
 _USUAL_WINDOWS = WindowConfig()
@@ -39,6 +40,8 @@ class TimeChatProcessorConfig:
         sampling: Frame options of each window.
         decoding: Decoding options.
         by: What answers `ground`, as in `RetrievalConfig`.
+        read: Maximum share of a long video that the model reads for `ask` and `ground`, as in `RetrievalConfig`.
+        encoder: Frame-text encoder that ranks windows and searches, as in `load_encoder`.
         force: Whether videos outside of the model's domain are answered too.
         timeout: Maximum wall time of one video in seconds.
     """
@@ -54,6 +57,8 @@ class TimeChatProcessorConfig:
     sampling: FrameSampling = _USUAL_FRAMES
     decoding: DecodingOptions = GREEDY
     by: Source = "auto"
+    read: float = DEFAULT_READ
+    encoder: str = BUILT_IN
     force: bool = False
     timeout: float = 3600.0
 
@@ -70,6 +75,8 @@ class TimeChatProcessorConfig:
             sampling=self.sampling,
             decoding=self.decoding,
             by=self.by,
+            read=self.read,
+            encoder=self.encoder,
             force=self.force,
             timeout=self.timeout,
         )
@@ -78,11 +85,11 @@ class TimeChatProcessorConfig:
 class ProcessorActor:
     """Adds `answer` and `error` to rows with the columns of a manifest; one actor of the pool."""
 
-    def __init__(self, stage: Stage[Row], settings: BatchSettings) -> None:
+    def __init__(self, stage: Stage[Row], settings: BatchSettings, folder: str) -> None:
         from timechat.batch.ray_data import hide_main
 
         hide_main()
-        self._worker, self._settings = Worker(stage), settings
+        self._worker, self._settings = Worker(stage, folder), settings
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Answer one row; all its columns are kept."""
@@ -121,7 +128,7 @@ def build_processor(
 
     def process(dataset: Dataset) -> Dataset:
         dataset = dataset if preprocess is None else dataset.map(preprocess)
-        arguments = (chosen, settings)
+        arguments = (chosen, settings, str(Path.cwd()))
         dataset = map_actors(dataset, ProcessorActor, arguments, config.concurrency, config.num_gpus)
         return dataset if postprocess is None else dataset.map(postprocess)
 

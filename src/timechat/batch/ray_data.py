@@ -2,6 +2,7 @@
 
 rows ─▶ tasks that plan ─▶ tasks that decode ─▶ a pool of actors with the model ─▶ results in any order ─▶ the driver
         each with a worker process, see `Worker`           └─ PieceBoard ─┘
+        with `read` below 1: plan ─▶ a pool of actors with the encoder, which choose windows ─▶ decode
 """
 
 import json
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
@@ -23,10 +25,11 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from timechat.batch.manifest import Row
-from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask
+from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask, RankTask
 from timechat.batch.stages import Piece, Stage
 from timechat.batch.worker import Outcome, StopCheck, StoppedError, Worker
 from timechat.errors import TimeChatError, describe_error, missing_extra
+from timechat.system import num_cores
 
 try:
     import ray
@@ -38,12 +41,13 @@ except ModuleNotFoundError as error:
 
 # Logical CPUs of one process. They differ, as Ray would otherwise do the work of two stages in one process; and actors
 # that hold all CPUs would leave none for the other stages, for which Ray would wait for ever.
-_PLAN_CPUS, _DECODE_CPUS, _ACTOR_CPUS = 0.05, 0.1, 0.8
+_PLAN_CPUS, _RANK_CPUS, _DECODE_CPUS, _ACTOR_CPUS = 0.05, 0.04, 0.1, 0.8
 _TASK_RETRIES = 3  # for a process that dies with its machine
 _ACTOR_RETRIES = 3  # for an actor that dies; by default Ray repeats its rows without end
 _ROUNDS = 3  # rows of a dead machine are given up by Ray before it knows that the machine is dead
 _MAX_BLOCKS = 2000  # rows are given to actors in at most so many groups
 _POLL_SECONDS = 0.2
+_PIECES_SECONDS = 1.0  # between two messages to the process that holds the pieces
 _CONNECT_SECONDS = 5.0
 
 Dataset = Any  # ray.data.Dataset; Ray is an optional library
@@ -51,30 +55,54 @@ Dataset = Any  # ray.data.Dataset; Ray is an optional library
 
 # ---------------------------------------------------------------------------------------------------- the batch
 
-# An item is a dict of Arrow columns: `id`, `task` (a pickled `PieceTask`), and `outcome` (JSON) once it is known.
+# An item is a dict of Arrow columns: `id`, `task` (pickled), `outcome` (JSON) once it is known, and `fatal`, an error
+# of the model.
 Item = dict[str, Any]
 
 
-def _item(row_id: str, task: PieceTask | None = None, outcome: Outcome | None = None, fatal: str = "") -> Item:
+def _item(
+    row_id: str, task: PieceTask | RankTask | None = None, outcome: Outcome | None = None, fatal: str = ""
+) -> Item:
     packed = b"" if task is None else pickle.dumps(task)
     return {"id": row_id, "task": packed, "outcome": json.dumps(asdict(outcome)) if outcome else "", "fatal": fatal}
 
 
-def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float) -> list[Item]:
+def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float, folder: str) -> list[Item]:
     """Split a row into pieces; runs as a task of Ray."""
     row, pieces = Row(**json.loads(item["row"])), [Piece.from_dict(piece) for piece in json.loads(item["pieces"])]
-    outcome = _worker(stage).run(row, lambda: pieces, timeout=timeout)
+    return _task_items(row.id, _worker(stage, folder).run(row, lambda: pieces, timeout=timeout))
+
+
+def _task_items(row_id: str, outcome: Outcome) -> list[Item]:
     if outcome.result is None:
-        return [_item(row.id, outcome=outcome)]
-    return [_item(row.id, task) for task in outcome.result["tasks"]]
+        return [_item(row_id, outcome=outcome)]
+    return [_item(row_id, task) for task in outcome.result["tasks"]]
 
 
-def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float) -> Item:
+class RankActor:
+    """Chooses the windows of rows in a worker process with the encoder; one actor of the pool."""
+
+    def __init__(self, stage: Stage[RankTask], timeout: float, folder: str) -> None:
+        hide_main()
+        self._run = partial(Worker(stage, folder).run, timeout=timeout)
+
+    def __call__(self, item: Item) -> list[Item]:
+        """Split a row whose windows are to be ranked into pieces; return other items as they are."""
+        task = pickle.loads(item["task"]) if item["task"] else None
+        if not isinstance(task, RankTask):
+            return [item]
+        try:
+            return _task_items(item["id"], self._run(task))
+        except TimeChatError as error:
+            return [_item(item["id"], fatal=describe_error(error))]
+
+
+def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float, folder: str) -> Item:
     """Add the frames of a piece; runs as a task of Ray."""
-    task = None if item["outcome"] else pickle.loads(item["task"])
+    task = pickle.loads(item["task"]) if item["task"] else None
     if task is None or not task.windows:
         return item
-    outcome = _worker(stage).run(task, list, timeout=timeout)
+    outcome = _worker(stage, folder).run(task, list, timeout=timeout)
     if outcome.result is None:
         return _item(item["id"], outcome=outcome)
     return _item(item["id"], replace(task, frames=outcome.result["frames"]))
@@ -83,15 +111,15 @@ def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float) -> Item:
 _workers: dict[str, tuple[bytes, Worker]] = {}  # of this process of Ray, by the type of their stage
 
 
-def _worker(stage: Stage[Any]) -> Worker:
+def _worker(stage: Stage[Any], folder: str) -> Worker:
     """Return the worker process for a stage, which later tasks in the same process of Ray use too."""
     hide_main()
-    name, content = type(stage).__name__, pickle.dumps(stage)
+    name, content = type(stage).__name__, pickle.dumps((stage, folder))
     known, worker = _workers.get(name, (b"", None))
     if worker is None or known != content:
         if worker is not None:
             worker.kill()
-        worker = Worker(stage)
+        worker = Worker(stage, folder)
         _workers[name] = content, worker
     return worker
 
@@ -106,9 +134,9 @@ def hide_main() -> None:
 class RowActor:
     """Answers rows and pieces in a worker process, which is killed when a video hangs; one actor of the pool."""
 
-    def __init__(self, stage: Stage[Any], timeout: float, board: Any) -> None:
+    def __init__(self, stage: Stage[Any], timeout: float, folder: str, board: Any) -> None:
         hide_main()
-        self._run = partial(Worker(stage).run, timeout=timeout)
+        self._run = partial(Worker(stage, folder).run, timeout=timeout)
         self._board = board
 
     def __call__(self, item: Item) -> Item:
@@ -116,6 +144,8 @@ class RowActor:
         if item["outcome"]:
             self._ask("finish", item["id"])
             return {**item, "task": b""}
+        if item["fatal"]:
+            return item
         task = pickle.loads(item["task"])
         try:
             return _item(item["id"], outcome=self._answer(task))
@@ -144,8 +174,11 @@ class RowActor:
             if found.get("is_searched"):
                 return self._run(row) if self._ask("claim", row.id, start) else None
         piece = Piece(found["answers"], found["total"])
-        answers = self._ask("add", row.id, start, piece, found["seconds"], found["is_outside"])
-        return None if answers is None else self._run(MergeTask(row, task.index, *answers))
+        added = self._ask("add", row.id, start, piece, found["seconds"], found["is_outside"])
+        if added is None:
+            return None
+        answers, seconds = added
+        return self._run(MergeTask(row, task.index, answers, seconds, task.chosen))
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         return ray.get(getattr(self._board, method).remote(*arguments))
@@ -187,7 +220,7 @@ def answer_rows(
         number, gpus = choose_pool(actors, gpus)
         board = _start_board(pieces)
 
-        missing = {row.id: row for row in rows}
+        missing, kept = {row.id: row for row in rows}, time.monotonic()
 
         def keep_pieces() -> None:
             for row_id, piece in ray.get(board.take.remote()):
@@ -195,17 +228,22 @@ def answer_rows(
                     on_piece(missing[row_id], piece)
 
         def check() -> bool:
-            keep_pieces()
+            nonlocal kept
+            if (now := time.monotonic()) - kept >= _PIECES_SECONDS:
+                kept = now
+                keep_pieces()
             return should_stop()
 
         def begin_round(fitting: int) -> Dataset:
             ray.get(board.begin_round.remote())
-            dataset = _pieces(list(missing.values()), stages, timeout, pieces)
-            return map_actors(dataset, RowActor, (stages.answer, timeout, board), fitting, gpus)
+            dataset = _pieces(list(missing.values()), stages, timeout, pieces, fitting)
+            return map_actors(dataset, RowActor, (stages.answer, timeout, str(Path.cwd()), board), fitting, gpus)
 
         try:
             for result in run_rounds(missing, begin_round, number, gpus, check):
-                if result["outcome"] and (row := missing.pop(result["id"], None)) is not None:
+                if result["outcome"] and result["id"] in missing:
+                    keep_pieces()
+                    row = missing.pop(result["id"])
                     board.forget.remote(row.id)
                     yield row, Outcome(**json.loads(result["outcome"]))
         finally:
@@ -220,10 +258,13 @@ def _start_board(pieces: Mapping[str, Sequence[Piece]]) -> Any:
     return ray.remote(PieceBoard).options(num_cpus=0, scheduling_strategy=here).remote(pieces)
 
 
-def _pieces(rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Mapping[str, Sequence[Piece]]) -> Dataset:
+def _pieces(
+    rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Mapping[str, Sequence[Piece]], actors: int
+) -> Dataset:
     """Return the items of rows: their pieces, with frames if a stage decodes them."""
     if stages.plan is None:
         return items_dataset([_item(row.id, PieceTask(row)) for row in rows])
+    folder = str(Path.cwd())  # paths are relative to it, and a cluster can have another
     items = [
         {"row": json.dumps(asdict(row)), "pieces": json.dumps([piece.to_dict() for piece in pieces.get(row.id, ())])}
         for row in rows
@@ -231,10 +272,16 @@ def _pieces(rows: Sequence[Row], stages: PieceStages, timeout: float, pieces: Ma
     tasks = ray.data.TaskPoolStrategy(size=max(1, int(ray.cluster_resources().get("CPU", 1))))
     options = {"compute": tasks, "max_retries": _TASK_RETRIES}
     dataset = items_dataset(items)
-    dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout), num_cpus=_PLAN_CPUS, **options)
-    if stages.decode is None:
-        return dataset
-    return dataset.map(decode_piece, fn_args=(stages.decode, timeout), num_cpus=_DECODE_CPUS, **options)
+    with _without_deprecations():
+        dataset = dataset.flat_map(plan_row, fn_args=(stages.plan, timeout, folder), num_cpus=_PLAN_CPUS, **options)
+        if stages.rank is not None:
+            # Ranking decodes whole videos: it takes the CPUs that the actors with the model leave.
+            number = max(1, int(ray.cluster_resources().get("CPU", 1)) - actors)
+            pool = _pool_options((stages.rank, timeout, folder), number)
+            dataset = dataset.flat_map(RankActor, num_cpus=_RANK_CPUS, **pool)
+        if stages.decode is None:
+            return dataset
+        return dataset.map(decode_piece, fn_args=(stages.decode, timeout, folder), num_cpus=_DECODE_CPUS, **options)
 
 
 def items_dataset(items: Sequence[Item]) -> Dataset:
@@ -270,17 +317,35 @@ def run_rounds(
 
 def map_actors(dataset: Dataset, actor: type, arguments: tuple[Any, ...], number: int, gpus: float) -> Dataset:
     """Map the rows of a dataset by a pool of actors, which are started again when they die."""
+    with _without_deprecations():
+        return dataset.map(actor, num_cpus=_ACTOR_CPUS, num_gpus=gpus, **_pool_options(arguments, number))
+
+
+def _pool_options(arguments: tuple[Any, ...], number: int) -> dict[str, Any]:
+    return {
+        "fn_constructor_args": arguments,
+        "compute": ray.data.ActorPoolStrategy(size=number),
+        "max_restarts": _ACTOR_RETRIES,
+        "max_task_retries": _ACTOR_RETRIES,
+    }
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hide that the limits of retries will be given in another way: until Ray 2.64, they have no other place."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # until 2.64, the limits of restarts have no other place
-        return dataset.map(
-            actor,
-            fn_constructor_args=arguments,
-            compute=ray.data.ActorPoolStrategy(size=number),
-            num_cpus=_ACTOR_CPUS,
-            num_gpus=gpus,
-            max_restarts=_ACTOR_RETRIES,
-            max_task_retries=_ACTOR_RETRIES,
-        )
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def check_pool(address: str, actors: int | None) -> None:
+    """Refuse a pool that does not fit on this machine, before Ray takes its seconds to start.
+
+    Raises:
+        ValueError: This machine has fewer CPUs than the actors need.
+    """
+    if address == "local" and not ray.is_initialized():
+        _pool({"CPU": num_cores()}, actors, 0.0)
 
 
 def choose_pool(actors: int | None, gpus: float | None) -> tuple[int, float]:
@@ -298,7 +363,7 @@ def _pool(resources: Mapping[str, float], actors: int | None, gpus: float | None
             f"{number} actors with {gpus:g} GPUs each need {number * gpus:g} GPUs, but the cluster has {num_gpus:g}; "
             "give fewer --actors, or a smaller --gpus"
         )
-    if number > num_cpus or number * _ACTOR_CPUS + _PLAN_CPUS + _DECODE_CPUS > num_cpus:
+    if number > num_cpus or number * (_ACTOR_CPUS + _RANK_CPUS) + _PLAN_CPUS + _DECODE_CPUS > num_cpus:
         raise ValueError(
             f"{number} actors need {number} CPUs, but the cluster has {num_cpus:g}; give fewer --actors, or add "
             "machines"
@@ -358,9 +423,12 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {}
     try:
-        if address != "local":
+        if address == "local":
+            options = {"include_dashboard": False}
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about this machine is sent
+        else:
             _check_answering(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -415,7 +483,10 @@ def _streaming() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            # A stage may have fewer pieces than the cluster has CPUs.
+            warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks", category=UserWarning)
+            yield
     finally:
         logger.setLevel(level)
         for name, value in before.items():

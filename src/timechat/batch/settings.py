@@ -5,12 +5,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from timechat.answers.events import Task
 from timechat.answers.tasks import GREEDY, DecodingOptions
 from timechat.answers.windows import WindowConfig
 from timechat.backbones.endpoint.options import EndpointSettings
+from timechat.batch.manifest import command_of
 from timechat.files import without_scheme
 from timechat.remote import is_remote
-from timechat.search.retrieval import Source
+from timechat.search.encoder import BUILT_IN
+from timechat.search.retrieval import DEFAULT_READ, RANKED_TASKS, RetrievalConfig, Source
 from timechat.video.sampling import FrameSampling
 
 _USUAL_WINDOWS = WindowConfig()
@@ -40,6 +43,8 @@ class BatchSettings:
         decoding: Decoding options.
         preset: Name of the prompt preset; None takes the model's.
         by: What answers `ground`, as in `RetrievalConfig`.
+        read: Maximum share of a long video that the model reads for `ask` and `ground`, as in `RetrievalConfig`.
+        encoder: Frame-text encoder that ranks windows and searches, as in `load_encoder`.
         force: Whether videos outside of the model's domain are answered too.
         timeout: Maximum wall time of one video in seconds.
         retry: Whether rows that failed before are repeated.
@@ -62,6 +67,8 @@ class BatchSettings:
     decoding: DecodingOptions = GREEDY
     preset: str | None = None
     by: Source = "auto"
+    read: float = DEFAULT_READ
+    encoder: str = BUILT_IN
     force: bool = False
     timeout: float = 3600.0
     retry: bool = False
@@ -71,6 +78,15 @@ class BatchSettings:
             object.__setattr__(self, "output", Path(without_scheme(str(self.output))))
         if not self.timeout > 0:
             raise ValueError(f"timeout must be above 0 s, got {self.timeout:g}; it is the limit of one video")
+        if self.retrieval("grounding").read < 1 and self.task not in map(command_of, RANKED_TASKS):
+            raise ValueError(
+                f"only ask and ground can read a part of a video, not {self.task}; leave out --read {self.read:g}"
+            )
+
+    def retrieval(self, task: Task) -> RetrievalConfig:
+        """Return what is read of a video, and what answers, for rows of a task."""
+        read = self.read if task in RANKED_TASKS else DEFAULT_READ
+        return RetrievalConfig(read, self.by if task == "grounding" else "model", self.encoder)
 
     def row_sampling(self, start: float | None, end: float | None) -> FrameSampling:
         """Return the frame options of a row with this part of the video; None takes that of the options."""

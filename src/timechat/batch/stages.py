@@ -72,8 +72,8 @@ class Piece:
     """Answers about one batch of windows of a video.
 
     Attributes:
-        answers: Answers about consecutive windows.
-        num_windows: Number of windows of the whole video.
+        answers: Answers about windows in order of time.
+        num_windows: Number of windows of the whole video that are answered.
     """
 
     answers: tuple[WindowAnswer, ...]
@@ -167,13 +167,12 @@ class AnswerVideo:
         request, notes = self.request(row)
         with self.open(row) as video:
             self.check_domain(request, video)
-            answer = self._answer(request, video, pieces, on_piece)
-            return result_of(replace(answer, notes=(*notes, *answer.notes)), len(video.windows))
+            answer, num_windows = self._answer(request, video, pieces, on_piece)
+            return result_of(replace(answer, notes=(*notes, *answer.notes)), num_windows)
 
     def request(self, row: Row) -> "tuple[Request, tuple[str, ...]]":
         """Return the request of a row, and the notes about its transcript."""
         from timechat.pipeline import Request
-        from timechat.search.retrieval import RetrievalConfig
         from timechat.speech.loading import load_transcript
 
         settings, transcript = self.settings, None
@@ -185,7 +184,7 @@ class AnswerVideo:
             decoding=settings.decoding,
             preset=settings.preset,
             transcript=transcript.lines if transcript else None,
-            retrieval=RetrievalConfig(by=settings.by) if row.task == "grounding" else RetrievalConfig(),
+            retrieval=settings.retrieval(row.task),
         )
         return request, transcript.notes if transcript else ()
 
@@ -211,17 +210,21 @@ class AnswerVideo:
                 "unlike them; take another model with --model, or add --force to get a guess"
             )
 
-    def _answer(self, request: "Request", video: "VideoSession", pieces: Sequence[Piece], on_piece: OnPiece) -> Answer:
-        if self.timechat.answerer().uses_search(request, video):
-            return self.timechat.run(request, video)
-        known = {
-            answer.window: answer for piece in pieces for answer in piece.answers if answer.window in video.windows
-        }
-        answerer, todo = self.timechat.answerer(), [window for window in video.windows if window not in known]
+    def _answer(
+        self, request: "Request", video: "VideoSession", pieces: Sequence[Piece], on_piece: OnPiece
+    ) -> tuple[Answer, int]:
+        """Return the answer about a video, and the number of its windows that were read."""
+        answerer = self.timechat.answerer()
+        if answerer.uses_search(request, video):
+            return self.timechat.run(request, video), len(video.windows)
+        chosen = answerer.choose_windows(request, video)
+        windows = video.windows if chosen is None else chosen.windows
+        known = {answer.window: answer for piece in pieces for answer in piece.answers if answer.window in windows}
+        todo = [window for window in windows if window not in known]
         for answers in answerer.answer_windows(request, video, todo):
             known |= {answer.window: answer for answer in answers}
-            on_piece(Piece(tuple(answers), len(video.windows)))
-        return answerer.merge(request, video, known.values())
+            on_piece(Piece(tuple(answers), len(windows)))
+        return answerer.merge(request, video, known.values(), chosen), len(windows)
 
     def _transcribe(self, row: Row) -> Answer:
         from timechat.speech import transcript_answer
@@ -285,9 +288,10 @@ def read_config(settings: BatchSettings) -> "BackboneConfig":
     """Read the properties of the model; only a server is contacted."""
     from timechat.backbones.endpoint.address import is_endpoint
     from timechat.backbones.loading import load_backbone, load_backbone_config
+    from timechat.cache import DiskCache
 
     if not is_endpoint(settings.model):
-        return load_backbone_config(settings.model)
+        return load_backbone_config(settings.model, DiskCache())
     backbone = load_backbone(settings.model, endpoint=settings.endpoint)
     try:
         return backbone.config

@@ -64,8 +64,14 @@ class Outcome:
 class Worker:
     """Runs a stage in a child process, which is started with the first row and again after its death."""
 
-    def __init__(self, stage: Stage[Any]) -> None:
-        self._stage = stage
+    def __init__(self, stage: Stage[Any], folder: str | None = None) -> None:
+        """Prepare a process.
+
+        Args:
+            stage: Stage.
+            folder: Working directory of the process, if there is one of that name; None takes that of its parent.
+        """
+        self._stage, self._folder = stage, folder
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
 
@@ -141,7 +147,7 @@ class Worker:
             return self._connection
         context: Any = multiprocessing.get_context(_START_METHOD)
         self._connection, child = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._stage, child), daemon=True)
+        self._process = context.Process(target=_serve, args=(self._stage, child, self._folder), daemon=True)
         self._process.start()
         child.close()
         message = self._receive(should_stop, float("inf"))
@@ -183,8 +189,11 @@ class Worker:
         return f"{name}, perhaps for lack of memory" if name == "SIGKILL" else name
 
 
-def _serve(stage: Stage[Any], connection: Connection) -> None:
+def _serve(stage: Stage[Any], connection: Connection, folder: str | None) -> None:
     """Load the model and process rows until the parent closes the connection; runs in the child process."""
+    if folder is not None:
+        with suppress(OSError):
+            os.chdir(folder)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     # A process that ends with its parent may start none of its own, which an engine of answers needs.

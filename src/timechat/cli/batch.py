@@ -8,7 +8,7 @@ import typer
 
 from timechat.cli.model_options import GENERAL, ModelOptions
 from timechat.cli.options import DecodingCommandOptions, FrameOptions, WindowShapeOptions, expand_options
-from timechat.cli.retrieval import AnsweredByOption, DomainOptions, SourceOptions
+from timechat.cli.retrieval import DomainOptions, RetrievalOptions, SourceOptions
 from timechat.cli.session import CommandConsole
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 from timechat.cli.times import time_from
@@ -16,6 +16,7 @@ from timechat.errors import printable_line
 
 if TYPE_CHECKING:
     from timechat.batch import BatchSettings
+    from timechat.search.retrieval import RetrievalConfig
 
 _FAILED = 1  # exit status if a row has no answer
 _MACHINES = "Several processes or machines"
@@ -34,6 +35,7 @@ class BatchOptions(WindowShapeOptions, DecodingCommandOptions, FrameOptions, Mod
 @expand_options
 def batch(
     settings: BatchOptions,
+    retrieval: RetrievalOptions,
     domain: DomainOptions,
     source: SourceOptions,
     videos: Annotated[
@@ -93,7 +95,9 @@ def batch(
     from timechat.batch import plan_batch, run_batch
 
     console = CommandConsole(quiet=settings.quiet)
-    chosen = _settings(settings, task, query, output, retry=retry, force=domain.force, by=source.by)
+    chosen = _settings(
+        settings, task, query, output, retry=retry, force=domain.force, retrieval=retrieval.config(source.by)
+    )
     if plan:
         planned = plan_batch(videos, chosen)
         for error in planned.unreadable.values():
@@ -130,7 +134,7 @@ def _settings(
     *,
     retry: bool,
     force: bool,
-    by: AnsweredByOption,
+    retrieval: "RetrievalConfig",
 ) -> "BatchSettings":
     from timechat.batch import BatchSettings
 
@@ -146,7 +150,9 @@ def _settings(
         sampling=sampling,
         decoding=options.decoding(),
         preset=options.preset,
-        by=by.value,
+        by=retrieval.by,
+        read=retrieval.read,
+        encoder=str(retrieval.encoder),
         force=force,
         timeout=options.timeout,
         retry=retry,

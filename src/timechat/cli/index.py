@@ -135,6 +135,8 @@ def index(
             summary = opened.info()
         typer.echo(json.dumps(asdict(summary), indent=2) if as_json else _describe(summary))
         return
+    if ray is not None and not remove:
+        _check_cluster(ray, actors)
     # A model that cannot be loaded leaves no empty library behind.
     sources = [] if remove else _sources(asr, language, captions, ocr=ocr)
     with Library(library) as opened:
@@ -170,10 +172,16 @@ def _sources(asr: str | None, language: str | None, captions: str | None, *, ocr
     return sources
 
 
+def _check_cluster(address: str, actors: int | None) -> None:
+    """Refuse a missing extra and a pool that does not fit, before a model is loaded."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a thread of Ray connects again after a stop
+    from timechat.batch.ray_data import check_pool
+
+    check_pool(address, actors)
+
+
 def _on_cluster(encoder: "FrameTextEncoder", address: str, actors: int | None) -> "EncodeFiles":
     """Return the function that encodes files on a Ray cluster."""
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # or a thread of Ray connects again after a stop
-    from timechat.batch import ray_data  # noqa: F401 - a missing extra is an error before the first file
     from timechat.batch.encoding import ClusterEncoder, EncodeVideo
 
     return ClusterEncoder(EncodeVideo(encoder.name, encoder.fingerprint), address, actors)

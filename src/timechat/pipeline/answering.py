@@ -16,6 +16,7 @@ from timechat.pipeline.session import ProgressCallback, VideoSession
 from timechat.pipeline.window_answering import WindowAnswerer
 
 if TYPE_CHECKING:
+    from timechat.pipeline.retrieving import ChosenWindows
     from timechat.pipeline.streaming import AnswerStream
 
 _TESTED_WINDOWS = 4  # maximum number of windows by which a video is compared with the model's domain
@@ -62,13 +63,20 @@ class Answerer:
             domain = self.backbone.config.domain
             description = domain["description"] if domain and request.retrieval.by == "auto" else None
             return answer_by_search(request, video, self.backbone.check, self.name, description, progress)
-        if request.retrieval.reads_all(len(video.windows)):
+        chosen = self.choose_windows(request, video, progress)
+        if chosen is None:
             return self._answer_with_evidence(request, video, video.windows, progress)
+        return chosen.describe(self._answer_with_evidence(request, video, chosen.windows, progress, chosen.priors))
+
+    def choose_windows(
+        self, request: Request, video: VideoSession, progress: ProgressCallback | None = None
+    ) -> "ChosenWindows | None":
+        """Return the windows that the model reads, ranked by a frame-text encoder; None if it reads all of them."""
+        if request.retrieval.reads_all(len(video.windows)):
+            return None
         from timechat.pipeline.retrieving import windows_to_read
 
-        chosen = windows_to_read(request, video, self.backbone.check, progress)
-        answer = self._answer_with_evidence(request, video, chosen.windows, progress, chosen.priors)
-        return replace(answer, read_share=chosen.share, notes=(chosen.note, *answer.notes))
+        return windows_to_read(request, video, self.backbone.check, progress)
 
     def uses_search(self, request: Request, video: VideoSession) -> bool:
         """Return whether the search answers a request; `auto` encodes a few windows of the video to decide it."""
@@ -209,7 +217,8 @@ class Answerer:
         """Encode windows and answer a request about them, for `merge`; yield the answers of one batch after the other.
 
         Several processes can answer windows of one video. To get the answer of `answer` in every digit, each takes
-        whole batches: consecutive windows of the session, `batch_size` of them, the first batch from window 0.
+        whole batches: consecutive windows, `batch_size` of them, the first batch from the first window. Where not all
+        windows are read (`choose_windows`), the batches are those of the chosen windows.
 
         Args:
             request: Request.
@@ -225,7 +234,13 @@ class Answerer:
                 yield video.timed("answer", partial(self.windows.answer_all, request, batch))
                 batch = []
 
-    def merge(self, request: Request, video: VideoSession, answers: Iterable[WindowAnswer]) -> Answer:
+    def merge(
+        self,
+        request: Request,
+        video: VideoSession,
+        answers: Iterable[WindowAnswer],
+        chosen: "ChosenWindows | None" = None,
+    ) -> Answer:
         """Merge the answers about all windows, from this process or others, to the answer that `answer` gives.
 
         Moments found in sparse frames are refined, as in `answer`, which reads the video and asks the model again.
@@ -234,6 +249,7 @@ class Answerer:
             request: Request that was answered.
             video: Open session with the same windows.
             answers: Answers about all windows, in any order.
+            chosen: Result of `choose_windows`, whose windows are all that are needed then.
 
         Raises:
             ValueError: A window has no answer, or the request asks for citations, which need other requests.
@@ -243,13 +259,16 @@ class Answerer:
                 "citations need the answers to other requests; use `answer` for a request with cite or verify"
             )
         known = {answer.window: answer for answer in answers}
-        if missing := [window for window in video.windows if window not in known]:
+        windows = video.windows if chosen is None else chosen.windows
+        if missing := [window for window in windows if window not in known]:
             raise ValueError(
-                f"{len(missing)} of {len(video.windows)} windows have no answer, the first from {missing[0].start:g} s "
+                f"{len(missing)} of {len(windows)} windows have no answer, the first from {missing[0].start:g} s "
                 f"to {missing[0].end:g} s; merge needs the answers about all windows of the session"
             )
-        ordered = [known[window] for window in video.windows]
-        return self._merge_and_refine(self.windows.with_preset(request), video, ordered)
+        ordered, request = [known[window] for window in windows], self.windows.with_preset(request)
+        if chosen is None:
+            return self._merge_and_refine(request, video, ordered)
+        return chosen.describe(self._merge_and_refine(request, video, ordered, chosen.priors))
 
     def _merge_and_refine(
         self,

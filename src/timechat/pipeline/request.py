@@ -13,7 +13,7 @@ from timechat.answers.windows import Window, WindowConfig, split_into_windows
 from timechat.backbones.backbone import BackboneConfig
 from timechat.errors import VideoError
 from timechat.search.encoder import FrameTextEncoder
-from timechat.search.retrieval import RetrievalConfig, Source, parse_read
+from timechat.search.retrieval import RANKED_TASKS, RetrievalConfig, Source, parse_read
 from timechat.video import FrameSampling
 
 NOT_IN_WINDOW_ANSWERS = {
@@ -29,7 +29,6 @@ _BEST_MOMENT = MomentSelection()
 _DEFAULT_WINDOWS = WindowConfig()
 _BY_MODEL = RetrievalConfig()
 _RETRIEVAL_FIELDS = ("read", "by", "encoder")
-_RANKED_TASKS = ("ask", "grounding")
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -110,7 +109,7 @@ class Request:
             raise ValueError(f"json_schema is for free answers (ask); {self.task} has a form of its own")
         if (self.cite or self.verify) and not TASKS[self.task].is_free:
             raise ValueError(f"only ask and summary can cite, their answers being free, not {self.task}")
-        if self.retrieval.read < 1 and self.task not in _RANKED_TASKS:
+        if self.retrieval.read < 1 and self.task not in RANKED_TASKS:
             raise ValueError(f"only ask and grounding can read a part of the video, not {self.task}; leave out read")
         if self.retrieval.by == "search" and self.task != "grounding":
             raise ValueError(f"only grounding can be answered by the search, not {self.task}; leave out by")

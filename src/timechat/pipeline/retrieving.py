@@ -1,7 +1,7 @@
 """Retrieval in an open video: its frame vectors, the windows that the model reads, and answers by the search alone."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -41,6 +41,10 @@ class ChosenWindows:
     share: float
     note: str
 
+    def describe(self, answer: Answer) -> Answer:
+        """Return the answer about these windows with their share of the video, and the note."""
+        return replace(answer, read_share=self.share, notes=(self.note, *answer.notes))
+
 
 def shared_encoder(encoder: str | FrameTextEncoder) -> FrameTextEncoder:
     """Return an encoder; one that is given by its name is loaded once per process."""
@@ -55,33 +59,42 @@ def shared_encoder(encoder: str | FrameTextEncoder) -> FrameTextEncoder:
 def windows_to_read(
     request: Request, video: VideoSession, check: Check, progress: ProgressCallback | None = None
 ) -> ChosenWindows:
-    """Rank the windows of a video for the query of a request, and choose those to read.
+    """Rank the windows of an open video for the query of a request, and choose those to read; see `choose_windows`."""
+    return choose_windows(request, video.windows, lambda encoder: frame_vectors(video, encoder, check, progress))
+
+
+def choose_windows(
+    request: Request, windows: Sequence[Window], encode: Callable[[FrameTextEncoder], VideoVectors]
+) -> ChosenWindows:
+    """Rank windows for the query of a request, and choose those to read.
 
     A request for all moments walks down the ranking until the scores fall, also beyond its share of the windows. All
     windows are read if the encoder does not know the words of the query.
+
+    Args:
+        request: Request with a query.
+        windows: All windows of the video, in order of time.
+        encode: Function that returns the frames of the windows as vectors, see `vectors_between`.
     """
     encoder = shared_encoder(request.retrieval.encoder)
     if not encoder.knows(request.query or ""):
-        priors = dict.fromkeys(video.windows, 1 / len(video.windows))
+        priors = dict.fromkeys(windows, 1 / len(windows))
         note = f"read the whole video: {encoder.name} does not know the words of the query"
-        return ChosenWindows(tuple(video.windows), priors, 1.0, note)
-    vectors = frame_vectors(video, encoder, check, progress)
+        return ChosenWindows(tuple(windows), priors, 1.0, note)
+    vectors = encode(encoder)
     sentence = encoder.encode_sentence(request.query or "")
-    frames, times = vectors.vectors.astype(np.float32), vectors.times + video.windows[0].start
+    frames, times = vectors.vectors.astype(np.float32), vectors.times + windows[0].start
     smoothed = smooth_scores(encoder.score(frames, sentence, vectors.statistics), vectors.cuts)
     evidence = smooth_scores(encoder.evidence(frames, sentence), vectors.cuts)
     chosen = best_windows(
-        rank_windows(video.windows, times, smoothed),
+        rank_windows(windows, times, smoothed),
         request.retrieval.read,
         smoothed,
         until_scores_fall=request.task == "grounding" and request.moments.find_all,
     )
-    share = read_share(chosen, video.windows)
-    note = (
-        f"read {share:.0%} of the video: the {len(chosen)} of {len(video.windows)} windows that {encoder.name} ranks "
-        "first"
-    )
-    return ChosenWindows(chosen, window_priors(video.windows, times, evidence), share, note)
+    share = read_share(chosen, windows)
+    note = f"read {share:.0%} of the video: the {len(chosen)} of {len(windows)} windows that {encoder.name} ranks first"
+    return ChosenWindows(chosen, window_priors(windows, times, evidence), share, note)
 
 
 def answer_by_search(
@@ -150,7 +163,11 @@ def frame_vectors(
                 "encode", partial(_encode, video, encoder, check, progress)
             )
         whole = video.vectors[encoder.fingerprint]
-    start, end = video.windows[0].start, video.windows[-1].end
+    return vectors_between(whole, encoder, video.windows[0].start, video.windows[-1].end)
+
+
+def vectors_between(whole: VideoVectors, encoder: FrameTextEncoder, start: float, end: float) -> VideoVectors:
+    """Return the frames of a part of a video; the times of the result count from `start` seconds of the video."""
     first, after = frames_between(Window(start, end), whole.times)
     if start == 0 and after - first == len(whole.times) and end >= whole.duration:
         return whole

@@ -9,11 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.answers.events import Task
 from timechat.answers.windows import Window
 from timechat.search.encoder import BUILT_IN, FrameTextEncoder
 
 DEFAULT_READ = 1.0
 """Share of a video that is read unless an option says otherwise; 1 reads all of it."""
+
+RANKED_TASKS: tuple[Task, ...] = ("ask", "grounding")
+"""Tasks whose answers can be about a part of a video."""
 
 MIN_WINDOWS = 4
 """Minimum number of windows of a video that is ranked; a shorter one is read as a whole."""
