@@ -65,7 +65,7 @@ def train(
         if recipe is not None:
             raise ValueError("--export-original does not train; leave out the RECIPE")
         given = {"--set": settings, "--output": output, "--fresh": fresh, "--minutes": minutes is not None}
-        given |= {"--accept-changed-recipe": accept_changed_recipe, "--from-stage": from_stage}
+        given |= {"--accept-changed-recipe": accept_changed_recipe, "--from-stage": from_stage is not None}
         for option, is_given in given.items():
             if is_given:
                 raise ValueError(f"--export-original does not train; leave out {option}")
