@@ -21,15 +21,15 @@ from timechat.synthetic.wording import ActionPhrase, absent_action
 _SHARES: Mapping[str, tuple[int, float]] = {
     "grounding": (4, 1.0),
     "dense_caption": (1, 0.7),
-    "highlights": (2, 0.4),
+    "highlights": (2, 0.8),
     "steps": (1, 0.2),
     "summary": (1, 0.15),
     "transcribe": (1, 0.2),
-    "qa": (4, 1.0),
+    "qa": (6, 1.0),
 }
 _BRIEF_SHARES: Mapping[str, tuple[int, float]] = {"grounding": (12, 1.0), "dense_caption": (1, 0.4), "steps": (1, 0.2)}
 _NUM_WORDINGS = 4  # number of wordings of a question, of which the shortest is taken
-_MAX_TOKENS = 380  # maximum length of all questions and answers about a video; one long row makes the whole batch long
+_MAX_TOKENS = 440  # maximum length of all questions and answers about a video; one long row makes the whole batch long
 
 
 class ConversationWriter:
