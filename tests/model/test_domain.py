@@ -70,7 +70,7 @@ def test_a_domain_with_other_keys_is_refused():
 def test_limits_are_read_without_loading_the_model(tmp_path):
     limit = "trained only on synthetic videos of coloured shapes: answers about other videos are guesses"
     assert read_limits(NANO_FOLDER) == (limit,)
-    assert TimeChat.from_pretrained("nano", device="cpu").limits == (limit,)
+    assert domain_limits(TimeChat.from_pretrained("nano", device="cpu").backbone.config.domain) == (limit,)
     assert read_limits(tmp_path) == ()
 
 

@@ -26,6 +26,9 @@ class Captioner:
         assert not keep_in_memory
         yield path
 
+    def answerer(self) -> "Captioner":
+        return self
+
     def is_outside_domain(self, video: str) -> bool:
         return self._is_outside
 

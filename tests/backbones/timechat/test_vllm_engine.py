@@ -85,7 +85,7 @@ def theirs() -> Iterator[TimeChat]:
 
 @pytest.fixture(scope="module")
 def writer(theirs):
-    return theirs.executor.writer
+    return theirs.own_backbone.executor.writer
 
 
 @pytest.fixture(scope="module")

@@ -192,7 +192,7 @@ def test_scores_of_given_words_are_those_of_the_network(own, engine, encoded) ->
         own[1].render_prompt(encoded.timestamps, "What is it?"), "a star", encoded.num_frames
     )[0]
     prompts, lengths = [Prompt(ids, encoded.content)] * 2, [3, 2]
-    writer = with_engine(own, engine).executor
+    writer = with_engine(own, engine).own_backbone.executor
     expected = LocalExecutor(*own).continuation_logprobs(prompts, lengths)
     for values, right in zip(writer.continuation_logprobs(prompts, lengths), expected, strict=True):
         assert values == pytest.approx(right, abs=1e-4)

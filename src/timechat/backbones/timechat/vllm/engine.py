@@ -34,6 +34,7 @@ from timechat.backbones.timechat.vllm.options import EngineOptions, check_option
 from timechat.backbones.timechat.vllm.owner import claim_engine
 from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, OutputDelta
 from timechat.errors import EngineError
+from timechat.system import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class AnswerEngine:
 
     def _start_processes(self) -> Any:
         arguments = self._arguments
-        if not runs_in_one_process(arguments, has_gpu=torch.cuda.is_available(), num_cores=_num_cores()):
+        if not runs_in_one_process(arguments, has_gpu=torch.cuda.is_available(), num_cores=num_cores()):
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         # On a CPU, vLLM takes the executor of one process only if it finds this variable. The engine keeps a process of
         # its own, which inherits the variables.
@@ -294,10 +295,6 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _put_at(call: EngineCall, place: int) -> Callable[[OutputDelta | Exception], None]:
