@@ -16,11 +16,11 @@ from timechat.answers.merging import WindowAnswer
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
 from timechat.batch import BatchSettings, Row
+from timechat.batch.board import PieceBoard
 from timechat.batch.pieces import (
     AnswerPiece,
     DecodePiece,
     MergeTask,
-    PieceBoard,
     PieceTask,
     PlanPieces,
     RankTask,

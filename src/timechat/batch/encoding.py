@@ -64,7 +64,7 @@ class FileActor:
     """Encodes files in a worker process, which is killed when a video hangs; one actor of the pool."""
 
     def __init__(self, stage: EncodeVideo, known: frozenset[str]) -> None:
-        from timechat.batch.ray_data import hide_main
+        from timechat.batch.items import hide_main
 
         hide_main()
         self._worker, self._known = Worker(stage), known

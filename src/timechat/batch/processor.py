@@ -86,7 +86,7 @@ class ProcessorActor:
     """Adds `answer` and `error` to rows with the columns of a manifest; one actor of the pool."""
 
     def __init__(self, stage: Stage[Row], settings: BatchSettings, folder: str) -> None:
-        from timechat.batch.ray_data import hide_main
+        from timechat.batch.items import hide_main
 
         hide_main()
         self._worker, self._settings = Worker(stage, folder), settings

@@ -12,7 +12,6 @@ import pickle
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -21,11 +20,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
+from timechat.batch.board import PieceBoard
+from timechat.batch.items import Item, RankActor, decode_piece, hide_main, make_item, plan_row
 from timechat.batch.manifest import Row
-from timechat.batch.pieces import MergeTask, PieceBoard, PieceStages, PieceTask, RankTask
+from timechat.batch.pieces import MergeTask, PieceStages, PieceTask
 from timechat.batch.stages import Piece, Stage
 from timechat.batch.worker import Outcome, StopCheck, StoppedError, Worker
 from timechat.errors import TimeChatError, describe_error, missing_extra
@@ -55,81 +56,6 @@ Dataset = Any  # ray.data.Dataset; Ray is an optional library
 
 # ---------------------------------------------------------------------------------------------------- the batch
 
-# An item is a dict of Arrow columns: `id`, `task` (pickled), `outcome` (JSON) once it is known, and `fatal`, an error
-# of the model.
-Item = dict[str, Any]
-
-
-def _item(
-    row_id: str, task: PieceTask | RankTask | None = None, outcome: Outcome | None = None, fatal: str = ""
-) -> Item:
-    packed = b"" if task is None else pickle.dumps(task)
-    return {"id": row_id, "task": packed, "outcome": json.dumps(asdict(outcome)) if outcome else "", "fatal": fatal}
-
-
-def plan_row(item: dict[str, Any], stage: Stage[Row], timeout: float, folder: str) -> list[Item]:
-    """Split a row into pieces; runs as a task of Ray."""
-    row, pieces = Row(**json.loads(item["row"])), [Piece.from_dict(piece) for piece in json.loads(item["pieces"])]
-    return _task_items(row.id, _worker(stage, folder).run(row, lambda: pieces, timeout=timeout))
-
-
-def _task_items(row_id: str, outcome: Outcome) -> list[Item]:
-    if outcome.result is None:
-        return [_item(row_id, outcome=outcome)]
-    return [_item(row_id, task) for task in outcome.result["tasks"]]
-
-
-class RankActor:
-    """Chooses the windows of rows in a worker process with the encoder; one actor of the pool."""
-
-    def __init__(self, stage: Stage[RankTask], timeout: float, folder: str) -> None:
-        hide_main()
-        self._run = partial(Worker(stage, folder).run, timeout=timeout)
-
-    def __call__(self, item: Item) -> list[Item]:
-        """Split a row whose windows are to be ranked into pieces; return other items as they are."""
-        task = pickle.loads(item["task"]) if item["task"] else None
-        if not isinstance(task, RankTask):
-            return [item]
-        try:
-            return _task_items(item["id"], self._run(task))
-        except TimeChatError as error:
-            return [_item(item["id"], fatal=describe_error(error))]
-
-
-def decode_piece(item: Item, stage: Stage[PieceTask], timeout: float, folder: str) -> Item:
-    """Add the frames of a piece; runs as a task of Ray."""
-    task = pickle.loads(item["task"]) if item["task"] else None
-    if task is None or not task.windows:
-        return item
-    outcome = _worker(stage, folder).run(task, list, timeout=timeout)
-    if outcome.result is None:
-        return _item(item["id"], outcome=outcome)
-    return _item(item["id"], replace(task, frames=outcome.result["frames"]))
-
-
-_workers: dict[str, tuple[bytes, Worker]] = {}  # of this process of Ray, by the type of their stage
-
-
-def _worker(stage: Stage[Any], folder: str) -> Worker:
-    """Return the worker process for a stage, which later tasks in the same process of Ray use too."""
-    hide_main()
-    name, content = type(stage).__name__, pickle.dumps((stage, folder))
-    known, worker = _workers.get(name, (b"", None))
-    if worker is None or known != content:
-        if worker is not None:
-            worker.kill()
-        worker = Worker(stage, folder)
-        _workers[name] = content, worker
-    return worker
-
-
-def hide_main() -> None:
-    """Let worker processes not import the main module of a process of Ray, which imports Ray."""
-    main = sys.modules["__main__"]
-    if Path(getattr(main, "__file__", None) or "").name == "default_worker.py":
-        sys.modules["__main__"] = ModuleType("__main__")
-
 
 class RowActor:
     """Answers rows and pieces in a worker process, which is killed when a video hangs; one actor of the pool."""
@@ -148,9 +74,9 @@ class RowActor:
             return item
         task = pickle.loads(item["task"])
         try:
-            return _item(item["id"], outcome=self._answer(task))
+            return make_item(item["id"], outcome=self._answer(task))
         except TimeChatError as error:
-            return _item(item["id"], fatal=describe_error(error))
+            return make_item(item["id"], fatal=describe_error(error))
 
     def _answer(self, task: PieceTask) -> Outcome | None:
         """Return the result of the row; None if other pieces are missing, or another process has it."""
@@ -263,7 +189,7 @@ def _pieces(
 ) -> Dataset:
     """Return the items of rows: their pieces, with frames if a stage decodes them."""
     if stages.plan is None:
-        return items_dataset([_item(row.id, PieceTask(row)) for row in rows])
+        return items_dataset([make_item(row.id, PieceTask(row)) for row in rows])
     folder = str(Path.cwd())  # paths are relative to it, and a cluster can have another
     items = [
         {"row": json.dumps(asdict(row)), "pieces": json.dumps([piece.to_dict() for piece in pieces.get(row.id, ())])}

@@ -278,7 +278,24 @@ class Answerer:
         priors: Mapping[Window, float] | None = None,
     ) -> Answer:
         """Merge answers, and refine the moments where the frames are sparse."""
-        merged = self._merge(request, video, answers, priors)
+        merged = merge_window_answers(
+            answers,
+            request.task,
+            request.query,
+            duration=video.duration,
+            scoring=self.scoring,
+            moments=request.moments,
+            priors=priors,
+        )
+        merged = replace(
+            merged,
+            video=video.name,
+            model=self.name,
+            notes=(*self._notes(request), *merged.notes),
+            step=video.plan.frame_interval,
+            player_offset=video.player_offset,
+            timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
+        )
         if self._refines(request, video) and merged.events:
             from timechat.pipeline.refining import refine_moments
 
@@ -289,32 +306,6 @@ class Answerer:
     @staticmethod
     def _refines(request: Request, video: VideoSession) -> bool:
         return request.task == "grounding" and video.plan.refines
-
-    def _merge(
-        self,
-        request: Request,
-        video: VideoSession,
-        answers: Sequence[WindowAnswer],
-        priors: Mapping[Window, float] | None = None,
-    ) -> Answer:
-        answer = merge_window_answers(
-            answers,
-            request.task,
-            request.query,
-            duration=video.duration,
-            scoring=self.scoring,
-            moments=request.moments,
-            priors=priors,
-        )
-        return replace(
-            answer,
-            video=video.name,
-            model=self.name,
-            notes=(*self._notes(request), *answer.notes),
-            step=video.plan.frame_interval,
-            player_offset=video.player_offset,
-            timings={stage: round(seconds, 3) for stage, seconds in video.timings.items()},
-        )
 
     def _notes(self, request: Request) -> tuple[str, ...]:
         """Notes of every answer of the model to a task."""
