@@ -97,7 +97,7 @@ def load_backbone_config(model: str, cache: DiskCache | None = None) -> Backbone
     if cache is None or key is None:
         return _read_backbone_config(model)
     if (path := cache.get(key)) is not None:
-        with suppress(OSError, ValueError, TypeError):  # damaged, or removed by another process
+        with suppress(OSError, ValueError, TypeError, KeyError):  # damaged, or removed by another process
             return BackboneConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     config = _read_backbone_config(model)
     cache.put(key, lambda path: path.write_text(json.dumps(asdict(config)), encoding="utf-8"))
