@@ -196,18 +196,21 @@ def test_lanes_that_are_cut_off_below_are_hinted_at(captioned):
 def test_tracks_that_are_cut_off_at_the_side_are_hinted_at(page, server):
     open_film(page, server)
     for task in ("dense_caption", "steps"):
-        start_task(page, task)  # an answer that comes later would make the row longer
+        start_task(page, task)
     page.get_by_role("tab", name="Events").click()
-    chips = page.locator(".track-chips")
     page.set_viewport_size({"width": 320, "height": 700})
-    chips.evaluate("part => { part.style.width = '100px'; part.scrollLeft = 0; }")
+    # The page draws the row again with each change, so that the width is a rule and the position is set at each poll.
+    page.evaluate("document.styleSheets[0].insertRule('.track-chips { width: 100px }')")
     for position, left, right in ((0, False, True), (30, True, True), (10_000, True, False)):
-        chips.evaluate("(part, left) => { part.scrollLeft = left; }", position)
         wait_until(
-            page, "left => document.querySelector('.track-chips').classList.contains('more-left') === left", left
-        )
-        wait_until(
-            page, "right => document.querySelector('.track-chips').classList.contains('more-right') === right", right
+            page,
+            """([position, left, right]) => {
+                const chips = document.querySelector(".track-chips");
+                chips.scrollLeft = position;
+                return chips.classList.contains("more-left") === left
+                    && chips.classList.contains("more-right") === right;
+            }""",
+            [position, left, right],
         )
 
 
