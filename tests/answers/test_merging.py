@@ -10,6 +10,7 @@ from timechat.answers.events import Event
 from timechat.answers.merging import (
     UNCALIBRATED,
     Calibration,
+    Evidence,
     MomentSelection,
     Scoring,
     WindowAnswer,
@@ -64,9 +65,18 @@ def test_an_event_whose_times_the_text_does_not_hold_has_no_evidence():
 
 
 def test_calibration_is_a_line_of_log_odds():
-    assert UNCALIBRATED(0.0) == 0.5
-    assert Calibration(2.0, -1.0)(1.5) == pytest.approx(1 / (1 + math.exp(-2.0)))
-    assert 0 <= Calibration()(-1e9) < Calibration()(1e9) <= 1
+    assert UNCALIBRATED(Evidence()) == 0.5
+    assert Calibration.from_config([2.0, -1.0])(Evidence(time=1.0, existence=0.5)) == pytest.approx(
+        1 / (1 + math.exp(-2.0))
+    )
+    weighted = Calibration.from_config({"time": 1.0, "existence": 3.0, "offset": 0.5})
+    assert weighted(Evidence(-0.5, -0.2, verification=9.0)) == pytest.approx(1 / (1 + math.exp(0.6)))
+    assert 0 <= Calibration()(Evidence(-1e9)) < Calibration()(Evidence(1e9)) <= 1
+
+
+def test_the_score_decides_what_is_found_where_a_threshold_was_fitted():
+    assert Scoring(found_threshold=0.1).decides_found
+    assert not Scoring().decides_found
 
 
 def test_probabilities_count_among_the_allowed_tokens():

@@ -13,9 +13,7 @@ from timechat.evaluation.metrics.calibration import (
     Threshold,
     auroc,
     best_threshold,
-    calibrated,
     fit_calibration,
-    logit,
     reliability,
 )
 from timechat.evaluation.metrics.moments import AllMoments, MomentFit, fit_moment, match_moments
@@ -72,29 +70,33 @@ def test_scores_that_keep_what_they_promise_have_no_error():
     assert result.error == 0.0
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -logits))
+
+
 def test_a_fitted_line_goes_through_the_smoothed_shares_of_two_scores():
     # Ten items at 0 of which 2 are right and ten at 1 of which 8 are: right counts 11/12 and wrong 1/12, so that the
     # shares are (2 * 11 + 8 * 1) / 120 = 1/4 and 3/4, whose logits are -log(3) and log(3).
-    x = [0.0] * 10 + [1.0] * 10
+    x = [[0.0]] * 10 + [[1.0]] * 10
     right = [True] * 2 + [False] * 8 + [True] * 8 + [False] * 2
-    slope, offset = fit_calibration(x, right)
-    assert slope == pytest.approx(2 * math.log(3), abs=1e-9)
+    weights, offset = fit_calibration(x, right)
+    assert weights == pytest.approx([2 * math.log(3)], abs=1e-9)
     assert offset == pytest.approx(-math.log(3), abs=1e-9)
-    assert calibrated([0.0, 0.5, 1.0], slope, offset) == pytest.approx([0.25, 0.5, 0.75])
 
 
-def test_a_line_that_was_used_to_draw_labels_is_found_again():
+def test_weights_that_were_used_to_draw_labels_are_found_again():
     rng = np.random.default_rng(0)
-    x = rng.normal(2, 3, 20_000)
-    right = rng.random(len(x)) < 1 / (1 + np.exp(-(0.6 * x - 1.5)))
-    assert fit_calibration(x, right) == pytest.approx((0.6, -1.5), abs=0.06)
+    x, prior = rng.normal(2, 3, (20_000, 2)), rng.normal(0, 1, 20_000)
+    right = rng.random(len(x)) < probabilities(x @ [0.6, -0.2] - 1.5 + prior)
+    weights, offset = fit_calibration(x, right, prior_odds=prior)
+    assert [*weights, offset] == pytest.approx([0.6, -0.2, -1.5], abs=0.07)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_scores_that_a_threshold_parts_have_a_line_too(scale):
     x = np.array([-3.0, -2.0, 2.0, 3.0, 40.0]) * scale
-    slope, offset = fit_calibration(x, [False, False, True, True, True])
-    chances = calibrated(x, slope, offset)
+    (slope,), offset = fit_calibration(x[:, None], [False, False, True, True, True])
+    chances = probabilities(slope * x + offset)
     assert slope > 0
     assert (np.diff(chances) > 0).all() or chances[-1] == pytest.approx(1)
     targets = np.array([1 / 4, 1 / 4, 4 / 5, 4 / 5, 4 / 5])
@@ -105,25 +107,23 @@ def test_scores_that_a_threshold_parts_have_a_line_too(scale):
 def test_an_outlier_does_not_carry_the_fit_away():
     x = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1000.0])
     right = np.array([False, True, False, True, True, False])
-    residual = calibrated(x, *fit_calibration(x, right)) - np.where(right, 4 / 5, 1 / 5)
+    (slope,), offset = fit_calibration(x[:, None], right)
+    residual = probabilities(slope * x + offset) - np.where(right, 4 / 5, 1 / 5)
     assert residual.sum() == pytest.approx(0, abs=1e-8)
     assert (residual * x).sum() == pytest.approx(0, abs=1e-5)
 
 
 def test_calibration_needs_right_and_wrong_and_scores_that_differ():
     with pytest.raises(ValueError, match="2 right ones of 2"):
-        fit_calibration([0.1, 0.2], [True, True])
-    with pytest.raises(ValueError, match=r"got 0\.5 only"):
-        fit_calibration([0.5, 0.5], [True, False])
+        fit_calibration([[0.1], [0.2]], [True, True])
+    with pytest.raises(ValueError, match=r"got \[0\.5\] only"):
+        fit_calibration([[0.5], [0.5]], [True, False])
+    with pytest.raises(ValueError, match=r"\(items, kinds\)"):
+        fit_calibration([0.5, 0.6], [True, False])
     with pytest.raises(ValueError, match="0 to 1"):
         reliability([1.5], [True])
     with pytest.raises(ValueError, match="at least one score"):
         reliability([], [])
-
-
-def test_logits_of_sure_scores_are_finite():
-    assert logit([0.5, 0.75]) == pytest.approx([0, math.log(3)])
-    assert logit([0.0, 1.0]) == pytest.approx([math.log(1e-6 / (1 - 1e-6)), math.log((1 - 1e-6) / 1e-6)])
 
 
 def test_auroc_counts_pairs_and_half_of_ties():

@@ -369,6 +369,7 @@ def test_what_is_not_there_gives_no_made_up_span():
     unsure = find(told(Window(0, 100), SPAN.format("2.0", "8.0"), verification=-2.0))
     assert unsure.found is False
     assert unsure.events == []
+    assert unsure.text == NOT_FOUND_ANSWER
     assert unsure.score == pytest.approx(1 / (1 + np.exp(2)))
     assert find(
         told(Window(0, 100), SPAN.format("2.0", "8.0"), verification=-2.0), moments=MomentSelection(threshold=0)

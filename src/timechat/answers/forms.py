@@ -27,6 +27,7 @@ from timechat.answers.grammar import (
     grounding_grammar,
     highlights_grammar,
     json_grammar,
+    span_grammar,
     speech_grammar,
 )
 from timechat.answers.json_grammars import (
@@ -109,16 +110,22 @@ class FormCursor:
         return bool(self._matcher.validate_tokens(pieces) == len(pieces))
 
 
-def answer_form(task: Task, *, duration: float, preset: str = DEFAULT_PRESET) -> AnswerForm | None:
+def answer_form(
+    task: Task, *, duration: float, preset: str = DEFAULT_PRESET, names_moment: bool = False
+) -> AnswerForm | None:
     """Return the form of a task's answers about a video; None for free answers.
 
     Args:
         task: Task name.
         duration: Duration in seconds of the video, or of the window.
         preset: Name of the prompt preset that asks for the answer.
+        names_moment: Whether the sentence for a query that does not happen is left out of the form `grounding`.
     """
     own = find_task(task).form
-    return None if own is None else FORMS[find_preset(preset).forms.get(task, own)](duration)
+    if own is None:
+        return None
+    name = find_preset(preset).forms.get(task, own)
+    return span_form(duration) if names_moment and name == "grounding" else FORMS[name](duration)
 
 
 def json_form(schema: str) -> AnswerForm:
@@ -149,9 +156,12 @@ def time_regex(duration: float) -> str:
 
 def grounding_form(duration: float) -> AnswerForm:
     """Return the form of one span in a sentence, or of the sentence for a query that does not happen."""
-    time = time_regex(duration)
-    found = rf"The (given query|event) happens in (the )?{time} - {time} seconds\."
-    return AnswerForm(rf"({_words(NOT_FOUND_ANSWER)}|{found})", grammar=grounding_grammar(duration))
+    return AnswerForm(rf"({_words(NOT_FOUND_ANSWER)}|{_span(duration)})", grammar=grounding_grammar(duration))
+
+
+def span_form(duration: float) -> AnswerForm:
+    """Return the form of one span in a sentence."""
+    return AnswerForm(_span(duration), grammar=span_grammar(duration))
 
 
 def sentence_form(duration: float) -> AnswerForm:
@@ -245,6 +255,11 @@ FORMS: dict[FormName, Callable[[float], AnswerForm]] = {
 def _words(sentence: str) -> str:
     """The expression of a sentence, without a mark before its spaces, which not every engine takes."""
     return re.escape(sentence).replace("\\ ", " ")
+
+
+def _span(duration: float) -> str:
+    time = time_regex(duration)
+    return rf"The (given query|event) happens in (the )?{time} - {time} seconds\."
 
 
 def _listed_captions(duration: float, max_caption: int) -> str:

@@ -100,8 +100,13 @@ def speech_grammar(duration: float) -> AnswerGrammar:
 
 
 def grounding_grammar(duration: float) -> AnswerGrammar:
-    """Return the grammar of a grounding answer."""
+    """Return the grammar of a grounding answer: one span, or the sentence for a query that does not happen."""
     return AnswerGrammar(_GROUNDING, partial(allows_span, last=last_tenth(duration)))
+
+
+def span_grammar(duration: float) -> AnswerGrammar:
+    """Return the grammar of one span."""
+    return AnswerGrammar(_SPAN, partial(allows_span, last=last_tenth(duration)))
 
 
 def highlights_grammar(duration: float) -> AnswerGrammar:
@@ -140,9 +145,9 @@ def _lark(*choices: str) -> str:
 
 _CAPTIONS = _lark(f"{_EVENT}({_BETWEEN}{_EVENT})*")
 _HEARD = _lark(re.escape(NO_SPEECH), f"{_SPEECH}{_EVENT}({_BETWEEN}{_EVENT})*")
-_GROUNDING = _lark(
-    re.escape(NOT_FOUND_ANSWER), rf"(The given query happens in |The event happens in the )?{TIME} - {TIME} seconds\."
-)
+_FOUND = rf"(The given query happens in |The event happens in the )?{TIME} - {TIME} seconds\."
+_SPAN = _lark(_FOUND)
+_GROUNDING = _lark(re.escape(NOT_FOUND_ANSWER), _FOUND)
 _HIGHLIGHTS = _lark(
     re.escape(NO_MOMENTS),
     rf"(There are [1-9][0-9]? highlight moments in the {TIME}(, {TIME})* second"

@@ -11,9 +11,13 @@ The evidence for a moment is counted in nats, the natural unit of log odds:
   a blank one (`pipeline.answering`).
 - *Caption*, for captions: the mean log probability of the tokens that write the words.
 
-A score is `sigmoid(slope * evidence + offset)`. The line is fitted on videos with known events (Platt, 1999), so that
-about seven of ten moments with a score of 0.7 are correct. A model without a fit has slope 1 and offset 0; its scores
-only rank the moments.
+A score is the sigmoid of the weighted sum of the evidence and an offset. Weights and offset are fitted on videos with
+known events (logistic regression, after Platt, 1999), so that about seven of ten moments with a score of 0.7 are
+correct. A model without a fit has weights of 1 and the offset 0; its scores only rank the moments. A kind of evidence
+with the weight 0 is not computed.
+
+A model with a fitted threshold names a moment in every window, and the score decides whether it is found. A model
+without one may also answer that the query does not happen.
 
 A query that is looked for in many windows is rarely in any one of them. So the odds of a grounding moment are
 multiplied by the prior probability of its window (`apply_window_prior`): one divided by the number of windows, or what
@@ -23,7 +27,7 @@ the encoder that ranks the windows says.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from timechat.answers.answer_text import given_answer
@@ -58,15 +62,39 @@ _MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 an
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Evidence for one event in nats, or a weight for each kind of it; see the module."""
+
+    time: float = 0.0
+    existence: float = 0.0
+    verification: float = 0.0
+    caption: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
-    """Function from evidence in nats to a score: `sigmoid(slope * evidence + offset)`."""
+    """Function from evidence to a score: `sigmoid(weights . evidence + offset)`.
 
-    slope: float = 1.0
+    Attributes:
+        offset: Log odds of an event without any evidence.
+        weights: Weight of each kind of evidence.
+    """
+
     offset: float = 0.0
+    weights: Evidence = Evidence(1.0, 1.0, 1.0, 1.0)
 
-    def __call__(self, evidence: float) -> float:
+    @classmethod
+    def from_config(cls, content: Mapping[str, float] | Sequence[float]) -> "Calibration":
+        """Read an entry of `TimeChatConfig.score_calibration`: weights and `offset`, or `[slope, offset]`."""
+        if isinstance(content, Mapping):
+            return cls(content["offset"], Evidence(**{k: v for k, v in content.items() if k != "offset"}))
+        slope, offset = content
+        return cls(offset, Evidence(slope, slope, slope, slope))
+
+    def __call__(self, evidence: Evidence) -> float:
         """Return the score, from 0 to 1."""
-        return _sigmoid(self.slope * evidence + self.offset)
+        pairs = zip(astuple(self.weights), astuple(evidence), strict=True)
+        return _sigmoid(sum(weight * nats for weight, nats in pairs) + self.offset)
 
 
 UNCALIBRATED = Calibration()
@@ -172,22 +200,33 @@ class MomentSelection:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Calibration of scores, and the minimum score of a moment that counts as found; see the module."""
+    """Calibration of scores, and the minimum score of a moment that counts as found; see the module.
+
+    Attributes:
+        grounding: Scores of moments.
+        captions: Scores of captions.
+        found_threshold: Minimum score of a moment that counts as found.
+    """
 
     grounding: Calibration = UNCALIBRATED
     captions: Calibration = UNCALIBRATED
     found_threshold: float = 0.0
 
     @classmethod
-    def fitted(cls, calibration: Mapping[str, Sequence[float]] | None, found_threshold: float) -> "Scoring":
+    def fitted(cls, calibration: Mapping[str, Any] | None, found_threshold: float) -> "Scoring":
         """Return the scoring of a model.
 
         Args:
-            calibration: Slope and offset of `grounding` and `captions`, as in `TimeChatConfig.score_calibration`.
+            calibration: Fit of `grounding` and of `captions`, as in `TimeChatConfig.score_calibration`.
             found_threshold: Minimum score of a moment that counts as found.
         """
-        lines = {kind: Calibration(*line) for kind, line in (calibration or {}).items()}
-        return cls(**lines, found_threshold=found_threshold)
+        fits = {kind: Calibration.from_config(content) for kind, content in (calibration or {}).items()}
+        return cls(**fits, found_threshold=found_threshold)
+
+    @property
+    def decides_found(self) -> bool:
+        """Whether the score alone decides if a query happens; the model names a moment in every window then."""
+        return self.found_threshold > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +252,9 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
     parsed = parse_events(answer.text, task=task, duration=answer.window.duration)
     events = parsed.events
     if answer.tokens and _is_scored(task):
-        events = _scored(events, answer, task, scoring)
+        calibration = scoring.grounding if task == "grounding" else scoring.captions
+        found = zip(events, event_evidence(events, answer, task), strict=True)
+        events = [event if one is None else replace(event, score=calibration(one)) for event, one in found]
     if query and TASKS[task].describes_query:
         events = [replace(event, caption=query) for event in events]
     if task not in ("highlights", "summary"):  # a rating in another answer has no defined meaning
@@ -231,24 +272,21 @@ def _is_scored(task: Task) -> bool:
     return not TASKS[task].is_free and task != "highlights"
 
 
-def _scored(events: Sequence[Event], answer: WindowAnswer, task: Task, scoring: Scoring) -> list[Event]:
-    """Events with scores from the evidence for each."""
-    scored = []
+def event_evidence(events: Sequence[Event], answer: WindowAnswer, task: Task) -> list[Evidence | None]:
+    """Return the evidence for each event of an answer; None for an event whose times are not in the text."""
     is_list = is_json_list(given_answer(answer.text))  # what follows a span says whether there are more
     verification = [*answer.verification, *(0.0 for _ in events)][: len(events)]
-    found = zip(events, event_logprobs(events, answer.text, answer.tokens), verification, strict=True)
-    for event, evidence, verified in found:
+    found: list[Evidence | None] = []
+    of_tokens = event_logprobs(events, answer.text, answer.tokens)
+    for evidence, verified in zip(of_tokens, verification, strict=True):
         if evidence is None:
-            scored.append(event)
-            continue
-        if task == "grounding":
+            found.append(None)
+        elif task == "grounding":
             existence = existence_logprob(answer.tokens, answer.text, evidence.end if is_list else None)
-            nats = evidence.time_logprob + existence + verified
-            score = scoring.grounding(nats)
+            found.append(Evidence(evidence.time_logprob, existence=existence, verification=verified))
         else:
-            score = scoring.captions(evidence.time_logprob + evidence.caption_logprob)
-        scored.append(replace(event, score=score))
-    return scored
+            found.append(Evidence(evidence.time_logprob, caption=evidence.caption_logprob))
+    return found
 
 
 def merge_window_answers(
@@ -302,6 +340,7 @@ def merge_window_answers(
     if TASKS[task].is_free and len(windows) > 1:
         notes += _free_notes(answers, task, query)
     is_as_written = len(answers) == 1 and (answers[0].window.start, answers[0].window.time_scale) == (0.0, 1.0)
+    is_as_written &= found is not False or not windows[0].events  # a moment below the threshold is not found
     text = answers[0].text if is_as_written else _write_text(answers, windows, task, events)
     notes += degenerate_notes(events, duration) if not TASKS[task].is_free else ()
     return Answer(

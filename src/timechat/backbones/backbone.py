@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import Event
 from timechat.answers.forms import AnswerForm
+from timechat.answers.merging import Scoring
 from timechat.answers.prompts import DEFAULT_PRESET
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.token_evidence import Token
@@ -45,7 +46,7 @@ class BackboneConfig:
         window_seconds: Length of a window in seconds of the window's clock.
         preset: Name of the prompt preset that the model was made for.
         context: Maximum number of tokens of prompt and answer; None if it is not known.
-        score_calibration: Fitted weights of the score, see `Scoring.fitted`; empty without a fit.
+        score_calibration: Fitted weights of the scores, see `TimeChatConfig`; empty without a fit.
         found_threshold: Minimum score of a moment that counts as found.
         lowercase_queries: Whether the model reads queries in lower case.
         domain: Description of the videos that the model was trained on, see `model.domain`; None without one.
@@ -67,6 +68,11 @@ class BackboneConfig:
     is_remote: bool = False
     privacy_note: str | None = None
     frame_size: FrameSize | None = None
+
+    @property
+    def scoring(self) -> Scoring:
+        """How evidence becomes scores, and which score counts as found."""
+        return Scoring.fitted(self.score_calibration, self.found_threshold)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "BackboneConfig":

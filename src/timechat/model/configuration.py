@@ -44,9 +44,10 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         window_seconds: Default length of a window in seconds; a longer video is processed in several windows. The
             default is about the average length of the training videos of the original (TimeIT, 190.8 s), at two
             seconds per frame.
-        score_calibration: Mapping from evidence to a score, `[slope, offset]` for `"grounding"` and for `"captions"`,
-            see `timechat.answers.merging`; None without a fitted calibration.
-        found_threshold: Minimum score of a moment that counts as found, in a video of any length.
+        score_calibration: Mapping from evidence to a score for `"grounding"` and for `"captions"`: weights by name and
+            `offset`, or `[slope, offset]`, see `timechat.answers.merging`; None without a fitted calibration.
+        found_threshold: Minimum score of a moment that counts as found, in a video of any length. Above 0, the model
+            names a moment in every window, and the score alone decides whether a query happens.
         domain: Test whether a video is of the kind that the model was trained on, see `timechat.model.domain`; None
             for a model that is not limited to one kind of video.
         lowercase_queries: Whether the model was trained on queries in lower case: the query of a grounding or highlight
@@ -87,7 +88,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
     frame_interpolation: str = "bilinear"
     max_frames: int | None = None
     window_seconds: float | int = 192
-    score_calibration: dict[str, list[float]] | None = None
+    score_calibration: dict[str, Any] | None = None
     found_threshold: float | int = 0.0
     domain: dict[str, Any] | None = None
     lowercase_queries: bool = False

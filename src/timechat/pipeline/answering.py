@@ -45,8 +45,7 @@ class Answerer:
     @property
     def scoring(self) -> Scoring:
         """Scoring that was fitted for the model."""
-        config = self.backbone.config
-        return Scoring.fitted(config.score_calibration or None, config.found_threshold)
+        return self.backbone.config.scoring
 
     # ------------------------------------------------------------------------------------------- whole answers
 
@@ -150,10 +149,12 @@ class Answerer:
     def keeps_text(self, request: Request, video: VideoSession) -> bool:
         """Return whether the model's text is that of the answer, so that it can be shown while it is written.
 
-        It is not for several windows, for a window with a clock of its own, and for moments that are refined.
+        It is not for several windows, for a window with a clock of its own, for moments that are refined, and where
+        the score decides whether a query happens.
         """
         has_clock_of_video = [(window.start, window.time_scale) for window in video.windows] == [(0.0, 1.0)]
-        return has_clock_of_video and not self._refines(request, video)
+        waits_for_score = request.task == "grounding" and self.scoring.decides_found
+        return has_clock_of_video and not waits_for_score and not self._refines(request, video)
 
     def find_answer(self, request: Request, video: VideoSession, window: Window) -> WindowAnswer | None:
         """Return the answer about a window from the cache on disk; None if it is not there."""

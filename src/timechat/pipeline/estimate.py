@@ -133,7 +133,7 @@ def _trial(answerer: Answerer, request: Request, video: VideoSession, window: Wi
         frames,
         window.duration,
         answerer.windows.question(request, window),
-        answerer.windows.with_preset(request).form(window.duration),
+        answerer.windows.form(request, window.duration),
         request.decoding,
         TASKS[request.task].typical_tokens,
     )

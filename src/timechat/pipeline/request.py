@@ -140,13 +140,19 @@ class Request:
         no_extras: dict[str, Any] = {"history": (), "cite": False, "verify": False, "question": None}
         return replace(self, task=task, query=query, decoding=decoding, retrieval=_BY_MODEL, **no_extras)
 
-    def form(self, duration: float) -> AnswerForm | None:
-        """Return the form of an answer about `duration` seconds of video; None for an unconstrained answer."""
+    def form(self, duration: float, *, names_moment: bool = False) -> AnswerForm | None:
+        """Return the form of an answer about `duration` seconds of video; None for an unconstrained answer.
+
+        Args:
+            duration: Duration in seconds.
+            names_moment: Whether a grounding answer always names a moment, see `Scoring.decides_found`.
+        """
         if self.decoding.json_schema is not None:
             return json_form(self.decoding.json_schema)
         if self.decoding.is_free:
             return None
-        return answer_form(self.task, duration=duration, preset=self.preset or DEFAULT_PRESET)
+        preset = self.preset or DEFAULT_PRESET
+        return answer_form(self.task, duration=duration, preset=preset, names_moment=names_moment)
 
     def prompt_text(self, window: Window, *, lowercase_query: bool = False) -> str:
         """Return the question about a window, with the speech in it if a transcript is known.

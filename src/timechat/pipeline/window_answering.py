@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from timechat.answers.events import Event
+from timechat.answers.forms import AnswerForm
 from timechat.answers.merging import WindowAnswer
 from timechat.answers.tasks import parse_events
 from timechat.answers.windows import Window
@@ -42,14 +43,18 @@ class WindowAnswerer:
     ) -> list[GeneratedText]:
         """Generate answers in one batch; `callbacks` are `on_text` and `should_stop` of `Backbone.generate`."""
         prompts = [self.prompt(request, window) for request, window in zip(requests, windows, strict=True)]
-        request = self.with_preset(requests[0])
-        forms = [request.form(window.duration) for window in windows]
+        forms = [self.form(requests[0], window.duration) for window in windows]
         numbers = [window.window_number for window in windows]
         return self.backbone.generate(prompts, forms, requests[0].decoding, window_numbers=numbers, **callbacks)
 
     def with_preset(self, request: Request) -> Request:
         """Return a request with the prompt preset of the model, if it names none."""
         return request if request.preset is not None else replace(request, preset=self.backbone.config.preset)
+
+    def form(self, request: Request, duration: float) -> AnswerForm | None:
+        """Return the form of an answer about `duration` seconds of video; None for an unconstrained answer."""
+        names_moment = self.backbone.config.scoring.decides_found
+        return self.with_preset(request).form(duration, names_moment=names_moment)
 
     def question(self, request: Request, window: Window) -> Question:
         """Return the words of the prompt about a window."""
@@ -73,10 +78,15 @@ class WindowAnswerer:
     def verified(
         self, requests: Sequence[Request], windows: Sequence[EncodedVideo], outputs: Sequence[GeneratedText]
     ) -> list[WindowAnswer]:
-        """Return generated texts as answers; each grounding answer says how much the video speaks for its moments."""
+        """Return generated texts as answers; each grounding answer says how much the video speaks for its moments.
+
+        Nothing is verified for a model whose scores do not depend on it.
+        """
         answers = [_window_answer(window, output) for window, output in zip(windows, outputs, strict=True)]
+        if requests[0].task != "grounding" or not self.backbone.config.scoring.grounding.weights.verification:
+            return answers
         found: list[tuple[int, Event]] = []
-        for i, answer in enumerate(answers if requests[0].task == "grounding" else ()):
+        for i, answer in enumerate(answers):
             events = parse_events(answer.text, task="grounding", duration=answer.window.duration).events
             found += [(i, replace(event, caption=requests[i].query or "")) for event in events]
         if not found:

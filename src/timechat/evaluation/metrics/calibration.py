@@ -1,11 +1,10 @@
-"""Calibration of scores: accuracy by score, separation of correct and wrong items, and a fitted correction line."""
+"""Calibration of scores: accuracy by score, separation of correct and wrong items, and fitted weights of evidence."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_SURE = 1e-6  # minimum distance of a probability from 0 and 1
 _MOST_STEPS = 100
 _CONVERGED = 1e-10
 
@@ -63,59 +62,53 @@ def reliability(scores: ArrayLike, is_right: ArrayLike, bins: int = 10) -> Relia
     return Reliability(tuple(filled), float(error))
 
 
-def logit(scores: ArrayLike) -> NDArray[np.float64]:
-    """Logits of probabilities, which are clipped to [1e-6, 1 - 1e-6]."""
-    values = np.asarray(scores, dtype=np.float64).clip(_SURE, 1 - _SURE)
-    return np.asarray(np.log(values / (1 - values)), dtype=np.float64)
-
-
-def fit_calibration(logits: ArrayLike, is_right: ArrayLike) -> tuple[float, float]:
-    """Fit a calibration line from logits to probabilities: `sigmoid(slope * logit + offset)`.
+def fit_calibration(
+    evidence: ArrayLike, is_right: ArrayLike, *, prior_odds: ArrayLike = 0.0
+) -> tuple[NDArray[np.float64], float]:
+    """Fit a calibration from evidence to probabilities: `sigmoid(evidence . weights + offset + prior_odds)`.
 
     The fit maximizes the likelihood by Newton's method for the targets of Platt (1999): `(n + 1) / (n + 2)` for the
     `n` correct items and `1 / (m + 2)` for the `m` wrong items instead of 1 and 0. So a maximum exists even if a
     threshold separates them.
 
     Args:
-        logits: Logits of the items, `(items,)`; `logit` converts scores from 0 to 1.
+        evidence: Evidence of each kind for each item, `(items, kinds)`; logits, or other numbers of any scale.
         is_right: Whether each item is correct, `(items,)`; must contain True and False.
+        prior_odds: Log odds that are added to those of the evidence, one number or `(items,)`.
 
     Returns:
-        Slope and offset of the line.
+        Weights `(kinds,)` and offset.
 
     Raises:
-        ValueError: All items are correct, all are wrong, or all have the same score.
+        ValueError: All items are correct, all are wrong, or all have the same evidence of a kind.
     """
-    values, labels = _check(logits, is_right)
+    values, labels = np.asarray(evidence, dtype=np.float64), np.asarray(is_right, dtype=bool)
+    if values.ndim != 2 or labels.shape != values.shape[:1]:
+        raise ValueError(f"evidence must be (items, kinds) with one label each, got {values.shape} and {labels.shape}")
     num_right = int(labels.sum())
     if num_right in (0, len(labels)):
         raise ValueError(f"a calibration needs right and wrong items, got {num_right} right ones of {len(labels)}")
-    spread, middle = float(values.std()), float(values.mean())
-    if spread < 1e-12:
-        raise ValueError(f"a calibration needs scores that differ, got {values[0]} only")
+    spread, middle = values.std(0), values.mean(0)
+    if (spread < 1e-12).any():
+        raise ValueError(f"a calibration needs evidence that differs, got {values[0]} only")
     likely, unlikely = (num_right + 1) / (num_right + 2), 1 / (len(labels) - num_right + 2)
     targets = np.asarray(np.where(labels, likely, unlikely), dtype=np.float64)
-    columns = np.stack([(values - middle) / spread, np.ones_like(values)], axis=1)  # (items, 2)
-    weights = np.zeros(2)
+    columns = np.concatenate([(values - middle) / spread, np.ones((len(values), 1))], axis=1)  # (items, kinds + 1)
+    weights = np.zeros(columns.shape[1])
     for _ in range(_MOST_STEPS):
-        chances = _sigmoid(columns @ weights)
+        chances = _sigmoid(columns @ weights + prior_odds)
         gradient = columns.T @ (chances - targets)
         curvature = (columns * (chances * (1 - chances))[:, None]).T @ columns
         step = np.linalg.solve(curvature, gradient)
         weights = weights - step
         if np.abs(step).max() < _CONVERGED:
             break
-    slope = float(weights[0]) / spread
-    return slope, float(weights[1]) - slope * middle
+    fitted = weights[:-1] / spread
+    return fitted, float(weights[-1] - fitted @ middle)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp(-np.logaddexp(0, -x)), dtype=np.float64)
-
-
-def calibrated(logits: ArrayLike, slope: float, offset: float) -> NDArray[np.float64]:
-    """Probabilities of logits by a fitted line."""
-    return _sigmoid(slope * np.asarray(logits, dtype=np.float64) + offset)
 
 
 def auroc(scores: ArrayLike, is_right: ArrayLike) -> float:
