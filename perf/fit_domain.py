@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timechat.video.folders import is_video_name, walk_files
 
 from timechat import TimeChat, VideoError
 from timechat.backbones.timechat.encoding import encode_frames
-from timechat.files import atomic_write
+from timechat.files import atomic_write, is_video_name, walk_files
 from timechat.model import NANO_FOLDER
 from timechat.model.domain import domain_features
 from timechat.video import FrameSampling, VideoReader
