@@ -23,7 +23,7 @@ from timechat.answers.forms import (
 )
 from timechat.answers.parsing import Parsed, read_captions, read_grounding, states_none
 from timechat.answers.presets import PRESETS
-from timechat.answers.prompts import TIMECHAT_PRESETS
+from timechat.answers.prompts import NOT_FOUND_ANSWER, TIMECHAT_PRESETS
 from timechat.answers.tasks import parse_events
 
 
@@ -296,6 +296,15 @@ def test_grounding_has_the_form_of_its_preset(preset):
     form = answer_form("grounding", duration=20.0, preset=preset)
     assert form.is_kept_by(GROUNDED[preset])
     assert parse_events(GROUNDED[preset], task="grounding", duration=20.0).events == [Event(1.5, 2)]
+
+
+def test_a_grounding_answer_may_have_to_name_a_moment():
+    form = answer_form("grounding", duration=20.0, names_moment=True)
+    assert form.is_kept_by(GROUNDED["timechat@1"])
+    assert not form.is_kept_by(NOT_FOUND_ANSWER)
+    assert answer_form("grounding", duration=20.0).is_kept_by(NOT_FOUND_ANSWER)
+    captions = answer_form("dense_caption", duration=20.0, names_moment=True)
+    assert captions.regex == answer_form("dense_caption", duration=20.0).regex
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -384,6 +384,18 @@ def test_the_video_speaks_for_what_it_shows(nano, video_path):
     assert there > absent + 1
 
 
+def test_a_model_with_a_threshold_names_a_moment_and_the_score_decides(nano, video_path, monkeypatch):
+    monkeypatch.setattr(nano.model.config, "found_threshold", 0.9999)
+    monkeypatch.setattr(nano.model.config, "score_calibration", {"grounding": {"existence": 1.0, "offset": 0.0}})
+    monkeypatch.setattr(type(nano.backbone), "verify", lambda *_, **__: pytest.fail("the score does not depend on it"))
+    refused = nano.ground(video_path, "the orange heart spins")
+    assert (refused.found, refused.events, refused.text) == (False, [], NOT_FOUND_ANSWER)
+    named = nano.ground(video_path, "the orange heart spins", threshold=0.0)
+    assert named.found
+    assert named.text.startswith("The given query happens in")
+    assert named.score == named.events[0].score == refused.score
+
+
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"threshold": 1.5}, {"threshold": -0.1}])
 def test_invalid_moment_selections_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
