@@ -49,12 +49,13 @@ from perf.batch_runs import (
     reference,
     report,
     run_batch,
+    stored_ids,
     wait_for,
     windows_of,
 )
 from perf.batch_videos import write_videos
 
-OFTEN_ROWS, OFTEN_KILLS = 6000, 20
+OFTEN_ROWS, OFTEN_KILLS = 8000, 20
 BAD_LIMIT = 60  # seconds; a busy machine needs some for a good piece
 
 
@@ -144,16 +145,28 @@ def measure_often(work: Path) -> None:
     problems: list[str] = []
 
     def kill(processes: Processes, _: Path) -> None:
-        wait_for(lambda: (output / "open.jsonl").exists())
-        time.sleep(dice.uniform(0.0, 10.0))
-        for pid in processes.find("timechat batch"):
+        """Kill the command while it writes a part (every fourth time), or at any moment after its first row."""
+        wait_for(lambda: len(stored_ids(output)) > len(stored), 300.0)
+        pids = processes.find("timechat batch")
+        if number % 4 == 3:
+            wait_for(lambda: any(output.glob("answers/.*.unfinished")), 300.0, poll=0.001)
+        else:
+            time.sleep(dice.uniform(0.0, 5.0))
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
+    stored: set[str] = set()
+    halves = 0
     for number in range(OFTEN_KILLS):
         run_batch(work, "often", str(manifest), task="transcribe", during=kill, keep=number > 0)
         problems += damage(output)
+        halves += any(output.glob("answers/.*.unfinished"))
+        if lost := stored - (now := stored_ids(output)):
+            problems.append(f"kill {number}: {len(lost)} stored rows are lost")
+        stored = now
     result = run_batch(work, "often", str(manifest), task="transcribe", keep=True)
-    report(**result, kills=OFTEN_KILLS, parts=len(list(output.glob("answers/*.parquet"))), problems=problems)
+    parts = len(list(output.glob("answers/*.parquet")))
+    report(**result, kills=OFTEN_KILLS, stored_at_the_last=len(stored), parts=parts, halves=halves, problems=problems)
     if len(answers(work, "often")) != OFTEN_ROWS:
         raise SystemExit("rows are missing")
 

@@ -171,6 +171,19 @@ def damage(output: Path) -> list[str]:
     return problems
 
 
+def stored_ids(output: Path) -> set[str]:
+    """Return the identifiers of the rows that are stored: in parts, and in whole lines of the open file."""
+    import pyarrow.parquet
+
+    found: set[str] = set()
+    for path in output.glob("answers/part-*.parquet"):
+        found |= set(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
+    with suppress(FileNotFoundError):
+        lines = (output / "open.jsonl").read_text()
+        found |= {json.loads(line)["id"] for line in lines[: lines.rfind("\n") + 1].splitlines()}
+    return found
+
+
 def pieces_of(output: Path) -> int:
     """Return the number of pieces of unfinished videos that are stored."""
     return sum(len(path.read_text().splitlines()) for path in output.glob("pieces/*.jsonl"))
@@ -185,12 +198,12 @@ def windows_of(output: Path) -> int:
     )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = RUN_LIMIT) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = RUN_LIMIT, poll: float = 0.1) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > ends:
             raise SystemExit("the moment did not come")
-        time.sleep(0.1)
+        time.sleep(poll)
 
 
 @contextmanager
