@@ -124,12 +124,13 @@ def answers(work: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def json_of_commands(work: Path, videos: Sequence[Path], name: str, command: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON of `timechat COMMAND` about each video, made once."""
-    folder = work / name
-    if not all((folder / f"{video.stem}.json").exists() for video in videos):
-        words = [sys.executable, "-m", "timechat", *command, "--json", "--no-cache", "--device", "cpu"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([*words, "--output-dir", str(folder)], env=environment, check=True)
+    """Return the JSON of `timechat COMMAND` about each video, made once for a command."""
+    folder, note = work / name, work / name / "command.txt"
+    words = [sys.executable, "-m", "timechat", *command, "--json", "--no-cache", "--device", "cpu"]
+    words += ["--output-dir", str(folder)]
+    if not note.exists() or note.read_text() != str(words):
+        subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
+        note.write_text(str(words))
     return {video.name: json.loads((folder / f"{video.stem}.json").read_text()) for video in videos}
 
 
