@@ -284,17 +284,17 @@ def _bytes_read() -> int:
 
 
 def measure_cpu(work: Path) -> None:
-    """Runs about one window, about a video of 24 windows, and about three rows with it.
+    """Runs about one window, about a video of 24 windows, and about nine rows with it.
 
     The first difference contains the start of the processes that decode, the second one only windows.
     """
     short, long = (str(work / "videos" / f"{name}.mp4") for name in ("short0", "minutes"))
-    thrice = work / "thrice.jsonl"
-    thrice.write_text("".join(json.dumps({"video": long, "id": str(i)}) + "\n" for i in range(3)))
+    nine = work / "nine.jsonl"
+    nine.write_text("".join(json.dumps({"video": long, "id": str(i)}) + "\n" for i in range(9)))
     for name, options in {"loop": (), "ray": ("--ray", "local")}.items():
         runs = [
             run_batch(work, f"{name}-{part}", videos, *options)
-            for part, videos in (("short", short), ("long", long), ("thrice", str(thrice)))
+            for part, videos in (("short", short), ("long", long), ("nine", str(nine)))
         ]
         costs = [
             round((after["cpu"] - before["cpu"]) / (after["windows"] - before["windows"]), 3)
