@@ -32,6 +32,7 @@ from timechat.batch.stages import AnswerVideo, OutsideDomainError, Piece, read_c
 from timechat.batch.worker import Worker
 from timechat.errors import VideoError
 from timechat.pipeline import FrameSampling, Request, retrieving
+from timechat.pipeline.window_encoder import WindowEncoder
 from timechat.search.retrieval import RetrievalConfig
 from timechat.video import VideoReader
 
@@ -198,6 +199,27 @@ def test_a_piece_outside_of_the_domain_is_refused_or_searched(strict, clip):
     assert strict(ground, [], pytest.fail) == {"is_searched": True, "is_outside": True}
     known = strict(replace(ground, is_outside=False), [], pytest.fail)
     assert (len(known["answers"]), known["is_outside"], known["total"]) == (2, False, 4)
+
+
+def test_windows_that_test_the_domain_are_encoded_once(answer, clip, monkeypatch):
+    """A piece whose windows were encoded to test the domain uses them."""
+    monkeypatch.setattr("timechat.pipeline.answering.is_outside_by_notes", lambda *_: False)
+    encoded, encode = [], WindowEncoder.encode
+    monkeypatch.setattr(WindowEncoder, "encode", lambda self, *args: encoded.append(args[1]) or encode(self, *args))
+    settings = replace(SETTINGS, force=False)
+    stage = AnswerPiece(settings)
+    stage._whole.__dict__["timechat"] = answer._whole.timechat
+    row = Row("x", clip, "dense_caption")
+    expected = stage(row, [], lambda _: None)
+    assert len(encoded) == len(set(encoded)) == 4
+    encoded.clear()
+    tasks = [decode(task, settings) for task in plan(row, settings=settings)]
+    found = [stage(task, [], pytest.fail) for task in tasks]
+    assert len(encoded) == len(set(encoded)) == 4
+    assert [result["seconds"]["encode"] > 0 for result in found] == [True, False]
+    answers = tuple(each for result in found for each in result["answers"])
+    merged = stage(MergeTask(row, tasks[0].index, answers, {}), [], pytest.fail)
+    assert without_times(merged) == without_times(expected)
 
 
 # ---------------------------------------------------------------------------------------------------- the board

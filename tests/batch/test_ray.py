@@ -237,7 +237,8 @@ def rows_of(path: Path) -> dict[str, list[dict[str, Any]]]:
         return found
 
 
-def test_a_library_has_the_rows_of_one_that_is_read_without_ray(folder):
+def test_a_library_has_the_rows_of_one_that_is_read_without_ray(folder, monkeypatch):
+    monkeypatch.setattr("timechat.search.stamps._SETTLED_SECONDS", -1.0)  # the files are new
     videos = folder / "videos"
     for number, colors in enumerate((["red"], ["green", "blue"], ["blue", "red", "green"])):
         write_video(videos / f"{number}.mp4", colors, seconds=4.0)

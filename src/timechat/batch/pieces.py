@@ -11,11 +11,12 @@ refines moments.
 
 import pickle
 import zlib
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from timechat.search.video_vectors import VideoVectors
 
 Seconds = dict[str, float]
+VideoT = TypeVar("VideoT")
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,32 @@ def _unpacked(packed: tuple[bool, bytes]) -> bytearray | memoryview:
     return np.cumsum(np.frombuffer(data, dtype=np.int64)).data if is_times else data
 
 
+class _OpenVideo(Generic[VideoT]):
+    """The video of the last piece, which stays open for the next piece of the same row in the same process."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._video: VideoT | None = None
+        self._stack = ExitStack()
+
+    @contextmanager
+    def open(self, key: object, open_video: Callable[[], AbstractContextManager[VideoT]]) -> Iterator[VideoT]:
+        """Yield the open video of a key, or open it; an error closes it."""
+        if self._video is None or self._key != key:
+            self.close()
+            self._video, self._key = self._stack.enter_context(open_video()), key
+        try:
+            yield self._video
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the video if one is open."""
+        self._video = self._key = None
+        self._stack.close()
+
+
 # ------------------------------------------------------------------------------------------------------ stages
 
 
@@ -228,31 +256,18 @@ class DecodePiece:
 
     def __call__(self, row: PieceTask, pieces: Sequence[Piece], on_piece: OnPiece, /) -> dict[str, Any]:  # noqa: ARG002
         """Return the `frames` of each window of a piece; see `Stage`."""
-        reader = self._reader(row)
-        try:
+        with self._kept.open((row.row, row.index), partial(self._open, row)) as reader:
             plan = _plan(self.settings, self.config, row.row, reader.index, reader.info.name)
             size = self.config.frame_size
             return {"frames": tuple(reader.load(plan.window_sampling(window), size=size) for window in row.windows)}
-        except BaseException:
-            self._close()
-            raise
 
-    def _reader(self, task: PieceTask) -> VideoReader:
-        """Return the reader of a video, which stays open for its next piece: opening a long file reads its tables."""
-        key = (task.video, task.index)
-        if self.__dict__.get("_key") != key:
-            self._close()
-            # One thread: several pieces are decoded at the same time, and each thread opens the file again.
-            timeout, index = self.settings.timeout, unpack_index(task.index)
-            self.__dict__["_open"] = VideoReader(task.video, timeout=timeout, workers=1, index=index)
-            self.__dict__["_key"] = key
-        reader: VideoReader = self.__dict__["_open"]
-        return reader
+    @cached_property
+    def _kept(self) -> "_OpenVideo[VideoReader]":
+        return _OpenVideo()  # opening a long file reads its tables
 
-    def _close(self) -> None:
-        self.__dict__.pop("_key", None)
-        if (reader := self.__dict__.pop("_open", None)) is not None:
-            reader.close()
+    def _open(self, task: PieceTask) -> VideoReader:
+        # One thread: several pieces are decoded at the same time, and each thread opens the file again.
+        return VideoReader(task.video, timeout=self.settings.timeout, workers=1, index=unpack_index(task.index))
 
 
 @dataclass(frozen=True)
@@ -282,22 +297,40 @@ class AnswerPiece:
         search answers the whole row instead.
         """
         if isinstance(row, Row):
+            self._kept.close()
             return self._whole(row, pieces, on_piece)
         request, notes = self._whole.request(row.row)
-        with self._whole.open(row.row, unpack_index(row.index)) as video:
+        with self._kept.open((row.row, row.index), partial(self._open, row)) as video:
+            video.timings.update(dict.fromkeys(video.timings, 0.0))  # those of this piece
             if isinstance(row, MergeTask):
-                return self._merged(request, notes, video, row, row.answers, row.seconds)
-            for window, frames in zip(row.windows, row.frames, strict=bool(row.frames)):
-                video.use_frames(window, frames)
-            is_outside = self._is_outside(request, video) if row.is_outside is None else row.is_outside
-            if is_outside and request.task == "grounding":
-                return {"is_searched": True, "is_outside": True}
-            answers = self._whole.timechat.answerer().answer_windows(request, video, row.windows)
-            found = tuple(answer for batch in answers for answer in batch)
-            if row.num_pieces == 1:
-                return self._merged(request, notes, video, row, found, {})
-            total = len(_windows_read(row, video))
-            return {"answers": found, "seconds": video.timings, "is_outside": is_outside, "total": total}
+                result = self._merged(request, notes, video, row, row.answers, row.seconds)
+            else:
+                result = self._answered(request, notes, video, row)
+        if isinstance(row, MergeTask) or row.num_pieces == 1:
+            self._kept.close()
+        return result
+
+    @cached_property
+    def _kept(self) -> "_OpenVideo[VideoSession]":
+        return _OpenVideo()  # with the windows that were encoded to test the domain
+
+    def _open(self, task: PieceTask | MergeTask) -> "VideoSession":
+        return self._whole.open(task.row, unpack_index(task.index))
+
+    def _answered(
+        self, request: "Request", notes: tuple[str, ...], video: "VideoSession", task: PieceTask
+    ) -> dict[str, Any]:
+        for window, frames in zip(task.windows, task.frames, strict=bool(task.frames)):
+            video.use_frames(window, frames)
+        is_outside = self._is_outside(request, video) if task.is_outside is None else task.is_outside
+        if is_outside and request.task == "grounding":
+            return {"is_searched": True, "is_outside": True}
+        answers = self._whole.timechat.answerer().answer_windows(request, video, task.windows)
+        found = tuple(answer for batch in answers for answer in batch)
+        if task.num_pieces == 1:
+            return self._merged(request, notes, video, task, found, {})
+        total = len(_windows_read(task, video))
+        return {"answers": found, "seconds": dict(video.timings), "is_outside": is_outside, "total": total}
 
     def _is_outside(self, request: "Request", video: "VideoSession") -> bool:
         """Whether the search answers; raise if nothing does."""

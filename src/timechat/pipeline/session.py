@@ -164,8 +164,12 @@ class VideoSession:
         return spread
 
     def use_frames(self, window: Window, frames: Frames) -> None:
-        """Encode a window from frames that another process has decoded with `plan.window_sampling(window)`."""
-        self._open_encoder.decoded[self.plan.window_sampling(window)] = frames
+        """Encode a window from frames that another process has decoded with `plan.window_sampling(window)`.
+
+        They are not needed for a window that is in memory.
+        """
+        if window not in self._kept:
+            self._open_encoder.decoded[self.plan.window_sampling(window)] = frames
 
     def read(self, window: Window) -> Frames:
         """Decode the frames of a window; their times are on the clock of the window."""
