@@ -94,9 +94,9 @@ def fit_calibration(
     likely, unlikely = (num_right + 1) / (num_right + 2), 1 / (len(labels) - num_right + 2)
     targets = np.asarray(np.where(labels, likely, unlikely), dtype=np.float64)
     columns = np.concatenate([(values - middle) / spread, np.ones((len(values), 1))], axis=1)  # (items, kinds + 1)
-    weights = np.zeros(columns.shape[1])
+    weights, prior = np.zeros(columns.shape[1]), np.asarray(prior_odds, dtype=np.float64)
     for _ in range(_MOST_STEPS):
-        chances = _sigmoid(columns @ weights + prior_odds)
+        chances = _sigmoid(columns @ weights + prior)
         gradient = columns.T @ (chances - targets)
         curvature = (columns * (chances * (1 - chances))[:, None]).T @ columns
         step = np.linalg.solve(curvature, gradient)
