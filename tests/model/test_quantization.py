@@ -57,7 +57,7 @@ def logits(model):
 
 def test_logits_of_nano_stay_near_float32(nano, quantized, method):
     want, got = logits(nano), logits(quantized)
-    limit, agreement = {"int8": (0.06, 0.92), "int4": (0.32, 0.78)}[method]
+    limit, agreement = {"int8": (0.06, 0.92), "int4": (0.32, 0.75)}[method]
     assert (want - got).norm() / want.norm() < limit
     assert (want.argmax(-1) == got.argmax(-1)).float().mean() > agreement
 

@@ -108,7 +108,7 @@ def test_instructions_and_history_reach_the_model(client, film_id, monkeypatch):
 
 
 def test_our_fields_are_taken_at_the_top_level(client, film_id):
-    fields = {"task": "grounding", "threshold": 0.0, "fps": 1}
+    fields = {"task": "grounding", "threshold": 1.0, "fps": 1}
     response = client.responses.create(model="nano", input=about(video(film_id), "the red ball"), extra_body=fields)
     assert (response.timechat["task"], response.timechat["step"]) == ("grounding", 1.0)
 

@@ -282,7 +282,7 @@ def test_a_checkpoint_that_answers_with_llama_keeps_doing_so(converted, tmp_path
 def test_a_vocabulary_without_embeddings_is_refused():
     processor = load_processor("nano")
     message = (
-        "timestamp_tokenizer is 'llama', but the token 'Ġ0.0' of the time sentences has the id 1201, and the image "
+        "timestamp_tokenizer is 'llama', but the token 'Ġ0.0' of the time sentences has the id 1204, and the image "
         "Q-Former has embeddings for the ids 0 to 376 only; set timestamp_tokenizer to 'bert'"
     )
     with pytest.raises(ValueError, match=message):
