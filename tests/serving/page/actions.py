@@ -32,7 +32,7 @@ JOBS = re.compile(r"/v1/jobs(/[^/]+)?(\?.*)?$")
 def open_film(page: Page, server: str, name: str = SHORT) -> None:
     page.goto(server)
     page.get_by_role("region", name="Library").locator(".film-open", has_text=name).click()
-    expect(page.locator("#film-name")).to_have_text(name)
+    expect(page.locator("#film-name")).to_have_text(name, timeout=ANSWER_MS)
     if name != UNPLAYABLE:
         wait_until(page, "document.getElementById('video').readyState >= 1")
 
