@@ -30,7 +30,6 @@ WINDOW_SECONDS = 10.0
 MIN_SECONDS = 5.0  # a shorter rest of a longer video is no window
 DESCRIPTION = "synthetic videos of coloured shapes"
 RIDGE = 0.1  # penalty of the squared weights of standardized features
-MARGIN = 0.25  # is subtracted from the fitted offset: a false alarm refuses a video that the model can answer
 
 Features = NDArray[np.float32]
 
@@ -70,7 +69,7 @@ def fit(inside: Features, outside: Features) -> tuple[Features, float]:
     weighted = x * share[:, None]
     solution = np.linalg.solve(weighted.T @ x + RIDGE * np.eye(x.shape[1]), weighted.T @ y)
     weights = solution[:-1] / scale
-    return weights.astype(np.float32), float(solution[-1] - weights @ mean) - MARGIN
+    return weights.astype(np.float32), float(solution[-1] - weights @ mean)
 
 
 def main() -> None:

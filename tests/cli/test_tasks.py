@@ -13,18 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import run_command as run
-from tests.clips import RECIPES, draw_clip
 from timechat import __version__
 from timechat.cli import main
 
 FAST = ["--max-new-tokens", "4", "--num-frames", "4"]
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "clock.mp4"
-    draw_clip(RECIPES["constant rate"], path)
-    return path
+@pytest.fixture
+def clip(drawn_clip: Path) -> Path:
+    return drawn_clip
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -21,7 +21,7 @@ from timechat.serving.http import ServerSettings
 from timechat.serving.inline_frames import InlineFrames
 from timechat.video import Frames, load_frames
 
-QUERY = "the red ball moves to a new place"
+QUERY = "an orange star becomes larger"
 PRESET = find_preset("timechat@1")
 QUESTION = Question(build_question("grounding", QUERY, preset=PRESET.name), system=PRESET.system)
 
@@ -100,7 +100,7 @@ def test_whole_pipeline_runs_over_the_server(nano, endpoint, frames, local):
     expected = nano.run(Request("grounding", QUERY, decoding=DecodingOptions(is_free=True)), local)
     assert remote.text == expected.text
     read = parse_events(expected.text, task="grounding", duration=frames.duration).events
-    assert [(event.start, event.end) for event in remote.events] == [(event.start, event.end) for event in read]
+    assert [(event.start, event.end) for event in remote.events] == [(event.start, event.end) for event in read] != []
     assert remote.model == "nano"
 
 

@@ -40,7 +40,7 @@ mcp = pytest.importorskip("mcp")
 ROOT = Path(__file__).parents[2]
 
 ENVIRONMENT = {"TIMECHAT_CACHE": "", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-QUERY = "the red ball moves"
+QUERY = "the red moon bounces"  # happens in film.mp4, from 10 to 17 s
 CALLS = [
     ("find_moments", {"query": QUERY, "top_k": 2}, ["ground", QUERY, "--best", "2"]),
     (
@@ -229,8 +229,7 @@ def test_null_is_the_default_of_an_optional_argument(agent, allowed):
     video = str(allowed / "film.mp4")
     plain = agent.call("find_moments", video=video, query=QUERY)
     nulls = agent.call("find_moments", video=video, query=QUERY, **dict.fromkeys(names))
-    assert spans(nulls) == spans(plain)
-    assert nulls.structured_content["score"] == pytest.approx(plain.structured_content["score"])
+    assert spans(nulls) == spans(plain) != []
     assert agent.call("list_videos", contains=None, limit=None, offset=None).structured_content["total"] == 3
     assert agent.call("find_moments", video=video, query=None).is_error
     tools = {tool.name: tool for tool in agent.portal.call(agent.client.list_tools).tools}

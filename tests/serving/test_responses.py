@@ -111,6 +111,7 @@ def test_our_fields_are_taken_at_the_top_level(client, film_id):
     fields = {"task": "grounding", "threshold": 1.0, "fps": 1}
     response = client.responses.create(model="nano", input=about(video(film_id), "the red ball"), extra_body=fields)
     assert (response.timechat["task"], response.timechat["step"]) == ("grounding", 1.0)
+    assert (response.timechat["found"], response.timechat["events"]) == (False, [])  # no score reaches the threshold
 
 
 def test_a_truncated_response_is_incomplete(client, film_id):
