@@ -1,7 +1,6 @@
 """Tasks and jobs on the page."""
 
 import re
-import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -250,21 +249,19 @@ def test_a_held_enter_key_does_not_answer_a_question(page, server):
 def test_a_query_that_failed_stays_in_its_field(page, server):
     open_film(page, server)
     gone = [True]
-    earlier = finished_jobs(page, "grounding")
     page.route("**/v1/jobs", lambda route: route.abort() if gone else route.continue_())
     page.locator(".task[data-task=grounding]").click()
     query = page.locator("#task-query")
-    query.fill("a circle appears")
+    query.fill("the green heart leaves")
     query.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
-    expect(query).to_have_value("a circle appears")
+    expect(query).to_have_value("the green heart leaves")
     expect(query).to_be_focused()
     gone.clear()
     query.press("Enter")
     expect(page.locator("#task-form")).to_be_hidden()
     expect(query).to_have_value("")
     expect(page.locator(".task[data-task=grounding]")).to_be_focused()
-    deadline = time.monotonic() + ANSWER_MS / 1000
-    while finished_jobs(page, "grounding") <= earlier:
-        assert time.monotonic() < deadline, "the job did not succeed"
-        page.wait_for_timeout(50)
+    expect(page.locator(".lane[data-task=grounding] .lane-title", has_text="the green heart leaves")).to_have_count(
+        1, timeout=ANSWER_MS
+    )
