@@ -1,6 +1,8 @@
 """Two processes are one with twice the batch."""
 
+import gc
 import subprocess
+import weakref
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,17 @@ def test_a_sharded_tower_reads_all_frames_of_a_video_at_once(monkeypatch):
     (recipe,) = small_recipe("out", "run.parallel=fsdp2")
     parallel.parallelize(ObjectiveModule(model, lambda *_: None), recipe.run, torch.device("cpu"))
     assert model.frame_encoder.frames_per_batch is None
+
+
+def test_a_destroyed_process_group_ends_with_the_group_that_saves():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        saving = weakref.ref(distributed.saving_group())
+        assert saving() is distributed.saving_group()
+    finally:
+        torch.distributed.destroy_process_group()
+    gc.collect()
+    assert saving() is None  # its threads would abort the process when Python ends
 
 
 def test_one_process_needs_no_communication():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import distributed
@@ -19,7 +20,9 @@ from timechat.system import launched_processes
 
 _POLL_SECONDS = 0.05
 _SHARED_FOLDER_SECONDS = 10.0  # network file systems show a new file to other machines after some seconds
-_saving_groups: dict[object, distributed.ProcessGroup] = {}
+# The saving group of each default group. Threads of a group that lives until Python ends abort the process, so the keys
+# are weak: `destroy_process_group` ends both.
+_saving_groups: WeakKeyDictionary[distributed.ProcessGroup, distributed.ProcessGroup] = WeakKeyDictionary()
 _FAILED_EXCHANGES = ("timed out", "timeout", "connection closed by peer", "connection reset by peer")
 
 Item = TypeVar("Item")
@@ -154,11 +157,10 @@ def on_first(function: Callable[[], Item]) -> Item:
 
 def saving_group() -> distributed.ProcessGroup | None:
     """Return the group in which checkpoints are saved and read, by Gloo and beside training; all must call this."""
-    if not _is_running():
+    default = distributed.group.WORLD if _is_running() else None
+    if default is None:
         return None
-    default = distributed.group.WORLD
     if default not in _saving_groups:
-        _saving_groups.clear()  # groups of an earlier start of this process
         _saving_groups[default] = distributed.new_group(backend="gloo")
     return _saving_groups[default]
 
