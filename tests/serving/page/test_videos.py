@@ -36,6 +36,16 @@ def test_a_dropped_video_plays_at_once_and_is_uploaded(page, server, films):
     expect(page.locator("#upload")).to_be_hidden()
 
 
+def test_the_list_does_not_move_when_the_search_above_it_appears(page, server):
+    with held_back(page, re.compile(r"/v1/library$")) as held:
+        page.goto(server)
+        wait_for_request(page, held)
+        settle(page)
+        assert page.locator(".film-card").count() == 0
+    expect(page.locator(".film-card").first).to_be_visible()
+    expect(page.get_by_role("region", name="Search in the videos")).to_be_visible()
+
+
 def test_an_upload_shows_progress_and_can_be_cancelled(page, server, films):
     page.goto(server)
     hold_uploads(page)

@@ -60,8 +60,7 @@ async function showFilms() {
   byId("film-title").hidden = true;
   document.title = "TimeChat";
   writeAddress();
-  await films.refresh();
-  await search.refresh(films.films);
+  await films.refresh((list) => search.refresh(list).catch(tellError));
 }
 
 /** Open a video of the server, at a time if one is given; `shown` is called as soon as the video is shown. */

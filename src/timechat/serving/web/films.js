@@ -39,8 +39,10 @@ export class Films {
     });
   }
 
-  async refresh() {
+  /** Read the list and show it. `showAbove(films)` shows what stands above it first: a list that moves during a click loses the click. */
+  async refresh(showAbove = async () => {}) {
     const films = (await json("v1/files")).data;
+    await showAbove(films);
     const list = byId("film-list");
     const isShown = list.firstChild && !list.querySelector("img:not([src])") && JSON.stringify(films) === JSON.stringify(this.films);
     this.films = films;
