@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.model.random_nano import build_random_nano
-from timechat.backbones.timechat.facts import model_fingerprint
+from timechat.backbones.timechat.facts import answer_facts, model_fingerprint
 from timechat.cache import DiskCache, cache_key
 from timechat.model import fingerprint as digest_module
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
@@ -143,6 +143,9 @@ VIDEO_CHANGES = {
     "stride": lambda model, _: setattr(model.config, "stride", 16),
     "restart of positions": lambda model, _: setattr(model.config, "max_frame_positions", 48),
     "video Q-Former heads": lambda model, _: setattr(model.config.video_qformer_config, "num_attention_heads", 2),
+    "domain": lambda model, _: setattr(
+        model.config, "domain", {"description": "cats", "weights": [1.0], "offset": 0.5}
+    ),
 }
 
 
@@ -153,6 +156,17 @@ def test_a_key_depends_on_everything_that_tokens_depend_on(nano, change):
     after = {kind: cache_key(**model_fingerprint(*nano, kind)) for kind in ("frames", "video")}
     assert after["video"] != before["video"]
     assert (after["frames"] != before["frames"]) == (change in FRAME_CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "calibration"),
+    [(0.5, None), (0.0, {"grounding": {"time": 1.0, "existence": 1.0, "offset": 0.0}})],
+)
+def test_the_key_of_an_answer_depends_on_what_a_fit_changes(nano, threshold, calibration):
+    model, processor = nano
+    before = cache_key(**answer_facts(model, processor))
+    model.config.found_threshold, model.config.score_calibration = threshold, calibration
+    assert cache_key(**answer_facts(model, processor)) != before
 
 
 def test_a_key_does_not_change_with_the_language_model(nano):

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from timechat.answers.merging import Scoring
 from timechat.answers.prompts import frame_prompt
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.model.modeling import TimeChatForConditionalGeneration
@@ -64,6 +65,8 @@ def model_fingerprint(
             "stride": config.stride,
             "max_frame_positions": config.max_frame_positions,
         }
+        if config.domain is not None:  # the notes of a window are kept with its tokens
+            facts["domain"] = config.domain
     return facts
 
 
@@ -81,8 +84,15 @@ def answer_facts(
     """
     if language_model is None:
         language_model = {"weights": weights_fingerprint(model.language_model), "lora_scale": model.lora_scale}
+    scoring = Scoring.fitted(model.config.score_calibration, model.config.found_threshold)
+    fitted: dict[str, Any] = {}  # models without a fit keep the keys that they had
+    if scoring.decides_found:
+        fitted["names_moment"] = True
+    if not scoring.grounding.weights.verification:
+        fitted["verifies"] = False
     return {
         "tokens": model_fingerprint(model, processor),
+        **fitted,
         **language_model,
         "text": _config_fingerprint(model.config.text_config),
         "lowercase_queries": model.config.lowercase_queries,
