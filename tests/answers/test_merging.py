@@ -14,10 +14,11 @@ from timechat.answers.merging import (
     MomentSelection,
     Scoring,
     WindowAnswer,
+    event_evidence,
     merge_window_answers,
 )
 from timechat.answers.token_evidence import Token, event_logprobs, existence_logprob
-from timechat.answers.windows import split_into_windows
+from timechat.answers.windows import Window, split_into_windows
 from timechat.export import write_as
 
 
@@ -66,12 +67,31 @@ def test_an_event_whose_times_the_text_does_not_hold_has_no_evidence():
 
 def test_calibration_is_a_line_of_log_odds():
     assert UNCALIBRATED(Evidence()) == 0.5
-    assert Calibration.from_config([2.0, -1.0])(Evidence(time=1.0, existence=0.5)) == pytest.approx(
-        1 / (1 + math.exp(-2.0))
+    of_0_1 = Calibration.from_config([2.0, -1.0])
+    existence = math.log(0.8 / 0.2)
+    assert of_0_1(Evidence(time=1.0, existence=existence)) == pytest.approx(
+        1 / (1 + math.exp(-(2.0 * (1.0 + math.log(0.8)) - 1.0)))
     )
     weighted = Calibration.from_config({"time": 1.0, "existence": 3.0, "offset": 0.5})
     assert weighted(Evidence(-0.5, -0.2, verification=9.0)) == pytest.approx(1 / (1 + math.exp(0.6)))
     assert 0 <= Calibration()(Evidence(-1e9)) < Calibration()(Evidence(1e9)) <= 1
+
+
+def test_existence_counts_as_log_odds():
+    def evidence(probability):
+        tokens = tokens_of(GROUNDED, ("It happens in ", probability), ("2.0 - 8.5", 0.5), (" seconds.", 1.0))
+        window = split_into_windows(0, 60, length=60, overlap=0.0)[0]
+        (found,) = event_evidence([Event(2.0, 8.5)], WindowAnswer(window, GROUNDED, tuple(tokens)), "grounding")
+        return found
+
+    assert evidence(0.8).existence == pytest.approx(math.log(4))
+    assert evidence(0.5).existence == pytest.approx(0.0)
+    assert evidence(0.999).existence - evidence(0.99).existence == pytest.approx(math.log(999 / 99))
+    assert evidence(1.0).existence == pytest.approx(math.log(1e6), abs=1e-5)  # finite
+    assert evidence(0.8).time == pytest.approx(math.log(0.5))
+    assert event_evidence(
+        [Event(2.0, 8.5)], WindowAnswer(Window(0, 60), GROUNDED, (Token(0, 31, -1.0),)), "grounding"
+    ) == [Evidence(time=-1.0)]
 
 
 def test_the_score_decides_what_is_found_where_a_threshold_was_fitted():
@@ -231,7 +251,7 @@ TWO_SPANS = (
 
 def test_each_span_of_a_list_has_a_score_of_its_own():
     answer = grounded(TWO_SPANS, moments=MomentSelection(find_all=True))
-    odds = [0.9 * 0.5, 0.9 * 0.4 * 0.8]  # what follows a span does not count
+    odds = [0.9 / 0.1 * 0.5, 0.36 / 0.64 * 0.8]  # odds of the list up to a span, which what follows does not change
     scores = [value / (1 + value) for value in odds]
     assert [(e.start, e.end, e.caption) for e in answer.events] == [(1, 3, "a light"), (7, 9, "a light")]
     assert [event.score for event in answer.events] == pytest.approx(scores)

@@ -5,8 +5,8 @@ A moment is scored by the probabilities of the tokens of the answer.
 The evidence for a moment is counted in nats, the natural unit of log odds:
 
 - *Time*: the mean log probability of the tokens that write its times.
-- *Existence*, for grounding: the log probability of an answer that names a moment ("The given query happens in" against
-  "does not happen"), the sum over all its tokens that are no times.
+- *Existence*, for grounding: the log odds of an answer that names a moment ("The given query happens in" against "does
+  not happen"), from the probability of all its tokens that are no times.
 - *Verification*, for grounding: how much more likely the query is as the caption of the moment with the video than with
   a blank one (`pipeline.answering`).
 - *Caption*, for captions: the mean log probability of the tokens that write the words.
@@ -59,6 +59,7 @@ NO_LOGPROBS_NOTE = "the server gives no log probabilities: found is decided by t
 
 _COUNTING = re.compile(r"\b(?:how (?:many|often|much)|count|number of|total)\b", re.IGNORECASE)
 _MIN_PROBABILITY = 1e-13  # probabilities are clipped to this distance from 0 and 1
+_MIN_LOGPROB = 1e-6  # log probabilities in float32 do not tell smaller distances from 0 apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +79,25 @@ class Calibration:
     Attributes:
         offset: Log odds of an event without any evidence.
         weights: Weight of each kind of evidence.
+        uses_logprob: Whether the fit is one of version 0.1, in which existence counted as log probability.
     """
 
     offset: float = 0.0
     weights: Evidence = Evidence(1.0, 1.0, 1.0, 1.0)
+    uses_logprob: bool = False
 
     @classmethod
     def from_config(cls, content: Mapping[str, float] | Sequence[float]) -> "Calibration":
-        """Read an entry of `TimeChatConfig.score_calibration`: weights and `offset`, or `[slope, offset]`."""
+        """Read an entry of `TimeChatConfig.score_calibration`: weights and `offset`, or 0.1's `[slope, offset]`."""
         if isinstance(content, Mapping):
             return cls(content["offset"], Evidence(**{k: v for k, v in content.items() if k != "offset"}))
         slope, offset = content
-        return cls(offset, Evidence(slope, slope, slope, slope))
+        return cls(offset, Evidence(slope, slope, slope, slope), uses_logprob=True)
 
     def __call__(self, evidence: Evidence) -> float:
         """Return the score, from 0 to 1."""
+        if self.uses_logprob:
+            evidence = replace(evidence, existence=math.log(_sigmoid(evidence.existence)))
         pairs = zip(astuple(self.weights), astuple(evidence), strict=True)
         return _sigmoid(sum(weight * nats for weight, nats in pairs) + self.offset)
 
@@ -109,6 +114,14 @@ def apply_window_prior(score: float, prior: float) -> float:
     """
     score = min(max(score, _MIN_PROBABILITY), 1 - _MIN_PROBABILITY)
     return _sigmoid(math.log(score / (1 - score)) + math.log(max(prior, _MIN_PROBABILITY)))
+
+
+def _log_odds(logprob: float | None) -> float:
+    """Return the log odds of a log probability, at most 13.8; 0 if it is not known."""
+    if logprob is None:
+        return 0.0
+    logprob = min(logprob, -_MIN_LOGPROB)
+    return logprob - math.log(-math.expm1(logprob))
 
 
 def _sigmoid(logit: float) -> float:
@@ -261,7 +274,7 @@ def parse_window(answer: WindowAnswer, task: Task, query: str | None, scoring: S
         events = [replace(event, saliency=None) for event in events]
     placed = tuple(answer.window.to_video_event(event) for event in events)
     if task == "grounding" and states_none(answer.text):
-        absence = existence_logprob(answer.tokens, answer.text) if answer.tokens else None
+        absence = existence_logprob(answer.tokens, answer.text)
         return ParsedWindow(answer.window, placed, (), None if absence is None else 1 - math.exp(absence))
     best = max((event.score for event in events if event.score is not None), default=None)
     return ParsedWindow(answer.window, placed, parsed.notes, best)
@@ -283,7 +296,7 @@ def event_evidence(events: Sequence[Event], answer: WindowAnswer, task: Task) ->
             found.append(None)
         elif task == "grounding":
             existence = existence_logprob(answer.tokens, answer.text, evidence.end if is_list else None)
-            found.append(Evidence(evidence.time_logprob, existence=existence, verification=verified))
+            found.append(Evidence(evidence.time_logprob, _log_odds(existence), verification=verified))
         else:
             found.append(Evidence(evidence.time_logprob, caption=evidence.caption_logprob))
     return found

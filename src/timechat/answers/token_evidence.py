@@ -54,12 +54,14 @@ class TokenEvidence:
     end: int = 0
 
 
-def existence_logprob(tokens: Sequence[Token], text: str, end: int | None = None) -> float:
-    """Return the log probability of the tokens of an answer that are no times, up to a place in the text."""
+def existence_logprob(tokens: Sequence[Token], text: str, end: int | None = None) -> float | None:
+    """Return the log probability of the tokens of an answer that are no times, up to a place in the text.
+
+    None if there is no such token.
+    """
     numbers = [match.span() for match in _NUMBER.finditer(text)]
-    return sum(
-        token.form_logprob for token in tokens if not _writes(token, numbers) and (end is None or token.first < end)
-    )
+    words = [token for token in tokens if not _writes(token, numbers) and (end is None or token.first < end)]
+    return sum(token.form_logprob for token in words) if words else None
 
 
 def event_logprobs(events: Sequence[Event], text: str, tokens: Sequence[Token]) -> list[TokenEvidence | None]:

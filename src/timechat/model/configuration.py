@@ -45,7 +45,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
             default is about the average length of the training videos of the original (TimeIT, 190.8 s), at two
             seconds per frame.
         score_calibration: Mapping from evidence to a score for `"grounding"` and for `"captions"`: weights by name and
-            `offset`, or `[slope, offset]`, see `timechat.answers.merging`; None without a fitted calibration.
+            `offset`, or `[slope, offset]` of version 0.1, see `timechat.answers.merging`; None without a fit.
         found_threshold: Minimum score of a moment that counts as found, in a video of any length. Above 0, the model
             names a moment in every window, and the score alone decides whether a query happens.
         domain: Test whether a video is of the kind that the model was trained on, see `timechat.model.domain`; None
