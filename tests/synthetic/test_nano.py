@@ -1,6 +1,7 @@
 """Training of nano: its labels, and a loss with gradients in each stage."""
 
 import copy
+import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.backbones.timechat.encoding import encode_frames
 from timechat.data.packing import TokenizedTurn, pack_conversations
 from timechat.model.training_text import IGNORED_LABEL
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
 from timechat.synthetic.nano.build import build_nano, time_words
 from timechat.synthetic.nano.clips import TrainingClip, frame_times, make_clip
+from timechat.synthetic.nano.frames import draw_clip
 from timechat.synthetic.nano.labels import (
     COLOR_KIND,
     NEW,
@@ -39,6 +42,7 @@ from timechat.synthetic.nano.texts import ConversationWriter, choose_records, si
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at, draw_frames
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
+from timechat.training.config import DataSettings, SyntheticDataSettings, SyntheticValidationSettings
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
 
@@ -358,6 +362,41 @@ def test_features_are_computed_once(nano, tmp_path, monkeypatch):
     assert torch.equal(tokens, source._store.tokens(0))
     assert tokens.shape[0] == len(again._store.clip(0).times)
     assert np.isfinite(tokens.numpy()).all()
+
+
+def test_without_timestamps_every_frame_has_the_sentence_of_zero_seconds(nano, tmp_path, monkeypatch):
+    stated = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
+    source = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2, timestamps=False)
+    assert len({file.parent for file in (tmp_path / "features").rglob("*.safetensors")}) == 2
+    model, processor = nano
+    clip = source._store.clip(0)
+    frames = draw_clip(clip.script, clip.times, np.random.default_rng([0, 0]))
+    shown = encode_frames(model.eval(), processor, frames, shown_timestamps=np.zeros(len(frames)))[0]
+    tokens = source._store.tokens(0)
+    assert torch.allclose(tokens, shown, atol=2e-2)  # stored in half precision
+    assert not torch.allclose(tokens, stated._store.tokens(0), atol=2e-2)
+    batches, others = source._videos(0), stated._videos(0)
+    for name in ("states", "times", "pointers", "word_pointers", "labels", "input_ids"):
+        assert torch.equal(batches[name], others[name])
+
+
+def test_the_hash_of_stored_features_is_that_of_earlier_versions(nano):
+    settings = make_recipe("nano_films", seed=3).data.films
+    digest = hashlib.sha256(repr((3, [1], 0.0)).encode())
+    for name, tensor in sorted(nano[0].frame_encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.float().contiguous().numpy().tobytes())
+    assert source_module._features_hash(nano[0], settings) == digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("objective", ["nano_frames", "nano_scripts"])
+def test_stages_without_stored_frames_have_timestamps(nano, objective, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=f"nano_windows and nano_films, not for {objective}"):
+        make_source(nano, objective, tmp_path, monkeypatch, timestamps=False)
+
+
+def test_validation_needs_timestamps():
+    with pytest.raises(ValueError, match="validation_films states the time of each frame"):
+        DataSettings(films=SyntheticDataSettings(timestamps=False), validation_films=SyntheticValidationSettings())
 
 
 def test_negatives_are_half_of_the_queries_if_asked_for():

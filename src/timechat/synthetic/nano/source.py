@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ class SyntheticSource:
         if self._make in (self._windows, self._videos):
             folder = Path(recipe.run.output).parent / "features"  # beside the stages, so that they can share it
             self._store = FrameTokenStore(folder, recipe, processor, model)
+        elif not self._settings.timestamps:
+            raise ValueError(
+                f"data.films.timestamps=false is for stages with stored frame tokens, nano_windows and nano_films, "
+                f"not for {recipe.objective}"
+            )
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
         """Yield the batches of this process from an iteration on; each is made during the step before."""
@@ -253,6 +259,8 @@ class FrameTokenStore:
         for index in range(shard * _SHARD, (shard + 1) * _SHARD):
             clip = self.clip(index)
             frames = make_frames(clip.draw(clip.times), clip.times, np.random.default_rng([self._settings.seed, index]))
+            if not self._settings.timestamps:
+                frames = replace(frames, timestamps=np.zeros(len(frames)))
             inputs = {name: tensor[None] for name, tensor in processor.encode_frames(frames).items()}
             tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
         with atomic_write(path) as unfinished:
@@ -263,6 +271,8 @@ class FrameTokenStore:
 def _features_hash(model: TimeChatForConditionalGeneration, settings: SyntheticDataSettings) -> str:
     """Return a hash of everything that the features depend on."""
     digest = hashlib.sha256(repr((settings.seed, settings.levels, settings.window_share)).encode())
+    if not settings.timestamps:
+        digest.update(b"no timestamps")
     for name, tensor in sorted(model.frame_encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.float().contiguous().numpy().tobytes())
