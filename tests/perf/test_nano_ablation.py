@@ -1,10 +1,15 @@
-"""The start weights of the training with one window, from `perf/nano_ablation.py`."""
+"""The start weights of the training with one window, and the comparison of trained models (`perf/nano_ablation.py`)."""
+
+import json
 
 import pytest
 import torch
-from perf.nano_ablation import one_window
+from perf.nano_ablation import compare, one_window
 
 from timechat.model.loading import find_folder, load_model
+from timechat.synthetic.write import SyntheticSet, render_videos
+
+SHORT = ["run.per_video=3", "run.resamples=20", "decoding.max_new_tokens=24", "model.dtype=float32"]
 
 
 def test_one_window_keeps_the_weights_and_gives_positions_to_parts(tmp_path):
@@ -21,3 +26,22 @@ def test_one_window_keeps_the_weights_and_gives_positions_to_parts(tmp_path):
     assert all(torch.equal(weights[key], value) for key, value in before.state_dict().items() if key != name)
     with pytest.raises(ValueError, match="one video token and one position for each frame"):
         one_window(tmp_path / "start", tmp_path / "again")
+
+
+def test_models_are_compared_on_the_same_questions_and_one_without_timestamps(tmp_path):
+    drawn = SyntheticSet(1, seed=5, level=1, split="test", part="standard")
+    render_videos(drawn, tmp_path / "films", workers=1)
+    nano = find_folder("nano")
+    table = compare(nano, nano, nano, tmp_path / "films", tmp_path / "runs", SHORT)
+    assert table == (tmp_path / "runs" / "comparison.md").read_text()
+    assert "in brackets the difference from both ideas" in table
+    heads, _, _, _, same = (line.split("|")[1:-1] for line in table.splitlines()[:5])
+    assert heads[1].strip() == "grounding: r1_iou_0.5"
+    assert same[0].strip() == "one window"
+    assert all("(+0.000 [+0.000, +0.000])" in cell for cell in same[1:])  # the same model
+    looks = {
+        folder.name: json.loads((folder / "run.json").read_text())["settings"]["look"]
+        for folder in (tmp_path / "runs").iterdir()
+        if folder.is_dir()
+    }
+    assert looks == {"both": None, "no-timestamps": "no-timestamps", "one-window": None}
