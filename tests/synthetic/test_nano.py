@@ -1,6 +1,7 @@
 """Training of nano: its labels, and a loss with gradients in each stage."""
 
 import copy
+import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import torch
 
 from timechat.answers.prompts import NOT_FOUND_ANSWER
+from timechat.backbones.timechat.encoding import encode_frames
 from timechat.data.packing import TokenizedTurn, pack_conversations
 from timechat.model.training_text import IGNORED_LABEL
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
 from timechat.synthetic.nano.build import build_nano, time_words
 from timechat.synthetic.nano.clips import TrainingClip, frame_times, make_clip
+from timechat.synthetic.nano.frames import draw_clip
 from timechat.synthetic.nano.labels import (
     COLOR_KIND,
     NEW,
@@ -34,11 +37,13 @@ from timechat.synthetic.nano.labels import (
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.objectives import NANO_OBJECTIVES, NanoHeads
 from timechat.synthetic.nano.source import SyntheticSource
-from timechat.synthetic.nano.temporal import frame_mask, window_attention_loss
+from timechat.synthetic.nano.temporal import actions_loss, window_attention_loss
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
+from timechat.synthetic.nano.tokens import frames_per_token, token_frames
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at, draw_frames
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
+from timechat.training.config import DataSettings, SyntheticDataSettings, SyntheticValidationSettings
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
 
@@ -131,6 +136,17 @@ def test_starts_point_to_the_next_frame_and_ends_to_their_own():
     assert times == [-1] * 5 + [5, -1, 6, -1, -1]
     assert words == [-1] * 8 + [5, -1]  # what follows tells of the event that has begun
     assert answer_pointers(packed, ids, num_tokens=5)[0][5] == 4  # never past the last token
+
+
+def test_pointers_to_parts_of_a_window_name_the_first_token_that_shows_the_event():
+    ids = TokenIds(first_time=100, dash=50, scores=51)
+    packed = pack_conversations([1, 7, 7, 7], [TokenizedTurn([8], [9, 103, 50, 113, 2])])
+    times, words = answer_pointers(packed, ids, num_tokens=16, frames_per_token=8)  # tokens show frames 4, 12, 20, ...
+    assert [time for time in times if time >= 0] == [0, 2]  # of frames 4 (the next one) and 13
+    assert [word for word in words if word >= 0] == [0]
+    later = pack_conversations([1, 7, 7, 7], [TokenizedTurn([8], [9, 104, 50, 112, 2])])
+    times, _ = answer_pointers(later, ids, num_tokens=16, frames_per_token=8)
+    assert [time for time in times if time >= 0] == [1, 1]  # of frames 5 and 12
 
 
 def test_scores_and_durations_have_no_pointers():
@@ -237,11 +253,6 @@ def test_window_attention_has_one_target_token_per_head(nano, monkeypatch):
     loss, share = window_attention_loss(model.config, across, sizes)
     assert loss < 1e-6
     assert share > 0.999
-
-
-def test_frames_have_their_own_tokens_and_the_rest_does_not(nano):
-    mask = frame_mask(nano[0].config, torch.tensor([[16, 2], [18, 2]]))
-    assert mask.tolist() == [True] * 16 + [True] * 18 + [False] * 14
 
 
 def test_the_attention_loss_is_zero_for_correct_attention():
@@ -358,6 +369,158 @@ def test_features_are_computed_once(nano, tmp_path, monkeypatch):
     assert torch.equal(tokens, source._store.tokens(0))
     assert tokens.shape[0] == len(again._store.clip(0).times)
     assert np.isfinite(tokens.numpy()).all()
+
+
+def test_without_timestamps_every_frame_has_the_sentence_of_zero_seconds(nano, tmp_path, monkeypatch):
+    stated = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
+    source = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2, timestamps=False)
+    assert len({file.parent for file in (tmp_path / "features").rglob("*.safetensors")}) == 2
+    model, processor = nano
+    clip = source._store.clip(0)
+    frames = draw_clip(clip.script, clip.times, np.random.default_rng([0, 0]))
+    shown = encode_frames(model.eval(), processor, frames, shown_timestamps=np.zeros(len(frames)))[0]
+    tokens = source._store.tokens(0)
+    assert torch.allclose(tokens, shown, atol=2e-2)  # stored in half precision
+    assert not torch.allclose(tokens, stated._store.tokens(0), atol=2e-2)
+    batches, others = source._videos(0), stated._videos(0)
+    for name in ("states", "times", "pointers", "word_pointers", "labels", "input_ids"):
+        assert torch.equal(batches[name], others[name])
+
+
+def test_the_hash_of_stored_features_is_that_of_earlier_versions(nano):
+    settings = make_recipe("nano_films", seed=3).data.films
+    digest = hashlib.sha256(repr((3, [1], 0.0)).encode())
+    for name, tensor in sorted(nano[0].frame_encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.float().contiguous().numpy().tobytes())
+    assert source_module._features_hash(nano[0], settings) == digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("objective", ["nano_frames", "nano_scripts"])
+def test_stages_without_stored_frames_have_timestamps(nano, objective, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=f"nano_windows and nano_films, not for {objective}"):
+        make_source(nano, objective, tmp_path, monkeypatch, timestamps=False)
+
+
+def test_validation_needs_timestamps():
+    with pytest.raises(ValueError, match="validation_films states the time of each frame"):
+        DataSettings(films=SyntheticDataSettings(timestamps=False), validation_films=SyntheticValidationSettings())
+
+
+def one_window(nano):
+    """Nano with one window of 128 frames for a video, of which each video token stands for 8."""
+    model, processor = copy.deepcopy(nano)
+    for config in (model.config, model.video_qformer.config, processor.config):
+        config.window_size = config.stride = config.max_frame_positions = 128
+    positions = model.video_qformer.frame_positions
+    positions.weight.data = positions.weight.data[torch.arange(128) // 8]
+    return model, processor
+
+
+def test_every_token_of_nano_stands_for_one_frame(nano):
+    for num_frames in (5, 16, 20, 120):
+        expected = [*range(num_frames), *[num_frames - 1] * (-num_frames % 16)]
+        assert token_frames(nano[0].config, num_frames).tolist() == expected
+
+
+def test_tokens_of_one_window_stand_for_the_middles_of_its_parts(nano):
+    config = one_window(nano)[0].config
+    assert token_frames(config, 128).tolist() == list(range(4, 128, 8))
+    assert token_frames(config, 22).tolist() == [4, 12, 20, *[21] * 13]
+
+
+def test_tokens_without_equal_parts_of_a_window_are_refused(nano):
+    for values in ({"window_size": 0}, {"stride": 8}, {"num_video_query_tokens": 5}):
+        config = copy.deepcopy(nano[0].config)
+        for name, value in values.items():
+            setattr(config, name, value)
+        with pytest.raises(ValueError, match="multiple of num_video_query_tokens"):
+            frames_per_token(config)
+
+
+def test_batches_of_nano_have_one_label_for_each_frame(nano, tmp_path, monkeypatch):
+    """The batches hold what they held when a video token always stood for one frame."""
+    source = make_source(nano, "nano_films", tmp_path, monkeypatch, num_films=2)
+    batch = source._videos(0)
+    parts = source._windows(0)
+    states, times, frame_states = [], [], []
+    for place, (num_frames, start) in enumerate(
+        zip(parts["video_sizes"][:, 0].tolist(), parts["starts"].tolist(), strict=True)
+    ):
+        clip = source._store.clip(source._store.order(place)[0])
+        own = clip.times[start : start + num_frames]
+        padded = np.concatenate([own, np.full(-num_frames % 16, own[-1])])
+        states.append(clip.states(padded))
+        times.append(np.round(padded * 2))
+        frame_states.append(states[-1][:num_frames])
+        whole = np.concatenate([clip.times, np.full(-len(clip.times) % 16, clip.times[-1])])
+        of_video = batch["states"][: len(whole)] if place == 0 else batch["states"][-len(whole) :]
+        assert np.array_equal(of_video, clip.states(whole))
+    assert np.array_equal(parts["states"], np.concatenate(states))
+    assert np.array_equal(parts["times"], np.concatenate(times))
+    assert np.array_equal(parts["frame_states"], np.concatenate(frame_states))
+
+
+def test_losses_of_nano_compare_each_token_with_its_frame(nano, tmp_path, monkeypatch):
+    """The losses of the stage `windows` are those of the formulae for one frame for each token."""
+    source = make_source(nano, "nano_windows", tmp_path, monkeypatch, num_films=2)
+    batch = source._windows(0)
+    model, _ = nano
+    heads = NanoHeads(model)
+    sizes = batch["video_sizes"][:, 0].tolist()
+    is_frame = torch.cat([torch.arange(size + -size % 16) < size for size in sizes])
+    tokens = [torch.randn(sum(sizes), 16, 128) for _ in heads.actions.layers]
+    with torch.no_grad():
+        found, _ = actions_loss(heads.actions, tokens, batch["frame_states"])
+        expected, _ = actions_loss(heads.actions, tokens, batch["states"][is_frame])
+        assert found == expected
+    across = AttentionRecorder(layer.crossattention.attention for layer in model.video_qformer.qformer.encoder.layer)
+    with across, torch.no_grad():
+        model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
+    lengths = [length for n in sizes for length in [16] * (n >= 16) + [n % 16] * (n % 16 > 0)]
+    losses = []
+    for length, scores in [pair for runs in across.scores() for pair in zip(lengths, runs, strict=True)]:
+        for query in range(16):
+            for head in range(16):
+                target = min(query, length - 1) * (scores.shape[-1] // length) + head
+                losses.append(-scores[:, head, query].log_softmax(-1)[:, target])
+    loss, _ = window_attention_loss(model.config, across, batch["video_sizes"])
+    assert loss.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_one_window_has_a_label_for_each_part(nano, tmp_path, monkeypatch):
+    model, processor = one_window(nano)
+    source = make_source((model, processor), "nano_films", tmp_path, monkeypatch, num_films=2)
+    batch, parts = source._videos(0), source._windows(0)
+    assert (batch["input_ids"] == model.config.image_token_id).sum(dim=1).tolist() == [16, 16]
+    assert torch.equal(batch["states"], parts["states"])  # a part is a whole video
+    assert len(parts["frame_states"]) == parts["video_sizes"][:, 0].sum()
+    for place, num_frames in enumerate(parts["video_sizes"][:, 0].tolist()):
+        clip = source._store.clip(source._store.order(place)[0])
+        frames = [min(8 * token + 4, num_frames - 1) for token in range(16)]
+        rows = slice(16 * place, 16 * place + 16)
+        assert np.array_equal(parts["states"][rows], clip.states(clip.times[frames]))
+        assert parts["times"][rows].tolist() == frames
+    rows, columns = batch["query_positions"][0::2].unbind(dim=1)  # before a start; the end follows
+    kinds = batch["query_classes"][0::2, 2]
+    begins = batch["states"][:, NEW].unflatten(1, (-1, NUM_KINDS)).any(dim=1).unflatten(0, (2, 16))
+    assert len(rows) > 0
+    for row, column, kind in zip(rows.tolist(), columns.tolist(), kinds.tolist(), strict=True):
+        assert begins[row, batch["pointers"][row, column], kind]
+
+
+def test_one_window_has_losses_with_gradients_and_attends_to_its_parts(nano, tmp_path, monkeypatch):
+    model, processor = one_window(nano)
+    source = make_source((model, processor), "nano_films", tmp_path, monkeypatch, num_films=2)
+    model.training_heads = NanoHeads(model)
+    for objective, batch in (("nano_windows", source._windows(0)), ("nano_films", source._videos(0))):
+        loss = NANO_OBJECTIVES[objective].loss(model, {**batch, "progress": 0.5})
+        loss.loss_sum.backward()
+        assert torch.isfinite(loss.loss_sum)
+        assert model.video_qformer.frame_positions.weight.grad.abs().max() > 0
+        if objective == "nano_windows":
+            _, num_frames, num_tokens, _ = batch["frame_tokens"].shape
+            assert loss.parts["looks"] > 4 / (num_frames * num_tokens)
+        model.zero_grad()
 
 
 def test_negatives_are_half_of_the_queries_if_asked_for():

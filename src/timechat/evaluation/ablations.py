@@ -145,7 +145,8 @@ def run_ablations(
         own = replace(recipe, run=replace(recipe.run, output=f"{recipe.run.output}/ablations/{name}"))
         predictions = _predictions(own, samples, timechat, name, progress)
         rows[ablation.title] = score_run(own, samples, predictions, benchmarks=benchmarks).scores
-    table = _table(rows, samples, recipe.run.resamples)
+    note = "The model was trained with both ideas."
+    table = difference_table(rows, samples, recipe.run.resamples, note=note)
     write_text_atomically(Path(recipe.run.output) / TABLE_FILE, table)
     return table
 
@@ -176,11 +177,30 @@ def _windows(timechat: TimeChat, *, is_kept: bool) -> Iterator[None]:
             config.window_size = size
 
 
-def _table(rows: Mapping[str, Mapping[str, Scores]], samples: Sequence[Sample], resamples: int) -> str:
-    """Table of each metric and of its difference from the unchanged model, each with its interval."""
+def difference_table(
+    rows: Mapping[str, Mapping[str, Scores]],
+    samples: Sequence[Sample],
+    resamples: int,
+    *,
+    metrics: Mapping[str, Sequence[str]] = METRICS,
+    note: str = "",
+) -> str:
+    """Make a table of each metric and of its difference from the first row, each with its interval.
+
+    Args:
+        rows: Scores by task, by title of the row.
+        samples: Samples that all rows answer.
+        resamples: Number of bootstrap resamples for the intervals.
+        metrics: Metrics in the table, by task; tasks that the first row lacks are left out.
+        note: Sentences at the end of the note below the table.
+
+    Returns:
+        The table in Markdown.
+    """
+    first_title = next(iter(rows))
     videos = {sample.id: sample.video for sample in samples}
     whole = next(iter(rows.values()))
-    shown = [(task, metric) for task, metrics in METRICS.items() if task in whole for metric in metrics]
+    shown = [(task, metric) for task, names in metrics.items() if task in whole for metric in names]
     heads = [f"{task.replace('_', ' ')}: {metric}" for task, metric in shown]
     lines = [f"| {' | '.join(['', *heads])} |", f"| --- |{' --- |' * len(heads)}"]
     for title, scores in rows.items():
@@ -190,11 +210,11 @@ def _table(rows: Mapping[str, Mapping[str, Scores]], samples: Sequence[Sample], 
             lost = "" if scores is whole else _difference(scores[task], whole[task], metric, videos, resamples)
             cells.append("-" if value is None else f"{value}{lost}")
         lines.append(f"| {title} | {' | '.join(cells)} |")
-    note = (
-        "95 % bootstrap intervals over videos; in brackets the difference from the unchanged model, on the same "
-        "questions. The model was trained with both ideas."
+    text = (
+        f"95 % bootstrap intervals over videos; in brackets the difference from {first_title}, on the same "
+        f"questions. {note}"
     )
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([*lines, "", text.rstrip(), ""])
 
 
 def _difference(scores: Scores, others: Scores, metric: str, videos: Mapping[str, str], resamples: int) -> str:

@@ -107,6 +107,8 @@ class SyntheticDataSettings:
     """Share of the samples that are windows of a minute of long videos instead of whole videos."""
     negative_share: float | None = None
     """Share of the grounding questions whose query does not happen; None keeps that of the records, one in eight."""
+    timestamps: bool = True
+    """Whether the sentence of each frame states its time; False states 0 seconds for every frame, for an ablation."""
 
     def __post_init__(self) -> None:
         _at_least("data.films.questions", self.questions, 1)
@@ -168,6 +170,10 @@ class DataSettings(FrameRateSettings):
             _at_least(f"data.{name}", getattr(self, name), 1)
         _at_least("data.workers", self.workers, 0)
         _share("data.max_bad_share", self.max_bad_share)
+        if self.validation_films is not None and self.films is not None and not self.films.timestamps:
+            raise ValueError(
+                "data.validation_films states the time of each frame and needs data.films.timestamps"
+            )
         if self.fps is not None:
             _above("data.fps", self.fps, 0)
 

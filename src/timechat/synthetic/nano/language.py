@@ -31,6 +31,7 @@ from timechat.synthetic.nano.labels import (
     state_code,
     time_code,
 )
+from timechat.synthetic.nano.tokens import token_at_frame
 from timechat.synthetic.scene import TICK
 
 _NUM_ACTIVE = SHAPE_KIND.stop
@@ -130,12 +131,18 @@ class TokenIds:
 
 
 def answer_pointers(
-    packed: Packed, ids: TokenIds, num_tokens: int, starts: Sequence[float | None] = ()
+    packed: Packed,
+    ids: TokenIds,
+    num_tokens: int,
+    starts: Sequence[float | None] = (),
+    *,
+    frames_per_token: int = 1,
 ) -> tuple[list[int], list[int]]:
     """Return the video token to attend to for every token before a time or a word of an answer.
 
     An event is first visible in the frame after its start, so a start points to that frame, and so do the words after a
-    start and an end.
+    start and an end. If a token stands for several frames, the pointer is the first token that stands for that frame or
+    a later one: its labels show the start or the end.
 
     Args:
         packed: Conversations about one video.
@@ -143,10 +150,15 @@ def answer_pointers(
         num_tokens: Number of video tokens.
         starts: Start in seconds of the event of every conversation whose answer names one event in words only, None for
             the others.
+        frames_per_token: Number of frames in the part of a window that a video token stands for.
 
     Returns:
         Pointers of times, and pointers of words; -1 for all other tokens.
     """
+
+    def to_token(frame: int) -> int:
+        return min(num_tokens - 1, token_at_frame(frame, frames_per_token))
+
     times, words = ([-1] * len(packed.input_ids) for _ in range(2))
     segment, start, is_time = 0, -1, False
     for i, label in enumerate(packed.labels):
@@ -154,13 +166,13 @@ def answer_pointers(
             segment = packed.segments[i]
             begins = starts[segment - 1] if 0 < segment <= len(starts) else None
             is_time = begins is None  # otherwise numbers are durations
-            start = -1 if begins is None else min(num_tokens - 1, round(begins / TICK) + 1)
+            start = -1 if begins is None else to_token(round(begins / TICK) + 1)
         if label == IGNORED_LABEL:
             continue
         is_time = is_time and label != ids.scores
         if is_time and ids.first_time <= label < ids.first_time + NUM_TIMES:
             is_start = i + 1 < len(packed.labels) and packed.labels[i + 1] == ids.dash
-            times[i - 1] = min(num_tokens - 1, label - ids.first_time + int(is_start))
+            times[i - 1] = to_token(label - ids.first_time + int(is_start))
             start = times[i - 1] if is_start else start
         elif label != ids.dash:
             words[i - 1] = start

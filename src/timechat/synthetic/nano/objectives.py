@@ -13,7 +13,7 @@ from timechat.synthetic.nano.attention import AttentionRecorder
 from timechat.synthetic.nano.frames import FrameHeads, frame_loss
 from timechat.synthetic.nano.language import AnswerHeads, answer_loss, script_loss
 from timechat.synthetic.nano.source import make_source
-from timechat.synthetic.nano.temporal import ActionHeads, actions_loss, frame_mask, window_attention_loss
+from timechat.synthetic.nano.temporal import ActionHeads, actions_loss, window_attention_loss
 from timechat.training.objectives import HEADS_NAME, Objective, StepLoss
 
 
@@ -51,8 +51,7 @@ def temporal(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, fl
             stack.enter_context(layer.register_forward_hook(_remember(seen)))
         features = model.batch_video_features(frame_tokens=batch["frame_tokens"], video_sizes=batch["video_sizes"])
     of_layers = [torch.cat(seen) for seen in tokens]  # (frames of all videos, rows, width) each
-    is_frame = frame_mask(model.config, batch["video_sizes"])
-    acts, action_parts = actions_loss(model.training_heads.actions, of_layers, batch["states"], is_frame=is_frame)
+    acts, action_parts = actions_loss(model.training_heads.actions, of_layers, batch["frame_states"])
     script, script_parts = script_loss(model.training_heads.answers, features, batch)
     guide, share = window_attention_loss(model.config, across, batch["video_sizes"])
     return script + acts + guide, {**script_parts, **action_parts, "looks": share}

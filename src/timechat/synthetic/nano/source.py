@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from timechat.synthetic.nano.frames import frame_batch, make_frames
 from timechat.synthetic.nano.labels import query_classes, time_classes
 from timechat.synthetic.nano.language import TokenIds, answer_pointers
 from timechat.synthetic.nano.texts import ConversationWriter, choose_records, single_event_start
+from timechat.synthetic.nano.tokens import frames_per_token, token_frames
 from timechat.training.config import SyntheticDataSettings, TrainingRecipe
 from timechat.training.distributed import rank, wait_for_all, world_size
 from timechat.training.schedule import num_steps
 
 _HIDDEN = -1e9  # is added to the attention scores of masked positions
 _SHARD = 50
-_PART_FRAMES = 64  # maximum number of frames of a sample of the stage `windows`
+_PART_FRAMES = 64  # maximum number of frames of a sample of the stage `windows`, at least one window
 _Sample = tuple[TrainingClip, int, int]  # clip, variant of its records, number of the sample
 
 
@@ -58,6 +60,11 @@ class SyntheticSource:
         if self._make in (self._windows, self._videos):
             folder = Path(recipe.run.output).parent / "features"  # beside the stages, so that they can share it
             self._store = FrameTokenStore(folder, recipe, processor, model)
+        elif not self._settings.timestamps:
+            raise ValueError(
+                f"data.films.timestamps=false is for stages with stored frame tokens, nano_windows and nano_films, "
+                f"not for {recipe.objective}"
+            )
 
     def batches(self, first_iteration: int) -> Generator[dict[str, Any], None, None]:
         """Yield the batches of this process from an iteration on; each is made during the step before."""
@@ -86,15 +93,17 @@ class SyntheticSource:
 
     def _windows(self, iteration: int) -> dict[str, Any]:
         """Parts of stored videos; they start anywhere, so that the few videos give many different windows."""
-        samples, inputs = self._stored(iteration, longest=_PART_FRAMES)
+        samples, inputs = self._stored(iteration, longest=max(_PART_FRAMES, self._processor.config.window_size))
         label_rows = []
         for (clip, _, _), start, (frames, _) in zip(
             samples, inputs["starts"].tolist(), inputs["video_sizes"].tolist(), strict=True
         ):
-            timestamps = self._token_times(clip.times[start : start + frames])
-            label_rows.append((clip.states(timestamps), time_classes(timestamps)))
+            timestamps = clip.times[start : start + frames]
+            token_times = self._token_times(timestamps)
+            label_rows.append((clip.states(token_times), time_classes(token_times), clip.states(timestamps)))
         labels = [torch.from_numpy(np.concatenate(rows)) for rows in zip(*label_rows, strict=True)]
-        return self._named(samples, {**inputs, **dict(zip(("states", "times"), labels, strict=True))})
+        names = ("states", "times", "frame_states")
+        return self._named(samples, {**inputs, **dict(zip(names, labels, strict=True))})
 
     def _videos(self, iteration: int) -> dict[str, Any]:
         samples, inputs = self._stored(iteration)
@@ -130,9 +139,8 @@ class SyntheticSource:
         }
 
     def _token_times(self, timestamps: np.ndarray) -> np.ndarray:
-        """Return the time of the frame of every video token; surplus tokens have the time of the last frame."""
-        missing = self._processor.config.num_video_tokens(len(timestamps)) - len(timestamps)
-        return np.concatenate([timestamps, np.full(missing, timestamps[-1])])
+        """Return the time of the frame that every video token stands for."""
+        return timestamps[token_frames(self._processor.config, len(timestamps))]
 
     def _new_clip(self, number: int, iteration: int) -> TrainingClip:
         settings = self._settings
@@ -166,7 +174,11 @@ class SyntheticSource:
             states.append(torch.from_numpy(clip.states(token_times)))
             times.append(torch.from_numpy(time_classes(token_times)))
             to_times, to_words = answer_pointers(
-                row, self._token_ids, len(token_times), [single_event_start(r) for r in records]
+                row,
+                self._token_ids,
+                len(token_times),
+                [single_event_start(r) for r in records],
+                frames_per_token=frames_per_token(self._processor.config),
             )
             pointers.append(to_times)
             word_pointers.append(to_words)
@@ -253,6 +265,8 @@ class FrameTokenStore:
         for index in range(shard * _SHARD, (shard + 1) * _SHARD):
             clip = self.clip(index)
             frames = make_frames(clip.draw(clip.times), clip.times, np.random.default_rng([self._settings.seed, index]))
+            if not self._settings.timestamps:
+                frames = replace(frames, timestamps=np.zeros(len(frames)))
             inputs = {name: tensor[None] for name, tensor in processor.encode_frames(frames).items()}
             tokens[str(index)] = model.get_frame_features(**inputs)[0].to(torch.float16).contiguous()
         with atomic_write(path) as unfinished:
@@ -263,6 +277,8 @@ class FrameTokenStore:
 def _features_hash(model: TimeChatForConditionalGeneration, settings: SyntheticDataSettings) -> str:
     """Return a hash of everything that the features depend on."""
     digest = hashlib.sha256(repr((settings.seed, settings.levels, settings.window_share)).encode())
+    if not settings.timestamps:
+        digest.update(b"no timestamps")
     for name, tensor in sorted(model.frame_encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.float().contiguous().numpy().tobytes())

@@ -19,6 +19,7 @@ from timechat.model.video_qformer import SlidingVideoQFormer
 from timechat.synthetic.nano.attention import AttentionRecorder
 from timechat.synthetic.nano.frames import POSITION_DIMS
 from timechat.synthetic.nano.labels import NUM_ROW_STATES, NUM_ROWS, row_labels
+from timechat.synthetic.nano.tokens import token_frames
 
 _AMPLITUDE = 3.0  # amplitude of the code of a frame position; frame tokens have a standard deviation of 1.25
 _SHARPNESS = 0.75  # sharpness of the initial attention of video tokens to a frame
@@ -46,18 +47,15 @@ class ActionHeads(nn.Module):
         return [head(states).float() for head, states in zip(self.layers, tokens, strict=True)]
 
 
-def actions_loss(
-    heads: ActionHeads, tokens: Sequence[Tensor], states: Tensor, *, is_frame: Tensor
-) -> tuple[Tensor, dict[str, float]]:
+def actions_loss(heads: ActionHeads, tokens: Sequence[Tensor], states: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Return the loss of the actions of each object, predicted from every temporal layer, and its parts.
 
     Args:
         heads: Heads of the layers.
         tokens: Query tokens of all frames after each layer, `(frames, NUM_ROWS, width)`.
-        states: `state_labels` of all video tokens, `(tokens, NUM_STATES)`.
-        is_frame: Mask `(tokens,)` of the video tokens that have a frame of their own.
+        states: `state_labels` of all frames, `(frames, NUM_STATES)`.
     """
-    target = row_labels(states[is_frame])
+    target = row_labels(states)
     weight = torch.where(target > 0, _POSITIVE_WEIGHT, 1.0)
     logits = heads(tokens)
     losses = [F.binary_cross_entropy_with_logits(one, target, weight=weight) for one in logits]
@@ -70,14 +68,6 @@ def actions_loss(
             "rows_recall": float(both / present.sum().clamp(min=1)),
         }
     return _NUM_AVERAGED * torch.stack(losses).mean(), parts
-
-
-def frame_mask(config: TimeChatConfig, video_sizes: Tensor) -> Tensor:
-    """Return the mask of the video tokens that have a frame of their own; the last window may have more tokens."""
-    masks = []
-    for num_frames in video_sizes[:, 0].tolist():
-        masks.append(torch.arange(config.num_video_tokens(num_frames)) < num_frames)
-    return torch.cat(masks)
 
 
 @torch.no_grad()
@@ -123,6 +113,8 @@ def window_attention_loss(
 ) -> tuple[Tensor, float]:
     """Supervise the cross attention of the video Q-Former: each head should attend to one token of its own frame.
 
+    The own frame of a video token is that of `token_frames`.
+
     Args:
         config: Configuration of the model.
         across: Recorded cross attention of all layers.
@@ -138,8 +130,8 @@ def window_attention_loss(
     losses = []
     for runs in across.scores():
         for length, scores in zip(lengths, runs, strict=True):
-            heads, queries, keys = scores.shape[1:]
-            frames = torch.arange(queries).clamp(max=length - 1)[None, :]
+            heads, _, keys = scores.shape[1:]
+            frames = torch.from_numpy(token_frames(config, length))[None, :]
             targets = frames * (keys // length) + torch.arange(heads)[:, None] % NUM_ROWS  # (heads, queries)
             targets = targets.to(scores.device).expand(scores.shape[0], -1, -1)
             losses.append(F.cross_entropy(scores.flatten(0, 2), targets.flatten(), reduction="none"))
