@@ -1,13 +1,18 @@
 """A server whose answers are written by vLLM, with a stand-in of its engine."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.backbones.timechat.stand_in import StandInEngine
+from tests.serving.conftest import serving
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.timechat.backbone import TimeChatBackbone
+from timechat.backbones.timechat.vllm.adapters import Adapter
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import export_language_model
+from timechat.cache import DiskCache
 from timechat.errors import EngineError
 from timechat.model import NANO_FOLDER
 from timechat.model.loading import load_model
@@ -84,3 +89,41 @@ def test_a_dead_engine_of_vllm_is_not_ready(engine, stand_in) -> None:
 def test_stopping_the_service_stops_vllm(engine, stand_in) -> None:
     engine.stop()
     assert stand_in.is_stopped
+
+
+@pytest.fixture
+def with_adapter(parts, stand_in, films, tmp_path):
+    adapters = {"cooking": Adapter("cooking", Path("adapter"), 4, frozenset(["q_proj"]), 1.0, "abc")}
+    writer = VllmWriter(*parts[:2], stand_in, dtype=torch.float32, facts={"weights": "w"}, adapters=adapters)
+    backbone = TimeChatBackbone(*parts[:2], name="nano", executor=VllmExecutor(parts[0], writer))
+    settings = ServerSettings(data=tmp_path / "data", folders=(films,), opens_paths=True)
+    with serving(TimeChat(backbone, cache=DiskCache(tmp_path / "cache")), settings) as running:
+        yield running
+
+
+def test_the_list_of_models_names_the_adapters(with_adapter) -> None:
+    models = with_adapter.client.get("/v1/models").json()["data"]
+    assert [(model["id"], model.get("parent")) for model in models] == [("nano", None), ("cooking", "nano")]
+    assert with_adapter.client.get("/v1/models/cooking").json()["id"] == "cooking"
+
+
+def test_a_request_is_answered_with_the_adapter_that_it_names(with_adapter, stand_in, films) -> None:
+    """Also if the model has answered the same request before, and its answer is cached."""
+    video = {"type": "video_url", "video_url": {"url": f"file://{films / 'film.mp4'}"}}
+    messages = [{"role": "user", "content": [video, {"type": "text", "text": "What is there?"}]}]
+    for model in ("nano", "cooking", "nano", "cooking"):
+        body = {"model": model, "messages": messages, "max_tokens": 8}
+        assert with_adapter.client.post("/v1/chat/completions", json=body).json()["model"] == model
+    assert [request.adapter for request in stand_in.requests] == ["", "cooking"]
+    with_adapter.client.post("/v1/responses", json={"model": "cooking", "input": messages, "max_output_tokens": 9})
+    body = {"model": "cooking", "video": str(films / "film.mp4"), "max_new_tokens": 9}
+    assert with_adapter.client.post("/v1/captions", json=body).status_code == 200
+    assert {request.adapter for request in stand_in.requests[2:]} == {"cooking"}
+
+
+@pytest.mark.parametrize("route", ["captions", "jobs"])
+def test_a_model_that_is_not_served_is_refused(with_adapter, films, route) -> None:
+    body = {"model": "dancing", "video": str(films / "film.mp4"), "task": "dense_caption"}
+    answer = with_adapter.client.post(f"/v1/{route}", json=body)
+    assert answer.status_code == 404
+    assert "there is no model 'dancing' here; this server has nano, cooking" in answer.text

@@ -7,6 +7,9 @@ from typing import Any
 ENGINES = ("vllm",)
 """Names of the engines that write answers in another process."""
 
+LORA_MODULES = "lora_modules"
+"""Option of the engine vllm: folders of LoRA adapters by the names that requests give."""
+
 
 def check_engine(engine: str | None, options: Mapping[str, Any] | None) -> None:
     """Refuse the name of an unknown engine, and options without an engine.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from timechat.cli.index import LibraryOption
-from timechat.cli.model_options import ModelOptions
+from timechat.cli.model_options import MODEL, ModelOptions
 from timechat.cli.options import CacheOptions, expand_options
 from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
@@ -111,6 +111,14 @@ def serve(
         float,
         typer.Option(parser=time_from(1), metavar="TIME", help="Maximum time of an answer.", rich_help_panel=_LOAD),
     ] = 600.0,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="LoRA adapter that requests choose as their model, with --engine vllm; repeatable.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write one line per request to stderr.")] = False,
 ) -> None:
     """Serve the model: an OpenAI-compatible API, and a web page at /."""
@@ -127,6 +135,7 @@ def serve(
             "--no-auth"
         )
     names = ("*",) if is_open and not name else ("localhost", "127.0.0.1", "[::1]", *(name or ()))
+    adapters = _read_adapters(lora or [], settings)
     Folders(allow or [])  # errors are reported before the model is loaded
     Addresses(allow_host or [], allows_private=allow_private)
     console = CommandConsole(quiet=settings.quiet)
@@ -157,7 +166,9 @@ def serve(
     with exclusive_lock(options.data):
         pass  # a folder that another server uses is reported before the model is loaded
     with _listening(host, port) as listener:
-        timechat = load_timechat(_with_rows(settings, max_rows), console, use_cache=not cache.no_cache)
+        timechat = load_timechat(
+            _with_engine_options(settings, max_rows, adapters), console, use_cache=not cache.no_cache
+        )
         if Path(settings.model).is_dir():
             timechat.backbone.name = Path(settings.model).resolve().name  # clients do not see its path
         for note in timechat.notes:
@@ -165,12 +176,31 @@ def serve(
         _run(timechat, options, listener, console, host)
 
 
-def _with_rows(settings: ModelOptions, max_rows: int) -> ModelOptions:
-    """Pass the maximum number of answers to the engine, unless its own options say it."""
+def _read_adapters(given: list[str], settings: ModelOptions) -> dict[str, str]:
+    """Return the folders of adapters by name."""
+    if given and settings.engine is None:
+        raise ValueError("--lora needs --engine vllm; TimeChat's own engine has the adapter of the model only")
+    taken = {"timechat", settings.model, Path(settings.model).resolve().name}
+    adapters: dict[str, str] = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise ValueError(f"--lora must be NAME=FOLDER, such as --lora cooking=runs/cooking/adapter, got {text!r}")
+        if name in taken or name in adapters:
+            raise ValueError(f"--lora {text}: the name {name} is taken; choose another one")
+        adapters[name] = folder
+    return adapters
+
+
+def _with_engine_options(settings: ModelOptions, max_rows: int, adapters: dict[str, str]) -> ModelOptions:
+    """Pass the maximum number of answers and the adapters to the engine, unless its own options say them."""
+    from timechat.backbones.engines import LORA_MODULES
+
     options = settings.engine_arguments()
     if options["engine"] is None:
         return settings
-    return replace(settings, engine_options=json.dumps({"max_num_seqs": max_rows, **(options["engine_options"] or {})}))
+    ours = {"max_num_seqs": max_rows} | ({LORA_MODULES: adapters} if adapters else {})
+    return replace(settings, engine_options=json.dumps(ours | (options["engine_options"] or {})))
 
 
 def _read_keys(given: list[str], path: Path | None) -> list[str]:

@@ -20,6 +20,7 @@ class RequestContext:
         reached_length_limit: Whether an answer ended at its maximum number of tokens.
         is_stream: Whether the client reads the answer as a stream of events.
         client: Name of the client, which keeps its cached prompts apart from those of others; empty without keys.
+        adapter: Name of the LoRA adapter that writes the answers; empty for none.
         texts: Texts of the model with their tokens, in order; None if they are not kept.
     """
 
@@ -30,6 +31,7 @@ class RequestContext:
     reached_length_limit: bool = False
     is_stream: bool = False
     client: str = ""
+    adapter: str = ""
     texts: list[GeneratedText] | None = None
     _error: TimeChatError | None = None
 

@@ -49,6 +49,11 @@ class VisionEngine(Engine):
         answers = self._writer.engine.state
         return replace(super().state, tokens=answers.tokens, running=answers.running)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that requests may choose."""
+        return tuple(self._writer.adapters)
+
     def executor(self, context: RequestContext) -> Executor:
         """Return the executor of one request."""
         return _VllmRequestExecutor(self, context, self._writer)
@@ -60,12 +65,12 @@ class _VllmRequestExecutor(EngineExecutor):
     def __init__(self, engine: Engine, context: RequestContext, writer: VllmWriter) -> None:
         super().__init__(engine, context)
         self._writer = writer
-        self.language_model_facts = writer.facts
+        self.language_model_facts = writer.facts(context.adapter)
 
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
         """Answer prompts and count their tokens."""
         context = self._context
-        outputs, num_cached = self._writer.generate(batch, context.check, context.client)
+        outputs, num_cached = self._writer.generate(batch, context.check, context.client, context.adapter)
         context.cached_tokens += num_cached
         for output in outputs:
             context.prompt_tokens += output.num_prompt_tokens
@@ -75,4 +80,5 @@ class _VllmRequestExecutor(EngineExecutor):
 
     def continuation_logprobs(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[list[float]]:
         """Return the log probabilities of given continuations."""
-        return self._writer.continuation_logprobs(prompts, lengths, self._context.check, self._context.client)
+        context = self._context
+        return self._writer.continuation_logprobs(prompts, lengths, context.check, context.client, context.adapter)

@@ -33,6 +33,7 @@ class OpenVideos:
         sampling: FrameSampling,
         *,
         as_one_window: bool = False,
+        adapter: str = "",
     ) -> Iterator[VideoSession]:
         """Keep a video open for a `with` block; `timechat` opens it if it is not open.
 
@@ -42,8 +43,9 @@ class OpenVideos:
             windows: Options of the windows.
             sampling: Frame options.
             as_one_window: Whether all frames of `file.frames` are read, in one window.
+            adapter: LoRA adapter of the request; an open video has the answers of one.
         """
-        key = (file.key, windows, sampling)
+        key = (file.key, windows, sampling, adapter)
         with self._lock:
             shared = self._videos.setdefault(key, _OpenVideo())
             self._videos.move_to_end(key)

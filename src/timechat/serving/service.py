@@ -19,7 +19,7 @@ from timechat.pipeline.streaming import AnswerStream
 from timechat.serving.context import RequestContext
 from timechat.serving.direct import DirectEngine
 from timechat.serving.engine import Engine
-from timechat.serving.engines import make_engine
+from timechat.serving.engines import VisionEngine, make_engine
 from timechat.serving.errors import EngineStoppedError, RequestError, as_request_error, busy_error
 from timechat.serving.inline_frames import InlineFrames
 from timechat.serving.open_videos import OpenVideos
@@ -45,6 +45,7 @@ class VideoRequest:
         windows: Options of the windows.
         sampling: Frame options.
         reads_subtitles: Whether the subtitles of the video, if it has any, are the answer to the task `transcribe`.
+        model: Name of the model or of a LoRA adapter of it; empty for the model.
     """
 
     video: str | InlineFrames
@@ -52,6 +53,7 @@ class VideoRequest:
     windows: WindowConfig = field(default_factory=WindowConfig)
     sampling: FrameSampling = field(default_factory=FrameSampling)
     reads_subtitles: bool = True
+    model: str = ""
 
     @property
     def is_one_window(self) -> bool:
@@ -183,12 +185,32 @@ class Service:
 
     # ----------------------------------------------------------------------------------- called from threads
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the model and of the LoRA adapters that requests may choose."""
+        adapters = self.engine.adapters if isinstance(self.engine, VisionEngine) else ()
+        return (self.timechat.name, *adapters)
+
+    def find_model(self, name: str) -> str:
+        """Return the name in `models` that a request means; an empty name and `timechat` mean the model.
+
+        Raises:
+            RequestError: There is no such model.
+        """
+        if name in ("", "timechat"):
+            return self.timechat.name
+        if name not in self.models:
+            message = f"there is no model {name[:80]!r} here; this server has {', '.join(self.models)}"
+            raise RequestError(404, message, "model", "model_not_found")
+        return name
+
     def check(self, request: VideoRequest) -> None:
         """Check a request against the limits of the settings.
 
         Raises:
             RequestError: It exceeds one of them.
         """
+        self.find_model(request.model)
         for name in ("num_frames", "max_frames"):
             value = getattr(request.sampling, name)
             if value is not None and value > self._settings.max_frames:
@@ -213,6 +235,8 @@ class Service:
             RequestError: The request cannot be answered.
         """
         self.check(request)
+        chosen = self.find_model(request.model)
+        context.adapter = "" if chosen == self.timechat.name else chosen
         limited, notes = self._limit_tokens(request.request)
         hidden: list[tuple[Path, str]] = []
         self._contexts.add(context)
@@ -226,7 +250,9 @@ class Service:
                 timechat = self._for_request(context)
                 sampling = self._limit_frames(request.sampling)
                 as_one = request.is_one_window
-                with self._open.acquire(timechat, file, request.windows, sampling, as_one_window=as_one) as video:
+                with self._open.acquire(
+                    timechat, file, request.windows, sampling, as_one_window=as_one, adapter=context.adapter
+                ) as video:
                     try:
                         context.check()
                         self._check_duration(video.duration)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from timechat.answers.forms import answer_form
 from timechat.answers.grammar import AnswerGrammar
@@ -23,6 +24,7 @@ from timechat.backbones.loading import load_backbone
 from timechat.backbones.timechat.executor import GenerationBatch
 from timechat.errors import EngineError, PromptTooLongError
 from timechat.model.generation.generate import Prompt
+from timechat.model.loading import load_config
 from timechat.pipeline import Request, TimeChat
 from timechat.serving.recording import RecordingBackbone
 from timechat.synthetic.scene import write_scene
@@ -31,8 +33,10 @@ from timechat.synthetic.write import write_video
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-OPTIONS = {"kv_cache_memory_bytes": 20 << 20, "max_num_seqs": 32, "max_model_len": 2048}
-"""A cache for about seven answers, so that longer ones are preempted."""
+_TEXT = load_config("nano").text_config
+_STATE = 2 * _TEXT.num_hidden_layers * _TEXT.num_key_value_heads * _TEXT.head_dim * torch.float32.itemsize  # of a token
+OPTIONS = {"kv_cache_memory_bytes": 20 * 128 * _STATE, "max_num_seqs": 32, "max_model_len": 2048}
+"""A cache of 20 blocks of 128 tokens, for about seven answers, so that longer ones are preempted."""
 GAP = 1e-3  # nats; the largest gap of a log probability in float32 was about 2e-5
 
 _DRAWN = DecodingOptions(max_new_tokens=80, do_sample=True, temperature=1.3, seed=5)

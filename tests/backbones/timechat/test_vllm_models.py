@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from peft import LoraConfig
 
 from tests.backbones.timechat.test_vllm_engine import workers_of
 from timechat.answers.tasks import DecodingOptions
+from timechat.backbones.timechat.vllm.executor import VllmExecutor
 from timechat.backbones.timechat.vllm.owner import is_running
 from timechat.model import NANO_FOLDER
 from timechat.model.convert.quantize import quantize_folder
@@ -44,20 +46,53 @@ def by_vllm(model: object, video: Path, **options: object) -> list[str]:
         timechat.backbone.close()
 
 
-def test_an_adapter_is_merged_at_its_strength(video_path, tmp_path) -> None:
+def save_with_adapter(folder: Path, seed: int, targets: list[str]) -> None:
+    """Write nano with a random adapter beside it."""
     network, processor = load_model("nano", device="cpu", dtype="float32")
-    plain = answers(TimeChat.from_pretrained("nano", device="cpu", dtype="float32"), video_path)
-    attach_adapter(network.language_model, LoraConfig(r=4, lora_alpha=4, target_modules=["q_proj", "v_proj"]))
-    generator = torch.Generator().manual_seed(1)
+    attach_adapter(network.language_model, LoraConfig(r=4, lora_alpha=4, target_modules=targets))
+    network.config.lora_alpha = 4
+    generator = torch.Generator().manual_seed(seed)
     for name, weight in network.language_model.named_parameters():
         if ".lora_" in name:
             weight.data.normal_(std=0.2, generator=generator)
-    network.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def test_an_adapter_is_merged_at_its_strength(video_path, tmp_path) -> None:
+    plain = answers(TimeChat.from_pretrained("nano", device="cpu", dtype="float32"), video_path)
+    save_with_adapter(tmp_path / "model", 1, ["q_proj", "v_proj"])
     own = TimeChat.from_pretrained(tmp_path / "model", device="cpu", dtype="float32", lora_scale=0.7)
     expected = answers(own, video_path)
     assert expected != plain
     assert by_vllm(tmp_path / "model", video_path, lora_scale=0.7) == expected
+
+
+def test_two_adapters_and_the_model_answer_together(video_path, tmp_path) -> None:
+    """Each answers as a model of its own does, also in one batch and with cached prompts of the others."""
+    models = {"": "nano", "a": str(tmp_path / "a"), "b": str(tmp_path / "b")}
+    save_with_adapter(tmp_path / "a", 1, ["q_proj", "v_proj"])
+    save_with_adapter(tmp_path / "b", 2, ["k_proj", "o_proj", "down_proj"])
+    expected = {
+        name: answers(TimeChat.from_pretrained(model, device="cpu", dtype="float32"), video_path)
+        for name, model in models.items()
+    }
+    assert len({tuple(texts) for texts in expected.values()}) == 3
+    options = {"lora_modules": {name: str(tmp_path / name / "lora") for name in "ab"}}
+    timechat = TimeChat.from_pretrained("nano", device="cpu", dtype="float32", engine="vllm", engine_options=options)
+    backbone = timechat.own_backbone
+    writer = backbone.executor.writer
+
+    def ask(name: str) -> list[str]:
+        chosen = backbone.with_executor(VllmExecutor(backbone.model, writer, adapter=name))
+        return answers(timechat.with_backbone(chosen), video_path)
+
+    try:
+        with ThreadPoolExecutor(6) as threads:
+            found = list(threads.map(ask, [*models, *models]))
+    finally:
+        backbone.close()
+    assert found == [*expected.values()] * 2
 
 
 def test_an_int8_folder_answers_in_form(video_path, tmp_path) -> None:

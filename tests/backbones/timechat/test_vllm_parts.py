@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from tests.backbones.timechat.stand_in import StandInEngine
@@ -17,6 +19,7 @@ from timechat.backbones.loading import load_backbone
 from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.backbones.timechat.executor import GenerationBatch, LocalExecutor
 from timechat.backbones.timechat.facts import model_fingerprint
+from timechat.backbones.timechat.vllm.adapters import engine_arguments, read_adapter
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import FACTS_FILE, export_language_model
 from timechat.backbones.timechat.vllm.options import check_options, default_options, runs_in_one_process
@@ -26,6 +29,8 @@ from timechat.evaluation.config import BenchmarkSettings, EvaluationRecipe, Eval
 from timechat.evaluation.evaluate import read_samples, run_predictions
 from timechat.model import NANO_FOLDER
 from timechat.model.generation.generate import Prompt
+from timechat.model.loading import load_model
+from timechat.model.lora import attach_adapter, save_adapter
 from timechat.model.partial_loading import load_without_language_model
 from timechat.model.quantization import quantization_config
 from timechat.pipeline import Request, TimeChat
@@ -312,6 +317,59 @@ def test_the_cache_has_room_for_all_answers_up_to_4_gib() -> None:
     }
     small = default_options(text, torch.bfloat16, has_gpu=False, max_num_seqs=2)
     assert (small["kv_cache_memory_bytes"], small["enforce_eager"]) == (2 * one, True)
+
+
+@pytest.fixture
+def adapter(own, tmp_path) -> Path:
+    network = load_model("nano", device="cpu", dtype="float32")[0].language_model
+    attach_adapter(network, LoraConfig(r=4, lora_alpha=2, target_modules=["q_proj", "down_proj"]))
+    save_adapter(network, tmp_path / "adapter", 2)
+    return tmp_path / "adapter"
+
+
+def test_an_adapter_is_described_for_vllm(adapter, exported) -> None:
+    read = read_adapter("a", adapter, exported)
+    assert (read.rank, read.scale, read.targets) == (4, 0.5, {"q_proj", "down_proj"})
+    assert engine_arguments({"a": read}) == {
+        "enable_lora": True,
+        "max_loras": 2,
+        "max_lora_rank": 8,
+        "lora_target_modules": ["down_proj", "q_proj"],
+    }
+    assert engine_arguments({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop(min(tensors)), "does not hold lora_A and lora_B of each layer"),
+        (lambda tensors: tensors.update(dict.fromkeys(list(tensors)[:1], torch.zeros(4, 3))), "has the shape"),
+        (lambda tensors: tensors.update({"base_model.model.lm_head.lora_A.weight": torch.zeros(4, 256)}), "lm_head"),
+        (lambda tensors: tensors.update({"base_model.model.model.layers.0.x.lora_A.weight": torch.ones(1)}), "layers"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused(adapter, exported, change, message) -> None:
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=message):
+        read_adapter("a", adapter, exported)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lora", "a=b"], "--lora needs --engine vllm"),
+        (["--engine", "vllm", "--lora", "a"], "--lora must be NAME=FOLDER"),
+        (["--engine", "vllm", "--lora", "nano=b"], "the name nano is taken"),
+        (["--engine", "vllm", "--lora", "a=b", "--lora", "a=c"], "the name a is taken"),
+    ],
+)
+def test_wrong_adapters_end_the_server_in_one_line(options, message, capsys) -> None:
+    code, _, err = run_command(capsys, "serve", *options)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert message in err
 
 
 @pytest.mark.parametrize(

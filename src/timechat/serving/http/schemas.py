@@ -128,7 +128,8 @@ class TaskRequest(Options):
             cite=self.cite,
             retrieval=_retrieval(self.read, self.by),
         )
-        return VideoRequest(video, request, self.window_config(), self.sampling(), self.subtitles)
+        windows, sampling = self.window_config(), self.sampling()
+        return VideoRequest(video, request, windows, sampling, self.subtitles, self.model or "")
 
 
 def _retrieval(read: float | None, by: Source) -> RetrievalConfig:
@@ -258,7 +259,7 @@ class ChatRequest(FrameFields):
             cite=self.cite,
             retrieval=_retrieval(self.read, self.by),
         )
-        return VideoRequest(video, request, windows, options.sampling(), self.subtitles)
+        return VideoRequest(video, request, windows, options.sampling(), self.subtitles, self.model)
 
     def _schema(self) -> str | None:
         """Return the JSON schema of the answer; None without one."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from multiprocessing.util import Finalize
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,9 +28,11 @@ import vllm
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import embeds_input
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from timechat.backbones.timechat.vllm.adapters import Adapter, engine_arguments
 from timechat.backbones.timechat.vllm.options import EngineOptions, check_options, runs_in_one_process
 from timechat.backbones.timechat.vllm.owner import claim_engine
 from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, OutputDelta
@@ -77,6 +80,7 @@ class AnswerEngine:
         end_token_ids: Sequence[int],
         *,
         num_threads: int | None = None,
+        adapters: Mapping[str, Adapter] = MappingProxyType({}),
     ) -> None:
         """Prepare the engine; it starts with `start`.
 
@@ -86,6 +90,7 @@ class AnswerEngine:
             options: Arguments of `AsyncEngineArgs`.
             end_token_ids: Token ids that end an answer.
             num_threads: Number of threads of an engine on few cores without `OMP_NUM_THREADS`; None for all cores.
+            adapters: LoRA adapters that requests may name.
 
         Raises:
             ValueError: An option cannot be given.
@@ -103,7 +108,12 @@ class AnswerEngine:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "seed": 0,
+            **engine_arguments(adapters),
             **options,
+        }
+        self._adapters = {
+            name: LoRARequest(name, number, str(adapter.path.absolute()))
+            for number, (name, adapter) in enumerate(adapters.items(), start=1)
         }
         self._end_token_ids, self._num_threads = list(end_token_ids), num_threads
         self._llm: Any = None
@@ -221,6 +231,8 @@ class AnswerEngine:
         ) as threads:  # not the loop's own, which is joined by a new thread at the end of Python
             llm = await asyncio.get_running_loop().run_in_executor(threads, self._start_processes)
         try:
+            for adapter in self._adapters.values():
+                await llm.add_lora(adapter)
             config = llm.model_config
             self._max_length = config.max_model_len
             prompt = MixedPrompt([1, 0, 1], [True, False, True], torch.zeros(3, config.get_hidden_size()))
@@ -276,7 +288,9 @@ class AnswerEngine:
             extra_args=request.arguments,
         )
         prompt = _engine_input(request.prompt, request.client)
-        async for output in llm.generate(prompt, params, uuid.uuid4().hex, priority=request.priority):
+        adapter = self._adapters[request.adapter] if request.adapter else None
+        answer = llm.generate(prompt, params, uuid.uuid4().hex, lora_request=adapter, priority=request.priority)
+        async for output in answer:
             piece = _piece(output, request)
             self._num_tokens += 0 if request.is_scored else len(piece.token_ids)
             put(piece)

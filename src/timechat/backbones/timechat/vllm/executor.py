@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from timechat.answers.tasks import DecodingOptions
 from timechat.backbones.timechat.executor import GenerationBatch, make_grammar_compiler
+from timechat.backbones.timechat.vllm.adapters import Adapter
 from timechat.backbones.timechat.vllm.requests import (
     AnswerEngineState,
     EngineRequest,
@@ -75,6 +77,7 @@ class VllmWriter:
         *,
         dtype: torch.dtype,
         facts: Mapping[str, Any],
+        adapters: Mapping[str, Adapter] = MappingProxyType({}),
     ) -> None:
         """Join a model and its engine.
 
@@ -84,12 +87,18 @@ class VllmWriter:
             engine: Engine that has started.
             dtype: Number format of the language model.
             facts: Everything about the language model that answers depend on, for cache keys.
+            adapters: LoRA adapters of the engine by name.
         """
-        self.engine, self.facts = engine, facts
+        self.engine, self.adapters = engine, adapters
+        self._facts = facts
         self._model, self._processor = model, processor
         self._lock = threading.Lock()
         text = model.config.text_config
         self._limits = ModelFacts(model.config.image_token_id, text.hidden_size, engine.max_length, dtype)
+
+    def facts(self, adapter: str = "") -> Mapping[str, Any]:
+        """Return everything about the language model that answers depend on, with an adapter if one is named."""
+        return {**self._facts, "adapter": self.adapters[adapter].facts} if adapter else self._facts
 
     @cached_property
     def grammar_compiler(self) -> GrammarCompiler:
@@ -102,7 +111,9 @@ class VllmWriter:
         if "grammar_compiler" in self.__dict__:
             self.grammar_compiler.close()
 
-    def generate(self, batch: GenerationBatch, check: Check, client: str = "") -> tuple[list[GenerationOutput], int]:
+    def generate(
+        self, batch: GenerationBatch, check: Check, client: str = "", adapter: str = ""
+    ) -> tuple[list[GenerationOutput], int]:
         """Answer prompts; each answer is independent of the others.
 
         Answers of one call rank behind each other, so that a video of many windows does not delay single questions.
@@ -111,6 +122,7 @@ class VllmWriter:
             batch: Prompts.
             check: Function that raises if the answers are no longer needed.
             client: Text that keeps the cached prompts of clients apart.
+            adapter: Name of the LoRA adapter; empty for none.
 
         Returns:
             The answers, and the number of prompt tokens whose states were cached.
@@ -134,6 +146,7 @@ class VllmWriter:
                 is_streamed=is_streamed,
                 priority=rank,
                 client=client,
+                adapter=adapter,
             )
             for rank, (prompt, grammar, decoding) in enumerate(
                 zip(batch.prompts, batch.grammars, batch.decodings, strict=True)
@@ -165,7 +178,7 @@ class VllmWriter:
         return [GenerationOutput(ids, values, len(prompt.input_ids)) for ids, values, prompt in rows], num_cached
 
     def continuation_logprobs(
-        self, prompts: Sequence[Prompt], lengths: Sequence[int], check: Check, client: str = ""
+        self, prompts: Sequence[Prompt], lengths: Sequence[int], check: Check, client: str = "", adapter: str = ""
     ) -> list[list[float]]:
         """Return the log probabilities of the last tokens of prompts.
 
@@ -174,6 +187,7 @@ class VllmWriter:
             lengths: Number of ids of the continuation of each prompt.
             check: Function that raises if the result is no longer needed.
             client: Text that keeps the cached prompts of clients apart.
+            adapter: Name of the LoRA adapter; empty for none.
 
         Raises:
             EngineError: The engine failed.
@@ -181,7 +195,8 @@ class VllmWriter:
         """
         check()
         requests = [
-            EngineRequest(mixed_prompt(prompt, self._limits, 1), 1, is_scored=True, client=client) for prompt in prompts
+            EngineRequest(mixed_prompt(prompt, self._limits, 1), 1, is_scored=True, client=client, adapter=adapter)
+            for prompt in prompts
         ]
         found: dict[int, Sequence[float | None] | None] = {}
         for place, piece in self._pieces(requests, check):
@@ -214,14 +229,20 @@ class VllmWriter:
 class VllmExecutor:
     """Encodes frames in the caller's thread and lets vLLM write the answers; see `Executor`."""
 
-    def __init__(self, model: TimeChatForConditionalGeneration, writer: VllmWriter) -> None:
-        """Join a model and its writer."""
-        self.writer, self._model = writer, model
+    def __init__(self, model: TimeChatForConditionalGeneration, writer: VllmWriter, *, adapter: str = "") -> None:
+        """Join a model and its writer.
+
+        Args:
+            model: Network, whose language model may be without weights.
+            writer: Writer of the answers.
+            adapter: Name of the LoRA adapter that writes them; empty for none.
+        """
+        self.writer, self._model, self._adapter = writer, model, adapter
 
     @property
     def language_model_facts(self) -> Mapping[str, Any]:
         """Facts of the language model that vLLM runs."""
-        return self.writer.facts
+        return self.writer.facts(self._adapter)
 
     def check(self) -> None:
         """Do nothing: the caller waits for the result."""
@@ -233,11 +254,11 @@ class VllmExecutor:
 
     def generate(self, batch: GenerationBatch) -> list[GenerationOutput]:
         """Answer prompts."""
-        return self.writer.generate(batch, self.check)[0]
+        return self.writer.generate(batch, self.check, adapter=self._adapter)[0]
 
     def continuation_logprobs(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> list[list[float]]:
         """Return the log probabilities of given continuations."""
-        return self.writer.continuation_logprobs(prompts, lengths, self.check)
+        return self.writer.continuation_logprobs(prompts, lengths, self.check, adapter=self._adapter)
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Call the function."""

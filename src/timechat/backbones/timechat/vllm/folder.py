@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,7 +86,7 @@ def export_language_model(
     }
     digest = cache_key(
         version=_VERSION,
-        weights=_digest([*files, *([] if adapter is None else [adapter])]),
+        weights=weights_digest([*files, *([] if adapter is None else [adapter])]),
         lora_scale=scale,
         dtype=None if adapter is None else str(dtype),
         config={name: value for name, value in config.items() if name != "transformers_version"},
@@ -141,8 +141,8 @@ def _scale(source: Path, model: TimeChatForConditionalGeneration, lora_scale: fl
     return float(model.config.lora_alpha / json.loads(path.read_text(encoding="utf-8"))["r"])
 
 
-def _digest(files: list[WeightFile]) -> str:
-    """Return the SHA-256 of the weights of the language model and its adapter: names, shapes and values."""
+def weights_digest(files: Sequence[WeightFile]) -> str:
+    """Return the SHA-256 of the weights of a language model and of adapters: names, shapes and values."""
     digest = hashlib.sha256()
     for file in files:
         with file.reading() as get:

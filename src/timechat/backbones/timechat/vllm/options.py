@@ -11,7 +11,8 @@ EngineOptions = Mapping[str, Any]
 
 _OWN = (
     *("model", "tokenizer", "skip_tokenizer_init", "enable_prompt_embeds", "logits_processors", "dtype", "runner"),
-    *("logprobs_mode", "trust_remote_code", "scheduling_policy", "speculative_config", "enable_lora"),
+    *("logprobs_mode", "trust_remote_code", "scheduling_policy", "speculative_config"),
+    *("enable_lora", "max_loras", "max_lora_rank", "lora_target_modules"),
 )
 """Options that the engine sets or cannot have."""
 

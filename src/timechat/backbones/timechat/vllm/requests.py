@@ -40,6 +40,7 @@ class EngineRequest:
         is_streamed: Whether the answer is wanted token by token; otherwise it comes in one piece.
         priority: Rank among waiting requests; lower ranks are answered first.
         client: Text that keeps the cached prompts of clients apart; empty for a shared cache.
+        adapter: Name of the LoRA adapter; empty for none.
     """
 
     prompt: MixedPrompt
@@ -49,6 +50,7 @@ class EngineRequest:
     is_streamed: bool = False
     priority: int = 0
     client: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True)

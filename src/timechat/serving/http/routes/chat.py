@@ -25,48 +25,38 @@ _DONE = "data: [DONE]\n\n"
 
 @router.get("/v1/models")
 async def models(server: CurrentServer) -> dict[str, Any]:
-    """List the one model of the server."""
-    return {"object": "list", "data": [_model(server)]}
+    """List the model of the server and its LoRA adapters."""
+    return {"object": "list", "data": [_model(name, server) for name in server.service.models]}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, server: CurrentServer) -> dict[str, Any]:
     """Return one model."""
-    check_model(name, server)
-    return _model(server)
+    return _model(server.service.find_model(name), server)
 
 
-def _model(server: ServerState) -> dict[str, Any]:
+def _model(name: str, server: ServerState) -> dict[str, Any]:
     timechat = server.service.timechat
     config = timechat.backbone.config
     sent = () if config.privacy_note is None else (config.privacy_note,)
     context = {} if config.context is None else {"max_model_len": config.context}
     return {
-        "id": timechat.name,
+        "id": name,
         "object": "model",
         "created": server.started,
         "owned_by": "timechat",
+        **({} if name == timechat.name else {"parent": timechat.name}),
         "preset": config.preset,
         "notes": [*timechat.notes, *domain_limits(config.domain), *sent],
         **context,
     }
 
 
-def check_model(name: str, server: ServerState) -> None:
-    """Raise if the server has no model of this name."""
-    served = server.service.timechat.name
-    if name not in ("", "timechat", served):
-        raise RequestError(
-            404, f"there is no model {name[:80]!r} here; this server has {served}", "model", "model_not_found"
-        )
-
-
 @router.post("/v1/chat/completions", response_model=None)
 async def chat(body: ChatRequest, request: Request, server: CurrentServer) -> Response:
     """Answer the last message of a conversation about a video."""
-    check_model(body.model, server)
+    name = server.service.find_model(body.model)
     with_usage = body.stream_options is not None and body.stream_options.include_usage
-    name = server.service.timechat.name
     return await respond(body, request, server, lambda context: _Completion(name, context, with_usage))
 
 

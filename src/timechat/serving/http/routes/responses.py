@@ -14,7 +14,6 @@ from timechat.serving.errors import RequestError
 from timechat.serving.http.answering import respond
 from timechat.serving.http.openai_responses import ResponseRequest
 from timechat.serving.http.responses import format_event
-from timechat.serving.http.routes.chat import check_model
 from timechat.serving.http.routes.state import CurrentServer
 
 router = APIRouter()
@@ -23,8 +22,7 @@ router = APIRouter()
 @router.post("/v1/responses", response_model=None)
 async def responses(body: ResponseRequest, request: Request, server: CurrentServer) -> Response:
     """Answer the last message of the input about a video."""
-    check_model(body.model, server)
-    name = server.service.timechat.name
+    name = server.service.find_model(body.model)
     return await respond(body.to_chat(), request, server, lambda context: _Response(name, body, context))
 
 
