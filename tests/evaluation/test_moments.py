@@ -47,6 +47,8 @@ def test_a_moment_told_twice_is_right_once():
 def test_of_what_never_happens_every_moment_is_wrong():
     assert match_moments([(0, 1), (2, 3)], []) == AllMoments((False, False), ())
     assert match_moments([], [(0, 1)]) == AllMoments((), (False,))
+    assert match_moments([], [(0, 1), (2, 3)]) == AllMoments((), (False, False))
+    assert match_moments([(0, 1), (2, 3)], [(0, 1)]) == AllMoments((True, False), (True,))
     assert match_moments([], []) == AllMoments((), ())
 
 

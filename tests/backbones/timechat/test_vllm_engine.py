@@ -17,7 +17,7 @@ import torch
 from timechat.answers.forms import answer_form
 from timechat.answers.grammar import AnswerGrammar
 from timechat.answers.merging import MomentSelection
-from timechat.answers.tasks import DecodingOptions
+from timechat.answers.tasks import DecodingOptions, build_question
 from timechat.answers.windows import WindowConfig
 from timechat.backbones.backbone import GeneratedText, Question
 from timechat.backbones.loading import load_backbone
@@ -130,7 +130,7 @@ def test_a_stream_comes_token_by_token_and_is_equal(own, theirs, encoded) -> Non
     parts: list[list[str]] = []
     texts = []
     for timechat in (own, theirs):
-        prompt = timechat.backbone.prompt(encoded, Question("Tell all."), 100)
+        prompt = timechat.backbone.prompt(encoded, Question(build_question("dense_caption")), 100)
         parts.append([])
         [text] = timechat.backbone.generate(
             [prompt],
@@ -148,7 +148,7 @@ def test_a_stop_in_the_middle_of_a_stream_cuts_there(own, theirs, encoded) -> No
     texts = []
     for timechat in (own, theirs):
         read: list[str] = []
-        prompt = timechat.backbone.prompt(encoded, Question("Tell all."), 100)
+        prompt = timechat.backbone.prompt(encoded, Question(build_question("dense_caption")), 100)
         [text] = timechat.backbone.generate(
             [prompt],
             [None],
@@ -156,8 +156,12 @@ def test_a_stop_in_the_middle_of_a_stream_cuts_there(own, theirs, encoded) -> No
             on_text=read.append,
             should_stop=lambda read=read: len(read) >= 4,
         )
-        texts.append((text.text, text.num_tokens))
-    assert texts[0] == texts[1]
+        texts.append(text)
+    ours, vllms = texts
+    # transformers 5.19 asks whether to stop before it streams a token, our executor for vLLM afterwards.
+    assert ours.num_tokens - vllms.num_tokens in (0, 1)
+    assert vllms.text == ours.text[: vllms.tokens[-1].end]
+    assert 3 < vllms.num_tokens < 20
     assert idle(theirs)
 
 

@@ -80,8 +80,8 @@ def grounding_scores(ious: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) 
 
 def _check_spans(spans: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(spans, dtype=np.float64)
-    if array.size == 0:
-        return array.reshape(-1, 2)
+    if array.shape == (0,):  # an empty list
+        return array.reshape(0, 2)
     if array.ndim == 0 or array.shape[-1] != 2:
         raise ValueError(f"spans must be (..., 2), start and end in seconds, got shape {array.shape}")
     return array
