@@ -171,9 +171,7 @@ class DataSettings(FrameRateSettings):
         _at_least("data.workers", self.workers, 0)
         _share("data.max_bad_share", self.max_bad_share)
         if self.validation_films is not None and self.films is not None and not self.films.timestamps:
-            raise ValueError(
-                "data.validation_films states the time of each frame and needs data.films.timestamps"
-            )
+            raise ValueError("data.validation_films states the time of each frame and needs data.films.timestamps")
         if self.fps is not None:
             _above("data.fps", self.fps, 0)
 
