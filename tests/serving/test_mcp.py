@@ -190,17 +190,17 @@ def test_an_answer_is_the_object_that_the_command_prints(agent, allowed, tool, a
     told, printed = result.structured_content, json.loads(capsys.readouterr().out)
     assert list(told) == list(printed)
     assert list(told.pop("timings")) == list(printed.pop("timings"))
-    assert rounded(told) == rounded(printed)
+    assert told == nearly(printed)
     assert result.content[0].text
 
 
-def rounded(value: Any) -> Any:
-    """Round scores to six places: the rounding of sums may differ between calls."""
+def nearly(value: Any) -> Any:
+    """Return an object that equals others with scores within 1e-6: the rounding of sums may differ between calls."""
     if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
+        return {key: nearly(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [rounded(each) for each in value]
-    return round(value, 6) if isinstance(value, float) else value
+        return [nearly(each) for each in value]
+    return pytest.approx(value, rel=0, abs=1e-6) if isinstance(value, float) else value
 
 
 def spans(result: Any) -> list[tuple[float, float, str]]:

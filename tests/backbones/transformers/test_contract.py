@@ -89,7 +89,9 @@ def test_a_score_is_what_generation_recorded(backbone):
     row = AnswerRowState(prompt, FREE)
     backbone._decoder.write([row], backbone.check)
     assert len(row.logprobs) == 12
-    assert backbone.score(prompt, row.token_ids) == pytest.approx(row.logprobs, abs=1e-5)
+    # Linear attention reads a prompt in chunks and writes token by token; on an Intel processor this differs by 2.2e-5.
+    gap = 5e-5 if backbone._loaded.model.config.model_type.startswith("qwen3_5") else 1e-5
+    assert backbone.score(prompt, row.token_ids) == pytest.approx(row.logprobs, abs=gap)
 
 
 @every_family
