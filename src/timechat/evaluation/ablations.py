@@ -197,9 +197,8 @@ def difference_table(
     Returns:
         The table in Markdown.
     """
-    first_title = next(iter(rows))
+    first_title, whole = next(iter(rows.items()))
     videos = {sample.id: sample.video for sample in samples}
-    whole = next(iter(rows.values()))
     shown = [(task, metric) for task, names in metrics.items() if task in whole for metric in names]
     heads = [f"{task.replace('_', ' ')}: {metric}" for task, metric in shown]
     lines = [f"| {' | '.join(['', *heads])} |", f"| --- |{' --- |' * len(heads)}"]
