@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from timechat import TimeChat
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import DecodingOptions, EncodedVideo, Request
 from timechat.synthetic.folder import read_videos
 

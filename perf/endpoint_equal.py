@@ -38,7 +38,7 @@ from timechat.backbones.transformers.backbone import TransformersBackbone
 from timechat.backbones.transformers.families import QWEN3_IMAGES
 from timechat.backbones.transformers.loading import load_model_files
 from timechat.backbones.transformers.media import token_side
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import TimeChat
 from timechat.video import Frames, FrameSampling, load_frames
 from timechat.video.frames import FrameSize, resize

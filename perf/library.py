@@ -62,9 +62,9 @@ def main() -> None:
 def measure_speed(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from timechat.files.system import peak_memory_bytes
     from timechat.search.sight import SightEncoder
     from timechat.search.video_vectors import encode_video
-    from timechat.system import peak_memory_bytes
     from timechat.video import VideoReader
 
     torch.set_num_threads(1)

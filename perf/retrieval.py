@@ -36,7 +36,7 @@ from perf.nano_encoder import NanoEncoder
 from timechat import Answer, Event, TimeChat
 from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import Window, temporal_iou
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import Request, VideoSession
 from timechat.pipeline.retrieving import frame_vectors, windows_to_read
 from timechat.search.encoder import FrameTextEncoder, load_encoder

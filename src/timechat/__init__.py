@@ -6,7 +6,7 @@ Every public name is imported on first use, so `import timechat` loads no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from timechat.system import let_idle_threads_sleep
+from timechat.files.system import let_idle_threads_sleep
 
 if TYPE_CHECKING:
     from timechat.answers.events import Answer, Event

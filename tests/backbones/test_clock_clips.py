@@ -15,7 +15,7 @@ from timechat.backbones.backbone import Backbone, EncodedVideo, Question
 from timechat.backbones.endpoint.backbone import load_endpoint
 from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.backbones.transformers.prompts import TransformersPrompt
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.model.loading import load_model
 from timechat.pipeline import FrameSampling, TimeChat
 from timechat.video import Frames

@@ -16,8 +16,8 @@ from timechat.backbones.backbone import BackboneConfig
 from timechat.batch import BatchSettings, Row
 from timechat.batch.stages import AnswerVideo, OutsideDomainError, PlanVideo, error_kind, error_message
 from timechat.batch.worker import Worker
-from timechat.cache import DiskCache
 from timechat.errors import DataError, EndpointError, PromptTooLongError, VideoError, VideoTimeoutError
+from timechat.files.cache import DiskCache
 from timechat.model import NANO_FOLDER
 from timechat.pipeline import Request
 from timechat.pipeline.answering import Answerer

@@ -6,7 +6,7 @@ import sys
 import pytest
 from perf.memory import measure, to_markdown
 
-from timechat.system import peak_memory_bytes
+from timechat.files.system import peak_memory_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the benchmark reads Unix' resource usage")
 

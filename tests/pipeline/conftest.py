@@ -6,7 +6,7 @@ import pytest
 
 from timechat import TimeChat
 from timechat.backbones.timechat.backbone import TimeChatBackbone
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.synthetic.scene import write_scene
 from timechat.synthetic.write import write_video
 

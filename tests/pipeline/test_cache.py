@@ -8,7 +8,7 @@ import torch
 
 from tests.model.random_nano import build_random_nano
 from timechat.backbones.timechat.facts import answer_facts, model_fingerprint
-from timechat.cache import DiskCache, cache_key
+from timechat.files.cache import DiskCache, cache_key
 from timechat.model import fingerprint as digest_module
 from timechat.model.fingerprint import tensors_fingerprint, weights_fingerprint
 from timechat.model.processing import TimeChatProcessor

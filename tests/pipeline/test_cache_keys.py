@@ -9,7 +9,7 @@ from timechat.answers.merging import MomentSelection
 from timechat.answers.tasks import DecodingOptions
 from timechat.answers.windows import Window, WindowConfig
 from timechat.backbones.timechat.backbone import TimeChatBackbone
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import FrameSampling, Request
 from timechat.pipeline.cache import WindowCache
 from timechat.pipeline.request import NOT_IN_WINDOW_ANSWERS, WindowPlan, plan_windows

@@ -19,7 +19,7 @@ from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import BackboneConfig, GeneratedText, WindowCost
 from timechat.backbones.timechat.backbone import backbone_config
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.generation.generate import Prompt, continuation_logprobs, generate_answers
 from timechat.pipeline import DecodingOptions, FrameSampling, MomentSelection, Request, WindowConfig, estimate, session

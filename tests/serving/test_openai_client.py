@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.serving.conftest import serving
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import Request
 from timechat.pipeline.window_answering import WindowAnswerer
 from timechat.serving.http import ServerSettings

@@ -9,7 +9,7 @@ import pytest
 
 from tests.backbones.transformers.tiny import tiny_backbone
 from tests.serving.conftest import Running, serving
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import DecodingOptions, Request, TimeChat
 from timechat.serving.http import ServerSettings
 

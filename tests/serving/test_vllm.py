@@ -12,8 +12,8 @@ from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.backbones.timechat.vllm.adapters import Adapter
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import export_language_model
-from timechat.cache import DiskCache
 from timechat.errors import EngineError
+from timechat.files.cache import DiskCache
 from timechat.model import NANO_FOLDER
 from timechat.model.loading import load_model
 from timechat.pipeline import Request, TimeChat

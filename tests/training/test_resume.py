@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.clips import RECIPES, draw_clip
 from tests.training.small import make_model, small_recipe, train_small
 from timechat.errors import DataError, TrainingError
-from timechat.system import lock_file
+from timechat.files.system import lock_file
 from timechat.training import saving
 from timechat.training.checkpoint import find_checkpoints, write_folder
 from timechat.training.logs import read_log

@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.clips import RECIPES, VARIABLE, Clip, clock_frame, draw_audio, draw_clip, read_numbers
 from timechat.errors import VideoError
-from timechat.system import num_cores
+from timechat.files.system import num_cores
 from timechat.video import (
     Frames,
     FrameSampling,

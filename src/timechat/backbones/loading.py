@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timechat.backbones.backbone import Backbone, BackboneConfig
-from timechat.cache import DiskCache, cache_key
+from timechat.files.cache import DiskCache, cache_key
 from timechat.model import NANO, NANO_FOLDER
 
 if TYPE_CHECKING:

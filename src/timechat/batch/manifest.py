@@ -15,7 +15,7 @@ from timechat.answers.events import Task
 from timechat.answers.tasks import TASKS, build_question
 from timechat.errors import DataError, located, missing_extra
 from timechat.files import is_video_name, walk_files, without_scheme
-from timechat.remote import find_remote, is_remote, open_remote, parent_address
+from timechat.files.remote import find_remote, is_remote, open_remote, parent_address
 
 COMMANDS: dict[str, Task] = {
     "ask": "ask",

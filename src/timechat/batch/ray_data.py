@@ -30,7 +30,7 @@ from timechat.batch.pieces import MergeTask, PieceStages, PieceTask
 from timechat.batch.stages import Piece, Stage
 from timechat.batch.worker import Outcome, StopCheck, StoppedError, Worker
 from timechat.errors import TimeChatError, describe_error, missing_extra
-from timechat.system import num_cores
+from timechat.files.system import num_cores
 
 try:
     import ray

@@ -25,8 +25,8 @@ from timechat.batch.stages import Piece
 from timechat.batch.stored import StoredResults
 from timechat.errors import DataError, located, missing_extra
 from timechat.files import UNFINISHED_PATTERN, atomic_write, write_json_atomically, write_text_atomically
-from timechat.remote import is_remote
-from timechat.system import lock_file
+from timechat.files.remote import is_remote
+from timechat.files.system import lock_file
 
 _ROWS_OF_PART = 1000
 _SECONDS_OF_PART = 600.0

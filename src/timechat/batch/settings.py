@@ -11,7 +11,7 @@ from timechat.answers.windows import WindowConfig
 from timechat.backbones.endpoint.options import EndpointSettings
 from timechat.batch.manifest import command_of
 from timechat.files import without_scheme
-from timechat.remote import is_remote
+from timechat.files.remote import is_remote
 from timechat.search.encoder import BUILT_IN
 from timechat.search.retrieval import DEFAULT_READ, RANKED_TASKS, RetrievalConfig, Source
 from timechat.video.sampling import FrameSampling

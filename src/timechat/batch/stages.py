@@ -137,7 +137,7 @@ class AnswerVideo:
     @cached_property
     def timechat(self) -> "TimeChat":
         """The model, without the cache on disk: the results are the progress of a batch."""
-        from timechat.cache import DiskCache
+        from timechat.files.cache import DiskCache
         from timechat.pipeline import TimeChat
         from timechat.pipeline.threads import choose_threads
 
@@ -288,7 +288,7 @@ def read_config(settings: BatchSettings) -> "BackboneConfig":
     """Read the properties of the model; only a server is contacted."""
     from timechat.backbones.endpoint.address import is_endpoint
     from timechat.backbones.loading import load_backbone, load_backbone_config
-    from timechat.cache import DiskCache
+    from timechat.files.cache import DiskCache
 
     if not is_endpoint(settings.model):
         return load_backbone_config(settings.model, DiskCache())

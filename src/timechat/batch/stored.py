@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from timechat.files import atomic_write, user_folder
-from timechat.remote import RemoteFolder
+from timechat.files.remote import RemoteFolder
 
 _ANSWERS = "answers"
 

@@ -9,7 +9,7 @@ import typer
 from timechat.cli.help import HelpCommand, HelpGroup, name_values
 
 if TYPE_CHECKING:
-    from timechat.cache import CacheEntry, DiskCache
+    from timechat.files.cache import CacheEntry, DiskCache
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -25,13 +25,13 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from timechat.cache import DiskCache
+    from timechat.files.cache import DiskCache
 
     facts = _facts(DiskCache())
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    from timechat.cache import readable_size
+    from timechat.files.cache import readable_size
 
     limit = readable_size(facts["max_bytes"]) if facts["is_on"] else "0: the cache is disabled"
     typer.echo(f"folder   {facts['folder']}")
@@ -45,7 +45,7 @@ def show(context: typer.Context, as_json: AsJson = False) -> None:
 @name_values
 def clear(as_json: AsJson = False) -> None:
     """Remove all entries of the cache."""
-    from timechat.cache import DiskCache
+    from timechat.files.cache import DiskCache
 
     _report(DiskCache().clear(), as_json=as_json)
 
@@ -57,7 +57,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Remove the least recently used entries until the cache has at most the given size."""
-    from timechat.cache import DiskCache, parse_size
+    from timechat.files.cache import DiskCache, parse_size
 
     _report(DiskCache().prune(parse_size(to)), as_json=as_json)
 
@@ -85,7 +85,7 @@ def _time(entry: "CacheEntry") -> str:
 
 def _report(removed: "list[CacheEntry]", *, as_json: bool) -> None:
     """Print the number and size of removed entries."""
-    from timechat.cache import readable_size
+    from timechat.files.cache import readable_size
 
     num_bytes = sum(entry.num_bytes for entry in removed)
     if as_json:

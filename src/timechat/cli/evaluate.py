@@ -118,7 +118,7 @@ def _benchmarks() -> "dict[str, Benchmark]":
 
 def _read_shard(shard: str | None) -> tuple[int, int]:
     """Return number (from 0) and count of the shares, from the option or from torchrun."""
-    from timechat.system import launched_processes, launched_rank
+    from timechat.files.system import launched_processes, launched_rank
 
     if shard is None:
         return launched_rank(), launched_processes()

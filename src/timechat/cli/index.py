@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from timechat.answers.events import format_time
-from timechat.cache import readable_size
 from timechat.cli.model_options import GENERAL
 from timechat.cli.session import CommandConsole
 from timechat.cli.stop import EXIT_STOPPED, stop_signal
 from timechat.errors import printable_line
+from timechat.files.cache import readable_size
 
 if TYPE_CHECKING:
     from timechat.search.encoded_files import EncodeFiles

@@ -18,7 +18,7 @@ from timechat.cli.model_options import ModelOptions
 from timechat.cli.options import CacheOptions, expand_options
 from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
-from timechat.system import missing_limits
+from timechat.files.system import missing_limits
 
 if TYPE_CHECKING:
     from timechat.serving.mcp.worker import ToolWorker

@@ -184,7 +184,7 @@ def _index_in_memory(
     paths: Sequence[str], encoder: str | None, console: CommandConsole, stack: ExitStack, *, use_cache: bool
 ) -> "Library":
     """Index videos into a library in memory; frame vectors come from the cache if they were searched before."""
-    from timechat.cache import DiskCache
+    from timechat.files.cache import DiskCache
     from timechat.search import Library
 
     library = stack.enter_context(Library(":memory:"))

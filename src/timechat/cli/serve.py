@@ -16,7 +16,7 @@ from timechat.cli.options import CacheOptions, expand_options
 from timechat.cli.served_library import library_of_server
 from timechat.cli.session import CommandConsole, load_timechat
 from timechat.cli.times import time_from
-from timechat.system import bind, missing_limits, share_freed_memory
+from timechat.files.system import bind, missing_limits, share_freed_memory
 
 if TYPE_CHECKING:
     from timechat.pipeline import TimeChat
@@ -122,7 +122,7 @@ def serve(
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Write one line per request to stderr.")] = False,
 ) -> None:
     """Serve the model: an OpenAI-compatible API, and a web page at /."""
-    from timechat.cache import parse_size
+    from timechat.files.cache import parse_size
     from timechat.serving.access import Addresses, Folders, Limits
 
     keys = _read_keys(api_key or [], api_key_file)

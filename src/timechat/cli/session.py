@@ -256,6 +256,6 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
 
 def switch_cache_off(timechat: "TimeChat") -> None:
     """Let a model neither read nor write the cache of tokens and answers."""
-    from timechat.cache import DiskCache
+    from timechat.files.cache import DiskCache
 
     timechat.cache = DiskCache(max_bytes=0)

@@ -97,7 +97,7 @@ def train(
         )
     if finished:
         typer.echo(Path(stages[-1].run.output))
-    from timechat.system import launched_processes
+    from timechat.files.system import launched_processes
 
     # torchrun treats any exit status except 0 as a crash of the process.
     raise typer.Exit(0 if finished or launched_processes() > 1 else EXIT_STOPPED)

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from timechat.errors import VideoError
 from timechat.files import is_video_name, portable_name, walk_files
-from timechat.remote import find_remote, is_remote
+from timechat.files.remote import find_remote, is_remote
 
 STDIN = "-"
 """Argument that means the bytes of one video on standard input."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from timechat.data.readers import Format, items_of, place_video, read_item, refuse_duplicates, with_transcript
 from timechat.data.records import Record
 from timechat.errors import DataError, VideoError, located
-from timechat.remote import find_remote, is_remote, open_remote, parent_address
+from timechat.files.remote import find_remote, is_remote, open_remote, parent_address
 
 _BYTES = "#bytes="
 

@@ -12,7 +12,7 @@ from timechat.data.conversations import Source, describe, find_source, read_conv
 from timechat.data.records import Record, closest_key, without_keys
 from timechat.data.transcripts import find_transcript
 from timechat.errors import DataError, located
-from timechat.remote import is_remote
+from timechat.files.remote import is_remote
 
 Format = Literal["auto", "timechat", "instruct", "valley"]
 

@@ -19,7 +19,6 @@ from timechat.answers.prompts import POST_CHECKS
 from timechat.answers.tasks import GREEDY, find_preset
 from timechat.backbones.endpoint.options import EndpointSettings
 from timechat.backbones.timechat.backbone import TimeChatBackbone
-from timechat.cache import cache_key
 from timechat.errors import DataError
 from timechat.evaluation.benchmarks import BENCHMARKS, Benchmark, BenchmarkFiles, find_benchmark
 from timechat.evaluation.config import (
@@ -36,9 +35,10 @@ from timechat.evaluation.result_files import write_results
 from timechat.evaluation.run_folder import RunFolder
 from timechat.evaluation.samples import Prediction, Sample, count_statuses
 from timechat.evaluation.score import Scores, score_files
+from timechat.files.cache import cache_key
+from timechat.files.system import launched_processes, local_rank
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.pipeline import TimeChat
-from timechat.system import launched_processes, local_rank
 
 _LIBRARIES = ("timechat", "torch", "transformers", "peft", "tokenizers", "numpy", "av")
 STATUS_WORDS = {

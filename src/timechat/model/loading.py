@@ -10,13 +10,13 @@ import torch
 from safetensors import SafetensorError
 
 from timechat.errors import CheckpointError, DownloadError, is_out_of_memory
+from timechat.files.system import keep_freed_memory, total_memory_bytes
 from timechat.model import NANO, NANO_FOLDER
 from timechat.model.configuration import TimeChatConfig
 from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.quantization import METHODS, bitsandbytes_config, check_quantize, stored_quantization
 from timechat.model.tensor_files import check_is_downloaded
-from timechat.system import keep_freed_memory, total_memory_bytes
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MEMORY_SHARE = 0.7

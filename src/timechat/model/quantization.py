@@ -10,9 +10,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from timechat.errors import CheckpointError
+from timechat.files.system import return_freed_memory
 from timechat.model.convert.files import inspect_model_folder
 from timechat.model.quantized_linear import GROUP, Int4Linear, Int8Linear, QuantizedLinear
-from timechat.system import return_freed_memory
 
 Quantization = Literal["int8", "int4"]
 """Formats that a folder can be written in; `BITSANDBYTES` are for loading only."""

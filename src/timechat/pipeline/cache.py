@@ -17,7 +17,7 @@ from safetensors import numpy as numpy_files
 from timechat.answers.merging import WindowAnswer
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import Backbone, EncodedVideo, Facts
-from timechat.cache import DiskCache, cache_key, file_digest
+from timechat.files.cache import DiskCache, cache_key, file_digest
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import Video
 from timechat.video import Frames, FrameSampling

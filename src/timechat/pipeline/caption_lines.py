@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from timechat.answers.events import Event
-from timechat.cache import cache_key
+from timechat.files.cache import cache_key
 from timechat.pipeline.request import Request
 from timechat.search.records import Kind
 from timechat.search.video_vectors import VideoVectors

@@ -8,10 +8,10 @@ from typing import Any
 from timechat.answers.tasks import TASKS
 from timechat.answers.windows import Window
 from timechat.backbones.backbone import WindowCost
+from timechat.files.system import peak_memory_bytes
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import VideoSession
-from timechat.system import peak_memory_bytes
 
 _WINDOWS_OF_REFINED_MOMENT = 3  # one around its middle, or one around each border
 

@@ -9,7 +9,7 @@ from timechat.answers.events import Answer, Task
 from timechat.answers.merging import MomentSelection
 from timechat.answers.windows import WindowConfig
 from timechat.backbones.backbone import Backbone, EncodedVideo
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline.answering import Answerer
 from timechat.pipeline.request import AnswerOptions, Request, split_options
 from timechat.pipeline.session import ProgressCallback, Video, VideoSession
@@ -42,7 +42,7 @@ class TimeChat:
 
         Args:
             backbone: Model.
-            cache: Cache on disk for encoded windows and answers; None takes the user's, see `timechat.cache`.
+            cache: Cache on disk for encoded windows and answers; None takes the user's, see `timechat.files.cache`.
         """
         self.backbone = backbone
         self.cache = DiskCache() if cache is None else cache

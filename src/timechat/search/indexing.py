@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from timechat.cache import DiskCache
 from timechat.errors import TimeChatError, VideoError, describe_error
 from timechat.files import is_below
+from timechat.files.cache import DiskCache
 from timechat.search.encoded_files import EncodedFile, EncodeFiles, digest_of, paths_to_encode
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.index_report import IndexReport, IndexStopped

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from timechat.cache import DiskCache, file_digest
 from timechat.errors import DataError
 from timechat.files import is_below, user_folder
+from timechat.files.cache import DiskCache, file_digest
 from timechat.search.encoded_files import EncodeFiles
 from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
 from timechat.search.index_report import IndexReport

@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timechat.cache import DiskCache
 from timechat.errors import VideoError
+from timechat.files.cache import DiskCache
 from timechat.search.encoder import FrameTextEncoder
 from timechat.search.index_report import IndexReport, IndexStopped
 from timechat.search.line_sources import LineSource

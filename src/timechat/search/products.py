@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from timechat.files.system import num_cores
 from timechat.search.encoder import FloatArray, StoredVectors
-from timechat.system import num_cores
 
 _BLOCK = 256  # rows
 _ROWS_AT_ONCE = 16  # rows that torch widens without its threads, whose start costs more than the work

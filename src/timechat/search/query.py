@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from timechat.answers.events import one_line
 from timechat.files import is_below
+from timechat.files.system import num_cores
 from timechat.search.encoder import FloatArray, FrameTextEncoder, StoredVectors, sigmoid
 from timechat.search.moments import NO_VIDEO, Moment, SearchResult, merge_moments
 from timechat.search.records import KnownFile, Line
 from timechat.search.spans import best_spans
 from timechat.search.store import LibraryStore, storable
 from timechat.search.video_vectors import FoundSpan, VideoVectors, find_spans
-from timechat.system import num_cores
 
 if TYPE_CHECKING:
     from timechat.search.minilm import MiniLM

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from timechat.cache import DiskCache, cache_key, file_digest
+from timechat.files.cache import DiskCache, cache_key, file_digest
 from timechat.search.encoder import FloatArray, FrameTextEncoder, probability_of
 from timechat.search.spans import best_spans, find_cuts
 from timechat.video import Frames, ReadPosition, VideoReader, VideoSource

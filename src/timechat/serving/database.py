@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from timechat.system import lock_file, only_for_owner
+from timechat.files.system import lock_file, only_for_owner
 
 DATABASE = "server.sqlite3"
 """Name of the file in the data folder."""

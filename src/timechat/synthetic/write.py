@@ -22,12 +22,12 @@ import numpy as np
 from av.error import FFmpegError
 
 from timechat.files import UNFINISHED_PATTERN, atomic_write
+from timechat.files.system import num_cores
 from timechat.synthetic.long import LongSyntheticVideo, write_long_scene
 from timechat.synthetic.long_records import long_records
 from timechat.synthetic.records import SyntheticRecord, synthetic_records
 from timechat.synthetic.render import draw_frames
 from timechat.synthetic.scene import Level, Part, Split, SyntheticVideo, write_scene
-from timechat.system import num_cores
 
 RECORDS_FILE = "records.jsonl"
 TRUTH_FILE = "truth.jsonl"

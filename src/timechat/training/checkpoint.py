@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from timechat.errors import TrainingError, is_out_of_memory
 from timechat.files import atomic_write
-from timechat.system import flush_to_disk
+from timechat.files.system import flush_to_disk
 
 _FOLDER = "checkpoints"
 INFO_FILE = "info.json"

@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from timechat.errors import TrainingError
-from timechat.system import launched_processes
+from timechat.files.system import launched_processes
 
 _POLL_SECONDS = 0.05
 _SHARED_FOLDER_SECONDS = 10.0  # network file systems show a new file to other machines after some seconds

@@ -10,8 +10,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from timechat.files.system import launched_processes, local_processes, local_rank
 from timechat.model.frame_encoder import FrameEncoder
-from timechat.system import launched_processes, local_processes, local_rank
 from timechat.training.config import TrainingRunSettings
 from timechat.training.distributed import rank, sum_over_processes, world_size
 from timechat.training.objectives import ObjectiveModule

@@ -9,7 +9,7 @@ from pathlib import Path
 from timechat.config import save_recipe
 from timechat.errors import TrainingError
 from timechat.files import UNFINISHED_PATTERN
-from timechat.system import lock_file
+from timechat.files.system import lock_file
 from timechat.training.checkpoint import Checkpoint, find_checkpoints
 from timechat.training.config import TrainingRecipe
 from timechat.training.distributed import on_first, rank, world_size

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from timechat.errors import TrainingError
+from timechat.files.system import keep_freed_memory
 from timechat.model import NANO
 from timechat.model.fingerprint import tensors_fingerprint
 from timechat.model.loading import load_config
 from timechat.model.processing import TimeChatProcessor
 from timechat.model.tensor_files import save_tensors
-from timechat.system import keep_freed_memory
 from timechat.training.checkpoint import Checkpoint, explain_failed_write, find_checkpoints, write_file
 from timechat.training.config import TrainingRecipe
 from timechat.training.data import InstructionBatches

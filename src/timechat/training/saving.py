@@ -23,8 +23,8 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
+from timechat.files.system import flush_to_disk
 from timechat.model.tensor_files import save_tensors
-from timechat.system import flush_to_disk
 from timechat.training.checkpoint import (
     INFO_FILE,
     checkpoint_folder,

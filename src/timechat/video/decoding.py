@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from timechat.system import num_cores
+from timechat.files.system import num_cores
 from timechat.video.frames import UPRIGHT, FrameSize, Interpolation, Orientation, VideoInfo, frame_to_pixels
 from timechat.video.index import PacketIndex
 from timechat.video.scan import NO_PTS, demux, read_only

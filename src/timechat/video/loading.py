@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from timechat.errors import VideoError
-from timechat.system import num_cores
+from timechat.files.system import num_cores
 from timechat.video.decoding import OpenReaders, decode_frames
 from timechat.video.frames import Frames, FrameSize, Interpolation, Size, VideoInfo, check_interpolation, resize
 from timechat.video.index import PacketIndex, VideoIndex, exact_info, index_by_decoding, read_index, seconds
@@ -79,7 +79,7 @@ def load_frames(
 
     Args:
         source: Path (or `file://`), `http(s)` address, address of an object store (`s3://`, `gs://`, ..., see
-            `timechat.remote`), bytes, binary file object (its position moves), or `Frames`, which are sampled and
+            `timechat.files.remote`), bytes, binary file object (its position moves), or `Frames`, which are sampled and
             resized by the same rules. A server that sends only whole files is read once, into a temporary file.
         num_frames: Number of frames, spread evenly; None means the default.
         fps: Frames per second of video, instead of a number of frames; never more than the video has.

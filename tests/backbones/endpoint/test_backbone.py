@@ -35,8 +35,8 @@ from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
 from timechat.backbones.endpoint.limits import RequestLimits
 from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 from timechat.backbones.endpoint.pictures import PictureFormat
-from timechat.cache import DiskCache
 from timechat.errors import EndpointError, PromptTooLongError
+from timechat.files.cache import DiskCache
 
 QUESTION = Question("When?")
 FORM = AnswerForm(r"[0-9]+\.")

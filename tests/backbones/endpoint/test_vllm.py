@@ -32,7 +32,7 @@ from timechat.backbones.endpoint.backbone import EndpointBackbone, load_endpoint
 from timechat.backbones.transformers.backbone import TransformersBackbone
 from timechat.backbones.transformers.families import QWEN3_IMAGES
 from timechat.backbones.transformers.loading import load_model_files
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.pipeline import TimeChat
 from timechat.video import Frames
 

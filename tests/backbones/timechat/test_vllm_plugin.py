@@ -20,7 +20,7 @@ from timechat.answers.prompts import SYSTEM_PROMPT, Message, render_chat, video_
 from timechat.answers.tasks import DecodingOptions, build_question
 from timechat.answers.windows import WindowConfig
 from timechat.backbones.timechat.vllm_plugin import CHAT_TEMPLATE, media_options
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.pipeline import TimeChat
 

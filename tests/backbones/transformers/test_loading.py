@@ -212,7 +212,7 @@ def test_the_dtype_on_a_cpu_depends_on_the_machine(monkeypatch):
 
 
 def test_free_memory_is_known():
-    from timechat.system import available_memory_bytes, total_memory_bytes
+    from timechat.files.system import available_memory_bytes, total_memory_bytes
 
     assert 0 < available_memory_bytes() <= total_memory_bytes()
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.clips import RECIPES, draw_audio, draw_clip, draw_video_with_audio
 from timechat.errors import AccessError, VideoError
+from timechat.files.system import child_environment
 from timechat.serving.access import Limits, Probed, probe_safely, probing
-from timechat.system import child_environment
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_header_with_a_huge_frame_does_no_harm(tmp_path: Path) -> None:
 def test_the_memory_of_the_child_is_limited(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     program = (
-        "from timechat.system import limit_this_process; limit_this_process(2 << 30, 20)\n"
+        "from timechat.files.system import limit_this_process; limit_this_process(2 << 30, 20)\n"
         "try:\n bytearray(3 * 2**30)\nexcept MemoryError:\n print('refused')"
     )
     answer = probing.run_bounded([sys.executable, "-c", program], 20)
@@ -171,7 +171,7 @@ print([resource.getrlimit(getattr(resource, name)) for name in names])
 def test_the_child_writes_nothing_and_opens_nothing_more(tmp_path: Path) -> None:
     program = f"""
 import socket
-from timechat.system import forbid_opening_files, limit_this_process
+from timechat.files.system import forbid_opening_files, limit_this_process
 limit_this_process(2 << 30, 20)
 with open({str(tmp_path / "new")!r}, "wb", buffering=0) as file:
     try: file.write(b"x")

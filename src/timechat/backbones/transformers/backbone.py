@@ -34,10 +34,10 @@ from timechat.backbones.transformers.generation import AnswerRowState, Decoder
 from timechat.backbones.transformers.loading import LoadedModel, load_model_files, read_config
 from timechat.backbones.transformers.media import EncodedFrames, MediaEncoder, token_side
 from timechat.backbones.transformers.prompts import PromptBuilder, TransformersPrompt, rope_index
+from timechat.files.system import keep_freed_memory
 from timechat.model.fingerprint import weights_fingerprint
 from timechat.model.generation.generate import end_token_ids
 from timechat.model.generation.grammar_state import GrammarCompiler
-from timechat.system import keep_freed_memory
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
 

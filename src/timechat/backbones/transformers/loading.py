@@ -35,10 +35,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from timechat.errors import CheckpointError, DownloadError, is_out_of_memory
+from timechat.files.system import available_memory_bytes, total_memory_bytes
 from timechat.model.loading import MEMORY_SHARE, check_dtype, choose_device, half_precision
 from timechat.model.pretrained import quiet_transformers
 from timechat.model.tensor_files import check_is_downloaded
-from timechat.system import available_memory_bytes, total_memory_bytes
 
 _INDEX = "model.safetensors.index.json"
 _SMALL_FILES = (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from timechat.cache import readable_size
+from timechat.files.cache import readable_size
 
 
 @dataclass(frozen=True)

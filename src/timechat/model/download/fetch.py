@@ -24,9 +24,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, silent_tqdm, tqdm
 
-from timechat.cache import readable_size
 from timechat.errors import DownloadError
 from timechat.files import atomic_write
+from timechat.files.cache import readable_size
 from timechat.model.download.catalogue import Licence, Part, choose_parts
 
 _RECORD_NAME = "downloads.json"

@@ -19,7 +19,7 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from timechat.system import (
+from timechat.files.system import (
     end_group,
     end_this_process_after,
     forbid_opening_files,

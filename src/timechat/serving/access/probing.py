@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from timechat.errors import AccessError, VideoError
-from timechat.serving.access.limits import Limits
-from timechat.system import (
+from timechat.files.system import (
     end_group,
     forbid_opening_files,
     limit_this_process,
@@ -31,6 +30,7 @@ from timechat.system import (
     read_pipe_until,
     start_group,
 )
+from timechat.serving.access.limits import Limits
 
 MAX_MEMORY = 2 * 2**30
 """Maximum address space of the child, in bytes."""

@@ -37,7 +37,7 @@ from timechat.backbones.timechat.vllm.options import EngineOptions, check_option
 from timechat.backbones.timechat.vllm.owner import claim_engine
 from timechat.backbones.timechat.vllm.requests import AnswerEngineState, EngineRequest, MixedPrompt, OutputDelta
 from timechat.errors import EngineError
-from timechat.system import num_cores
+from timechat.files.system import num_cores
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from timechat.cache import cache_key
 from timechat.errors import CheckpointError
+from timechat.files.cache import cache_key
 from timechat.model import lora
 from timechat.model.convert.files import PlannedTensor, TensorInfo, WeightFile, inspect_model_folder, write_shards
 from timechat.model.convert.folder import making_folder

@@ -16,7 +16,7 @@ from timechat.backbones.timechat.vllm.adapters import Adapter, read_adapter
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import LanguageModelFolder, export_language_model
 from timechat.backbones.timechat.vllm.options import default_options
-from timechat.cache import DiskCache
+from timechat.files.cache import DiskCache
 from timechat.model.generation.generate import end_token_ids
 from timechat.model.loading import find_folder
 from timechat.model.partial_loading import load_without_language_model

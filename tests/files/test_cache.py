@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timechat import cache as cache_module
-from timechat.cache import DEFAULT_MAX_BYTES, DiskCache, cache_key, file_digest, parse_size
 from timechat.cli import main
+from timechat.files import cache as cache_module
+from timechat.files.cache import DEFAULT_MAX_BYTES, DiskCache, cache_key, file_digest, parse_size
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_concurrent_processes_leave_only_complete_entries(tmp_path):
 
 KILLED_WRITER = """
 import sys, time
-from timechat.cache import DiskCache, cache_key
+from timechat.files.cache import DiskCache, cache_key
 def write(path):
     path.write_bytes(b"half of it")
     print("writing", flush=True)

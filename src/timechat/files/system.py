@@ -1,7 +1,7 @@
 """The machine and its processes: the only file that uses parts that POSIX has and Windows does not.
 
 Each function has a portable alternative, or does nothing where a limit cannot be enforced; `missing_limits` names such
-limits. Linux is tested. Windows is only simulated: `tests/test_system.py` refuses the POSIX-only parts.
+limits. Linux is tested. Windows is only simulated: `tests/files/test_system.py` refuses the POSIX-only parts.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from timechat.system import flush_to_disk
+from timechat.files.system import flush_to_disk
 
 UNFINISHED_PATTERN = re.compile(r"\.[0-9a-f]{16}\.unfinished")
 """Names of the temporary files of `atomic_write`; a killed process leaves them behind."""

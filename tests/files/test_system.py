@@ -14,8 +14,7 @@ import pytest
 
 import timechat
 from tests.clips import RECIPES, draw_clip
-from timechat import system
-from timechat.files import address_from, portable_name, without_scheme
+from timechat.files import address_from, portable_name, system, without_scheme
 from timechat.serving.access import probing
 from timechat.serving.access.folders import _local_path
 
@@ -75,7 +74,7 @@ def names_used(path: Path) -> set[str]:
 
 def test_posix_only_parts_are_used_in_one_file():
     used = {path.relative_to(PACKAGE).as_posix(): names_used(path) for path in MODULES}
-    assert {name for name, names in used.items() if names & (POSIX_MODULES | POSIX_NAMES)} == {"system.py"}
+    assert {name for name, names in used.items() if names & (POSIX_MODULES | POSIX_NAMES)} == {"files/system.py"}
 
 
 NEED_OTHERS = (

@@ -14,7 +14,7 @@ from timechat.batch import BatchSettings, read_manifest
 from timechat.batch.results import ResultFolder
 from timechat.cli.videos import find_videos
 from timechat.errors import DataError, VideoError
-from timechat.remote import RemoteFolder, find_remote, is_remote, open_remote
+from timechat.files.remote import RemoteFolder, find_remote, is_remote, open_remote
 from timechat.video import VideoReader, load_frames, probe_video
 
 needs_no_s3fs = pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed")
