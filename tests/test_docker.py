@@ -111,7 +111,7 @@ def test_secrets_videos_and_tests_stay_out_of_the_context():
         "src/timechat/__pycache__/a",
     ):
         assert is_ignored(ROOT / name), name
-    assert not is_ignored(ROOT / "src/timechat/weights/nano/model.safetensors")
+    assert not is_ignored(ROOT / "src/timechat/model/weights/nano/model.safetensors")
 
 
 def test_the_two_images_differ_in_nothing_but_pytorch():

@@ -5,5 +5,5 @@ from pathlib import Path
 NANO = "nano"
 """Name of the built-in model."""
 
-NANO_FOLDER = Path(__file__).parents[1] / "weights" / NANO
+NANO_FOLDER = Path(__file__).parent / "weights" / NANO
 """Folder of the built-in model."""

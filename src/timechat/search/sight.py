@@ -38,7 +38,7 @@ from timechat.search.minilm import MiniLM
 from timechat.search.onnx_graph import load_session, run_session
 from timechat.search.products import multiply
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "sight"
+WEIGHTS = Path(__file__).parent / "weights" / "sight"
 
 _LAYOUT = 2  # of the frame vectors: the features, and the length of their image under the linear map
 _BATCH = 4  # frames; larger batches are not faster on CPUs and need more memory
@@ -89,7 +89,7 @@ class SightEncoder(FrameTextEncoder):
         text_model: Sentence encoder.
 
     Args:
-        tensors: Tensors of `weights/sight/model.safetensors`.
+        tensors: Tensors of `search/weights/sight/model.safetensors`.
         text_model: Sentence encoder, which others of the process may use too.
         fingerprint: SHA-256 of the weights.
         uses_onnx: Whether the image model runs in ONNX Runtime if that is installed, which is faster than torch.

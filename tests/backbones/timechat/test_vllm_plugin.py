@@ -24,7 +24,7 @@ from timechat.files.cache import DiskCache
 from timechat.model.configuration import TimeChatConfig
 from timechat.pipeline import TimeChat
 
-NANO = Path(__file__).parents[3] / "src" / "timechat" / "weights" / "nano"
+NANO = Path(__file__).parents[3] / "src" / "timechat" / "model" / "weights" / "nano"
 CLIPS = ("constant rate", "variable rate", "starts at 7 s", "transport stream")
 QUERY = "the red ball rolls to the right"
 TASKS = {"dense_caption": (), "ground": (QUERY,), "highlights": (QUERY,), "ask": ("What is shown in the video?",)}
