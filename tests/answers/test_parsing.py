@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from timechat.answers import parsing
 from timechat.answers.events import Event, Task, clip_scores
-from timechat.answers.parsing import move_times
+from timechat.answers.parsing import is_own_span, move_times, read_grounding, states_none
 from timechat.answers.tasks import format_events, parse_events
 
 CASES = json.loads((Path(__file__).parent / "parsing_cases.json").read_text(encoding="utf-8"))
@@ -427,3 +428,22 @@ def test_ten_thousand_answers_are_read_without_an_exception(text):
 @pytest.mark.parametrize("text", ENDLESS)
 def test_an_endless_answer_is_read_in_no_time(text):
     read_in_every_way(text)
+
+
+TIMES = ("0", "0.0", "3", "7.1", "12.5", "99999.9")
+
+
+@pytest.mark.parametrize("head", ["", "The given query happens in ", "The event happens in the "])
+@pytest.mark.parametrize("duration", [None, 5.0, 60.0])
+def test_the_own_wording_has_the_span_that_the_readers_of_all_wordings_find(head, duration, monkeypatch):
+    texts = [f" {head}{start} - {end} seconds.\n" for start in TIMES for end in TIMES]
+    found = [(is_own_span(text), states_none(text), read_grounding(text, duration)) for text in texts]
+    monkeypatch.setattr(parsing, "is_own_span", lambda _: False)
+    assert found == [(True, states_none(text), read_grounding(text, duration)) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "text", ["1 - 2 seconds", "The query is at 1 - 2 seconds.", "1 - 2 seconds. 3 - 4 seconds.", ""]
+)
+def test_another_wording_is_no_own_span(text):
+    assert not is_own_span(text)

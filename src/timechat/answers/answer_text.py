@@ -12,7 +12,7 @@ of it. Each step takes time in proportion to the length of the text.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 from timechat.answers.prompts import PROMPT_EXAMPLES
@@ -134,13 +134,9 @@ Edits = Iterator[tuple[int, int, str]]
 """Parts of a text to replace, as `(start, end, new)` in order."""
 
 
-def _edits(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str]) -> Callable[["AnswerText"], Edits]:
-    """A step that replaces every match of a pattern."""
-
-    def step(answer: AnswerText) -> Edits:
-        return ((*match.span(), new) for match in pattern.finditer(answer.text) if (new := replace(match)) != match[0])
-
-    return step
+def _edits(pattern: re.Pattern[str], replace: Callable[[re.Match[str]], str], answer: AnswerText) -> Edits:
+    """Replace every match of a pattern."""
+    return ((*match.span(), new) for match in pattern.finditer(answer.text) if (new := replace(match)) != match[0])
 
 
 def _masked(match: re.Match[str]) -> str:
@@ -408,10 +404,10 @@ _STEPS: tuple[Callable[[AnswerText], Edits], ...] = (
     _without_brackets,
     _decimals,
     _decimal_commas,
-    _edits(_ORDINALS, lambda match: match[1]),
+    partial(_edits, _ORDINALS, lambda match: match[1]),
     _shared_units,
     _shared_minutes,
     _minutes,
-    *(_edits(pattern, _masked) for pattern in (_SAMPLED, _LASTS, _FRAMES, _SHARES, _LISTS, _TOKENS)),
-    _edits(_TO_THE_END, lambda match: f"{match[1]} the end"),
+    *(partial(_edits, pattern, _masked) for pattern in (_SAMPLED, _LASTS, _FRAMES, _SHARES, _LISTS, _TOKENS)),
+    partial(_edits, _TO_THE_END, lambda match: f"{match[1]} the end"),
 )

@@ -146,6 +146,9 @@ def _lark(*choices: str) -> str:
 _CAPTIONS = _lark(f"{_EVENT}({_BETWEEN}{_EVENT})*")
 _HEARD = _lark(re.escape(NO_SPEECH), f"{_SPEECH}{_EVENT}({_BETWEEN}{_EVENT})*")
 _FOUND = rf"(The given query happens in |The event happens in the )?{TIME} - {TIME} seconds\."
+SPAN_SENTENCE = re.compile(_FOUND)
+"""Pattern of a whole answer with one span, in the product's own wording."""
+
 _SPAN = _lark(_FOUND)
 _GROUNDING = _lark(re.escape(NOT_FOUND_ANSWER), _FOUND)
 _HIGHLIGHTS = _lark(

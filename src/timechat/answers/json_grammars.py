@@ -62,12 +62,8 @@ _HEAD = re.compile(
 )  # every text without digits may stand between two times: the grammar knows the right one
 
 
-def _lark(choices: str) -> str:
-    return f"start: ANSWER\nANSWER: / ?({choices})/\n"
-
-
-def _list_lark(item: str) -> str:
-    return _lark(rf"\[({item}(, {item})*)?\]")
+_ANSWER = "start: ANSWER\nANSWER: / ?({})/\n"
+_LIST = _ANSWER.format(r"\[({0}(, {0})*)?\]")
 
 
 def _next_span(found: list[re.Match[str]]) -> int:
@@ -107,7 +103,7 @@ class _ListForm:
 
 
 _SPANS = _ListForm(
-    _list_lark(rf"\[{TIME}, {TIME}\]"),
+    _LIST.format(rf"\[{TIME}, {TIME}\]"),
     re.compile(rf"\[({NUMBER}), ({NUMBER})\]"),
     "]",
     2,
@@ -116,7 +112,7 @@ _SPANS = _ListForm(
     _next_span,
 )
 _EVENTS = _ListForm(
-    _list_lark(rf'\{{"start": {TIME}, "end": {TIME}, "caption": "{_CAPTION}"\}}'),
+    _LIST.format(rf'\{{"start": {TIME}, "end": {TIME}, "caption": "{_CAPTION}"\}}'),
     re.compile(rf'\{{"start": ({NUMBER}), "end": ({NUMBER}), "caption": "([^"]*)"\}}'),
     "}",
     2,
@@ -125,7 +121,7 @@ _EVENTS = _ListForm(
     _next_event,
 )
 _MOMENTS = _ListForm(
-    _list_lark(rf'\{{"time": {TIME}, "score": ([1-4](\.[0-9])?|5(\.0)?)\}}'),
+    _LIST.format(rf'\{{"time": {TIME}, "score": ([1-4](\.[0-9])?|5(\.0)?)\}}'),
     re.compile(rf'\{{"time": ({NUMBER}), "score": {NUMBER}\}}'),
     "}",
     1,
@@ -135,8 +131,8 @@ _MOMENTS = _ListForm(
 )
 _ListName = Literal["spans", "events", "moments"]
 _LISTS: dict[_ListName, _ListForm] = {"spans": _SPANS, "events": _EVENTS, "moments": _MOMENTS}
-_SENTENCE = _lark(rf"{re.escape(NOT_FOUND_ANSWER)}|The event happens in {TIME} - {TIME} seconds\.?")
-_TAGS = _lark(rf"<answer>{TIME} to {TIME}<\/answer>")
+_SENTENCE = _ANSWER.format(rf"{re.escape(NOT_FOUND_ANSWER)}|The event happens in {TIME} - {TIME} seconds\.?")
+_TAGS = _ANSWER.format(rf"<answer>{TIME} to {TIME}<\/answer>")
 
 
 # ----------------------------------------------------------------------------------------------------- numbers

@@ -34,7 +34,7 @@ from timechat.answers.answer_text import given_answer
 from timechat.answers.citations import citation
 from timechat.answers.events import Answer, Event, Task
 from timechat.answers.json_answers import is_json_list
-from timechat.answers.parsing import move_times, states_none
+from timechat.answers.parsing import is_own_span, move_times, states_none
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import TASKS, format_events, parse_events
 from timechat.answers.token_evidence import Token, event_logprobs, existence_logprob
@@ -287,7 +287,8 @@ def _is_scored(task: Task) -> bool:
 
 def event_evidence(events: Sequence[Event], answer: WindowAnswer, task: Task) -> list[Evidence | None]:
     """Return the evidence for each event of an answer; None for an event whose times are not in the text."""
-    is_list = is_json_list(given_answer(answer.text))  # what follows a span says whether there are more
+    # In a list, what follows a span says whether there are more.
+    is_list = not is_own_span(answer.text) and is_json_list(given_answer(answer.text))
     verification = [*answer.verification, *(0.0 for _ in events)][: len(events)]
     found: list[Evidence | None] = []
     of_tokens = event_logprobs(events, answer.text, answer.tokens)

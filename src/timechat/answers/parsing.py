@@ -16,7 +16,7 @@ from itertools import pairwise
 from timechat.answers.answer_text import IS_LONG_UNIT, AnswerText, given_answer
 from timechat.answers.events import Event
 from timechat.answers.fields import Reading
-from timechat.answers.grammar import NO_MOMENTS, NO_SPEECH
+from timechat.answers.grammar import NO_MOMENTS, NO_SPEECH, SPAN_SENTENCE
 from timechat.answers.json_answers import is_empty_json, is_json_list, read_json, without_objects
 from timechat.answers.markup import read_tables, read_xml
 from timechat.answers.prompts import NOT_FOUND_ANSWER
@@ -102,8 +102,15 @@ def states_none(text: str) -> bool:
 
     It is the product's own wording for that, or JSON: `[]`, `{"events": []}`, `{"found": false}`.
     """
+    if is_own_span(text):
+        return False
     answer = given_answer(text).strip()
     return answer in (NOT_FOUND_ANSWER, NO_MOMENTS, NO_SPEECH) or is_empty_json(answer)
+
+
+def is_own_span(text: str) -> bool:
+    """Whether an answer is one span in the product's own wording, so that no other wording has to be considered."""
+    return bool(SPAN_SENTENCE.fullmatch(text.strip()))
 
 
 def _read_structured(text: str, reading: Reading) -> tuple[list[Event], str]:
@@ -238,6 +245,8 @@ def read_grounding(text: str, duration: float | None) -> Parsed:
 
     A span with a unit or a colon goes before bare numbers, and before one in a quoted query.
     """
+    if is_own_span(text):
+        return Parsed([event for span in ANY_SPAN.finditer(text) if (event := span_event(span, duration))])
     given = given_answer(text)
     structured, text = _read_structured(given, Reading(duration))
     if structured:

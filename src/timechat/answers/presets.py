@@ -5,6 +5,7 @@ Therefore the preset is chosen by checkpoint first, and by architecture only whe
 """
 
 import re
+from dataclasses import replace
 
 from timechat.answers.prompts import DEFAULT_PRESET, TIMECHAT_PRESETS, Preset
 
@@ -58,19 +59,16 @@ _TIMELENS = Preset(
 )
 
 
-def _based_on_timelens(name: str, source: str, **prompts: str) -> Preset:
-    return Preset(name, {**_TIMELENS.prompts, **prompts}, system="", forms=_TIMELENS.forms, source=source)
-
-
 PRESETS = {
     preset.name: preset
     for preset in (
         *TIMECHAT_PRESETS,
         _TIMELENS,
-        _based_on_timelens(
-            "timelens-7b@1",
-            f"Grounding: TimeLens-7B, a Qwen2.5-VL (model card and evaluation). {_OWN}",
-            grounding=_FRAMES_WITH_NUMBERS + _TIMELENS_GROUNDING,
+        replace(
+            _TIMELENS,
+            name="timelens-7b@1",
+            prompts={**_TIMELENS.prompts, "grounding": _FRAMES_WITH_NUMBERS + _TIMELENS_GROUNDING},
+            source=f"Grounding: TimeLens-7B, a Qwen2.5-VL (model card and evaluation). {_OWN}",
         ),
         Preset(
             name="timelens2@1",
@@ -102,15 +100,24 @@ PRESETS = {
                 f"for thoughts; the rest is our wording, for an answer without them. {_OWN}"
             ),
         ),
-        _based_on_timelens(
-            "qwen3-vl@1",
-            "Grounding: the sentence with which TimeLens evaluates Qwen3-VL; Qwen3-VL's own examples of temporal "
-            f"grounding were not at hand. {_OWN}",
+        replace(
+            _TIMELENS,
+            name="qwen3-vl@1",
+            source=(
+                "Grounding: the sentence with which TimeLens evaluates Qwen3-VL; Qwen3-VL's own examples of temporal "
+                f"grounding were not at hand. {_OWN}"
+            ),
         ),
-        _based_on_timelens(
-            "generic@1",
-            "Own wording, for models without training in grounding: it says where the times of the frames stand.",
-            **{task: _FRAMES_WITH_TIMES + text for task, text in _TIMELENS.prompts.items() if task != "summary"},
+        replace(
+            _TIMELENS,
+            name="generic@1",
+            prompts={
+                task: text if task == "summary" else _FRAMES_WITH_TIMES + text
+                for task, text in _TIMELENS.prompts.items()
+            },
+            source=(
+                "Own wording, for models without training in grounding: it says where the times of the frames stand."
+            ),
         ),
         Preset(
             name="lmms-eval-charades@1",
