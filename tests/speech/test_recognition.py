@@ -116,7 +116,7 @@ def test_the_callers_time_does_not_count_as_reading(tmp_path, monkeypatch):
     next(segments)
     later = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)  # not for servers of other tests
     monkeypatch.setattr("timechat.video.audio.time", later)
-    monkeypatch.setattr("timechat.video.deadline.time", later)
+    monkeypatch.setattr("timechat.video.limits.time", later)
     assert list(segments)[-1].end == pytest.approx(3.0, abs=0.01)
 
 

@@ -430,7 +430,7 @@ def test_a_silent_server_is_an_error() -> None:
 def test_a_server_that_stops_answering_is_an_error(
     clips: Shelf, serve, monkeypatch: pytest.MonkeyPatch, name: str, has_ranges: bool
 ) -> None:
-    monkeypatch.setattr("timechat.video.deadline.DEFAULT_PATIENCE", 0.5)
+    monkeypatch.setattr("timechat.video.limits.DEFAULT_PATIENCE", 0.5)
     with pytest.raises(VideoError, match=r"/clip: the server .* stopped answering, within 0.5 s"):
         load_frames(serve(clips[name].path, has_ranges, stalls=True), timeout=20)
 

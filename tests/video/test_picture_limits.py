@@ -20,8 +20,8 @@ from timechat.video import load_frames, picture_limits
 from timechat.video.audio import read_audio
 from timechat.video.clips import extract_clip
 from timechat.video.frames import FrameSize
+from timechat.video.limits import GROWN_PIXELS, MAX_PIXELS, MAX_SCANS, MAX_STREAMS
 from timechat.video.live import LiveVideo
-from timechat.video.picture_limits import GROWN_PIXELS, MAX_PIXELS, MAX_SCANS, MAX_STREAMS
 from timechat.video.thumbnails import thumbnail
 
 

@@ -13,8 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from timechat.serving.errors import RequestError
 from timechat.video import Frames
 from timechat.video.frames import FrameSizeRule, resize
+from timechat.video.limits import MAX_SCANS, num_scans
 from timechat.video.orientation import upright
-from timechat.video.picture_limits import MAX_SCANS, num_scans
 
 _MAX_IMAGE_PIXELS = 4096 * 4096
 _MAX_TOTAL_PIXELS = 400_000_000

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from timechat.errors import VideoError
 from timechat.video.clock import JUMP_SECONDS, ClockFollower, ClockPart, VideoClock
-from timechat.video.deadline import reason
 from timechat.video.index import read_index
+from timechat.video.limits import reason
 from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.scan import demux, has_decoder, read_only, read_packets
 from timechat.video.source import VideoHandle, VideoSource, open_source

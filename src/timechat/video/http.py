@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from timechat.errors import VideoError
-from timechat.video.deadline import Deadline, reason
+from timechat.video.limits import Deadline, reason
 
 HTTP_OPTIONS = {"multiple_requests": "1", "reconnect": "1", "reconnect_delay_max": "2"}
 """Options of the decoder library: servers that do not name the connection, or drop it, are read to the end."""

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from timechat.errors import VideoError
 from timechat.files import without_scheme
 from timechat.video.clock import RunningClock
-from timechat.video.deadline import DEFAULT_PATIENCE, reason
 from timechat.video.frames import FrameSize, FrameSizeRule, Orientation, Size, frame_to_pixels, orientation_of
 from timechat.video.http import HTTP_OPTIONS
-from timechat.video.picture_limits import OPEN_OPTIONS, limit_decoders
+from timechat.video.limits import DEFAULT_PATIENCE, OPEN_OPTIONS, limit_decoders, reason
 from timechat.video.sampling import TIME_SLACK, time_slack
 from timechat.video.scan import choose_stream, demux, frame_rate, may_jump, read_only
 

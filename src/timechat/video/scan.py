@@ -21,11 +21,10 @@ from av.video.stream import VideoStream
 
 from timechat.answers.timecode import TIMECODE
 from timechat.errors import VideoError
-from timechat.video.deadline import reason
 from timechat.video.frames import StreamInfo, VideoInfo, orientation_of
 from timechat.video.h264_fields import FieldParser
 from timechat.video.hdr import HDR_TRANSFERS
-from timechat.video.picture_limits import MAX_SCANS, is_jpeg, num_scans, stated_pixels
+from timechat.video.limits import MAX_SCANS, is_jpeg, num_scans, reason, stated_pixels
 from timechat.video.source import VideoHandle
 
 AnyStream = TypeVar("AnyStream", VideoStream, AudioStream, SubtitleStream)

@@ -22,9 +22,8 @@ from timechat.errors import VideoError
 from timechat.files import without_scheme
 from timechat.files.remote import is_remote, open_remote
 from timechat.files.system import open_without_waiting
-from timechat.video.deadline import Deadline, reason
 from timechat.video.http import HTTP_OPTIONS, silent_server, whole_content
-from timechat.video.picture_limits import OPEN_OPTIONS, limit_decoders
+from timechat.video.limits import OPEN_OPTIONS, Deadline, limit_decoders, reason
 
 VideoSource = str | os.PathLike[str] | bytes | IO[bytes]
 

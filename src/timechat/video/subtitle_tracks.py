@@ -17,9 +17,9 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle
 
 from timechat.video.clock import LONGEST_PAUSE
-from timechat.video.deadline import reason
 from timechat.video.frames import VideoInfo
 from timechat.video.index import read_index
+from timechat.video.limits import reason
 from timechat.video.scan import demux, has_decoder, may_jump, read_only
 from timechat.video.source import VideoHandle
 

@@ -18,8 +18,8 @@ from timechat.files import atomic_write
 from timechat.video.clips.deinterlace import Deinterlacer
 from timechat.video.clips.encode import VideoWriter
 from timechat.video.clips.timeline import VideoTimeline, open_timeline
-from timechat.video.deadline import reason
 from timechat.video.index import seconds
+from timechat.video.limits import reason
 from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.sampling import frame_at
 from timechat.video.source import VideoSource

@@ -18,10 +18,10 @@ from av.video.stream import VideoStream
 
 from timechat.errors import VideoError
 from timechat.video.clips.soundtrack import Soundtrack
-from timechat.video.deadline import reason
 from timechat.video.decoding import PacketRange, PacketReader
 from timechat.video.frames import VideoInfo
 from timechat.video.index import PacketIndex
+from timechat.video.limits import reason
 from timechat.video.source import VideoHandle
 
 _MP4_CODECS = frozenset(

@@ -30,7 +30,7 @@ from timechat.video.clips.copy import CopiedRange, PacketCopier, copied_range, c
 from timechat.video.clips.encode import VideoWriter
 from timechat.video.clips.soundtrack import Soundtrack
 from timechat.video.clips.timeline import VideoTimeline, open_timeline
-from timechat.video.deadline import reason
+from timechat.video.limits import reason
 from timechat.video.loading import DEFAULT_TIMEOUT
 from timechat.video.source import VideoSource
 
