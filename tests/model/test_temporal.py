@@ -5,7 +5,7 @@ import torch
 
 from tests.model.tiny import tiny_config, tiny_model
 from timechat.model.modeling import TimeChatForConditionalGeneration
-from timechat.model.temporal import TemporalLayers
+from timechat.model.video_qformer import TemporalLayers
 
 
 def make_layers(**changes):

@@ -33,7 +33,7 @@ class TimeChatConfig(PreTrainedConfig):  # type: ignore[misc]
         stride: Frames from the start of one window to the start of the next.
         max_frame_positions: Rows of the frame position embedding; positions restart after this number of frames.
         temporal_layers: Layers before the windows that mix each query token of a frame with the same token of the
-            frames around it, see `timechat.model.temporal`; 0, as in the original, has none.
+            frames around it, see `timechat.model.video_qformer`; 0, as in the original, has none.
         temporal_kernel: Number of frames that a temporal layer reads, odd.
         fps: Default number of sampled frames per second. None, as in the original, spreads
             `max_frame_positions` frames evenly over a video of any length.

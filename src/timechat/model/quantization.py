@@ -25,13 +25,13 @@ _INT4_METHOD = "timechat-int4"
 _TRIM_BYTES = 256 << 20
 
 
-def check_quantize(quantize: str | None) -> None:
+def check_quantize(quantize: str) -> None:
     """Refuse a name that is no quantization.
 
     Raises:
         ValueError: The name is unknown.
     """
-    if quantize is not None and quantize not in (*METHODS, *BITSANDBYTES):
+    if quantize not in (*METHODS, *BITSANDBYTES):
         raise ValueError(f"quantize must be {', '.join(METHODS)}, {' or '.join(BITSANDBYTES)}, got {quantize!r}")
 
 

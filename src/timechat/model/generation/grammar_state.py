@@ -44,7 +44,8 @@ class GrammarCompiler:
         self._matchers: dict[str, LLMatcher] = {}
         self._lock = threading.Lock()
         self._with_sign: dict[str, NDArray[np.bool_]] = {}
-        self._schemas = SchemaChecker() if check_schemas else None
+        self._check_schemas = check_schemas
+        self._schemas: SchemaChecker | None = None  # made for the first schema
         self._compiling = threading.Lock()  # of JSON schemas, one at a time: each may use much memory
 
     def state(self, grammar: AnswerGrammar) -> "GrammarState":
@@ -61,8 +62,10 @@ class GrammarCompiler:
 
     def _compile(self, grammar: AnswerGrammar) -> LLMatcher:
         if grammar.is_json:
-            if self._schemas is not None:
-                self._schemas.check(grammar.grammar)
+            if self._check_schemas:
+                with self._lock:
+                    self._schemas = schemas = self._schemas or SchemaChecker()
+                schemas.check(grammar.grammar)
             with self._compiling:
                 return compile_schema(self.engine, grammar.grammar)
         matcher = LLMatcher(self.engine, LLMatcher.grammar_from_lark(grammar.grammar), log_level=0)
