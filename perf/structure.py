@@ -3,7 +3,7 @@
     python perf/structure.py                     # the table
     python perf/structure.py --places --classes  # the lists behind two of its numbers, without the table
     python perf/structure.py --trace-files       # the files that one command executes, in order
-    python perf/structure.py --check             # exit 1 if a parameter line cannot be understood alone
+    python perf/structure.py --check             # exit 1 above a limit, or if a parameter line is a fragment
     python perf/structure.py --repo DIR --json   # another checkout, everything as JSON
 
 The measures:
@@ -49,6 +49,12 @@ from typing import Any
 
 PACKAGE = "timechat"
 FRAME_OPTIONS = ("num_frames", "fps", "max_frames")
+MAX_ENTRIES = 20
+MAX_FILE_LINES = 450
+MAX_CLASS_LINES = 300
+MAX_FRAME_OPTIONS = 5
+"""Limits of `--check`; a public class name may be used once."""
+
 FRAGMENT_STARTS = ("Of", "That", "Told", "Whom", "As many", "In words", "By which", "With which", "To which")
 
 DRAW_ARGUMENTS = ("data", "draw", "--clips", "1", "--seed", "0", "--quiet")
@@ -373,6 +379,21 @@ def to_dict(package: Path, sources: Sequence[SourceFile], trace: Trace) -> dict[
     }
 
 
+def find_exceeded_limits(package: Path, sources: Sequence[SourceFile]) -> list[str]:
+    """Sentences about the measures that are above their limits, without the traced ones."""
+    file_lines, file_path = find_longest_file(sources)
+    class_lines, class_name, class_path = find_longest_class(sources)
+    places = ", ".join(map(str, find_frame_options(sources)))
+    measures = (
+        (len(find_entries(package)), MAX_ENTRIES, "entries at the top of the package"),
+        (file_lines, MAX_FILE_LINES, f"lines in {file_path}"),
+        (class_lines, MAX_CLASS_LINES, f"lines in the class {class_name} in {class_path}"),
+        (len(find_frame_options(sources)), MAX_FRAME_OPTIONS, f"places that list the frame options: {places}"),
+        (len(find_repeated_classes(sources)), 0, "public class names used twice or more, see --classes"),
+    )
+    return [f"at most {limit}, got {value} {what}" for value, limit, what in measures if value > limit]
+
+
 def _print_places(sources: Sequence[SourceFile]) -> None:
     places = find_frame_options(sources)
     repeated = [place for place in find_frame_options(sources, repeated=True) if place not in places]
@@ -400,7 +421,7 @@ def _parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--places", action="store_true", help="list the places that list the frame options")
     parser.add_argument("--classes", action="store_true", help="list the public class names used twice or more")
     parser.add_argument("--parameter-lines", action="store_true", help="list the parameter lines that are fragments")
-    parser.add_argument("--check", action="store_true", help="list these lines and exit with status 1 if there are any")
+    parser.add_argument("--check", action="store_true", help="list these lines and exceeded limits; status 1 with any")
     options = parser.parse_args(arguments)
     if not (options.repo / "src" / PACKAGE / "__init__.py").is_file():
         parser.error(f"--repo must be a checkout that holds src/{PACKAGE}/__init__.py, got {options.repo}")
@@ -419,7 +440,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fragments:
             starts = " or ".join(FRAGMENT_STARTS)
             print(f"{len(fragments)} parameter lines begin with {starts}; write noun phrases that stand alone")
-        return 1 if fragments else 0
+        exceeded = find_exceeded_limits(package, sources)
+        for sentence in exceeded:
+            print(sentence)
+        return 1 if fragments or exceeded else 0
     if options.json:
         print(json.dumps(to_dict(package, sources, trace_ground(package)), indent=2))
         return 0

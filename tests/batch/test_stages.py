@@ -21,6 +21,7 @@ from timechat.files.cache import DiskCache
 from timechat.model import NANO_FOLDER
 from timechat.pipeline import Request
 from timechat.pipeline.answering import Answerer
+from timechat.video.sampling import FrameSampling
 
 WINDOWS = WindowConfig(window=1.0, overlap=0.1, batch_size=3)
 SHORT = DecodingOptions(max_new_tokens=6)
@@ -75,7 +76,7 @@ def test_known_speech_is_the_answer_of_transcribe(stage, clip, tmp_path):
 
 
 def test_a_plan_needs_no_torch(clip):
-    config = BackboneConfig(fps=2, max_frames=600, num_frames=16, window_seconds=60)
+    config = BackboneConfig(FrameSampling(fps=2, max_frames=600), num_frames=16, window_seconds=60)
     settings = BatchSettings(task="caption", output=Path("out"), windows=WINDOWS)
     row = Row("x", str(clip), "dense_caption")
     with Worker(PlanWithModules(settings, config)) as worker:

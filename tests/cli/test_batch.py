@@ -10,6 +10,7 @@ import pytest
 
 from tests.batch.fakes import FakeStage
 from timechat.backbones.backbone import BackboneConfig
+from timechat.video.sampling import FrameSampling
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_a_stop_signal_gives_exit_status_75(run, monkeypatch):
 
 
 def test_a_plan_counts_windows_and_unreadable_videos(run, short_clip, monkeypatch):
-    config = BackboneConfig(fps=2, max_frames=600, num_frames=16, window_seconds=1.0)
+    config = BackboneConfig(FrameSampling(fps=2, max_frames=600), num_frames=16, window_seconds=1.0)
     monkeypatch.setattr("timechat.batch.loop.read_config", lambda _: config)
     status, out, err = run("batch", short_clip, "away.mp4", "--task", "caption", "--output", "out", "--plan")
     assert status == 0

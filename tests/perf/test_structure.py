@@ -200,12 +200,29 @@ def test_every_fragment_start_is_found(start):
     assert len(structure.find_fragment_lines([SourceFile("a.py", text)])) == 1
 
 
-def test_check_lists_fragments_and_exits_with_1(repo, capsys, monkeypatch):
+def test_check_lists_fragments_and_limits_and_exits_with_1(repo, capsys, monkeypatch):
     monkeypatch.setattr(structure, "trace_ground", pytest.fail)
     assert structure.main(["--repo", str(repo), "--check"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "src/timechat/settings.py:5 num_frames: Of the video."
-    assert printed[-1].startswith("4 parameter lines begin with Of or That or Told or ")
+    assert printed[-2].startswith("4 parameter lines begin with Of or That or Told or ")
+    assert printed[-1] == "at most 0, got 1 public class names used twice or more, see --classes"
+
+
+@pytest.mark.parametrize(
+    ("limit", "sentence"),
+    [
+        ("MAX_ENTRIES", "at most 1, got 8 entries at the top of the package"),
+        ("MAX_FILE_LINES", "at most 1, got 37 lines in work.py"),
+        ("MAX_CLASS_LINES", "at most 1, got 15 lines in the class Options in settings.py"),
+        ("MAX_FRAME_OPTIONS", "at most 1, got 2 places that list the frame options: settings.py:2 Options, video/frames.py"),
+    ],
+)
+def test_each_exceeded_limit_is_a_sentence(repo, sources, limit, sentence, monkeypatch):
+    known = structure.find_exceeded_limits(repo / "src" / "timechat", sources)
+    monkeypatch.setattr(structure, limit, 1)
+    (added,) = set(structure.find_exceeded_limits(repo / "src" / "timechat", sources)) - set(known)
+    assert added.startswith(sentence)
 
 
 def test_check_exits_with_0_without_fragments(repo, capsys):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from timechat.backbones.locking import acquire
+from timechat.backbones.backbone import acquire
 
 
 class NobodyWaitsError(Exception):

@@ -104,7 +104,7 @@ def test_a_number_of_frames_alone_makes_one_window():
     ("fps", "step", "refines"), [(2.0, None, False), (1.0, None, False), (1.0, 2.0, True), (2.0, 1.0, True)]
 )
 def test_frames_as_dense_as_the_model_wants_are_not_refined(fps, step, refines):
-    config = BackboneConfig(fps=fps, max_frames=None, num_frames=64, window_seconds=64.0)
+    config = BackboneConfig(FrameSampling(fps=fps), num_frames=64, window_seconds=64.0)
     assert plan_windows(config, 300.0, WindowConfig(step=step), FrameSampling()).refines is refines
 
 

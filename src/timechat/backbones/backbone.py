@@ -8,7 +8,9 @@ Times are seconds on the clock of the window. What a backbone keeps of the frame
 and its prompts are values of its own, which the engine passes on without a look inside.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
@@ -24,9 +26,12 @@ from timechat.answers.token_evidence import Token
 from timechat.answers.windows import Window
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
+from timechat.video.sampling import FrameSampling
 
 Check = Callable[[], object]
 """Function that raises if the result is no longer needed; called repeatedly, from any thread."""
+
+_POLL_SECONDS = 0.1  # between two calls of `check` while `acquire` waits
 
 Tensors = Mapping[str, Any]
 """Tensors by their names; this module does not import torch."""
@@ -40,8 +45,8 @@ class BackboneConfig:
     """Properties of a backbone that decide how the engine reads a video and judges answers.
 
     Attributes:
-        fps: Frames per second of video in a window; None for a model that spreads a fixed number of frames.
-        max_frames: Maximum number of frames of a window; None for no limit.
+        rate: Frame rate in a window, and the maximum number of its frames; without a rate, the model spreads a fixed
+            number of frames.
         num_frames: Number of frames of a window without a frame rate.
         window_seconds: Length of a window in seconds of the window's clock.
         preset: Name of the prompt preset that the model was made for.
@@ -55,8 +60,7 @@ class BackboneConfig:
         frame_size: Size to which frames are decoded; None if it depends on the video.
     """
 
-    fps: float | None
-    max_frames: int | None
+    rate: FrameSampling
     num_frames: int
     window_seconds: float
     preset: str = DEFAULT_PRESET
@@ -77,14 +81,14 @@ class BackboneConfig:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "BackboneConfig":
         """Read the output of `dataclasses.asdict`, also after JSON."""
-        size = content["frame_size"]
-        return cls(**{**content, "frame_size": None if size is None else FrameSize(**size)})
+        size, rate = content["frame_size"], FrameSampling(**content["rate"])
+        return cls(**{**content, "rate": rate, "frame_size": None if size is None else FrameSize(**size)})
 
     def default_sampling(self) -> dict[str, Any]:
         """Return the default frame sampling, as arguments of `load_frames`."""
-        if self.fps is None:
+        if self.rate.fps is None:
             return {"num_frames": self.num_frames}
-        return {"fps": self.fps, "max_frames": self.max_frames}
+        return {"fps": self.rate.fps, "max_frames": self.rate.max_frames}
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,3 +334,14 @@ class Backbone(Protocol):
 
     def count_cached(self, num_prompt_tokens: int, num_tokens: int, decoding: DecodingOptions) -> None:
         """Count an answer of `num_tokens` tokens that is reused from the cache, and its prompt."""
+
+
+@contextmanager
+def acquire(lock: "threading.Lock | threading.RLock", check: Check) -> Iterator[None]:
+    """Hold a lock; while another thread holds it, `check` is called several times a second and may raise."""
+    while not lock.acquire(timeout=_POLL_SECONDS):
+        check()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
     from timechat.backbones.endpoint.options import EndpointSettings
 
+ENGINES = ("vllm",)
+"""Names of the engines that write answers in another process."""
+
+LORA_MODULES = "lora_modules"
+"""Option of the engine vllm: folders of LoRA adapters by the names that requests give."""
+
 _CONFIG_VERSION = 1  # increased when the same files give other properties
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether the name of a model is the address of an endpoint."""
+    return text.lower().startswith(("http://", "https://"))
 
 
 def load_backbone(
@@ -41,9 +52,6 @@ def load_backbone(
         EngineError: The engine cannot be started.
         ValueError: An option does not fit the kind of model.
     """
-    from timechat.backbones.endpoint.address import is_endpoint
-    from timechat.backbones.engines import check_engine
-
     check_engine(engine, engine_options)
     if is_endpoint(model):
         _refuse(model, "a server", "leave it out", engine=engine)
@@ -77,6 +85,35 @@ def load_backbone(
     if lora_scale is not None:
         network.set_lora_scale(lora_scale)
     return TimeChatBackbone(network, processor, name=model)
+
+
+def check_engine(engine: str | None, options: Mapping[str, Any] | None) -> None:
+    """Refuse the name of an unknown engine, and options without an engine.
+
+    Raises:
+        ValueError: One of them cannot be used.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise ValueError(f"engine must be {' or '.join(ENGINES)}, got {engine!r}; leave it out for TimeChat's own")
+    if engine is None and options:
+        raise ValueError("engine_options are options of another engine; give engine vllm too, or leave them out")
+
+
+def parse_engine_options(text: str) -> dict[str, Any]:
+    """Return the options of a JSON text.
+
+    Raises:
+        ValueError: The text is no JSON object.
+    """
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"engine options must be a JSON object, such as '{{\"max_num_seqs\": 64}}': {error}"
+        ) from error
+    if not isinstance(options, dict):
+        raise ValueError(f"engine options must be a JSON object, such as '{{\"max_num_seqs\": 64}}', got {text!r:.80}")
+    return options
 
 
 def load_backbone_config(model: str, cache: DiskCache | None = None) -> BackboneConfig:
@@ -120,8 +157,6 @@ def _config_key(model: str) -> str | None:
 
 
 def _read_backbone_config(model: str) -> BackboneConfig:
-    from timechat.backbones.endpoint.address import is_endpoint
-
     if is_endpoint(model):
         from timechat.backbones.endpoint.backbone import load_endpoint
 

@@ -139,7 +139,7 @@ class AnswerVideo:
         """The model, without the cache on disk: the results are the progress of a batch."""
         from timechat.files.cache import DiskCache
         from timechat.pipeline import TimeChat
-        from timechat.pipeline.threads import choose_threads
+        from timechat.pipeline.timechat import choose_threads
 
         settings = self.settings
         timechat = TimeChat.from_pretrained(
@@ -286,8 +286,7 @@ class PlanVideo:
 
 def read_config(settings: BatchSettings) -> "BackboneConfig":
     """Read the properties of the model; only a server is contacted."""
-    from timechat.backbones.endpoint.address import is_endpoint
-    from timechat.backbones.loading import load_backbone, load_backbone_config
+    from timechat.backbones.loading import is_endpoint, load_backbone, load_backbone_config
     from timechat.files.cache import DiskCache
 
     if not is_endpoint(settings.model):

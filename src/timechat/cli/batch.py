@@ -136,6 +136,7 @@ def _settings(
     force: bool,
     retrieval: "RetrievalConfig",
 ) -> "BatchSettings":
+    from timechat.backbones.endpoint.options import EndpointSettings
     from timechat.batch import BatchSettings
 
     names = ("model", "device", "dtype", "quantize", "lora_scale", "picture_side")
@@ -156,6 +157,6 @@ def _settings(
         force=force,
         timeout=options.timeout,
         retry=retry,
-        endpoint=options.endpoint_settings(),
+        endpoint=options.endpoint_settings() or EndpointSettings(),
         **model,
     )

@@ -140,7 +140,7 @@ def _predict(
     """Return all predictions of the run; None, with a message, if some are missing."""
     from timechat.answers.prompts import DEFAULT_PRESET
     from timechat.evaluation.evaluate import finished_predictions, load_timechat, read_samples, run_predictions
-    from timechat.pipeline.threads import choose_threads
+    from timechat.pipeline.timechat import choose_threads
 
     samples: list[Sample] = read_samples(recipe, _benchmarks())
     if not fresh and (done := finished_predictions(recipe, samples)) is not None:
@@ -174,7 +174,7 @@ def _ablate(evaluation: "Evaluation", console: CommandConsole, *, use_cache: boo
     """Print the table of the ablations."""
     from timechat.evaluation.ablations import run_ablations
     from timechat.evaluation.evaluate import load_timechat
-    from timechat.pipeline.threads import choose_threads
+    from timechat.pipeline.timechat import choose_threads
 
     recipe = evaluation.recipe
     with console.working("loading the model"):

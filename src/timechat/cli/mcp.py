@@ -42,7 +42,8 @@ def mcp(
     ] = False,
 ) -> None:
     """Serve the tasks as tools for agents (Model Context Protocol) over stdin and stdout."""
-    from timechat.backbones.endpoint.address import EndpointAddress, is_endpoint
+    from timechat.backbones.endpoint.address import EndpointAddress
+    from timechat.backbones.loading import is_endpoint
     from timechat.model import NANO, NANO_FOLDER
     from timechat.model.domain import read_limits
     from timechat.serving.mcp.protocol import serve

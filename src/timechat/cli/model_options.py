@@ -114,14 +114,16 @@ class ModelOptions:
         Raises:
             ValueError: The options are no JSON object, or there is no such engine.
         """
-        from timechat.backbones.engines import check_engine, parse_engine_options
+        from timechat.backbones.loading import check_engine, parse_engine_options
 
         options = None if self.engine_options is None else parse_engine_options(self.engine_options)
         check_engine(self.engine, options)
         return {"engine": self.engine, "engine_options": options}
 
-    def endpoint_settings(self) -> "EndpointSettings":
-        """Return how a server is used."""
+    def endpoint_settings(self) -> "EndpointSettings | None":
+        """Return how a server is used; None without an option that says it."""
+        if self.api_key_env is self.picture_quality is self.concurrency is self.endpoint_timeout is None:
+            return None
         from timechat.backbones.endpoint.limits import RequestLimits
         from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings
 

@@ -194,7 +194,7 @@ def _read_adapters(given: list[str], settings: ModelOptions) -> dict[str, str]:
 
 def _with_engine_options(settings: ModelOptions, max_rows: int, adapters: dict[str, str]) -> ModelOptions:
     """Pass the maximum number of answers and the adapters to the engine, unless its own options say them."""
-    from timechat.backbones.engines import LORA_MODULES
+    from timechat.backbones.loading import LORA_MODULES
 
     options = settings.engine_arguments()
     if options["engine"] is None:

@@ -178,7 +178,7 @@ class Session:
         """Copy a pipe or standard input into a temporary file, because they can be read only once."""
         if self.name != STDIN and not Path(self.name).is_fifo():
             return self.name
-        from timechat.video.deadline import Deadline
+        from timechat.video.limits import Deadline
         from timechat.video.source import read_open_pipe, read_pipe
 
         deadline = Deadline(self._settings.timeout, self.name)
@@ -233,7 +233,7 @@ def load_timechat(settings: ModelOptions, console: CommandConsole, *, use_cache:
     engine = settings.engine_arguments()
     with console.working("loading the model"):
         from timechat.pipeline import TimeChat
-        from timechat.pipeline.threads import choose_threads
+        from timechat.pipeline.timechat import choose_threads
 
         timechat = TimeChat.from_pretrained(
             settings.model,

@@ -22,6 +22,8 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 MEMORY_SHARE = 0.7
 """Share of the machine's memory that float32 weights may use."""
 
+_ONE_THREAD_PARAMETERS = 20_000_000  # with fewer parameters, several threads are slower than one
+
 
 def load_model(
     name: str, *, device: str = "auto", dtype: str | torch.dtype = "auto", quantize: str | None = None
@@ -49,7 +51,8 @@ def load_model(
             raise ValueError(f"dtype int8 and quantize {quantize} contradict each other; leave dtype out")
         dtype, quantize = "auto", "int8"
     target_dtype = check_dtype(dtype)
-    check_quantize(quantize)
+    if quantize is not None:
+        check_quantize(quantize)
     loaded = _load_folder(find_folder(name), torch_device, target_dtype, quantize)
     if torch_device.type == "cpu":
         keep_freed_memory()
@@ -122,7 +125,8 @@ def _load_folder(
     check_folder(folder)
     with explain_failed_load(folder):
         processor = TimeChatProcessor.from_pretrained(str(folder))
-    stored = stored_quantization(getattr(processor.config, "quantization_config", None), folder)
+    config = getattr(processor.config, "quantization_config", None)
+    stored = None if config is None else stored_quantization(config, folder)
     if quantize in METHODS or stored:
         options = _quantized_options(quantize, stored, device, target_dtype)
     else:
@@ -133,6 +137,11 @@ def _load_folder(
         # Never a pickle, even if the folder contains one.
         model = TimeChatForConditionalGeneration.from_pretrained(str(folder), use_safetensors=True, **options)
         return model, processor
+
+
+def needs_one_thread(model: TimeChatForConditionalGeneration) -> bool:
+    """Return whether a model is too small for several threads."""
+    return int(model.num_parameters()) < _ONE_THREAD_PARAMETERS
 
 
 @contextmanager

@@ -310,9 +310,8 @@ class Answerer:
 
     def _notes(self, request: Request) -> tuple[str, ...]:
         """Notes of every answer of the model to a task."""
-        note = TASKS[request.task].note
-        privacy_note = self.backbone.config.privacy_note
-        return tuple(one for one in (*self.backbone.notes, privacy_note, note) if one is not None)
+        notes = (*self.backbone.notes, self.backbone.config.privacy_note, TASKS[request.task].note)
+        return tuple(note for note in notes if note is not None)
 
     def _find_cited(self, request: Request, video: VideoSession, cited: Event) -> list[Event]:
         """Moments of what a sentence says, in the windows that it cites; none for a time behind the end."""

@@ -35,12 +35,13 @@ def border_window(
         A window around the border and its frame options. The frames are several times denser than before, but not
         denser than the resolution of times in answers, nor than the frames that the model was trained on.
     """
-    usual = 1 / config.fps if config.fps else _MIN_FRAME_INTERVAL
+    fps = config.rate.fps
+    usual = 1 / fps if fps else _MIN_FRAME_INTERVAL
     fine = max(min(frame_interval, usual), frame_interval / _REFINE_FACTOR, _MIN_FRAME_INTERVAL)
-    num_frames = round(config.window_seconds * config.fps) if config.fps else config.num_frames
+    num_frames = round(config.window_seconds * fps) if fps else config.num_frames
     reach = fine * num_frames / 2
     start = max(part.start, math.floor((border - reach) / _MIN_FRAME_INTERVAL) * _MIN_FRAME_INTERVAL)
-    window = Window(start, min(part.end, start + 2 * reach), time_scale=fine * config.fps if config.fps else 1.0)
+    window = Window(start, min(part.end, start + 2 * reach), time_scale=fine * fps if fps else 1.0)
     return window, FrameSampling(fps=1 / fine, start=window.start, end=window.end)
 
 

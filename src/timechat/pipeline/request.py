@@ -249,14 +249,14 @@ def plan_windows(
     start = max(0.0, sampling.start or 0.0)
     end = duration if sampling.end is None else min(sampling.end, duration)
     is_whole = window_config.window == 0 or (window_config.window is None and sampling.num_frames is not None)
-    rate = sampling.fps or config.fps
+    rate = sampling.fps or config.rate.fps
     if sampling.num_frames is not None or rate is None:
         return _plan_fixed_count(config, start, end, window_config, sampling, is_whole)
     time_scale = 1.0 if window_config.step is None else window_config.step * rate
     length = 0.0 if is_whole else window_config.window or config.window_seconds * time_scale
     windows = _split(start, end, length, window_config)
     fps = rate / time_scale
-    max_frames = sampling.max_frames if sampling.max_frames is not None else config.max_frames
+    max_frames = sampling.max_frames if sampling.max_frames is not None else config.rate.max_frames
     longest = max(window.end - window.start for window in windows)
     if max_frames:
         _check_step(window_config, longest - _START_ROUNDING, max_frames)
@@ -313,4 +313,4 @@ def _should_refine(config: BackboneConfig, window_config: WindowConfig, frame_in
     """Return whether denser frames than these are wanted, and are not denser than those that the model was made for."""
     if window_config.refine is not None:
         return window_config.refine
-    return frame_interval > max(_REFINE_ABOVE, 1 / config.fps if config.fps else 0.0) + 1e-6
+    return frame_interval > max(_REFINE_ABOVE, 1 / config.rate.fps if config.rate.fps else 0.0) + 1e-6

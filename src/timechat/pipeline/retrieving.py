@@ -11,8 +11,7 @@ from timechat.answers.events import Answer, Event
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.answers.tasks import format_events
 from timechat.answers.windows import Window
-from timechat.backbones.backbone import Check
-from timechat.backbones.locking import acquire
+from timechat.backbones.backbone import Check, acquire
 from timechat.pipeline.request import Request
 from timechat.pipeline.session import ProgressCallback, VideoSession
 from timechat.search.encoder import FrameTextEncoder, load_encoder

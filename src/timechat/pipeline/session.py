@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from timechat.answers.windows import Window, WindowConfig
-from timechat.backbones.backbone import Backbone, EncodedVideo
-from timechat.backbones.locking import acquire
+from timechat.backbones.backbone import Backbone, EncodedVideo, acquire
 from timechat.pipeline.request import WindowPlan, check_start, plan_windows
 from timechat.video import Frames, FrameSampling, VideoIndex, VideoSource
 

@@ -333,3 +333,17 @@ class TimeChat:
     ) -> Answer:
         fields, windows = split_options(options)
         return self.run(Request(task, query, moments=moments, **fields), video, windows=windows)
+
+
+def choose_threads(timechat: TimeChat) -> None:
+    """Use one thread for a model that is too small for several."""
+    from timechat.backbones.timechat.backbone import TimeChatBackbone
+
+    if not isinstance(timechat.backbone, TimeChatBackbone):
+        return
+    import torch
+
+    from timechat.model.loading import needs_one_thread
+
+    if needs_one_thread(timechat.model):
+        torch.set_num_threads(1)

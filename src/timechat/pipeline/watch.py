@@ -232,9 +232,9 @@ def _streaming_plan(timechat: TimeChat, window_config: WindowConfig) -> WindowPl
         raise ValueError("a stream has no end, so it cannot be one window; give a window of some seconds")
     config = timechat.backbone.config
     length = window_config.window or config.window_seconds * (
-        1.0 if window_config.step is None else (window_config.step * (config.fps or 1))
+        1.0 if window_config.step is None else (window_config.step * (config.rate.fps or 1))
     )
-    if config.fps is None and window_config.step is not None and window_config.window is None:
+    if config.rate.fps is None and window_config.step is not None and window_config.window is None:
         length = window_config.step * config.num_frames
     overlap = length / 6 if window_config.overlap is None else window_config.overlap
     plan = plan_windows(

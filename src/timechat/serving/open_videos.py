@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from timechat.backbones.locking import acquire
+from timechat.backbones.backbone import acquire
 from timechat.pipeline import FrameSampling, TimeChat, VideoSession, WindowConfig
 from timechat.serving.videos import VideoFile
 

@@ -314,7 +314,7 @@ class Service:
 
     def _limit_frames(self, sampling: FrameSampling) -> FrameSampling:
         """Limit the frames of a window if neither the request nor the model does."""
-        if sampling.fps is None or sampling.max_frames or self.timechat.backbone.config.max_frames:
+        if sampling.fps is None or sampling.max_frames or self.timechat.backbone.config.rate.max_frames:
             return sampling
         return replace(sampling, max_frames=self._settings.max_frames)
 

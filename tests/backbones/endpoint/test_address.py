@@ -1,7 +1,8 @@
 import pytest
 
 from tests.backbones.endpoint.stub import SECRET
-from timechat.backbones.endpoint.address import ApiKey, EndpointAddress, is_endpoint, without_secrets
+from timechat.backbones.endpoint.address import ApiKey, EndpointAddress, without_secrets
+from timechat.backbones.loading import is_endpoint
 
 
 @pytest.mark.parametrize(

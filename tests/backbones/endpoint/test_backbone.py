@@ -420,9 +420,9 @@ def test_config_has_the_habits_of_the_model(connect: Connect):
     connected = connect(answering(), models=("TimeLens2-4B",), model=None)
     connected.server.contexts = {"TimeLens2-4B": 32768}
     config = backbone_of(connected).config
-    assert (config.fps, config.max_frames, config.window_seconds, config.context) == (2.0, 128, 64.0, 32768)
+    assert (config.rate.fps, config.rate.max_frames, config.window_seconds, config.context) == (2.0, 128, 64.0, 32768)
     assert (config.found_threshold, config.privacy_note) == (0.0, None)
-    assert backbone_of(connected, fps=0.5).config.fps == 0.5
+    assert backbone_of(connected, fps=0.5).config.rate.fps == 0.5
     assert backbone_of(connected).name == "TimeLens2-4B"
     assert connected.server.num_lists == 1
 

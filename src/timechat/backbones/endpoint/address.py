@@ -17,11 +17,6 @@ _DATA_URL = re.compile(r"data:[\w./+-]{1,40};base64,[A-Za-z0-9+/=,_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def is_endpoint(text: str) -> bool:
-    """Whether the name of a model is the address of an endpoint."""
-    return text.lower().startswith(("http://", "https://"))
-
-
 @dataclass(frozen=True, slots=True)
 class EndpointAddress:
     """Address of an OpenAI-compatible server, and the model to ask.

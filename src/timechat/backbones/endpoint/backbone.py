@@ -46,6 +46,7 @@ from timechat.backbones.endpoint.verification import verification_logprob
 from timechat.errors import EndpointError, PromptTooLongError
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
+from timechat.video.sampling import FrameSampling
 
 _REQUEST_VERSION = 1
 """Version of requests and of the reading of their answers in cache keys; raise it when they change."""
@@ -105,8 +106,7 @@ class EndpointBackbone:
         """Properties of the model; the first call asks the server for its list of models."""
         served, options = self.client.served_model(self.check), self.options
         return BackboneConfig(
-            fps=options.fps_of(served.name),
-            max_frames=options.max_frames,
+            rate=FrameSampling(fps=options.fps_of(served.name), max_frames=options.max_frames),
             num_frames=options.max_frames,
             window_seconds=options.window_seconds,
             preset=served.preset if served.preset in PRESETS else preset_for(served.name, None),

@@ -39,6 +39,7 @@ from timechat.model.modeling import TimeChatForConditionalGeneration
 from timechat.model.processing import TimeChatProcessor
 from timechat.video import Frames
 from timechat.video.frames import FrameSize
+from timechat.video.sampling import FrameSampling
 
 UNTRAINED_NOTE = "this model has untrained (random) weights: its answers mean nothing"
 
@@ -51,8 +52,7 @@ _TRIAL_TOKENS = 16
 def backbone_config(config: TimeChatConfig) -> BackboneConfig:
     """Return the properties that the configuration of a TimeChat model states."""
     return BackboneConfig(
-        fps=config.fps,
-        max_frames=config.max_frames,
+        rate=FrameSampling(fps=config.fps, max_frames=config.max_frames),
         num_frames=config.max_frame_positions,
         window_seconds=config.window_seconds,
         context=getattr(config.text_config, "max_position_embeddings", None),

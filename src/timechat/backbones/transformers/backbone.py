@@ -26,8 +26,8 @@ from timechat.backbones.backbone import (
     GeneratedText,
     Question,
     WindowCost,
+    acquire,
 )
-from timechat.backbones.locking import acquire
 from timechat.backbones.transformers.answers import TextStream, read_answer
 from timechat.backbones.transformers.families import WORDING_VERSION, Family, backbone_config, find_family
 from timechat.backbones.transformers.generation import AnswerRowState, Decoder

@@ -12,6 +12,7 @@ from typing import Literal
 from transformers import PreTrainedConfig
 
 from timechat.backbones.backbone import BackboneConfig
+from timechat.video.sampling import FrameSampling
 
 WORDING_VERSION = 1
 """Version of all wordings below, for the cache: raise it when a text changes."""
@@ -216,8 +217,7 @@ def backbone_config(config: PreTrainedConfig, family: Family, preset: str) -> Ba
         fitting = num_pictures * family.frames_per_picture / family.fps
         seconds = min(seconds, max(_MIN_WINDOW_SECONDS, math.floor(fitting)))
     return BackboneConfig(
-        fps=family.fps,
-        max_frames=family.max_frames,
+        rate=FrameSampling(fps=family.fps, max_frames=family.max_frames),
         num_frames=round(family.fps * seconds),
         window_seconds=seconds,
         preset=preset,

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from timechat.answers.tasks import DecodingOptions
-from timechat.backbones.locking import acquire
+from timechat.backbones.backbone import acquire
 from timechat.backbones.transformers.media import EncodedFrames, MediaEncoder
 from timechat.backbones.transformers.prompts import TransformersPrompt
 from timechat.model.generation.choosing import choose_tokens

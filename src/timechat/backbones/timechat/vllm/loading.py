@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 
-from timechat.backbones.engines import LORA_MODULES
+from timechat.backbones.loading import LORA_MODULES
 from timechat.backbones.timechat.backbone import TimeChatBackbone
-from timechat.backbones.timechat.threads import needs_one_thread
 from timechat.backbones.timechat.vllm.adapters import Adapter, read_adapter
 from timechat.backbones.timechat.vllm.executor import VllmExecutor, VllmWriter
 from timechat.backbones.timechat.vllm.folder import LanguageModelFolder, export_language_model
 from timechat.backbones.timechat.vllm.options import default_options
 from timechat.files.cache import DiskCache
 from timechat.model.generation.generate import end_token_ids
-from timechat.model.loading import find_folder
+from timechat.model.loading import find_folder, needs_one_thread
 from timechat.model.partial_loading import load_without_language_model
 
 EXPORTS = "language-models"
