@@ -91,8 +91,14 @@ def _other_model_facts(target: str) -> dict[str, Any]:
     from timechat.backbones.loading import load_backbone_config
 
     config = load_backbone_config(target)
-    names = ("fps", "max_frames", "window_seconds", "context", "preset")
-    return {"kind": "transformers", **{name: getattr(config, name) for name in names}}
+    return {
+        "kind": "transformers",
+        "fps": config.rate.fps,
+        "max_frames": config.rate.max_frames,
+        "window_seconds": config.window_seconds,
+        "context": config.context,
+        "preset": config.preset,
+    }
 
 
 def _other_model_lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -122,7 +122,8 @@ class ModelOptions:
 
     def endpoint_settings(self) -> "EndpointSettings | None":
         """Return how a server is used; None without an option that says it."""
-        if self.api_key_env is self.picture_quality is self.concurrency is self.endpoint_timeout is None:
+        stated = (self.api_key_env, self.picture_quality, self.concurrency, self.endpoint_timeout)
+        if all(value is None for value in stated):
             return None
         from timechat.backbones.endpoint.limits import RequestLimits
         from timechat.backbones.endpoint.options import EndpointOptions, EndpointSettings

@@ -52,7 +52,7 @@ _TRIAL_TOKENS = 16
 def backbone_config(config: TimeChatConfig) -> BackboneConfig:
     """Return the properties that the configuration of a TimeChat model states."""
     return BackboneConfig(
-        rate=FrameSampling(fps=config.fps, max_frames=config.max_frames),
+        rate=FrameSampling(fps=config.fps, max_frames=config.max_frames or None),
         num_frames=config.max_frame_positions,
         window_seconds=config.window_seconds,
         context=getattr(config.text_config, "max_position_embeddings", None),
