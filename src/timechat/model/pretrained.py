@@ -78,7 +78,8 @@ class TimeChatPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
         hub_options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
         if not isinstance(config := kwargs.pop("config", None), TimeChatConfig):
             config = cls.config_class.from_pretrained(config or name, **hub_options)
-        stored = stored_quantization(getattr(config, "quantization_config", None), name)
+        stated = getattr(config, "quantization_config", None)
+        stored = None if stated is None else stored_quantization(stated, name)
         if stored and quantization not in (None, stored):
             raise CheckpointError(f"{name} is quantized as {stored} already; leave quantize out, or load the original")
         if method := quantization or stored:
