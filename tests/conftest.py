@@ -58,6 +58,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 @pytest.fixture(scope="session")
+def drawn_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic video of 55 s, of the kind that nano was trained on; tests copy it before they change it."""
+    from timechat.synthetic.scene import write_scene
+    from timechat.synthetic.write import write_video
+
+    path = tmp_path_factory.mktemp("drawn") / "film.mp4"
+    write_video(write_scene(7, 0, level=1, split="test"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded original checkpoint, converted."""
     from tests.golden import GOLDEN_OVERRIDES, golden_checkpoint
