@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -17,6 +16,8 @@ from timechat.errors import plain_mistake
 from timechat.files import atomic_write
 
 Recipe = TypeVar("Recipe")
+
+_validators: dict[type, TypeAdapter[Any]] = {}
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -86,10 +87,11 @@ def build(cls: type[Recipe], content: Mapping[str, Any], source: str) -> Recipe:
         raise ValueError(f"{source}: {f'{key_path}: ' if key_path else ''}{message}{got}") from error
 
 
-@cache
 def _validator(cls: type) -> TypeAdapter[Any]:
     """Return the validator of a dataclass. It is kept, because building one takes longer than using it."""
-    return TypeAdapter(cls)
+    if cls not in _validators:
+        _validators[cls] = TypeAdapter(cls)
+    return _validators[cls]
 
 
 def _check_keys(content: Mapping[str, Any], cls: type, root: type, key_path: str, source: str) -> None:
