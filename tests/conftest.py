@@ -1,7 +1,9 @@
 """Models that many tests share, created once per session; each test process computes with one thread."""
 
 import copy
+import gc
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:  # the process that starts the test processes needs no torch, 
     from timechat.model.modeling import TimeChatForConditionalGeneration
     from timechat.model.processing import TimeChatProcessor
 
+gc.disable()  # until the tests are collected
 # One thread for each process and its children: models are small, and threads that wait for each other take many times
 # the processor time of the work itself. Sums of floats also depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -27,6 +30,19 @@ os.environ["TIMECHAT_CACHE"] = (
 os.environ["TIMECHAT_LIBRARY"] = os.devnull  # no library: that of the user is not read
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Hide libraries and collected tests from the garbage collector: they live until the end.
+
+    Each full collection would look at all of these objects again. That took a tenth of the processor time of a run.
+    """
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may be missing
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """With `--dist loadfile`, run the tests of the page in one process: they share a server."""
@@ -39,6 +55,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             return PAGE_TESTS if nodeid.startswith(PAGE_TESTS) else super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def drawn_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic video of 55 s, of the kind that nano was trained on; tests copy it before they change it."""
+    from timechat.synthetic.scene import write_scene
+    from timechat.synthetic.write import write_video
+
+    path = tmp_path_factory.mktemp("drawn") / "film.mp4"
+    write_video(write_scene(7, 0, level=1, split="test"), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,10 @@ import inspect
 import sys
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from unittest.mock import patch
 
 import pytest
 import typer
@@ -48,6 +50,13 @@ def shown_help(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     """What `--help` shows of a command; line ends and blanks in a row are one blank."""
     app([*command, "--help"], prog_name="timechat", standalone_mode=False)
     return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _built_once() -> Iterator[None]:
+    """Typer builds all commands anew in every call, which takes longer than to refuse an option."""
+    with patch.object(typer.main, "get_command", cache(typer.main.get_command)):
+        yield
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:

@@ -17,6 +17,8 @@ from timechat.files import atomic_write
 
 Recipe = TypeVar("Recipe")
 
+_validators: dict[type, TypeAdapter[Any]] = {}
+
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file with a mapping.
@@ -75,13 +77,21 @@ def build(cls: type[Recipe], content: Mapping[str, Any], source: str) -> Recipe:
     _check_keys(content, cls, cls, "", source)
     expanded = _expand(content, "", source)
     try:
-        return TypeAdapter(cls).validate_python(expanded)
+        recipe: Recipe = _validator(cls).validate_python(expanded)
+        return recipe
     except ValidationError as error:
         first = error.errors()[0]
         key_path = ".".join(str(part) for part in first["loc"] if part != "function-after")
         got = "" if first["type"] in ("value_error", "missing", "missing_argument") else f", got {first['input']!r}"
         message = plain_mistake(first["msg"])
         raise ValueError(f"{source}: {f'{key_path}: ' if key_path else ''}{message}{got}") from error
+
+
+def _validator(cls: type) -> TypeAdapter[Any]:
+    """Return the validator of a dataclass. It is kept, because building one takes longer than using it."""
+    if cls not in _validators:
+        _validators[cls] = TypeAdapter(cls)
+    return _validators[cls]
 
 
 def _check_keys(content: Mapping[str, Any], cls: type, root: type, key_path: str, source: str) -> None:
@@ -148,7 +158,8 @@ def save_recipe(recipe: Any, path: Path) -> None:
 
 def load_resolved(cls: type[Recipe], path: Path) -> Recipe:
     """Read a recipe written by `save_recipe`; variables are not replaced."""
-    return TypeAdapter(cls).validate_python(read_mapping(path))
+    recipe: Recipe = _validator(cls).validate_python(read_mapping(path))
+    return recipe
 
 
 def differences(ours: Any, theirs: Any, *, apart_from: tuple[str, ...] = ()) -> list[str]:

@@ -10,8 +10,6 @@ import pytest
 
 from tests.clips import RECIPES, draw_clip
 from timechat.cli import main
-from timechat.synthetic.scene import write_scene
-from timechat.synthetic.write import write_video
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -20,14 +18,6 @@ Run = Callable[..., tuple[int, str, str]]
 def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clock.mp4"
     draw_clip(RECIPES["constant rate"], path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def drawn_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic video of 55 s, of the kind that nano was trained on."""
-    path = tmp_path_factory.mktemp("drawn") / "clock.mp4"
-    write_video(write_scene(7, 0, level=1, split="test"), path)
     return path
 
 

@@ -17,13 +17,13 @@ FAST = ("--max-new-tokens", 4, "--num-frames", 4)
 
 
 @pytest.fixture
-def videos(tmp_path, drawn_clip, monkeypatch) -> Path:
+def videos(tmp_path, drawn_film, monkeypatch) -> Path:
     """A folder with two videos, one of them in a subfolder, and other files; it is the current folder's `videos`."""
     folder = tmp_path / "videos"
     (folder / "sub").mkdir(parents=True)
     (folder / ".hidden").mkdir()
     for name in ("a.mp4", "sub/a.MKV", ".hidden/c.mp4", ".d.mp4"):
-        shutil.copy(drawn_clip, folder / name)
+        shutil.copy(drawn_film, folder / name)
     (folder / "notes.txt").write_text("no video")
     monkeypatch.chdir(tmp_path)
     return folder
@@ -183,8 +183,8 @@ def test_highlights_of_several_videos_take_an_option(run, videos, tmp_path):
     assert json.loads(out)["question"] == "a goal"
 
 
-def test_a_video_comes_through_standard_input(run, drawn_clip, tmp_path, monkeypatch):
-    with drawn_clip.open("rb") as video:
+def test_a_video_comes_through_standard_input(run, drawn_film, tmp_path, monkeypatch):
+    with drawn_film.open("rb") as video:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(video))
         status, out, err = run("ask", "-", "What?", "--json", "--html", tmp_path / "page.html", *FAST)
     assert (status, json.loads(out)["video"]) == (0, "-")
@@ -205,24 +205,24 @@ def test_empty_or_missing_standard_input_is_one_line(refused, monkeypatch):
     assert refused("caption", "-").startswith("-: cannot be opened as a video")
 
 
-def test_the_exit_status_says_whether_it_was_found(run, drawn_clip):
-    arguments = ("ground", drawn_clip, "a light", "--exit-status", "--num-frames", 4)
+def test_the_exit_status_says_whether_it_was_found(run, drawn_film):
+    arguments = ("ground", drawn_film, "a light", "--exit-status", "--num-frames", 4)
     assert run(*arguments, "--threshold", 0)[0] == 0
     assert run(*arguments, "--threshold", 1)[0] == 1
     assert run(*arguments[:3], "--num-frames", 4, "--threshold", 1)[0] == 0  # without the option
 
 
-def test_a_terminal_shows_no_moment_that_is_not_found(run, drawn_clip, monkeypatch):
+def test_a_terminal_shows_no_moment_that_is_not_found(run, drawn_film, monkeypatch):
     monkeypatch.setattr("timechat.cli.answers.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
-    arguments = ("ground", drawn_clip, "a light", "--by", "model", "--window", 0, "--threshold", 1)
+    arguments = ("ground", drawn_film, "a light", "--by", "model", "--window", 0, "--threshold", 1)
     assert run(*arguments)[1].startswith("not found: a light (score ")
 
 
-def test_the_cache_is_neither_read_nor_written(run, drawn_clip, tmp_path, monkeypatch):
+def test_the_cache_is_neither_read_nor_written(run, drawn_film, tmp_path, monkeypatch):
     monkeypatch.setenv("TIMECHAT_CACHE", str(tmp_path / "cache"))
-    assert run("caption", drawn_clip, "--no-cache", *FAST)[0] == 0
+    assert run("caption", drawn_film, "--no-cache", *FAST)[0] == 0
     assert not (tmp_path / "cache").exists()
-    assert run("caption", drawn_clip, *FAST)[0] == 0
+    assert run("caption", drawn_film, *FAST)[0] == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
-    assert run("caption", drawn_clip, "--no-cache", *FAST)[0] == 0
+    assert run("caption", drawn_film, "--no-cache", *FAST)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before

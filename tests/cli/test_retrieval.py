@@ -86,8 +86,8 @@ def test_an_estimate_needs_no_force(run, noise):
     assert run("caption", noise, "--plan")[0] == 0
 
 
-def test_a_real_video_among_others_is_reported(run, refused, noise, drawn_clip, tmp_path):
-    status, _, err = run("caption", noise, drawn_clip, "-o", tmp_path / "out.jsonl", "--max-new-tokens", 4)
+def test_a_real_video_among_others_is_reported(run, refused, noise, drawn_film, tmp_path):
+    status, _, err = run("caption", noise, drawn_film, "-o", tmp_path / "out.jsonl", "--max-new-tokens", 4)
     assert status == 1
     assert "this video is unlike them" in err
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1

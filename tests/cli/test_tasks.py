@@ -20,8 +20,8 @@ FAST = ["--max-new-tokens", "4", "--num-frames", "4"]
 
 
 @pytest.fixture
-def clip(drawn_clip: Path) -> Path:
-    return drawn_clip
+def clip(drawn_film: Path) -> Path:
+    return drawn_film
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -287,65 +287,55 @@ def test_the_first_lines_of_a_command_can_be_read():
 # ------------------------------------------------------------------------------------------------ long videos
 
 
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from timechat.synthetic.scene import write_scene
-    from timechat.synthetic.write import write_video
-
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    write_video(write_scene(7, 0, level=1, split="test"), path)
-    return path
-
-
-def test_a_plan_is_printed_instead_of_an_answer(capsys, film):
-    status, out, _ = run(capsys, "caption", film, "--plan", "--window", 10, "--overlap", 2)
+def test_a_plan_is_printed_instead_of_an_answer(capsys, clip):
+    status, out, _ = run(capsys, "caption", clip, "--plan", "--window", 10, "--overlap", 2)
     assert status == 0
     assert re.match(r"\d+ windows, \d+ frames, one every 0.5 s, about (\d+ s|\d+ min), [\d.]+ GB of memory\n", out)
-    _, out, _ = run(capsys, "caption", film, "--plan", "--json")
+    _, out, _ = run(capsys, "caption", clip, "--plan", "--json")
     assert json.loads(out)["windows"] == 1
 
 
-def test_a_long_job_says_first_what_it_takes(capsys, film):
-    _, _, err = run(capsys, "ground", film, "the blue star blinks", "--window", 5, "--overlap", 1, "--end", 18)
+def test_a_long_job_says_first_what_it_takes(capsys, clip):
+    _, _, err = run(capsys, "ground", clip, "the blue star blinks", "--window", 5, "--overlap", 1, "--end", 18)
     assert err.startswith("plan: ")
     _, _, err = run(
-        capsys, "ground", film, "the blue star blinks", "--window", 5, "--overlap", 1, "--end", 18, "--quiet"
+        capsys, "ground", clip, "the blue star blinks", "--window", 5, "--overlap", 1, "--end", 18, "--quiet"
     )
     assert err == ""
 
 
-def test_moments_have_scores_and_what_is_not_there_is_not_made_up(capsys, film):
-    _, out, _ = run(capsys, "ground", film, "the blue star blinks", "--json", "--all", "--threshold", 0)
+def test_moments_have_scores_and_what_is_not_there_is_not_made_up(capsys, clip):
+    _, out, _ = run(capsys, "ground", clip, "the blue star blinks", "--json", "--all", "--threshold", 0)
     answer = json.loads(out)
     assert answer["found"] is True
     assert answer["score"] == max(event["score"] for event in answer["events"])
     assert answer["step"] == pytest.approx(0.5)
     assert answer["timings"]["encode"] > 0
-    _, out, _ = run(capsys, "ground", film, "the blue star blinks", "--threshold", 1)
+    _, out, _ = run(capsys, "ground", clip, "the blue star blinks", "--threshold", 1)
     assert re.fullmatch(r"not found: the blue star blinks \(score 0\.\d\d\)\n", out)
 
 
-def test_free_answers_need_not_be_in_form(capsys, film):
+def test_free_answers_need_not_be_in_form(capsys, clip):
     for options in ([], ["--free"]):
-        status, out, _ = run(capsys, "ground", film, "the blue star blinks", "--json", *options)
+        status, out, _ = run(capsys, "ground", clip, "the blue star blinks", "--json", *options)
         assert status == 0
         assert json.loads(out)["text"].startswith("The given query happens in")
 
 
-def test_a_transcript_is_shown_with_the_question(capsys, film, tmp_path):
+def test_a_transcript_is_shown_with_the_question(capsys, clip, tmp_path):
     transcript = tmp_path / "film.srt"
     transcript.write_text("1\n00:00:01,000 --> 00:00:03,000\nNow the blue star blinks.\n")
-    status, out, _ = run(capsys, "caption", film, "--transcript", transcript, "--json", "--max-new-tokens", 48)
+    status, out, _ = run(capsys, "caption", clip, "--transcript", transcript, "--json", "--max-new-tokens", 48)
     assert status == 0
     assert json.loads(out)["events"]
     (tmp_path / "bad.srt").write_text("1\n00:00:99 --> nothing\nx\n")
-    assert "bad.srt" in refused(capsys, "caption", film, "--transcript", tmp_path / "bad.srt")
+    assert "bad.srt" in refused(capsys, "caption", clip, "--transcript", tmp_path / "bad.srt")
     both = ("--transcript", transcript, "--asr", "small")
-    assert "give one of them" in refused(capsys, "caption", film, *both)
+    assert "give one of them" in refused(capsys, "caption", clip, *both)
 
 
-def test_sentences_cite_and_are_verified(capsys, film):
-    _, out, _ = run(capsys, "summarize", film, "--verify", "--json")
+def test_sentences_cite_and_are_verified(capsys, clip):
+    _, out, _ = run(capsys, "summarize", clip, "--verify", "--json")
     answer = json.loads(out)
     assert re.search(r"\[\d:\d\d–\d:\d\d", answer["text"])
     assert all(event["score"] is not None for event in answer["events"])
@@ -361,27 +351,27 @@ def test_sentences_cite_and_are_verified(capsys, film):
         (["--reel", "film.txt"], "a cut (exact) ends in one of"),
     ],
 )
-def test_invalid_options_of_windows_are_refused(capsys, film, options, message):
-    assert message in refused(capsys, "ground", film, "the blue star blinks", *options)
+def test_invalid_options_of_windows_are_refused(capsys, clip, options, message):
+    assert message in refused(capsys, "ground", clip, "the blue star blinks", *options)
 
 
-def test_moments_are_cut_out_and_joined(capsys, film, tmp_path):
+def test_moments_are_cut_out_and_joined(capsys, clip, tmp_path):
     import av
 
-    arguments = ("ground", film, "the blue star blinks", "--threshold", 0)
+    arguments = ("ground", clip, "the blue star blinks", "--threshold", 0)
     status, _, err = run(capsys, *arguments, "--clips", tmp_path / "clips", "--reel", tmp_path / "reel.mp4")
     assert status == 0
-    (clip,) = (tmp_path / "clips").iterdir()
+    (moment,) = (tmp_path / "clips").iterdir()
     assert err.count("note: ") >= 2
-    with av.open(str(clip)) as cut, av.open(str(tmp_path / "reel.mp4")) as reel:
+    with av.open(str(moment)) as cut, av.open(str(tmp_path / "reel.mp4")) as reel:
         assert cut.duration == pytest.approx(reel.duration, abs=100_000)
     status, _, err = run(capsys, *arguments, "--clips", tmp_path / "copies", "--cut", "copy")
     assert status == 0
     assert "copied" in err
 
 
-def test_an_answer_that_does_not_fit_a_form_is_not_lost(capsys, film):
-    status, out, err = run(capsys, "ground", film, "the blue star blinks", "--threshold", 0, "--format", "youtube")
+def test_an_answer_that_does_not_fit_a_form_is_not_lost(capsys, clip):
+    status, out, err = run(capsys, "ground", clip, "the blue star blinks", "--threshold", 0, "--format", "youtube")
     assert (status, out) == (2, "")
     assert "the blue star blinks (score " in err
     assert "YouTube takes 3 chapters or more" in err

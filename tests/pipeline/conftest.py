@@ -1,4 +1,4 @@
-"""A synthetic video and the built-in model."""
+"""The synthetic video and the built-in model."""
 
 from pathlib import Path
 
@@ -7,16 +7,12 @@ import pytest
 from timechat import TimeChat
 from timechat.backbones.timechat.backbone import TimeChatBackbone
 from timechat.files.cache import DiskCache
-from timechat.synthetic.scene import write_scene
-from timechat.synthetic.write import write_video
 
 
-@pytest.fixture(scope="module")
-def video_path(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def video_path(drawn_film: Path) -> Path:
     """A synthetic video of level 1."""
-    path = tmp_path_factory.mktemp("video") / "video.mp4"
-    write_video(write_scene(7, 0, level=1, split="test"), path)
-    return path
+    return drawn_film
 
 
 @pytest.fixture(scope="module")

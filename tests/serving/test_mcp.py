@@ -32,8 +32,6 @@ from timechat.serving.errors import CancelledRequestError, EngineStoppedError, R
 from timechat.serving.mcp.tools import TOOLS, CaptionVideo
 from timechat.serving.mcp.worker import ToolWorker
 from timechat.serving.progress import ProgressTracker, ProgressUpdate
-from timechat.synthetic.scene import write_scene
-from timechat.synthetic.write import write_video
 
 mcp = pytest.importorskip("mcp")
 
@@ -62,10 +60,10 @@ CALLS = [
 
 
 @pytest.fixture(scope="module")
-def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def allowed(drawn_film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a video, a long one, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("allowed")
-    write_video(write_scene(7, 0, level=1, split="test"), folder / "film.mp4")
+    shutil.copy(drawn_film, folder / "film.mp4")
     seconds = [Fraction(i) for i in range(900)]
     draw_clip(Recipe(times=seconds, options=X264, rate=Fraction(1)), folder / "long.mp4")
     (folder / "broken.mp4").write_bytes(b"no video at all" * 100)

@@ -76,7 +76,8 @@ def test_an_accepted_change_is_recorded_and_has_an_effect(tmp_path):
 
 
 def test_the_batch_of_all_processes_is_that_of_the_run(tmp_path):
-    assert not train_small(small_recipe(tmp_path / "run", "run.batch_size=3"), should_stop=lambda: True)
+    three, six = (("run.steps=2", f"run.{name}") for name in ("batch_size=3", "global_batch_size=6"))
+    assert not train_small(small_recipe(tmp_path / "run", *three), should_stop=lambda: True)
     info = find_checkpoints(tmp_path / "run")[-1].folder / "info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"num_processes": 2}))
     resolved = tmp_path / "run" / "recipe.yaml"
@@ -87,8 +88,8 @@ def test_the_batch_of_all_processes_is_that_of_the_run(tmp_path):
     with pytest.raises(
         TrainingError, match=r"global_batch_size: 6 → 3.*set run.global_batch_size=6, as 2 processes had"
     ):
-        train_small(small_recipe(tmp_path / "run", "run.batch_size=3"))
-    assert train_small(small_recipe(tmp_path / "run", "run.global_batch_size=6"))
+        train_small(small_recipe(tmp_path / "run", *three))
+    assert train_small(small_recipe(tmp_path / "run", *six))
 
 
 def test_a_finished_run_gets_more_steps(tmp_path):
@@ -171,17 +172,18 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
     ],
 )
 def test_a_damaged_file_of_a_run_is_named_with_advice(tmp_path, name, content, message):
-    assert not train_small(small_recipe(tmp_path / "run"), should_stop=lambda: True)
+    stages = small_recipe(tmp_path / "run", "run.steps=2")
+    assert not train_small(stages, should_stop=lambda: True)
     path = tmp_path / "run" / name
     path.write_text(content)
     with pytest.raises(TrainingError, match=message) as caught:
-        train_small(small_recipe(tmp_path / "run"))
+        train_small(stages)
     assert "\n" not in str(caught.value)
     if name.startswith("checkpoints/"):  # the advice can be followed
         shutil.rmtree(path.parent)
     elif name == "log.jsonl":
         path.write_text(content.partition("\n")[2])
-    assert train_small(small_recipe(tmp_path / "run"), fresh=name == "recipe.yaml")
+    assert train_small(stages, fresh=name == "recipe.yaml")
 
 
 def test_a_missing_part_of_a_checkpoint_is_named(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers.initialization import no_init_weights
 
 from timechat.errors import CheckpointError, DownloadError, is_out_of_memory
 from timechat.files.system import keep_freed_memory, total_memory_bytes
@@ -246,7 +247,7 @@ def half_precision(device: torch.device) -> torch.dtype:
 
 def _cpu_dtypes(processor: TimeChatProcessor) -> dict[str, Any]:
     """Choose dtypes by the total memory of the machine, so that one machine always gives the same answers."""
-    with torch.device("meta"):
+    with no_init_weights(), torch.device("meta"):
         shell = TimeChatForConditionalGeneration(processor.config)
     needed = sum(parameter.numel() for parameter in shell.parameters()) * torch.float32.itemsize
     if needed < MEMORY_SHARE * total_memory_bytes():

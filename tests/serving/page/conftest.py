@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clips import RECIPES, draw_clip
+from timechat.synthetic.write import LongSet, SyntheticSet, write_video
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -35,11 +36,9 @@ class Films:
 
 @pytest.fixture(scope="package")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    drawn, library = tmp_path_factory.mktemp("drawn"), tmp_path_factory.mktemp("library")
-    for name, options in ((SHORT, []), (LONG, ["--minutes", "2"])):
-        command = [sys.executable, "-m", "timechat", "data", "draw", drawn / name, "--clips", "1", "--seed", "3"]
-        subprocess.run([*map(str, command), *options, "--workers", "1", "--quiet"], check=True, capture_output=True)
-        shutil.copy(next((drawn / name / "videos").glob("*.mp4")), library / name)
+    library = tmp_path_factory.mktemp("library")
+    write_video(SyntheticSet(1, 3).script(0), library / SHORT)
+    write_video(LongSet(1, 3, minutes=2).script(0), library / LONG)
     shutil.copy(library / SHORT, library / EDITED)  # nothing is asked about this one: its events are made by hand
     draw_clip(RECIPES["MPEG-4 in AVI, B-frames without times"], library / UNPLAYABLE)
     return Films(library, library / SHORT)
