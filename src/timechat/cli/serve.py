@@ -50,7 +50,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="Videos may be fetched from this host: example.org, *.example.org, or * for any public one; repeatable.",
+            help="Videos may be fetched from this host: example.org, *.example.org, or * (any public one); repeatable.",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
