@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="TimeChat" \
-      org.opencontainers.image.description="Understand long videos in time: an HTTP server with a page, on CPUs." \
+      org.opencontainers.image.description="Answers about long videos: an HTTP server with a page, on CPUs." \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 timechat \
     && useradd --uid 10001 --gid timechat --home-dir /data --no-create-home --shell /usr/sbin/nologin timechat \

@@ -87,7 +87,7 @@ def cli_page() -> str:
 
 
 def shared_options(commands: list[Command]) -> dict[str, list[tuple[str, str]]]:
-    """Return the groups of options that several commands have, each with all of its options."""
+    """Return the groups of options that several commands have, each with the options of the largest such group."""
     groups = [(title, rows) for command in commands for title, rows in command.groups.items()]
     found: dict[str, list[tuple[str, str]]] = {}
     for title, rows in groups:
@@ -110,19 +110,27 @@ def _command_section(command: Command, shared: dict[str, list[tuple[str, str]]])
     yield f"\n## `timechat {command.name}`\n\n{text}\n"
     yield _block("\n".join((command.usage, "", *EXAMPLES[command.name])), "sh")
     for title, rows in command.groups.items():
-        if title not in shared and rows:
+        own = [row for row in rows if row not in shared.get(title, ())]
+        if own:
             yield f"\n{title}:\n"
-            yield from _table("argument" if title == "Arguments" else "option", rows)
-    links = [_link(title, command.groups[title], rows) for title, rows in shared.items() if title in command.groups]
+            yield from _table("argument" if title == "Arguments" else "option", own)
+    links = [link for title, rows in shared.items() if (link := _link(title, command.groups.get(title, []), rows))]
     if links:
         yield f"\nShared options: {', '.join(links)}."
 
 
 def _link(title: str, rows: list[tuple[str, str]], all_rows: list[tuple[str, str]]) -> str:
+    """Return the link to a shared group, with the options of the command in it; empty if it has none of them."""
     link = f"[{title}](#{title.lower().replace(' ', '-')})"
-    if len(rows) == len(all_rows):
-        return link
-    return f"{link} (only {', '.join(f'`{row[0].split()[0]}`' for row in rows)})"
+    common = [row for row in all_rows if row in rows]
+    if len(common) in (0, len(all_rows)):
+        return link if common else ""
+    return f"{link} (only {', '.join(f'`{_long_name(row[0])}`' for row in common)})"
+
+
+def _long_name(left: str) -> str:
+    """Return the first long name of an option, from the names and the value that its row shows."""
+    return next(name for name in left.replace(",", " ").split() if name.startswith("--"))
 
 
 def _table(name: str, rows: list[tuple[str, str]]) -> Iterator[str]:
@@ -163,9 +171,10 @@ _CLI_INTRODUCTION = f"""\
   `-o FILE.jsonl` or `-o FILE.parquet` writes one result per video: the object of `--json` in one line, or a row. A
   folder or a pattern gives one result per video also if it has one video.
 - `--json` prints one object. Times are in seconds. The fields are `video`, `duration`, `task`, `question`, `text`,
-  `events` (each with `start`, `end`, `caption`, `score`), `model`, `found` (whether the query happens in the video),
-  `score` (the probability of that), `step` (the resolution of the answer), `timings` (of each stage) and `notes`
-  (warnings, such as "untrained weights").
+  `events` (each with `start`, `end`, `caption`, `score`, and `saliency` for highlights), `model`, `found` (whether the
+  query happens in the video), `score` (the probability of that), `step` (the resolution of the answer), `by` (`model`
+  or `search`), `read_share` (share of the video that was read), `player_offset` ([players](usage.md#frames)), `timings`
+  (of each stage) and `notes` (warnings, such as "untrained weights").
 - Tokens and answers are cached on disk, see `timechat cache`; `--no-cache` leaves the cache alone. After an
   interruption, the same command resumes.
 

@@ -397,8 +397,8 @@ The task is to decode {frames} frames, spread evenly, at {size}x{size}, from lon
 - Best of {repeat} run(s) of each method, on a machine that was doing other work too.
 - Each run is a process of its own. CPU seconds are the measure to compare; wall seconds are indicative.
 - "exact" counts the frames that are equal to the wanted ones, compared with a full decode.
-- decord is the reader of the original. On the variable-rate file it gets the correct frame numbers here, which the
-  original does not know.
+- decord is the reader of the original. On the variable-rate file, this benchmark gives it the correct frame
+  numbers, which the original does not know.
 - All methods ran one after the other on a video. The videos may have run at different times (`--only`).
 
 Made by:

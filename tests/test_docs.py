@@ -16,6 +16,7 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^(?:```|~~~~)sh\n(.*?)^(?:```|~~~~)", re.DOTALL | re.MULTILINE)
 PRINTED = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
 RUNNABLE = "timechat data draw out/films", "timechat data draw clips"  # first lines of examples that run as written
+CODE_BLOCK = re.compile(r"^(```|~~~~).*?^\1", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -113,6 +114,27 @@ def test_links_inside_the_repository_lead_somewhere(page):
     files = [target.partition("#")[0] for target in targets if not target.startswith(("http", "#"))]
     missing = [file for file in files if not (ROOT / page).parent.joinpath(file).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_to_headings_lead_to_one(page):
+    targets = [link.partition("#") for link, _ in LINK.findall((ROOT / page).read_text()) if "#" in link]
+    inside = [(file or page.rpartition("/")[2], name) for file, _, name in targets if not file.startswith("http")]
+    missing = [
+        f"{file}#{name}"
+        for file, name in inside
+        if file.endswith(".md") and name not in heading_names((ROOT / page).parent / file)
+    ]
+    assert not missing
+
+
+def heading_names(page: Path) -> set[str]:
+    """The names by which links lead to the headings of a page, as GitHub makes them."""
+    text = CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,4 +1,4 @@
-"""TimeChat understands long videos in time.
+"""TimeChat answers questions about long videos, with start and end of each event.
 
 Every public name is imported on first use, so `import timechat` loads no torch.
 """

@@ -83,7 +83,7 @@ def batch(
         ),
     ] = None,
 ) -> None:
-    """Answer about many videos; the same command does only what is missing.
+    """Answer questions about many videos. After an interruption, the same command resumes.
 
     The exit status is 0 if all rows have an answer, 1 if some failed, and 75 if the command was stopped.
     """

@@ -41,7 +41,7 @@ Model = Annotated[
 Timeout = Annotated[
     float, typer.Option("--timeout", parser=time_from(0), metavar="TIME", help="Maximum time to read one video.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar and no notes.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.")]
 
 app = typer.Typer(
     cls=HelpGroup,

@@ -52,7 +52,8 @@ def evaluate(
     ablations: Annotated[
         bool,
         typer.Option(
-            "--ablations", help="Also evaluate without timestamps, without sliding windows, and with blank frames."
+            "--ablations",
+            help="Also evaluate without timestamps, without sliding windows, and with blank or shuffled frames.",
         ),
     ] = False,
     baselines: Annotated[

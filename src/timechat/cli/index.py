@@ -106,7 +106,7 @@ def index(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=GENERAL)] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show no progress bar and no notes.", rich_help_panel=GENERAL)
+        bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL)
     ] = False,
 ) -> None:
     """Index videos for search; only what is new or changed is read."""

@@ -77,8 +77,8 @@ class SourceOptions:
     by: Annotated[
         AnsweredByOption,
         typer.Option(
-            help="What answers: the model, the search of the encoder, or the search only if the video is unlike the "
-            "videos that the model was trained on."
+            help="What answers: model, search (of the encoder), or auto: the search if the video is unlike the "
+            "videos that the model was trained on, otherwise the model."
         ),
     ] = AnsweredByOption.AUTO
 

@@ -81,7 +81,7 @@ def search(
         typer.Option("--no-cache", help="Neither read nor write the cache of frame vectors.", rich_help_panel=GENERAL),
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show no progress bar and no notes.", rich_help_panel=GENERAL)
+        bool, typer.Option("--quiet", "-q", help="Show no progress bars and no notes.", rich_help_panel=GENERAL)
     ] = False,
 ) -> None:
     """Find moments in a library, or in videos that are not indexed yet."""

@@ -33,7 +33,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def serve(
     settings: ModelOptions,
     cache: CacheOptions,
-    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.", rich_help_panel=_NETWORK)
+    ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", rich_help_panel=_NETWORK)
     ] = 8000,
@@ -48,23 +50,27 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="HOST",
-            help="Videos may be fetched from this host: example.org, *.example.org, or * for any public one.",
+            help="Videos may be fetched from this host: example.org, *.example.org, or * (any public one); repeatable.",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
     allow_private: Annotated[
         bool,
-        typer.Option("--allow-private", help="These hosts may be in a private network.", rich_help_panel=_ACCESS),
+        typer.Option(
+            "--allow-private", help="Hosts of --allow-host may be in a private network.", rich_help_panel=_ACCESS
+        ),
     ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
+            metavar="FOLDER",
             help="Folder of uploads and jobs. Default: $TIMECHAT_DATA or the user's data folder.",
             rich_help_panel=_ACCESS,
         ),
     ] = None,
     max_upload: Annotated[
-        str, typer.Option(help="Maximum size of an uploaded or fetched video.", rich_help_panel=_ACCESS)
+        str,
+        typer.Option(metavar="SIZE", help="Maximum size of an uploaded or fetched video.", rich_help_panel=_ACCESS),
     ] = "4GB",
     max_duration: Annotated[
         float,
@@ -73,13 +79,17 @@ def serve(
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            help="Key that requests must send; other users see it in the list of processes.", rich_help_panel=_NETWORK
+            metavar="KEY",
+            help="Key that requests must send; repeatable. Other users see it in the list of processes.",
+            rich_help_panel=_NETWORK,
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with one key per line; or $TIMECHAT_API_KEYS, separated by commas.", rich_help_panel=_NETWORK
+            metavar="FILE",
+            help="File with one key per line. Alternative: $TIMECHAT_API_KEYS, separated by commas.",
+            rich_help_panel=_NETWORK,
         ),
     ] = None,
     no_auth: Annotated[
@@ -90,12 +100,14 @@ def serve(
     ] = False,
     name: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Accepted host name of the server.", rich_help_panel=_NETWORK),
+        typer.Option(metavar="NAME", help="Accepted host name of the server; repeatable.", rich_help_panel=_NETWORK),
     ] = None,
     origin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URL", help="Web page of another server that may send requests.", rich_help_panel=_NETWORK
+            metavar="URL",
+            help="Web page of another server that may send requests; repeatable.",
+            rich_help_panel=_NETWORK,
         ),
     ] = None,
     max_rows: Annotated[
@@ -115,7 +127,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="LoRA adapter that requests choose as their model, with --engine vllm; repeatable.",
+            help="LoRA adapter that requests choose by its name as their model; needs --engine vllm; repeatable.",
             rich_help_panel=MODEL,
         ),
     ] = None,

@@ -130,7 +130,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return {**batch, "video_sizes": sizes}
 
     def normalize(self, frames: Frames) -> Tensor:
-        """Return normalised pixels, `(frames, 3, size, size)` float32, resized to the size of the vision tower."""
+        """Return normalized pixels, `(frames, 3, size, size)` float32, resized to the size of the vision tower."""
         size = self.config.frame_size
         if frames.pixels.shape[1:3] != (size.height, size.width):
             frames = Frames.from_images(frames.pixels, frames.timestamps, duration=frames.duration, size=size)
@@ -140,7 +140,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return (pixels.float() / 255 - mean) / std
 
     def encode_timestamps(self, timestamps: Sequence[float] | np.ndarray) -> tuple[Tensor, Tensor]:
-        """Tokenise the time sentences of the frames of one video.
+        """Tokenize the time sentences of the frames of one video.
 
         Returns:
             Ids and mask, each `(frames, tokens)`, right padded to the longest sentence of the video.
@@ -155,7 +155,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return _pad(rows, pad_token_id, side="right")
 
     def set_timestamp_tokenizer(self, vocabulary: str) -> None:
-        """Tokenise time sentences with another vocabulary, `"bert"` or `"llama"`.
+        """Tokenize time sentences with another vocabulary, `"bert"` or `"llama"`.
 
         Raises:
             ValueError: The image Q-Former has no embeddings for this vocabulary.
@@ -199,9 +199,9 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return render_chat(system, messages, style=self.chat_style)
 
     def encode_prompt(self, prompt: str, num_frames: int) -> list[int]:
-        """Tokenise a rendered prompt with placeholders for the video tokens.
+        """Tokenize a rendered prompt with placeholders for the video tokens.
 
-        The texts before and after the video are tokenised separately, as the original does at inference.
+        The texts before and after the video are tokenized separately, as the original does at inference.
         """
         before, found, after = prompt.partition(VIDEO_PLACEHOLDER)
         if not found or VIDEO_PLACEHOLDER in after:
@@ -215,7 +215,7 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         return before_ids + video + after_ids
 
     def encode_prompt_with_answer(self, prompt: str, answer: str, num_frames: int) -> tuple[list[int], int]:
-        """Tokenise a rendered prompt followed by an answer.
+        """Tokenize a rendered prompt followed by an answer.
 
         Returns:
             All ids, and the number of ids of the answer at their end.
@@ -234,9 +234,9 @@ class TimeChatProcessor(ProcessorMixin):  # type: ignore[misc]
         max_length: int = 2048,
         system: str = TRAINING_SYSTEM_PROMPT,
     ) -> tuple[list[int], list[int]]:
-        """Tokenise a whole conversation, with labels on the answers, in the chat style of the model.
+        """Tokenize a whole conversation, with labels on the answers, in the chat style of the model.
 
-        Labels follow the original, see `timechat.model.training_text`. The conversation is tokenised as one string,
+        Labels follow the original, see `timechat.model.training_text`. The conversation is tokenized as one string,
         unlike at inference.
 
         Args:
