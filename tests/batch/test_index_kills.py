@@ -62,7 +62,7 @@ def test_a_second_call_finishes_what_was_killed(tmp_path, processes, start):
     colors = ("red", "green", "blue")
     for number in range(NUM_VIDEOS):
         sequence = [colors[(number + place) % 3] for place in range(4)]
-        write_video(tmp_path / "videos" / f"{number}.mp4", sequence, seconds=10.0, seed=number)
+        write_video(tmp_path / "videos" / f"{number}.mp4", sequence, seconds=10.0 + number / 10)
     ray = ("--ray", "local", "--actors", "2")
     library = tmp_path / "ray.db"
     first = start("ray.db", *ray)
