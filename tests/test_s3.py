@@ -133,6 +133,7 @@ def answers(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.timeout(1800)  # three processes load the model, beside other work
 def test_a_batch_has_the_rows_of_local_files(bucket, tmp_path):
     windows, sampling = WindowConfig(window=8.0, overlap=0.0), FrameSampling(fps=1.0)
     common = {
