@@ -18,6 +18,7 @@ from typing import IO, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from timechat.data.hub_records import SCHEME, DatasetAddress, DatasetRecords
 from timechat.data.readers import Format, items_of, place_video, read_item, refuse_duplicates, with_transcript
 from timechat.data.records import Record
 from timechat.errors import DataError, VideoError, located
@@ -113,21 +114,27 @@ def index_records(
     videos: str | Path | None = None,
     format: Format = "auto",
     transcripts: str | Path | None = None,
-) -> RecordIndex:
-    """Find the records of a file and check each of them; only their places stay in memory.
+) -> RecordIndex | DatasetRecords:
+    """Find the records of a file or data set and check each of them; only their places stay in memory.
 
     Args:
         path: Path or address (`s3://`, ...) of a file as for `read_records`, or of WebDataset shards: a `.tar` file, or
             a pattern such as `shards/*.tar`. In a shard, files with the same name up to the first dot are a sample: a
-            `.json` record and its video or image.
+            `.json` record and its video or image. `hf-dataset://NAME?split=train` is a data set of the `datasets`
+            library.
         videos: Base folder or address of the video paths; None takes the folder of the file. Shards hold their videos.
         format: Format of the items; see `read_records`.
         transcripts: Folder with transcripts; see `read_records`.
 
     Raises:
         DataError: The file is missing, or an item is malformed; the message names it.
+        ModuleNotFoundError: The package of an object store, or `datasets`, is not installed.
     """
     name = str(path)
+    if name.startswith(SCHEME):
+        rows = DatasetRecords(name, videos=videos, format=format, transcripts=transcripts)
+        rows.check()
+        return rows
     base = str(videos) if videos is not None else folder_of(name)
     options = _Options(base, format, None if transcripts is None else str(transcripts))
     if name.endswith(".tar"):
@@ -248,8 +255,15 @@ def _placed(record: Record, name: str, number: int, options: _Options) -> Record
 
 
 def folder_of(name: str) -> str:
-    """Return the path or address of the folder of a file."""
+    """Return the path or address of the folder of a file, or of the files of a data set."""
+    if name.startswith(SCHEME):
+        return DatasetAddress.parse(name).videos
     return parent_address(name) if is_remote(name) else str(Path(name).parent)
+
+
+def short_name(name: str) -> str:
+    """Return the name of a file without its ending, or that of a data set."""
+    return DatasetAddress.parse(name).name if name.startswith(SCHEME) else Path(name).stem
 
 
 def _local_copy(address: str) -> IO[bytes]:

@@ -113,6 +113,7 @@ class Indexer:
 
         Raises:
             FileNotFoundError: A path does not exist. Known files below it are marked as offline first.
+            ValueError: A path is the address of an object store.
             LibraryError: The library has vectors of another encoder, or cannot be written.
             IndexStopped: `check` has ended the work.
         """

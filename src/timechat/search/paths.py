@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from timechat.files import is_video_name, walk_files
+from timechat.remote import is_remote
 
 
 def find_files(paths: Sequence[str | Path], on_error: Callable[[Path, OSError], object] | None = None) -> list[str]:
@@ -33,8 +34,14 @@ def check_paths(paths: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: A path does not exist.
+        ValueError: A path is the address of an object store.
     """
     for path in paths:
+        if is_remote(path):
+            raise ValueError(
+                f"{path}: is an address; a library holds files of this machine, so mount the store as a folder or copy "
+                "the videos"
+            )
         if not Path(path).exists() and not _matches(path):
             raise FileNotFoundError(f"{path}: no such file or folder; give the path of a video, a folder or a pattern")
 

@@ -68,9 +68,9 @@ class SourceSettings:
 
     records: str
     """File of records: a path or an address (`s3://`, ...); or WebDataset shards: a `.tar` file, or a pattern such as
-    `shards/*.tar`."""
+    `shards/*.tar`; or `hf-dataset://NAME?split=train`, a data set of the `datasets` library."""
     name: str | None = None
-    """Name of the source in reports; None takes the name of the file."""
+    """Name of the source in reports; None takes the name of the file or data set."""
     videos: str | None = None
     """Base folder or address of the video paths in the records; None takes the folder of the records."""
     format: Literal["auto", "timechat", "instruct", "valley"] = "auto"

@@ -10,7 +10,8 @@ from typing import Any
 
 from timechat.data.dataset import InstructionDataset
 from timechat.data.features import FeatureHeader, FeatureStore, check_parts_are_frozen
-from timechat.data.indexed import RecordIndex, folder_of, index_records
+from timechat.data.hub_records import DatasetRecords
+from timechat.data.indexed import RecordIndex, folder_of, index_records, short_name
 from timechat.data.loader import BatchLoader
 from timechat.data.mixture import Mixture, RecordSource
 from timechat.data.settings import SampleSettings
@@ -66,7 +67,7 @@ def make_source(
         raise ValueError("data.sources is empty; name at least one file of records")
     sources = [
         RecordSource(
-            source.name or Path(source.records).stem,
+            source.name or short_name(source.records),
             on_first(partial(_index, source)),
             weight=source.weight,
         )
@@ -92,7 +93,7 @@ def make_source(
     return InstructionBatches(loader, partial(_fingerprint, data, sources, header))
 
 
-def _index(source: SourceSettings) -> RecordIndex:
+def _index(source: SourceSettings) -> RecordIndex | DatasetRecords:
     """Check the records of a source; the other processes get their places from the first one."""
     return index_records(source.records, videos=source.videos, format=source.format, transcripts=source.transcripts)
 
