@@ -18,7 +18,7 @@ from timechat.answers.windows import WindowConfig
 from timechat.batch import BatchSettings, read_manifest, run_batch
 from timechat.data.indexed import RecordIndex, index_records, open_video
 from timechat.errors import VideoError
-from timechat.remote import RemoteFolder, find_remote, open_remote
+from timechat.files.remote import RemoteFolder, find_remote, open_remote
 from timechat.training.checkpoint import find_checkpoints
 from timechat.training.logs import read_log
 from timechat.training.run import train_recipe

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from timechat.files import is_video_name, walk_files
-from timechat.remote import is_remote
+from timechat.files.remote import is_remote
 
 
 def find_files(paths: Sequence[str | Path], on_error: Callable[[Path, OSError], object] | None = None) -> list[str]:
