@@ -255,7 +255,9 @@ def _by_absent_objects(
     present = {(obj.color, obj.shape) for obj in video.objects}
     for action in rng.sample(video.actions, len(video.actions)):
         obj, *others = (video.objects[i] for i in action.actors)
-        looks = [(obj.color, shape) for shape in SHAPES] if has_wrong_shape else [(color, obj.shape) for color in COLORS]
+        looks = (
+            [(obj.color, shape) for shape in SHAPES] if has_wrong_shape else [(color, obj.shape) for color in COLORS]
+        )
         for look in rng.sample(looks, len(looks)):
             is_allowed = video.part == "unseen_pairs" or not is_unseen_pair(*look)
             if is_allowed and look not in present:
