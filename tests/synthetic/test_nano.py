@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from timechat.synthetic.nano.tokens import frames_per_token, token_frames
 from timechat.synthetic.records import synthetic_records
 from timechat.synthetic.render import appearance_at, draw_frames
 from timechat.synthetic.scene import COLORS, KINDS, SHAPES, write_scene
+from timechat.synthetic.wording import action_of_wrong_shape, action_phrases
 from timechat.training.config import DataSettings, SyntheticDataSettings, SyntheticValidationSettings
 from timechat.training.parameters import prepare_parameters, trainable
 from timechat.training.recipes import build_recipe, read_recipe
@@ -537,6 +539,46 @@ def test_negatives_are_half_of_the_queries_if_asked_for():
     assert 0.35 < len(negatives) / len(records) < 0.65
     assert {record.response for record in negatives} == {NOT_FOUND_ANSWER}
     assert all(record.duration == 60.0 for record in records)
+
+
+def test_some_queries_that_do_not_happen_differ_from_an_event_only_in_the_shape():
+    happening = {phrase_key(phrase) for phrase in action_phrases(VIDEO).values()}
+    shapes = [phrase_key(action_of_wrong_shape(VIDEO, random.Random(seed))) for seed in range(30)]
+    assert not happening.intersection(shapes)
+    for kind, color, shape in shapes:
+        assert any(kind == other and color == own and shape != true for other, own, true in happening)
+    looks = {(obj.color, obj.shape) for obj in VIDEO.objects}
+    queries = [
+        (record.query or "").split()
+        for variant in range(12)
+        for record in choose_records(VIDEO, variant, 20, random.Random(variant), negative_share=1.0)
+        if record.task == "grounding"
+    ]
+    named = [([w for w in words if w in COLORS], [w for w in words if w in SHAPES]) for words in queries]
+    single = [(colors[0], shapes[0]) for colors, shapes in named if len(colors) == len(shapes) == 1]
+    wrong = [look for look in single if look not in looks and look[0] in {color for color, _ in looks}]
+    assert 0.25 < len(wrong) / len(single) < 0.65
+
+
+def phrase_key(phrase):
+    return phrase.kind, *phrase.object
+
+
+def test_a_choice_with_many_highlights_asks_about_different_events():
+    records = choose_records(VIDEO, 0, 40, random.Random(0), highlights=4)
+    asked = [tuple(event.id for event in record.events) for record in records if record.task == "highlights"]
+    assert len(asked) == len(set(asked)) == 4
+    assert len([r for r in choose_records(VIDEO, 0, 40, random.Random(0)) if r.task == "highlights"]) <= 2
+
+
+def test_a_choice_with_many_highlights_prefers_the_kinds_learned_least():
+    def kinds(highlights):
+        chosen = [choose_records(VIDEO, n, 40, random.Random(n), highlights=highlights) for n in range(60)]
+        return Counter(record.kind for records in chosen for record in records if record.task == "qa")
+
+    weak = ("what_after", "which_first", "how_long")
+    usual, preferred = kinds(None), kinds(2)
+    assert sum(preferred[kind] for kind in weak) > 1.15 * sum(usual[kind] for kind in weak)
 
 
 def test_a_window_shows_the_scenes_of_its_minute():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from timechat.answers.events import Task
 from timechat.answers.tasks import build_question
-from timechat.synthetic.scene import COLORS, KINDS, Action, Kind, SyntheticVideo, is_unseen_pair
+from timechat.synthetic.scene import COLORS, KINDS, SHAPES, Action, Kind, SyntheticVideo, is_unseen_pair
 from timechat.synthetic.templates import GROUNDING
 
 PRESET_SHARE = 0.65
@@ -243,16 +243,26 @@ def absent_action(video: SyntheticVideo, rng: random.Random) -> ActionPhrase:
     return next(phrases, None) or next(_by_absent_objects(video, rng))
 
 
-def _by_absent_objects(video: SyntheticVideo, rng: random.Random) -> Iterator[ActionPhrase]:
-    """Describe actions of the video with the right shape and a wrong color."""
+def action_of_wrong_shape(video: SyntheticVideo, rng: random.Random) -> ActionPhrase:
+    """Describe an action of a video with the right color and a wrong shape, so that it does not happen."""
+    return next(_by_absent_objects(video, rng, has_wrong_shape=True))
+
+
+def _by_absent_objects(
+    video: SyntheticVideo, rng: random.Random, *, has_wrong_shape: bool = False
+) -> Iterator[ActionPhrase]:
+    """Describe actions of the video with the right shape and a wrong color, or the right color and a wrong shape."""
     present = {(obj.color, obj.shape) for obj in video.objects}
     for action in rng.sample(video.actions, len(video.actions)):
         obj, *others = (video.objects[i] for i in action.actors)
-        for color in rng.sample(list(COLORS), len(COLORS)):
-            is_allowed = video.part == "unseen_pairs" or not is_unseen_pair(color, obj.shape)
-            if is_allowed and (color, obj.shape) not in present:
+        looks = (
+            [(obj.color, shape) for shape in SHAPES] if has_wrong_shape else [(color, obj.shape) for color in COLORS]
+        )
+        for look in rng.sample(looks, len(looks)):
+            is_allowed = video.part == "unseen_pairs" or not is_unseen_pair(*look)
+            if is_allowed and look not in present:
                 other = (others[0].color, others[0].shape) if others else None
-                yield ActionPhrase(action.kind, (color, obj.shape), other)
+                yield ActionPhrase(action.kind, look, other)
 
 
 def _by_present_objects(video: SyntheticVideo, rng: random.Random) -> Iterator[ActionPhrase]:

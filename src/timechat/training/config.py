@@ -107,11 +107,15 @@ class SyntheticDataSettings:
     """Share of the samples that are windows of a minute of long videos instead of whole videos."""
     negative_share: float | None = None
     """Share of the grounding questions whose query does not happen; None keeps that of the records, one in eight."""
+    highlights: int | None = None
+    """Maximum number of questions about highlights of a video; None keeps one or two, of most videos. With a number,
+    questions of the kinds that are learned least are preferred."""
     timestamps: bool = True
     """Whether the sentence of each frame states its time; False states 0 seconds for every frame, for an ablation."""
 
     def __post_init__(self) -> None:
         _at_least("data.films.questions", self.questions, 1)
+        _at_least("data.films.highlights", 1 if self.highlights is None else self.highlights, 1)
         _share("data.films.brief_share", self.brief_share)
         _share("data.films.window_share", self.window_share)
         _share("data.films.negative_share", self.negative_share or 0.0)

@@ -167,6 +167,7 @@ class SyntheticSource:
                 brief=brief,
                 negative_share=self._settings.negative_share,
                 elsewhere=clip.elsewhere,
+                highlights=self._settings.highlights,
             )
             row = self._writer.pack(timestamps, [(record.question, record.response) for record in records])
             token_times = self._token_times(timestamps)

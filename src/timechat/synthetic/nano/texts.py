@@ -14,7 +14,7 @@ from timechat.model.processing import TimeChatProcessor
 from timechat.synthetic.records import SyntheticRecord, negative_record, synthetic_records
 from timechat.synthetic.scene import SyntheticVideo, write_scene
 from timechat.synthetic.vocabulary import all_sentences
-from timechat.synthetic.wording import ActionPhrase, absent_action
+from timechat.synthetic.wording import ActionPhrase, absent_action, action_of_wrong_shape
 
 # Maximum number of questions of each task about a video, and probability that the task is used at all. Grounding comes
 # first, because the other tasks are made of it.
@@ -28,8 +28,10 @@ _SHARES: Mapping[str, tuple[int, float]] = {
     "qa": (6, 1.0),
 }
 _BRIEF_SHARES: Mapping[str, tuple[int, float]] = {"grounding": (12, 1.0), "dense_caption": (1, 0.4), "steps": (1, 0.2)}
+_WRONG_SHAPE_SHARE = 0.4  # share of the queries of absent events, beside those of `elsewhere`, that name a wrong shape
+_KIND_WEIGHTS: Mapping[str | None, float] = {"what_after": 2.0, "which_first": 2.0, "how_long": 2.0}
 _NUM_WORDINGS = 4  # number of wordings of a question, of which the shortest is taken
-_MAX_TOKENS = 440  # maximum length of all questions and answers about a video; one long row makes the whole batch long
+_MAX_TOKENS = 600  # maximum length of all questions and answers about a video; one long row makes the whole batch long
 
 
 class ConversationWriter:
@@ -69,6 +71,7 @@ def choose_records(
     brief: bool = False,
     negative_share: float | None = None,
     elsewhere: Sequence[ActionPhrase] = (),
+    highlights: int | None = None,
 ) -> list[SyntheticRecord]:
     """Choose questions about a video.
 
@@ -82,13 +85,23 @@ def choose_records(
         negative_share: Share of the grounding questions whose query does not happen; None keeps that of the records.
         elsewhere: Descriptions of events that do not happen in the video, for one half of these queries; the other
             half resembles events of the video.
+        highlights: Maximum number of questions about highlights, each about other events; such a choice also prefers
+            the kinds of questions that are learned least. None keeps the shares of the tasks.
     """
     records = _brief_records(video, variant) if brief else synthetic_records(video, variant=variant)
     if negative_share is not None:
         records = _with_negatives(records, video, rng, negative_share, elsewhere)
+    shares = dict(_BRIEF_SHARES if brief else _SHARES)
+    if highlights is not None:
+        shares["highlights"] = (highlights, 1.0)
+        records = [record for record in records if record.task != "highlights"]
+        records += _highlight_records(video, variant, highlights)
     rng.shuffle(records)
+    if highlights is not None:
+        # Weighted sampling without replacement (Efraimidis and Spirakis, 2006).
+        records.sort(key=lambda record: -(rng.random() ** (1 / _KIND_WEIGHTS.get(record.kind, 1.0))))
     chosen: list[SyntheticRecord] = []
-    for task, (count, share) in (_BRIEF_SHARES if brief else _SHARES).items():
+    for task, (count, share) in shares.items():
         if rng.random() < share:
             chosen += [record for record in records if record.task == task][:count]
     rng.shuffle(chosen)
@@ -109,10 +122,25 @@ def _with_negatives(
             continue
         if record.task == "grounding" and rng.random() < share:
             has_elsewhere = elsewhere and rng.random() < 0.5
-            phrase = rng.choice(elsewhere) if has_elsewhere else absent_action(video, rng)
+            if has_elsewhere:
+                phrase = rng.choice(elsewhere)
+            elif rng.random() < _WRONG_SHAPE_SHARE:
+                phrase = action_of_wrong_shape(video, rng)
+            else:
+                phrase = absent_action(video, rng)
             record = negative_record(video, phrase, rng)
         kept.append(record)
     return kept
+
+
+def _highlight_records(video: SyntheticVideo, variant: int, count: int) -> list[SyntheticRecord]:
+    """Return up to `count` records of highlights, each about other events, from several variants of the records."""
+    by_events: dict[tuple[str, ...], SyntheticRecord] = {}
+    for number in range(variant * count, (variant + 1) * count):
+        for record in synthetic_records(video, variant=number):
+            if record.task == "highlights" and len(by_events) < count:
+                by_events.setdefault(tuple(event.id for event in record.events), record)
+    return list(by_events.values())
 
 
 def single_event_start(record: SyntheticRecord) -> float | None:
