@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from timechat.answers.prompts import NOT_FOUND_ANSWER
 from timechat.backbones.timechat.encoding import encode_frames
 from timechat.data.packing import TokenizedTurn, pack_conversations
 from timechat.model.training_text import IGNORED_LABEL
+from timechat.synthetic.nano import __main__ as nano_command
 from timechat.synthetic.nano import source as source_module
 from timechat.synthetic.nano.attention import AttentionRecorder, attention_loss
 from timechat.synthetic.nano.build import build_nano, time_words
@@ -635,3 +637,28 @@ def test_the_recipe_names_existing_parts_of_nano(nano):
         prepare_parameters(model, stage.model)
         assert not any(n.startswith(tuple(stage.model.freeze)) for n in trainable(model) if stage.model.freeze)
         assert stage.objective in NANO_OBJECTIVES
+
+
+def test_the_package_gets_the_mean_of_two_trained_folders(nano, tmp_path, monkeypatch):
+    model, processor = nano
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.5)
+    for folder, trained in (("before", model), ("after", other)):
+        trained.save_pretrained(tmp_path / folder)
+        processor.save_pretrained(str(tmp_path / folder))
+    monkeypatch.setattr(nano_command, "NANO_FOLDER", tmp_path / "package")
+    nano_command.main(["ship", str(tmp_path / "before"), str(tmp_path / "after")])
+    shipped = load_file(tmp_path / "package" / "model.safetensors")
+    weights = load_file(tmp_path / "before" / "model.safetensors")
+    assert shipped.keys() == weights.keys()
+    for name in (name for name, _ in model.named_parameters()):
+        weight = weights[name]
+        assert shipped[name].dtype == torch.float16
+        assert torch.allclose(shipped[name].float(), weight + 0.25, atol=2e-3), name
+
+
+def test_another_command_prints_the_usage():
+    with pytest.raises(SystemExit, match="ship FOLDER"):
+        nano_command.main(["ship"])
