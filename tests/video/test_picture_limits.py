@@ -16,7 +16,7 @@ from timechat.errors import AccessError, VideoError
 from timechat.serving.access import Limits, probe_safely
 from timechat.serving.errors import RequestError
 from timechat.serving.inline_frames import InlineFrames
-from timechat.video import load_frames, picture_limits
+from timechat.video import limits, load_frames
 from timechat.video.audio import read_audio
 from timechat.video.clips import extract_clip
 from timechat.video.frames import FrameSize
@@ -61,7 +61,7 @@ def _motion_jpeg(path: Path, pictures: list[bytes]) -> Path:
 @pytest.fixture
 def growing(tmp_path, monkeypatch) -> Path:
     """A video whose third and fourth of five frames are larger than its header states, and than is accepted."""
-    monkeypatch.setattr(picture_limits, "GROWN_PIXELS", 128 * 96)
+    monkeypatch.setattr(limits, "GROWN_PIXELS", 128 * 96)
     small, large = _jpeg(64, 48), _jpeg(640, 480)
     return _motion_jpeg(tmp_path / "growing.mkv", [small, small, large, large, small])
 
@@ -95,7 +95,7 @@ def test_thumbnails_and_clips_decode_no_frame_that_grows(growing, tmp_path):
 def test_every_decoder_has_the_limit_of_pixels(tmp_path, monkeypatch):
     opened = []
     path = _motion_jpeg(tmp_path / "film.avi", [_jpeg(64, 48)] * 3)
-    limit = picture_limits.limit_decoders
+    limit = limits.limit_decoders
     monkeypatch.setattr("timechat.video.source.limit_decoders", lambda c, n: (limit(c, n), opened.append(c)))
     load_frames(path, num_frames=2, size=16)
     assert len(opened) >= 2
@@ -105,7 +105,7 @@ def test_every_decoder_has_the_limit_of_pixels(tmp_path, monkeypatch):
 
 
 def test_a_stream_with_larger_frames_than_allowed_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_limits, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 64 * 48 - 1)
     path = _motion_jpeg(tmp_path / "huge.avi", [_jpeg(64, 48)] * 2)
     with pytest.raises(VideoError, match="has frames of 64x48; frames of at most 3071 pixels are read"):
         load_frames(path, num_frames=2)

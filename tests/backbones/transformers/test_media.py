@@ -105,7 +105,7 @@ def test_windows_are_shortened_to_the_context_of_the_model():
     large = copy.deepcopy(config)
     large.text_config.max_position_embeddings = 262_144
     usual = backbone_config(large, QWEN3_NATIVE, "timechat@1")
-    assert (usual.window_seconds, usual.num_frames, usual.max_frames, usual.fps) == (64.0, 128, 256, 2.0)
+    assert (usual.window_seconds, usual.num_frames, usual.rate.max_frames, usual.rate.fps) == (64.0, 128, 256, 2.0)
     short = backbone_config(config, QWEN3_NATIVE, "timechat@1")
     assert (short.window_seconds, short.num_frames, short.context) == (17.0, 34, 4096)
     config.text_config.max_position_embeddings = 1000
