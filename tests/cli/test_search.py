@@ -225,6 +225,7 @@ def test_an_export_does_not_replace_the_library(run, refused, folder, tmp_path):
         (("search", "blue", "--since", "yesterday"), "must be a date such as 2025-07-31"),
         (("index",), "Missing argument 'PATH...'"),
         (("index", "missing"), "missing: no such file or folder; give the path"),
+        (("index", "s3://bucket/folder"), "s3://bucket/folder: is an address; a library holds files of this machine"),
         (("index", "--info", "here"), "--info takes no paths"),
         (("index", "--info", "--remove", "here"), "--info and --remove were given; give one of them"),
     ],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from timechat.errors import DataError
 from timechat.files import is_below, user_folder
 from timechat.files.cache import DiskCache, file_digest
+from timechat.files.remote import is_remote
 from timechat.search.encoded_files import EncodeFiles
 from timechat.search.encoder import BUILT_IN, FrameTextEncoder, full_name, load_encoder
 from timechat.search.index_report import IndexReport
@@ -117,7 +118,7 @@ class Library(LibraryStore):
             check=check,
             progress=progress,
             encode_files=encode_files,
-        ).run([Path(path).expanduser() for path in _path_list(paths)])
+        ).run([path if is_remote(str(path)) else Path(path).expanduser() for path in _path_list(paths)])
 
     def search(
         self,
