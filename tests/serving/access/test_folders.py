@@ -23,6 +23,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(house / name)
     for name, target in {
         "leads_out.mp4": "../outside/secret.mp4",
+        "leads_to_neighbor.mp4": "../allowed-too/x.mp4",
         "leads_to_nothing.mp4": "../outside/nothing.mp4",
         "folder_out": "../outside",
         "leads_inside.mp4": "deep/er/a.MKV",
@@ -71,7 +72,8 @@ def test_paths_and_addresses_of_files_inside_are_found(allowed: Folders, house: 
 @pytest.mark.parametrize(
     "named",
     [
-        *("leads_out.mp4", "leads_to_nothing.mp4", "folder_out/secret.mp4", "folder_out/nothing.mp4", "root.mp4"),
+        *("leads_out.mp4", "leads_to_neighbor.mp4", "leads_to_nothing.mp4", "folder_out/secret.mp4"),
+        *("folder_out/nothing.mp4", "root.mp4"),
         *("../outside/secret.mp4", "deep/../../outside/secret.mp4", "deep/../b.mp4", "..", "deep\\..\\b.mp4"),
         *("{house}/outside/secret.mp4", "{house}/outside/nothing.mp4", "{house}/allowed-too/x.mp4", "/etc/passwd"),
         *("{house}/allowed/../outside/secret.mp4", "{house}/outside/../allowed/b.mp4", "/", "//etc/passwd"),
