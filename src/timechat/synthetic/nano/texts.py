@@ -29,6 +29,7 @@ _SHARES: Mapping[str, tuple[int, float]] = {
 }
 _BRIEF_SHARES: Mapping[str, tuple[int, float]] = {"grounding": (12, 1.0), "dense_caption": (1, 0.4), "steps": (1, 0.2)}
 _WRONG_SHAPE_SHARE = 0.4  # share of the queries of absent events, beside those of `elsewhere`, that name a wrong shape
+# Weights of the kinds of questions that are learned least, where they are preferred; 1 for all others.
 _KIND_WEIGHTS: Mapping[str | None, float] = {"what_after": 2.0, "which_first": 2.0, "how_long": 2.0}
 _NUM_WORDINGS = 4  # number of wordings of a question, of which the shortest is taken
 _MAX_TOKENS = 600  # maximum length of all questions and answers about a video; one long row makes the whole batch long
