@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -657,6 +658,9 @@ def test_the_package_gets_the_mean_of_two_trained_folders(nano, tmp_path, monkey
         weight = weights[name]
         assert shipped[name].dtype == torch.float16
         assert torch.allclose(shipped[name].float(), weight + 0.25, atol=2e-3), name
+    config = json.loads((tmp_path / "package" / "config.json").read_text())
+    assert config["dtype"] == "float16"
+    assert {part["dtype"] for part in config.values() if isinstance(part, dict) and "dtype" in part} == {"float16"}
 
 
 def test_another_command_prints_the_usage():

@@ -35,20 +35,20 @@ def ship(*folders: Path) -> None:
     model, processor = load_mean(folders)
 
     def write(partial: Path) -> None:
-        model.half().save_pretrained(partial)
+        model.save_pretrained(partial)
         processor.save_pretrained(str(partial))
 
     write_folder(NANO_FOLDER, write)
 
 
 def load_mean(folders: Sequence[Path]) -> tuple[TimeChatForConditionalGeneration, TimeChatProcessor]:
-    """Load the last of several trained folders in float32, with the mean of the weights of all of them."""
-    *others, last = (load_model(str(folder), device="cpu", dtype="float32") for folder in folders)
+    """Load the last of several trained folders in float16, with the mean of the weights of all of them."""
+    *others, last = (load_model(str(folder), device="cpu", dtype="float16") for folder in folders)
     model, processor = last
     states = [dict(other.named_parameters()) for other, _ in others]
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.copy_(torch.stack([weight, *(state[name] for state in states)]).mean(0))
+            weight.copy_(torch.stack([weight, *(state[name] for state in states)]).float().mean(0))
     return model, processor
 
 
